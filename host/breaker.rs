@@ -1,0 +1,132 @@
+//! A circuit breaker without a clock or a lock of its own: it is told the time and what happened.
+
+use std::time::Duration;
+
+use crate::{clock::Timestamp, config};
+
+/// Whether to ask, and what to make of the outcome.
+#[derive(Clone, Copy, Debug)]
+pub struct Breaker {
+    rule: config::Breaker,
+    state: State,
+}
+
+/// Why a call is let through or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Calls go through; so many failed in a row.
+    Closed { failures: u32 },
+    /// No call until then.
+    Open { until: Timestamp, lasted: Duration },
+    /// One call is out to see whether it heals; if nobody reports back by `until`, the next may try.
+    Probing { until: Timestamp, lasted: Duration },
+}
+
+/// The breaker's answer to "may I ask?".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Ask.
+    Yes,
+    /// Ask; this is the one probe of an open breaker.
+    Probe,
+    /// Don't.
+    No,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    #[must_use]
+    pub const fn new(rule: config::Breaker) -> Self {
+        Self { rule, state: State::Closed { failures: 0 } }
+    }
+
+    /// May the caller ask now? After [`Permit::Yes`] and [`Permit::Probe`] report with [`Breaker::record`].
+    pub fn permit(&mut self, now: Timestamp) -> Permit {
+        match self.state {
+            State::Closed { .. } => Permit::Yes,
+            State::Open { until, lasted } | State::Probing { until, lasted } if now >= until => {
+                self.state = State::Probing { until: now.plus(self.rule.open), lasted };
+                Permit::Probe
+            }
+            State::Open { .. } | State::Probing { .. } => Permit::No,
+        }
+    }
+
+    /// Reports how a permitted call went. Returns true if this report opened the breaker.
+    pub fn record(&mut self, ok: bool, now: Timestamp) -> bool {
+        if ok {
+            // A late success of a call from before the opening doesn't close the breaker: only a probe does.
+            if !matches!(self.state, State::Open { .. }) {
+                self.state = State::Closed { failures: 0 };
+            }
+            return false;
+        }
+        match self.state {
+            State::Closed { failures } if failures + 1 < self.rule.failures => {
+                self.state = State::Closed { failures: failures + 1 };
+                false
+            }
+            State::Closed { .. } => self.open(self.rule.open, now),
+            State::Probing { lasted, .. } => self.open((lasted * 2).min(self.rule.open_max), now),
+            State::Open { .. } => false,
+        }
+    }
+
+    /// True while calls are refused or probed.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed { .. })
+    }
+
+    fn open(&mut self, lasted: Duration, now: Timestamp) -> bool {
+        self.state = State::Open { until: now.plus(lasted), lasted };
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaker() -> Breaker {
+        Breaker::new(config::Breaker {
+            failures: 2,
+            open: Duration::from_millis(100),
+            open_max: Duration::from_millis(300),
+        })
+    }
+
+    #[test]
+    fn opens_after_its_failures_probes_once_and_doubles() {
+        let mut it = breaker();
+        assert!(!it.record(false, Timestamp(0)));
+        assert!(it.record(false, Timestamp(0)));
+        assert_eq!(it.permit(Timestamp(99)), Permit::No);
+        assert_eq!(it.permit(Timestamp(100)), Permit::Probe);
+        assert_eq!(it.permit(Timestamp(101)), Permit::No, "one probe at a time");
+        assert!(it.record(false, Timestamp(101)));
+        assert_eq!(it.permit(Timestamp(300)), Permit::No, "open twice as long");
+        assert_eq!(it.permit(Timestamp(301)), Permit::Probe);
+        it.record(true, Timestamp(302));
+        assert_eq!(it.permit(Timestamp(302)), Permit::Yes);
+    }
+
+    #[test]
+    fn a_success_between_failures_keeps_it_closed() {
+        let mut it = breaker();
+        for _ in 0..5 {
+            it.record(false, Timestamp(0));
+            it.record(true, Timestamp(0));
+        }
+        assert!(!it.is_open());
+    }
+
+    #[test]
+    fn a_probe_that_never_reports_lets_another_try() {
+        let mut it = breaker();
+        it.record(false, Timestamp(0));
+        it.record(false, Timestamp(0));
+        assert_eq!(it.permit(Timestamp(100)), Permit::Probe);
+        assert_eq!(it.permit(Timestamp(200)), Permit::Probe);
+    }
+}

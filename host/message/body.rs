@@ -1,0 +1,234 @@
+//! A body: nothing, one piece of bytes, or a stream of pieces.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// Why a body could not be read to its end. Cloneable, because one failed fetch is told to everybody who waits for it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BodyError {
+    /// More bytes than the limit allows.
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// No byte arrived for too long.
+    #[error("no byte of the body arrived for {idle_ms} ms")]
+    Stalled {
+        /// The limit in milliseconds.
+        idle_ms: u64,
+    },
+    /// The body ended before its declared end, or its framing was broken.
+    #[error("the body broke off: {0}")]
+    Broken(String),
+}
+
+/// A stream of body frames.
+pub type Stream = Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>;
+
+/// A request or response body.
+#[derive(Default)]
+pub enum Body {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// All bytes, at hand; shared, never copied.
+    Full(Bytes),
+    /// Frames as they arrive.
+    Stream(Stream),
+}
+
+impl Body {
+    /// Wraps any stream of frames.
+    pub fn stream<B>(body: B) -> Self
+    where
+        B: HttpBody<Data = Bytes, Error = BodyError> + Send + 'static,
+    {
+        Self::Stream(Box::pin(body))
+    }
+
+    /// A body fed by its [`Sender`], `depth` pieces ahead of the reader. Dropping the sender ends it; to break it
+    /// off use [`Sender::fail`].
+    #[must_use]
+    pub fn channel(depth: usize, length: Option<u64>) -> (Sender, Self) {
+        let (sender, pieces) = mpsc::channel(depth);
+        (Sender(sender), Self::stream(Channel { pieces, left: length }))
+    }
+
+    /// Reads the whole body into one piece.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] past `limit` bytes, or what the stream itself fails with.
+    pub async fn collect(self, limit: u64) -> Result<Bytes, BodyError> {
+        let mut stream = match self {
+            Self::Empty => return Ok(Bytes::new()),
+            Self::Full(bytes) if bytes.len() as u64 > limit => return Err(BodyError::TooLarge { limit }),
+            Self::Full(bytes) => return Ok(bytes),
+            Self::Stream(stream) => stream,
+        };
+        if stream.size_hint().lower() > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        let mut whole = Gathered::default();
+        while let Some(frame) = stream.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                whole.push(data);
+            }
+            if whole.len() > limit {
+                return Err(BodyError::TooLarge { limit });
+            }
+        }
+        Ok(whole.finish())
+    }
+}
+
+/// Feeds a body made by [`Body::channel`].
+#[derive(Debug)]
+pub struct Sender(mpsc::Sender<Result<Bytes, BodyError>>);
+
+/// Nobody reads the body any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread;
+
+impl Sender {
+    /// Adds a piece; waits while the reader lags.
+    ///
+    /// # Errors
+    /// [`Unread`] if the reader is gone.
+    pub async fn send(&self, piece: Bytes) -> Result<(), Unread> {
+        self.0.send(Ok(piece)).await.map_err(|_| Unread)
+    }
+
+    /// Breaks the body off.
+    pub async fn fail(self, error: BodyError) {
+        // If the reader is gone there is nobody to tell.
+        let _ = self.0.send(Err(error)).await;
+    }
+}
+
+struct Channel {
+    pieces: mpsc::Receiver<Result<Bytes, BodyError>>,
+    left: Option<u64>,
+}
+
+impl HttpBody for Channel {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let piece = self.pieces.poll_recv(cx);
+        if let (Poll::Ready(Some(Ok(bytes))), Some(left)) = (&piece, &mut self.left) {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        piece.map(|piece| piece.map(|result| result.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Pieces of a body, joined without a copy when there is only one.
+#[derive(Default)]
+struct Gathered {
+    first: Bytes,
+    joined: BytesMut,
+}
+
+impl Gathered {
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.joined.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.joined.extend_from_slice(&data);
+    }
+
+    fn len(&self) -> u64 {
+        (self.first.len() + self.joined.len()) as u64
+    }
+
+    fn finish(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { self.joined.freeze() }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Stream(stream) => stream.as_mut().poll_frame(cx),
+            Self::Empty => Poll::Ready(None),
+            Self::Full(_) => match std::mem::take(this) {
+                Self::Full(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                _ => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Stream(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(stream) => stream.size_hint(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Full(bytes)
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Full(text.into())
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Full(bytes) => write!(f, "Full({} bytes)", bytes.len()),
+            Self::Stream(stream) => write!(f, "Stream({:?})", stream.size_hint()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_piece_is_collected_without_a_copy_and_the_limit_holds() {
+        let piece = Bytes::from_static(b"0123456789");
+        let kept = Body::Full(piece.clone()).collect(10).await.unwrap();
+        assert_eq!(kept.as_ptr(), piece.as_ptr());
+        assert_eq!(Body::Full(piece).collect(9).await, Err(BodyError::TooLarge { limit: 9 }));
+    }
+}

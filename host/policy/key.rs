@@ -1,0 +1,225 @@
+//! How a key is made: the native defaults, recipes that the host evaluates, and what a call may answer.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, Method, header};
+use serde_json::Value;
+
+use super::{Facts, Input};
+
+/// Takes the material of a key, part by part. The cache's hasher is one; a test's list is another.
+pub trait Material {
+    /// One part. `None`, the empty part and every split of the same bytes must stay distinct.
+    fn part(&mut self, part: Option<&[u8]>);
+}
+
+/// How a policy makes keys, known when it is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeyPlan {
+    /// It doesn't: the native default holds.
+    #[default]
+    Native,
+    /// These parts, evaluated by the host; no call.
+    Recipe(Vec<Part>),
+    /// A call that is given these inputs.
+    Call(Vec<Input>),
+}
+
+impl KeyPlan {
+    /// Must the body be in memory before the key can be made?
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        match self {
+            Self::Native => false,
+            Self::Recipe(parts) => parts.iter().any(|part| part.input.needs_body()),
+            Self::Call(inputs) => inputs.iter().any(Input::needs_body),
+        }
+    }
+}
+
+/// One part of a recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What is read.
+    pub input: Input,
+    /// What is done to it.
+    pub transform: Transform,
+}
+
+/// What a recipe does to a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transform {
+    /// Nothing.
+    Identity,
+    /// ASCII letters become lower case.
+    Lowercase,
+    /// `b=2&&a=1` becomes `a=1&b=2`: parameters sorted by name, the order of equal names kept, empty ones dropped.
+    SortQuery,
+    /// Everything from the first `?` on is dropped.
+    DropQuery,
+    /// JSON without insignificant white space, members sorted; what isn't JSON stays as it is.
+    JsonCanonical,
+}
+
+/// What a policy says of a request's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyVerdict {
+    /// Look up the key made of these parts.
+    Lookup(Vec<Vec<u8>>),
+    /// Don't use the cache, for this reason.
+    Bypass(String),
+}
+
+/// Evaluates a recipe.
+pub fn evaluate(recipe: &[Part], facts: &Facts<'_>, material: &mut impl Material) {
+    for part in recipe {
+        let value = facts.read(&part.input);
+        material.part(value.map(|value| part.transform.apply(value)).as_deref());
+    }
+}
+
+/// The native key of an `http` route: method, scheme, authority, path and query. HEAD shares GET's entry.
+pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
+    let request = facts.request();
+    material.part(Some(shared_method(&request.method).as_str().as_bytes()));
+    material.part(Some(request.scheme.as_str().as_bytes()));
+    material.part(Some(request.authority().as_bytes()));
+    material.part(Some(request.target.path().as_bytes()));
+    material.part(request.target.query().map(str::as_bytes));
+}
+
+/// The native key of a question: where it is asked, by whose right, and its canonical form.
+/// Credentials are part of it, so that nobody is served what another paid for unless a policy says so.
+pub fn infer_default(facts: &Facts<'_>, canonical: &[u8], material: &mut impl Material) {
+    let request = facts.request();
+    material.part(Some(request.authority().as_bytes()));
+    material.part(Some(request.target.as_str().as_bytes()));
+    for name in &CREDENTIALS {
+        material.part(facts.read(&Input::Header(name.clone())).as_deref());
+    }
+    material.part(Some(canonical));
+}
+
+/// Header fields that say who asks.
+pub const CREDENTIALS: [HeaderName; 4] =
+    [header::AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
+/// The method whose entry a request may use.
+#[must_use]
+pub fn shared_method(method: &Method) -> &Method {
+    if method == Method::HEAD { &Method::GET } else { method }
+}
+
+impl Transform {
+    /// Applies it; borrows where nothing changes.
+    #[must_use]
+    pub fn apply(self, value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+        match self {
+            Self::Identity => value,
+            Self::Lowercase if value.iter().any(u8::is_ascii_uppercase) => Cow::Owned(value.to_ascii_lowercase()),
+            Self::Lowercase => value,
+            Self::SortQuery => sort_query(value),
+            Self::DropQuery => drop_query(value),
+            Self::JsonCanonical => match serde_json::from_slice::<Value>(&value) {
+                Ok(json) => Cow::Owned(json.to_string().into_bytes()),
+                Err(_) => value,
+            },
+        }
+    }
+}
+
+fn sort_query(query: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    let name = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
+    let pairs = || query.split(|byte| *byte == b'&');
+    if pairs().all(|pair| !pair.is_empty()) && pairs().is_sorted_by_key(|pair| pair.split(|byte| *byte == b'=').next())
+    {
+        return query;
+    }
+    let mut sorted: Vec<&[u8]> = pairs().filter(|pair| !pair.is_empty()).collect();
+    sorted.sort_by_key(name);
+    Cow::Owned(sorted.join(&b'&'))
+}
+
+fn drop_query(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    match (value.iter().position(|byte| *byte == b'?'), value) {
+        (None, value) => value,
+        (Some(end), Cow::Borrowed(bytes)) => Cow::Borrowed(&bytes[..end]),
+        (Some(end), Cow::Owned(mut bytes)) => {
+            bytes.truncate(end);
+            Cow::Owned(bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::facts::tests::request, *};
+
+    #[derive(Default, PartialEq, Eq, Debug)]
+    struct List(Vec<Option<Vec<u8>>>);
+
+    impl Material for List {
+        fn part(&mut self, part: Option<&[u8]>) {
+            self.0.push(part.map(<[u8]>::to_vec));
+        }
+    }
+
+    #[test]
+    fn transforms() {
+        use Transform::*;
+        for (transform, before, after) in [
+            (Identity, "A b", "A b"),
+            (Lowercase, "EN-gb", "en-gb"),
+            (Lowercase, "en", "en"),
+            (SortQuery, "b=2&a=1", "a=1&b=2"),
+            (SortQuery, "b=2&&a=9&a=1&", "a=9&a=1&b=2"),
+            (SortQuery, "a=1&b=2", "a=1&b=2"),
+            (SortQuery, "", ""),
+            (DropQuery, "/p?x=1?2", "/p"),
+            (DropQuery, "/p", "/p"),
+            (JsonCanonical, "{\"b\": 1, \"a\": [1, 2]}", "{\"a\":[1,2],\"b\":1}"),
+            (JsonCanonical, "{broken", "{broken"),
+        ] {
+            let result = transform.apply(Cow::Borrowed(before.as_bytes()));
+            assert_eq!(String::from_utf8_lossy(&result), after, "{transform:?} of {before:?}");
+        }
+    }
+
+    #[test]
+    fn head_and_get_share_a_key_and_a_missing_query_is_not_an_empty_one() {
+        let keyed = |method, target| {
+            let request = request(method, target, &[]);
+            let mut list = List::default();
+            http_default(&Facts::new(&request, None), &mut list);
+            list
+        };
+        assert_eq!(keyed(Method::HEAD, "/a"), keyed(Method::GET, "/a"));
+        assert_ne!(keyed(Method::GET, "/a"), keyed(Method::GET, "/a?"));
+        assert_ne!(keyed(Method::GET, "/a"), keyed(Method::POST, "/a"));
+    }
+
+    #[test]
+    fn a_question_is_keyed_by_who_asks() {
+        let keyed = |headers: &[(&'static str, &'static str)]| {
+            let request = request(Method::POST, "/v1/embeddings", headers);
+            let mut list = List::default();
+            infer_default(&Facts::new(&request, None), b"{}", &mut list);
+            list
+        };
+        assert_ne!(keyed(&[("authorization", "Bearer a")]), keyed(&[("authorization", "Bearer b")]));
+        assert_ne!(keyed(&[("x-api-key", "a")]), keyed(&[("api-key", "a")]));
+        assert_eq!(keyed(&[("user-agent", "a")]), keyed(&[("user-agent", "b")]));
+    }
+
+    #[test]
+    fn a_recipe_reads_in_order_and_keeps_missing_apart_from_empty() {
+        let request = request(Method::GET, "/a?Q=1", &[("x-tenant", "ACME")]);
+        let recipe = [
+            Part { input: Input::Header(HeaderName::from_static("x-tenant")), transform: Transform::Lowercase },
+            Part { input: Input::Header(HeaderName::from_static("x-none")), transform: Transform::Lowercase },
+        ];
+        let mut list = List::default();
+        evaluate(&recipe, &Facts::new(&request, None), &mut list);
+        assert_eq!(list.0, [Some(b"acme".to_vec()), None]);
+    }
+}

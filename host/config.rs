@@ -1,0 +1,390 @@
+//! The validated configuration. What a file or the command line says is `raw`; `check` turns it into these types,
+//! so that everything past start-up works with values that make sense together.
+
+mod check;
+mod defaults;
+mod error;
+mod findings;
+mod flags;
+mod load;
+mod nearest;
+mod raw;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::{HeaderName, Uri};
+
+pub use error::{Error, Invalid};
+pub use flags::{Flags, from_flags};
+pub use load::{load, parse};
+pub use units::{AccessLogError, ByteSize, ByteSizeError};
+
+/// Everything one node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name: in `Cache-Status`, in purge acknowledgements and in logs.
+    pub node: String,
+    /// Addresses that clients connect to; at least one.
+    pub listen: Vec<Listen>,
+    /// The admin API's address, if there is to be one.
+    pub admin: Option<SocketAddr>,
+    /// What a client may send.
+    pub limits: Limits,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// The tiers.
+    pub cache: Cache,
+    /// Policy components by name.
+    pub policies: BTreeMap<String, Policy>,
+    /// Origins by name.
+    pub pools: BTreeMap<String, Pool>,
+    /// Routes, tried in order; the first whose host and path match takes the request.
+    pub routes: Vec<Route>,
+    /// The access log.
+    pub log: Log,
+}
+
+/// One listening address.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Certificate and key; without them the address speaks cleartext HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// PEM files of one listener.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+}
+
+/// Limits on what a client may send.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Open connections, all listeners together; further ones wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Concurrent requests of one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Header fields of a request; more are answered 431.
+    pub headers_max: usize,
+    /// Bytes of a request's header section; more are answered 431.
+    pub header_bytes_max: usize,
+    /// Bytes of a request body; more are answered 413.
+    pub body_bytes_max: u64,
+    /// Questions that one request to a batching route may ask; more are answered 400.
+    pub questions_max: usize,
+}
+
+/// How long a client may take. Past any of them its connection is closed.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From accept (or the end of the TLS handshake) to the first byte; also bounds the handshake itself.
+    pub first_byte: Duration,
+    /// From the first byte of a request to the end of its header section.
+    pub headers: Duration,
+    /// Between two pieces of a request body.
+    pub body: Duration,
+    /// Without progress while a response is being written.
+    pub send: Duration,
+    /// Between two requests of a connection.
+    pub idle: Duration,
+    /// From TERM or INT until what is still open is cut.
+    pub drain: Duration,
+}
+
+/// The tiers and what guards them.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    /// Separates deployments that share a Redis; part of every key.
+    pub namespace: String,
+    /// Bytes of the largest body that is kept at all.
+    pub object_bytes_max: u64,
+    /// Bodies over this many bytes are kept in parts of this size.
+    pub part_bytes: usize,
+    /// The first tier.
+    pub memory: Memory,
+    /// The second tier.
+    pub disk: Option<Disk>,
+    /// The third tier, shared by the nodes of a region; it also carries the purge log.
+    pub redis: Option<Redis>,
+    /// One fetch for many waiters.
+    pub collapse: Collapse,
+    /// The purge table.
+    pub purge: Purge,
+}
+
+/// The memory tier.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Capacity in bytes, heads included.
+    pub bytes: usize,
+    /// Values over this many bytes skip memory when there is a disk tier.
+    pub value_bytes_max: usize,
+}
+
+/// The disk tier.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Directory; created if missing. The purge table lives there too.
+    pub dir: PathBuf,
+    /// Capacity in bytes.
+    pub bytes: usize,
+}
+
+/// The Redis tier.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// `redis://` or `rediss://` URL.
+    pub url: String,
+    /// What one look-up may take before it counts as a miss.
+    pub budget: Duration,
+    /// Values over this many bytes are not sent to Redis.
+    pub value_bytes_max: usize,
+    /// Writes that may wait; further ones are dropped and counted.
+    pub writes_queued_max: usize,
+    /// When to stop asking.
+    pub breaker: Breaker,
+}
+
+/// When a circuit opens and how long it stays open.
+#[derive(Clone, Copy, Debug)]
+pub struct Breaker {
+    /// Consecutive failures that open it.
+    pub failures: u32,
+    /// First time it stays open; doubles up to [`Breaker::open_max`] while probes fail.
+    pub open: Duration,
+    /// Longest time it stays open.
+    pub open_max: Duration,
+}
+
+/// Collapsing.
+#[derive(Clone, Debug)]
+pub struct Collapse {
+    /// Fetches in flight; a further miss goes to the origin by itself and is not kept.
+    pub flights_max: usize,
+    /// Bytes of a body that is not kept which a slow reader may lag behind before the fetch waits for it.
+    pub lag_bytes_max: u64,
+    /// How long an uncacheable answer lets later requests for its key go on without queueing.
+    pub uncacheable: Duration,
+}
+
+/// The purge table.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// Rows; past it the oldest fold into a floor below which everything counts as purged.
+    pub tags_max: usize,
+    /// Approximate length of the region's purge log in Redis.
+    pub log_max: usize,
+    /// How long a purge waits for the region's nodes to apply it.
+    pub ack: Duration,
+}
+
+/// A policy component.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where the component comes from.
+    pub source: PolicySource,
+    /// The operator's table for `configure`, as JSON.
+    pub config: String,
+    /// What an instance may use.
+    pub limits: PolicyLimits,
+}
+
+/// Where a component comes from.
+#[derive(Clone, Debug)]
+pub enum PolicySource {
+    /// A `.wasm` file.
+    File(PathBuf),
+    /// Bytes that the program carries (`holm demo`).
+    Embedded(&'static [u8]),
+}
+
+/// Limits of a policy's instances.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyLimits {
+    /// Linear memory of one instance in bytes.
+    pub memory_bytes_max: usize,
+    /// Time of one call; past it the call is ended and its instance thrown away.
+    pub call: Duration,
+    /// Time of `configure` and `plan`, once at load.
+    pub load: Duration,
+    /// Live instances.
+    pub instances_max: usize,
+    /// Calls after which an instance is replaced.
+    pub calls_max: u64,
+    /// Bytes of one result.
+    pub result_bytes_max: usize,
+    /// When a faulty policy is no longer asked.
+    pub breaker: Breaker,
+}
+
+/// A named set of endpoints.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Members; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Requests in flight to one endpoint; further ones wait.
+    pub connections_max: usize,
+    /// Requests that may wait for a connection to the pool; further ones get 503.
+    pub waiting_max: usize,
+    /// Opening a connection, TLS included.
+    pub connect: Duration,
+    /// From the request being sent until its response's head.
+    pub response: Duration,
+    /// Between two pieces of a response body.
+    pub idle: Duration,
+    /// How long an unused connection is kept.
+    pub keep_alive: Duration,
+    /// Attempts at an idempotent request, the first included.
+    pub attempts_max: u32,
+    /// Active checks.
+    pub health: Option<Health>,
+    /// Passive ejection.
+    pub eject: Eject,
+    /// Batches of an `infer` route.
+    pub batch: Batch,
+}
+
+/// A member of a pool.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `http://host:port` or `https://host:port`.
+    pub url: Uri,
+}
+
+/// Active health checks.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Path that is asked with GET; 2xx is healthy.
+    pub path: String,
+    /// Between two checks.
+    pub interval: Duration,
+    /// One check.
+    pub timeout: Duration,
+    /// Consecutive good checks that bring an endpoint back.
+    pub healthy_after: u32,
+    /// Consecutive bad checks that take it out.
+    pub unhealthy_after: u32,
+}
+
+/// Passive ejection on failed requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Eject {
+    /// Consecutive failures (connect, reset, timeout, 502–504) that eject an endpoint.
+    pub failures: u32,
+    /// First ejection; doubles up to ten times as long while it keeps failing.
+    pub duration: Duration,
+    /// Share of the pool, in percent, that may be ejected at once; at least one member always stays.
+    pub percent_max: u32,
+}
+
+/// How questions are gathered.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// Items of one batch; 1 sends every question alone.
+    pub size_max: usize,
+    /// Bytes of one batch's items.
+    pub bytes_max: usize,
+    /// What the oldest item may wait for company.
+    pub wait_max: Duration,
+    /// Items waiting in one class; further ones get 429.
+    pub queue_max: usize,
+    /// Batches of one class under way at once.
+    pub concurrency: usize,
+    /// Classes with a former of their own; questions of further ones travel alone.
+    pub classes_max: usize,
+}
+
+/// Which requests, and what to do with them.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Name in logs and metrics; unique.
+    pub name: String,
+    /// Hosts without port, lower case; empty means any. `*.example.org` matches one or more labels.
+    pub hosts: Vec<String>,
+    /// Path prefix, matched at a segment border; `/` means any.
+    pub path: String,
+    /// HTTP semantics or questions.
+    pub mode: Mode,
+    /// Name of the pool.
+    pub pool: String,
+    /// Name of the policy.
+    pub policy: Option<String>,
+    /// What happens when the policy faults.
+    pub on_fault: OnFault,
+    /// Lifetimes for answers that state none.
+    pub freshness: Defaults,
+    /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
+    pub tag_headers: Vec<HeaderName>,
+}
+
+/// The two modes of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// RFC 9110/9111 semantics.
+    Http,
+    /// A POST whose answer depends on its body.
+    Infer(Protocol),
+}
+
+/// How a body is split into questions and joined again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The whole body is one question; never batched.
+    Plain,
+    /// A JSON array is many questions, anything else is one.
+    JsonArray,
+    /// OpenAI's `/v1/embeddings`.
+    OpenAiEmbeddings,
+}
+
+/// What happens to a request whose policy faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFault {
+    /// The native default decides.
+    #[default]
+    Native,
+    /// The request is answered 503.
+    Refuse,
+}
+
+/// Lifetimes for answers that state none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Defaults {
+    /// Freshness of a cacheable answer without explicit lifetime; `None` leaves it unstored.
+    pub ttl: Option<Duration>,
+    /// `stale-while-revalidate` where the answer states none.
+    pub grace: Duration,
+    /// `stale-if-error` where the answer states none.
+    pub stale_if_error: Duration,
+    /// How long a stale answer is kept for revalidation only.
+    pub keep: Duration,
+}
+
+/// The access log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Where JSON lines go.
+    pub access: AccessLog,
+    /// Lines that may wait for the writer; further ones are dropped and counted.
+    pub lines_queued_max: usize,
+}
+
+/// Destination of the access log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// No access log.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file, reopened on HUP.
+    File(PathBuf),
+}

@@ -1,0 +1,121 @@
+//! The tiers and what guards them.
+
+use crate::config::{
+    Cache, Collapse, Disk, Memory, Purge, Redis,
+    findings::Findings,
+    raw,
+    units::{ByteSize, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, TIB},
+};
+
+pub(super) fn cache(raw: &raw::Cache, it: &mut Findings<'_>) -> Cache {
+    let base = Cache::default();
+    Cache {
+        namespace: raw.namespace.as_ref().map_or(base.namespace, |given| it.name(given, "namespace")),
+        object_bytes_max: it.bytes("object_bytes_max", &raw.object_bytes_max, base.object_bytes_max, &(1..=TIB)),
+        part_bytes: it.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB)),
+        memory: memory(&raw.memory, it),
+        disk: raw.disk.as_ref().map(|raw| disk(raw, it)),
+        redis: raw.redis.as_ref().map(|raw| redis(raw, it)),
+        collapse: collapse(&raw.collapse, it),
+        purge: purge(&raw.purge, it),
+    }
+}
+
+fn memory(raw: &raw::Memory, it: &mut Findings<'_>) -> Memory {
+    let base = Memory::default();
+    let bytes = it.bytes("bytes", &raw.bytes, base.bytes, &(MIB..=16 * TIB));
+    let default = base.value_bytes_max.min(bytes);
+    let value_bytes_max = it.bytes("value_bytes_max", &raw.value_bytes_max, default, &(1..=16 * TIB));
+    if let Some(given) = &raw.value_bytes_max
+        && value_bytes_max > bytes
+    {
+        it.refuse(
+            given.span(),
+            "`value_bytes_max` is more than the memory tier holds",
+            format!("allowed is its `bytes`, {}, or less", ByteSize(bytes as u64)),
+        );
+    }
+    Memory { bytes, value_bytes_max }
+}
+
+fn disk(raw: &raw::Disk, it: &mut Findings<'_>) -> Disk {
+    let base = Disk::new(it.path(&raw.dir, "disk tier"));
+    Disk { bytes: it.bytes("bytes", &raw.bytes, base.bytes, &(64 * MIB..=1024 * TIB)), ..base }
+}
+
+fn redis(raw: &raw::Redis, it: &mut Findings<'_>) -> Redis {
+    // The URL may hold a password, so a message shows none of it; only the excerpt of the operator's own file does.
+    if let Some(fault) = url_fault(raw.url.get_ref()) {
+        it.refuse(raw.url.span(), fault, "write `redis://host:port` or, with TLS, `rediss://host:port`");
+    }
+    let base = Redis::new(raw.url.get_ref().as_str());
+    Redis {
+        budget: it.millis("budget_ms", &raw.budget_ms, base.budget, &(1..=10_000)),
+        // Redis itself takes no larger values.
+        value_bytes_max: it.bytes("value_bytes_max", &raw.value_bytes_max, base.value_bytes_max, &(1..=512 * MIB)),
+        writes_queued_max: it.count(
+            "writes_queued_max",
+            &raw.writes_queued_max,
+            base.writes_queued_max,
+            &(1..=1_000_000),
+        ),
+        breaker: it.breaker(&raw.breaker, base.breaker),
+        ..base
+    }
+}
+
+fn collapse(raw: &raw::Collapse, it: &mut Findings<'_>) -> Collapse {
+    let base = Collapse::default();
+    Collapse {
+        flights_max: it.count("flights_max", &raw.flights_max, base.flights_max, &(1..=10_000_000)),
+        lag_bytes_max: it.bytes("lag_bytes_max", &raw.lag_bytes_max, base.lag_bytes_max, &(4 * KIB..=GIB)),
+        uncacheable: it.millis("uncacheable_ms", &raw.uncacheable_ms, base.uncacheable, &(0..=HOUR_MS)),
+    }
+}
+
+fn purge(raw: &raw::Purge, it: &mut Findings<'_>) -> Purge {
+    let base = Purge::default();
+    Purge {
+        tags_max: it.count("tags_max", &raw.tags_max, base.tags_max, &(1..=100_000_000)),
+        log_max: it.count("log_max", &raw.log_max, base.log_max, &(1..=100_000_000)),
+        ack: it.millis("ack_ms", &raw.ack_ms, base.ack, &(1..=10 * MINUTE_MS)),
+    }
+}
+
+fn url_fault(url: &str) -> Option<&'static str> {
+    let Some(rest) = url.strip_prefix("redis://").or_else(|| url.strip_prefix("rediss://")) else {
+        return Some("the URL of Redis has another scheme than `redis` and `rediss`");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if host.is_empty() || host.starts_with(':') {
+        return Some("the URL of Redis names no host");
+    }
+    let graphic = url.bytes().all(|byte| byte.is_ascii_graphic());
+    (!graphic).then_some("the URL of Redis has a space in it, or something else that is written as `%20` there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_urls() {
+        for url in
+            ["redis://localhost", "rediss://10.0.0.1:6380/2", "redis://user:pa@ss@cache.local:6379?protocol=resp3"]
+        {
+            assert_eq!(url_fault(url), None, "{url}");
+        }
+        let table = [
+            ("http://localhost", "scheme"),
+            ("localhost:6379", "scheme"),
+            ("redis://", "no host"),
+            ("redis://:6379", "no host"),
+            ("redis://user:pass@/0", "no host"),
+            ("redis://two words", "a space"),
+        ];
+        for (url, reason) in table {
+            assert!(url_fault(url).is_some_and(|fault| fault.contains(reason)), "{url}");
+        }
+    }
+}

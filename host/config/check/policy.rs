@@ -1,0 +1,103 @@
+//! Policy components: where they are, what they are told, what they may use.
+
+use std::collections::BTreeMap;
+
+use serde_json::Number;
+
+use crate::config::{
+    Policy, PolicyLimits, PolicySource,
+    findings::Findings,
+    raw::{self, Named},
+    units::{GIB, KIB, MIB, MINUTE_MS},
+};
+
+pub(super) fn policies(raw: &Named<raw::Policy>, it: &mut Findings<'_>) -> BTreeMap<String, Policy> {
+    raw.iter().map(|(name, raw)| (it.name(name, "policy"), policy(raw, it))).collect()
+}
+
+fn policy(raw: &raw::Policy, it: &mut Findings<'_>) -> Policy {
+    Policy {
+        source: PolicySource::File(it.file(&raw.file, "policy")),
+        config: config(raw, it),
+        limits: limits(&raw.limits, it),
+    }
+}
+
+fn config(raw: &raw::Policy, it: &mut Findings<'_>) -> String {
+    let Some(given) = &raw.config else { return "{}".to_owned() };
+    let Some(object) = object(given.get_ref()) else {
+        let message = "a policy's config is handed over as JSON, which has no `inf` and no `nan`";
+        it.refuse(given.span(), message, "write finite numbers, or text");
+        return "{}".to_owned();
+    };
+    object.to_string()
+}
+
+fn limits(raw: &raw::PolicyLimits, it: &mut Findings<'_>) -> PolicyLimits {
+    let base = PolicyLimits::default();
+    PolicyLimits {
+        // From one page of linear memory to all that 32 bits can address.
+        memory_bytes_max: it.bytes(
+            "memory_bytes_max",
+            &raw.memory_bytes_max,
+            base.memory_bytes_max,
+            &(64 * KIB..=4 * GIB),
+        ),
+        call: it.micros("call_us", &raw.call_us, base.call, &(10..=10_000_000)),
+        load: it.millis("load_ms", &raw.load_ms, base.load, &(1..=10 * MINUTE_MS)),
+        instances_max: it.count("instances_max", &raw.instances_max, base.instances_max, &(1..=10_000)),
+        calls_max: it.count("calls_max", &raw.calls_max, base.calls_max, &(1..=1_000_000_000_000)),
+        result_bytes_max: it.bytes("result_bytes_max", &raw.result_bytes_max, base.result_bytes_max, &(64..=64 * MIB)),
+        breaker: it.breaker(&raw.breaker, base.breaker),
+    }
+}
+
+/// None if a number has no JSON.
+fn object(table: &toml::Table) -> Option<serde_json::Value> {
+    let members = table.iter().map(|(key, value)| Some((key.clone(), json(value)?)));
+    members.collect::<Option<serde_json::Map<_, _>>>().map(serde_json::Value::Object)
+}
+
+fn json(value: &toml::Value) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+    Some(match value {
+        toml::Value::String(text) => Json::String(text.clone()),
+        toml::Value::Integer(number) => Json::Number(Number::from(*number)),
+        toml::Value::Float(number) => Json::Number(Number::from_f64(*number)?),
+        toml::Value::Boolean(flag) => Json::Bool(*flag),
+        // JSON has no dates; text in RFC 3339 is what everybody writes instead.
+        toml::Value::Datetime(date) => Json::String(date.to_string()),
+        toml::Value::Array(values) => Json::Array(values.iter().map(json).collect::<Option<Vec<_>>>()?),
+        toml::Value::Table(table) => object(table)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn as_json(text: &str) -> Option<String> {
+        let table: toml::Table = text.parse().unwrap();
+        object(&table).map(|json| json.to_string())
+    }
+
+    #[test]
+    fn tables_become_json() {
+        let table = [
+            ("", "{}"),
+            ("a = 1\nb = \"x\"\nc = true", r#"{"a":1,"b":"x","c":true}"#),
+            ("a = [1.5, 2.0]\n[b.c]\nd = []", r#"{"a":[1.5,2.0],"b":{"c":{"d":[]}}}"#),
+            ("day = 2026-01-02", r#"{"day":"2026-01-02"}"#),
+        ];
+        for (text, json) in table {
+            assert_eq!(as_json(text).as_deref(), Some(json), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_found_at_any_depth() {
+        for text in ["a = inf", "a = [1.0, nan]", "[b.c]\nd = -inf"] {
+            assert_eq!(as_json(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Routes: which requests they take, and what they refer to.
+
+use std::{collections::BTreeSet, net::Ipv6Addr, time::Duration};
+
+use http::HeaderName;
+use toml::Spanned;
+
+use crate::config::{
+    Defaults, Mode, OnFault, Protocol, Route,
+    findings::Findings,
+    raw::{self, Raw},
+    units::YEAR_MS,
+};
+
+const MODES: [(&str, Kind); 2] = [("http", Kind::Http), ("infer", Kind::Infer)];
+const PROTOCOLS: [(&str, Protocol); 3] = [
+    ("plain", Protocol::Plain),
+    ("json-array", Protocol::JsonArray),
+    ("openai-embeddings", Protocol::OpenAiEmbeddings),
+];
+const ON_FAULT: [(&str, OnFault); 2] = [("native", OnFault::Native), ("refuse", OnFault::Refuse)];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Http,
+    Infer,
+}
+
+/// Names a route may refer to.
+struct Known<'a> {
+    pools: Vec<&'a str>,
+    policies: Vec<&'a str>,
+}
+
+pub(super) fn routes(raw: &Raw, it: &mut Findings<'_>) -> Vec<Route> {
+    let known = Known {
+        pools: raw.pool.keys().map(|name| name.get_ref().as_str()).collect(),
+        policies: raw.policy.keys().map(|name| name.get_ref().as_str()).collect(),
+    };
+    if raw.route.is_empty() {
+        return implied(&known, it).into_iter().collect();
+    }
+    let mut names = BTreeSet::new();
+    raw.route.iter().map(|raw| route(raw, &known, &mut names, it)).collect()
+}
+
+/// With a single pool there is nothing to choose, so everything goes there.
+fn implied(known: &Known<'_>, it: &mut Findings<'_>) -> Option<Route> {
+    match known.pools.as_slice() {
+        [pool] => Some(Route::new("default", *pool)),
+        [] => {
+            it.missing(
+                "there is no pool to send requests to",
+                "add `[pool.web]` with `endpoints = [\"http://127.0.0.1:9000\"]`",
+            );
+            None
+        }
+        [first, ..] => {
+            it.missing(
+                "there is more than one pool and no route to choose between them",
+                format!("add `[[route]]` with `name = \"…\"` and `pool = \"{first}\"`"),
+            );
+            None
+        }
+    }
+}
+
+fn route<'a>(raw: &'a raw::Route, known: &Known<'_>, names: &mut BTreeSet<&'a str>, it: &mut Findings<'_>) -> Route {
+    let name = it.name(&raw.name, "route");
+    if !names.insert(raw.name.get_ref()) {
+        it.refuse(raw.name.span(), format!("there is another route `{name}`"), "give each route a name of its own");
+    }
+    Route {
+        hosts: raw.hosts.iter().map(|given| host(given, it)).collect(),
+        path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, it)),
+        mode: mode(raw, it),
+        pool: it.reference(&raw.pool, "pool", &known.pools),
+        policy: raw.policy.as_ref().map(|given| it.reference(given, "policy", &known.policies)),
+        on_fault: raw.on_fault.as_ref().and_then(|given| it.word("on_fault", given, &ON_FAULT)).unwrap_or_default(),
+        freshness: freshness(raw, it),
+        tag_headers: raw.tag_headers.iter().filter_map(|given| header(given, it)).collect(),
+        name,
+    }
+}
+
+fn mode(raw: &raw::Route, it: &mut Findings<'_>) -> Mode {
+    let kind = match &raw.mode {
+        None => Kind::Http,
+        Some(given) => match it.word("mode", given, &MODES) {
+            Some(kind) => kind,
+            // Which of the two was meant is unknown, so there is nothing to say about the protocol.
+            None => return Mode::Http,
+        },
+    };
+    match (kind, &raw.protocol) {
+        (Kind::Http, None) => Mode::Http,
+        (Kind::Http, Some(given)) => {
+            let help = "add `mode = \"infer\"`, or leave `protocol` out";
+            it.refuse(given.span(), "only a route of `mode = \"infer\"` has a protocol", help);
+            Mode::Http
+        }
+        (Kind::Infer, Some(given)) => it.word("protocol", given, &PROTOCOLS).map_or(Mode::Http, Mode::Infer),
+        (Kind::Infer, None) => {
+            let span = raw.mode.as_ref().map_or_else(|| raw.name.span(), Spanned::span);
+            let help = "add `protocol` with one of `plain`, `json-array`, `openai-embeddings`";
+            it.refuse(span, "a route of `mode = \"infer\"` needs a protocol", help);
+            Mode::Http
+        }
+    }
+}
+
+fn freshness(raw: &raw::Route, it: &mut Findings<'_>) -> Defaults {
+    let base = Defaults::default();
+    let allowed = &(0..=YEAR_MS);
+    Defaults {
+        ttl: raw.ttl_ms.as_ref().map(|_| it.millis("ttl_ms", &raw.ttl_ms, Duration::ZERO, allowed)),
+        grace: it.millis("grace_ms", &raw.grace_ms, base.grace, allowed),
+        stale_if_error: it.millis("stale_if_error_ms", &raw.stale_if_error_ms, base.stale_if_error, allowed),
+        keep: it.millis("keep_ms", &raw.keep_ms, base.keep, allowed),
+    }
+}
+
+fn host(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
+    let host = given.get_ref();
+    if let Some(fault) = host_fault(host) {
+        let help =
+            "write a name in lower case, such as `example.org` or `*.example.org`; leave `hosts` out for any host";
+        it.refuse(given.span(), format!("{host:?} is no host: {fault}"), help);
+    }
+    host.clone()
+}
+
+fn host_fault(host: &str) -> Option<&'static str> {
+    if host.contains('/') {
+        return Some("it has a scheme or a path");
+    }
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some("it has capitals");
+    }
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').and_then(|address| address.parse::<Ipv6Addr>().ok());
+        return address.is_none().then_some("it isn't an IPv6 address in brackets, without a port");
+    }
+    if host.contains(':') {
+        return Some("it has a port");
+    }
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    if name.contains('*') {
+        return Some("`*` stands for whole labels, and only first, before a dot");
+    }
+    if !host.is_ascii() {
+        return Some("outside ASCII it is written in its `xn--` form");
+    }
+    (name.len() > 253 || !name.split('.').all(is_label))
+        .then_some("between dots stand 1 to 63 letters, digits, `-` or `_`, with no `-` at either end")
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+fn path(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
+    let path = given.get_ref();
+    if let Some(fault) = path_fault(path) {
+        let help = "write where the paths of its requests begin, such as `/v1/embeddings`; `/` takes any";
+        it.refuse(given.span(), format!("{path:?} is no path of a route: {fault}"), help);
+    }
+    path.clone()
+}
+
+fn path_fault(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        return Some("it doesn't begin with `/`");
+    }
+    if path.contains(['?', '#']) {
+        return Some("it has a query or a fragment");
+    }
+    if path.ends_with("/*") {
+        return Some("it is a prefix already, without `*`");
+    }
+    (!path.bytes().all(|byte| byte.is_ascii_graphic()))
+        .then_some("spaces and what is outside ASCII are written as `%20`")
+}
+
+fn header(given: &Spanned<String>, it: &mut Findings<'_>) -> Option<HeaderName> {
+    let name = HeaderName::from_bytes(given.get_ref().as_bytes()).ok();
+    if name.is_none() {
+        let help = "a header's name has letters, digits and `-`, such as `x-tags`";
+        it.refuse(given.span(), format!("{:?} is no header's name", given.get_ref()), help);
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for host in
+            ["localhost", "example.org", "*.example.org", "a_b.c-d", "10.0.0.1", "[::1]", "xn--bcher-kva.example"]
+        {
+            assert_eq!(host_fault(host), None, "{host}");
+        }
+        let table = [
+            ("", "between dots"),
+            ("Example.org", "capitals"),
+            ("https://example.org", "scheme"),
+            ("example.org/x", "path"),
+            ("example.org:80", "port"),
+            ("[::1]:80", "brackets"),
+            ("[10.0.0.1]", "brackets"),
+            ("*", "only first"),
+            ("a.*.org", "only first"),
+            ("*a.org", "only first"),
+            ("*.*.org", "only first"),
+            ("*.", "between dots"),
+            ("a..b", "between dots"),
+            ("example.org.", "between dots"),
+            ("-a.org", "no `-`"),
+            ("a b", "between dots"),
+            ("bücher.example", "xn--"),
+        ];
+        for (host, reason) in table {
+            assert!(host_fault(host).is_some_and(|fault| fault.contains(reason)), "{host}: {:?}", host_fault(host));
+        }
+        assert_eq!(host_fault(&["a"; 127].join(".")), None, "253 bytes");
+        assert!(host_fault(&["a"; 128].join(".")).is_some(), "255 bytes");
+    }
+
+    #[test]
+    fn paths() {
+        for path in ["/", "/v1", "/v1/", "/a*b", "/%20"] {
+            assert_eq!(path_fault(path), None, "{path}");
+        }
+        let table = [
+            ("", "begin"),
+            ("v1", "begin"),
+            ("/a?b", "query"),
+            ("/a#b", "query"),
+            ("/api/*", "prefix"),
+            ("/a b", "%20"),
+        ];
+        for (path, reason) in table {
+            assert!(path_fault(path).is_some_and(|fault| fault.contains(reason)), "{path}");
+        }
+    }
+}

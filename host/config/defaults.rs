@@ -1,0 +1,210 @@
+//! What holds where the operator says nothing. Written here once; `config/holm.toml` documents the same values, and a
+//! test compares the two.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    AccessLog, Batch, Breaker, Cache, Collapse, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memory, Mode,
+    OnFault, PolicyLimits, Pool, Purge, Redis, Route, Timeouts, findings::is_name,
+};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// The host's name where the environment tells it, else `holm`.
+pub(super) fn node() -> String {
+    std::env::var("HOSTNAME").ok().filter(|name| is_name(name)).unwrap_or_else(|| "holm".to_owned())
+}
+
+impl Default for Limits {
+    /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB.
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            streams_max: 128,
+            headers_max: 100,
+            header_bytes_max: 64 * KIB,
+            body_bytes_max: 16 << 20,
+            questions_max: 2_048,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    /// 10 s for a request's head, 30 s without progress in a body, 75 s between requests, 30 s to drain.
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(10),
+            headers: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            send: Duration::from_secs(30),
+            idle: Duration::from_secs(75),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Cache {
+    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB.
+    fn default() -> Self {
+        Self {
+            namespace: "holm".to_owned(),
+            object_bytes_max: 64 << 20,
+            part_bytes: MIB,
+            memory: Memory::default(),
+            disk: None,
+            redis: None,
+            collapse: Collapse::default(),
+            purge: Purge::default(),
+        }
+    }
+}
+
+impl Default for Memory {
+    /// 256 MiB; values of up to 2 MiB, so that a part of the default size and its head have room.
+    fn default() -> Self {
+        Self { bytes: 256 * MIB, value_bytes_max: 2 * MIB }
+    }
+}
+
+impl Disk {
+    /// 1 GiB in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), bytes: GIB }
+    }
+}
+
+impl Redis {
+    /// 20 ms a look-up; values of up to 1 MiB and a head of 64 KiB; 1,024 writes waiting.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            budget: Duration::from_millis(20),
+            value_bytes_max: MIB + 64 * KIB,
+            writes_queued_max: 1024,
+            breaker: Breaker::TIER,
+        }
+    }
+}
+
+impl Breaker {
+    /// Of a tier: 5 failures open it for 1 s, at last for 30 s.
+    pub const TIER: Self = Self { failures: 5, open: Duration::from_secs(1), open_max: Duration::from_secs(30) };
+
+    /// Of a policy: 5 faults open it for 1 s, at last for 60 s.
+    pub const POLICY: Self = Self { failures: 5, open: Duration::from_secs(1), open_max: Duration::from_secs(60) };
+}
+
+impl Default for Collapse {
+    /// 10,000 flights; a slow reader may lag 1 MiB; an uncacheable answer is remembered for 10 s.
+    fn default() -> Self {
+        Self { flights_max: 10_000, lag_bytes_max: 1 << 20, uncacheable: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Purge {
+    /// 100,000 rows, a log of 100,000 entries, 2 s to acknowledge.
+    fn default() -> Self {
+        Self { tags_max: 100_000, log_max: 100_000, ack: Duration::from_secs(2) }
+    }
+}
+
+impl Default for PolicyLimits {
+    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, results of 64 KiB.
+    fn default() -> Self {
+        Self {
+            memory_bytes_max: 16 * MIB,
+            call: Duration::from_millis(10),
+            load: Duration::from_secs(2),
+            instances_max: 64,
+            calls_max: 100_000,
+            result_bytes_max: 64 * KIB,
+            breaker: Breaker::POLICY,
+        }
+    }
+}
+
+impl Pool {
+    /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
+    /// a body; unused connections stay for 60 s; two attempts; no active checks.
+    #[must_use]
+    pub fn new(endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            endpoints,
+            connections_max: 256,
+            waiting_max: 4096,
+            connect: Duration::from_secs(2),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            attempts_max: 2,
+            health: None,
+            eject: Eject::default(),
+            batch: Batch::default(),
+        }
+    }
+}
+
+impl Health {
+    /// Asks for `path` every 5 s and waits 1 s; two good checks bring an endpoint back, three bad ones take it out.
+    #[must_use]
+    pub fn new(path: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            healthy_after: 2,
+            unhealthy_after: 3,
+        }
+    }
+}
+
+impl Default for Eject {
+    /// 5 failures eject for 10 s, half of the pool at most.
+    fn default() -> Self {
+        Self { failures: 5, duration: Duration::from_secs(10), percent_max: 50 }
+    }
+}
+
+impl Default for Batch {
+    /// 32 items of 1 MiB altogether after 2 ms at most; 4,096 items waiting; one batch of a class under way at once, so
+    /// that items gather while the model is busy; 256 classes.
+    fn default() -> Self {
+        Self {
+            size_max: 32,
+            bytes_max: MIB,
+            wait_max: Duration::from_millis(2),
+            queue_max: 4096,
+            concurrency: 1,
+            classes_max: 256,
+        }
+    }
+}
+
+impl Route {
+    /// Takes every request for `pool`, with HTTP semantics and no policy.
+    #[must_use]
+    pub fn new(name: impl Into<String>, pool: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            hosts: Vec::new(),
+            path: "/".to_owned(),
+            mode: Mode::Http,
+            pool: pool.into(),
+            policy: None,
+            on_fault: OnFault::default(),
+            freshness: Defaults::default(),
+            tag_headers: Vec::new(),
+        }
+    }
+}
+
+impl Default for Log {
+    /// Standard output; 65,536 lines waiting.
+    fn default() -> Self {
+        Self { access: AccessLog::Stdout, lines_queued_max: 65_536 }
+    }
+}

@@ -1,0 +1,257 @@
+//! A configuration from the command line. The flags become the same raw values as a file's and pass the same checks;
+//! a message underlines them in the command line they stand for.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use toml::Spanned;
+
+use super::{
+    AccessLog, Config, Error,
+    check::check,
+    error::Problem,
+    findings::is_name,
+    raw::{self, Raw},
+    units::ByteSize,
+};
+
+/// Flags of `holm serve` without a file: one pool `origin` and one route `default` that takes everything.
+#[derive(Clone, Debug)]
+pub struct Flags {
+    /// `--origin`: endpoints of the pool, each `http://host:port` or `https://host:port`; at least one.
+    pub origin: Vec<String>,
+    /// `--listen`: where clients connect.
+    pub listen: SocketAddr,
+    /// `--policy`: a component for the route, named by its file's stem.
+    pub policy: Option<PathBuf>,
+    /// `--memory`: capacity of the memory tier.
+    pub memory: ByteSize,
+    /// `--disk`: directory of a disk tier.
+    pub disk: Option<PathBuf>,
+    /// `--disk-size`: capacity of the disk tier.
+    pub disk_size: ByteSize,
+    /// `--redis`: URL of a Redis tier.
+    pub redis: Option<String>,
+    /// `--admin`: address of the admin API.
+    pub admin: Option<SocketAddr>,
+    /// `--access-log`: where the access log goes.
+    pub access_log: AccessLog,
+}
+
+impl Default for Flags {
+    /// No origin yet; `127.0.0.1:8080`, 256 MiB of memory, no other tier (a disk tier has 1 GiB), no policy, no admin
+    /// API, the access log on standard output.
+    fn default() -> Self {
+        Self {
+            origin: Vec::new(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            policy: None,
+            memory: ByteSize::mib(256),
+            disk: None,
+            disk_size: ByteSize::gib(1),
+            redis: None,
+            admin: None,
+            access_log: AccessLog::Stdout,
+        }
+    }
+}
+
+/// Validates flags; the policy must be there.
+///
+/// # Errors
+/// Everything that is wrong with them, each with its place in the command line and what is allowed.
+pub fn from_flags(flags: &Flags) -> Result<Config, Error> {
+    let mut line = CommandLine::default();
+    if flags.origin.is_empty() {
+        let help = Some("add `--origin http://host:port`".to_owned());
+        let problem = Problem { span: None, message: "there is no origin to send requests to".to_owned(), help };
+        return Err(Error::invalid(NAME, &line.text, vec![problem]));
+    }
+    let raw = line.spell(flags);
+    let mut checked = check(&raw, Path::new(""));
+    checked.look_for_files();
+    checked.finish(NAME, &line.text)
+}
+
+/// Stands for a file's name in messages.
+const NAME: &str = "command line";
+const POOL: &str = "origin";
+const ROUTE: &str = "default";
+
+/// The flags spelled out, so that a message has something to point at.
+#[derive(Default)]
+struct CommandLine {
+    text: String,
+}
+
+impl CommandLine {
+    fn spell(&mut self, flags: &Flags) -> Raw {
+        let endpoints: Vec<_> = flags.origin.iter().map(|url| self.text("--origin", url)).collect();
+        let listen = raw::Listen { address: self.text("--listen", &flags.listen.to_string()), tls: None };
+        let policy = flags.policy.as_ref().map(|file| self.policy(file));
+        let cache = self.cache(flags);
+        let admin = flags.admin.map(|it| raw::Admin { address: self.text("--admin", &it.to_string()) });
+        let access = self.text("--access-log", &flags.access_log.to_string());
+        let pool = raw::Pool { endpoints: Some(nowhere(endpoints)), ..raw::Pool::default() };
+        Raw {
+            listen: vec![listen],
+            admin,
+            cache,
+            pool: BTreeMap::from([(nowhere(POOL.to_owned()), pool)]),
+            route: vec![route(policy.as_ref().map(|(name, _)| name.clone()))],
+            policy: policy.into_iter().collect(),
+            log: raw::Log { access: Some(access), ..raw::Log::default() },
+            ..Raw::default()
+        }
+    }
+
+    fn policy(&mut self, file: &Path) -> (Spanned<String>, raw::Policy) {
+        let stem = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_name(stem)).unwrap_or("policy");
+        let file = self.put("--policy", &file.display().to_string(), file.to_owned());
+        let policy = raw::Policy { file, config: None, limits: raw::PolicyLimits::default() };
+        (nowhere(stem.to_owned()), policy)
+    }
+
+    fn cache(&mut self, flags: &Flags) -> raw::Cache {
+        let memory = raw::Memory { bytes: Some(self.size("--memory", flags.memory)), ..raw::Memory::default() };
+        let disk = flags.disk.as_ref().map(|dir| raw::Disk {
+            dir: self.put("--disk", &dir.display().to_string(), dir.clone()),
+            bytes: Some(self.size("--disk-size", flags.disk_size)),
+        });
+        let redis = flags.redis.as_ref().map(|url| raw::Redis {
+            url: self.text("--redis", url),
+            budget_ms: None,
+            value_bytes_max: None,
+            writes_queued_max: None,
+            breaker: raw::Breaker::default(),
+        });
+        raw::Cache { memory, disk, redis, ..raw::Cache::default() }
+    }
+
+    fn text(&mut self, flag: &str, value: &str) -> Spanned<String> {
+        self.put(flag, value, value.to_owned())
+    }
+
+    fn size(&mut self, flag: &str, value: ByteSize) -> Spanned<ByteSize> {
+        self.put(flag, &value.to_string(), value)
+    }
+
+    fn put<T>(&mut self, flag: &str, shown: &str, value: T) -> Spanned<T> {
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push_str(flag);
+        self.text.push(' ');
+        let start = self.text.len();
+        self.text.push_str(shown);
+        Spanned::new(start..self.text.len(), value)
+    }
+}
+
+/// What no flag says.
+fn nowhere<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+fn route(policy: Option<Spanned<String>>) -> raw::Route {
+    raw::Route {
+        name: nowhere(ROUTE.to_owned()),
+        hosts: Vec::new(),
+        path: None,
+        mode: None,
+        protocol: None,
+        pool: nowhere(POOL.to_owned()),
+        policy,
+        on_fault: None,
+        ttl_ms: None,
+        grace_ms: None,
+        stale_if_error_ms: None,
+        keep_ms: None,
+        tag_headers: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Cache, Disk, PolicySource, Pool, Redis, Route};
+
+    fn flags() -> Flags {
+        Flags { origin: vec!["http://127.0.0.1:9000".to_owned()], ..Flags::default() }
+    }
+
+    fn debug(it: impl std::fmt::Debug) -> String {
+        format!("{it:?}")
+    }
+
+    #[test]
+    fn one_flag_is_enough() {
+        let config = from_flags(&flags()).unwrap();
+        assert_eq!(debug(&config.listen), "[Listen { address: 127.0.0.1:8080, tls: None }]");
+        assert_eq!(debug(&config.cache), debug(Cache::default()));
+        assert_eq!(debug(&config.routes), debug([Route::new("default", "origin")]));
+        let endpoints = config.pools["origin"].endpoints.clone();
+        assert_eq!(debug(&endpoints), "[Endpoint { url: http://127.0.0.1:9000/ }]");
+        assert_eq!(debug(&config.pools["origin"]), debug(Pool::new(endpoints)));
+        assert!(config.policies.is_empty() && config.admin.is_none());
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("tenant-key.wasm");
+        std::fs::write(&policy, "").unwrap();
+        let config = from_flags(&Flags {
+            origin: vec!["http://a:1".to_owned(), "https://b:2".to_owned()],
+            listen: "[::1]:80".parse().unwrap(),
+            policy: Some(policy.clone()),
+            memory: ByteSize::mib(3),
+            disk: Some(PathBuf::from("cache")),
+            disk_size: ByteSize::gib(2),
+            redis: Some("redis://r".to_owned()),
+            admin: Some("127.0.0.1:9901".parse().unwrap()),
+            access_log: AccessLog::Off,
+        })
+        .unwrap();
+        assert_eq!(config.listen[0].address.to_string(), "[::1]:80");
+        assert_eq!(config.pools["origin"].endpoints.len(), 2);
+        assert_eq!(config.cache.memory.bytes, 3 << 20);
+        assert_eq!(debug(&config.cache.disk), debug(Some(Disk { bytes: 2 << 30, ..Disk::new("cache") })));
+        assert_eq!(debug(&config.cache.redis), debug(Some(Redis::new("redis://r"))));
+        assert_eq!(config.admin.map(|it| it.port()), Some(9901));
+        assert_eq!(config.log.access, AccessLog::Off);
+        assert_eq!(config.routes[0].policy.as_deref(), Some("tenant-key"));
+        assert_eq!(debug(&config.policies["tenant-key"].source), debug(PolicySource::File(policy)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_underlined_in_the_command_line() {
+        let wrong = Flags {
+            origin: vec!["localhost:9000".to_owned()],
+            policy: Some(PathBuf::from("./no-such-policy.wasm")),
+            memory: ByteSize(17),
+            ..Flags::default()
+        };
+        let error = from_flags(&wrong).unwrap_err();
+        let shown = error.render(false);
+        for piece in [
+            "--origin localhost:9000 --listen 127.0.0.1:8080",
+            "[command line:1:10]",
+            "`localhost:9000` is no endpoint",
+            "the policy can't be read",
+            "`bytes` can't be 17B",
+            "command line: 3 problems",
+        ] {
+            assert!(shown.contains(piece), "{piece} is missing in\n{shown}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_needed() {
+        let shown = from_flags(&Flags::default()).unwrap_err().to_string();
+        assert_eq!(shown, "command line: there is no origin to send requests to (add `--origin http://host:port`)");
+    }
+}

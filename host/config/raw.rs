@@ -1,0 +1,226 @@
+//! What a file says: names and types, nothing checked that needs a second look. Values whose meaning is checked later
+//! carry their place. `config/holm.toml` explains every key.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::units::{ByteSize, Count, Micros, Millis};
+
+/// A key that may be left out.
+pub(super) type Field<T> = Option<Spanned<T>>;
+/// Tables under names of the operator's choice.
+pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Raw {
+    pub(super) node: Field<String>,
+    pub(super) listen: Vec<Listen>,
+    pub(super) admin: Option<Admin>,
+    pub(super) limits: Limits,
+    pub(super) timeouts: Timeouts,
+    pub(super) cache: Cache,
+    pub(super) policy: Named<Policy>,
+    pub(super) pool: Named<Pool>,
+    pub(super) route: Vec<Route>,
+    pub(super) log: Log,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Listen {
+    pub(super) address: Spanned<String>,
+    pub(super) tls: Option<Tls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { certificate = \"…\", key = \"…\" }")]
+pub(super) struct Tls {
+    pub(super) certificate: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Admin {
+    pub(super) address: Spanned<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Limits {
+    pub(super) connections_max: Field<Count>,
+    pub(super) streams_max: Field<Count>,
+    pub(super) headers_max: Field<Count>,
+    pub(super) header_bytes_max: Field<ByteSize>,
+    pub(super) body_bytes_max: Field<ByteSize>,
+    pub(super) questions_max: Field<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Timeouts {
+    pub(super) first_byte_ms: Field<Millis>,
+    pub(super) headers_ms: Field<Millis>,
+    pub(super) body_ms: Field<Millis>,
+    pub(super) send_ms: Field<Millis>,
+    pub(super) idle_ms: Field<Millis>,
+    pub(super) drain_ms: Field<Millis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Cache {
+    pub(super) namespace: Field<String>,
+    pub(super) object_bytes_max: Field<ByteSize>,
+    pub(super) part_bytes: Field<ByteSize>,
+    pub(super) memory: Memory,
+    pub(super) disk: Option<Disk>,
+    pub(super) redis: Option<Redis>,
+    pub(super) collapse: Collapse,
+    pub(super) purge: Purge,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Memory {
+    pub(super) bytes: Field<ByteSize>,
+    pub(super) value_bytes_max: Field<ByteSize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Disk {
+    pub(super) dir: Spanned<PathBuf>,
+    pub(super) bytes: Field<ByteSize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Redis {
+    pub(super) url: Spanned<String>,
+    pub(super) budget_ms: Field<Millis>,
+    pub(super) value_bytes_max: Field<ByteSize>,
+    pub(super) writes_queued_max: Field<Count>,
+    #[serde(default)]
+    pub(super) breaker: Breaker,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Breaker {
+    pub(super) failures: Field<Count>,
+    pub(super) open_ms: Field<Millis>,
+    pub(super) open_ms_max: Field<Millis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Collapse {
+    pub(super) flights_max: Field<Count>,
+    pub(super) lag_bytes_max: Field<ByteSize>,
+    pub(super) uncacheable_ms: Field<Millis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Purge {
+    pub(super) tags_max: Field<Count>,
+    pub(super) log_max: Field<Count>,
+    pub(super) ack_ms: Field<Millis>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Policy {
+    pub(super) file: Spanned<PathBuf>,
+    pub(super) config: Field<toml::Table>,
+    #[serde(default)]
+    pub(super) limits: PolicyLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct PolicyLimits {
+    pub(super) memory_bytes_max: Field<ByteSize>,
+    pub(super) call_us: Field<Micros>,
+    pub(super) load_ms: Field<Millis>,
+    pub(super) instances_max: Field<Count>,
+    pub(super) calls_max: Field<Count>,
+    pub(super) result_bytes_max: Field<ByteSize>,
+    pub(super) breaker: Breaker,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Pool {
+    pub(super) endpoints: Field<Vec<Spanned<String>>>,
+    pub(super) connections_max: Field<Count>,
+    pub(super) waiting_max: Field<Count>,
+    pub(super) connect_ms: Field<Millis>,
+    pub(super) response_ms: Field<Millis>,
+    pub(super) idle_ms: Field<Millis>,
+    pub(super) keep_alive_ms: Field<Millis>,
+    pub(super) attempts_max: Field<Count>,
+    pub(super) health: Option<Health>,
+    pub(super) eject: Eject,
+    pub(super) batch: Batch,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Health {
+    pub(super) path: Spanned<String>,
+    pub(super) interval_ms: Field<Millis>,
+    pub(super) timeout_ms: Field<Millis>,
+    pub(super) healthy_after: Field<Count>,
+    pub(super) unhealthy_after: Field<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Eject {
+    pub(super) failures: Field<Count>,
+    pub(super) duration_ms: Field<Millis>,
+    pub(super) percent_max: Field<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Batch {
+    pub(super) size_max: Field<Count>,
+    pub(super) bytes_max: Field<ByteSize>,
+    pub(super) wait_us_max: Field<Micros>,
+    pub(super) queue_max: Field<Count>,
+    pub(super) concurrency: Field<Count>,
+    pub(super) classes_max: Field<Count>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Route {
+    pub(super) name: Spanned<String>,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
+    pub(super) path: Field<String>,
+    pub(super) mode: Field<String>,
+    pub(super) protocol: Field<String>,
+    pub(super) pool: Spanned<String>,
+    pub(super) policy: Field<String>,
+    pub(super) on_fault: Field<String>,
+    pub(super) ttl_ms: Field<Millis>,
+    pub(super) grace_ms: Field<Millis>,
+    pub(super) stale_if_error_ms: Field<Millis>,
+    pub(super) keep_ms: Field<Millis>,
+    #[serde(default)]
+    pub(super) tag_headers: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Log {
+    pub(super) access: Field<String>,
+    pub(super) lines_queued_max: Field<Count>,
+}

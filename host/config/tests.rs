@@ -1,0 +1,386 @@
+//! What the room promises as a whole: `config/holm.toml` tells the truth, and every mistake is named where it stands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::Path,
+};
+
+use super::{error::quoted, raw::Raw, *};
+
+const HOLM: &str = include_str!("../../config/holm.toml");
+
+/// `holm.toml` without what has a default.
+const SPARSE: &str = r#"
+    [[listen]]
+    address = "127.0.0.1:8080"
+    [pool.web]
+    endpoints = ["http://127.0.0.1:9000"]
+    [[route]]
+    name = "everything"
+    pool = "web"
+"#;
+
+/// The same with its examples in use.
+const SPARSE_EXAMPLES: &str = r#"
+    node = "holm"
+    admin.address = "127.0.0.1:9901"
+    cache.disk.dir = "/var/cache/holm"
+    cache.redis.url = "redis://127.0.0.1:6379"
+    [[listen]]
+    address = "127.0.0.1:8080"
+    [[listen]]
+    address = "127.0.0.1:8443"
+    tls = { certificate = "tls/certificate.pem", key = "tls/key.pem" }
+    [policy.tenant-key]
+    file = "policies/tenant-key.wasm"
+    config = { header = "x-tenant" }
+    [pool.web]
+    endpoints = ["http://127.0.0.1:9000"]
+    health.path = "/healthz"
+    [pool.models]
+    endpoints = ["http://127.0.0.1:9100", "http://127.0.0.1:9101"]
+    [[route]]
+    name = "embeddings"
+    path = "/v1/embeddings"
+    mode = "infer"
+    protocol = "openai-embeddings"
+    pool = "models"
+    policy = "tenant-key"
+    ttl_ms = 60_000
+    [[route]]
+    name = "everything"
+    pool = "web"
+"#;
+
+/// Stands after a wrong piece, so that everything else is right.
+const SERVED: &str = "
+    [[listen]]
+    address = \"127.0.0.1:8080\"
+    [pool.web]
+    endpoints = [\"http://127.0.0.1:9000\"]
+";
+
+const LISTENING: &str = "listen = [{ address = \"127.0.0.1:8080\" }]\n";
+
+fn debug(it: impl fmt::Debug) -> String {
+    format!("{it:#?}")
+}
+
+fn valid(text: &str) -> Config {
+    parse("t.toml", text).unwrap_or_else(|error| panic!("{}", error.render(false)))
+}
+
+/// `holm.toml` with its examples in use.
+fn examples() -> String {
+    let lines: Vec<&str> = HOLM.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn documented_defaults_are_the_real_ones() {
+    assert_eq!(debug(valid(HOLM)), debug(valid(SPARSE)));
+    assert_eq!(debug(valid(&examples())), debug(valid(SPARSE_EXAMPLES)));
+}
+
+#[test]
+fn documented_bounds_are_the_real_ones() {
+    let text = examples();
+    let lines: Vec<&str> = text.lines().collect();
+    let mut seen = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let Some(allowed) = line.strip_prefix("# Allowed: ").and_then(|it| it.strip_suffix('.')) else { continue };
+        let (key, _) = lines[at + 1].split_once(" = ").expect("a key follows its bounds");
+        let beyond = format!("{key} = {}", i64::MAX);
+        let mut changed = lines.clone();
+        changed[at + 1] = &beyond;
+        let said = parse("holm.toml", &changed.join("\n")).expect_err("beyond any bound").to_string();
+        let place = format!("holm.toml:{}:{}: `{key}` can't be", at + 2, key.len() + 4);
+        assert!(said.starts_with(&place), "{place}\n{said}");
+        assert!(said.contains(&format!("(allowed are {allowed})")), "{allowed}\n{said}");
+        seen += 1;
+    }
+    assert!(seen > 50, "only {seen} bounds were found");
+}
+
+#[test]
+fn every_number_has_its_bounds_documented() {
+    let text = examples();
+    let lines: Vec<&str> = text.lines().collect();
+    for pair in lines.windows(2) {
+        let Some((_, value)) = pair[1].split_once(" = ").filter(|_| !pair[1].starts_with('#')) else { continue };
+        let is_number = value.replace(['_', '"'], "").parse::<ByteSize>().is_ok();
+        assert!(!is_number || pair[0].starts_with("# Allowed: "), "{}", pair[1]);
+    }
+}
+
+#[test]
+fn every_key_is_documented() {
+    let mut documented = BTreeMap::new();
+    let examples: toml::Value = toml::Value::Table(examples().parse().unwrap());
+    tables(&examples, "", &mut documented);
+    assert!(documented.len() > 15, "{documented:?}");
+    for (table, keys) in documented {
+        assert_eq!(keys, accepted(&table), "[{table}]");
+    }
+}
+
+/// The keys of every table, those of operator-named tables under `*`.
+fn tables(value: &toml::Value, path: &str, out: &mut BTreeMap<String, BTreeSet<String>>) {
+    if let toml::Value::Array(items) = value {
+        items.iter().filter(|item| item.is_table()).for_each(|item| tables(item, path, out));
+    }
+    let toml::Value::Table(table) = value else { return };
+    // What a policy is told is its own affair.
+    if path == "policy.*.config" {
+        return;
+    }
+    let named = matches!(path, "policy" | "pool");
+    for (key, value) in table {
+        if !named {
+            out.entry(path.to_owned()).or_default().insert(key.clone());
+        }
+        let name = if named { "*" } else { key.as_str() };
+        let below = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        tables(value, &below, out);
+    }
+}
+
+/// A key that doesn't exist makes the reader name those that do.
+fn accepted(table: &str) -> BTreeSet<String> {
+    let header = match table {
+        "" => String::new(),
+        "listen" | "route" => format!("[[{table}]]"),
+        "listen.tls" => "[[listen]]\n[listen.tls]".to_owned(),
+        other => format!("[{}]", other.replace('*', "any")),
+    };
+    let error = toml::from_str::<Raw>(&format!("{header}\nno-such-key = 0")).expect_err("no such key");
+    assert!(error.message().starts_with("unknown field `no-such-key`"), "{table}: {error}");
+    quoted(error.message()).skip(1).map(str::to_owned).collect()
+}
+
+/// The line that ends in `# !` is wrong, or the file as a whole; nothing else is.
+fn check_refusal(text: &str, phrases: &[&str]) {
+    let error = parse("t.toml", text).map(drop).expect_err(text);
+    let shown = error.render(false);
+    if let Some(at) = text.lines().position(|line| line.ends_with("# !")) {
+        assert!(shown.contains(&format!("[t.toml:{}:", at + 1)), "line {}:\n{shown}", at + 1);
+    } else {
+        assert!(shown.contains("× t.toml: "), "{shown}");
+    }
+    for phrase in phrases {
+        assert!(shown.contains(phrase), "{phrase} is missing in\n{shown}");
+    }
+    assert!(!shown.contains(" problems"), "one mistake, one problem:\n{shown}");
+}
+
+#[test]
+fn mistakes_in_the_form_are_named_where_they_stand() {
+    let table: [(&str, &[&str]); 13] = [
+        ("node holm # !", &["key with no value, expected `=`"]),
+        ("node = holm # !", &["must be quoted"]),
+        ("limits = 5 # !", &["integer `5` doesn't belong here", "expected is a table"]),
+        ("[limit] # !", &["unknown key `limit`", "did you mean `limits`?"]),
+        ("[limits]\nheaders = 1 # !", &["unknown key `headers`", "`headers_max`"]),
+        ("[limits]\nheaders_max = 9\nheaders_max = 9 # !", &["duplicate key"]),
+        ("[limits]\nheaders_max = -1 # !", &["integer `-1` doesn't belong here", "a whole number, 0 or more"]),
+        ("[limits]\nbody_bytes_max = \"1.5GiB\" # !", &["`.5GiB` is no unit", "KiB, MiB, GiB"]),
+        ("[limits]\nbody_bytes_max = true # !", &["boolean `true` doesn't belong here", "such as \"256MiB\""]),
+        ("[timeouts]\nidle_ms = \"5s\" # !", &["string \"5s\" doesn't belong here", "whole number of milliseconds"]),
+        ("[route] # !\nname = \"a\"", &["a table doesn't belong here", "`[[…]]`"]),
+        ("[[route]] # !\nname = \"a\"", &["the key `pool` is missing"]),
+        ("[cache.disk] # !\nbytes = \"1GiB\"", &["the key `dir` is missing"]),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{text}\n{SERVED}"), phrases);
+    }
+}
+
+#[test]
+fn values_out_of_bounds_are_named_where_they_stand() {
+    let table: [(&str, &[&str]); 19] = [
+        ("node = \"a b\" # !", &["\"a b\" can't be the name of a node", "1 to 253"]),
+        ("[limits]\nheaders_max = 0 # !", &["`headers_max` can't be 0", "8 to 10_000"]),
+        ("[timeouts]\nidle_ms = 0 # !", &["`idle_ms` can't be 0 ms", "1 ms to"]),
+        ("[cache]\npart_bytes = 1024 # !", &["`part_bytes` can't be 1KiB", "4KiB to 16MiB"]),
+        ("[cache]\npart_bytes = \"17MiB\" # !", &["`part_bytes` can't be 17MiB"]),
+        ("[cache]\nnamespace = \"a{b}\" # !", &["the name of a namespace"]),
+        ("[cache.memory]\nbytes = \"1000kB\" # !", &["`bytes` can't be", "1MiB to"]),
+        (
+            "[cache.memory]\nbytes = \"1MiB\"\nvalue_bytes_max = \"2MiB\" # !",
+            &["more than the memory tier", "1MiB, or less"],
+        ),
+        ("[cache.disk]\ndir = \"d\"\nbytes = \"63MiB\" # !", &["`bytes` can't be 63MiB", "64MiB to"]),
+        ("[cache.disk]\ndir = \"\" # !", &["the path of the disk tier is empty"]),
+        ("[cache.redis]\nurl = \"http://:secret@h\" # !", &["another scheme", "rediss://"]),
+        ("[cache.redis]\nurl = \"redis://h\"\nbudget_ms = 0 # !", &["`budget_ms` can't be 0 ms"]),
+        (
+            "[cache.redis]\nurl = \"redis://h\"\n[cache.redis.breaker]\nopen_ms = 2000\nopen_ms_max = 1999 # !",
+            &["`open_ms_max` is less than `open_ms`", "2000 or more"],
+        ),
+        ("[log]\naccess = \"stdot\" # !", &["`stdot` is neither", "`./stdot`"]),
+        ("[log]\nlines_queued_max = 0 # !", &["`lines_queued_max` can't be 0"]),
+        ("[admin]\naddress = \"localhost:9901\" # !", &["`localhost:9901` is no address", "127.0.0.1:8080"]),
+        ("[admin]\naddress = \"127.0.0.1:8080\" # !", &["`127.0.0.1:8080` is listened on already"]),
+        ("[[listen]]\naddress = \"8081\" # !", &["`8081` is no address"]),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:8443\"\ntls = { certificate = \"c.pem\" } # !",
+            &["the key `key` is missing"],
+        ),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{text}\n{SERVED}"), phrases);
+    }
+}
+
+#[test]
+fn wrong_policies_and_routes_are_named_where_they_stand() {
+    let table: [(&str, &[&str]); 5] = [
+        ("[policy.p] # !\nconfig = {}", &["the key `file` is missing"]),
+        ("[policy.\"p q\"] # !\nfile = \"p.wasm\"", &["can't be the name of a policy"]),
+        ("[policy.p]\nfile = \"p.wasm\"\nconfig = { a = nan } # !", &["no `nan`"]),
+        (
+            "[policy.p]\nfile = \"p.wasm\"\nlimits.call_us = 1 # !",
+            &["`call_us` can't be 1 µs", "10 µs to 10_000_000 µs"],
+        ),
+        ("[policy.p]\nfile = \"p.wasm\"\nlimits.calls_max = 0 # !", &["`calls_max` can't be 0"]),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{text}\n{SERVED}"), phrases);
+    }
+    let table: [(&str, &[&str]); 13] = [
+        ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
+        ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
+        ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
+        ("pool = \"web\"\nmode = \"htp\" # !", &["`mode` can't be `htp`", "did you mean `http`?"]),
+        ("pool = \"web\"\nprotocol = \"plain\"\nmode = \"inver\" # !", &["did you mean `infer`?"]),
+        ("pool = \"web\"\nmode = \"infer\" # !", &["needs a protocol", "`plain`, `json-array`, `openai-embeddings`"]),
+        ("pool = \"web\"\nprotocol = \"plain\" # !", &["only a route of `mode = \"infer\"` has a protocol"]),
+        ("pool = \"web\"\nmode = \"infer\"\nprotocol = \"jsonarray\" # !", &["did you mean `json-array`?"]),
+        ("pool = \"web\"\non_fault = \"refuze\" # !", &["did you mean `refuse`?"]),
+        ("pool = \"web\"\nhosts = [\"a.org\", \"A.org\"] # !", &["\"A.org\" is no host: it has capitals"]),
+        ("pool = \"web\"\npath = \"v1\" # !", &["\"v1\" is no path of a route: it doesn't begin with `/`"]),
+        ("pool = \"web\"\ntag_headers = [\"x tags\"] # !", &["\"x tags\" is no header's name"]),
+        ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("[[route]]\nname = \"a\"\n{text}\n{SERVED}"), phrases);
+    }
+}
+
+#[test]
+fn wrong_pools_are_named_where_they_stand() {
+    let table: [(&str, &[&str]); 9] = [
+        ("[pool.web] # !", &["the pool `web` has no endpoint"]),
+        ("[pool.web]\nendpoints = [] # !", &["the pool `web` has no endpoint"]),
+        ("[pool.web]\nendpoints = [\"http://h/v1\"] # !", &["`http://h/v1` is no endpoint: it has a path"]),
+        ("[pool.web]\nendpoints = [\"http://h:1\", \"http://h:1/\"] # !", &["`http://h:1/` is in this pool twice"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nattempts_max = 0 # !", &["`attempts_max` can't be 0"]),
+        (
+            "[pool.web]\nendpoints = [\"http://h\"]\nhealth.path = \"healthz\" # !",
+            &["\"healthz\" is no path to ask for"],
+        ),
+        (
+            "[pool.web]\nendpoints = [\"http://h\"]\neject.percent_max = 101 # !",
+            &["`percent_max` can't be 101", "0 to 100"],
+        ),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nbatch.size_max = 0 # !", &["`size_max` can't be 0"]),
+        ("[pool.\"w b\"] # !\nendpoints = [\"http://h\"]", &["can't be the name of a pool"]),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{LISTENING}{text}"), phrases);
+    }
+}
+
+#[test]
+fn what_is_missing_altogether_is_named() {
+    let pools = "[pool.a]\nendpoints = [\"http://h\"]\n[pool.b]\nendpoints = [\"http://h\"]";
+    check_refusal("[pool.a]\nendpoints = [\"http://h\"]", &["there is no address to listen on", "[[listen]]"]);
+    check_refusal(LISTENING, &["there is no pool to send requests to", "[pool.web]"]);
+    check_refusal(&format!("{LISTENING}{pools}"), &["more than one pool and no route", "pool = \"a\""]);
+    let address = "address = \"127.0.0.1:1\"";
+    check_refusal(
+        &format!("[[listen]]\n{address}\n[[listen]]\n{address} # !\n{pools}\n[[route]]\nname = \"a\"\npool = \"a\""),
+        &["listened on already"],
+    );
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let text = "[limits]\nheaders_max = 0\n[[route]]\nname = \"a\"\npool = \"b\"\npath = \"c\"\n";
+    let said = parse("t.toml", text).expect_err(text).to_string();
+    let places: Vec<&str> = said.lines().filter_map(|line| line.split_once(": ").map(|(place, _)| place)).collect();
+    assert_eq!(places, ["t.toml", "t.toml:2:15", "t.toml:5:8", "t.toml:6:8"], "{said}");
+}
+
+#[test]
+fn a_single_pool_needs_no_route() {
+    assert_eq!(debug(valid(SERVED).routes), debug([Route::new("default", "web")]));
+}
+
+#[test]
+fn what_looks_odd_but_makes_sense_is_taken() {
+    let config = valid(&format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n[timeouts]\ndrain_ms = 0\n\
+         [cache.memory]\nbytes = \"1MiB\"\n[cache.redis]\nurl = \"redis://h\"\nbreaker.open_ms = 90_000\n{SERVED}"
+    ));
+    assert_eq!(config.listen.len(), 3);
+    assert!(config.timeouts.drain.is_zero());
+    assert_eq!(config.cache.memory.value_bytes_max, 1 << 20, "no more than the tier holds");
+    let breaker = config.cache.redis.expect("a Redis tier").breaker;
+    assert_eq!(breaker.open_max, breaker.open, "no less than at first");
+}
+
+/// The examples' text and files in a directory of their own.
+fn on_disk() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for sub in ["tls", "policies"] {
+        fs::create_dir(dir.path().join(sub)).unwrap();
+    }
+    for file in ["tls/certificate.pem", "tls/key.pem", "policies/tenant-key.wasm"] {
+        fs::write(dir.path().join(file), "").unwrap();
+    }
+    fs::write(dir.path().join("holm.toml"), examples()).unwrap();
+    dir
+}
+
+#[test]
+fn files_are_looked_for_beside_the_configuration() {
+    let dir = on_disk();
+    let config = load(&dir.path().join("holm.toml")).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    let source = debug(&config.policies["tenant-key"].source);
+    assert_eq!(source, debug(PolicySource::File(dir.path().join("policies/tenant-key.wasm"))));
+    assert_eq!(config.policies["tenant-key"].config, r#"{"header":"x-tenant"}"#);
+    let tls = config.listen[1].tls.as_ref().expect("TLS");
+    assert_eq!(
+        (&*tls.certificate, &*tls.key),
+        (&*dir.path().join("tls/certificate.pem"), &*dir.path().join("tls/key.pem"))
+    );
+    assert_eq!(config.cache.disk.expect("a disk tier").dir, Path::new("/var/cache/holm"));
+}
+
+#[test]
+fn a_missing_file_is_named_where_it_is_mentioned() {
+    let dir = on_disk();
+    fs::remove_file(dir.path().join("tls/key.pem")).unwrap();
+    let shown = load(&dir.path().join("holm.toml")).expect_err("no key").render(false);
+    let line = examples().lines().position(|line| line.starts_with("tls = ")).expect("a line") + 1;
+    for phrase in [format!("holm.toml:{line}:").as_str(), "the certificate's key can't be read", "tls/key.pem`"] {
+        assert!(shown.contains(phrase), "{phrase} is missing in\n{shown}");
+    }
+}
+
+fn refused(path: &Path) -> String {
+    load(path).expect_err("unreadable").render(false)
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holm.toml");
+    assert!(refused(&path).contains("holm.toml: No such file"), "{}", refused(&path));
+    fs::write(&path, vec![b'#'; (4 << 20) + 1]).unwrap();
+    assert!(refused(&path).contains("longer than the 4MiB"), "{}", refused(&path));
+    fs::write(&path, b"\xff").unwrap();
+    assert!(refused(&path).contains("UTF-8"), "{}", refused(&path));
+}

@@ -1,0 +1,275 @@
+//! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
+//!
+//! The rules are pure (`control`, `freshness`, `vary`, `admit`, `conditional`, `lookup`, `purge::table`); the edges
+//! are `store` (tiers), `purge` (log and table) and `collapse` (flights).
+
+pub mod admit;
+pub mod codec;
+pub mod collapse;
+pub mod conditional;
+pub mod control;
+pub mod entry;
+pub mod freshness;
+pub mod key;
+pub mod lookup;
+pub mod purge;
+pub mod record;
+pub mod status;
+pub mod store;
+pub mod tag;
+pub mod vary;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+use thiserror::Error;
+
+use self::{
+    entry::{Object, Value},
+    key::Key,
+    lookup::{Demand, Outcome},
+    purge::Purger,
+    store::{Tier, Tiers},
+    tag::Tag,
+};
+use crate::{clock::Timestamp, config};
+
+/// Why the cache could not be opened.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The tiers.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The purge table or log.
+    #[error(transparent)]
+    Purge(#[from] purge::Error),
+}
+
+/// Counts of what the tiers do.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Values put into the tiers.
+    pub stored: Counter,
+    /// Reads from disk that failed.
+    pub disk_errors: Counter,
+    /// Look-ups in Redis that were not made because its breaker is open.
+    pub redis_skipped: Counter,
+    /// Commands to Redis that failed or took too long.
+    pub redis_errors: Counter,
+    /// Writes to Redis that were dropped.
+    pub redis_writes_dropped: Counter,
+    /// Bodies of which a part was missing when it was to be sent.
+    pub parts_missing: Counter,
+    /// Fetches under way that others wait for.
+    pub flights: Gauge,
+    /// Purges made through this node.
+    pub purges: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("cache_stored", "Values put into the tiers", &self.stored),
+            ("cache_disk_errors", "Reads from the disk tier that failed", &self.disk_errors),
+            ("cache_redis_skipped", "Look-ups skipped while Redis is left alone", &self.redis_skipped),
+            ("cache_redis_errors", "Redis commands that failed or took too long", &self.redis_errors),
+            ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
+            ("cache_parts_missing", "Bodies of which a part was missing", &self.parts_missing),
+            ("cache_purges", "Purges made through this node", &self.purges),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register("cache_flights", "Fetches under way that others wait for", self.flights.clone());
+    }
+}
+
+/// A look-up's result.
+#[derive(Debug)]
+pub struct Found {
+    /// The key under which the answer lives, or will: of the variant, if one is known to be selected.
+    pub key: Key,
+    /// What it's good for.
+    pub outcome: Outcome,
+    /// Where it was found.
+    pub tier: Tier,
+    /// The key was of a variant.
+    pub varied: bool,
+    /// Requests for this key don't wait for each other at present.
+    pub uncacheable: bool,
+}
+
+/// What a look-up needs to know of a request.
+pub struct Query<'a> {
+    /// The request's key.
+    pub key: Key,
+    /// Its header fields, to select a variant.
+    pub headers: &'a HeaderMap,
+    /// What it asks of a cache.
+    pub demand: &'a Demand,
+    /// The tag of its URL; made only if needed.
+    pub url: &'a (dyn Fn() -> Tag + Sync),
+    /// The current time.
+    pub now: Timestamp,
+}
+
+/// The node's cache.
+#[derive(Debug)]
+pub struct Cache {
+    config: config::Cache,
+    tiers: Tiers,
+    purger: Arc<Purger>,
+    metrics: Metrics,
+}
+
+impl Cache {
+    /// Opens the tiers and the purge table.
+    ///
+    /// # Errors
+    /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable. A Redis that is down is no error.
+    pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
+        let tiers = Tiers::open(config, &metrics).await?;
+        let stream = match &config.redis {
+            Some(redis) => Some(purge::stream::Stream::new(node, &config.namespace, redis, &config.purge)?),
+            None => None,
+        };
+        let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
+        let purger = Purger::open(node, config.purge.tags_max, dir, stream)?;
+        Ok(Arc::new(Self { config: config.clone(), tiers, purger, metrics }))
+    }
+
+    /// What was purged.
+    #[must_use]
+    pub const fn purger(&self) -> &Arc<Purger> {
+        &self.purger
+    }
+
+    /// The counts.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Limits and lifetimes.
+    #[must_use]
+    pub const fn config(&self) -> &config::Cache {
+        &self.config
+    }
+
+    /// Looks in memory; never waits. `None` if another tier might know more.
+    #[must_use]
+    pub fn peek(&self, query: &Query<'_>) -> Option<Found> {
+        let found = match self.tiers.memory(&query.key) {
+            Some(Value::Varies(names)) => {
+                let key = vary::variant(&query.key, &names, query.headers);
+                self.found(query, key, self.tiers.memory(&key), Tier::Memory, true)
+            }
+            value => self.found(query, query.key, value, Tier::Memory, false),
+        };
+        let settled = found.uncacheable || matches!(found.outcome, Outcome::Hit(_) | Outcome::Grace(_));
+        (settled || !self.tiers.has_deeper()).then_some(found)
+    }
+
+    /// Looks in every tier.
+    pub async fn look_up(&self, query: &Query<'_>) -> Found {
+        let first = self.reach(query, query.key, false).await;
+        let Err(names) = first else { return first.unwrap_or_else(|_| self.miss(query.key, false)) };
+        let key = vary::variant(&query.key, &names, query.headers);
+        self.reach(query, key, true).await.unwrap_or_else(|_| self.miss(key, true))
+    }
+
+    /// The value under one key from whichever tier has the best; `Err` with the names it varies by.
+    async fn reach(&self, query: &Query<'_>, key: Key, varied: bool) -> Result<Found, Arc<[http::HeaderName]>> {
+        let mut best = self.miss(key, varied);
+        for tier in [Tier::Memory, Tier::Disk, Tier::Redis] {
+            let value = match tier {
+                Tier::Memory => self.tiers.memory(&key),
+                Tier::Disk => self.tiers.disk(&key).await,
+                // What a node that is out of step finds here may have been purged: see `Purger::in_step`.
+                Tier::Redis if self.purger.in_step() => self.tiers.redis(&key).await,
+                Tier::Redis => None,
+            };
+            if let (Some(Value::Varies(names)), false) = (&value, varied) {
+                if tier == Tier::Redis {
+                    self.tiers.insert_local(key, Value::Varies(Arc::clone(names)));
+                }
+                return Err(Arc::clone(names));
+            }
+            let found = self.found(query, key, value, tier, varied);
+            if rank(&found.outcome) > rank(&best.outcome) || found.uncacheable {
+                best = found;
+            }
+            if best.uncacheable || matches!(best.outcome, Outcome::Hit(_)) {
+                break;
+            }
+        }
+        if best.tier == Tier::Redis
+            && let Outcome::Hit(object) | Outcome::Grace(object) | Outcome::Stale { object, .. } = &best.outcome
+        {
+            self.tiers.insert_local(key, Value::Object(Arc::clone(object)));
+        }
+        Ok(best)
+    }
+
+    fn found(&self, query: &Query<'_>, key: Key, value: Option<Value>, tier: Tier, varied: bool) -> Found {
+        let mut found = Found { tier, ..self.miss(key, varied) };
+        match value {
+            Some(Value::Object(object)) => {
+                let head = &object.head;
+                let standing = self.purger.check(&head.tags, &head.mark, &object.checked, query.url);
+                found.outcome = lookup::judge(object, standing, query.demand, query.now);
+            }
+            Some(Value::Uncacheable(until)) => found.uncacheable = query.now < until,
+            // A part has a key that no request has; a second `Varies` would be a loop.
+            Some(Value::Part(_) | Value::Varies(_)) | None => {}
+        }
+        found
+    }
+
+    #[expect(clippy::unused_self, reason = "the empty form of what this cache finds")]
+    fn miss(&self, key: Key, varied: bool) -> Found {
+        Found { key, outcome: Outcome::Miss, tier: Tier::Memory, varied, uncacheable: false }
+    }
+
+    /// Could something be stored under `key` that this node would serve?
+    #[must_use]
+    pub fn may_have(&self, key: &Key) -> bool {
+        self.tiers.may_have(key)
+    }
+
+    /// Lets requests for `key` go on without waiting for each other, for a while.
+    pub fn mark_uncacheable(&self, key: Key, now: Timestamp) {
+        let until = now.plus(self.config.collapse.uncacheable);
+        self.tiers.insert_local(key, Value::Uncacheable(until));
+    }
+
+    /// Stores a renewed or finished object under its key, and under `index` the fields it varies by.
+    fn store(&self, key: Key, object: &Arc<Object>, index: Option<(Key, Arc<[http::HeaderName]>)>, now: Timestamp) {
+        let left_ms = object.head.left_ms(now);
+        self.metrics.stored.inc();
+        self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms);
+        if let Some((primary, names)) = index {
+            self.tiers.insert(primary, Value::Varies(names), left_ms);
+        }
+    }
+
+    /// Writes out and closes the tiers.
+    pub async fn close(&self) {
+        self.tiers.close().await;
+    }
+}
+
+/// The better of two tiers' outcomes is served.
+const fn rank(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Miss => 0,
+        Outcome::Stale { .. } => 1,
+        Outcome::Grace(_) => 2,
+        Outcome::Hit(_) => 3,
+    }
+}

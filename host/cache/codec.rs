@@ -1,0 +1,209 @@
+//! How a value is written to disk and to Redis: a format version, the head as MessagePack, the body after it, raw.
+//! What can't be read is a miss, never an error.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{
+    entry::{Head, Layout, Object, Value},
+    freshness::Lifetimes,
+    purge::Mark,
+    tag::Tag,
+};
+use crate::clock::Timestamp;
+
+/// Bumped when the layout below changes; other versions are misses.
+const FORMAT: u8 = 1;
+
+const OBJECT: u8 = 1;
+const PART: u8 = 2;
+const VARIES: u8 = 3;
+
+/// Format, kind, and the length of the MessagePack that follows.
+const PREFIX: usize = 6;
+
+/// The value as bytes: a prefix with the head, then the body as it is. `None` for what never leaves memory.
+#[must_use]
+pub fn encode(value: &Value) -> Option<(Vec<u8>, Bytes)> {
+    match value {
+        Value::Object(object) => {
+            Some((prefixed(OBJECT, &rmp_serde::to_vec_named(&Wire::from(&object.head)).ok()?)?, object.body.clone()))
+        }
+        Value::Part(bytes) => Some((prefixed(PART, &[])?, bytes.clone())),
+        Value::Varies(names) => {
+            let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+            Some((prefixed(VARIES, &rmp_serde::to_vec_named(&names).ok()?)?, Bytes::new()))
+        }
+        Value::Uncacheable(_) => None,
+    }
+}
+
+/// The value that [`encode`] wrote; the body is a slice of `bytes`, not a copy.
+#[must_use]
+pub fn decode(bytes: &Bytes) -> Option<Value> {
+    let (prefix, _) = bytes.split_at_checked(PREFIX)?;
+    let &[FORMAT, kind, ref length @ ..] = prefix else { return None };
+    let start = PREFIX.checked_add(u32::from_le_bytes(length.try_into().ok()?) as usize)?;
+    let head = bytes.get(PREFIX..start)?;
+    let body = bytes.slice(start..);
+    match kind {
+        OBJECT => {
+            let head = rmp_serde::from_slice::<Wire>(head).ok()?.head()?;
+            let whole = head.layout != Layout::Whole || head.length == body.len() as u64;
+            whole.then(|| Value::Object(Object::new(head, body)))
+        }
+        PART => Some(Value::Part(body)),
+        VARIES => {
+            let names = rmp_serde::from_slice::<Vec<String>>(head).ok()?;
+            let names: Option<Vec<HeaderName>> = names.iter().map(|name| name.parse().ok()).collect();
+            Some(Value::Varies(names?.into()))
+        }
+        _ => None,
+    }
+}
+
+fn prefixed(kind: u8, head: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(PREFIX + head.len());
+    bytes.extend_from_slice(&[FORMAT, kind]);
+    bytes.extend_from_slice(&u32::try_from(head.len()).ok()?.to_le_bytes());
+    bytes.extend_from_slice(head);
+    Some(bytes)
+}
+
+/// A head as MessagePack: a map by name, so that a field can be added without a new format.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    status: u16,
+    headers: Vec<(String, ByteBuf)>,
+    stored_at: Timestamp,
+    initial_age_ms: u64,
+    lifetimes: Lifetimes,
+    tags: Vec<ByteBuf>,
+    mark: Mark,
+    for_authorized: bool,
+    length: u64,
+    parts: Option<(u64, u64)>,
+}
+
+impl From<&Head> for Wire {
+    fn from(head: &Head) -> Self {
+        let field = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), ByteBuf::from(value.as_bytes()));
+        Self {
+            status: head.status.as_u16(),
+            headers: head.headers.iter().map(field).collect(),
+            stored_at: head.stored_at,
+            initial_age_ms: head.initial_age_ms,
+            lifetimes: head.lifetimes,
+            tags: head.tags.iter().map(|tag| ByteBuf::from(&tag.as_bytes()[..])).collect(),
+            mark: head.mark,
+            for_authorized: head.for_authorized,
+            length: head.length,
+            parts: match head.layout {
+                Layout::Whole => None,
+                Layout::Parts { stamp, part_bytes } => Some((stamp, part_bytes)),
+            },
+        }
+    }
+}
+
+impl Wire {
+    fn head(self) -> Option<Head> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len() + 2);
+        for (name, value) in self.headers {
+            let name: HeaderName = name.parse().ok()?;
+            headers.append(name, HeaderValue::from_maybe_shared(Bytes::from(value.into_vec())).ok()?);
+        }
+        let tags: Option<Vec<Tag>> =
+            self.tags.iter().map(|tag| tag.as_slice().try_into().ok().map(Tag::from_bytes)).collect();
+        Some(Head {
+            status: StatusCode::from_u16(self.status).ok()?,
+            headers,
+            stored_at: self.stored_at,
+            initial_age_ms: self.initial_age_ms,
+            lifetimes: self.lifetimes,
+            tags: tags?,
+            mark: self.mark,
+            for_authorized: self.for_authorized,
+            length: self.length,
+            layout: match self.parts {
+                None => Layout::Whole,
+                Some((_, 0)) => return None,
+                Some((stamp, part_bytes)) => Layout::Parts { stamp, part_bytes },
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cache::purge::{LogId, Position};
+
+    pub(crate) fn head(length: u64) -> Head {
+        let mut headers = HeaderMap::new();
+        headers.append("content-type", HeaderValue::from_static("text/plain"));
+        headers.append("x-two", HeaderValue::from_static("1"));
+        headers.append("x-two", HeaderValue::from_bytes(b"\xff2").unwrap());
+        Head {
+            status: StatusCode::OK,
+            headers,
+            stored_at: Timestamp(1_000_000),
+            initial_age_ms: 2_500,
+            lifetimes: Lifetimes { ttl_ms: 60_000, grace_ms: 1, stale_if_error_ms: 2, keep_ms: 3 },
+            tags: vec![Tag::url("http://a/"), Tag::named(b"t")],
+            mark: Mark { log: LogId(5), position: Position { major: 6, minor: 7 } },
+            for_authorized: true,
+            length,
+            layout: Layout::Whole,
+        }
+    }
+
+    fn joined(value: &Value) -> Bytes {
+        let (mut prefix, body) = encode(value).unwrap();
+        prefix.extend_from_slice(&body);
+        prefix.into()
+    }
+
+    #[test]
+    fn values_come_back_as_they_were() {
+        let body = Bytes::from_static(b"hello");
+        let bytes = joined(&Value::Object(Object::new(head(5), body.clone())));
+        let Some(Value::Object(object)) = decode(&bytes) else { panic!("not an object") };
+        assert_eq!(object.head, head(5));
+        assert_eq!(object.body, body);
+
+        let Some(Value::Part(part)) = decode(&joined(&Value::Part(body.clone()))) else { panic!("not a part") };
+        assert_eq!(part, body);
+
+        let names: Arc<[HeaderName]> = vec![http::header::ACCEPT].into();
+        let Some(Value::Varies(read)) = decode(&joined(&Value::Varies(names.clone()))) else { panic!("not varies") };
+        assert_eq!(read, names);
+    }
+
+    #[test]
+    fn another_format_and_a_short_body_are_misses() {
+        let bytes = joined(&Value::Object(Object::new(head(5), Bytes::from_static(b"hello"))));
+        assert!(decode(&bytes.slice(..bytes.len() - 1)).is_none(), "torn");
+        let mut other = bytes.to_vec();
+        other[0] = FORMAT + 1;
+        assert!(decode(&other.into()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), format in any::<bool>()) {
+            let mut bytes = bytes;
+            if format && bytes.len() > 1 {
+                bytes[0] = FORMAT;
+                bytes[1] %= 4;
+            }
+            let _ = decode(&bytes.into());
+        }
+    }
+}

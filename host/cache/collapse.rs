@@ -1,0 +1,211 @@
+//! One fetch for everybody who waits for the same answer. The table knows who leads and who follows; what a flight
+//! lands with is the caller's.
+
+pub mod shared;
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::key::{Key, KeyHash};
+
+/// Flights under way, by key.
+#[derive(Debug)]
+pub struct Flights<T> {
+    shards: Vec<Mutex<Shard<T>>>,
+    open: AtomicUsize,
+    flights_max: usize,
+}
+
+type Shard<T> = HashMap<Key, Arc<watch::Sender<Option<T>>>, KeyHash>;
+
+/// Keys spread over this many locks.
+const SHARDS: usize = 64;
+
+/// What a request is to a flight.
+#[derive(Debug)]
+pub enum Joined<T> {
+    /// It starts one: fetch, then [`Lead::land`].
+    Lead(Lead<T>),
+    /// One is under way: wait.
+    Follow(Follower<T>),
+    /// Too many are under way: fetch alone, keep nothing.
+    Full,
+}
+
+impl<T: Clone> Flights<T> {
+    /// A table for at most so many flights.
+    #[must_use]
+    pub fn new(flights_max: usize) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::default())).collect();
+        Arc::new(Self { shards, open: AtomicUsize::new(0), flights_max })
+    }
+
+    /// Joins the flight for `key`, or starts it.
+    #[must_use]
+    pub fn join(self: &Arc<Self>, key: &Key) -> Joined<T> {
+        let mut shard = self.shard(key).lock();
+        match shard.entry(*key) {
+            Entry::Occupied(flight) => Joined::Follow(Follower(flight.get().subscribe())),
+            Entry::Vacant(_) if self.open.load(Ordering::Relaxed) >= self.flights_max => Joined::Full,
+            Entry::Vacant(place) => {
+                let sender = Arc::new(watch::Sender::new(None));
+                place.insert(Arc::clone(&sender));
+                self.open.fetch_add(1, Ordering::Relaxed);
+                Joined::Lead(Lead { flights: Arc::clone(self), key: *key, sender, listed: true })
+            }
+        }
+    }
+
+    /// Is a flight for `key` under way?
+    #[must_use]
+    pub fn is_open(&self, key: &Key) -> bool {
+        self.shard(key).lock().contains_key(key)
+    }
+
+    /// Flights under way.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<Shard<T>> {
+        &self.shards[shard_of(key)]
+    }
+}
+
+fn shard_of(key: &Key) -> usize {
+    usize::from(key.as_bytes()[31]) % SHARDS
+}
+
+/// The one who fetches. Dropped without landing, it tells its followers that the flight is lost.
+#[derive(Debug)]
+pub struct Lead<T> {
+    flights: Arc<Flights<T>>,
+    key: Key,
+    sender: Arc<watch::Sender<Option<T>>>,
+    listed: bool,
+}
+
+impl<T> Lead<T> {
+    /// A follower, for the client whose request started the flight.
+    #[must_use]
+    pub fn follower(&self) -> Follower<T> {
+        Follower(self.sender.subscribe())
+    }
+
+    /// Tells all followers, now and until [`Lead::close`], how it went.
+    pub fn land(&self, landing: T) {
+        self.sender.send_replace(Some(landing));
+    }
+
+    /// Returns when nobody follows any more; the flight is then off the table, so nobody can.
+    pub async fn abandoned(&mut self) {
+        loop {
+            self.sender.closed().await;
+            let mut shard = self.flights.shards[shard_of(&self.key)].lock();
+            if self.sender.receiver_count() == 0 {
+                if std::mem::take(&mut self.listed) {
+                    shard.remove(&self.key);
+                    self.flights.open.fetch_sub(1, Ordering::Relaxed);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Takes the flight off the table: who comes now starts another. Dropping does it too.
+    pub fn close(&mut self) {
+        if std::mem::take(&mut self.listed) {
+            self.flights.shards[shard_of(&self.key)].lock().remove(&self.key);
+            self.flights.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T> Drop for Lead<T> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// One who waits.
+#[derive(Debug)]
+pub struct Follower<T>(watch::Receiver<Option<T>>);
+
+impl<T: Clone> Follower<T> {
+    /// How the flight went; `None` if its leader vanished.
+    pub async fn landed(mut self) -> Option<T> {
+        self.0.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> Key {
+        Key::from_bytes([byte; 32])
+    }
+
+    fn lead(joined: Joined<u8>) -> Lead<u8> {
+        let Joined::Lead(lead) = joined else { panic!("{joined:?}") };
+        lead
+    }
+
+    fn follow(joined: Joined<u8>) -> Follower<u8> {
+        let Joined::Follow(follower) = joined else { panic!("{joined:?}") };
+        follower
+    }
+
+    #[tokio::test]
+    async fn followers_hear_what_the_leader_lands_with() {
+        let flights = Flights::new(10);
+        let lead = lead(flights.join(&key(1)));
+        let early = follow(flights.join(&key(1)));
+        lead.land(7);
+        let late = follow(flights.join(&key(1)));
+        drop(lead);
+        assert_eq!((early.landed().await, late.landed().await), (Some(7), Some(7)));
+        assert_eq!(flights.open(), 0);
+        assert!(matches!(flights.join(&key(1)), Joined::Lead(_)));
+    }
+
+    #[tokio::test]
+    async fn a_lost_leader_is_noticed() {
+        let flights = Flights::new(10);
+        let lead = lead(flights.join(&key(1)));
+        let follower = follow(flights.join(&key(1)));
+        drop(lead);
+        assert_eq!(follower.landed().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_nobody_follows_is_abandoned_and_off_the_table() {
+        let flights = Flights::new(10);
+        let mut lead = lead(flights.join(&key(1)));
+        let own = lead.follower();
+        let other = follow(flights.join(&key(1)));
+        let waiting = tokio::spawn(async move { lead.abandoned().await });
+        drop((own, other));
+        waiting.await.unwrap();
+        assert_eq!(flights.open(), 0);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_frees_its_places() {
+        let flights = Flights::new(1);
+        let first = lead(flights.join(&key(1)));
+        assert!(matches!(flights.join(&key(2)), Joined::Full));
+        assert!(matches!(flights.join(&key(1)), Joined::Follow(_)));
+        drop(first);
+        assert!(matches!(flights.join(&key(2)), Joined::Lead(_)));
+    }
+}

@@ -1,0 +1,170 @@
+//! `Cache-Control` of requests and responses (RFC 9111, section 5.2; RFC 5861).
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap,
+    header::{CACHE_CONTROL, PRAGMA},
+};
+
+/// The directives that decide something here. Unknown ones are ignored, as the RFC wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `max-age`.
+    pub max_age: Option<Duration>,
+    /// `s-maxage`.
+    pub s_maxage: Option<Duration>,
+    /// `max-stale`; without a value any staleness is accepted.
+    pub max_stale: Option<Duration>,
+    /// `min-fresh`.
+    pub min_fresh: Option<Duration>,
+    /// `stale-while-revalidate`.
+    pub grace: Option<Duration>,
+    /// `stale-if-error`.
+    pub stale_if_error: Option<Duration>,
+    /// `no-store`.
+    pub no_store: bool,
+    /// `no-cache`, with or without field names: the qualified form is treated as the whole one.
+    pub no_cache: bool,
+    /// `private`, likewise.
+    pub private: bool,
+    /// `public`.
+    pub public: bool,
+    /// `must-revalidate`.
+    pub must_revalidate: bool,
+    /// `proxy-revalidate`.
+    pub proxy_revalidate: bool,
+    /// `only-if-cached`.
+    pub only_if_cached: bool,
+}
+
+impl Directives {
+    /// Reads all `Cache-Control` lines of a message.
+    #[must_use]
+    pub fn read(headers: &HeaderMap) -> Self {
+        let mut it = Self::default();
+        for line in headers.get_all(CACHE_CONTROL) {
+            for directive in split_unquoted(line.as_bytes(), b',') {
+                it.add(directive);
+            }
+        }
+        it
+    }
+
+    /// Reads a request's directives; `Pragma: no-cache` counts where there is no `Cache-Control` (section 5.4).
+    #[must_use]
+    pub fn of_request(headers: &HeaderMap) -> Self {
+        if headers.contains_key(CACHE_CONTROL) {
+            return Self::read(headers);
+        }
+        let no_cache = headers.get_all(PRAGMA).iter().any(|value| {
+            split_unquoted(value.as_bytes(), b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(b"no-cache"))
+        });
+        Self { no_cache, ..Self::default() }
+    }
+
+    fn add(&mut self, directive: &[u8]) {
+        let directive = directive.trim_ascii();
+        let (name, value) = match directive.iter().position(|byte| *byte == b'=') {
+            Some(at) => (directive[..at].trim_ascii_end(), Some(directive[at + 1..].trim_ascii())),
+            None => (directive, None),
+        };
+        match name.to_ascii_lowercase().as_slice() {
+            b"max-age" => keep_lowest(&mut self.max_age, seconds(value)),
+            b"s-maxage" => keep_lowest(&mut self.s_maxage, seconds(value)),
+            b"max-stale" => self.max_stale = Some(value.map_or(Duration::MAX, |text| seconds(Some(text)))),
+            b"min-fresh" => self.min_fresh = Some(seconds(value)),
+            b"stale-while-revalidate" => keep_lowest(&mut self.grace, seconds(value)),
+            b"stale-if-error" => keep_lowest(&mut self.stale_if_error, seconds(value)),
+            b"no-store" => self.no_store = true,
+            b"no-cache" => self.no_cache = true,
+            b"private" => self.private = true,
+            b"public" => self.public = true,
+            b"must-revalidate" => self.must_revalidate = true,
+            b"proxy-revalidate" => self.proxy_revalidate = true,
+            b"only-if-cached" => self.only_if_cached = true,
+            _ => {}
+        }
+    }
+}
+
+/// Of contradicting lifetimes the shortest holds.
+fn keep_lowest(slot: &mut Option<Duration>, value: Duration) {
+    *slot = Some(slot.map_or(value, |known| known.min(value)));
+}
+
+/// Delta-seconds (section 1.2.2). What can't be read is zero: stale rather than fresh for ever. Too many digits
+/// mean 2^31 seconds.
+fn seconds(value: Option<&[u8]>) -> Duration {
+    let text = value.unwrap_or_default();
+    let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return Duration::ZERO;
+    }
+    let number = text.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    Duration::from_secs(number.min(1 << 31))
+}
+
+/// Splits at `border` outside of quoted strings.
+pub(super) fn split_unquoted(text: &[u8], border: u8) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    let mut escaped = false;
+    text.split(move |byte| {
+        if escaped {
+            escaped = false;
+        } else if quoted && *byte == b'\\' {
+            escaped = true;
+        } else if *byte == b'"' {
+            quoted = !quoted;
+        } else if !quoted && *byte == border {
+            return true;
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(lines: &[&'static str]) -> Directives {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(CACHE_CONTROL, HeaderValue::from_static(line));
+        }
+        Directives::read(&headers)
+    }
+
+    #[test]
+    fn directives_are_read_tolerantly() {
+        let secs = |s| Some(Duration::from_secs(s));
+        let none = Directives::default();
+        for (lines, wanted) in [
+            (&["max-age=60"][..], Directives { max_age: secs(60), ..none.clone() }),
+            (&["Max-Age = 60"], Directives { max_age: secs(60), ..none.clone() }),
+            (&["max-age=\"60\""], Directives { max_age: secs(60), ..none.clone() }),
+            (&["max-age=60, max-age=10"], Directives { max_age: secs(10), ..none.clone() }),
+            (&["max-age=soon"], Directives { max_age: secs(0), ..none.clone() }),
+            (&["max-age=-1"], Directives { max_age: secs(0), ..none.clone() }),
+            (&["max-age=99999999999999999999999"], Directives { max_age: secs(1 << 31), ..none.clone() }),
+            (&["ext=\"a, no-store\", public"], Directives { public: true, ..none.clone() }),
+            (&["no-cache=\"set-cookie\""], Directives { no_cache: true, ..none.clone() }),
+            (&["private", "s-maxage=1"], Directives { private: true, s_maxage: secs(1), ..none.clone() }),
+            (&["max-stale"], Directives { max_stale: Some(Duration::MAX), ..none.clone() }),
+            (&["unknown=1,,"], none.clone()),
+        ] {
+            assert_eq!(read(lines), wanted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn pragma_counts_only_without_cache_control() {
+        let mut headers = HeaderMap::new();
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        assert!(Directives::of_request(&headers).no_cache);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=1"));
+        assert!(!Directives::of_request(&headers).no_cache);
+    }
+}

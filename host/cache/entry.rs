@@ -1,0 +1,172 @@
+//! What the tiers keep: a head, and a body in one piece or in parts.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::AGE};
+
+use super::{
+    freshness::{self, Freshness, Lifetimes},
+    purge::Mark,
+    status::{self, CACHE_STATUS},
+    tag::Tag,
+};
+use crate::clock::Timestamp;
+
+/// What is known of an answer beside its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// End-to-end header fields as the origin sent them, `Age` left out.
+    pub headers: HeaderMap,
+    /// When the answer (or the 304 that renewed it) arrived.
+    pub stored_at: Timestamp,
+    /// The age it had then, in milliseconds.
+    pub initial_age_ms: u64,
+    /// How long it's good for.
+    pub lifetimes: Lifetimes,
+    /// What it can be purged by.
+    pub tags: Vec<Tag>,
+    /// Where the purge log stood when its fetch began.
+    pub mark: Mark,
+    /// May a request with `Authorization` be answered with it (RFC 9111, section 3.5)?
+    pub for_authorized: bool,
+    /// Length of the body in bytes.
+    pub length: u64,
+    /// How the body is kept.
+    pub layout: Layout,
+}
+
+/// How a body is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// In one piece, with the head.
+    Whole,
+    /// In parts with keys of their own ([`super::key::Key::part`]).
+    Parts {
+        /// Tells this body's parts from an older one's.
+        stamp: u64,
+        /// Bytes of each part but the last.
+        part_bytes: u64,
+    },
+}
+
+impl Layout {
+    /// How many parts hold `length` bytes.
+    #[must_use]
+    pub fn parts(&self, length: u64) -> u32 {
+        match self {
+            Self::Whole => 0,
+            Self::Parts { part_bytes, .. } => u32::try_from(length.div_ceil(*part_bytes)).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Head {
+    /// The current age in milliseconds (RFC 9111, section 4.2.3).
+    #[must_use]
+    pub fn age_ms(&self, now: Timestamp) -> u64 {
+        self.initial_age_ms.saturating_add(now.0.saturating_sub(self.stored_at.0))
+    }
+
+    /// What it's good for now, leaving purges aside.
+    #[must_use]
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        freshness::judge(&self.lifetimes, self.age_ms(now))
+    }
+
+    /// Milliseconds from now until it's of no use.
+    #[must_use]
+    pub fn left_ms(&self, now: Timestamp) -> u64 {
+        self.lifetimes.end_ms().saturating_sub(self.age_ms(now))
+    }
+}
+
+/// An answer in the tiers.
+#[derive(Debug)]
+pub struct Object {
+    /// Its head.
+    pub head: Head,
+    /// Its body, if [`Layout::Whole`].
+    pub body: Bytes,
+    /// The purge table's version at which it was last found good.
+    pub checked: AtomicU64,
+    /// The header block of a memory hit, made once a second.
+    reply: ArcSwapOption<Reply>,
+}
+
+#[derive(Debug)]
+struct Reply {
+    second: u64,
+    headers: HeaderMap,
+}
+
+impl Object {
+    /// An object not yet checked against the purge table.
+    #[must_use]
+    pub fn new(head: Head, body: Bytes) -> Arc<Self> {
+        Arc::new(Self { head, body, checked: AtomicU64::new(0), reply: ArcSwapOption::empty() })
+    }
+
+    /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included. They change once a second,
+    /// so all hits of a second share one block.
+    #[must_use]
+    pub fn hit_headers(&self, node: &str, now: Timestamp) -> HeaderMap {
+        let second = self.head.age_ms(now) / 1000;
+        if let Some(reply) = &*self.reply.load()
+            && reply.second == second
+        {
+            return reply.headers.clone();
+        }
+        let left_ms = self.head.lifetimes.ttl_ms.saturating_sub(self.head.age_ms(now));
+        let mut headers = self.aged_headers(now);
+        headers.append(CACHE_STATUS, status::hit(node, left_ms, "memory"));
+        self.reply.store(Some(Arc::new(Reply { second, headers: headers.clone() })));
+        headers
+    }
+
+    /// The stored headers with the current `Age`.
+    #[must_use]
+    pub fn aged_headers(&self, now: Timestamp) -> HeaderMap {
+        let mut headers = self.head.headers.clone();
+        headers.reserve(2);
+        headers.insert(AGE, HeaderValue::from(self.head.age_ms(now) / 1000));
+        headers
+    }
+
+    /// Bytes it takes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        // Twice the headers: the prepared reply holds them again.
+        let headers: usize = self.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        512 + 2 * headers + 16 * self.head.tags.len() + self.body.len()
+    }
+}
+
+/// A value under a key.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// An answer.
+    Object(Arc<Object>),
+    /// One part of a body.
+    Part(Bytes),
+    /// The answer under this key varies by these request fields; its variants have keys of their own.
+    Varies(Arc<[HeaderName]>),
+    /// Not to be stored: until then requests for this key don't wait for each other.
+    Uncacheable(Timestamp),
+}
+
+impl Value {
+    /// Bytes it takes in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Object(object) => object.weight(),
+            Self::Part(bytes) => 64 + bytes.len(),
+            Self::Varies(names) => 64 + names.iter().map(|name| name.as_str().len() + 32).sum::<usize>(),
+            Self::Uncacheable(_) => 64,
+        }
+    }
+}

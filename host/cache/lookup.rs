@@ -1,0 +1,165 @@
+//! What a stored answer is good for, for one request, now. Pure.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, header::AUTHORIZATION};
+
+use super::{control::Directives, entry::Object, freshness::Freshness, purge::Standing};
+use crate::clock::{Timestamp, millis};
+
+/// What a request asks of a cache, read once.
+#[derive(Clone, Debug, Default)]
+pub struct Demand {
+    /// Its directives.
+    pub directives: Directives,
+    /// It carries `Authorization`.
+    pub authorized: bool,
+}
+
+impl Demand {
+    /// Reads a request's headers.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        Self { directives: Directives::of_request(headers), authorized: headers.contains_key(AUTHORIZATION) }
+    }
+}
+
+/// What a stored answer is good for.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Serve it.
+    Hit(Arc<Object>),
+    /// Serve it, and fetch anew in the background.
+    Grace(Arc<Object>),
+    /// Ask the origin first. What is stored may be renewed by a 304, and served if the origin fails and `if_error`.
+    Stale {
+        /// What is stored.
+        object: Arc<Object>,
+        /// May be served if the origin fails.
+        if_error: bool,
+        /// The request itself wants the origin asked.
+        by_request: bool,
+    },
+    /// Nothing that may be used.
+    Miss,
+}
+
+/// Judges `object` for a request.
+#[must_use]
+pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Timestamp) -> Outcome {
+    if standing == Standing::Gone || (demand.authorized && !object.head.for_authorized) {
+        return Outcome::Miss;
+    }
+    let directives = &demand.directives;
+    let stale = |object, if_error, by_request| Outcome::Stale { object, if_error, by_request };
+    if standing == Standing::Doubtful {
+        return stale(object, false, false);
+    }
+    match purged_softly(object.head.freshness(now), standing, &object) {
+        Freshness::Dead => Outcome::Miss,
+        Freshness::Fresh { .. } if directives.no_cache => stale(object, false, true),
+        Freshness::Fresh { left_ms } if !fresh_enough(&object, left_ms, directives, now) => stale(object, true, true),
+        Freshness::Fresh { .. } => Outcome::Hit(object),
+        Freshness::Stale { over_ms, .. } if accepts_stale(&object, over_ms, standing, directives) => {
+            Outcome::Hit(object)
+        }
+        Freshness::Stale { grace: true, .. } if !directives.no_cache && directives.max_age.is_none() => {
+            Outcome::Grace(object)
+        }
+        Freshness::Stale { if_error, .. } => stale(object, if_error && !directives.no_cache, directives.no_cache),
+    }
+}
+
+/// A soft purge makes a fresh answer stale from now on: grace and the rest are counted from the end of its life.
+fn purged_softly(freshness: Freshness, standing: Standing, object: &Object) -> Freshness {
+    match freshness {
+        Freshness::Fresh { .. } if standing == Standing::Stale => Freshness::Stale {
+            over_ms: 0,
+            grace: object.head.lifetimes.grace_ms > 0,
+            if_error: object.head.lifetimes.stale_if_error_ms > 0,
+        },
+        other => other,
+    }
+}
+
+/// `max-age` and `min-fresh` of a request (RFC 9111, section 5.2.1).
+fn fresh_enough(object: &Object, left_ms: u64, directives: &Directives, now: Timestamp) -> bool {
+    let young = directives.max_age.is_none_or(|age| object.head.age_ms(now) <= millis(age));
+    young && directives.min_fresh.is_none_or(|fresh| left_ms >= millis(fresh))
+}
+
+/// `max-stale` of a request, unless the answer forbids stale reuse.
+fn accepts_stale(object: &Object, over_ms: u64, standing: Standing, directives: &Directives) -> bool {
+    let Some(accepted) = directives.max_stale else { return false };
+    let answer = Directives::read(&object.head.headers);
+    let strict = answer.must_revalidate || answer.proxy_revalidate || answer.s_maxage.is_some() || answer.no_cache;
+    standing == Standing::Good && !strict && !directives.no_cache && over_ms <= millis(accepted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::cache::codec::tests::head;
+
+    /// Stored at 1,000,000 with age 2.5 s, fresh for 60 s, grace and stale-if-error as given.
+    fn judged(standing: Standing, demand: &Demand, at_ms: u64) -> &'static str {
+        let mut head = head(0);
+        head.lifetimes.grace_ms = 10_000;
+        head.lifetimes.stale_if_error_ms = 20_000;
+        head.lifetimes.keep_ms = 30_000;
+        match judge(Object::new(head, Bytes::new()), standing, demand, Timestamp(1_000_000 - 2_500 + at_ms)) {
+            Outcome::Hit(_) => "hit",
+            Outcome::Grace(_) => "grace",
+            Outcome::Stale { if_error: true, by_request: false, .. } => "stale",
+            Outcome::Stale { if_error: false, by_request: false, .. } => "doubtful",
+            Outcome::Stale { if_error: true, by_request: true, .. } => "asked",
+            Outcome::Stale { if_error: false, by_request: true, .. } => "forced",
+            Outcome::Miss => "miss",
+        }
+    }
+
+    #[test]
+    fn outcomes_in_a_table() {
+        let plain = Demand::default();
+        let with = |directives| Demand { directives, authorized: false };
+        let no_cache = with(Directives { no_cache: true, ..Directives::default() });
+        let young = with(Directives { max_age: Some(Duration::from_secs(10)), ..Directives::default() });
+        let lasting = with(Directives { min_fresh: Some(Duration::from_secs(30)), ..Directives::default() });
+        let lenient = with(Directives { max_stale: Some(Duration::from_secs(15)), ..Directives::default() });
+        for (standing, demand, at_ms, wanted) in [
+            (Standing::Good, &plain, 59_999, "hit"),
+            (Standing::Good, &plain, 60_000, "grace"),
+            (Standing::Good, &plain, 75_000, "stale"),
+            (Standing::Good, &plain, 85_000, "doubtful"),
+            (Standing::Good, &plain, 90_000, "miss"),
+            (Standing::Stale, &plain, 10_000, "grace"),
+            (Standing::Doubtful, &plain, 10_000, "doubtful"),
+            (Standing::Gone, &plain, 10_000, "miss"),
+            (Standing::Good, &no_cache, 10_000, "forced"),
+            (Standing::Good, &no_cache, 65_000, "forced"),
+            (Standing::Good, &young, 10_000, "hit"),
+            (Standing::Good, &young, 10_001, "asked"),
+            (Standing::Good, &lasting, 30_000, "hit"),
+            (Standing::Good, &lasting, 30_001, "asked"),
+            (Standing::Good, &lenient, 75_000, "hit"),
+            (Standing::Good, &lenient, 75_001, "stale"),
+            (Standing::Stale, &lenient, 10_000, "grace"),
+        ] {
+            assert_eq!(judged(standing, demand, at_ms), wanted, "{standing:?} {demand:?} at {at_ms}");
+        }
+    }
+
+    #[test]
+    fn an_authorized_request_needs_an_answer_that_permits_it() {
+        let authorized = Demand { authorized: true, ..Demand::default() };
+        assert_eq!(judged(Standing::Good, &authorized, 10_000), "hit");
+        let mut head = head(0);
+        head.for_authorized = false;
+        let outcome = judge(Object::new(head, Bytes::new()), Standing::Good, &authorized, Timestamp(1_000_000));
+        assert!(matches!(outcome, Outcome::Miss));
+    }
+}

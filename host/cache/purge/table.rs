@@ -1,0 +1,297 @@
+//! The purge table: which tag was purged last at which position of the log. Pure; it is told what the log says.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::tag::Tag;
+
+/// A position in a purge log. Positions of one log are totally ordered; no clock is involved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    /// Redis Streams: milliseconds of the ID. Local journal: the running number.
+    pub major: u64,
+    /// Redis Streams: sequence of the ID. Local journal: zero.
+    pub minor: u64,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.major, self.minor)
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (major, minor) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self { major: major.parse()?, minor: minor.parse()? })
+    }
+}
+
+/// Which log a position belongs to. Positions of different logs can't be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LogId(pub u64);
+
+/// Where a log stood when a fetch began. An entry carries it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The log.
+    pub log: LogId,
+    /// What was applied of it.
+    pub position: Position,
+}
+
+/// How a purge takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// The entry is gone.
+    Hard,
+    /// The entry is stale.
+    Soft,
+}
+
+/// One line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Where it stands.
+    pub position: Position,
+    /// What it purges.
+    pub tag: Tag,
+    /// How.
+    pub kind: Kind,
+    /// Does the tag stand for a URL? Then requests are checked too, not only entries.
+    pub url: bool,
+}
+
+/// When a tag was last purged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Hard.
+    pub hard: Position,
+    /// Soft.
+    pub soft: Position,
+}
+
+impl Row {
+    fn latest(&self) -> Position {
+        self.hard.max(self.soft)
+    }
+}
+
+/// What the table says of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing was purged since it was fetched.
+    Good,
+    /// Softly purged: stale.
+    Stale,
+    /// It can't be known (another log, or older than the floor): of use only after asking the origin.
+    Doubtful,
+    /// Purged.
+    Gone,
+}
+
+/// The table: bounded, its oldest rows fold into a floor.
+#[derive(Debug)]
+pub struct Table {
+    log: LogId,
+    applied: Position,
+    floor: Position,
+    latest_url: Position,
+    rows: HashMap<Tag, Row>,
+    by_age: BTreeSet<(Position, Tag)>,
+    rows_max: usize,
+}
+
+impl Table {
+    /// An empty table of `log`.
+    #[must_use]
+    pub fn new(log: LogId, rows_max: usize) -> Self {
+        Self {
+            log,
+            applied: Position::default(),
+            floor: Position::default(),
+            latest_url: Position::default(),
+            rows: HashMap::new(),
+            by_age: BTreeSet::new(),
+            rows_max,
+        }
+    }
+
+    /// Where the log stands for a fetch that begins now.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { log: self.log, position: self.applied }
+    }
+
+    /// The last position at which a URL was purged.
+    #[must_use]
+    pub const fn latest_url(&self) -> Position {
+        self.latest_url
+    }
+
+    /// Below this everything counts as purged.
+    #[must_use]
+    pub const fn floor(&self) -> Position {
+        self.floor
+    }
+
+    /// Applies a record; one that was applied before changes nothing. Returns the tags whose rows were folded away.
+    pub fn apply(&mut self, record: &Record) -> Vec<Tag> {
+        let row = self.rows.entry(record.tag).or_default();
+        self.by_age.remove(&(row.latest(), record.tag));
+        let last = match record.kind {
+            Kind::Hard => &mut row.hard,
+            Kind::Soft => &mut row.soft,
+        };
+        *last = record.position.max(*last);
+        self.by_age.insert((row.latest(), record.tag));
+        self.applied = self.applied.max(record.position);
+        if record.url {
+            self.latest_url = self.latest_url.max(record.position);
+        }
+        self.fold()
+    }
+
+    /// Puts back a row from a durable copy.
+    pub fn restore(&mut self, tag: Tag, row: Row) -> Vec<Tag> {
+        self.rows.insert(tag, row);
+        self.by_age.insert((row.latest(), tag));
+        self.applied = self.applied.max(row.latest());
+        // A durable row doesn't say whether it stands for a URL; taking it for one only costs a look-up.
+        self.latest_url = self.latest_url.max(row.latest());
+        self.fold()
+    }
+
+    /// The log was read up to here, whether or not there was a record.
+    pub fn advance(&mut self, position: Position) {
+        self.applied = self.applied.max(position);
+    }
+
+    /// What lies before `floor` can no longer be known.
+    pub fn raise_floor(&mut self, floor: Position) {
+        self.floor = self.floor.max(floor);
+        self.applied = self.applied.max(floor);
+    }
+
+    /// The row of a tag.
+    #[must_use]
+    pub fn row(&self, tag: &Tag) -> Option<Row> {
+        self.rows.get(tag).copied()
+    }
+
+    /// Judges what was fetched at `mark` and carries `tags`.
+    #[must_use]
+    pub fn check(&self, tags: impl IntoIterator<Item = Tag>, mark: &Mark) -> Standing {
+        let purged = tags.into_iter().filter_map(|tag| self.rows.get(&tag)).map(|row| {
+            if mark.log != self.log || row.hard > mark.position {
+                Standing::Gone
+            } else if row.soft > mark.position {
+                Standing::Stale
+            } else {
+                Standing::Good
+            }
+        });
+        let by_tags = purged.max().unwrap_or(Standing::Good);
+        let unknown = mark.log != self.log || mark.position < self.floor;
+        by_tags.max(if unknown { Standing::Doubtful } else { Standing::Good })
+    }
+
+    fn fold(&mut self) -> Vec<Tag> {
+        let mut folded = Vec::new();
+        while self.rows.len() > self.rows_max {
+            let Some((position, tag)) = self.by_age.pop_first() else { break };
+            self.rows.remove(&tag);
+            self.floor = self.floor.max(position);
+            folded.push(tag);
+        }
+        folded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LOG: LogId = LogId(9);
+
+    fn at(major: u64) -> Position {
+        Position { major, minor: 0 }
+    }
+
+    fn mark(major: u64) -> Mark {
+        Mark { log: LOG, position: at(major) }
+    }
+
+    fn tag(name: u8) -> Tag {
+        Tag::named(&[name])
+    }
+
+    fn record(major: u64, name: u8, kind: Kind) -> Record {
+        Record { position: at(major), tag: tag(name), kind, url: false }
+    }
+
+    #[test]
+    fn an_entry_is_judged_by_what_was_purged_after_its_fetch_began() {
+        let mut table = Table::new(LOG, 10);
+        table.apply(&record(5, 1, Kind::Hard));
+        table.apply(&record(6, 2, Kind::Soft));
+        for (tags, fetched, wanted) in [
+            (&[1][..], 4, Standing::Gone),
+            (&[1], 5, Standing::Good),
+            (&[2], 5, Standing::Stale),
+            (&[1, 2], 4, Standing::Gone),
+            (&[2, 3], 6, Standing::Good),
+            (&[], 0, Standing::Good),
+        ] {
+            assert_eq!(table.check(tags.iter().map(|t| tag(*t)), &mark(fetched)), wanted, "{tags:?} at {fetched}");
+        }
+    }
+
+    #[test]
+    fn another_logs_entry_is_doubtful_and_a_purged_one_gone() {
+        let mut table = Table::new(LOG, 10);
+        table.apply(&record(5, 1, Kind::Soft));
+        let other = Mark { log: LogId(1), position: at(99) };
+        assert_eq!(table.check([tag(2)], &other), Standing::Doubtful);
+        assert_eq!(table.check([tag(1)], &other), Standing::Gone);
+    }
+
+    #[test]
+    fn a_row_that_folds_makes_older_entries_doubtful() {
+        let mut table = Table::new(LOG, 2);
+        for position in 1..=3 {
+            table.apply(&record(position, u8::try_from(position).unwrap(), Kind::Hard));
+        }
+        assert_eq!(table.floor(), at(1));
+        assert_eq!(table.check([tag(1)], &mark(0)), Standing::Doubtful, "purged, but its row is gone");
+        assert_eq!(table.check([tag(9)], &mark(1)), Standing::Good);
+    }
+
+    proptest! {
+        /// However small the table: what was purged after its fetch is never good.
+        #[test]
+        fn a_purged_entry_is_never_good(
+            purges in prop::collection::vec((0_u8..6, any::<bool>()), 1..40),
+            rows_max in 1_usize..6,
+            name in 0_u8..6,
+            fetched in 0_u64..40,
+        ) {
+            let mut table = Table::new(LOG, rows_max);
+            let mut purged_after = false;
+            for (index, (purged, hard)) in purges.iter().enumerate() {
+                let position = index as u64 + 1;
+                let kind = if *hard { Kind::Hard } else { Kind::Soft };
+                table.apply(&record(position, *purged, kind));
+                purged_after |= *purged == name && position > fetched;
+            }
+            let standing = table.check([tag(name)], &mark(fetched));
+            prop_assert!(!purged_after || standing != Standing::Good);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The tiers: memory and disk of this node, Redis of its region. A tier that is slow, down or full is skipped.
+
+pub mod local;
+pub mod shared;
+
+use std::fmt;
+
+use super::{entry::Value, key::Key};
+use crate::config;
+
+use local::Local;
+use shared::Shared;
+
+/// Where a value was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// This node's memory.
+    Memory,
+    /// This node's disk.
+    Disk,
+    /// The region's Redis.
+    Redis,
+}
+
+impl Tier {
+    /// A word for `Cache-Status` and the access log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// Why the tiers could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk tier.
+    #[error("the disk tier in {dir}: {reason}")]
+    Disk {
+        /// Its directory.
+        dir: String,
+        /// What the store says.
+        reason: String,
+    },
+    /// The Redis tier's URL.
+    #[error("the Redis tier: {0}")]
+    Redis(String),
+}
+
+/// All tiers.
+pub struct Tiers {
+    local: Local,
+    shared: Option<Shared>,
+}
+
+impl Tiers {
+    /// Opens what the config names.
+    ///
+    /// # Errors
+    /// [`Error`] if the disk tier can't be opened or the Redis URL is not one. A Redis that is down is no error.
+    pub async fn open(config: &config::Cache, metrics: &super::Metrics) -> Result<Self, Error> {
+        let local = Local::open(config, metrics).await?;
+        let shared = match &config.redis {
+            Some(redis) => Some(Shared::open(redis, &config.namespace, metrics)?),
+            None => None,
+        };
+        Ok(Self { local, shared })
+    }
+
+    /// Looks in memory only; never waits.
+    #[must_use]
+    pub fn memory(&self, key: &Key) -> Option<Value> {
+        self.local.memory(key)
+    }
+
+    /// Looks on disk; what is found is in memory afterwards.
+    pub async fn disk(&self, key: &Key) -> Option<Value> {
+        self.local.disk(key).await
+    }
+
+    /// Looks in Redis, within its budget. What is found isn't promoted: the caller does that once it's judged good.
+    pub async fn redis(&self, key: &Key) -> Option<Value> {
+        self.shared.as_ref()?.get(key).await
+    }
+
+    /// Is there a tier beside memory?
+    #[must_use]
+    pub fn has_deeper(&self) -> bool {
+        self.shared.is_some() || self.local.has_disk()
+    }
+
+    /// Could the value be on this node? Never waits; may say yes wrongly, and no only if it isn't.
+    #[must_use]
+    pub fn may_have(&self, key: &Key) -> bool {
+        self.shared.is_some() || self.local.may_have(key)
+    }
+
+    /// Puts a value in this node's tiers.
+    pub fn insert_local(&self, key: Key, value: Value) {
+        self.local.insert(key, value);
+    }
+
+    /// Puts a value in every tier; Redis forgets it after `left_ms`.
+    pub fn insert(&self, key: Key, value: Value, left_ms: u64) {
+        if let Some(shared) = &self.shared {
+            shared.put(key, &value, left_ms);
+        }
+        self.local.insert(key, value);
+    }
+
+    /// Removes a value from this node's memory and disk. Validity doesn't depend on it.
+    pub fn remove(&self, key: &Key) {
+        self.local.remove(key);
+    }
+
+    /// Writes out what is still to be written, and closes.
+    pub async fn close(&self) {
+        if let Some(shared) = &self.shared {
+            shared.flush().await;
+        }
+        self.local.close().await;
+    }
+}
+
+impl fmt::Debug for Tiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tiers").field("disk", &self.local.has_disk()).field("redis", &self.shared.is_some()).finish()
+    }
+}

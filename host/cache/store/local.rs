@@ -1,0 +1,181 @@
+//! Memory and disk, both foyer's. It stores; validity is ours, because it may bring a removed or overwritten value back.
+
+use std::{fmt::Display, io::Read, path::Path};
+
+use foyer::{
+    BlockEngineConfig, Code, DeviceBuilder, FsDeviceBuilder, HybridCache, HybridCacheBuilder, HybridCachePolicy,
+    HybridCacheProperties, Location, PsyncIoEngineConfig, RecoverMode, S3FifoConfig, Spawner,
+};
+use tracing::warn;
+
+use super::Error;
+use crate::{
+    cache::{
+        Metrics,
+        codec::{decode, encode},
+        entry::Value,
+        key::{Key, KeyHash},
+    },
+    config,
+};
+
+/// Locks in memory. More than cores: a hit holds one only for a pointer's copy.
+const SHARDS: usize = 64;
+
+/// Threads that do the disk's blocking reads and writes; requests never wait on their own thread.
+const DISK_THREADS: usize = 2;
+
+/// Bytes that may wait to be written; what comes on top is dropped, which costs a later miss.
+const WRITE_BUFFER_BYTES: usize = 64 << 20;
+
+/// This node's tiers.
+pub(super) struct Local {
+    cache: HybridCache<Key, Value, KeyHash>,
+    has_disk: bool,
+    value_bytes_max: usize,
+    metrics: Metrics,
+}
+
+impl Local {
+    pub(super) async fn open(config: &config::Cache, metrics: &Metrics) -> Result<Self, Error> {
+        let builder = HybridCacheBuilder::new()
+            .with_name("holm")
+            // Written when stored, so that a killed node still has what it had; reads never write.
+            .with_policy(HybridCachePolicy::WriteOnInsertion)
+            .with_flush_on_close(false)
+            .memory(config.memory.bytes)
+            .with_shards(SHARDS)
+            .with_hash_builder(KeyHash::default())
+            .with_eviction_config(S3FifoConfig::default())
+            .with_weighter(|_: &Key, value: &Value| 181 + value.weight())
+            .storage();
+        let built = match &config.disk {
+            None => builder.build().await.map_err(|error| disk(Path::new("(none)"), error)),
+            Some(tier) => {
+                std::fs::create_dir_all(&tier.dir).map_err(|error| disk(&tier.dir, error))?;
+                let device = FsDeviceBuilder::new(tier.dir.join("objects"))
+                    .with_capacity(tier.bytes)
+                    .build()
+                    .map_err(|error| disk(&tier.dir, error))?;
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(DISK_THREADS)
+                    .thread_name("holm-disk")
+                    .enable_all()
+                    .build()
+                    .map_err(|error| disk(&tier.dir, error))?;
+                builder
+                    .with_io_engine_config(PsyncIoEngineConfig::new())
+                    .with_engine_config(
+                        BlockEngineConfig::new(device)
+                            .with_buffer_pool_size(WRITE_BUFFER_BYTES)
+                            .with_submit_queue_size_threshold(WRITE_BUFFER_BYTES),
+                    )
+                    .with_recover_mode(RecoverMode::Quiet)
+                    .with_spawner(Spawner::from(runtime))
+                    .build()
+                    .await
+                    .map_err(|error| disk(&tier.dir, error))
+            }
+        };
+        Ok(Self {
+            cache: built?,
+            has_disk: config.disk.is_some(),
+            value_bytes_max: config.memory.value_bytes_max,
+            metrics: metrics.clone(),
+        })
+    }
+
+    pub(super) fn memory(&self, key: &Key) -> Option<Value> {
+        Some(self.cache.memory().get(key)?.value().clone())
+    }
+
+    pub(super) async fn disk(&self, key: &Key) -> Option<Value> {
+        // A look-up on disk spawns; the index knows most misses for nothing.
+        if !self.has_disk || !self.cache.storage().may_contains(key) {
+            return None;
+        }
+        match self.cache.get(key).await {
+            Ok(found) => found.map(|entry| entry.value().clone()),
+            Err(error) => {
+                self.metrics.disk_errors.inc();
+                warn!(%error, "a read from the disk tier failed; it counts as a miss");
+                None
+            }
+        }
+    }
+
+    pub(super) const fn has_disk(&self) -> bool {
+        self.has_disk
+    }
+
+    pub(super) fn may_have(&self, key: &Key) -> bool {
+        self.cache.contains(key)
+    }
+
+    pub(super) fn insert(&self, key: Key, value: Value) {
+        if matches!(value, Value::Uncacheable(_)) {
+            let memory_only = HybridCacheProperties::default().with_location(Location::InMem);
+            self.cache.insert_with_properties(key, value, memory_only);
+        } else if self.has_disk && value.weight() > self.value_bytes_max {
+            self.cache.storage_writer(key).insert(value);
+        } else {
+            self.cache.insert(key, value);
+        }
+    }
+
+    pub(super) fn remove(&self, key: &Key) {
+        self.cache.remove(key);
+    }
+
+    pub(super) async fn close(&self) {
+        if let Err(error) = self.cache.close().await {
+            warn!(%error, "the disk tier did not close cleanly; it will be recovered at the next start");
+        }
+    }
+}
+
+fn disk(dir: &Path, reason: impl Display) -> Error {
+    Error::Disk { dir: dir.display().to_string(), reason: reason.to_string() }
+}
+
+impl Code for Key {
+    fn encode(&self, writer: &mut impl std::io::Write) -> foyer::Result<()> {
+        writer.write_all(self.as_bytes()).map_err(foyer::Error::io_error)
+    }
+
+    fn decode(reader: &mut impl std::io::Read) -> foyer::Result<Self> {
+        let mut bytes = [0; 32];
+        reader.read_exact(&mut bytes).map_err(foyer::Error::io_error)?;
+        Ok(Self::from_bytes(bytes))
+    }
+
+    fn estimated_size(&self) -> usize {
+        32
+    }
+}
+
+impl Code for Value {
+    fn encode(&self, writer: &mut impl std::io::Write) -> foyer::Result<()> {
+        let Some((head, body)) = encode(self) else {
+            return Err(foyer::Error::io_error(std::io::Error::other("a value that never leaves memory")));
+        };
+        let length = (head.len() + body.len()) as u64;
+        for piece in [&length.to_le_bytes()[..], &head, &body] {
+            writer.write_all(piece).map_err(foyer::Error::io_error)?;
+        }
+        Ok(())
+    }
+
+    fn decode(reader: &mut impl std::io::Read) -> foyer::Result<Self> {
+        let mut length = [0; 8];
+        reader.read_exact(&mut length).map_err(foyer::Error::io_error)?;
+        let mut bytes = Vec::new();
+        // `take` bounds what a damaged length could make us allocate to what is really there.
+        reader.take(u64::from_le_bytes(length)).read_to_end(&mut bytes).map_err(foyer::Error::io_error)?;
+        decode(&bytes.into()).ok_or_else(|| foyer::Error::io_error(std::io::Error::other("an unknown or torn value")))
+    }
+
+    fn estimated_size(&self) -> usize {
+        8 + self.weight()
+    }
+}

@@ -1,0 +1,167 @@
+//! Redis: shared by a region's nodes, asked under a time budget behind a breaker, written in the background.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use redis::{
+    Client, RedisResult,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tracing::warn;
+
+use super::Error;
+use crate::{
+    breaker::{Breaker, Permit},
+    cache::{
+        Metrics,
+        codec::{decode, encode},
+        entry::Value,
+        key::Key,
+    },
+    clock, config,
+};
+
+/// A write may take this long; nobody waits for it.
+const WRITE_TIME: Duration = Duration::from_millis(500);
+/// What a stopping node waits for its last writes.
+const FLUSH_TIME: Duration = Duration::from_millis(1_000);
+
+/// The region's tier.
+pub(super) struct Shared {
+    reads: ConnectionManager,
+    writes: mpsc::Sender<Write>,
+    breaker: Arc<Mutex<Breaker>>,
+    prefix: Vec<u8>,
+    budget: Duration,
+    value_bytes_max: usize,
+    metrics: Metrics,
+}
+
+enum Write {
+    Set { name: Vec<u8>, value: Vec<u8>, life_ms: u64 },
+    Flush(oneshot::Sender<()>),
+}
+
+impl Shared {
+    pub(super) fn open(redis: &config::Redis, namespace: &str, metrics: &Metrics) -> Result<Self, Error> {
+        // Reads and writes have a connection each: a big value on its way up must not hold up small answers.
+        let reads = connection(redis, redis.budget)?;
+        let writer = connection(redis, WRITE_TIME)?;
+        let breaker = Arc::new(Mutex::new(Breaker::new(redis.breaker)));
+        let (writes, queue) = mpsc::channel(redis.writes_queued_max);
+        tokio::spawn(write(writer, queue, Arc::clone(&breaker), metrics.clone()));
+        Ok(Self {
+            reads,
+            writes,
+            breaker,
+            prefix: format!("{{{namespace}}}:o:").into_bytes(),
+            budget: redis.budget,
+            value_bytes_max: redis.value_bytes_max,
+            metrics: metrics.clone(),
+        })
+    }
+
+    pub(super) async fn get(&self, key: &Key) -> Option<Value> {
+        if self.breaker.lock().permit(clock::now()) == Permit::No {
+            self.metrics.redis_skipped.inc();
+            return None;
+        }
+        let mut command = redis::cmd("GET");
+        command.arg(self.name(key));
+        let mut connection = self.reads.clone();
+        let reply = timeout(self.budget, command.query_async::<Option<Vec<u8>>>(&mut connection)).await;
+        let failure = match &reply {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("over its budget".to_owned()),
+        };
+        note(&self.breaker, &self.metrics, failure.as_deref());
+        decode(&Bytes::from(reply.ok()?.ok()??))
+    }
+
+    pub(super) fn put(&self, key: Key, value: &Value, life_ms: u64) {
+        if life_ms == 0 || value.weight() > self.value_bytes_max || self.breaker.lock().is_open() {
+            return;
+        }
+        let Some((mut bytes, body)) = encode(value) else { return };
+        bytes.extend_from_slice(&body);
+        let write = Write::Set { name: self.name(&key), value: bytes, life_ms };
+        if self.writes.try_send(write).is_err() {
+            self.metrics.redis_writes_dropped.inc();
+        }
+    }
+
+    pub(super) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        let flush = async {
+            if self.writes.send(Write::Flush(done)).await.is_ok() {
+                let _ = flushed.await;
+            }
+        };
+        if timeout(FLUSH_TIME, flush).await.is_err() {
+            warn!("stopped before all values were written to Redis");
+        }
+    }
+
+    fn name(&self, key: &Key) -> Vec<u8> {
+        [self.prefix.as_slice(), key.as_bytes()].concat()
+    }
+}
+
+/// Writes one after the other until the tier is dropped.
+async fn write(
+    connection: ConnectionManager,
+    mut queue: mpsc::Receiver<Write>,
+    breaker: Arc<Mutex<Breaker>>,
+    metrics: Metrics,
+) {
+    while let Some(write) = queue.recv().await {
+        let (name, value, life_ms) = match write {
+            Write::Set { name, value, life_ms } => (name, value, life_ms),
+            Write::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+        };
+        if breaker.lock().is_open() {
+            metrics.redis_writes_dropped.inc();
+            continue;
+        }
+        let mut command = redis::cmd("SET");
+        command.arg(name).arg(value).arg("PX").arg(life_ms);
+        let mut connection = connection.clone();
+        let result: Result<RedisResult<()>, _> = timeout(WRITE_TIME, command.query_async(&mut connection)).await;
+        let failure = match result {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("a write took too long".to_owned()),
+        };
+        note(&breaker, &metrics, failure.as_deref());
+    }
+}
+
+/// Tells the breaker how a call went; an opening is worth a line in the log, a single failure a count.
+fn note(breaker: &Mutex<Breaker>, metrics: &Metrics, failure: Option<&str>) {
+    if failure.is_some() {
+        metrics.redis_errors.inc();
+    }
+    let opened = breaker.lock().record(failure.is_none(), clock::now());
+    if opened {
+        warn!(reason = failure, "the Redis tier fails; it is left alone for a while");
+    }
+}
+
+fn connection(redis: &config::Redis, response: Duration) -> Result<ConnectionManager, Error> {
+    let client = Client::open(redis.url.as_str()).map_err(|error| Error::Redis(error.to_string()))?;
+    // No retries: a command that waits for a reconnect would hold up a request for seconds.
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(Duration::from_millis(100)))
+        .set_response_timeout(Some(response));
+    ConnectionManager::new_lazy_with_config(client, config).map_err(|error| Error::Redis(error.to_string()))
+}

@@ -1,0 +1,102 @@
+//! Tags: what an entry can be purged by. URL and key are tags as well.
+
+use http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+
+use super::key::Key;
+
+/// Tags of one answer past this many are ignored; an origin that sends more can't make look-ups slow.
+pub const TAGS_MAX: usize = 128;
+
+/// A tag by its digest: 16 bytes, whatever its text. Should two texts meet, a purge takes one entry too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tag([u8; 16]);
+
+impl Tag {
+    /// The tag of an answer's URL.
+    #[must_use]
+    pub fn url(url: &str) -> Self {
+        Self::digest(b"url", url.as_bytes())
+    }
+
+    /// The tag of an answer's key.
+    #[must_use]
+    pub fn key(key: &Key) -> Self {
+        Self::digest(b"key", key.as_bytes())
+    }
+
+    /// A tag that the origin named, case-sensitive.
+    #[must_use]
+    pub fn named(name: &[u8]) -> Self {
+        Self::digest(b"tag", name)
+    }
+
+    /// The tag with these bytes, from a log.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The tag's bytes, for a log.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    fn digest(kind: &[u8], text: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(kind).update(b"\0").update(text);
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(tag)
+    }
+}
+
+/// The tags that a response names: `Surrogate-Key` separates by white space, `Cache-Tag` by commas,
+/// the route's own `headers` by either.
+#[must_use]
+pub fn named(response: &HeaderMap, headers: &[HeaderName]) -> Vec<Tag> {
+    let surrogate = HeaderName::from_static("surrogate-key");
+    let cache_tag = HeaderName::from_static("cache-tag");
+    let space: fn(&u8) -> bool = u8::is_ascii_whitespace;
+    let comma: fn(&u8) -> bool = |byte| *byte == b',';
+    let either: fn(&u8) -> bool = |byte| *byte == b',' || byte.is_ascii_whitespace();
+    let rules = [(&surrogate, space), (&cache_tag, comma)];
+    let mut tags: Vec<Tag> = rules
+        .into_iter()
+        .chain(headers.iter().map(|name| (name, either)))
+        .flat_map(|(name, border)| response.get_all(name).iter().map(move |value| (value, border)))
+        .flat_map(|(value, border)| value.as_bytes().split(border))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty())
+        .take(TAGS_MAX)
+        .map(Tag::named)
+        .collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn tags_are_read_as_their_header_separates_them() {
+        let mut headers = HeaderMap::new();
+        headers.append("surrogate-key", HeaderValue::from_static("a b  a"));
+        headers.append("cache-tag", HeaderValue::from_static("two words, c,"));
+        headers.append("x-tags", HeaderValue::from_static("d,e f"));
+        let tags = named(&headers, &[HeaderName::from_static("x-tags")]);
+        let wanted = ["a", "b", "two words", "c", "d", "e", "f"].map(|name| Tag::named(name.as_bytes()));
+        assert_eq!(tags.len(), wanted.len());
+        assert!(wanted.iter().all(|tag| tags.contains(tag)));
+    }
+
+    #[test]
+    fn kinds_of_tags_are_apart() {
+        assert_ne!(Tag::url("x"), Tag::named(b"x"));
+    }
+}

@@ -1,0 +1,108 @@
+//! `Vary` (RFC 9110, section 12.5.5; RFC 9111, section 4.1): which variant of an answer a request selects.
+
+use http::{HeaderMap, HeaderName, header::VARY};
+
+use super::key::{Key, KeyHasher};
+use crate::policy::Material;
+
+/// Variants named by more fields than this aren't stored: hardly any request would select one again.
+pub const NAMES_MAX: usize = 16;
+
+/// What a response's `Vary` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vary {
+    /// The answer doesn't vary.
+    No,
+    /// It varies by these fields: sorted, without repetition.
+    By(Vec<HeaderName>),
+    /// `*`, an invalid name or too many: no later request can be known to select it.
+    Any,
+}
+
+/// Reads all `Vary` lines of a response.
+#[must_use]
+pub fn read(response: &HeaderMap) -> Vary {
+    let mut names = Vec::new();
+    for line in response.get_all(VARY) {
+        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            match HeaderName::from_bytes(name) {
+                _ if name.is_empty() => {}
+                Ok(name) if name != "*" => names.push(name),
+                _ => return Vary::Any,
+            }
+        }
+    }
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names.dedup();
+    match names.len() {
+        0 => Vary::No,
+        1..=NAMES_MAX => Vary::By(names),
+        _ => Vary::Any,
+    }
+}
+
+/// The key of the variant that `request` selects under `key`.
+#[must_use]
+pub fn variant(key: &Key, names: &[HeaderName], request: &HeaderMap) -> Key {
+    let mut hasher = KeyHasher::under(key);
+    for name in names {
+        hasher.part(Some(name.as_str().as_bytes()));
+        let value = normalised(request, name);
+        hasher.part(value.as_deref());
+    }
+    hasher.finish()
+}
+
+/// A field's value with its lines joined and the white space around list members removed (section 4.1 allows both).
+fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let mut joined: Option<Vec<u8>> = None;
+    for line in request.get_all(name) {
+        for member in super::control::split_unquoted(line.as_bytes(), b',') {
+            match &mut joined {
+                Some(joined) => joined.push(b','),
+                None => joined = Some(Vec::new()),
+            }
+            if let Some(joined) = &mut joined {
+                joined.extend_from_slice(member.trim_ascii());
+            }
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: &'static str, lines: &[&'static str]) -> HeaderMap {
+        lines.iter().map(|line| (HeaderName::from_static(name), HeaderValue::from_static(line))).collect()
+    }
+
+    #[test]
+    fn vary_is_read_as_a_set() {
+        let by = |names: &[&'static str]| Vary::By(names.iter().map(|n| HeaderName::from_static(n)).collect());
+        for (lines, wanted) in [
+            (&[][..], Vary::No),
+            (&[""], Vary::No),
+            (&["Accept , accept-language", "accept"], by(&["accept", "accept-language"])),
+            (&["accept, *"], Vary::Any),
+            (&["not a name"], Vary::Any),
+        ] {
+            assert_eq!(read(&headers("vary", lines)), wanted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn variants_differ_by_value_and_by_absence_but_not_by_spacing() {
+        let key = Key::from_bytes([7; 32]);
+        let names = [HeaderName::from_static("accept")];
+        let of = |lines: &[&'static str]| variant(&key, &names, &headers("accept", lines));
+        assert_eq!(of(&["a, b"]), of(&["a,b"]));
+        assert_eq!(of(&["a", "b"]), of(&["a,b"]));
+        assert_ne!(of(&["a"]), of(&["b"]));
+        assert_ne!(of(&[]), of(&[""]));
+        assert_ne!(of(&["a"]), key);
+    }
+}

@@ -1,0 +1,28 @@
+//! Where answers come from: pools of endpoints, spoken to over HTTP/1.1. The only room that knows an HTTP client.
+//!
+//! A [`Pool`] picks an endpoint (`balance`, pure), waits for a place at it, exchanges one request for one response
+//! head (`endpoint`), decides whether another attempt may help (`retry`, pure), and hands out the body as it arrives
+//! (`download`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
+
+mod balance;
+mod dial;
+mod download;
+mod endpoint;
+mod failure;
+mod fetch;
+mod health;
+mod ledger;
+mod metrics;
+mod outbound;
+mod pool;
+mod probe;
+pub mod protocol;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use failure::{Failure, Reason};
+pub use metrics::Metrics;
+pub use outbound::{Fetched, Outbound, OutboundBody};
+pub use pool::{EndpointSnapshot, Error, Pool, PoolSnapshot};

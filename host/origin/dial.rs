@@ -1,0 +1,146 @@
+//! Opening connections: one limit for the name, the TCP and the TLS handshake together.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Extensions, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection, HttpConnector},
+    rt::TokioIo,
+};
+use thiserror::Error;
+use tokio::{net::TcpStream, time::timeout};
+use tower::Service;
+
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// Opens connections, cleartext or TLS by the URI's scheme.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    https: HttpsConnector<HttpConnector>,
+    limit: Duration,
+}
+
+/// Why a connection didn't come about.
+#[derive(Debug, Error)]
+pub(super) enum DialError {
+    #[error("no connection within {limit_ms} ms")]
+    Timeout { limit_ms: u64 },
+    #[error("{0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Dialer {
+    /// A dialer that gives up after `limit` and trusts the roots compiled into the program.
+    ///
+    /// # Errors
+    /// If the TLS library refuses its own defaults.
+    pub(super) fn new(limit: Duration) -> Result<Self, rustls::Error> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        // Shares the limit out between the addresses of a name, so that a dead one doesn't use it up.
+        http.set_connect_timeout(Some(limit));
+        let https = HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        Ok(Self { https, limit })
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = Line;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Line, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Service::<Uri>::poll_ready(&mut self.https, cx).map_err(DialError::Failed)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (dialing, limit) = (self.https.call(uri), self.limit);
+        Box::pin(async move {
+            match timeout(limit, dialing).await {
+                Ok(Ok(stream)) => Ok(Line { stream, used: Used::default() }),
+                Ok(Err(error)) => Err(DialError::Failed(error)),
+                Err(_) => Err(DialError::Timeout { limit_ms: crate::clock::millis(limit) }),
+            }
+        })
+    }
+}
+
+/// An open connection that remembers whether it has carried a request.
+pub(super) struct Line {
+    stream: Stream,
+    used: Used,
+}
+
+/// Whether a connection has brought a response before: then a reset may only mean that it was idle for too long.
+#[derive(Clone, Default)]
+pub(super) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    /// Notes in a response's extensions that its connection has brought a response.
+    pub(super) fn mark(extensions: &Extensions) {
+        if let Some(Self(used)) = extensions.get::<Self>() {
+            used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Has this connection brought a response before?
+    pub(super) fn before(connected: &Connected) -> bool {
+        let mut extensions = Extensions::new();
+        connected.get_extras(&mut extensions);
+        extensions.get::<Self>().is_some_and(|Self(used)| used.load(Ordering::Relaxed))
+    }
+}
+
+impl Connection for Line {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.used.clone())
+    }
+}
+
+impl Read for Line {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Line {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+}

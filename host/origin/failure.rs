@@ -1,0 +1,302 @@
+//! Why no response came.
+
+use std::{error::Error as StdError, fmt, io, sync::Arc};
+
+use http::StatusCode;
+use hyper_util::client::legacy;
+
+use super::dial::{DialError, Used};
+use crate::message::BodyError;
+
+/// Why a fetch brought no response. Cloneable, because one failed fetch is told to everybody who waits for it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    reason: Reason,
+    pool: Arc<str>,
+    endpoint: Option<Arc<str>>,
+    detail: Arc<str>,
+}
+
+/// The kinds of failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nobody listens at the endpoint's address.
+    ConnectRefused,
+    /// The connection didn't come about in time, TLS included.
+    ConnectTimeout,
+    /// The connection didn't come about for another reason: a name that doesn't resolve, no route.
+    ConnectFailed,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// The connection closed before the request was written to it.
+    ConnectionClosed,
+    /// The connection broke off after the request was written and before the response's head was complete.
+    ConnectionReset,
+    /// What came back isn't an HTTP/1.1 response.
+    InvalidResponse,
+    /// The response's head didn't come in time.
+    ResponseTimeout,
+    /// All endpoints are down by their health checks.
+    NoEndpoint,
+    /// All connections are busy and as many requests as may wait do wait.
+    PoolFull,
+    /// No connection became free in time.
+    WaitTimeout,
+    /// The request's own body failed while it was sent on: the client's fault, not the endpoint's.
+    RequestBody(BodyError),
+    /// The request can't be written as HTTP/1.1.
+    Unsendable,
+}
+
+impl Reason {
+    /// A word for metrics, logs and `Cache-Status`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::ConnectRefused => "connect-refused",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::ConnectFailed => "connect-failed",
+            Self::TlsFailed => "tls-failed",
+            Self::ConnectionClosed => "connection-closed",
+            Self::ConnectionReset => "connection-reset",
+            Self::InvalidResponse => "invalid-response",
+            Self::ResponseTimeout => "response-timeout",
+            Self::NoEndpoint => "no-endpoint",
+            Self::PoolFull => "pool-full",
+            Self::WaitTimeout => "wait-timeout",
+            Self::RequestBody(_) => "request-body",
+            Self::Unsendable => "unsendable",
+        }
+    }
+
+    /// The status a client is answered with.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoEndpoint | Self::PoolFull | Self::WaitTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RequestBody(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestBody(BodyError::Stalled { .. }) => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestBody(BodyError::Broken(_)) => StatusCode::BAD_REQUEST,
+            Self::ConnectRefused
+            | Self::ConnectFailed
+            | Self::TlsFailed
+            | Self::ConnectionClosed
+            | Self::ConnectionReset
+            | Self::InvalidResponse
+            | Self::Unsendable => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Certainly not a byte of the request reached the endpoint.
+    pub(super) const fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            Self::ConnectRefused
+                | Self::ConnectTimeout
+                | Self::ConnectFailed
+                | Self::TlsFailed
+                | Self::ConnectionClosed
+        )
+    }
+
+    /// The endpoint is to blame, so its health suffers.
+    pub(super) const fn blames_endpoint(&self) -> bool {
+        match self {
+            Self::ConnectRefused
+            | Self::ConnectTimeout
+            | Self::ConnectFailed
+            | Self::TlsFailed
+            | Self::ConnectionClosed
+            | Self::ConnectionReset
+            | Self::InvalidResponse
+            | Self::ResponseTimeout => true,
+            Self::NoEndpoint | Self::PoolFull | Self::WaitTimeout | Self::RequestBody(_) | Self::Unsendable => false,
+        }
+    }
+}
+
+impl Failure {
+    /// A failure that no single endpoint brought about.
+    pub(super) fn of_pool(pool: &Arc<str>, fault: Fault) -> Self {
+        Self { reason: fault.reason, pool: Arc::clone(pool), endpoint: None, detail: fault.detail.into() }
+    }
+
+    /// A failure at an endpoint.
+    pub(super) fn of_endpoint(pool: &Arc<str>, endpoint: &Arc<str>, fault: Fault) -> Self {
+        Self { endpoint: Some(Arc::clone(endpoint)), ..Self::of_pool(pool, fault) }
+    }
+
+    /// The status a client is answered with: mostly 502, 503 or 504.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        self.reason.status()
+    }
+
+    /// A short word for metrics, logs and `Cache-Status`.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        self.reason.as_str()
+    }
+
+    /// The reason as a value to match on.
+    #[must_use]
+    pub const fn kind(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// `host:port` of the endpoint that failed last, if one was asked.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool {}", self.pool)?;
+        if let Some(endpoint) = &self.endpoint {
+            write!(f, ", endpoint {endpoint}")?;
+        }
+        write!(f, ": {}: {}", self.reason.as_str(), self.detail)
+    }
+}
+
+impl StdError for Failure {}
+
+/// What went wrong in one attempt.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// The kind.
+    pub(super) reason: Reason,
+    /// The words of the library or the system.
+    pub(super) detail: String,
+    /// The connection had carried a request before.
+    pub(super) reused: bool,
+}
+
+impl Fault {
+    /// A fault that no client library reported.
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), reused: false }
+    }
+
+    /// What the client library reported.
+    pub(super) fn of_client(error: &legacy::Error) -> Self {
+        Self {
+            reason: if error.is_connect() { connect_reason(error) } else { exchange_reason(error) },
+            detail: error.source().map_or_else(|| error.to_string(), describe),
+            reused: error.connect_info().is_some_and(Used::before),
+        }
+    }
+}
+
+/// The words of an error and of all that caused it.
+pub(super) fn describe(error: &(dyn StdError + 'static)) -> String {
+    let mut text = String::new();
+    for cause in causes(error) {
+        let words = cause.to_string();
+        // Some errors print what they wrap.
+        if text.ends_with(&words) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&words);
+    }
+    text
+}
+
+fn connect_reason(error: &legacy::Error) -> Reason {
+    for cause in causes(error) {
+        if cause.is::<rustls::Error>() {
+            return Reason::TlsFailed;
+        }
+        if matches!(cause.downcast_ref::<DialError>(), Some(DialError::Timeout { .. })) {
+            return Reason::ConnectTimeout;
+        }
+        match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => return Reason::ConnectRefused,
+            Some(io::ErrorKind::TimedOut) => return Reason::ConnectTimeout,
+            Some(_) | None => {}
+        }
+    }
+    Reason::ConnectFailed
+}
+
+fn exchange_reason(error: &legacy::Error) -> Reason {
+    if let Some(body) = find::<BodyError>(error) {
+        return Reason::RequestBody(body.clone());
+    }
+    match find::<hyper::Error>(error) {
+        Some(error) if error.is_canceled() || error.is_closed() => Reason::ConnectionClosed,
+        Some(error) if error.is_parse() => Reason::InvalidResponse,
+        Some(error) if error.is_user() => Reason::Unsendable,
+        Some(_) => Reason::ConnectionReset,
+        None => Reason::Unsendable,
+    }
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref::<E>())
+}
+
+/// The error, its cause, and so on. `io::Error::source` skips the error it wraps, hence the special case.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause: &&'a (dyn StdError + 'static)| {
+        match cause.downcast_ref::<io::Error>() {
+            Some(error) => error.get_ref().map(|inner| inner as &'a (dyn StdError + 'static)),
+            None => cause.source(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses() {
+        for (reason, status) in [
+            (Reason::ConnectRefused, 502),
+            (Reason::ConnectTimeout, 504),
+            (Reason::TlsFailed, 502),
+            (Reason::ConnectionReset, 502),
+            (Reason::InvalidResponse, 502),
+            (Reason::ResponseTimeout, 504),
+            (Reason::NoEndpoint, 503),
+            (Reason::PoolFull, 503),
+            (Reason::WaitTimeout, 503),
+            (Reason::RequestBody(BodyError::TooLarge { limit: 1 }), 413),
+            (Reason::RequestBody(BodyError::Stalled { idle_ms: 1 }), 408),
+            (Reason::RequestBody(BodyError::Broken(String::new())), 400),
+        ] {
+            assert_eq!(reason.status().as_u16(), status, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_error_wraps_is_found_and_told_once() {
+        let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let outer = io::Error::other(DialError::Failed(Box::new(io::Error::other(inner))));
+        assert!(find::<rustls::Error>(&outer).is_some());
+        assert_eq!(describe(&outer), rustls::Error::DecryptError.to_string());
+    }
+
+    #[test]
+    fn a_failure_says_where_and_what() {
+        let fault = || Fault::new(Reason::ConnectRefused, "Connection refused (os error 111)");
+        let (pool, endpoint) = (Arc::from("models"), Arc::from("10.0.0.1:8000"));
+        let failure = Failure::of_endpoint(&pool, &endpoint, fault());
+        assert_eq!(
+            failure.to_string(),
+            "pool models, endpoint 10.0.0.1:8000: connect-refused: Connection refused (os error 111)"
+        );
+        assert_eq!(failure.endpoint(), Some("10.0.0.1:8000"));
+        assert_eq!(
+            Failure::of_pool(&pool, fault()).to_string(),
+            "pool models: connect-refused: Connection refused (os error 111)"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! One request on its way: attempts, one after the other, until there is an answer or no hope.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{HeaderMap, Method, Response, uri::PathAndQuery};
+use hyper::body::Incoming;
+
+use super::{
+    balance::Nobody,
+    download,
+    endpoint::Endpoint,
+    failure::{Failure, Fault, Reason},
+    ledger::Slot,
+    outbound::{Fetched, Outbound, set_connection_fields},
+    pool::Pool,
+    retry::{self, Sequel},
+    upload::Payload,
+};
+
+impl Pool {
+    /// Sends a request to one endpoint, or if that fails in a way that allows it to another, and returns the response
+    /// as soon as its head is there.
+    ///
+    /// Dropping the future, or later the response body, ends the exchange.
+    ///
+    /// # Errors
+    /// [`Failure`], if no endpoint answered. A status of 502 to 504 that no other endpoint could better is an answer.
+    pub async fn fetch(&self, outbound: Outbound) -> Result<Fetched, Failure> {
+        let outcome = Course::new(self, outbound).run().await;
+        self.ledger.meters.count(&outcome);
+        outcome
+    }
+}
+
+/// What an attempt brought.
+type Attempted = Result<(Response<Incoming>, Slot), Fault>;
+
+/// A request and what has been tried with it.
+struct Course<'a> {
+    pool: &'a Pool,
+    method: Method,
+    target: PathAndQuery,
+    headers: HeaderMap,
+    payload: Payload,
+    /// Endpoints that aren't asked again.
+    tried: Vec<usize>,
+    attempts: u32,
+    /// Has had its second attempt at the same endpoint.
+    repeated: bool,
+}
+
+impl<'a> Course<'a> {
+    fn new(pool: &'a Pool, outbound: Outbound) -> Self {
+        let Outbound { method, authority, target, mut headers, body } = outbound;
+        let payload = Payload::new(body, &method);
+        set_connection_fields(&mut headers, &method, authority, payload.is_empty());
+        Self { pool, method, target, headers, payload, tried: Vec::new(), attempts: 0, repeated: false }
+    }
+
+    async fn run(mut self) -> Result<Fetched, Failure> {
+        let mut endpoint = self.pool.choose(&self.tried).map_err(|nobody| self.no_endpoint(nobody))?;
+        loop {
+            let attempted = self.attempt(&endpoint).await;
+            match self.next(&endpoint, &attempted) {
+                Some(next) => endpoint = next,
+                None => return self.finish(&endpoint, attempted),
+            }
+            self.pool.ledger.meters.retries.inc();
+        }
+    }
+
+    async fn attempt(&mut self, endpoint: &Arc<Endpoint>) -> Attempted {
+        let mut slot = self.pool.place(endpoint).await?;
+        self.attempts += 1;
+        let last = self.attempts >= self.pool.limits.attempts_max;
+        let headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
+        let (upload, progress) = self.payload.lend();
+        let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
+        let begun = Instant::now();
+        match endpoint.exchange(request, progress, self.pool.limits.response).await {
+            Ok(response) => {
+                self.pool.ledger.meters.head_seconds.observe(begun.elapsed().as_secs_f64());
+                if retry::is_failing(response.status()) {
+                    slot.report(false);
+                }
+                Ok((response, slot))
+            }
+            Err(fault) => {
+                if fault.reason.blames_endpoint() {
+                    slot.report(false);
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Who gets the next attempt; nobody, if this one is the outcome.
+    fn next(&mut self, endpoint: &Arc<Endpoint>, attempted: &Attempted) -> Option<Arc<Endpoint>> {
+        if self.attempts >= self.pool.limits.attempts_max {
+            return None;
+        }
+        let (idempotent, body) = (retry::is_idempotent(&self.method), self.payload.is_home());
+        let sequel = match attempted {
+            Ok((response, _)) => retry::after_status(response.status(), idempotent, body),
+            Err(fault) => retry::after_fault(&fault.reason, fault.reused, idempotent, body),
+        };
+        if sequel == Sequel::End {
+            return None;
+        }
+        self.tried.push(endpoint.index);
+        match self.pool.choose(&self.tried) {
+            Ok(other) => Some(other),
+            Err(_) if sequel == Sequel::ElsewhereOrHere && !self.repeated => {
+                self.repeated = true;
+                Some(Arc::clone(endpoint))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
+        match attempted {
+            Ok((response, slot)) => Ok(Fetched {
+                response: download::receive(response, slot, self.pool.limits.idle),
+                endpoint: Arc::clone(&endpoint.address),
+                attempts: self.attempts,
+            }),
+            Err(fault) if fault.reason == Reason::PoolFull => Err(Failure::of_pool(&self.pool.name, fault)),
+            Err(fault) => Err(Failure::of_endpoint(&self.pool.name, &endpoint.address, fault)),
+        }
+    }
+
+    fn no_endpoint(&self, nobody: Nobody) -> Failure {
+        let detail = match nobody {
+            Nobody::Down => "all endpoints are down by their health checks",
+            Nobody::Tried => "all endpoints have been tried",
+        };
+        Failure::of_pool(&self.pool.name, Fault::new(Reason::NoEndpoint, detail))
+    }
+}

@@ -1,0 +1,159 @@
+//! What is known of a pool's endpoints, shared between the requests in flight: health, counters, places.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    balance::Standing,
+    endpoint::Endpoint,
+    health::{Counts, Tracker, Turn},
+    metrics::Meters,
+};
+use crate::clock::{self, Timestamp};
+
+/// The bookkeeping of one pool.
+pub(super) struct Ledger {
+    pool: Arc<str>,
+    tracker: Mutex<Tracker>,
+    pub(super) meters: Meters,
+}
+
+impl Ledger {
+    pub(super) fn new(pool: Arc<str>, tracker: Tracker, meters: Meters) -> Self {
+        Self { pool, tracker: Mutex::new(tracker), meters }
+    }
+
+    /// All standings now, in the endpoints' order.
+    pub(super) fn standings(&self) -> Vec<Standing> {
+        self.tracker.lock().standings(clock::now()).collect()
+    }
+
+    /// Health, end of the ejection if there is one, and counters of an endpoint.
+    pub(super) fn inspect(&self, index: usize, now: Timestamp) -> (Standing, Option<Timestamp>, Counts) {
+        let tracker = self.tracker.lock();
+        (tracker.standing(index, now), tracker.ejected_until(index, now), tracker.counts(index))
+    }
+
+    /// Takes the outcome of an active check: nothing, or what was wrong.
+    pub(super) fn checked(&self, endpoint: &Endpoint, outcome: &Result<(), String>) {
+        let turn = self.tracker.lock().checked(endpoint.index, outcome.is_ok());
+        let (pool, address) = (&*self.pool, &*endpoint.address);
+        match (turn, outcome) {
+            (Some(Turn::Up), _) => tracing::info!(pool, endpoint = address, "endpoint is up"),
+            (Some(Turn::Down), Err(why)) => tracing::warn!(pool, endpoint = address, why, "endpoint is down"),
+            (Some(Turn::Down), Ok(())) | (None, _) => {}
+        }
+    }
+
+    /// Takes the outcome of a request that began at `started`.
+    fn record(&self, endpoint: &Endpoint, ok: bool, started: Timestamp) {
+        let now = clock::now();
+        let ejected = self.tracker.lock().record(endpoint.index, ok, started, now);
+        if let Some(until) = ejected {
+            self.meters.ejections.inc();
+            let seconds = until.since(now).as_secs_f64();
+            tracing::warn!(pool = &*self.pool, endpoint = &*endpoint.address, seconds, "endpoint is ejected");
+        }
+    }
+}
+
+/// The places at one endpoint.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    /// Requests that hold a place or wait for one.
+    wanted: AtomicUsize,
+    max: usize,
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Self {
+        let max = max.clamp(1, Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(max)), wanted: AtomicUsize::new(0), max }
+    }
+
+    /// Requests that hold a place or wait for one.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Requests that hold a place.
+    pub(super) fn taken(&self) -> usize {
+        self.max.saturating_sub(self.free.available_permits())
+    }
+
+    /// No place is free.
+    pub(super) fn is_full(&self) -> bool {
+        self.wanted() >= self.max
+    }
+}
+
+/// A request's wish for a place: counts in the balance from the moment the endpoint is chosen.
+pub(super) struct Claim(Arc<Endpoint>);
+
+impl Claim {
+    pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.places.wanted.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(endpoint))
+    }
+
+    /// A place, if one is free and nobody waits for it.
+    pub(super) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.places.free).try_acquire_owned().ok()
+    }
+
+    /// A place as soon as one is free, first come, first served; nothing if that takes longer than `limit`.
+    pub(super) async fn take(&self, limit: Duration) -> Option<OwnedSemaphorePermit> {
+        let free = Arc::clone(&self.0.places.free);
+        tokio::time::timeout(limit, free.acquire_owned()).await.ok()?.ok()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.places.wanted.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place at an endpoint: held by one request until its response body has ended or is dropped.
+pub(super) struct Slot {
+    ledger: Arc<Ledger>,
+    started: Timestamp,
+    reported: bool,
+    claim: Claim,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, permit: OwnedSemaphorePermit) -> Self {
+        ledger.meters.inflight.inc();
+        Self { ledger: Arc::clone(ledger), started: clock::now(), reported: false, claim, _permit: permit }
+    }
+
+    /// Tells how the request went. Only the first word counts: an answer of 503 is a failure even if its body arrives.
+    pub(super) fn report(&mut self, ok: bool) {
+        if !std::mem::replace(&mut self.reported, true) {
+            self.ledger.record(&self.claim.0, ok, self.started);
+        }
+    }
+
+    /// Tells that the response body stalled or broke off.
+    pub(super) fn report_broken(&mut self) {
+        self.ledger.meters.bodies_broken.inc();
+        self.report(false);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.ledger.meters.inflight.dec();
+    }
+}

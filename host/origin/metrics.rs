@@ -1,0 +1,160 @@
+//! What this room counts.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use super::{failure::Failure, outbound::Fetched};
+
+/// What the pools count. One for all pools of a node: the pool is a label.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<OutcomeLabels, Counter>,
+    retries: Family<PoolLabels, Counter>,
+    ejections: Family<PoolLabels, Counter>,
+    bodies_broken: Family<PoolLabels, Counter>,
+    inflight: Family<PoolLabels, Gauge>,
+    head_seconds: Family<PoolLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    pool: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    pool: Arc<str>,
+    outcome: &'static str,
+}
+
+impl Metrics {
+    /// Fresh counters, not yet registered.
+    #[must_use]
+    pub fn new() -> Self {
+        let histogram: fn() -> Histogram = head_histogram;
+        Self {
+            requests: Family::default(),
+            retries: Family::default(),
+            ejections: Family::default(),
+            bodies_broken: Family::default(),
+            inflight: Family::default(),
+            head_seconds: Family::new_with_constructor(histogram),
+        }
+    }
+
+    /// Makes them visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "origin_requests",
+            "Requests to a pool, by outcome: response, or the reason why there was none",
+            self.requests.clone(),
+        );
+        registry.register("origin_retries", "Attempts after the first", self.retries.clone());
+        registry.register("origin_ejections", "Endpoints ejected for failed requests", self.ejections.clone());
+        registry.register(
+            "origin_bodies_broken",
+            "Response bodies that stalled or broke off after their head had arrived",
+            self.bodies_broken.clone(),
+        );
+        registry.register(
+            "origin_inflight",
+            "Requests that hold a connection, until the end of the response body",
+            self.inflight.clone(),
+        );
+        registry.register(
+            "origin_response_head_seconds",
+            "From the start of an attempt to the response's head",
+            self.head_seconds.clone(),
+        );
+    }
+
+    /// The handles of one pool.
+    pub(super) fn of_pool(&self, pool: &Arc<str>) -> Meters {
+        let labels = PoolLabels { pool: Arc::clone(pool) };
+        Meters {
+            pool: Arc::clone(pool),
+            requests: self.requests.clone(),
+            responses: self.requests.get_or_create_owned(&outcome(pool, "response")),
+            retries: self.retries.get_or_create_owned(&labels),
+            ejections: self.ejections.get_or_create_owned(&labels),
+            bodies_broken: self.bodies_broken.get_or_create_owned(&labels),
+            inflight: self.inflight.get_or_create_owned(&labels),
+            head_seconds: self.head_seconds.get_or_create_owned(&labels),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The handles of one pool, looked up once.
+#[derive(Debug)]
+pub(super) struct Meters {
+    pool: Arc<str>,
+    requests: Family<OutcomeLabels, Counter>,
+    responses: Counter,
+    pub(super) retries: Counter,
+    pub(super) ejections: Counter,
+    pub(super) bodies_broken: Counter,
+    pub(super) inflight: Gauge,
+    pub(super) head_seconds: Histogram,
+}
+
+impl Meters {
+    /// Counts a fetch.
+    pub(super) fn count(&self, fetch: &Result<Fetched, Failure>) {
+        match fetch {
+            Ok(_) => self.responses.inc(),
+            Err(failure) => self.requests.get_or_create(&outcome(&self.pool, failure.reason())).inc(),
+        };
+    }
+}
+
+fn outcome(pool: &Arc<str>, outcome: &'static str) -> OutcomeLabels {
+    OutcomeLabels { pool: Arc::clone(pool), outcome }
+}
+
+/// From a millisecond to about a minute.
+fn head_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 17))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_registered_under_the_rooms_name() {
+        let metrics = Metrics::new();
+        let meters = metrics.of_pool(&Arc::from("models"));
+        meters.retries.inc();
+        meters.head_seconds.observe(0.5);
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "origin_requests_total{pool=\"models\",outcome=\"response\"} 0",
+            "origin_retries_total{pool=\"models\"} 1",
+            "origin_ejections_total{pool=\"models\"} 0",
+            "origin_bodies_broken_total{pool=\"models\"} 0",
+            "origin_inflight{pool=\"models\"} 0",
+            "origin_response_head_seconds_count{pool=\"models\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

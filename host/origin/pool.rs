@@ -1,0 +1,247 @@
+//! A named set of endpoints.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{Uri, uri::PathAndQuery};
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    balance::{self, Member, Nobody, Standing},
+    dial::Dialer,
+    endpoint::Endpoint,
+    failure::{Fault, Reason},
+    health::Tracker,
+    ledger::{Claim, Ledger, Slot},
+    metrics::Metrics,
+    probe,
+};
+use crate::{
+    clock::{self, Timestamp},
+    config,
+};
+
+/// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration.
+///
+/// One endpoint takes at most `connections_max` requests at a time, each until its response body has ended; further
+/// ones wait in the order they came, at most `waiting_max` in the whole pool and none longer than `connect`.
+pub struct Pool {
+    pub(super) name: Arc<str>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) limits: Limits,
+    endpoints: Vec<Arc<Endpoint>>,
+    waiting: Semaphore,
+    check: Option<Arc<probe::Check>>,
+}
+
+/// What bounds a fetch.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) connect: Duration,
+    pub(super) response: Duration,
+    pub(super) idle: Duration,
+    pub(super) attempts_max: u32,
+}
+
+/// Why a pool can't be built.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A pool without members.
+    #[error("pool {pool} has no endpoints; it needs at least one")]
+    NoEndpoints {
+        /// The pool.
+        pool: String,
+    },
+    /// Not the URL of an endpoint.
+    #[error("pool {pool}: {url} is no endpoint; allowed is http://host:port or https://host:port")]
+    Url {
+        /// The pool.
+        pool: String,
+        /// The URL.
+        url: Uri,
+    },
+    /// Not a path to check.
+    #[error("pool {pool}: {path:?} is no path for health checks; allowed is a path that begins with /")]
+    HealthPath {
+        /// The pool.
+        pool: String,
+        /// The path.
+        path: String,
+    },
+    /// The TLS library refused its defaults.
+    #[error("pool {pool}: TLS can't be set up: {source}")]
+    Tls {
+        /// The pool.
+        pool: String,
+        /// Its reason.
+        source: rustls::Error,
+    },
+}
+
+/// A pool as the admin API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolSnapshot {
+    /// The pool's name.
+    pub name: Arc<str>,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+    /// Its members, in the order of the configuration.
+    pub endpoints: Vec<EndpointSnapshot>,
+}
+
+/// An endpoint as the admin API shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointSnapshot {
+    /// `host:port`.
+    pub address: Arc<str>,
+    /// Requests that hold a connection.
+    pub inflight: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+    /// Not down by its active checks; an ejected endpoint may be healthy.
+    pub healthy: bool,
+    /// When its ejection ends, if it is ejected.
+    pub ejected_until: Option<Timestamp>,
+    /// Requests answered to the end, since start.
+    pub ok: u64,
+    /// Requests failed or answered 502 to 504, since start.
+    pub failed: u64,
+}
+
+impl Pool {
+    /// A pool whose metrics nobody sees. Opens no connection.
+    ///
+    /// # Errors
+    /// [`Error`], if the configuration doesn't make a pool.
+    pub fn new(name: &str, config: &config::Pool) -> Result<Arc<Self>, Error> {
+        Self::with_metrics(name, config, &Metrics::new())
+    }
+
+    /// A pool that counts in `metrics`, which all pools of a node share. Opens no connection.
+    ///
+    /// # Errors
+    /// [`Error`], if the configuration doesn't make a pool.
+    pub fn with_metrics(name: &str, config: &config::Pool, metrics: &Metrics) -> Result<Arc<Self>, Error> {
+        let endpoints = endpoints(name, config)?;
+        let check = config.health.as_ref().map(|health| check(name, health)).transpose()?;
+        let name: Arc<str> = name.into();
+        let tracker = Tracker::new(endpoints.len(), config.eject, config.health.as_ref());
+        let ledger = Ledger::new(Arc::clone(&name), tracker, metrics.of_pool(&name));
+        Ok(Arc::new(Self {
+            name,
+            ledger: Arc::new(ledger),
+            limits: Limits {
+                connect: config.connect,
+                response: config.response,
+                idle: config.idle,
+                attempts_max: config.attempts_max.max(1),
+            },
+            endpoints,
+            waiting: Semaphore::new(config.waiting_max.min(Semaphore::MAX_PERMITS)),
+            check,
+        }))
+    }
+
+    /// Runs active health checks until cancelled; returns at once when there are none.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        if let Some(check) = &self.check {
+            probe::run(&self.endpoints, &self.ledger, check, stop).await;
+        }
+    }
+
+    /// At least one endpoint isn't down by its active checks.
+    #[must_use]
+    pub fn available(&self) -> bool {
+        self.ledger.standings().iter().any(|standing| *standing != Standing::Down)
+    }
+
+    /// The pool as the admin API shows it.
+    #[must_use]
+    pub fn snapshot(&self) -> PoolSnapshot {
+        let now = clock::now();
+        let endpoints: Vec<_> = self.endpoints.iter().map(|endpoint| self.inspect(endpoint, now)).collect();
+        let waiting = endpoints.iter().map(|endpoint| endpoint.waiting).sum();
+        PoolSnapshot { name: Arc::clone(&self.name), waiting, endpoints }
+    }
+
+    fn inspect(&self, endpoint: &Endpoint, now: Timestamp) -> EndpointSnapshot {
+        let (standing, ejected_until, counts) = self.ledger.inspect(endpoint.index, now);
+        let inflight = endpoint.places.taken();
+        EndpointSnapshot {
+            address: Arc::clone(&endpoint.address),
+            inflight,
+            waiting: endpoint.places.wanted().saturating_sub(inflight),
+            healthy: standing != Standing::Down,
+            ejected_until,
+            ok: counts.ok,
+            failed: counts.failed,
+        }
+    }
+
+    /// The endpoint that takes the next attempt.
+    pub(super) fn choose(&self, tried: &[usize]) -> Result<Arc<Endpoint>, Nobody> {
+        let standings = self.ledger.standings();
+        let members: Vec<_> = standings
+            .into_iter()
+            .zip(&self.endpoints)
+            .map(|(standing, endpoint)| Member {
+                standing,
+                load: endpoint.places.wanted(),
+                full: endpoint.places.is_full(),
+            })
+            .collect();
+        let index = balance::pick(&members, tried, fastrand::u64(..))?;
+        self.endpoints.get(index).cloned().ok_or(Nobody::Tried)
+    }
+
+    /// A place at the endpoint, at once or after a bounded wait among a bounded number.
+    pub(super) async fn place(&self, endpoint: &Arc<Endpoint>) -> Result<Slot, Fault> {
+        let claim = Claim::new(endpoint);
+        let permit = match claim.try_take() {
+            Some(permit) => permit,
+            None => self.queue(&claim).await?,
+        };
+        Ok(Slot::new(&self.ledger, claim, permit))
+    }
+
+    async fn queue(&self, claim: &Claim) -> Result<OwnedSemaphorePermit, Fault> {
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            return Err(Fault::new(Reason::PoolFull, "all connections are busy and no more requests may wait"));
+        };
+        claim.take(self.limits.connect).await.ok_or_else(|| {
+            let limit_ms = clock::millis(self.limits.connect);
+            Fault::new(Reason::WaitTimeout, format!("no connection became free within {limit_ms} ms"))
+        })
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn endpoints(name: &str, config: &config::Pool) -> Result<Vec<Arc<Endpoint>>, Error> {
+    let pool = || name.to_owned();
+    if config.endpoints.is_empty() {
+        return Err(Error::NoEndpoints { pool: pool() });
+    }
+    let dialer = Dialer::new(config.connect).map_err(|source| Error::Tls { pool: pool(), source })?;
+    let endpoint = |(index, endpoint): (usize, &config::Endpoint)| {
+        Endpoint::new(index, &endpoint.url, config, dialer.clone())
+            .map(Arc::new)
+            .ok_or_else(|| Error::Url { pool: pool(), url: endpoint.url.clone() })
+    };
+    config.endpoints.iter().enumerate().map(endpoint).collect()
+}
+
+fn check(name: &str, health: &config::Health) -> Result<Arc<probe::Check>, Error> {
+    let wrong = || Error::HealthPath { pool: name.to_owned(), path: health.path.clone() };
+    if !health.path.starts_with('/') {
+        return Err(wrong());
+    }
+    let target = PathAndQuery::try_from(health.path.as_str()).map_err(|_| wrong())?;
+    Ok(Arc::new(probe::Check { target, interval: health.interval, timeout: health.timeout }))
+}

@@ -1,0 +1,168 @@
+//! What holds for every protocol: asking through us is asking the model.
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::config::Protocol::{JsonArray, OpenAiEmbeddings, Plain};
+
+/// Splits `body`, asks `model` in requests of at most `size` questions, and joins what it answers.
+fn ask(protocol: Protocol, body: &Bytes, size: usize, model: impl Fn(&Bytes) -> Bytes) -> Reply {
+    let split = split(protocol, body, usize::MAX).unwrap();
+    let questions: Vec<&Question> = split.questions.iter().collect();
+    let mut outcomes = Vec::new();
+    for batch in questions.chunks(size) {
+        assert!(batch.iter().all(|question| question.group == batch[0].group));
+        let answer = model(&join_questions(protocol, batch));
+        outcomes.extend(split_answers(protocol, &answer, batch).unwrap());
+    }
+    join_answers(protocol, split.shape, &outcomes)
+}
+
+fn parsed(body: &Bytes) -> Value {
+    serde_json::from_slice(body).unwrap()
+}
+
+fn bytes(value: &Value) -> Bytes {
+    Bytes::from(serde_json::to_string_pretty(value).unwrap())
+}
+
+/// Answers each element with itself; `{"fail": …}` with an error.
+fn echo(body: &Bytes) -> Bytes {
+    let one = |element: &Value| match element.get("fail") {
+        Some(status) => json!({ "error": { "status": status } }),
+        None => json!({ "echo": element }),
+    };
+    match parsed(body) {
+        Value::Array(elements) => bytes(&elements.iter().map(one).collect()),
+        element => bytes(&one(&element)),
+    }
+}
+
+/// An embedding that tells its input, and a token for each of its characters; entries come in reverse order.
+fn embed(body: &Bytes) -> Bytes {
+    let body = parsed(body);
+    let inputs = match &body["input"] {
+        Value::Array(items) if !items[0].is_number() => items.clone(),
+        one => vec![one.clone()],
+    };
+    let tokens: usize = inputs.iter().map(|input| input.to_string().len()).sum();
+    let entry =
+        |(index, input): (usize, &Value)| json!({ "object": "embedding", "index": index, "embedding": [input] });
+    let mut data: Vec<Value> = inputs.iter().enumerate().map(entry).collect();
+    data.reverse();
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
+    bytes(&json!({ "object": "list", "data": data, "model": body["model"], "usage": usage }))
+}
+
+fn sorted(mut reply: Value) -> Value {
+    if let Some(data) = reply["data"].as_array_mut() {
+        data.sort_by_key(|entry| entry["index"].as_u64());
+    }
+    reply
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),
+            prop::collection::btree_map("[a-c\"\\\\é]{0,3}", inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+fn input() -> impl Strategy<Value = Value> {
+    let tokens = || prop::collection::vec(any::<u32>(), 1..5).prop_map(Value::from);
+    prop_oneof![
+        ".{0,8}".prop_map(Value::from),
+        prop::collection::vec(".{0,8}", 1..9).prop_map(Value::from),
+        tokens(),
+        prop::collection::vec(tokens(), 1..9).prop_map(Value::Array),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn asking_a_json_model_through_us_is_asking_it(body in value(), size in 1_usize..6) {
+        let body = bytes(&body);
+        let reply = ask(JsonArray, &body, size, echo);
+        prop_assert_eq!(reply.status, 200);
+        prop_assert_eq!(parsed(&reply.body), parsed(&echo(&body)));
+    }
+
+    #[test]
+    fn asking_for_embeddings_through_us_is_asking_for_them(
+        input in input(),
+        model in ".{0,4}",
+        size in 1_usize..6,
+    ) {
+        let body = bytes(&json!({ "model": model, "input": input, "user": "u" }));
+        let reply = ask(OpenAiEmbeddings, &body, size, embed);
+        prop_assert_eq!(reply.status, 200);
+        prop_assert_eq!(sorted(parsed(&reply.body)), sorted(parsed(&embed(&body))));
+    }
+
+    #[test]
+    fn a_plain_body_comes_and_goes_untouched(body in prop::collection::vec(any::<u8>(), 0..40)) {
+        let body = Bytes::from(body);
+        prop_assert_eq!(ask(Plain, &body, 1, Bytes::clone).body, body);
+    }
+
+    #[test]
+    fn white_space_and_order_make_no_other_question_and_content_does(one in value(), other in value()) {
+        let key = |body: &[u8]| {
+            let split = split(Plain, &Bytes::copy_from_slice(body), 1).unwrap();
+            split.questions[0].canonical.clone()
+        };
+        let compact = key(one.to_string().as_bytes());
+        prop_assert_eq!(&compact, &key(&bytes(&one)));
+        prop_assert_eq!(&compact, &key(&compact), "the canonical form is its own canonical form");
+        prop_assert_eq!(parsed(&compact), parsed(&bytes(&one)));
+        if one != other {
+            prop_assert_ne!(compact, key(&bytes(&other)));
+        }
+    }
+}
+
+#[test]
+fn an_error_is_its_own_in_a_list_and_the_status_of_a_single_question() {
+    let many = Bytes::from_static(br#"[1,{"fail":429},3]"#);
+    let reply = ask(JsonArray, &many, 8, echo);
+    assert_eq!(reply.status, 200);
+    assert_eq!(parsed(&reply.body), json!([{ "echo": 1 }, { "error": { "status": 429 } }, { "echo": 3 }]));
+    let reply = ask(JsonArray, &Bytes::from_static(br#"{"fail":429}"#), 8, echo);
+    assert_eq!((reply.status, parsed(&reply.body)), (429, json!({ "error": { "status": 429 } })));
+}
+
+#[test]
+fn a_failure_speaks_the_protocol() {
+    for (protocol, wanted) in [
+        (Plain, json!({ "error": { "status": 503, "message": "m" } })),
+        (JsonArray, json!({ "error": { "status": 503, "message": "m" } })),
+        (OpenAiEmbeddings, json!({ "error": { "message": "m", "type": "server_error", "param": null, "code": null } })),
+    ] {
+        let failure = failure(protocol, 503, "m");
+        assert_eq!((failure.status, parsed(&failure.body)), (503, wanted), "{protocol:?}");
+        assert_eq!(join_answers(protocol, Shape::Single, &[Err(failure.clone())]), Reply::from(failure));
+    }
+}
+
+#[test]
+fn numbers_that_differ_past_a_float_are_different_questions() {
+    let body = Bytes::from_static(b"[12345678901234567890123, 12345678901234567890124, 1, 1.0]");
+    let split = split(JsonArray, &body, 4).unwrap();
+    for (index, question) in split.questions.iter().enumerate() {
+        for other in &split.questions[..index] {
+            assert_ne!(question.canonical, other.canonical);
+        }
+    }
+    assert_eq!(join_questions(JsonArray, &split.questions.iter().collect::<Vec<_>>()).len(), body.len() - 3);
+}

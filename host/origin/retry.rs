@@ -1,0 +1,118 @@
+//! Whether another attempt may follow. Pure.
+//!
+//! A timeout of the response is never followed by another attempt: the client has waited as long as the operator
+//! allows, a second try could double that, and the endpoint may still be at work on the first. Neither is an answer
+//! that isn't HTTP.
+
+use http::{Method, StatusCode};
+
+use super::failure::Reason;
+
+/// What may follow an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sequel {
+    /// Nothing: this is the outcome.
+    End,
+    /// An attempt at another endpoint, if there is one.
+    Elsewhere,
+    /// An attempt at another endpoint or, if there is none, once more at this one.
+    ElsewhereOrHere,
+}
+
+/// Doing it twice is as good as doing it once (RFC 9110, section 9.2.2).
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
+}
+
+/// The statuses by which an endpoint says that it can't answer at present.
+pub(super) fn is_failing(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// What may follow an attempt that brought no response head. `body` says that the request body can be sent (again),
+/// `reused` that the connection had carried a request before.
+pub(super) fn after_fault(reason: &Reason, reused: bool, idempotent: bool, body: bool) -> Sequel {
+    match reason {
+        // Nothing was sent, so there is nothing that could happen twice, whatever the method.
+        reason if reason.is_unsent() && body => Sequel::Elsewhere,
+        // The endpoint closes connections that were idle for too long; the request may just have met that moment.
+        Reason::ConnectionReset if idempotent && body && reused => Sequel::ElsewhereOrHere,
+        Reason::ConnectionReset if idempotent && body => Sequel::Elsewhere,
+        _ => Sequel::End,
+    }
+}
+
+/// What may follow a response with this status.
+pub(super) fn after_status(status: StatusCode, idempotent: bool, body: bool) -> Sequel {
+    if is_failing(status) && idempotent && body { Sequel::Elsewhere } else { Sequel::End }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::BodyError;
+
+    #[test]
+    fn which_faults_are_followed_by_another_attempt() {
+        use Sequel::{Elsewhere, ElsewhereOrHere, End};
+        // reason, reused, idempotent, body can be sent (again), expected
+        let cases = [
+            (Reason::ConnectRefused, false, true, true, Elsewhere),
+            (Reason::ConnectRefused, false, false, true, Elsewhere),
+            (Reason::ConnectRefused, false, true, false, End),
+            (Reason::ConnectTimeout, false, false, true, Elsewhere),
+            (Reason::ConnectFailed, false, false, true, Elsewhere),
+            (Reason::TlsFailed, false, false, true, Elsewhere),
+            (Reason::ConnectionClosed, true, false, true, Elsewhere),
+            (Reason::ConnectionReset, false, true, true, Elsewhere),
+            (Reason::ConnectionReset, true, true, true, ElsewhereOrHere),
+            (Reason::ConnectionReset, true, true, false, End),
+            (Reason::ConnectionReset, true, false, true, End),
+            (Reason::ResponseTimeout, true, true, true, End),
+            (Reason::InvalidResponse, true, true, true, End),
+            (Reason::PoolFull, false, true, true, End),
+            (Reason::WaitTimeout, false, true, true, End),
+            (Reason::Unsendable, false, true, true, End),
+            (Reason::RequestBody(BodyError::Stalled { idle_ms: 1 }), false, true, true, End),
+        ];
+        for (reason, reused, idempotent, body, expected) in cases {
+            assert_eq!(
+                after_fault(&reason, reused, idempotent, body),
+                expected,
+                "{reason:?}, reused {reused}, idempotent {idempotent}, body {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn which_statuses_are_followed_by_another_attempt() {
+        for (status, idempotent, body, expected) in [
+            (502, true, true, Sequel::Elsewhere),
+            (503, true, true, Sequel::Elsewhere),
+            (504, true, true, Sequel::Elsewhere),
+            (503, false, true, Sequel::End),
+            (503, true, false, Sequel::End),
+            (500, true, true, Sequel::End),
+            (501, true, true, Sequel::End),
+            (200, true, true, Sequel::End),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(after_status(status, idempotent, body), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn post_and_patch_are_not_idempotent() {
+        for (method, expected) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::PUT, true),
+            (Method::DELETE, true),
+            (Method::POST, false),
+            (Method::PATCH, false),
+            (Method::CONNECT, false),
+        ] {
+            assert_eq!(is_idempotent(&method), expected, "{method}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The request body on its way to an endpoint.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Method;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::outbound::OutboundBody;
+use crate::message::{Body, BodyError};
+
+/// A request body between attempts.
+pub(super) enum Payload {
+    /// At hand; perhaps no bytes at all.
+    Whole(Bytes),
+    /// Lent to one attempt at a time; it comes home if that attempt took nothing of it.
+    Once(Home),
+}
+
+type Home = Arc<Mutex<Option<Body>>>;
+
+impl Payload {
+    /// Takes what the caller brought.
+    pub(super) fn new(body: OutboundBody, method: &Method) -> Self {
+        match body {
+            OutboundBody::Empty | OutboundBody::Once(Body::Empty) => Self::Whole(Bytes::new()),
+            OutboundBody::Replayable(bytes) | OutboundBody::Once(Body::Full(bytes)) => Self::Whole(bytes),
+            // A stream may turn out empty, and an HTTP/3 client's always may; with GET and HEAD it nearly always does.
+            // Without a length the client library wouldn't send it anyway, so let the request be repeatable.
+            OutboundBody::Once(body)
+                if [Method::GET, Method::HEAD].contains(method) && body.size_hint().exact().is_none() =>
+            {
+                Self::Whole(Bytes::new())
+            }
+            OutboundBody::Once(body) if body.is_end_stream() => Self::Whole(Bytes::new()),
+            OutboundBody::Once(body) => Self::Once(Arc::new(Mutex::new(Some(body)))),
+        }
+    }
+
+    /// No bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    /// Can an attempt have it (again)?
+    pub(super) fn is_home(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Once(home) => home.lock().is_some(),
+        }
+    }
+
+    /// The body for one attempt and, if it comes in piece by piece, what tells whom it waits for.
+    pub(super) fn lend(&self) -> (Upload, Option<watch::Receiver<WaitsFor>>) {
+        match self {
+            Self::Whole(bytes) => (Upload::Whole(bytes.clone()), None),
+            Self::Once(home) => {
+                let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
+                let body = home.lock().take();
+                let lent = Lent { body, home: Arc::clone(home), taken: false, progress: Some(progress) };
+                (Upload::Once(lent), Some(watcher))
+            }
+        }
+    }
+}
+
+/// Who has to act before more of a body can travel. Only the time spent waiting for the endpoint counts against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    /// The client, to send more.
+    Client,
+    /// The endpoint, to take what there is.
+    Endpoint,
+}
+
+/// A request body in one attempt.
+pub(super) enum Upload {
+    /// All bytes at once.
+    Whole(Bytes),
+    /// Piece by piece.
+    Once(Lent),
+}
+
+impl Upload {
+    /// No bytes.
+    pub(super) const fn empty() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
+/// A body that goes home when it is dropped untouched.
+pub(super) struct Lent {
+    body: Option<Body>,
+    home: Home,
+    taken: bool,
+    progress: Option<watch::Sender<WaitsFor>>,
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Once(lent) => lent.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Once(lent) => lent.body.as_ref().is_none_or(HttpBody::is_end_stream),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Once(lent) => lent.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint),
+        }
+    }
+}
+
+impl Lent {
+    /// The next piece; trailers are left out, because HTTP/1.1 would have to announce them.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+            let frame = match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    self.waits_for(WaitsFor::Client);
+                    return Poll::Pending;
+                }
+            };
+            self.taken = true;
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    self.waits_for(WaitsFor::Endpoint);
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Ok(Err(_trailers))) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    // Dropping the sender says that all has been sent.
+                    self.progress = None;
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    }
+
+    /// Tells the attempt whom the body waits for. Each piece is news; that the client still dawdles isn't.
+    fn waits_for(&self, whom: WaitsFor) {
+        let Some(progress) = &self.progress else { return };
+        progress.send_if_modified(|known| {
+            let news = whom == WaitsFor::Endpoint || *known != whom;
+            *known = whom;
+            news
+        });
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if !self.taken {
+            *self.home.lock() = self.body.take();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    fn stream(bytes: &'static [u8]) -> Body {
+        Body::stream(Full::new(Bytes::from_static(bytes)).map_err(|never| -> BodyError { match never {} }))
+    }
+
+    #[test]
+    fn which_bodies_can_be_sent_again_from_the_start() {
+        let cases = [
+            ("empty", OutboundBody::Empty, Method::POST, true),
+            ("at hand", OutboundBody::Once(Body::Full(Bytes::from_static(b"a"))), Method::POST, true),
+            ("an empty stream", OutboundBody::Once(stream(b"")), Method::POST, true),
+            ("a stream", OutboundBody::Once(stream(b"a")), Method::GET, false),
+        ];
+        for (name, body, method, whole) in cases {
+            assert_eq!(matches!(Payload::new(body, &method), Payload::Whole(_)), whole, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_untouched_body_comes_home_and_a_touched_one_does_not() {
+        let payload = Payload::new(OutboundBody::Once(stream(b"abc")), &Method::POST);
+        let (upload, _watcher) = payload.lend();
+        assert_eq!(upload.size_hint().exact(), Some(3));
+        assert!(!payload.is_home());
+        drop(upload);
+        assert!(payload.is_home());
+
+        let (mut upload, _watcher) = payload.lend();
+        assert_eq!(upload.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+        drop(upload);
+        assert!(!payload.is_home());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_body_ends_the_progress() {
+        let payload = Payload::new(OutboundBody::Once(stream(b"abc")), &Method::POST);
+        let (mut upload, watcher) = payload.lend();
+        let mut watcher = watcher.unwrap();
+        upload.frame().await.unwrap().unwrap();
+        assert!(watcher.changed().await.is_ok(), "a piece is news");
+        assert!(upload.frame().await.is_none());
+        assert!(watcher.changed().await.is_err());
+    }
+}

@@ -1,0 +1,234 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const RULE: config::Batch = config::Batch {
+    size_max: 32,
+    bytes_max: usize::MAX,
+    // Long enough that no test passes because time has passed.
+    wait_max: Duration::from_secs(600),
+    queue_max: 100,
+    concurrency: 1,
+    classes_max: 8,
+};
+
+/// Answers that spoil a batch.
+const PANICS: u32 = 1001;
+const ANSWERS_TOO_FEW: u32 = 1002;
+const ANSWERS_TOO_MANY: u32 = 1003;
+
+/// A model that keeps each batch until it is given a permit, then answers each item with its thousandfold.
+struct Model {
+    permits: Semaphore,
+    seen: Mutex<Vec<(Class, Vec<u32>)>>,
+}
+
+impl Model {
+    fn new(permits: usize) -> Arc<Self> {
+        Arc::new(Self { permits: Semaphore::new(permits), seen: Mutex::new(Vec::new()) })
+    }
+
+    fn batches(&self) -> Vec<Vec<u32>> {
+        self.seen.lock().iter().map(|(_, items)| items.clone()).collect()
+    }
+
+    async fn answer(self: Arc<Self>, class: Class, items: Vec<u32>) -> Vec<u32> {
+        self.seen.lock().push((class, items.clone()));
+        self.permits.acquire().await.unwrap().forget();
+        assert!(!items.contains(&PANICS), "asked to panic");
+        let mut answers: Vec<u32> = items.iter().map(|item| item * 1000).collect();
+        if items.contains(&ANSWERS_TOO_FEW) {
+            answers.clear();
+        }
+        if items.contains(&ANSWERS_TOO_MANY) {
+            answers.push(0);
+        }
+        answers
+    }
+}
+
+struct Bench {
+    model: Arc<Model>,
+    batcher: Arc<Batcher<u32, u32>>,
+    metrics: Metrics,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Bench {
+    fn new(rule: config::Batch, permits: usize, class_idle: Duration) -> Self {
+        let model = Model::new(permits);
+        let metrics = Metrics::new();
+        let answering = Arc::clone(&model);
+        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>| -> Answers<u32> {
+            Box::pin(Arc::clone(&answering).answer(class, items))
+        });
+        let batcher = Batcher::with_class_idle(rule, send, metrics.clone(), class_idle);
+        Self { model, batcher, metrics, asked: Arc::default() }
+    }
+
+    /// A bench whose model holds the batch `[0]`.
+    async fn held(rule: config::Batch) -> (Self, JoinHandle<Result<u32, Rejected>>) {
+        let bench = Self::new(rule, 0, CLASS_IDLE);
+        let first = bench.ask("a", 0);
+        until(|| bench.model.batches() == [[0]]).await;
+        (bench, first)
+    }
+
+    fn ask(&self, group: &'static str, item: u32) -> JoinHandle<Result<u32, Rejected>> {
+        let (batcher, asked) = (Arc::clone(&self.batcher), Arc::clone(&self.asked));
+        tokio::spawn(async move {
+            // Nothing is awaited between this and the item's being placed.
+            asked.fetch_add(1, Ordering::Relaxed);
+            batcher.submit(class(group), item, 1).await
+        })
+    }
+
+    /// Waits until so many have asked in all, and the class tasks have taken what they asked.
+    async fn taken(&self, count: usize) {
+        let drained = |inbox: &mpsc::Sender<_>| inbox.capacity() == inbox.max_capacity();
+        let asked = || self.asked.load(Ordering::Relaxed) == count;
+        until(|| asked() && self.batcher.inboxes.lock().values().all(drained)).await;
+    }
+}
+
+fn class(group: &'static str) -> Class {
+    Class { pool: Arc::from("pool"), group: Bytes::from_static(group.as_bytes()) }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), met).await.expect("the condition is met in time");
+}
+
+async fn outcome(asked: JoinHandle<Result<u32, Rejected>>) -> Result<u32, Rejected> {
+    tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an outcome in time").unwrap()
+}
+
+#[tokio::test]
+async fn what_arrives_while_a_batch_is_out_leaves_in_full_batches() {
+    let (bench, first) = Bench::held(RULE).await;
+    let others: Vec<_> = (1..=64).map(|item| bench.ask("a", item)).collect();
+    bench.taken(65).await;
+    bench.model.permits.add_permits(3);
+    assert_eq!(outcome(first).await, Ok(0));
+    for (item, other) in (1..).zip(others) {
+        assert_eq!(outcome(other).await, Ok(item * 1000));
+    }
+    let batches: Vec<Vec<u32>> = vec![vec![0], (1..=32).collect(), (33..=64).collect()];
+    assert_eq!(bench.model.batches(), batches);
+    assert_eq!(bench.metrics.items.get(), 65);
+}
+
+#[tokio::test]
+async fn who_goes_away_is_not_asked_for() {
+    let (bench, first) = Bench::held(RULE).await;
+    let (goes, stays) = (bench.ask("a", 1), bench.ask("a", 2));
+    bench.taken(3).await;
+    goes.abort();
+    assert!(goes.await.unwrap_err().is_cancelled());
+    bench.model.permits.add_permits(2);
+    assert_eq!(outcome(stays).await, Ok(2000));
+    assert_eq!(outcome(first).await, Ok(0));
+    assert_eq!(bench.model.batches(), [[0], [2]]);
+    assert_eq!(bench.metrics.withdrawn.get(), 1);
+}
+
+#[tokio::test]
+async fn a_batch_goes_on_when_one_of_its_askers_goes_away() {
+    let (bench, first) = Bench::held(RULE).await;
+    first.abort();
+    let next = bench.ask("a", 1);
+    bench.taken(2).await;
+    bench.model.permits.add_permits(2);
+    assert_eq!(outcome(next).await, Ok(1000));
+    assert_eq!(bench.metrics.withdrawn.get(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_to_nothing_leaves_nobody_waiting_and_the_class_working() {
+    let bench = Bench::new(RULE, 100, CLASS_IDLE);
+    for spoilt in [PANICS, ANSWERS_TOO_FEW, ANSWERS_TOO_MANY] {
+        assert_eq!(outcome(bench.ask("a", spoilt)).await, Err(Rejected::Lost), "{spoilt}");
+        assert_eq!(outcome(bench.ask("a", 5)).await, Ok(5000), "after {spoilt}");
+    }
+    assert_eq!(bench.metrics.lost.get(), 3);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_until_somebody_goes_away() {
+    let rule = config::Batch { queue_max: 2, ..RULE };
+    let (bench, first) = Bench::held(rule).await;
+    let (goes, stays) = (bench.ask("a", 1), bench.ask("a", 2));
+    bench.taken(3).await;
+    goes.abort();
+    assert!(goes.await.unwrap_err().is_cancelled());
+    let takes_its_place = bench.ask("a", 3);
+    bench.taken(4).await;
+    assert_eq!(outcome(bench.ask("a", 4)).await, Err(Rejected::QueueFull { queue_max: 2 }));
+    assert_eq!(bench.metrics.queue_full.get(), 1);
+    bench.model.permits.add_permits(2);
+    assert_eq!(outcome(first).await, Ok(0));
+    assert_eq!(outcome(stays).await, Ok(2000));
+    assert_eq!(outcome(takes_its_place).await, Ok(3000));
+    assert_eq!(bench.model.batches(), [vec![0], vec![2, 3]]);
+}
+
+#[tokio::test]
+async fn classes_do_not_mix() {
+    let rule = config::Batch { concurrency: 2, ..RULE };
+    let bench = Bench::new(rule, 0, CLASS_IDLE);
+    let asked: Vec<_> = (0..8).map(|item| bench.ask(if item % 2 == 0 { "even" } else { "odd" }, item)).collect();
+    bench.taken(8).await;
+    bench.model.permits.add_permits(100);
+    for (item, asked) in (0..).zip(asked) {
+        assert_eq!(outcome(asked).await, Ok(item * 1000));
+    }
+    for (class, items) in bench.model.seen.lock().iter() {
+        let even = class.group == "even";
+        assert!(items.iter().all(|item| (item % 2 == 0) == even), "{class:?}: {items:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_class_too_many_goes_alone_and_is_not_held_up() {
+    let rule = config::Batch { classes_max: 1, ..RULE };
+    let (bench, first) = Bench::held(rule).await;
+    let others = [bench.ask("b", 1), bench.ask("b", 2)];
+    until(|| bench.model.batches().len() == 3).await;
+    bench.model.permits.add_permits(3);
+    assert_eq!(outcome(first).await, Ok(0));
+    for (item, other) in (1..).zip(others) {
+        assert_eq!(outcome(other).await, Ok(item * 1000));
+    }
+    let mut batches = bench.model.batches();
+    batches.sort();
+    assert_eq!(batches, [[0], [1], [2]]);
+    assert_eq!(bench.metrics.alone.get(), 2);
+    assert_eq!(bench.metrics.classes.get(), 1);
+}
+
+#[tokio::test]
+async fn an_idle_class_gives_up_its_task_and_comes_back() {
+    let bench = Bench::new(RULE, 100, Duration::from_millis(1));
+    for item in [1, 2] {
+        assert_eq!(outcome(bench.ask("a", item)).await, Ok(item * 1000));
+        until(|| bench.batcher.inboxes.lock().is_empty() && bench.metrics.classes.get() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn tasks_end_with_their_batcher() {
+    let bench = Bench::new(RULE, 100, CLASS_IDLE);
+    assert_eq!(outcome(bench.ask("a", 1)).await, Ok(1000));
+    assert_eq!(bench.metrics.classes.get(), 1);
+    let Bench { batcher, metrics, .. } = bench;
+    drop(batcher);
+    until(|| metrics.classes.get() == 0).await;
+}

@@ -1,0 +1,72 @@
+//! What the batch room counts.
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use super::Why;
+
+/// Handles of the room's metrics; clones count into the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(super) batches: Family<[(&'static str, &'static str); 1], Counter>,
+    pub(super) items: Counter,
+    pub(super) size: Histogram,
+    pub(super) wait: Histogram,
+    pub(super) queue_full: Counter,
+    pub(super) withdrawn: Counter,
+    pub(super) lost: Counter,
+    pub(super) alone: Counter,
+    pub(super) classes: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics that nothing has been counted in.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            batches: Family::default(),
+            items: Counter::default(),
+            size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0]),
+            wait: Histogram::new([
+                0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            ]),
+            queue_full: Counter::default(),
+            withdrawn: Counter::default(),
+            lost: Counter::default(),
+            alone: Counter::default(),
+            classes: Gauge::default(),
+        }
+    }
+
+    /// Adds them to what the node reports.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("batch_batches", "Batches sent, by why they left", self.batches.clone());
+        registry.register("batch_items", "Items sent in batches", self.items.clone());
+        registry.register("batch_size", "Items of one batch", self.size.clone());
+        registry.register("batch_wait_seconds", "Time an item waited for its batch to leave", self.wait.clone());
+        registry.register(
+            "batch_queue_full",
+            "Items refused because their class's queue was full",
+            self.queue_full.clone(),
+        );
+        registry.register("batch_withdrawn", "Items whose asker went away before they left", self.withdrawn.clone());
+        registry.register("batch_lost", "Items of batches that came back without an answer to each", self.lost.clone());
+        registry.register("batch_alone", "Items sent alone because there were too many classes", self.alone.clone());
+        registry.register("batch_classes", "Classes with a former at present", self.classes.clone());
+    }
+
+    pub(super) fn sent(&self, why: Why, items: usize) {
+        self.batches.get_or_create(&[("why", why.as_str())]).inc();
+        self.items.inc_by(items as u64);
+        // A batch is far smaller than the first integer that an f64 can't hold.
+        self.size.observe(items as f64);
+    }
+}

@@ -1,0 +1,119 @@
+//! What the listeners count.
+
+use ::http::{StatusCode, Version};
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+type ByName = Family<[(&'static str, &'static str); 1], Counter>;
+type ByStatus = Family<[(&'static str, u16); 1], Counter>;
+
+/// Handles of a server's metrics; clones count into the same numbers.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(super) accepted: Counter,
+    pub(super) accept_errors: Counter,
+    pub(super) open: Gauge,
+    pub(super) handshakes_failed: Counter,
+    pub(super) panics: Counter,
+    closes: ByName,
+    rejects: ByStatus,
+    requests: ByName,
+    // Looked up once, because every request counts into one of them.
+    requests_http_10: Counter,
+    requests_http_11: Counter,
+    requests_http_2: Counter,
+}
+
+impl Metrics {
+    /// Everything at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let requests = ByName::default();
+        let version = |name| requests.get_or_create_owned(&[("version", name)]);
+        Self {
+            accepted: Counter::default(),
+            accept_errors: Counter::default(),
+            open: Gauge::default(),
+            handshakes_failed: Counter::default(),
+            panics: Counter::default(),
+            closes: ByName::default(),
+            rejects: ByStatus::default(),
+            requests_http_10: version("1.0"),
+            requests_http_11: version("1.1"),
+            requests_http_2: version("2"),
+            requests,
+        }
+    }
+
+    /// Puts the handles into `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("http_connections_accepted", "Connections accepted", self.accepted.clone());
+        registry.register("http_connections_open", "Connections open now", self.open.clone());
+        registry.register("http_connections_closed", "Connections closed, by reason", self.closes.clone());
+        registry.register("http_accept_errors", "Failed attempts to accept a connection", self.accept_errors.clone());
+        registry.register("http_handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
+        registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
+        registry.register("http_rejects", "Requests refused before the handler, by status", self.rejects.clone());
+        registry.register("http_panics", "Panics while a request was being answered", self.panics.clone());
+    }
+
+    pub(super) fn request(&self, version: Version) {
+        match version {
+            Version::HTTP_2 => self.requests_http_2.inc(),
+            Version::HTTP_11 => self.requests_http_11.inc(),
+            _ => self.requests_http_10.inc(),
+        };
+    }
+
+    pub(super) fn rejected(&self, status: StatusCode) {
+        self.rejects.get_or_create(&[("status", status.as_u16())]).inc();
+    }
+
+    pub(super) fn closed(&self, reason: &'static str) {
+        self.closes.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+impl Metrics {
+    pub(super) fn closes(&self, reason: &'static str) -> u64 {
+        self.closes.get_or_create(&[("reason", reason)]).get()
+    }
+
+    pub(super) fn rejects(&self, status: u16) -> u64 {
+        self.rejects.get_or_create(&[("status", status)]).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exposition_shows_what_was_counted() {
+        let metrics = Metrics::new();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        metrics.request(Version::HTTP_2);
+        metrics.closed("idle");
+        metrics.rejected(StatusCode::BAD_REQUEST);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "http_requests_total{version=\"2\"} 1",
+            "http_requests_total{version=\"1.1\"} 0",
+            "http_connections_closed_total{reason=\"idle\"} 1",
+            "http_rejects_total{status=\"400\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! From a head as a front has parsed it to a request that the rest of the program may trust: one host, one framing,
+//! a target, and no field that was meant for this connection only. Whatever leaves room for doubt is refused, because
+//! a server behind us might resolve the doubt the other way.
+
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
+};
+
+use super::authority;
+use crate::{
+    config::Limits,
+    message::{Client, RequestHead, Response, Scheme, problem::problem},
+};
+
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Methods that an answer with 405 names.
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+/// Why a request doesn't reach the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    Connect,
+    Trace,
+    Asterisk,
+    TargetMalformed,
+    TargetTooLong,
+    TooManyFields,
+    FieldsTooLarge,
+    HostMissing,
+    HostRepeated,
+    HostMalformed,
+    HostDiffers,
+    TransferEncodingForbidden,
+    TransferCodingUnknown,
+    TwoFramings,
+    LengthMalformed,
+    LengthsDiffer,
+    ExpectationUnknown,
+    BodyTooLarge,
+}
+
+impl Rejection {
+    pub(super) const fn status(self) -> StatusCode {
+        match self {
+            Self::Connect | Self::Asterisk | Self::TransferCodingUnknown => StatusCode::NOT_IMPLEMENTED,
+            Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooManyFields | Self::FieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::ExpectationUnknown => StatusCode::EXPECTATION_FAILED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TargetMalformed
+            | Self::HostMissing
+            | Self::HostRepeated
+            | Self::HostMalformed
+            | Self::HostDiffers
+            | Self::TransferEncodingForbidden
+            | Self::TwoFramings
+            | Self::LengthMalformed
+            | Self::LengthsDiffer => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    const fn detail(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT is not supported: this is no tunnel",
+            Self::Trace => "TRACE is not supported",
+            Self::Asterisk => "OPTIONS * is not supported: ask about a path",
+            Self::TargetMalformed => "the request target is neither a path nor an http or https URI",
+            Self::TargetTooLong => "the request target is too long",
+            Self::TooManyFields => "the request has too many header fields",
+            Self::FieldsTooLarge => "the request's header fields are too large",
+            Self::HostMissing => "the request names no host",
+            Self::HostRepeated => "the request has more than one Host",
+            Self::HostMalformed => "the request's host is not a host with an optional port",
+            Self::HostDiffers => "Host and :authority differ",
+            Self::TransferEncodingForbidden => "Transfer-Encoding does not exist in this version of HTTP",
+            Self::TransferCodingUnknown => "no transfer coding but chunked is supported",
+            Self::TwoFramings => "the request has both Content-Length and Transfer-Encoding",
+            Self::LengthMalformed => "Content-Length is not a number of bytes",
+            Self::LengthsDiffer => "the request has several different Content-Length",
+            Self::ExpectationUnknown => "no expectation but 100-continue is supported",
+            Self::BodyTooLarge => "the request body is too large",
+        }
+    }
+
+    /// The answer. HTTP/1 closes after it: who sends such a request may mean the next bytes differently, too.
+    pub(super) fn response(self, version: Version) -> Response {
+        let status = self.status();
+        let mut response = problem(status, status.canonical_reason().unwrap_or("Refused"), self.detail());
+        let headers = response.headers_mut();
+        // Some of these statuses may be stored without being asked (RFC 9110, section 15.1).
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if version < Version::HTTP_2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self == Self::Trace {
+            headers.insert(header::ALLOW, ALLOW);
+        }
+        response
+    }
+}
+
+/// Checks and normalises a request's head. The body is left empty, to be put in by the caller.
+pub(super) fn normalise(
+    parts: Parts,
+    scheme: Scheme,
+    client: Client,
+    limits: &Limits,
+) -> Result<RequestHead, Rejection> {
+    let Parts { method, uri, version, mut headers, .. } = parts;
+    check_method(&method)?;
+    check_size(&uri, &headers, version, limits)?;
+    check_framing(&mut headers, version)?;
+    check_expectation(&mut headers)?;
+    check_form(&uri, &method)?;
+    let authority = authority::resolve(&uri, &mut headers, version, scheme)?;
+    let target = target(uri)?;
+    remove_connection_fields(&mut headers);
+    join_cookies(&mut headers);
+    Ok(RequestHead { method, scheme, authority, target, headers, client })
+}
+
+fn check_method(method: &Method) -> Result<(), Rejection> {
+    match *method {
+        Method::CONNECT => Err(Rejection::Connect),
+        Method::TRACE => Err(Rejection::Trace),
+        _ => Ok(()),
+    }
+}
+
+fn check_size(uri: &Uri, headers: &HeaderMap, version: Version, limits: &Limits) -> Result<(), Rejection> {
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.header_bytes_max) {
+        return Err(Rejection::TargetTooLong);
+    }
+    if headers.len() > limits.headers_max {
+        return Err(Rejection::TooManyFields);
+    }
+    // In HTTP/1 the parser has counted the whole section, white space included.
+    let is_counted = version < Version::HTTP_2;
+    let bytes = || headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    if !is_counted && bytes() > limits.header_bytes_max {
+        return Err(Rejection::FieldsTooLarge);
+    }
+    Ok(())
+}
+
+/// hyper refuses most of this itself, and of two framings it drops `Content-Length` and closes after the answer, as
+/// RFC 9112, section 6.1 allows. The rules stand here nevertheless, for every front alike.
+fn check_framing(headers: &mut HeaderMap, version: Version) -> Result<(), Rejection> {
+    if let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
+        if version != Version::HTTP_11 {
+            return Err(Rejection::TransferEncodingForbidden);
+        }
+        if headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Rejection::TwoFramings);
+        }
+        let is_single = headers.get_all(header::TRANSFER_ENCODING).iter().nth(1).is_none();
+        if !is_single || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Rejection::TransferCodingUnknown);
+        }
+    }
+    unite_lengths(headers)
+}
+
+/// Checks every `Content-Length` and keeps one of several equal ones.
+fn unite_lengths(headers: &mut HeaderMap) -> Result<(), Rejection> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else { return Ok(()) };
+    let length = read_length(first)?;
+    let mut is_repeated = false;
+    for other in values {
+        if read_length(other)? != length {
+            return Err(Rejection::LengthsDiffer);
+        }
+        is_repeated = true;
+    }
+    if is_repeated {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(())
+}
+
+fn read_length(value: &HeaderValue) -> Result<u64, Rejection> {
+    // `parse` alone would let a plus sign pass.
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).ok_or(Rejection::LengthMalformed)
+}
+
+/// The expectation ends here: the front sends 100 when somebody begins to read the body.
+fn check_expectation(headers: &mut HeaderMap) -> Result<(), Rejection> {
+    match headers.remove(header::EXPECT) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Rejection::ExpectationUnknown),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses targets that aren't in origin-form or absolute-form (RFC 9112, section 3.2).
+fn check_form(uri: &Uri, method: &Method) -> Result<(), Rejection> {
+    if uri.path() == "*" {
+        return Err(if *method == Method::OPTIONS { Rejection::Asterisk } else { Rejection::TargetMalformed });
+    }
+    match uri.scheme_str() {
+        // The scheme itself is the connection's: what a client claims must not choose what its answer is stored as.
+        None | Some("http" | "https") => Ok(()),
+        Some(_) => Err(Rejection::TargetMalformed),
+    }
+}
+
+/// Path and query; an absolute target may lack the path.
+fn target(uri: Uri) -> Result<PathAndQuery, Rejection> {
+    let given = uri.into_parts().path_and_query.ok_or(Rejection::TargetMalformed)?;
+    match given.as_str().as_bytes() {
+        [b'/', ..] => Ok(given),
+        [b'?', ..] => format!("/{}", given.as_str()).parse().map_err(|_| Rejection::TargetMalformed),
+        _ => Err(Rejection::TargetMalformed),
+    }
+}
+
+/// Removes what RFC 9110, section 7.6.1 says must not travel on.
+fn remove_connection_fields(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let nominated: Vec<HeaderName> =
+            headers.get_all(header::CONNECTION).iter().flat_map(tokens).filter_map(nominated).collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::UPGRADE);
+    if headers.contains_key(header::TE) {
+        let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
+        if headers.get_all(header::TE).iter().flat_map(tokens).any(is_trailers) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(header::TE);
+        }
+    }
+}
+
+/// The members of a list without the white space around them.
+fn tokens(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// The field that a connection option names, unless it is one that has its own treatment here. The usual options
+/// name none, and so cost no allocation.
+fn nominated(option: &[u8]) -> Option<HeaderName> {
+    const OURS: [&[u8]; 6] = [b"close", b"keep-alive", b"upgrade", b"te", b"content-length", b"transfer-encoding"];
+    if OURS.iter().any(|ours| option.eq_ignore_ascii_case(ours)) {
+        return None;
+    }
+    HeaderName::from_bytes(option).ok()
+}
+
+/// HTTP/2 and HTTP/3 may split the cookies into many fields, which nothing else expects (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for cookie in std::iter::once(second).chain(cookies) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie.as_bytes());
+    }
+    // Pieces of values make a value.
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

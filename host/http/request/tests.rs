@@ -1,0 +1,154 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{
+    Rejection::{
+        Asterisk, Connect, ExpectationUnknown, FieldsTooLarge, HostDiffers, HostMalformed, HostMissing, HostRepeated,
+        LengthMalformed, LengthsDiffer, TargetMalformed, TargetTooLong, TooManyFields, Trace, TransferCodingUnknown,
+        TransferEncodingForbidden, TwoFramings,
+    },
+    *,
+};
+
+const V10: Version = Version::HTTP_10;
+const V11: Version = Version::HTTP_11;
+const V2: Version = Version::HTTP_2;
+
+const LIMITS: Limits = Limits {
+    connections_max: 1,
+    streams_max: 1,
+    headers_max: 4,
+    header_bytes_max: 100,
+    body_bytes_max: 1,
+    questions_max: 1,
+};
+
+const A: (&str, &str) = ("host", "a");
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+fn parts(version: Version, line: &str, fields: Fields<'_>) -> Parts {
+    let (method, target) = line.split_once(' ').unwrap();
+    let mut builder = ::http::Request::builder().version(version).method(method).uri(target);
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(()).unwrap().into_parts().0
+}
+
+fn run(version: Version, line: &str, fields: Fields<'_>) -> Result<RequestHead, Rejection> {
+    let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version };
+    normalise(parts(version, line, fields), Scheme::Http, client, &LIMITS)
+}
+
+#[test]
+fn what_leaves_room_for_doubt_is_refused() {
+    let long_target = format!("GET /{}", "x".repeat(100));
+    let long_value = "x".repeat(100);
+    let cases: &[(Version, &str, Fields<'_>, Rejection)] = &[
+        (V11, "CONNECT a:443", &[A], Connect),
+        (V2, "CONNECT a:443", &[], Connect),
+        (V11, "TRACE /", &[A], Trace),
+        (V11, "OPTIONS *", &[A], Asterisk),
+        (V11, "GET *", &[A], TargetMalformed),
+        (V11, "GET a", &[A], TargetMalformed),
+        (V11, "GET ftp://a/", &[A], TargetMalformed),
+        (V11, long_target.as_str(), &[A], TargetTooLong),
+        (V11, "GET /", &[A, ("b", ""), ("c", ""), ("d", ""), ("e", "")], TooManyFields),
+        (V2, "GET http://a/", &[("b", long_value.as_str())], FieldsTooLarge),
+        (V11, "GET /", &[], HostMissing),
+        (V10, "GET /", &[], HostMissing),
+        (V11, "GET http://a/", &[], HostMissing),
+        (V2, "GET /", &[], HostMissing),
+        (V11, "GET /", &[A, A], HostRepeated),
+        (V11, "GET http://a/", &[A, A], HostRepeated),
+        (V2, "GET /", &[A, A], HostRepeated),
+        (V11, "GET /", &[("host", "u@a")], HostMalformed),
+        (V11, "GET /", &[("host", "a b")], HostMalformed),
+        (V11, "GET /", &[("host", "a:99999")], HostMalformed),
+        (V11, "GET /", &[("host", "")], HostMalformed),
+        (V11, "GET http://u@a/", &[A], HostMalformed),
+        (V11, "GET http://a/", &[("host", "a b")], HostMalformed),
+        (V2, "GET http://a/", &[("host", "b")], HostDiffers),
+        (V2, "POST http://a/", &[("transfer-encoding", "chunked")], TransferEncodingForbidden),
+        (V10, "POST /", &[A, ("transfer-encoding", "chunked")], TransferEncodingForbidden),
+        (V11, "POST /", &[A, ("transfer-encoding", "gzip, chunked")], TransferCodingUnknown),
+        (V11, "POST /", &[A, ("transfer-encoding", "chunked"), ("transfer-encoding", "x")], TransferCodingUnknown),
+        (V11, "POST /", &[A, ("transfer-encoding", "chunked"), ("content-length", "1")], TwoFramings),
+        (V11, "POST /", &[A, ("content-length", "1"), ("content-length", "2")], LengthsDiffer),
+        (V11, "POST /", &[A, ("content-length", "+1")], LengthMalformed),
+        (V11, "POST /", &[A, ("content-length", "1, 1")], LengthMalformed),
+        (V11, "POST /", &[A, ("content-length", "")], LengthMalformed),
+        (V2, "POST http://a/", &[("content-length", "18446744073709551616")], LengthMalformed),
+        (V11, "POST /", &[A, ("expect", "200-ok")], ExpectationUnknown),
+    ];
+    for (version, line, fields, expected) in cases {
+        assert_eq!(run(*version, line, fields).err(), Some(*expected), "{version:?} {line} {fields:?}");
+    }
+}
+
+#[test]
+fn host_and_target_are_settled() {
+    let cases: &[(Version, &str, Fields<'_>, &str, &str)] = &[
+        (V11, "GET /p?q", &[A], "a", "/p?q"),
+        (V11, "GET /", &[("host", "Example.ORG:80")], "example.org", "/"),
+        (V11, "GET http://B:81/p", &[A], "b:81", "/p"),
+        (V11, "GET http://b", &[A], "b", "/"),
+        (V11, "GET http://b?q", &[A], "b", "/?q"),
+        (V11, "OPTIONS /p", &[A], "a", "/p"),
+        (V10, "GET http://b/", &[], "b", "/"),
+        (V10, "GET /", &[A], "a", "/"),
+        (V2, "GET https://b/p", &[], "b", "/p"),
+        (V2, "GET http://b:80/", &[("host", "B")], "b", "/"),
+        (V2, "GET /", &[A], "a", "/"),
+    ];
+    for (version, line, fields, authority, target) in cases {
+        let request = run(*version, line, fields).unwrap();
+        assert_eq!((request.authority(), request.target.as_str()), (*authority, *target), "{version:?} {line}");
+        assert!(!request.headers.contains_key(header::HOST));
+        assert_eq!(request.scheme, Scheme::Http, "the connection's scheme, whatever the target says");
+    }
+}
+
+#[test]
+fn what_was_meant_for_the_connection_stays_here() {
+    let cases: &[(Fields<'_>, Fields<'_>)] = &[
+        (&[("x-kept", "1")], &[("x-kept", "1")]),
+        (&[("connection", "keep-alive"), ("keep-alive", "timeout=5")], &[]),
+        (&[("connection", "close, X-Hop"), ("x-hop", "1"), ("x-kept", "1")], &[("x-kept", "1")]),
+        (&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c"), ("http2-settings", "x")], &[]),
+        (&[("connection", "close,, ,"), ("proxy-connection", "close")], &[]),
+        (&[("connection", "te"), ("te", "gzip, Trailers;q=1, trailers")], &[("te", "trailers")]),
+        (&[("te", "gzip")], &[]),
+        (&[("proxy-authorization", "Basic eDp5")], &[("proxy-authorization", "Basic eDp5")]),
+        (&[("connection", "content-length"), ("content-length", "1")], &[("content-length", "1")]),
+        (&[("content-length", "1"), ("content-length", "01")], &[("content-length", "1")]),
+        (&[("transfer-encoding", "Chunked")], &[]),
+        (&[("expect", "100-Continue")], &[]),
+        (&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")], &[("cookie", "a=1; b=2; c=3")]),
+        (&[("accept", "a"), ("accept", "b")], &[("accept", "a"), ("accept", "b")]),
+    ];
+    for (sent, kept) in cases {
+        let fields = [&[A][..], *sent].concat();
+        let request = run(V11, "POST /", &fields).unwrap();
+        let found: Vec<_> =
+            request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(found, *kept, "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_and_is_not_stored() {
+    let response = Trace.response(V11);
+    let headers = response.headers().clone();
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(headers[header::CONNECTION], "close");
+    assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+    assert!(headers[header::ALLOW].to_str().unwrap().contains("GET"));
+    let body = response.into_body().collect(1000).await.unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(read["status"], 405);
+    assert_eq!(read["detail"], Trace.detail());
+
+    let response = HostMissing.response(V2);
+    assert!(!response.headers().contains_key(header::CONNECTION));
+}

@@ -1,0 +1,140 @@
+//! One request: checked, handed to the handler, and its answer made fit for the wire. The same for every front; a
+//! front brings a request with a body of its own kind, and takes the answer.
+
+use std::{fmt::Display, net::IpAddr, sync::Arc};
+
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use bytes::Bytes;
+use http_body::Body as HttpBody;
+
+use super::{
+    Handler, body,
+    connection::Shared,
+    reply::Reply,
+    request::{self, Rejection},
+    watch::{Activity, InFlight, Protocol},
+};
+use crate::message::{Body, Client, Request, Response, Scheme};
+
+/// What the requests of one connection have in common.
+pub(super) struct Conversation<H> {
+    shared: Arc<Shared<H>>,
+    activity: Arc<Activity>,
+    scheme: Scheme,
+    ip: IpAddr,
+    protocol: Protocol,
+}
+
+impl<H: Handler> Conversation<H> {
+    pub(super) fn new(
+        shared: Arc<Shared<H>>,
+        activity: Arc<Activity>,
+        scheme: Scheme,
+        ip: IpAddr,
+        protocol: Protocol,
+    ) -> Self {
+        Self { shared, activity, scheme, ip, protocol }
+    }
+
+    /// Answers one request, whatever it is.
+    pub(super) async fn answer<B>(&self, request: ::http::Request<B>) -> ::http::Response<Reply<Body>>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Display,
+    {
+        let in_flight = InFlight::begin(&self.activity);
+        let (parts, body) = request.into_parts();
+        let (version, is_head) = (parts.version, parts.method == Method::HEAD);
+        self.shared.metrics.request(version);
+        let response = match self.admit(parts, body) {
+            Ok(request) => self.shared.handler.handle(request).await,
+            Err(rejection) => {
+                self.shared.metrics.rejected(rejection.status());
+                rejection.response(version)
+            }
+        };
+        finish(response, is_head).map(|body| Reply::new(body, self.protocol, in_flight))
+    }
+
+    fn admit<B>(&self, parts: Parts, body: B) -> Result<Request, Rejection>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Display,
+    {
+        let client = Client { ip: self.ip, version: parts.version };
+        let head = request::normalise(parts, self.scheme, client, &self.shared.limits)?;
+        let body = body::admit(body, self.shared.limits.body_bytes_max, self.shared.timeouts.body)?;
+        Ok(Request { head, body })
+    }
+}
+
+/// Makes an answer's framing true, wherever its header fields came from.
+fn finish(mut response: Response, is_head: bool) -> Response {
+    // The version of an origin's answer says nothing about this connection.
+    *response.version_mut() = Version::HTTP_11;
+    response.headers_mut().remove(header::TRANSFER_ENCODING);
+    let exact = response.body().size_hint().exact();
+    if is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        // An empty body doesn't tell what GET would have got; any other one does.
+        let exact = exact.filter(|_| is_head && !response.body().is_end_stream());
+        if let Some(exact) = exact {
+            response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(exact));
+        }
+        *response.body_mut() = Body::Empty;
+    } else if let Some(exact) = exact {
+        remove_wrong_length(response.headers_mut(), exact);
+    }
+    response
+}
+
+/// A wrong length would make the client wait, or take the rest for the next answer. hyper writes the true one.
+fn remove_wrong_length(headers: &mut HeaderMap, exact: u64) {
+    let is_right = |value: &HeaderValue| value.to_str().ok().and_then(|text| text.parse().ok()) == Some(exact);
+    if headers.get(header::CONTENT_LENGTH).is_some_and(|value| !is_right(value)) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A response of `body` whose header says `length`.
+    fn response(status: u16, length: Option<&str>, body: &'static str) -> Response {
+        let mut builder = ::http::Response::builder().status(status).version(Version::HTTP_2);
+        if let Some(length) = length {
+            builder = builder.header(header::CONTENT_LENGTH, length);
+        }
+        builder.body(Body::Full(Bytes::from_static(body.as_bytes()))).unwrap()
+    }
+
+    #[test]
+    fn framing_is_made_true() {
+        let cases = [
+            ("kept", response(200, Some("5"), "hello"), false, Some("5"), 5),
+            ("absent, left to hyper", response(200, None, "hello"), false, None, 5),
+            ("wrong", response(200, Some("6"), "hello"), false, None, 5),
+            ("no number", response(200, Some("five"), "hello"), false, None, 5),
+            ("empty but not", response(200, Some("5"), ""), false, None, 0),
+            ("HEAD answered like GET", response(200, None, "hello"), true, Some("5"), 0),
+            ("HEAD with the origin's length", response(200, Some("700"), ""), true, Some("700"), 0),
+            ("HEAD of unknown length", response(200, None, ""), true, None, 0),
+            ("204 with a body", response(204, None, "hello"), false, None, 0),
+            ("304 with the length of 200", response(304, Some("700"), ""), false, Some("700"), 0),
+        ];
+        for (name, response, is_head, length, bytes) in cases {
+            let finished = finish(response, is_head);
+            let stated = finished.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+            assert_eq!(stated, length, "{name}");
+            assert_eq!(finished.body().size_hint().exact(), Some(bytes), "{name}");
+            assert_eq!(finished.version(), Version::HTTP_11, "{name}");
+        }
+    }
+
+    #[test]
+    fn framing_is_not_the_handlers_business() {
+        let mut chunked = response(200, None, "hello");
+        chunked.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("gzip, chunked"));
+        assert!(finish(chunked, false).headers().is_empty());
+    }
+}

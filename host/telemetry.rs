@@ -1,0 +1,56 @@
+//! What the node tells about itself: metrics, the access log, request ids and trace context, and the admin API.
+//!
+//! The room depends on nobody: the other rooms register their metric handles with [`Registry`], hand plain values to
+//! [`AccessLog`], and what the admin API may ask of the node is the [`Control`] trait, which `app` implements.
+
+pub mod access;
+pub mod admin;
+pub mod admin_client;
+pub mod metrics;
+pub mod trace;
+
+use std::io::{self, IsTerminal as _};
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+pub use access::{AccessLog, Line};
+pub use admin::{Control, Purge, PurgeFailure, PurgeReport, Scope};
+pub use metrics::{Registry, Requests, RouteMetrics, Verdict};
+pub use trace::RequestTrace;
+
+/// The environment variable with filter directives for the node's own log, such as `debug` or `info,holm::cache=debug`.
+pub const LOG_VARIABLE: &str = "HOLM_LOG";
+
+/// Sends the node's own log to standard error, filtered by [`LOG_VARIABLE`]. A second call changes nothing.
+pub fn init_logging() {
+    let directives = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    let installed = tracing_subscriber::fmt()
+        .with_env_filter(filter(&directives))
+        .with_ansi(io::stderr().is_terminal())
+        // Otherwise a closed standard error would turn every logged line into a panic of the thread that logs it.
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .compact()
+        .try_init();
+    if installed.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}
+
+fn filter(directives: &str) -> EnvFilter {
+    EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_is_what_was_asked_for_and_info_otherwise() {
+        for (directives, expected) in
+            [("", "info"), ("debug", "debug"), ("holm=trace", "holm=trace"), ("holm=loud", "info")]
+        {
+            assert_eq!(filter(directives).to_string(), expected, "{directives:?}");
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The admin API: health, readiness, metrics, purge, pools and policies, as an axum router over a [`Control`].
+//!
+//! It has an address of its own, but a browser on the same machine can reach that too. So what changes something is a
+//! POST of `application/json`, which no page of another site can send: a form can't, and a script would have to ask
+//! first, which nothing here answers.
+
+mod purge;
+
+use std::{pin::Pin, sync::Arc};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode, Uri,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::Response,
+    routing::{get, post},
+};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::metrics;
+use crate::message::{self, BodyError};
+
+pub use purge::{Purge, PurgeFailure, PurgeInvalid, PurgeReport, Scope};
+
+/// Bytes of a request body; more are answered 413.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+const INDEX: &str = "\
+holm: the admin API
+
+GET  /healthz   the process answers
+GET  /readyz    it may be sent requests; 503 with reasons if not
+GET  /metrics   OpenMetrics text
+POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale
+GET  /pools     endpoints and their health
+GET  /policies  loaded policies
+";
+
+/// A future that a [`Control`] gives back.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the admin API may ask of the node.
+pub trait Control: Send + Sync {
+    /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
+    fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
+
+    /// May this node be sent requests?
+    ///
+    /// # Errors
+    /// The reasons why not, for people to read.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// All metrics as OpenMetrics text.
+    fn metrics(&self) -> String;
+
+    /// The pools, their endpoints and what is known of them.
+    fn pools(&self) -> Value;
+
+    /// The policies and their generations.
+    fn policies(&self) -> Value;
+}
+
+/// The API as a service.
+pub fn router(control: Arc<dyn Control>) -> Router {
+    Router::new()
+        .route("/", get(|| async { text(INDEX) }))
+        .route("/healthz", get(|| async { text("ok") }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/purge", post(purge))
+        .route("/pools", get(pools))
+        .route("/policies", get(policies))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(control)
+}
+
+/// Serves one request that our own listener took.
+pub async fn call(router: &Router, request: message::Request) -> message::Response {
+    let mut inner = http::Request::new(request.body);
+    *inner.method_mut() = request.head.method;
+    *inner.uri_mut() = Uri::from(request.head.target);
+    *inner.headers_mut() = request.head.headers;
+    let Ok(response) = router.clone().oneshot(inner).await;
+    response.map(|body| {
+        if body.is_end_stream() {
+            return message::Body::Empty;
+        }
+        message::Body::stream(body.map_err(|error| BodyError::Broken(error.to_string())))
+    })
+}
+
+async fn ready(State(control): State<Arc<dyn Control>>) -> Response {
+    match control.ready() {
+        Ok(()) => answer(StatusCode::OK, JSON, json!({"ready": true}).to_string()),
+        Err(reasons) => {
+            let body = json!({"ready": false, "reasons": reasons});
+            answer(StatusCode::SERVICE_UNAVAILABLE, JSON, body.to_string())
+        }
+    }
+}
+
+async fn metrics(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, metrics::CONTENT_TYPE, control.metrics())
+}
+
+async fn pools(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, JSON, control.pools().to_string())
+}
+
+async fn policies(State(control): State<Arc<dyn Control>>) -> Response {
+    answer(StatusCode::OK, JSON, control.policies().to_string())
+}
+
+async fn purge(
+    State(control): State<Arc<dyn Control>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    if !is_json(&headers) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a purge is a POST with content-type: application/json");
+    }
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return problem(rejection.status(), &format!("a body may have at most {BODY_BYTES_MAX} bytes"));
+        }
+        Err(rejection) => return problem(rejection.status(), &rejection.body_text()),
+    };
+    let purge = match Purge::parse(&body) {
+        Ok(purge) => purge,
+        Err(invalid) => return problem(StatusCode::BAD_REQUEST, &invalid.to_string()),
+    };
+    match control.purge(purge).await {
+        Ok(report) => reported(&report),
+        Err(failure) => problem(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
+    }
+}
+
+/// 200 only if every live node has applied the purge; a script that asks no further must not take less for done.
+fn reported(report: &PurgeReport) -> Response {
+    let mut body = json!({
+        "complete": report.is_complete(),
+        "position": report.position,
+        "applied": report.applied,
+        "missing": report.missing,
+    });
+    if report.is_complete() {
+        return answer(StatusCode::OK, JSON, body.to_string());
+    }
+    let status = StatusCode::GATEWAY_TIMEOUT;
+    let detail = "the purge is in the log, but not every node has applied it in time; \
+                  those that are missing apply it before they serve from their tiers as fresh again";
+    describe(&mut body, status, detail);
+    answer(status, PROBLEM, body.to_string())
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    problem(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("{} does not take {method}; GET / lists what there is", uri.path()),
+    )
+}
+
+async fn unknown(uri: Uri) -> Response {
+    problem(StatusCode::NOT_FOUND, &format!("there is no {}; GET / lists what there is", uri.path()))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(JSON)
+}
+
+/// Problem details (RFC 9457).
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let mut body = json!({});
+    describe(&mut body, status, detail);
+    answer(status, PROBLEM, body.to_string())
+}
+
+fn describe(body: &mut Value, status: StatusCode, detail: &str) {
+    body["type"] = json!("about:blank");
+    body["title"] = json!(status.canonical_reason());
+    body["status"] = json!(status.as_u16());
+    body["detail"] = json!(detail);
+}
+
+fn text(body: &'static str) -> Response {
+    answer(StatusCode::OK, TEXT, body)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use http::{Version, uri::PathAndQuery};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::message::{Body, Client, Request, RequestHead, Scheme};
+
+    /// A node that answers as it is told and remembers what it was asked.
+    struct Node {
+        ready: Result<(), Vec<String>>,
+        outcome: Result<PurgeReport, PurgeFailure>,
+        purged: Mutex<Vec<Purge>>,
+    }
+
+    impl Control for Node {
+        fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>> {
+            self.purged.lock().push(purge);
+            Box::pin(async move { self.outcome.clone() })
+        }
+
+        fn ready(&self) -> Result<(), Vec<String>> {
+            self.ready.clone()
+        }
+
+        fn metrics(&self) -> String {
+            "# EOF\n".to_owned()
+        }
+
+        fn pools(&self) -> Value {
+            json!({"models": []})
+        }
+
+        fn policies(&self) -> Value {
+            json!({"tenant": 1})
+        }
+    }
+
+    /// A body that never gets anywhere.
+    struct Stalled;
+
+    impl http_body::Body for Stalled {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+            Poll::Ready(Some(Err(BodyError::Stalled { idle_ms: 1 })))
+        }
+    }
+
+    fn report(missing: &[&str]) -> PurgeReport {
+        let missing = missing.iter().map(|node| (*node).to_owned()).collect();
+        PurgeReport { position: "17-0".to_owned(), applied: vec!["a".to_owned()], missing }
+    }
+
+    fn node() -> Node {
+        Node { ready: Ok(()), outcome: Ok(report(&[])), purged: Mutex::default() }
+    }
+
+    fn request(method: Method, target: &'static str, body: impl Into<Body>) -> Request {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("Application/JSON; charset=utf-8"));
+        Request {
+            head: RequestHead {
+                method,
+                scheme: Scheme::Http,
+                authority: HeaderValue::from_static("127.0.0.1:7070"),
+                target: PathAndQuery::from_static(target),
+                headers,
+                client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+            },
+            body: body.into(),
+        }
+    }
+
+    fn purging(body: &str) -> Request {
+        request(Method::POST, "/purge", body.to_owned())
+    }
+
+    struct Answer {
+        status: u16,
+        headers: HeaderMap,
+        text: String,
+    }
+
+    impl Answer {
+        fn json(&self) -> Value {
+            serde_json::from_str(&self.text).unwrap()
+        }
+
+        fn content_type(&self) -> &str {
+            self.headers[CONTENT_TYPE].to_str().unwrap()
+        }
+    }
+
+    async fn ask(node: &Arc<Node>, request: Request) -> Answer {
+        let control: Arc<dyn Control> = Arc::<Node>::clone(node);
+        let (parts, body) = call(&router(control), request).await.into_parts();
+        let body = body.collect(1024 * 1024).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, text }
+    }
+
+    #[tokio::test]
+    async fn what_there_is_to_read_can_be_read() {
+        let node = Arc::new(node());
+        for (target, content_type, expected) in [
+            ("/", TEXT, INDEX),
+            ("/healthz", TEXT, "ok"),
+            ("/readyz", JSON, r#"{"ready":true}"#),
+            ("/metrics", metrics::CONTENT_TYPE, "# EOF\n"),
+            ("/pools?x=1", JSON, r#"{"models":[]}"#),
+            ("/policies", JSON, r#"{"tenant":1}"#),
+        ] {
+            let answer = ask(&node, request(Method::GET, target, Body::Empty)).await;
+            assert_eq!((answer.status, answer.content_type()), (200, content_type), "{target}");
+            assert_eq!(answer.text, expected, "{target}");
+            assert_eq!(answer.headers["cache-control"], "no-store", "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_ready_says_why() {
+        let node = Node { ready: Err(vec!["the purge log is behind".to_owned()]), ..node() };
+        let answer = ask(&Arc::new(node), request(Method::GET, "/readyz", Body::Empty)).await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.json(), json!({"ready": false, "reasons": ["the purge log is behind"]}));
+    }
+
+    #[tokio::test]
+    async fn a_purge_reaches_the_node_and_its_report_the_caller() {
+        let node = Arc::new(node());
+        let answer = ask(&node, purging(r#"{"tag":"news","soft":true}"#)).await;
+        assert_eq!(answer.status, 200);
+        let expected = json!({"complete": true, "position": "17-0", "applied": ["a"], "missing": []});
+        assert_eq!(answer.json(), expected);
+        assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true }]);
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_not_all_have_applied_is_no_success() {
+        let node = Node { outcome: Ok(report(&["b"])), ..node() };
+        let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
+        assert_eq!((answer.status, answer.content_type()), (504, PROBLEM));
+        let body = answer.json();
+        assert_eq!((&body["complete"], &body["missing"], &body["status"]), (&json!(false), &json!(["b"]), &json!(504)));
+    }
+
+    #[tokio::test]
+    async fn a_purge_that_failed_says_why() {
+        let failure = PurgeFailure { reason: "the purge log can't be written".to_owned() };
+        let node = Node { outcome: Err(failure), ..node() };
+        let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
+        assert_eq!((answer.status, answer.content_type()), (503, PROBLEM));
+        assert_eq!(answer.json()["detail"], "the purge log can't be written");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_purge_is_refused_and_nothing_is_purged() {
+        let node = Arc::new(node());
+        let too_large = format!(r#"{{"tag":"{}"}}"#, "x".repeat(BODY_BYTES_MAX));
+        for (body, status) in [
+            ("", 400),
+            ("{}", 400),
+            (r#"{"tag":"a","url":"http://a/"}"#, 400),
+            (r#"{"tag":"a","prefix":"/"}"#, 400),
+            (too_large.as_str(), 413),
+        ] {
+            let answer = ask(&node, purging(body)).await;
+            assert_eq!((answer.status, answer.content_type()), (status, PROBLEM), "{body:.40}");
+            assert_eq!(answer.json()["status"], status, "{body:.40}");
+        }
+        assert!(node.purged.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_page_of_another_site_can_send_purges_nothing() {
+        let node = Arc::new(node());
+        for content_type in
+            [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("multipart/json")]
+        {
+            let mut request = purging(r#"{"tag":"news"}"#);
+            request.head.headers.remove(CONTENT_TYPE);
+            if let Some(content_type) = content_type {
+                request.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            }
+            assert_eq!(ask(&node, request).await.status, 415, "{content_type:?}");
+        }
+        assert!(node.purged.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_a_problem_of_the_request() {
+        let node = Arc::new(node());
+        let answer = ask(&node, request(Method::POST, "/purge", Body::stream(Stalled))).await;
+        assert_eq!((answer.status, answer.content_type()), (400, PROBLEM));
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_and_methods_are_problems() {
+        let node = Arc::new(node());
+        let unknown = ask(&node, request(Method::GET, "/nothing", Body::Empty)).await;
+        assert_eq!((unknown.status, unknown.content_type()), (404, PROBLEM));
+        let wrong = ask(&node, request(Method::GET, "/purge", Body::Empty)).await;
+        assert_eq!((wrong.status, wrong.content_type()), (405, PROBLEM));
+        assert_eq!(wrong.headers["allow"], "POST");
+        let preflight = ask(&node, request(Method::OPTIONS, "/purge", Body::Empty)).await;
+        assert_eq!(preflight.status, 405, "no page of another site is let through");
+        assert!(!preflight.headers.contains_key("access-control-allow-origin"));
+    }
+
+    #[tokio::test]
+    async fn head_is_get_without_its_body() {
+        let answer = ask(&Arc::new(node()), request(Method::HEAD, "/healthz", Body::Empty)).await;
+        assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+    }
+}

@@ -1,0 +1,280 @@
+//! What a purge names, how it is said in JSON, and what comes back.
+
+use http::Uri;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+/// Bytes of a tag.
+const TAG_BYTES_MAX: usize = 1024;
+
+/// What to purge, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Purge {
+    /// The entries that are meant.
+    pub scope: Scope,
+    /// Mark them stale instead of removing them.
+    pub soft: bool,
+}
+
+/// The entries that a purge means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All variants of one URL: `scheme://authority/path?query`, scheme and authority in lower case.
+    Url(String),
+    /// One cache key.
+    Key([u8; 32]),
+    /// All that carry a tag.
+    Tag(String),
+}
+
+/// What became of a purge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeReport {
+    /// Where the purge is in the region's log.
+    pub position: String,
+    /// Nodes that have applied it.
+    pub applied: Vec<String>,
+    /// Live nodes that had not when the time was up.
+    pub missing: Vec<String>,
+}
+
+impl PurgeReport {
+    /// Every live node has applied the purge.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+}
+
+/// Why nothing was purged.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{reason}")]
+pub struct PurgeFailure {
+    /// For people to read.
+    pub reason: String,
+}
+
+/// Why something isn't a purge, and what would be.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PurgeInvalid {
+    /// The body isn't the JSON object that is expected.
+    #[error(
+        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"key\" and \"tag\", \
+         and optionally \"soft\": true or false"
+    )]
+    Body(String),
+    /// Not exactly one scope.
+    #[error("{found} of \"url\", \"key\" and \"tag\" are given; exactly one is allowed")]
+    Scopes {
+        /// How many there are.
+        found: usize,
+    },
+    /// Not a URL that this node could have served.
+    #[error("`{0}` is not a URL that can be cached; allowed is http:// or https:// with a host, and no user name")]
+    Url(String),
+    /// Not a cache key.
+    #[error("`{0}` is not a cache key; allowed are 64 hex digits, as the access log shows them")]
+    Key(String),
+    /// Not a tag.
+    #[error(
+        "a tag of {bytes} bytes is not allowed; it has 1 to {max} bytes, and no control characters",
+        max = TAG_BYTES_MAX
+    )]
+    Tag {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    url: Option<String>,
+    key: Option<String>,
+    tag: Option<String>,
+    #[serde(default)]
+    soft: bool,
+}
+
+impl Purge {
+    /// Reads the JSON body of a purge.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid`] says what is allowed.
+    pub fn parse(body: &[u8]) -> Result<Self, PurgeInvalid> {
+        // The decoder would take the members in an array, too.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return Err(PurgeInvalid::Body("it is not an object".to_owned()));
+        }
+        let raw: Raw = serde_json::from_slice(body).map_err(|error| PurgeInvalid::Body(error.to_string()))?;
+        let scope = match (&raw.url, &raw.key, &raw.tag) {
+            (Some(url), None, None) => Scope::url(url)?,
+            (None, Some(key), None) => Scope::key(key)?,
+            (None, None, Some(tag)) => Scope::tag(tag)?,
+            (url, key, tag) => {
+                let found = [url, key, tag].into_iter().flatten().count();
+                return Err(PurgeInvalid::Scopes { found });
+            }
+        };
+        Ok(Self { scope, soft: raw.soft })
+    }
+
+    /// The JSON that [`Purge::parse`] reads.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match &self.scope {
+            Scope::Url(url) => json!({"url": url, "soft": self.soft}),
+            Scope::Key(key) => json!({"key": hex(key), "soft": self.soft}),
+            Scope::Tag(tag) => json!({"tag": tag, "soft": self.soft}),
+        }
+    }
+}
+
+impl Scope {
+    /// A URL, in the form in which requests name theirs.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Url`]
+    pub fn url(text: &str) -> Result<Self, PurgeInvalid> {
+        let invalid = || PurgeInvalid::Url(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| invalid())?;
+        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https")).ok_or_else(invalid)?;
+        let authority = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
+        let authority = authority.filter(|authority| !authority.contains('@')).ok_or_else(invalid)?;
+        let (path, query) = (uri.path(), uri.query());
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        Ok(Self::Url(format!("{scheme}://{authority}{path}{query}")))
+    }
+
+    /// A key in hex.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Key`]
+    pub fn key(text: &str) -> Result<Self, PurgeInvalid> {
+        unhex(text).map(Self::Key).ok_or_else(|| PurgeInvalid::Key(text.chars().take(80).collect()))
+    }
+
+    /// A tag, as an origin or a policy gave it.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Tag`]
+    pub fn tag(text: &str) -> Result<Self, PurgeInvalid> {
+        if (1..=TAG_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) {
+            Ok(Self::Tag(text.to_owned()))
+        } else {
+            Err(PurgeInvalid::Tag { bytes: text.len() })
+        }
+    }
+}
+
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    let digits = text.as_bytes();
+    if digits.len() != 2 * key.len() {
+        return None;
+    }
+    for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+        let (high, low) = (char::from(pair[0]).to_digit(16)?, char::from(pair[1]).to_digit(16)?);
+        // Two hex digits fit into a byte.
+        *byte = (high * 16 + low) as u8;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn exactly_one_scope_and_soft_are_read() {
+        let key = "0F".repeat(32);
+        for (body, scope, soft) in [
+            (r#"{"url":"https://example.org/a?b"}"#.to_owned(), Scope::Url("https://example.org/a?b".into()), false),
+            (format!(r#"{{"key":"{key}","soft":true}}"#), Scope::Key([15; 32]), true),
+            (r#"{"soft":false,"tag":"news"}"#.to_owned(), Scope::Tag("news".into()), false),
+            (r#"{"url":null,"tag":"news"}"#.to_owned(), Scope::Tag("news".into()), false),
+        ] {
+            assert_eq!(Purge::parse(body.as_bytes()), Ok(Purge { scope, soft }), "{body}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_what_is_allowed() {
+        for (body, said) in [
+            ("", "the body is not a purge"),
+            ("[null,null,\"a\",true]", "it is not an object"),
+            (r#"{"tag":"a"} {}"#, "the body is not a purge"),
+            (r#"{"tag":"a","prefix":"/"}"#, "unknown field `prefix`"),
+            (r#"{"tag":"a","tag":"b"}"#, "duplicate field"),
+            (r#"{"tag":"a","soft":"yes"}"#, "expected a boolean"),
+            (r#"{"tag":7}"#, "expected a string"),
+            ("{}", "0 of"),
+            (r#"{"soft":true}"#, "0 of"),
+            (r#"{"tag":"a","url":"http://a/"}"#, "2 of"),
+            (r#"{"tag":""}"#, "a tag of 0 bytes"),
+            (r#"{"tag":"a\nb"}"#, "no control characters"),
+            (r#"{"key":"0f"}"#, "64 hex digits"),
+            (r#"{"url":"/a"}"#, "http:// or https://"),
+        ] {
+            let refused = Purge::parse(body.as_bytes()).unwrap_err().to_string();
+            assert!(refused.contains(said), "{body} was refused with: {refused}");
+        }
+    }
+
+    #[test]
+    fn urls_take_the_form_that_requests_have() {
+        for (given, expected) in [
+            ("http://example.org", Some("http://example.org/")),
+            ("HTTP://Example.ORG:8080/A?B=c#part", Some("http://example.org:8080/A?B=c")),
+            ("https://[2001:DB8::1]/", Some("https://[2001:db8::1]/")),
+            ("http://example.org?q=1", Some("http://example.org/?q=1")),
+            ("http://example.org/?", Some("http://example.org/?")),
+            ("ftp://example.org/", None),
+            ("http://user@example.org/", None),
+            ("example.org", None),
+            ("http:///a", None),
+            ("http://example.org/a b", None),
+            ("", None),
+        ] {
+            let scope = Scope::url(given).ok();
+            assert_eq!(scope, expected.map(|url| Scope::Url(url.to_owned())), "{given}");
+        }
+    }
+
+    #[test]
+    fn keys_are_64_hex_digits() {
+        for (given, valid) in [
+            ("a".repeat(64), true),
+            ("A".repeat(64), true),
+            ("a".repeat(63), false),
+            ("a".repeat(65), false),
+            ("g".repeat(64), false),
+            ("ä".repeat(32), false),
+            (format!("+{}", "a".repeat(63)), false),
+        ] {
+            assert_eq!(Scope::key(&given).is_ok(), valid, "{given}");
+        }
+    }
+
+    #[test]
+    fn tags_have_a_longest() {
+        assert!(Scope::tag(&"x".repeat(TAG_BYTES_MAX)).is_ok());
+        let refused = Scope::tag(&"x".repeat(TAG_BYTES_MAX + 1));
+        assert_eq!(refused, Err(PurgeInvalid::Tag { bytes: TAG_BYTES_MAX + 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_is_what_is_read(key: [u8; 32], soft: bool) {
+            let purge = Purge { scope: Scope::Key(key), soft };
+            prop_assert_eq!(Purge::parse(purge.to_json().to_string().as_bytes()), Ok(purge));
+        }
+    }
+}

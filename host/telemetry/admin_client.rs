@@ -1,0 +1,250 @@
+//! The other end of the admin API, as `holm purge` uses it: one request on a connection of its own.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    Method, Request, StatusCode, Uri,
+    header::{CONTENT_TYPE, HOST},
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::admin::Purge;
+use crate::clock;
+
+/// Bytes of an answer that are read.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The address isn't one.
+    #[error("`{given}` is not an admin address; allowed is host:port or http://host[:port]")]
+    Address {
+        /// What was given.
+        given: String,
+    },
+    /// No connection.
+    #[error("no connection to the admin API at {address}: {cause}")]
+    Connect {
+        /// Host and port.
+        address: String,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The connection broke, or it isn't HTTP that is spoken there.
+    #[error("the exchange with the admin API at {address} broke off: {cause}")]
+    Exchange {
+        /// Host and port.
+        address: String,
+        /// What hyper says.
+        cause: hyper::Error,
+    },
+    /// The answer broke off or is too long.
+    #[error("the answer of the admin API at {address} could not be read: {reason}")]
+    Answer {
+        /// Host and port.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something else lives at that address.
+    #[error("{address} answered {status}, but not in JSON; is it the address of holm's admin API?")]
+    NotJson {
+        /// Host and port.
+        address: String,
+        /// The status of the answer.
+        status: StatusCode,
+    },
+    /// It took too long.
+    #[error("the admin API at {address} has not answered within {limit_ms} ms")]
+    Timeout {
+        /// Host and port.
+        address: String,
+        /// The limit.
+        limit_ms: u64,
+    },
+}
+
+/// Asks the node whose admin API is at `admin` (`host:port` or an `http://` URL) to purge. Gives back the status and
+/// the JSON of whatever it answers: a refusal is an answer too.
+///
+/// # Errors
+/// [`ClientError`] if there is no answer.
+pub async fn client_purge(admin: &str, purge: &Purge, timeout: Duration) -> Result<(StatusCode, Value), ClientError> {
+    let address = Address::parse(admin)?;
+    let body = Bytes::from(purge.to_json().to_string());
+    let outcome = tokio::time::timeout(timeout, address.post("/purge", body)).await;
+    outcome
+        .unwrap_or_else(|_| Err(ClientError::Timeout { address: address.authority, limit_ms: clock::millis(timeout) }))
+}
+
+/// Where an admin API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    /// A name or an IP address, without the brackets of IPv6.
+    host: String,
+    port: u16,
+    /// Both as a URL has them.
+    authority: String,
+}
+
+impl Address {
+    fn parse(given: &str) -> Result<Self, ClientError> {
+        let invalid = || ClientError::Address { given: given.to_owned() };
+        let uri: Uri = given.parse().map_err(|_| invalid())?;
+        let default_port = match uri.scheme_str() {
+            None => None,
+            Some("http") => Some(80),
+            Some(_) => return Err(invalid()),
+        };
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(invalid)?;
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(invalid());
+        }
+        let port = match authority.port() {
+            Some(port) => port.as_u16(),
+            // `host:` and `host:99999` have no port that can be meant.
+            None if authority.as_str() != authority.host() => return Err(invalid()),
+            None => default_port.ok_or_else(invalid)?,
+        };
+        let host = authority.host();
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Ok(Self { host: bare.to_owned(), port, authority: format!("{host}:{port}") })
+    }
+
+    async fn post(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Value), ClientError> {
+        let address = || self.authority.clone();
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let stream = stream.map_err(|cause| ClientError::Connect { address: address(), cause })?;
+        let broken = |cause| ClientError::Exchange { address: address(), cause };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // What goes wrong with the connection is told to the request as well.
+        let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let response = sender.send_request(self.request(path, body)).await.map_err(broken)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| ClientError::Answer { address: address(), reason: error.to_string() })?;
+        let value = serde_json::from_slice(&body.to_bytes());
+        value.map(|value| (status, value)).map_err(|_| ClientError::NotJson { address: address(), status })
+    }
+
+    fn request(&self, path: &'static str, body: Bytes) -> Request<Full<Bytes>> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(Uri::from_static(path))
+            .header(HOST, self.authority.as_str())
+            .header(CONTENT_TYPE, "application/json");
+        // Can't fail: the authority was part of a parsed URI, and all else is constant.
+        request.body(Full::new(body)).expect("a parsed authority is a valid header")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::{Router, routing::post};
+    use hyper_util::service::TowerToHyperService;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::telemetry::admin::Scope;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn purge() -> Purge {
+        Purge { scope: Scope::Tag("news".to_owned()), soft: true }
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// Serves one connection.
+    async fn serve(router: Router) -> SocketAddr {
+        let (listener, address) = listener().await;
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = TowerToHyperService::new(router);
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+        });
+        address
+    }
+
+    #[test]
+    fn addresses_are_host_and_port_or_a_url() {
+        for (given, expected) in [
+            ("127.0.0.1:7070", Some(("127.0.0.1", 7070, "127.0.0.1:7070"))),
+            ("localhost:7070", Some(("localhost", 7070, "localhost:7070"))),
+            ("[::1]:7070", Some(("::1", 7070, "[::1]:7070"))),
+            ("http://node-1", Some(("node-1", 80, "node-1:80"))),
+            ("http://[::1]:7070/", Some(("::1", 7070, "[::1]:7070"))),
+            ("localhost", None),
+            ("localhost:", None),
+            ("localhost:99999", None),
+            ("https://localhost:7070", None),
+            ("http://localhost:7070/purge", None),
+            ("http://localhost:7070/?a", None),
+            ("http://me@localhost:7070/", None),
+            ("/purge", None),
+            ("", None),
+        ] {
+            let parsed = Address::parse(given).ok();
+            let expected = expected.map(|(host, port, authority)| Address {
+                host: host.to_owned(),
+                port,
+                authority: authority.to_owned(),
+            });
+            assert_eq!(parsed, expected, "{given:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_purge_is_sent_as_json_and_any_answer_comes_back() {
+        async fn echo(request: axum::extract::Request) -> (StatusCode, axum::body::Body) {
+            let is_json = request.headers()["content-type"] == "application/json";
+            let status = if is_json { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::UNSUPPORTED_MEDIA_TYPE };
+            (status, request.into_body())
+        }
+        let address = serve(Router::new().route("/purge", post(echo))).await;
+        let (status, answer) = client_purge(&format!("http://{address}"), &purge(), PATIENCE).await.unwrap();
+        assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(Purge::parse(answer.to_string().as_bytes()), Ok(purge()));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_the_admin_api_is_said() {
+        let address = serve(Router::new().fallback(|| async { "welcome" })).await;
+        let error = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ClientError::NotJson { status: StatusCode::OK, .. }), "{error}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_not_read_to_its_end() {
+        let address = serve(Router::new().fallback(|| async { vec![b' '; ANSWER_BYTES_MAX + 1] })).await;
+        let error = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        assert!(matches!(error, ClientError::Answer { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_and_nobody_answering_are_told_apart() {
+        let (closed, address) = listener().await;
+        drop(closed);
+        let refused = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Connect { .. }), "{refused}");
+
+        let (_silent, address) = listener().await;
+        let late = client_purge(&address.to_string(), &purge(), Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(late, ClientError::Timeout { limit_ms: 50, .. }), "{late}");
+    }
+}

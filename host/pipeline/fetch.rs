@@ -1,0 +1,394 @@
+//! One exchange with the origin: ask, judge the answer, store it while it arrives, and tell everybody who waits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::{Pipeline, Route};
+use crate::{
+    cache::{
+        admit::{self, Admission, Refusal, Storage},
+        collapse::{Lead, shared::SharedBody},
+        conditional,
+        entry::Object,
+        freshness::Lifetimes,
+        key::Key,
+        purge::Mark,
+        record::{Origins, Place, Recorder, head},
+        vary,
+    },
+    clock::{self, Timestamp},
+    message::{Body, RequestHead, Response},
+    origin::{Failure, Fetched, Outbound, OutboundBody},
+};
+
+/// An error body up to this size is shared with all who wait; a larger one goes to one of them.
+const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
+
+/// What is to be fetched, for a request that could be answered from the cache.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The client's request.
+    pub head: RequestHead,
+    /// Its body, if it's a question.
+    pub body: Bytes,
+    /// The request's key.
+    pub primary: Key,
+    /// The key under which it waits: of the variant, if one is known.
+    pub key: Key,
+    /// What is stored already, if it may be renewed or fallen back on.
+    pub stale: Option<Arc<Object>>,
+    /// May what is stored be served if the origin fails?
+    pub if_error: bool,
+}
+
+/// How a flight landed, for everybody on it.
+#[derive(Clone, Debug)]
+pub enum Landing {
+    /// An answer that all may have.
+    Shared(Arrival),
+    /// What was stored is good again.
+    Renewed(Arc<Object>, Served),
+    /// An answer for one only: the others ask by themselves.
+    Private(Refusal),
+    /// No answer.
+    Failed(Failed),
+}
+
+/// Who answered.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The endpoint.
+    pub endpoint: Arc<str>,
+    /// Attempts it took.
+    pub attempts: u32,
+    /// The origin's status.
+    pub status: StatusCode,
+}
+
+/// An answer on its way in.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its end-to-end header fields.
+    pub headers: Arc<HeaderMap>,
+    /// Its body.
+    pub body: SharedBody,
+    /// Where it's stored, and so which variant it is.
+    pub place: Place,
+    /// Its freshness at arrival in milliseconds; `None` if it's shared but not stored.
+    pub ttl_ms: Option<u64>,
+    /// Who answered.
+    pub served: Served,
+}
+
+/// No answer came, or one that is as good as none.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// What the client is answered with.
+    pub status: StatusCode,
+    /// A word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub detail: Arc<str>,
+    /// The endpoint, if one was asked.
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self {
+            status: failure.status(),
+            reason: failure.reason(),
+            detail: failure.to_string().into(),
+            endpoint: failure.endpoint().map(Arc::from),
+        }
+    }
+}
+
+/// What an exchange came to.
+pub enum Exchanged {
+    /// What was stored is good again.
+    Renewed(Arc<Object>, Served),
+    /// To be stored: [`Pump::run`] takes the body in.
+    Stored(Arrival, Pump),
+    /// An error that all may have.
+    Error(Arrival),
+    /// Not to be stored.
+    Refused(Response, Served, Refusal),
+    /// No answer.
+    Failed(Failed),
+}
+
+/// Leads a flight to its end; runs by itself, whether or not its client stays.
+pub async fn lead(
+    node: Arc<Pipeline>,
+    route: Arc<Route>,
+    ask: Ask,
+    lead: Lead<Landing>,
+    own: oneshot::Sender<(Response, Served)>,
+) {
+    // Between our look-up and the start of this flight an earlier one may have stored what we want.
+    match exchange(&node, &route, &ask).await {
+        Exchanged::Renewed(object, served) => lead.land(Landing::Renewed(object, served)),
+        Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
+        Exchanged::Failed(failed) => {
+            debug!(reason = failed.reason, detail = %failed.detail, "a fetch failed");
+            lead.land(Landing::Failed(failed));
+        }
+        Exchanged::Stored(arrival, pump) => {
+            lead.land(Landing::Shared(arrival));
+            pump.run(Some(lead)).await;
+        }
+        Exchanged::Refused(response, served, refusal) => {
+            if refusal.holds_for_key() {
+                node.cache.mark_uncacheable(ask.key, clock::now());
+            }
+            lead.land(Landing::Private(refusal));
+            // The client may be gone; then nobody wants this answer.
+            let _ = own.send((response, served));
+        }
+    }
+}
+
+/// Asks the origin and judges what comes.
+pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Exchanged {
+    let mut renewable = ask.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
+    loop {
+        let mark = node.cache.purger().mark();
+        let requested = clock::now();
+        let fetched = match route.pool.fetch(outbound(ask, renewable.map(AsRef::as_ref))).await {
+            Ok(fetched) => fetched,
+            Err(failure) => return Exchanged::Failed(failure.into()),
+        };
+        let times = Times { mark, requested, received: clock::now() };
+        match (renewable.take(), fetched.response.status()) {
+            (Some(object), StatusCode::NOT_MODIFIED) => {
+                let served = served(&fetched);
+                if let Some(renewed) = renew(node, route, ask, object, fetched.response.headers(), &times) {
+                    return Exchanged::Renewed(renewed, served);
+                }
+                // The 304 spoke of an answer we don't have: ask again, for the whole.
+            }
+            _ => return settle(node, route, ask, fetched, &times).await,
+        }
+    }
+}
+
+/// When an exchange took place.
+struct Times {
+    mark: Mark,
+    requested: Timestamp,
+    received: Timestamp,
+}
+
+fn served(fetched: &Fetched) -> Served {
+    Served { endpoint: Arc::clone(&fetched.endpoint), attempts: fetched.attempts, status: fetched.response.status() }
+}
+
+/// The request to the origin: without the client's conditions, because what is to be stored must come whole.
+fn outbound(ask: &Ask, renewable: Option<&Object>) -> Outbound {
+    let mut headers = forwarded(&ask.head);
+    for name in &conditional::CONDITIONS {
+        headers.remove(name);
+    }
+    if let Some(object) = renewable {
+        conditional::ask(&mut headers, &object.head.headers);
+    }
+    let (method, body) = if ask.head.method == Method::POST {
+        (Method::POST, OutboundBody::Replayable(ask.body.clone()))
+    } else {
+        (Method::GET, OutboundBody::Empty)
+    };
+    Outbound { method, authority: ask.head.authority.clone(), target: ask.head.target.clone(), headers, body }
+}
+
+/// The client's header fields as they travel on: what it said, and through whom it came (RFC 9110, section 7.6.3).
+#[must_use]
+pub fn forwarded(head: &RequestHead) -> HeaderMap {
+    let mut headers = head.headers.clone();
+    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    let chain = headers.get("x-forwarded-for").and_then(|known| known.to_str().ok());
+    let chain = chain.map_or_else(|| head.client.ip.to_string(), |known| format!("{known}, {}", head.client.ip));
+    if let Ok(chain) = HeaderValue::try_from(chain) {
+        headers.insert("x-forwarded-for", chain);
+    }
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
+    headers.insert("x-forwarded-host", head.authority.clone());
+    headers
+}
+
+fn renew(
+    node: &Arc<Pipeline>,
+    route: &Route,
+    ask: &Ask,
+    object: &Object,
+    not_modified: &HeaderMap,
+    times: &Times,
+) -> Option<Arc<Object>> {
+    let mut headers = object.head.headers.clone();
+    conditional::renew(&mut headers, not_modified);
+    let exchange = admit::Exchange {
+        method: &ask.head.method,
+        request: &ask.head.headers,
+        status: object.head.status,
+        response: &headers,
+        length: None,
+        received: times.received,
+    };
+    let storage = match decide(node, route, &exchange) {
+        Admission::Store(storage) => storage,
+        // Good for those who wait, dead at once for everybody else.
+        Admission::Refuse(_) => Storage { lifetimes: Lifetimes::default(), vary: None, for_authorized: false },
+    };
+    let place = place(ask, &storage);
+    let url = ask.head.url();
+    node.cache.renew(object, not_modified, &storage, &place, &origins(route, &url, times))
+}
+
+async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fetched, times: &Times) -> Exchanged {
+    let served = served(&fetched);
+    let (parts, body) = fetched.response.into_parts();
+    if ask.if_error && is_failure(parts.status) {
+        let detail = format!("endpoint {} answered {}", served.endpoint, parts.status);
+        let endpoint = Some(served.endpoint);
+        return Exchanged::Failed(Failed {
+            status: parts.status,
+            reason: "origin-error",
+            detail: detail.into(),
+            endpoint,
+        });
+    }
+    let length = body.size_hint().exact();
+    let exchange = admit::Exchange {
+        method: &ask.head.method,
+        request: &ask.head.headers,
+        status: parts.status,
+        response: &parts.headers,
+        length,
+        received: times.received,
+    };
+    match decide(node, route, &exchange) {
+        Admission::Refuse(_) if parts.status.is_server_error() => {
+            share_error(node, ask, Response::from_parts(parts, body), served).await
+        }
+        Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
+        Admission::Store(storage) => {
+            let place = place(ask, &storage);
+            let url = ask.head.url();
+            let head = head(parts.status, &parts.headers, &storage, &place, &origins(route, &url, times));
+            let shared = SharedBody::new(length, node.cache.config().collapse.lag_bytes_max);
+            let arrival = Arrival {
+                headers: Arc::new(head.headers.clone()),
+                body: shared.clone(),
+                place: place.clone(),
+                ttl_ms: Some(storage.lifetimes.ttl_ms.saturating_sub(head.initial_age_ms)),
+                served,
+            };
+            let recorder = Recorder::new(Arc::clone(&node.cache), place, head, length);
+            Exchanged::Stored(arrival, Pump { body, recorder, shared })
+        }
+    }
+}
+
+/// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each.
+async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served: Served) -> Exchanged {
+    let (parts, body) = response.into_parts();
+    if body.size_hint().lower() > SHARED_ERROR_BYTES_MAX {
+        return Exchanged::Refused(Response::from_parts(parts, body), served, Refusal::Status);
+    }
+    let bytes = match body.collect(SHARED_ERROR_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return Exchanged::Failed(Failed {
+                status: StatusCode::BAD_GATEWAY,
+                reason: "error-body",
+                detail: format!("endpoint {} answered {}, but {error}", served.endpoint, parts.status).into(),
+                endpoint: Some(served.endpoint),
+            });
+        }
+    };
+    debug!(node = node.node, status = %parts.status, "an error answer is shared with all who wait for it");
+    Exchanged::Error(Arrival {
+        headers: Arc::new(parts.headers),
+        body: SharedBody::whole(bytes),
+        place: Place { primary: ask.primary, key: ask.key, names: None },
+        ttl_ms: None,
+        served,
+    })
+}
+
+fn decide(node: &Pipeline, route: &Route, exchange: &admit::Exchange<'_>) -> Admission {
+    let object_bytes_max = node.cache.config().object_bytes_max;
+    admit::decide(exchange, route.infers(), &route.config.freshness, object_bytes_max)
+}
+
+fn place(ask: &Ask, storage: &Storage) -> Place {
+    match &storage.vary {
+        None => Place { primary: ask.primary, key: ask.primary, names: None },
+        Some(names) => Place {
+            primary: ask.primary,
+            key: vary::variant(&ask.primary, names, &ask.head.headers),
+            names: Some(names.as_slice().into()),
+        },
+    }
+}
+
+fn origins<'a>(route: &'a Route, url: &'a str, times: &Times) -> Origins<'a> {
+    Origins {
+        url,
+        mark: times.mark,
+        requested: times.requested,
+        received: times.received,
+        tag_headers: &route.config.tag_headers,
+    }
+}
+
+/// The failures for which `stale-if-error` was made (RFC 5861, section 4).
+fn is_failure(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+}
+
+/// Takes a body in: into the tiers, and to all who read along.
+pub struct Pump {
+    body: Body,
+    recorder: Recorder,
+    shared: SharedBody,
+}
+
+impl Pump {
+    /// Runs to the body's end. The flight, if there is one, stays open until the answer can be found in the tiers.
+    pub async fn run(mut self, mut lead: Option<Lead<Landing>>) {
+        let mut recorder = Some(self.recorder);
+        loop {
+            let frame = match self.body.frame().await {
+                None => break,
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    warn!(%error, "an answer broke off; it isn't stored");
+                    self.shared.finish(Err(error));
+                    return;
+                }
+            };
+            let Ok(piece) = frame.into_data() else { continue };
+            if recorder.as_mut().is_some_and(|recorder| recorder.push(&piece).is_err()) {
+                debug!("an answer is over object_bytes_max; it is passed on but not stored");
+                recorder = None;
+                lead = None;
+                self.shared.release();
+            }
+            if self.shared.push(piece).await.is_err() {
+                return;
+            }
+        }
+        if let Some(recorder) = recorder {
+            recorder.finish();
+        }
+        self.shared.finish(Ok(()));
+        drop(lead);
+    }
+}

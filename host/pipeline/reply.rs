@@ -1,0 +1,142 @@
+//! Answers as clients get them: from a stored object, from an answer on its way in, or passed through.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::{
+    Pipeline, Served, Trail,
+    fetch::{self, Arrival},
+};
+use crate::{
+    cache::{
+        conditional,
+        entry::{Layout, Object},
+        key::Key,
+        status::CACHE_STATUS,
+        store::Tier,
+    },
+    clock::Timestamp,
+    message::{Body, RequestHead, Response},
+};
+
+/// What of a request shapes the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// GET, HEAD or POST.
+    pub method: &'a Method,
+    /// Its header fields, for conditions.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> From<&'a RequestHead> for Wanted<'a> {
+    fn from(head: &'a RequestHead) -> Self {
+        Self { method: &head.method, headers: &head.headers }
+    }
+}
+
+impl Pipeline {
+    /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
+    /// `None` if it isn't that simple.
+    pub(super) fn hit_reply(&self, object: &Object, wanted: Wanted<'_>, now: Timestamp) -> Option<Response> {
+        let plain = object.head.layout == Layout::Whole && wanted.method != Method::HEAD;
+        if !plain || conditional::not_modified(wanted.headers, object.head.status, &object.head.headers) {
+            return None;
+        }
+        let mut response = Response::new(Body::Full(object.body.clone()));
+        *response.status_mut() = object.head.status;
+        *response.headers_mut() = object.hit_headers(&self.node, now);
+        Some(response)
+    }
+
+    /// The reply from a stored object, whatever tier it was in. `None` if a part of its body is missing.
+    pub(super) fn object_reply(
+        &self,
+        key: Key,
+        object: &Arc<Object>,
+        wanted: Wanted<'_>,
+        mut trail: Trail,
+        now: Timestamp,
+    ) -> Option<Served> {
+        trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
+        let mut headers = object.aged_headers(now);
+        headers.append(CACHE_STATUS, trail.cache_status(&self.node));
+        let not_modified = conditional::not_modified(wanted.headers, object.head.status, &object.head.headers);
+        let body =
+            if not_modified || wanted.method == Method::HEAD { Body::Empty } else { self.cache.body(key, object)? };
+        let response = shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
+        Some(Served { response, trail })
+    }
+
+    /// The reply from an answer that is still coming in. `None` if its beginning is gone.
+    pub(super) fn arrival_reply(&self, arrival: Arrival, wanted: Wanted<'_>, mut trail: Trail) -> Option<Served> {
+        let reader = arrival.body.reader().ok()?;
+        note(&mut trail, &arrival.served);
+        trail.stored = arrival.ttl_ms.is_some();
+        trail.ttl_ms = arrival.ttl_ms.map(signed);
+        let mut headers = (*arrival.headers).clone();
+        headers.append(CACHE_STATUS, trail.cache_status(&self.node));
+        let status = arrival.served.status;
+        let not_modified = conditional::not_modified(wanted.headers, status, &arrival.headers);
+        let length = http_body::Body::size_hint(&reader).exact();
+        let response = shaped(status, headers, Body::stream(reader), length, wanted, not_modified);
+        Some(Served { response, trail })
+    }
+
+    /// The reply passed through from the origin.
+    pub(super) fn passed_reply(&self, mut response: Response, served: &fetch::Served, mut trail: Trail) -> Served {
+        note(&mut trail, served);
+        response.headers_mut().append(CACHE_STATUS, trail.cache_status(&self.node));
+        Served { response, trail }
+    }
+
+    /// The reply when no answer came.
+    pub(super) fn failed_reply(&self, failed: &fetch::Failed, mut trail: Trail) -> Served {
+        trail.endpoint.clone_from(&failed.endpoint);
+        trail.detail = Some(failed.reason.into());
+        let title = failed.status.canonical_reason().unwrap_or("Origin error");
+        self.own(failed.status, title, &failed.detail, trail)
+    }
+}
+
+fn note(trail: &mut Trail, served: &fetch::Served) {
+    trail.forward_status = Some(served.status.as_u16());
+    trail.endpoint = Some(Arc::clone(&served.endpoint));
+    trail.attempts = served.attempts;
+}
+
+/// A whole answer, its head alone (HEAD), or "you have it" (304), as the client wants.
+fn shaped(
+    status: StatusCode,
+    mut headers: HeaderMap,
+    body: Body,
+    length: Option<u64>,
+    wanted: Wanted<'_>,
+    not_modified: bool,
+) -> Response {
+    let (status, body) = if not_modified {
+        conditional::strip_for_not_modified(&mut headers);
+        (StatusCode::NOT_MODIFIED, Body::Empty)
+    } else if wanted.method == Method::HEAD {
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        (status, Body::Empty)
+    } else {
+        (status, body)
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The trail of a stored answer.
+pub(super) fn found(trail: &mut Trail, lookup: super::Lookup, tier: Tier) {
+    trail.lookup = lookup;
+    trail.tier = Some(tier);
+}

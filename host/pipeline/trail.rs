@@ -1,0 +1,99 @@
+//! What each stage decided about one request: the source of its `Cache-Status`, its line in the access log, its counts.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::HeaderValue;
+
+use super::route::Route;
+use crate::cache::{
+    key::Key,
+    status::{Forward, Line},
+    store::Tier,
+};
+
+/// The look-up's verdict (DESIGN, "Words").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lookup {
+    /// Fresh from a tier.
+    Hit,
+    /// From a tier, past its lifetime.
+    Stale,
+    /// From the origin, through the cache.
+    Miss,
+    /// From the origin: a route, policy or request keeps it out of the cache.
+    Bypass,
+    /// From the origin: nothing of this kind is ever stored.
+    #[default]
+    Pass,
+}
+
+impl Lookup {
+    /// A word for the access log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Bypass => "bypass",
+            Self::Pass => "pass",
+        }
+    }
+}
+
+/// The verdicts on one request's way.
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    /// The route that took it.
+    pub route: Option<Arc<Route>>,
+    /// Its key.
+    pub key: Option<Key>,
+    /// The look-up.
+    pub lookup: Lookup,
+    /// Where it was found.
+    pub tier: Option<Tier>,
+    /// Why it went forward.
+    pub forward: Option<Forward>,
+    /// The origin's status.
+    pub forward_status: Option<u16>,
+    /// Remaining freshness in milliseconds; negative when stale.
+    pub ttl_ms: Option<i64>,
+    /// The answer is being stored.
+    pub stored: bool,
+    /// It shared another request's fetch.
+    pub collapsed: bool,
+    /// The endpoint that answered.
+    pub endpoint: Option<Arc<str>>,
+    /// Attempts at the origin.
+    pub attempts: u32,
+    /// Questions in the batch, or the largest of its batches.
+    pub batch: Option<usize>,
+    /// No answer came: the response is holm's own.
+    pub failed: bool,
+    /// What else is worth a word.
+    pub detail: Option<Cow<'static, str>>,
+}
+
+impl Trail {
+    /// The start of a request's trail on `route`.
+    #[must_use]
+    pub fn on(route: &Arc<Route>) -> Self {
+        Self { route: Some(Arc::clone(route)), ..Self::default() }
+    }
+
+    /// The trail as a `Cache-Status` line.
+    #[must_use]
+    pub fn cache_status(&self, node: &str) -> HeaderValue {
+        let detail = self.detail.as_deref().or(self.tier.map(Tier::as_str));
+        Line {
+            hit: matches!(self.lookup, Lookup::Hit | Lookup::Stale),
+            forward: self.forward,
+            forward_status: self.forward_status,
+            ttl: self.ttl_ms.map(|ttl| ttl.div_euclid(1000)),
+            stored: self.stored,
+            collapsed: self.collapsed,
+            detail,
+        }
+        .render(node)
+    }
+}

@@ -34,7 +34,7 @@ const SPARSE_EXAMPLES: &str = r#"
     tls = { certificate = "tls/certificate.pem", key = "tls/key.pem" }
     [policy.tenant-key]
     file = "policies/tenant-key.wasm"
-    config = { header = "x-tenant" }
+    config = { tenant_header = "x-tenant" }
     [pool.web]
     endpoints = ["http://127.0.0.1:9000"]
     health.path = "/healthz"
@@ -350,7 +350,7 @@ fn files_are_looked_for_beside_the_configuration() {
     let config = load(&dir.path().join("holm.toml")).unwrap_or_else(|error| panic!("{}", error.render(false)));
     let source = debug(&config.policies["tenant-key"].source);
     assert_eq!(source, debug(PolicySource::File(dir.path().join("policies/tenant-key.wasm"))));
-    assert_eq!(config.policies["tenant-key"].config, r#"{"header":"x-tenant"}"#);
+    assert_eq!(config.policies["tenant-key"].config, r#"{"tenant_header":"x-tenant"}"#);
     let tls = config.listen[1].tls.as_ref().expect("TLS");
     assert_eq!(
         (&*tls.certificate, &*tls.key),

@@ -115,7 +115,7 @@ pub enum Exchanged {
     /// What was stored is good again.
     Renewed(Arc<Object>, Served),
     /// To be stored: [`Pump::run`] takes the body in.
-    Stored(Arrival, Pump),
+    Stored(Arrival, Box<Pump>),
     /// An error that all may have.
     Error(Arrival),
     /// Not to be stored.
@@ -132,7 +132,6 @@ pub async fn lead(
     lead: Lead<Landing>,
     own: oneshot::Sender<(Response, Served)>,
 ) {
-    // Between our look-up and the start of this flight an earlier one may have stored what we want.
     match exchange(&node, &route, &ask).await {
         Exchanged::Renewed(object, served) => lead.land(Landing::Renewed(object, served)),
         Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
@@ -290,7 +289,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
                 served,
             };
             let recorder = Recorder::new(Arc::clone(&node.cache), place, head, length);
-            Exchanged::Stored(arrival, Pump { body, recorder, shared })
+            Exchanged::Stored(arrival, Box::new(Pump { body, recorder, shared }))
         }
     }
 }

@@ -69,7 +69,7 @@ impl Pipeline {
     }
 
     /// The reply from an answer that is still coming in. `None` if its beginning is gone.
-    pub(super) fn arrival_reply(&self, arrival: Arrival, wanted: Wanted<'_>, mut trail: Trail) -> Option<Served> {
+    pub(super) fn arrival_reply(&self, arrival: &Arrival, wanted: Wanted<'_>, mut trail: Trail) -> Option<Served> {
         let reader = arrival.body.reader().ok()?;
         note(&mut trail, &arrival.served);
         trail.stored = arrival.ttl_ms.is_some();

@@ -262,7 +262,7 @@ async fn land(
                     return Landed::OtherVariant;
                 }
             }
-            node.arrival_reply(arrival, (&ask.head).into(), trail)
+            node.arrival_reply(&arrival, (&ask.head).into(), trail)
         }
         Some(Landing::Renewed(object, served)) => renewed(node, ask, &object, &served, trail),
         Some(Landing::Failed(failed)) => Some(or_stale(node, ask, &failed, trail)),
@@ -308,12 +308,12 @@ async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, ask: Ask, trail: 
             renewed(node, &ask, &object, &served, trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
         }
         Exchanged::Error(arrival) => {
-            node.arrival_reply(arrival, (&ask.head).into(), trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
+            node.arrival_reply(&arrival, (&ask.head).into(), trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
         }
         Exchanged::Stored(arrival, pump) => {
             // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings.
-            let reply = node.arrival_reply(arrival, (&ask.head).into(), trail.clone());
-            tokio::spawn(Pump::run(pump, None));
+            let reply = node.arrival_reply(&arrival, (&ask.head).into(), trail.clone());
+            tokio::spawn(Pump::run(*pump, None));
             reply.unwrap_or_else(|| lost_parts(node, trail))
         }
     }

@@ -1,0 +1,279 @@
+//! Config → [`App`] → run(drain): the one place that knows every room, and wires them.
+
+mod control;
+mod edge;
+
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use self::{
+    control::{AdminHandler, Controls},
+    edge::Edge,
+};
+use crate::{
+    batch::Batcher,
+    cache::{self, Cache, key::KeySpace},
+    config::{self, Config},
+    http, origin,
+    origin::{Pool, protocol},
+    pipeline::{self, Pipeline, Route, Routes},
+    plugin::{self, Plugin},
+    policy::Policy,
+    telemetry::{AccessLog, Registry, Requests, access},
+};
+
+/// What the last lines of the access log may take to be written when the node stops.
+const LOG_CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// Why a node can't start.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A listener.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The admin API's listener.
+    #[error("the admin API: {0}")]
+    Admin(#[source] http::Error),
+    /// The tiers or the purge log.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+    /// A pool.
+    #[error("pool {name}: {reason}")]
+    Pool {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        reason: origin::Error,
+    },
+    /// A policy.
+    #[error(transparent)]
+    Policy(#[from] plugin::Error),
+    /// A route names what isn't there; `config` refuses such files, so only code can bring it about.
+    #[error("route {route} names {what} {name}, which is not configured")]
+    Dangling {
+        /// The route.
+        route: String,
+        /// A pool or a policy.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The access log can't be opened.
+    #[error("the access log: {0}")]
+    AccessLog(#[source] io::Error),
+}
+
+/// A node that is bound and loaded, but accepts nothing yet.
+pub struct App {
+    server: http::Server,
+    addresses: Vec<SocketAddr>,
+    admin: Option<(http::Server, SocketAddr)>,
+    edge: Edge,
+    controls: Arc<Controls>,
+    cache: Arc<Cache>,
+    pools: BTreeMap<String, Arc<Pool>>,
+    log: Arc<AccessLog>,
+}
+
+impl App {
+    /// Binds the addresses, opens the tiers, loads the policies.
+    ///
+    /// # Errors
+    /// [`Error`] names what can't be opened, bound or loaded.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
+        let admin = bind_admin(&config).await?;
+        let registry = Registry::new();
+        let cache_metrics = cache::Metrics::default();
+        let origin_metrics = origin::Metrics::new();
+        let batch_metrics = crate::batch::Metrics::new();
+        let policy_metrics = plugin::Metrics::new();
+        let requests = Requests::new();
+        let log = Arc::new(AccessLog::start(config.log.clone()).map_err(Error::AccessLog)?);
+        registry.register_with(|registry| {
+            server.metrics().register(registry);
+            cache_metrics.register(registry);
+            origin_metrics.register(registry);
+            batch_metrics.register(registry);
+            policy_metrics.register(registry);
+            requests.register(registry);
+            log.metrics().register(registry);
+        });
+
+        let policies = load_policies(&config, &policy_metrics).await?;
+        let pools = make_pools(&config, &origin_metrics)?;
+        let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
+        let routes = make_routes(&config, &pools, &policies, &batch_metrics)?;
+        let pipeline =
+            Pipeline::new(config.node.clone(), Routes::new(routes), Arc::clone(&cache), config.limits.clone());
+        let controls = Arc::new(Controls::new(
+            registry,
+            Arc::clone(&cache),
+            Arc::clone(&pipeline),
+            pools.values().map(Arc::clone).collect(),
+            policies.into_values().collect(),
+            config.cache.purge.ack,
+        ));
+        let names = config.routes.iter().map(|route| route.name.as_str());
+        Ok(Self {
+            addresses: server.addresses(),
+            server,
+            admin,
+            edge: Edge::new(pipeline, &requests, names, config.log.access != config::AccessLog::Off, Arc::clone(&log)),
+            controls,
+            cache,
+            pools,
+            log,
+        })
+    }
+
+    /// The addresses that clients connect to, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The admin API's address.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Serves until `drain` is cancelled, then lets requests in flight finish, and closes the tiers.
+    pub async fn run(self, drain: CancellationToken) -> http::Drained {
+        let stop = CancellationToken::new();
+        let mut background = JoinSet::new();
+        background.spawn(Arc::clone(self.cache.purger()).follow(stop.clone()));
+        for pool in self.pools.values() {
+            background.spawn(Arc::clone(pool).watch(stop.clone()));
+        }
+        background.spawn(reopen_on_hangup(Arc::clone(&self.log), stop.clone()));
+        if let Some((server, _)) = self.admin {
+            let handler = AdminHandler::new(&self.controls);
+            let stop = stop.clone();
+            background.spawn(async move {
+                server.run(handler, stop).await;
+            });
+        }
+        self.controls.opened();
+        let closing = {
+            let (controls, drain) = (Arc::clone(&self.controls), drain.clone());
+            tokio::spawn(async move {
+                drain.cancelled().await;
+                controls.closing();
+            })
+        };
+        let drained = self.server.run(self.edge, drain).await;
+        closing.abort();
+        // The admin API answers until the last client is served: who drains a node wants to watch it.
+        stop.cancel();
+        while background.join_next().await.is_some() {}
+        self.cache.close().await;
+        close_log(self.log).await;
+        drained
+    }
+}
+
+async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)>, Error> {
+    let Some(address) = config.admin else { return Ok(None) };
+    let listen = config::Listen { address, tls: None };
+    let timeouts = config::Timeouts { drain: Duration::from_secs(1), ..config.timeouts.clone() };
+    let server = http::Server::bind(&[listen], &config.limits, &timeouts).await.map_err(Error::Admin)?;
+    let bound = server.addresses().first().copied().unwrap_or(address);
+    Ok(Some((server, bound)))
+}
+
+async fn load_policies(config: &Config, metrics: &plugin::Metrics) -> Result<BTreeMap<String, Arc<Plugin>>, Error> {
+    if config.policies.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let limits = || config.policies.values().map(|policy| policy.limits);
+    let engine = plugin::Engine::new(plugin::EngineLimits {
+        instances_max: limits().map(|limits| limits.instances_max).sum(),
+        memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
+    })?;
+    let mut policies = BTreeMap::new();
+    for (name, policy) in &config.policies {
+        let (engine, key, policy, metrics) = (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
+        // Compiling keeps a core busy for tens of milliseconds.
+        let loading = tokio::task::spawn_blocking(move || Plugin::load(&engine, &key, &policy, metrics));
+        let plugin = match loading.await {
+            Ok(loaded) => loaded?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        policies.insert(name.clone(), plugin);
+    }
+    Ok(policies)
+}
+
+fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<String, Arc<Pool>>, Error> {
+    let make = |(name, pool): (&String, &config::Pool)| {
+        let made = Pool::with_metrics(name, pool, metrics);
+        Ok((name.clone(), made.map_err(|reason| Error::Pool { name: name.clone(), reason })?))
+    };
+    config.pools.iter().map(make).collect()
+}
+
+fn make_routes(
+    config: &Config,
+    pools: &BTreeMap<String, Arc<Pool>>,
+    policies: &BTreeMap<String, Arc<Plugin>>,
+    metrics: &crate::batch::Metrics,
+) -> Result<Vec<Arc<Route>>, Error> {
+    let mut batchers = BTreeMap::new();
+    let mut make = |(index, route): (usize, &config::Route)| {
+        let dangling = |what, name: &str| Error::Dangling { route: route.name.clone(), what, name: name.to_owned() };
+        let pool = pools.get(&route.pool).ok_or_else(|| dangling("pool", &route.pool))?;
+        let rule = config.pools.get(&route.pool).ok_or_else(|| dangling("pool", &route.pool))?.batch;
+        let policy = match &route.policy {
+            None => None,
+            Some(name) => Some(policies.get(name).ok_or_else(|| dangling("policy", name))?),
+        };
+        let batches = matches!(route.mode, config::Mode::Infer(protocol) if protocol::batchable(protocol)).then(|| {
+            let made = || Batcher::new(rule, pipeline::infer::sender(), metrics.clone());
+            Arc::clone(batchers.entry(route.pool.clone()).or_insert_with(made))
+        });
+        Ok(Arc::new(Route {
+            index,
+            config: route.clone(),
+            keys: KeySpace::new(&config.cache.namespace, &route.name),
+            pool: Arc::clone(pool),
+            policy: policy.map(|plugin| Arc::clone(plugin) as Arc<dyn Policy>),
+            batches,
+        }))
+    };
+    config.routes.iter().enumerate().map(&mut make).collect()
+}
+
+/// HUP: log rotation has moved the file away.
+async fn reopen_on_hangup(log: Arc<AccessLog>, stop: CancellationToken) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            warn!(%error, "HUP can't be watched; the access log won't be reopened");
+            return;
+        }
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = hangups.recv() => log.reopen(),
+        }
+    }
+}
+
+async fn close_log(log: Arc<AccessLog>) {
+    let closed = tokio::task::spawn_blocking(move || log.close(LOG_CLOSE_TIME)).await;
+    if let Ok(Err(error)) = closed {
+        let error: access::StillWriting = error;
+        warn!(%error, "the access log is incomplete");
+    }
+}

@@ -1,0 +1,124 @@
+//! What the admin API may ask of the node.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    cache::{Cache, key::Key, purge},
+    http::Handler,
+    message::{Request, Response},
+    origin::Pool,
+    pipeline::Pipeline,
+    plugin::Plugin,
+    telemetry::{
+        Control, Purge, PurgeFailure, PurgeReport, Registry, Scope,
+        admin::{self, BoxFuture},
+    },
+};
+
+const STARTING: u8 = 0;
+const OPEN: u8 = 1;
+const CLOSING: u8 = 2;
+
+/// The node behind the admin API.
+pub(super) struct Controls {
+    registry: Registry,
+    cache: Arc<Cache>,
+    pipeline: Arc<Pipeline>,
+    pools: Vec<Arc<Pool>>,
+    policies: Vec<Arc<Plugin>>,
+    ack: Duration,
+    phase: AtomicU8,
+}
+
+impl Controls {
+    pub(super) const fn new(
+        registry: Registry,
+        cache: Arc<Cache>,
+        pipeline: Arc<Pipeline>,
+        pools: Vec<Arc<Pool>>,
+        policies: Vec<Arc<Plugin>>,
+        ack: Duration,
+    ) -> Self {
+        Self { registry, cache, pipeline, pools, policies, ack, phase: AtomicU8::new(STARTING) }
+    }
+
+    /// From now on clients are served.
+    pub(super) fn opened(&self) {
+        self.phase.store(OPEN, Ordering::Release);
+    }
+
+    /// From now on only what is in flight is served.
+    pub(super) fn closing(&self) {
+        self.phase.store(CLOSING, Ordering::Release);
+    }
+}
+
+impl Control for Controls {
+    fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>> {
+        Box::pin(async move {
+            let scope = match purge.scope {
+                Scope::Url(url) => purge::Scope::Url(url),
+                Scope::Key(key) => purge::Scope::Key(Key::from_bytes(key)),
+                Scope::Tag(tag) => purge::Scope::Tag(tag),
+            };
+            let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };
+            let receipt = self.cache.purger().purge(&scope, kind, self.ack).await;
+            let receipt = receipt.map_err(|error| PurgeFailure { reason: error.to_string() })?;
+            self.cache.metrics().purges.inc();
+            Ok(PurgeReport {
+                position: receipt.position.to_string(),
+                applied: receipt.applied,
+                missing: receipt.missing,
+            })
+        })
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        // A pool that is down is no reason: what is stored can still be served.
+        match self.phase.load(Ordering::Acquire) {
+            STARTING => Err(vec!["the node is starting".to_owned()]),
+            OPEN => Ok(()),
+            _ => Err(vec!["the node is draining".to_owned()]),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let open = i64::try_from(self.pipeline.flights_open()).unwrap_or(i64::MAX);
+        self.cache.metrics().flights.set(open);
+        self.registry.encode()
+    }
+
+    fn pools(&self) -> Value {
+        let pools: Vec<_> = self.pools.iter().map(|pool| pool.snapshot()).collect();
+        serde_json::json!(pools)
+    }
+
+    fn policies(&self) -> Value {
+        let policies: Vec<_> = self.policies.iter().map(|policy| policy.info()).collect();
+        serde_json::json!(policies)
+    }
+}
+
+/// Serves the admin API through the same listeners as everything else.
+#[derive(Clone)]
+pub(super) struct AdminHandler(axum::Router);
+
+impl AdminHandler {
+    pub(super) fn new(controls: &Arc<Controls>) -> Self {
+        Self(admin::router(Arc::clone(controls) as Arc<dyn Control>))
+    }
+}
+
+impl Handler for AdminHandler {
+    async fn handle(&self, request: Request) -> Response {
+        admin::call(&self.0, request).await
+    }
+}

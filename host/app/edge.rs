@@ -1,0 +1,198 @@
+//! Where listeners and the pipeline meet: ids in, metrics and the access log out.
+
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::{
+    cache::store::Tier,
+    clock::{self, Timestamp},
+    http::Handler,
+    message::{Body, BodyError, Request, RequestHead, Response, Scheme},
+    pipeline::{Lookup, Pipeline, Served, Trail},
+    telemetry::{AccessLog, Line, RequestTrace, Requests, RouteMetrics, Verdict, trace},
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The handler that clients' requests reach.
+#[derive(Clone)]
+pub(super) struct Edge(Arc<Inner>);
+
+struct Inner {
+    pipeline: Arc<Pipeline>,
+    /// By the route's index; the last is for requests that no route takes.
+    metrics: Vec<RouteMetrics>,
+    log: Option<Arc<AccessLog>>,
+}
+
+impl Edge {
+    pub(super) fn new<'n>(
+        pipeline: Arc<Pipeline>,
+        requests: &Requests,
+        routes: impl Iterator<Item = &'n str>,
+        logs: bool,
+        log: Arc<AccessLog>,
+    ) -> Self {
+        let metrics = routes.chain([NO_ROUTE]).map(|name| requests.for_route(name)).collect();
+        Self(Arc::new(Inner { pipeline, metrics, log: logs.then_some(log) }))
+    }
+}
+
+/// The route's name in metrics and logs when none takes the request.
+const NO_ROUTE: &str = "(none)";
+
+impl Handler for Edge {
+    async fn handle(&self, mut request: Request) -> Response {
+        let began = Instant::now();
+        let trace = trace::prepare(&mut request.head.headers);
+        let about = self.0.log.is_some().then(|| About::new(&request.head, &trace));
+        let Served { mut response, trail } = self.0.pipeline.serve(request).await;
+        response.headers_mut().insert(REQUEST_ID, trace.id);
+        let mut account =
+            Account { edge: Arc::clone(&self.0), began, about, trail, status: response.status(), bytes: 0 };
+        match std::mem::take(response.body_mut()) {
+            Body::Stream(stream) => *response.body_mut() = Body::stream(Accounted { stream, account }),
+            whole => {
+                let bytes = whole.size_hint().exact().unwrap_or(0);
+                *response.body_mut() = whole;
+                // All bytes are at hand: that they are sent is a matter of microseconds, and nobody waits to say so.
+                account.bytes = bytes;
+                drop(account);
+            }
+        }
+        response
+    }
+}
+
+/// What the access log says of a request beside its verdicts.
+struct About {
+    time: Timestamp,
+    id: HeaderValue,
+    trace_id: Option<[u8; 16]>,
+    client: IpAddr,
+    version: Version,
+    method: Method,
+    scheme: Scheme,
+    authority: HeaderValue,
+    target: PathAndQuery,
+}
+
+impl About {
+    fn new(head: &RequestHead, trace: &RequestTrace) -> Self {
+        Self {
+            time: clock::now(),
+            id: trace.id.clone(),
+            trace_id: trace.trace_id,
+            client: head.client.ip,
+            version: head.client.version,
+            method: head.method.clone(),
+            scheme: head.scheme,
+            authority: head.authority.clone(),
+            target: head.target.clone(),
+        }
+    }
+}
+
+/// Accounts for a request when its response has been handed over, or the client has left.
+struct Account {
+    edge: Arc<Inner>,
+    began: Instant,
+    about: Option<About>,
+    trail: Trail,
+    status: StatusCode,
+    bytes: u64,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let duration = self.began.elapsed();
+        let index = self.trail.route.as_ref().map_or(self.edge.metrics.len() - 1, |route| route.index);
+        self.edge.metrics[index].record(verdict(&self.trail), self.status, duration);
+        if let (Some(log), Some(about)) = (&self.edge.log, &self.about) {
+            let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            log.record(&line(about, &self.trail, self.status, self.bytes, duration_us));
+        }
+    }
+}
+
+fn line<'a>(about: &'a About, trail: &'a Trail, status: StatusCode, bytes_out: u64, duration_us: u64) -> Line<'a> {
+    let route = trail.route.as_deref();
+    Line {
+        time: about.time,
+        id: about.id.as_bytes(),
+        trace_id: about.trace_id,
+        client: about.client,
+        version: about.version,
+        method: about.method.as_str(),
+        scheme: about.scheme.as_str(),
+        authority: about.authority.as_bytes(),
+        target: about.target.as_str().as_bytes(),
+        status: status.as_u16(),
+        bytes_out,
+        duration_us,
+        route: route.map_or(NO_ROUTE, |route| route.config.name.as_str()),
+        policy: route.and_then(|route| route.policy.as_ref()).map(|policy| policy.label()),
+        key: trail.key.map(|key| *key.as_bytes()),
+        lookup: trail.lookup.as_str(),
+        tier: trail.tier.map(Tier::as_str),
+        fwd: trail.forward.map(crate::cache::status::Forward::as_str),
+        stored: trail.stored,
+        collapsed: trail.collapsed,
+        endpoint: trail.endpoint.as_deref(),
+        attempts: trail.attempts,
+        batch_size: trail.batch.and_then(|batch| u32::try_from(batch).ok()),
+        detail: trail.detail.as_deref(),
+    }
+}
+
+fn verdict(trail: &Trail) -> Verdict {
+    match (trail.failed, trail.lookup, trail.tier) {
+        (true, ..) => Verdict::Error,
+        (_, Lookup::Hit, Some(Tier::Disk)) => Verdict::HitDisk,
+        (_, Lookup::Hit, Some(Tier::Redis)) => Verdict::HitRedis,
+        (_, Lookup::Hit, _) => Verdict::HitMemory,
+        (_, Lookup::Stale, _) => Verdict::Stale,
+        (_, Lookup::Miss, _) if trail.collapsed => Verdict::Collapsed,
+        (_, Lookup::Miss, _) => Verdict::Miss,
+        (_, Lookup::Bypass, _) => Verdict::Bypass,
+        (_, Lookup::Pass, _) => Verdict::Pass,
+    }
+}
+
+/// A streamed body that is counted as it leaves.
+struct Accounted {
+    stream: crate::message::body::Stream,
+    account: Account,
+}
+
+impl HttpBody for Accounted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = self.stream.as_mut().poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.account.bytes += data.len() as u64;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.stream.size_hint()
+    }
+}

@@ -1,0 +1,249 @@
+//! The `holm` command.
+
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use holm::{
+    app::App,
+    config::{self, AccessLog, ByteSize, Config},
+    demo,
+    telemetry::{self, Purge, Scope, admin_client},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Allocations of many threads that live as long as a request: what jemalloc is made for, and it can profile them.
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// What a purge may take beside the time that the node itself waits for its region.
+const PURGE_TIME: Duration = Duration::from_secs(30);
+
+/// A WebAssembly-extensible edge cache and batching node.
+#[derive(Parser)]
+#[command(name = "holm", version)]
+struct Command {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Shows what holm does, with a model server and a web site of its own; then stays up to play with
+    Demo(DemoFlags),
+    /// Runs a node, from flags or from a file
+    Serve(Box<ServeFlags>),
+    /// Validates a configuration file
+    Check {
+        /// The TOML file
+        file: PathBuf,
+    },
+    /// Purges what is stored by URL, key or tag
+    Purge(PurgeFlags),
+}
+
+#[derive(Args)]
+struct DemoFlags {
+    /// End after the summary
+    #[arg(long)]
+    once: bool,
+    /// Requests of the workload
+    #[arg(long, default_value_t = demo::Options::default().requests)]
+    requests: usize,
+    /// Where the node listens; a free port if it's taken
+    #[arg(long, default_value_t = demo::Options::default().listen)]
+    listen: SocketAddr,
+    /// Where its admin API listens; a free port if it's taken
+    #[arg(long, default_value_t = demo::Options::default().admin)]
+    admin: SocketAddr,
+}
+
+#[derive(Args)]
+struct ServeFlags {
+    /// A configuration file; with it no other flag is taken
+    #[arg(long, conflicts_with_all = ["origin", "listen", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
+    config: Option<PathBuf>,
+    /// The origin's URL, http://host:port or https://host:port; several make a pool
+    #[arg(long, required_unless_present = "config")]
+    origin: Vec<String>,
+    /// Where clients connect [default: 127.0.0.1:8080]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// A policy component
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// Capacity of the memory tier [default: 256MiB]
+    #[arg(long)]
+    memory: Option<ByteSize>,
+    /// Directory of a disk tier
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// Capacity of the disk tier [default: 1GiB]
+    #[arg(long, requires = "disk")]
+    disk_size: Option<ByteSize>,
+    /// URL of a Redis tier
+    #[arg(long)]
+    redis: Option<String>,
+    /// Where the admin API listens
+    #[arg(long)]
+    admin: Option<SocketAddr>,
+    /// Where the access log goes: off, stdout or a file [default: stdout]
+    #[arg(long)]
+    access_log: Option<AccessLog>,
+}
+
+#[derive(Args)]
+struct PurgeFlags {
+    /// The admin API of any node of the region
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    admin: String,
+    #[command(flatten)]
+    scope: ScopeFlags,
+    /// Mark stale instead of removing
+    #[arg(long)]
+    soft: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct ScopeFlags {
+    /// A URL as clients ask for it
+    #[arg(long)]
+    url: Option<String>,
+    /// A key, 64 hex digits, from the access log
+    #[arg(long)]
+    key: Option<String>,
+    /// A tag (Surrogate-Key, Cache-Tag)
+    #[arg(long)]
+    tag: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    telemetry::init_logging();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().thread_name("holm").enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("holm: the runtime can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        match command.action {
+            Action::Demo(flags) => demonstrate(flags).await,
+            Action::Serve(flags) => serve(*flags).await,
+            Action::Check { file } => check(&file),
+            Action::Purge(flags) => purge(flags).await,
+        }
+    });
+    // Blocking work that is still under way (a look-up of a name, say) must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match done {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a person reads when it went wrong.
+type Done = Result<ExitCode, String>;
+
+async fn demonstrate(flags: DemoFlags) -> Done {
+    let DemoFlags { once, requests, listen, admin } = flags;
+    let shown = Box::pin(demo::run(demo::Options { once, requests, listen, admin })).await;
+    shown.map(|()| ExitCode::SUCCESS).map_err(|error| format!("holm demo: {error}"))
+}
+
+async fn serve(flags: ServeFlags) -> Done {
+    let config = configured(flags)?;
+    let tls: Vec<bool> = config.listen.iter().map(|listen| listen.tls.is_some()).collect();
+    let app = App::start(config).await.map_err(|error| format!("holm can't start: {error}"))?;
+    for (address, tls) in app.addresses().iter().zip(tls) {
+        info!("listening on {}://{address}", if tls { "https" } else { "http" });
+    }
+    if let Some(admin) = app.admin() {
+        info!("admin on http://{admin}");
+    }
+    let drain = CancellationToken::new();
+    tokio::spawn(drain_on_signal(drain.clone()));
+    let drained = app.run(drain).await;
+    info!(finished = drained.finished, cut = drained.cut, "stopped");
+    Ok(if drained.cut == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn configured(flags: ServeFlags) -> Result<Config, String> {
+    if let Some(file) = flags.config {
+        return config::load(&file).map_err(|error| rendered(&error));
+    }
+    let base = config::Flags::default();
+    let flags = config::Flags {
+        origin: flags.origin,
+        listen: flags.listen.unwrap_or(base.listen),
+        policy: flags.policy,
+        memory: flags.memory.unwrap_or(base.memory),
+        disk: flags.disk,
+        disk_size: flags.disk_size.unwrap_or(base.disk_size),
+        redis: flags.redis,
+        admin: flags.admin,
+        access_log: flags.access_log.unwrap_or(base.access_log),
+    };
+    config::from_flags(&flags).map_err(|error| rendered(&error))
+}
+
+/// What is wrong with a configuration, for a person to read.
+fn rendered(error: &config::Error) -> String {
+    error.render(std::io::stderr().is_terminal())
+}
+
+/// The first TERM or INT drains, the second ends at once.
+async fn drain_on_signal(drain: CancellationToken) {
+    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(term), Ok(int)) => (term, int),
+        (Err(error), _) | (_, Err(error)) => {
+            warn!(%error, "signals can't be watched; the node ends only by force");
+            return;
+        }
+    };
+    let mut signalled = async || {
+        tokio::select! {
+            _ = term.recv() => "TERM",
+            _ = int.recv() => "INT",
+        }
+    };
+    let name = signalled().await;
+    info!("{name}: draining; a second signal ends at once");
+    drain.cancel();
+    signalled().await;
+    std::process::exit(130);
+}
+
+fn check(file: &std::path::Path) -> Done {
+    let config = config::load(file).map_err(|error| rendered(&error))?;
+    println!(
+        "{} is valid: {} listeners, {} routes, {} pools, {} policies",
+        file.display(),
+        config.listen.len(),
+        config.routes.len(),
+        config.pools.len(),
+        config.policies.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn purge(flags: PurgeFlags) -> Done {
+    let PurgeFlags { admin, scope, soft } = flags;
+    let scope = match (&scope.url, &scope.key, &scope.tag) {
+        (Some(url), _, _) => Scope::url(url),
+        (_, Some(key), _) => Scope::key(key),
+        (_, _, tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
+    };
+    let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft };
+    let answered = admin_client::client_purge(&admin, &purge, PURGE_TIME).await;
+    let (status, report) = answered.map_err(|error| format!("holm purge: {error}"))?;
+    println!("{report}");
+    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

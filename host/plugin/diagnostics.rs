@@ -1,0 +1,110 @@
+//! What a component may import: a voice in the node's log.
+
+use holm_bindings::holm::policy::{
+    diagnostics::{self, Level},
+    facts,
+};
+use parking_lot::Mutex;
+use tracing::{debug, trace};
+
+use super::instance::State;
+use crate::clock::{self, Timestamp};
+
+/// The voice of one generation. All its instances share the quota.
+pub(super) struct Voice {
+    label: String,
+    quota: Mutex<Quota>,
+}
+
+impl Voice {
+    pub(super) fn new(label: String) -> Self {
+        Self { label, quota: Mutex::default() }
+    }
+
+    fn say(&self, level: Level, message: &str) {
+        let Some(lost) = self.quota.lock().spend(clock::now()) else { return };
+        let policy = self.label.as_str();
+        let message: String =
+            message.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        match level {
+            Level::Trace => trace!(target: "policy", policy, lost, "{message}"),
+            _ => debug!(target: "policy", policy, severity = word(level), lost, "{message}"),
+        }
+    }
+}
+
+impl facts::Host for State {}
+
+impl diagnostics::Host for State {
+    fn enabled(&mut self, level: Level) -> bool {
+        enabled(level)
+    }
+
+    fn log(&mut self, level: Level, message: String) {
+        if enabled(level) {
+            self.voice.say(level, &message);
+        }
+    }
+}
+
+const MESSAGE_CHARS_MAX: usize = 1024;
+const MESSAGES_PER_SECOND_MAX: u32 = 50;
+
+/// How many messages there were in the present second.
+#[derive(Debug, Default)]
+struct Quota {
+    second: u64,
+    said: u32,
+    lost: u64,
+}
+
+impl Quota {
+    /// May a message be written? If so, how many were lost before it?
+    fn spend(&mut self, now: Timestamp) -> Option<u64> {
+        if now.seconds() != self.second {
+            self.second = now.seconds();
+            self.said = 0;
+        }
+        if self.said >= MESSAGES_PER_SECOND_MAX {
+            self.lost += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.lost))
+    }
+}
+
+/// Whatever a policy finds serious, to the operator it is diagnosis: only `trace` is kept apart.
+fn enabled(level: Level) -> bool {
+    match level {
+        Level::Trace => tracing::enabled!(target: "policy", tracing::Level::TRACE),
+        _ => tracing::enabled!(target: "policy", tracing::Level::DEBUG),
+    }
+}
+
+const fn word(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_talks_too_much_is_cut_and_the_next_second_tells() {
+        let mut quota = Quota::default();
+        for _ in 0..MESSAGES_PER_SECOND_MAX {
+            assert_eq!(quota.spend(Timestamp(5_999)), Some(0));
+        }
+        assert_eq!(quota.spend(Timestamp(5_999)), None);
+        assert_eq!(quota.spend(Timestamp(5_999)), None);
+        assert_eq!(quota.spend(Timestamp(6_000)), Some(2));
+        assert_eq!(quota.spend(Timestamp(6_000)), Some(0));
+    }
+}

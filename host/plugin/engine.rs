@@ -1,0 +1,194 @@
+//! What all policies of a process share: the compiler, the memory their instances live in, and the clock that ends calls.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, Thread},
+};
+
+use parking_lot::Mutex;
+use tracing::warn;
+use wasmtime::{Config, OptLevel, PoolingAllocationConfig, component::Component};
+
+use super::{
+    error::{Error, Refusal},
+    limits::{TABLE_ELEMENTS_MAX, TICK},
+};
+
+/// The WebAssembly engine of a process.
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    /// The latest components by digest: a policy whose configuration or limits changed is not compiled again.
+    compiled: Mutex<VecDeque<(blake3::Hash, Component)>>,
+    ticker: Arc<Ticker>,
+}
+
+/// What the instances of all policies together may use.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// Live instances, those of generations on their way out included.
+    pub instances_max: usize,
+    /// Linear memory of one instance in bytes; at least that of the policy with the most.
+    pub memory_bytes_max: usize,
+}
+
+impl Engine {
+    /// Reserves address space for all instances and starts the clock.
+    ///
+    /// # Errors
+    /// The machine isn't one that wasmtime supports, or has no more threads.
+    pub fn new(limits: EngineLimits) -> Result<Arc<Self>, Error> {
+        let wasm = wasm_engine(limits).map_err(|error| Error::Engine(format!("{error:#}")))?;
+        let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
+        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), ticker }))
+    }
+
+    /// Keeps the clock going for as long as the answer lives. Whoever runs a guest holds one.
+    pub(super) fn watch(&self) -> Watched<'_> {
+        self.ticker.calls.fetch_add(1, Ordering::SeqCst);
+        if self.ticker.asleep.load(Ordering::SeqCst) {
+            self.ticker.wake();
+        }
+        Watched(&self.ticker)
+    }
+
+    pub(super) const fn wasm(&self) -> &wasmtime::Engine {
+        &self.wasm
+    }
+
+    /// Compiles a component, one at a time, on all cores.
+    pub(super) fn compile(&self, bytes: &[u8]) -> Result<Component, Refusal> {
+        let digest = blake3::hash(bytes);
+        let mut compiled = self.compiled.lock();
+        if let Some((_, component)) = compiled.iter().find(|(known, _)| *known == digest) {
+            return Ok(component.clone());
+        }
+        let component =
+            Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(format!("{error:#}")))?;
+        compiled.truncate(COMPILED_MAX - 1);
+        compiled.push_front((digest, component.clone()));
+        Ok(component)
+    }
+}
+
+/// Compiled components that are kept beside those in use.
+const COMPILED_MAX: usize = 8;
+
+/// A component of a language with a runtime of its own is made of dozens of core modules.
+const CORE_INSTANCES_PER_INSTANCE: u32 = 50;
+const TABLES_PER_INSTANCE: u32 = 8;
+const MEMORIES_PER_INSTANCE: u32 = 2;
+/// Zeroed by `memset` instead of given back to the system when an instance ends: most are smaller.
+const MEMORY_KEPT_BYTES: usize = 64 << 10;
+const TABLE_KEPT_BYTES: usize = 16 << 10;
+/// What 32 bits can address.
+const MEMORY_BYTES_LIMIT: usize = 4 << 30;
+const INSTANCE_BYTES_MAX: usize = 16 << 20;
+
+fn wasm_engine(limits: EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
+    let mut pooled = base();
+    pooled.allocation_strategy(pool(limits));
+    wasmtime::Engine::new(&pooled).or_else(|error| {
+        let error = format!("{error:#}");
+        warn!(error, "no address space for a pool of policy instances; each is allocated when it is made");
+        wasmtime::Engine::new(&base())
+    })
+}
+
+fn base() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    config.concurrency_support(false);
+    config.epoch_interruption(true);
+    config.cranelift_opt_level(OptLevel::Speed);
+    config
+}
+
+fn pool(limits: EngineLimits) -> PoolingAllocationConfig {
+    let instances = u32::try_from(limits.instances_max.max(1)).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances);
+    pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_INSTANCE));
+    pool.total_memories(instances.saturating_mul(MEMORIES_PER_INSTANCE));
+    pool.total_tables(instances.saturating_mul(TABLES_PER_INSTANCE));
+    pool.max_component_instance_size(INSTANCE_BYTES_MAX);
+    pool.max_core_instance_size(INSTANCE_BYTES_MAX);
+    pool.max_memory_size(limits.memory_bytes_max.min(MEMORY_BYTES_LIMIT));
+    pool.table_elements(TABLE_ELEMENTS_MAX);
+    pool.linear_memory_keep_resident(MEMORY_KEPT_BYTES);
+    pool.table_keep_resident(TABLE_KEPT_BYTES);
+    pool
+}
+
+/// The clock that ends calls: a thread that counts ticks while guests run, and sleeps while none has for a while, so
+/// that a node whose policies are recipes is not woken a thousand times a second.
+struct Ticker {
+    calls: AtomicUsize,
+    asleep: AtomicBool,
+    ended: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// Ticks without a guest after which the clock sleeps.
+const IDLE_TICKS: u32 = 64;
+
+impl Ticker {
+    fn start(engine: wasmtime::Engine) -> io::Result<Arc<Self>> {
+        let ticker = Arc::new(Self {
+            calls: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        });
+        let own = Arc::clone(&ticker);
+        let thread = thread::Builder::new().name("holm-policy-clock".to_owned()).spawn(move || own.run(&engine))?;
+        *ticker.thread.lock() = Some(thread.thread().clone());
+        Ok(ticker)
+    }
+
+    /// A tick that comes late is not made up for: on a machine that is short of time, so is the policy.
+    fn run(&self, engine: &wasmtime::Engine) {
+        let mut idle = 0;
+        while !self.ended.load(Ordering::SeqCst) {
+            if idle < IDLE_TICKS {
+                thread::park_timeout(TICK);
+                engine.increment_epoch();
+            } else {
+                self.asleep.store(true, Ordering::SeqCst);
+                // One that began before it could see us asleep is seen here; one that begins later wakes us.
+                if self.calls.load(Ordering::SeqCst) == 0 {
+                    thread::park();
+                }
+                self.asleep.store(false, Ordering::SeqCst);
+                idle = 0;
+            }
+            idle = if self.calls.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock() {
+            thread.unpark();
+        }
+    }
+}
+
+/// A guest is running.
+pub(super) struct Watched<'e>(&'e Ticker);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.ticker.ended.store(true, Ordering::SeqCst);
+        self.ticker.wake();
+    }
+}

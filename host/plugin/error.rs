@@ -1,0 +1,145 @@
+//! Why there is no engine or no plugin.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::policy::Fault;
+
+/// Why an engine or a plugin wasn't made.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// wasmtime refuses.
+    #[error("the WebAssembly engine doesn't start: {0}")]
+    Engine(String),
+    /// No thread for the clock.
+    #[error("no thread for the clock of policies: {0}")]
+    Ticker(io::Error),
+    /// A policy is not loaded.
+    #[error("policy `{policy}` ({file}) {refusal}")]
+    Refused {
+        /// Its name in the configuration.
+        policy: String,
+        /// Where it comes from.
+        file: String,
+        /// What is wrong with it.
+        refusal: Box<Refusal>,
+    },
+}
+
+/// What is wrong with a component. Reads on after the component's name.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// No file, or no right to read it.
+    #[error("can't be read: {0}")]
+    Unreadable(io::Error),
+    /// More than any policy needs.
+    #[error("is larger than {limit} bytes")]
+    TooLarge {
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// WebAssembly, but not a component.
+    #[error("is a core module; pack it into a component (in Rust: `linker = \"wasm-component-ld\"` for the target)")]
+    CoreModule,
+    /// Not a component that this engine compiles.
+    #[error("is not a component: {0}")]
+    NotAComponent(String),
+    /// Asks for what no policy is given.
+    #[error("imports `{0}`; a policy may import `holm:policy/diagnostics` and nothing else")]
+    Import(String),
+    /// Asks for a version or a type of an import that isn't there.
+    #[error("doesn't fit its imports: {0}")]
+    Unlinked(String),
+    /// Isn't a policy.
+    #[error("doesn't export `holm:policy/plugin@0.1.0`, which every policy does")]
+    NoPlugin,
+    /// A hook of another version.
+    #[error("exports `{hook}` in another form than `holm:policy@0.1.0`: {detail}")]
+    Hook {
+        /// The hook.
+        hook: &'static str,
+        /// What is missing.
+        detail: String,
+    },
+    /// No instance could be made.
+    #[error("doesn't start: {0}")]
+    Unmade(#[from] Unmade),
+    /// `plan` gave none.
+    #[error("has no plan for keys: {0}")]
+    Plan(Fault),
+    /// The manifest or the plan asks for what can't be.
+    #[error("is refused: {0}")]
+    Flaw(#[from] Flaw),
+}
+
+/// Why there is no instance.
+#[derive(Debug, Error)]
+pub enum Unmade {
+    /// Its memory or tables are over a limit, or the pool is empty.
+    #[error("not instantiated: {0}")]
+    Instance(String),
+    /// An export is not of the type that the contract says.
+    #[error("an export has another type than the contract's: {0}")]
+    Exports(String),
+    /// It doesn't accept its configuration.
+    #[error("`configure` {0}")]
+    Configure(Fault),
+}
+
+/// What is wrong with a manifest or a plan.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Flaw {
+    /// A name or version that can't be shown.
+    #[error("the manifest's {field} is not 1 to {limit} visible ASCII characters")]
+    Name {
+        /// `name` or `version`.
+        field: &'static str,
+        /// Characters that are allowed.
+        limit: usize,
+    },
+    /// Two records for one hook.
+    #[error("the manifest says twice what the {hook} hook reads")]
+    Twice {
+        /// The hook.
+        hook: &'static str,
+    },
+    /// Too many inputs.
+    #[error("the {hook} hook declares {count} inputs; at most {limit} are allowed")]
+    Inputs {
+        /// The hook.
+        hook: &'static str,
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// A key without material.
+    #[error("its {what} reads nothing: every request would have the same key")]
+    Nothing {
+        /// Recipe or call.
+        what: &'static str,
+    },
+    /// Too many parts.
+    #[error("the recipe has {count} parts; at most {limit} are allowed")]
+    Parts {
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// An input of another hook or of a later version.
+    #[error("input {input} is not provided to the key hook")]
+    NotProvided {
+        /// The input.
+        input: String,
+    },
+    /// An input whose argument makes no sense.
+    #[error("input {input}: {wrong}")]
+    Input {
+        /// The input.
+        input: String,
+        /// What is wrong with it.
+        wrong: &'static str,
+    },
+}

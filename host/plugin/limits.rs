@@ -1,0 +1,158 @@
+//! What an instance may use: time, memory, tables, and what it may hand back.
+
+use std::time::Duration;
+
+use wasmtime::ResourceLimiter;
+
+use crate::config::PolicyLimits;
+
+/// How exactly time is kept.
+pub(super) const TICK: Duration = Duration::from_millis(1);
+/// Inputs of one hook.
+pub(super) const INPUTS_MAX: usize = 64;
+/// Parts of one key.
+pub(super) const PARTS_MAX: usize = 64;
+/// Elements of one table.
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// What a manifest or a plan may take up.
+const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// The runtime of a language comes as dozens of core modules; more is none.
+const CORE_INSTANCES_MAX: usize = 200;
+const TABLES_MAX: usize = 200;
+const MEMORIES_MAX: usize = 8;
+
+/// Limits of one call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// Time until it is ended, for messages.
+    pub(super) time: Duration,
+    /// The same in ticks.
+    pub(super) ticks: u64,
+    /// Bytes of its result.
+    pub(super) result_bytes: usize,
+}
+
+impl Limit {
+    /// Of a hook.
+    pub(super) fn of_call(limits: &PolicyLimits) -> Self {
+        Self::new(limits.call, limits.result_bytes_max)
+    }
+
+    /// Of what is called once.
+    pub(super) fn of_load(limits: &PolicyLimits) -> Self {
+        Self::new(limits.load, MANIFEST_BYTES_MAX)
+    }
+
+    /// What the engine may copy out of the guest in one go. It counts the list of parts, too; how much the parts have
+    /// together is checked afterwards, exactly.
+    pub(super) const fn copied_bytes(&self) -> usize {
+        self.result_bytes.saturating_add(PARTS_MAX * size_of::<Vec<u8>>())
+    }
+
+    fn new(time: Duration, result_bytes: usize) -> Self {
+        Self { time, ticks: ticks(time), result_bytes }
+    }
+}
+
+/// One tick more than the time has: the first may come at once, and nobody is cut short.
+fn ticks(time: Duration) -> u64 {
+    let whole = time.as_nanos().div_ceil(TICK.as_nanos()).max(1) + 1;
+    u64::try_from(whole).unwrap_or(u64::MAX).min(TICKS_MAX)
+}
+
+/// Far away, but the engine adds to it.
+const TICKS_MAX: u64 = 1 << 40;
+
+/// What one instance has taken so far. wasmtime's own limits are per memory, so that a component of many memories
+/// would have as many times the limit.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    memory_bytes_max: usize,
+    memory_bytes: usize,
+    refused: bool,
+}
+
+impl Allowance {
+    pub(super) const fn new(memory_bytes_max: usize) -> Self {
+        Self { memory_bytes_max, memory_bytes: 0, refused: false }
+    }
+
+    /// The limit, if the instance has run into it: what traps afterwards, traps of that.
+    pub(super) fn exhausted(&self) -> Option<usize> {
+        self.refused.then_some(self.memory_bytes_max)
+    }
+}
+
+impl ResourceLimiter for Allowance {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if total > self.memory_bytes_max {
+            self.refused = true;
+            return Ok(false);
+        }
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= maximum.unwrap_or(TABLE_ELEMENTS_MAX).min(TABLE_ELEMENTS_MAX))
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
+    }
+}
+
+/// Text of a component as it may stand in headers and in the log: visible ASCII and spaces, cut to a length.
+pub(super) fn plain(text: &str, length_max: usize) -> String {
+    text.chars().take(length_max).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_its_time_and_at_most_two_ticks_more() {
+        for (micros, wanted) in [(0, 2), (10, 2), (1_000, 2), (1_001, 3), (10_000, 11)] {
+            assert_eq!(ticks(Duration::from_micros(micros)), wanted, "{micros} µs");
+        }
+        assert_eq!(ticks(Duration::MAX), TICKS_MAX);
+    }
+
+    #[test]
+    fn memories_share_one_limit() {
+        let mut allowance = Allowance::new(100);
+        assert!(allowance.memory_growing(0, 60, None).unwrap());
+        assert!(!allowance.memory_growing(0, 41, None).unwrap(), "a second memory");
+        assert_eq!(allowance.exhausted(), Some(100));
+        assert!(allowance.memory_growing(0, 40, None).unwrap());
+        assert!(!allowance.memory_growing(40, 41, None).unwrap());
+    }
+
+    #[test]
+    fn a_memory_of_limited_type_is_not_out_of_memory() {
+        let mut allowance = Allowance::new(100);
+        assert!(!allowance.memory_growing(10, 20, Some(15)).unwrap());
+        assert_eq!(allowance.exhausted(), None);
+        assert!(allowance.memory_growing(0, 100, None).unwrap(), "what was refused isn't counted");
+    }
+
+    #[test]
+    fn text_is_made_plain() {
+        assert_eq!(plain("no\ttenant\n\u{e9} \u{7f}~", 128), "no?tenant?? ?~");
+        assert_eq!(plain(&"x".repeat(200), 128).len(), 128);
+    }
+}

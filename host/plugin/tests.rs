@@ -1,0 +1,261 @@
+//! Real components against the host's defences. `plugins/mad` does what it is told; `plugins/build` makes it.
+
+use std::{cell::Cell, collections::BTreeMap, sync::LazyLock, time::Duration};
+
+use http::HeaderName;
+
+use super::*;
+use crate::{
+    config::{Breaker, PolicyLimits},
+    policy::{
+        Input,
+        key::{Part, Transform},
+    },
+};
+
+const MAD: &[u8] = include_bytes!("../../plugins/dist/mad.wasm");
+const NOSY: &[u8] = include_bytes!("../../plugins/dist/nosy.wasm");
+const TENANT_KEY: &[u8] = include_bytes!("../../plugins/dist/tenant-key.wasm");
+
+/// One for all tests, so that each component is compiled once.
+static ENGINE: LazyLock<Arc<Engine>> =
+    LazyLock::new(|| Engine::new(EngineLimits { instances_max: 64, memory_bytes_max: 32 << 20 }).unwrap());
+
+const LIMITS: PolicyLimits = PolicyLimits {
+    memory_bytes_max: 32 << 20,
+    // So long that no busy machine cuts a call short; tests of overruns shorten it.
+    call: Duration::from_secs(20),
+    load: Duration::from_secs(20),
+    instances_max: 4,
+    calls_max: 1_000,
+    result_bytes_max: 4_096,
+    breaker: Breaker { failures: 1_000, open: Duration::from_millis(100), open_max: Duration::from_millis(100) },
+};
+
+fn load(component: &'static [u8], config: &str, limits: PolicyLimits) -> Result<Arc<Plugin>, Error> {
+    let config = config::Policy { source: PolicySource::Embedded(component), config: config.to_owned(), limits };
+    Plugin::load(&ENGINE, "p", &config, Metrics::new())
+}
+
+/// A component that does this, always.
+fn mad(what: &str, limits: PolicyLimits) -> Result<Arc<Plugin>, Error> {
+    load(MAD, &format!(r#"{{"do": "{what}"}}"#), limits)
+}
+
+/// A component that does what each request says.
+fn obedient(limits: PolicyLimits) -> Arc<Plugin> {
+    mad("ask", limits).unwrap()
+}
+
+fn values<'a>(values: &[Option<&'a str>]) -> Vec<Option<Cow<'a, [u8]>>> {
+    values.iter().map(|value| value.map(|text| Cow::Borrowed(text.as_bytes()))).collect()
+}
+
+fn ask(plugin: &Plugin, what: &str) -> Result<KeyVerdict, Fault> {
+    plugin.derive_key(&values(&[Some(what), Some("/p")]))
+}
+
+/// How many calls the instance that answers has had.
+fn count(plugin: &Plugin) -> String {
+    match ask(plugin, "count") {
+        Ok(KeyVerdict::Lookup(parts)) => String::from_utf8(parts.concat()).unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_recipe_is_read_at_load_and_costs_no_call() {
+    let plugin = mad("recipe", LIMITS).unwrap();
+    let tenant = Input::Header(HeaderName::from_static("x-tenant"));
+    let wanted = vec![
+        Part { input: tenant, transform: Transform::Lowercase },
+        Part { input: Input::Path, transform: Transform::Identity },
+    ];
+    assert_eq!(*plugin.key_plan(), KeyPlan::Recipe(wanted));
+    let info = plugin.info();
+    assert_eq!((info.component.as_str(), info.version.as_str(), info.calls), ("mad", "0.1.0", 0));
+    assert_eq!(info.hooks, [HookInfo { name: "key", called: true }]);
+    assert_eq!(info.plan, "recipe: header(x-tenant) lowercase, path");
+}
+
+#[test]
+fn a_call_is_given_the_declared_inputs() {
+    let plugin = obedient(LIMITS);
+    let wanted = vec![Input::Header(HeaderName::from_static("x-do")), Input::Path];
+    assert_eq!(*plugin.key_plan(), KeyPlan::Call(wanted));
+    assert_eq!(ask(&plugin, "echo"), Ok(KeyVerdict::Lookup(vec![b"echo".to_vec(), b"/p".to_vec()])));
+    assert_eq!(plugin.info().calls, 1);
+    assert!(plugin.info().faults.is_empty());
+}
+
+#[test]
+fn the_tenant_key_policy_keys_by_tenant() {
+    let plugin = load(TENANT_KEY, r#"{"tenant_header": "X-Org"}"#, LIMITS).unwrap();
+    assert_eq!(plugin.info().plan, "recipe: header(x-org) lowercase, authority, path, query-all sort-query");
+    let plugin = load(TENANT_KEY, r#"{"require_tenant": true, "body": ["/model"]}"#, LIMITS).unwrap();
+    assert_eq!(plugin.info().plan, "call: header(x-tenant), authority, path, query-all, body-json(/model)");
+    let key =
+        |tenant, query| plugin.derive_key(&values(&[tenant, Some("a.example"), Some("/p"), query, None])).unwrap();
+    assert_eq!(key(None, None), KeyVerdict::Bypass("no tenant".into()));
+    assert_eq!(key(Some("ACME"), Some("b=2&a=1")), key(Some("acme"), Some("a=1&b=2")));
+    assert_ne!(key(Some("acme"), None), key(Some("umbrella"), None));
+    assert_ne!(key(Some("acme"), None), key(Some("acme"), Some("")));
+}
+
+#[test]
+fn each_misdeed_is_a_fault_and_the_next_call_has_a_fresh_instance() {
+    let plugin = obedient(LIMITS);
+    for (what, kind, words) in [
+        ("trap", "trap", "unreachable"),
+        ("alloc", "trap", "out of its 33554432 bytes of memory"),
+        ("recurse", "trap", "call stack exhausted"),
+        ("giant", "too-large", "4097 bytes or more is over the limit of 4096"),
+        ("large", "too-large", "5000 bytes or more is over the limit of 4096"),
+        ("crowd", "trap", "65 parts"),
+        ("nothing", "trap", "no parts"),
+    ] {
+        let fault = ask(&plugin, what).unwrap_err();
+        assert_eq!(fault.kind(), kind, "{what}: {fault}");
+        assert!(fault.to_string().contains(words), "{what}: {fault}");
+        assert_eq!(count(&plugin), "1", "after {what}");
+    }
+    let info = plugin.info();
+    assert_eq!(info.faults, BTreeMap::from([("too-large", 2), ("trap", 5)]));
+    assert_eq!((info.calls, info.instances), (14, 1));
+}
+
+#[test]
+fn a_call_without_end_is_ended() {
+    let plugin = obedient(PolicyLimits { call: Duration::from_millis(20), ..LIMITS });
+    assert_eq!(ask(&plugin, "loop"), Err(Fault::Overrun { limit_us: 20_000 }));
+    assert_eq!(plugin.info().instances, 0, "its instance is gone");
+}
+
+#[test]
+fn an_error_of_its_own_leaves_the_instance_and_the_breaker_alone() {
+    let breaker = Breaker { failures: 1, ..LIMITS.breaker };
+    let plugin = obedient(PolicyLimits { breaker, ..LIMITS });
+    assert_eq!(count(&plugin), "1");
+    assert_eq!(ask(&plugin, "fault"), Err(Fault::Own { code: 7, detail: "as ordered".into() }));
+    assert_eq!(count(&plugin), "3");
+    assert_eq!(plugin.info().faults, BTreeMap::from([("fault", 1)]));
+}
+
+#[test]
+fn a_reason_to_bypass_is_cut_to_what_a_header_holds() {
+    let Ok(KeyVerdict::Bypass(reason)) = ask(&obedient(LIMITS), "bypass") else { panic!("no bypass") };
+    assert!(reason.starts_with("because??xxx") && reason.len() == 128, "{reason}");
+}
+
+#[test]
+fn a_chatterbox_is_survived() {
+    assert!(ask(&obedient(LIMITS), "chatter").is_ok());
+}
+
+#[test]
+fn an_instance_is_replaced_after_its_calls() {
+    let plugin = obedient(PolicyLimits { calls_max: 2, ..LIMITS });
+    let counts: Vec<String> = (0..5).map(|_| count(&plugin)).collect();
+    assert_eq!(counts, ["1", "2", "1", "2", "1"]);
+    assert_eq!(plugin.info().instances, 1);
+}
+
+#[test]
+fn there_are_no_more_instances_than_allowed() {
+    let plugin = obedient(PolicyLimits { instances_max: 1, ..LIMITS });
+    let (place, instance) = plugin.instances.take().unwrap();
+    assert_eq!(ask(&plugin, "echo"), Err(Fault::NoInstance("all 1 are busy".into())));
+    place.keep(instance.unwrap());
+    assert!(ask(&plugin, "echo").is_ok());
+}
+
+#[test]
+fn the_breaker_opens_and_heals() {
+    let time = Cell::new(0);
+    let now = || Timestamp(time.get());
+    let breaker = Breaker { failures: 3, ..LIMITS.breaker };
+    let plugin = obedient(PolicyLimits { breaker, ..LIMITS });
+    let ask = |what| {
+        let values = values(&[Some(what), None]);
+        plugin.ask(now, |instance| hook::key::derive(instance, &plugin.call, &values))
+    };
+    for _ in 0..3 {
+        assert!(matches!(ask("trap"), Err(Fault::Trap(_))));
+    }
+    assert_eq!(ask("echo"), Err(Fault::Open));
+    assert!(plugin.info().breaker_open);
+    time.set(100);
+    assert!(ask("echo").is_ok(), "the probe");
+    assert!(ask("echo").is_ok());
+    assert!(!plugin.info().breaker_open);
+    assert_eq!(plugin.info().faults, BTreeMap::from([("breaker-open", 1), ("trap", 3)]));
+}
+
+#[test]
+fn what_cannot_be_configured_is_refused_with_its_reason() {
+    for (what, words) in [
+        ("refuse-config", "doesn't start: `configure` answered with fault 7: not in the mood"),
+        ("trap-in-config", "doesn't start: `configure` trapped: wasm `unreachable`"),
+        ("read-clock", "is refused: input clock(60) is not provided to the key hook"),
+        ("read-bad-header", "input header(a b): not the name of a header field"),
+        ("read-bad-pointer", "input body-json(model): not a pointer"),
+        ("read-much", "the key hook declares 65 inputs; at most 64 are allowed"),
+        ("read-nothing", "its call reads nothing"),
+        ("read-twice", "says twice what the key hook reads"),
+        ("nameless", "the manifest's name is not 1 to 64 visible ASCII characters"),
+        ("empty-recipe", "its recipe reads nothing"),
+        ("long-recipe", "the recipe has 65 parts; at most 64 are allowed"),
+        ("refuse-plan", "has no plan for keys: answered with fault 7: no plan"),
+    ] {
+        let error = mad(what, LIMITS).unwrap_err().to_string();
+        assert!(error.starts_with("policy `p` (embedded) ") && error.contains(words), "{what}: {error}");
+    }
+}
+
+#[test]
+fn configuring_has_limits_too() {
+    let hasty = PolicyLimits { load: Duration::from_millis(20), ..LIMITS };
+    let error = mad("loop-in-config", hasty).unwrap_err().to_string();
+    assert!(error.contains("`configure` took longer than 20000 µs"), "{error}");
+    let small = PolicyLimits { memory_bytes_max: 64 << 10, ..LIMITS };
+    let error = mad("echo", small).unwrap_err().to_string();
+    assert!(error.contains("not instantiated: ") && error.contains("memory"), "{error}");
+}
+
+#[test]
+fn what_is_no_policy_is_refused_with_its_reason() {
+    for (bytes, words) in [
+        (NOSY, "imports `holm:evil/clock`"),
+        (b"\0asm\x01\0\0\0".as_slice(), "is a core module"),
+        (b"\0asm\x0d\0\x01\0".as_slice(), "doesn't export `holm:policy/plugin@0.1.0`"),
+        (b"#!/bin/sh".as_slice(), "is not a component"),
+    ] {
+        let error = load(bytes, "{}", LIMITS).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let source = PolicySource::File("no/such.wasm".into());
+    let config = config::Policy { source, config: "{}".into(), limits: LIMITS };
+    let error = Plugin::load(&ENGINE, "p", &config, Metrics::new()).unwrap_err().to_string();
+    assert!(error.starts_with("policy `p` (no/such.wasm) can't be read: "), "{error}");
+}
+
+#[test]
+fn a_generation_is_named_by_what_it_is_made_of() {
+    let one = mad("echo", LIMITS).unwrap();
+    assert_eq!(one.label(), format!("p@{}", &one.digest()[..8]));
+    assert_eq!(one.digest(), mad("echo", LIMITS).unwrap().digest());
+    assert_ne!(one.digest(), mad("ask", LIMITS).unwrap().digest());
+    assert_ne!(one.digest(), mad("echo", PolicyLimits { calls_max: 1, ..LIMITS }).unwrap().digest());
+}
+
+#[test]
+fn instances_are_shared_by_threads() {
+    let plugin = obedient(PolicyLimits { instances_max: 4, ..LIMITS });
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..200).for_each(|_| assert!(ask(&plugin, "echo").is_ok())));
+        }
+    });
+    assert_eq!(plugin.info().calls, 800);
+    assert!((1..=4).contains(&plugin.info().instances));
+}

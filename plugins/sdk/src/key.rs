@@ -1,0 +1,55 @@
+//! The `key` hook: what the answer to a request depends on.
+
+use crate::{Fault, Input, Part, Policy, Transform, Values, Verdict};
+
+/// How keys are made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Of these parts, 1 to 64. The host evaluates them: no call on the request path.
+    Recipe(Vec<Part>),
+    /// By [`Key::derive`], which is given these inputs, at most 64, in this order.
+    Call(Vec<Input>),
+}
+
+/// A policy that says what the answer to a request depends on.
+pub trait Key: Policy {
+    /// How keys are made. Asked once a generation, after [`Policy::configure`].
+    fn plan(&self) -> Plan;
+
+    /// Makes the key of one request, if the plan is [`Plan::Call`]. `values` has a slot for each input of the plan.
+    ///
+    /// # Errors
+    /// A [`Fault`] leaves the request without the policy's opinion: the route decides what happens then.
+    fn derive(&self, values: Values) -> Result<Verdict, Fault> {
+        let _ = values;
+        Err(Fault::new(0, "this policy's plan is a recipe"))
+    }
+}
+
+impl Part {
+    /// An input and what is done to it.
+    pub fn new(input: Input, transform: Transform) -> Self {
+        Self { input, transform }
+    }
+}
+
+/// A value as a part of a key, so that a missing one stays apart from an empty one.
+pub fn slot(value: Option<&[u8]>) -> Vec<u8> {
+    match value {
+        None => vec![0],
+        Some(bytes) => [&[1], bytes].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_value_is_not_an_empty_one() {
+        let slots = [slot(None), slot(Some(b"")), slot(Some(b"\0")), slot(Some(b"a"))];
+        for (i, one) in slots.iter().enumerate() {
+            assert!(slots[i + 1..].iter().all(|other| other != one), "{slots:?}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Questions: gathered into batches, each distinct one asked once, each with an answer or an error of its own.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::{
+    client::Answer,
+    eventually, found,
+    model::{ARRAY, EMBEDDINGS, batches, doubling, embedding, vector},
+    node::{Builder, Node},
+    origin::{Gate, Origin, Reply},
+};
+
+fn open() -> Gate {
+    let gate = Gate::closed();
+    gate.open();
+    gate
+}
+
+/// A node for questions of this protocol whose answers are kept.
+fn asking(origin: &Origin, protocol: &str) -> Builder {
+    Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000")
+}
+
+async fn doubled(node: &Node, question: &Value) -> Answer {
+    node.post(ARRAY).json(question).send().await
+}
+
+/// Asks for the embeddings of `inputs` and checks that each is in its place.
+async fn embedded(node: &Node, inputs: &[String]) -> Value {
+    let answer = node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs})).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let list = answer.json();
+    let data = list["data"].as_array().unwrap();
+    assert_eq!(data.len(), inputs.len());
+    for (index, (entry, input)) in data.iter().zip(inputs).enumerate() {
+        assert_eq!((&entry["index"], &entry["embedding"]), (&json!(index), &vector(input)), "{input}");
+    }
+    assert_eq!((&list["object"], &list["model"]), (&json!("list"), &json!("m")));
+    list
+}
+
+fn texts(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|n| format!("text number {n}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_posts_become_few_batches_and_each_gets_its_own_answer() {
+    let origin = Origin::start().await;
+    doubling(&origin, open());
+    let batch = "size_max = 16\nwait_us_max = 20000\nconcurrency = 1";
+    let node = asking(&origin, "json-array").set("pool.web.batch", batch).start().await;
+    let conn = node.h2().await;
+    let mut asks = JoinSet::new();
+    for n in 0..64 {
+        let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"n": n})));
+        asks.spawn(async move { (n, stream.send(ask).await) });
+    }
+    for (n, answer) in asks.join_all().await {
+        assert_eq!((answer.status, answer.json()), (200, json!({"double": 2 * n})));
+    }
+    let sent = batches(&origin, ARRAY);
+    assert_eq!(sent.iter().map(Vec::len).sum::<usize>(), 64, "each question once");
+    assert!(sent.iter().all(|batch| batch.len() <= 16) && sent.len() <= 16, "{} batches", sent.len());
+
+    for n in 0..64 {
+        let answer = doubled(&node, &json!({"n": n})).await;
+        assert_eq!((answer.is_hit(), answer.json()), (true, json!({"double": 2 * n})), "{:?}", answer.cache());
+    }
+    assert_eq!(batches(&origin, ARRAY).len(), sent.len(), "known answers aren't asked for");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_thirty_two_inputs_twelve_are_new_and_twelve_are_sent() {
+    let origin = Origin::start().await;
+    embedding(&origin, open());
+    let node = asking(&origin, "openai-embeddings").set("pool.web.batch", "size_max = 32").start().await;
+    embedded(&node, &texts(0..20)).await;
+    let mut inputs = texts(20..32);
+    inputs.extend(texts(0..20));
+    inputs.rotate_left(5);
+    let list = embedded(&node, &inputs).await;
+    let sent: Vec<Value> = batches(&origin, EMBEDDINGS).into_iter().skip(1).flatten().collect();
+    let asked: BTreeSet<&str> = sent.iter().filter_map(Value::as_str).collect();
+    let new = texts(20..32);
+    assert_eq!(asked, new.iter().map(String::as_str).collect::<BTreeSet<_>>());
+    assert_eq!(sent.len(), 12);
+    let bytes: usize = inputs.iter().map(String::len).sum();
+    assert_eq!(list["usage"], json!({"prompt_tokens": bytes, "total_tokens": bytes}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_that_stands_twice_in_a_request_is_asked_once() {
+    let origin = Origin::start().await;
+    embedding(&origin, open());
+    let node = asking(&origin, "openai-embeddings").start().await;
+    let inputs = ["a", "b", "a", "a", "b"].map(str::to_owned);
+    embedded(&node, &inputs).await;
+    assert_eq!(batches(&origin, EMBEDDINGS).concat().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_overlap_share_what_they_have_in_common() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    embedding(&origin, gate.clone());
+    let batch = "size_max = 32\nwait_us_max = 1000\nconcurrency = 8";
+    let node = asking(&origin, "openai-embeddings").set("pool.web.batch", batch).start().await;
+    let (left, right) = (texts(0..10), texts(5..15));
+    let watching = async {
+        eventually("fifteen under way", async || batches(&origin, EMBEDDINGS).concat().len() >= 15).await;
+        gate.open();
+    };
+    tokio::join!(embedded(&node, &left), embedded(&node, &right), watching);
+    assert_eq!(batches(&origin, EMBEDDINGS).concat().len(), 15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_items_error_is_its_own_and_is_not_kept() {
+    let origin = Origin::start().await;
+    doubling(&origin, open());
+    let node = asking(&origin, "json-array").start().await;
+    let questions = json!([{"n": 1}, {"n": "x"}, {"n": 3}]);
+    for _ in 0..2 {
+        let answer = doubled(&node, &questions).await;
+        let list = answer.json();
+        assert_eq!((answer.status, &list[0], &list[2]), (200, &json!({"double": 2}), &json!({"double": 6})));
+        assert_eq!(list[1]["error"]["status"], 422);
+    }
+    let sent = batches(&origin, ARRAY).concat();
+    assert_eq!(sent.iter().filter(|question| question["n"] == "x").count(), 2, "asked again");
+    assert_eq!(sent.len(), 4, "and nothing else is");
+    let alone = doubled(&node, &json!({"n": "x"})).await;
+    assert_eq!((alone.status, &alone.json()["error"]["status"]), (422, &json!(422)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_models_failure_reaches_all_who_asked_and_is_not_kept() {
+    let origin = Origin::start().await;
+    let node = asking(&origin, "json-array").set("pool.web", "attempts_max = 1").start().await;
+    for (status, body) in [(500, "broken"), (200, "<h1>not JSON</h1>"), (200, "[1]"), (200, "{\"double\": 2}")] {
+        origin.on(ARRAY, move |_| if status == 200 { Reply::ok(body) } else { Reply::status(status) });
+        let answer = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
+        let list = answer.json();
+        let all_failed = list.as_array().is_some_and(|list| list.iter().all(|item| item["error"].is_object()));
+        assert!(answer.status >= 500 || (all_failed && answer.status == 200), "{}: {list}", answer.status);
+        let alone = doubled(&node, &json!({"n": 3})).await;
+        assert!(alone.status >= 500 || alone.text() == "1", "{}: {}", alone.status, alone.text());
+    }
+    doubling(&origin, open());
+    let answer = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
+    assert_eq!((answer.status, answer.json()), (200, json!([{"double": 2}, {"double": 4}])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_no_question_is_400_and_the_model_is_not_asked() {
+    let origin = Origin::start().await;
+    embedding(&origin, open());
+    let node = asking(&origin, "openai-embeddings").start().await;
+    for body in ["", "{", "[]", "{\"model\": \"m\"}", "{\"input\": []}", "{\"input\": [1, \"a\"]}", "{\"input\": {}}"] {
+        let answer = node.post(EMBEDDINGS).header("content-type", "application/json").body(body).send().await;
+        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+        assert!(answer.json()["error"]["message"].is_string(), "{body}: {}", answer.text());
+    }
+    assert_eq!(origin.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_question_in_other_words_is_known_and_another_askers_is_not() {
+    let origin = Origin::start().await;
+    doubling(&origin, open());
+    let node = asking(&origin, "json-array").start().await;
+    let ask = |body: &'static str| node.post(ARRAY).header("content-type", "application/json").body(body);
+    assert!(!ask("{\"n\":1,\"m\":2}").send().await.is_hit());
+    assert!(ask(" { \"m\" : 2 , \"n\" : 1 } ").send().await.is_hit());
+    assert!(!ask("{\"n\":1,\"m\":3}").send().await.is_hit());
+    assert!(!ask("{\"n\":1,\"m\":2}").header("authorization", "Bearer b").send().await.is_hit());
+    assert!(ask("{\"n\":1,\"m\":2}").header("authorization", "Bearer b").send().await.is_hit());
+    assert!(!ask("{\"n\":1,\"m\":2}").header("authorization", "Bearer c").send().await.is_hit());
+    assert_eq!(batches(&origin, ARRAY).len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_kept_only_if_somebody_says_so_and_the_client_agrees() {
+    let origin = Origin::start().await;
+    doubling(&origin, open());
+    let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
+    for asked in 1..=2 {
+        doubled(&node, &json!({"n": 1})).await;
+        assert_eq!(batches(&origin, ARRAY).len(), asked, "neither origin nor route calls it reusable");
+    }
+    let node = asking(&origin, "json-array").start().await;
+    for asked in 3..=4 {
+        node.post(ARRAY).json(&json!({"n": 1})).header("cache-control", "no-store").send().await;
+        assert_eq!(batches(&origin, ARRAY).len(), asked, "the client refuses");
+    }
+    doubled(&node, &json!({"n": 1})).await;
+    assert!(doubled(&node, &json!({"n": 1})).await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_questions_are_kept_by_their_body_and_travel_alone() {
+    let origin = Origin::start().await;
+    origin.on("/chat", |seen| Reply::ok([&b"echo "[..], &seen.body[..]].concat()));
+    let node = asking(&origin, "plain").start().await;
+    let ask = |body: &'static str| node.post("/chat").body(body).send();
+    assert_eq!(ask("hello").await.text(), "echo hello");
+    let again = found("a hit", async || Some(ask("hello").await).filter(Answer::is_hit)).await;
+    assert_eq!(again.text(), "echo hello");
+    assert_eq!(ask("hello!").await.text(), "echo hello!");
+    assert_eq!(origin.hits("/chat"), 2);
+}

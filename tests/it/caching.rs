@@ -1,0 +1,387 @@
+//! What HTTP's caching rules (RFC 9111) say, as a client sees it.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::{Duration, SystemTime},
+};
+
+use crate::harness::{
+    eventually, found,
+    node::Node,
+    origin::{Gate, Origin, Reply, Taps},
+    sealed,
+};
+
+async fn front(origin: &Origin) -> Node {
+    Node::builder().origin(&origin.url()).start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_is_followed_by_hits_from_memory() {
+    let origin = Origin::start().await;
+    origin.on("/a", |_| Reply::fresh(60, sealed("a", 2000)).header("x-own", "kept").header("etag", "\"1\""));
+    let node = front(&origin).await;
+
+    let miss = node.fetch("/a").await;
+    let cache = miss.cache();
+    assert_eq!((miss.status, cache.node.as_str(), cache.has("hit")), (200, "n1", false));
+    assert_eq!(
+        (cache.get("fwd"), cache.get("fwd-status"), cache.has("stored")),
+        ("uri-miss", "200", true),
+        "{cache:?}"
+    );
+
+    node.hit("/a").await;
+    let hit = node.fetch("/a").await;
+    let cache = hit.cache();
+    assert_eq!((hit.status, cache.has("hit"), cache.get("detail")), (200, true, "memory"), "{cache:?}");
+    assert!((30..=60).contains(&cache.ttl()), "{cache:?}");
+    assert!(hit.header("age").parse::<u64>().is_ok_and(|age| age < 30), "{:?}", hit.headers);
+    assert_eq!((hit.header("x-own"), hit.header("etag"), hit.header("content-length")), ("kept", "\"1\"", "2000"));
+    assert_eq!((&miss.body, &hit.body), (&sealed("a", 2000), &sealed("a", 2000)));
+    assert_eq!(origin.hits("/a"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_must_not_be_shared_is_not() {
+    const ANSWERS: [(&str, &[(&str, &str)]); 6] = [
+        ("/no-store", &[("cache-control", "no-store, max-age=60")]),
+        ("/private", &[("cache-control", "private, max-age=60")]),
+        ("/cookie", &[("cache-control", "max-age=60"), ("set-cookie", "id=1")]),
+        ("/shared-max-age", &[("cache-control", "max-age=60, s-maxage=0")]),
+        ("/vary-any", &[("cache-control", "max-age=60"), ("vary", "*")]),
+        ("/silent", &[]),
+    ];
+    let origin = Origin::start().await;
+    for (path, fields) in ANSWERS {
+        origin
+            .on(path, move |_| fields.iter().fold(Reply::ok("mine"), |reply, (name, value)| reply.header(name, value)));
+    }
+    let node = front(&origin).await;
+    for (path, _) in ANSWERS {
+        for asked in 1..=3 {
+            let answer = node.fetch(path).await;
+            assert_eq!((answer.status, answer.is_hit(), answer.text()), (200, false, "mine"), "{path}");
+            assert_eq!(origin.hits(path), asked, "{path}");
+        }
+        assert!(node.cached(path).await.is_none(), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authorized_answer_is_shared_only_if_it_says_so() {
+    let origin = Origin::start().await;
+    origin.on("/mine", |seen| Reply::fresh(60, seen.header("authorization").to_owned()));
+    origin.on("/all", |_| Reply::ok("all").header("cache-control", "public, max-age=60"));
+    let node = front(&origin).await;
+    for user in ["Bearer a", "Bearer b", "Bearer a"] {
+        let answer = node.get("/mine").header("authorization", user).send().await;
+        assert_eq!((answer.text(), answer.is_hit()), (user, false));
+    }
+    // An answer to nobody in particular may not be given to somebody either.
+    assert_eq!(node.fetch("/mine").await.text(), "");
+    node.hit("/mine").await;
+    assert_eq!(node.get("/mine").header("authorization", "Bearer a").send().await.text(), "Bearer a");
+
+    node.get("/all").header("authorization", "Bearer a").send().await;
+    node.hit("/all").await;
+    assert!(node.get("/all").header("authorization", "Bearer b").send().await.is_hit());
+    assert_eq!(origin.hits("/all"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_state_a_lifetime_is_understood() {
+    let origin = Origin::start().await;
+    let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+    origin.on("/expires", move |_| Reply::ok("e").header("expires", &later));
+    origin.on("/s-maxage", |_| Reply::ok("s").header("cache-control", "max-age=0, s-maxage=60"));
+    origin.on("/public-cookie", |_| {
+        Reply::ok("c").header("cache-control", "public, max-age=60").header("set-cookie", "a=b")
+    });
+    origin.on("/missing", |_| Reply::status(404).header("cache-control", "max-age=60"));
+    let node = front(&origin).await;
+    for path in ["/expires", "/s-maxage", "/public-cookie", "/missing"] {
+        let first = node.fetch(path).await;
+        let hit = node.hit(path).await;
+        assert_eq!((hit.status, &hit.body), (first.status, &first.body), "{path}");
+        assert!(node.fetch(path).await.is_hit(), "{path}");
+        assert_eq!(origin.hits(path), 1, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_may_give_lifetimes_to_answers_that_state_none() {
+    let origin = Origin::start().await;
+    origin.on("/plain", |_| Reply::ok("p"));
+    origin.on("/error", |_| Reply::status(500));
+    let node = Node::builder().origin(&origin.url()).route("ttl_ms = 60000").start().await;
+    node.fetch("/plain").await;
+    assert!((30..=60).contains(&node.hit("/plain").await.cache().ttl()));
+    for asked in 1..=2 {
+        assert_eq!(node.fetch("/error").await.status, 500);
+        assert_eq!(origin.hits("/error"), asked, "an error isn't kept unless it asks for it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn age_at_the_origin_counts() {
+    let origin = Origin::start().await;
+    origin.on("/old", |_| Reply::fresh(60, "o").header("age", "40"));
+    let node = front(&origin).await;
+    node.fetch("/old").await;
+    let hit = node.hit("/old").await;
+    assert!(hit.header("age").parse::<u64>().is_ok_and(|age| (40..60).contains(&age)), "{:?}", hit.headers);
+    assert!(hit.cache().ttl() <= 20, "{:?}", hit.cache());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn variants_live_side_by_side() {
+    let origin = Origin::start().await;
+    origin.on("/v", |seen| {
+        Reply::fresh(60, format!("in {}", seen.header("accept-language"))).header("vary", "Accept-Language")
+    });
+    let node = front(&origin).await;
+    let ask = |language: &str| node.get("/v").header("accept-language", language).send();
+
+    assert_eq!(ask("en").await.cache().get("fwd"), "uri-miss");
+    eventually("the first variant", async || ask("en").await.is_hit()).await;
+    let other = ask("de").await;
+    assert_eq!((other.cache().get("fwd"), other.text()), ("vary-miss", "in de"));
+    eventually("the second variant", async || ask("de").await.is_hit()).await;
+    for language in ["en", "de", "en"] {
+        let answer = ask(language).await;
+        assert_eq!((answer.is_hit(), answer.text()), (true, format!("in {language}").as_str()));
+    }
+    assert_eq!(origin.hits("/v"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_and_query_are_part_of_the_key_and_the_hosts_case_is_not() {
+    let origin = Origin::start().await;
+    origin.on("/q", |seen| Reply::fresh(60, format!("{} {}", seen.header("host"), seen.target)));
+    let node = front(&origin).await;
+    node.fetch("/q?a=1").await;
+    node.hit("/q?a=1").await;
+    assert!(node.get("/q?a=1").host("SHOP.test").send().await.is_hit());
+    assert!(!node.fetch("/q?a=2").await.is_hit());
+    assert!(!node.fetch("/q").await.is_hit());
+    assert!(!node.get("/q?a=1").host("other.test").send().await.is_hit());
+    assert_eq!(origin.total(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_answer_is_fetched_again() {
+    let origin = Origin::start().await;
+    origin.on("/brief", |_| Reply::fresh(1, "b"));
+    let node = front(&origin).await;
+    assert_eq!(node.fetch("/brief").await.text(), "b");
+    eventually("expiry", async || node.fetch("/brief").await.text() == "b" && origin.hits("/brief") >= 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_304_of_the_origin_renews_what_is_stored() {
+    let origin = Origin::start().await;
+    origin.on("/r", |seen| match seen.header("if-none-match") {
+        "\"v1\"" => Reply::status(304).header("cache-control", "max-age=600").header("etag", "\"v1\""),
+        _ => Reply::fresh(1, sealed("r", 3000)).header("etag", "\"v1\""),
+    });
+    let node = front(&origin).await;
+    node.fetch("/r").await;
+    let renewed =
+        found("a renewal", async || Some(node.fetch("/r").await).filter(|answer| answer.cache().get("fwd") == "stale"))
+            .await;
+    assert_eq!((renewed.status, &renewed.body), (200, &sealed("r", 3000)));
+    assert_eq!(renewed.cache().get("fwd-status"), "304");
+    assert_eq!(origin.seen("/r")[1].header("if-none-match"), "\"v1\"");
+    let hit = node.hit("/r").await;
+    assert!(hit.cache().ttl() > 60, "the lifetime of the 304 counts: {:?}", hit.cache());
+    assert_eq!(hit.body, sealed("r", 3000));
+    assert_eq!(origin.hits("/r"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_answer_replaces_the_old_one() {
+    let origin = Origin::start().await;
+    origin.on("/c", |seen| match seen.header("if-none-match") {
+        "" => Reply::fresh(1, "old").header("etag", "\"v1\""),
+        _ => Reply::fresh(600, "new").header("etag", "\"v2\""),
+    });
+    let node = front(&origin).await;
+    assert_eq!(node.fetch("/c").await.text(), "old");
+    eventually("the change", async || node.fetch("/c").await.text() == "new").await;
+    assert_eq!(node.hit("/c").await.text(), "new");
+    assert_eq!(origin.hits("/c"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_has_it_hears_304() {
+    let origin = Origin::start().await;
+    let then = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3600));
+    let modified = then.clone();
+    origin.on("/e", move |_| Reply::fresh(60, "e").header("etag", "\"v1\"").header("last-modified", &modified));
+    let node = front(&origin).await;
+
+    let first = node.get("/e").header("if-none-match", "\"v1\"").send().await;
+    assert_eq!((first.status, first.text()), (304, ""), "even when it had to be fetched");
+    assert_eq!(origin.seen("/e")[0].header("if-none-match"), "", "what is to be stored is asked for as a whole");
+    node.hit("/e").await;
+    for (name, value, status) in [
+        ("if-none-match", "\"v1\"", 304),
+        ("if-none-match", "\"v0\", W/\"v1\"", 304),
+        ("if-none-match", "\"v2\"", 200),
+        ("if-modified-since", then.as_str(), 304),
+    ] {
+        let answer = node.get("/e").header(name, value).send().await;
+        assert_eq!(answer.status, status, "{name}: {value}");
+        assert_eq!((answer.text(), answer.header("etag")), (if status == 304 { "" } else { "e" }, "\"v1\""));
+    }
+    assert_eq!(origin.hits("/e"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unsafe_method_that_succeeds_invalidates() {
+    let origin = Origin::start().await;
+    origin.on("/u", |seen| match (seen.method.as_str(), &seen.body[..]) {
+        ("POST", b"wrong") => Reply::status(500),
+        ("POST" | "DELETE", _) => Reply::ok("done"),
+        _ => Reply::fresh(60, "u"),
+    });
+    let node = front(&origin).await;
+    node.fetch("/u").await;
+    node.hit("/u").await;
+    assert_eq!(node.post("/u").body("wrong").send().await.status, 500);
+    assert!(node.fetch("/u").await.is_hit(), "a failure changes nothing");
+
+    let posted = node.post("/u").body("right").send().await;
+    assert_eq!((posted.text(), posted.cache().get("fwd")), ("done", "method"));
+    assert!(!node.fetch("/u").await.is_hit());
+    node.hit("/u").await;
+    assert_eq!(node.ask(http::Method::DELETE, "/u").send().await.text(), "done");
+    assert!(!node.fetch("/u").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn head_is_served_from_what_get_stored() {
+    let origin = Origin::start().await;
+    origin.on("/h", |_| Reply::fresh(60, sealed("h", 1000)));
+    let node = front(&origin).await;
+    node.fetch("/h").await;
+    node.hit("/h").await;
+    let head = node.ask(http::Method::HEAD, "/h").send().await;
+    assert_eq!((head.status, head.is_hit(), head.header("content-length")), (200, true, "1000"));
+    assert!(head.body.is_empty());
+    assert_eq!(origin.hits("/h"), 1);
+
+    origin.on("/first", |_| Reply::fresh(60, "whole"));
+    assert_eq!(node.ask(http::Method::HEAD, "/first").send().await.status, 200);
+    assert_eq!(node.fetch("/first").await.text(), "whole", "HEAD first must not leave an empty body behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stale_is_served_while_one_refresh_runs_in_the_background() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    let first = AtomicBool::new(true);
+    origin.on("/s", move |_| {
+        if first.swap(false, SeqCst) {
+            Reply::ok("old").header("cache-control", "max-age=1, stale-while-revalidate=600")
+        } else {
+            Reply::fresh(600, "new").behind(&held)
+        }
+    });
+    let node = front(&origin).await;
+    node.fetch("/s").await;
+    eventually("the refresh", async || {
+        let answer = node.fetch("/s").await;
+        assert_eq!((answer.status, answer.text()), (200, "old"), "nobody waits for the refresh");
+        origin.hits("/s") == 2
+    })
+    .await;
+    for _ in 0..20 {
+        let answer = node.fetch("/s").await;
+        assert_eq!((answer.text(), answer.is_hit()), ("old", true), "{:?}", answer.cache());
+        assert!(answer.cache().ttl() <= 0, "{:?}", answer.cache());
+    }
+    gate.open();
+    eventually("the new answer", async || node.fetch("/s").await.text() == "new").await;
+    assert_eq!(origin.hits("/s"), 2, "one refresh for all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stale_is_served_when_the_origin_fails() {
+    let origin = Origin::start().await;
+    let first = AtomicBool::new(true);
+    origin.on("/s", move |_| {
+        if first.swap(false, SeqCst) {
+            Reply::ok("old").header("cache-control", "max-age=1, stale-if-error=600")
+        } else {
+            Reply::status(503)
+        }
+    });
+    let node = front(&origin).await;
+    node.fetch("/s").await;
+    eventually("an answer of the failing origin", async || {
+        let answer = node.fetch("/s").await;
+        assert_eq!((answer.status, answer.text()), (200, "old"), "{:?}", answer.cache());
+        origin.hits("/s") >= 2
+    })
+    .await;
+    origin.stop().await;
+    let answer = node.fetch("/s").await;
+    assert_eq!((answer.status, answer.text()), (200, "old"), "an origin that is gone fails as well");
+    assert!(answer.cache().get("ttl").starts_with('-') || answer.cache().get("ttl") == "0", "{:?}", answer.cache());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_directives_are_followed() {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(60, "x"));
+    let node = front(&origin).await;
+    let ask = |path: &str, control: &str| node.get(path).header("cache-control", control).send();
+
+    assert_eq!(ask("/only", "only-if-cached").await.status, 504);
+    assert_eq!(origin.hits("/only"), 0);
+
+    for asked in 1..=2 {
+        assert!(!ask("/secret", "no-store").await.is_hit());
+        assert_eq!(origin.hits("/secret"), asked);
+    }
+    assert!(node.cached("/secret").await.is_none(), "no-store leaves nothing behind");
+
+    node.fetch("/again").await;
+    node.hit("/again").await;
+    let forced = ask("/again", "no-cache").await;
+    assert_eq!((forced.cache().get("fwd"), origin.hits("/again")), ("request", 2));
+    assert!(node.fetch("/again").await.is_hit());
+    assert!(ask("/again", "max-age=30").await.is_hit());
+    assert!(!ask("/again", "min-fresh=90").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_over_the_object_limit_passes_but_is_not_kept() {
+    let origin = Origin::start().await;
+    let taps = Taps::default();
+    let feed = taps.clone();
+    origin.on("/declared", |_| Reply::fresh(60, sealed("d", 3000)));
+    origin.on("/streamed", move |_| Reply::fresh(60, "").fed(&feed));
+    let node = Node::builder().origin(&origin.url()).set("cache", "object_bytes_max = 2000").start().await;
+
+    for asked in 1..=2 {
+        let answer = node.fetch("/declared").await;
+        assert_eq!((&answer.body, answer.is_hit()), (&sealed("d", 3000), false));
+        assert_eq!(origin.hits("/declared"), asked);
+    }
+    for asked in 1..=2 {
+        let reading = tokio::spawn(node.get("/streamed").send());
+        let pipe = taps.next().await;
+        for _ in 0..3 {
+            pipe.send(Ok(vec![b'x'; 1000].into())).await.unwrap();
+        }
+        drop(pipe);
+        let answer = reading.await.unwrap();
+        assert_eq!((answer.body.len(), answer.is_hit()), (3000, false));
+        assert_eq!(origin.hits("/streamed"), asked);
+    }
+    assert!(node.cached("/declared").await.is_none());
+    assert!(node.cached("/streamed").await.is_none());
+}

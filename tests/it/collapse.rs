@@ -1,0 +1,162 @@
+//! One fetch for all who wait for the same answer.
+
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+
+use crate::harness::{
+    client::{Answer, Opened},
+    eventually, is_sealed,
+    liar::{Liar, Lie, crlf},
+    node::Node,
+    origin::{Gate, Origin, Reply, Taps},
+    sealed, within,
+};
+
+const CONNECTIONS: usize = 20;
+const STREAMS: usize = 50;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_requests_for_a_missing_key_make_one_origin_request() {
+    let (origin, taps) = (Origin::start().await, Taps::default());
+    let (body, feed) = (sealed("hot", 20_000), taps.clone());
+    origin.on("/hot", move |_| Reply::fresh(600, "").header("content-length", "20000").fed(&feed));
+    let node = Node::builder().origin(&origin.url()).set("limits", "streams_max = 100").start().await;
+
+    let (mut conns, mut clients) = (Vec::new(), JoinSet::new());
+    for _ in 0..CONNECTIONS {
+        let conn = node.h2().await;
+        for _ in 0..STREAMS {
+            let (mut stream, ask) = (conn.stream(), node.get("/hot"));
+            clients.spawn(async move { stream.open(ask).await.unwrap() });
+        }
+        conns.push(conn);
+    }
+    // The origin sends a piece and then waits: whoever holds an answer's head now waits for the one fetch.
+    let pipe = taps.next().await;
+    pipe.send(Ok(body.slice(..5_000))).await.unwrap();
+    let mut waiting: Vec<Opened> = within("a thousand heads", clients.join_all()).await;
+    assert_eq!((waiting.len(), origin.hits("/hot")), (CONNECTIONS * STREAMS, 1));
+    let first = waiting[0].piece().await.unwrap().unwrap();
+    assert!(body.starts_with(&first), "the body streams before its end");
+    pipe.send(Ok(body.slice(5_000..))).await.unwrap();
+    drop(pipe);
+
+    let mut collapsed = 0;
+    for (index, opened) in waiting.into_iter().enumerate() {
+        let answer = opened.whole().await.unwrap();
+        let rest = if index == 0 { &body[first.len()..] } else { &body[..] };
+        assert!(answer.status == 200 && answer.body == rest, "client {index} got {} bytes", answer.body.len());
+        collapsed += usize::from(answer.cache().has("collapsed"));
+    }
+    assert_eq!((collapsed, conns.len()), (CONNECTIONS * STREAMS - 1, CONNECTIONS));
+    assert_eq!(origin.hits("/hot"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fetch_goes_on_when_its_client_leaves() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/left", move |_| Reply::fresh(600, sealed("left", 9000)).behind(&held));
+    let node = Node::builder().origin(&origin.url()).start().await;
+
+    let mut client = TcpStream::connect(node.address).await.unwrap();
+    client.write_all(&crlf("GET /left HTTP/1.1\nHost: shop.test\n\n")).await.unwrap();
+    eventually("the fetch", async || origin.hits("/left") == 1).await;
+    drop(client);
+    // Others are served meanwhile, so the node has had its chance to notice and to give up.
+    origin.on("/other", |_| Reply::ok("other"));
+    for _ in 0..5 {
+        node.fetch("/other").await;
+    }
+    let waiter = tokio::spawn(node.get("/left").send());
+    gate.open();
+    assert_eq!(waiter.await.unwrap().body, sealed("left", 9000));
+    assert_eq!(node.hit("/left").await.body, sealed("left", 9000));
+    assert_eq!(origin.hits("/left"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_amid_the_body_harms_nobody() {
+    let (origin, taps) = (Origin::start().await, Taps::default());
+    let (body, feed) = (sealed("amid", 200_000), taps.clone());
+    origin.on("/amid", move |_| Reply::fresh(600, "").fed(&feed));
+    let node = Node::builder().origin(&origin.url()).start().await;
+
+    let leader = tokio::spawn(node.get("/amid").open());
+    let pipe = taps.next().await;
+    pipe.send(Ok(body.slice(..100_000))).await.unwrap();
+    let mut leader = leader.await.unwrap().unwrap();
+    leader.piece().await.unwrap().unwrap();
+    let waiter = node.get("/amid").open().await.unwrap();
+    drop(leader);
+    pipe.send(Ok(body.slice(100_000..))).await.unwrap();
+    drop(pipe);
+    let answer = waiter.whole().await.unwrap();
+    assert!(answer.body == body && is_sealed(&answer.body) && answer.cache().has("collapsed"));
+    node.hit("/amid").await;
+    assert_eq!(origin.hits("/amid"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_fetch_is_told_to_all_who_wait_and_asked_once() {
+    let origin = Liar::start(Lie::Silence).await;
+    let node =
+        Node::builder().origin(&origin.url()).set("pool.web", "response_ms = 2000\nattempts_max = 1").start().await;
+    for answer in at_once(&node, "/down", 20).await {
+        assert_eq!((answer.status, answer.cache().get("detail")), (504, "response-timeout"), "{:?}", answer.cache());
+    }
+    assert_eq!(origin.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_uncacheable_answer_does_not_make_the_next_ones_queue() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/own", move |_| Reply::ok("own").header("cache-control", "no-store").behind(&held));
+    let node =
+        Node::builder().origin(&origin.url()).set("pool.web", "connections_max = 64\nwaiting_max = 64").start().await;
+
+    // Cold: they may wait for the first answer, but no longer than that.
+    let waiting = at_once(&node, "/own", 20);
+    let watching = async {
+        eventually("the first", async || origin.hits("/own") >= 1).await;
+        gate.release(1);
+        eventually("all the others side by side", async || origin.hits("/own") == 20).await;
+        gate.release(19);
+    };
+    let (answers, ()) = tokio::join!(waiting, watching);
+    assert!(answers.iter().all(|answer| answer.text() == "own" && !answer.is_hit()));
+
+    // Known to be uncacheable: nobody waits for anybody.
+    let waiting = at_once(&node, "/own", 20);
+    let watching = async {
+        eventually("all side by side", async || origin.hits("/own") == 40).await;
+        gate.release(20);
+    };
+    let (answers, ()) = tokio::join!(waiting, watching);
+    assert!(answers.iter().all(|answer| answer.text() == "own" && !answer.cache().has("collapsed")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flights_past_the_limit_go_to_the_origin_by_themselves() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("*", move |seen| Reply::fresh(600, seen.target.clone()).behind(&held));
+    let node = Node::builder().origin(&origin.url()).set("cache.collapse", "flights_max = 1").start().await;
+    let asks: Vec<_> = ["/a", "/b", "/c"].map(|target| tokio::spawn(node.get(target).send())).into();
+    eventually("all three under way", async || origin.total() == 3).await;
+    gate.open();
+    for (target, ask) in ["/a", "/b", "/c"].into_iter().zip(asks) {
+        assert_eq!(ask.await.unwrap().text(), target);
+    }
+}
+
+/// So many requests at once over one HTTP/2 connection.
+async fn at_once(node: &Node, target: &str, count: usize) -> Vec<Answer> {
+    let conn = node.h2().await;
+    let mut clients = JoinSet::new();
+    for _ in 0..count {
+        let (mut stream, ask) = (conn.stream(), node.get(target));
+        clients.spawn(async move { stream.send(ask).await });
+    }
+    clients.join_all().await
+}

@@ -1,0 +1,315 @@
+//! A node in this process, or its configuration for one in a process of its own.
+
+use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, ops::Deref, path::Path};
+
+use holm::{app::App, http::Drained};
+use http::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::{Answer, Ask, Conn, HOST_NAME},
+    eventually, found,
+    process::Process,
+    quoted,
+    redis::Redis,
+    within,
+};
+
+/// Where a node is reached; what can be asked of it there.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Doors {
+    pub(crate) fn ask(&self, method: Method, target: &str) -> Ask {
+        Ask::new(self.address, method, target)
+    }
+
+    pub(crate) fn get(&self, target: &str) -> Ask {
+        self.ask(Method::GET, target)
+    }
+
+    pub(crate) fn post(&self, target: &str) -> Ask {
+        self.ask(Method::POST, target)
+    }
+
+    /// GETs it, from wherever it comes.
+    pub(crate) async fn fetch(&self, target: &str) -> Answer {
+        self.get(target).send().await
+    }
+
+    /// What the cache has, without asking the origin.
+    pub(crate) async fn cached(&self, target: &str) -> Option<Answer> {
+        let answer = self.get(target).header("cache-control", "only-if-cached").send().await;
+        (answer.status != 504).then_some(answer)
+    }
+
+    /// What the cache has, as soon as it has it: storing goes on after the answer's last byte.
+    pub(crate) async fn hit(&self, target: &str) -> Answer {
+        found("a hit", async || self.cached(target).await.filter(Answer::is_hit)).await
+    }
+
+    pub(crate) async fn h1(&self) -> Conn {
+        Conn::h1(self.address).await.unwrap()
+    }
+
+    pub(crate) async fn h2(&self) -> Conn {
+        Conn::h2(self.address).await.unwrap()
+    }
+
+    /// Asks the admin API.
+    pub(crate) fn admin(&self, target: &str) -> Ask {
+        Ask::new(self.admin, Method::GET, target)
+    }
+
+    /// Purges, expects that to work, and returns what the admin API says.
+    pub(crate) async fn purge(&self, what: &Value) -> Value {
+        let answer = Ask::new(self.admin, Method::POST, "/purge").json(what).send().await;
+        assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+        answer.json()
+    }
+
+    /// Purges the URL by which requests of the tests name `target`.
+    pub(crate) async fn purge_url(&self, target: &str, soft: bool) -> Value {
+        self.purge(&json!({"url": url(target), "soft": soft})).await
+    }
+
+    /// The sum of all samples whose name is `name` and whose labels contain `labels`.
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
+        let text = self.admin("/metrics").send().await.text().to_owned();
+        samples(&text).filter(|sample| sample.0 == name && sample.1.contains(labels)).map(|sample| sample.2).sum()
+    }
+}
+
+/// The URL by which requests of the tests name `target`.
+pub(crate) fn url(target: &str) -> String {
+    format!("http://{HOST_NAME}{target}")
+}
+
+/// Name, labels and value of each sample of a metrics page.
+pub(crate) fn samples(text: &str) -> impl Iterator<Item = (&str, &str, f64)> {
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line}"));
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        (name, labels.trim_end_matches('}'), value.parse().unwrap_or_else(|_| panic!("not a number: {line}")))
+    })
+}
+
+/// A node in this process.
+pub(crate) struct Node {
+    doors: Doors,
+    drain: CancellationToken,
+    running: Option<JoinHandle<Drained>>,
+}
+
+impl Deref for Node {
+    type Target = Doors;
+
+    fn deref(&self) -> &Doors {
+        &self.doors
+    }
+}
+
+impl Node {
+    pub(crate) fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Drains it and waits until it has stopped.
+    pub(crate) async fn stop(mut self) {
+        self.drain.cancel();
+        if let Some(running) = self.running.take() {
+            within("the node draining", running).await.unwrap();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.drain.cancel();
+    }
+}
+
+/// Builds a configuration: one listener, one pool `web`, one route for everything, and what a test adds.
+#[derive(Clone)]
+pub(crate) struct Builder {
+    name: String,
+    listen: String,
+    tables: BTreeMap<String, Vec<String>>,
+    routes: Vec<String>,
+    mode: String,
+    route: String,
+    access_log: String,
+    memory: String,
+    in_step: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let builder = Self {
+            name: "n1".to_owned(),
+            listen: String::new(),
+            tables: BTreeMap::new(),
+            routes: Vec::new(),
+            mode: "mode = \"http\"".to_owned(),
+            route: String::new(),
+            access_log: quoted("off"),
+            memory: quoted("16MiB"),
+            in_step: false,
+        };
+        builder.set("admin", "address = \"127.0.0.1:0\"")
+    }
+}
+
+impl Builder {
+    pub(crate) fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Adds lines to a table.
+    pub(crate) fn set(mut self, table: &str, lines: &str) -> Self {
+        self.tables.entry(table.to_owned()).or_default().push(lines.to_owned());
+        self
+    }
+
+    /// The URLs of the pool `web`.
+    pub(crate) fn endpoints<U: AsRef<str>>(self, urls: &[U]) -> Self {
+        let urls: Vec<String> = urls.iter().map(|url| quoted(url.as_ref())).collect();
+        self.set("pool.web", &format!("endpoints = [{}]", urls.join(", ")))
+    }
+
+    /// The one URL of the pool `web`.
+    pub(crate) fn origin(self, url: &str) -> Self {
+        self.endpoints(&[url])
+    }
+
+    /// Lines for the route that takes everything.
+    pub(crate) fn route(mut self, lines: &str) -> Self {
+        self.route.push_str(lines);
+        self.route.push('\n');
+        self
+    }
+
+    /// The route that takes everything answers questions of this protocol.
+    pub(crate) fn infer(mut self, protocol: &str) -> Self {
+        self.mode = format!("mode = \"infer\"\nprotocol = {}", quoted(protocol));
+        self
+    }
+
+    /// A whole route, tried before the one that takes everything.
+    pub(crate) fn route_before(mut self, lines: &str) -> Self {
+        self.routes.push(lines.to_owned());
+        self
+    }
+
+    pub(crate) fn memory(mut self, bytes: &str) -> Self {
+        self.memory = quoted(bytes);
+        self
+    }
+
+    pub(crate) fn disk(self, dir: &Path) -> Self {
+        let dir = quoted(&dir.display().to_string());
+        self.set("cache.disk", &format!("dir = {dir}\nbytes = \"64MiB\""))
+    }
+
+    /// A Redis whose budget is no matter; tests of the budget set their own.
+    pub(crate) fn redis(self, redis: &Redis) -> Self {
+        self.redis_within(redis, 2000)
+    }
+
+    pub(crate) fn redis_within(mut self, redis: &Redis, budget_ms: u64) -> Self {
+        self.in_step = true;
+        let url = quoted(&redis.url());
+        let breaker = "failures = 3\nopen_ms = 50\nopen_ms_max = 200";
+        self.set("cache.redis", &format!("url = {url}\nbudget_ms = {budget_ms}\nvalue_bytes_max = \"4MiB\""))
+            .set("cache.redis.breaker", breaker)
+    }
+
+    /// Begins as soon as it is ready, without waiting until it follows the region's purge log.
+    pub(crate) fn at_once(mut self) -> Self {
+        self.in_step = false;
+        self
+    }
+
+    pub(crate) fn tls(mut self, certificate: &Path, key: &Path) -> Self {
+        let path = |path: &Path| quoted(&path.display().to_string());
+        self.listen = format!("tls = {{ certificate = {}, key = {} }}", path(certificate), path(key));
+        self
+    }
+
+    pub(crate) fn policy(self, name: &str, file: &Path, config: &str) -> Self {
+        let file = quoted(&file.display().to_string());
+        self.set(&format!("policy.{name}"), &format!("file = {file}\nconfig = {config}"))
+    }
+
+    pub(crate) fn access_log(mut self, file: &Path) -> Self {
+        self.access_log = quoted(&file.display().to_string());
+        self
+    }
+
+    /// The configuration as a file would have it.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("node = {}\n[log]\naccess = {}\n", quoted(&self.name), self.access_log);
+        write!(text, "[[listen]]\naddress = \"127.0.0.1:0\"\n{}\n", self.listen).unwrap();
+        write!(text, "[cache.memory]\nbytes = {}\n", self.memory).unwrap();
+        for (table, lines) in &self.tables {
+            write!(text, "[{table}]\n{}\n", lines.join("\n")).unwrap();
+        }
+        for route in &self.routes {
+            write!(text, "[[route]]\n{route}\n").unwrap();
+        }
+        let (mode, route) = (&self.mode, &self.route);
+        write!(text, "[[route]]\nname = \"all\"\npath = \"/\"\npool = \"web\"\n{mode}\n{route}\n").unwrap();
+        text
+    }
+
+    /// Starts it in this process.
+    pub(crate) async fn start(&self) -> Node {
+        match self.try_start().await {
+            Ok(node) => node,
+            Err(error) => panic!("{error}\n{}", self.text()),
+        }
+    }
+
+    /// Starts it in this process, or says why it won't.
+    pub(crate) async fn try_start(&self) -> Result<Node, String> {
+        let config = holm::config::parse("test.toml", &self.text()).map_err(|error| error.to_string())?;
+        let starting = within("the node starting", Box::pin(App::start(config)));
+        let app = starting.await.map_err(|error| format!("{error} {error:?}"))?;
+        let admin = app.admin().expect("tests have an admin address");
+        let doors = Doors { address: app.addresses()[0], admin };
+        let drain = CancellationToken::new();
+        let running = Some(tokio::spawn(app.run(drain.clone())));
+        let node = Node { doors, drain, running };
+        eventually("/readyz", async || node.admin("/readyz").send().await.status == 200).await;
+        self.settle(&node).await;
+        Ok(node)
+    }
+
+    /// Waits until a node with a region follows its purge log: before that it has a log of its own, and whatever it
+    /// stores is doubted as soon as it meets the region's.
+    async fn settle(&self, doors: &Doors) {
+        if !self.in_step {
+            return;
+        }
+        let nothing = json!({"tag": "nothing has this tag"});
+        eventually("following the purge log", async || {
+            let answer = Ask::new(doors.admin, Method::POST, "/purge").json(&nothing).send().await;
+            let applied = answer.json()["applied"].clone();
+            answer.status == 200 && applied.as_array().is_some_and(|names| names.iter().any(|name| *name == self.name))
+        })
+        .await;
+    }
+
+    /// Starts it in a process of its own.
+    pub(crate) async fn spawn(&self) -> Process {
+        let process = Process::serve(&self.text()).await;
+        self.settle(&process).await;
+        process
+    }
+}

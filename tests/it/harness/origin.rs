@@ -1,0 +1,241 @@
+//! A polite origin whose answers the tests program, and which remembers everything it was asked.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    client::{OutBody, Pipe, full, piped},
+    found,
+};
+
+/// A request as the origin got it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) method: Method,
+    /// Path and query.
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Seen {
+    /// A header field's value, or nothing.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// What is answered.
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: OutBody,
+    gate: Option<Gate>,
+}
+
+impl Reply {
+    /// 200 with this body.
+    pub(crate) fn ok(body: impl Into<Bytes>) -> Self {
+        Self { status: 200, headers: Vec::new(), body: full(body), gate: None }
+    }
+
+    /// 200 that may be kept for this many seconds.
+    pub(crate) fn fresh(max_age: u64, body: impl Into<Bytes>) -> Self {
+        Self::ok(body).header("cache-control", &format!("max-age={max_age}"))
+    }
+
+    /// This status with its number as body.
+    pub(crate) fn status(status: u16) -> Self {
+        Self { status, ..Self::ok(if status == 304 { String::new() } else { status.to_string() }) }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Held back, head and all, until the gate lets it through.
+    pub(crate) fn behind(mut self, gate: &Gate) -> Self {
+        self.gate = Some(gate.clone());
+        self
+    }
+
+    /// A body that the test feeds through `taps`, a pipe for each request.
+    pub(crate) fn fed(mut self, taps: &Taps) -> Self {
+        let (pipe, body) = piped();
+        taps.0.lock().push_back(pipe);
+        self.body = body;
+        self
+    }
+
+    async fn into_response(self) -> Response<OutBody> {
+        if let Some(gate) = &self.gate {
+            gate.pass().await;
+        }
+        let mut response = Response::builder().status(self.status);
+        for (name, value) in &self.headers {
+            response = response.header(name, value);
+        }
+        response.body(self.body).unwrap()
+    }
+}
+
+/// Lets answers through one by one, or all.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate(Arc<Semaphore>);
+
+impl Gate {
+    pub(crate) fn closed() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Lets `count` answers through, now or when they come.
+    pub(crate) fn release(&self, count: usize) {
+        self.0.add_permits(count);
+    }
+
+    /// Lets everything through from now on.
+    pub(crate) fn open(&self) {
+        self.release(1_000_000);
+    }
+
+    async fn pass(&self) {
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
+}
+
+/// The bodies under way of answers that are [`Reply::fed`].
+#[derive(Clone, Default)]
+pub(crate) struct Taps(Arc<Mutex<VecDeque<Pipe>>>);
+
+impl Taps {
+    /// The next request's body.
+    pub(crate) async fn next(&self) -> Pipe {
+        found("a request whose answer is fed", async || self.0.lock().pop_front()).await
+    }
+}
+
+type Handler = Arc<dyn Fn(&Seen) -> Reply + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    handlers: Mutex<HashMap<String, Handler>>,
+    begun: Mutex<Vec<String>>,
+    seen: Mutex<Vec<Seen>>,
+    body_bytes: Mutex<HashMap<String, usize>>,
+}
+
+/// A polite origin.
+pub(crate) struct Origin {
+    address: SocketAddr,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+impl Origin {
+    /// Answers 404 to everything until told otherwise.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let task = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { address, state, task }
+    }
+
+    /// From now on `path` (without query; `*` is any other) is answered by `handler`.
+    pub(crate) fn on(&self, path: &str, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
+        self.state.handlers.lock().insert(path.to_owned(), Arc::new(handler));
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Requests for exactly this path and query whose head has arrived.
+    pub(crate) fn hits(&self, target: &str) -> usize {
+        self.state.begun.lock().iter().filter(|begun| *begun == target).count()
+    }
+
+    /// All requests whose head has arrived.
+    pub(crate) fn total(&self) -> usize {
+        self.state.begun.lock().len()
+    }
+
+    /// Whole requests for this path and query, oldest first.
+    pub(crate) fn seen(&self, target: &str) -> Vec<Seen> {
+        self.state.seen.lock().iter().filter(|seen| seen.target == target).cloned().collect()
+    }
+
+    /// Bytes of request bodies that have arrived so far for this path and query.
+    pub(crate) fn body_bytes(&self, target: &str) -> usize {
+        self.state.body_bytes.lock().get(target).copied().unwrap_or(0)
+    }
+
+    /// Refuses further connections and cuts the open ones.
+    pub(crate) async fn stop(self) {
+        self.task.abort();
+        eventually_refused(self.address).await;
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn eventually_refused(address: SocketAddr) {
+    super::eventually("the origin refusing", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    // Dropped with this task, and its connections with it.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+            // A client that goes away isn't this origin's business.
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<OutBody>, Infallible> {
+    let (head, mut incoming) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    state.begun.lock().push(target.clone());
+    let mut body = BytesMut::new();
+    while let Some(Ok(frame)) = incoming.frame().await {
+        if let Ok(data) = frame.into_data() {
+            *state.body_bytes.lock().entry(target.clone()).or_default() += data.len();
+            body.extend_from_slice(&data);
+        }
+    }
+    let seen = Seen { method: head.method, target, headers: head.headers, body: body.freeze() };
+    let handler = {
+        let handlers = state.handlers.lock();
+        handlers.get(head.uri.path()).or_else(|| handlers.get("*")).cloned()
+    };
+    let reply = handler.map_or_else(|| Reply::status(404), |handler| handler(&seen));
+    state.seen.lock().push(seen);
+    Ok(reply.into_response().await)
+}

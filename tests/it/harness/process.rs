@@ -1,0 +1,171 @@
+//! The program itself, as an operator runs it.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    ops::Deref,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::{eventually, found, node::Doors};
+
+/// `holm serve`, running; killed with this value.
+pub(crate) struct Process {
+    doors: Doors,
+    child: Child,
+    said: Arc<Mutex<String>>,
+    /// Holds the configuration file.
+    _dir: TempDir,
+}
+
+impl Deref for Process {
+    type Target = Doors;
+
+    fn deref(&self) -> &Doors {
+        &self.doors
+    }
+}
+
+impl Process {
+    /// `holm serve --config` with this text, ready.
+    pub(crate) async fn serve(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("holm.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = holm([OsStr::new("serve"), OsStr::new("--config"), file.as_os_str()]);
+        Self::launch(&mut command, dir).await
+    }
+
+    /// `holm serve` with flags alone, ready.
+    pub(crate) async fn serve_with<S: AsRef<OsStr>>(flags: &[S]) -> Self {
+        let mut command = holm(["serve"]);
+        command.args(flags);
+        Self::launch(&mut command, tempfile::tempdir().unwrap()).await
+    }
+
+    /// Like [`Process::serve`], but writing past a file-size limit fails instead of ending the process.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn serve_limited(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("holm.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_holm")]).arg(file);
+        Self::launch(&mut command, dir).await
+    }
+
+    async fn launch(command: &mut Command, dir: TempDir) -> Self {
+        command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (stderr, heard) = (child.stderr.take().unwrap(), Arc::clone(&said));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut heard = heard.lock();
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
+        let (address, admin) = found("both addresses on standard error", async || {
+            let text = said.lock().clone();
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("holm ended with {status}:\n{text}");
+            }
+            Some((announced(&text, "listening on http")?, announced(&text, "admin on http")?))
+        })
+        .await;
+        let process = Self { doors: Doors { address, admin }, child, said, _dir: dir };
+        eventually("/readyz", async || {
+            process.admin("/readyz").try_send().await.is_ok_and(|ready| ready.status == 200)
+        })
+        .await;
+        process
+    }
+
+    /// Everything it has written to standard error.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().clone()
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        found("the process ending", async || self.child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; waiting reaps it in any case.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal by name.
+pub(crate) fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s {name} {process}");
+}
+
+/// Runs `holm` to its end.
+pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S], limit: Duration) -> Output {
+    let mut command = holm(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let process = child.id();
+    let ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    match timeout(limit, ending).await {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            signal(process, "KILL");
+            panic!("holm didn't end within {limit:?}");
+        }
+    }
+}
+
+fn holm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holm"));
+    command.args(arguments).env("NO_COLOR", "1");
+    command
+}
+
+/// The address in a line such as `listening on http://127.0.0.1:8080`.
+fn announced(text: &str, words: &str) -> Option<SocketAddr> {
+    let rest = text.split_once(words)?.1.trim_start_matches('s').strip_prefix("://")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))?;
+    rest[..end].trim_end_matches('.').parse().ok()
+}
+
+#[test]
+fn addresses_are_found_amid_other_words() {
+    let text = "INFO listening on https://127.0.0.1:8443 node=n1\nINFO admin on http://127.0.0.1:9000\n";
+    assert_eq!(announced(text, "listening on http"), "127.0.0.1:8443".parse().ok());
+    assert_eq!(announced(text, "admin on http"), "127.0.0.1:9000".parse().ok());
+    assert_eq!(announced("listening on http://127.0.0.1:84", "listening on http"), None);
+}

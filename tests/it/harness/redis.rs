@@ -1,0 +1,108 @@
+//! A real Redis on a port of its own, that tests stop, freeze and start again.
+
+use std::process::{Child, Command, Stdio};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{eventually, process::signal};
+
+/// A running, frozen or stopped Redis; gone with this value.
+pub(crate) struct Redis {
+    port: u16,
+    dir: TempDir,
+    child: Mutex<Option<Child>>,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Somebody else may take the port between our look and Redis's bind; then it ends at once and we look again.
+        for _ in 0..10 {
+            let port = free_port();
+            let mut child = run(port, &dir);
+            if answers_or_ends(port, &mut child).await {
+                return Self { port, dir, child: Mutex::new(Some(child)) };
+            }
+        }
+        panic!("redis-server finds no free port");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it; connections are refused from now on. Nothing it knew is kept.
+    pub(crate) fn stop(&self) {
+        if let Some(mut child) = self.child.lock().take() {
+            end(&mut child);
+        }
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) async fn start_again(&self) {
+        let mut child = run(self.port, &self.dir);
+        assert!(answers_or_ends(self.port, &mut child).await, "redis-server didn't start again");
+        *self.child.lock() = Some(child);
+    }
+
+    /// Freezes it: connections stay and are even accepted, nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        signal(self.child.lock().as_ref().expect("Redis runs").id(), name);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(port: u16, dir: &TempDir) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
+    command.arg(dir.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match command.spawn() {
+        Ok(child) => child,
+        Err(error) => panic!("redis-server: {error}; tests/run installs it"),
+    }
+}
+
+/// True when it answers, false when it has ended.
+async fn answers_or_ends(port: u16, child: &mut Child) -> bool {
+    let mut alive = true;
+    eventually("redis-server answering", async || {
+        alive = child.try_wait().unwrap().is_none();
+        !alive || pong(port).await
+    })
+    .await;
+    alive
+}
+
+async fn pong(port: u16) -> bool {
+    let mut said = [0; 5];
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
+    stream.write_all(b"PING\r\n").await.is_ok() && stream.read_exact(&mut said).await.is_ok() && said == *b"+PONG"
+}
+
+fn end(child: &mut Child) {
+    // It may have ended by itself; waiting reaps it in any case.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,19 @@
+//! Black-box tests of the whole node: real sockets, a real Redis, real components, and the program as a process.
+
+// A helper of a test may panic as the test itself may, and nobody counts the bytes of a test's future.
+#![allow(clippy::unwrap_used, clippy::large_futures)]
+
+mod batch;
+mod caching;
+mod collapse;
+mod harness;
+mod http_versions;
+mod layering;
+mod limits;
+mod malformed;
+mod origin_faults;
+mod policy;
+mod process;
+mod purge;
+mod seeing;
+mod tiers;

@@ -1,0 +1,178 @@
+//! Policy components, real ones: who shares what, and what happens to a policy that misbehaves.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::harness::{
+    client::Answer,
+    eventually, found,
+    node::{Builder, Node},
+    origin::{Origin, Reply},
+    repository,
+};
+
+fn component(name: &str) -> PathBuf {
+    repository("plugins/dist").join(format!("{name}.wasm"))
+}
+
+/// An origin that tells every tenant its own, and a node whose policy has this configuration.
+async fn tenants(config: &str) -> (Origin, Builder) {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, format!("{} of {}", seen.target, seen.header("x-tenant"))));
+    let builder = Node::builder().origin(&origin.url()).policy("keys", &component("tenant-key"), config);
+    (origin, builder.route("policy = \"keys\""))
+}
+
+/// A node whose policy does what a request's header `x-do` says.
+async fn mad(limits: &str) -> (Origin, Builder) {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, "from the origin"));
+    let builder = Node::builder().origin(&origin.url()).policy("mad", &component("mad"), "{ do = \"ask\" }");
+    (origin, builder.route("policy = \"mad\"").set("policy.mad.limits", limits))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tenants_never_share_and_the_order_of_a_query_does_not_matter() {
+    // As a recipe, which the host evaluates, and as a call for each request: the outcome is the same.
+    for config in ["{}", "{ require_tenant = true }"] {
+        let (origin, builder) = tenants(config).await;
+        let node = builder.start().await;
+        let ask = |tenant: &str, target: &str| node.get(target).header("x-tenant", tenant);
+        for tenant in ["acme", "umbrella"] {
+            let answer = ask(tenant, "/x?a=1&b=2").send().await;
+            assert_eq!(
+                (answer.is_hit(), answer.text()),
+                (false, format!("/x?a=1&b=2 of {tenant}").as_str()),
+                "{config}"
+            );
+            eventually("storing", async || ask(tenant, "/x?a=1&b=2").send().await.is_hit()).await;
+        }
+        for (tenant, target) in [("acme", "/x?b=2&a=1"), ("umbrella", "/x?a=1&&b=2"), ("ACME", "/x?a=1&b=2")] {
+            let answer = ask(tenant, target).send().await;
+            let own = format!("/x?a=1&b=2 of {}", tenant.to_ascii_lowercase());
+            assert_eq!((answer.is_hit(), answer.text()), (true, own.as_str()), "{config}: {tenant} {target}");
+        }
+        assert!(!ask("acme", "/x?a=2&b=1").send().await.is_hit(), "{config}");
+        assert!(!ask("acme", "/x?a=1&b=2").host("other.test").send().await.is_hit(), "{config}");
+        assert_eq!(origin.total(), 4, "{config}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_may_keep_a_request_out_of_the_cache() {
+    let (origin, builder) = tenants("{ require_tenant = true }").await;
+    let node = builder.start().await;
+    for asked in 1..=2 {
+        let answer = node.fetch("/x").await;
+        assert_eq!((answer.status, answer.cache().get("fwd")), (200, "bypass"), "{:?}", answer.cache());
+        assert!(answer.cache().get("detail").contains("no tenant"), "{:?}", answer.cache());
+        assert_eq!(origin.hits("/x"), asked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_chooses_the_fields_of_a_body_that_count() {
+    let (origin, builder) = tenants("{ body = [\"/model\", \"/input\"] }").await;
+    origin.on("/ask", |seen| Reply::ok(seen.body.clone()));
+    let node = builder.infer("plain").route("ttl_ms = 600000").start().await;
+    let ask = |body: &'static str| node.post("/ask").header("x-tenant", "a").body(body).send();
+    let first = ask(r#"{"model":"m","input":{"b":1,"a":2},"user":"1"}"#).await;
+    let same = found("a hit", async || {
+        Some(ask(r#"{"user":"2", "input":{"a":2, "b":1}, "model":"m"}"#).await).filter(Answer::is_hit)
+    })
+    .await;
+    assert_eq!((first.is_hit(), same.text()), (false, first.text()));
+    assert_eq!(origin.hits("/ask"), 1);
+    assert!(!ask(r#"{"model":"m","input":{"b":1,"a":3}}"#).await.is_hit());
+    assert!(!ask(r#"{"model":"M","input":{"b":1,"a":2}}"#).await.is_hit());
+    assert!(!ask("not json").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_faults_costs_its_opinion_and_not_the_answer() {
+    let (origin, builder) = mad("call_us = 50000\nresult_bytes_max = 4096\nbreaker = { failures = 1000 }").await;
+    let node = builder.start().await;
+    for (order, kind) in [
+        ("trap", "trap"),
+        ("recurse", "trap"),
+        ("alloc", "trap"),
+        ("loop", "overrun"),
+        ("large", "too-large"),
+        ("giant", "too-large"),
+        ("fault", "fault"),
+    ] {
+        let (before, target) = (faults(&node, kind).await, format!("/{order}"));
+        let mut asked = 0.0;
+        eventually("the native key finding it", async || {
+            asked += 1.0;
+            let answer = node.get(&target).header("x-do", order).send().await;
+            assert_eq!((answer.status, answer.text()), (200, "from the origin"), "{order}: {:?}", answer.cache());
+            answer.is_hit()
+        })
+        .await;
+        assert_eq!(origin.hits(&target), 1, "{order}");
+        assert_eq!(faults(&node, kind).await - before, asked, "{order} is counted as {kind}");
+    }
+    let good = node.get("/good").header("x-do", "behave").send().await;
+    assert_eq!((good.status, good.cache().get("detail")), (200, ""), "it isn't held against those who behave");
+}
+
+/// Faults of this kind so far.
+async fn faults(node: &Node, kind: &str) -> f64 {
+    node.metric("holm_plugin_faults_total", &format!("kind=\"{kind}\"")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_keeps_faulting_is_no_longer_asked() {
+    let (_origin, builder) = mad("breaker = { failures = 3, open_ms = 60000, open_ms_max = 60000 }").await;
+    let node = builder.start().await;
+    for n in 0..10 {
+        assert_eq!(node.get(&format!("/{n}")).header("x-do", "trap").send().await.status, 200);
+    }
+    assert_eq!(faults(&node, "trap").await, 3.0);
+    // With the breaker open even an order to bypass isn't heard.
+    assert_eq!(node.get("/b").header("x-do", "bypass").send().await.cache().get("fwd"), "uri-miss");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_may_refuse_rather_than_decide_without_its_policy() {
+    let (origin, builder) = mad("").await;
+    let node = builder.route("on_fault = \"refuse\"").start().await;
+    let refused = node.get("/x").header("x-do", "trap").send().await;
+    assert_eq!((refused.status, refused.header("content-type")), (503, "application/problem+json"));
+    assert!(!refused.cache().get("detail").is_empty(), "{:?}", refused.headers);
+    assert_eq!(origin.total(), 0);
+    assert_eq!(node.get("/x").header("x-do", "behave").send().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_cannot_be_used_is_refused_at_the_start() {
+    let origin = Origin::start().await;
+    let started = async |name: &str, config: &str| {
+        let builder = Node::builder().origin(&origin.url()).policy("p", &component(name), config);
+        builder.route("policy = \"p\"").set("policy.p.limits", "load_ms = 500").try_start().await.err()
+    };
+    for (name, config, words) in [
+        ("nosy", "{}", "clock"),
+        ("tenant-key", "{ tenant = \"x\" }", "unknown field"),
+        ("mad", "{ do = \"refuse-config\" }", "not in the mood"),
+        ("mad", "{ do = \"trap-in-config\" }", ""),
+        ("mad", "{ do = \"loop-in-config\" }", ""),
+        ("mad", "{ do = \"read-bad-header\" }", ""),
+        ("mad", "{ do = \"long-recipe\" }", ""),
+    ] {
+        let refused = started(name, config).await;
+        assert!(refused.as_ref().is_some_and(|error| error.contains(words)), "{name} {config}: {refused:?}");
+    }
+    assert_eq!(started("tenant-key", "{}").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_api_lists_policies() {
+    let (_origin, builder) = tenants("{}").await;
+    let node = builder.start().await;
+    let list = node.admin("/policies").send().await.json();
+    assert!(list.to_string().contains("keys"), "{list}");
+    assert_ne!(list, json!([]));
+}

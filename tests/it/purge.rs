@@ -1,0 +1,292 @@
+//! Purging: by URL, key and tag, hard and soft, in every tier, on every node, for ever.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    LIMIT,
+    client::{Answer, Ask},
+    eventually, found,
+    load::sealed_origin,
+    node::{Node, url},
+    origin::{Gate, Origin, Reply},
+    process::run,
+    redis::Redis,
+};
+
+async fn fill(node: &Node, targets: &[&str]) {
+    for target in targets {
+        node.fetch(target).await;
+        node.hit(target).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_is_purged_and_no_other() {
+    let origin = Origin::start().await;
+    sealed_origin(&origin, "v1", 500);
+    let node = Node::builder().origin(&origin.url()).start().await;
+    fill(&node, &["/a", "/a?x=1", "/b"]).await;
+    let receipt = node.purge_url("/a", false).await;
+    assert_eq!((&receipt["applied"], &receipt["missing"]), (&json!(["n1"]), &json!([])), "{receipt}");
+    assert!(!node.fetch("/a").await.is_hit());
+    assert!(node.fetch("/a?x=1").await.is_hit() && node.fetch("/b").await.is_hit());
+    assert!(node.hit("/a").await.is_hit(), "what was fetched after a purge is good");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_takes_all_that_carry_it() {
+    let origin = Origin::start().await;
+    origin.on("/red", |_| Reply::fresh(600, "r").header("surrogate-key", "shoes red"));
+    origin.on("/blue", |_| Reply::fresh(600, "b").header("cache-tag", "shoes,blue"));
+    origin.on("/own", |_| Reply::fresh(600, "o").header("x-tags", "hats shoes-not"));
+    let node = Node::builder().origin(&origin.url()).route("tag_headers = [\"x-tags\"]").start().await;
+    let all = ["/red", "/blue", "/own"];
+    fill(&node, &all).await;
+    for (tag, gone) in [("shoes", &["/red", "/blue"][..]), ("red", &["/red"]), ("hats", &["/own"]), ("none", &[])] {
+        node.purge(&json!({"tag": tag})).await;
+        for target in all {
+            assert_eq!(node.cached(target).await.is_none(), gone.contains(&target), "{tag}: {target}");
+        }
+        fill(&node, gone).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_purged_as_the_access_log_names_it() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let log = dir.path().join("access.log");
+    let node = Node::builder().origin(&origin.url()).access_log(&log).start().await;
+    fill(&node, &["/a", "/b"]).await;
+    let key = found("the key of /a", async || logged_key(&log, "/a")).await;
+    node.purge(&json!({"key": key})).await;
+    assert!(node.cached("/a").await.is_none() && node.cached("/b").await.is_some());
+}
+
+fn logged_key(log: &Path, target: &str) -> Option<String> {
+    let text = std::fs::read_to_string(log).ok()?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["target"] == target).find_map(|line| Some(line["key"].as_str()?.to_owned()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soft_purge_marks_stale() {
+    let origin = Origin::start().await;
+    origin.on("/kept", |seen| match seen.header("if-none-match") {
+        "\"1\"" => Reply::status(304).header("cache-control", "max-age=600"),
+        _ => Reply::fresh(600, "kept").header("etag", "\"1\""),
+    });
+    origin.on("/grace", |_| Reply::ok("grace").header("cache-control", "max-age=600, stale-while-revalidate=600"));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    fill(&node, &["/kept", "/grace"]).await;
+
+    node.purge_url("/kept", true).await;
+    let renewed = node.fetch("/kept").await;
+    assert_eq!((renewed.status, renewed.text(), renewed.cache().get("fwd")), (200, "kept", "stale"));
+    assert_eq!(origin.seen("/kept")[1].header("if-none-match"), "\"1\"", "what is there is used");
+    node.hit("/kept").await;
+
+    node.purge_url("/grace", true).await;
+    let stale = node.fetch("/grace").await;
+    assert_eq!((stale.status, stale.text()), (200, "grace"));
+    eventually("the refresh", async || origin.hits("/grace") == 2).await;
+    eventually("freshness", async || node.fetch("/grace").await.cache().ttl() > 0).await;
+
+    node.purge_url("/kept", false).await;
+    assert!(node.cached("/kept").await.is_none());
+    node.fetch("/kept").await;
+    assert_eq!(origin.seen("/kept")[2].header("if-none-match"), "", "what was purged hard isn't even asked about");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_began_before_a_purge_brings_nothing_back() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/slow", move |_| Reply::fresh(600, "old").behind(&held));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let early = tokio::spawn(node.get("/slow").send());
+    eventually("the fetch", async || origin.hits("/slow") == 1).await;
+    node.purge_url("/slow", false).await;
+    origin.on("/slow", |_| Reply::fresh(600, "new"));
+    let late = tokio::spawn(node.get("/slow").send());
+    gate.open();
+    assert_eq!(early.await.unwrap().text(), "old", "who asked before the purge may get what was true then");
+    assert_eq!(late.await.unwrap().text(), "new", "who asked after it may not");
+    assert_eq!(node.fetch("/slow").await.text(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_outlives_a_restart() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()).header("surrogate-key", "all"));
+    let builder = Node::builder().origin(&origin.url()).disk(dir.path());
+    let node = builder.start().await;
+    fill(&node, &["/gone", "/stays"]).await;
+    node.purge_url("/gone", false).await;
+    node.stop().await;
+    let node = builder.start().await;
+    assert!(node.cached("/gone").await.is_none());
+    assert!(node.cached("/stays").await.is_some());
+    node.purge(&json!({"tag": "all"})).await;
+    node.stop().await;
+    assert!(builder.start().await.cached("/stays").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_outlives_kill_9_right_after_its_acknowledgement() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 20_000);
+    // So little memory that nearly everything is on disk.
+    let builder = Node::builder().origin(&origin.url()).disk(dir.path()).memory("1MiB");
+    let process = builder.spawn().await;
+    let targets: Vec<String> = (0..200).map(|n| format!("/p/{n}")).collect();
+    for target in &targets {
+        process.fetch(target).await;
+    }
+    sealed_origin(&origin, "v2", 20_000);
+    for target in &targets[..100] {
+        process.purge_url(target, false).await;
+    }
+    process.kill();
+    let process = builder.spawn().await;
+    let mut hits = 0;
+    for (index, target) in targets.iter().enumerate() {
+        let answer = process.fetch(target).await;
+        hits += usize::from(answer.is_hit());
+        assert!(index >= 100 || answer.header("x-version") == "v2", "{target} came back: {:?}", answer.cache());
+    }
+    assert!(hits > 0, "nothing was on disk, so nothing was tried");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_reaches_every_node_of_the_region_before_it_returns() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let nodes = [builder.start().await, builder.clone().name("n2").start().await, builder.name("n3").start().await];
+    for round in 0..5 {
+        let target = format!("/round/{round}");
+        for node in &nodes {
+            node.fetch(&target).await;
+            node.hit(&target).await;
+        }
+        let receipt = nodes[round % 3].purge_url(&target, false).await;
+        assert_eq!(names(&receipt["applied"]), ["n1", "n2", "n3"], "{receipt}");
+        for node in &nodes {
+            assert!(node.cached(&target).await.is_none(), "{receipt}");
+        }
+    }
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = list.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_catches_up_before_it_serves() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis_within(&redis, 100);
+    let one = builder.start().await;
+    let away = builder.name("n2").disk(dir.path());
+    let two = away.start().await;
+    fill(&two, &["/gone", "/stays"]).await;
+    two.stop().await;
+    sealed_origin(&origin, "v2", 500);
+    let receipt = one.purge_url("/gone", false).await;
+    assert_eq!(names(&receipt["applied"]), ["n1"], "nobody waits for a node that has left: {receipt}");
+
+    // It has the old answer on its disk, and cannot learn of the purge yet.
+    redis.freeze();
+    let two = away.at_once().start().await;
+    assert_eq!(two.fetch("/gone").await.header("x-version"), "v2");
+    redis.thaw();
+    eventually("the one that stays being good again", async || two.cached("/stays").await.is_some()).await;
+    assert_eq!(two.fetch("/stays").await.header("x-version"), "v1");
+    assert_eq!(two.fetch("/gone").await.header("x-version"), "v2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_names_the_nodes_that_have_not_applied_it_in_time() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis).set("cache.purge", "ack_ms = 500");
+    let one = builder.start().await;
+    let two = builder.name("n2").spawn().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    sealed_origin(&origin, "v2", 500);
+    two.signal("STOP");
+    let answer = post_purge(&one, &json!({"url": url("/x")})).await;
+    let receipt = answer.json();
+    assert_eq!((answer.status, names(&receipt["missing"])), (504, vec!["n2"]), "{receipt}");
+    assert_eq!(names(&receipt["applied"]), ["n1"], "{receipt}");
+    two.signal("CONT");
+    eventually("catching up", async || two.fetch("/x").await.header("x-version") == "v2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_that_cannot_be_logged_is_refused() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let node = Node::builder().origin(&origin.url()).redis(&redis).start().await;
+    redis.stop();
+    let answer = post_purge(&node, &json!({"tag": "x"})).await;
+    assert_eq!((answer.status, answer.header("content-type")), (503, "application/problem+json"));
+    redis.start_again().await;
+    eventually("purging again", async || post_purge(&node, &json!({"tag": "x"})).await.status == 200).await;
+}
+
+async fn post_purge(node: &Node, what: &Value) -> Answer {
+    Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_purge_is_refused_with_its_reason() {
+    let origin = Origin::start().await;
+    let node = Node::builder().origin(&origin.url()).start().await;
+    for wrong in [
+        json!({}),
+        json!([]),
+        json!({"url": "x", "tag": "y"}),
+        json!({"key": "not hex"}),
+        json!({"tag": 7}),
+        json!({"tag": "x", "soft": "yes"}),
+        json!({"tags": "x"}),
+    ] {
+        let answer = post_purge(&node, &wrong).await;
+        assert_eq!(answer.status, 400, "{wrong}: {}", answer.text());
+        assert!(answer.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{wrong}");
+    }
+    assert_eq!(node.admin("/purge").send().await.status, 405);
+    let text = Ask::new(node.admin, http::Method::POST, "/purge").header("content-type", "text/plain").body("{}");
+    assert_eq!(text.send().await.status, 415);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_purges_too() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()).header("surrogate-key", "t").header("etag", "\"1\""));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let admin = node.admin.to_string();
+    fill(&node, &["/a", "/b", "/c"]).await;
+    let purge = async |scope: &[&str]| {
+        let mut arguments = vec!["purge", "--admin", &admin];
+        arguments.extend(scope);
+        run(&arguments, LIMIT).await
+    };
+    let output = purge(&["--url", &url("/a")]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(node.cached("/a").await.is_none() && node.cached("/b").await.is_some());
+    assert!(purge(&["--url", &url("/b"), "--soft"]).await.status.success());
+    assert_eq!(node.fetch("/b").await.cache().get("fwd"), "stale");
+    assert!(purge(&["--tag", "t"]).await.status.success());
+    assert!(node.cached("/c").await.is_none());
+    let wrongs: [&[&str]; 3] = [&[], &["--key", "zz"], &["--tag", "a", "--url", "b"]];
+    for wrong in wrongs {
+        assert!(!purge(wrong).await.status.success(), "{wrong:?}");
+    }
+}

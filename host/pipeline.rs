@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use self::{fetch::Landing, infer::Told};
+use self::{fetch::Landing, infer::Told, web::Quick};
 pub use self::{
     route::{Route, Routes},
     trail::{Lookup, Trail},
@@ -68,14 +68,14 @@ impl Pipeline {
             return self.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default());
         };
         // A fresh memory hit, the case that counts, never enters the large futures below.
-        let request = match web::quick(self, route, request) {
-            Ok(served) => return served,
-            Err(request) => request,
+        let keyed = match web::quick(self, route, &request.head) {
+            Quick::Served(served) => return served,
+            Quick::Onward(keyed) => keyed,
         };
         let route = Arc::clone(route);
         match route.splits() {
             Some(protocol) => Box::pin(infer::serve(self, route, protocol, request)).await,
-            None => Box::pin(web::serve(self, route, request)).await,
+            None => Box::pin(web::serve(self, route, request, keyed)).await,
         }
     }
 

@@ -38,7 +38,9 @@ pub fn init_logging() {
 }
 
 fn filter(directives: &str) -> EnvFilter {
-    EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives)
+    // The store tells of every start and stop at `info`; what matters of that the cache says itself.
+    let quieter = if directives.is_empty() { "info,foyer=warn,foyer_storage=warn" } else { directives };
+    EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(quieter)
 }
 
 #[cfg(test)]
@@ -47,9 +49,12 @@ mod tests {
 
     #[test]
     fn the_filter_is_what_was_asked_for_and_info_otherwise() {
-        for (directives, expected) in
-            [("", "info"), ("debug", "debug"), ("holm=trace", "holm=trace"), ("holm=loud", "info")]
-        {
+        for (directives, expected) in [
+            ("", "foyer_storage=warn,foyer=warn,info"),
+            ("debug", "debug"),
+            ("holm=trace", "holm=trace"),
+            ("holm=loud", "info"),
+        ] {
             assert_eq!(filter(directives).to_string(), expected, "{directives:?}");
         }
     }

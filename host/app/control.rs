@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -36,10 +36,14 @@ pub(super) struct Controls {
     policies: Vec<Arc<Plugin>>,
     ack: Duration,
     phase: AtomicU8,
+    since: Instant,
 }
 
+/// A node that can't reach its region's purge log for this long takes requests all the same.
+const CATCH_UP_TIME: Duration = Duration::from_secs(5);
+
 impl Controls {
-    pub(super) const fn new(
+    pub(super) fn new(
         registry: Registry,
         cache: Arc<Cache>,
         pipeline: Arc<Pipeline>,
@@ -47,7 +51,7 @@ impl Controls {
         policies: Vec<Arc<Plugin>>,
         ack: Duration,
     ) -> Self {
-        Self { registry, cache, pipeline, pools, policies, ack, phase: AtomicU8::new(STARTING) }
+        Self { registry, cache, pipeline, pools, policies, ack, phase: AtomicU8::new(STARTING), since: Instant::now() }
     }
 
     /// From now on clients are served.
@@ -85,6 +89,9 @@ impl Control for Controls {
         // A pool that is down is no reason: what is stored can still be served.
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
+            OPEN if !self.cache.purger().in_step() && self.since.elapsed() < CATCH_UP_TIME => {
+                Err(vec!["the node is catching up with its region's purge log".to_owned()])
+            }
             OPEN => Ok(()),
             _ => Err(vec!["the node is draining".to_owned()]),
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use thiserror::Error;
 use tokio::{
     sync::{
@@ -57,8 +57,11 @@ pub struct Batcher<I, O> {
     metrics: Metrics,
     class_idle: Duration,
     /// Whoever puts something into an inbox, or ends a class's task, holds this lock.
-    inboxes: Mutex<HashMap<Class, mpsc::Sender<Asked<I, O>>>>,
+    inboxes: Mutex<HashMap<Class, mpsc::Sender<Party<I, O>>>>,
 }
+
+/// Items that arrive together, because one request asked them all: they are not torn apart by chance.
+type Party<I, O> = Vec<Asked<I, O>>;
 
 /// An item and who waits for its answer. If nobody does any more, `reply` is closed.
 struct Asked<I, O> {
@@ -93,40 +96,60 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     /// # Errors
     /// [`Rejected`]; there is always an answer or this.
     pub async fn submit(self: &Arc<Self>, class: Class, item: I, bytes: usize) -> Result<O, Rejected> {
-        let (reply, answer) = oneshot::channel();
-        self.place(class, Asked { item, bytes, since: Instant::now(), reply })?;
-        // The other end is dropped unused when the batch comes to nothing.
-        let outcome = answer.await.unwrap_or(Err(Rejected::Lost));
-        if matches!(outcome, Err(Rejected::Lost)) {
-            self.metrics.lost.inc();
+        let mut pending = self.enlist(class, vec![(item, bytes)]);
+        match pending.pop() {
+            Some(pending) => pending.answer().await,
+            None => Err(Rejected::Lost),
         }
-        outcome
     }
 
-    fn place(self: &Arc<Self>, class: Class, asked: Asked<I, O>) -> Result<(), Rejected> {
+    /// Like [`Batcher::submit`] for items that belong together, each with its bytes: they are seen by the former at
+    /// once, so that an idle backend doesn't get the first alone. One [`Pending`] an item, in their order.
+    pub fn enlist(self: &Arc<Self>, class: Class, items: Vec<(I, usize)>) -> Vec<Pending<O>> {
+        let since = Instant::now();
+        let (party, pending) = items
+            .into_iter()
+            .map(|(item, bytes)| {
+                let (reply, answer) = oneshot::channel();
+                (Asked { item, bytes, since, reply }, Pending { answer, lost: self.metrics.lost.clone() })
+            })
+            .unzip();
+        self.place(class, party);
+        pending
+    }
+
+    fn place(self: &Arc<Self>, class: Class, party: Party<I, O>) {
         let mut inboxes = self.inboxes.lock();
-        let asked = match inboxes.get(&class) {
-            Some(inbox) => match inbox.try_send(asked) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Full(_)) => return Err(refuse(&self.metrics, self.rule)),
+        let party = match inboxes.get(&class) {
+            Some(inbox) => match inbox.try_send(party) {
+                Ok(()) => return,
+                Err(TrySendError::Full(party)) => return self.refuse_all(party),
                 // The class's task has ended without saying so, which takes a panic: another takes its place.
-                Err(TrySendError::Closed(asked)) => asked,
+                Err(TrySendError::Closed(party)) => party,
             },
             None if inboxes.len() >= self.rule.classes_max => {
-                self.metrics.alone.inc();
-                tokio::spawn(carry(Arc::clone(&self.send), class, vec![asked]));
-                return Ok(());
+                for asked in party {
+                    self.metrics.alone.inc();
+                    tokio::spawn(carry(Arc::clone(&self.send), class.clone(), vec![asked]));
+                }
+                return;
             }
-            None => asked,
+            None => party,
         };
         let inbox = self.open(class.clone());
-        // A new inbox has room for one.
-        inbox.try_send(asked).map_err(|_| Rejected::Lost)?;
+        // A new inbox has room for one; if it hadn't, those who wait would notice that they are dropped.
+        let _ = inbox.try_send(party);
         inboxes.insert(class, inbox);
-        Ok(())
     }
 
-    fn open(self: &Arc<Self>, class: Class) -> mpsc::Sender<Asked<I, O>> {
+    fn refuse_all(&self, party: Party<I, O>) {
+        for asked in party {
+            // It doesn't matter if the asker has gone in the meantime.
+            let _ = asked.reply.send(Err(refuse(&self.metrics, self.rule)));
+        }
+    }
+
+    fn open(self: &Arc<Self>, class: Class) -> mpsc::Sender<Party<I, O>> {
         let (sender, inbox) = mpsc::channel(self.rule.queue_max.clamp(1, Semaphore::MAX_PERMITS));
         let task = ClassTask {
             class,
@@ -146,6 +169,28 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     }
 }
 
+/// The answer to one item, on its way. Dropping it withdraws the item if it hasn't left yet.
+#[derive(Debug)]
+pub struct Pending<O> {
+    answer: oneshot::Receiver<Result<O, Rejected>>,
+    lost: Counter,
+}
+
+impl<O> Pending<O> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`Rejected`]; there is always an answer or this.
+    pub async fn answer(self) -> Result<O, Rejected> {
+        // The other end is dropped unused when the batch comes to nothing.
+        let outcome = self.answer.await.unwrap_or(Err(Rejected::Lost));
+        if matches!(outcome, Err(Rejected::Lost)) {
+            self.lost.inc();
+        }
+        outcome
+    }
+}
+
 /// What serves one class until it has been idle for long.
 struct ClassTask<I, O> {
     class: Class,
@@ -154,7 +199,7 @@ struct ClassTask<I, O> {
     send: SendBatch<I, O>,
     metrics: Metrics,
     class_idle: Duration,
-    inbox: mpsc::Receiver<Asked<I, O>>,
+    inbox: mpsc::Receiver<Party<I, O>>,
     former: Former<Asked<I, O>>,
     /// Each batch has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only itself.
     batches: JoinSet<()>,
@@ -163,8 +208,8 @@ struct ClassTask<I, O> {
 }
 
 enum Event<I, O> {
-    /// An item arrived.
-    Asked(Asked<I, O>),
+    /// Items arrived.
+    Asked(Party<I, O>),
     /// A batch came back, or panicked.
     Finished,
     /// The former wanted to be asked now.
@@ -180,7 +225,7 @@ impl<I: Send + 'static, O: Send + 'static> ClassTask<I, O> {
         loop {
             let wake = self.send_ready();
             match self.event(wake).await {
-                Event::Asked(asked) => self.take_all(asked),
+                Event::Asked(party) => self.take_all(party),
                 Event::Finished => self.former.finished(),
                 Event::Due => {}
                 Event::Idle if self.retire() => return,
@@ -223,20 +268,20 @@ impl<I: Send + 'static, O: Send + 'static> ClassTask<I, O> {
         let idle = self.former.is_idle();
         let alarm = wake.unwrap_or_else(|| Instant::now() + self.class_idle);
         tokio::select! {
-            asked = self.inbox.recv() => asked.map_or(Event::Abandoned, Event::Asked),
+            party = self.inbox.recv() => party.map_or(Event::Abandoned, Event::Asked),
             Some(_) = self.batches.join_next() => Event::Finished,
             () = sleep_until(alarm.into()), if idle || wake.is_some() => if idle { Event::Idle } else { Event::Due },
         }
     }
 
     /// Takes a batch's worth of what has arrived, so that what came together can leave together.
-    fn take_all(&mut self, first: Asked<I, O>) {
-        self.take(first);
-        for _ in 1..self.rule.size_max {
-            match self.inbox.try_recv() {
-                Ok(asked) => self.take(asked),
-                Err(_) => return,
-            }
+    fn take_all(&mut self, first: Party<I, O>) {
+        let mut party = Some(first);
+        let mut taken = 0;
+        while let Some(items) = party {
+            taken += items.len();
+            items.into_iter().for_each(|asked| self.take(asked));
+            party = if taken < self.rule.size_max { self.inbox.try_recv().ok() } else { None };
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -21,10 +21,24 @@ use super::key::{Key, KeyHash};
 pub struct Flights<T> {
     shards: Vec<Mutex<Shard<T>>>,
     open: AtomicUsize,
+    begun: AtomicU64,
     flights_max: usize,
 }
 
-type Shard<T> = HashMap<Key, Arc<watch::Sender<Option<T>>>, KeyHash>;
+type Shard<T> = HashMap<Key, Flight<T>, KeyHash>;
+
+#[derive(Debug)]
+struct Flight<T> {
+    /// Tells it from an earlier flight of the same key.
+    number: u64,
+    sender: Arc<watch::Sender<Option<T>>>,
+}
+
+impl<T> Flight<T> {
+    fn follower(&self) -> Follower<T> {
+        Follower { number: self.number, receiver: self.sender.subscribe() }
+    }
+}
 
 /// Keys spread over this many locks.
 const SHARDS: usize = 64;
@@ -40,12 +54,12 @@ pub enum Joined<T> {
     Full,
 }
 
-impl<T: Clone> Flights<T> {
+impl<T> Flights<T> {
     /// A table for at most so many flights.
     #[must_use]
     pub fn new(flights_max: usize) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::default())).collect();
-        Arc::new(Self { shards, open: AtomicUsize::new(0), flights_max })
+        Arc::new(Self { shards, open: AtomicUsize::new(0), begun: AtomicU64::new(0), flights_max })
     }
 
     /// Joins the flight for `key`, or starts it.
@@ -53,21 +67,21 @@ impl<T: Clone> Flights<T> {
     pub fn join(self: &Arc<Self>, key: &Key) -> Joined<T> {
         let mut shard = self.shard(key).lock();
         match shard.entry(*key) {
-            Entry::Occupied(flight) => Joined::Follow(Follower(flight.get().subscribe())),
-            Entry::Vacant(_) if self.open.load(Ordering::Relaxed) >= self.flights_max => Joined::Full,
+            Entry::Occupied(flight) => Joined::Follow(flight.get().follower()),
+            Entry::Vacant(_) if self.open() >= self.flights_max => Joined::Full,
             Entry::Vacant(place) => {
+                let number = self.begun.fetch_add(1, Ordering::Relaxed);
                 let sender = Arc::new(watch::Sender::new(None));
-                place.insert(Arc::clone(&sender));
+                place.insert(Flight { number, sender: Arc::clone(&sender) });
                 self.open.fetch_add(1, Ordering::Relaxed);
-                Joined::Lead(Lead { flights: Arc::clone(self), key: *key, sender, listed: true })
+                Joined::Lead(Lead { flights: Arc::clone(self), key: *key, number, sender })
             }
         }
     }
 
-    /// Is a flight for `key` under way?
-    #[must_use]
-    pub fn is_open(&self, key: &Key) -> bool {
-        self.shard(key).lock().contains_key(key)
+    /// Takes a flight off the table, if it's still there: who comes now starts another.
+    pub fn retire(&self, key: &Key, number: u64) {
+        self.remove(&mut self.shard(key).lock(), key, number);
     }
 
     /// Flights under way.
@@ -77,12 +91,15 @@ impl<T: Clone> Flights<T> {
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard<T>> {
-        &self.shards[shard_of(key)]
+        &self.shards[usize::from(key.as_bytes()[31]) % SHARDS]
     }
-}
 
-fn shard_of(key: &Key) -> usize {
-    usize::from(key.as_bytes()[31]) % SHARDS
+    fn remove(&self, shard: &mut Shard<T>, key: &Key, number: u64) {
+        if shard.get(key).is_some_and(|flight| flight.number == number) {
+            shard.remove(key);
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The one who fetches. Dropped without landing, it tells its followers that the flight is lost.
@@ -90,60 +107,58 @@ fn shard_of(key: &Key) -> usize {
 pub struct Lead<T> {
     flights: Arc<Flights<T>>,
     key: Key,
+    number: u64,
     sender: Arc<watch::Sender<Option<T>>>,
-    listed: bool,
 }
 
 impl<T> Lead<T> {
     /// A follower, for the client whose request started the flight.
     #[must_use]
     pub fn follower(&self) -> Follower<T> {
-        Follower(self.sender.subscribe())
+        Follower { number: self.number, receiver: self.sender.subscribe() }
     }
 
-    /// Tells all followers, now and until [`Lead::close`], how it went.
+    /// Tells all followers how it went: those who wait now, and those who join until this is dropped.
     pub fn land(&self, landing: T) {
         self.sender.send_replace(Some(landing));
     }
 
     /// Returns when nobody follows any more; the flight is then off the table, so nobody can.
-    pub async fn abandoned(&mut self) {
+    pub async fn abandoned(&self) {
         loop {
             self.sender.closed().await;
-            let mut shard = self.flights.shards[shard_of(&self.key)].lock();
+            let mut shard = self.flights.shard(&self.key).lock();
             if self.sender.receiver_count() == 0 {
-                if std::mem::take(&mut self.listed) {
-                    shard.remove(&self.key);
-                    self.flights.open.fetch_sub(1, Ordering::Relaxed);
-                }
+                self.flights.remove(&mut shard, &self.key, self.number);
                 return;
             }
-        }
-    }
-
-    /// Takes the flight off the table: who comes now starts another. Dropping does it too.
-    pub fn close(&mut self) {
-        if std::mem::take(&mut self.listed) {
-            self.flights.shards[shard_of(&self.key)].lock().remove(&self.key);
-            self.flights.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 impl<T> Drop for Lead<T> {
     fn drop(&mut self) {
-        self.close();
+        self.flights.retire(&self.key, self.number);
     }
 }
 
 /// One who waits.
 #[derive(Debug)]
-pub struct Follower<T>(watch::Receiver<Option<T>>);
+pub struct Follower<T> {
+    number: u64,
+    receiver: watch::Receiver<Option<T>>,
+}
 
 impl<T: Clone> Follower<T> {
+    /// Which flight it's on, for [`Flights::retire`].
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// How the flight went; `None` if its leader vanished.
     pub async fn landed(mut self) -> Option<T> {
-        self.0.wait_for(Option::is_some).await.ok()?.clone()
+        self.receiver.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
 
@@ -190,12 +205,24 @@ mod tests {
     #[tokio::test]
     async fn a_flight_that_nobody_follows_is_abandoned_and_off_the_table() {
         let flights = Flights::new(10);
-        let mut lead = lead(flights.join(&key(1)));
+        let lead = lead(flights.join(&key(1)));
         let own = lead.follower();
         let other = follow(flights.join(&key(1)));
         let waiting = tokio::spawn(async move { lead.abandoned().await });
         drop((own, other));
         waiting.await.unwrap();
+        assert_eq!(flights.open(), 0);
+    }
+
+    #[test]
+    fn a_retired_flight_makes_room_for_another_and_does_not_take_it_down() {
+        let flights = Flights::new(10);
+        let outdated = lead(flights.join(&key(1)));
+        flights.retire(&key(1), outdated.follower().number());
+        let current = lead(flights.join(&key(1)));
+        drop(outdated);
+        assert!(matches!(flights.join(&key(1)), Joined::Follow(_)));
+        drop(current);
         assert_eq!(flights.open(), 0);
     }
 

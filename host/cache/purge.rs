@@ -90,8 +90,9 @@ pub struct Purger {
     glance: ArcSwap<Glance>,
     journal: Option<Arc<Journal>>,
     stream: Option<Stream>,
-    /// Serialises writers, so that positions reach the journal in order.
-    writing: Mutex<()>,
+    /// Serialises writers, so that positions reach the journal in order. It holds what this node knew of its region's
+    /// log when it stopped, until it meets that log again.
+    writing: Mutex<Option<Table>>,
     applied: watch::Sender<Position>,
     rows_max: usize,
 }
@@ -109,11 +110,17 @@ impl Purger {
     ) -> Result<Arc<Self>, Error> {
         let journal = dir.map(Journal::open).transpose()?.map(Arc::new);
         let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
-        let fresh = loaded.is_none();
-        // A node that has yet to meet its region's log starts with a log of its own.
-        let table = loaded.unwrap_or_else(|| Table::new(LogId(fastrand::u64(1..)), rows_max));
-        if let (true, Some(journal)) = (fresh, &journal) {
-            journal.reset(&Snapshot::from(&table))?;
+        // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
+        // log of its own, so that what it has on disk is doubtful until then.
+        let own = || Table::new(LogId(fastrand::u64(1..)), rows_max);
+        let (table, parked) = match (loaded, &stream) {
+            (Some(table), None) => (table, None),
+            (parked, Some(_)) => (own(), parked),
+            (None, None) => (own(), None),
+        };
+        if let (None, None, Some(journal)) = (&parked, &stream, &journal) {
+            // The identity of a log that only this node has must survive it.
+            journal.keep(&Snapshot::from(&table))?;
         }
         let mark = table.mark();
         let glance = Glance { log: mark.log, version: 1, latest_url: table.latest_url() };
@@ -123,7 +130,7 @@ impl Purger {
             glance: ArcSwap::from_pointee(glance),
             journal,
             stream,
-            writing: Mutex::new(()),
+            writing: Mutex::new(parked),
             applied: watch::Sender::new(mark.position),
             rows_max,
         }))
@@ -190,6 +197,12 @@ impl Purger {
         }
     }
 
+    /// Judges an answer that is still on its way, or just in: was it purged since its fetch began?
+    #[must_use]
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark) -> bool {
+        self.table.read().check(tags.iter().copied(), mark) != Standing::Good
+    }
+
     /// Follows the region's log until `stop`; returns at once on a node without one.
     pub async fn follow(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         if let Some(stream) = &self.stream {
@@ -223,16 +236,20 @@ impl Purger {
         Ok(())
     }
 
-    /// Adopts another log: whatever was fetched under the old one is doubtful from now on.
+    /// Adopts the region's log: the one it knew when it stopped, or another; then what it has is doubtful from now on.
     async fn adopt(self: &Arc<Self>, log: LogId) -> Result<(), Error> {
-        let _turn = self.writing.lock().await;
+        let mut parked = self.writing.lock().await;
+        let known = parked.take().filter(|table| table.mark().log == log);
+        let is_new = known.is_none();
         let snapshot = {
             let mut table = self.table.write();
-            *table = Table::new(log, self.rows_max);
+            *table = known.unwrap_or_else(|| Table::new(log, self.rows_max));
             Snapshot::from(&*table)
         };
         self.republish();
-        self.with_journal(move |journal| journal.reset(&snapshot)).await?;
+        if is_new {
+            self.with_journal(move |journal| journal.reset(&snapshot)).await?;
+        }
         self.applied.send_replace(snapshot.applied);
         Ok(())
     }
@@ -272,6 +289,7 @@ impl Purger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     const ACK: Duration = Duration::from_secs(1);
 
@@ -295,6 +313,23 @@ mod tests {
         purger.purge(&Scope::Url("b".into()), Kind::Hard, ACK).await.unwrap();
         assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
         assert_eq!(check(&purger, "b", &mark, &checked), Standing::Gone, "although the entry itself was just good");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_of_a_region_has_is_doubtful_until_it_meets_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let redis = config::Redis::new("redis://127.0.0.1:1");
+        let stream = || stream::Stream::new("n", "ns", &redis, &config::Purge::default()).unwrap();
+        let log = LogId(7);
+        let mark = {
+            let purger = Purger::open("n", 10, Some(dir.path()), Some(stream())).unwrap();
+            purger.adopt(log).await.unwrap();
+            purger.mark()
+        };
+        let purger = Purger::open("n", 10, Some(dir.path()), Some(stream())).unwrap();
+        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Doubtful);
+        purger.adopt(log).await.unwrap();
+        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Good);
     }
 
     #[tokio::test]

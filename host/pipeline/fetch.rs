@@ -20,6 +20,7 @@ use crate::{
         key::Key,
         purge::Mark,
         record::{Origins, Place, Recorder, head},
+        tag::Tag,
         vary,
     },
     clock::{self, Timestamp},
@@ -80,6 +81,10 @@ pub struct Arrival {
     pub body: SharedBody,
     /// Where it's stored, and so which variant it is.
     pub place: Place,
+    /// What it can be purged by.
+    pub tags: Arc<[Tag]>,
+    /// Where the purge log stood when its fetch began.
+    pub mark: Mark,
     /// Its freshness at arrival in milliseconds; `None` if it's shared but not stored.
     pub ttl_ms: Option<u64>,
     /// Who answered.
@@ -273,7 +278,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
     };
     match decide(node, route, &exchange) {
         Admission::Refuse(_) if parts.status.is_server_error() => {
-            share_error(node, ask, Response::from_parts(parts, body), served).await
+            share_error(node, ask, Response::from_parts(parts, body), served, times.mark).await
         }
         Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
         Admission::Store(storage) => {
@@ -285,6 +290,8 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
                 headers: Arc::new(head.headers.clone()),
                 body: shared.clone(),
                 place: place.clone(),
+                tags: head.tags.as_slice().into(),
+                mark: head.mark,
                 ttl_ms: Some(storage.lifetimes.ttl_ms.saturating_sub(head.initial_age_ms)),
                 served,
             };
@@ -295,7 +302,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
 }
 
 /// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each.
-async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served: Served) -> Exchanged {
+async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served: Served, mark: Mark) -> Exchanged {
     let (parts, body) = response.into_parts();
     if body.size_hint().lower() > SHARED_ERROR_BYTES_MAX {
         return Exchanged::Refused(Response::from_parts(parts, body), served, Refusal::Status);
@@ -316,6 +323,8 @@ async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
         place: Place { primary: ask.primary, key: ask.key, names: None },
+        tags: [Tag::url(&ask.head.url()), Tag::key(&ask.primary)].into(),
+        mark,
         ttl_ms: None,
         served,
     })

@@ -12,7 +12,7 @@ use super::{
     keying::{self, Keyed},
 };
 use crate::{
-    batch::{Batcher, Class, Rejected},
+    batch::{Batcher, Class, Pending, Rejected},
     cache::{
         Found, Query,
         admit::{self, Admission},
@@ -24,7 +24,7 @@ use crate::{
         record::{Origins, Place, Recorder, head},
         status::{CACHE_STATUS, Forward},
         store::Tier,
-        tag::Tag,
+        tag::{self, Tag},
     },
     clock::{self, Timestamp},
     config::Protocol,
@@ -67,6 +67,8 @@ pub struct Told {
     stored: bool,
     /// A word on a failure.
     reason: Option<&'static str>,
+    /// What it can be purged by, and where the purge log stood when its flight began.
+    purgeable: Option<(Vec<Tag>, Mark)>,
 }
 
 /// Makes the function that a batcher sends with.
@@ -100,12 +102,13 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, protocol: Pro
         node: Arc::clone(node),
         demand: Demand::of(&request.head.headers),
         url: request.head.url(),
+        mark: node.cache.purger().mark(),
         head: Arc::new(request.head),
         route: Arc::clone(&route),
         protocol,
     };
     let answers = match asking.keys(&split.questions) {
-        Ok(keyed) => join_all(keyed.into_iter().map(|(question, keyed)| asking.resolve(question, keyed))).await,
+        Ok(marked) => asking.answers(marked).await,
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
     asking.reply(split.shape, answers, trail)
@@ -119,12 +122,41 @@ struct Asking {
     head: Arc<RequestHead>,
     demand: Demand,
     url: String,
+    /// Where the purge log stood when the request came.
+    mark: Mark,
 }
 
 /// How one question's key came out.
 enum Marked {
     Key(Key),
     Around,
+}
+
+/// What is to be done about one question.
+enum Sorted {
+    /// It's in a tier.
+    Known(Arc<Object>, Tier),
+    /// It's in a tier, stale, and to be asked anew in the background.
+    Refresh(Arc<Object>, Tier, Key, Lead<Arc<Told>>),
+    /// Another request is asking it.
+    Follow(Key, Follower<Arc<Told>>),
+    /// This request asks it, for all.
+    Lead(Key, Lead<Arc<Told>>),
+    /// This request asks it, for itself; nothing is kept.
+    Alone,
+}
+
+impl Sorted {
+    const fn is_asked(&self) -> bool {
+        matches!(self, Self::Refresh(..) | Self::Lead(..) | Self::Alone)
+    }
+}
+
+/// What one question waits for.
+enum Waiting {
+    Done(Answered),
+    Flight { key: Key, follower: Follower<Arc<Told>>, collapsed: bool },
+    Alone(Option<Pending<Told>>),
 }
 
 /// How one question was answered.
@@ -152,8 +184,16 @@ impl Asking {
             .collect()
     }
 
-    async fn resolve(&self, question: &Question, marked: Marked) -> Answered {
-        let Marked::Key(key) = marked else { return self.alone(question).await };
+    /// Answers all questions: what is known from the tiers, the rest by asking, together.
+    async fn answers(&self, marked: Vec<(&Question, Marked)>) -> Vec<Answered> {
+        let sorted = join_all(marked.into_iter().map(|(question, marked)| self.sort(question, marked))).await;
+        let waiting = self.ask(sorted);
+        join_all(waiting.into_iter().map(|(question, waiting)| self.finish(question, waiting))).await
+    }
+
+    /// Looks one question up, and joins or starts its flight if it must be asked.
+    async fn sort<'q>(&self, question: &'q Question, marked: Marked) -> (&'q Question, Sorted) {
+        let Marked::Key(key) = marked else { return (question, Sorted::Alone) };
         let now = clock::now();
         let url = Tag::url(&self.url);
         // Questions don't vary by header: what matters beside the question is in its key.
@@ -164,58 +204,99 @@ impl Asking {
             None => self.node.cache.look_up(&query).await,
         };
         let uncacheable = found.uncacheable;
-        match found {
-            Found { outcome: Outcome::Hit(object), tier, .. } => Answered::Stored(object, tier),
-            Found { outcome: Outcome::Grace(object), tier, .. } => {
-                if let Joined::Lead(lead) = self.node.questions.join(&key) {
-                    // The refresh has nobody who waits for it, and still is wanted.
-                    let flight = self.flight(question, key, lead);
-                    tokio::spawn(async move { flight.run().await });
-                }
-                Answered::Stored(object, tier)
-            }
-            _ if uncacheable || self.demand.directives.no_cache => self.alone(question).await,
-            _ => self.collapse(question, key).await,
-        }
-    }
-
-    async fn collapse(&self, question: &Question, key: Key) -> Answered {
-        let (follower, collapsed) = match self.node.questions.join(&key) {
-            Joined::Full => return self.alone(question).await,
-            Joined::Follow(follower) => (follower, true),
-            Joined::Lead(lead) => (self.lead(question, key, lead), false),
+        let sorted = match found {
+            Found { outcome: Outcome::Hit(object), tier, .. } => Sorted::Known(object, tier),
+            Found { outcome: Outcome::Grace(object), tier, .. } => match self.node.questions.join(&key) {
+                Joined::Lead(lead) => Sorted::Refresh(object, tier, key, lead),
+                Joined::Follow(_) | Joined::Full => Sorted::Known(object, tier),
+            },
+            _ if uncacheable || self.demand.directives.no_cache => Sorted::Alone,
+            _ => match self.node.questions.join(&key) {
+                Joined::Full => Sorted::Alone,
+                Joined::Follow(follower) => Sorted::Follow(key, follower),
+                // Between our look-up and this flight an earlier one may have landed and stored what we want.
+                Joined::Lead(lead) => match self.node.cache.peek(&query) {
+                    Some(Found { outcome: Outcome::Hit(object), tier, .. }) => Sorted::Known(object, tier),
+                    _ => Sorted::Lead(key, lead),
+                },
+            },
         };
-        match follower.landed().await {
-            Some(told) => Answered::Told { told, collapsed },
-            None => self.alone(question).await,
+        (question, sorted)
+    }
+
+    /// Hands everything that must be asked to the formers at once, so that it can travel together.
+    fn ask<'q>(&self, sorted: Vec<(&'q Question, Sorted)>) -> Vec<(&'q Question, Waiting)> {
+        let mut parties: Vec<(Class, Vec<(Asked, usize)>)> = Vec::new();
+        let mut seats = Vec::with_capacity(sorted.len());
+        for (question, sorted) in &sorted {
+            seats.push(sorted.is_asked().then(|| seat(&mut parties, &self.route, self.asked(question))));
+        }
+        let mut pending: Vec<_> =
+            parties.into_iter().map(|(class, items)| enlist(&self.route, class, items).into_iter()).collect();
+        let waiting = sorted.into_iter().zip(seats).map(|((question, sorted), seat)| {
+            // Seats were given in this order, so each party's next answer is this question's.
+            let pending = seat.and_then(|party| pending[party].next()).flatten();
+            (question, self.wait(question, sorted, pending))
+        });
+        waiting.collect()
+    }
+
+    fn wait(&self, question: &Question, sorted: Sorted, pending: Option<Pending<Told>>) -> Waiting {
+        match sorted {
+            Sorted::Known(object, tier) => Waiting::Done(Answered::Stored(object, tier)),
+            Sorted::Alone => Waiting::Alone(pending),
+            Sorted::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
+            Sorted::Lead(key, lead) => {
+                let follower = lead.follower();
+                tokio::spawn(self.flight(question, key, lead, pending).run_while_wanted());
+                Waiting::Flight { key, follower, collapsed: false }
+            }
+            Sorted::Refresh(object, tier, key, lead) => {
+                // Nobody waits for the refresh, and still it is wanted.
+                tokio::spawn(self.flight(question, key, lead, pending).run());
+                Waiting::Done(Answered::Stored(object, tier))
+            }
         }
     }
 
-    /// Starts the flight; it ends early if everybody who waits for it has left before it is sent.
-    fn lead(&self, question: &Question, key: Key, lead: Lead<Arc<Told>>) -> Follower<Arc<Told>> {
-        let follower = lead.follower();
-        let flight = self.flight(question, key, lead);
-        tokio::spawn(flight.run_while_wanted());
-        follower
+    async fn finish(&self, question: &Question, waiting: Waiting) -> Answered {
+        let told = match waiting {
+            Waiting::Done(answered) => return answered,
+            Waiting::Alone(pending) => told(self.protocol, pending).await,
+            Waiting::Flight { key, follower, collapsed } => {
+                let flight = follower.number();
+                match follower.landed().await {
+                    Some(told) if self.was_purged(&told) => self.node.questions.retire(&key, flight),
+                    Some(told) => return Answered::Told { told, collapsed },
+                    None => {}
+                }
+                let asked = self.asked(question);
+                let (class, weight) = (class(&self.route, &asked), asked.question.weight());
+                let pending = enlist(&self.route, class, vec![(asked, weight)]).pop().flatten();
+                told(self.protocol, pending).await
+            }
+        };
+        Answered::Told { told: Arc::new(told), collapsed: false }
     }
 
-    fn flight(&self, question: &Question, key: Key, lead: Lead<Arc<Told>>) -> Flight {
+    /// Was the answer purged after its flight had begun, and before this request came?
+    fn was_purged(&self, told: &Told) -> bool {
+        let purger = self.node.cache.purger();
+        told.purgeable.as_ref().is_some_and(|(tags, mark)| *mark != self.mark && purger.is_outdated(tags, mark))
+    }
+
+    fn flight(&self, question: &Question, key: Key, lead: Lead<Arc<Told>>, pending: Option<Pending<Told>>) -> Flight {
         Flight {
             node: Arc::clone(&self.node),
             route: Arc::clone(&self.route),
             url: self.url.clone(),
             asked: self.asked(question),
             key,
-            mark: self.node.cache.purger().mark(),
+            mark: self.mark,
             requested: clock::now(),
             lead,
+            pending,
         }
-    }
-
-    /// Asks for one client only; nothing is kept.
-    async fn alone(&self, question: &Question) -> Answered {
-        let told = submit(&self.route, self.asked(question)).await;
-        Answered::Told { told: Arc::new(told), collapsed: false }
     }
 
     fn asked(&self, question: &Question) -> Asked {
@@ -265,20 +346,22 @@ struct Flight {
     mark: Mark,
     requested: Timestamp,
     lead: Lead<Arc<Told>>,
+    pending: Option<Pending<Told>>,
 }
 
 impl Flight {
-    async fn run(self) {
-        let told = submit(&self.route, self.asked.clone()).await;
+    async fn run(mut self) {
+        let pending = self.pending.take();
+        let told = told(self.asked.protocol, pending).await;
         self.settle(told);
     }
 
+    /// Ends early if everybody who waits has left before the question has: dropping what is pending withdraws it. If
+    /// its batch has left already, the answer is kept.
     async fn run_while_wanted(mut self) {
-        let asked = self.asked.clone();
-        let route = Arc::clone(&self.route);
+        let pending = self.pending.take();
         let told = tokio::select! {
-            // Dropping the submission withdraws the question, unless its batch has left: then the answer is kept.
-            told = submit(&route, asked) => told,
+            told = told(self.asked.protocol, pending) => told,
             () = self.lead.abandoned() => return,
         };
         self.settle(told);
@@ -290,6 +373,9 @@ impl Flight {
         if let Ok(answer) = &told.outcome {
             let body = answer.body.clone();
             told.stored = self.store(&told.headers, &body);
+            let mut tags = tag::named(&told.headers, &self.route.config.tag_headers);
+            tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
+            told.purgeable = Some((tags, self.mark));
         }
         self.lead.land(Arc::new(told));
     }
@@ -334,14 +420,31 @@ impl Flight {
     }
 }
 
-/// Hands a question to its former, and puts a rejection into the protocol's words.
-async fn submit(route: &Route, asked: Asked) -> Told {
-    let Some(batches) = &route.batches else {
-        return failed(asked.protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
+/// Finds the party that a question travels with.
+fn seat(parties: &mut Vec<(Class, Vec<(Asked, usize)>)>, route: &Route, asked: Asked) -> usize {
+    let (class, weight) = (class(route, &asked), asked.question.weight());
+    let party = parties.iter().position(|(other, _)| *other == class).unwrap_or_else(|| {
+        parties.push((class, Vec::new()));
+        parties.len() - 1
+    });
+    parties[party].1.push((asked, weight));
+    party
+}
+
+/// Hands questions to their former; `None` where the route has none, which `app` rules out.
+fn enlist(route: &Route, class: Class, items: Vec<(Asked, usize)>) -> Vec<Option<Pending<Told>>> {
+    match &route.batches {
+        Some(batches) => batches.enlist(class, items).into_iter().map(Some).collect(),
+        None => items.iter().map(|_| None).collect(),
+    }
+}
+
+/// Waits for the answer, and puts a rejection into the protocol's words.
+async fn told(protocol: Protocol, pending: Option<Pending<Told>>) -> Told {
+    let Some(pending) = pending else {
+        return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
     };
-    let class = Class { pool: route.config.pool.as_str().into(), group: group(route, &asked) };
-    let (protocol, weight) = (asked.protocol, asked.question.weight());
-    match batches.submit(class, asked, weight).await {
+    match pending.answer().await {
         Ok(told) => told,
         Err(rejected @ Rejected::QueueFull { .. }) => {
             failed(protocol, StatusCode::TOO_MANY_REQUESTS, "queue-full", &rejected.to_string(), 1)
@@ -352,13 +455,17 @@ async fn submit(route: &Route, asked: Asked) -> Told {
     }
 }
 
+fn class(route: &Route, asked: &Asked) -> Class {
+    Class { pool: route.config.pool.as_str().into(), group: group(route, asked) }
+}
+
 /// What questions must agree on to travel together: where to, by whose right, and what the protocol says.
 fn group(route: &Route, asked: &Asked) -> Bytes {
-    let mut group = Vec::with_capacity(128);
+    let mut group = blake3::Hasher::new();
     let head = &asked.head;
     let mut part = |bytes: Option<&[u8]>| {
-        group.extend_from_slice(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
-        group.extend_from_slice(bytes.unwrap_or_default());
+        group.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+        group.update(bytes.unwrap_or_default());
     };
     for text in [route.config.name.as_str(), head.authority(), head.target.as_str()] {
         part(Some(text.as_bytes()));
@@ -368,7 +475,8 @@ fn group(route: &Route, asked: &Asked) -> Bytes {
         part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
     }
     part(Some(&asked.question.group));
-    group.into()
+    // A digest: the batcher keeps it for a while, and credentials are not to lie about.
+    Bytes::copy_from_slice(group.finalize().as_bytes())
 }
 
 /// Sends one batch; every question gets its answer or its failure.
@@ -402,6 +510,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         batch: count,
         stored: false,
         reason: None,
+        purgeable: None,
     };
     let limit = first.answer_bytes_max.saturating_mul(count as u64);
     let bytes = match body.collect(limit).await {
@@ -445,6 +554,7 @@ fn failed(protocol: Protocol, status: StatusCode, reason: &'static str, detail: 
         batch,
         stored: false,
         reason: Some(reason),
+        purgeable: None,
     }
 }
 

@@ -17,7 +17,10 @@ use crate::{
     cache::{
         Found, Query,
         collapse::{Follower, Joined},
+        entry::Object,
+        key::Key,
         lookup::{Demand, Outcome},
+        purge::Mark,
         status::Forward,
         store::Tier,
         tag::Tag,
@@ -30,38 +33,53 @@ use crate::{
     policy::{Facts, Fault},
 };
 
-/// How often a request joins a flight before it asks for itself: once by its key, once by its variant's.
-const JOINS_MAX: usize = 2;
+/// How often a request joins a flight before it asks for itself: by its key, by its variant's, and once more if what
+/// came was purged meanwhile.
+const JOINS_MAX: usize = 3;
 
 /// Invalidating after an unsafe method must not hold up its answer for longer than this.
 const INVALIDATE_TIME: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// Answers at once what is fresh in memory and needs no body to be keyed; hands anything else back.
-// The request comes back by value: boxing it would cost every request that isn't such a hit an allocation.
-#[expect(clippy::result_large_err, reason = "the error is the request, handed on")]
-pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, request: Request) -> Result<Served, Request> {
-    let method = &request.head.method;
-    if route.needs_body() || !(method == Method::GET || method == Method::HEAD) {
-        return Err(request);
+/// What the quick way came to.
+pub(super) enum Quick {
+    /// A fresh hit in memory.
+    Served(Served),
+    /// The long way. The key, if it was made: a policy is asked once a request.
+    Onward(Option<Keyed>),
+}
+
+/// Answers at once what is fresh in memory and needs no body to be keyed.
+pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, head: &RequestHead) -> Quick {
+    if route.needs_body() || !(head.method == Method::GET || head.method == Method::HEAD) {
+        return Quick::Onward(None);
     }
-    let facts = Facts::new(&request.head, None);
-    let Keyed::Key { key, fault: None } = keying::derive(route, &facts, None) else { return Err(request) };
-    let demand = Demand::of(&request.head.headers);
+    let keyed = keying::derive(route, &Facts::new(head, None), None);
+    match &keyed {
+        Keyed::Key { key, fault: None } => match memory_hit(node, route, head, *key) {
+            Some(served) => Quick::Served(served),
+            None => Quick::Onward(Some(keyed)),
+        },
+        _ => Quick::Onward(Some(keyed)),
+    }
+}
+
+fn memory_hit(node: &Pipeline, route: &Arc<Route>, head: &RequestHead, key: Key) -> Option<Served> {
+    let demand = Demand::of(&head.headers);
     if demand.directives.no_store {
-        return Err(request);
+        return None;
     }
     let now = clock::now();
-    let url = || Tag::url(&request.head.url());
-    let query = Query { key, headers: &request.head.headers, demand: &demand, url: &url, now };
-    let Some(Found { outcome: Outcome::Hit(object), .. }) = node.cache.peek(&query) else { return Err(request) };
-    let Some(response) = node.hit_reply(&object, (&request.head).into(), now) else { return Err(request) };
+    let url = || Tag::url(&head.url());
+    let query = Query { key, headers: &head.headers, demand: &demand, url: &url, now };
+    let Some(Found { outcome: Outcome::Hit(object), .. }) = node.cache.peek(&query) else { return None };
+    let response = node.hit_reply(&object, head.into(), now)?;
     let mut trail = Trail { key: Some(key), ..Trail::on(route) };
     found(&mut trail, Lookup::Hit, Tier::Memory);
-    Ok(Served { response, trail })
+    Some(Served { response, trail })
 }
 
 /// Answers any request of a route whose bodies aren't split.
-pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, request: Request) -> Served {
+pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, request: Request, keyed: Option<Keyed>) -> Served {
     let Request { head, body } = request;
     let asks = head.method == Method::GET || head.method == Method::HEAD;
     let trail = Trail::on(&route);
@@ -80,7 +98,8 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, request: Requ
         return pass(node, &route, head, body, Forward::Bypass, trail).await;
     };
     let (bytes, canonical) = question(&route, bytes);
-    match key(node, &route, &head, &bytes, canonical.as_deref(), trail) {
+    let keyed = keyed.unwrap_or_else(|| keying::derive(&route, &Facts::new(&head, Some(&bytes)), canonical.as_deref()));
+    match way(node, &route, &head, keyed, trail) {
         Way::LookUp(request) => look_up(node, &route, head, bytes, request).await,
         Way::Around(forward, trail) => pass(node, &route, head, Body::Full(bytes), forward, trail).await,
         Way::Done(served) => *served,
@@ -108,20 +127,12 @@ enum Way {
 
 /// A keyed request.
 struct Asked {
-    key: crate::cache::key::Key,
+    key: Key,
     demand: Demand,
     trail: Trail,
 }
 
-fn key(
-    node: &Pipeline,
-    route: &Arc<Route>,
-    head: &RequestHead,
-    body: &Bytes,
-    canonical: Option<&[u8]>,
-    mut trail: Trail,
-) -> Way {
-    let keyed = keying::derive(route, &Facts::new(head, Some(body)), canonical);
+fn way(node: &Pipeline, route: &Route, head: &RequestHead, keyed: Keyed, mut trail: Trail) -> Way {
     trail.detail = keyed.remark(route).map(Cow::Owned);
     let key = match keyed {
         Keyed::Key { key, .. } => key,
@@ -149,14 +160,20 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
     let mut alone = found_here.uncacheable || demand.authorized || ask.head.headers.contains_key(header::RANGE);
     match found_here.outcome {
-        Outcome::Hit(object) | Outcome::Grace(object) => {
+        Outcome::Hit(object) => {
+            // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
             let fresh = object.head.age_ms(now) < object.head.lifetimes.ttl_ms;
             found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
             if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now) {
-                refresh_if_stale(node, route, ask, object, fresh);
                 return served;
             }
-            trail = Trail { lookup: Lookup::Miss, tier: None, ..trail };
+        }
+        Outcome::Grace(object) => {
+            found(&mut trail, Lookup::Stale, found_here.tier);
+            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now) {
+                refresh(node, route, ask, object);
+                return served;
+            }
         }
         Outcome::Stale { object, if_error, by_request } => {
             forward = if by_request { Forward::Request } else { Forward::Stale };
@@ -165,7 +182,7 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
         }
         Outcome::Miss => {}
     }
-    (trail.lookup, trail.forward) = (Lookup::Miss, Some(forward));
+    (trail.lookup, trail.tier, trail.forward) = (Lookup::Miss, None, Some(forward));
     if demand.directives.only_if_cached {
         let detail = "the request is only-if-cached, and nothing that may be used is stored";
         return node.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail);
@@ -178,16 +195,7 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
 }
 
 /// A stale answer was served: fetch anew in the background, unless somebody does already.
-fn refresh_if_stale(
-    node: &Arc<Pipeline>,
-    route: &Arc<Route>,
-    mut ask: Ask,
-    object: Arc<crate::cache::entry::Object>,
-    fresh: bool,
-) {
-    if fresh {
-        return;
-    }
+fn refresh(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, object: Arc<Object>) {
     ask.stale = Some(object);
     if let Joined::Lead(lead) = node.flights.join(&ask.key) {
         tokio::spawn(fetch::lead(Arc::clone(node), Arc::clone(route), ask, lead, oneshot::channel().0));
@@ -197,6 +205,7 @@ fn refresh_if_stale(
 /// Waits for the one fetch that serves all who ask the same, starting it if need be.
 async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut trail: Trail) -> Served {
     for _ in 0..JOINS_MAX {
+        let joined = node.cache.purger().mark();
         let (follower, own) = match node.flights.join(&ask.key) {
             Joined::Full => break,
             Joined::Follow(follower) => (follower, None),
@@ -212,9 +221,9 @@ async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut tr
             }
         };
         trail.collapsed = own.is_none();
-        match land(node, &mut ask, follower, own, trail.clone()).await {
+        match land(node, &mut ask, joined, follower, own, trail.clone()).await {
             Landed::Served(served) => return *served,
-            Landed::OtherVariant => {}
+            Landed::Again => {}
             Landed::Alone => break,
         }
     }
@@ -239,7 +248,8 @@ fn already_stored(node: &Arc<Pipeline>, ask: &Ask, trail: &Trail) -> Option<Serv
 /// What a landing means for one who waited.
 enum Landed {
     Served(Box<Served>),
-    OtherVariant,
+    /// It was another variant, or it was purged meanwhile: join again.
+    Again,
     Alone,
 }
 
@@ -248,21 +258,35 @@ type Own = oneshot::Receiver<(crate::message::Response, fetch::Served)>;
 async fn land(
     node: &Arc<Pipeline>,
     ask: &mut Ask,
+    joined: Mark,
     follower: Follower<Landing>,
     own: Option<Own>,
     trail: Trail,
 ) -> Landed {
+    let flight = follower.number();
+    // What was purged between the start of the flight and the moment we joined it is not for us.
+    let outdated = |tags: &[Tag], mark: &Mark| *mark != joined && node.cache.purger().is_outdated(tags, mark);
     let served = match follower.landed().await {
         None => None,
         Some(Landing::Shared(arrival)) => {
+            if outdated(&arrival.tags, &arrival.mark) {
+                node.flights.retire(&ask.key, flight);
+                return Landed::Again;
+            }
             if let Some(names) = &arrival.place.names {
                 let variant = vary::variant(&ask.primary, names, &ask.head.headers);
                 if variant != arrival.place.key {
                     ask.key = variant;
-                    return Landed::OtherVariant;
+                    return Landed::Again;
                 }
             }
             node.arrival_reply(&arrival, (&ask.head).into(), trail)
+        }
+        Some(Landing::Renewed(object, _)) if outdated(&object.head.tags, &object.head.mark) => {
+            // What was purged after it was found good must come anew, not be renewed again.
+            (ask.stale, ask.if_error) = (None, false);
+            node.flights.retire(&ask.key, flight);
+            return Landed::Again;
         }
         Some(Landing::Renewed(object, served)) => renewed(node, ask, &object, &served, trail),
         Some(Landing::Failed(failed)) => Some(or_stale(node, ask, &failed, trail)),
@@ -277,7 +301,7 @@ async fn land(
 fn renewed(
     node: &Pipeline,
     ask: &Ask,
-    object: &Arc<crate::cache::entry::Object>,
+    object: &Arc<Object>,
     served: &fetch::Served,
     mut trail: Trail,
 ) -> Option<Served> {

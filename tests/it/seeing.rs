@@ -60,9 +60,9 @@ async fn every_request_has_a_line_with_the_verdict_of_each_stage() {
     origin.on("/x", |_| Reply::fresh(600, "0123456789"));
     let log = dir.path().join("access.log");
     let node = Node::builder().origin(&origin.url()).access_log(&log).start().await;
-    let miss = node.get("/x?q=\"%20").header("x-request-id", "mine-1").header("traceparent", TRACE).send().await;
-    node.hit("/x?q=\"%20").await;
-    node.h2().await.send(node.get("/x?q=\"%20").header("x-request-id", "mine-2")).await;
+    let miss = node.get("/x?q=%22%20").header("x-request-id", "mine-1").header("traceparent", TRACE).send().await;
+    node.hit("/x?q=%22%20").await;
+    node.h2().await.send(node.get("/x?q=%22%20").header("x-request-id", "mine-2")).await;
     node.post("/none").header("x-request-id", "mine-3").send().await;
 
     let first = logged(&log, "mine-1").await;
@@ -72,7 +72,7 @@ async fn every_request_has_a_line_with_the_verdict_of_each_stage() {
         ("method", "GET"),
         ("scheme", "http"),
         ("authority", "shop.test"),
-        ("target", "/x?q=\"%20"),
+        ("target", "/x?q=%22%20"),
         ("route", "all"),
         ("lookup", "miss"),
         ("fwd", "uri-miss"),

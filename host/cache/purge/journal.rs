@@ -80,6 +80,14 @@ impl Journal {
         write.commit().map_err(journal)
     }
 
+    /// Writes down what a new table is of.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn keep(&self, table: &Snapshot) -> Result<(), Error> {
+        self.write(table, &[], &[])
+    }
+
     /// Empties the rows: the log is another one.
     ///
     /// # Errors

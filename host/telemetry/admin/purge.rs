@@ -142,6 +142,9 @@ impl Scope {
         let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https")).ok_or_else(invalid)?;
         let authority = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
         let authority = authority.filter(|authority| !authority.contains('@')).ok_or_else(invalid)?;
+        // The listener takes the scheme's own port off as well.
+        let port = if scheme == "http" { ":80" } else { ":443" };
+        let authority = authority.strip_suffix(port).unwrap_or(&authority);
         let (path, query) = (uri.path(), uri.query());
         let query = query.map(|query| format!("?{query}")).unwrap_or_default();
         Ok(Self::Url(format!("{scheme}://{authority}{path}{query}")))
@@ -234,6 +237,8 @@ mod tests {
             ("http://example.org", Some("http://example.org/")),
             ("HTTP://Example.ORG:8080/A?B=c#part", Some("http://example.org:8080/A?B=c")),
             ("https://[2001:DB8::1]/", Some("https://[2001:db8::1]/")),
+            ("https://example.org:443/", Some("https://example.org/")),
+            ("https://example.org:80/", Some("https://example.org:80/")),
             ("http://example.org?q=1", Some("http://example.org/?q=1")),
             ("http://example.org/?", Some("http://example.org/?")),
             ("ftp://example.org/", None),

@@ -51,7 +51,7 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         #[source]
-        reason: origin::Error,
+        reason: Box<origin::Error>,
     },
     /// A policy.
     #[error(transparent)]
@@ -217,7 +217,7 @@ async fn load_policies(config: &Config, metrics: &plugin::Metrics) -> Result<BTr
 fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<String, Arc<Pool>>, Error> {
     let make = |(name, pool): (&String, &config::Pool)| {
         let made = Pool::with_metrics(name, pool, metrics);
-        Ok((name.clone(), made.map_err(|reason| Error::Pool { name: name.clone(), reason })?))
+        Ok((name.clone(), made.map_err(|reason| Error::Pool { name: name.clone(), reason: Box::new(reason) })?))
     };
     config.pools.iter().map(make).collect()
 }

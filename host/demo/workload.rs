@@ -193,13 +193,13 @@ impl Author<'_> {
         } else {
             self.known[tenant][zipf(&mut self.random, known)]
         };
-        call(tenant, json!(question(number)), 1)
+        call(tenant, &json!(question(number)), 1)
     }
 
     fn new_question(&mut self) -> Ask {
         let tenant = self.tenant();
         let number = self.invent(tenant);
-        call(tenant, json!(question(number)), 1)
+        call(tenant, &json!(question(number)), 1)
     }
 
     /// Half of it a run of what the tenant has asked before, as far as there is so much, the rest new.
@@ -214,7 +214,7 @@ impl Author<'_> {
         }
         self.random.shuffle(&mut numbers);
         let texts: Vec<String> = numbers.into_iter().map(question).collect();
-        call(tenant, json!(texts), items)
+        call(tenant, &json!(texts), items)
     }
 
     fn invent(&mut self, tenant: usize) -> usize {
@@ -229,7 +229,7 @@ impl Author<'_> {
     }
 }
 
-fn call(tenant: usize, input: serde_json::Value, questions: usize) -> Ask {
+fn call(tenant: usize, input: &serde_json::Value, questions: usize) -> Ask {
     let body = json!({ "model": MODEL, "input": input }).to_string();
     Ask { target: EMBEDDINGS.to_owned(), tenant: Some(TENANTS[tenant]), body: Some(body.into()), questions }
 }

@@ -76,7 +76,7 @@ impl Generation {
         let mut instance = Instance::new(store, exports, tally.instance());
         let manifest = instance
             .call(&self.load, |exports, store| exports.plugin.call_configure(store, &self.config))
-            .and_then(|answer| answer.map_err(instance::own_fault))
+            .and_then(|answer| answer.map_err(|fault| instance::own_fault(&fault)))
             .map_err(Unmade::Configure)?;
         Ok((instance, manifest))
     }

@@ -48,7 +48,7 @@ impl Instance {
 }
 
 /// A component's own error, fit for headers and the log.
-pub(super) fn own_fault(fault: facts::Fault) -> Fault {
+pub(super) fn own_fault(fault: &facts::Fault) -> Fault {
     Fault::Own { code: fault.code, detail: plain(&fault.detail, DETAIL_CHARS_MAX) }
 }
 

@@ -101,10 +101,10 @@ fn input(raw: RawInput) -> Result<Input, Flaw> {
         RawInput::BodyJson(pointer) => Input::BodyJson(json_pointer(pointer)?),
         RawInput::BodyPrefix(length) => Input::BodyPrefix(length),
         RawInput::BodyLength => Input::BodyLength,
-        RawInput::Feature(name) => return Err(not_provided(format!("feature({name})"))),
-        RawInput::Arm(name) => return Err(not_provided(format!("arm({name})"))),
-        RawInput::Clock(seconds) => return Err(not_provided(format!("clock({seconds})"))),
-        RawInput::PoolEpoch(pool) => return Err(not_provided(format!("pool-epoch({pool})"))),
+        RawInput::Feature(name) => return Err(not_provided(&format!("feature({name})"))),
+        RawInput::Arm(name) => return Err(not_provided(&format!("arm({name})"))),
+        RawInput::Clock(seconds) => return Err(not_provided(&format!("clock({seconds})"))),
+        RawInput::PoolEpoch(pool) => return Err(not_provided(&format!("pool-epoch({pool})"))),
     })
 }
 
@@ -130,8 +130,8 @@ fn wrong(kind: &'static str, argument: &str, wrong: &'static str) -> Flaw {
     Flaw::Input { input: shown(&format!("{kind}({argument})")), wrong }
 }
 
-fn not_provided(input: String) -> Flaw {
-    Flaw::NotProvided { input: shown(&input) }
+fn not_provided(input: &str) -> Flaw {
+    Flaw::NotProvided { input: shown(input) }
 }
 
 fn shown(input: &str) -> String {

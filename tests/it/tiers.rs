@@ -159,7 +159,7 @@ async fn a_full_disk_fails_no_request() {
     let mut process = crate::harness::process::Process::serve_limited(&config).await;
     let limit = |bytes: &str| {
         let id = process.id().to_string();
-        let status = std::process::Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}")]).status();
+        let status = std::process::Command::new("prlimit").args(["--pid", &id, &format!("--fsize={bytes}:")]).status();
         assert!(status.unwrap().success(), "prlimit");
     };
     let load = Load::start(&process, 4, |n| format!("/d/{}", n % 600));

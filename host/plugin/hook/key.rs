@@ -18,7 +18,7 @@ pub(in crate::plugin) fn plan(instance: &mut Instance, limit: &Limit) -> Result<
         Some(key) => key.call_plan(store),
         None => Err(not_exported()),
     })?;
-    answer.map_err(own_fault)
+    answer.map_err(|fault| own_fault(&fault))
 }
 
 /// Asks for the key of one request.
@@ -32,7 +32,7 @@ pub(in crate::plugin) fn derive(
         Some(key) => key.call_derive(store, &values),
         None => Err(not_exported()),
     })?;
-    answer.map_err(own_fault).and_then(|verdict| checked(verdict, limit.result_bytes))
+    answer.map_err(|fault| own_fault(&fault)).and_then(|verdict| checked(verdict, limit.result_bytes))
 }
 
 /// Characters of a reason to bypass, which ends up in `Cache-Status`.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     cache::{
         Found, Query,
+        admit::Refusal,
         collapse::{Follower, Joined},
         entry::Object,
         key::Key,
@@ -291,8 +292,8 @@ async fn land(
         }
         Some(Landing::Renewed(object, served)) => renewed(node, ask, &object, &served, trail),
         Some(Landing::Failed(failed)) => Some(or_stale(node, ask, &failed, trail)),
-        Some(Landing::Private(_)) => match own {
-            Some(own) => own.await.ok().map(|(response, served)| node.passed_reply(response, &served, trail)),
+        Some(Landing::Private(refusal)) => match own {
+            Some(own) => own.await.ok().map(|(response, served)| refused(node, response, &served, refusal, trail)),
             None => None,
         },
     };
@@ -312,6 +313,18 @@ fn renewed(
     node.object_reply(ask.key, object, (&ask.head).into(), trail, clock::now())
 }
 
+/// The answer that isn't stored, and why it isn't.
+fn refused(
+    node: &Pipeline,
+    response: crate::message::Response,
+    served: &fetch::Served,
+    refusal: Refusal,
+    mut trail: Trail,
+) -> Served {
+    trail.detail.get_or_insert(refusal.as_str().into());
+    node.passed_reply(response, served, trail)
+}
+
 /// The origin failed: what is stored, if it may be served then, else the failure.
 fn or_stale(node: &Pipeline, ask: &Ask, failed: &fetch::Failed, trail: Trail) -> Served {
     if let (Some(object), true) = (&ask.stale, ask.if_error) {
@@ -328,7 +341,7 @@ fn or_stale(node: &Pipeline, ask: &Ask, failed: &fetch::Failed, trail: Trail) ->
 async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, ask: Ask, trail: Trail) -> Served {
     match fetch::exchange(node, route, &ask).await {
         Exchanged::Failed(failed) => or_stale(node, &ask, &failed, trail),
-        Exchanged::Refused(response, served, _) => node.passed_reply(response, &served, trail),
+        Exchanged::Refused(response, served, refusal) => refused(node, response, &served, refusal, trail),
         Exchanged::Renewed(object, served) => {
             renewed(node, &ask, &object, &served, trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
         }

@@ -259,3 +259,47 @@ fn instances_are_shared_by_threads() {
     assert_eq!(plugin.info().calls, 800);
     assert!((1..=4).contains(&plugin.info().instances));
 }
+
+/// Names the directory with components freshly built from `plugins/`; `.ci/run` sets it.
+const FRESH: &str = "HOLM_PLUGINS_FRESH";
+
+/// Configurations in which the committed and the fresh component must agree, each with what they are asked.
+const AGREED: [(&str, &str, &[&[Option<&str>]]); 5] = [
+    ("tenant-key", "{}", &[]),
+    ("tenant-key", r#"{"tenant_header":"x-org","body":["/model","/input"]}"#, &[]),
+    (
+        "tenant-key",
+        r#"{"require_tenant":true,"body":["/model"]}"#,
+        &[
+            &[Some("ACME"), Some("a.example"), Some("/p"), Some("b=2&&a=1"), Some("{\"b\":1,\"a\":2}")],
+            &[Some("acme"), Some("a.example"), Some("/p"), None, None],
+            &[None, Some("a.example"), Some("/p"), Some("x=1"), None],
+            &[Some(""), None, None, None, None],
+        ],
+    ),
+    ("mad", r#"{"do":"call"}"#, &[&[Some("x"), Some("/p")], &[None, None]]),
+    ("mad", r#"{"do":"bypass"}"#, &[&[Some("x"), Some("/p")]]),
+];
+
+/// The committed components decide as their sources do. Their bytes may differ: another standard library.
+#[test]
+fn committed_components_decide_as_their_sources_do() {
+    let Some(fresh) = std::env::var_os(FRESH) else {
+        eprintln!("skipped: set {FRESH} to the directory of `plugins/build --out DIR`");
+        return;
+    };
+    let committed = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/dist");
+    for (name, table, questions) in AGREED {
+        let [ours, theirs] = [committed.as_ref(), fresh.as_os_str()].map(|dir: &std::ffi::OsStr| {
+            let file = std::path::Path::new(dir).join(format!("{name}.wasm"));
+            let source = PolicySource::File(file);
+            let config = config::Policy { source, config: table.to_owned(), limits: LIMITS };
+            Plugin::load(&ENGINE, name, &config, Metrics::new()).unwrap()
+        });
+        assert_eq!(ours.key_plan(), theirs.key_plan(), "{name} {table}");
+        for question in questions {
+            let question = values(question);
+            assert_eq!(ours.derive_key(&question), theirs.derive_key(&question), "{name} {table} {question:?}");
+        }
+    }
+}

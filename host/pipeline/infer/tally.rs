@@ -1,0 +1,79 @@
+//! How the questions of one request were answered, for its trail.
+
+use std::sync::Arc;
+
+use super::{Answered, Told};
+use crate::{
+    cache::{status::Forward, store::Tier},
+    pipeline::{Lookup, Trail},
+};
+
+/// How the questions of one request were answered.
+#[derive(Default)]
+pub(super) struct Tally {
+    questions: usize,
+    by_tier: [usize; 3],
+    collapsed: usize,
+    batched: usize,
+    stored: usize,
+    batch: usize,
+    endpoint: Option<Arc<str>>,
+    attempts: u32,
+    status: Option<u16>,
+    reason: Option<&'static str>,
+}
+
+impl Tally {
+    pub(super) fn of(answers: &[Answered]) -> Self {
+        let mut tally = Self { questions: answers.len(), ..Self::default() };
+        for answer in answers {
+            match answer {
+                Answered::Stored(_, tier) => tally.by_tier[*tier as usize] += 1,
+                Answered::Told { told, collapsed } => tally.add(told, *collapsed),
+            }
+        }
+        tally
+    }
+
+    fn add(&mut self, told: &Told, collapsed: bool) {
+        if collapsed {
+            self.collapsed += 1;
+        } else {
+            self.batched += 1;
+        }
+        self.stored += usize::from(told.stored);
+        self.batch = self.batch.max(told.batch);
+        self.attempts = self.attempts.max(told.attempts);
+        self.status = self.status.or(told.status);
+        self.reason = self.reason.or(told.reason);
+        if self.endpoint.is_none() {
+            self.endpoint.clone_from(&told.endpoint);
+        }
+    }
+
+    pub(super) fn note(self, trail: &mut Trail) {
+        let hits: usize = self.by_tier.iter().sum();
+        trail.lookup = if hits == self.questions { Lookup::Hit } else { Lookup::Miss };
+        trail.forward = (hits < self.questions).then_some(Forward::UriMiss);
+        trail.collapsed = self.collapsed > 0 && self.batched == 0;
+        trail.stored = self.stored > 0;
+        trail.batch = (self.batch > 0).then_some(self.batch);
+        (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint, self.attempts, self.status);
+        trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
+        trail.detail = match (self.reason, self.questions) {
+            (Some(reason), _) => Some(reason.into()),
+            (None, 1) => None,
+            (None, questions) => {
+                let [memory, disk, redis] = self.by_tier;
+                let (collapsed, batched) = (self.collapsed, self.batched);
+                Some(
+                    format!(
+                        "questions={questions} hit={hits} memory={memory} disk={disk} redis={redis} \
+                         collapsed={collapsed} batched={batched}"
+                    )
+                    .into(),
+                )
+            }
+        };
+    }
+}

@@ -61,7 +61,7 @@ async fn pipeline(policy: Option<&str>) -> Arc<Pipeline> {
     let route = Route {
         index: 0,
         config: config.routes[0].clone(),
-        keys: KeySpace::new("bench", "web"),
+        keys: KeySpace::new("bench", "web", ""),
         pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
         policy: policy.map(|table| plugin(table) as Arc<dyn Policy>),
         batches: None,
@@ -141,7 +141,7 @@ fn key(bencher: Bencher<'_, '_>, case: &str) {
         cache::key::Decider,
         policy::{KeyPlan, KeyVerdict, Material, key},
     };
-    let keys = KeySpace::new("bench", "web");
+    let keys = KeySpace::new("bench", "web", "");
     let policy = policy_of(case).map(plugin);
     let head = head();
     bencher.bench_local(|| {

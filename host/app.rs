@@ -237,6 +237,7 @@ fn make_routes(
             None => None,
             Some(name) => Some(policies.get(name).ok_or_else(|| dangling("policy", name))?),
         };
+        let meaning = policy.map(|policy| policy.key_plan().meaning(policy.version())).unwrap_or_default();
         let batches = matches!(route.mode, config::Mode::Infer(protocol) if protocol::batchable(protocol)).then(|| {
             let made = || Batcher::new(rule, pipeline::infer::sender(), metrics.clone());
             Arc::clone(batchers.entry(route.pool.clone()).or_insert_with(made))
@@ -244,7 +245,7 @@ fn make_routes(
         Ok(Arc::new(Route {
             index,
             config: route.clone(),
-            keys: KeySpace::new(&config.cache.namespace, &route.name),
+            keys: KeySpace::new(&config.cache.namespace, &route.name, &meaning),
             pool: Arc::clone(pool),
             policy: policy.map(|plugin| Arc::clone(plugin) as Arc<dyn Policy>),
             batches,

@@ -10,6 +10,6 @@ mod former;
 mod metrics;
 
 pub use class::Class;
-pub use dispatch::{Answers, Batcher, Pending, Rejected, SendBatch};
+pub use dispatch::{Answers, Batcher, Departure, Pending, Rejected, SendBatch};
 pub use former::{Former, FormerRule, Full, Step, Why};
 pub use metrics::Metrics;

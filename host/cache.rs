@@ -21,7 +21,6 @@ pub mod vary;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -36,7 +35,7 @@ use self::{
     store::{Tier, Tiers},
     tag::Tag,
 };
-use crate::{clock::Timestamp, config};
+use crate::{clock::Timestamp, config, message::RequestHead};
 
 /// Why the cache could not be opened.
 #[derive(Debug, Error)]
@@ -108,12 +107,12 @@ pub struct Found {
 pub struct Query<'a> {
     /// The request's key.
     pub key: Key,
-    /// Its header fields, to select a variant.
-    pub headers: &'a HeaderMap,
+    /// The request, to select a variant.
+    pub head: &'a RequestHead,
     /// What it asks of a cache.
     pub demand: &'a Demand,
-    /// The tag of its URL; made only if needed.
-    pub url: &'a (dyn Fn() -> Tag + Sync),
+    /// Makes the tag of its URL, if its key may be shared by several.
+    pub url: Option<&'a (dyn Fn() -> Tag + Sync)>,
     /// The current time.
     pub now: Timestamp,
 }
@@ -166,7 +165,7 @@ impl Cache {
     pub fn peek(&self, query: &Query<'_>) -> Option<Found> {
         let found = match self.tiers.memory(&query.key) {
             Some(Value::Varies(names)) => {
-                let key = vary::variant(&query.key, &names, query.headers);
+                let key = vary::variant(&query.key, &names, query.head);
                 self.found(query, key, self.tiers.memory(&key), Tier::Memory, true)
             }
             value => self.found(query, query.key, value, Tier::Memory, false),
@@ -179,7 +178,7 @@ impl Cache {
     pub async fn look_up(&self, query: &Query<'_>) -> Found {
         let first = self.reach(query, query.key, false).await;
         let Err(names) = first else { return first.unwrap_or_else(|_| self.miss(query.key, false)) };
-        let key = vary::variant(&query.key, &names, query.headers);
+        let key = vary::variant(&query.key, &names, query.head);
         self.reach(query, key, true).await.unwrap_or_else(|_| self.miss(key, true))
     }
 
@@ -236,10 +235,14 @@ impl Cache {
         Found { key, outcome: Outcome::Miss, tier: Tier::Memory, varied, uncacheable: false }
     }
 
-    /// Could something be stored under `key` that this node would serve?
-    #[must_use]
-    pub fn may_have(&self, key: &Key) -> bool {
-        self.tiers.may_have(key)
+    /// Is something stored under `key` in any tier? Asks Redis within its budget.
+    pub async fn has(&self, key: &Key) -> bool {
+        self.tiers.may_have(key) || (self.tiers.is_shared() && self.tiers.redis_has(&[*key]).await)
+    }
+
+    /// Forgets what this node has under `key`.
+    pub fn forget(&self, key: &Key) {
+        self.tiers.remove(key);
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.

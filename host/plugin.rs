@@ -48,6 +48,7 @@ pub struct Plugin {
     name: String,
     generation: Generation,
     manifest: Manifest,
+    version: String,
     key_plan: KeyPlan,
     call: Limit,
     instances: Instances,
@@ -119,6 +120,7 @@ impl Plugin {
         };
         Ok(Self {
             name: name.to_owned(),
+            version: format!("{} {}", manifest.name, manifest.version),
             manifest,
             key_plan,
             call: Limit::of_call(limits),
@@ -198,6 +200,10 @@ impl Plugin {
 impl Policy for Plugin {
     fn label(&self) -> &str {
         &self.generation.label
+    }
+
+    fn version(&self) -> &str {
+        &self.version
     }
 
     fn key_plan(&self) -> &KeyPlan {

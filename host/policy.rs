@@ -16,6 +16,9 @@ pub trait Policy: Send + Sync + fmt::Debug {
     /// Name and generation as they appear in `Cache-Status` and the access log: `tenant-key@1a2b3c4d`.
     fn label(&self) -> &str;
 
+    /// Name and version of the component, as its author gave them: `tenant-key 0.1.0`.
+    fn version(&self) -> &str;
+
     /// How the key is made; known at load, so that a recipe costs no call.
     fn key_plan(&self) -> &KeyPlan;
 

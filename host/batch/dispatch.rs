@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -68,6 +71,7 @@ struct Asked<I, O> {
     item: I,
     bytes: usize,
     since: Instant,
+    left: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<O, Rejected>>,
 }
 
@@ -111,7 +115,9 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             .into_iter()
             .map(|(item, bytes)| {
                 let (reply, answer) = oneshot::channel();
-                (Asked { item, bytes, since, reply }, Pending { answer, lost: self.metrics.lost.clone() })
+                let left = Arc::new(AtomicBool::new(false));
+                let pending = Pending { answer, left: Arc::clone(&left), lost: self.metrics.lost.clone() };
+                (Asked { item, bytes, since, left, reply }, pending)
             })
             .unzip();
         self.place(class, party);
@@ -173,10 +179,29 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
 #[derive(Debug)]
 pub struct Pending<O> {
     answer: oneshot::Receiver<Result<O, Rejected>>,
+    left: Arc<AtomicBool>,
     lost: Counter,
 }
 
+/// Tells whether an item has left with its batch; then it can't be withdrawn.
+#[derive(Clone, Debug)]
+pub struct Departure(Arc<AtomicBool>);
+
+impl Departure {
+    /// Has it?
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 impl<O> Pending<O> {
+    /// What tells whether the item has left.
+    #[must_use]
+    pub fn departure(&self) -> Departure {
+        Departure(Arc::clone(&self.left))
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors
@@ -325,6 +350,7 @@ impl<I: Send + 'static, O: Send + 'static> ClassTask<I, O> {
 /// Sends a batch and hands out its answers. If there isn't one for each item, nobody gets any: whose is whose can't be
 /// told. Whoever gets none notices that the other end of its channel is dropped.
 async fn carry<I, O>(send: SendBatch<I, O>, class: Class, batch: Vec<Asked<I, O>>) {
+    batch.iter().for_each(|asked| asked.left.store(true, Ordering::Release));
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|asked| (asked.item, asked.reply)).unzip();
     let pool = Arc::clone(&class.pool);
     let answers = send(class, items).await;

@@ -78,6 +78,12 @@ impl Refusal {
         }
     }
 
+    /// May others who asked the same be given it, although it isn't stored?
+    #[must_use]
+    pub const fn is_shareable(self) -> bool {
+        !matches!(self, Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized)
+    }
+
     /// Will the next answer under this key be refused as well, as far as one can tell? What depends on the one
     /// request says nothing about the next.
     #[must_use]
@@ -119,6 +125,8 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
     let defaults =
         if exchange.status.is_success() || redirects(exchange.status) { *defaults } else { Defaults::default() };
     match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
+        // Dead on arrival: kept it would only be in the way.
+        Some(lifetimes) if lifetimes.end_ms() == 0 => Admission::Refuse(Refusal::NoLifetime),
         Some(lifetimes) => Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives) }),
         None => Admission::Refuse(Refusal::NoLifetime),
     }

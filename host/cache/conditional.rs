@@ -30,6 +30,12 @@ pub fn not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap)
     }
 }
 
+/// Does the request depend on what the client has?
+#[must_use]
+pub fn is_conditional(request: &HeaderMap) -> bool {
+    CONDITIONS.iter().any(|name| request.contains_key(name))
+}
+
 /// Weak comparison (section 8.8.3.2) of the stored tag with each that the client has.
 fn none_match_fails(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let ours = stored.get(ETAG).map(|tag| opaque(tag.as_bytes()));

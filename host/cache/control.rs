@@ -69,22 +69,35 @@ impl Directives {
             Some(at) => (directive[..at].trim_ascii_end(), Some(directive[at + 1..].trim_ascii())),
             None => (directive, None),
         };
-        match name.to_ascii_lowercase().as_slice() {
-            b"max-age" => keep_lowest(&mut self.max_age, seconds(value)),
-            b"s-maxage" => keep_lowest(&mut self.s_maxage, seconds(value)),
-            b"max-stale" => self.max_stale = Some(value.map_or(Duration::MAX, |text| seconds(Some(text)))),
-            b"min-fresh" => self.min_fresh = Some(seconds(value)),
-            b"stale-while-revalidate" => keep_lowest(&mut self.grace, seconds(value)),
-            b"stale-if-error" => keep_lowest(&mut self.stale_if_error, seconds(value)),
-            b"no-store" => self.no_store = true,
-            b"no-cache" => self.no_cache = true,
-            b"private" => self.private = true,
-            b"public" => self.public = true,
-            b"must-revalidate" => self.must_revalidate = true,
-            b"proxy-revalidate" => self.proxy_revalidate = true,
-            b"only-if-cached" => self.only_if_cached = true,
-            _ => {}
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if is("max-age") {
+            keep_lowest(&mut self.max_age, seconds(value));
+        } else if is("s-maxage") {
+            keep_lowest(&mut self.s_maxage, seconds(value));
+        } else if is("max-stale") {
+            self.max_stale = Some(value.map_or(Duration::MAX, |text| seconds(Some(text))));
+        } else if is("min-fresh") {
+            self.min_fresh = Some(seconds(value));
+        } else if is("stale-while-revalidate") {
+            keep_lowest(&mut self.grace, seconds(value));
+        } else if is("stale-if-error") {
+            keep_lowest(&mut self.stale_if_error, seconds(value));
+        } else if let Some(flag) = self.flag(is) {
+            *flag = true;
         }
+    }
+
+    fn flag(&mut self, is: impl Fn(&str) -> bool) -> Option<&mut bool> {
+        let flags = [
+            ("no-store", &mut self.no_store),
+            ("no-cache", &mut self.no_cache),
+            ("private", &mut self.private),
+            ("public", &mut self.public),
+            ("must-revalidate", &mut self.must_revalidate),
+            ("proxy-revalidate", &mut self.proxy_revalidate),
+            ("only-if-cached", &mut self.only_if_cached),
+        ];
+        flags.into_iter().find_map(|(name, flag)| is(name).then_some(flag))
     }
 }
 

@@ -136,6 +136,12 @@ impl Object {
         headers
     }
 
+    /// Is its body here, in one piece?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.head.layout == Layout::Whole
+    }
+
     /// Bytes it takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {

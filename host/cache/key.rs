@@ -110,9 +110,10 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// Keys of `route` in `namespace`.
+    /// Keys of `route` in `namespace`; `policy` says what its policy's material means, so that what one recipe or
+    /// version stored is not found by another.
     #[must_use]
-    pub fn new(namespace: &str, route: &str) -> Self {
+    pub fn new(namespace: &str, route: &str, policy: &str) -> Self {
         let start = |decider: &str| {
             let mut hasher = KeyHasher(blake3::Hasher::new());
             hasher.part(Some(&SCHEME.to_le_bytes()));
@@ -121,7 +122,7 @@ impl KeySpace {
             }
             Arc::new(hasher.0)
         };
-        Self { native: start("native"), policy: start("policy") }
+        Self { native: start("native"), policy: start(&format!("policy {policy}")) }
     }
 
     /// A hasher for one request's material.
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     fn key(parts: &[Option<Vec<u8>>]) -> Key {
-        let mut hasher = KeySpace::new("ns", "route").hasher(Decider::Policy);
+        let mut hasher = KeySpace::new("ns", "route", "p").hasher(Decider::Policy);
         parts.iter().for_each(|part| hasher.part(part.as_deref()));
         hasher.finish()
     }
@@ -188,10 +189,11 @@ mod tests {
 
     #[test]
     fn deciders_routes_namespaces_and_parts_are_apart() {
-        let finish = |namespace, route, decider| KeySpace::new(namespace, route).hasher(decider).finish();
+        let finish = |namespace, route, decider| KeySpace::new(namespace, route, "p").hasher(decider).finish();
         let keys = [
             finish("a", "r", Decider::Native),
             finish("a", "r", Decider::Policy),
+            KeySpace::new("a", "r", "q").hasher(Decider::Policy).finish(),
             finish("b", "r", Decider::Native),
             finish("a", "s", Decider::Native),
             finish("a", "r", Decider::Native).part(1, 0),

@@ -33,8 +33,8 @@ pub enum Error {
     /// The durable table failed.
     #[error("the purge table on disk: {0}")]
     Journal(String),
-    /// The region's log can't be reached; nothing was purged.
-    #[error("the region's purge log can't be reached, nothing was purged: {0}")]
+    /// The region's log can't be reached; the purge may or may not take effect, and is to be made again.
+    #[error("the region's purge log can't be reached, make the purge again: {0}")]
     Log(String),
 }
 
@@ -74,6 +74,24 @@ pub struct Receipt {
     pub missing: Vec<String>,
 }
 
+/// What only a writer needs.
+#[derive(Debug, Default)]
+struct Writing {
+    /// What this node knew of its region's log when it stopped, until it meets that log again.
+    parked: Option<Table>,
+    /// Applied in memory, but not yet on disk: a write failed.
+    unsaved: Vec<Record>,
+    /// Rows that left the table with them.
+    folded: Vec<Tag>,
+}
+
+/// Records that may be unsaved; past it the floor is raised instead, which costs revalidations but no memory.
+const UNSAVED_MAX: usize = 10_000;
+
+/// A local log goes on this far behind what was durable: positions that were given out but not saved before a crash are
+/// in the marks of entries on disk, and must not be given out again.
+const POSITIONS_SKIPPED: u64 = 1 << 32;
+
 /// What a hit has to know without taking a lock.
 #[derive(Clone, Copy, Debug)]
 struct Glance {
@@ -90,9 +108,8 @@ pub struct Purger {
     glance: ArcSwap<Glance>,
     journal: Option<Arc<Journal>>,
     stream: Option<Stream>,
-    /// Serialises writers, so that positions reach the journal in order. It holds what this node knew of its region's
-    /// log when it stopped, until it meets that log again.
-    writing: Mutex<Option<Table>>,
+    /// Serialises writers, so that positions reach the journal in order.
+    writing: Mutex<Writing>,
     applied: watch::Sender<Position>,
     rows_max: usize,
 }
@@ -114,11 +131,15 @@ impl Purger {
         // log of its own, so that what it has on disk is doubtful until then.
         let own = || Table::new(LogId(fastrand::u64(1..)), rows_max);
         let (table, parked) = match (loaded, &stream) {
-            (Some(table), None) => (table, None),
+            (Some(mut table), None) => {
+                let major = table.mark().position.major.saturating_add(POSITIONS_SKIPPED);
+                table.advance(Position { major, minor: 0 });
+                (table, None)
+            }
             (parked, Some(_)) => (own(), parked),
             (None, None) => (own(), None),
         };
-        if let (None, None, Some(journal)) = (&parked, &stream, &journal) {
+        if let (None, Some(journal)) = (&stream, &journal) {
             // The identity of a log that only this node has must survive it.
             journal.keep(&Snapshot::from(&table))?;
         }
@@ -130,7 +151,7 @@ impl Purger {
             glance: ArcSwap::from_pointee(glance),
             journal,
             stream,
-            writing: Mutex::new(parked),
+            writing: Mutex::new(Writing { parked, ..Writing::default() }),
             applied: watch::Sender::new(mark.position),
             rows_max,
         }))
@@ -149,16 +170,16 @@ impl Purger {
     }
 
     /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
-    /// after no purge takes no lock. `url` is asked for only if some URL was purged since the entry's fetch: a policy
-    /// may let several URLs share one entry, and each of them can be purged.
+    /// after no purge takes no lock. `url` is given where a policy may let several URLs share one entry, each of which
+    /// can be purged; it is asked for only if some URL was purged since the entry's fetch.
     #[must_use]
-    pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: impl FnOnce() -> Tag) -> Standing {
+    pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: Option<impl FnOnce() -> Tag>) -> Standing {
         let glance = self.glance.load();
-        let url_purged = glance.log != mark.log || glance.latest_url > mark.position;
+        let url_purged = url.is_some() && (glance.log != mark.log || glance.latest_url > mark.position);
         if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
             return Standing::Good;
         }
-        let asked = url_purged.then(url);
+        let asked = url.filter(|_| url_purged).map(|url| url());
         let standing = self.table.read().check(tags.iter().copied().chain(asked), mark);
         if standing == Standing::Good {
             checked.store(glance.version, Ordering::Relaxed);
@@ -180,8 +201,11 @@ impl Purger {
         Ok(stream.acknowledged(position, ack).await)
     }
 
-    /// Forgets what this node alone knows to be outdated: an unsafe method changed it (RFC 9111, section 4.4).
-    /// Best effort over the region: the log carries it, but nobody waits.
+    /// Purges a URL that an unsafe method changed (RFC 9111, section 4.4), and returns when this node has applied it.
+    /// The log carries it to the region's other nodes, but nobody waits for them.
+    ///
+    /// # Errors
+    /// [`Error`]: it isn't known to be purged.
     pub async fn invalidate(self: &Arc<Self>, url: &str) -> Result<(), Error> {
         let tag = Tag::url(url);
         match &self.stream {
@@ -203,6 +227,12 @@ impl Purger {
         self.table.read().check(tags.iter().copied(), mark) != Standing::Good
     }
 
+    /// Was what is stored purged since it was looked up? Then it is neither to be renewed nor to be fallen back on.
+    #[must_use]
+    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: Tag) -> bool {
+        self.table.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone
+    }
+
     /// Follows the region's log until `stop`; returns at once on a node without one.
     pub async fn follow(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
         if let Some(stream) = &self.stream {
@@ -211,35 +241,51 @@ impl Purger {
     }
 
     async fn append_locally(self: &Arc<Self>, tag: Tag, kind: Kind, url: bool) -> Result<Position, Error> {
-        let _turn = self.writing.lock().await;
+        let mut writing = self.writing.lock().await;
         let position = Position { major: self.mark().position.major + 1, minor: 0 };
-        self.commit(vec![Record { position, tag, kind, url }]).await?;
+        self.commit(&mut writing, vec![Record { position, tag, kind, url }]).await?;
         Ok(position)
     }
 
     /// Applies what the stream delivered up to `position`.
     async fn deliver(self: &Arc<Self>, records: Vec<Record>) -> Result<(), Error> {
-        let _turn = self.writing.lock().await;
-        self.commit(records).await
+        let mut writing = self.writing.lock().await;
+        self.commit(&mut writing, records).await
+    }
+
+    /// Up to where purges are applied and durable: what this node may acknowledge.
+    fn durable(&self) -> Position {
+        *self.applied.borrow()
     }
 
     /// Applies records in memory first, so that no hit can slip between, then on disk, then tells who waits.
-    async fn commit(self: &Arc<Self>, records: Vec<Record>) -> Result<(), Error> {
-        let (snapshot, folded) = {
+    /// What the disk refuses is kept and written with the next records: it must not be forgotten at a restart.
+    async fn commit(self: &Arc<Self>, writing: &mut Writing, records: Vec<Record>) -> Result<(), Error> {
+        let snapshot = {
             let mut table = self.table.write();
-            let folded: Vec<Tag> = records.iter().flat_map(|record| table.apply(record)).collect();
-            (Snapshot::from(&*table), folded)
+            writing.folded.extend(records.iter().flat_map(|record| table.apply(record)));
+            writing.unsaved.extend(records);
+            // A tag that was folded and then purged again has a row.
+            writing.folded.retain(|tag| table.row(tag).is_none());
+            if writing.unsaved.len() > UNSAVED_MAX {
+                let applied = table.mark().position;
+                table.raise_floor(applied);
+                writing.unsaved.clear();
+            }
+            Snapshot::from(&*table)
         };
         self.republish();
+        let (records, folded) = (writing.unsaved.clone(), writing.folded.clone());
         self.with_journal(move |journal| journal.write(&snapshot, &records, &folded)).await?;
+        (writing.unsaved, writing.folded) = (Vec::new(), Vec::new());
         self.applied.send_replace(snapshot.applied);
         Ok(())
     }
 
     /// Adopts the region's log: the one it knew when it stopped, or another; then what it has is doubtful from now on.
     async fn adopt(self: &Arc<Self>, log: LogId) -> Result<(), Error> {
-        let mut parked = self.writing.lock().await;
-        let known = parked.take().filter(|table| table.mark().log == log);
+        let mut writing = self.writing.lock().await;
+        let known = writing.parked.take().filter(|table| table.mark().log == log);
         let is_new = known.is_none();
         let snapshot = {
             let mut table = self.table.write();
@@ -248,6 +294,8 @@ impl Purger {
         };
         self.republish();
         if is_new {
+            // Purges of a log that is gone say nothing about this one.
+            (writing.unsaved, writing.folded) = (Vec::new(), Vec::new());
             self.with_journal(move |journal| journal.reset(&snapshot)).await?;
         }
         self.applied.send_replace(snapshot.applied);
@@ -294,7 +342,7 @@ mod tests {
     const ACK: Duration = Duration::from_secs(1);
 
     fn check(purger: &Purger, url: &str, mark: &Mark, checked: &AtomicU64) -> Standing {
-        purger.check(&[Tag::named(b"t")], mark, checked, || Tag::url(url))
+        purger.check(&[Tag::named(b"t")], mark, checked, Some(|| Tag::url(url)))
     }
 
     #[tokio::test]
@@ -313,6 +361,42 @@ mod tests {
         purger.purge(&Scope::Url("b".into()), Kind::Hard, ACK).await.unwrap();
         assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
         assert_eq!(check(&purger, "b", &mark, &checked), Standing::Gone, "although the entry itself was just good");
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refused_is_written_with_what_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = {
+            let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
+            let mark = purger.mark();
+            {
+                // As `commit` leaves it when the journal fails.
+                let mut writing = purger.writing.lock().await;
+                let position = Position { major: mark.position.major + 1, minor: 0 };
+                let record = Record { position, tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+                purger.table.write().apply(&record);
+                writing.unsaved.push(record);
+            }
+            assert_eq!(purger.durable(), mark.position, "not acknowledged");
+            purger.purge(&Scope::Tag("other".into()), Kind::Hard, ACK).await.unwrap();
+            mark
+        };
+        let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
+        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Gone);
+    }
+
+    #[tokio::test]
+    async fn a_local_log_never_gives_a_position_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let unsaved = {
+            let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
+            // An entry fetched after a purge that never reached the disk.
+            let mark = purger.mark();
+            Mark { position: Position { major: mark.position.major + 5, minor: 0 }, ..mark }
+        };
+        let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
+        purger.purge(&Scope::Tag("t".into()), Kind::Hard, ACK).await.unwrap();
+        assert_eq!(check(&purger, "a", &unsaved, &AtomicU64::new(0)), Standing::Gone);
     }
 
     #[tokio::test]

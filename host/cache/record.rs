@@ -1,9 +1,12 @@
 //! Storing a body while it arrives, renewing one by a 304, and reading one back.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     Cache,
@@ -17,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    message::{Body, BodyError},
+    message::{Body, BodyError, body::Sender},
 };
 
 /// Parts that may be read ahead of a slow client.
@@ -54,11 +57,15 @@ pub struct Origins<'a> {
 pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, place: &Place, origins: &Origins<'_>) -> Head {
     let mut tags = tag::named(headers, origins.tag_headers);
     tags.extend([Tag::url(origins.url), Tag::key(&place.primary)]);
+    let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
+    let mut headers = detached(headers);
+    // RFC 9110, section 6.6.1: without it later hits would claim to have been made when they are sent.
+    headers.entry(header::DATE).or_insert_with(|| http_date(origins.received));
     Head {
         status,
-        headers: detached(headers),
+        headers,
         stored_at: origins.received,
-        initial_age_ms: initial_age_ms(headers, origins.requested, origins.received),
+        initial_age_ms,
         lifetimes: storage.lifetimes,
         tags,
         mark: origins.mark,
@@ -66,6 +73,11 @@ pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, place: &
         length: 0,
         layout: Layout::Whole,
     }
+}
+
+fn http_date(time: Timestamp) -> HeaderValue {
+    let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_millis(time.0));
+    HeaderValue::try_from(date).unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }
 
 /// A copy of the end-to-end fields whose values don't keep the connection's read buffer alive.
@@ -179,46 +191,64 @@ impl Cache {
         Some(renewed)
     }
 
-    /// The body of a stored object; `None` if it's known at once that a part is missing.
-    #[must_use]
-    pub fn body(self: &Arc<Self>, key: Key, object: &Object) -> Option<Body> {
+    /// The body of a stored object; `None` if a part of it is missing.
+    pub async fn body(self: &Arc<Self>, key: Key, object: &Object) -> Option<Body> {
         let Layout::Parts { stamp, .. } = object.head.layout else {
             return Some(Body::Full(object.body.clone()));
         };
         let count = object.head.layout.parts(object.head.length);
-        if !(0..count).all(|index| self.tiers.may_have(&key.part(stamp, index))) {
+        // What is in memory now is held, so that it can't leave while a slow client reads.
+        let parts: Vec<(Key, Option<Bytes>)> = (0..count)
+            .map(|index| key.part(stamp, index))
+            .map(|part| (part, self.tiers.memory(&part).and_then(bytes_of)))
+            .collect();
+        let elsewhere: Vec<Key> = parts
+            .iter()
+            .filter(|(part, held)| held.is_none() && !self.tiers.may_have(part))
+            .map(|(key, _)| *key)
+            .collect();
+        if !self.tiers.redis_has(&elsewhere).await {
             self.tiers.remove(&key);
             return None;
         }
         let (sender, body) = Body::channel(READ_AHEAD, Some(object.head.length));
-        let cache = Arc::clone(self);
-        tokio::spawn(async move {
-            for index in 0..count {
-                let Some(bytes) = cache.part(&key.part(stamp, index)).await else {
-                    cache.metrics.parts_missing.inc();
-                    cache.tiers.remove(&key);
-                    sender.fail(BodyError::Broken(format!("part {index} of {count} is no longer stored"))).await;
-                    return;
-                };
-                if sender.send(bytes).await.is_err() {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(send_parts(Arc::clone(self), key, parts, sender));
         Some(body)
     }
 
     async fn part(&self, key: &Key) -> Option<Bytes> {
-        let mut value = self.tiers.memory(key);
-        if value.is_none() {
-            value = self.tiers.disk(key).await;
+        match self.tiers.disk(key).await {
+            Some(value) => bytes_of(value),
+            None => {
+                let value = self.tiers.redis(key).await?;
+                self.tiers.insert_local(*key, value.clone());
+                bytes_of(value)
+            }
         }
-        if value.is_none() {
-            value = self.tiers.redis(key).await;
+    }
+}
+
+async fn send_parts(cache: Arc<Cache>, key: Key, parts: Vec<(Key, Option<Bytes>)>, sender: Sender) {
+    for (part, held) in parts {
+        let bytes = match held {
+            Some(bytes) => Some(bytes),
+            None => cache.part(&part).await,
+        };
+        let Some(bytes) = bytes else {
+            cache.metrics.parts_missing.inc();
+            cache.tiers.remove(&key);
+            sender.fail(BodyError::Broken("a part of it is no longer stored".to_owned())).await;
+            return;
+        };
+        if sender.send(bytes).await.is_err() {
+            return;
         }
-        match value? {
-            Value::Part(bytes) => Some(bytes),
-            _ => None,
-        }
+    }
+}
+
+fn bytes_of(value: Value) -> Option<Bytes> {
+    match value {
+        Value::Part(bytes) => Some(bytes),
+        _ => None,
     }
 }

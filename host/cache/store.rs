@@ -95,7 +95,22 @@ impl Tiers {
     /// Could the value be on this node? Never waits; may say yes wrongly, and no only if it isn't.
     #[must_use]
     pub fn may_have(&self, key: &Key) -> bool {
-        self.shared.is_some() || self.local.may_have(key)
+        self.local.may_have(key)
+    }
+
+    /// Is there a tier that others write to?
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Are all these values in Redis? Of none, yes.
+    pub async fn redis_has(&self, keys: &[Key]) -> bool {
+        match (&self.shared, keys) {
+            (_, []) => true,
+            (None, _) => false,
+            (Some(shared), keys) => shared.has(keys).await,
+        }
     }
 
     /// Puts a value in this node's tiers.

@@ -1,9 +1,19 @@
 //! `Vary` (RFC 9110, section 12.5.5; RFC 9111, section 4.1): which variant of an answer a request selects.
 
-use http::{HeaderMap, HeaderName, header::VARY};
+use std::borrow::Cow;
+
+use http::{
+    HeaderMap, HeaderName,
+    header::{HOST, VARY},
+};
 
 use super::key::{Key, KeyHasher};
-use crate::policy::Material;
+use crate::{message::RequestHead, policy::Material};
+
+/// The origin reads these as we send them, whatever the client said.
+const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CLIENT_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const CLIENT_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Variants named by more fields than this aren't stored: hardly any request would select one again.
 pub const NAMES_MAX: usize = 16;
@@ -27,7 +37,8 @@ pub fn read(response: &HeaderMap) -> Vary {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             match HeaderName::from_bytes(name) {
                 _ if name.is_empty() => {}
-                Ok(name) if name != "*" => names.push(name),
+                // An answer for one address selects no other request.
+                Ok(name) if name != "*" && name != CLIENT_ADDRESS => names.push(name),
                 _ => return Vary::Any,
             }
         }
@@ -43,7 +54,7 @@ pub fn read(response: &HeaderMap) -> Vary {
 
 /// The key of the variant that `request` selects under `key`.
 #[must_use]
-pub fn variant(key: &Key, names: &[HeaderName], request: &HeaderMap) -> Key {
+pub fn variant(key: &Key, names: &[HeaderName], request: &RequestHead) -> Key {
     let mut hasher = KeyHasher::under(key);
     for name in names {
         hasher.part(Some(name.as_str().as_bytes()));
@@ -54,9 +65,15 @@ pub fn variant(key: &Key, names: &[HeaderName], request: &HeaderMap) -> Key {
 }
 
 /// A field's value with its lines joined and the white space around list members removed (section 4.1 allows both).
-fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
+    if *name == CLIENT_SCHEME {
+        return Some(Cow::Borrowed(request.scheme.as_str().as_bytes()));
+    }
+    if *name == CLIENT_HOST || *name == HOST {
+        return Some(Cow::Borrowed(request.authority().as_bytes()));
+    }
     let mut joined: Option<Vec<u8>> = None;
-    for line in request.get_all(name) {
+    for line in request.headers.get_all(name) {
         for member in super::control::split_unquoted(line.as_bytes(), b',') {
             match &mut joined {
                 Some(joined) => joined.push(b','),
@@ -67,7 +84,7 @@ fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
             }
         }
     }
-    joined
+    joined.map(Cow::Owned)
 }
 
 #[cfg(test)]
@@ -88,6 +105,7 @@ mod tests {
             (&[""], Vary::No),
             (&["Accept , accept-language", "accept"], by(&["accept", "accept-language"])),
             (&["accept, *"], Vary::Any),
+            (&["x-forwarded-for"], Vary::Any),
             (&["not a name"], Vary::Any),
         ] {
             assert_eq!(read(&headers("vary", lines)), wanted, "{lines:?}");
@@ -98,7 +116,11 @@ mod tests {
     fn variants_differ_by_value_and_by_absence_but_not_by_spacing() {
         let key = Key::from_bytes([7; 32]);
         let names = [HeaderName::from_static("accept")];
-        let of = |lines: &[&'static str]| variant(&key, &names, &headers("accept", lines));
+        let of = |lines: &[&'static str]| {
+            let mut head = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
+            head.headers = headers("accept", lines);
+            variant(&key, &names, &head)
+        };
         assert_eq!(of(&["a, b"]), of(&["a,b"]));
         assert_eq!(of(&["a", "b"]), of(&["a,b"]));
         assert_ne!(of(&["a"]), of(&["b"]));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -16,7 +16,6 @@ use crate::{
         collapse::{Lead, shared::SharedBody},
         conditional,
         entry::Object,
-        freshness::Lifetimes,
         key::Key,
         purge::Mark,
         record::{Origins, Place, Recorder, head},
@@ -24,8 +23,9 @@ use crate::{
         vary,
     },
     clock::{self, Timestamp},
-    message::{Body, RequestHead, Response},
+    message::{Body, BodyError, RequestHead, Response},
     origin::{Failure, Fetched, Outbound, OutboundBody},
+    policy::key,
 };
 
 /// An error body up to this size is shared with all who wait; a larger one goes to one of them.
@@ -165,6 +165,11 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
     loop {
         let mark = node.cache.purger().mark();
         let requested = clock::now();
+        // Renewed under the new mark, a purge since the look-up would be forgotten.
+        renewable = renewable.filter(|object| {
+            let (tags, mark) = (&object.head.tags, &object.head.mark);
+            !node.cache.purger().is_gone(tags, mark, Tag::url(&ask.head.url()))
+        });
         let fetched = match route.pool.fetch(outbound(ask, renewable.map(AsRef::as_ref))).await {
             Ok(fetched) => fetched,
             Err(failure) => return Exchanged::Failed(failure.into()),
@@ -203,11 +208,9 @@ fn outbound(ask: &Ask, renewable: Option<&Object>) -> Outbound {
     if let Some(object) = renewable {
         conditional::ask(&mut headers, &object.head.headers);
     }
-    let (method, body) = if ask.head.method == Method::POST {
-        (Method::POST, OutboundBody::Replayable(ask.body.clone()))
-    } else {
-        (Method::GET, OutboundBody::Empty)
-    };
+    // What answers GET answers HEAD as well.
+    let method = key::shared_method(&ask.head.method).clone();
+    let body = if ask.body.is_empty() { OutboundBody::Empty } else { OutboundBody::Replayable(ask.body.clone()) };
     Outbound { method, authority: ask.head.authority.clone(), target: ask.head.target.clone(), headers, body }
 }
 
@@ -244,12 +247,12 @@ fn renew(
         length: None,
         received: times.received,
     };
-    let storage = match decide(node, route, &exchange) {
-        Admission::Store(storage) => storage,
-        // Good for those who wait, dead at once for everybody else.
-        Admission::Refuse(_) => Storage { lifetimes: Lifetimes::default(), vary: None, for_authorized: false },
-    };
+    // An answer that may no longer be shared, or is another variant now, must come whole.
+    let Admission::Store(storage) = decide(node, route, &exchange) else { return None };
     let place = place(ask, &storage);
+    if place.key != ask.key {
+        return None;
+    }
     let url = ask.head.url();
     node.cache.renew(object, not_modified, &storage, &place, &origins(route, &url, times))
 }
@@ -277,7 +280,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
         received: times.received,
     };
     match decide(node, route, &exchange) {
-        Admission::Refuse(_) if parts.status.is_server_error() => {
+        Admission::Refuse(refusal) if parts.status.is_server_error() && refusal.is_shareable() => {
             share_error(node, ask, Response::from_parts(parts, body), served, times.mark).await
         }
         Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
@@ -286,8 +289,12 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
             let url = ask.head.url();
             let head = head(parts.status, &parts.headers, &storage, &place, &origins(route, &url, times));
             let shared = SharedBody::new(length, node.cache.config().collapse.lag_bytes_max);
+            let mut headers = head.headers.clone();
+            if let Some(age) = parts.headers.get(header::AGE) {
+                headers.insert(header::AGE, age.clone());
+            }
             let arrival = Arrival {
-                headers: Arc::new(head.headers.clone()),
+                headers: Arc::new(headers),
                 body: shared.clone(),
                 place: place.clone(),
                 tags: head.tags.as_slice().into(),
@@ -296,7 +303,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
                 served,
             };
             let recorder = Recorder::new(Arc::clone(&node.cache), place, head, length);
-            Exchanged::Stored(arrival, Box::new(Pump { body, recorder, shared }))
+            Exchanged::Stored(arrival, Box::new(Pump { body, recorder: Some(recorder), shared }))
         }
     }
 }
@@ -340,7 +347,7 @@ fn place(ask: &Ask, storage: &Storage) -> Place {
         None => Place { primary: ask.primary, key: ask.primary, names: None },
         Some(names) => Place {
             primary: ask.primary,
-            key: vary::variant(&ask.primary, names, &ask.head.headers),
+            key: vary::variant(&ask.primary, names, &ask.head),
             names: Some(names.as_slice().into()),
         },
     }
@@ -364,14 +371,21 @@ fn is_failure(status: StatusCode) -> bool {
 /// Takes a body in: into the tiers, and to all who read along.
 pub struct Pump {
     body: Body,
-    recorder: Recorder,
+    recorder: Option<Recorder>,
     shared: SharedBody,
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        // Whatever ends it, those who read along are told; after a regular end this changes nothing.
+        self.shared.finish(Err(BodyError::Broken("the fetch ended early".to_owned())));
+    }
 }
 
 impl Pump {
     /// Runs to the body's end. The flight, if there is one, stays open until the answer can be found in the tiers.
     pub async fn run(mut self, mut lead: Option<Lead<Landing>>) {
-        let mut recorder = Some(self.recorder);
+        let mut recorder = self.recorder.take();
         loop {
             let frame = match self.body.frame().await {
                 None => break,

@@ -4,7 +4,7 @@
 mod model;
 mod tally;
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -18,7 +18,7 @@ use crate::{
     batch::{Class, Pending},
     cache::{
         Found, Query,
-        admit::{self, Admission},
+        admit::{self, Admission, Refusal},
         collapse::{Follower, Joined, Lead},
         entry::Object,
         key::Key,
@@ -59,7 +59,7 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, protocol: Pro
     };
     let asking = Asking {
         node: Arc::clone(node),
-        demand: Demand::of(&request.head.headers),
+        demand: route.demand(&request.head.headers),
         url: request.head.url(),
         mark: node.cache.purger().mark(),
         head: Arc::new(request.head),
@@ -94,7 +94,7 @@ enum Marked {
 /// What is to be done about one question.
 enum Sorted {
     /// It's in a tier.
-    Known(Arc<Object>, Tier),
+    Known { object: Arc<Object>, tier: Tier, stale: bool },
     /// It's in a tier, stale, and to be asked anew in the background.
     Refresh(Arc<Object>, Tier, Key, Lead<Arc<Told>>),
     /// Another request is asking it.
@@ -104,6 +104,9 @@ enum Sorted {
     /// This request asks it, for itself; nothing is kept.
     Alone,
 }
+
+/// A stale answer that may be given if the model fails.
+type Fallback = Option<(Arc<Object>, Tier)>;
 
 impl Sorted {
     const fn is_asked(&self) -> bool {
@@ -121,7 +124,7 @@ enum Waiting {
 /// How one question was answered.
 enum Answered {
     /// From a tier.
-    Stored(Arc<Object>, Tier),
+    Stored { object: Arc<Object>, tier: Tier, stale: bool },
     /// From the model; with another request's question if `collapsed`.
     Told { told: Arc<Told>, collapsed: bool },
 }
@@ -147,62 +150,73 @@ impl Asking {
     async fn answers(&self, marked: Vec<(&Question, Marked)>) -> Vec<Answered> {
         let sorted = join_all(marked.into_iter().map(|(question, marked)| self.sort(question, marked))).await;
         let waiting = self.ask(sorted);
-        join_all(waiting.into_iter().map(|(question, waiting)| self.finish(question, waiting))).await
+        join_all(waiting.into_iter().map(|(question, waiting, last)| self.finish(question, waiting, last))).await
     }
 
     /// Looks one question up, and joins or starts its flight if it must be asked.
-    async fn sort<'q>(&self, question: &'q Question, marked: Marked) -> (&'q Question, Sorted) {
-        let Marked::Key(key) = marked else { return (question, Sorted::Alone) };
+    async fn sort<'q>(&self, question: &'q Question, marked: Marked) -> (&'q Question, Sorted, Fallback) {
+        let Marked::Key(key) = marked else { return (question, Sorted::Alone, None) };
         let now = clock::now();
-        let url = Tag::url(&self.url);
-        // Questions don't vary by header: what matters beside the question is in its key.
-        let demand = Demand { authorized: false, ..self.demand.clone() };
-        let query = Query { key, headers: &self.head.headers, demand: &demand, url: &move || url, now };
+        let tag = Tag::url(&self.url);
+        let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
         let found = match self.node.cache.peek(&query) {
             Some(found) => found,
             None => self.node.cache.look_up(&query).await,
         };
-        let uncacheable = found.uncacheable;
-        let sorted = match found {
-            Found { outcome: Outcome::Hit(object), tier, .. } => Sorted::Known(object, tier),
-            Found { outcome: Outcome::Grace(object), tier, .. } => match self.node.questions.join(&key) {
+        let (uncacheable, tier) = (found.uncacheable, found.tier);
+        let mut fallback = None;
+        let sorted = match found.outcome {
+            Outcome::Hit(object) if object.is_whole() => Sorted::Known { object, tier, stale: false },
+            Outcome::Grace(object) if object.is_whole() => match self.node.questions.join(&key) {
                 Joined::Lead(lead) => Sorted::Refresh(object, tier, key, lead),
-                Joined::Follow(_) | Joined::Full => Sorted::Known(object, tier),
+                Joined::Follow(_) | Joined::Full => Sorted::Known { object, tier, stale: true },
             },
             _ if uncacheable || self.demand.directives.no_cache => Sorted::Alone,
-            _ => match self.node.questions.join(&key) {
-                Joined::Full => Sorted::Alone,
-                Joined::Follow(follower) => Sorted::Follow(key, follower),
-                // Between our look-up and this flight an earlier one may have landed and stored what we want.
-                Joined::Lead(lead) => match self.node.cache.peek(&query) {
-                    Some(Found { outcome: Outcome::Hit(object), tier, .. }) => Sorted::Known(object, tier),
-                    _ => Sorted::Lead(key, lead),
-                },
-            },
+            outcome => {
+                if let Outcome::Stale { object, if_error: true, .. } = outcome {
+                    fallback = object.is_whole().then_some((object, tier));
+                }
+                self.join(&query)
+            }
         };
-        (question, sorted)
+        (question, sorted, fallback)
+    }
+
+    fn join(&self, query: &Query<'_>) -> Sorted {
+        let key = query.key;
+        match self.node.questions.join(&key) {
+            Joined::Full => Sorted::Alone,
+            Joined::Follow(follower) => Sorted::Follow(key, follower),
+            // Between our look-up and this flight an earlier one may have landed and stored what we want.
+            Joined::Lead(lead) => match self.node.cache.peek(query) {
+                Some(Found { outcome: Outcome::Hit(object), tier, .. }) if object.is_whole() => {
+                    Sorted::Known { object, tier, stale: false }
+                }
+                _ => Sorted::Lead(key, lead),
+            },
+        }
     }
 
     /// Hands everything that must be asked to the formers at once, so that it can travel together.
-    fn ask<'q>(&self, sorted: Vec<(&'q Question, Sorted)>) -> Vec<(&'q Question, Waiting)> {
+    fn ask<'q>(&self, sorted: Vec<(&'q Question, Sorted, Fallback)>) -> Vec<(&'q Question, Waiting, Fallback)> {
         let mut parties: Vec<(Class, Vec<(Asked, usize)>)> = Vec::new();
         let mut seats = Vec::with_capacity(sorted.len());
-        for (question, sorted) in &sorted {
-            seats.push(sorted.is_asked().then(|| seat(&mut parties, &self.route, self.asked(question))));
+        for (question, sorted, _) in &sorted {
+            seats.push(sorted.is_asked().then(|| seat(&mut parties, self.asked(question))));
         }
         let mut pending: Vec<_> =
             parties.into_iter().map(|(class, items)| enlist(&self.route, class, items).into_iter()).collect();
-        let waiting = sorted.into_iter().zip(seats).map(|((question, sorted), seat)| {
+        let waiting = sorted.into_iter().zip(seats).map(|((question, sorted, fallback), seat)| {
             // Seats were given in this order, so each party's next answer is this question's.
             let pending = seat.and_then(|party| pending[party].next()).flatten();
-            (question, self.wait(question, sorted, pending))
+            (question, self.wait(question, sorted, pending), fallback)
         });
         waiting.collect()
     }
 
     fn wait(&self, question: &Question, sorted: Sorted, pending: Option<Pending<Told>>) -> Waiting {
         match sorted {
-            Sorted::Known(object, tier) => Waiting::Done(Answered::Stored(object, tier)),
+            Sorted::Known { object, tier, stale } => Waiting::Done(Answered::Stored { object, tier, stale }),
             Sorted::Alone => Waiting::Alone(pending),
             Sorted::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
             Sorted::Lead(key, lead) => {
@@ -213,29 +227,46 @@ impl Asking {
             Sorted::Refresh(object, tier, key, lead) => {
                 // Nobody waits for the refresh, and still it is wanted.
                 tokio::spawn(self.flight(question, key, lead, pending).run());
-                Waiting::Done(Answered::Stored(object, tier))
+                Waiting::Done(Answered::Stored { object, tier, stale: true })
             }
         }
     }
 
-    async fn finish(&self, question: &Question, waiting: Waiting) -> Answered {
-        let told = match waiting {
+    async fn finish(&self, question: &Question, waiting: Waiting, fallback: Fallback) -> Answered {
+        let (told, collapsed) = match waiting {
             Waiting::Done(answered) => return answered,
-            Waiting::Alone(pending) => told(self.protocol, pending).await,
-            Waiting::Flight { key, follower, collapsed } => {
-                let flight = follower.number();
-                match follower.landed().await {
-                    Some(told) if self.was_purged(&told) => self.node.questions.retire(&key, flight),
-                    Some(told) => return Answered::Told { told, collapsed },
-                    None => {}
-                }
-                let asked = self.asked(question);
-                let (class, weight) = (class(&self.route, &asked), asked.question.weight());
-                let pending = enlist(&self.route, class, vec![(asked, weight)]).pop().flatten();
-                told(self.protocol, pending).await
-            }
+            Waiting::Alone(pending) => (Arc::new(told(self.protocol, pending).await), false),
+            Waiting::Flight { key, follower, collapsed } => self.land(question, key, follower, collapsed).await,
         };
-        Answered::Told { told: Arc::new(told), collapsed: false }
+        let failed = told.outcome.as_ref().is_err_and(|error| error.status >= 500);
+        match fallback.filter(|(object, _)| failed && !self.is_gone(object)) {
+            Some((object, tier)) => Answered::Stored { object, tier, stale: true },
+            None => Answered::Told { told, collapsed },
+        }
+    }
+
+    /// Waits for the flight; asks alone if what it brings is not for this request.
+    async fn land(
+        &self,
+        question: &Question,
+        key: Key,
+        follower: Follower<Arc<Told>>,
+        collapsed: bool,
+    ) -> (Arc<Told>, bool) {
+        let flight = follower.number();
+        match follower.landed().await {
+            Some(told) if self.was_purged(&told) => self.node.questions.retire(&key, flight),
+            Some(told) if told.shareable || !collapsed => return (told, collapsed),
+            Some(_) | None => {}
+        }
+        let asked = self.asked(question);
+        let (class, weight) = (class(&asked), asked.question.weight());
+        let pending = enlist(&self.route, class, vec![(asked, weight)]).pop().flatten();
+        (Arc::new(told(self.protocol, pending).await), false)
+    }
+
+    fn is_gone(&self, object: &Object) -> bool {
+        self.node.cache.purger().is_gone(&object.head.tags, &object.head.mark, Tag::url(&self.url))
     }
 
     /// Was the answer purged after its flight had begun, and before this request came?
@@ -263,7 +294,7 @@ impl Asking {
             protocol: self.protocol,
             question: question.clone(),
             head: Arc::clone(&self.head),
-            pool: Arc::clone(&self.route.pool),
+            route: Arc::clone(&self.route),
             answer_bytes_max: self.node.cache.config().object_bytes_max,
         }
     }
@@ -271,7 +302,7 @@ impl Asking {
     fn reply(&self, shape: Shape, answers: Vec<Answered>, mut trail: Trail) -> Served {
         let tally = Tally::of(&answers);
         tally.note(&mut trail);
-        let first = answers.first().map(Answered::headers).cloned();
+        let first = answers.first().map(Answered::headers);
         let outcomes: Vec<protocol::Outcome> = answers.into_iter().map(Answered::outcome).collect();
         let reply = protocol::join_answers(self.protocol, shape, &outcomes);
         let headers = (shape == Shape::Single).then_some(first).flatten();
@@ -282,15 +313,15 @@ impl Asking {
 impl Answered {
     fn outcome(self) -> protocol::Outcome {
         match self {
-            Self::Stored(object, _) => Ok(Answer { body: object.body.clone() }),
+            Self::Stored { object, .. } => Ok(Answer { body: object.body.clone() }),
             Self::Told { told, .. } => told.outcome.clone(),
         }
     }
 
-    fn headers(&self) -> &HeaderMap {
+    fn headers(&self) -> HeaderMap {
         match self {
-            Self::Stored(object, _) => &object.head.headers,
-            Self::Told { told, .. } => &told.headers,
+            Self::Stored { object, .. } => object.aged_headers(clock::now()),
+            Self::Told { told, .. } => (*told.headers).clone(),
         }
     }
 }
@@ -316,12 +347,19 @@ impl Flight {
     }
 
     /// Ends early if everybody who waits has left before the question has: dropping what is pending withdraws it. If
-    /// its batch has left already, the answer is kept.
+    /// its batch has left already, the answer is paid for, and kept.
     async fn run_while_wanted(mut self) {
         let pending = self.pending.take();
+        let departure = pending.as_ref().map(Pending::departure);
+        let mut asking = pin!(told(self.asked.protocol, pending));
         let told = tokio::select! {
-            told = told(self.asked.protocol, pending) => told,
-            () = self.lead.abandoned() => return,
+            told = &mut asking => told,
+            () = self.lead.abandoned() => {
+                if !departure.is_some_and(|departure| departure.has_left()) {
+                    return;
+                }
+                asking.await
+            }
         };
         self.settle(told);
     }
@@ -331,7 +369,9 @@ impl Flight {
     fn settle(self, mut told: Told) {
         if let Ok(answer) = &told.outcome {
             let body = answer.body.clone();
-            told.stored = self.store(&told.headers, &body);
+            let refusal = self.store(&told.headers, &body);
+            told.stored = refusal.is_none();
+            told.shareable = refusal.is_none_or(Refusal::is_shareable);
             let mut tags = tag::named(&told.headers, &self.route.config.tag_headers);
             tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
             told.purgeable = Some((tags, self.mark));
@@ -339,7 +379,8 @@ impl Flight {
         self.lead.land(Arc::new(told));
     }
 
-    fn store(&self, headers: &HeaderMap, body: &Bytes) -> bool {
+    /// Stores it, or says why not.
+    fn store(&self, headers: &HeaderMap, body: &Bytes) -> Option<Refusal> {
         let received = clock::now();
         let exchange = admit::Exchange {
             method: &Method::POST,
@@ -357,10 +398,14 @@ impl Flight {
                 if refusal.holds_for_key() {
                     cache.mark_uncacheable(self.key, received);
                 }
-                return false;
+                return Some(refusal);
             }
         };
-        // A question is stored under its own key whatever the answer says it varies by: see `resolve`.
+        if body.len() > cache.config().part_bytes {
+            // An answer is joined with others from one piece.
+            return Some(Refusal::TooLarge);
+        }
+        // Everything that reaches the model is in the key, so that the answer can't vary by more.
         let place = Place { primary: self.key, key: self.key, names: None };
         let origins = Origins {
             url: &self.url,
@@ -371,11 +416,11 @@ impl Flight {
         };
         let head = head(StatusCode::OK, headers, &storage, &place, &origins);
         let mut recorder = Recorder::new(Arc::clone(cache), place, head, Some(body.len() as u64));
-        let fits = recorder.push(body).is_ok();
-        if fits {
-            recorder.finish();
+        if recorder.push(body).is_err() {
+            return Some(Refusal::TooLarge);
         }
-        fits
+        recorder.finish();
+        None
     }
 }
 
@@ -391,7 +436,7 @@ fn joined(node: &Pipeline, reply: protocol::Reply, trail: Trail, headers: Option
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if reply.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
     }
     headers.append(CACHE_STATUS, trail.cache_status(&node.node));
     let trail = Trail { failed: reply.status >= 500, ..trail };

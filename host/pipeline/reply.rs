@@ -9,13 +9,7 @@ use super::{
     fetch::{self, Arrival},
 };
 use crate::{
-    cache::{
-        conditional,
-        entry::{Layout, Object},
-        key::Key,
-        status::CACHE_STATUS,
-        store::Tier,
-    },
+    cache::{conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
     clock::Timestamp,
     message::{Body, RequestHead, Response},
 };
@@ -29,6 +23,14 @@ pub struct Wanted<'a> {
     pub headers: &'a HeaderMap,
 }
 
+impl Wanted<'_> {
+    /// Would the client rather hear 304? Only GET and HEAD ask so (RFC 9110, section 13.2.1).
+    fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let asks = self.method == Method::GET || self.method == Method::HEAD;
+        asks && conditional::not_modified(self.headers, status, headers)
+    }
+}
+
 impl<'a> From<&'a RequestHead> for Wanted<'a> {
     fn from(head: &'a RequestHead) -> Self {
         Self { method: &head.method, headers: &head.headers }
@@ -39,18 +41,17 @@ impl Pipeline {
     /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
     /// `None` if it isn't that simple.
     pub(super) fn hit_reply(&self, object: &Object, wanted: Wanted<'_>, now: Timestamp) -> Option<Response> {
-        let plain = object.head.layout == Layout::Whole && wanted.method != Method::HEAD;
-        if !plain || conditional::not_modified(wanted.headers, object.head.status, &object.head.headers) {
+        if !object.is_whole() {
             return None;
         }
-        let mut response = Response::new(Body::Full(object.body.clone()));
-        *response.status_mut() = object.head.status;
-        *response.headers_mut() = object.hit_headers(&self.node, now);
-        Some(response)
+        let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
+        let headers = object.hit_headers(&self.node, now);
+        let body = Body::Full(object.body.clone());
+        Some(shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
 
     /// The reply from a stored object, whatever tier it was in. `None` if a part of its body is missing.
-    pub(super) fn object_reply(
+    pub(super) async fn object_reply(
         &self,
         key: Key,
         object: &Arc<Object>,
@@ -61,9 +62,12 @@ impl Pipeline {
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
-        let not_modified = conditional::not_modified(wanted.headers, object.head.status, &object.head.headers);
-        let body =
-            if not_modified || wanted.method == Method::HEAD { Body::Empty } else { self.cache.body(key, object)? };
+        let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
+        let body = if not_modified || wanted.method == Method::HEAD {
+            Body::Empty
+        } else {
+            self.cache.body(key, object).await?
+        };
         let response = shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
         Some(Served { response, trail })
     }
@@ -77,10 +81,25 @@ impl Pipeline {
         let mut headers = (*arrival.headers).clone();
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
         let status = arrival.served.status;
-        let not_modified = conditional::not_modified(wanted.headers, status, &arrival.headers);
+        let not_modified = wanted.not_modified(status, &arrival.headers);
         let length = http_body::Body::size_hint(&reader).exact();
         let response = shaped(status, headers, Body::stream(reader), length, wanted, not_modified);
         Some(Served { response, trail })
+    }
+
+    /// The reply from an answer that isn't stored; one that the client has already is cut down to a 304.
+    pub(super) fn refused_answer(
+        &self,
+        response: Response,
+        served: &fetch::Served,
+        wanted: Wanted<'_>,
+        trail: Trail,
+    ) -> Served {
+        let (parts, body) = response.into_parts();
+        let not_modified = wanted.not_modified(parts.status, &parts.headers);
+        let length = http_body::Body::size_hint(&body).exact();
+        let response = shaped(parts.status, parts.headers, body, length, wanted, not_modified);
+        self.passed_reply(response, served, trail)
     }
 
     /// The reply passed through from the origin.

@@ -2,9 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use http::HeaderMap;
+
 use super::infer::Batches;
 use crate::{
-    cache::key::KeySpace,
+    cache::{key::KeySpace, lookup::Demand},
     config::{self, Mode, Protocol},
     message::RequestHead,
     origin::Pool,
@@ -47,6 +49,13 @@ impl Route {
             Mode::Infer(protocol @ (Protocol::JsonArray | Protocol::OpenAiEmbeddings)) => Some(protocol),
             Mode::Infer(Protocol::Plain) | Mode::Http => None,
         }
+    }
+
+    /// What a request asks of the cache. By whose right a question is asked is in its key, or a policy has the say.
+    #[must_use]
+    pub fn demand(&self, headers: &HeaderMap) -> Demand {
+        let demand = Demand::of(headers);
+        Demand { authorized: demand.authorized && !self.infers(), ..demand }
     }
 
     /// Is its key the native one, so that one URL is one key?

@@ -86,7 +86,8 @@ impl Trail {
     pub fn cache_status(&self, node: &str) -> HeaderValue {
         let detail = self.detail.as_deref().or(self.tier.map(Tier::as_str));
         Line {
-            hit: matches!(self.lookup, Lookup::Hit | Lookup::Stale),
+            // RFC 9211, section 2.1: what went forward was no hit, even if something stored was served in the end.
+            hit: self.forward.is_none() && matches!(self.lookup, Lookup::Hit | Lookup::Stale),
             forward: self.forward,
             forward_status: self.forward_status,
             ttl: self.ttl_ms.map(|ttl| ttl.div_euclid(1000)),

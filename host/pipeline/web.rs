@@ -18,6 +18,7 @@ use crate::{
         Found, Query,
         admit::Refusal,
         collapse::{Follower, Joined},
+        conditional,
         entry::Object,
         key::Key,
         lookup::{Demand, Outcome},
@@ -66,14 +67,19 @@ pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, head: &RequestHead) -> 
 }
 
 fn memory_hit(node: &Pipeline, route: &Arc<Route>, head: &RequestHead, key: Key) -> Option<Served> {
-    let demand = Demand::of(&head.headers);
+    let demand = route.demand(&head.headers);
     if demand.directives.no_store {
         return None;
     }
     let now = clock::now();
-    let url = || Tag::url(&head.url());
-    let query = Query { key, headers: &head.headers, demand: &demand, url: &url, now };
+    let tag = || Tag::url(&head.url());
+    let url: Option<&(dyn Fn() -> Tag + Sync)> = if route.is_keyed_natively() { None } else { Some(&tag) };
+    let query = Query { key, head, demand: &demand, url, now };
     let Some(Found { outcome: Outcome::Hit(object), .. }) = node.cache.peek(&query) else { return None };
+    if object.head.age_ms(now) >= object.head.lifetimes.ttl_ms {
+        // A stale answer that the client accepts: the long way says so.
+        return None;
+    }
     let response = node.hit_reply(&object, head.into(), now)?;
     let mut trail = Trail { key: Some(key), ..Trail::on(route) };
     found(&mut trail, Lookup::Hit, Tier::Memory);
@@ -142,7 +148,7 @@ fn way(node: &Pipeline, route: &Route, head: &RequestHead, keyed: Keyed, mut tra
         Keyed::Refused(fault) => return Way::Done(Box::new(node.refused_reply(route, &fault, trail))),
     };
     trail.key = Some(key);
-    let demand = Demand::of(&head.headers);
+    let demand = route.demand(&head.headers);
     if demand.directives.no_store {
         return Way::Around(Forward::Request, trail);
     }
@@ -152,27 +158,27 @@ fn way(node: &Pipeline, route: &Route, head: &RequestHead, keyed: Keyed, mut tra
 async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, body: Bytes, asked: Asked) -> Served {
     let Asked { key, demand, mut trail } = asked;
     let now = clock::now();
-    let url = Tag::url(&head.url());
-    let query = Query { key, headers: &head.headers, demand: &demand, url: &move || url, now };
+    let tag = Tag::url(&head.url());
+    let query = Query { key, head: &head, demand: &demand, url: Some(&move || tag), now };
     let found_here = match node.cache.peek(&query) {
         Some(found) => found,
         None => node.cache.look_up(&query).await,
     };
     let mut ask = Ask { head, body, primary: key, key: found_here.key, stale: None, if_error: false };
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
-    let mut alone = found_here.uncacheable || demand.authorized || ask.head.headers.contains_key(header::RANGE);
+    let mut alone = found_here.uncacheable || demand.authorized;
     match found_here.outcome {
         Outcome::Hit(object) => {
             // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
             let fresh = object.head.age_ms(now) < object.head.lifetimes.ttl_ms;
             found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
-            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now) {
+            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now).await {
                 return served;
             }
         }
         Outcome::Grace(object) => {
             found(&mut trail, Lookup::Stale, found_here.tier);
-            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now) {
+            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now).await {
                 refresh(node, route, ask, object);
                 return served;
             }
@@ -189,9 +195,12 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
         let detail = "the request is only-if-cached, and nothing that may be used is stored";
         return node.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail);
     }
-    if ask.head.headers.contains_key(header::RANGE) {
-        // Ranges of what isn't stored come from the origin as they are.
-        return pass(node, route, ask.head, Body::Empty, Forward::Bypass, trail).await;
+    // Ranges of what isn't stored come from the origin as they are; and where nothing will be stored, the origin is the
+    // one to say that the client's copy is good.
+    let has_range = ask.head.headers.contains_key(header::RANGE);
+    let conditional = alone && ask.stale.is_none() && conditional::is_conditional(&ask.head.headers);
+    if has_range || conditional {
+        return pass(node, route, ask.head, ask.body.into(), Forward::Bypass, trail).await;
     }
     if alone { fetch_alone(node, route, ask, trail).await } else { collapse(node, route, ask, trail).await }
 }
@@ -213,7 +222,7 @@ async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut tr
             Joined::Follow(follower) => (follower, None),
             Joined::Lead(lead) => {
                 // Between our look-up and this flight an earlier one may have landed and stored what we want.
-                if let Some(served) = already_stored(node, &ask, &trail) {
+                if let Some(served) = already_stored(node, route, &ask, &trail).await {
                     return served;
                 }
                 let (sender, own) = oneshot::channel();
@@ -233,18 +242,18 @@ async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut tr
     fetch_alone(node, route, ask, trail).await
 }
 
-fn already_stored(node: &Arc<Pipeline>, ask: &Ask, trail: &Trail) -> Option<Served> {
+async fn already_stored(node: &Arc<Pipeline>, route: &Route, ask: &Ask, trail: &Trail) -> Option<Served> {
     if ask.stale.is_some() {
         return None;
     }
-    let demand = Demand::of(&ask.head.headers);
+    let demand = route.demand(&ask.head.headers);
     let now = clock::now();
-    let url = || Tag::url(&ask.head.url());
-    let query = Query { key: ask.primary, headers: &ask.head.headers, demand: &demand, url: &url, now };
+    let tag = Tag::url(&ask.head.url());
+    let query = Query { key: ask.primary, head: &ask.head, demand: &demand, url: Some(&move || tag), now };
     let Some(Found { outcome: Outcome::Hit(object), key, .. }) = node.cache.peek(&query) else { return None };
     let mut trail = Trail { forward: None, ..trail.clone() };
     found(&mut trail, Lookup::Hit, Tier::Memory);
-    node.object_reply(key, &object, (&ask.head).into(), trail, now)
+    node.object_reply(key, &object, (&ask.head).into(), trail, now).await
 }
 
 /// What a landing means for one who waited.
@@ -275,8 +284,12 @@ async fn land(
                 node.flights.retire(&ask.key, flight);
                 return Landed::Again;
             }
+            if own.is_none() && arrival.ttl_ms == Some(0) {
+                // Good only for whoever asked before it was made (RFC 9111, section 4).
+                return Landed::Alone;
+            }
             if let Some(names) = &arrival.place.names {
-                let variant = vary::variant(&ask.primary, names, &ask.head.headers);
+                let variant = vary::variant(&ask.primary, names, &ask.head);
                 if variant != arrival.place.key {
                     ask.key = variant;
                     return Landed::Again;
@@ -290,17 +303,19 @@ async fn land(
             node.flights.retire(&ask.key, flight);
             return Landed::Again;
         }
-        Some(Landing::Renewed(object, served)) => renewed(node, ask, &object, &served, trail),
-        Some(Landing::Failed(failed)) => Some(or_stale(node, ask, &failed, trail)),
+        Some(Landing::Renewed(object, served)) => renewed(node, ask, &object, &served, trail).await,
+        Some(Landing::Failed(failed)) => Some(or_stale(node, ask, &failed, trail).await),
         Some(Landing::Private(refusal)) => match own {
-            Some(own) => own.await.ok().map(|(response, served)| refused(node, response, &served, refusal, trail)),
+            Some(own) => {
+                own.await.ok().map(|(response, served)| refused(node, &ask.head, response, &served, refusal, trail))
+            }
             None => None,
         },
     };
     served.map_or(Landed::Alone, |served| Landed::Served(Box::new(served)))
 }
 
-fn renewed(
+async fn renewed(
     node: &Pipeline,
     ask: &Ask,
     object: &Arc<Object>,
@@ -310,27 +325,32 @@ fn renewed(
     trail.forward_status = Some(served.status.as_u16());
     trail.endpoint = Some(Arc::clone(&served.endpoint));
     (trail.attempts, trail.stored) = (served.attempts, true);
-    node.object_reply(ask.key, object, (&ask.head).into(), trail, clock::now())
+    node.object_reply(ask.key, object, (&ask.head).into(), trail, clock::now()).await
 }
 
 /// The answer that isn't stored, and why it isn't.
 fn refused(
     node: &Pipeline,
+    head: &RequestHead,
     response: crate::message::Response,
     served: &fetch::Served,
     refusal: Refusal,
     mut trail: Trail,
 ) -> Served {
     trail.detail.get_or_insert(refusal.as_str().into());
-    node.passed_reply(response, served, trail)
+    node.refused_answer(response, served, head.into(), trail)
 }
 
 /// The origin failed: what is stored, if it may be served then, else the failure.
-fn or_stale(node: &Pipeline, ask: &Ask, failed: &fetch::Failed, trail: Trail) -> Served {
-    if let (Some(object), true) = (&ask.stale, ask.if_error) {
+async fn or_stale(node: &Arc<Pipeline>, ask: &Ask, failed: &fetch::Failed, trail: Trail) -> Served {
+    let gone = |object: &Object| {
+        let (tags, mark) = (&object.head.tags, &object.head.mark);
+        node.cache.purger().is_gone(tags, mark, Tag::url(&ask.head.url()))
+    };
+    if let (Some(object), true) = (ask.stale.as_ref().filter(|object| !gone(object)), ask.if_error) {
         let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
         stale.lookup = Lookup::Stale;
-        if let Some(served) = node.object_reply(ask.key, object, (&ask.head).into(), stale, clock::now()) {
+        if let Some(served) = node.object_reply(ask.key, object, (&ask.head).into(), stale, clock::now()).await {
             return served;
         }
     }
@@ -338,30 +358,37 @@ fn or_stale(node: &Pipeline, ask: &Ask, failed: &fetch::Failed, trail: Trail) ->
 }
 
 /// Fetches for one client only; what may be stored is stored.
-async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, ask: Ask, trail: Trail) -> Served {
-    match fetch::exchange(node, route, &ask).await {
-        Exchanged::Failed(failed) => or_stale(node, &ask, &failed, trail),
-        Exchanged::Refused(response, served, refusal) => refused(node, response, &served, refusal, trail),
-        Exchanged::Renewed(object, served) => {
-            renewed(node, &ask, &object, &served, trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
-        }
-        Exchanged::Error(arrival) => {
-            node.arrival_reply(&arrival, (&ask.head).into(), trail.clone()).unwrap_or_else(|| lost_parts(node, trail))
-        }
-        Exchanged::Stored(arrival, pump) => {
-            // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings.
-            let reply = node.arrival_reply(&arrival, (&ask.head).into(), trail.clone());
-            tokio::spawn(Pump::run(*pump, None));
-            reply.unwrap_or_else(|| lost_parts(node, trail))
+async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, trail: Trail) -> Served {
+    loop {
+        let reply = match fetch::exchange(node, route, &ask).await {
+            Exchanged::Failed(failed) => return or_stale(node, &ask, &failed, trail).await,
+            Exchanged::Refused(response, served, refusal) => {
+                return refused(node, &ask.head, response, &served, refusal, trail);
+            }
+            Exchanged::Renewed(object, served) => renewed(node, &ask, &object, &served, trail.clone()).await,
+            Exchanged::Error(arrival) => node.arrival_reply(&arrival, (&ask.head).into(), trail.clone()),
+            Exchanged::Stored(arrival, pump) => {
+                // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings. Nobody joins
+                // it, so the body is held no longer than its one reader needs.
+                let reply = node.arrival_reply(&arrival, (&ask.head).into(), trail.clone());
+                arrival.body.release();
+                tokio::spawn(Pump::run(*pump, None));
+                reply
+            }
+        };
+        match reply {
+            Some(served) => return served,
+            // The origin says that what we have is good, but a part of it is gone: ask for the whole.
+            None if ask.stale.take().is_some() => {}
+            None => return lost(node, trail),
         }
     }
 }
 
-/// The origin says what we have is good, but a part of it has left the tiers in the meantime.
-fn lost_parts(node: &Pipeline, mut trail: Trail) -> Served {
-    trail.detail = Some("parts-lost".into());
-    let detail = "a part of the stored answer is gone; the next request fetches it anew";
-    node.own(StatusCode::BAD_GATEWAY, "Bad gateway", detail, trail)
+/// The answer broke off before its first reader was there.
+fn lost(node: &Pipeline, mut trail: Trail) -> Served {
+    trail.detail = Some("body-lost".into());
+    node.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's answer broke off", trail)
 }
 
 /// Passes a request and its answer through. An unsafe method that succeeds outdates what is stored for its URL
@@ -401,18 +428,28 @@ async fn pass(
     }
 }
 
+/// Purges the URL, unless nothing is stored for it nor on its way: most writes of an API need no line in the log.
 async fn invalidate(node: &Arc<Pipeline>, route: &Route, mut head: RequestHead) {
     head.method = Method::GET;
-    let key = keying::natively(route, &Facts::new(&head, None), None);
-    // One URL is one key here, and nothing is stored under it: most writes of an API need no line in the log.
-    if route.is_keyed_natively() && !node.cache.may_have(&key) {
+    let key = match keying::derive(route, &Facts::new(&head, None), None) {
+        Keyed::Key { key, fault: None } => key,
+        // What the policy makes of such a request can't be known from here.
+        _ => keying::natively(route, &Facts::new(&head, None), None),
+    };
+    let needed = !route.is_keyed_natively() || node.flights.is_open(&key) || node.cache.has(&key).await;
+    if !needed {
         return;
     }
-    match tokio::time::timeout(INVALIDATE_TIME, node.cache.purger().invalidate(&head.url())).await {
-        Ok(Ok(())) => {}
+    let (purger, url) = (Arc::clone(node.cache.purger()), head.url());
+    // Should it take longer than the answer can wait, it goes on by itself.
+    let purging = tokio::spawn(async move { purger.invalidate(&url).await });
+    match tokio::time::timeout(INVALIDATE_TIME, purging).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => warn!(%error, "could not invalidate after an unsafe method"),
         Ok(Err(error)) => warn!(%error, "could not invalidate after an unsafe method"),
-        Err(_) => warn!("invalidating after an unsafe method takes too long; it goes on without waiting"),
+        Err(_) => warn!("invalidating after an unsafe method takes long; it goes on without waiting"),
     }
+    node.cache.forget(&key);
 }
 
 fn bad_body(node: &Pipeline, error: &BodyError, trail: Trail) -> Served {

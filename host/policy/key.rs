@@ -26,6 +26,29 @@ pub enum KeyPlan {
 }
 
 impl KeyPlan {
+    /// What its material means. Material of plans with different meanings must not meet in one key.
+    #[must_use]
+    pub fn meaning(&self, version: &str) -> String {
+        match self {
+            Self::Native => String::new(),
+            Self::Recipe(parts) => format!("{parts:?}"),
+            Self::Call(inputs) => format!("{version} {inputs:?}"),
+        }
+    }
+
+    /// The header fields it reads.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let (parts, inputs): (&[Part], &[Input]) = match self {
+            Self::Native => (&[], &[]),
+            Self::Recipe(parts) => (parts, &[]),
+            Self::Call(inputs) => (&[], inputs),
+        };
+        parts.iter().map(|part| &part.input).chain(inputs).filter_map(|input| match input {
+            Input::Header(name) => Some(name),
+            _ => None,
+        })
+    }
+
     /// Must the body be in memory before the key can be made?
     #[must_use]
     pub fn needs_body(&self) -> bool {
@@ -92,16 +115,21 @@ pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
 /// Credentials are part of it, so that nobody is served what another paid for unless a policy says so.
 pub fn infer_default(facts: &Facts<'_>, canonical: &[u8], material: &mut impl Material) {
     let request = facts.request();
+    material.part(Some(request.scheme.as_str().as_bytes()));
     material.part(Some(request.authority().as_bytes()));
     material.part(Some(request.target.as_str().as_bytes()));
-    for name in &CREDENTIALS {
+    for name in CREDENTIALS.iter().chain(&CONTEXT) {
         material.part(facts.read(&Input::Header(name.clone())).as_deref());
     }
     material.part(Some(canonical));
 }
 
+/// Header fields that reach a model beside the credentials, and so may change its answer.
+pub static CONTEXT: [HeaderName; 3] =
+    [header::ACCEPT, HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
+
 /// Header fields that say who asks.
-pub const CREDENTIALS: [HeaderName; 4] =
+pub static CREDENTIALS: [HeaderName; 4] =
     [header::AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
 /// The method whose entry a request may use.
@@ -208,6 +236,7 @@ mod tests {
         };
         assert_ne!(keyed(&[("authorization", "Bearer a")]), keyed(&[("authorization", "Bearer b")]));
         assert_ne!(keyed(&[("x-api-key", "a")]), keyed(&[("api-key", "a")]));
+        assert_ne!(keyed(&[("openai-project", "a")]), keyed(&[("openai-project", "b")]));
         assert_eq!(keyed(&[("user-agent", "a")]), keyed(&[("user-agent", "b")]));
     }
 

@@ -80,10 +80,10 @@ impl SharedBody {
         std::future::poll_fn(|cx| self.0.lock().poll_room(cx)).await
     }
 
-    /// Ends the body.
+    /// Ends the body; only the first end counts.
     pub fn finish(&self, end: Result<(), BodyError>) {
         let mut state = self.0.lock();
-        state.end = Some(end);
+        state.end.get_or_insert(end);
         state.wake_readers();
     }
 
@@ -100,7 +100,8 @@ impl SharedBody {
     /// [`Unwanted`] if the beginning isn't held any more.
     pub fn reader(&self) -> Result<Reader, Unwanted> {
         let mut state = self.0.lock();
-        if !state.keep && state.first > 0 {
+        // Of a body that is not kept and broke off, nothing is to be had but the breach.
+        if !state.keep && (state.first > 0 || matches!(state.end, Some(Err(_)))) {
             return Err(Unwanted);
         }
         let id = state.next_reader;

@@ -150,7 +150,7 @@ impl Stream {
             if !records.is_empty() {
                 purger.deliver(records).await?;
             }
-            self.report(&mut connection, purger.mark().position).await.map_err(unreachable)?;
+            self.report(&mut connection, purger.durable()).await.map_err(unreachable)?;
             if !more && !self.in_step.swap(true, Ordering::AcqRel) {
                 info!(position = %purger.mark().position, "in step with the region's purge log");
             }
@@ -245,15 +245,22 @@ impl Stream {
         let mut live = Vec::with_capacity(names.len());
         for name in names {
             let member = format!("{}{name}", self.names.member);
-            let position: Option<String> = query(connection, redis::cmd("GET").arg(member)).await?;
+            let position: Option<String> = query(connection, redis::cmd("GET").arg(&member)).await?;
             match position.and_then(|text| text.parse().ok()) {
                 Some(position) => live.push((name, position)),
-                None => {
-                    let _: Value = query(connection, redis::cmd("SREM").arg(&self.names.members).arg(name)).await?;
-                }
+                None => self.strike_off(connection, &member, &name).await?,
             }
         }
         Ok(live)
+    }
+
+    /// Forgets a node that is gone, in one step: it may be signing on again at this moment.
+    async fn strike_off(&self, connection: &mut MultiplexedConnection, member: &str, name: &str) -> Result<(), Error> {
+        const IF_GONE: &str =
+            "if redis.call('EXISTS', KEYS[1]) == 0 then return redis.call('SREM', KEYS[2], ARGV[1]) end return 0";
+        let mut command = redis::cmd("EVAL");
+        command.arg(IF_GONE).arg(2).arg(member).arg(&self.names.members).arg(name);
+        query::<Value>(connection, &command).await.map(drop)
     }
 
     /// Signs off, so that nobody waits for this node's acknowledgement. Best effort: it would be forgotten anyway.

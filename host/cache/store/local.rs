@@ -1,11 +1,16 @@
 //! Memory and disk, both foyer's. It stores; validity is ours, because it may bring a removed or overwritten value back.
 
-use std::{fmt::Display, io::Read, path::Path};
+use std::{
+    fmt::Display,
+    io::{self, Read},
+    path::Path,
+};
 
 use foyer::{
     BlockEngineConfig, Code, DeviceBuilder, FsDeviceBuilder, HybridCache, HybridCacheBuilder, HybridCachePolicy,
     HybridCacheProperties, Location, PsyncIoEngineConfig, RecoverMode, S3FifoConfig, Spawner,
 };
+use fs4::fs_std::FileExt;
 use tracing::warn;
 
 use super::Error;
@@ -19,8 +24,11 @@ use crate::{
     config,
 };
 
-/// Locks in memory. More than cores: a hit holds one only for a pointer's copy.
-const SHARDS: usize = 64;
+/// Locks in memory at most. More than cores: a hit holds one only for a pointer's copy.
+const SHARDS_MAX: usize = 64;
+
+/// A shard holds at least this many of the largest values, or a few of them would push everything else out.
+const VALUES_PER_SHARD: usize = 8;
 
 /// Threads that do the disk's blocking reads and writes; requests never wait on their own thread.
 const DISK_THREADS: usize = 2;
@@ -44,7 +52,7 @@ impl Local {
             .with_policy(HybridCachePolicy::WriteOnInsertion)
             .with_flush_on_close(false)
             .memory(config.memory.bytes)
-            .with_shards(SHARDS)
+            .with_shards(shards(&config.memory))
             .with_hash_builder(KeyHash::default())
             .with_eviction_config(S3FifoConfig::default())
             .with_weighter(|_: &Key, value: &Value| 181 + value.weight())
@@ -57,6 +65,7 @@ impl Local {
                     .with_capacity(tier.bytes)
                     .build()
                     .map_err(|error| disk(&tier.dir, error))?;
+                reserve(&tier.dir.join("objects")).map_err(|error| disk(&tier.dir, error))?;
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(DISK_THREADS)
                     .thread_name("holm-disk")
@@ -132,6 +141,23 @@ impl Local {
             warn!(%error, "the disk tier did not close cleanly; it will be recovered at the next start");
         }
     }
+}
+
+fn shards(memory: &config::Memory) -> usize {
+    (memory.bytes / memory.value_bytes_max.saturating_mul(VALUES_PER_SHARD).max(1)).clamp(1, SHARDS_MAX)
+}
+
+/// Takes the tier's space now, where the file system can: a disk that fills up later fails other programs, not this
+/// tier, whose writer doesn't survive a failed write.
+fn reserve(objects: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(objects)? {
+        let file = std::fs::OpenOptions::new().write(true).open(entry?.path())?;
+        match FileExt::allocate(&file, file.metadata()?.len()) {
+            Err(error) if error.kind() != io::ErrorKind::Unsupported => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn disk(dir: &Path, reason: impl Display) -> Error {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::{
-    Client, RedisResult,
+    Client, FromRedisValue, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::{
@@ -67,21 +67,35 @@ impl Shared {
     }
 
     pub(super) async fn get(&self, key: &Key) -> Option<Value> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.name(key));
+        let bytes: Option<Vec<u8>> = self.ask(&command).await?;
+        decode(&Bytes::from(bytes?))
+    }
+
+    pub(super) async fn has(&self, keys: &[Key]) -> bool {
+        let mut command = redis::cmd("EXISTS");
+        for key in keys {
+            command.arg(self.name(key));
+        }
+        self.ask::<usize>(&command).await == Some(keys.len())
+    }
+
+    /// Asks within the budget, unless the breaker is open.
+    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
         if self.breaker.lock().permit(clock::now()) == Permit::No {
             self.metrics.redis_skipped.inc();
             return None;
         }
-        let mut command = redis::cmd("GET");
-        command.arg(self.name(key));
         let mut connection = self.reads.clone();
-        let reply = timeout(self.budget, command.query_async::<Option<Vec<u8>>>(&mut connection)).await;
+        let reply: Result<RedisResult<T>, _> = timeout(self.budget, command.query_async(&mut connection)).await;
         let failure = match &reply {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("over its budget".to_owned()),
         };
         note(&self.breaker, &self.metrics, failure.as_deref());
-        decode(&Bytes::from(reply.ok()?.ok()??))
+        reply.ok()?.ok()
     }
 
     pub(super) fn put(&self, key: Key, value: &Value, life_ms: u64) {

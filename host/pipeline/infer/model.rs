@@ -11,11 +11,11 @@ use crate::{
     config::Protocol,
     message::RequestHead,
     origin::{
-        Outbound, OutboundBody, Pool,
+        Outbound, OutboundBody,
         protocol::{self, Question},
     },
     pipeline::Route,
-    policy::key::CREDENTIALS,
+    policy::key::{CONTEXT, CREDENTIALS},
 };
 
 /// The former of one pool's questions.
@@ -27,7 +27,7 @@ pub struct Asked {
     pub(super) protocol: Protocol,
     pub(super) question: Question,
     pub(super) head: Arc<RequestHead>,
-    pub(super) pool: Arc<Pool>,
+    pub(super) route: Arc<Route>,
     pub(super) answer_bytes_max: u64,
 }
 
@@ -47,6 +47,8 @@ pub struct Told {
     pub(super) batch: usize,
     /// Is it being stored?
     pub(super) stored: bool,
+    /// May others who asked the same be given it?
+    pub(super) shareable: bool,
     /// A word on a failure.
     pub(super) reason: Option<&'static str>,
     /// What it can be purged by, and where the purge log stood when its flight began.
@@ -59,13 +61,16 @@ pub fn sender() -> crate::batch::SendBatch<Asked, Told> {
     Arc::new(|_class, asked| Box::pin(send(asked)))
 }
 
-/// Request header fields that reach the model with a batch. All members of a batch agree on them.
-const TRAVELLING: [HeaderName; 3] =
-    [header::ACCEPT, HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
+/// Request header fields that reach the model with a batch: those that are in its members' keys. All members agree on
+/// them.
+fn travelling(route: &Route) -> impl Iterator<Item = &HeaderName> {
+    let read = route.policy.iter().flat_map(|policy| policy.key_plan().headers());
+    CREDENTIALS.iter().chain(&CONTEXT).chain(read)
+}
 
 /// Finds the party that a question travels with.
-pub(super) fn seat(parties: &mut Vec<(Class, Vec<(Asked, usize)>)>, route: &Route, asked: Asked) -> usize {
-    let (class, weight) = (class(route, &asked), asked.question.weight());
+pub(super) fn seat(parties: &mut Vec<(Class, Vec<(Asked, usize)>)>, asked: Asked) -> usize {
+    let (class, weight) = (class(&asked), asked.question.weight());
     let party = parties.iter().position(|(other, _)| *other == class).unwrap_or_else(|| {
         parties.push((class, Vec::new()));
         parties.len() - 1
@@ -98,22 +103,22 @@ pub(super) async fn told(protocol: Protocol, pending: Option<Pending<Told>>) -> 
     }
 }
 
-pub(super) fn class(route: &Route, asked: &Asked) -> Class {
-    Class { pool: route.config.pool.as_str().into(), group: group(route, asked) }
+pub(super) fn class(asked: &Asked) -> Class {
+    Class { pool: asked.route.config.pool.as_str().into(), group: group(asked) }
 }
 
 /// What questions must agree on to travel together: where to, by whose right, and what the protocol says.
-fn group(route: &Route, asked: &Asked) -> Bytes {
+fn group(asked: &Asked) -> Bytes {
     let mut group = blake3::Hasher::new();
     let head = &asked.head;
     let mut part = |bytes: Option<&[u8]>| {
         group.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
         group.update(bytes.unwrap_or_default());
     };
-    for text in [route.config.name.as_str(), head.authority(), head.target.as_str()] {
+    for text in [asked.route.config.name.as_str(), head.authority(), head.target.as_str()] {
         part(Some(text.as_bytes()));
     }
-    for name in CREDENTIALS.iter().chain(&TRAVELLING) {
+    for name in travelling(&asked.route) {
         let lines: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
     }
@@ -133,17 +138,21 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         method: Method::POST,
         authority: first.head.authority.clone(),
         target: first.head.target.clone(),
-        headers: travelling(&first.head),
+        headers: header_fields(first),
         body,
     };
     let everybody = |told: Told| vec![told; count];
-    let fetched = match first.pool.fetch(outbound).await {
+    let fetched = match first.route.pool.fetch(outbound).await {
         Ok(fetched) => fetched,
         Err(failure) => {
             return everybody(failed(protocol, failure.status(), failure.reason(), &failure.to_string(), count));
         }
     };
-    let (parts, body) = fetched.response.into_parts();
+    let (mut parts, body) = fetched.response.into_parts();
+    // One response, many clients: a cookie would be everybody's, and a validator is the batch's.
+    for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
+        parts.headers.remove(name);
+    }
     let base = Told {
         outcome: Err(protocol::failure(protocol, 502, "no answer")),
         headers: Arc::new(parts.headers),
@@ -152,6 +161,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         status: Some(parts.status.as_u16()),
         batch: count,
         stored: false,
+        shareable: true,
         reason: None,
         purgeable: None,
     };
@@ -170,11 +180,14 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     }
 }
 
-/// A batch's header fields: those that all its members agree on.
-fn travelling(head: &RequestHead) -> HeaderMap {
+/// A batch's header fields.
+fn header_fields(first: &Asked) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for name in CREDENTIALS.iter().chain(&TRAVELLING) {
-        for value in head.headers.get_all(name) {
+    for name in travelling(&first.route) {
+        if headers.contains_key(name) {
+            continue;
+        }
+        for value in first.head.headers.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -196,6 +209,7 @@ fn failed(protocol: Protocol, status: StatusCode, reason: &'static str, detail: 
         status: None,
         batch,
         stored: false,
+        shareable: true,
         reason: Some(reason),
         purgeable: None,
     }

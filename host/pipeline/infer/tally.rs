@@ -13,6 +13,7 @@ use crate::{
 pub(super) struct Tally {
     questions: usize,
     by_tier: [usize; 3],
+    stale: bool,
     collapsed: usize,
     batched: usize,
     stored: usize,
@@ -28,7 +29,10 @@ impl Tally {
         let mut tally = Self { questions: answers.len(), ..Self::default() };
         for answer in answers {
             match answer {
-                Answered::Stored(_, tier) => tally.by_tier[*tier as usize] += 1,
+                Answered::Stored { tier, stale, .. } => {
+                    tally.by_tier[*tier as usize] += 1;
+                    tally.stale |= stale;
+                }
                 Answered::Told { told, collapsed } => tally.add(told, *collapsed),
             }
         }
@@ -53,7 +57,11 @@ impl Tally {
 
     pub(super) fn note(self, trail: &mut Trail) {
         let hits: usize = self.by_tier.iter().sum();
-        trail.lookup = if hits == self.questions { Lookup::Hit } else { Lookup::Miss };
+        trail.lookup = match (hits == self.questions, self.stale) {
+            (true, false) => Lookup::Hit,
+            (true, true) => Lookup::Stale,
+            (false, _) => Lookup::Miss,
+        };
         trail.forward = (hits < self.questions).then_some(Forward::UriMiss);
         trail.collapsed = self.collapsed > 0 && self.batched == 0;
         trail.stored = self.stored > 0;

@@ -14,8 +14,6 @@ pub(super) struct Tally {
     pub(super) disk: u64,
     /// From Redis.
     pub(super) redis: u64,
-    /// From the tiers, as part of an answer that was joined from several and doesn't name them.
-    pub(super) joined: u64,
     /// From a fetch that somebody else had begun.
     pub(super) collapsed: u64,
     /// From the origin.
@@ -47,7 +45,7 @@ impl Tally {
 
     /// All of it.
     pub(super) const fn total(&self) -> u64 {
-        self.memory + self.disk + self.redis + self.joined + self.collapsed + self.fetched + self.unsaid
+        self.memory + self.disk + self.redis + self.collapsed + self.fetched + self.unsaid
     }
 
     fn of_hit(detail: &str, units: u64) -> Self {
@@ -56,27 +54,19 @@ impl Tally {
             Some("memory") => &mut tally.memory,
             Some("disk") => &mut tally.disk,
             Some("redis") => &mut tally.redis,
-            _ => &mut tally.joined,
+            _ => &mut tally.unsaid,
         };
         *tier = units;
         tally
     }
 
-    /// `questions=32 hit=20 collapsed=2 batched=10`; what is neither hit nor collapsed was fetched.
+    /// `questions=32 hit=20 memory=19 disk=1 redis=0 collapsed=2 batched=10`; what is neither was fetched.
     fn of_joined(detail: &str, units: u64) -> Self {
         let count = |name| number(detail, name).unwrap_or_default();
         let (memory, disk, redis) = (count("memory"), count("disk"), count("redis"));
-        let hit = count("hit").max(memory + disk + redis).min(units);
+        let hit = (memory + disk + redis).min(units);
         let collapsed = count("collapsed").min(units - hit);
-        Self {
-            memory,
-            disk,
-            redis,
-            joined: hit.saturating_sub(memory + disk + redis),
-            collapsed,
-            fetched: units - hit - collapsed,
-            unsaid: 0,
-        }
+        Self { memory, disk, redis, collapsed, fetched: units - hit - collapsed, unsaid: 0 }
     }
 }
 
@@ -85,7 +75,6 @@ impl AddAssign for Tally {
         self.memory += other.memory;
         self.disk += other.disk;
         self.redis += other.redis;
-        self.joined += other.joined;
         self.collapsed += other.collapsed;
         self.fetched += other.fetched;
         self.unsaid += other.unsaid;
@@ -157,15 +146,15 @@ mod tests {
             (Some("holm; hit; ttl=598; detail=memory"), 1, Tally { memory: 1, ..none() }),
             (Some("holm; hit; ttl=598; detail=disk"), 1, Tally { disk: 1, ..none() }),
             (Some("holm; hit; detail=redis"), 1, Tally { redis: 1, ..none() }),
-            (Some("holm; hit"), 1, Tally { joined: 1, ..none() }),
+            (Some("holm; hit"), 1, Tally { unsaid: 1, ..none() }),
             (Some("holm; fwd=uri-miss; fwd-status=200; stored"), 1, Tally { fetched: 1, ..none() }),
             (Some("holm; fwd=uri-miss; fwd-status=200; collapsed; stored"), 1, Tally { collapsed: 1, ..none() }),
             (Some("other; hit; detail=memory, holm; fwd=miss"), 1, Tally { fetched: 1, ..none() }),
             (Some("holm; fwd=miss; detail=\"a, b; hit; \\\" c\"; collapsed"), 1, Tally { collapsed: 1, ..none() }),
             (
-                Some("holm; fwd=partial; detail=\"questions=32 hit=20 collapsed=2 batched=10\""),
+                Some("holm; fwd=partial; detail=\"questions=32 hit=20 memory=20 collapsed=2 batched=10\""),
                 32,
-                Tally { joined: 20, collapsed: 2, fetched: 10, ..none() },
+                Tally { memory: 20, collapsed: 2, fetched: 10, ..none() },
             ),
             (
                 Some("holm; hit; detail=\"questions=4 hit=4 memory=3 disk=1 collapsed=0 batched=0\""),

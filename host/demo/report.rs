@@ -107,7 +107,6 @@ fn sources(tally: &Tally) -> String {
         ("  hit in memory", tally.memory, true),
         ("  hit on disk", tally.disk, true),
         ("  hit in Redis", tally.redis, false),
-        ("  hit, within an array", tally.joined, true),
         ("  collapsed: waited for another's fetch", tally.collapsed, true),
         ("  origin", tally.fetched, true),
         ("  not said by the answer", tally.unsaid, false),
@@ -217,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned_and_says_what_was_counted() {
-        let tally = Tally { memory: 75, joined: 5, fetched: 20, ..Tally::default() };
+        let tally = Tally { memory: 75, disk: 5, fetched: 20, ..Tally::default() };
         let text = render(&plan(1, 0, &[]), &side(400, 1_200, Tally::default()), &side(4, 60, tally));
         let wanted = "                             without holm   with holm    change
 requests answered                     101         101
@@ -239,8 +238,7 @@ wall time                          4.00 s     40.0 ms   -99.0 %
 
 where 100 page views and questions were answered   number    share
   hit in memory                                        75   75.0 %
-  hit on disk                                           0    0.0 %
-  hit, within an array                                  5    5.0 %
+  hit on disk                                           5    5.0 %
   collapsed: waited for another's fetch                 0    0.0 %
   origin                                               20   20.0 %
 ";

@@ -168,7 +168,7 @@ pub struct Breaker {
 /// Collapsing.
 #[derive(Clone, Debug)]
 pub struct Collapse {
-    /// Fetches in flight; a further miss goes to the origin by itself and is not kept.
+    /// Fetches in flight; a further miss goes to the origin by itself.
     pub flights_max: usize,
     /// Bytes of a body that is not kept which a slow reader may lag behind before the fetch waits for it.
     pub lag_bytes_max: u64,

@@ -13,10 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// Allocations of many threads that live as long as a request: what jemalloc is made for, and it can profile them.
-#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
+/// Many threads make and drop small things for every request. mimalloc is as fast at it as jemalloc, and builds with a C
+/// compiler alone, where jemalloc wants make as well.
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a purge may take beside the time that the node itself waits for its region.
 const PURGE_TIME: Duration = Duration::from_secs(30);

@@ -68,7 +68,7 @@ impl Pipeline {
             return self.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default());
         };
         // A fresh memory hit, the case that counts, never enters the large futures below.
-        let keyed = match web::quick(self, route, &request.head) {
+        let keyed = match web::quick(self, route, &request) {
             Quick::Served(served) => return served,
             Quick::Onward(keyed) => keyed,
         };

@@ -50,7 +50,7 @@ pub enum Joined<T> {
     Lead(Lead<T>),
     /// One is under way: wait.
     Follow(Follower<T>),
-    /// Too many are under way: fetch alone, keep nothing.
+    /// Too many are under way: fetch alone.
     Full,
 }
 

@@ -24,10 +24,8 @@ pub fn not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap)
         // Section 13.1.3: `If-Modified-Since` is ignored beside it.
         return none_match_fails(request, stored);
     }
-    match (date(request, IF_MODIFIED_SINCE), date(stored, LAST_MODIFIED)) {
-        (Some(since), Some(modified)) => modified <= since,
-        _ => false,
-    }
+    let Some(since) = date(request, IF_MODIFIED_SINCE) else { return false };
+    date(stored, LAST_MODIFIED).is_some_and(|modified| modified <= since)
 }
 
 /// Does the request depend on what the client has?

@@ -4,7 +4,7 @@
 mod model;
 mod tally;
 
-use std::{pin::pin, sync::Arc};
+use std::{borrow::Cow, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -66,7 +66,8 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, protocol: Pro
         route: Arc::clone(&route),
         protocol,
     };
-    let answers = match asking.keys(&split.questions) {
+    let mut trail = trail;
+    let answers = match asking.keys(&split.questions, &mut trail) {
         Ok(marked) => asking.answers(marked).await,
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
@@ -130,20 +131,25 @@ enum Answered {
 }
 
 impl Asking {
-    fn keys<'q>(&self, questions: &'q [Question]) -> Result<Vec<(&'q Question, Marked)>, Fault> {
-        questions
-            .iter()
-            .map(|question| {
-                let facts = Facts::new(&self.head, Some(&question.body));
-                match keying::derive(&self.route, &facts, Some(&question.canonical)) {
-                    Keyed::Refused(fault) => Err(fault),
-                    Keyed::Bypass(_) => Ok((question, Marked::Around)),
+    fn keys<'q>(&self, questions: &'q [Question], trail: &mut Trail) -> Result<Vec<(&'q Question, Marked)>, Fault> {
+        let mut marked = Vec::with_capacity(questions.len());
+        for question in questions {
+            let facts = Facts::new(&self.head, Some(&question.body));
+            let keyed = keying::derive(&self.route, &facts, Some(&question.canonical));
+            if trail.detail.is_none() {
+                trail.detail = keyed.remark(&self.route).map(Cow::Owned);
+            }
+            marked.push(match keyed {
+                Keyed::Refused(fault) => return Err(fault),
+                Keyed::Bypass(_) => (question, Marked::Around),
+                Keyed::Key { key, .. } => {
+                    trail.key = (questions.len() == 1).then_some(key);
                     // A client may refuse to have its question kept, or answered from what is kept.
-                    Keyed::Key { .. } if self.demand.directives.no_store => Ok((question, Marked::Around)),
-                    Keyed::Key { key, .. } => Ok((question, Marked::Key(key))),
+                    (question, if self.demand.directives.no_store { Marked::Around } else { Marked::Key(key) })
                 }
-            })
-            .collect()
+            });
+        }
+        Ok(marked)
     }
 
     /// Answers all questions: what is known from the tiers, the rest by asking, together.

@@ -52,8 +52,10 @@ pub(super) enum Quick {
 }
 
 /// Answers at once what is fresh in memory and needs no body to be keyed.
-pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, head: &RequestHead) -> Quick {
-    if route.needs_body() || !(head.method == Method::GET || head.method == Method::HEAD) {
+pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, request: &Request) -> Quick {
+    let head = &request.head;
+    let asks = head.method == Method::GET || head.method == Method::HEAD;
+    if route.needs_body() || !asks || !http_body::Body::is_end_stream(&request.body) {
         return Quick::Onward(None);
     }
     let keyed = keying::derive(route, &Facts::new(head, None), None);

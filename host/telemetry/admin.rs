@@ -162,7 +162,7 @@ fn reported(report: &PurgeReport) -> Response {
     }
     let status = StatusCode::GATEWAY_TIMEOUT;
     let detail = "the purge is in the log, but not every node has applied it in time; \
-                  those that are missing apply it before they serve from their tiers as fresh again";
+                  those that are missing may serve what it purged until they reach the log again";
     describe(&mut body, status, detail);
     answer(status, PROBLEM, body.to_string())
 }

@@ -1,6 +1,9 @@
 //! Questions: gathered into batches, each distinct one asked once, each with an answer or an error of its own.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -210,4 +213,128 @@ async fn plain_questions_are_kept_by_their_body_and_travel_alone() {
     assert_eq!(again.text(), "echo hello");
     assert_eq!(ask("hello!").await.text(), "echo hello!");
     assert_eq!(origin.hits("/chat"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_answer_is_kept_for_whom_it_was_given() {
+    let origin = Origin::start().await;
+    origin.on("/chat", |seen| Reply::ok(seen.header("authorization").to_owned()));
+    let node = Node::builder().origin(&origin.url()).infer("plain").route("ttl_ms = 60000").start().await;
+    let ask = |user: &str| node.post("/chat").header("authorization", user).body("hello").send();
+    for user in ["Bearer a", "Bearer b"] {
+        let first = ask(user).await;
+        assert_eq!((first.status, first.is_hit(), first.text()), (200, false, user));
+        let again = found("a hit", async || Some(ask(user).await).filter(Answer::is_hit)).await;
+        assert_eq!(again.text(), user);
+    }
+    assert_eq!(ask("Bearer a").await.text(), "Bearer a");
+    assert_eq!(origin.hits("/chat"), 2);
+}
+
+/// A model that numbers its answers and says this about keeping them.
+fn numbering(origin: &Origin, control: &'static str, gate: Gate) {
+    let answered = AtomicUsize::new(0);
+    origin.on(ARRAY, move |seen| {
+        let asked: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        let answers: Vec<Value> = asked.iter().map(|_| json!({"number": answered.fetch_add(1, SeqCst)})).collect();
+        let reply = Reply::ok(Value::Array(answers).to_string()).header("cache-control", control);
+        reply.header("set-cookie", "who=first").behind(&gate)
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_answer_is_for_the_one_who_asked() {
+    const ASKERS: u32 = 8;
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    numbering(&origin, "private", gate.clone());
+    let node = asking(&origin, "json-array").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for _ in 0..ASKERS {
+        let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"n": 1})));
+        asks.spawn(async move { stream.send(ask).await });
+    }
+    node.took_over_h2(ASKERS).await;
+    eventually("the first", async || batches(&origin, ARRAY).len() == 1).await;
+    assert_eq!(batches(&origin, ARRAY).concat().len(), 1, "the others wait for it");
+    gate.open();
+    let answers = asks.join_all().await;
+    assert!(answers.iter().all(|answer| answer.status == 200 && !answer.is_hit()), "{answers:?}");
+    let different: BTreeSet<&str> = answers.iter().map(Answer::text).collect();
+    assert_eq!((different.len(), batches(&origin, ARRAY).concat().len()), (8, 8), "{different:?}");
+
+    let later = doubled(&node, &json!({"n": 1})).await;
+    assert_eq!((later.is_hit(), later.json()), (false, json!({"number": 8})), "nothing was stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_models_cookie_reaches_nobody() {
+    let origin = Origin::start().await;
+    for control in ["public, max-age=600", "max-age=600", "private"] {
+        numbering(&origin, control, open());
+        let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
+        for question in [json!({"n": 1}), json!({"n": 1}), json!([{"n": 1}, {"n": 2}])] {
+            let answer = doubled(&node, &question).await;
+            assert_eq!((answer.status, answer.header("set-cookie")), (200, ""), "{control}: {question}");
+        }
+    }
+    origin.on(ARRAY, |_| Reply::status(429).header("set-cookie", "who=first"));
+    let node = asking(&origin, "json-array").start().await;
+    let refused = doubled(&node, &json!({"n": 1})).await;
+    assert_eq!((refused.status, refused.header("set-cookie")), (429, ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn organizations_share_neither_a_batch_nor_an_answer() {
+    let origin = Origin::start().await;
+    embedding(&origin, open());
+    let batch = "size_max = 16\nwait_us_max = 50000\nconcurrency = 8";
+    let node = asking(&origin, "openai-embeddings").set("pool.web.batch", batch).start().await;
+    let ask = |organization: &str, input: &str| {
+        let ask = node.post(EMBEDDINGS).header("openai-organization", organization);
+        ask.json(&json!({"model": "m", "input": [input]})).send()
+    };
+    let (left, right) = tokio::join!(ask("left", "a"), ask("right", "b"));
+    assert!(left.status == 200 && right.status == 200 && !left.is_hit() && !right.is_hit());
+    assert!(!ask("right", "a").await.is_hit(), "left's answer isn't right's");
+    assert!(ask("left", "a").await.is_hit() && ask("right", "b").await.is_hit());
+
+    let told = origin.seen(EMBEDDINGS).into_iter().zip(batches(&origin, EMBEDDINGS));
+    let mut told: Vec<String> =
+        told.map(|(seen, inputs)| format!("{} {}", seen.header("openai-organization"), Value::Array(inputs))).collect();
+    told.sort();
+    assert_eq!(told, ["left [\"a\"]", "right [\"a\"]", "right [\"b\"]"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_answer_is_given_while_the_model_fails() {
+    let origin = Origin::start().await;
+    doubling(&origin, open());
+    let route = "ttl_ms = 1\nstale_if_error_ms = 600000";
+    let node = Node::builder().origin(&origin.url()).infer("json-array").route(route).start().await;
+    assert_eq!(doubled(&node, &json!({"n": 1})).await.json(), json!({"double": 2}));
+    origin.on(ARRAY, |_| Reply::status(500));
+    eventually("the model failing", async || {
+        let answer = doubled(&node, &json!({"n": 1})).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"double": 2})), "{:?}", answer.cache());
+        origin.hits(ARRAY) >= 2
+    })
+    .await;
+    let list = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await.json();
+    assert_eq!(list[0], json!({"double": 2}), "an answer that is known is given beside one that isn't");
+    assert!(list[1]["error"].is_object(), "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_over_the_size_of_a_part_comes_whole_each_time() {
+    let origin = Origin::start().await;
+    let text = "x".repeat(10_000);
+    let answer = json!({"text": text});
+    let (one, body) = (answer.clone(), json!([answer]).to_string());
+    origin.on(ARRAY, move |_| Reply::ok(body.clone()));
+    let node = asking(&origin, "json-array").set("cache", "part_bytes = \"4KiB\"").start().await;
+    for asked in 1..=3 {
+        let got = doubled(&node, &json!({"n": 1})).await;
+        assert_eq!((got.status, got.json()), (200, one.clone()), "asked {asked} times");
+    }
+    assert_eq!(doubled(&node, &json!([{"n": 1}])).await.json(), json!([one]));
 }

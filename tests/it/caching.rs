@@ -1,7 +1,7 @@
 //! What HTTP's caching rules (RFC 9111) say, as a client sees it.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     time::{Duration, SystemTime},
 };
 
@@ -135,6 +135,19 @@ async fn age_at_the_origin_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_age_of_an_answer_is_passed_on() {
+    let origin = Origin::start().await;
+    origin.on("/kept", |_| Reply::fresh(6000, "k").header("age", "500"));
+    origin.on("/own", |_| Reply::ok("o").header("cache-control", "private, max-age=6000").header("age", "500"));
+    let node = front(&origin).await;
+    for path in ["/kept", "/own"] {
+        let miss = node.fetch(path).await;
+        assert!(!miss.is_hit());
+        assert!(miss.header("age").parse::<u64>().is_ok_and(|age| age >= 500), "{path}: {:?}", miss.headers);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn variants_live_side_by_side() {
     let origin = Origin::start().await;
     origin.on("/v", |seen| {
@@ -153,6 +166,27 @@ async fn variants_live_side_by_side() {
         assert_eq!((answer.is_hit(), answer.text()), (true, format!("in {language}").as_str()));
     }
     assert_eq!(origin.hits("/v"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holm_itself_tells_the_origin_selects_variants_too() {
+    let origin = Origin::start().await;
+    origin.on("/by-address", |_| Reply::fresh(60, "a").header("vary", "X-Forwarded-For"));
+    origin.on("/by-scheme", |seen| {
+        Reply::fresh(60, seen.header("x-forwarded-proto").to_owned()).header("vary", "X-Forwarded-Proto")
+    });
+    let node = front(&origin).await;
+    for asked in 1..=2 {
+        assert!(!node.fetch("/by-address").await.is_hit());
+        assert_eq!(origin.hits("/by-address"), asked, "an answer to one address is nobody else's");
+    }
+    assert!(node.cached("/by-address").await.is_none());
+
+    assert_eq!(node.fetch("/by-scheme").await.text(), "http");
+    assert_eq!(node.hit("/by-scheme").await.text(), "http");
+    // What the client claims never reaches the origin, so it selects nothing.
+    assert!(node.get("/by-scheme").header("x-forwarded-proto", "https").send().await.is_hit());
+    assert_eq!(origin.hits("/by-scheme"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,6 +234,27 @@ async fn a_304_of_the_origin_renews_what_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_turns_private_is_not_shared() {
+    let (origin, asked) = (Origin::start().await, AtomicUsize::new(0));
+    origin.on("/r", move |seen| match (asked.fetch_add(1, SeqCst), seen.header("if-none-match")) {
+        (0, _) => Reply::fresh(1, "for all").header("etag", "\"v1\""),
+        (_, "\"v1\"") => Reply::status(304).header("cache-control", "private").header("etag", "\"v1\""),
+        (number, _) => Reply::ok(format!("own {number}")).header("cache-control", "private"),
+    });
+    let node = front(&origin).await;
+    assert_eq!(node.fetch("/r").await.text(), "for all");
+    let changed =
+        found("the change", async || Some(node.fetch("/r").await).filter(|answer| answer.text() != "for all")).await;
+    assert_eq!((changed.text(), changed.is_hit()), ("own 2", false), "after the 304 it is asked for as a whole");
+    assert_eq!(origin.seen("/r")[1].header("if-none-match"), "\"v1\"");
+    assert!(node.cached("/r").await.is_none());
+    for text in ["own 3", "own 4"] {
+        let answer = node.fetch("/r").await;
+        assert_eq!((answer.text(), answer.is_hit()), (text, false));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_answer_replaces_the_old_one() {
     let origin = Origin::start().await;
     origin.on("/c", |seen| match seen.header("if-none-match") {
@@ -236,6 +291,25 @@ async fn a_client_that_has_it_hears_304() {
         assert_eq!((answer.text(), answer.header("etag")), (if status == 304 { "" } else { "e" }, "\"v1\""));
     }
     assert_eq!(origin.hits("/e"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_has_its_own_private_answer_hears_304() {
+    let origin = Origin::start().await;
+    origin.on("/p", |seen| {
+        let reply = if seen.header("if-none-match") == "\"v1\"" { Reply::status(304) } else { Reply::ok("p") };
+        reply.header("cache-control", "private, max-age=60").header("etag", "\"v1\"")
+    });
+    let node = front(&origin).await;
+    for asked in 1..=3 {
+        let answer = node.get("/p").header("if-none-match", "\"v1\"").send().await;
+        assert_eq!((answer.status, answer.text(), answer.header("etag")), (304, "", "\"v1\""), "asked {asked} times");
+        assert_eq!((answer.is_hit(), origin.hits("/p")), (false, asked));
+    }
+    let other = node.get("/p").header("if-none-match", "\"v0\"").send().await;
+    assert_eq!((other.status, other.text()), (200, "p"));
+    assert!(node.cached("/p").await.is_none());
+    assert_eq!(origin.seen("/p")[1].header("if-none-match"), "\"v1\"", "known to be private: the origin decides");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

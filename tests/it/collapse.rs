@@ -1,5 +1,10 @@
 //! One fetch for all who wait for the same answer.
 
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 use crate::harness::{
@@ -105,6 +110,28 @@ async fn a_failed_fetch_is_told_to_all_who_wait_and_asked_once() {
         assert_eq!((answer.status, answer.cache().get("detail")), (504, "response-timeout"), "{:?}", answer.cache());
     }
     assert_eq!(origin.asked(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_is_shared_unless_it_is_private() {
+    for (control, hits) in [("max-age=0", 1), ("private", 6), ("no-store", 6)] {
+        let (origin, gate, asked) = (Origin::start().await, Gate::closed(), AtomicUsize::new(0));
+        let held = gate.clone();
+        origin.on("/error", move |_| {
+            let number = asked.fetch_add(1, SeqCst).to_string();
+            Reply::status(500).header("cache-control", control).header("x-number", &number).behind(&held)
+        });
+        let node = Node::builder().origin(&origin.url()).start().await;
+        let watching = async {
+            node.took_over_h2(6).await;
+            assert_eq!(origin.hits("/error"), 1, "{control}: all wait for the first");
+            gate.open();
+        };
+        let (answers, ()) = tokio::join!(at_once(&node, "/error", 6), watching);
+        assert!(answers.iter().all(|answer| (answer.status, answer.text()) == (500, "500")), "{control}");
+        let numbers: BTreeSet<&str> = answers.iter().map(|answer| answer.header("x-number")).collect();
+        assert_eq!((numbers.len(), origin.hits("/error")), (hits, hits), "{control}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,8 +7,9 @@ use serde_json::json;
 use crate::harness::{
     client::Answer,
     eventually, found,
+    model::{EMBEDDINGS, embedding},
     node::{Builder, Node},
-    origin::{Origin, Reply},
+    origin::{Gate, Origin, Reply},
     repository,
 };
 
@@ -87,6 +88,42 @@ async fn a_policy_chooses_the_fields_of_a_body_that_count() {
     assert!(!ask(r#"{"model":"m","input":{"b":1,"a":3}}"#).await.is_hit());
     assert!(!ask(r#"{"model":"M","input":{"b":1,"a":2}}"#).await.is_hit());
     assert!(!ask("not json").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_whose_body_is_in_its_key_reaches_the_origin_with_it() {
+    let (origin, builder) = tenants("{ body = [\"/q\"] }").await;
+    origin.on("/search", |seen| Reply::fresh(600, seen.body.clone()));
+    let node = builder.start().await;
+    let ask = |q: u32| node.get("/search").json(&json!({"q": q})).send();
+    for q in [1, 2] {
+        let first = ask(q).await;
+        assert_eq!((first.status, first.is_hit(), first.json()), (200, false, json!({"q": q})));
+        found("a hit", async || Some(ask(q).await).filter(Answer::is_hit)).await;
+    }
+    for q in [1, 2] {
+        let again = ask(q).await;
+        assert_eq!((again.is_hit(), again.json()), (true, json!({"q": q})));
+    }
+    assert_eq!(origin.hits("/search"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_policy_reads_reaches_the_model() {
+    let (origin, builder) = tenants("{ body = [\"/model\", \"/input\"] }").await;
+    let gate = Gate::closed();
+    gate.open();
+    embedding(&origin, gate);
+    let node = builder.infer("openai-embeddings").route("ttl_ms = 600000").start().await;
+    let question = json!({"model": "m", "input": "a"});
+    let ask = |tenant: &str| node.post(EMBEDDINGS).header("x-tenant", tenant).json(&question).send();
+    for tenant in ["acme", "umbrella"] {
+        let first = ask(tenant).await;
+        assert_eq!((first.status, first.is_hit()), (200, false), "{tenant}: {}", first.text());
+        assert!(ask(tenant).await.is_hit(), "{tenant}");
+    }
+    let told: Vec<String> = origin.seen(EMBEDDINGS).iter().map(|seen| seen.header("x-tenant").to_owned()).collect();
+    assert_eq!(told, ["acme", "umbrella"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

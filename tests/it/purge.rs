@@ -118,6 +118,52 @@ async fn a_fetch_that_began_before_a_purge_brings_nothing_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_purged_during_a_refresh_is_not_fallen_back_on() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    origin.on("/s", |_| Reply::ok("old").header("cache-control", "max-age=0, stale-if-error=600"));
+    let node = Node::builder().origin(&origin.url()).set("pool.web", "attempts_max = 1").start().await;
+    node.fetch("/s").await;
+    eventually("storing", async || {
+        let control = "only-if-cached, max-stale=600";
+        node.get("/s").header("cache-control", control).send().await.status == 200
+    })
+    .await;
+    let before = origin.hits("/s");
+    let held = gate.clone();
+    origin.on("/s", move |_| Reply::status(503).behind(&held));
+    let refresh = tokio::spawn(node.get("/s").send());
+    eventually("the refresh", async || origin.hits("/s") > before).await;
+    node.purge_url("/s", false).await;
+    gate.open();
+    let answer = refresh.await.unwrap();
+    assert_eq!(answer.status, 503, "{}: {:?}", answer.text(), answer.cache());
+    assert_ne!(answer.text(), "old");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_outdates_the_fetch_that_is_under_way() {
+    let origin = Origin::start().await;
+    let node = Node::builder().origin(&origin.url()).start().await;
+    for method in [http::Method::POST, http::Method::PUT] {
+        let (target, gate) = (format!("/{method}"), Gate::closed());
+        let held = gate.clone();
+        origin.on(&target, move |seen| match seen.method {
+            http::Method::GET => Reply::fresh(600, "old").behind(&held),
+            _ => Reply::ok("done"),
+        });
+        let early = tokio::spawn(node.get(&target).send());
+        eventually("the fetch", async || origin.seen(&target).len() == 1).await;
+        assert_eq!(node.ask(method, &target).body("change").send().await.text(), "done");
+        origin.on(&target, |_| Reply::fresh(600, "new"));
+        gate.open();
+        assert_eq!(early.await.unwrap().status, 200);
+        let after = node.fetch(&target).await;
+        assert_eq!((after.is_hit(), after.text()), (false, "new"), "{target}");
+        assert_eq!((node.hit(&target).await.text(), origin.hits(&target)), ("new", 3), "{target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_outlives_a_restart() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
     origin.on("*", |seen| Reply::fresh(600, seen.target.clone()).header("surrogate-key", "all"));

@@ -55,7 +55,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn note(self, trail: &mut Trail) {
+    pub(super) fn note(&self, trail: &mut Trail) {
         let hits: usize = self.by_tier.iter().sum();
         trail.lookup = match (hits == self.questions, self.stale) {
             (true, false) => Lookup::Hit,
@@ -66,22 +66,18 @@ impl Tally {
         trail.collapsed = self.collapsed > 0 && self.batched == 0;
         trail.stored = self.stored > 0;
         trail.batch = (self.batch > 0).then_some(self.batch);
-        (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint, self.attempts, self.status);
+        (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint.clone(), self.attempts, self.status);
         trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
-        trail.detail = match (self.reason, self.questions) {
-            (Some(reason), _) => Some(reason.into()),
-            (None, 1) => None,
-            (None, questions) => {
-                let [memory, disk, redis] = self.by_tier;
-                let (collapsed, batched) = (self.collapsed, self.batched);
-                Some(
-                    format!(
-                        "questions={questions} hit={hits} memory={memory} disk={disk} redis={redis} \
-                         collapsed={collapsed} batched={batched}"
-                    )
-                    .into(),
-                )
-            }
-        };
+        // A failure says most; then what the policy did; then how the questions were answered.
+        let told = self.reason.map(Into::into).or_else(|| trail.detail.take());
+        trail.detail = told.or_else(|| (self.questions != 1).then(|| self.summary(hits).into()));
+    }
+
+    fn summary(&self, hits: usize) -> String {
+        let [memory, disk, redis] = self.by_tier;
+        format!(
+            "questions={} hit={hits} memory={memory} disk={disk} redis={redis} collapsed={} batched={}",
+            self.questions, self.collapsed, self.batched
+        )
     }
 }

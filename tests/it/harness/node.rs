@@ -83,6 +83,17 @@ impl Doors {
         let text = self.admin("/metrics").send().await.text().to_owned();
         samples(&text).filter(|sample| sample.0 == name && sample.1.contains(labels)).map(|sample| sample.2).sum()
     }
+
+    /// Waits until so many requests have come in over HTTP/2, and have had their chance to get as far as they can.
+    pub(crate) async fn took_over_h2(&self, count: u32) {
+        eventually("the requests", async || {
+            self.metric("holm_http_requests_total", "version=\"2\"").await >= f64::from(count)
+        })
+        .await;
+        for _ in 0..5 {
+            self.admin("/readyz").send().await;
+        }
+    }
 }
 
 /// The URL by which requests of the tests name `target`.

@@ -19,7 +19,7 @@ use super::{eventually, found, node::Doors};
 /// `holm serve`, running; killed with this value.
 pub(crate) struct Process {
     doors: Doors,
-    child: Child,
+    child: Running,
     said: Arc<Mutex<String>>,
     /// Holds the configuration file.
     _dir: TempDir,
@@ -63,9 +63,9 @@ impl Process {
 
     async fn launch(command: &mut Command, dir: TempDir) -> Self {
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = Running(command.spawn().unwrap());
         let said = Arc::new(Mutex::new(String::new()));
-        let (stderr, heard) = (child.stderr.take().unwrap(), Arc::clone(&said));
+        let (stderr, heard) = (child.0.stderr.take().unwrap(), Arc::clone(&said));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut heard = heard.lock();
@@ -75,7 +75,7 @@ impl Process {
         });
         let (address, admin) = found("both addresses on standard error", async || {
             let text = said.lock().clone();
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = child.0.try_wait().unwrap() {
                 panic!("holm ended with {status}:\n{text}");
             }
             Some((announced(&text, "listening on http")?, announced(&text, "admin on http")?))
@@ -96,34 +96,37 @@ impl Process {
 
     #[cfg(target_os = "linux")]
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+        signal(self.child.0.id(), name);
     }
 
     /// Ends it as `kill -9` does.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
     }
 
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.child.0.try_wait().unwrap().is_none()
     }
 
     /// Waits until it ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        found("the process ending", async || self.child.try_wait().unwrap()).await
+        found("the process ending", async || self.child.0.try_wait().unwrap()).await
     }
 }
 
-impl Drop for Process {
+/// A child that doesn't outlive the test, whether or not it came to be ready.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself; waiting reaps it in any case.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -327,9 +327,8 @@ async fn a_stale_answer_is_given_while_the_model_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_over_the_size_of_a_part_comes_whole_each_time() {
     let origin = Origin::start().await;
-    let text = "x".repeat(10_000);
-    let answer = json!({"text": text});
-    let (one, body) = (answer.clone(), json!([answer]).to_string());
+    let one = json!({"text": "x".repeat(10_000)});
+    let body = json!([one]).to_string();
     origin.on(ARRAY, move |_| Reply::ok(body.clone()));
     let node = asking(&origin, "json-array").set("cache", "part_bytes = \"4KiB\"").start().await;
     for asked in 1..=3 {

@@ -124,6 +124,7 @@ async fn an_error_is_shared_unless_it_is_private() {
         let node = Node::builder().origin(&origin.url()).start().await;
         let watching = async {
             node.took_over_h2(6).await;
+            eventually("the first", async || origin.hits("/error") >= 1).await;
             assert_eq!(origin.hits("/error"), 1, "{control}: all wait for the first");
             gate.open();
         };

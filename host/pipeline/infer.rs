@@ -126,6 +126,8 @@ enum Waiting {
 enum Answered {
     /// From a tier.
     Stored { object: Arc<Object>, tier: Tier, stale: bool },
+    /// From a tier, because the model failed in this way.
+    Fallback { object: Arc<Object>, tier: Tier, told: Arc<Told> },
     /// From the model; with another request's question if `collapsed`.
     Told { told: Arc<Told>, collapsed: bool },
 }
@@ -172,7 +174,11 @@ impl Asking {
         let (uncacheable, tier) = (found.uncacheable, found.tier);
         let mut fallback = None;
         let sorted = match found.outcome {
-            Outcome::Hit(object) if object.is_whole() => Sorted::Known { object, tier, stale: false },
+            Outcome::Hit(object) if object.is_whole() => {
+                // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
+                let stale = object.head.age_ms(now) >= object.head.lifetimes.ttl_ms;
+                Sorted::Known { object, tier, stale }
+            }
             Outcome::Grace(object) if object.is_whole() => match self.node.questions.join(&key) {
                 Joined::Lead(lead) => Sorted::Refresh(object, tier, key, lead),
                 Joined::Follow(_) | Joined::Full => Sorted::Known { object, tier, stale: true },
@@ -246,7 +252,7 @@ impl Asking {
         };
         let failed = told.outcome.as_ref().is_err_and(|error| error.status >= 500);
         match fallback.filter(|(object, _)| failed && !self.is_gone(object)) {
-            Some((object, tier)) => Answered::Stored { object, tier, stale: true },
+            Some((object, tier)) => Answered::Fallback { object, tier, told },
             None => Answered::Told { told, collapsed },
         }
     }
@@ -319,14 +325,14 @@ impl Asking {
 impl Answered {
     fn outcome(self) -> protocol::Outcome {
         match self {
-            Self::Stored { object, .. } => Ok(Answer { body: object.body.clone() }),
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => Ok(Answer { body: object.body.clone() }),
             Self::Told { told, .. } => told.outcome.clone(),
         }
     }
 
     fn headers(&self) -> HeaderMap {
         match self {
-            Self::Stored { object, .. } => object.aged_headers(clock::now()),
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => object.aged_headers(clock::now()),
             Self::Told { told, .. } => (*told.headers).clone(),
         }
     }

@@ -14,6 +14,7 @@ pub(super) struct Tally {
     questions: usize,
     by_tier: [usize; 3],
     stale: bool,
+    fell_back: bool,
     collapsed: usize,
     batched: usize,
     stored: usize,
@@ -33,6 +34,11 @@ impl Tally {
                     tally.by_tier[*tier as usize] += 1;
                     tally.stale |= stale;
                 }
+                Answered::Fallback { tier, told, .. } => {
+                    tally.by_tier[*tier as usize] += 1;
+                    tally.fell_back = true;
+                    tally.credit(told);
+                }
                 Answered::Told { told, collapsed } => tally.add(told, *collapsed),
             }
         }
@@ -46,6 +52,11 @@ impl Tally {
             self.batched += 1;
         }
         self.stored += usize::from(told.stored);
+        self.credit(told);
+    }
+
+    /// Who was asked, and how it went.
+    fn credit(&mut self, told: &Told) {
         self.batch = self.batch.max(told.batch);
         self.attempts = self.attempts.max(told.attempts);
         self.status = self.status.or(told.status);
@@ -57,12 +68,16 @@ impl Tally {
 
     pub(super) fn note(&self, trail: &mut Trail) {
         let hits: usize = self.by_tier.iter().sum();
-        trail.lookup = match (hits == self.questions, self.stale) {
+        trail.lookup = match (hits == self.questions, self.stale || self.fell_back) {
             (true, false) => Lookup::Hit,
             (true, true) => Lookup::Stale,
             (false, _) => Lookup::Miss,
         };
-        trail.forward = (hits < self.questions).then_some(Forward::UriMiss);
+        trail.forward = match (self.fell_back, hits < self.questions) {
+            (true, _) => Some(Forward::Stale),
+            (false, true) => Some(Forward::UriMiss),
+            (false, false) => None,
+        };
         trail.collapsed = self.collapsed > 0 && self.batched == 0;
         trail.stored = self.stored > 0;
         trail.batch = (self.batch > 0).then_some(self.batch);

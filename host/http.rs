@@ -48,6 +48,11 @@ const CUT_WAIT: Duration = Duration::from_secs(1);
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request. Dropped without being finished if the client goes away.
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send;
+
+    /// Completes the answer to a request that the listener refused by itself.
+    fn refused(&self, response: Response) -> Response {
+        response
+    }
 }
 
 /// Bound addresses with their certificates and limits; [`Server::run`] opens the doors.

@@ -79,6 +79,14 @@ impl Pipeline {
         }
     }
 
+    /// Completes an answer to what was refused before it could take its way.
+    #[must_use]
+    pub fn refused(&self, mut response: Response) -> Response {
+        let trail = Trail { detail: Some("refused".into()), ..Trail::default() };
+        response.headers_mut().insert(crate::cache::status::CACHE_STATUS, trail.cache_status(&self.node));
+        response
+    }
+
     /// How many fetches others wait for.
     #[must_use]
     pub fn flights_open(&self) -> usize {

@@ -71,6 +71,10 @@ impl Handler for Edge {
         }
         response
     }
+
+    fn refused(&self, response: Response) -> Response {
+        self.0.pipeline.refused(response)
+    }
 }
 
 /// What the access log says of a request beside its verdicts.

@@ -50,7 +50,7 @@ impl<H: Handler> Conversation<H> {
             Ok(request) => self.shared.handler.handle(request).await,
             Err(rejection) => {
                 self.shared.metrics.rejected(rejection.status());
-                rejection.response(version)
+                self.shared.handler.refused(rejection.response(version))
             }
         };
         finish(response, is_head).map(|body| Reply::new(body, self.protocol, in_flight))

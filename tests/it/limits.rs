@@ -26,6 +26,7 @@ async fn a_body_over_the_limit_is_413_declared_or_not() {
     let declared = node.post("/declared").body(vec![b'x'; 1001]).send().await;
     assert_eq!((declared.status, origin.hits("/declared")), (413, 0));
     assert_eq!(declared.header("content-type"), "application/problem+json");
+    assert_eq!(declared.cache().get("detail"), "refused");
 
     let (pipe, body) = piped();
     let answer = tokio::spawn(node.post("/chunked").stream(body).send());

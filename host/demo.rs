@@ -211,7 +211,10 @@ fn invitation(scene: &Scene, plan: &Plan) -> String {
     let mut text = String::from("\nholm stays up. To try, with an eye on `cache-status`:\n");
     let mut offer = |what: &str, command: &str| text += &format!("\n  # {what}\n  {command}\n");
     offer("a page, kept in memory", &format!("curl -sI http://{address}/articles/3"));
-    offer("a large asset, which is kept on disk alone", &format!("curl -sI http://{address}/assets/app.js"));
+    offer(
+        "a large asset: stored on disk, in memory once it is asked for again",
+        &format!("curl -sI http://{address}/assets/app.js"),
+    );
     if let Some(Ask { tenant: Some(tenant), body: Some(body), .. }) = plan.asks.iter().find(|ask| ask.questions == 1) {
         let call = format!(
             "curl -s -D - -o /dev/null http://{address}{} -H 'content-type: application/json' -H 'x-tenant: {tenant}'",

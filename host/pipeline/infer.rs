@@ -183,7 +183,12 @@ impl Asking {
                 Joined::Lead(lead) => Sorted::Refresh(object, tier, key, lead),
                 Joined::Follow(_) | Joined::Full => Sorted::Known { object, tier, stale: true },
             },
-            _ if uncacheable || self.demand.directives.no_cache => Sorted::Alone,
+            _ if uncacheable => Sorted::Alone,
+            // Asked anew, and renewed for all; but not shared with a flight that began before.
+            _ if self.demand.directives.no_cache => match self.node.questions.join(&key) {
+                Joined::Lead(lead) => Sorted::Lead(key, lead),
+                Joined::Follow(_) | Joined::Full => Sorted::Alone,
+            },
             outcome => {
                 if let Outcome::Stale { object, if_error: true, .. } = outcome {
                     fallback = object.is_whole().then_some((object, tier));

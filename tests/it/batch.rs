@@ -243,6 +243,19 @@ fn numbering(origin: &Origin, control: &'static str, gate: Gate) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_wants_it_new_renews_it_for_all() {
+    let origin = Origin::start().await;
+    numbering(&origin, "max-age=600", open());
+    let node = asking(&origin, "json-array").start().await;
+    let question = json!({"n": 1});
+    assert_eq!(doubled(&node, &question).await.json(), json!({"number": 0}));
+    let anew = node.post(ARRAY).json(&question).header("cache-control", "no-cache").send().await;
+    assert_eq!((anew.is_hit(), anew.json()), (false, json!({"number": 1})));
+    let later = doubled(&node, &question).await;
+    assert_eq!((later.is_hit(), later.json()), (true, json!({"number": 1})));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_answer_is_for_the_one_who_asked() {
     const ASKERS: u32 = 8;
     let (origin, gate) = (Origin::start().await, Gate::closed());

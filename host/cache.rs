@@ -174,8 +174,11 @@ impl Cache {
         (settled || !self.tiers.has_deeper()).then_some(found)
     }
 
-    /// Looks in every tier.
+    /// Looks in memory, and in every other tier if that might know more.
     pub async fn look_up(&self, query: &Query<'_>) -> Found {
+        if let Some(found) = self.peek(query) {
+            return found;
+        }
         let first = self.reach(query, query.key, false).await;
         let Err(names) = first else { return first.unwrap_or_else(|_| self.miss(query.key, false)) };
         let key = vary::variant(&query.key, &names, query.head);
@@ -233,6 +236,13 @@ impl Cache {
     #[expect(clippy::unused_self, reason = "the empty form of what this cache finds")]
     fn miss(&self, key: Key, varied: bool) -> Found {
         Found { key, outcome: Outcome::Miss, tier: Tier::Memory, varied, uncacheable: false }
+    }
+
+    /// Was what is stored purged since it was looked up for this URL? Then it is neither to be renewed nor to be fallen
+    /// back on.
+    #[must_use]
+    pub fn is_gone(&self, object: &Object, url: &str) -> bool {
+        self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))
     }
 
     /// Is something stored under `key` in any tier? Asks Redis within its budget.

@@ -71,7 +71,7 @@ impl Head {
         self.initial_age_ms.saturating_add(now.0.saturating_sub(self.stored_at.0))
     }
 
-    /// What it's good for now, leaving purges aside.
+    /// What it's good for at `now`, purges left aside.
     #[must_use]
     pub fn freshness(&self, now: Timestamp) -> Freshness {
         freshness::judge(&self.lifetimes, self.age_ms(now))

@@ -190,7 +190,7 @@ impl Purger {
     /// Purges, and returns when every live node of the region has applied it or `ack` is over.
     ///
     /// # Errors
-    /// [`Error`]: nothing was purged.
+    /// [`Error`]: it isn't known to be purged.
     pub async fn purge(self: &Arc<Self>, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
         let (tag, url) = (scope.tag(), scope.is_url());
         let Some(stream) = &self.stream else {
@@ -227,7 +227,7 @@ impl Purger {
         self.table.read().check(tags.iter().copied(), mark) != Standing::Good
     }
 
-    /// Was what is stored purged since it was looked up? Then it is neither to be renewed nor to be fallen back on.
+    /// Judges what is stored, for a request of the URL with this tag: was it purged hard since its fetch began?
     #[must_use]
     pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: Tag) -> bool {
         self.table.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone

@@ -166,10 +166,7 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
         let mark = node.cache.purger().mark();
         let requested = clock::now();
         // Renewed under the new mark, a purge since the look-up would be forgotten.
-        renewable = renewable.filter(|object| {
-            let (tags, mark) = (&object.head.tags, &object.head.mark);
-            !node.cache.purger().is_gone(tags, mark, Tag::url(&ask.head.url()))
-        });
+        renewable = renewable.filter(|object| !node.cache.is_gone(object, &ask.head.url()));
         let fetched = match route.pool.fetch(outbound(ask, renewable.map(AsRef::as_ref))).await {
             Ok(fetched) => fetched,
             Err(failure) => return Exchanged::Failed(failure.into()),

@@ -167,10 +167,7 @@ impl Asking {
         let now = clock::now();
         let tag = Tag::url(&self.url);
         let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
-        let found = match self.node.cache.peek(&query) {
-            Some(found) => found,
-            None => self.node.cache.look_up(&query).await,
-        };
+        let found = self.node.cache.look_up(&query).await;
         let (uncacheable, tier) = (found.uncacheable, found.tier);
         let mut fallback = None;
         let sorted = match found.outcome {
@@ -256,7 +253,7 @@ impl Asking {
             Waiting::Flight { key, follower, collapsed } => self.land(question, key, follower, collapsed).await,
         };
         let failed = told.outcome.as_ref().is_err_and(|error| error.status >= 500);
-        match fallback.filter(|(object, _)| failed && !self.is_gone(object)) {
+        match fallback.filter(|(object, _)| failed && !self.node.cache.is_gone(object, &self.url)) {
             Some((object, tier)) => Answered::Fallback { object, tier, told },
             None => Answered::Told { told, collapsed },
         }
@@ -280,10 +277,6 @@ impl Asking {
         let (class, weight) = (class(&asked), asked.question.weight());
         let pending = enlist(&self.route, class, vec![(asked, weight)]).pop().flatten();
         (Arc::new(told(self.protocol, pending).await), false)
-    }
-
-    fn is_gone(&self, object: &Object) -> bool {
-        self.node.cache.purger().is_gone(&object.head.tags, &object.head.mark, Tag::url(&self.url))
     }
 
     /// Was the answer purged after its flight had begun, and before this request came?

@@ -118,7 +118,8 @@ impl Pipeline {
     }
 }
 
-fn note(trail: &mut Trail, served: &fetch::Served) {
+/// Who answered, on the trail.
+pub(super) fn note(trail: &mut Trail, served: &fetch::Served) {
     trail.forward_status = Some(served.status.as_u16());
     trail.endpoint = Some(Arc::clone(&served.endpoint));
     trail.attempts = served.attempts;

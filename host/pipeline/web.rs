@@ -11,7 +11,7 @@ use super::{
     Lookup, Pipeline, Route, Served, Trail,
     fetch::{self, Ask, Exchanged, Landing, Pump},
     keying::{self, Keyed},
-    reply::found,
+    reply::{found, note},
 };
 use crate::{
     cache::{
@@ -99,7 +99,7 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, request: Requ
     let bytes = if route.needs_body() {
         match body.collect(node.limits.body_bytes_max).await {
             Ok(bytes) => bytes,
-            Err(error) => return bad_body(node, &error, trail),
+            Err(error) => return node.bad_body(&error, trail),
         }
     } else if http_body::Body::is_end_stream(&body) {
         Bytes::new()
@@ -162,10 +162,7 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
     let now = clock::now();
     let tag = Tag::url(&head.url());
     let query = Query { key, head: &head, demand: &demand, url: Some(&move || tag), now };
-    let found_here = match node.cache.peek(&query) {
-        Some(found) => found,
-        None => node.cache.look_up(&query).await,
-    };
+    let found_here = node.cache.look_up(&query).await;
     let mut ask = Ask { head, body, primary: key, key: found_here.key, stale: None, if_error: false };
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
     let mut alone = found_here.uncacheable || demand.authorized;
@@ -324,9 +321,8 @@ async fn renewed(
     served: &fetch::Served,
     mut trail: Trail,
 ) -> Option<Served> {
-    trail.forward_status = Some(served.status.as_u16());
-    trail.endpoint = Some(Arc::clone(&served.endpoint));
-    (trail.attempts, trail.stored) = (served.attempts, true);
+    note(&mut trail, served);
+    trail.stored = true;
     node.object_reply(ask.key, object, (&ask.head).into(), trail, clock::now()).await
 }
 
@@ -345,11 +341,8 @@ fn refused(
 
 /// The origin failed: what is stored, if it may be served then, else the failure.
 async fn or_stale(node: &Arc<Pipeline>, ask: &Ask, failed: &fetch::Failed, trail: Trail) -> Served {
-    let gone = |object: &Object| {
-        let (tags, mark) = (&object.head.tags, &object.head.mark);
-        node.cache.purger().is_gone(tags, mark, Tag::url(&ask.head.url()))
-    };
-    if let (Some(object), true) = (ask.stale.as_ref().filter(|object| !gone(object)), ask.if_error) {
+    let usable = |object: &&Arc<Object>| ask.if_error && !node.cache.is_gone(object, &ask.head.url());
+    if let Some(object) = ask.stale.as_ref().filter(usable) {
         let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
         stale.lookup = Lookup::Stale;
         if let Some(served) = node.object_reply(ask.key, object, (&ask.head).into(), stale, clock::now()).await {
@@ -454,16 +447,6 @@ async fn invalidate(node: &Arc<Pipeline>, route: &Route, mut head: RequestHead) 
     node.cache.forget(&key);
 }
 
-fn bad_body(node: &Pipeline, error: &BodyError, trail: Trail) -> Served {
-    let status = match error {
-        BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        BodyError::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
-        BodyError::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    let title = status.canonical_reason().unwrap_or("Bad body");
-    node.own(status, title, &error.to_string(), trail)
-}
-
 impl Pipeline {
     /// The answer when the policy faulted and the route wants none then.
     pub(super) fn refused_reply(&self, route: &Route, fault: &Fault, trail: Trail) -> Served {
@@ -473,7 +456,13 @@ impl Pipeline {
 
     /// The answer to a request whose body could not be read.
     pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Served {
-        bad_body(self, error, trail)
+        let status = match error {
+            BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+        };
+        let title = status.canonical_reason().unwrap_or("Bad body");
+        self.own(status, title, &error.to_string(), trail)
     }
 
     /// Passes a request through, for a route whose questions it isn't one of.

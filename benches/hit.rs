@@ -10,9 +10,9 @@ use holm::{
     config,
     message::{Body, Client, Request, RequestHead, Scheme},
     origin::Pool,
-    pipeline::{Pipeline, Route, Routes},
-    plugin::{Engine, EngineLimits, Metrics, Plugin},
-    policy::{Facts, Policy},
+    pipeline::{self, Destination, Pipeline, Route, Routes},
+    plugin::{Engine, EngineLimits, Generations, Metrics, Plugin},
+    policy::{Decision, Facts, Notes, Policy, Question, Roster, consult},
 };
 use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::{
@@ -34,7 +34,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(policy: Option<&str>) -> Self {
+    fn new(policy: Option<Case>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let pipeline = runtime.block_on(pipeline(policy));
         let scene = Self { runtime, pipeline };
@@ -48,7 +48,7 @@ impl Scene {
     }
 }
 
-async fn pipeline(policy: Option<&str>) -> Arc<Pipeline> {
+async fn pipeline(policy: Option<Case>) -> Arc<Pipeline> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
     tokio::spawn(origin(listener));
@@ -61,12 +61,19 @@ async fn pipeline(policy: Option<&str>) -> Arc<Pipeline> {
     let route = Route {
         index: 0,
         config: config.routes[0].clone(),
-        keys: KeySpace::new("bench", "web", ""),
-        pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
-        policy: policy.map(|table| plugin(table) as Arc<dyn Policy>),
-        batches: None,
+        keys: KeySpace::new("bench", "web"),
+        destinations: vec![Destination {
+            name: "web".into(),
+            pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
+            model: None,
+            cost_micro: 0,
+            batches: None,
+        }],
+        policy: policy.map(|case| generations(case) as Arc<dyn Roster>),
     };
-    Pipeline::new("bench".to_owned(), Routes::new(vec![Arc::new(route)]), cache, config.limits)
+    let routes = Routes::new(vec![Arc::new(route)]);
+    let metrics = pipeline::Metrics::default();
+    Pipeline::new("bench".to_owned(), routes, cache, config.limits, config.prefetch, metrics)
 }
 
 /// One answer for everything, on every connection.
@@ -86,14 +93,32 @@ async fn origin(listener: TcpListener) {
     }
 }
 
-fn plugin(table: &str) -> Arc<Plugin> {
-    let engine = Engine::new(EngineLimits { instances_max: 4, memory_bytes_max: 16 << 20 }).expect("an engine");
-    let config = config::Policy {
+/// A table for `tenant-key`, verdicts that are remembered, and calls of an instance.
+type Case = (&'static str, usize, u64);
+
+fn engine() -> Arc<Engine> {
+    let limits = EngineLimits { instances_max: 4, memory_bytes_max: 16 << 20, cache_dir: None, fuel: false };
+    Engine::new(&limits).expect("an engine")
+}
+
+fn configured((table, entries_max, calls_max): Case) -> config::Policy {
+    config::Policy {
         source: config::PolicySource::Embedded(TENANT_KEY),
         config: table.to_owned(),
-        limits: config::PolicyLimits::default(),
-    };
-    Plugin::load(&engine, "tenant-key", &config, Metrics::new()).unwrap_or_else(|error| panic!("{error}"))
+        limits: config::PolicyLimits { calls_max, ..config::PolicyLimits::default() },
+        memo: config::Memo { entries_max, ..config::Memo::default() },
+        rollout: config::Rollout::default(),
+    }
+}
+
+fn plugin(case: Case) -> Arc<Plugin> {
+    let loaded = Plugin::load(&engine(), "tenant-key", &configured(case), &Metrics::new());
+    loaded.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn generations(case: Case) -> Arc<Generations> {
+    let started = Generations::start(&engine(), "tenant-key", &configured(case), &Metrics::new());
+    started.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn head() -> RequestHead {
@@ -115,16 +140,23 @@ fn request() -> Request {
     Request { head: head(), body: Body::Empty }
 }
 
-/// The policy of each case: none, a recipe, a call.
-const POLICIES: [(&str, Option<&str>); 3] =
-    [("native", None), ("recipe", Some("{}")), ("call", Some(r#"{"require_tenant":true}"#))];
+/// The policy of each case: none, a recipe, a verdict that is remembered, a call, a call of a fresh instance.
+const POLICIES: [(&str, Option<Case>); 5] = [
+    ("native", None),
+    ("recipe", Some(("{}", 4096, 100_000))),
+    ("memo", Some((r#"{"require_tenant":true}"#, 4096, 100_000))),
+    ("call", Some((r#"{"require_tenant":true}"#, 0, 1_000_000_000))),
+    ("fresh", Some((r#"{"require_tenant":true}"#, 0, 1))),
+];
 
-fn policy_of(case: &str) -> Option<&'static str> {
-    POLICIES.into_iter().find(|(name, _)| *name == case).and_then(|(_, table)| table)
+const CASES: [&str; 5] = ["native", "recipe", "memo", "call", "fresh"];
+
+fn policy_of(case: &str) -> Option<Case> {
+    POLICIES.into_iter().find(|(name, _)| *name == case).and_then(|(_, case)| case)
 }
 
 /// A whole memory hit: from a request to a response, without sockets.
-#[divan::bench(args = ["native", "recipe", "call"])]
+#[divan::bench(args = CASES)]
 fn memory_hit(bencher: Bencher<'_, '_>, case: &str) {
     let scene = Scene::new(policy_of(case));
     bencher.with_inputs(request).bench_values(|request| {
@@ -135,29 +167,44 @@ fn memory_hit(bencher: Bencher<'_, '_>, case: &str) {
 }
 
 /// The key alone.
-#[divan::bench(args = ["native", "recipe", "call"])]
+#[divan::bench(args = CASES)]
 fn key(bencher: Bencher<'_, '_>, case: &str) {
-    use holm::{
-        cache::key::Decider,
-        policy::{KeyPlan, KeyVerdict, Material, key},
-    };
-    let keys = KeySpace::new("bench", "web", "");
+    use holm::{cache::key::Decider, policy::key};
+    let keys = KeySpace::new("bench", "web");
     let policy = policy_of(case).map(plugin);
     let head = head();
     bencher.bench_local(|| {
-        let facts = Facts::new(black_box(&head), None);
-        let mut hasher = keys.hasher(if policy.is_some() { Decider::Policy } else { Decider::Native });
-        match policy.as_ref().map(|policy| (policy, policy.key_plan())) {
-            None | Some((_, KeyPlan::Native)) => key::http_default(&facts, &mut hasher),
-            Some((_, KeyPlan::Recipe(parts))) => key::evaluate(parts, &facts, &mut hasher),
-            Some((policy, KeyPlan::Call(inputs))) => {
-                let values: Vec<_> = inputs.iter().map(|input| facts.read(input)).collect();
-                if let Ok(KeyVerdict::Lookup(parts)) = policy.derive_key(&values) {
-                    parts.iter().for_each(|part| hasher.part(Some(part)));
-                }
+        let notes = Notes::default();
+        let facts = Facts::new(black_box(&head), None, &notes);
+        match &policy {
+            None => {
+                let mut hasher = keys.hasher(Decider::Native);
+                key::http_default(&facts, &mut hasher);
+                hasher.finish()
+            }
+            Some(policy) => {
+                let mut hasher = keys.hasher(Decider::Policy { meaning: policy.meaning() });
+                assert!(consult::material(&**policy, &facts, &mut hasher).is_ok());
+                hasher.finish()
             }
         }
-        hasher.finish()
+    });
+}
+
+/// A call with three inputs, extraction included: one reused instance.
+#[divan::bench]
+fn call_of_three_inputs(bencher: Bencher<'_, '_>) {
+    use holm::policy::Input;
+    let policy = plugin((r#"{"require_tenant":true}"#, 0, 1_000_000_000));
+    let inputs = [Input::Header(http::HeaderName::from_static("x-tenant")), Input::Authority, Input::Path];
+    let head = head();
+    bencher.bench_local(|| {
+        let notes = Notes::default();
+        let facts = Facts::new(black_box(&head), None, &notes);
+        let values: Vec<_> = inputs.iter().map(|input| facts.read(input)).collect();
+        let decision = policy.decide(&Question::Key, &values, None);
+        assert!(matches!(decision.as_deref(), Ok(Decision::Key(_))));
+        decision
     });
 }
 
@@ -175,7 +222,9 @@ fn former(bencher: Bencher<'_, '_>, size: usize) {
     bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
         let mut former = batch::Former::new(rule);
         for item in 0..size {
-            assert!(former.arrive(black_box(item), 100, now).is_ok());
+            assert!(
+                former.arrive(black_box(item), batch::Terms { bytes: 100, ..batch::Terms::default() }, now).is_ok()
+            );
         }
         former.next(now, |_| true)
     });

@@ -2,6 +2,7 @@
 
 mod control;
 mod edge;
+mod policies;
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use tracing::warn;
 use self::{
     control::{AdminHandler, Controls},
     edge::Edge,
+    policies::Policies,
 };
 use crate::{
     batch::Batcher,
@@ -23,9 +25,9 @@ use crate::{
     config::{self, Config},
     http, origin,
     origin::{Pool, protocol},
-    pipeline::{self, Pipeline, Route, Routes},
-    plugin::{self, Plugin},
-    policy::Policy,
+    pipeline::{self, Destination, Pipeline, Route, Routes},
+    plugin,
+    policy::Roster,
     telemetry::{AccessLog, Registry, Requests, access},
 };
 
@@ -80,6 +82,7 @@ pub struct App {
     controls: Arc<Controls>,
     cache: Arc<Cache>,
     pools: BTreeMap<String, Arc<Pool>>,
+    policies: Arc<Policies>,
     log: Arc<AccessLog>,
 }
 
@@ -96,6 +99,7 @@ impl App {
         let origin_metrics = origin::Metrics::new();
         let batch_metrics = crate::batch::Metrics::new();
         let policy_metrics = plugin::Metrics::new();
+        let pipeline_metrics = pipeline::Metrics::default();
         let requests = Requests::new();
         let log = Arc::new(AccessLog::start(config.log.clone()).map_err(Error::AccessLog)?);
         registry.register_with(|registry| {
@@ -104,22 +108,29 @@ impl App {
             origin_metrics.register(registry);
             batch_metrics.register(registry);
             policy_metrics.register(registry);
+            pipeline_metrics.register(registry);
             requests.register(registry);
             log.metrics().register(registry);
         });
 
-        let policies = load_policies(&config, &policy_metrics).await?;
+        let policies = Arc::new(Policies::start(&config, &policy_metrics).await?);
         let pools = make_pools(&config, &origin_metrics)?;
         let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
         let routes = make_routes(&config, &pools, &policies, &batch_metrics)?;
-        let pipeline =
-            Pipeline::new(config.node.clone(), Routes::new(routes), Arc::clone(&cache), config.limits.clone());
+        let pipeline = Pipeline::new(
+            config.node.clone(),
+            Routes::new(routes),
+            Arc::clone(&cache),
+            config.limits.clone(),
+            config.prefetch,
+            pipeline_metrics,
+        );
         let controls = Arc::new(Controls::new(
             registry,
             Arc::clone(&cache),
             Arc::clone(&pipeline),
             pools.values().map(Arc::clone).collect(),
-            policies.into_values().collect(),
+            Arc::clone(&policies),
             config.cache.purge.ack,
         ));
         let names = config.routes.iter().map(|route| route.name.as_str());
@@ -131,6 +142,7 @@ impl App {
             controls,
             cache,
             pools,
+            policies,
             log,
         })
     }
@@ -155,7 +167,8 @@ impl App {
         for pool in self.pools.values() {
             background.spawn(Arc::clone(pool).watch(stop.clone()));
         }
-        background.spawn(reopen_on_hangup(Arc::clone(&self.log), stop.clone()));
+        background.spawn(Arc::clone(&self.policies).watch(stop.clone()));
+        background.spawn(on_hangup(Arc::clone(&self.log), Arc::clone(&self.policies), stop.clone()));
         if let Some((server, _)) = self.admin {
             let handler = AdminHandler::new(&self.controls);
             let stop = stop.clone();
@@ -191,29 +204,6 @@ async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)
     Ok(Some((server, bound)))
 }
 
-async fn load_policies(config: &Config, metrics: &plugin::Metrics) -> Result<BTreeMap<String, Arc<Plugin>>, Error> {
-    if config.policies.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let limits = || config.policies.values().map(|policy| policy.limits);
-    let engine = plugin::Engine::new(plugin::EngineLimits {
-        instances_max: limits().map(|limits| limits.instances_max).sum(),
-        memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
-    })?;
-    let mut policies = BTreeMap::new();
-    for (name, policy) in &config.policies {
-        let (engine, key, policy, metrics) = (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
-        // Compiling keeps a core busy for tens of milliseconds.
-        let loading = tokio::task::spawn_blocking(move || Plugin::load(&engine, &key, &policy, metrics));
-        let plugin = match loading.await {
-            Ok(loaded) => loaded?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
-        policies.insert(name.clone(), plugin);
-    }
-    Ok(policies)
-}
-
 fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<String, Arc<Pool>>, Error> {
     let make = |(name, pool): (&String, &config::Pool)| {
         let made = Pool::with_metrics(name, pool, metrics);
@@ -225,48 +215,62 @@ fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<Str
 fn make_routes(
     config: &Config,
     pools: &BTreeMap<String, Arc<Pool>>,
-    policies: &BTreeMap<String, Arc<Plugin>>,
+    policies: &Policies,
     metrics: &crate::batch::Metrics,
 ) -> Result<Vec<Arc<Route>>, Error> {
     let mut batchers = BTreeMap::new();
-    let mut make = |(index, route): (usize, &config::Route)| {
-        let dangling = |what, name: &str| Error::Dangling { route: route.name.clone(), what, name: name.to_owned() };
-        let pool = pools.get(&route.pool).ok_or_else(|| dangling("pool", &route.pool))?;
-        let rule = config.pools.get(&route.pool).ok_or_else(|| dangling("pool", &route.pool))?.batch;
-        let policy = match &route.policy {
-            None => None,
-            Some(name) => Some(policies.get(name).ok_or_else(|| dangling("policy", name))?),
-        };
-        let meaning = policy.map(|policy| policy.key_plan().meaning(policy.version())).unwrap_or_default();
+    let mut destination = |route: &config::Route, to: &config::Candidate| -> Result<Destination, Error> {
+        let dangling = || Error::Dangling { route: route.name.clone(), what: "pool", name: to.pool.clone() };
+        let pool = pools.get(&to.pool).ok_or_else(dangling)?;
+        let rule = config.pools.get(&to.pool).ok_or_else(dangling)?.batch;
         let batches = matches!(route.mode, config::Mode::Infer(protocol) if protocol::batchable(protocol)).then(|| {
             let made = || Batcher::new(rule, pipeline::infer::sender(), metrics.clone());
-            Arc::clone(batchers.entry(route.pool.clone()).or_insert_with(made))
+            Arc::clone(batchers.entry(to.pool.clone()).or_insert_with(made))
         });
+        Ok(Destination {
+            name: to.pool.as_str().into(),
+            pool: Arc::clone(pool),
+            model: to.model.as_deref().map(Into::into),
+            cost_micro: to.cost_micro,
+            batches,
+        })
+    };
+    let mut make = |(index, route): (usize, &config::Route)| {
+        let dangling =
+            |name: &String| Error::Dangling { route: route.name.clone(), what: "policy", name: name.clone() };
+        let policy = match &route.policy {
+            None => None,
+            Some(name) => Some(policies.get(name).ok_or_else(|| dangling(name))?),
+        };
+        let alone = [config::Candidate { pool: route.pool.clone(), model: None, cost_micro: 0 }];
+        let candidates = if route.candidates.is_empty() { &alone[..] } else { &route.candidates };
         Ok(Arc::new(Route {
             index,
             config: route.clone(),
-            keys: KeySpace::new(&config.cache.namespace, &route.name, &meaning),
-            pool: Arc::clone(pool),
-            policy: policy.map(|plugin| Arc::clone(plugin) as Arc<dyn Policy>),
-            batches,
+            keys: KeySpace::new(&config.cache.namespace, &route.name),
+            destinations: candidates.iter().map(|to| destination(route, to)).collect::<Result<_, _>>()?,
+            policy: policy.map(|policy| Arc::clone(policy) as Arc<dyn Roster>),
         }))
     };
     config.routes.iter().enumerate().map(&mut make).collect()
 }
 
-/// HUP: log rotation has moved the file away.
-async fn reopen_on_hangup(log: Arc<AccessLog>, stop: CancellationToken) {
+/// HUP: log rotation has moved the file away, or the operator has changed policies.
+async fn on_hangup(log: Arc<AccessLog>, policies: Arc<Policies>, stop: CancellationToken) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
-            warn!(%error, "HUP can't be watched; the access log won't be reopened");
+            warn!(%error, "HUP can't be watched; the access log won't be reopened, nor policies reloaded");
             return;
         }
     };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = hangups.recv() => log.reopen(),
+            _ = hangups.recv() => {
+                log.reopen();
+                policies.reload().await;
+            }
         }
     }
 }

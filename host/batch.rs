@@ -11,5 +11,5 @@ mod metrics;
 
 pub use class::Class;
 pub use dispatch::{Answers, Batcher, Departure, Pending, Rejected, SendBatch};
-pub use former::{Former, FormerRule, Full, Step, Why};
+pub use former::{Former, FormerRule, Full, Step, Terms, Why};
 pub use metrics::Metrics;

@@ -19,7 +19,7 @@ pub mod store;
 pub mod tag;
 pub mod vary;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
@@ -256,8 +256,8 @@ impl Cache {
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.
-    pub fn mark_uncacheable(&self, key: Key, now: Timestamp) {
-        let until = now.plus(self.config.collapse.uncacheable);
+    pub fn mark_uncacheable(&self, key: Key, now: Timestamp, time: Option<Duration>) {
+        let until = now.plus(time.unwrap_or(self.config.collapse.uncacheable));
         self.tiers.insert_local(key, Value::Uncacheable(until));
     }
 

@@ -38,14 +38,20 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The tiers.
     pub cache: Cache,
+    /// What holds for all policies.
+    pub plugins: Plugins,
     /// Policy components by name.
     pub policies: BTreeMap<String, Policy>,
     /// Origins by name.
     pub pools: BTreeMap<String, Pool>,
     /// Routes, tried in order; the first whose host and path match takes the request.
     pub routes: Vec<Route>,
+    /// Fetching ahead, as policies suggest it.
+    pub prefetch: Prefetch,
     /// The access log.
     pub log: Log,
+    /// The file that said all this, if it was one: read again for its policies when they are reloaded.
+    pub file: Option<PathBuf>,
 }
 
 /// One listening address.
@@ -187,6 +193,28 @@ pub struct Purge {
     pub ack: Duration,
 }
 
+/// What holds for all policies.
+#[derive(Clone, Debug)]
+pub struct Plugins {
+    /// Where compiled components are kept, so that a restart doesn't compile them again.
+    pub cache_dir: Option<PathBuf>,
+    /// Load a component again when its file changes.
+    pub watch: bool,
+}
+
+/// Fetching ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefetch {
+    /// Fetches under way at once.
+    pub concurrency: usize,
+    /// Fetches waiting; further ones are dropped and counted.
+    pub queue_max: usize,
+    /// How likely, in percent, a hint must be.
+    pub confidence_percent_min: u32,
+    /// How long the same hint isn't followed again.
+    pub again: Duration,
+}
+
 /// A policy component.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -196,6 +224,52 @@ pub struct Policy {
     pub config: String,
     /// What an instance may use.
     pub limits: PolicyLimits,
+    /// How verdicts are remembered.
+    pub memo: Memo,
+    /// How another generation takes over.
+    pub rollout: Rollout,
+}
+
+/// How verdicts of a policy are remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Memo {
+    /// Verdicts that are remembered, all hooks together; 0 remembers none.
+    pub entries_max: usize,
+    /// One remembered verdict in so many is checked by asking the policy again.
+    pub check_every: u64,
+}
+
+/// How another generation of a policy takes over.
+#[derive(Clone, Copy, Debug)]
+pub struct Rollout {
+    /// What a new generation does first.
+    pub mode: RolloutMode,
+    /// Share of clients, in percent, that a canary decides for.
+    pub canary_percent: u8,
+    /// How long a generation on trial must behave before it takes over.
+    pub hold: Duration,
+    /// Calls that it must have answered by then.
+    pub requests_min: u64,
+    /// Share of its calls that may fault, in a million.
+    pub faults_ppm_max: u32,
+    /// Share of decisions, in a million, that a shadow may make otherwise.
+    pub disagreements_ppm_max: u32,
+    /// Mean time of its calls, in percent of the active generation's.
+    pub latency_percent_max: u32,
+    /// Former generations that are kept to roll back to.
+    pub kept_max: usize,
+}
+
+/// What a new generation does first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RolloutMode {
+    /// It takes over at once.
+    #[default]
+    Swap,
+    /// It is asked beside the active one, without a say.
+    Shadow,
+    /// It decides for a share of the clients.
+    Canary,
 }
 
 /// Where a component comes from.
@@ -218,6 +292,8 @@ pub struct PolicyLimits {
     pub load: Duration,
     /// Live instances.
     pub instances_max: usize,
+    /// How long a call waits for an instance when all are busy.
+    pub wait: Duration,
     /// Calls after which an instance is replaced.
     pub calls_max: u64,
     /// Bytes of one result.
@@ -316,6 +392,8 @@ pub struct Route {
     pub mode: Mode,
     /// Name of the pool.
     pub pool: String,
+    /// Who may answer, for a policy to choose from; without one, in this order. The pool alone if there are none.
+    pub candidates: Vec<Candidate>,
     /// Name of the policy.
     pub policy: Option<String>,
     /// What happens when the policy faults.
@@ -324,6 +402,17 @@ pub struct Route {
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
     pub tag_headers: Vec<HeaderName>,
+}
+
+/// Who may answer the requests of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the pool.
+    pub pool: String,
+    /// Replaces `/model` in a JSON body.
+    pub model: Option<String>,
+    /// What a request costs there, in millionths of whatever the operator counts in.
+    pub cost_micro: u64,
 }
 
 /// The two modes of a route.

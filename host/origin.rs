@@ -18,6 +18,7 @@ mod pool;
 mod probe;
 pub mod protocol;
 mod retry;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod upload;

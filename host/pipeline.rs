@@ -3,27 +3,34 @@
 //! `web` walks it for one answer per request, `infer` for requests that are split into questions; `keying`, `fetch`
 //! and `reply` are the steps both take. Every step's verdict ends up in the [`Trail`].
 
+mod admission;
+pub mod advice;
 pub mod fetch;
 pub mod infer;
 pub mod keying;
+mod prefetch;
 pub mod reply;
 pub mod route;
 pub mod trail;
+mod travel;
 pub mod web;
 
 use std::sync::Arc;
 
 use http::StatusCode;
 
-use self::{fetch::Landing, infer::Told, web::Quick};
 pub use self::{
-    route::{Route, Routes},
+    advice::Advice,
+    prefetch::Metrics,
+    route::{Destination, Route, Routes},
     trail::{Lookup, Trail},
 };
+use self::{fetch::Landing, infer::Told, prefetch::Prefetcher, web::Quick};
 use crate::{
     cache::{Cache, collapse::Flights},
-    config,
+    clock, config,
     message::{Request, Response, problem::problem},
+    policy::{Hook, PoolStats, Pools},
 };
 
 /// What a request is answered with, and why.
@@ -44,12 +51,20 @@ pub struct Pipeline {
     limits: config::Limits,
     flights: Arc<Flights<Landing>>,
     questions: Arc<Flights<Arc<Told>>>,
+    prefetcher: Prefetcher,
 }
 
 impl Pipeline {
     /// A pipeline for `routes` over `cache`.
     #[must_use]
-    pub fn new(node: String, routes: Routes, cache: Arc<Cache>, limits: config::Limits) -> Arc<Self> {
+    pub fn new(
+        node: String,
+        routes: Routes,
+        cache: Arc<Cache>,
+        limits: config::Limits,
+        prefetch: config::Prefetch,
+        metrics: Metrics,
+    ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
         Arc::new(Self {
             node,
@@ -58,25 +73,50 @@ impl Pipeline {
             limits,
             flights: Flights::new(flights_max),
             questions: Flights::new(flights_max),
+            prefetcher: Prefetcher::new(prefetch, metrics),
         })
     }
 
-    /// Answers a request.
+    /// Answers a request, and sees to what its policy thinks will be asked next.
     pub async fn serve(self: &Arc<Self>, request: Request) -> Served {
-        let Some(route) = self.routes.find(&request.head) else {
-            let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
-            return self.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default());
-        };
+        let Some(route) = self.routes.find(&request.head) else { return self.no_route(&request) };
+        let advice = Advice::of(route, &request.head);
+        if !advice.has(Hook::Prefetch) {
+            return self.serve_on(route, advice, request).await;
+        }
+        let (ahead, head) = (advice.afresh(), request.head.clone());
+        let served = self.serve_on(route, advice, request).await;
+        let hit = served.trail.forward.is_none() && matches!(served.trail.lookup, Lookup::Hit | Lookup::Stale);
+        if !served.trail.failed {
+            self.look_ahead(&ahead, &ahead.facts(self, &head, None), hit);
+        }
+        served
+    }
+
+    /// Answers a request of the node's own, which nothing follows from.
+    async fn answer(self: &Arc<Self>, request: Request) -> Served {
+        match self.routes.find(&request.head) {
+            None => self.no_route(&request),
+            Some(route) => self.serve_on(route, Advice::of(route, &request.head), request).await,
+        }
+    }
+
+    async fn serve_on(self: &Arc<Self>, route: &Arc<Route>, advice: Advice, request: Request) -> Served {
         // A fresh memory hit, the case that counts, never enters the large futures below.
-        let keyed = match web::quick(self, route, &request) {
+        let (advice, keyed) = match web::quick(self, route, advice, &request) {
             Quick::Served(served) => return served,
-            Quick::Onward(keyed) => keyed,
+            Quick::Onward(advice, keyed) => (Arc::new(advice), keyed),
         };
         let route = Arc::clone(route);
         match route.splits() {
-            Some(protocol) => Box::pin(infer::serve(self, route, protocol, request)).await,
-            None => Box::pin(web::serve(self, route, request, keyed)).await,
+            Some(protocol) => Box::pin(infer::serve(self, route, protocol, advice, request)).await,
+            None => Box::pin(web::serve(self, route, advice, request, keyed)).await,
         }
+    }
+
+    fn no_route(&self, request: &Request) -> Served {
+        let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
+        self.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default())
     }
 
     /// Completes an answer to what was refused before it could take its way.
@@ -99,5 +139,11 @@ impl Pipeline {
         let mut response = problem(status, title, detail);
         response.headers_mut().insert(crate::cache::status::CACHE_STATUS, trail.cache_status(&self.node));
         Served { response, trail }
+    }
+}
+
+impl Pools for Pipeline {
+    fn stats(&self, pool: &str) -> Option<PoolStats> {
+        self.routes.pool(pool).map(|pool| pool.stats(clock::now()))
     }
 }

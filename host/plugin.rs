@@ -1,21 +1,28 @@
 //! Policies that are WebAssembly components: loading, limits, instances, calls.
 //!
-//! A [`Plugin`] is one generation of one policy and never changes; a reload makes another. What it answers to the rest
-//! of the program is [`crate::policy::Policy`]; nobody else knows wasmtime or the bindings.
+//! A [`Plugin`] is one generation of one policy and never changes; a reload makes another, and a [`Generations`] has
+//! them all. What they answer to the rest of the program is [`crate::policy::Policy`] and [`crate::policy::Roster`];
+//! nobody else knows wasmtime or the bindings.
 
 mod diagnostics;
 mod engine;
 mod error;
 mod generation;
+mod generations;
 mod health;
 mod hook;
 mod info;
 mod instance;
 mod limits;
 mod manifest;
+mod memo;
 mod metrics;
+mod remember;
+mod rollout;
+mod shadow;
 #[cfg(test)]
 mod tests;
+mod worth;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -24,35 +31,41 @@ use tracing::{debug, warn};
 use self::{
     generation::Generation,
     health::Health,
-    hook::Hook,
     instance::{Instance, Instances},
     limits::Limit,
-    manifest::Manifest,
-    metrics::Tally,
+    metrics::{Sums, Tally},
+    remember::{Recalled, Remembered},
 };
 use crate::{
     clock::{self, Timestamp},
     config::{self, PolicySource},
-    policy::{Fault, KeyPlan, KeyVerdict, Policy},
+    policy::{Arm, Decision, Experiment, Fault, Hook, Input, KeyPlan, Outcome, Policy, Question, experiment::Stats},
 };
 
 pub use self::{
     engine::{Engine, EngineLimits},
     error::{Error, Flaw, Refusal, Unmade},
-    info::{HookInfo, PluginInfo},
+    generations::{Generations, Introduction, Loaded, Refused},
+    info::{GenerationInfo, HookInfo, PolicyInfo},
     metrics::Metrics,
 };
 
 /// One generation of one policy.
 pub struct Plugin {
-    name: String,
     generation: Generation,
-    manifest: Manifest,
-    version: String,
+    /// Name and version of the component.
+    component: (String, String),
     key_plan: KeyPlan,
+    meaning: [u8; 32],
+    reads: [Option<Vec<Input>>; Hook::ALL.len()],
+    needs_body: bool,
+    experiments: Vec<Experiment>,
+    arms: Vec<Vec<Stats>>,
     call: Limit,
     instances: Instances,
-    health: Health,
+    /// Each hook's own: one that faults always must not be excused by another that never does.
+    health: [Health; Hook::ALL.len()],
+    remembered: Remembered,
     tally: Tally,
     engine: Arc<Engine>,
 }
@@ -66,15 +79,13 @@ impl Plugin {
         engine: &Arc<Engine>,
         name: &str,
         config: &config::Policy,
-        metrics: Metrics,
+        metrics: &Metrics,
     ) -> Result<Arc<Self>, Error> {
-        let plugin = Self::try_load(engine, name, config, metrics).map_err(|refusal| Error::Refused {
+        Self::try_load(engine, name, config, metrics).map(Arc::new).map_err(|refusal| Error::Refused {
             policy: name.to_owned(),
             file: file(&config.source),
             refusal: Box::new(refusal),
-        })?;
-        plugin.warn_of_what_is_unused();
-        Ok(Arc::new(plugin))
+        })
     }
 
     /// blake3 over component, configuration and limits, in hex. The generation is its first eight digits.
@@ -83,135 +94,194 @@ impl Plugin {
         &self.generation.digest
     }
 
-    /// What an operator wants to know of it.
-    #[must_use]
-    pub fn info(&self) -> PluginInfo {
-        PluginInfo {
-            name: self.name.clone(),
-            component: self.manifest.name.clone(),
-            version: self.manifest.version.clone(),
-            digest: self.generation.digest.clone(),
-            hooks: self
-                .generation
-                .hooks
-                .iter()
-                .map(|hook| HookInfo { name: hook.name(), called: hook.called() })
-                .collect(),
-            plan: info::plan(&self.key_plan),
-            calls: self.tally.calls(),
-            faults: self.tally.faults(),
-            instances: self.instances.live(),
-            breaker_open: self.health.is_open(),
-        }
+    /// Time every call from now on, not one in sixteen.
+    pub fn time_every_call(&self) {
+        self.tally.set_exact(true);
     }
 
-    fn try_load(engine: &Arc<Engine>, name: &str, config: &config::Policy, metrics: Metrics) -> Result<Self, Refusal> {
+    fn try_load(engine: &Arc<Engine>, name: &str, config: &config::Policy, metrics: &Metrics) -> Result<Self, Refusal> {
         let _watched = engine.watch();
         let limits = &config.limits;
-        let tally = Tally::new(metrics, name);
         let generation = Generation::prepare(engine, name, config)?;
-        let (mut first, manifest) = generation.instantiate(&tally)?;
-        let mut manifest = manifest::check(manifest)?;
+        let tally = Tally::new(metrics, name, generation.short(), &generation.hooks);
+        let (mut first, raw) = generation.instantiate(&tally)?;
+        let mut manifest = manifest::check(raw, &generation.hooks)?;
         let key_plan = if generation.hooks.contains(&Hook::Key) {
             let keying = hook::key::plan(&mut first, &generation.load).map_err(Refusal::Plan)?;
-            manifest::key_plan(keying, std::mem::take(&mut manifest.key_inputs))?
+            manifest::key_plan(keying, &manifest, &generation.hooks)?
         } else {
             KeyPlan::Native
         };
+        if key_plan != KeyPlan::Native {
+            manifest.reads[Hook::Key.index()] = Some(key_plan.inputs());
+        }
+        warm_vocabularies(&manifest.reads);
+        let arms = manifest.experiments.iter().map(|it| it.arms.iter().map(|_| Stats::default()).collect()).collect();
         Ok(Self {
-            name: name.to_owned(),
-            version: format!("{} {}", manifest.name, manifest.version),
-            manifest,
+            meaning: key_plan.meaning(&format!("{} {}", manifest.name, manifest.version)),
+            component: (manifest.name, manifest.version),
             key_plan,
+            needs_body: manifest.reads.iter().flatten().flatten().any(Input::needs_body)
+                || manifest.experiments.iter().any(|experiment| experiment.unit.needs_body()),
+            reads: manifest.reads,
+            experiments: manifest.experiments,
+            arms,
             call: Limit::of_call(limits),
-            instances: Instances::new(limits.instances_max, limits.calls_max, first),
-            health: Health::new(limits.breaker),
+            instances: Instances::new(limits.instances_max, limits.calls_max, limits.wait, first),
+            health: Hook::ALL.map(|_| Health::new(limits.breaker)),
+            remembered: Remembered::new(config.memo),
             tally,
             generation,
             engine: Arc::clone(engine),
         })
     }
 
-    /// Asks an instance. `now` is called only while the policy isn't healthy.
-    fn ask<T>(
-        &self,
-        now: impl Fn() -> Timestamp,
-        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        let answer = self.answer(&now, question);
+    /// Asks an instance.
+    fn ask(&self, question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Result<Arc<Decision>, Fault> {
+        let answer = self.answer(&clock::now, question, values);
         if let Err(fault) = &answer {
-            self.tally.fault(fault);
-            debug!(target: "policy", policy = %self.generation.label, %fault, "no verdict");
+            self.tally.fault(question.hook(), fault);
+            debug!(target: "policy", policy = %self.generation.label, hook = question.hook().name(), %fault, "no verdict");
         }
-        answer
+        answer.map(Arc::new)
     }
 
-    fn answer<T>(
+    /// `now` is called only while the policy isn't healthy.
+    fn answer(
         &self,
         now: &impl Fn() -> Timestamp,
-        question: impl FnOnce(&mut Instance) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        if !self.health.permit(now) {
+        question: &Question<'_>,
+        values: &[Option<Cow<'_, [u8]>>],
+    ) -> Result<Decision, Fault> {
+        let hook = question.hook();
+        if !self.health[hook.index()].permit(now) {
             return Err(Fault::Open);
         }
         let _watched = self.engine.watch();
         let (place, idle) = self.instances.take()?;
         let mut instance = match idle {
             Some(instance) => instance,
-            None => self.make(now)?,
+            None => self.make(hook, now)?,
         };
-        let timer = self.tally.call();
-        let answer = question(&mut instance);
-        self.tally.answered(timer);
+        let timer = self.tally.call(hook);
+        let answer = hook::ask(&mut instance, &self.call, question, values);
+        if let Some(took) = self.tally.answered(hook, timer) {
+            self.remembered.call_took(hook, took);
+        }
+        if let Some(burned) = instance.burned() {
+            self.tally.burned(hook, burned);
+        }
         // An error of the policy's own is an answer like any other; after anything else the instance is not trusted.
         let sound = matches!(answer, Ok(_) | Err(Fault::Own { .. }));
         if sound && !place.keep(instance) {
             self.tally.retired();
         }
-        self.record(sound, now);
+        self.record(hook, sound, now);
         answer
     }
 
-    fn make(&self, now: &impl Fn() -> Timestamp) -> Result<Instance, Fault> {
+    fn make(&self, hook: Hook, now: &impl Fn() -> Timestamp) -> Result<Instance, Fault> {
         let made = self.generation.instantiate(&self.tally);
         made.map(|(instance, _)| instance).map_err(|unmade| {
-            self.record(false, now);
+            self.record(hook, false, now);
             Fault::NoInstance(unmade.to_string())
         })
     }
 
-    fn record(&self, ok: bool, now: &impl Fn() -> Timestamp) {
-        if self.health.record(ok, now) {
-            warn!(target: "policy", policy = %self.generation.label, "faulted too often; not asked until it heals");
+    fn record(&self, hook: Hook, ok: bool, now: &impl Fn() -> Timestamp) {
+        if self.health[hook.index()].record(ok, now) {
+            let (policy, hook) = (&*self.generation.label, hook.name());
+            warn!(target: "policy", policy, hook, "faulted too often; not asked until it heals");
         }
     }
 
-    fn warn_of_what_is_unused(&self) {
-        let policy = self.generation.label.as_str();
-        for hook in self.generation.hooks.iter().filter(|hook| !hook.called()) {
-            warn!(target: "policy", policy, hook = hook.name(), "this version doesn't call the hook");
+    /// A remembered verdict is held against what the policy says now.
+    fn check(
+        &self,
+        question: &Question<'_>,
+        values: &[Option<Cow<'_, [u8]>>],
+        remembered: &Decision,
+    ) -> Result<(), Arc<Decision>> {
+        let hook = question.hook();
+        let Ok(now) = self.ask(question, values) else { return Ok(()) };
+        if *now == *remembered {
+            return Ok(());
         }
-        if self.manifest.experiments > 0 {
-            warn!(target: "policy", policy, "this version draws no arms: the declared experiments do nothing");
+        if let Some(tally) = self.tally.of(hook) {
+            tally.disagreements.inc();
         }
+        if self.remembered.disagreed(hook) {
+            warn!(
+                target: "policy", policy = %self.generation.label, hook = hook.name(),
+                before = %remembered.to_json(), now = %now.to_json(),
+                "the policy disagrees with itself about the same inputs; what this hook says is no longer remembered"
+            );
+        }
+        Err(now)
+    }
+
+    fn sums(&self) -> Sums {
+        self.tally.sums()
     }
 }
 
 impl Policy for Plugin {
-    fn label(&self) -> &str {
+    fn label(&self) -> &Arc<str> {
         &self.generation.label
-    }
-
-    fn version(&self) -> &str {
-        &self.version
     }
 
     fn key_plan(&self) -> &KeyPlan {
         &self.key_plan
     }
 
-    fn derive_key(&self, values: &[Option<Cow<'_, [u8]>>]) -> Result<KeyVerdict, Fault> {
-        self.ask(clock::now, |instance| hook::key::derive(instance, &self.call, values))
+    fn meaning(&self) -> &[u8; 32] {
+        &self.meaning
+    }
+
+    fn reads(&self, hook: Hook) -> Option<&[Input]> {
+        self.reads[hook.index()].as_deref()
+    }
+
+    fn needs_body(&self) -> bool {
+        self.needs_body
+    }
+
+    fn experiments(&self) -> &[Experiment] {
+        &self.experiments
+    }
+
+    fn decide(
+        &self,
+        question: &Question<'_>,
+        values: &[Option<Cow<'_, [u8]>>],
+        until: Option<Timestamp>,
+    ) -> Result<Arc<Decision>, Fault> {
+        let hook = question.hook();
+        match self.remembered.recall(question, values, clock::now) {
+            Recalled::Known(decision) => {
+                self.tally.memo_hit(hook);
+                Ok(decision)
+            }
+            Recalled::Check(decision) => {
+                self.tally.memo_hit(hook);
+                Ok(self.check(question, values, &decision).err().unwrap_or(decision))
+            }
+            Recalled::Unknown(place) => {
+                let decision = self.ask(question, values)?;
+                self.remembered.keep(&place, &decision, until);
+                Ok(decision)
+            }
+            Recalled::Off => self.ask(question, values),
+        }
+    }
+
+    fn observe(&self, arms: &[Arm], outcome: &Outcome) {
+        for arm in arms {
+            let (experiment, place) = arm.place;
+            if let Some(stats) = self.arms.get(experiment).and_then(|arms| arms.get(place)) {
+                stats.record(outcome.hit, outcome.latency, outcome.cost_micro);
+            }
+        }
     }
 }
 
@@ -221,6 +291,15 @@ impl fmt::Debug for Plugin {
             .field("label", &self.generation.label)
             .field("key_plan", &self.key_plan)
             .finish_non_exhaustive()
+    }
+}
+
+/// Loads the vocabularies that tokens will be counted by, so that no request waits for it.
+fn warm_vocabularies(reads: &[Option<Vec<Input>>]) {
+    for input in reads.iter().flatten().flatten() {
+        if let Input::BodyTokens(_, encoding) = input {
+            encoding.warm();
+        }
     }
 }
 

@@ -10,15 +10,15 @@ use std::{
 
 use serde_json::Value;
 
+use super::policies::Policies;
 use crate::{
     cache::{Cache, key::Key, purge},
     http::Handler,
     message::{Request, Response},
     origin::Pool,
     pipeline::Pipeline,
-    plugin::Plugin,
     telemetry::{
-        Control, Purge, PurgeFailure, PurgeReport, Registry, Scope,
+        Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Registry, Scope,
         admin::{self, BoxFuture},
     },
 };
@@ -33,7 +33,7 @@ pub(super) struct Controls {
     cache: Arc<Cache>,
     pipeline: Arc<Pipeline>,
     pools: Vec<Arc<Pool>>,
-    policies: Vec<Arc<Plugin>>,
+    policies: Arc<Policies>,
     ack: Duration,
     phase: AtomicU8,
     since: Instant,
@@ -48,7 +48,7 @@ impl Controls {
         cache: Arc<Cache>,
         pipeline: Arc<Pipeline>,
         pools: Vec<Arc<Pool>>,
-        policies: Vec<Arc<Plugin>>,
+        policies: Arc<Policies>,
         ack: Duration,
     ) -> Self {
         Self { registry, cache, pipeline, pools, policies, ack, phase: AtomicU8::new(STARTING), since: Instant::now() }
@@ -100,6 +100,7 @@ impl Control for Controls {
     fn metrics(&self) -> String {
         let open = i64::try_from(self.pipeline.flights_open()).unwrap_or(i64::MAX);
         self.cache.metrics().flights.set(open);
+        self.policies.refresh_metrics();
         self.registry.encode()
     }
 
@@ -109,8 +110,11 @@ impl Control for Controls {
     }
 
     fn policies(&self) -> Value {
-        let policies: Vec<_> = self.policies.iter().map(|policy| policy.info()).collect();
-        serde_json::json!(policies)
+        self.policies.info()
+    }
+
+    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>> {
+        Box::pin(async move { self.policies.act(&name, action).await })
     }
 }
 

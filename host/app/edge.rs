@@ -18,6 +18,7 @@ use crate::{
     http::Handler,
     message::{Body, BodyError, Request, RequestHead, Response, Scheme},
     pipeline::{Lookup, Pipeline, Served, Trail},
+    policy::Outcome,
     telemetry::{AccessLog, Line, RequestTrace, Requests, RouteMetrics, Verdict, trace},
 };
 
@@ -121,6 +122,11 @@ impl Drop for Account {
         let duration = self.began.elapsed();
         let index = self.trail.route.as_ref().map_or(self.edge.metrics.len() - 1, |route| route.index);
         self.edge.metrics[index].record(verdict(&self.trail), self.status, duration);
+        if let Some(policy) = self.trail.policy.as_ref().filter(|_| !self.trail.arms.is_empty()) {
+            let hit = self.trail.forward.is_none() && matches!(self.trail.lookup, Lookup::Hit | Lookup::Stale);
+            let outcome = Outcome { hit, latency: duration, cost_micro: self.trail.cost_micro };
+            policy.observe(&self.trail.arms, &outcome);
+        }
         if let (Some(log), Some(about)) = (&self.edge.log, &self.about) {
             let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
             log.record(&line(about, &self.trail, self.status, self.bytes, duration_us));
@@ -144,7 +150,7 @@ fn line<'a>(about: &'a About, trail: &'a Trail, status: StatusCode, bytes_out: u
         bytes_out,
         duration_us,
         route: route.map_or(NO_ROUTE, |route| route.config.name.as_str()),
-        policy: route.and_then(|route| route.policy.as_ref()).map(|policy| policy.label()),
+        policy: trail.policy.as_ref().map(|policy| &**policy.label()),
         key: trail.key.map(|key| *key.as_bytes()),
         lookup: trail.lookup.as_str(),
         tier: trail.tier.map(Tier::as_str),

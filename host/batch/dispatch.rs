@@ -24,7 +24,7 @@ use tokio::{
     time::sleep_until,
 };
 
-use super::{Class, Former, FormerRule, Full, Metrics, Step, Why};
+use super::{Class, Former, FormerRule, Full, Metrics, Step, Terms, Why};
 use crate::config;
 
 /// A class without work for this long gives up its task; its next item starts another.
@@ -69,7 +69,7 @@ type Party<I, O> = Vec<Asked<I, O>>;
 /// An item and who waits for its answer. If nobody does any more, `reply` is closed.
 struct Asked<I, O> {
     item: I,
-    bytes: usize,
+    terms: Terms,
     since: Instant,
     left: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<O, Rejected>>,
@@ -91,33 +91,33 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
         Arc::new(Self { rule, send, metrics, class_idle, inboxes: Mutex::new(HashMap::new()) })
     }
 
-    /// Waits for the answer to `item`, which counts as `bytes` towards `bytes_max`. If the returned future is dropped
-    /// before the item has left, it won't leave; once it has left, its batch goes on without it.
+    /// Waits for the answer to `item`, which travels on these terms. If the returned future is dropped before the item
+    /// has left, it won't leave; once it has left, its batch goes on without it.
     ///
     /// An item whose class would be one more than `classes_max` is sent alone and at once: it has no former, so it is
     /// not held back by `concurrency` and `queue_max`, only by the limits of the pool it is sent to.
     ///
     /// # Errors
     /// [`Rejected`]; there is always an answer or this.
-    pub async fn submit(self: &Arc<Self>, class: Class, item: I, bytes: usize) -> Result<O, Rejected> {
-        let mut pending = self.enlist(class, vec![(item, bytes)]);
+    pub async fn submit(self: &Arc<Self>, class: Class, item: I, terms: Terms) -> Result<O, Rejected> {
+        let mut pending = self.enlist(class, vec![(item, terms)]);
         match pending.pop() {
             Some(pending) => pending.answer().await,
             None => Err(Rejected::Lost),
         }
     }
 
-    /// Like [`Batcher::submit`] for items that belong together, each with its bytes: they are seen by the former at
+    /// Like [`Batcher::submit`] for items that belong together, each with its terms: they are seen by the former at
     /// once, so that an idle backend doesn't get the first alone. One [`Pending`] an item, in their order.
-    pub fn enlist(self: &Arc<Self>, class: Class, items: Vec<(I, usize)>) -> Vec<Pending<O>> {
+    pub fn enlist(self: &Arc<Self>, class: Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
         let since = Instant::now();
         let (party, pending) = items
             .into_iter()
-            .map(|(item, bytes)| {
+            .map(|(item, terms)| {
                 let (reply, answer) = oneshot::channel();
                 let left = Arc::new(AtomicBool::new(false));
                 let pending = Pending { answer, left: Arc::clone(&left), lost: self.metrics.lost.clone() };
-                (Asked { item, bytes, since, left, reply }, pending)
+                (Asked { item, terms, since, left, reply }, pending)
             })
             .unzip();
         self.place(class, party);
@@ -318,8 +318,8 @@ impl<I: Send + 'static, O: Send + 'static> ClassTask<I, O> {
         if self.former.is_full() {
             self.sweep(Instant::now());
         }
-        let (bytes, since) = (asked.bytes, asked.since);
-        if let Err(Full(asked)) = self.former.arrive(asked, bytes, since) {
+        let (terms, since) = (asked.terms, asked.since);
+        if let Err(Full(asked)) = self.former.arrive(asked, terms, since) {
             // It doesn't matter if the asker has gone in the meantime.
             let _ = asked.reply.send(Err(refuse(&self.metrics, self.rule)));
         }

@@ -29,7 +29,7 @@ impl From<config::Batch> for FormerRule {
     }
 }
 
-/// The queue of one class and what of it is under way. First come, first served.
+/// The queue of one class and what of it is under way. First come, first served, but for those of a higher priority.
 #[derive(Debug)]
 pub struct Former<T> {
     rule: FormerRule,
@@ -39,10 +39,26 @@ pub struct Former<T> {
     freed: bool,
 }
 
+/// On what terms an item travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What it counts for in [`FormerRule::bytes_max`].
+    pub bytes: usize,
+    /// Higher ones leave first: an item is overtaken by those, in its first second.
+    pub priority: u8,
+    /// Bounds its wait, beside [`FormerRule::wait_max`].
+    pub wait_max: Option<Duration>,
+    /// Bounds the batch that it is in, beside [`FormerRule::size_max`].
+    pub size_max: Option<usize>,
+}
+
+/// What has waited for so long isn't overtaken any more, so that a low priority is not a life sentence.
+const OVERTAKEN_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 struct Waiting<T> {
     item: T,
-    bytes: usize,
+    terms: Terms,
     since: Instant,
 }
 
@@ -75,7 +91,7 @@ pub enum Why {
     Full,
     /// A batch came back; this one has been gathering in the meantime.
     Freed,
-    /// Its oldest member has waited long enough.
+    /// One of its members has waited long enough.
     Due,
 }
 
@@ -105,11 +121,15 @@ impl<T> Former<T> {
     ///
     /// # Errors
     /// [`Full`] with the item, if `queue_max` others are waiting.
-    pub fn arrive(&mut self, item: T, bytes: usize, now: Instant) -> Result<(), Full<T>> {
+    pub fn arrive(&mut self, item: T, terms: Terms, now: Instant) -> Result<(), Full<T>> {
         if self.is_full() {
             return Err(Full(item));
         }
-        self.waiting.push_back(Waiting { item, bytes, since: now });
+        let overtaken = |ahead: &&Waiting<T>| {
+            ahead.terms.priority < terms.priority && now.saturating_duration_since(ahead.since) < OVERTAKEN_MAX
+        };
+        let place = self.waiting.len() - self.waiting.iter().rev().take_while(overtaken).count();
+        self.waiting.insert(place, Waiting { item, terms, since: now });
         Ok(())
     }
 
@@ -157,22 +177,26 @@ impl<T> Former<T> {
 
     /// The batch that would leave now.
     fn load(&self) -> Load {
-        let (mut items, mut bytes) = (0, 0_usize);
+        let (mut items, mut bytes, mut size_max, mut due) = (0, 0_usize, self.rule.size_max, None);
         for waiting in self.waiting.iter().take(self.rule.size_max) {
-            let sum = bytes.saturating_add(waiting.bytes);
+            let sum = bytes.saturating_add(waiting.terms.bytes);
+            let narrowed = waiting.terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
             // The first one goes in any case: larger than a batch may be, it travels alone.
-            if items > 0 && sum > self.rule.bytes_max {
+            if items > 0 && (sum > self.rule.bytes_max || items + 1 > narrowed) {
                 break;
             }
-            (items, bytes) = (items + 1, sum);
+            let own =
+                waiting.since + waiting.terms.wait_max.map_or(self.rule.wait_max, |own| own.min(self.rule.wait_max));
+            due = Some(due.map_or(own, |due: Instant| due.min(own)));
+            (items, bytes, size_max) = (items + 1, sum, narrowed);
         }
-        let full = items == self.rule.size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
-        Load { items, full: full || self.is_full() }
+        let full = items == size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
+        Load { items, due, full: full || self.is_full() }
     }
 
     fn outlook(&self, load: Load, now: Instant) -> Outlook {
         Outlook {
-            due: self.waiting.front().map(|oldest| oldest.since + self.rule.wait_max),
+            due: load.due,
             full: load.full,
             freed: self.freed,
             under_way: self.under_way,
@@ -201,12 +225,14 @@ impl<T> Former<T> {
 #[derive(Clone, Copy)]
 struct Load {
     items: usize,
+    /// When the first of them has waited long enough; `None` if nothing waits.
+    due: Option<Instant>,
     full: bool,
 }
 
 /// All that the decision looks at.
 struct Outlook {
-    /// When the oldest item has waited long enough; `None` if nothing waits.
+    /// When the first item has waited long enough; `None` if nothing waits.
     due: Option<Instant>,
     /// Waiting longer can't make the batch larger.
     full: bool,

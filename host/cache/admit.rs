@@ -11,6 +11,7 @@ use http::{
 use super::{
     control::Directives,
     freshness::{self, Lifetimes},
+    tag::Tag,
     vary::{self, Vary},
 };
 use crate::{clock::Timestamp, config::Defaults};
@@ -33,6 +34,8 @@ pub struct Storage {
     pub vary: Option<Vec<HeaderName>>,
     /// May it answer requests with `Authorization`?
     pub for_authorized: bool,
+    /// What it can be purged by, if a policy says so instead of the response.
+    pub tags: Option<Vec<Tag>>,
 }
 
 /// Why an answer isn't stored.
@@ -58,6 +61,8 @@ pub enum Refusal {
     VaryAny,
     /// Its body is over `object_bytes_max`.
     TooLarge,
+    /// The policy wants it so.
+    Policy,
 }
 
 impl Refusal {
@@ -75,20 +80,21 @@ impl Refusal {
             Self::NoLifetime => "no-lifetime",
             Self::VaryAny => "vary",
             Self::TooLarge => "too-large",
+            Self::Policy => "policy",
         }
     }
 
     /// May others who asked the same be given it, although it isn't stored?
     #[must_use]
     pub const fn is_shareable(self) -> bool {
-        !matches!(self, Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized)
+        !matches!(self, Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized | Self::Policy)
     }
 
     /// Will the next answer under this key be refused as well, as far as one can tell? What depends on the one
     /// request says nothing about the next.
     #[must_use]
     pub const fn holds_for_key(self) -> bool {
-        !matches!(self, Self::RequestNoStore | Self::Authorized | Self::Status)
+        !matches!(self, Self::RequestNoStore | Self::Authorized | Self::Status | Self::Policy)
     }
 }
 
@@ -127,7 +133,9 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
     match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
         // Dead on arrival: kept it would only be in the way.
         Some(lifetimes) if lifetimes.end_ms() == 0 => Admission::Refuse(Refusal::NoLifetime),
-        Some(lifetimes) => Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives) }),
+        Some(lifetimes) => {
+            Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives), tags: None })
+        }
         None => Admission::Refuse(Refusal::NoLifetime),
     }
 }

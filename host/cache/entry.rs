@@ -100,6 +100,8 @@ pub struct Object {
 #[derive(Debug)]
 struct Reply {
     second: u64,
+    /// The generation that made the key, as `Cache-Status` names it.
+    policy: Option<Arc<str>>,
     headers: HeaderMap,
 }
 
@@ -110,20 +112,26 @@ impl Object {
         Arc::new(Self { head, body, checked: AtomicU64::new(0), reply: ArcSwapOption::empty() })
     }
 
-    /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included. They change once a second,
-    /// so all hits of a second share one block.
+    /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included; `policy` is who made the key. They
+    /// change once a second, so all hits of a second share one block.
     #[must_use]
-    pub fn hit_headers(&self, node: &str, now: Timestamp) -> HeaderMap {
+    pub fn hit_headers(&self, node: &str, policy: Option<&Arc<str>>, now: Timestamp) -> HeaderMap {
         let second = self.head.age_ms(now) / 1000;
+        let same = |made_for: &Option<Arc<str>>| match (made_for, policy) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
         if let Some(reply) = &*self.reply.load()
             && reply.second == second
+            && same(&reply.policy)
         {
             return reply.headers.clone();
         }
         let left_ms = self.head.lifetimes.ttl_ms.saturating_sub(self.head.age_ms(now));
         let mut headers = self.aged_headers(now);
-        headers.append(CACHE_STATUS, status::hit(node, left_ms, "memory"));
-        self.reply.store(Some(Arc::new(Reply { second, headers: headers.clone() })));
+        headers.append(CACHE_STATUS, status::hit(node, left_ms, policy.map(|policy| &**policy), "memory"));
+        self.reply.store(Some(Arc::new(Reply { second, policy: policy.cloned(), headers: headers.clone() })));
         headers
     }
 

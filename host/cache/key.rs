@@ -95,11 +95,14 @@ impl Hasher for KeyHash {
 
 /// Who decided what the key is made of. Verdicts of different deciders never meet in one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decider {
+pub enum Decider<'a> {
     /// The native default.
     Native,
     /// A policy's recipe or call.
-    Policy,
+    Policy {
+        /// What its material means, so that what one recipe or version stored is not found by another.
+        meaning: &'a [u8; 32],
+    },
 }
 
 /// The start of every key of one route: hashed once, cloned per request.
@@ -110,10 +113,9 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
-    /// Keys of `route` in `namespace`; `policy` says what its policy's material means, so that what one recipe or
-    /// version stored is not found by another.
+    /// Keys of `route` in `namespace`.
     #[must_use]
-    pub fn new(namespace: &str, route: &str, policy: &str) -> Self {
+    pub fn new(namespace: &str, route: &str) -> Self {
         let start = |decider: &str| {
             let mut hasher = KeyHasher(blake3::Hasher::new());
             hasher.part(Some(&SCHEME.to_le_bytes()));
@@ -122,16 +124,20 @@ impl KeySpace {
             }
             Arc::new(hasher.0)
         };
-        Self { native: start("native"), policy: start(&format!("policy {policy}")) }
+        Self { native: start("native"), policy: start("policy") }
     }
 
     /// A hasher for one request's material.
     #[must_use]
-    pub fn hasher(&self, decider: Decider) -> KeyHasher {
-        KeyHasher(match decider {
-            Decider::Native => (*self.native).clone(),
-            Decider::Policy => (*self.policy).clone(),
-        })
+    pub fn hasher(&self, decider: Decider<'_>) -> KeyHasher {
+        match decider {
+            Decider::Native => KeyHasher((*self.native).clone()),
+            Decider::Policy { meaning } => {
+                let mut hasher = KeyHasher((*self.policy).clone());
+                hasher.part(Some(meaning));
+                hasher
+            }
+        }
     }
 }
 
@@ -172,7 +178,7 @@ mod tests {
     use super::*;
 
     fn key(parts: &[Option<Vec<u8>>]) -> Key {
-        let mut hasher = KeySpace::new("ns", "route", "p").hasher(Decider::Policy);
+        let mut hasher = KeySpace::new("ns", "route").hasher(Decider::Policy { meaning: &[1; 32] });
         parts.iter().for_each(|part| hasher.part(part.as_deref()));
         hasher.finish()
     }
@@ -189,11 +195,11 @@ mod tests {
 
     #[test]
     fn deciders_routes_namespaces_and_parts_are_apart() {
-        let finish = |namespace, route, decider| KeySpace::new(namespace, route, "p").hasher(decider).finish();
+        let finish = |namespace, route, decider| KeySpace::new(namespace, route).hasher(decider).finish();
         let keys = [
             finish("a", "r", Decider::Native),
-            finish("a", "r", Decider::Policy),
-            KeySpace::new("a", "r", "q").hasher(Decider::Policy).finish(),
+            finish("a", "r", Decider::Policy { meaning: &[1; 32] }),
+            finish("a", "r", Decider::Policy { meaning: &[2; 32] }),
             finish("b", "r", Decider::Native),
             finish("a", "s", Decider::Native),
             finish("a", "r", Decider::Native).part(1, 0),

@@ -55,7 +55,7 @@ pub struct Origins<'a> {
 /// Makes the head of an answer that is to be stored.
 #[must_use]
 pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, place: &Place, origins: &Origins<'_>) -> Head {
-    let mut tags = tag::named(headers, origins.tag_headers);
+    let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
     tags.extend([Tag::url(origins.url), Tag::key(&place.primary)]);
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
     let mut headers = detached(headers);

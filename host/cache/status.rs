@@ -1,6 +1,6 @@
 //! `Cache-Status` (RFC 9211): what this node did with a request, in one line.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 use http::{HeaderName, HeaderValue};
 
@@ -54,7 +54,9 @@ pub struct Line<'a> {
     pub stored: bool,
     /// It shared another request's fetch.
     pub collapsed: bool,
-    /// Which tier, which fault, which policy.
+    /// The policy and its generation.
+    pub policy: Option<&'a str>,
+    /// Which tier, which fault, what the policy did.
     pub detail: Option<&'a str>,
 }
 
@@ -84,9 +86,13 @@ impl Line<'_> {
         if self.collapsed {
             text.push_str("; collapsed");
         }
-        if let Some(detail) = self.detail {
+        let detail = match (self.policy, self.detail) {
+            (Some(policy), Some(detail)) => Some(Cow::Owned(format!("{policy}:{detail}"))),
+            (policy, detail) => policy.or(detail).map(Cow::Borrowed),
+        };
+        if let Some(detail) = detail {
             text.push_str("; detail=");
-            item(&mut text, detail);
+            item(&mut text, &detail);
         }
         HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
             .unwrap_or_else(|_| HeaderValue::from_static("holm; detail=unprintable"))
@@ -95,9 +101,9 @@ impl Line<'_> {
 
 /// A fresh hit.
 #[must_use]
-pub fn hit(node: &str, left_ms: u64, tier: &str) -> HeaderValue {
+pub fn hit(node: &str, left_ms: u64, policy: Option<&str>, tier: &str) -> HeaderValue {
     let ttl = i64::try_from(left_ms / 1000).ok();
-    Line { hit: true, ttl, detail: Some(tier), ..Line::default() }.render(node)
+    Line { hit: true, ttl, policy, detail: Some(tier), ..Line::default() }.render(node)
 }
 
 /// A token if it is one (RFC 9651, section 3.3.4), else a string with what it can't hold replaced.
@@ -141,6 +147,8 @@ mod tests {
                 "n; fwd=uri-miss; fwd-status=200; stored; collapsed",
             ),
             (Line { hit: true, ttl: Some(-3), ..Line::default() }, "n; hit; ttl=-3"),
+            (Line { policy: Some("p@1"), detail: Some("memory"), ..Line::default() }, "n; detail=\"p@1:memory\""),
+            (Line { policy: Some("p@1"), ..Line::default() }, "n; detail=\"p@1\""),
             (Line { detail: Some("p@1:no \"x\" é"), ..Line::default() }, "n; detail=\"p@1:no \\\"x\\\" ?\""),
             (Line { detail: Some("1st"), ..Line::default() }, "n; detail=\"1st\""),
         ] {

@@ -52,29 +52,30 @@ impl Tag {
     }
 }
 
-/// The tags that a response names: `Surrogate-Key` separates by white space, `Cache-Tag` by commas,
-/// the route's own `headers` by either.
+/// The tags that a response names.
 #[must_use]
 pub fn named(response: &HeaderMap, headers: &[HeaderName]) -> Vec<Tag> {
-    let surrogate = HeaderName::from_static("surrogate-key");
-    let cache_tag = HeaderName::from_static("cache-tag");
+    let mut tags: Vec<Tag> = names(response, headers).map(Tag::named).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
+}
+
+/// The same as text: `Surrogate-Key` separates by white space, `Cache-Tag` by commas, the route's own `headers` by
+/// either.
+pub fn names<'r>(response: &'r HeaderMap, headers: &'r [HeaderName]) -> impl Iterator<Item = &'r [u8]> {
     let space: fn(&u8) -> bool = u8::is_ascii_whitespace;
     let comma: fn(&u8) -> bool = |byte| *byte == b',';
     let either: fn(&u8) -> bool = |byte| *byte == b',' || byte.is_ascii_whitespace();
-    let rules = [(&surrogate, space), (&cache_tag, comma)];
-    let mut tags: Vec<Tag> = rules
+    let rules = [(HeaderName::from_static("surrogate-key"), space), (HeaderName::from_static("cache-tag"), comma)];
+    rules
         .into_iter()
-        .chain(headers.iter().map(|name| (name, either)))
-        .flat_map(|(name, border)| response.get_all(name).iter().map(move |value| (value, border)))
+        .chain(headers.iter().map(move |name| (name.clone(), either)))
+        .flat_map(|(name, border)| response.get_all(name).into_iter().map(move |value| (value, border)))
         .flat_map(|(value, border)| value.as_bytes().split(border))
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
         .take(TAGS_MAX)
-        .map(Tag::named)
-        .collect();
-    tags.sort_unstable();
-    tags.dedup();
-    tags
 }
 
 #[cfg(test)]

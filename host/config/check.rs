@@ -11,11 +11,11 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 use toml::Spanned;
 
 use super::{
-    Config, Error, Limits, Listen, Log, Timeouts, Tls, defaults,
+    Config, Error, Limits, Listen, Log, Prefetch, Timeouts, Tls, defaults,
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
-    units::{DAY_MS, KIB, MIB, TIB},
+    units::{DAY_MS, HOUR_MS, KIB, MIB, TIB},
 };
 
 /// A configuration, and all that keeps it from being used.
@@ -48,10 +48,13 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         limits: limits(&raw.limits, &mut it),
         timeouts: timeouts(&raw.timeouts, &mut it),
         cache: cache::cache(&raw.cache, &mut it),
+        plugins: policy::plugins(&raw.plugins, &mut it),
         policies: policy::policies(&raw.policy, &mut it),
         pools: pool::pools(&raw.pool, &mut it),
         routes: route::routes(raw, &mut it),
+        prefetch: prefetch(&raw.prefetch, &mut it),
         log: log(&raw.log, &mut it),
+        file: None,
     };
     Checked { config, problems: it.problems, files: it.files }
 }
@@ -113,6 +116,21 @@ fn timeouts(raw: &raw::Timeouts, it: &mut Findings<'_>) -> Timeouts {
         send: it.millis("send_ms", &raw.send_ms, base.send, allowed),
         idle: it.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
         drain: it.millis("drain_ms", &raw.drain_ms, base.drain, &(0..=DAY_MS)),
+    }
+}
+
+fn prefetch(raw: &raw::Prefetch, it: &mut Findings<'_>) -> Prefetch {
+    let base = Prefetch::default();
+    Prefetch {
+        concurrency: it.count("concurrency", &raw.concurrency, base.concurrency, &(0..=1_000)),
+        queue_max: it.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
+        confidence_percent_min: it.count(
+            "confidence_percent_min",
+            &raw.confidence_percent_min,
+            base.confidence_percent_min,
+            &(0..=100),
+        ),
+        again: it.millis("again_ms", &raw.again_ms, base.again, &(0..=HOUR_MS)),
     }
 }
 

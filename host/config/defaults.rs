@@ -4,8 +4,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    AccessLog, Batch, Breaker, Cache, Collapse, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memory, Mode,
-    OnFault, PolicyLimits, Pool, Purge, Redis, Route, Timeouts, findings::is_name,
+    AccessLog, Batch, Breaker, Cache, Collapse, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memo, Memory,
+    Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, Timeouts,
+    findings::is_name,
 };
 
 const KIB: usize = 1 << 10;
@@ -112,14 +113,53 @@ impl Default for Purge {
     }
 }
 
+impl Default for Plugins {
+    /// Compiled components are kept in memory only; changed files are loaded.
+    fn default() -> Self {
+        Self { cache_dir: None, watch: true }
+    }
+}
+
+impl Default for Prefetch {
+    /// 4 fetches at once, 256 waiting, of what is asked for in half of all cases, each at most every 10 s.
+    fn default() -> Self {
+        Self { concurrency: 4, queue_max: 256, confidence_percent_min: 50, again: Duration::from_secs(10) }
+    }
+}
+
+impl Default for Memo {
+    /// 4,096 verdicts, of which one use in 256 is checked.
+    fn default() -> Self {
+        Self { entries_max: 4_096, check_every: 256 }
+    }
+}
+
+impl Default for Rollout {
+    /// At once. On trial: 5 % of the clients for a canary, a minute and 200 calls to behave, 1 % of faults, 1 % of other
+    /// decisions, twice the time; three former generations are kept.
+    fn default() -> Self {
+        Self {
+            mode: RolloutMode::Swap,
+            canary_percent: 5,
+            hold: Duration::from_secs(60),
+            requests_min: 200,
+            faults_ppm_max: 10_000,
+            disagreements_ppm_max: 10_000,
+            latency_percent_max: 200,
+            kept_max: 3,
+        }
+    }
+}
+
 impl Default for PolicyLimits {
-    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, results of 64 KiB.
+    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, 1 ms to wait for one, results of 64 KiB.
     fn default() -> Self {
         Self {
             memory_bytes_max: 16 * MIB,
             call: Duration::from_millis(10),
             load: Duration::from_secs(2),
             instances_max: 64,
+            wait: Duration::from_millis(1),
             calls_max: 100_000,
             result_bytes_max: 64 * KIB,
             breaker: Breaker::POLICY,
@@ -194,6 +234,7 @@ impl Route {
             path: "/".to_owned(),
             mode: Mode::Http,
             pool: pool.into(),
+            candidates: Vec::new(),
             policy: None,
             on_fault: OnFault::default(),
             freshness: Defaults::default(),

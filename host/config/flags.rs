@@ -111,7 +111,13 @@ impl CommandLine {
     fn policy(&mut self, file: &Path) -> (Spanned<String>, raw::Policy) {
         let stem = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_name(stem)).unwrap_or("policy");
         let file = self.put("--policy", &file.display().to_string(), file.to_owned());
-        let policy = raw::Policy { file, config: None, limits: raw::PolicyLimits::default() };
+        let policy = raw::Policy {
+            file,
+            config: None,
+            limits: raw::PolicyLimits::default(),
+            memo: raw::Memo::default(),
+            rollout: raw::Rollout::default(),
+        };
         (nowhere(stem.to_owned()), policy)
     }
 
@@ -164,6 +170,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         mode: None,
         protocol: None,
         pool: nowhere(POOL.to_owned()),
+        candidates: Vec::new(),
         policy,
         on_fault: None,
         ttl_ms: None,

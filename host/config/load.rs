@@ -22,7 +22,7 @@ pub fn load(path: &Path) -> Result<Config, Error> {
     let name = path.display().to_string();
     let mut checked = understand(&name, &text, path.parent().unwrap_or(Path::new("")))?;
     checked.look_for_files();
-    checked.finish(&name, &text)
+    checked.finish(&name, &text).map(|config| Config { file: Some(path.to_owned()), ..config })
 }
 
 /// Validates a text without looking at any file: whether the files it names are there is left to [`load`]. Relative

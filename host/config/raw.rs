@@ -22,9 +22,11 @@ pub(super) struct Raw {
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) cache: Cache,
+    pub(super) plugins: Plugins,
     pub(super) policy: Named<Policy>,
     pub(super) pool: Named<Pool>,
     pub(super) route: Vec<Route>,
+    pub(super) prefetch: Prefetch,
     pub(super) log: Log,
 }
 
@@ -132,6 +134,22 @@ pub(super) struct Purge {
     pub(super) ack_ms: Field<Millis>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Plugins {
+    pub(super) cache_dir: Option<Spanned<PathBuf>>,
+    pub(super) watch: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Prefetch {
+    pub(super) concurrency: Field<Count>,
+    pub(super) queue_max: Field<Count>,
+    pub(super) confidence_percent_min: Field<Count>,
+    pub(super) again_ms: Field<Millis>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Policy {
@@ -139,6 +157,30 @@ pub(super) struct Policy {
     pub(super) config: Field<toml::Table>,
     #[serde(default)]
     pub(super) limits: PolicyLimits,
+    #[serde(default)]
+    pub(super) memo: Memo,
+    #[serde(default)]
+    pub(super) rollout: Rollout,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Memo {
+    pub(super) entries_max: Field<Count>,
+    pub(super) check_every: Field<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Rollout {
+    pub(super) mode: Field<String>,
+    pub(super) canary_percent: Field<Count>,
+    pub(super) hold_ms: Field<Millis>,
+    pub(super) requests_min: Field<Count>,
+    pub(super) faults_ppm_max: Field<Count>,
+    pub(super) disagreements_ppm_max: Field<Count>,
+    pub(super) latency_percent_max: Field<Count>,
+    pub(super) kept_max: Field<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -148,6 +190,7 @@ pub(super) struct PolicyLimits {
     pub(super) call_us: Field<Micros>,
     pub(super) load_ms: Field<Millis>,
     pub(super) instances_max: Field<Count>,
+    pub(super) wait_us: Field<Micros>,
     pub(super) calls_max: Field<Count>,
     pub(super) result_bytes_max: Field<ByteSize>,
     pub(super) breaker: Breaker,
@@ -208,6 +251,8 @@ pub(super) struct Route {
     pub(super) mode: Field<String>,
     pub(super) protocol: Field<String>,
     pub(super) pool: Spanned<String>,
+    #[serde(default)]
+    pub(super) candidates: Vec<Candidate>,
     pub(super) policy: Field<String>,
     pub(super) on_fault: Field<String>,
     pub(super) ttl_ms: Field<Millis>,
@@ -216,6 +261,14 @@ pub(super) struct Route {
     pub(super) keep_ms: Field<Millis>,
     #[serde(default)]
     pub(super) tag_headers: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { pool = \"…\", model = \"…\" }")]
+pub(super) struct Candidate {
+    pub(super) pool: Spanned<String>,
+    pub(super) model: Field<String>,
+    pub(super) cost_micro: Field<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -27,6 +27,7 @@ const SPARSE_EXAMPLES: &str = r#"
     admin.address = "127.0.0.1:9901"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
+    plugins.cache_dir = "/var/cache/holm-policies"
     [[listen]]
     address = "127.0.0.1:8080"
     [[listen]]
@@ -46,6 +47,7 @@ const SPARSE_EXAMPLES: &str = r#"
     mode = "infer"
     protocol = "openai-embeddings"
     pool = "models"
+    candidates = [{ pool = "models", model = "small", cost_micro = 20 }, { pool = "web", cost_micro = 900 }]
     policy = "tenant-key"
     ttl_ms = 60_000
     [[route]]
@@ -151,6 +153,7 @@ fn accepted(table: &str) -> BTreeSet<String> {
     let header = match table {
         "" => String::new(),
         "listen" | "route" => format!("[[{table}]]"),
+        "route.candidates" => "[[route]]\n[[route.candidates]]".to_owned(),
         "listen.tls" => "[[listen]]\n[listen.tls]".to_owned(),
         other => format!("[{}]", other.replace('*', "any")),
     };

@@ -133,6 +133,12 @@ impl Failure {
         self.reason.status()
     }
 
+    /// Certainly not a byte of the request reached an endpoint, so that asking another pool can't repeat anything.
+    #[must_use]
+    pub const fn is_unsent(&self) -> bool {
+        self.reason.is_unsent() || matches!(self.reason, Reason::NoEndpoint | Reason::PoolFull | Reason::WaitTimeout)
+    }
+
     /// A short word for metrics, logs and `Cache-Status`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

@@ -77,16 +77,21 @@ impl<'a> Course<'a> {
         let (upload, progress) = self.payload.lend();
         let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
         let begun = Instant::now();
+        let ledger = &self.pool.ledger;
         match endpoint.exchange(request, progress, self.pool.limits.response).await {
             Ok(response) => {
-                self.pool.ledger.meters.head_seconds.observe(begun.elapsed().as_secs_f64());
-                if retry::is_failing(response.status()) {
+                let took = begun.elapsed();
+                let failing = retry::is_failing(response.status());
+                ledger.meters.head_seconds.observe(took.as_secs_f64());
+                ledger.recent.record(took.as_micros(), failing);
+                if failing {
                     slot.report(false);
                 }
                 Ok((response, slot))
             }
             Err(fault) => {
                 if fault.reason.blames_endpoint() {
+                    ledger.recent.record(begun.elapsed().as_micros(), true);
                     slot.report(false);
                 }
                 Err(fault)

@@ -16,6 +16,7 @@ use super::{
     endpoint::Endpoint,
     health::{Counts, Tracker, Turn},
     metrics::Meters,
+    stats::Recent,
 };
 use crate::clock::{self, Timestamp};
 
@@ -24,11 +25,12 @@ pub(super) struct Ledger {
     pool: Arc<str>,
     tracker: Mutex<Tracker>,
     pub(super) meters: Meters,
+    pub(super) recent: Recent,
 }
 
 impl Ledger {
     pub(super) fn new(pool: Arc<str>, tracker: Tracker, meters: Meters) -> Self {
-        Self { pool, tracker: Mutex::new(tracker), meters }
+        Self { pool, tracker: Mutex::new(tracker), meters, recent: Recent::default() }
     }
 
     /// All standings now, in the endpoints' order.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     config,
+    policy::PoolStats,
 };
 
 /// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration.
@@ -155,6 +156,24 @@ impl Pool {
     #[must_use]
     pub fn available(&self) -> bool {
         self.ledger.standings().iter().any(|standing| *standing != Standing::Down)
+    }
+
+    /// How the pool does, as policies see it. Taken anew at most ten times a second.
+    #[must_use]
+    pub fn stats(&self, now: Timestamp) -> PoolStats {
+        self.ledger.recent.summary(now, || {
+            let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            let healthy = self.ledger.standings().iter().filter(|standing| **standing == Standing::Up).count();
+            let inflight: usize = self.endpoints.iter().map(|endpoint| endpoint.places.taken()).sum();
+            let wanted: usize = self.endpoints.iter().map(|endpoint| endpoint.places.wanted()).sum();
+            PoolStats {
+                endpoints: count(self.endpoints.len()),
+                healthy: count(healthy),
+                inflight: count(inflight),
+                queued: count(wanted.saturating_sub(inflight)),
+                ..PoolStats::default()
+            }
+        })
     }
 
     /// The pool as the admin API shows it.

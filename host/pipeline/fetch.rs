@@ -1,6 +1,9 @@
 //! One exchange with the origin: ask, judge the answer, store it while it arrives, and tell everybody who waits.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -9,13 +12,18 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::{Pipeline, Route};
+use super::{
+    Advice, Pipeline, Route,
+    admission::{self, Case, Ruling},
+    travel::{self, Arrived, Load, Parcel},
+};
 use crate::{
     cache::{
         admit::{self, Admission, Refusal, Storage},
         collapse::{Lead, shared::SharedBody},
         conditional,
         entry::Object,
+        freshness::initial_age_ms,
         key::Key,
         purge::Mark,
         record::{Origins, Place, Recorder, head},
@@ -24,7 +32,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     message::{Body, BodyError, RequestHead, Response},
-    origin::{Failure, Fetched, Outbound, OutboundBody},
+    origin::Failure,
     policy::key,
 };
 
@@ -38,6 +46,8 @@ pub struct Ask {
     pub head: RequestHead,
     /// Its body, if it's a question.
     pub body: Bytes,
+    /// Its policy.
+    pub advice: Arc<Advice>,
     /// The request's key.
     pub primary: Key,
     /// The key under which it waits: of the variant, if one is known.
@@ -70,6 +80,23 @@ pub struct Served {
     pub attempts: u32,
     /// The origin's status.
     pub status: StatusCode,
+    /// What the candidate that answered costs.
+    pub cost_micro: u64,
+    /// A word on what the policy did out of the ordinary.
+    pub remark: Option<Arc<str>>,
+}
+
+impl Served {
+    pub(super) fn of(arrived: &Arrived, advice: &Advice) -> Self {
+        let fetched = &arrived.fetched;
+        Self {
+            endpoint: Arc::clone(&fetched.endpoint),
+            attempts: fetched.attempts,
+            status: fetched.response.status(),
+            cost_micro: arrived.cost_micro,
+            remark: advice.remarked().cloned(),
+        }
+    }
 }
 
 /// An answer on its way in.
@@ -150,7 +177,7 @@ pub async fn lead(
         }
         Exchanged::Refused(response, served, refusal) => {
             if refusal.holds_for_key() {
-                node.cache.mark_uncacheable(ask.key, clock::now());
+                node.cache.mark_uncacheable(ask.key, clock::now(), None);
             }
             lead.land(Landing::Private(refusal));
             // The client may be gone; then nobody wants this answer.
@@ -167,22 +194,35 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
         let requested = clock::now();
         // Renewed under the new mark, a purge since the look-up would be forgotten.
         renewable = renewable.filter(|object| !node.cache.is_gone(object, &ask.head.url()));
-        let fetched = match route.pool.fetch(outbound(ask, renewable.map(AsRef::as_ref))).await {
-            Ok(fetched) => fetched,
-            Err(failure) => return Exchanged::Failed(failure.into()),
+        let begun = Instant::now();
+        let arrived = match send(node, route, ask, renewable.map(AsRef::as_ref)).await {
+            Ok(arrived) => arrived,
+            Err(failed) => return Exchanged::Failed(failed),
         };
-        let times = Times { mark, requested, received: clock::now() };
-        match (renewable.take(), fetched.response.status()) {
+        let times = Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
+        match (renewable.take(), arrived.fetched.response.status()) {
             (Some(object), StatusCode::NOT_MODIFIED) => {
-                let served = served(&fetched);
-                if let Some(renewed) = renew(node, route, ask, object, fetched.response.headers(), &times) {
+                let served = Served::of(&arrived, &ask.advice);
+                if let Some(renewed) = renew(node, route, ask, object, arrived.fetched.response.headers(), &times) {
                     return Exchanged::Renewed(renewed, served);
                 }
                 // The 304 spoke of an answer we don't have: ask again, for the whole.
             }
-            _ => return settle(node, route, ask, fetched, &times).await,
+            _ => return settle(node, route, ask, arrived, &times).await,
         }
     }
+}
+
+/// Sends the request as the policy shapes it, to whom the policy chooses.
+async fn send(node: &Pipeline, route: &Route, ask: &Ask, renewable: Option<&Object>) -> Result<Arrived, Failed> {
+    let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
+    let faulted = |fault| Pipeline::faulted(route, &fault);
+    let mut parcel = outbound(ask, renewable);
+    if let Some(shape) = ask.advice.shape(route, &facts).map_err(faulted)? {
+        parcel.apply(&shape);
+    }
+    let choice = travel::choose(route, &ask.advice, &facts).map_err(faulted)?;
+    parcel.send(route, &choice).await
 }
 
 /// When an exchange took place.
@@ -190,14 +230,11 @@ struct Times {
     mark: Mark,
     requested: Timestamp,
     received: Timestamp,
-}
-
-fn served(fetched: &Fetched) -> Served {
-    Served { endpoint: Arc::clone(&fetched.endpoint), attempts: fetched.attempts, status: fetched.response.status() }
+    fetch: Duration,
 }
 
 /// The request to the origin: without the client's conditions, because what is to be stored must come whole.
-fn outbound(ask: &Ask, renewable: Option<&Object>) -> Outbound {
+fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
     let mut headers = forwarded(&ask.head);
     for name in &conditional::CONDITIONS {
         headers.remove(name);
@@ -207,8 +244,8 @@ fn outbound(ask: &Ask, renewable: Option<&Object>) -> Outbound {
     }
     // What answers GET answers HEAD as well.
     let method = key::shared_method(&ask.head.method).clone();
-    let body = if ask.body.is_empty() { OutboundBody::Empty } else { OutboundBody::Replayable(ask.body.clone()) };
-    Outbound { method, authority: ask.head.authority.clone(), target: ask.head.target.clone(), headers, body }
+    let body = Load::Bytes(ask.body.clone());
+    Parcel { method, authority: ask.head.authority.clone(), target: ask.head.target.clone(), headers, body }
 }
 
 /// The client's header fields as they travel on: what it said, and through whom it came (RFC 9110, section 7.6.3).
@@ -245,7 +282,7 @@ fn renew(
         received: times.received,
     };
     // An answer that may no longer be shared, or is another variant now, must come whole.
-    let Admission::Store(storage) = decide(node, route, &exchange) else { return None };
+    let Admission::Store(storage) = rule(node, route, ask, exchange, times).admission else { return None };
     let place = place(ask, &storage);
     if place.key != ask.key {
         return None;
@@ -254,9 +291,9 @@ fn renew(
     node.cache.renew(object, not_modified, &storage, &place, &origins(route, &url, times))
 }
 
-async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fetched, times: &Times) -> Exchanged {
-    let served = served(&fetched);
-    let (parts, body) = fetched.response.into_parts();
+async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Arrived, times: &Times) -> Exchanged {
+    let mut served = Served::of(&arrived, &ask.advice);
+    let (parts, body) = arrived.fetched.response.into_parts();
     if ask.if_error && is_failure(parts.status) {
         let detail = format!("endpoint {} answered {}", served.endpoint, parts.status);
         let endpoint = Some(served.endpoint);
@@ -276,7 +313,12 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, fetched: Fe
         length,
         received: times.received,
     };
-    match decide(node, route, &exchange) {
+    let ruling = rule(node, route, ask, exchange, times);
+    served.remark = ruling.reason.or_else(|| ask.advice.remarked().cloned());
+    if ruling.uncacheable.is_some() {
+        node.cache.mark_uncacheable(ask.key, times.received, ruling.uncacheable);
+    }
+    match ruling.admission {
         Admission::Refuse(refusal) if parts.status.is_server_error() && refusal.is_shareable() => {
             share_error(node, ask, Response::from_parts(parts, body), served, times.mark).await
         }
@@ -334,9 +376,11 @@ async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served
     })
 }
 
-fn decide(node: &Pipeline, route: &Route, exchange: &admit::Exchange<'_>) -> Admission {
-    let object_bytes_max = node.cache.config().object_bytes_max;
-    admit::decide(exchange, route.infers(), &route.config.freshness, object_bytes_max)
+fn rule(node: &Pipeline, route: &Route, ask: &Ask, exchange: admit::Exchange<'_>, times: &Times) -> Ruling {
+    let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
+    let initial_age_ms = initial_age_ms(exchange.response, times.requested, times.received);
+    let case = Case { exchange, initial_age_ms, fetch: times.fetch };
+    admission::rule(node, route, &ask.advice, &facts, &case)
 }
 
 fn place(ask: &Ask, storage: &Storage) -> Place {

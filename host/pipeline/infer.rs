@@ -4,23 +4,25 @@
 mod model;
 mod tally;
 
-use std::{borrow::Cow, pin::pin, sync::Arc};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Pipeline, Route, Served, Trail,
+    Advice, Pipeline, Route, Served, Trail,
+    admission::{self, Case},
     keying::{self, Keyed},
 };
 use crate::{
-    batch::{Class, Pending},
+    batch::{Class, Pending, Terms},
     cache::{
         Found, Query,
-        admit::{self, Admission, Refusal},
+        admit::{Admission, Exchange, Refusal},
         collapse::{Follower, Joined, Lead},
         entry::Object,
+        freshness::initial_age_ms,
         key::Key,
         lookup::{Demand, Outcome},
         purge::Mark,
@@ -33,18 +35,24 @@ use crate::{
     config::Protocol,
     message::{Body, Request, RequestHead, Response},
     origin::protocol::{self, Answer, Question, Shape},
-    policy::{Facts, Fault},
+    policy::Fault,
 };
 
 pub use model::{Asked, Batches, Told, sender};
-use model::{class, enlist, seat, told};
+use model::{enlist, seat, told};
 use tally::Tally;
 
 /// Answers a request of a route whose bodies are split.
-pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, protocol: Protocol, request: Request) -> Served {
-    let trail = Trail::on(&route);
+pub(super) async fn serve(
+    node: &Arc<Pipeline>,
+    route: Arc<Route>,
+    protocol: Protocol,
+    advice: Arc<Advice>,
+    request: Request,
+) -> Served {
+    let trail = Trail::on(&route, &advice);
     if request.head.method != Method::POST {
-        return node.pass(&route, request, trail).await;
+        return node.pass(&route, &advice, request, trail).await;
     }
     let body = match request.body.collect(node.limits.body_bytes_max).await {
         Ok(body) => body,
@@ -64,20 +72,31 @@ pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, protocol: Pro
         mark: node.cache.purger().mark(),
         head: Arc::new(request.head),
         route: Arc::clone(&route),
+        advice,
         protocol,
     };
     let mut trail = trail;
-    let answers = match asking.keys(&split.questions, &mut trail) {
+    let questions: Vec<Posed> = split.questions.into_iter().map(|question| asking.pose(question)).collect();
+    trail.arms = questions.first().map(|posed| posed.advice.arms().to_vec()).unwrap_or_default();
+    let answers = match asking.keys(&questions, &mut trail) {
         Ok(marked) => asking.answers(marked).await,
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
     asking.reply(split.shape, answers, trail)
 }
 
+/// A question and what its policy says of it.
+#[derive(Clone)]
+struct Posed {
+    question: Question,
+    advice: Arc<Advice>,
+}
+
 /// What all questions of one request share.
 struct Asking {
     node: Arc<Pipeline>,
     route: Arc<Route>,
+    advice: Arc<Advice>,
     protocol: Protocol,
     head: Arc<RequestHead>,
     demand: Demand,
@@ -119,7 +138,7 @@ impl Sorted {
 enum Waiting {
     Done(Answered),
     Flight { key: Key, follower: Follower<Arc<Told>>, collapsed: bool },
-    Alone(Option<Pending<Told>>),
+    Alone(Awaited),
 }
 
 /// How one question was answered.
@@ -133,21 +152,29 @@ enum Answered {
 }
 
 impl Asking {
-    fn keys<'q>(&self, questions: &'q [Question], trail: &mut Trail) -> Result<Vec<(&'q Question, Marked)>, Fault> {
+    /// To a policy each question looks as if it had come alone.
+    fn pose(&self, question: Question) -> Posed {
+        let advice = self.advice.afresh();
+        advice.draw(&advice.facts(&self.node, &self.head, Some(&question.body)));
+        Posed { question, advice: Arc::new(advice) }
+    }
+
+    fn keys<'q>(&self, questions: &'q [Posed], trail: &mut Trail) -> Result<Vec<(&'q Posed, Marked)>, Fault> {
         let mut marked = Vec::with_capacity(questions.len());
-        for question in questions {
-            let facts = Facts::new(&self.head, Some(&question.body));
-            let keyed = keying::derive(&self.route, &facts, Some(&question.canonical));
+        for posed in questions {
+            let Posed { question, advice } = posed;
+            let facts = advice.facts(&self.node, &self.head, Some(&question.body));
+            let keyed = keying::derive(&self.route, advice, &facts, Some(&question.canonical));
             if trail.detail.is_none() {
-                trail.detail = keyed.remark(&self.route).map(Cow::Owned);
+                trail.detail = keyed.remark().map(Cow::Owned);
             }
             marked.push(match keyed {
                 Keyed::Refused(fault) => return Err(fault),
-                Keyed::Bypass(_) => (question, Marked::Around),
+                Keyed::Bypass(_) => (posed, Marked::Around),
                 Keyed::Key { key, .. } => {
                     trail.key = (questions.len() == 1).then_some(key);
                     // A client may refuse to have its question kept, or answered from what is kept.
-                    (question, if self.demand.directives.no_store { Marked::Around } else { Marked::Key(key) })
+                    (posed, if self.demand.directives.no_store { Marked::Around } else { Marked::Key(key) })
                 }
             });
         }
@@ -155,15 +182,15 @@ impl Asking {
     }
 
     /// Answers all questions: what is known from the tiers, the rest by asking, together.
-    async fn answers(&self, marked: Vec<(&Question, Marked)>) -> Vec<Answered> {
-        let sorted = join_all(marked.into_iter().map(|(question, marked)| self.sort(question, marked))).await;
+    async fn answers(&self, marked: Vec<(&Posed, Marked)>) -> Vec<Answered> {
+        let sorted = join_all(marked.into_iter().map(|(posed, marked)| self.sort(posed, marked))).await;
         let waiting = self.ask(sorted);
-        join_all(waiting.into_iter().map(|(question, waiting, last)| self.finish(question, waiting, last))).await
+        join_all(waiting.into_iter().map(|(posed, waiting, last)| self.finish(posed, waiting, last))).await
     }
 
     /// Looks one question up, and joins or starts its flight if it must be asked.
-    async fn sort<'q>(&self, question: &'q Question, marked: Marked) -> (&'q Question, Sorted, Fallback) {
-        let Marked::Key(key) = marked else { return (question, Sorted::Alone, None) };
+    async fn sort<'q>(&self, posed: &'q Posed, marked: Marked) -> (&'q Posed, Sorted, Fallback) {
+        let Marked::Key(key) = marked else { return (posed, Sorted::Alone, None) };
         let now = clock::now();
         let tag = Tag::url(&self.url);
         let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
@@ -193,7 +220,7 @@ impl Asking {
                 self.join(&query)
             }
         };
-        (question, sorted, fallback)
+        (posed, sorted, fallback)
     }
 
     fn join(&self, query: &Query<'_>) -> Sorted {
@@ -212,45 +239,49 @@ impl Asking {
     }
 
     /// Hands everything that must be asked to the formers at once, so that it can travel together.
-    fn ask<'q>(&self, sorted: Vec<(&'q Question, Sorted, Fallback)>) -> Vec<(&'q Question, Waiting, Fallback)> {
-        let mut parties: Vec<(Class, Vec<(Asked, usize)>)> = Vec::new();
+    fn ask<'q>(&self, sorted: Vec<(&'q Posed, Sorted, Fallback)>) -> Vec<(&'q Posed, Waiting, Fallback)> {
+        let mut parties: Vec<(Class, Vec<(Asked, Terms)>)> = Vec::new();
         let mut seats = Vec::with_capacity(sorted.len());
-        for (question, sorted, _) in &sorted {
-            seats.push(sorted.is_asked().then(|| seat(&mut parties, self.asked(question))));
+        for (posed, sorted, _) in &sorted {
+            let seat = || self.asked(posed).map(|asked| seat(&mut parties, asked));
+            seats.push(sorted.is_asked().then(seat).transpose());
         }
         let mut pending: Vec<_> =
             parties.into_iter().map(|(class, items)| enlist(&self.route, class, items).into_iter()).collect();
-        let waiting = sorted.into_iter().zip(seats).map(|((question, sorted, fallback), seat)| {
+        let waiting = sorted.into_iter().zip(seats).map(|((posed, sorted, fallback), seat)| {
             // Seats were given in this order, so each party's next answer is this question's.
-            let pending = seat.and_then(|party| pending[party].next()).flatten();
-            (question, self.wait(question, sorted, pending), fallback)
+            let pending = match seat {
+                Ok(seat) => Ok(seat.and_then(|party| pending[party].next()).flatten()),
+                Err(told) => Err(told),
+            };
+            (posed, self.wait(posed, sorted, pending), fallback)
         });
         waiting.collect()
     }
 
-    fn wait(&self, question: &Question, sorted: Sorted, pending: Option<Pending<Told>>) -> Waiting {
+    fn wait(&self, posed: &Posed, sorted: Sorted, pending: Awaited) -> Waiting {
         match sorted {
             Sorted::Known { object, tier, stale } => Waiting::Done(Answered::Stored { object, tier, stale }),
             Sorted::Alone => Waiting::Alone(pending),
             Sorted::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
             Sorted::Lead(key, lead) => {
                 let follower = lead.follower();
-                tokio::spawn(self.flight(question, key, lead, pending).run_while_wanted());
+                tokio::spawn(self.flight(posed, key, lead, pending).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
             Sorted::Refresh(object, tier, key, lead) => {
                 // Nobody waits for the refresh, and still it is wanted.
-                tokio::spawn(self.flight(question, key, lead, pending).run());
+                tokio::spawn(self.flight(posed, key, lead, pending).run());
                 Waiting::Done(Answered::Stored { object, tier, stale: true })
             }
         }
     }
 
-    async fn finish(&self, question: &Question, waiting: Waiting, fallback: Fallback) -> Answered {
+    async fn finish(&self, posed: &Posed, waiting: Waiting, fallback: Fallback) -> Answered {
         let (told, collapsed) = match waiting {
             Waiting::Done(answered) => return answered,
             Waiting::Alone(pending) => (Arc::new(told(self.protocol, pending).await), false),
-            Waiting::Flight { key, follower, collapsed } => self.land(question, key, follower, collapsed).await,
+            Waiting::Flight { key, follower, collapsed } => self.land(posed, key, follower, collapsed).await,
         };
         let failed = told.outcome.as_ref().is_err_and(|error| error.status >= 500);
         match fallback.filter(|(object, _)| failed && !self.node.cache.is_gone(object, &self.url)) {
@@ -260,22 +291,19 @@ impl Asking {
     }
 
     /// Waits for the flight; asks alone if what it brings is not for this request.
-    async fn land(
-        &self,
-        question: &Question,
-        key: Key,
-        follower: Follower<Arc<Told>>,
-        collapsed: bool,
-    ) -> (Arc<Told>, bool) {
+    async fn land(&self, posed: &Posed, key: Key, follower: Follower<Arc<Told>>, collapsed: bool) -> (Arc<Told>, bool) {
         let flight = follower.number();
         match follower.landed().await {
             Some(told) if self.was_purged(&told) => self.node.questions.retire(&key, flight),
             Some(told) if told.shareable || !collapsed => return (told, collapsed),
             Some(_) | None => {}
         }
-        let asked = self.asked(question);
-        let (class, weight) = (class(&asked), asked.question.weight());
-        let pending = enlist(&self.route, class, vec![(asked, weight)]).pop().flatten();
+        let pending = self.asked(posed).map(|asked| {
+            let mut parties = Vec::new();
+            seat(&mut parties, asked);
+            let (class, items) = parties.pop()?;
+            enlist(&self.route, class, items).pop().flatten()
+        });
         (Arc::new(told(self.protocol, pending).await), false)
     }
 
@@ -285,28 +313,27 @@ impl Asking {
         told.purgeable.as_ref().is_some_and(|(tags, mark)| *mark != self.mark && purger.is_outdated(tags, mark))
     }
 
-    fn flight(&self, question: &Question, key: Key, lead: Lead<Arc<Told>>, pending: Option<Pending<Told>>) -> Flight {
+    fn flight(&self, posed: &Posed, key: Key, lead: Lead<Arc<Told>>, pending: Awaited) -> Flight {
         Flight {
             node: Arc::clone(&self.node),
             route: Arc::clone(&self.route),
             url: self.url.clone(),
-            asked: self.asked(question),
+            head: Arc::clone(&self.head),
+            posed: posed.clone(),
+            protocol: self.protocol,
             key,
             mark: self.mark,
             requested: clock::now(),
             lead,
-            pending,
+            pending: Some(pending),
+            begun: Instant::now(),
         }
     }
 
-    fn asked(&self, question: &Question) -> Asked {
-        Asked {
-            protocol: self.protocol,
-            question: question.clone(),
-            head: Arc::clone(&self.head),
-            route: Arc::clone(&self.route),
-            answer_bytes_max: self.node.cache.config().object_bytes_max,
-        }
+    /// The question as the policy shapes it, to whom it goes and on what terms; or what is told if the policy faults
+    /// and the route wants no answer then.
+    fn asked(&self, posed: &Posed) -> Result<Asked, Told> {
+        model::shaped(&self.node, &self.route, &self.head, self.protocol, posed)
     }
 
     fn reply(&self, shape: Shape, answers: Vec<Answered>, mut trail: Trail) -> Served {
@@ -336,32 +363,38 @@ impl Answered {
     }
 }
 
+/// An answer on its way, or none because the question wasn't asked.
+type Awaited = Result<Option<Pending<Told>>, Told>;
+
 /// One question's flight to the model and into the tiers.
 struct Flight {
     node: Arc<Pipeline>,
     route: Arc<Route>,
     url: String,
-    asked: Asked,
+    head: Arc<RequestHead>,
+    posed: Posed,
+    protocol: Protocol,
     key: Key,
     mark: Mark,
     requested: Timestamp,
+    begun: Instant,
     lead: Lead<Arc<Told>>,
-    pending: Option<Pending<Told>>,
+    pending: Option<Awaited>,
 }
 
 impl Flight {
     async fn run(mut self) {
-        let pending = self.pending.take();
-        let told = told(self.asked.protocol, pending).await;
+        let pending = self.pending.take().unwrap_or(Ok(None));
+        let told = told(self.protocol, pending).await;
         self.settle(told);
     }
 
     /// Ends early if everybody who waits has left before the question has: dropping what is pending withdraws it. If
     /// its batch has left already, the answer is paid for, and kept.
     async fn run_while_wanted(mut self) {
-        let pending = self.pending.take();
-        let departure = pending.as_ref().map(Pending::departure);
-        let mut asking = pin!(told(self.asked.protocol, pending));
+        let pending = self.pending.take().unwrap_or(Ok(None));
+        let departure = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::departure));
+        let mut asking = pin!(told(self.protocol, pending));
         let told = tokio::select! {
             told = &mut asking => told,
             () = self.lead.abandoned() => {
@@ -379,9 +412,10 @@ impl Flight {
     fn settle(self, mut told: Told) {
         if let Ok(answer) = &told.outcome {
             let body = answer.body.clone();
-            let refusal = self.store(&told.headers, &body);
+            let (refusal, reason) = self.store(&told.headers, &body);
             told.stored = refusal.is_none();
             told.shareable = refusal.is_none_or(Refusal::is_shareable);
+            told.remark = reason.or_else(|| self.posed.advice.remarked().cloned());
             let mut tags = tag::named(&told.headers, &self.route.config.tag_headers);
             tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
             told.purgeable = Some((tags, self.mark));
@@ -389,31 +423,34 @@ impl Flight {
         self.lead.land(Arc::new(told));
     }
 
-    /// Stores it, or says why not.
-    fn store(&self, headers: &HeaderMap, body: &Bytes) -> Option<Refusal> {
+    /// Stores it, or says why not, in the policy's words if it is the policy's doing.
+    fn store(&self, headers: &HeaderMap, body: &Bytes) -> (Option<Refusal>, Option<Arc<str>>) {
         let received = clock::now();
-        let exchange = admit::Exchange {
+        let exchange = Exchange {
             method: &Method::POST,
-            request: &self.asked.head.headers,
+            request: &self.head.headers,
             status: StatusCode::OK,
             response: headers,
             length: Some(body.len() as u64),
             received,
         };
         let cache = &self.node.cache;
-        let decision = admit::decide(&exchange, true, &self.route.config.freshness, cache.config().object_bytes_max);
-        let storage = match decision {
+        let facts = self.posed.advice.facts(&self.node, &self.head, Some(&self.posed.question.body));
+        let initial_age_ms = initial_age_ms(headers, self.requested, received);
+        let case = Case { exchange, initial_age_ms, fetch: self.begun.elapsed() };
+        let ruling = admission::rule(&self.node, &self.route, &self.posed.advice, &facts, &case);
+        let storage = match ruling.admission {
             Admission::Store(storage) => storage,
             Admission::Refuse(refusal) => {
-                if refusal.holds_for_key() {
-                    cache.mark_uncacheable(self.key, received);
+                if refusal.holds_for_key() || ruling.uncacheable.is_some() {
+                    cache.mark_uncacheable(self.key, received, ruling.uncacheable);
                 }
-                return Some(refusal);
+                return (Some(refusal), ruling.reason);
             }
         };
         if body.len() > cache.config().part_bytes {
             // An answer is joined with others from one piece.
-            return Some(Refusal::TooLarge);
+            return (Some(Refusal::TooLarge), None);
         }
         // Everything that reaches the model is in the key, so that the answer can't vary by more.
         let place = Place { primary: self.key, key: self.key, names: None };
@@ -427,10 +464,10 @@ impl Flight {
         let head = head(StatusCode::OK, headers, &storage, &place, &origins);
         let mut recorder = Recorder::new(Arc::clone(cache), place, head, Some(body.len() as u64));
         if recorder.push(body).is_err() {
-            return Some(Refusal::TooLarge);
+            return (Some(Refusal::TooLarge), None);
         }
         recorder.finish();
-        None
+        (None, None)
     }
 }
 

@@ -1,12 +1,10 @@
 //! Which key a request has: by its policy if that has an opinion, else natively.
 
-use std::borrow::Cow;
-
-use super::route::Route;
+use super::{Advice, route::Route};
 use crate::{
     cache::key::{Decider, Key},
     config::OnFault,
-    policy::{Facts, Fault, KeyPlan, KeyVerdict, Material, Policy, key},
+    policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key},
 };
 
 /// What came of making a key.
@@ -26,24 +24,25 @@ pub enum Keyed {
 }
 
 impl Keyed {
-    /// What the policy did out of the ordinary, for `Cache-Status` and the access log: `name@generation:word`.
+    /// What the policy did out of the ordinary, in a word for `Cache-Status` and the access log.
     #[must_use]
-    pub fn remark(&self, route: &Route) -> Option<String> {
-        let label = route.policy.as_ref()?.label();
+    pub fn remark(&self) -> Option<String> {
         match self {
             Self::Key { fault: None, .. } => None,
-            Self::Key { fault: Some(fault), .. } | Self::Refused(fault) => Some(format!("{label}:{}", fault.kind())),
-            Self::Bypass(reason) => Some(format!("{label}:{reason}")),
+            Self::Key { fault: Some(fault), .. } | Self::Refused(fault) => Some(fault.kind().to_owned()),
+            Self::Bypass(reason) => Some(reason.clone()),
         }
     }
 }
 
 /// Makes the key of a request, or of one of its questions, whose canonical form is `canonical`.
 #[must_use]
-pub fn derive(route: &Route, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
-    let fault = match route.policy.as_deref().map(|policy| by_policy(route, policy, facts)) {
-        None | Some(Ok(None)) => None,
-        Some(Ok(Some(keyed))) => return keyed,
+pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
+    let made = advice.by_each(facts, |policy, facts| by_policy(route, policy, facts).transpose());
+    advice.witness_key(facts);
+    let fault = match made {
+        None => None,
+        Some(Ok(keyed)) => return keyed,
         Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => return Keyed::Refused(fault),
         Some(Err(fault)) => Some(fault),
     };
@@ -62,19 +61,14 @@ pub fn natively(route: &Route, facts: &Facts<'_>, canonical: Option<&[u8]>) -> K
 }
 
 fn by_policy(route: &Route, policy: &dyn Policy, facts: &Facts<'_>) -> Result<Option<Keyed>, Fault> {
-    let mut hasher = route.keys.hasher(Decider::Policy);
+    if *policy.key_plan() == KeyPlan::Native {
+        return Ok(None);
+    }
+    let mut hasher = route.keys.hasher(Decider::Policy { meaning: policy.meaning() });
     // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
-    match policy.key_plan() {
-        KeyPlan::Native => return Ok(None),
-        KeyPlan::Recipe(parts) => key::evaluate(parts, facts, &mut hasher),
-        KeyPlan::Call(inputs) => {
-            let values: Vec<Option<Cow<'_, [u8]>>> = inputs.iter().map(|input| facts.read(input)).collect();
-            match policy.derive_key(&values)? {
-                KeyVerdict::Lookup(parts) => parts.iter().for_each(|part| hasher.part(Some(part))),
-                KeyVerdict::Bypass(reason) => return Ok(Some(Keyed::Bypass(reason))),
-            }
-        }
-    }
-    Ok(Some(Keyed::Key { key: hasher.finish(), fault: None }))
+    Ok(Some(match consult::material(policy, facts, &mut hasher)? {
+        Some(reason) => Keyed::Bypass(reason),
+        None => Keyed::Key { key: hasher.finish(), fault: None },
+    }))
 }

@@ -40,12 +40,18 @@ impl<'a> From<&'a RequestHead> for Wanted<'a> {
 impl Pipeline {
     /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
     /// `None` if it isn't that simple.
-    pub(super) fn hit_reply(&self, object: &Object, wanted: Wanted<'_>, now: Timestamp) -> Option<Response> {
+    pub(super) fn hit_reply(
+        &self,
+        object: &Object,
+        policy: Option<&Arc<str>>,
+        wanted: Wanted<'_>,
+        now: Timestamp,
+    ) -> Option<Response> {
         if !object.is_whole() {
             return None;
         }
         let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
-        let headers = object.hit_headers(&self.node, now);
+        let headers = object.hit_headers(&self.node, policy, now);
         let body = Body::Full(object.body.clone());
         Some(shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
@@ -123,6 +129,10 @@ pub(super) fn note(trail: &mut Trail, served: &fetch::Served) {
     trail.forward_status = Some(served.status.as_u16());
     trail.endpoint = Some(Arc::clone(&served.endpoint));
     trail.attempts = served.attempts;
+    trail.cost_micro = served.cost_micro;
+    if let (None, Some(remark)) = (&trail.detail, &served.remark) {
+        trail.detail = Some(remark.to_string().into());
+    }
 }
 
 /// A whole answer, its head alone (HEAD), or "you have it" (304), as the client wants.

@@ -10,7 +10,7 @@ use crate::{
     config::{self, Mode, Protocol},
     message::RequestHead,
     origin::Pool,
-    policy::{KeyPlan, Policy},
+    policy::Roster,
 };
 
 /// A route with everything a request needs on its way.
@@ -21,21 +21,27 @@ pub struct Route {
     pub config: config::Route,
     /// The start of its keys.
     pub keys: KeySpace,
-    /// Where its requests go.
-    pub pool: Arc<Pool>,
+    /// Where its requests may go; at least one.
+    pub destinations: Vec<Destination>,
     /// What decides for it.
-    pub policy: Option<Arc<dyn Policy>>,
-    /// The former of its questions, if its protocol batches.
+    pub policy: Option<Arc<dyn Roster>>,
+}
+
+/// One of those who may answer.
+pub struct Destination {
+    /// The pool's name.
+    pub name: Arc<str>,
+    /// The pool.
+    pub pool: Arc<Pool>,
+    /// Replaces `/model` in a JSON body.
+    pub model: Option<Arc<str>>,
+    /// What a request costs there.
+    pub cost_micro: u64,
+    /// The former of the pool's questions, if the route's protocol batches.
     pub batches: Option<Arc<Batches>>,
 }
 
 impl Route {
-    /// Does the key depend on the body?
-    #[must_use]
-    pub fn needs_body(&self) -> bool {
-        self.infers() || self.policy.as_ref().is_some_and(|policy| policy.key_plan().needs_body())
-    }
-
     /// Are its requests questions?
     #[must_use]
     pub const fn infers(&self) -> bool {
@@ -56,12 +62,6 @@ impl Route {
     pub fn demand(&self, headers: &HeaderMap) -> Demand {
         let demand = Demand::of(headers);
         Demand { authorized: demand.authorized && !self.infers(), ..demand }
-    }
-
-    /// Is its key the native one, so that one URL is one key?
-    #[must_use]
-    pub fn is_keyed_natively(&self) -> bool {
-        self.policy.as_ref().is_none_or(|policy| *policy.key_plan() == KeyPlan::Native)
     }
 
     fn takes(&self, host: &str, path: &str) -> bool {
@@ -91,6 +91,13 @@ impl Routes {
     pub fn find(&self, head: &RequestHead) -> Option<&Arc<Route>> {
         let (host, path) = (without_port(head.authority()), head.target.path());
         self.0.iter().find(|route| route.takes(host, path))
+    }
+
+    /// The pool of this name, if a route leads to it.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        let mut destinations = self.0.iter().flat_map(|route| &route.destinations);
+        destinations.find(|destination| &*destination.name == name).map(|destination| &destination.pool)
     }
 }
 

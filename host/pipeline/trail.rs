@@ -4,11 +4,14 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderValue;
 
-use super::route::Route;
-use crate::cache::{
-    key::Key,
-    status::{Forward, Line},
-    store::Tier,
+use super::{Advice, route::Route};
+use crate::{
+    cache::{
+        key::Key,
+        status::{Forward, Line},
+        store::Tier,
+    },
+    policy::{Arm, Policy},
 };
 
 /// The look-up's verdict (DESIGN, "Words").
@@ -46,6 +49,10 @@ impl Lookup {
 pub struct Trail {
     /// The route that took it.
     pub route: Option<Arc<Route>>,
+    /// The generation that decided.
+    pub policy: Option<Arc<dyn Policy>>,
+    /// The arms of its experiments that were drawn.
+    pub arms: Vec<Arm>,
     /// Its key.
     pub key: Option<Key>,
     /// The look-up.
@@ -66,6 +73,8 @@ pub struct Trail {
     pub endpoint: Option<Arc<str>>,
     /// Attempts at the origin.
     pub attempts: u32,
+    /// What the candidate that answered costs.
+    pub cost_micro: u64,
     /// Questions in the batch, or the largest of its batches.
     pub batch: Option<usize>,
     /// No answer came: the response is holm's own.
@@ -77,8 +86,13 @@ pub struct Trail {
 impl Trail {
     /// The start of a request's trail on `route`.
     #[must_use]
-    pub fn on(route: &Arc<Route>) -> Self {
-        Self { route: Some(Arc::clone(route)), ..Self::default() }
+    pub fn on(route: &Arc<Route>, advice: &Advice) -> Self {
+        Self {
+            route: Some(Arc::clone(route)),
+            policy: advice.policy().cloned(),
+            arms: advice.arms().to_vec(),
+            ..Self::default()
+        }
     }
 
     /// The trail as a `Cache-Status` line.
@@ -93,6 +107,7 @@ impl Trail {
             ttl: self.ttl_ms.map(|ttl| ttl.div_euclid(1000)),
             stored: self.stored,
             collapsed: self.collapsed,
+            policy: self.policy.as_ref().map(|policy| &**policy.label()),
             detail,
         }
         .render(node)

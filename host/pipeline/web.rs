@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::{
-    Lookup, Pipeline, Route, Served, Trail,
+    Advice, Lookup, Pipeline, Route, Served, Trail,
     fetch::{self, Ask, Exchanged, Landing, Pump},
     keying::{self, Keyed},
     reply::{found, note},
+    travel::{self, Load, Parcel},
 };
 use crate::{
     cache::{
@@ -31,8 +32,8 @@ use crate::{
     clock,
     config::Protocol,
     message::{Body, BodyError, Request, RequestHead},
-    origin::{Outbound, OutboundBody, protocol},
-    policy::{Facts, Fault},
+    origin::protocol,
+    policy::Fault,
 };
 
 /// How often a request joins a flight before it asks for itself: by its key, by its variant's, and once more if what
@@ -48,70 +49,93 @@ pub(super) enum Quick {
     /// A fresh hit in memory.
     Served(Served),
     /// The long way. The key, if it was made: a policy is asked once a request.
-    Onward(Option<Keyed>),
+    Onward(Advice, Option<Keyed>),
 }
+
+/// The body of a request without one.
+static NOTHING: Bytes = Bytes::new();
 
 /// Answers at once what is fresh in memory and needs no body to be keyed.
-pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, request: &Request) -> Quick {
+pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, advice: Advice, request: &Request) -> Quick {
     let head = &request.head;
     let asks = head.method == Method::GET || head.method == Method::HEAD;
-    if route.needs_body() || !asks || !http_body::Body::is_end_stream(&request.body) {
-        return Quick::Onward(None);
+    if route.infers() || !asks || !http_body::Body::is_end_stream(&request.body) {
+        return Quick::Onward(advice, None);
     }
-    let keyed = keying::derive(route, &Facts::new(head, None), None);
+    let facts = advice.facts(node, head, Some(&NOTHING));
+    advice.draw(&facts);
+    let keyed = keying::derive(route, &advice, &facts, None);
     match &keyed {
-        Keyed::Key { key, fault: None } => match memory_hit(node, route, head, *key) {
+        Keyed::Key { key, fault: None } => match memory_hit(node, route, &advice, head, *key) {
             Some(served) => Quick::Served(served),
-            None => Quick::Onward(Some(keyed)),
+            None => Quick::Onward(advice, Some(keyed)),
         },
-        _ => Quick::Onward(Some(keyed)),
+        _ => Quick::Onward(advice, Some(keyed)),
     }
 }
 
-fn memory_hit(node: &Pipeline, route: &Arc<Route>, head: &RequestHead, key: Key) -> Option<Served> {
+fn memory_hit(node: &Pipeline, route: &Arc<Route>, advice: &Advice, head: &RequestHead, key: Key) -> Option<Served> {
     let demand = route.demand(&head.headers);
     if demand.directives.no_store {
         return None;
     }
     let now = clock::now();
     let tag = || Tag::url(&head.url());
-    let url: Option<&(dyn Fn() -> Tag + Sync)> = if route.is_keyed_natively() { None } else { Some(&tag) };
+    let url: Option<&(dyn Fn() -> Tag + Sync)> = if advice.keys_natively() { None } else { Some(&tag) };
     let query = Query { key, head, demand: &demand, url, now };
     let Some(Found { outcome: Outcome::Hit(object), .. }) = node.cache.peek(&query) else { return None };
     if object.head.age_ms(now) >= object.head.lifetimes.ttl_ms {
         // A stale answer that the client accepts: the long way says so.
         return None;
     }
-    let response = node.hit_reply(&object, head.into(), now)?;
-    let mut trail = Trail { key: Some(key), ..Trail::on(route) };
+    let policy = advice.policy().map(|policy| policy.label());
+    let response = node.hit_reply(&object, policy, head.into(), now)?;
+    let mut trail = Trail { key: Some(key), ..Trail::on(route, advice) };
     found(&mut trail, Lookup::Hit, Tier::Memory);
     Some(Served { response, trail })
 }
 
 /// Answers any request of a route whose bodies aren't split.
-pub(super) async fn serve(node: &Arc<Pipeline>, route: Arc<Route>, request: Request, keyed: Option<Keyed>) -> Served {
+pub(super) async fn serve(
+    node: &Arc<Pipeline>,
+    route: Arc<Route>,
+    advice: Arc<Advice>,
+    request: Request,
+    keyed: Option<Keyed>,
+) -> Served {
     let Request { head, body } = request;
     let asks = head.method == Method::GET || head.method == Method::HEAD;
-    let trail = Trail::on(&route);
-    if !(asks || route.infers() && head.method == Method::POST) {
-        return pass(node, &route, head, body, Forward::Method, trail).await;
-    }
-    let bytes = if route.needs_body() {
+    let answered = asks || route.infers() && head.method == Method::POST;
+    let trail = Trail::on(&route, &advice);
+    let bytes = if http_body::Body::is_end_stream(&body) {
+        Bytes::new()
+    } else if advice.needs_body() || answered && route.infers() {
         match body.collect(node.limits.body_bytes_max).await {
             Ok(bytes) => bytes,
             Err(error) => return node.bad_body(&error, trail),
         }
-    } else if http_body::Body::is_end_stream(&body) {
-        Bytes::new()
     } else {
         // A GET with a body that nothing reads has no meaning that a cache could know.
-        return pass(node, &route, head, body, Forward::Bypass, trail).await;
+        let forward = if answered { Forward::Bypass } else { Forward::Method };
+        return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
     };
+    if !answered {
+        let (body, forward) = (Body::from(bytes), Forward::Method);
+        return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
+    }
     let (bytes, canonical) = question(&route, bytes);
-    let keyed = keyed.unwrap_or_else(|| keying::derive(&route, &Facts::new(&head, Some(&bytes)), canonical.as_deref()));
+    let keyed = keyed.unwrap_or_else(|| {
+        let facts = advice.facts(node, &head, Some(&bytes));
+        advice.draw(&facts);
+        keying::derive(&route, &advice, &facts, canonical.as_deref())
+    });
+    let trail = Trail { arms: advice.arms().to_vec(), ..trail };
     match way(node, &route, &head, keyed, trail) {
-        Way::LookUp(request) => look_up(node, &route, head, bytes, request).await,
-        Way::Around(forward, trail) => pass(node, &route, head, Body::Full(bytes), forward, trail).await,
+        Way::LookUp(asked) => look_up(node, &route, &advice, head, bytes, asked).await,
+        Way::Around(forward, trail) => {
+            let body = Body::from(bytes);
+            Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await
+        }
         Way::Done(served) => *served,
     }
 }
@@ -143,7 +167,7 @@ struct Asked {
 }
 
 fn way(node: &Pipeline, route: &Route, head: &RequestHead, keyed: Keyed, mut trail: Trail) -> Way {
-    trail.detail = keyed.remark(route).map(Cow::Owned);
+    trail.detail = keyed.remark().map(Cow::Owned);
     let key = match keyed {
         Keyed::Key { key, .. } => key,
         Keyed::Bypass(_) => return Way::Around(Forward::Bypass, trail),
@@ -157,13 +181,21 @@ fn way(node: &Pipeline, route: &Route, head: &RequestHead, keyed: Keyed, mut tra
     Way::LookUp(Asked { key, demand, trail })
 }
 
-async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, body: Bytes, asked: Asked) -> Served {
+async fn look_up(
+    node: &Arc<Pipeline>,
+    route: &Arc<Route>,
+    advice: &Arc<Advice>,
+    head: RequestHead,
+    body: Bytes,
+    asked: Asked,
+) -> Served {
     let Asked { key, demand, mut trail } = asked;
     let now = clock::now();
     let tag = Tag::url(&head.url());
     let query = Query { key, head: &head, demand: &demand, url: Some(&move || tag), now };
     let found_here = node.cache.look_up(&query).await;
-    let mut ask = Ask { head, body, primary: key, key: found_here.key, stale: None, if_error: false };
+    let advice = Arc::clone(advice);
+    let mut ask = Ask { head, body, advice, primary: key, key: found_here.key, stale: None, if_error: false };
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
     let mut alone = found_here.uncacheable || demand.authorized;
     match found_here.outcome {
@@ -199,7 +231,8 @@ async fn look_up(node: &Arc<Pipeline>, route: &Arc<Route>, head: RequestHead, bo
     let has_range = ask.head.headers.contains_key(header::RANGE);
     let conditional = alone && ask.stale.is_none() && conditional::is_conditional(&ask.head.headers);
     if has_range || conditional {
-        return pass(node, route, ask.head, ask.body.into(), Forward::Bypass, trail).await;
+        let (body, forward) = (ask.body.into(), Forward::Bypass);
+        return Passing { route, advice: &ask.advice, head: ask.head, body, forward }.pass(node, trail).await;
     }
     if alone { fetch_alone(node, route, ask, trail).await } else { collapse(node, route, ask, trail).await }
 }
@@ -386,52 +419,81 @@ fn lost(node: &Pipeline, mut trail: Trail) -> Served {
     node.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's answer broke off", trail)
 }
 
-/// Passes a request and its answer through. An unsafe method that succeeds outdates what is stored for its URL
-/// (RFC 9111, section 4.4).
-async fn pass(
-    node: &Arc<Pipeline>,
-    route: &Arc<Route>,
+/// A request that is passed through, with its answer.
+struct Passing<'a> {
+    route: &'a Arc<Route>,
+    advice: &'a Advice,
     head: RequestHead,
     body: Body,
     forward: Forward,
-    mut trail: Trail,
-) -> Served {
-    trail.lookup = if forward == Forward::Method { Lookup::Pass } else { Lookup::Bypass };
-    trail.forward = Some(forward);
-    let outbound = Outbound {
-        method: head.method.clone(),
-        authority: head.authority.clone(),
-        target: head.target.clone(),
-        headers: fetch::forwarded(&head),
-        body: match body {
-            Body::Empty => OutboundBody::Empty,
-            Body::Full(bytes) if bytes.is_empty() => OutboundBody::Empty,
-            Body::Full(bytes) => OutboundBody::Replayable(bytes),
-            Body::Stream(_) => OutboundBody::Once(body),
-        },
-    };
-    match route.pool.fetch(outbound).await {
-        Err(failure) => node.failed_reply(&failure.into(), trail),
-        Ok(fetched) => {
-            let status = fetched.response.status();
-            if !head.method.is_safe() && (status.is_success() || status.is_redirection()) && !route.infers() {
-                invalidate(node, route, head).await;
-            }
-            let served = fetch::Served { endpoint: fetched.endpoint, attempts: fetched.attempts, status };
-            node.passed_reply(fetched.response, &served, trail)
+}
+
+impl Passing<'_> {
+    /// Passes it on as the policy shapes it, to whom the policy chooses. An unsafe method that succeeds outdates what is
+    /// stored for its URL (RFC 9111, section 4.4).
+    async fn pass(self, node: &Arc<Pipeline>, mut trail: Trail) -> Served {
+        let Self { route, advice, head, body, forward } = self;
+        trail.lookup = if forward == Forward::Method { Lookup::Pass } else { Lookup::Bypass };
+        trail.forward = Some(forward);
+        let bytes = match &body {
+            Body::Empty => Some(Bytes::new()),
+            Body::Full(bytes) => Some(bytes.clone()),
+            Body::Stream(_) => None,
+        };
+        let facts = advice.facts(node, &head, bytes.as_ref());
+        advice.draw(&facts);
+        trail.arms = advice.arms().to_vec();
+        let parcel = Parcel {
+            method: head.method.clone(),
+            authority: head.authority.clone(),
+            target: head.target.clone(),
+            headers: fetch::forwarded(&head),
+            body: Load::from(body),
+        };
+        match shaped(route, advice, &facts, parcel) {
+            Err(fault) => node.refused_reply(route, &fault, trail),
+            Ok((parcel, choice)) => match parcel.send(route, &choice).await {
+                Err(failed) => node.failed_reply(&failed, trail),
+                Ok(arrived) => {
+                    let status = arrived.fetched.response.status();
+                    if !head.method.is_safe() && (status.is_success() || status.is_redirection()) && !route.infers() {
+                        invalidate(node, route, advice, head).await;
+                    }
+                    let served = fetch::Served::of(&arrived, advice);
+                    node.passed_reply(arrived.fetched.response, &served, trail)
+                }
+            },
         }
     }
 }
 
+/// A request as the policy shapes it, and to whom it goes.
+fn shaped(
+    route: &Route,
+    advice: &Advice,
+    facts: &crate::policy::Facts<'_>,
+    mut parcel: Parcel,
+) -> Result<(Parcel, crate::policy::Choice), Fault> {
+    if let Some(shape) = advice.shape(route, facts)? {
+        parcel.apply(&shape);
+    }
+    let choice = travel::choose(route, advice, facts)?;
+    Ok((parcel, choice))
+}
+
 /// Purges the URL, unless nothing is stored for it nor on its way: most writes of an API need no line in the log.
-async fn invalidate(node: &Arc<Pipeline>, route: &Route, mut head: RequestHead) {
+async fn invalidate(node: &Arc<Pipeline>, route: &Route, advice: &Advice, mut head: RequestHead) {
     head.method = Method::GET;
-    let key = match keying::derive(route, &Facts::new(&head, None), None) {
-        Keyed::Key { key, fault: None } => key,
-        // What the policy makes of such a request can't be known from here.
-        _ => keying::natively(route, &Facts::new(&head, None), None),
+    let advice = advice.afresh();
+    let key = {
+        let facts = advice.facts(node, &head, None);
+        match keying::derive(route, &advice, &facts, None) {
+            Keyed::Key { key, fault: None } => key,
+            // What the policy makes of such a request can't be known from here.
+            _ => keying::natively(route, &facts, None),
+        }
     };
-    let needed = !route.is_keyed_natively() || node.flights.is_open(&key) || node.cache.has(&key).await;
+    let needed = !advice.keys_natively() || node.flights.is_open(&key) || node.cache.has(&key).await;
     if !needed {
         return;
     }
@@ -466,7 +528,14 @@ impl Pipeline {
     }
 
     /// Passes a request through, for a route whose questions it isn't one of.
-    pub(super) async fn pass(self: &Arc<Self>, route: &Arc<Route>, request: Request, trail: Trail) -> Served {
-        pass(self, route, request.head, request.body, Forward::Method, trail).await
+    pub(super) async fn pass(
+        self: &Arc<Self>,
+        route: &Arc<Route>,
+        advice: &Advice,
+        request: Request,
+        trail: Trail,
+    ) -> Served {
+        let Request { head, body } = request;
+        Passing { route, advice, head, body, forward: Forward::Method }.pass(self, trail).await
     }
 }

@@ -1,5 +1,7 @@
 //! What a component may import: a voice in the node's log.
 
+use std::sync::Arc;
+
 use holm_bindings::holm::policy::{
     diagnostics::{self, Level},
     facts,
@@ -12,18 +14,18 @@ use crate::clock::{self, Timestamp};
 
 /// The voice of one generation. All its instances share the quota.
 pub(super) struct Voice {
-    label: String,
+    label: Arc<str>,
     quota: Mutex<Quota>,
 }
 
 impl Voice {
-    pub(super) fn new(label: String) -> Self {
+    pub(super) fn new(label: Arc<str>) -> Self {
         Self { label, quota: Mutex::default() }
     }
 
     fn say(&self, level: Level, message: &str) {
         let Some(lost) = self.quota.lock().spend(clock::now()) else { return };
-        let policy = self.label.as_str();
+        let policy = &*self.label;
         let message: String =
             message.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
         match level {

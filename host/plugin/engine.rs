@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,7 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tracing::warn;
-use wasmtime::{Config, OptLevel, PoolingAllocationConfig, component::Component};
+use wasmtime::{Cache, CacheConfig, Config, OptLevel, PoolingAllocationConfig, component::Component};
 
 use super::{
     error::{Error, Refusal},
@@ -25,26 +26,31 @@ pub struct Engine {
     /// The latest components by digest: a policy whose configuration or limits changed is not compiled again.
     compiled: Mutex<VecDeque<(blake3::Hash, Component)>>,
     ticker: Arc<Ticker>,
+    fuel: bool,
 }
 
 /// What the instances of all policies together may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EngineLimits {
-    /// Live instances, those of generations on their way out included.
+    /// Live instances of one generation of each policy.
     pub instances_max: usize,
     /// Linear memory of one instance in bytes; at least that of the policy with the most.
     pub memory_bytes_max: usize,
+    /// Where compiled components are kept. What lies there is run without being checked.
+    pub cache_dir: Option<PathBuf>,
+    /// Count what calls burn, in instructions about. Costs a tenth to a quarter of their time: for measuring.
+    pub fuel: bool,
 }
 
 impl Engine {
     /// Reserves address space for all instances and starts the clock.
     ///
     /// # Errors
-    /// The machine isn't one that wasmtime supports, or has no more threads.
-    pub fn new(limits: EngineLimits) -> Result<Arc<Self>, Error> {
+    /// The machine isn't one that wasmtime supports, has no more threads, or can't have the cache of compiled components.
+    pub fn new(limits: &EngineLimits) -> Result<Arc<Self>, Error> {
         let wasm = wasm_engine(limits).map_err(|error| Error::Engine(format!("{error:#}")))?;
         let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
-        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), ticker }))
+        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), ticker, fuel: limits.fuel }))
     }
 
     /// Keeps the clock going for as long as the answer lives. Whoever runs a guest holds one.
@@ -54,6 +60,11 @@ impl Engine {
             self.ticker.wake();
         }
         Watched(&self.ticker)
+    }
+
+    /// Is fuel counted?
+    pub(super) const fn counts_fuel(&self) -> bool {
+        self.fuel
     }
 
     pub(super) const fn wasm(&self) -> &wasmtime::Engine {
@@ -75,8 +86,8 @@ impl Engine {
     }
 }
 
-/// Compiled components that are kept beside those in use.
-const COMPILED_MAX: usize = 8;
+/// Compiled components that are kept beside those in use: for a change of configuration, not of components.
+const COMPILED_MAX: usize = 2;
 
 /// A component of a language with a runtime of its own is made of dozens of core modules.
 const CORE_INSTANCES_PER_INSTANCE: u32 = 50;
@@ -85,31 +96,42 @@ const MEMORIES_PER_INSTANCE: u32 = 2;
 /// Zeroed by `memset` instead of given back to the system when an instance ends: most are smaller.
 const MEMORY_KEPT_BYTES: usize = 64 << 10;
 const TABLE_KEPT_BYTES: usize = 16 << 10;
+/// The active one, one on trial, one on its way out.
+const GENERATIONS_AT_ONCE: usize = 3;
+/// Only addresses are reserved, and a policy that is loaded later may want more than those at the start.
+const MEMORY_BYTES_LEAST: usize = 64 << 20;
 /// What 32 bits can address.
 const MEMORY_BYTES_LIMIT: usize = 4 << 30;
 const INSTANCE_BYTES_MAX: usize = 16 << 20;
 
-fn wasm_engine(limits: EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
-    let mut pooled = base();
+fn wasm_engine(limits: &EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
+    let mut pooled = base(limits)?;
     pooled.allocation_strategy(pool(limits));
     wasmtime::Engine::new(&pooled).or_else(|error| {
         let error = format!("{error:#}");
         warn!(error, "no address space for a pool of policy instances; each is allocated when it is made");
-        wasmtime::Engine::new(&base())
+        wasmtime::Engine::new(&base(limits)?)
     })
 }
 
-fn base() -> Config {
+fn base(limits: &EngineLimits) -> wasmtime::Result<Config> {
     let mut config = Config::new();
+    if let Some(dir) = &limits.cache_dir {
+        let mut cache = CacheConfig::new();
+        cache.with_directory(dir);
+        config.cache(Some(Cache::new(cache)?));
+    }
     config.wasm_component_model(true);
     config.concurrency_support(false);
     config.epoch_interruption(true);
+    config.consume_fuel(limits.fuel);
     config.cranelift_opt_level(OptLevel::Speed);
-    config
+    Ok(config)
 }
 
-fn pool(limits: EngineLimits) -> PoolingAllocationConfig {
-    let instances = u32::try_from(limits.instances_max.max(1)).unwrap_or(u32::MAX);
+fn pool(limits: &EngineLimits) -> PoolingAllocationConfig {
+    let instances = limits.instances_max.max(1).saturating_mul(GENERATIONS_AT_ONCE);
+    let instances = u32::try_from(instances).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances);
     pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_INSTANCE));
@@ -117,7 +139,7 @@ fn pool(limits: EngineLimits) -> PoolingAllocationConfig {
     pool.total_tables(instances.saturating_mul(TABLES_PER_INSTANCE));
     pool.max_component_instance_size(INSTANCE_BYTES_MAX);
     pool.max_core_instance_size(INSTANCE_BYTES_MAX);
-    pool.max_memory_size(limits.memory_bytes_max.min(MEMORY_BYTES_LIMIT));
+    pool.max_memory_size(limits.memory_bytes_max.clamp(MEMORY_BYTES_LEAST, MEMORY_BYTES_LIMIT));
     pool.table_elements(TABLE_ELEMENTS_MAX);
     pool.linear_memory_keep_resident(MEMORY_KEPT_BYTES);
     pool.table_keep_resident(TABLE_KEPT_BYTES);

@@ -128,11 +128,31 @@ pub enum Flaw {
         /// How many are allowed.
         limit: usize,
     },
-    /// An input of another hook or of a later version.
-    #[error("input {input} is not provided to the key hook")]
+    /// An input that isn't there when the hook is asked.
+    #[error("input {input} is not provided to the {hook} hook: {why}")]
     NotProvided {
         /// The input.
         input: String,
+        /// The hook.
+        hook: &'static str,
+        /// Why it isn't there then.
+        why: &'static str,
+    },
+    /// Too many experiments.
+    #[error("the manifest declares {count} experiments; at most {limit} are allowed")]
+    Experiments {
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// An experiment that can't be drawn.
+    #[error("experiment `{name}`: {wrong}")]
+    Experiment {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        wrong: &'static str,
     },
     /// An input whose argument makes no sense.
     #[error("input {input}: {wrong}")]

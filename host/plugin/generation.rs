@@ -18,16 +18,19 @@ use super::{
     diagnostics::Voice,
     engine::Engine,
     error::{Refusal, Unmade},
-    hook::{Hook, Indices},
+    hook::{self, Indices},
     instance::{self, Instance, State},
     limits::{Allowance, Limit},
     metrics::Tally,
 };
-use crate::config::{self, PolicyLimits, PolicySource};
+use crate::{
+    config::{self, Memo, PolicyLimits, PolicySource},
+    policy::Hook,
+};
 
 pub(super) struct Generation {
     /// Name and the digest's first eight digits.
-    pub(super) label: String,
+    pub(super) label: Arc<str>,
     /// blake3 over component, configuration and limits, in hex.
     pub(super) digest: String,
     /// What the component exports.
@@ -36,6 +39,7 @@ pub(super) struct Generation {
     pub(super) load: Limit,
     memory_bytes_max: usize,
     config: String,
+    counts_fuel: bool,
     linked: InstancePre<State>,
     indices: Indices,
     voice: Arc<Voice>,
@@ -48,20 +52,26 @@ impl Generation {
         refuse_core_module(&bytes)?;
         let component = engine.compile(&bytes)?;
         let linked = link(engine.wasm(), &component)?;
-        let hooks = Hook::exported(engine.wasm(), &component);
-        let digest = digest(&bytes, &config.config, &config.limits);
-        let label = format!("{name}@{}", &digest[..8]);
+        let hooks = hook::exported(engine.wasm(), &component);
+        let digest = digest(&bytes, config);
+        let label: Arc<str> = format!("{name}@{}", &digest[..8]).into();
         Ok(Self {
             indices: Indices::of(&linked, &hooks)?,
-            voice: Arc::new(Voice::new(label.clone())),
+            voice: Arc::new(Voice::new(Arc::clone(&label))),
             label,
             digest,
             hooks,
             load: Limit::of_load(&config.limits),
             memory_bytes_max: config.limits.memory_bytes_max,
             config: config.config.clone(),
+            counts_fuel: engine.counts_fuel(),
             linked,
         })
+    }
+
+    /// The digest's first eight digits.
+    pub(super) fn short(&self) -> &str {
+        &self.digest[..8]
     }
 
     /// Makes an instance and configures it.
@@ -70,10 +80,13 @@ impl Generation {
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.allowance);
         store.set_epoch_deadline(self.load.ticks);
+        if self.counts_fuel {
+            store.set_fuel(u64::MAX).map_err(|error| Unmade::Instance(format!("{error:#}")))?;
+        }
         let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(format!("{error:#}")))?;
         let exports =
             self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(format!("{error:#}")))?;
-        let mut instance = Instance::new(store, exports, tally.instance());
+        let mut instance = Instance::new(store, exports, self.counts_fuel, tally.instance());
         let manifest = instance
             .call(&self.load, |exports, store| exports.plugin.call_configure(store, &self.config))
             .and_then(|answer| answer.map_err(|fault| instance::own_fault(&fault)))
@@ -146,23 +159,29 @@ fn import(name: &str) -> Import {
     }
 }
 
-fn digest(component: &[u8], config: &str, limits: &PolicyLimits) -> String {
+/// Everything that makes a generation decide as it does; how it takes over is not part of it.
+fn digest(component: &[u8], config: &config::Policy) -> String {
     let mut hasher = blake3::Hasher::new();
-    for part in [component, config.as_bytes()] {
+    for part in [component, config.config.as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    let PolicyLimits { memory_bytes_max, call, load, instances_max, calls_max, result_bytes_max, breaker } = limits;
+    let PolicyLimits { memory_bytes_max, call, load, instances_max, wait, calls_max, result_bytes_max, breaker } =
+        config.limits;
+    let Memo { entries_max, check_every } = config.memo;
     for number in [
-        *memory_bytes_max as u128,
+        memory_bytes_max as u128,
         call.as_nanos(),
         load.as_nanos(),
-        *instances_max as u128,
-        u128::from(*calls_max),
-        *result_bytes_max as u128,
+        instances_max as u128,
+        wait.as_nanos(),
+        u128::from(calls_max),
+        result_bytes_max as u128,
         u128::from(breaker.failures),
         breaker.open.as_nanos(),
         breaker.open_max.as_nanos(),
+        entries_max as u128,
+        u128::from(check_every),
     ] {
         hasher.update(&number.to_le_bytes());
     }
@@ -191,16 +210,24 @@ mod tests {
 
     #[test]
     fn each_limit_is_part_of_the_generation() {
-        let base = PolicyLimits::default();
+        let of = |component: &[u8], table: &str, limits: PolicyLimits, memo: Memo| {
+            let source = PolicySource::Embedded(b"");
+            let rollout = config::Rollout::default();
+            digest(component, &config::Policy { source, config: table.to_owned(), limits, memo, rollout })
+        };
+        let (base, memo) = (PolicyLimits::default(), Memo::default());
         let mut digests = vec![
-            digest(b"c", "{}", &base),
-            digest(b"c{", "}", &base),
-            digest(b"c", "{}", &PolicyLimits { memory_bytes_max: 1, ..base }),
-            digest(b"c", "{}", &PolicyLimits { call: base.call * 2, ..base }),
-            digest(b"c", "{}", &PolicyLimits { load: base.load * 2, ..base }),
-            digest(b"c", "{}", &PolicyLimits { instances_max: 77, ..base }),
-            digest(b"c", "{}", &PolicyLimits { calls_max: 77, ..base }),
-            digest(b"c", "{}", &PolicyLimits { result_bytes_max: 77, ..base }),
+            of(b"c", "{}", base, memo),
+            of(b"c{", "}", base, memo),
+            of(b"c", "{}", PolicyLimits { memory_bytes_max: 1, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { call: base.call * 2, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { load: base.load * 2, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { instances_max: 77, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { wait: base.wait * 2, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { calls_max: 77, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { result_bytes_max: 77, ..base }, memo),
+            of(b"c", "{}", base, Memo { entries_max: 1, ..memo }),
+            of(b"c", "{}", base, Memo { check_every: 1, ..memo }),
         ];
         assert!(digests.iter().all(|digest| digest.len() == 64));
         let all = digests.len();

@@ -1,64 +1,64 @@
-//! The hooks a component may export. Each that the host calls has a module of its own, which knows its types.
+//! The hooks a component may export. Each has a module of its own, which knows its types and what makes sense of it.
 
+mod admit;
+mod batch;
+mod features;
 pub(super) mod key;
+mod prefetch;
+mod route;
 
-use holm_bindings::exports::holm::policy::{key as key_exports, plugin};
+use std::borrow::Cow;
+
+use holm_bindings::exports::holm::policy::{
+    admit as admit_exports, batch as batch_exports, features as features_exports, key as key_exports, plugin,
+    prefetch as prefetch_exports, route as route_exports,
+};
 use wasmtime::{
     Store,
     component::{self, Component, InstancePre},
 };
 
-use super::{error::Refusal, instance::State};
+use super::{
+    error::Refusal,
+    instance::{Instance, State},
+    limits::Limit,
+};
+use crate::policy::{Decision, Fault, Hook, Question};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hook {
-    Key,
-    Features,
-    Admit,
-    Route,
-    Batch,
-    Prefetch,
-}
-
-impl Hook {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Key, Self::Features, Self::Admit, Self::Route, Self::Batch, Self::Prefetch];
-
-    /// As the contract calls it.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Key => "key",
-            Self::Features => "features",
-            Self::Admit => "admit",
-            Self::Route => "route",
-            Self::Batch => "batch",
-            Self::Prefetch => "prefetch",
-        }
-    }
-
-    /// Does this version of the host call it?
-    pub(super) const fn called(self) -> bool {
-        matches!(self, Self::Key)
-    }
-
-    /// Those that a component exports, in whatever version.
-    pub(super) fn exported(engine: &wasmtime::Engine, component: &Component) -> Vec<Self> {
-        let kind = component.component_type();
-        let names: Vec<&str> = kind.exports(engine).filter_map(|(name, _)| interface(name)).collect();
-        Self::ALL.into_iter().filter(|hook| names.contains(&hook.name())).collect()
+/// Asks an instance.
+pub(super) fn ask(
+    instance: &mut Instance,
+    limit: &Limit,
+    question: &Question<'_>,
+    values: &[Option<Cow<'_, [u8]>>],
+) -> Result<Decision, Fault> {
+    let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+    match question {
+        Question::Key => key::derive(instance, limit, &values).map(Decision::Key),
+        Question::Features => features::extract(instance, limit, &values).map(Decision::Features),
+        Question::Admit(suggested) => admit::decide(instance, limit, &values, suggested).map(Decision::Admit),
+        Question::Route(candidates) => route::choose(instance, limit, &values, candidates).map(Decision::Route),
+        Question::Batch => batch::classify(instance, limit, &values).map(Decision::Batch),
+        Question::Prefetch { hit } => prefetch::suggest(instance, limit, &values, *hit).map(Decision::Prefetch),
     }
 }
 
-impl From<plugin::Hook> for Hook {
-    fn from(hook: plugin::Hook) -> Self {
-        match hook {
-            plugin::Hook::Key => Self::Key,
-            plugin::Hook::Features => Self::Features,
-            plugin::Hook::Admit => Self::Admit,
-            plugin::Hook::Route => Self::Route,
-            plugin::Hook::Batch => Self::Batch,
-            plugin::Hook::Prefetch => Self::Prefetch,
-        }
+/// The hooks that a component exports, in whatever version.
+pub(super) fn exported(engine: &wasmtime::Engine, component: &Component) -> Vec<Hook> {
+    let kind = component.component_type();
+    let names: Vec<&str> = kind.exports(engine).filter_map(|(name, _)| interface(name)).collect();
+    Hook::ALL.into_iter().filter(|hook| names.contains(&hook.name())).collect()
+}
+
+/// The contract's word for a hook.
+pub(super) const fn of_contract(hook: plugin::Hook) -> Hook {
+    match hook {
+        plugin::Hook::Key => Hook::Key,
+        plugin::Hook::Features => Hook::Features,
+        plugin::Hook::Admit => Hook::Admit,
+        plugin::Hook::Route => Hook::Route,
+        plugin::Hook::Batch => Hook::Batch,
+        plugin::Hook::Prefetch => Hook::Prefetch,
     }
 }
 
@@ -66,28 +66,63 @@ impl From<plugin::Hook> for Hook {
 pub(super) struct Indices {
     plugin: plugin::GuestIndices,
     key: Option<key_exports::GuestIndices>,
-}
-
-impl Indices {
-    pub(super) fn of(linked: &InstancePre<State>, hooks: &[Hook]) -> Result<Self, Refusal> {
-        let plugin = plugin::GuestIndices::new(linked).map_err(|_| Refusal::NoPlugin)?;
-        let key = hooks.contains(&Hook::Key).then(|| key_exports::GuestIndices::new(linked));
-        let key = key.transpose().map_err(|error| other_version(Hook::Key, &error))?;
-        Ok(Self { plugin, key })
-    }
-
-    /// Finds the exports in an instance and checks their types.
-    pub(super) fn load(&self, store: &mut Store<State>, instance: &component::Instance) -> wasmtime::Result<Exports> {
-        let plugin = self.plugin.load(&mut *store, instance)?;
-        let key = self.key.as_ref().map(|key| key.load(&mut *store, instance)).transpose()?;
-        Ok(Exports { plugin, key })
-    }
+    features: Option<features_exports::GuestIndices>,
+    admit: Option<admit_exports::GuestIndices>,
+    route: Option<route_exports::GuestIndices>,
+    batch: Option<batch_exports::GuestIndices>,
+    prefetch: Option<prefetch_exports::GuestIndices>,
 }
 
 /// The exports of an instance.
 pub(super) struct Exports {
     pub(super) plugin: plugin::Guest,
-    pub(super) key: Option<key_exports::Guest>,
+    key: Option<key_exports::Guest>,
+    features: Option<features_exports::Guest>,
+    admit: Option<admit_exports::Guest>,
+    route: Option<route_exports::Guest>,
+    batch: Option<batch_exports::Guest>,
+    prefetch: Option<prefetch_exports::Guest>,
+}
+
+impl Indices {
+    pub(super) fn of(linked: &InstancePre<State>, hooks: &[Hook]) -> Result<Self, Refusal> {
+        /// Those of one hook, if the component exports it.
+        fn found<I>(
+            hooks: &[Hook],
+            hook: Hook,
+            indices: impl FnOnce() -> wasmtime::Result<I>,
+        ) -> Result<Option<I>, Refusal> {
+            let indices = hooks.contains(&hook).then(indices).transpose();
+            indices.map_err(|error| Refusal::Hook { hook: hook.name(), detail: format!("{error:#}") })
+        }
+        Ok(Self {
+            plugin: plugin::GuestIndices::new(linked).map_err(|_| Refusal::NoPlugin)?,
+            key: found(hooks, Hook::Key, || key_exports::GuestIndices::new(linked))?,
+            features: found(hooks, Hook::Features, || features_exports::GuestIndices::new(linked))?,
+            admit: found(hooks, Hook::Admit, || admit_exports::GuestIndices::new(linked))?,
+            route: found(hooks, Hook::Route, || route_exports::GuestIndices::new(linked))?,
+            batch: found(hooks, Hook::Batch, || batch_exports::GuestIndices::new(linked))?,
+            prefetch: found(hooks, Hook::Prefetch, || prefetch_exports::GuestIndices::new(linked))?,
+        })
+    }
+
+    /// Finds the exports in an instance and checks their types.
+    pub(super) fn load(&self, store: &mut Store<State>, instance: &component::Instance) -> wasmtime::Result<Exports> {
+        Ok(Exports {
+            plugin: self.plugin.load(&mut *store, instance)?,
+            key: self.key.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+            features: self.features.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+            admit: self.admit.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+            route: self.route.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+            batch: self.batch.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+            prefetch: self.prefetch.as_ref().map(|it| it.load(&mut *store, instance)).transpose()?,
+        })
+    }
+}
+
+/// A hook's export. Who asks a hook has found it in the list of what is exported.
+fn present<G>(guest: Option<&G>) -> wasmtime::Result<&G> {
+    guest.ok_or_else(|| wasmtime::Error::msg("the component doesn't export the hook"))
 }
 
 /// `key` of `holm:policy/key@0.1.0`.
@@ -95,8 +130,18 @@ fn interface(export: &str) -> Option<&str> {
     export.strip_prefix("holm:policy/")?.split('@').next()
 }
 
-fn other_version(hook: Hook, error: &wasmtime::Error) -> Refusal {
-    Refusal::Hook { hook: hook.name(), detail: format!("{error:#}") }
+/// A list that is within its limit.
+fn counted<T>(what: &'static str, list: &[T], max: usize) -> Result<(), Fault> {
+    if list.len() <= max {
+        return Ok(());
+    }
+    Err(Fault::Malformed(format!("{} {what}; at most {max} are allowed", list.len())))
+}
+
+/// Sizes that together are within the limit of a result.
+fn weighed(sizes: impl Iterator<Item = usize>, limit: &Limit) -> Result<(), Fault> {
+    let bytes: usize = sizes.sum();
+    if bytes <= limit.result_bytes { Ok(()) } else { Err(Fault::TooLarge { bytes, limit: limit.result_bytes }) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Instances of a component: calling into one, and keeping those that are idle.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use holm_bindings::holm::policy::facts;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use wasmtime::{Store, Trap};
 
 use super::{
@@ -20,7 +24,8 @@ pub(super) struct Instance {
     store: Store<State>,
     /// Questions it has answered.
     answered: u64,
-    _live: Live,
+    counts_fuel: bool,
+    live: Live,
 }
 
 /// What the host keeps for an instance.
@@ -30,8 +35,13 @@ pub(super) struct State {
 }
 
 impl Instance {
-    pub(super) fn new(store: Store<State>, exports: Exports, live: Live) -> Self {
-        Self { exports, store, answered: 0, _live: live }
+    pub(super) fn new(store: Store<State>, exports: Exports, counts_fuel: bool, live: Live) -> Self {
+        Self { exports, store, answered: 0, counts_fuel, live }
+    }
+
+    /// What the last call has burned, if it is counted.
+    pub(super) fn burned(&self) -> Option<u64> {
+        if self.counts_fuel { self.store.get_fuel().ok().map(|left| FUEL.saturating_sub(left)) } else { None }
     }
 
     /// Calls into the component, under these limits.
@@ -41,11 +51,18 @@ impl Instance {
         call: impl FnOnce(&Exports, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
         self.store.set_epoch_deadline(limit.ticks);
+        if self.counts_fuel {
+            self.store.set_fuel(FUEL).map_err(|error| fault(&error, limit, None))?;
+        }
         self.store.set_hostcall_fuel(limit.copied_bytes());
         let answer = call(&self.exports, &mut self.store);
+        self.live.holds(self.store.data().allowance.memory_bytes());
         answer.map_err(|error| fault(&error, limit, self.store.data().allowance.exhausted()))
     }
 }
+
+/// More than any call burns in its time.
+const FUEL: u64 = 1 << 60;
 
 /// A component's own error, fit for headers and the log.
 pub(super) fn own_fault(fault: &facts::Fault) -> Fault {
@@ -77,34 +94,56 @@ const COPIED_TOO_MUCH: &str = "too much data is being copied";
 /// surplus stays cold.
 pub(super) struct Instances {
     shelf: Mutex<Shelf>,
+    /// An instance was laid aside, or a place became free.
+    freed: Condvar,
     instances_max: usize,
     calls_max: u64,
+    wait: Duration,
 }
 
 struct Shelf {
     idle: Vec<Instance>,
     live: usize,
+    /// Nothing is kept for later any more.
+    closed: bool,
 }
 
 impl Instances {
-    /// With the one that the policy was loaded with.
-    pub(super) fn new(instances_max: usize, calls_max: u64, first: Instance) -> Self {
-        let shelf = Shelf { idle: vec![first], live: 1 };
-        Self { shelf: Mutex::new(shelf), instances_max, calls_max }
+    /// With the one that the policy was loaded with. At the limit a call waits for as long as `wait`.
+    pub(super) fn new(instances_max: usize, calls_max: u64, wait: Duration, first: Instance) -> Self {
+        let shelf = Shelf { idle: vec![first], live: 1, closed: false };
+        Self { shelf: Mutex::new(shelf), freed: Condvar::new(), instances_max, calls_max, wait }
     }
 
-    /// An idle instance, or none where the caller is to make one. Nobody waits: whoever calls holds a thread, so there
-    /// are never more callers than threads, and the limit is meant to lie above that.
+    /// An idle instance, or none where the caller is to make one. Whoever calls holds a thread, so there are never more
+    /// callers than threads; only with fewer instances than threads does anybody wait, and not for long.
     pub(super) fn take(&self) -> Result<(Place<'_>, Option<Instance>), Fault> {
         let mut shelf = self.shelf.lock();
-        let idle = shelf.idle.pop();
-        if idle.is_none() {
-            if shelf.live >= self.instances_max {
+        let mut until = None;
+        loop {
+            let idle = shelf.idle.pop();
+            if idle.is_some() || shelf.live < self.instances_max {
+                shelf.live += usize::from(idle.is_none());
+                return Ok((Place(self), idle));
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + self.wait);
+            if self.freed.wait_until(&mut shelf, until).timed_out() && shelf.idle.is_empty() {
                 return Err(Fault::NoInstance(format!("all {} are busy", self.instances_max)));
             }
-            shelf.live += 1;
         }
-        Ok((Place(self), idle))
+    }
+
+    /// Drops what is idle, and from now on what is laid aside: for a generation that is on its way out.
+    pub(super) fn close(&self) {
+        let mut shelf = self.shelf.lock();
+        shelf.closed = true;
+        let idle = mem::take(&mut shelf.idle);
+        shelf.live -= idle.len();
+    }
+
+    /// Keeps instances again.
+    pub(super) fn open(&self) {
+        self.shelf.lock().closed = false;
     }
 
     pub(super) fn live(&self) -> usize {
@@ -123,9 +162,14 @@ impl Place<'_> {
         if instance.answered >= instances.calls_max {
             return false;
         }
-        // Its instance lives on.
-        mem::forget(self);
-        instances.shelf.lock().idle.push(instance);
+        let mut shelf = instances.shelf.lock();
+        if !shelf.closed {
+            // Its instance lives on.
+            mem::forget(self);
+            shelf.idle.push(instance);
+            drop(shelf);
+            instances.freed.notify_one();
+        }
         true
     }
 }
@@ -133,5 +177,6 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.shelf.lock().live -= 1;
+        self.0.freed.notify_one();
     }
 }

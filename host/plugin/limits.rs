@@ -12,11 +12,26 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 pub(super) const INPUTS_MAX: usize = 64;
 /// Parts of one key.
 pub(super) const PARTS_MAX: usize = 64;
+/// Features of one request.
+pub(super) const FEATURES_MAX: usize = 64;
+/// Edits of one body.
+pub(super) const EDITS_MAX: usize = 1024;
+/// Header fields of one edit, one hint or one `vary`.
+pub(super) const HEADERS_MAX: usize = 16;
+/// Tags that a policy may give an answer.
+pub(super) const TAGS_MAX: usize = 64;
+/// Hints of one request.
+pub(super) const HINTS_MAX: usize = 16;
+/// Experiments of one policy, and arms of one experiment.
+pub(super) const EXPERIMENTS_MAX: usize = 8;
+pub(super) const ARMS_MAX: usize = 16;
 /// Elements of one table.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// What a manifest or a plan may take up.
 const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// What the largest verdict takes up beside its text: a shape with all its edits.
+const FRAME_BYTES_MAX: usize = 128 << 10;
 /// The runtime of a language comes as dozens of core modules; more is none.
 const CORE_INSTANCES_MAX: usize = 200;
 const TABLES_MAX: usize = 200;
@@ -44,10 +59,15 @@ impl Limit {
         Self::new(limits.load, MANIFEST_BYTES_MAX)
     }
 
-    /// What the engine may copy out of the guest in one go. It counts the list of parts, too; how much the parts have
-    /// together is checked afterwards, exactly.
+    /// What the engine may copy out of the guest in one go. It counts the lists and records around the text, too; how
+    /// much the text has is checked afterwards, exactly.
     pub(super) const fn copied_bytes(&self) -> usize {
-        self.result_bytes.saturating_add(PARTS_MAX * size_of::<Vec<u8>>())
+        self.result_bytes.saturating_add(FRAME_BYTES_MAX)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn of_bytes(result_bytes: usize) -> Self {
+        Self { time: Duration::from_secs(1), ticks: 1000, result_bytes }
     }
 
     fn new(time: Duration, result_bytes: usize) -> Self {
@@ -76,6 +96,11 @@ pub(super) struct Allowance {
 impl Allowance {
     pub(super) const fn new(memory_bytes_max: usize) -> Self {
         Self { memory_bytes_max, memory_bytes: 0, refused: false }
+    }
+
+    /// What it has taken.
+    pub(super) const fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     /// The limit, if the instance has run into it: what traps afterwards, traps of that.

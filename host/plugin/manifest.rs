@@ -3,67 +3,134 @@
 use holm_bindings::{
     exports::holm::policy::{
         key::{Keying, Part as RawPart, Transform as RawTransform},
-        plugin::Manifest as RawManifest,
+        plugin::{Experiment as RawExperiment, Manifest as RawManifest},
     },
-    holm::policy::facts::Input as RawInput,
+    holm::policy::facts::{Encoding as RawEncoding, Input as RawInput},
 };
 use http::HeaderName;
 
 use super::{
     error::Flaw,
-    hook::Hook,
-    limits::{INPUTS_MAX, PARTS_MAX},
+    hook,
+    limits::{ARMS_MAX, EXPERIMENTS_MAX, INPUTS_MAX, PARTS_MAX},
 };
 use crate::policy::{
-    Input, KeyPlan,
+    Experiment, Hook, Input, KeyPlan,
+    experiment::Arm,
     key::{Part, Transform},
+    tokens::Encoding,
 };
 
 /// A manifest that makes sense.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Manifest {
     pub(super) name: String,
     pub(super) version: String,
-    /// What a call of `key` is given.
-    pub(super) key_inputs: Vec<Input>,
-    /// How many experiments it declares.
-    pub(super) experiments: usize,
+    /// What each hook that the component exports is given; by [`Hook::index`].
+    pub(super) reads: [Option<Vec<Input>>; Hook::ALL.len()],
+    pub(super) experiments: Vec<Experiment>,
 }
 
-/// Checks a manifest. What hooks read that aren't called is not looked at.
-pub(super) fn check(raw: RawManifest) -> Result<Manifest, Flaw> {
+/// Checks the manifest of a component that exports these hooks. What it says of others is not looked at.
+pub(super) fn check(raw: RawManifest, hooks: &[Hook]) -> Result<Manifest, Flaw> {
+    let scope = Scope { hooks, experiments: raw.experiments.iter().map(|it| it.name.clone()).collect() };
+    let mut reads = Hook::ALL.map(|hook| hooks.contains(&hook).then(Vec::new));
     let mut seen: Vec<Hook> = Vec::new();
-    let mut key_inputs = Vec::new();
-    for reads in raw.reads {
-        let hook = Hook::from(reads.hook);
+    for raw in raw.reads {
+        let hook = hook::of_contract(raw.hook);
         if seen.contains(&hook) {
             return Err(Flaw::Twice { hook: hook.name() });
         }
         seen.push(hook);
-        if hook != Hook::Key {
-            continue;
+        if raw.inputs.len() > INPUTS_MAX {
+            return Err(Flaw::Inputs { hook: hook.name(), count: raw.inputs.len(), limit: INPUTS_MAX });
         }
-        if reads.inputs.len() > INPUTS_MAX {
-            return Err(Flaw::Inputs { hook: hook.name(), count: reads.inputs.len(), limit: INPUTS_MAX });
+        if let Some(inputs) = &mut reads[hook.index()] {
+            *inputs = raw.inputs.into_iter().map(|input| scope.input(hook, input)).collect::<Result<_, _>>()?;
         }
-        key_inputs = reads.inputs.into_iter().map(input).collect::<Result<_, _>>()?;
     }
     Ok(Manifest {
         name: name("name", raw.name)?,
         version: name("version", raw.version)?,
-        key_inputs,
-        experiments: raw.experiments.len(),
+        reads,
+        experiments: experiments(raw.experiments, &scope)?,
     })
 }
 
+/// What an input may refer to.
+struct Scope<'a> {
+    hooks: &'a [Hook],
+    experiments: Vec<String>,
+}
+
+impl Scope<'_> {
+    /// An input of a hook; it must be there by the time that the hook is asked.
+    fn input(&self, hook: Hook, raw: RawInput) -> Result<Input, Flaw> {
+        let input = input(raw)?;
+        let refused = |why| Err(Flaw::NotProvided { input: shown(&input.to_string()), hook: hook.name(), why });
+        match &input {
+            answer if answer.needs_answer() && hook != Hook::Admit => refused("only `admit` is asked about an answer"),
+            Input::Feature(_) if hook == Hook::Features => refused("`features` makes it"),
+            Input::Feature(_) if !self.hooks.contains(&Hook::Features) => {
+                refused("the component doesn't export `features`")
+            }
+            Input::Arm(name) if !self.experiments.contains(name) => refused("the manifest declares no such experiment"),
+            _ => Ok(input),
+        }
+    }
+}
+
+fn experiments(raw: Vec<RawExperiment>, scope: &Scope<'_>) -> Result<Vec<Experiment>, Flaw> {
+    if raw.len() > EXPERIMENTS_MAX {
+        return Err(Flaw::Experiments { count: raw.len(), limit: EXPERIMENTS_MAX });
+    }
+    let mut names = Vec::new();
+    for experiment in &raw {
+        let wrong = |wrong| Err(Flaw::Experiment { name: shown(&experiment.name), wrong });
+        if name("name", experiment.name.clone()).is_err() {
+            return wrong("its name is not 1 to 64 visible ASCII characters");
+        }
+        if names.contains(&&experiment.name) {
+            return wrong("there is another of the same name");
+        }
+        if !(1..=ARMS_MAX).contains(&experiment.arms.len()) {
+            return wrong("it has not 1 to 16 arms");
+        }
+        if experiment.arms.iter().any(|(arm, _)| name("name", arm.clone()).is_err()) {
+            return wrong("an arm's name is not 1 to 64 visible ASCII characters");
+        }
+        if experiment.arms.iter().all(|(_, weight)| *weight == 0) {
+            return wrong("all its arms have the weight 0");
+        }
+        names.push(&experiment.name);
+    }
+    raw.into_iter().map(|experiment| self::experiment(experiment, scope)).collect()
+}
+
+fn experiment(raw: RawExperiment, scope: &Scope<'_>) -> Result<Experiment, Flaw> {
+    // The unit is read before any hook has been asked.
+    let unit = match scope.input(Hook::Features, raw.unit)? {
+        Input::Arm(_) | Input::Clock(_) | Input::PoolStats(_) => {
+            return Err(Flaw::Experiment { name: shown(&raw.name), wrong: "its unit isn't a part of the request" });
+        }
+        unit => unit,
+    };
+    let arms = raw.arms.into_iter().map(|(name, weight)| Arm { name, weight }).collect();
+    Ok(Experiment { name: raw.name, unit, arms })
+}
+
 /// The plan, from what `plan` answered and the inputs that the manifest declares for `key`.
-pub(super) fn key_plan(keying: Keying, inputs: Vec<Input>) -> Result<KeyPlan, Flaw> {
+pub(super) fn key_plan(keying: Keying, manifest: &Manifest, hooks: &[Hook]) -> Result<KeyPlan, Flaw> {
+    let inputs = manifest.reads[Hook::Key.index()].clone().unwrap_or_default();
+    let scope = Scope { hooks, experiments: manifest.experiments.iter().map(|it| it.name.clone()).collect() };
     match keying {
         Keying::Call if inputs.is_empty() => Err(Flaw::Nothing { what: "call" }),
         Keying::Call => Ok(KeyPlan::Call(inputs)),
         Keying::Recipe(parts) if parts.is_empty() => Err(Flaw::Nothing { what: "recipe" }),
         Keying::Recipe(parts) if parts.len() > PARTS_MAX => Err(Flaw::Parts { count: parts.len(), limit: PARTS_MAX }),
-        Keying::Recipe(parts) => parts.into_iter().map(part).collect::<Result<_, _>>().map(KeyPlan::Recipe),
+        Keying::Recipe(parts) => {
+            parts.into_iter().map(|raw| part(raw, &scope)).collect::<Result<_, _>>().map(KeyPlan::Recipe)
+        }
     }
 }
 
@@ -75,15 +142,15 @@ fn name(field: &'static str, name: String) -> Result<String, Flaw> {
     if fits { Ok(name) } else { Err(Flaw::Name { field, limit: NAME_CHARS_MAX }) }
 }
 
-fn part(part: RawPart) -> Result<Part, Flaw> {
-    let transform = match part.transform {
+fn part(raw: RawPart, scope: &Scope<'_>) -> Result<Part, Flaw> {
+    let transform = match raw.transform {
         RawTransform::Identity => Transform::Identity,
         RawTransform::Lowercase => Transform::Lowercase,
         RawTransform::SortQuery => Transform::SortQuery,
         RawTransform::DropQuery => Transform::DropQuery,
         RawTransform::JsonCanonical => Transform::JsonCanonical,
     };
-    Ok(Part { input: input(part.input)?, transform })
+    Ok(Part { input: scope.input(Hook::Key, raw.input)?, transform })
 }
 
 fn input(raw: RawInput) -> Result<Input, Flaw> {
@@ -101,10 +168,15 @@ fn input(raw: RawInput) -> Result<Input, Flaw> {
         RawInput::BodyJson(pointer) => Input::BodyJson(json_pointer(pointer)?),
         RawInput::BodyPrefix(length) => Input::BodyPrefix(length),
         RawInput::BodyLength => Input::BodyLength,
-        RawInput::Feature(name) => return Err(not_provided(&format!("feature({name})"))),
-        RawInput::Arm(name) => return Err(not_provided(&format!("arm({name})"))),
-        RawInput::Clock(seconds) => return Err(not_provided(&format!("clock({seconds})"))),
-        RawInput::PoolEpoch(pool) => return Err(not_provided(&format!("pool-epoch({pool})"))),
+        RawInput::BodyTokens(tokens) => Input::BodyTokens(json_pointer(tokens.pointer)?, encoding(tokens.encoding)),
+        RawInput::Feature(name) => Input::Feature(argument("feature", name)?),
+        RawInput::Arm(name) => Input::Arm(argument("arm", name)?),
+        RawInput::ResponseStatus => Input::ResponseStatus,
+        RawInput::ResponseHeader(name) => Input::ResponseHeader(header(&name)?),
+        RawInput::ResponseLength => Input::ResponseLength,
+        RawInput::FetchUs(step) => Input::FetchUs(self::step("fetch-us", step)?),
+        RawInput::Clock(step) => Input::Clock(self::step("clock", step)?),
+        RawInput::PoolStats(name) => Input::PoolStats(argument("pool-stats", name)?),
     })
 }
 
@@ -113,6 +185,17 @@ fn argument(kind: &'static str, name: String) -> Result<String, Flaw> {
         Ok(name)
     } else {
         Err(wrong(kind, &name, "a name has 1 to 256 bytes"))
+    }
+}
+
+fn step(kind: &'static str, step: u32) -> Result<u32, Flaw> {
+    if step > 0 { Ok(step) } else { Err(wrong(kind, "0", "a step is at least 1")) }
+}
+
+const fn encoding(raw: RawEncoding) -> Encoding {
+    match raw {
+        RawEncoding::Cl100kBase => Encoding::Cl100kBase,
+        RawEncoding::O200kBase => Encoding::O200kBase,
     }
 }
 
@@ -128,10 +211,6 @@ fn json_pointer(pointer: String) -> Result<String, Flaw> {
 
 fn wrong(kind: &'static str, argument: &str, wrong: &'static str) -> Flaw {
     Flaw::Input { input: shown(&format!("{kind}({argument})")), wrong }
-}
-
-fn not_provided(input: &str) -> Flaw {
-    Flaw::NotProvided { input: shown(input) }
 }
 
 fn shown(input: &str) -> String {
@@ -150,43 +229,86 @@ mod tests {
         RawManifest { name: "p".into(), version: "1".into(), reads, experiments: vec![] }
     }
 
+    fn of_key(inputs: Vec<RawInput>) -> Result<Vec<Input>, Flaw> {
+        let checked = check(manifest(vec![(RawHook::Key, inputs)]), &[Hook::Key])?;
+        Ok(checked.reads.into_iter().flatten().flatten().collect())
+    }
+
+    fn experiment(name: &str, arms: &[(&str, u32)]) -> RawExperiment {
+        let arms = arms.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
+        RawExperiment { name: name.into(), unit: RawInput::Cookie("sid".into()), arms }
+    }
+
     #[test]
     fn inputs_keep_their_order_and_header_names_lose_their_case() {
         let inputs = vec![RawInput::Header("Accept".into()), RawInput::Query("q".into()), RawInput::ClientPrefix(24)];
-        let checked =
-            check(manifest(vec![(RawHook::Admit, vec![RawInput::Clock(1)]), (RawHook::Key, inputs)])).unwrap();
         let wanted = [Input::Header(ACCEPT), Input::Query("q".into()), Input::ClientPrefix(24)];
-        assert_eq!(checked.key_inputs, wanted);
+        assert_eq!(of_key(inputs).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_hook_reads_what_is_there_when_it_is_asked() {
+        let reads = vec![
+            (RawHook::Key, vec![RawInput::Feature("f".into()), RawInput::Arm("e".into())]),
+            (RawHook::Features, vec![RawInput::Arm("e".into())]),
+            (RawHook::Admit, vec![RawInput::ResponseStatus, RawInput::Clock(60)]),
+            // It isn't exported, so what it would read is nobody's business.
+            (RawHook::Route, vec![RawInput::ResponseStatus]),
+        ];
+        let raw = RawManifest { experiments: vec![experiment("e", &[("a", 1)])], ..manifest(reads) };
+        let checked = check(raw, &[Hook::Key, Hook::Features, Hook::Admit]).unwrap();
+        let counts = checked.reads.map(|inputs| inputs.map(|inputs| inputs.len()));
+        assert_eq!(counts, [Some(2), Some(1), Some(2), None, None, None]);
     }
 
     #[test]
     fn inputs_that_make_no_sense_are_named() {
         let table = [
-            (RawInput::Clock(60), "input clock(60) is not provided to the key hook"),
-            (RawInput::Arm("a".into()), "input arm(a) is not provided to the key hook"),
-            (RawInput::Feature("f".into()), "input feature(f) is not provided to the key hook"),
-            (RawInput::PoolEpoch("p".into()), "input pool-epoch(p) is not provided to the key hook"),
+            (RawInput::ResponseStatus, "input response-status is not provided to the key hook: only `admit`"),
+            (RawInput::FetchUs(1), "input fetch-us(1) is not provided to the key hook: only `admit`"),
+            (RawInput::Arm("a".into()), "input arm(a) is not provided to the key hook: the manifest declares no such"),
+            (RawInput::Feature("f".into()), "input feature(f) is not provided to the key hook: the component doesn't"),
+            (RawInput::Clock(0), "input clock(0): a step is at least 1"),
             (RawInput::Header("a b".into()), "input header(a b): not the name of a header field"),
             (RawInput::Query(String::new()), "input query(): a name has 1 to 256 bytes"),
             (RawInput::Cookie("c".repeat(257)), "input cookie("),
             (RawInput::BodyJson("model".into()), "input body-json(model): not a pointer"),
         ];
         for (raw, wanted) in table {
-            let flaw = check(manifest(vec![(RawHook::Key, vec![raw])])).unwrap_err().to_string();
+            let flaw = of_key(vec![raw]).unwrap_err().to_string();
             assert!(flaw.starts_with(wanted), "{flaw}");
+        }
+        let own = check(manifest(vec![(RawHook::Features, vec![RawInput::Feature("f".into())])]), &[Hook::Features]);
+        assert!(own.unwrap_err().to_string().contains("`features` makes it"));
+    }
+
+    #[test]
+    fn experiments_that_make_no_sense_are_named() {
+        let long: Vec<(&str, u32)> = vec![("a", 1); ARMS_MAX + 1];
+        for (experiments, words) in [
+            (vec![experiment("", &[("a", 1)])], "its name is not"),
+            (vec![experiment("e", &[("a", 1)]), experiment("e", &[("a", 1)])], "another of the same name"),
+            (vec![experiment("e", &[])], "1 to 16 arms"),
+            (vec![experiment("e", &long)], "1 to 16 arms"),
+            (vec![experiment("e", &[("a b", 1)])], "an arm's name"),
+            (vec![experiment("e", &[("a", 0), ("b", 0)])], "the weight 0"),
+            (vec![experiment("e", &[("a", 1)]); EXPERIMENTS_MAX + 1], "9 experiments; at most 8"),
+            (vec![RawExperiment { unit: RawInput::Clock(1), ..experiment("e", &[("a", 1)]) }], "its unit isn't"),
+        ] {
+            let flaw = check(RawManifest { experiments, ..manifest(vec![]) }, &[]).unwrap_err().to_string();
+            assert!(flaw.contains(words), "{flaw}");
         }
     }
 
     #[test]
     fn names_and_counts_have_limits() {
-        let many = |count| vec![(RawHook::Key, vec![RawInput::Path; count])];
-        assert!(check(manifest(many(INPUTS_MAX))).is_ok());
-        assert!(matches!(check(manifest(many(INPUTS_MAX + 1))), Err(Flaw::Inputs { count: 65, .. })));
+        assert!(of_key(vec![RawInput::Path; INPUTS_MAX]).is_ok());
+        assert!(matches!(of_key(vec![RawInput::Path; INPUTS_MAX + 1]), Err(Flaw::Inputs { count: 65, .. })));
         let twice = vec![(RawHook::Route, vec![]), (RawHook::Route, vec![])];
-        assert_eq!(check(manifest(twice)), Err(Flaw::Twice { hook: "route" }));
+        assert_eq!(check(manifest(twice), &[]).unwrap_err(), Flaw::Twice { hook: "route" });
         for name in ["", "a b", "\u{e9}", &"n".repeat(65)] {
             let raw = RawManifest { name: name.into(), ..manifest(vec![]) };
-            assert!(matches!(check(raw), Err(Flaw::Name { field: "name", .. })), "{name}");
+            assert!(matches!(check(raw, &[]), Err(Flaw::Name { field: "name", .. })), "{name}");
         }
     }
 
@@ -194,11 +316,15 @@ mod tests {
     fn a_plan_reads_something() {
         let part = || RawPart { input: RawInput::Path, transform: RawTransform::Lowercase };
         let recipe = |count| Keying::Recipe((0..count).map(|_| part()).collect());
-        assert_eq!(key_plan(Keying::Call, vec![]), Err(Flaw::Nothing { what: "call" }));
-        assert_eq!(key_plan(Keying::Call, vec![Input::Path]), Ok(KeyPlan::Call(vec![Input::Path])));
-        assert_eq!(key_plan(recipe(0), vec![]), Err(Flaw::Nothing { what: "recipe" }));
-        assert_eq!(key_plan(recipe(65), vec![]), Err(Flaw::Parts { count: 65, limit: 64 }));
+        let plan = |keying, inputs| {
+            let hooks = [Hook::Key];
+            key_plan(keying, &check(manifest(vec![(RawHook::Key, inputs)]), &hooks).unwrap(), &hooks)
+        };
+        assert_eq!(plan(Keying::Call, vec![]), Err(Flaw::Nothing { what: "call" }));
+        assert_eq!(plan(Keying::Call, vec![RawInput::Path]), Ok(KeyPlan::Call(vec![Input::Path])));
+        assert_eq!(plan(recipe(0), vec![]), Err(Flaw::Nothing { what: "recipe" }));
+        assert_eq!(plan(recipe(65), vec![]), Err(Flaw::Parts { count: 65, limit: 64 }));
         let one = Part { input: Input::Path, transform: Transform::Lowercase };
-        assert_eq!(key_plan(recipe(1), vec![]), Ok(KeyPlan::Recipe(vec![one])));
+        assert_eq!(plan(recipe(1), vec![]), Ok(KeyPlan::Recipe(vec![one])));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{
@@ -16,20 +16,40 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::policy::Fault;
+use crate::policy::{
+    Fault, Hook,
+    experiment::{Estimate, Summary},
+};
 
+/// `policy`.
 type ByPolicy = [(&'static str, String); 1];
-type ByFault = [(&'static str, String); 2];
+/// `policy`, `generation`.
+type ByGeneration = [(&'static str, String); 2];
+/// `policy`, `generation`, `hook`.
+type ByHook = [(&'static str, String); 3];
+/// `policy`, `generation`, `hook`, `kind`.
+type ByFault = [(&'static str, String); 4];
+
+/// `policy`, `experiment`, `arm`, `of`.
+type ByArm = [(&'static str, String); 4];
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    calls: Family<ByPolicy, Counter>,
+    calls: Family<ByHook, Counter>,
+    memo_hits: Family<ByHook, Counter>,
+    memo_state: Family<ByHook, Gauge>,
+    disagreements: Family<ByHook, Counter>,
     faults: Family<ByFault, Counter>,
-    seconds: Family<ByPolicy, Histogram>,
+    seconds: Family<ByHook, Histogram>,
+    memory: Family<ByGeneration, Gauge>,
+    live: Family<ByGeneration, Gauge>,
     created: Family<ByPolicy, Counter>,
     retired: Family<ByPolicy, Counter>,
-    live: Family<ByPolicy, Gauge>,
+    loads: Family<[(&'static str, String); 2], Counter>,
+    experiments: Family<ByArm, Gauge<f64, AtomicU64>>,
+    shadowed: Family<ByPolicy, Counter>,
+    unshadowed: Family<ByPolicy, Counter>,
 }
 
 impl Default for Metrics {
@@ -44,22 +64,92 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             calls: Family::default(),
+            memo_hits: Family::default(),
+            memo_state: Family::default(),
+            disagreements: Family::default(),
             faults: Family::default(),
             seconds: Family::new_with_constructor(call_seconds as fn() -> Histogram),
+            memory: Family::default(),
+            live: Family::default(),
             created: Family::default(),
             retired: Family::default(),
-            live: Family::default(),
+            loads: Family::default(),
+            experiments: Family::default(),
+            shadowed: Family::default(),
+            unshadowed: Family::default(),
         }
     }
 
     /// Adds them to what the node reports.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("plugin_calls", "Calls of a policy's hooks", self.calls.clone());
+        registry.register("plugin_memo_hits", "Questions answered from memory", self.memo_hits.clone());
+        registry.register(
+            "plugin_memo_state",
+            "Whether verdicts of a hook are remembered: 1 yes, 0 not while it costs more than it saves, -1 no more, \
+             because the policy disagreed with itself",
+            self.memo_state.clone(),
+        );
+        registry.register(
+            "plugin_memo_disagreements",
+            "Remembered verdicts that the policy disagreed with when it was asked again",
+            self.disagreements.clone(),
+        );
         registry.register("plugin_faults", "Questions that a policy gave no verdict on, by kind", self.faults.clone());
         registry.register("plugin_call_seconds", "Time of a call, of every sixteenth", self.seconds.clone());
+        registry.register("plugin_memory_bytes", "Linear memory of the instances there are", self.memory.clone());
+        registry.register("plugin_instances_live", "Instances there are", self.live.clone());
         registry.register("plugin_instances_created", "Instances made", self.created.clone());
         registry.register("plugin_instances_retired", "Instances replaced after calls_max calls", self.retired.clone());
-        registry.register("plugin_instances_live", "Instances there are", self.live.clone());
+        registry.register("plugin_loads", "Generations asked for, by what came of it", self.loads.clone());
+        registry.register(
+            "plugin_experiment",
+            "How the arms of an active generation's experiments do: requests, hits, hit rate and mean latency with their \
+             95 % intervals, mean cost",
+            self.experiments.clone(),
+        );
+        registry.register("plugin_shadow_decisions", "Decisions compared with a shadow's", self.shadowed.clone());
+        registry.register(
+            "plugin_shadow_decisions_skipped",
+            "Decisions not compared, because too many were waiting",
+            self.unshadowed.clone(),
+        );
+    }
+
+    /// A generation was asked for, with this outcome.
+    pub(super) fn loaded(&self, policy: &str, outcome: &'static str) {
+        self.loads.get_or_create_owned(&[("policy", policy.to_owned()), ("outcome", outcome.to_owned())]).inc();
+    }
+
+    /// How an arm does.
+    pub(super) fn arm(&self, policy: &str, experiment: &str, arm: &str, summary: &Summary) {
+        let set = |of: &str, value: f64| {
+            let row = [("policy", policy), ("experiment", experiment), ("arm", arm), ("of", of)];
+            self.experiments.get_or_create_owned(&row.map(|(name, value)| (name, value.to_owned()))).set(value);
+        };
+        set("requests", summary.requests as f64);
+        set("hits", summary.hits as f64);
+        if let Some(cost) = summary.cost_micro {
+            set("cost_micro", cost);
+        }
+        for (name, estimate) in [("hit_rate", summary.hit_rate), ("latency_us", summary.latency_us)] {
+            if let Some(Estimate { value, low, high }) = estimate {
+                set(name, value);
+                set(&format!("{name}_low"), low);
+                set(&format!("{name}_high"), high);
+            }
+        }
+    }
+
+    /// Forgets the arms of a policy: another generation may have others.
+    pub(super) fn clear_arms(&self) {
+        self.experiments.clear();
+    }
+
+    /// Counters of compared and skipped decisions.
+    pub(super) fn shadow(&self, policy: &str) -> (Counter, Counter) {
+        let name = [("policy", policy.to_owned())];
+        (self.shadowed.get_or_create_owned(&name), self.unshadowed.get_or_create_owned(&name))
     }
 }
 
@@ -68,67 +158,104 @@ fn call_seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_000_5, 2.0, 16))
 }
 
-/// What one generation counts: its own numbers, and the policy's, whose handles are looked up once.
+/// What one generation counts. Its rows leave the node's metrics with it.
 pub(super) struct Tally {
-    calls: AtomicU64,
-    faults: [FaultTally; KINDS.len()],
-    policy_calls: Counter,
-    policy_seconds: Histogram,
+    metrics: Metrics,
+    policy: String,
+    generation: String,
+    hooks: [Option<HookTally>; Hook::ALL.len()],
     created: Counter,
     retired: Counter,
     live: Gauge,
+    memory: Gauge,
+    /// Time every call, because it is compared with another generation's.
+    exact: AtomicBool,
 }
 
-struct FaultTally {
-    kind: &'static str,
-    count: AtomicU64,
-    policy_count: Counter,
+/// What one hook of a generation counts.
+pub(super) struct HookTally {
+    calls: Counter,
+    memo_hits: Counter,
+    pub(super) memo_state: Gauge,
+    pub(super) disagreements: Counter,
+    seconds: Histogram,
+    faults: [Counter; Fault::KINDS.len()],
+    timed: AtomicU64,
+    timed_ns: AtomicU64,
+    burned: AtomicU64,
 }
 
-/// What [`Fault::kind`] says.
-const KINDS: [&str; 6] = ["trap", "overrun", "too-large", "fault", "no-instance", "breaker-open"];
+/// What has come of the calls of a generation, all hooks together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) calls: u64,
+    pub(super) memo_hits: u64,
+    pub(super) faults: u64,
+    pub(super) timed: u64,
+    pub(super) timed_ns: u64,
+}
 
 /// One call in so many is timed: two readings of the clock would be a tenth of a short one.
 const TIMED: u64 = 16;
 
 impl Tally {
-    pub(super) fn new(metrics: Metrics, policy: &str) -> Self {
-        let Metrics { calls, faults, seconds, created, retired, live } = metrics;
+    pub(super) fn new(metrics: &Metrics, policy: &str, generation: &str, hooks: &[Hook]) -> Self {
         let name = [("policy", policy.to_owned())];
-        let fault = |kind: &'static str| FaultTally {
-            kind,
-            count: AtomicU64::new(0),
-            policy_count: faults.get_or_create_owned(&[("policy", policy.to_owned()), ("kind", kind.to_owned())]),
-        };
+        let both = by_generation(policy, generation);
         Self {
-            calls: AtomicU64::new(0),
-            faults: KINDS.map(fault),
-            policy_calls: calls.get_or_create_owned(&name),
-            policy_seconds: seconds.get_or_create_owned(&name),
-            created: created.get_or_create_owned(&name),
-            retired: retired.get_or_create_owned(&name),
-            live: live.get_or_create_owned(&name),
+            hooks: Hook::ALL
+                .map(|hook| hooks.contains(&hook).then(|| HookTally::new(metrics, policy, generation, hook))),
+            created: metrics.created.get_or_create_owned(&name),
+            retired: metrics.retired.get_or_create_owned(&name),
+            live: metrics.live.get_or_create_owned(&both),
+            memory: metrics.memory.get_or_create_owned(&both),
+            metrics: metrics.clone(),
+            policy: policy.to_owned(),
+            generation: generation.to_owned(),
+            exact: AtomicBool::new(false),
         }
+    }
+
+    /// That of a hook which the component exports.
+    pub(super) fn of(&self, hook: Hook) -> Option<&HookTally> {
+        self.hooks[hook.index()].as_ref()
     }
 
     /// A call begins; it is timed if it is one of the sample.
-    pub(super) fn call(&self) -> Option<Instant> {
-        self.policy_calls.inc();
-        let before = self.calls.fetch_add(1, Ordering::Relaxed);
-        before.is_multiple_of(TIMED).then(Instant::now)
+    pub(super) fn call(&self, hook: Hook) -> Option<Instant> {
+        let before = self.of(hook)?.calls.inc();
+        (before.is_multiple_of(TIMED) || self.exact.load(Ordering::Relaxed)).then(Instant::now)
     }
 
-    pub(super) fn answered(&self, timer: Option<Instant>) {
-        if let Some(begun) = timer {
-            self.policy_seconds.observe(begun.elapsed().as_secs_f64());
+    /// A timed call has ended.
+    pub(super) fn answered(&self, hook: Hook, timer: Option<Instant>) -> Option<Duration> {
+        let took = timer?.elapsed();
+        self.of(hook)?.timed(took);
+        Some(took)
+    }
+
+    /// A call has burned so much, where that is counted.
+    pub(super) fn burned(&self, hook: Hook, fuel: u64) {
+        if let Some(tally) = self.of(hook) {
+            tally.burned.fetch_add(fuel, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn fault(&self, fault: &Fault) {
-        if let Some(tally) = self.faults.iter().find(|tally| tally.kind == fault.kind()) {
-            tally.count.fetch_add(1, Ordering::Relaxed);
-            tally.policy_count.inc();
+    pub(super) fn memo_hit(&self, hook: Hook) {
+        if let Some(tally) = self.of(hook) {
+            tally.memo_hits.inc();
         }
+    }
+
+    pub(super) fn fault(&self, hook: Hook, fault: &Fault) {
+        if let Some(tally) = self.of(hook) {
+            tally.faults[fault.index()].inc();
+        }
+    }
+
+    /// Time every call from now on, or a sample again.
+    pub(super) fn set_exact(&self, exact: bool) {
+        self.exact.store(exact, Ordering::Relaxed);
     }
 
     pub(super) fn retired(&self) {
@@ -139,27 +266,139 @@ impl Tally {
     pub(super) fn instance(&self) -> Live {
         self.created.inc();
         self.live.inc();
-        Live(self.live.clone())
+        Live { live: self.live.clone(), memory: self.memory.clone(), bytes: 0 }
     }
 
-    pub(super) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    pub(super) fn sums(&self) -> Sums {
+        let mut sums = Sums::default();
+        for tally in self.hooks.iter().flatten() {
+            sums.calls += tally.calls.get();
+            sums.memo_hits += tally.memo_hits.get();
+            sums.faults += tally.faults.iter().map(Counter::get).sum::<u64>();
+            sums.timed += tally.timed.load(Ordering::Relaxed);
+            sums.timed_ns += tally.timed_ns.load(Ordering::Relaxed);
+        }
+        sums
+    }
+
+    pub(super) fn memory_bytes(&self) -> i64 {
+        self.memory.get()
     }
 
     /// Faults by kind, without those that didn't occur.
     pub(super) fn faults(&self) -> BTreeMap<&'static str, u64> {
-        let counts = self.faults.iter().map(|tally| (tally.kind, tally.count.load(Ordering::Relaxed)));
-        counts.filter(|(_, count)| *count > 0).collect()
+        let mut faults = BTreeMap::new();
+        for tally in self.hooks.iter().flatten() {
+            for (kind, count) in Fault::KINDS.into_iter().zip(&tally.faults) {
+                *faults.entry(kind).or_default() += count.get();
+            }
+        }
+        faults.retain(|_, count| *count > 0);
+        faults
     }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        // A thousand reloads must not leave a thousand rows.
+        for hook in Hook::ALL.into_iter().filter(|hook| self.of(*hook).is_some()) {
+            let row = by_hook(&self.policy, &self.generation, hook);
+            self.metrics.calls.remove(&row);
+            self.metrics.memo_hits.remove(&row);
+            self.metrics.memo_state.remove(&row);
+            self.metrics.disagreements.remove(&row);
+            self.metrics.seconds.remove(&row);
+            for kind in Fault::KINDS {
+                self.metrics.faults.remove(&by_fault(&row, kind));
+            }
+        }
+        let both = by_generation(&self.policy, &self.generation);
+        self.metrics.live.remove(&both);
+        self.metrics.memory.remove(&both);
+    }
+}
+
+impl HookTally {
+    fn new(metrics: &Metrics, policy: &str, generation: &str, hook: Hook) -> Self {
+        let row = by_hook(policy, generation, hook);
+        Self {
+            calls: metrics.calls.get_or_create_owned(&row),
+            memo_hits: metrics.memo_hits.get_or_create_owned(&row),
+            memo_state: metrics.memo_state.get_or_create_owned(&row),
+            disagreements: metrics.disagreements.get_or_create_owned(&row),
+            seconds: metrics.seconds.get_or_create_owned(&row),
+            faults: Fault::KINDS.map(|kind| metrics.faults.get_or_create_owned(&by_fault(&row, kind))),
+            timed: AtomicU64::new(0),
+            timed_ns: AtomicU64::new(0),
+            burned: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
+    pub(super) fn memo_hits(&self) -> u64 {
+        self.memo_hits.get()
+    }
+
+    pub(super) fn faults(&self) -> u64 {
+        self.faults.iter().map(Counter::get).sum()
+    }
+
+    /// Mean fuel of a call; 0 where it isn't counted.
+    pub(super) fn mean_fuel(&self) -> u64 {
+        self.burned.load(Ordering::Relaxed) / self.calls().max(1)
+    }
+
+    /// Mean time of a timed call.
+    pub(super) fn mean_ns(&self) -> u64 {
+        self.timed_ns.load(Ordering::Relaxed) / self.timed.load(Ordering::Relaxed).max(1)
+    }
+
+    fn timed(&self, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+        self.timed.fetch_add(1, Ordering::Relaxed);
+        self.timed_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+fn by_generation(policy: &str, generation: &str) -> ByGeneration {
+    [("policy", policy.to_owned()), ("generation", generation.to_owned())]
+}
+
+fn by_hook(policy: &str, generation: &str, hook: Hook) -> ByHook {
+    [("policy", policy.to_owned()), ("generation", generation.to_owned()), ("hook", hook.name().to_owned())]
+}
+
+fn by_fault(row: &ByHook, kind: &'static str) -> ByFault {
+    let [policy, generation, hook] = row.clone();
+    [policy, generation, hook, ("kind", kind.to_owned())]
 }
 
 /// A live instance, as far as counting goes.
 #[derive(Debug)]
-pub(super) struct Live(Gauge);
+pub(super) struct Live {
+    live: Gauge,
+    memory: Gauge,
+    bytes: i64,
+}
+
+impl Live {
+    /// Its linear memory has so many bytes now.
+    pub(super) fn holds(&mut self, bytes: usize) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if bytes != self.bytes {
+            self.memory.inc_by(bytes - self.bytes);
+            self.bytes = bytes;
+        }
+    }
+}
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.dec();
+        self.live.dec();
+        self.memory.dec_by(self.bytes);
     }
 }
 
@@ -167,34 +406,51 @@ impl Drop for Live {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_kind_of_fault_is_counted() {
-        let tally = Tally::new(Metrics::new(), "p");
-        let faults = [
+    fn faults() -> [Fault; Fault::KINDS.len()] {
+        [
             Fault::Trap("t".into()),
             Fault::Overrun { limit_us: 1 },
             Fault::TooLarge { bytes: 2, limit: 1 },
+            Fault::Malformed("m".into()),
             Fault::Own { code: 1, detail: "d".into() },
             Fault::NoInstance("n".into()),
             Fault::Open,
-        ];
-        faults.iter().for_each(|fault| tally.fault(fault));
-        assert_eq!(tally.faults(), BTreeMap::from(KINDS.map(|kind| (kind, 1))));
+        ]
     }
 
     #[test]
-    fn generations_count_by_themselves_and_into_the_policy() {
+    fn every_kind_of_fault_is_counted() {
+        let tally = Tally::new(&Metrics::new(), "p", "1", &[Hook::Key]);
+        faults().iter().for_each(|fault| tally.fault(Hook::Key, fault));
+        assert_eq!(tally.faults(), BTreeMap::from(Fault::KINDS.map(|kind| (kind, 1))));
+        assert_eq!(tally.sums().faults, 7);
+    }
+
+    #[test]
+    fn a_generation_takes_its_rows_with_it() {
         let metrics = Metrics::new();
-        let (old, new) = (Tally::new(metrics.clone(), "p"), Tally::new(metrics.clone(), "p"));
-        let _live = old.instance();
+        let (old, new) =
+            (Tally::new(&metrics, "p", "1", &[Hook::Key, Hook::Admit]), Tally::new(&metrics, "p", "2", &[Hook::Key]));
+        let mut live = old.instance();
+        live.holds(70);
         drop(new.instance());
-        assert!(old.call().is_some(), "the first is timed");
-        assert!(old.call().is_none());
-        new.call();
-        let name = [("policy", "p".to_owned())];
-        assert_eq!((old.calls(), new.calls()), (2, 1));
-        assert_eq!(metrics.calls.get_or_create(&name).get(), 3);
-        assert_eq!(metrics.created.get_or_create(&name).get(), 2);
-        assert_eq!(metrics.live.get_or_create(&name).get(), 1);
+        assert!(old.call(Hook::Key).is_some(), "the first is timed");
+        assert!(old.call(Hook::Key).is_none());
+        old.set_exact(true);
+        assert!(old.call(Hook::Key).is_some(), "every one is timed");
+        new.call(Hook::Key);
+        assert_eq!((old.sums().calls, new.sums().calls, old.memory_bytes()), (3, 1, 70));
+        let shown = || {
+            let mut registry = Registry::default();
+            metrics.register(&mut registry);
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        assert!(shown().contains(r#"plugin_calls_total{policy="p",generation="1",hook="admit"} 0"#), "{}", shown());
+        drop(live);
+        drop(old);
+        assert!(!shown().contains(r#"generation="1""#), "{}", shown());
+        assert!(shown().contains(r#"plugin_calls_total{policy="p",generation="2",hook="key"} 1"#), "{}", shown());
     }
 }

@@ -1,14 +1,18 @@
 //! Real components against the host's defences. `plugins/mad` does what it is told; `plugins/build` makes it.
 
+mod generations;
+mod hooks;
+mod memo;
+
 use std::{cell::Cell, collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use http::HeaderName;
 
 use super::*;
 use crate::{
-    config::{Breaker, PolicyLimits},
+    config::{Breaker, Memo, PolicyLimits, Rollout},
     policy::{
-        Input,
+        KeyVerdict,
         key::{Part, Transform},
     },
 };
@@ -18,8 +22,9 @@ const NOSY: &[u8] = include_bytes!("../../plugins/dist/nosy.wasm");
 const TENANT_KEY: &[u8] = include_bytes!("../../plugins/dist/tenant-key.wasm");
 
 /// One for all tests, so that each component is compiled once.
-static ENGINE: LazyLock<Arc<Engine>> =
-    LazyLock::new(|| Engine::new(EngineLimits { instances_max: 64, memory_bytes_max: 32 << 20 }).unwrap());
+static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| {
+    Engine::new(&EngineLimits { instances_max: 32, memory_bytes_max: 32 << 20, cache_dir: None, fuel: false }).unwrap()
+});
 
 const LIMITS: PolicyLimits = PolicyLimits {
     memory_bytes_max: 32 << 20,
@@ -27,14 +32,22 @@ const LIMITS: PolicyLimits = PolicyLimits {
     call: Duration::from_secs(20),
     load: Duration::from_secs(20),
     instances_max: 4,
+    wait: Duration::ZERO,
     calls_max: 1_000,
     result_bytes_max: 4_096,
     breaker: Breaker { failures: 1_000, open: Duration::from_millis(100), open_max: Duration::from_millis(100) },
 };
 
-fn load(component: &'static [u8], config: &str, limits: PolicyLimits) -> Result<Arc<Plugin>, Error> {
-    let config = config::Policy { source: PolicySource::Embedded(component), config: config.to_owned(), limits };
-    Plugin::load(&ENGINE, "p", &config, Metrics::new())
+/// Every question is asked: these tests are about calls.
+const FORGETFUL: Memo = Memo { entries_max: 0, check_every: 1 };
+
+fn config(component: &'static [u8], table: &str, limits: PolicyLimits, memo: Memo) -> config::Policy {
+    let source = PolicySource::Embedded(component);
+    config::Policy { source, config: table.to_owned(), limits, memo, rollout: Rollout::default() }
+}
+
+fn load(component: &'static [u8], table: &str, limits: PolicyLimits) -> Result<Arc<Plugin>, Error> {
+    Plugin::load(&ENGINE, "p", &config(component, table, limits, FORGETFUL), &Metrics::new())
 }
 
 /// A component that does this, always.
@@ -51,14 +64,34 @@ fn values<'a>(values: &[Option<&'a str>]) -> Vec<Option<Cow<'a, [u8]>>> {
     values.iter().map(|value| value.map(|text| Cow::Borrowed(text.as_bytes()))).collect()
 }
 
+/// The key of a request with these values.
+fn derive(plugin: &Plugin, values: &[Option<Cow<'_, [u8]>>]) -> Result<KeyVerdict, Fault> {
+    plugin.decide(&Question::Key, values, None).map(|decision| match &*decision {
+        Decision::Key(verdict) => verdict.clone(),
+        other => panic!("{other:?}"),
+    })
+}
+
+fn lookup(parts: &[&str]) -> KeyVerdict {
+    KeyVerdict::Lookup(parts.iter().map(|part| Some(part.as_bytes().to_vec())).collect())
+}
+
 fn ask(plugin: &Plugin, what: &str) -> Result<KeyVerdict, Fault> {
-    plugin.derive_key(&values(&[Some(what), Some("/p")]))
+    derive(plugin, &values(&[Some(what), Some("/p")]))
+}
+
+fn info(plugin: &Plugin) -> GenerationInfo {
+    plugin.info("active")
+}
+
+fn calls(plugin: &Plugin) -> u64 {
+    plugin.sums().calls
 }
 
 /// How many calls the instance that answers has had.
 fn count(plugin: &Plugin) -> String {
     match ask(plugin, "count") {
-        Ok(KeyVerdict::Lookup(parts)) => String::from_utf8(parts.concat()).unwrap(),
+        Ok(KeyVerdict::Lookup(parts)) => String::from_utf8(parts.into_iter().flatten().flatten().collect()).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -72,9 +105,11 @@ fn a_recipe_is_read_at_load_and_costs_no_call() {
         Part { input: Input::Path, transform: Transform::Identity },
     ];
     assert_eq!(*plugin.key_plan(), KeyPlan::Recipe(wanted));
-    let info = plugin.info();
-    assert_eq!((info.component.as_str(), info.version.as_str(), info.calls), ("mad", "0.1.0", 0));
-    assert_eq!(info.hooks, [HookInfo { name: "key", called: true }]);
+    let info = info(&plugin);
+    assert_eq!((info.component.as_str(), info.version.as_str(), calls(&plugin)), ("mad", "0.1.0", 0));
+    let names: Vec<&str> = info.hooks.iter().map(|hook| hook.name).collect();
+    assert_eq!(names, ["key", "features", "admit", "route", "batch", "prefetch"]);
+    assert_eq!(info.hooks[0].reads, ["header(x-tenant)", "path"]);
     assert_eq!(info.plan, "recipe: header(x-tenant) lowercase, path");
 }
 
@@ -83,19 +118,18 @@ fn a_call_is_given_the_declared_inputs() {
     let plugin = obedient(LIMITS);
     let wanted = vec![Input::Header(HeaderName::from_static("x-do")), Input::Path];
     assert_eq!(*plugin.key_plan(), KeyPlan::Call(wanted));
-    assert_eq!(ask(&plugin, "echo"), Ok(KeyVerdict::Lookup(vec![b"echo".to_vec(), b"/p".to_vec()])));
-    assert_eq!(plugin.info().calls, 1);
-    assert!(plugin.info().faults.is_empty());
+    assert_eq!(ask(&plugin, "echo"), Ok(lookup(&["echo", "/p"])));
+    assert_eq!(calls(&plugin), 1);
+    assert!(info(&plugin).faults.is_empty());
 }
 
 #[test]
 fn the_tenant_key_policy_keys_by_tenant() {
     let plugin = load(TENANT_KEY, r#"{"tenant_header": "X-Org"}"#, LIMITS).unwrap();
-    assert_eq!(plugin.info().plan, "recipe: header(x-org) lowercase, authority, path, query-all sort-query");
+    assert_eq!(info(&plugin).plan, "recipe: header(x-org) lowercase, authority, path, query-all sort-query");
     let plugin = load(TENANT_KEY, r#"{"require_tenant": true, "body": ["/model"]}"#, LIMITS).unwrap();
-    assert_eq!(plugin.info().plan, "call: header(x-tenant), authority, path, query-all, body-json(/model)");
-    let key =
-        |tenant, query| plugin.derive_key(&values(&[tenant, Some("a.example"), Some("/p"), query, None])).unwrap();
+    assert_eq!(info(&plugin).plan, "call: header(x-tenant), authority, path, query-all, body-json(/model)");
+    let key = |tenant, query| derive(&plugin, &values(&[tenant, Some("a.example"), Some("/p"), query, None])).unwrap();
     assert_eq!(key(None, None), KeyVerdict::Bypass("no tenant".into()));
     assert_eq!(key(Some("ACME"), Some("b=2&a=1")), key(Some("acme"), Some("a=1&b=2")));
     assert_ne!(key(Some("acme"), None), key(Some("umbrella"), None));
@@ -111,24 +145,24 @@ fn each_misdeed_is_a_fault_and_the_next_call_has_a_fresh_instance() {
         ("recurse", "trap", "call stack exhausted"),
         ("giant", "too-large", "4097 bytes or more is over the limit of 4096"),
         ("large", "too-large", "5000 bytes or more is over the limit of 4096"),
-        ("crowd", "trap", "65 parts"),
-        ("nothing", "trap", "no parts"),
+        ("crowd", "malformed", "65 parts"),
+        ("nothing", "malformed", "no parts"),
     ] {
         let fault = ask(&plugin, what).unwrap_err();
         assert_eq!(fault.kind(), kind, "{what}: {fault}");
         assert!(fault.to_string().contains(words), "{what}: {fault}");
         assert_eq!(count(&plugin), "1", "after {what}");
     }
-    let info = plugin.info();
-    assert_eq!(info.faults, BTreeMap::from([("too-large", 2), ("trap", 5)]));
-    assert_eq!((info.calls, info.instances), (14, 1));
+    let info = info(&plugin);
+    assert_eq!(info.faults, BTreeMap::from([("malformed", 2), ("too-large", 2), ("trap", 3)]));
+    assert_eq!((calls(&plugin), info.instances), (14, 1));
 }
 
 #[test]
 fn a_call_without_end_is_ended() {
     let plugin = obedient(PolicyLimits { call: Duration::from_millis(20), ..LIMITS });
     assert_eq!(ask(&plugin, "loop"), Err(Fault::Overrun { limit_us: 20_000 }));
-    assert_eq!(plugin.info().instances, 0, "its instance is gone");
+    assert_eq!(info(&plugin).instances, 0, "its instance is gone");
 }
 
 #[test]
@@ -138,7 +172,7 @@ fn an_error_of_its_own_leaves_the_instance_and_the_breaker_alone() {
     assert_eq!(count(&plugin), "1");
     assert_eq!(ask(&plugin, "fault"), Err(Fault::Own { code: 7, detail: "as ordered".into() }));
     assert_eq!(count(&plugin), "3");
-    assert_eq!(plugin.info().faults, BTreeMap::from([("fault", 1)]));
+    assert_eq!(info(&plugin).faults, BTreeMap::from([("fault", 1)]));
 }
 
 #[test]
@@ -157,7 +191,7 @@ fn an_instance_is_replaced_after_its_calls() {
     let plugin = obedient(PolicyLimits { calls_max: 2, ..LIMITS });
     let counts: Vec<String> = (0..5).map(|_| count(&plugin)).collect();
     assert_eq!(counts, ["1", "2", "1", "2", "1"]);
-    assert_eq!(plugin.info().instances, 1);
+    assert_eq!(info(&plugin).instances, 1);
 }
 
 #[test]
@@ -170,25 +204,78 @@ fn there_are_no_more_instances_than_allowed() {
 }
 
 #[test]
+fn a_call_waits_briefly_for_an_instance() {
+    let plugin = obedient(PolicyLimits { instances_max: 1, wait: Duration::from_secs(20), ..LIMITS });
+    let (place, instance) = plugin.instances.take().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ask(&plugin, "echo"));
+        place.keep(instance.unwrap());
+        assert!(waiting.join().unwrap().is_ok());
+    });
+    assert_eq!((info(&plugin).instances, calls(&plugin)), (1, 1));
+}
+
+#[test]
+fn a_generation_on_its_way_out_keeps_no_instances() {
+    let plugin = obedient(LIMITS);
+    let (place, instance) = plugin.instances.take().unwrap();
+    plugin.instances.close();
+    place.keep(instance.unwrap());
+    assert_eq!(info(&plugin).instances, 0);
+    assert!(ask(&plugin, "echo").is_ok(), "who began with it is served");
+    assert_eq!(info(&plugin).instances, 0);
+    plugin.instances.open();
+    assert!(ask(&plugin, "echo").is_ok());
+    assert_eq!(info(&plugin).instances, 1);
+}
+
+#[test]
+fn fuel_is_counted_where_it_is_wanted() {
+    let limits = EngineLimits { instances_max: 1, memory_bytes_max: 32 << 20, cache_dir: None, fuel: true };
+    let engine = Engine::new(&limits).unwrap();
+    let mad = config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL);
+    let plugin = Plugin::load(&engine, "p", &mad, &Metrics::new()).unwrap();
+    assert!(ask(&plugin, "echo").is_ok());
+    let short = info(&plugin).hooks[0].mean_fuel;
+    assert!(ask(&plugin, "chatter").is_ok());
+    let mean = info(&plugin).hooks[0].mean_fuel;
+    assert!(short > 0 && mean > 2 * short, "{short}, {mean}");
+}
+
+#[test]
+fn compiled_components_are_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("compiled");
+    for _ in 0..2 {
+        let limits =
+            EngineLimits { instances_max: 1, memory_bytes_max: 32 << 20, cache_dir: Some(cache.clone()), fuel: false };
+        let plugin = Plugin::load(
+            &Engine::new(&limits).unwrap(),
+            "p",
+            &config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL),
+            &Metrics::new(),
+        );
+        assert!(ask(&plugin.unwrap(), "echo").is_ok());
+    }
+    assert!(std::fs::read_dir(&cache).unwrap().next().is_some());
+}
+
+#[test]
 fn the_breaker_opens_and_heals() {
     let time = Cell::new(0);
     let now = || Timestamp(time.get());
     let breaker = Breaker { failures: 3, ..LIMITS.breaker };
     let plugin = obedient(PolicyLimits { breaker, ..LIMITS });
-    let ask = |what| {
-        let values = values(&[Some(what), None]);
-        plugin.ask(now, |instance| hook::key::derive(instance, &plugin.call, &values))
-    };
+    let ask = |what| plugin.answer(&now, &Question::Key, &values(&[Some(what), None]));
     for _ in 0..3 {
         assert!(matches!(ask("trap"), Err(Fault::Trap(_))));
     }
     assert_eq!(ask("echo"), Err(Fault::Open));
-    assert!(plugin.info().breaker_open);
+    assert!(info(&plugin).hooks[0].breaker_open && !info(&plugin).hooks[1].breaker_open);
     time.set(100);
     assert!(ask("echo").is_ok(), "the probe");
     assert!(ask("echo").is_ok());
-    assert!(!plugin.info().breaker_open);
-    assert_eq!(plugin.info().faults, BTreeMap::from([("breaker-open", 1), ("trap", 3)]));
+    assert!(!info(&plugin).hooks[0].breaker_open);
 }
 
 #[test]
@@ -196,7 +283,12 @@ fn what_cannot_be_configured_is_refused_with_its_reason() {
     for (what, words) in [
         ("refuse-config", "doesn't start: `configure` answered with fault 7: not in the mood"),
         ("trap-in-config", "doesn't start: `configure` trapped: wasm `unreachable`"),
-        ("read-clock", "is refused: input clock(60) is not provided to the key hook"),
+        ("read-response", "is refused: input response-status is not provided to the key hook"),
+        ("features-read-feature", "input feature(x) is not provided to the features hook"),
+        ("arm-undeclared", "input arm(nope) is not provided to the key hook"),
+        ("arms-bad", "all its arms have the weight 0"),
+        ("arms-many", "it has not 1 to 16 arms"),
+        ("experiment-twice", "there is another of the same name"),
         ("read-bad-header", "input header(a b): not the name of a header field"),
         ("read-bad-pointer", "input body-json(model): not a pointer"),
         ("read-much", "the key hook declares 65 inputs; at most 64 are allowed"),
@@ -234,15 +326,15 @@ fn what_is_no_policy_is_refused_with_its_reason() {
         assert!(error.contains(words), "{error}");
     }
     let source = PolicySource::File("no/such.wasm".into());
-    let config = config::Policy { source, config: "{}".into(), limits: LIMITS };
-    let error = Plugin::load(&ENGINE, "p", &config, Metrics::new()).unwrap_err().to_string();
+    let config = config::Policy { source, ..config(MAD, "{}", LIMITS, FORGETFUL) };
+    let error = Plugin::load(&ENGINE, "p", &config, &Metrics::new()).unwrap_err().to_string();
     assert!(error.starts_with("policy `p` (no/such.wasm) can't be read: "), "{error}");
 }
 
 #[test]
 fn a_generation_is_named_by_what_it_is_made_of() {
     let one = mad("echo", LIMITS).unwrap();
-    assert_eq!(one.label(), format!("p@{}", &one.digest()[..8]));
+    assert_eq!(**one.label(), format!("p@{}", &one.digest()[..8]));
     assert_eq!(one.digest(), mad("echo", LIMITS).unwrap().digest());
     assert_ne!(one.digest(), mad("ask", LIMITS).unwrap().digest());
     assert_ne!(one.digest(), mad("echo", PolicyLimits { calls_max: 1, ..LIMITS }).unwrap().digest());
@@ -256,8 +348,8 @@ fn instances_are_shared_by_threads() {
             scope.spawn(|| (0..200).for_each(|_| assert!(ask(&plugin, "echo").is_ok())));
         }
     });
-    assert_eq!(plugin.info().calls, 800);
-    assert!((1..=4).contains(&plugin.info().instances));
+    assert_eq!(calls(&plugin), 800);
+    assert!((1..=4).contains(&info(&plugin).instances));
 }
 
 /// Names the directory with components freshly built from `plugins/`; `.ci/run` sets it.
@@ -293,13 +385,13 @@ fn committed_components_decide_as_their_sources_do() {
         let [ours, theirs] = [committed.as_ref(), fresh.as_os_str()].map(|dir: &std::ffi::OsStr| {
             let file = std::path::Path::new(dir).join(format!("{name}.wasm"));
             let source = PolicySource::File(file);
-            let config = config::Policy { source, config: table.to_owned(), limits: LIMITS };
-            Plugin::load(&ENGINE, name, &config, Metrics::new()).unwrap()
+            let config = config::Policy { source, ..config(MAD, table, LIMITS, FORGETFUL) };
+            Plugin::load(&ENGINE, name, &config, &Metrics::new()).unwrap()
         });
         assert_eq!(ours.key_plan(), theirs.key_plan(), "{name} {table}");
         for question in questions {
             let question = values(question);
-            assert_eq!(ours.derive_key(&question), theirs.derive_key(&question), "{name} {table} {question:?}");
+            assert_eq!(derive(&ours, &question), derive(&theirs, &question), "{name} {table} {question:?}");
         }
     }
 }

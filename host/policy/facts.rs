@@ -2,16 +2,18 @@
 
 use std::{
     borrow::Cow,
-    cell::OnceCell,
-    fmt::Write,
+    fmt::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header::COOKIE};
-use serde_json::Value;
+use http::{HeaderMap, HeaderName, StatusCode, header::COOKIE};
 
-use crate::message::RequestHead;
+use super::{Notes, PoolStats, tokens::Encoding};
+use crate::{
+    clock::{self, Timestamp},
+    message::RequestHead,
+};
 
 /// A declared input. The host hands over these and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,29 +44,147 @@ pub enum Input {
     BodyPrefix(u32),
     /// The body's length in decimal.
     BodyLength,
+    /// How many tokens the text at a pointer has, or each element of the array there.
+    BodyTokens(String, Encoding),
+    /// Output of the `features` hook, by name.
+    Feature(String),
+    /// The arm of an experiment.
+    Arm(String),
+    /// The response's status in decimal.
+    ResponseStatus,
+    /// The values of one header field of the response.
+    ResponseHeader(HeaderName),
+    /// The response's length in decimal, if it is known.
+    ResponseLength,
+    /// Microseconds until the response's head, cut to a multiple of this.
+    FetchUs(u32),
+    /// Seconds since 1970, cut to a multiple of this.
+    Clock(u32),
+    /// The state of a pool as JSON.
+    PoolStats(String),
 }
+
+/// How long a reading of a pool's state is good for.
+pub const POOL_STATS_MS: u64 = 100;
 
 impl Input {
     /// Does reading this need the body in memory?
     #[must_use]
     pub const fn needs_body(&self) -> bool {
-        matches!(self, Self::BodyDigest | Self::BodyJson(_) | Self::BodyPrefix(_) | Self::BodyLength)
+        matches!(
+            self,
+            Self::BodyDigest | Self::BodyJson(_) | Self::BodyPrefix(_) | Self::BodyLength | Self::BodyTokens(..)
+        )
+    }
+
+    /// Is there such a thing only once the origin has answered?
+    #[must_use]
+    pub const fn needs_answer(&self) -> bool {
+        matches!(self, Self::ResponseStatus | Self::ResponseHeader(_) | Self::ResponseLength | Self::FetchUs(_))
+    }
+
+    /// When its value at `now` may change by itself.
+    const fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Clock(seconds) => {
+                let step = *seconds as u64 * 1000;
+                Some(Timestamp(now.0 - now.0 % step + step))
+            }
+            Self::PoolStats(_) => Some(Timestamp(now.0 - now.0 % POOL_STATS_MS + POOL_STATS_MS)),
+            _ => None,
+        }
     }
 }
 
+impl fmt::Display for Input {
+    /// As the contract writes it: `header(accept)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Scheme => f.write_str("scheme"),
+            Self::Authority => f.write_str("authority"),
+            Self::Path => f.write_str("path"),
+            Self::Query(name) => write!(f, "query({name})"),
+            Self::QueryAll => f.write_str("query-all"),
+            Self::Header(name) => write!(f, "header({name})"),
+            Self::Cookie(name) => write!(f, "cookie({name})"),
+            Self::ClientPrefix(bits) => write!(f, "client-prefix({bits})"),
+            Self::BodyDigest => f.write_str("body-digest"),
+            Self::BodyJson(pointer) => write!(f, "body-json({pointer})"),
+            Self::BodyPrefix(length) => write!(f, "body-prefix({length})"),
+            Self::BodyLength => f.write_str("body-length"),
+            Self::BodyTokens(pointer, encoding) => write!(f, "body-tokens({pointer}, {})", encoding.name()),
+            Self::Feature(name) => write!(f, "feature({name})"),
+            Self::Arm(name) => write!(f, "arm({name})"),
+            Self::ResponseStatus => f.write_str("response-status"),
+            Self::ResponseHeader(name) => write!(f, "response-header({name})"),
+            Self::ResponseLength => f.write_str("response-length"),
+            Self::FetchUs(step) => write!(f, "fetch-us({step})"),
+            Self::Clock(step) => write!(f, "clock({step})"),
+            Self::PoolStats(pool) => write!(f, "pool-stats({pool})"),
+        }
+    }
+}
+
+/// What the origin answered, as far as `admit` may read it.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// The body's length, if it is known.
+    pub length: Option<u64>,
+    /// Microseconds from the request's leaving to this head.
+    pub fetch_us: u64,
+}
+
+/// Tells how pools do.
+pub trait Pools: Send + Sync + fmt::Debug {
+    /// The state of the pool of this name.
+    fn stats(&self, pool: &str) -> Option<PoolStats>;
+}
+
 /// A request as policies see it. The body is parsed at most once, and only if somebody asks.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     request: &'a RequestHead,
     body: Option<&'a Bytes>,
-    json: OnceCell<Option<Value>>,
+    notes: &'a Notes,
+    answer: Option<Answer<'a>>,
+    pools: Option<&'a dyn Pools>,
+    now: Option<Timestamp>,
 }
 
 impl<'a> Facts<'a> {
-    /// Facts of `request`, whose body, if it has been read, is `body`.
+    /// Facts of `request`, whose body, if it has been read, is `body`, and what is found out about it.
     #[must_use]
-    pub const fn new(request: &'a RequestHead, body: Option<&'a Bytes>) -> Self {
-        Self { request, body, json: OnceCell::new() }
+    pub const fn new(request: &'a RequestHead, body: Option<&'a Bytes>, notes: &'a Notes) -> Self {
+        Self { request, body, notes, answer: None, pools: None, now: None }
+    }
+
+    /// With what the origin answered.
+    #[must_use]
+    pub const fn answered(self, answer: Answer<'a>) -> Self {
+        Self { answer: Some(answer), ..self }
+    }
+
+    /// With a view of the pools.
+    #[must_use]
+    pub const fn beside(self, pools: &'a dyn Pools) -> Self {
+        Self { pools: Some(pools), ..self }
+    }
+
+    /// At this time instead of the present one.
+    #[must_use]
+    pub const fn at(self, now: Timestamp) -> Self {
+        Self { now: Some(now), ..self }
+    }
+
+    /// With other notes: for another generation.
+    #[must_use]
+    pub const fn noted(self, notes: &'a Notes) -> Self {
+        Self { notes, ..self }
     }
 
     /// The request these facts are of.
@@ -73,9 +193,33 @@ impl<'a> Facts<'a> {
         self.request
     }
 
+    /// Its body, if it has been read.
+    #[must_use]
+    pub const fn body(&self) -> Option<&'a Bytes> {
+        self.body
+    }
+
+    /// What the origin answered, if it has.
+    #[must_use]
+    pub const fn answer(&self) -> Option<Answer<'a>> {
+        self.answer
+    }
+
+    /// The state of a pool, if there is a view of the pools.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<PoolStats> {
+        self.pools?.stats(name)
+    }
+
+    /// What has been found out.
+    #[must_use]
+    pub const fn notes(&self) -> &'a Notes {
+        self.notes
+    }
+
     /// The value of `input`, or `None` if the request has none. Borrows wherever it can.
     #[must_use]
-    pub fn read(&self, input: &Input) -> Option<Cow<'_, [u8]>> {
+    pub fn read(&self, input: &Input) -> Option<Cow<'a, [u8]>> {
         let request = self.request;
         match input {
             Input::Method => Some(borrowed(request.method.as_str())),
@@ -86,23 +230,57 @@ impl<'a> Facts<'a> {
             Input::QueryAll => request.target.query().map(borrowed),
             Input::Header(name) => header_values(&request.headers, name),
             Input::Cookie(name) => cookie_value(&request.headers, name),
-            Input::ClientPrefix(bits) => Some(Cow::Owned(network(request.client.ip, *bits).into_bytes())),
+            Input::ClientPrefix(bits) => Some(owned(network(request.client.ip, *bits))),
             Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.body?).as_bytes().to_vec())),
-            Input::BodyJson(pointer) => {
-                self.json()?.pointer(pointer).map(|value| Cow::Owned(value.to_string().into_bytes()))
-            }
+            Input::BodyJson(pointer) => self.json(pointer).map(owned),
             Input::BodyPrefix(length) => {
                 let body = self.body?;
                 let end = body.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
                 Some(Cow::Borrowed(&body[..end]))
             }
-            Input::BodyLength => Some(Cow::Owned(self.body?.len().to_string().into_bytes())),
+            Input::BodyLength => self.body.map(|body| owned(body.len())),
+            Input::BodyTokens(pointer, encoding) => self.json(pointer).map(|value| owned(encoding.count(value))),
+            Input::Feature(name) => self.notes.shape()?.feature(name).map(Cow::Borrowed),
+            Input::Arm(name) => {
+                let arm = self.notes.arms().iter().find(|arm| &*arm.experiment == name.as_str())?;
+                Some(borrowed(&arm.name))
+            }
+            Input::ResponseStatus => self.answer.map(|answer| owned(answer.status.as_u16())),
+            Input::ResponseHeader(name) => header_values(self.answer?.headers, name),
+            Input::ResponseLength => self.answer?.length.map(owned),
+            Input::FetchUs(step) => self.answer.map(|answer| owned(cut(answer.fetch_us, *step))),
+            Input::Clock(step) => Some(owned(cut(self.now().seconds(), *step))),
+            Input::PoolStats(pool) => serde_json::to_vec(&self.pool(pool)?).ok().map(Cow::Owned),
         }
     }
 
-    fn json(&self) -> Option<&Value> {
-        self.json.get_or_init(|| serde_json::from_slice(self.body?).ok()).as_ref()
+    /// When the first of these values may change by itself, if any does.
+    #[must_use]
+    pub fn good_until(&self, inputs: &[Input]) -> Option<Timestamp> {
+        let volatile = |input: &Input| matches!(input, Input::Clock(_) | Input::PoolStats(_));
+        if !inputs.iter().any(volatile) {
+            return None;
+        }
+        let now = self.now();
+        inputs.iter().filter_map(|input| input.changes_at(now)).min_by_key(|at| at.0)
     }
+
+    fn now(&self) -> Timestamp {
+        self.now.unwrap_or_else(clock::now)
+    }
+
+    fn json(&self, pointer: &str) -> Option<&'a serde_json::Value> {
+        self.notes.json(self.body?)?.pointer(pointer)
+    }
+}
+
+fn owned(value: impl ToString) -> Cow<'static, [u8]> {
+    Cow::Owned(value.to_string().into_bytes())
+}
+
+/// A step of 0 is ruled out when a manifest is checked.
+const fn cut(value: u64, step: u32) -> u64 {
+    value - value % step as u64
 }
 
 fn borrowed(text: &str) -> Cow<'_, [u8]> {
@@ -167,7 +345,10 @@ pub(crate) mod tests {
     use http::{HeaderValue, Method, Version};
 
     use super::*;
-    use crate::message::{Client, Scheme};
+    use crate::{
+        message::{Client, Scheme},
+        policy::Arm,
+    };
 
     pub(crate) fn request(
         method: Method,
@@ -193,7 +374,8 @@ pub(crate) mod tests {
         let headers = [("accept", "a"), ("accept", "b"), ("cookie", "sid=1; theme=dark"), ("cookie", "x=")];
         let request = request(Method::POST, "/p/q?b=2&a=1&a=%20&flag", &headers);
         let body = Bytes::from_static(br#"{"model":"m","n":1,"deep":{"z":1,"a":"1"}}"#);
-        let facts = Facts::new(&request, Some(&body));
+        let notes = Notes::default();
+        let facts = Facts::new(&request, Some(&body), &notes);
         let accept = Input::Header(HeaderName::from_static("accept"));
         let table: Vec<(Input, Option<&str>)> = vec![
             (Input::Method, Some("POST")),
@@ -217,6 +399,12 @@ pub(crate) mod tests {
             (Input::BodyJson("/none".into()), None),
             (Input::BodyPrefix(3), Some("{\"m")),
             (Input::BodyLength, Some("42")),
+            (Input::BodyTokens("/deep/a".into(), Encoding::O200kBase), Some("1")),
+            (Input::BodyTokens("/none".into(), Encoding::O200kBase), None),
+            (Input::Feature("f".into()), None),
+            (Input::Arm("e".into()), None),
+            (Input::ResponseStatus, None),
+            (Input::PoolStats("models".into()), None),
         ];
         for (input, wanted) in table {
             assert_eq!(facts.read(&input).as_deref(), wanted.map(str::as_bytes), "{input:?}");
@@ -227,8 +415,55 @@ pub(crate) mod tests {
     #[test]
     fn a_body_that_was_not_read_or_is_not_json_has_no_values() {
         let request = request(Method::GET, "/", &[]);
-        assert_eq!(Facts::new(&request, None).read(&Input::BodyLength), None);
+        let notes = Notes::default();
+        assert_eq!(Facts::new(&request, None, &notes).read(&Input::BodyLength), None);
         let body = Bytes::from_static(b"not json");
-        assert_eq!(Facts::new(&request, Some(&body)).read(&Input::BodyJson("/a".into())), None);
+        assert_eq!(Facts::new(&request, Some(&body), &notes).read(&Input::BodyJson("/a".into())), None);
+    }
+
+    #[test]
+    fn the_answer_the_time_and_what_was_noted_are_read() {
+        let request = request(Method::GET, "/", &[]);
+        let arm = Arm { experiment: "e".into(), place: (0, 1), name: "large".into() };
+        let notes = Notes::stated(Some(vec![arm]), Some(vec![("f".to_owned(), Bytes::from_static(b"1"))]));
+        let mut headers = HeaderMap::new();
+        headers.append("x-a", HeaderValue::from_static("1"));
+        let answer = Answer { status: StatusCode::OK, headers: &headers, length: Some(7), fetch_us: 1_999 };
+        let facts = Facts::new(&request, None, &notes).answered(answer).at(Timestamp(61_500)).beside(&One);
+        let table: Vec<(Input, Option<&str>)> = vec![
+            (Input::Feature("f".into()), Some("1")),
+            (Input::Feature("g".into()), None),
+            (Input::Arm("e".into()), Some("large")),
+            (Input::ResponseStatus, Some("200")),
+            (Input::ResponseHeader(HeaderName::from_static("x-a")), Some("1")),
+            (Input::ResponseLength, Some("7")),
+            (Input::FetchUs(1_000), Some("1000")),
+            (Input::Clock(60), Some("60")),
+            (Input::Clock(1), Some("61")),
+            (Input::PoolStats("none".into()), None),
+        ];
+        for (input, wanted) in table {
+            assert_eq!(facts.read(&input).as_deref(), wanted.map(str::as_bytes), "{input:?}");
+        }
+        let stats = facts.read(&Input::PoolStats("one".into())).unwrap();
+        assert!(String::from_utf8_lossy(&stats).starts_with(r#"{"endpoints":1,"healthy":1,"inflight":0,"#));
+        for (inputs, wanted) in [
+            (vec![Input::Path], None),
+            (vec![Input::Clock(60), Input::Path], Some(120_000)),
+            (vec![Input::Clock(60), Input::Clock(1)], Some(62_000)),
+            (vec![Input::Clock(60), Input::PoolStats("one".into())], Some(61_600)),
+        ] {
+            assert_eq!(facts.good_until(&inputs), wanted.map(Timestamp), "{inputs:?}");
+        }
+    }
+
+    /// One pool.
+    #[derive(Debug)]
+    struct One;
+
+    impl Pools for One {
+        fn stats(&self, pool: &str) -> Option<PoolStats> {
+            (pool == "one").then(|| PoolStats { endpoints: 1, healthy: 1, ..PoolStats::default() })
+        }
     }
 }

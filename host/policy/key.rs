@@ -26,36 +26,28 @@ pub enum KeyPlan {
 }
 
 impl KeyPlan {
-    /// What its material means. Material of plans with different meanings must not meet in one key.
+    /// A digest of what its material means; `version` names the component, which makes the features that a recipe reads.
+    /// Material of plans with different meanings must not meet in one key.
     #[must_use]
-    pub fn meaning(&self, version: &str) -> String {
-        match self {
+    pub fn meaning(&self, version: &str) -> [u8; 32] {
+        let meaning = match self {
             Self::Native => String::new(),
+            Self::Recipe(parts) if parts.iter().any(|part| matches!(part.input, Input::Feature(_))) => {
+                format!("{version} {parts:?}")
+            }
             Self::Recipe(parts) => format!("{parts:?}"),
             Self::Call(inputs) => format!("{version} {inputs:?}"),
-        }
-    }
-
-    /// The header fields it reads.
-    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
-        let (parts, inputs): (&[Part], &[Input]) = match self {
-            Self::Native => (&[], &[]),
-            Self::Recipe(parts) => (parts, &[]),
-            Self::Call(inputs) => (&[], inputs),
         };
-        parts.iter().map(|part| &part.input).chain(inputs).filter_map(|input| match input {
-            Input::Header(name) => Some(name),
-            _ => None,
-        })
+        *blake3::hash(meaning.as_bytes()).as_bytes()
     }
 
-    /// Must the body be in memory before the key can be made?
+    /// What it reads.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
+    pub fn inputs(&self) -> Vec<Input> {
         match self {
-            Self::Native => false,
-            Self::Recipe(parts) => parts.iter().any(|part| part.input.needs_body()),
-            Self::Call(inputs) => inputs.iter().any(Input::needs_body),
+            Self::Native => Vec::new(),
+            Self::Recipe(parts) => parts.iter().map(|part| part.input.clone()).collect(),
+            Self::Call(inputs) => inputs.clone(),
         }
     }
 }
@@ -87,8 +79,8 @@ pub enum Transform {
 /// What a policy says of a request's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyVerdict {
-    /// Look up the key made of these parts.
-    Lookup(Vec<Vec<u8>>),
+    /// Look up the key made of these parts. Only a recipe's may be missing.
+    Lookup(Vec<Option<Vec<u8>>>),
     /// Don't use the cache, for this reason.
     Bypass(String),
 }
@@ -181,7 +173,10 @@ fn drop_query(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::facts::tests::request, *};
+    use super::{
+        super::{Notes, facts::tests::request},
+        *,
+    };
 
     #[derive(Default, PartialEq, Eq, Debug)]
     struct List(Vec<Option<Vec<u8>>>);
@@ -218,7 +213,7 @@ mod tests {
         let keyed = |method, target| {
             let request = request(method, target, &[]);
             let mut list = List::default();
-            http_default(&Facts::new(&request, None), &mut list);
+            http_default(&Facts::new(&request, None, &Notes::default()), &mut list);
             list
         };
         assert_eq!(keyed(Method::HEAD, "/a"), keyed(Method::GET, "/a"));
@@ -231,7 +226,7 @@ mod tests {
         let keyed = |headers: &[(&'static str, &'static str)]| {
             let request = request(Method::POST, "/v1/embeddings", headers);
             let mut list = List::default();
-            infer_default(&Facts::new(&request, None), b"{}", &mut list);
+            infer_default(&Facts::new(&request, None, &Notes::default()), b"{}", &mut list);
             list
         };
         assert_ne!(keyed(&[("authorization", "Bearer a")]), keyed(&[("authorization", "Bearer b")]));
@@ -248,7 +243,7 @@ mod tests {
             Part { input: Input::Header(HeaderName::from_static("x-none")), transform: Transform::Lowercase },
         ];
         let mut list = List::default();
-        evaluate(&recipe, &Facts::new(&request, None), &mut list);
+        evaluate(&recipe, &Facts::new(&request, None, &Notes::default()), &mut list);
         assert_eq!(list.0, [Some(b"acme".to_vec()), None]);
     }
 }

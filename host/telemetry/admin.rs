@@ -4,6 +4,7 @@
 //! POST of `application/json`, which no page of another site can send: a form can't, and a script would have to ask
 //! first, which nothing here answers.
 
+mod policy;
 mod purge;
 
 use std::{pin::Pin, sync::Arc};
@@ -11,7 +12,7 @@ use std::{pin::Pin, sync::Arc};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
         header::{CACHE_CONTROL, CONTENT_TYPE},
@@ -27,6 +28,7 @@ use tower::ServiceExt as _;
 use super::metrics;
 use crate::message::{self, BodyError};
 
+pub use policy::{PolicyAction, PolicyFailure};
 pub use purge::{Purge, PurgeFailure, PurgeInvalid, PurgeReport, Scope};
 
 /// Bytes of a request body; more are answered 413.
@@ -44,7 +46,10 @@ GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
 POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale
 GET  /pools     endpoints and their health
-GET  /policies  loaded policies
+GET  /policies  policies, their generations, trials and experiments
+POST /policies/NAME/load      {} or {\"file\": \"…\", \"mode\": \"swap|shadow|canary\", \"percent\": 5}
+POST /policies/NAME/promote   {}: the generation on trial takes over
+POST /policies/NAME/rollback  {} or {\"to\": \"<digest>\"}: the trial ends, or a former generation takes over
 ";
 
 /// A future that a [`Control`] gives back.
@@ -69,6 +74,9 @@ pub trait Control: Send + Sync {
 
     /// The policies and their generations.
     fn policies(&self) -> Value;
+
+    /// Loads, promotes or rolls back a policy, and says which generation is what now.
+    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>>;
 }
 
 /// The API as a service.
@@ -81,6 +89,7 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .route("/purge", post(purge))
         .route("/pools", get(pools))
         .route("/policies", get(policies))
+        .route("/policies/{name}/{action}", post(policy))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -124,20 +133,56 @@ async fn policies(State(control): State<Arc<dyn Control>>) -> Response {
     answer(StatusCode::OK, JSON, control.policies().to_string())
 }
 
+async fn policy(
+    State(control): State<Arc<dyn Control>>,
+    Path((name, action)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match json_body(&headers, body) {
+        Ok(body) => body,
+        Err(refusal) => return *refusal,
+    };
+    let done = match PolicyAction::parse(&action, &body) {
+        Ok(action) => control.policy(name, action).await,
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(done) => answer(StatusCode::OK, JSON, done.to_string()),
+        Err(failure) => {
+            let status = match failure {
+                PolicyFailure::Unknown(_) => StatusCode::NOT_FOUND,
+                PolicyFailure::Invalid(_) => StatusCode::BAD_REQUEST,
+                PolicyFailure::Refused(_) => StatusCode::CONFLICT,
+            };
+            problem(status, &failure.to_string())
+        }
+    }
+}
+
+/// The body of a request that changes something, or the refusal.
+fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Box<Response>> {
+    if !is_json(headers) {
+        let detail = "what changes something is a POST with content-type: application/json";
+        return Err(Box::new(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)));
+    }
+    body.map_err(|rejection| {
+        Box::new(if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            problem(rejection.status(), &format!("a body may have at most {BODY_BYTES_MAX} bytes"))
+        } else {
+            problem(rejection.status(), &rejection.body_text())
+        })
+    })
+}
+
 async fn purge(
     State(control): State<Arc<dyn Control>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if !is_json(&headers) {
-        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a purge is a POST with content-type: application/json");
-    }
-    let body = match body {
+    let body = match json_body(&headers, body) {
         Ok(body) => body,
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return problem(rejection.status(), &format!("a body may have at most {BODY_BYTES_MAX} bytes"));
-        }
-        Err(rejection) => return problem(rejection.status(), &rejection.body_text()),
+        Err(refusal) => return *refusal,
     };
     let purge = match Purge::parse(&body) {
         Ok(purge) => purge,
@@ -247,6 +292,15 @@ mod tests {
 
         fn policies(&self) -> Value {
             json!({"tenant": 1})
+        }
+
+        fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>> {
+            Box::pin(async move {
+                match action {
+                    PolicyAction::Promote => Err(PolicyFailure::Refused("nothing is on trial".to_owned())),
+                    action => Ok(json!({"policy": name, "action": format!("{action:?}")})),
+                }
+            })
         }
     }
 
@@ -370,6 +424,27 @@ mod tests {
         let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
         assert_eq!((answer.status, answer.content_type()), (503, PROBLEM));
         assert_eq!(answer.json()["detail"], "the purge log can't be written");
+    }
+
+    #[tokio::test]
+    async fn policies_are_changed_by_json_posts() {
+        let node = Arc::new(node());
+        let post =
+            async |target: &'static str, body: &str| ask(&node, request(Method::POST, target, body.to_owned())).await;
+        let loaded = post("/policies/p/load", r#"{"mode":"canary"}"#).await;
+        assert_eq!((loaded.status, &loaded.json()["policy"]), (200, &json!("p")), "{}", loaded.text);
+        for (target, body, status) in [
+            ("/policies/p/promote", "", 409),
+            ("/policies/p/explode", "{}", 404),
+            ("/policies/p/load", "{\"a\":1}", 400),
+            ("/policies/p/load", "no", 400),
+        ] {
+            let answer = post(target, body).await;
+            assert_eq!((answer.status, answer.content_type()), (status, PROBLEM), "{target}: {}", answer.text);
+        }
+        let mut unsafe_one = request(Method::POST, "/policies/p/promote", "{}".to_owned());
+        unsafe_one.head.headers.remove(CONTENT_TYPE);
+        assert_eq!(ask(&node, unsafe_one).await.status, 415);
     }
 
     #[tokio::test]

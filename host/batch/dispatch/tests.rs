@@ -82,7 +82,7 @@ impl Bench {
         tokio::spawn(async move {
             // Nothing is awaited between this and the item's being placed.
             asked.fetch_add(1, Ordering::Relaxed);
-            batcher.submit(class(group), item, 1).await
+            batcher.submit(class(group), item, Terms { bytes: 1, ..Terms::default() }).await
         })
     }
 

@@ -32,7 +32,7 @@ fn play(name: &str, rule: FormerRule, script: &[(u64, Happens, &str)]) {
         let mut said = Vec::new();
         match *happens {
             Arrives(bytes) => {
-                if let Err(Full(item)) = former.arrive(arrived, bytes, now) {
+                if let Err(Full(item)) = former.arrive(arrived, of(bytes), now) {
                     said.push(format!("refused[{item}]"));
                 }
                 arrived += 1;
@@ -187,7 +187,7 @@ fn a_sweep_finds_the_gone_wherever_they_stand() {
     let now = Instant::now();
     let mut former = Former::new(FormerRule { concurrency: 1, size_max: 2, ..RULE });
     for item in 0..6 {
-        former.arrive(item, 1, now).unwrap();
+        former.arrive(item, of(1), now).unwrap();
     }
     assert_eq!(former.sweep(|item| item % 2 == 0), 3);
     assert_eq!(former.next(now, |_| true), Step::Send { items: vec![0, 2], why: Why::Full });
@@ -224,7 +224,7 @@ impl World {
     fn arrives(&mut self, bytes: usize) {
         let item = self.arrived;
         self.arrived += 1;
-        match self.former.arrive(item, bytes, self.now) {
+        match self.former.arrive(item, of(bytes), self.now) {
             Ok(()) => self.waiting.push_back((item, bytes, self.now)),
             Err(Full(refused)) => {
                 assert_eq!(refused, item);
@@ -347,4 +347,72 @@ proptest! {
         prop_assert_eq!(world.sent, expected);
         prop_assert!(world.former.is_idle());
     }
+}
+
+/// The terms of an item without wishes of its own.
+fn of(bytes: usize) -> Terms {
+    Terms { bytes, ..Terms::default() }
+}
+
+fn patient(size_max: usize) -> FormerRule {
+    let wait_max = Duration::from_millis(10);
+    FormerRule { size_max, bytes_max: 1_000, wait_max, queue_max: 100, concurrency: 1 }
+}
+
+/// A former whose one slot is taken, so that items gather.
+fn busy(size_max: usize, start: Instant) -> Former<&'static str> {
+    let mut former = Former::new(patient(size_max));
+    former.arrive("first", of(1), start).unwrap();
+    assert!(matches!(former.next(start, |_| true), Step::Send { .. }));
+    former
+}
+
+fn sent(former: &mut Former<&'static str>, now: Instant) -> Vec<&'static str> {
+    former.finished();
+    match former.next(now, |_| true) {
+        Step::Send { items, .. } => items,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_higher_priority_leaves_first_but_overtakes_nobody_who_has_waited_for_a_second() {
+    let start = Instant::now();
+    let with = |priority| Terms { priority, ..of(1) };
+    let mut former = busy(2, start);
+    for (item, priority) in [("low", 0), ("high", 9), ("low too", 0), ("high too", 9), ("middle", 5)] {
+        former.arrive(item, with(priority), start).unwrap();
+    }
+    assert_eq!(sent(&mut former, start), ["high", "high too"]);
+    assert_eq!(sent(&mut former, start), ["middle", "low"]);
+    former.arrive("late", with(9), start + Duration::from_secs(1)).unwrap();
+    assert_eq!(sent(&mut former, start), ["low too", "late"]);
+}
+
+#[test]
+fn an_items_own_bounds_narrow_those_of_its_batch() {
+    let start = Instant::now();
+    let mut former = busy(10, start);
+    for (item, size_max) in [("a", None), ("b", Some(3)), ("c", None), ("d", None), ("e", Some(0)), ("f", None)] {
+        former.arrive(item, Terms { size_max, ..of(1) }, start).unwrap();
+    }
+    assert_eq!(sent(&mut former, start), ["a", "b", "c"]);
+    assert_eq!(sent(&mut former, start), ["d"], "the next one wants to be alone");
+    assert_eq!(sent(&mut former, start), ["e"]);
+    assert_eq!(sent(&mut former, start), ["f"]);
+}
+
+#[test]
+fn an_items_own_wait_ends_that_of_its_batch() {
+    let start = Instant::now();
+    let mut former = Former::new(FormerRule { concurrency: 2, ..patient(10) });
+    former.arrive("first", of(1), start).unwrap();
+    assert!(matches!(former.next(start, |_| true), Step::Send { .. }));
+    former.arrive("patient", of(1), start).unwrap();
+    assert_eq!(former.next(start, |_| true), Step::WaitUntil(start + Duration::from_millis(10)));
+    let hasty = Terms { wait_max: Some(Duration::from_millis(2)), ..of(1) };
+    former.arrive("hasty", hasty, start + Duration::from_millis(1)).unwrap();
+    assert_eq!(former.next(start, |_| true), Step::WaitUntil(start + Duration::from_millis(3)));
+    let due = former.next(start + Duration::from_millis(3), |_| true);
+    assert_eq!(due, Step::Send { items: vec!["patient", "hasty"], why: Why::Due });
 }

@@ -5,11 +5,22 @@ use std::collections::BTreeMap;
 use serde_json::Number;
 
 use crate::config::{
-    Policy, PolicyLimits, PolicySource,
+    Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode,
     findings::Findings,
     raw::{self, Named},
-    units::{GIB, KIB, MIB, MINUTE_MS},
+    units::{DAY_MS, GIB, KIB, MIB, MINUTE_MS},
 };
+
+const MODES: [(&str, RolloutMode); 3] =
+    [("swap", RolloutMode::Swap), ("shadow", RolloutMode::Shadow), ("canary", RolloutMode::Canary)];
+
+pub(super) fn plugins(raw: &raw::Plugins, it: &mut Findings<'_>) -> Plugins {
+    let base = Plugins::default();
+    Plugins {
+        cache_dir: raw.cache_dir.as_ref().map(|given| it.path(given, "cache of compiled policies")),
+        watch: raw.watch.unwrap_or(base.watch),
+    }
+}
 
 pub(super) fn policies(raw: &Named<raw::Policy>, it: &mut Findings<'_>) -> BTreeMap<String, Policy> {
     raw.iter().map(|(name, raw)| (it.name(name, "policy"), policy(raw, it))).collect()
@@ -20,6 +31,41 @@ fn policy(raw: &raw::Policy, it: &mut Findings<'_>) -> Policy {
         source: PolicySource::File(it.file(&raw.file, "policy")),
         config: config(raw, it),
         limits: limits(&raw.limits, it),
+        memo: memo(&raw.memo, it),
+        rollout: rollout(&raw.rollout, it),
+    }
+}
+
+fn memo(raw: &raw::Memo, it: &mut Findings<'_>) -> Memo {
+    let base = Memo::default();
+    Memo {
+        entries_max: it.count("entries_max", &raw.entries_max, base.entries_max, &(0..=1_000_000)),
+        check_every: it.count("check_every", &raw.check_every, base.check_every, &(1..=1_000_000_000)),
+    }
+}
+
+fn rollout(raw: &raw::Rollout, it: &mut Findings<'_>) -> Rollout {
+    let base = Rollout::default();
+    let ppm = &(0..=1_000_000);
+    Rollout {
+        mode: raw.mode.as_ref().and_then(|given| it.word("mode", given, &MODES)).unwrap_or(base.mode),
+        canary_percent: it.count("canary_percent", &raw.canary_percent, base.canary_percent, &(1..=100)),
+        hold: it.millis("hold_ms", &raw.hold_ms, base.hold, &(0..=DAY_MS)),
+        requests_min: it.count("requests_min", &raw.requests_min, base.requests_min, &(1..=1_000_000_000)),
+        faults_ppm_max: it.count("faults_ppm_max", &raw.faults_ppm_max, base.faults_ppm_max, ppm),
+        disagreements_ppm_max: it.count(
+            "disagreements_ppm_max",
+            &raw.disagreements_ppm_max,
+            base.disagreements_ppm_max,
+            ppm,
+        ),
+        latency_percent_max: it.count(
+            "latency_percent_max",
+            &raw.latency_percent_max,
+            base.latency_percent_max,
+            &(100..=100_000),
+        ),
+        kept_max: it.count("kept_max", &raw.kept_max, base.kept_max, &(0..=100)),
     }
 }
 
@@ -46,6 +92,7 @@ fn limits(raw: &raw::PolicyLimits, it: &mut Findings<'_>) -> PolicyLimits {
         call: it.micros("call_us", &raw.call_us, base.call, &(10..=10_000_000)),
         load: it.millis("load_ms", &raw.load_ms, base.load, &(1..=10 * MINUTE_MS)),
         instances_max: it.count("instances_max", &raw.instances_max, base.instances_max, &(1..=10_000)),
+        wait: it.micros("wait_us", &raw.wait_us, base.wait, &(0..=1_000_000)),
         calls_max: it.count("calls_max", &raw.calls_max, base.calls_max, &(1..=1_000_000_000_000)),
         result_bytes_max: it.bytes("result_bytes_max", &raw.result_bytes_max, base.result_bytes_max, &(64..=64 * MIB)),
         breaker: it.breaker(&raw.breaker, base.breaker),

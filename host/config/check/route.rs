@@ -6,7 +6,7 @@ use http::HeaderName;
 use toml::Spanned;
 
 use crate::config::{
-    Defaults, Mode, OnFault, Protocol, Route,
+    Candidate, Defaults, Mode, OnFault, Protocol, Route,
     findings::Findings,
     raw::{self, Raw},
     units::YEAR_MS,
@@ -75,12 +75,29 @@ fn route<'a>(raw: &'a raw::Route, known: &Known<'_>, names: &mut BTreeSet<&'a st
         path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, it)),
         mode: mode(raw, it),
         pool: it.reference(&raw.pool, "pool", &known.pools),
+        candidates: candidates(raw, known, it),
         policy: raw.policy.as_ref().map(|given| it.reference(given, "policy", &known.policies)),
         on_fault: raw.on_fault.as_ref().and_then(|given| it.word("on_fault", given, &ON_FAULT)).unwrap_or_default(),
         freshness: freshness(raw, it),
         tag_headers: raw.tag_headers.iter().filter_map(|given| header(given, it)).collect(),
         name,
     }
+}
+
+/// More than anybody fails over to.
+const CANDIDATES_MAX: usize = 64;
+
+fn candidates(raw: &raw::Route, known: &Known<'_>, it: &mut Findings<'_>) -> Vec<Candidate> {
+    if raw.candidates.len() > CANDIDATES_MAX {
+        let message = format!("a route has at most {CANDIDATES_MAX} candidates");
+        it.refuse(raw.name.span(), message, "name those that matter");
+    }
+    let candidate = |raw: &raw::Candidate| Candidate {
+        pool: it.reference(&raw.pool, "pool", &known.pools),
+        model: raw.model.as_ref().map(|given| given.get_ref().clone()),
+        cost_micro: it.count("cost_micro", &raw.cost_micro, 0, &(0..=1_000_000_000_000)),
+    };
+    raw.candidates.iter().map(candidate).collect()
 }
 
 fn mode(raw: &raw::Route, it: &mut Findings<'_>) -> Mode {

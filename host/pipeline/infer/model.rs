@@ -1,21 +1,25 @@
 //! Asking a model: what travels together, one batch's way to the origin and back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+use super::Posed;
 use crate::{
-    batch::{Batcher, Class, Pending, Rejected},
+    batch::{Batcher, Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
     config::Protocol,
     message::RequestHead,
-    origin::{
-        Outbound, OutboundBody,
-        protocol::{self, Question},
+    origin::protocol::{self, Question},
+    pipeline::{
+        Pipeline, Route,
+        travel::{self, Load, Parcel},
     },
-    pipeline::Route,
-    policy::key::{CONTEXT, CREDENTIALS},
+    policy::{
+        Choice, Decision, Fault, Grouping, Hook, Input, Question as Asks, Shape, edit,
+        key::{CONTEXT, CREDENTIALS},
+    },
 };
 
 /// The former of one pool's questions.
@@ -29,6 +33,12 @@ pub struct Asked {
     pub(super) head: Arc<RequestHead>,
     pub(super) route: Arc<Route>,
     pub(super) answer_bytes_max: u64,
+    /// Header fields that the policy's key reads, so that the answer may depend on them.
+    read: Arc<[HeaderName]>,
+    /// Header fields that the policy sets or removes.
+    set: Vec<(HeaderName, Option<HeaderValue>)>,
+    choice: Choice,
+    grouping: Grouping,
 }
 
 /// What a model, or its failure, told about one question.
@@ -51,6 +61,10 @@ pub struct Told {
     pub(super) shareable: bool,
     /// A word on a failure.
     pub(super) reason: Option<&'static str>,
+    /// A word on what the policy did out of the ordinary.
+    pub(super) remark: Option<Arc<str>>,
+    /// What the candidate that answered costs.
+    pub(super) cost_micro: u64,
     /// What it can be purged by, and where the purge log stood when its flight began.
     pub(super) purgeable: Option<(Vec<Tag>, Mark)>,
 }
@@ -61,36 +75,109 @@ pub fn sender() -> crate::batch::SendBatch<Asked, Told> {
     Arc::new(|_class, asked| Box::pin(send(asked)))
 }
 
+/// A question as its policy shapes it, to whom it goes and on what terms.
+///
+/// # Errors
+/// What is told instead, if the policy faulted and the route wants no answer then.
+pub(super) fn shaped(
+    node: &Pipeline,
+    route: &Arc<Route>,
+    head: &Arc<RequestHead>,
+    protocol: Protocol,
+    posed: &Posed,
+) -> Result<Asked, Told> {
+    let Posed { question, advice } = posed;
+    let facts = advice.facts(node, head, Some(&question.body));
+    let faulted = |fault: Fault| {
+        let detail = format!("the policy of route {} gave no verdict: {fault}", route.config.name);
+        failed(protocol, StatusCode::SERVICE_UNAVAILABLE, fault.kind(), &detail, 1)
+    };
+    let shape = advice.shape(route, &facts).map_err(faulted)?.unwrap_or_default();
+    let choice = travel::choose(route, advice, &facts).map_err(faulted)?;
+    let grouping = if advice.has(Hook::Batch) {
+        match advice.opinion(route, &Asks::Batch, &facts).map_err(faulted)?.as_deref() {
+            Some(Decision::Batch(grouping)) => grouping.clone(),
+            _ => Grouping::default(),
+        }
+    } else {
+        Grouping::default()
+    };
+    let reads = advice.policy().and_then(|policy| policy.reads(Hook::Key)).unwrap_or_default();
+    Ok(Asked {
+        protocol,
+        question: edited(protocol, question, &shape),
+        head: Arc::clone(head),
+        route: Arc::clone(route),
+        answer_bytes_max: node.cache.config().object_bytes_max,
+        read: headers(reads),
+        set: shape.headers,
+        choice,
+        grouping,
+    })
+}
+
+fn headers(inputs: &[Input]) -> Arc<[HeaderName]> {
+    let names = inputs.iter().filter_map(|input| match input {
+        Input::Header(name) => Some(name.clone()),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// The question after a policy's edits. What is no question of the protocol any more travels as the client asked it.
+fn edited(protocol: Protocol, question: &Question, shape: &Shape) -> Question {
+    let body = (!shape.edits.is_empty()).then(|| edit::edited(&question.body, &shape.edits)).flatten();
+    let split = body.and_then(|body| protocol::split(protocol, &body, 1).ok());
+    match split.map(|split| split.questions) {
+        Some(mut questions) if questions.len() == 1 => questions.remove(0),
+        _ => question.clone(),
+    }
+}
+
 /// Request header fields that reach the model with a batch: those that are in its members' keys. All members agree on
 /// them.
-fn travelling(route: &Route) -> impl Iterator<Item = &HeaderName> {
-    let read = route.policy.iter().flat_map(|policy| policy.key_plan().headers());
-    CREDENTIALS.iter().chain(&CONTEXT).chain(read)
+fn travelling(asked: &Asked) -> impl Iterator<Item = &HeaderName> {
+    CREDENTIALS.iter().chain(&CONTEXT).chain(asked.read.iter())
 }
 
 /// Finds the party that a question travels with.
-pub(super) fn seat(parties: &mut Vec<(Class, Vec<(Asked, usize)>)>, asked: Asked) -> usize {
-    let (class, weight) = (class(&asked), asked.question.weight());
+pub(super) fn seat(parties: &mut Vec<(Class, Vec<(Asked, Terms)>)>, asked: Asked) -> usize {
+    let (class, terms) = (class(&asked), terms(&asked));
     let party = parties.iter().position(|(other, _)| *other == class).unwrap_or_else(|| {
         parties.push((class, Vec::new()));
         parties.len() - 1
     });
-    parties[party].1.push((asked, weight));
+    parties[party].1.push((asked, terms));
     party
 }
 
+fn terms(asked: &Asked) -> Terms {
+    let Grouping { priority, weight, max_wait_us, max_size, .. } = asked.grouping;
+    Terms {
+        bytes: if weight == 0 { asked.question.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
+        priority,
+        wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
+        size_max: max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+    }
+}
+
 /// Hands questions to their former; `None` where the route has none, which `app` rules out.
-pub(super) fn enlist(route: &Route, class: Class, items: Vec<(Asked, usize)>) -> Vec<Option<Pending<Told>>> {
-    match &route.batches {
+pub(super) fn enlist(route: &Route, class: Class, items: Vec<(Asked, Terms)>) -> Vec<Option<Pending<Told>>> {
+    let destination = route.destinations.iter().find(|destination| destination.name == class.pool);
+    match destination.and_then(|destination| destination.batches.as_ref()) {
         Some(batches) => batches.enlist(class, items).into_iter().map(Some).collect(),
         None => items.iter().map(|_| None).collect(),
     }
 }
 
 /// Waits for the answer, and puts a rejection into the protocol's words.
-pub(super) async fn told(protocol: Protocol, pending: Option<Pending<Told>>) -> Told {
-    let Some(pending) = pending else {
-        return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
+pub(super) async fn told(protocol: Protocol, pending: Result<Option<Pending<Told>>, Told>) -> Told {
+    let pending = match pending {
+        Ok(Some(pending)) => pending,
+        Ok(None) => {
+            return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
+        }
+        Err(told) => return told,
     };
     match pending.answer().await {
         Ok(told) => told,
@@ -103,8 +190,12 @@ pub(super) async fn told(protocol: Protocol, pending: Option<Pending<Told>>) -> 
     }
 }
 
-pub(super) fn class(asked: &Asked) -> Class {
-    Class { pool: asked.route.config.pool.as_str().into(), group: group(asked) }
+/// Questions gather at the pool that is asked first.
+fn class(asked: &Asked) -> Class {
+    let first = asked.choice.order.first().and_then(|index| asked.route.destinations.get(*index));
+    let pool =
+        first.map_or_else(|| asked.route.config.pool.as_str().into(), |destination| Arc::clone(&destination.name));
+    Class { pool, group: group(asked) }
 }
 
 /// What questions must agree on to travel together: where to, by whose right, and what the protocol says.
@@ -118,11 +209,23 @@ fn group(asked: &Asked) -> Bytes {
     for text in [asked.route.config.name.as_str(), head.authority(), head.target.as_str()] {
         part(Some(text.as_bytes()));
     }
-    for name in travelling(&asked.route) {
+    for name in travelling(asked) {
         let lines: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
     }
     part(Some(&asked.question.group));
+    part(Some(&asked.grouping.group));
+    for (name, value) in &asked.set {
+        part(Some(name.as_str().as_bytes()));
+        part(value.as_ref().map(HeaderValue::as_bytes));
+    }
+    let Choice { order, hedge_after_us, deadline_us } = &asked.choice;
+    for number in order {
+        part(Some(&number.to_le_bytes()));
+    }
+    for limit in [hedge_after_us, deadline_us] {
+        part(limit.map(u32::to_le_bytes).as_ref().map(<[u8; 4]>::as_slice));
+    }
     // A digest: the batcher keeps it for a while, and credentials are not to lie about.
     Bytes::copy_from_slice(group.finalize().as_bytes())
 }
@@ -133,21 +236,20 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     let Some(first) = asked.first() else { return Vec::new() };
     let protocol = first.protocol;
     let questions: Vec<&Question> = asked.iter().map(|asked| &asked.question).collect();
-    let body = OutboundBody::Replayable(protocol::join_questions(protocol, &questions));
-    let outbound = Outbound {
+    let mut parcel = Parcel {
         method: Method::POST,
         authority: first.head.authority.clone(),
         target: first.head.target.clone(),
         headers: header_fields(first),
-        body,
+        body: Load::Bytes(protocol::join_questions(protocol, &questions)),
     };
+    parcel.apply(&Shape { headers: first.set.clone(), ..Shape::default() });
     let everybody = |told: Told| vec![told; count];
-    let fetched = match first.route.pool.fetch(outbound).await {
-        Ok(fetched) => fetched,
-        Err(failure) => {
-            return everybody(failed(protocol, failure.status(), failure.reason(), &failure.to_string(), count));
-        }
+    let arrived = match parcel.send(&first.route, &first.choice).await {
+        Ok(arrived) => arrived,
+        Err(missed) => return everybody(failed(protocol, missed.status, missed.reason, &missed.detail, count)),
     };
+    let (fetched, cost_micro) = (arrived.fetched, arrived.cost_micro);
     let (mut parts, body) = fetched.response.into_parts();
     // One response, many clients: a cookie would be everybody's, and a validator is the batch's.
     for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
@@ -163,6 +265,8 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         stored: false,
         shareable: true,
         reason: None,
+        remark: None,
+        cost_micro,
         purgeable: None,
     };
     let limit = first.answer_bytes_max.saturating_mul(count as u64);
@@ -183,7 +287,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
 /// A batch's header fields.
 fn header_fields(first: &Asked) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for name in travelling(&first.route) {
+    for name in travelling(first) {
         if headers.contains_key(name) {
             continue;
         }
@@ -211,6 +315,8 @@ fn failed(protocol: Protocol, status: StatusCode, reason: &'static str, detail: 
         stored: false,
         shareable: true,
         reason: Some(reason),
+        remark: None,
+        cost_micro: 0,
         purgeable: None,
     }
 }

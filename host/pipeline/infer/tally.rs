@@ -23,6 +23,8 @@ pub(super) struct Tally {
     attempts: u32,
     status: Option<u16>,
     reason: Option<&'static str>,
+    remark: Option<Arc<str>>,
+    cost_micro: u64,
 }
 
 impl Tally {
@@ -61,6 +63,10 @@ impl Tally {
         self.attempts = self.attempts.max(told.attempts);
         self.status = self.status.or(told.status);
         self.reason = self.reason.or(told.reason);
+        self.cost_micro = self.cost_micro.saturating_add(told.cost_micro);
+        if self.remark.is_none() {
+            self.remark.clone_from(&told.remark);
+        }
         if self.endpoint.is_none() {
             self.endpoint.clone_from(&told.endpoint);
         }
@@ -84,7 +90,9 @@ impl Tally {
         (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint.clone(), self.attempts, self.status);
         trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
         // A failure says most; then what the policy did; then how the questions were answered.
-        let told = self.reason.map(Into::into).or_else(|| trail.detail.take());
+        let remark = || self.remark.as_ref().map(|remark| remark.to_string().into());
+        let told = self.reason.map(Into::into).or_else(|| trail.detail.take()).or_else(remark);
+        trail.cost_micro = self.cost_micro;
         trail.detail = told.or_else(|| (self.questions != 1).then(|| self.summary(hits).into()));
     }
 

@@ -1,21 +1,26 @@
-//! Does what policies must not do, so that the host's defences can be tested. Its configuration says what:
-//! `{"do": "trap"}`. With `{"do": "ask"}` each request says it, in its header `x-do`.
+//! Does what policies must not do, so that the host's defences can be tested. Its configuration, a table of strings, says
+//! what and in which hook:
+//!
+//! - `do`: the order, see [`orders`]. With `"ask"` each request says it, in its header `x-do`.
+//! - `in`: the hook that obeys; `key` if there is none. The other hooks answer as if nothing were wrong.
+//! - `salt`: put in front of the parts of every key.
 //!
 //! Written against the bare contract, without the SDK: what the host survives is what any component may do.
 
-use std::{
-    cell::{Cell, RefCell},
-    hint::black_box,
-};
+use std::cell::{Cell, RefCell};
 
 use exports::holm::policy::{
+    admit::{self, Admission},
+    batch::{self, Class},
+    features::{self, Shape},
     key::{self, Keying, Part, Transform, Verdict},
-    plugin::{self, Hook, Manifest, Reads},
+    plugin::{self, Experiment, Hook, Manifest, Reads},
+    prefetch::{self, Hint},
+    route::{self, Candidate, Choice},
 };
-use holm::policy::{
-    diagnostics::{self, Level},
-    facts::{Fault, Input, Values},
-};
+use holm::policy::facts::{Fault, Input, Values};
+
+mod orders;
 
 wit_bindgen::generate!({
     path: "../../wit",
@@ -25,6 +30,11 @@ wit_bindgen::generate!({
             import holm:policy/diagnostics@0.1.0;
             export holm:policy/plugin@0.1.0;
             export holm:policy/key@0.1.0;
+            export holm:policy/features@0.1.0;
+            export holm:policy/admit@0.1.0;
+            export holm:policy/route@0.1.0;
+            export holm:policy/batch@0.1.0;
+            export holm:policy/prefetch@0.1.0;
         }
     ",
     world: "holm:mad/mad",
@@ -34,103 +44,155 @@ wit_bindgen::generate!({
 struct Mad;
 export!(Mad);
 
+/// The configuration.
+struct Config {
+    what: String,
+    hook: String,
+    salt: String,
+}
+
 thread_local! {
-    static ORDERS: RefCell<String> = const { RefCell::new(String::new()) };
+    static CONFIG: RefCell<Config> = const { RefCell::new(Config { what: String::new(), hook: String::new(), salt: String::new() }) };
+    /// Calls of the hook that obeys.
     static CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
 impl plugin::Guest for Mad {
     fn configure(config: String) -> Result<Manifest, Fault> {
-        // The second quoted word of `{"do": "…"}`; a parser would be most of this component.
-        let orders = config.split('"').nth(3).unwrap_or("call").to_owned();
-        let inputs = match orders.as_str() {
-            "refuse-config" => return Err(fault("not in the mood")),
+        let field = |name, default: &str| field(&config, name).unwrap_or(default).to_owned();
+        let what = field("do", "call");
+        match what.as_str() {
+            "refuse-config" => return Err(orders::fault("not in the mood")),
             "trap-in-config" => std::process::abort(),
-            "loop-in-config" => forever(),
-            "read-clock" => vec![Input::Clock(60)],
-            "read-bad-header" => vec![Input::Header("a b".into())],
-            "read-bad-pointer" => vec![Input::BodyJson("model".into())],
-            "read-much" => vec![Input::Path; 65],
-            "read-nothing" => vec![],
-            _ => vec![Input::Header("X-Do".into()), Input::Path],
+            "loop-in-config" => orders::forever(),
+            _ => {}
+        }
+        let manifest = Manifest {
+            name: if what == "nameless" { "" } else { "mad" }.into(),
+            version: "0.1.0".into(),
+            reads: reads(&what),
+            experiments: experiments(&what),
         };
-        let name = if orders == "nameless" { "" } else { "mad" };
-        let reads = Reads { hook: Hook::Key, inputs };
-        let reads = if orders == "read-twice" { vec![reads.clone(), reads] } else { vec![reads] };
-        ORDERS.set(orders);
-        Ok(Manifest { name: name.into(), version: "0.1.0".into(), reads, experiments: vec![] })
+        CONFIG.set(Config { hook: field("in", "key"), salt: field("salt", ""), what });
+        Ok(manifest)
     }
+}
+
+/// The quoted words of a table of strings are its names and values by turns; a parser would be most of this component.
+fn field<'c>(config: &'c str, name: &str) -> Option<&'c str> {
+    let mut words = config.split('"').skip(1).step_by(2);
+    while let (Some(field), Some(value)) = (words.next(), words.next()) {
+        if field == name {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn reads(what: &str) -> Vec<Reads> {
+    let plain = || vec![Input::Header("X-Do".into()), Input::Path];
+    let and = |input: Input| [plain(), vec![input]].concat();
+    let key = match what {
+        "read-response" => vec![Input::ResponseStatus],
+        "read-bad-header" => vec![Input::Header("a b".into())],
+        "read-bad-pointer" => vec![Input::BodyJson("model".into())],
+        "read-much" => vec![Input::Path; 65],
+        "read-nothing" => vec![],
+        "feature-unknown" => and(Input::Feature("nope".into())),
+        "arm-undeclared" => and(Input::Arm("nope".into())),
+        _ => plain(),
+    };
+    let features = if what == "features-read-feature" { and(Input::Feature("x".into())) } else { plain() };
+    let mut reads = vec![
+        Reads { hook: Hook::Key, inputs: key },
+        Reads { hook: Hook::Features, inputs: features },
+        Reads { hook: Hook::Admit, inputs: and(Input::ResponseStatus) },
+    ];
+    reads.extend([Hook::Route, Hook::Batch, Hook::Prefetch].map(|hook| Reads { hook, inputs: plain() }));
+    if what == "read-twice" {
+        reads.push(reads[0].clone());
+    }
+    reads
+}
+
+fn experiments(what: &str) -> Vec<Experiment> {
+    let arms = match what {
+        "arms-bad" => vec![("a".into(), 0), ("b".into(), 0)],
+        "arms-many" => (0..17).map(|arm| (arm.to_string(), 1)).collect(),
+        "experiment-twice" => vec![("a".into(), 1)],
+        _ => return vec![],
+    };
+    let experiment = Experiment { name: "e".into(), unit: Input::Header("x-user".into()), arms };
+    let times = if what == "experiment-twice" { 2 } else { 1 };
+    vec![experiment; times]
 }
 
 impl key::Guest for Mad {
     fn plan() -> Result<Keying, Fault> {
         let tenant = Part { input: Input::Header("X-Tenant".into()), transform: Transform::Lowercase };
         let path = Part { input: Input::Path, transform: Transform::Identity };
-        match ORDERS.with_borrow(String::clone).as_str() {
+        match CONFIG.with_borrow(|config| config.what.clone()).as_str() {
             "recipe" => Ok(Keying::Recipe(vec![tenant, path])),
             "empty-recipe" => Ok(Keying::Recipe(vec![])),
             "long-recipe" => Ok(Keying::Recipe(vec![path; 65])),
-            "refuse-plan" => Err(fault("no plan")),
+            "refuse-plan" => Err(orders::fault("no plan")),
             _ => Ok(Keying::Call),
         }
     }
 
     fn derive(values: Values) -> Result<Verdict, Fault> {
-        CALLS.set(CALLS.get() + 1);
-        let orders = match ORDERS.with_borrow(String::clone) {
-            ask if ask == "ask" => values.first().cloned().flatten().unwrap_or_default(),
-            orders => orders.into_bytes(),
-        };
-        obey(&orders, values)
+        let mut verdict = orders::key(&order("key", &values)?, values);
+        let salt = CONFIG.with_borrow(|config| config.salt.clone().into_bytes());
+        if let (Verdict::Lookup(parts), false) = (&mut verdict, salt.is_empty()) {
+            parts.insert(0, salt);
+        }
+        Ok(verdict)
     }
 }
 
-fn obey(orders: &[u8], values: Values) -> Result<Verdict, Fault> {
-    match orders {
-        b"trap" => std::process::abort(),
-        b"loop" => forever(),
-        b"alloc" => hoard(),
-        b"recurse" => Ok(Verdict::Lookup(vec![deep(1).to_le_bytes().to_vec()])),
-        b"giant" => Ok(Verdict::Lookup(vec![vec![7; 8 << 20]])),
-        b"large" => Ok(Verdict::Lookup(vec![vec![7; 5_000]])),
-        b"crowd" => Ok(Verdict::Lookup(vec![vec![]; 65])),
-        b"nothing" => Ok(Verdict::Lookup(vec![])),
-        b"bypass" => Ok(Verdict::Bypass(format!("because\n\u{fc}{}", "x".repeat(200)))),
-        b"fault" => Err(fault("as ordered")),
-        b"chatter" => chatter(),
-        b"count" => Ok(Verdict::Lookup(vec![CALLS.get().to_string().into_bytes()])),
-        _ => Ok(Verdict::Lookup(values.into_iter().map(Option::unwrap_or_default).collect())),
+impl features::Guest for Mad {
+    fn extract(values: Values) -> Result<Shape, Fault> {
+        Ok(orders::features(&order("features", &values)?))
     }
 }
 
-fn fault(detail: &str) -> Fault {
-    Fault { code: 7, detail: detail.into() }
-}
-
-fn forever() -> ! {
-    loop {
-        std::hint::spin_loop();
+impl admit::Guest for Mad {
+    fn decide(values: Values, suggested: Admission) -> Result<Admission, Fault> {
+        Ok(orders::admit(&order("admit", &values)?, suggested))
     }
 }
 
-/// Takes memory until there is none.
-fn hoard() -> ! {
-    let mut all = Vec::new();
-    loop {
-        all.push(black_box(vec![1u8; 1 << 20]));
+impl route::Guest for Mad {
+    fn choose(values: Values, candidates: Vec<Candidate>) -> Result<Choice, Fault> {
+        Ok(orders::route(&order("route", &values)?, &candidates))
     }
 }
 
-/// Never comes back: every call waits for the next.
-#[inline(never)]
-fn deep(n: u64) -> u64 {
-    if black_box(n) == 0 { 0 } else { deep(n + 1).wrapping_mul(3) ^ n }
+impl batch::Guest for Mad {
+    fn classify(values: Values) -> Result<Class, Fault> {
+        Ok(orders::batch(&order("batch", &values)?))
+    }
 }
 
-/// Talks more than anybody wants to read.
-fn chatter() -> Result<Verdict, Fault> {
-    for _ in 0..1_000 {
-        diagnostics::log(Level::Info, "\u{1b}[31mlook at me");
+impl prefetch::Guest for Mad {
+    fn suggest(values: Values, _hit: bool) -> Result<Vec<Hint>, Fault> {
+        Ok(orders::prefetch(&order("prefetch", &values)?))
     }
-    Ok(Verdict::Lookup(vec![vec![u8::from(diagnostics::enabled(Level::Info))]]))
+}
+
+/// The order for this call of this hook, after what any hook can do by itself has been done. Empty: behave.
+fn order(hook: &str, values: &Values) -> Result<String, Fault> {
+    let Some(what) = CONFIG.with_borrow(|config| (config.hook == hook).then(|| config.what.clone())) else {
+        return Ok(String::new());
+    };
+    CALLS.set(CALLS.get() + 1);
+    let asked = || String::from_utf8_lossy(values[0].as_deref().unwrap_or_default()).into_owned();
+    let what = if what == "ask" { asked() } else { what };
+    orders::anywhere(&what)?;
+    Ok(what)
+}
+
+/// How many calls of the hook that obeys this instance has had.
+fn calls() -> u32 {
+    CALLS.get()
 }

@@ -1,6 +1,8 @@
 //! The `key` hook: what the answer to a request depends on.
 
-use crate::{Fault, Input, Part, Policy, Transform, Values, Verdict};
+use crate::{Fault, Input, Policy, Values, bindings::key::exports::holm::policy::key};
+
+pub use key::{Part, Transform, Verdict};
 
 /// How keys are made.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +14,35 @@ pub enum Plan {
 }
 
 /// A policy that says what the answer to a request depends on.
+///
+/// ```
+/// use holm_sdk::{Fault, Input, Key, Plan, Policy, Values, Verdict, slot};
+///
+/// /// Previews are made anew; everything else depends on where it is.
+/// struct NoPreviews;
+///
+/// impl Policy for NoPreviews {
+///     fn configure(_config: &str) -> Result<Self, Fault> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// impl Key for NoPreviews {
+///     fn plan(&self) -> Plan {
+///         Plan::Call(vec![Input::Query("preview".into()), Input::Authority, Input::Path])
+///     }
+///
+///     fn derive(&self, values: Values) -> Result<Verdict, Fault> {
+///         Ok(match values.as_slice() {
+///             [None, place @ ..] => Verdict::Lookup(place.iter().map(|value| slot(value.as_deref())).collect()),
+///             _ => Verdict::Bypass("a preview".into()),
+///         })
+///     }
+/// }
+///
+/// holm_sdk::policy!(NoPreviews: key);
+/// # fn main() {}
+/// ```
 pub trait Key: Policy {
     /// How keys are made. Asked once a generation, after [`Policy::configure`].
     fn plan(&self) -> Plan;

@@ -3,10 +3,16 @@
 use std::{cell::OnceCell, marker::PhantomData, thread::LocalKey};
 
 use crate::{
-    Fault, Input, Key, Plan, Policy, Values, Verdict,
+    Admission, Admit, Batch, Candidate, Choice, Class, Fault, Features, Hint, Input, Key, Plan, Policy, Prefetch,
+    Route, Shape, Values, Verdict,
     bindings::{
+        admit::exports::holm::policy::admit,
         base::exports::holm::policy::plugin::{self, Hook, Manifest},
+        batch::exports::holm::policy::batch,
+        features::exports::holm::policy::features,
         key::exports::holm::policy::key::{self, Keying},
+        prefetch::exports::holm::policy::prefetch,
+        route::exports::holm::policy::route,
     },
 };
 
@@ -17,7 +23,7 @@ pub trait Loaded: Policy {
     const NAME: &'static str;
     const VERSION: &'static str;
     fn cell() -> &'static LocalKey<OnceCell<Self>>;
-    fn reads(&self) -> Vec<Reads>;
+    fn manifest_reads(&self) -> Vec<Reads>;
 }
 
 /// A policy as a component.
@@ -27,9 +33,9 @@ impl<P: Loaded> plugin::Guest for Component<P> {
     fn configure(config: String) -> Result<Manifest, Fault> {
         tell_of_panics();
         let policy = P::configure(&config)?;
-        let reads = policy.reads();
+        let (reads, experiments) = (policy.manifest_reads(), policy.experiments());
         P::cell().with(|cell| cell.set(policy)).map_err(|_| Fault::new(0, "configured twice"))?;
-        Ok(Manifest { name: P::NAME.into(), version: P::VERSION.into(), reads, experiments: Vec::new() })
+        Ok(Manifest { name: P::NAME.into(), version: P::VERSION.into(), reads, experiments })
     }
 }
 
@@ -48,16 +54,72 @@ impl<P: Loaded + Key> key::Guest for Component<P> {
     }
 }
 
-/// What the manifest says of the `key` hook.
-pub fn key_reads(policy: &impl Key) -> Option<Reads> {
-    match policy.plan() {
-        Plan::Recipe(_) => None,
-        Plan::Call(inputs) => Some(reads(Hook::Key, inputs)),
+impl<P: Loaded + Features> features::Guest for Component<P> {
+    fn extract(values: Values) -> Result<Shape, Fault> {
+        asked(|policy: &P| policy.extract(values))
     }
 }
 
-fn reads(hook: Hook, inputs: Vec<Input>) -> Reads {
-    Reads { hook, inputs }
+impl<P: Loaded + Admit> admit::Guest for Component<P> {
+    fn decide(values: Values, suggested: Admission) -> Result<Admission, Fault> {
+        asked(|policy: &P| policy.decide(values, suggested))
+    }
+}
+
+impl<P: Loaded + Route> route::Guest for Component<P> {
+    fn choose(values: Values, candidates: Vec<Candidate>) -> Result<Choice, Fault> {
+        asked(|policy: &P| policy.choose(values, &candidates))
+    }
+}
+
+impl<P: Loaded + Batch> batch::Guest for Component<P> {
+    fn classify(values: Values) -> Result<Class, Fault> {
+        asked(|policy: &P| policy.classify(values))
+    }
+}
+
+impl<P: Loaded + Prefetch> prefetch::Guest for Component<P> {
+    fn suggest(values: Values, hit: bool) -> Result<Vec<Hint>, Fault> {
+        asked(|policy: &P| policy.suggest(values, hit))
+    }
+}
+
+/// What the manifest says of the `key` hook: nothing if it is a recipe, which names its inputs itself.
+pub fn key(policy: &impl Key) -> Option<Reads> {
+    match policy.plan() {
+        Plan::Recipe(_) => None,
+        Plan::Call(inputs) => reads(Hook::Key, inputs),
+    }
+}
+
+/// What the manifest says of the `features` hook.
+pub fn features(policy: &impl Features) -> Option<Reads> {
+    reads(Hook::Features, policy.reads())
+}
+
+/// What the manifest says of the `admit` hook.
+pub fn admit(policy: &impl Admit) -> Option<Reads> {
+    reads(Hook::Admit, policy.reads())
+}
+
+/// What the manifest says of the `route` hook.
+pub fn route(policy: &impl Route) -> Option<Reads> {
+    reads(Hook::Route, policy.reads())
+}
+
+/// What the manifest says of the `batch` hook.
+pub fn batch(policy: &impl Batch) -> Option<Reads> {
+    reads(Hook::Batch, policy.reads())
+}
+
+/// What the manifest says of the `prefetch` hook.
+pub fn prefetch(policy: &impl Prefetch) -> Option<Reads> {
+    reads(Hook::Prefetch, policy.reads())
+}
+
+/// `Some` throughout, so that the macro joins them like that of a recipe.
+fn reads(hook: Hook, inputs: Vec<Input>) -> Option<Reads> {
+    Some(Reads { hook, inputs })
 }
 
 fn asked<P: Loaded, T>(question: impl FnOnce(&P) -> Result<T, Fault>) -> Result<T, Fault> {

@@ -1,0 +1,211 @@
+//! The policies of a node, and the three ways to another generation: a changed file, HUP, and the admin API.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{RecursiveMode, Watcher};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Error;
+use crate::{
+    config::{self, Config, PolicySource, RolloutMode},
+    plugin::{self, Engine, EngineLimits, Generations, Introduction, Loaded},
+    telemetry::{PolicyAction, PolicyFailure},
+};
+
+/// An editor or a copy writes in several steps; what follows within this time is one change.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// All policies of a node.
+pub(super) struct Policies {
+    by_name: BTreeMap<String, Arc<Generations>>,
+    /// What the file said last.
+    configs: Mutex<BTreeMap<String, config::Policy>>,
+    /// Read again on HUP.
+    file: Option<PathBuf>,
+    watch: bool,
+}
+
+impl Policies {
+    /// Compiles and configures the first generation of each.
+    pub(super) async fn start(config: &Config, metrics: &plugin::Metrics) -> Result<Self, Error> {
+        let mut by_name = BTreeMap::new();
+        if !config.policies.is_empty() {
+            let limits = || config.policies.values().map(|policy| policy.limits);
+            let engine = Engine::new(&EngineLimits {
+                instances_max: limits().map(|limits| limits.instances_max).sum(),
+                memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
+                cache_dir: config.plugins.cache_dir.clone(),
+                fuel: false,
+            })?;
+            for (name, policy) in &config.policies {
+                let (engine, key, policy, metrics) =
+                    (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
+                // Compiling keeps a core busy for tens of milliseconds.
+                let generations = apart(move || Generations::start(&engine, &key, &policy, &metrics)).await?;
+                by_name.insert(name.clone(), generations);
+            }
+        }
+        Ok(Self {
+            by_name,
+            configs: Mutex::new(config.policies.clone()),
+            file: config.file.clone(),
+            watch: config.plugins.watch,
+        })
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<Generations>> {
+        self.by_name.get(name)
+    }
+
+    pub(super) fn refresh_metrics(&self) {
+        self.by_name.values().for_each(|policy| policy.refresh_metrics());
+    }
+
+    pub(super) fn info(&self) -> Value {
+        let policies: Vec<_> = self.by_name.values().map(|policy| policy.info()).collect();
+        json!(policies)
+    }
+
+    /// Carries out what the admin API asks for.
+    pub(super) async fn act(&self, name: &str, action: PolicyAction) -> Result<Value, PolicyFailure> {
+        let Some(policy) = self.by_name.get(name).map(Arc::clone) else {
+            let known: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(PolicyFailure::Unknown(format!("there is no policy `{name}`; configured are: {known}")));
+        };
+        let refused = |refused: plugin::Refused| PolicyFailure::Refused(refused.to_string());
+        let loaded = match action {
+            PolicyAction::Promote => policy.promote().map_err(refused)?,
+            PolicyAction::Rollback { to } => policy.rollback(to.as_deref()).map_err(refused)?,
+            PolicyAction::Load { file, mode, percent } => {
+                let mut config = self.reread(name)?;
+                if let Some(file) = file {
+                    config.source = PolicySource::File(PathBuf::from(file));
+                }
+                let default = Introduction::of(&config.rollout);
+                let mode = mode.map_or(Ok(default.mode), |mode| rollout_mode(&mode))?;
+                let introduction = Introduction { mode, percent: percent.unwrap_or(default.percent) };
+                apart(move || policy.load(&config, Some(introduction))).await.map_err(refused)?
+            }
+        };
+        Ok(json!(loaded))
+    }
+
+    /// What the configuration says of a policy now. A file that is wrong is refused; what it said before still holds.
+    fn reread(&self, name: &str) -> Result<config::Policy, PolicyFailure> {
+        self.reread_all().map_err(PolicyFailure::Refused)?;
+        let configs = self.configs.lock();
+        configs.get(name).cloned().ok_or_else(|| PolicyFailure::Unknown(format!("there is no policy `{name}`")))
+    }
+
+    fn reread_all(&self) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let config = config::load(file).map_err(|error| error.to_string())?;
+        let mut configs = self.configs.lock();
+        for (name, policy) in config.policies {
+            match configs.get_mut(&name) {
+                Some(known) => *known = policy,
+                None => warn!(policy = name, "a policy that is new in the configuration is used after a restart"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration again and loads what has changed in it or in the components.
+    pub(super) async fn reload(&self) {
+        if let Err(error) = self.reread_all() {
+            warn!(error, "the configuration is wrong; the policies go on as they are");
+            return;
+        }
+        for name in self.by_name.keys() {
+            self.load(name).await;
+        }
+    }
+
+    /// Loads a policy if its component or its configuration has changed. What comes of it is in the log.
+    async fn load(&self, name: &str) {
+        let config = self.configs.lock().get(name).cloned();
+        let (Some(policy), Some(config)) = (self.by_name.get(name).map(Arc::clone), config) else { return };
+        // `Generations` says why it refuses.
+        if let Ok(Loaded { generation, state, unchanged: false }) = apart(move || policy.load(&config, None)).await {
+            info!(policy = name, generation, state, "loaded");
+        }
+    }
+
+    /// Loads policies whose files change, until told to stop.
+    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        if !self.watch || self.by_name.is_empty() {
+            return;
+        }
+        let (changed, mut changes) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is an event as well, and loading reads.
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                // One that waits stands for all that follow.
+                let _ = changed.try_send(());
+            }
+        });
+        let mut watcher = match watcher {
+            Ok(watcher) => watcher,
+            Err(error) => return warn!(%error, "files can't be watched; policies are reloaded by HUP only"),
+        };
+        for folder in self.folders() {
+            if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                warn!(%error, folder = %folder.display(), "can't be watched; its policies are reloaded by HUP only");
+            }
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                change = changes.recv() => if change.is_none() { return },
+            }
+            tokio::time::sleep(SETTLE_TIME).await;
+            let _ = changes.try_recv();
+            for name in self.by_name.keys() {
+                self.load(name).await;
+            }
+        }
+    }
+
+    /// Where the files lie. Not the files themselves: editors and Kubernetes put another file in their place.
+    fn folders(&self) -> Vec<PathBuf> {
+        let configs = self.configs.lock();
+        let folder = |policy: &config::Policy| match &policy.source {
+            PolicySource::File(path) => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                Some(folder.unwrap_or(Path::new(".")).to_owned())
+            }
+            PolicySource::Embedded(_) => None,
+        };
+        let mut folders: Vec<PathBuf> = configs.values().filter_map(folder).collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+}
+
+fn rollout_mode(mode: &str) -> Result<RolloutMode, PolicyFailure> {
+    match mode {
+        "swap" => Ok(RolloutMode::Swap),
+        "shadow" => Ok(RolloutMode::Shadow),
+        "canary" => Ok(RolloutMode::Canary),
+        other => Err(PolicyFailure::Invalid(format!("`mode` can't be `{other}`; allowed are swap, shadow, canary"))),
+    }
+}
+
+/// Runs what keeps a core busy on a thread that serves nobody.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether an answer is kept: by RFC 9111 and the route's defaults, and by the policy, which may think otherwise.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Advice, Pipeline, Route};
+use crate::{
+    cache::{
+        admit::{self, Admission, Exchange, Refusal, Storage},
+        freshness::Lifetimes,
+        tag::{self, Tag},
+    },
+    config::OnFault,
+    policy::{self, Answer, Decision, Facts, Hook, Question},
+};
+
+/// What is done about an answer.
+pub(super) struct Ruling {
+    pub(super) admission: Admission,
+    /// How long requests for the key go on without queueing, if the policy says so.
+    pub(super) uncacheable: Option<Duration>,
+    /// The policy's reason.
+    pub(super) reason: Option<Arc<str>>,
+}
+
+/// An answer and what it is an answer to.
+pub(super) struct Case<'a> {
+    pub(super) exchange: Exchange<'a>,
+    /// The age that it arrived with.
+    pub(super) initial_age_ms: u64,
+    pub(super) fetch: Duration,
+}
+
+/// Rules on an answer. `facts` are the request's.
+pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+    let exchange = &case.exchange;
+    let native = admit::decide(exchange, route.infers(), &route.config.freshness, node.cache.config().object_bytes_max);
+    if !advice.has(Hook::Admit) || is_final(&native) {
+        return native.into();
+    }
+    let answer = Answer {
+        status: exchange.status,
+        headers: exchange.response,
+        length: exchange.length,
+        fetch_us: u64::try_from(case.fetch.as_micros()).unwrap_or(u64::MAX),
+    };
+    let suggested = suggestion(&native, route, case);
+    match advice.ask(&Question::Admit(&suggested), &facts.answered(answer)) {
+        None => native.into(),
+        Some(Ok(decision)) => match &*decision {
+            Decision::Admit(said) if *said != suggested => overruled(said, &native, case),
+            _ => native.into(),
+        },
+        // The client has its answer in any case; what is refused is keeping it.
+        Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => Ruling {
+            admission: Admission::Refuse(Refusal::Policy),
+            uncacheable: None,
+            reason: Some(fault.kind().into()),
+        },
+        Some(Err(_)) => native.into(),
+    }
+}
+
+/// What no policy can change: it can't be kept, or the client asked that it not be.
+const fn is_final(native: &Admission) -> bool {
+    matches!(native, Admission::Refuse(Refusal::Method | Refusal::Status | Refusal::TooLarge | Refusal::RequestNoStore))
+}
+
+fn suggestion(native: &Admission, route: &Route, case: &Case<'_>) -> policy::Admission {
+    let storage = match native {
+        Admission::Refuse(refusal) => return policy::Admission::Pass(refusal.as_str().to_owned()),
+        Admission::Store(storage) => storage,
+    };
+    let names = tag::names(case.exchange.response, &route.config.tag_headers);
+    policy::Admission::Store(policy::Storage {
+        ttl_ms: storage.lifetimes.ttl_ms.saturating_sub(case.initial_age_ms),
+        grace_ms: storage.lifetimes.grace_ms,
+        stale_if_error_ms: storage.lifetimes.stale_if_error_ms,
+        keep_ms: storage.lifetimes.keep_ms,
+        tags: names.map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+        vary: storage.vary.clone().unwrap_or_default(),
+    })
+}
+
+/// The policy thinks otherwise.
+fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> Ruling {
+    let storage = match said {
+        policy::Admission::Pass(reason) => {
+            let reason = Some(reason.as_str().into());
+            return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
+        }
+        policy::Admission::MarkUncacheable { ms } => {
+            return Ruling {
+                admission: Admission::Refuse(Refusal::Policy),
+                uncacheable: Some(Duration::from_millis(*ms)),
+                reason: Some("uncacheable".into()),
+            };
+        }
+        policy::Admission::Store(storage) => storage,
+    };
+    let for_authorized = match native {
+        Admission::Store(native) => native.for_authorized,
+        // It was refused for that reason, and the policy has the say (RFC 9111, section 3.5, left to the operator).
+        Admission::Refuse(refusal) => *refusal == Refusal::Authorized,
+    };
+    let lifetimes = Lifetimes {
+        ttl_ms: storage.ttl_ms.saturating_add(case.initial_age_ms),
+        grace_ms: storage.grace_ms,
+        stale_if_error_ms: storage.stale_if_error_ms,
+        keep_ms: storage.keep_ms,
+    };
+    Admission::Store(Storage {
+        lifetimes,
+        vary: Some(storage.vary.clone()).filter(|names| !names.is_empty()),
+        for_authorized,
+        tags: Some(storage.tags.iter().map(|name| Tag::named(name.as_bytes())).collect()),
+    })
+    .into()
+}
+
+impl From<Admission> for Ruling {
+    fn from(admission: Admission) -> Self {
+        Self { admission, uncacheable: None, reason: None }
+    }
+}

@@ -1,0 +1,388 @@
+//! The generations of one policy: which decides, which is on trial, which can be gone back to.
+//!
+//! `loading → warm → (shadow | canary) → active → cooling → gone`: [`Generations::load`] compiles and configures one off
+//! the request path; [`Generations::install`] gives it its place; [`Roster::choose`] hands a request the one it keeps.
+
+use std::{collections::VecDeque, io, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde::Serialize;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::{
+    Engine, Error, Metrics, Plugin,
+    info::{self, PolicyInfo, TrialInfo},
+    rollout::{self, Bounds, Mode, Verdict},
+    shadow::Trial,
+};
+use crate::{
+    clock::{self, Timestamp},
+    config::{self, RolloutMode},
+    message::RequestHead,
+    policy::{Chosen, Policy, Roster, Shadow},
+};
+
+/// What happened to a policy last, for the operator.
+const EVENTS_MAX: usize = 32;
+
+/// One policy, all its generations.
+pub struct Generations {
+    name: String,
+    engine: Arc<Engine>,
+    metrics: Metrics,
+    lineup: ArcSwap<Lineup>,
+    desk: Mutex<Desk>,
+    /// One load at a time, so that what is asked for last is what holds.
+    loading: Mutex<()>,
+}
+
+/// Who has a say. Exchanged as a whole.
+struct Lineup {
+    active: Arc<Plugin>,
+    trial: Option<Arc<Trial>>,
+}
+
+/// What only those who change something look at.
+struct Desk {
+    rule: config::Rollout,
+    /// Former generations, the latest first.
+    kept: VecDeque<Arc<Plugin>>,
+    events: VecDeque<Event>,
+    loading: bool,
+}
+
+/// Something that happened to a policy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// When, in milliseconds since 1970.
+    pub at: Timestamp,
+    /// What, in words.
+    pub what: String,
+}
+
+/// How a new generation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Introduction {
+    /// At once, as a shadow, or as a canary.
+    pub mode: RolloutMode,
+    /// Share of the clients, in percent, for a canary.
+    pub percent: u8,
+}
+
+/// What came of a load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Loaded {
+    /// The generation.
+    pub generation: String,
+    /// `active`, `shadow` or `canary`.
+    pub state: &'static str,
+    /// Was it there already?
+    pub unchanged: bool,
+}
+
+/// Why a change was refused. Nothing has changed then.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// Nothing is on trial.
+    #[error("no generation of policy `{0}` is on trial")]
+    NoTrial(String),
+    /// There is no such former generation.
+    #[error("policy `{policy}` has no former generation {wanted}; kept are: {kept}")]
+    NotKept {
+        /// The policy.
+        policy: String,
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        kept: String,
+    },
+    /// The component.
+    #[error(transparent)]
+    Load(#[from] Error),
+    /// There is no thread for a shadow.
+    #[error("a shadow can't be started: {0}")]
+    Thread(io::Error),
+}
+
+impl Introduction {
+    /// As the configuration says.
+    #[must_use]
+    pub const fn of(rule: &config::Rollout) -> Self {
+        Self { mode: rule.mode, percent: rule.canary_percent }
+    }
+}
+
+impl Generations {
+    /// Loads the first generation, which decides at once. Takes as long as a compiler does.
+    ///
+    /// # Errors
+    /// The component is refused.
+    pub fn start(
+        engine: &Arc<Engine>,
+        name: &str,
+        config: &config::Policy,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, Error> {
+        let active = Plugin::load(engine, name, config, metrics)?;
+        let what = format!("started with {}", active.generation.short());
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            engine: Arc::clone(engine),
+            metrics: metrics.clone(),
+            lineup: ArcSwap::from_pointee(Lineup { active, trial: None }),
+            desk: Mutex::new(Desk {
+                rule: config.rollout,
+                kept: VecDeque::new(),
+                events: VecDeque::from([Event { at: clock::now(), what }]),
+                loading: false,
+            }),
+            loading: Mutex::new(()),
+        }))
+    }
+
+    /// The policy's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Loads another generation, and has it take over as `introduction` says, or the configuration if there is none.
+    /// Takes as long as a compiler does: not for a thread that serves requests.
+    ///
+    /// # Errors
+    /// The component is refused; nothing has changed then.
+    pub fn load(&self, config: &config::Policy, introduction: Option<Introduction>) -> Result<Loaded, Refused> {
+        let _one = self.loading.lock();
+        self.desk.lock().loading = true;
+        let plugin = Plugin::load(&self.engine, &self.name, config, &self.metrics);
+        self.desk.lock().loading = false;
+        match plugin {
+            Ok(plugin) => {
+                let introduction = introduction.unwrap_or_else(|| Introduction::of(&config.rollout));
+                let loaded = self.install(plugin, config.rollout, introduction)?;
+                self.metrics.loaded(&self.name, if loaded.unchanged { "unchanged" } else { "loaded" });
+                Ok(loaded)
+            }
+            Err(error) => {
+                self.metrics.loaded(&self.name, "refused");
+                self.desk.lock().tell(format!("refused: {error}"));
+                warn!(target: "policy", %error, "not loaded; the active generation goes on");
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Gives a generation its place.
+    fn install(&self, plugin: Arc<Plugin>, rule: config::Rollout, how: Introduction) -> Result<Loaded, Refused> {
+        let mut desk = self.desk.lock();
+        desk.rule = rule;
+        let lineup = self.lineup.load_full();
+        if plugin.digest() == lineup.active.digest() {
+            // Whoever goes back to what is active wants nothing else tried.
+            if lineup.trial.is_some() {
+                self.end_trial(&mut desk, &lineup, "the active generation was loaded again");
+            }
+            return Ok(Loaded { unchanged: true, ..loaded(&lineup.active, "active") });
+        }
+        if let Some(trial) = lineup.trial.as_ref().filter(|trial| trial.plugin.digest() == plugin.digest()) {
+            return Ok(Loaded { unchanged: true, ..loaded(&plugin, state(trial.mode)) });
+        }
+        // One that is kept has its instances and its counters.
+        let plugin = desk.take(plugin.digest()).unwrap_or(plugin);
+        plugin.instances.open();
+        let mode = match how.mode {
+            RolloutMode::Swap => {
+                self.end_trial(&mut desk, &lineup, "another generation was loaded");
+                self.activate(&mut desk, &plugin, &lineup.active);
+                return Ok(loaded(&plugin, "active"));
+            }
+            RolloutMode::Shadow => Mode::Shadow,
+            RolloutMode::Canary => Mode::Canary { percent: how.percent },
+        };
+        self.end_trial(&mut desk, &lineup, "another generation was loaded");
+        let counters = self.metrics.shadow(&self.name);
+        let trial = Trial::begin(Arc::clone(&plugin), &lineup.active, mode, bounds(&desk.rule), counters);
+        let trial = trial.map_err(Refused::Thread)?;
+        plugin.tally.set_exact(true);
+        lineup.active.tally.set_exact(true);
+        self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: Some(trial) }));
+        desk.tell(format!("{} is tried as {}", plugin.generation.short(), described(mode)));
+        info!(target: "policy", policy = %plugin.label(), mode = described(mode), "on trial");
+        Ok(loaded(&plugin, state(mode)))
+    }
+
+    /// Makes the generation on trial the active one.
+    ///
+    /// # Errors
+    /// Nothing is on trial.
+    pub fn promote(&self) -> Result<Loaded, Refused> {
+        let mut desk = self.desk.lock();
+        let lineup = self.lineup.load_full();
+        let Some(trial) = &lineup.trial else { return Err(Refused::NoTrial(self.name.clone())) };
+        self.activate(&mut desk, &trial.plugin, &lineup.active);
+        Ok(loaded(&trial.plugin, "active"))
+    }
+
+    /// Ends a trial; without one, goes back to a former generation: the latest, or the one whose digest begins so.
+    ///
+    /// # Errors
+    /// There is no such former generation.
+    pub fn rollback(&self, to: Option<&str>) -> Result<Loaded, Refused> {
+        let mut desk = self.desk.lock();
+        let lineup = self.lineup.load_full();
+        if lineup.trial.is_some() && to.is_none() {
+            self.end_trial(&mut desk, &lineup, "by the operator");
+            return Ok(loaded(&lineup.active, "active"));
+        }
+        let wanted = to.unwrap_or_default();
+        let Some(plugin) = desk.kept.iter().find(|plugin| plugin.digest().starts_with(wanted)).cloned() else {
+            let kept: Vec<&str> = desk.kept.iter().map(|plugin| plugin.generation.short()).collect();
+            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
+            return Err(Refused::NotKept { policy: self.name.clone(), wanted: wanted.to_owned(), kept });
+        };
+        desk.take(plugin.digest());
+        self.end_trial(&mut desk, &lineup, "by the operator");
+        self.activate(&mut desk, &plugin, &lineup.active);
+        Ok(loaded(&plugin, "active"))
+    }
+
+    /// What an operator wants to know of it.
+    #[must_use]
+    pub fn info(&self) -> PolicyInfo {
+        let desk = self.desk.lock();
+        let lineup = self.lineup.load_full();
+        let mut generations = vec![lineup.active.info("active")];
+        generations.extend(lineup.trial.iter().map(|trial| trial.plugin.info(state(trial.mode))));
+        // The desk holds one reference, whoever is being served by it another.
+        let cooling = |plugin: &Arc<Plugin>| if Arc::strong_count(plugin) > 1 { "cooling" } else { "kept" };
+        generations.extend(desk.kept.iter().map(|plugin| plugin.info(cooling(plugin))));
+        PolicyInfo {
+            name: self.name.clone(),
+            loading: desk.loading,
+            generations,
+            trial: lineup.trial.as_ref().map(|trial| TrialInfo::new(trial, state(trial.mode))),
+            experiments: info::experiments(&lineup.active),
+            events: desk.events.iter().cloned().collect(),
+        }
+    }
+
+    /// Writes down what is only known when it is asked for; to be called before metrics are read.
+    pub fn refresh_metrics(&self) {
+        let lineup = self.lineup.load_full();
+        lineup.active.refresh_metrics(&self.name, &self.metrics);
+        if let Some(trial) = &lineup.trial {
+            trial.plugin.refresh_metrics(&self.name, &self.metrics);
+        }
+    }
+
+    /// `plugin` takes over from `former`, which is kept for a while.
+    fn activate(&self, desk: &mut Desk, plugin: &Arc<Plugin>, former: &Arc<Plugin>) {
+        plugin.instances.open();
+        plugin.tally.set_exact(false);
+        self.lineup.store(Arc::new(Lineup { active: Arc::clone(plugin), trial: None }));
+        former.instances.close();
+        former.tally.set_exact(false);
+        self.metrics.clear_arms();
+        desk.kept.push_front(Arc::clone(former));
+        desk.kept.truncate(desk.rule.kept_max);
+        desk.tell(format!("{} is active, after {}", plugin.generation.short(), former.generation.short()));
+        info!(target: "policy", policy = %plugin.label(), former = %former.label(), "active");
+    }
+
+    fn end_trial(&self, desk: &mut Desk, lineup: &Lineup, why: &str) {
+        let Some(trial) = &lineup.trial else { return };
+        self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: None }));
+        trial.plugin.instances.close();
+        lineup.active.tally.set_exact(false);
+        desk.tell(format!("{} is no longer tried: {why}", trial.plugin.generation.short()));
+        warn!(target: "policy", policy = %trial.plugin.label(), why, "no longer on trial");
+    }
+
+    /// Carries out what the trial has come to. Whoever comes at the same time finds it done.
+    fn judge(&self, lineup: &Arc<Lineup>, trial: &Trial) {
+        let verdict = trial.judge(&lineup.active, clock::now());
+        if verdict == Verdict::Wait {
+            return;
+        }
+        let mut desk = self.desk.lock();
+        if !Arc::ptr_eq(lineup, &self.lineup.load_full()) {
+            return;
+        }
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::Promote => self.activate(&mut desk, &trial.plugin, &lineup.active),
+            Verdict::RollBack(reason) => self.end_trial(&mut desk, lineup, &reason.to_string()),
+        }
+    }
+}
+
+impl Roster for Generations {
+    fn choose(&self, request: &RequestHead) -> Chosen {
+        let lineup = self.lineup.load();
+        let active = |shadow| Chosen { policy: Arc::clone(&lineup.active) as Arc<dyn Policy>, instead: None, shadow };
+        let Some(trial) = &lineup.trial else { return active(None) };
+        self.judge(&lineup, trial);
+        match trial.mode {
+            Mode::Shadow => active(Some(Arc::clone(trial) as Arc<dyn Shadow>)),
+            Mode::Canary { percent } => {
+                let client = request.client.ip.to_string();
+                if !rollout::in_canary(client.as_bytes(), self.name.as_bytes(), percent) {
+                    return active(None);
+                }
+                let instead = Some(Arc::clone(&lineup.active) as Arc<dyn Policy>);
+                Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, instead, shadow: None }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Generations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generations").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    fn tell(&mut self, what: String) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(Event { at: clock::now(), what });
+    }
+
+    /// Takes a former generation out.
+    fn take(&mut self, digest: &str) -> Option<Arc<Plugin>> {
+        let at = self.kept.iter().position(|plugin| plugin.digest() == digest)?;
+        self.kept.remove(at)
+    }
+}
+
+fn loaded(plugin: &Plugin, state: &'static str) -> Loaded {
+    Loaded { generation: plugin.generation.short().to_owned(), state, unchanged: false }
+}
+
+const fn state(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Shadow => "shadow",
+        Mode::Canary { .. } => "canary",
+    }
+}
+
+fn described(mode: Mode) -> String {
+    match mode {
+        Mode::Shadow => "a shadow".to_owned(),
+        Mode::Canary { percent } => format!("a canary for {percent} % of the clients"),
+    }
+}
+
+const fn bounds(rule: &config::Rollout) -> Bounds {
+    Bounds {
+        requests_min: rule.requests_min,
+        faults_ppm_max: rule.faults_ppm_max,
+        disagreements_ppm_max: rule.disagreements_ppm_max,
+        latency_percent_max: rule.latency_percent_max,
+        hold: rule.hold,
+    }
+}

@@ -1,0 +1,125 @@
+//! The `features` hook.
+
+use bytes::Bytes;
+use holm_bindings::exports::holm::policy::features::{Edit as RawEdit, Header, Shape as RawShape, Value as RawValue};
+use http::{HeaderName, HeaderValue, header};
+
+use super::{counted, present, weighed};
+use crate::{
+    plugin::{
+        instance::{Instance, own_fault},
+        limits::{EDITS_MAX, FEATURES_MAX, HEADERS_MAX, Limit, plain},
+    },
+    policy::{
+        Fault, Shape,
+        edit::{Edit, Pointer},
+    },
+};
+
+/// Asks what matters in one request.
+pub(super) fn extract(instance: &mut Instance, limit: &Limit, values: &[Option<&[u8]>]) -> Result<Shape, Fault> {
+    let answer =
+        instance.call(limit, |exports, store| present(exports.features.as_ref())?.call_extract(store, values))?;
+    answer.map_err(|fault| own_fault(&fault)).and_then(|shape| checked(shape, limit))
+}
+
+fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
+    counted("features", &raw.features, FEATURES_MAX)?;
+    counted("edits", &raw.edits, EDITS_MAX)?;
+    counted("header fields", &raw.headers, HEADERS_MAX)?;
+    let features: Vec<_> = raw.features.into_iter().map(|(name, value)| (name, bytes(value))).collect();
+    let sizes = features.iter().map(|(name, value)| name.len() + value.len());
+    let edits = raw.edits.iter().map(|edit| edit.pointer.len() + edit.value.as_ref().map_or(0, String::len));
+    weighed(sizes.chain(edits), limit)?;
+    Ok(Shape {
+        features,
+        edits: raw.edits.into_iter().map(edit).collect::<Result<_, _>>()?,
+        headers: raw.headers.into_iter().map(field).collect::<Result<_, _>>()?,
+    })
+}
+
+/// As other hooks read it.
+fn bytes(value: RawValue) -> Bytes {
+    match value {
+        RawValue::Text(text) => text.into(),
+        RawValue::Integer(number) => number.to_string().into(),
+        RawValue::Number(number) => number.to_string().into(),
+        RawValue::Flag(flag) => Bytes::from_static(if flag { b"true" } else { b"false" }),
+        RawValue::Bytes(bytes) => bytes.into(),
+    }
+}
+
+fn edit(raw: RawEdit) -> Result<Edit, Fault> {
+    let wrong = |what: &str| Fault::Malformed(format!("the edit of `{}` {what}", plain(&raw.pointer, 80)));
+    let pointer = Pointer::parse(&raw.pointer).map_err(|_| wrong("has no pointer (RFC 6901)"))?;
+    let value = raw.value.as_deref().map(serde_json::from_str).transpose();
+    Ok(Edit { pointer, value: value.map_err(|_| wrong("has a value that isn't JSON"))? })
+}
+
+fn field(raw: Header) -> Result<(HeaderName, Option<HeaderValue>), Fault> {
+    let wrong = || Fault::Malformed(format!("`{}` is no header field that a policy may set", plain(&raw.name, 80)));
+    let name = HeaderName::from_bytes(raw.name.as_bytes()).ok().filter(|name| !is_framing(name)).ok_or_else(wrong)?;
+    let value = raw.value.map(HeaderValue::try_from).transpose().map_err(|_| wrong())?;
+    Ok((name, value))
+}
+
+/// Fields by which a connection knows where a request ends and whom it is for: the host's own.
+fn is_framing(name: &HeaderName) -> bool {
+    [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::EXPECT,
+    ]
+    .contains(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(edits: Vec<(&str, Option<&str>)>, headers: Vec<(&str, Option<&str>)>) -> Result<Shape, Fault> {
+        let edits =
+            edits.into_iter().map(|(pointer, value)| RawEdit { pointer: pointer.into(), value: value.map(Into::into) });
+        let headers =
+            headers.into_iter().map(|(name, value)| Header { name: name.into(), value: value.map(Into::into) });
+        checked(RawShape { features: vec![], edits: edits.collect(), headers: headers.collect() }, &Limit::of_bytes(64))
+    }
+
+    #[test]
+    fn values_are_what_other_hooks_read() {
+        for (value, wanted) in [
+            (RawValue::Text("ä".into()), "ä"),
+            (RawValue::Integer(-7), "-7"),
+            (RawValue::Number(0.5), "0.5"),
+            (RawValue::Flag(true), "true"),
+            (RawValue::Bytes(b"b".to_vec()), "b"),
+        ] {
+            assert_eq!(bytes(value), wanted);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (edits, headers, words) in [
+            (vec![("a", None)], vec![], "the edit of `a` has no pointer"),
+            (vec![("/a", Some("{"))], vec![], "the edit of `/a` has a value that isn't JSON"),
+            (vec![], vec![("a b", None)], "`a b` is no header field"),
+            (vec![], vec![("x-a", Some("a\nb"))], "`x-a` is no header field"),
+            (vec![], vec![("Content-Length", Some("1"))], "`Content-Length` is no header field"),
+            (vec![("/a", None); EDITS_MAX + 1], vec![], "1025 edits; at most 1024"),
+        ] {
+            let fault = shape(edits, headers).unwrap_err().to_string();
+            assert!(fault.contains(words), "{fault}");
+        }
+        assert!(matches!(
+            shape(vec![("/a", Some(&format!("\"{}\"", "x".repeat(70))))], vec![]),
+            Err(Fault::TooLarge { .. })
+        ));
+        assert!(shape(vec![("", Some("1")), ("/a~1b", None)], vec![("X-A", None)]).is_ok());
+    }
+}

@@ -1,0 +1,62 @@
+//! The `prefetch` hook.
+
+use holm_bindings::exports::holm::policy::prefetch::Hint as RawHint;
+use http::{HeaderName, HeaderValue, uri::PathAndQuery};
+
+use super::{counted, present, weighed};
+use crate::{
+    plugin::{
+        instance::{Instance, own_fault},
+        limits::{HEADERS_MAX, HINTS_MAX, Limit, plain},
+    },
+    policy::{Fault, Hint},
+};
+
+/// Asks what will be asked next.
+pub(super) fn suggest(
+    instance: &mut Instance,
+    limit: &Limit,
+    values: &[Option<&[u8]>],
+    hit: bool,
+) -> Result<Vec<Hint>, Fault> {
+    let answer =
+        instance.call(limit, |exports, store| present(exports.prefetch.as_ref())?.call_suggest(store, values, hit))?;
+    answer.map_err(|fault| own_fault(&fault)).and_then(|hints| checked(hints, limit))
+}
+
+fn checked(raw: Vec<RawHint>, limit: &Limit) -> Result<Vec<Hint>, Fault> {
+    counted("hints", &raw, HINTS_MAX)?;
+    weighed(raw.iter().map(|hint| hint.path.len()), limit)?;
+    raw.into_iter().map(hint).collect()
+}
+
+fn hint(raw: RawHint) -> Result<Hint, Fault> {
+    let wrong = |what: &str| Fault::Malformed(format!("the hint at `{}` {what}", plain(&raw.path, 80)));
+    if !raw.path.starts_with('/') || raw.path.contains('#') || raw.path.parse::<PathAndQuery>().is_err() {
+        return Err(wrong("has no path that can be asked for"));
+    }
+    counted("header fields of a hint", &raw.headers, HEADERS_MAX)?;
+    let field = |(name, value): &(String, String)| {
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
+    };
+    let headers = raw.headers.iter().map(field).collect::<Option<_>>().ok_or_else(|| wrong("has no header fields"))?;
+    Ok(Hint { path: raw.path, headers, confidence_ppm: raw.confidence_ppm.min(1_000_000) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_can_be_asked_for() {
+        let hints = |paths: &[&str]| {
+            let hint = |path: &&str| RawHint { path: (*path).into(), headers: vec![], confidence_ppm: u32::MAX };
+            checked(paths.iter().map(hint).collect(), &Limit::of_bytes(100))
+        };
+        assert_eq!(hints(&["/a?b=1"]).unwrap()[0].confidence_ppm, 1_000_000);
+        for path in ["a", "", "//\u{7f}", "/a#b", "/a b"] {
+            assert!(matches!(hints(&[path]), Err(Fault::Malformed(_))), "{path}");
+        }
+        assert!(matches!(hints(&["/"; HINTS_MAX + 1]), Err(Fault::Malformed(_))));
+    }
+}

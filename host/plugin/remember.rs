@@ -1,0 +1,257 @@
+//! The verdicts of one generation, and whether they are looked for: its memo, and for each hook whether that pays.
+
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    memo::Memo,
+    worth::{State, Worth},
+};
+use crate::{
+    clock::Timestamp,
+    config,
+    policy::{Admission, Decision, Hook, Question},
+};
+
+/// What was said before.
+pub(super) struct Remembered {
+    memo: Memo<Decision>,
+    worth: [Worth; Hook::ALL.len()],
+    remembers: bool,
+    check_every: u64,
+    uses: AtomicU64,
+}
+
+/// What the memory has to say about a question.
+pub(super) enum Recalled {
+    /// This was said before.
+    Known(Arc<Decision>),
+    /// The same, and it is time to see whether it would be said again.
+    Check(Arc<Decision>),
+    /// Nothing; keep here what is said now.
+    Unknown(Place),
+    /// It isn't asked at present.
+    Off,
+}
+
+/// Where a verdict belongs.
+pub(super) struct Place {
+    hook: Hook,
+    key: Vec<u8>,
+}
+
+/// One look-up in so many is timed: two readings of the clock would be most of it.
+const TIMED: u64 = 32;
+
+thread_local! {
+    /// Keys are spelled here, so that a look-up allocates nothing.
+    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Remembered {
+    pub(super) fn new(rule: config::Memo) -> Self {
+        Self {
+            memo: Memo::new(rule.entries_max),
+            worth: Hook::ALL.map(|_| Worth::new()),
+            remembers: rule.entries_max > 0,
+            check_every: rule.check_every,
+            uses: AtomicU64::new(0),
+        }
+    }
+
+    /// Looks for an earlier verdict on the same question and values.
+    pub(super) fn recall(
+        &self,
+        question: &Question<'_>,
+        values: &[Option<Cow<'_, [u8]>>],
+        now: impl Fn() -> Timestamp,
+    ) -> Recalled {
+        let hook = question.hook();
+        let worth = &self.worth[hook.index()];
+        if !self.remembers || !worth.is_on() {
+            return Recalled::Off;
+        }
+        let uses = self.uses.fetch_add(1, Ordering::Relaxed);
+        let timer = uses.is_multiple_of(TIMED).then(Instant::now);
+        let mut key = KEY.take();
+        spell(question, values, &mut key);
+        let found = self.memo.get(&key, now);
+        worth.looked_up(found.is_some());
+        if let Some(timer) = timer {
+            worth.lookup_took(nanos(timer.elapsed()));
+        }
+        match found {
+            None => Recalled::Unknown(Place { hook, key }),
+            Some(decision) => {
+                KEY.set(key);
+                // Counted from 1, so that the first use isn't a check at once.
+                if (uses + 1).is_multiple_of(self.check_every) {
+                    Recalled::Check(decision)
+                } else {
+                    Recalled::Known(decision)
+                }
+            }
+        }
+    }
+
+    /// Remembers a verdict.
+    pub(super) fn keep(&self, place: &Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
+        let timer = self.uses.load(Ordering::Relaxed).is_multiple_of(TIMED).then(Instant::now);
+        self.memo.put(&place.key, Arc::clone(decision), until);
+        if let Some(timer) = timer {
+            self.worth[place.hook.index()].insert_took(nanos(timer.elapsed()));
+        }
+    }
+
+    /// What a sampled call took.
+    pub(super) fn call_took(&self, hook: Hook, took: Duration) {
+        self.worth[hook.index()].call_took(nanos(took));
+    }
+
+    /// The policy contradicts what was remembered: what the hook says isn't, from now on. True the first time.
+    pub(super) fn disagreed(&self, hook: Hook) -> bool {
+        let worth = &self.worth[hook.index()];
+        let first = worth.state() != State::Stateful;
+        worth.disagreed();
+        first
+    }
+
+    /// Whether verdicts of a hook are remembered.
+    pub(super) fn state(&self, hook: Hook) -> State {
+        if self.remembers { self.worth[hook.index()].state() } else { State::Off }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Everything that a verdict may depend on, so that different questions are never spelled alike: each piece behind its
+/// length, and a missing value unlike any other.
+fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Vec<u8>) {
+    key.clear();
+    key.push(question.hook() as u8);
+    for value in values {
+        match value {
+            None => number(key, u64::MAX),
+            Some(value) => piece(key, value),
+        }
+    }
+    match question {
+        Question::Key | Question::Features | Question::Batch => {}
+        Question::Prefetch { hit } => key.push(u8::from(*hit)),
+        Question::Admit(Admission::Pass(reason)) => {
+            key.push(0);
+            piece(key, reason.as_bytes());
+        }
+        Question::Admit(Admission::MarkUncacheable { ms }) => {
+            key.push(1);
+            number(key, *ms);
+        }
+        Question::Admit(Admission::Store(storage)) => {
+            key.push(2);
+            for ms in [storage.ttl_ms, storage.grace_ms, storage.stale_if_error_ms, storage.keep_ms] {
+                number(key, ms);
+            }
+            number(key, storage.tags.len() as u64);
+            storage.tags.iter().for_each(|tag| piece(key, tag.as_bytes()));
+            storage.vary.iter().for_each(|name| piece(key, name.as_str().as_bytes()));
+        }
+        Question::Route(candidates) => {
+            for candidate in *candidates {
+                piece(key, candidate.pool.as_bytes());
+                piece(key, candidate.model.as_deref().unwrap_or_default().as_bytes());
+                let stats = &candidate.stats;
+                for count in [stats.endpoints, stats.healthy, stats.inflight, stats.queued, stats.error_ppm] {
+                    number(key, u64::from(count));
+                }
+                for amount in [stats.p50_us, stats.p99_us, candidate.cost_micro] {
+                    number(key, amount);
+                }
+            }
+        }
+    }
+}
+
+fn number(key: &mut Vec<u8>, number: u64) {
+    key.extend_from_slice(&number.to_le_bytes());
+}
+
+fn piece(key: &mut Vec<u8>, piece: &[u8]) {
+    number(key, piece.len() as u64);
+    key.extend_from_slice(piece);
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The buffer goes back whether or not there was a verdict to keep.
+        let key = mem::take(&mut self.key);
+        if key.capacity() > 0 {
+            KEY.set(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::{Candidate, PoolStats, Storage};
+
+    fn spelled(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let values: Vec<_> = values.iter().map(|value| value.as_deref().map(Cow::Borrowed)).collect();
+        let mut key = Vec::new();
+        spell(question, &values, &mut key);
+        key
+    }
+
+    proptest! {
+        /// A hook has a fixed number of inputs, so values of equal count are what must not meet.
+        #[test]
+        fn values_that_differ_are_spelled_differently(
+            a in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
+            b in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
+        ) {
+            prop_assert_eq!(a == b, spelled(&Question::Key, &a) == spelled(&Question::Key, &b));
+        }
+    }
+
+    #[test]
+    fn whatever_is_asked_is_spelled_out() {
+        let storage = Storage { tags: vec!["a".into()], ..Storage::default() };
+        let admissions = [
+            Admission::Pass("a".into()),
+            Admission::Pass("b".into()),
+            Admission::MarkUncacheable { ms: 1 },
+            Admission::Store(Storage::default()),
+            Admission::Store(storage.clone()),
+            Admission::Store(Storage { tags: vec![], vary: vec![http::header::AGE], ..storage.clone() }),
+            Admission::Store(Storage { keep_ms: 1, ..storage }),
+        ];
+        let busy = Candidate { stats: PoolStats { inflight: 1, ..PoolStats::default() }, ..Candidate::default() };
+        let lists = [vec![], vec![Candidate::default()], vec![busy]];
+        let mut questions = vec![
+            Question::Key,
+            Question::Features,
+            Question::Batch,
+            Question::Prefetch { hit: true },
+            Question::Prefetch { hit: false },
+        ];
+        questions.extend(admissions.iter().map(Question::Admit));
+        questions.extend(lists.iter().map(|list| Question::Route(list)));
+        let mut keys: Vec<Vec<u8>> = questions.iter().map(|question| spelled(question, &[None])).collect();
+        let all = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+    }
+}

@@ -1,0 +1,194 @@
+//! Generations that come and go.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::Method;
+
+use super::*;
+use crate::{
+    config::RolloutMode,
+    message::RequestHead,
+    plugin::generations::{Introduction, Refused},
+    policy::{Facts, Notes, Roster, consult, facts::tests::request},
+};
+
+/// What a `mad` does that puts this in front of its keys.
+fn salted(what: &str, salt: &str, rollout: Rollout) -> config::Policy {
+    let table = format!(r#"{{"do": "{what}", "salt": "{salt}"}}"#);
+    config::Policy { rollout, ..config(MAD, &table, LIMITS, FORGETFUL) }
+}
+
+fn start(rollout: Rollout) -> Arc<Generations> {
+    Generations::start(&ENGINE, "p", &salted("call", "one", rollout), &Metrics::new()).unwrap()
+}
+
+const TRIAL: Rollout = Rollout {
+    mode: RolloutMode::Canary,
+    canary_percent: 50,
+    hold: Duration::ZERO,
+    requests_min: 20,
+    faults_ppm_max: 10_000,
+    disagreements_ppm_max: 10_000,
+    latency_percent_max: 100_000,
+    kept_max: 2,
+};
+
+fn from(client: u32) -> RequestHead {
+    let mut head = request(Method::GET, "/p", &[("x-do", "behave")]);
+    head.client.ip = IpAddr::V4(Ipv4Addr::from_bits(client));
+    head
+}
+
+/// What the request's generation makes its key of; with what stands in for it if it faults.
+fn salt_of(generations: &Generations, head: &RequestHead) -> String {
+    let chosen = generations.choose(head);
+    let notes = Notes::default();
+    let facts = Facts::new(head, None, &notes);
+    let made = consult::key(&*chosen.policy, &facts).unwrap();
+    let made = made.or_else(|fault| match &chosen.instead {
+        Some(instead) => consult::key(&**instead, &facts.noted(&Notes::default())).unwrap(),
+        None => Err(fault),
+    });
+    let decision = made.unwrap();
+    if let Some(shadow) = &chosen.shadow {
+        shadow.witness(&Question::Key, &facts, Some(&Ok(Arc::new(decision.clone()))));
+    }
+    let Decision::Key(KeyVerdict::Lookup(parts)) = decision else { panic!("{decision:?}") };
+    String::from_utf8(parts[0].clone().unwrap()).unwrap()
+}
+
+fn states(generations: &Generations) -> Vec<&'static str> {
+    generations.info().generations.iter().map(|generation| generation.state).collect()
+}
+
+#[test]
+fn a_swap_is_for_those_who_come_after_it() {
+    let generations = start(Rollout::default());
+    let before = generations.choose(&from(1));
+    let loaded = generations.load(&salted("call", "two", Rollout::default()), None).unwrap();
+    assert_eq!((loaded.state, loaded.unchanged), ("active", false));
+    assert_eq!(salt_of(&generations, &from(1)), "two");
+    assert_ne!(before.policy.label(), generations.choose(&from(1)).policy.label());
+    assert_eq!(states(&generations), ["active", "cooling"], "a request is under way with it");
+    drop(before);
+    assert_eq!(states(&generations), ["active", "kept"]);
+    let again = generations.load(&salted("call", "two", Rollout::default()), None).unwrap();
+    assert!(again.unchanged && again.generation == loaded.generation);
+}
+
+#[test]
+fn what_is_refused_changes_nothing_and_says_why() {
+    let generations = start(Rollout::default());
+    let refused = generations.load(&salted("refuse-config", "two", Rollout::default()), None).unwrap_err();
+    assert!(refused.to_string().contains("not in the mood"), "{refused}");
+    assert_eq!(salt_of(&generations, &from(1)), "one");
+    let info = generations.info();
+    assert!(info.events.last().unwrap().what.contains("not in the mood"), "{:?}", info.events);
+    assert_eq!((info.generations.len(), info.loading), (1, false));
+}
+
+#[test]
+fn the_last_ones_can_be_gone_back_to() {
+    let rollout = Rollout { kept_max: 2, ..Rollout::default() };
+    let generations = start(rollout);
+    let mut digests = vec![generations.info().generations[0].digest.clone()];
+    for salt in ["two", "three", "four"] {
+        generations.load(&salted("call", salt, rollout), None).unwrap();
+        digests.push(generations.info().generations[0].digest.clone());
+    }
+    assert_eq!(states(&generations), ["active", "kept", "kept"]);
+    generations.rollback(None).unwrap();
+    assert_eq!(salt_of(&generations, &from(1)), "three");
+    generations.rollback(Some(&digests[1])).unwrap();
+    assert_eq!(salt_of(&generations, &from(1)), "two");
+    let gone = generations.rollback(Some(&digests[0])).unwrap_err();
+    assert!(matches!(gone, Refused::NotKept { .. }), "{gone}");
+    assert!(matches!(generations.promote(), Err(Refused::NoTrial(_))));
+}
+
+#[test]
+fn a_canary_decides_for_its_share_and_then_for_all() {
+    let generations = start(TRIAL);
+    let loaded = generations.load(&salted("call", "two", TRIAL), None).unwrap();
+    assert_eq!(loaded.state, "canary");
+    let rollout = Rollout { requests_min: 1_000_000, ..TRIAL };
+    let slow = start(rollout);
+    slow.load(&salted("call", "two", rollout), None).unwrap();
+    let twos = (0..1_000).filter(|client| salt_of(&slow, &from(*client)) == "two").count();
+    assert!((400..600).contains(&twos), "{twos}");
+    for client in 0..20 {
+        let first = salt_of(&slow, &from(client));
+        assert!((0..5).all(|_| salt_of(&slow, &from(client)) == first), "a client stays in or out");
+    }
+    for client in 0..1_000 {
+        salt_of(&generations, &from(client));
+    }
+    assert_eq!(states(&generations), ["active", "kept"]);
+    assert!((0..100).all(|client| salt_of(&generations, &from(client)) == "two"));
+}
+
+#[test]
+fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
+    let generations = start(TRIAL);
+    generations.load(&salted("trap", "two", TRIAL), None).unwrap();
+    for client in 0..100 {
+        assert_eq!(salt_of(&generations, &from(client)), "one");
+    }
+    let info = generations.info();
+    assert_eq!(states(&generations), ["active"]);
+    assert!(info.trial.is_none());
+    let last = &info.events.last().unwrap().what;
+    assert!(last.contains("is no longer tried: faulted in 100.0 % of"), "{last}");
+}
+
+#[test]
+fn a_shadow_has_no_say_and_tells_what_it_would_do_otherwise() {
+    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, disagreements_ppm_max: 1_000_000, ..TRIAL };
+    let generations = start(rollout);
+    generations.load(&salted("call", "two", rollout), None).unwrap();
+    for client in 0..10 {
+        assert_eq!(salt_of(&generations, &from(client)), "one");
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let trial = loop {
+        let trial = generations.info().trial.expect("a trial");
+        if trial.compared == 10 {
+            break trial;
+        }
+        assert!(std::time::Instant::now() < deadline, "{trial:?}");
+        std::thread::yield_now();
+    };
+    assert_eq!((trial.mode, trial.disagreed, trial.faults), ("shadow", 10, 0));
+    let example = &trial.examples[0];
+    assert_eq!(example["hook"], "key");
+    assert_eq!(example["active"]["lookup"][0], "one");
+    assert_eq!(example["trial"]["lookup"][0], "two");
+    assert!(example["request"].as_str().unwrap().starts_with("GET https://shop.example/p"), "{example}");
+    let promoted = generations.promote().unwrap();
+    assert_eq!(promoted.state, "active");
+    assert_eq!(salt_of(&generations, &from(1)), "two");
+}
+
+#[test]
+fn a_shadow_that_disagrees_too_often_is_dropped() {
+    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, ..TRIAL };
+    let generations = start(rollout);
+    generations.load(&salted("call", "two", rollout), None).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while generations.info().trial.is_some() {
+        salt_of(&generations, &from(1));
+        assert!(std::time::Instant::now() < deadline);
+    }
+    let events = generations.info().events;
+    assert!(events.last().unwrap().what.contains("disagreed in 100.0 % of"), "{events:?}");
+}
+
+#[test]
+fn loading_what_is_active_ends_a_trial() {
+    let generations = start(TRIAL);
+    let introduction = Introduction { mode: RolloutMode::Canary, percent: 1 };
+    generations.load(&salted("call", "two", TRIAL), Some(introduction)).unwrap();
+    assert_eq!(states(&generations), ["active", "canary"]);
+    assert!(generations.load(&salted("call", "one", TRIAL), None).unwrap().unchanged);
+    assert_eq!(states(&generations), ["active"]);
+}

@@ -1,0 +1,75 @@
+//! What has been found out about one request: each thing once, for all stages that ask a policy about it.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{Decision, Fault, Shape};
+
+/// What the `features` hook said of a request.
+pub(super) type Extracted = Result<Arc<Decision>, Fault>;
+
+/// Findings about one request, or about one of its questions, for one generation of a policy.
+#[derive(Debug, Default)]
+pub struct Notes {
+    json: OnceLock<Option<Value>>,
+    extracted: OnceLock<Option<Extracted>>,
+    arms: OnceLock<Vec<Arm>>,
+}
+
+/// The arm that was drawn for an experiment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// The experiment's name.
+    pub experiment: Arc<str>,
+    /// Its place among the policy's experiments, and the arm's among its arms.
+    pub place: (usize, usize),
+    /// The arm's name.
+    pub name: Arc<str>,
+}
+
+impl Notes {
+    /// Notes of a record that states its arms and its features itself.
+    #[must_use]
+    pub fn stated(arms: Option<Vec<Arm>>, features: Option<Vec<(String, Bytes)>>) -> Self {
+        let notes = Self::default();
+        if let Some(arms) = arms {
+            let _ = notes.arms.set(arms);
+        }
+        if let Some(features) = features {
+            let shape = Shape { features, ..Shape::default() };
+            let _ = notes.extracted.set(Some(Ok(Arc::new(Decision::Features(shape)))));
+        }
+        notes
+    }
+
+    /// The body as JSON; parsed the first time.
+    pub(super) fn json(&self, body: &[u8]) -> Option<&Value> {
+        self.json.get_or_init(|| serde_json::from_slice(body).ok()).as_ref()
+    }
+
+    /// What `features` said; `extract` is called the first time.
+    pub(super) fn extracted(&self, extract: impl FnOnce() -> Option<Extracted>) -> Option<&Extracted> {
+        self.extracted.get_or_init(extract).as_ref()
+    }
+
+    /// What `features` said, if it has been asked.
+    pub(super) fn shape(&self) -> Option<&Shape> {
+        match self.extracted.get()?.as_ref()?.as_deref() {
+            Ok(Decision::Features(shape)) => Some(shape),
+            _ => None,
+        }
+    }
+
+    /// The arms; `draw` is called the first time.
+    pub(super) fn draw(&self, draw: impl FnOnce() -> Vec<Arm>) -> &[Arm] {
+        self.arms.get_or_init(draw)
+    }
+
+    /// The arms that have been drawn.
+    #[must_use]
+    pub fn arms(&self) -> &[Arm] {
+        self.arms.get().map(Vec::as_slice).unwrap_or_default()
+    }
+}

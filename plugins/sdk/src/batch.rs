@@ -1,0 +1,51 @@
+//! The `batch` hook: which questions travel together.
+
+use crate::{Fault, Input, Policy, Values, bindings::batch::exports::holm::policy::batch};
+
+pub use batch::Class;
+
+/// A policy that says which questions travel together.
+///
+/// ```
+/// use holm_sdk::{Batch, Class, Fault, Input, Policy, Values};
+///
+/// /// Tenants don't share batches.
+/// struct Apart;
+///
+/// impl Policy for Apart {
+///     fn configure(_config: &str) -> Result<Self, Fault> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// impl Batch for Apart {
+///     fn reads(&self) -> Vec<Input> {
+///         vec![Input::Header("x-tenant".into())]
+///     }
+///
+///     fn classify(&self, mut values: Values) -> Result<Class, Fault> {
+///         let tenant = values.pop().flatten().unwrap_or_default();
+///         Ok(Class { group: tenant, ..Class::default() })
+///     }
+/// }
+///
+/// holm_sdk::policy!(Apart: batch);
+/// # fn main() {}
+/// ```
+pub trait Batch: Policy {
+    /// What [`Batch::classify`] is given, at most 64 inputs, in this order.
+    fn reads(&self) -> Vec<Input>;
+
+    /// Tells whom one question travels with.
+    ///
+    /// # Errors
+    /// A [`Fault`] leaves the question without the policy's opinion: the route decides what happens then.
+    fn classify(&self, values: Values) -> Result<Class, Fault>;
+}
+
+/// What the host does by itself: one group, no priority, its own count and bounds.
+impl Default for Class {
+    fn default() -> Self {
+        Self { group: Vec::new(), priority: 0, weight: 0, max_wait_us: None, max_size: None }
+    }
+}

@@ -1,0 +1,80 @@
+//! The `features` hook: what matters in a request, and what travels of it.
+
+use crate::{Fault, Input, Policy, Values, bindings::features::exports::holm::policy::features};
+
+pub use features::{Edit, Header, Shape, Value as Feature};
+
+/// A policy that says what matters in a request. Other hooks read its answer as [`Input::Feature`]; what it edits is
+/// what travels.
+///
+/// ```
+/// use holm_sdk::{Edit, Fault, Feature, Features, Header, Input, Policy, Shape, Values, bytes};
+///
+/// /// Urgent requests travel in a lane of their own, and nobody's name travels at all.
+/// struct Lanes;
+///
+/// impl Policy for Lanes {
+///     fn configure(_config: &str) -> Result<Self, Fault> {
+///         Ok(Self)
+///     }
+/// }
+///
+/// impl Features for Lanes {
+///     fn reads(&self) -> Vec<Input> {
+///         vec![Input::BodyJson("/priority".into())]
+///     }
+///
+///     fn extract(&self, values: Values) -> Result<Shape, Fault> {
+///         let urgent = bytes(&values, 0) == Some(b"\"high\"");
+///         Ok(Shape {
+///             features: vec![("urgent".into(), Feature::Flag(urgent))],
+///             edits: vec![Edit::remove("/user")],
+///             headers: vec![Header::set("x-lane", if urgent { "fast" } else { "slow" })],
+///         })
+///     }
+/// }
+///
+/// holm_sdk::policy!(Lanes: features);
+/// # fn main() {}
+/// ```
+pub trait Features: Policy {
+    /// What [`Features::extract`] is given, at most 64 inputs, in this order.
+    fn reads(&self) -> Vec<Input>;
+
+    /// Tells what matters in one request.
+    ///
+    /// # Errors
+    /// A [`Fault`] leaves the request without features and edits: the route decides what happens then.
+    fn extract(&self, values: Values) -> Result<Shape, Fault>;
+}
+
+impl Edit {
+    /// Sets what is at a pointer (RFC 6901) to a JSON text.
+    pub fn set(pointer: &str, json: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), value: Some(json.into()) }
+    }
+
+    /// Removes what is at a pointer (RFC 6901).
+    pub fn remove(pointer: &str) -> Self {
+        Self { pointer: pointer.into(), value: None }
+    }
+}
+
+impl Header {
+    /// Sets a header field.
+    pub fn set(name: &str, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: Some(value.into()) }
+    }
+
+    /// Removes a header field.
+    pub fn remove(name: &str) -> Self {
+        Self { name: name.into(), value: None }
+    }
+}
+
+/// Nothing matters, and the request travels as it is.
+impl Default for Shape {
+    fn default() -> Self {
+        Self { features: Vec::new(), edits: Vec::new(), headers: Vec::new() }
+    }
+}

@@ -1,0 +1,52 @@
+// Package export_holm_policy_features answers the host for the policy. The bindings call it.
+package export_holm_policy_features
+
+import (
+	"holm"
+	"holm/holm_policy_facts"
+	"holm/holm_policy_features"
+	"holm/internal/answer"
+	"holm/wit/types"
+)
+
+// Extract asks the policy about a request.
+func Extract(values holm_policy_features.Values) wit_types.Result[holm_policy_features.Shape, holm_policy_facts.Fault] {
+	defer holm.TellOfPanic()
+	var given holm.Shape
+	policy, err := holm.Served[holm.Features]()
+	if err == nil {
+		given, err = policy.Extract(values)
+	}
+	return answer.Of(given, err, shape)
+}
+
+func shape(from holm.Shape) holm_policy_features.Shape {
+	return holm_policy_features.Shape{
+		Features: answer.Each(from.Features, feature),
+		Edits: answer.Each(from.Edits, func(edit holm.Edit) holm_policy_features.Edit {
+			return holm_policy_features.Edit(edit)
+		}),
+		Headers: answer.Each(from.Headers, func(header holm.HeaderEdit) holm_policy_features.Header {
+			return holm_policy_features.Header(header)
+		}),
+	}
+}
+
+func feature(from holm.Feature) wit_types.Tuple2[string, holm_policy_features.Value] {
+	return wit_types.Tuple2[string, holm_policy_features.Value]{F0: from.Name, F1: value(from.Value)}
+}
+
+func value(from holm.FeatureValue) holm_policy_features.Value {
+	switch value := from.(type) {
+	case holm.Text:
+		return holm_policy_features.MakeValueText(string(value))
+	case holm.Integer:
+		return holm_policy_features.MakeValueInteger(int64(value))
+	case holm.Number:
+		return holm_policy_features.MakeValueNumber(float64(value))
+	case holm.Flag:
+		return holm_policy_features.MakeValueFlag(bool(value))
+	default:
+		return holm_policy_features.MakeValueBytes(value.(holm.Bytes))
+	}
+}

@@ -1,0 +1,50 @@
+// Package export_holm_policy_key answers the host for the policy. The bindings call it.
+package export_holm_policy_key
+
+import (
+	"holm"
+	"holm/holm_policy_facts"
+	"holm/holm_policy_key"
+	"holm/internal/answer"
+	"holm/wit/types"
+)
+
+// Plan is a recipe if the policy has one, and else a call for each request.
+func Plan() wit_types.Result[holm_policy_key.Keying, holm_policy_facts.Fault] {
+	defer holm.TellOfPanic()
+	var parts []holm.Part
+	planner, err := holm.Served[holm.Planner]()
+	if err == nil {
+		parts, err = planner.Plan()
+	} else {
+		_, err = holm.Served[holm.Key]()
+	}
+	return answer.Of(parts, err, keying)
+}
+
+func keying(parts []holm.Part) holm_policy_key.Keying {
+	if parts == nil {
+		return holm_policy_key.MakeKeyingCall()
+	}
+	return holm_policy_key.MakeKeyingRecipe(answer.Each(parts, func(part holm.Part) holm_policy_key.Part {
+		return holm_policy_key.Part{Input: answer.Input(part.Input), Transform: uint8(part.Transform)}
+	}))
+}
+
+// Derive asks the policy about a request.
+func Derive(values holm_policy_key.Values) wit_types.Result[holm_policy_key.Verdict, holm_policy_facts.Fault] {
+	defer holm.TellOfPanic()
+	var given holm.Verdict
+	policy, err := holm.Served[holm.Key]()
+	if err == nil {
+		given, err = policy.Derive(values)
+	}
+	return answer.Of(given, err, verdict)
+}
+
+func verdict(from holm.Verdict) holm_policy_key.Verdict {
+	if bypass, ok := from.(holm.Bypass); ok {
+		return holm_policy_key.MakeVerdictBypass(string(bypass))
+	}
+	return holm_policy_key.MakeVerdictLookup(from.(holm.Lookup))
+}

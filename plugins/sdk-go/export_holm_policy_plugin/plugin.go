@@ -1,0 +1,62 @@
+// Package export_holm_policy_plugin answers the host for the policy. The bindings call it.
+package export_holm_policy_plugin
+
+import (
+	"holm"
+	"holm/holm_policy_diagnostics"
+	"holm/holm_policy_facts"
+	"holm/holm_policy_plugin"
+	"holm/input"
+	"holm/internal/answer"
+	"holm/wit/types"
+)
+
+func init() {
+	holm.LogTo(holm.Logger{
+		Enabled: func(level holm.Level) bool { return holm_policy_diagnostics.Enabled(uint8(level)) },
+		Write: func(level holm.Level, message string) {
+			holm_policy_diagnostics.Log(uint8(level), message)
+		},
+	})
+}
+
+// Configure hands the operator's table to the policy and returns its manifest.
+func Configure(config string) wit_types.Result[holm_policy_plugin.Manifest, holm_policy_facts.Fault] {
+	defer holm.TellOfPanic()
+	policy, err := holm.Served[holm.Policy]()
+	if err == nil {
+		err = configured(policy, config)
+	}
+	return answer.Of(policy, err, manifest)
+}
+
+func configured(policy holm.Policy, config string) error {
+	table := holm.NewTable(config)
+	if err := policy.Configure(table); err != nil {
+		return err
+	}
+	return table.Err()
+}
+
+func manifest(policy holm.Policy) holm_policy_plugin.Manifest {
+	from := policy.Manifest()
+	to := holm_policy_plugin.Manifest{Name: from.Name, Version: from.Version}
+	reads := from.Reads
+	inputs := [][]input.Input{reads.Key, reads.Features, reads.Admit, reads.Route, reads.Batch, reads.Prefetch}
+	for hook, inputs := range inputs {
+		if inputs != nil {
+			read := holm_policy_plugin.Reads{Hook: uint8(hook), Inputs: answer.Each(inputs, answer.Input)}
+			to.Reads = append(to.Reads, read)
+		}
+	}
+	to.Experiments = answer.Each(from.Experiments, experiment)
+	return to
+}
+
+func experiment(from holm.Experiment) holm_policy_plugin.Experiment {
+	arm := func(arm holm.Arm) wit_types.Tuple2[string, uint32] {
+		return wit_types.Tuple2[string, uint32]{F0: arm.Name, F1: arm.Weight}
+	}
+	arms := answer.Each(from.Arms, arm)
+	return holm_policy_plugin.Experiment{Name: from.Name, Unit: answer.Input(from.Unit), Arms: arms}
+}

@@ -1,0 +1,33 @@
+// Package export_holm_policy_prefetch answers the host for the policy. The bindings call it.
+package export_holm_policy_prefetch
+
+import (
+	"holm"
+	"holm/holm_policy_facts"
+	"holm/holm_policy_prefetch"
+	"holm/internal/answer"
+	"holm/wit/types"
+)
+
+// Suggest asks the policy what comes next.
+func Suggest(
+	values holm_policy_prefetch.Values, hit bool,
+) wit_types.Result[[]holm_policy_prefetch.Hint, holm_policy_facts.Fault] {
+	defer holm.TellOfPanic()
+	var given []holm.Hint
+	policy, err := holm.Served[holm.Prefetch]()
+	if err == nil {
+		given, err = policy.Suggest(values, hit)
+	}
+	return answer.Of(given, err, hints)
+}
+
+func hints(from []holm.Hint) []holm_policy_prefetch.Hint { return answer.Each(from, hint) }
+
+func hint(from holm.Hint) holm_policy_prefetch.Hint {
+	header := func(header [2]string) wit_types.Tuple2[string, string] {
+		return wit_types.Tuple2[string, string]{F0: header[0], F1: header[1]}
+	}
+	headers := answer.Each(from.Headers, header)
+	return holm_policy_prefetch.Hint{Path: from.Path, Headers: headers, ConfidencePpm: from.ConfidencePpm}
+}

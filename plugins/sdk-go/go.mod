@@ -1,0 +1,3 @@
+module holm
+
+go 1.25

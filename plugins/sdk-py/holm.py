@@ -1,0 +1,151 @@
+"""Write a policy for holm in Python. README.md beside this file shows one.
+
+The types of the contract come from `wit_world`, which componentize-py makes of wit/policy.wit.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from componentize_py_types import Err
+from wit_world.exports.plugin import Experiment, Hook, Manifest, Reads
+from wit_world.imports.facts import Fault, Input
+
+
+def fault(code: int, detail: str) -> Err:
+    """A policy's own error: `raise fault(7, "words")`."""
+    return Err(Fault(code, detail))
+
+
+class Table:
+    """The operator's table, field by field. What nobody takes is refused: a misspelt name is no silent default."""
+
+    def __init__(self, fields: dict[str, Any]):
+        self._fields = dict(fields)
+
+    def take(self, name: str, absent: Any = None) -> Any:
+        """Takes a field out, whatever it is."""
+        return self._fields.pop(name, absent)
+
+    def text(self, name: str, absent: Any = None) -> Any:
+        return self._typed(name, absent, "a string", _is_text)
+
+    def flag(self, name: str, absent: Any = None) -> Any:
+        return self._typed(name, absent, "true or false", lambda value: isinstance(value, bool))
+
+    def number(self, name: str, absent: Any = None) -> Any:
+        return self._typed(name, absent, "a number", _is_number)
+
+    def texts(self, name: str, absent: Any = None) -> Any:
+        return self._typed(name, absent, "a list of strings", _are_texts)
+
+    def finish(self) -> None:
+        """Ends the reading; `Policy` does it for the whole table."""
+        for name in self._fields:
+            raise fault(1, f'unknown field "{name}"')
+
+    def _typed(self, name: str, absent: Any, what: str, fits: Callable[[Any], bool]) -> Any:
+        if name not in self._fields:
+            return absent
+        value = self._fields.pop(name)
+        if not fits(value):
+            raise fault(1, f'"{name}" isn\'t {what}')
+        return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    # To Python, True is an int.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def text(value: bytes | None) -> str:
+    """A value as text: UTF-8, with U+FFFD for what isn't. A missing value is the empty text."""
+    return (value or b"").decode("utf-8", "replace")
+
+
+def slot(value: bytes | None) -> bytes:
+    """A value as a part of a key, so that a missing one stays apart from an empty one."""
+    return b"\0" if value is None else b"\1" + value
+
+
+class Policy:
+    """A policy: a class with this as its base, and a method for each hook under the contract's name for it.
+
+    `plan` and `derive` are `key`, `extract` is `features`, `decide` is `admit`, `choose` is `route`, `classify` is
+    `batch`, `suggest` is `prefetch`.
+    """
+
+    name: str
+    version: str
+    experiments: list[Experiment] = []
+
+    def configure(self, table: Table) -> None:
+        """Takes the operator's settings."""
+
+    def reads(self) -> dict[Hook, list[Input]]:
+        """The inputs of each hook, asked after `configure`."""
+        return {}
+
+
+METHODS = ("plan", "derive", "extract", "decide", "choose", "classify", "suggest")
+
+
+class _Exported:
+    """The functions of all interfaces in one object."""
+
+    def __init__(self, policy: Policy):
+        self._policy = policy
+        self.configure = _guarded(self._configured)
+        for name in METHODS:
+            setattr(self, name, _guarded(partial(self._call, name)))
+
+    def _call(self, name: str, *values: Any) -> Any:
+        return getattr(self._policy, name)(*values)
+
+    def _configured(self, config: str) -> Manifest:
+        policy = self._policy
+        table = Table(json.loads(config))
+        policy.configure(table)
+        table.finish()
+        reads = [Reads(hook, inputs) for hook, inputs in policy.reads().items()]
+        return Manifest(policy.name, policy.version, reads, policy.experiments)
+
+
+def exported(policy: Policy) -> Callable[[], _Exported]:
+    """What a module binds to the name of each interface that it exports: `Plugin = Key = exported(Mine())`.
+
+    componentize-py calls each name once; all of them are given the same object, so they share what `configure` left.
+    """
+    made = _Exported(policy)
+    return lambda: made
+
+
+def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Any other exception would end the instance without a word, so it becomes a fault that tells what and where."""
+
+    def guarded(*values: Any) -> Any:
+        try:
+            return run(*values)
+        except Err:
+            raise
+        except Exception as error:
+            raise fault(0, f"{type(error).__name__}: {error} ({_where(error)})") from None
+
+    return guarded
+
+
+def _where(error: Exception) -> str:
+    # The module `traceback` would read the source, and there are no files.
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "?" if at is None else f"{at.tb_frame.f_code.co_filename.rpartition('/')[2]}:{at.tb_lineno}"

@@ -108,6 +108,10 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> R
         stale_if_error_ms: storage.stale_if_error_ms,
         keep_ms: storage.keep_ms,
     };
+    if storage.ttl_ms.max(storage.grace_ms).max(storage.stale_if_error_ms).max(storage.keep_ms) == 0 {
+        // Dead on arrival: kept it would only be in the way.
+        return Admission::Refuse(Refusal::NoLifetime).into();
+    }
     Admission::Store(Storage {
         lifetimes,
         vary: Some(storage.vary.clone()).filter(|names| !names.is_empty()),

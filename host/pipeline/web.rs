@@ -368,7 +368,8 @@ fn refused(
     refusal: Refusal,
     mut trail: Trail,
 ) -> Served {
-    trail.detail.get_or_insert(refusal.as_str().into());
+    let reason = || served.remark.as_ref().map_or(Cow::Borrowed(refusal.as_str()), |remark| remark.to_string().into());
+    trail.detail.get_or_insert_with(reason);
     node.refused_answer(response, served, head.into(), trail)
 }
 

@@ -93,6 +93,9 @@ const COMPILED_MAX: usize = 2;
 const CORE_INSTANCES_PER_INSTANCE: u32 = 50;
 const TABLES_PER_INSTANCE: u32 = 8;
 const MEMORIES_PER_INSTANCE: u32 = 2;
+/// Places of instances that are gone which keep the image of their component's memory mapped. Instances are kept, not
+/// made anew for each call, so that more would only be the traces of old generations.
+const WARM_SLOTS_MAX: u32 = 8;
 /// Zeroed by `memset` instead of given back to the system when an instance ends: most are smaller.
 const MEMORY_KEPT_BYTES: usize = 64 << 10;
 const TABLE_KEPT_BYTES: usize = 16 << 10;
@@ -141,6 +144,7 @@ fn pool(limits: &EngineLimits) -> PoolingAllocationConfig {
     pool.max_core_instance_size(INSTANCE_BYTES_MAX);
     pool.max_memory_size(limits.memory_bytes_max.clamp(MEMORY_BYTES_LEAST, MEMORY_BYTES_LIMIT));
     pool.table_elements(TABLE_ELEMENTS_MAX);
+    pool.max_unused_warm_slots(WARM_SLOTS_MAX);
     pool.linear_memory_keep_resident(MEMORY_KEPT_BYTES);
     pool.table_keep_resident(TABLE_KEPT_BYTES);
     pool

@@ -1,11 +1,15 @@
 //! What the plugin room counts.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -50,6 +54,8 @@ pub struct Metrics {
     experiments: Family<ByArm, Gauge<f64, AtomicU64>>,
     shadowed: Family<ByPolicy, Counter>,
     unshadowed: Family<ByPolicy, Counter>,
+    /// Tallies of each generation: one that is loaded again may meet the one that is on its way out.
+    tallies: Arc<Mutex<HashMap<ByGeneration, usize>>>,
 }
 
 impl Default for Metrics {
@@ -77,6 +83,7 @@ impl Metrics {
             experiments: Family::default(),
             shadowed: Family::default(),
             unshadowed: Family::default(),
+            tallies: Arc::default(),
         }
     }
 
@@ -202,6 +209,7 @@ impl Tally {
     pub(super) fn new(metrics: &Metrics, policy: &str, generation: &str, hooks: &[Hook]) -> Self {
         let name = [("policy", policy.to_owned())];
         let both = by_generation(policy, generation);
+        *metrics.tallies.lock().entry(both.clone()).or_default() += 1;
         Self {
             hooks: Hook::ALL
                 .map(|hook| hooks.contains(&hook).then(|| HookTally::new(metrics, policy, generation, hook))),
@@ -300,7 +308,16 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        // A thousand reloads must not leave a thousand rows.
+        // A thousand reloads must not leave a thousand rows; but another tally of the same generation goes on counting.
+        let both = by_generation(&self.policy, &self.generation);
+        let mut tallies = self.metrics.tallies.lock();
+        match tallies.get_mut(&both) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                return;
+            }
+            _ => drop(tallies.remove(&both)),
+        }
         for hook in Hook::ALL.into_iter().filter(|hook| self.of(*hook).is_some()) {
             let row = by_hook(&self.policy, &self.generation, hook);
             self.metrics.calls.remove(&row);
@@ -312,7 +329,6 @@ impl Drop for Tally {
                 self.metrics.faults.remove(&by_fault(&row, kind));
             }
         }
-        let both = by_generation(&self.policy, &self.generation);
         self.metrics.live.remove(&both);
         self.metrics.memory.remove(&both);
     }
@@ -433,6 +449,7 @@ mod tests {
             (Tally::new(&metrics, "p", "1", &[Hook::Key, Hook::Admit]), Tally::new(&metrics, "p", "2", &[Hook::Key]));
         let mut live = old.instance();
         live.holds(70);
+        drop(Tally::new(&metrics, "p", "1", &[Hook::Key]));
         drop(new.instance());
         assert!(old.call(Hook::Key).is_some(), "the first is timed");
         assert!(old.call(Hook::Key).is_none());

@@ -6,7 +6,9 @@
 mod batch;
 mod caching;
 mod collapse;
+mod generations;
 mod harness;
+mod hooks;
 mod http_versions;
 mod layering;
 mod limits;

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     ops::Deref,
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
     time::Duration,
@@ -16,13 +17,16 @@ use tokio::time::timeout;
 
 use super::{eventually, found, node::Doors};
 
+/// The configuration file's name.
+const CONFIG: &str = "holm.toml";
+
 /// `holm serve`, running; killed with this value.
 pub(crate) struct Process {
     doors: Doors,
     child: Running,
     said: Arc<Mutex<String>>,
     /// Holds the configuration file.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Deref for Process {
@@ -37,7 +41,7 @@ impl Process {
     /// `holm serve --config` with this text, ready.
     pub(crate) async fn serve(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("holm.toml");
+        let file = dir.path().join(CONFIG);
         std::fs::write(&file, config).unwrap();
         let mut command = holm([OsStr::new("serve"), OsStr::new("--config"), file.as_os_str()]);
         Self::launch(&mut command, dir).await
@@ -81,12 +85,27 @@ impl Process {
             Some((announced(&text, "listening on http")?, announced(&text, "admin on http")?))
         })
         .await;
-        let process = Self { doors: Doors { address, admin }, child, said, _dir: dir };
+        let process = Self { doors: Doors { address, admin }, child, said, dir };
         eventually("/readyz", async || {
             process.admin("/readyz").try_send().await.is_ok_and(|ready| ready.status == 200)
         })
         .await;
         process
+    }
+
+    /// The configuration file that it was started with.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join(CONFIG)
+    }
+
+    /// Resident memory in KiB, and how many mappings it has.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn footprint(&self) -> (usize, usize) {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", self.id())).unwrap();
+        let status = read("status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        (kib, read("maps").lines().count())
     }
 
     /// Everything it has written to standard error.

@@ -1,0 +1,225 @@
+//! Policies that are exchanged while requests are under way.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    client::Ask,
+    eventually, found,
+    load::{Load, sealed_origin},
+    node::{Builder, Doors, Node},
+    origin::{Origin, Reply},
+    process::Process,
+    repository,
+};
+
+fn component(name: &str) -> PathBuf {
+    repository("plugins/dist").join(format!("{name}.wasm"))
+}
+
+/// The component with a custom section, which makes it another one that does the same.
+fn marked(name: &str, mark: &str) -> Vec<u8> {
+    let mut bytes = fs::read(component(name)).unwrap();
+    let size = u8::try_from(mark.len() + 2).unwrap();
+    bytes.extend([0, size, 1, b'm']);
+    bytes.extend_from_slice(mark.as_bytes());
+    bytes
+}
+
+/// Puts a file in place as editors do: written beside it, then renamed.
+fn put(file: &Path, bytes: &[u8]) {
+    let beside = file.with_extension("new");
+    fs::write(&beside, bytes).unwrap();
+    fs::rename(beside, file).unwrap();
+}
+
+fn node(origin: &Origin, file: &Path, config: &str) -> Builder {
+    Node::builder().origin(&origin.url()).policy("p", file, config).route("policy = \"p\"")
+}
+
+async fn generations(doors: &Doors) -> Value {
+    doors.admin("/policies").send().await.json()[0].clone()
+}
+
+async fn active(doors: &Doors) -> String {
+    generations(doors).await["generations"][0]["generation"].as_str().unwrap().to_owned()
+}
+
+async fn act(doors: &Doors, action: &str, body: &Value) -> (u16, Value) {
+    let ask = Ask::new(doors.admin, http::Method::POST, &format!("/policies/p/{action}"));
+    let answer = ask.json(body).send().await;
+    (answer.status, answer.json())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_file_is_loaded_and_a_bad_one_changes_nothing() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let file = dir.path().join("policy.wasm");
+    put(&file, &marked("tenant-key", "1"));
+    let node = node(&origin, &file, "{}").start().await;
+    let first = active(&node).await;
+    put(&file, &marked("tenant-key", "2"));
+    eventually("the second generation", async || active(&node).await != first).await;
+    let second = active(&node).await;
+    // Written in place, and broken.
+    fs::write(&file, b"\0asm\x0d\0\x01\0broken").unwrap();
+    eventually("the refusal", async || {
+        let events = generations(&node).await["events"].to_string();
+        events.contains("refused: policy `p`") && events.contains("is not a component")
+    })
+    .await;
+    assert_eq!(active(&node).await, second);
+    assert_eq!(node.get("/").header("x-tenant", "t").send().await.status, 200);
+    assert!(node.metric("holm_plugin_loads_total", "outcome=\"refused\"").await >= 1.0);
+}
+
+/// A ConfigMap or a Secret of Kubernetes: the file is a link through `..data`, which is exchanged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mounted_volume_that_is_exchanged_is_loaded() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let version = |name: &str| {
+        let folder = dir.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("policy.wasm"), marked("tenant-key", name)).unwrap();
+        symlink(name, dir.path().join("..data_tmp")).unwrap();
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+    };
+    version("..1");
+    let file = dir.path().join("policy.wasm");
+    symlink("..data/policy.wasm", &file).unwrap();
+    let node = node(&origin, &file, "{}").start().await;
+    let first = active(&node).await;
+    version("..2");
+    eventually("the second generation", async || active(&node).await != first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hup_reloads_what_the_configuration_says_now() {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let builder = node(&origin, &component("tenant-key"), "{}").set("plugins", "watch = false");
+    let process = builder.spawn().await;
+    let first = active(&process).await;
+    let asked = |process: &Process| process.get("/x").send();
+    assert_ne!(asked(&process).await.cache().get("fwd"), "bypass");
+    let changed = builder.text().replace("config = {}", "config = { require_tenant = true }");
+    fs::write(process.config(), changed).unwrap();
+    process.signal("HUP");
+    eventually("the new configuration", async || asked(&process).await.cache().get("fwd") == "bypass").await;
+    let second = active(&process).await;
+    assert_ne!(first, second);
+    fs::write(process.config(), "nonsense = 1").unwrap();
+    process.signal("HUP");
+    eventually("the refusal", async || process.said().contains("the configuration is wrong")).await;
+    assert_eq!(active(&process).await, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_api_loads_promotes_and_rolls_back() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let node = node(&origin, &component("tenant-key"), "{}").start().await;
+    let first = active(&node).await;
+    let other = dir.path().join("other.wasm");
+    put(&other, &marked("tenant-key", "2"));
+    let load = json!({"file": other, "mode": "shadow"});
+    let (status, loaded) = act(&node, "load", &load).await;
+    assert_eq!((status, &loaded["state"], &loaded["unchanged"]), (200, &json!("shadow"), &json!(false)), "{loaded}");
+    for n in 0..5 {
+        node.get(&format!("/{n}")).header("x-tenant", "t").send().await;
+    }
+    eventually("the comparisons", async || generations(&node).await["trial"]["compared"] == json!(5)).await;
+    let trial = generations(&node).await["trial"].clone();
+    assert_eq!((&trial["disagreed"], &trial["mode"]), (&json!(0), &json!("shadow")), "{trial}");
+    assert_eq!(act(&node, "promote", &json!({})).await.0, 200);
+    assert_ne!(active(&node).await, first);
+    assert_eq!(act(&node, "promote", &json!({})).await.0, 409, "nothing is on trial");
+    assert_eq!(act(&node, "rollback", &json!({})).await.0, 200);
+    assert_eq!(active(&node).await, first);
+    let (status, refused) = act(&node, "load", &json!({"file": "no/such.wasm"})).await;
+    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("can't be read"), "{refused}");
+    assert_eq!(act(&node, "load", &json!({"mode": "slowly"})).await.0, 400);
+    let unknown = Ask::new(node.admin, http::Method::POST, "/policies/q/promote").json(&json!({})).send().await;
+    assert!(unknown.status == 404 && unknown.text().contains("configured are: p"), "{}", unknown.text());
+}
+
+/// How trials ended, oldest first.
+async fn rollbacks(doors: &Doors) -> Vec<String> {
+    let policy = generations(doors).await;
+    let events = policy["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap().to_owned());
+    events.filter(|what| what.contains("is no longer tried")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_that_goes_bad_is_rolled_back_while_clients_see_no_error() {
+    let origin = Origin::start().await;
+    sealed_origin(&origin, "v1", 1_000);
+    let config = "{ do = \"call\" }";
+    let builder = node(&origin, &component("mad"), config)
+        .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nfaults_ppm_max = 10000")
+        .set("policy.p.limits", "call_us = 50000");
+    let process = builder.spawn().await;
+    let first = active(&process).await;
+    let load = Load::start(&process, 6, |n| format!("/c/{}", n % 50));
+    load.more(100).await;
+    for (n, what) in ["trap", "loop", "alloc", "giant"].into_iter().enumerate() {
+        fs::write(process.config(), builder.text().replace(config, &format!("{{ do = \"{what}\" }}"))).unwrap();
+        process.signal("HUP");
+        let ended = found("the rollback", async || rollbacks(&process).await.get(n).cloned()).await;
+        // "… faulted in 60.0 % of 5 calls; 1.0 % are allowed"
+        let calls = ended.split_once(" % of ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        assert!(calls.is_some_and(|calls: u64| calls < 40), "{what}: within its bound: {ended}");
+        load.more(50).await;
+    }
+    assert_eq!(active(&process).await, first);
+    let (wrong, _) = load.finish().await;
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// Reloads under load; the first hundred are for everything to find its size.
+const RELOADS: usize = 1_000;
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 1_000);
+    let files = ["a", "b"].map(|mark| dir.path().join(format!("{mark}.wasm")));
+    put(&files[0], &marked("tenant-key", "a"));
+    put(&files[1], &marked("tenant-key", "b"));
+    // None is kept, so that each is made anew and goes as soon as its last request has been answered.
+    let process = node(&origin, &files[0], "{ require_tenant = true }")
+        .set("plugins", "watch = false")
+        .set("policy.p.rollout", "kept_max = 0")
+        .memory("4MiB")
+        .spawn()
+        .await;
+    let load = Load::start(&process, 4, |n| format!("/r/{}", n % 200));
+    let mut early = None;
+    for n in 1..=RELOADS {
+        if n % 100 == 0 {
+            // Once in a while it is a component that has never been compiled.
+            put(&files[n % 2], &marked("tenant-key", &n.to_string()));
+        }
+        let (status, loaded) = act(&process, "load", &json!({"file": files[n % 2]})).await;
+        assert_eq!((status, &loaded["state"]), (200, &json!("active")), "{n}: {loaded}");
+        if n == 101 {
+            early = Some(process.footprint());
+        }
+    }
+    load.more(100).await;
+    let (wrong, _) = load.finish().await;
+    assert_eq!(wrong, Vec::<String>::new());
+    let ((rss_early, maps_early), (rss, maps)) = (early.unwrap(), process.footprint());
+    assert!(maps <= maps_early + 20, "mappings: {maps_early} after a hundred, {maps} after a thousand");
+    assert!(rss <= rss_early + rss_early / 4, "KiB: {rss_early} after a hundred, {rss} after a thousand");
+    let text = process.admin("/metrics").send().await.text().to_owned();
+    let rows = text.lines().filter(|line| line.starts_with("holm_plugin_calls_total")).count();
+    assert_eq!(rows, 1, "the rows of generations that are gone");
+}

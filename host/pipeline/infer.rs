@@ -332,7 +332,7 @@ impl Asking {
 
     /// The question as the policy shapes it, to whom it goes and on what terms; or what is told if the policy faults
     /// and the route wants no answer then.
-    fn asked(&self, posed: &Posed) -> Result<Asked, Told> {
+    fn asked(&self, posed: &Posed) -> Result<Asked, Box<Told>> {
         model::shaped(&self.node, &self.route, &self.head, self.protocol, posed)
     }
 
@@ -364,7 +364,7 @@ impl Answered {
 }
 
 /// An answer on its way, or none because the question wasn't asked.
-type Awaited = Result<Option<Pending<Told>>, Told>;
+type Awaited = Result<Option<Pending<Told>>, Box<Told>>;
 
 /// One question's flight to the model and into the tiers.
 struct Flight {

@@ -88,7 +88,8 @@ impl Parcel {
     /// Sends it, to one after the other until one answers.
     pub(super) async fn send(mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
         let Some(deadline) = choice.deadline_us else { return self.ask_all(route, choice).await };
-        match timeout(Duration::from_micros(deadline.into()), self.ask_all(route, choice)).await {
+        let asking = Box::pin(self.ask_all(route, choice));
+        match timeout(Duration::from_micros(deadline.into()), asking).await {
             Ok(arrived) => arrived,
             Err(_) => Err(Failed {
                 status: StatusCode::GATEWAY_TIMEOUT,
@@ -115,7 +116,7 @@ impl Parcel {
                 rest.first().and_then(|next| Some((route.destinations.get(*next)?, self.outbound(route, *next)?)));
             outcome = match (hedge, next) {
                 (Some(after), Some((next, outbound))) => {
-                    let (outcome, both) = hedged(asked, after, ask(next, outbound)).await;
+                    let (outcome, both) = Box::pin(hedged(asked, after, ask(next, outbound))).await;
                     if both {
                         left = &rest[1..];
                     }

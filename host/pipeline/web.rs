@@ -44,7 +44,6 @@ const JOINS_MAX: usize = 3;
 const INVALIDATE_TIME: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// What the quick way came to.
-#[expect(clippy::large_enum_variant, reason = "the large variant is the one that must not allocate")]
 pub(super) enum Quick {
     /// A fresh hit in memory.
     Served(Served),

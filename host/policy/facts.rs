@@ -232,24 +232,24 @@ impl<'a> Facts<'a> {
             Input::Cookie(name) => cookie_value(&request.headers, name),
             Input::ClientPrefix(bits) => Some(owned(network(request.client.ip, *bits))),
             Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.body?).as_bytes().to_vec())),
-            Input::BodyJson(pointer) => self.json(pointer).map(owned),
+            Input::BodyJson(pointer) => self.json(pointer).map(|value| owned(value.to_string())),
             Input::BodyPrefix(length) => {
                 let body = self.body?;
                 let end = body.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
                 Some(Cow::Borrowed(&body[..end]))
             }
-            Input::BodyLength => self.body.map(|body| owned(body.len())),
+            Input::BodyLength => self.body.map(|body| decimal(body.len() as u64)),
             Input::BodyTokens(pointer, encoding) => self.json(pointer).map(|value| owned(encoding.count(value))),
             Input::Feature(name) => self.notes.shape()?.feature(name).map(Cow::Borrowed),
             Input::Arm(name) => {
                 let arm = self.notes.arms().iter().find(|arm| &*arm.experiment == name.as_str())?;
                 Some(borrowed(&arm.name))
             }
-            Input::ResponseStatus => self.answer.map(|answer| owned(answer.status.as_u16())),
+            Input::ResponseStatus => self.answer.map(|answer| decimal(answer.status.as_u16().into())),
             Input::ResponseHeader(name) => header_values(self.answer?.headers, name),
-            Input::ResponseLength => self.answer?.length.map(owned),
-            Input::FetchUs(step) => self.answer.map(|answer| owned(cut(answer.fetch_us, *step))),
-            Input::Clock(step) => Some(owned(cut(self.now().seconds(), *step))),
+            Input::ResponseLength => self.answer?.length.map(decimal),
+            Input::FetchUs(step) => self.answer.map(|answer| decimal(cut(answer.fetch_us, *step))),
+            Input::Clock(step) => Some(decimal(cut(self.now().seconds(), *step))),
             Input::PoolStats(pool) => serde_json::to_vec(&self.pool(pool)?).ok().map(Cow::Owned),
         }
     }
@@ -274,8 +274,12 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn owned(value: impl ToString) -> Cow<'static, [u8]> {
-    Cow::Owned(value.to_string().into_bytes())
+fn owned(text: String) -> Cow<'static, [u8]> {
+    Cow::Owned(text.into_bytes())
+}
+
+fn decimal(number: u64) -> Cow<'static, [u8]> {
+    owned(number.to_string())
 }
 
 /// A step of 0 is ruled out when a manifest is checked.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::Posed;
+use super::{Awaited, Posed};
 use crate::{
     batch::{Batcher, Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
@@ -85,12 +85,12 @@ pub(super) fn shaped(
     head: &Arc<RequestHead>,
     protocol: Protocol,
     posed: &Posed,
-) -> Result<Asked, Told> {
+) -> Result<Asked, Box<Told>> {
     let Posed { question, advice } = posed;
     let facts = advice.facts(node, head, Some(&question.body));
     let faulted = |fault: Fault| {
         let detail = format!("the policy of route {} gave no verdict: {fault}", route.config.name);
-        failed(protocol, StatusCode::SERVICE_UNAVAILABLE, fault.kind(), &detail, 1)
+        Box::new(failed(protocol, StatusCode::SERVICE_UNAVAILABLE, fault.kind(), &detail, 1))
     };
     let shape = advice.shape(route, &facts).map_err(faulted)?.unwrap_or_default();
     let choice = travel::choose(route, advice, &facts).map_err(faulted)?;
@@ -171,13 +171,13 @@ pub(super) fn enlist(route: &Route, class: Class, items: Vec<(Asked, Terms)>) ->
 }
 
 /// Waits for the answer, and puts a rejection into the protocol's words.
-pub(super) async fn told(protocol: Protocol, pending: Result<Option<Pending<Told>>, Told>) -> Told {
+pub(super) async fn told(protocol: Protocol, pending: Awaited) -> Told {
     let pending = match pending {
         Ok(Some(pending)) => pending,
         Ok(None) => {
             return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
         }
-        Err(told) => return told,
+        Err(told) => return *told,
     };
     match pending.answer().await {
         Ok(told) => told,

@@ -33,7 +33,7 @@ fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
     weighed(sizes.chain(edits), limit)?;
     Ok(Shape {
         features,
-        edits: raw.edits.into_iter().map(edit).collect::<Result<_, _>>()?,
+        edits: raw.edits.iter().map(edit).collect::<Result<_, _>>()?,
         headers: raw.headers.into_iter().map(field).collect::<Result<_, _>>()?,
     })
 }
@@ -49,7 +49,7 @@ fn bytes(value: RawValue) -> Bytes {
     }
 }
 
-fn edit(raw: RawEdit) -> Result<Edit, Fault> {
+fn edit(raw: &RawEdit) -> Result<Edit, Fault> {
     let wrong = |what: &str| Fault::Malformed(format!("the edit of `{}` {what}", plain(&raw.pointer, 80)));
     let pointer = Pointer::parse(&raw.pointer).map_err(|_| wrong("has no pointer (RFC 6901)"))?;
     let value = raw.value.as_deref().map(serde_json::from_str).transpose();

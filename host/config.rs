@@ -240,12 +240,14 @@ pub struct Memo {
 }
 
 /// How another generation of a policy takes over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rollout {
     /// What a new generation does first.
     pub mode: RolloutMode,
     /// Share of clients, in percent, that a canary decides for.
     pub canary_percent: u8,
+    /// The header field that tells clients apart, beside their addresses.
+    pub canary_header: Option<HeaderName>,
     /// How long a generation on trial must behave before it takes over.
     pub hold: Duration,
     /// Calls that it must have answered by then.
@@ -298,6 +300,10 @@ pub struct PolicyLimits {
     pub calls_max: u64,
     /// Bytes of one result.
     pub result_bytes_max: usize,
+    /// Items of any list in a result, beside what the contract allows.
+    pub result_items_max: usize,
+    /// Messages that are written to the log in a second; further ones are lost, and counted in the next.
+    pub log_per_second_max: u32,
     /// When a faulty policy is no longer asked.
     pub breaker: Breaker,
 }

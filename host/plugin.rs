@@ -71,6 +71,12 @@ pub struct Plugin {
 }
 
 impl Plugin {
+    /// The digest of the generation that a configuration makes now, without compiling it; `None` if its file can't be read.
+    #[must_use]
+    pub fn digest_of(config: &config::Policy) -> Option<String> {
+        generation::digest_of(config).ok()
+    }
+
     /// Compiles and configures a policy. Takes as long as a compiler does: not for a thread that serves requests.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::Error;
 use crate::{
     config::{self, Config, PolicySource, RolloutMode},
-    plugin::{self, Engine, EngineLimits, Generations, Introduction, Loaded},
+    plugin::{self, Engine, EngineLimits, Generations, Introduction, Loaded, Plugin},
     telemetry::{PolicyAction, PolicyFailure},
 };
 
@@ -29,6 +29,9 @@ pub(super) struct Policies {
     by_name: BTreeMap<String, Arc<Generations>>,
     /// What the file said last.
     configs: Mutex<BTreeMap<String, config::Policy>>,
+    /// Digests of what was loaded last from the files: who sees the same again has nothing to do, and ends no trial of
+    /// something else.
+    seen: Mutex<BTreeMap<String, String>>,
     /// Read again on HUP.
     file: Option<PathBuf>,
     watch: bool,
@@ -56,6 +59,7 @@ impl Policies {
         }
         Ok(Self {
             by_name,
+            seen: Mutex::new(config.policies.iter().filter_map(|(name, it)| digest(name, it)).collect()),
             configs: Mutex::new(config.policies.clone()),
             file: config.file.clone(),
             watch: config.plugins.watch,
@@ -135,6 +139,11 @@ impl Policies {
     async fn load(&self, name: &str) {
         let config = self.configs.lock().get(name).cloned();
         let (Some(policy), Some(config)) = (self.by_name.get(name).map(Arc::clone), config) else { return };
+        // What can't be read is refused below, and says so once.
+        let digest = digest(name, &config).map_or_else(String::new, |(_, digest)| digest);
+        if self.seen.lock().insert(name.to_owned(), digest.clone()).is_some_and(|seen| seen == digest) {
+            return;
+        }
         // `Generations` says why it refuses.
         if let Ok(Loaded { generation, state, unchanged: false }) = apart(move || policy.load(&config, None)).await {
             info!(policy = name, generation, state, "loaded");
@@ -191,6 +200,10 @@ impl Policies {
         folders.dedup();
         folders
     }
+}
+
+fn digest(name: &str, config: &config::Policy) -> Option<(String, String)> {
+    Plugin::digest_of(config).map(|digest| (name.to_owned(), digest))
 }
 
 fn rollout_mode(mode: &str) -> Result<RolloutMode, PolicyFailure> {

@@ -141,6 +141,7 @@ impl Default for Rollout {
         Self {
             mode: RolloutMode::Swap,
             canary_percent: 5,
+            canary_header: None,
             hold: Duration::from_secs(60),
             requests_min: 200,
             faults_ppm_max: 10_000,
@@ -152,7 +153,8 @@ impl Default for Rollout {
 }
 
 impl Default for PolicyLimits {
-    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, 1 ms to wait for one, results of 64 KiB.
+    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, 1 ms to wait for one, results of 64 KiB and as
+    /// many items as the contract allows, 50 messages a second.
     fn default() -> Self {
         Self {
             memory_bytes_max: 16 * MIB,
@@ -162,6 +164,8 @@ impl Default for PolicyLimits {
             wait: Duration::from_millis(1),
             calls_max: 100_000,
             result_bytes_max: 64 * KIB,
+            result_items_max: 1_024,
+            log_per_second_max: 50,
             breaker: Breaker::POLICY,
         }
     }

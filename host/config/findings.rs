@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use toml::Spanned;
 
 use super::{
@@ -118,6 +119,16 @@ impl<'a> Findings<'a> {
             self.refuse(given.span(), format!("`{key}` can't be `{text}`"), choices("allowed are", &allowed, text));
         }
         found
+    }
+
+    /// The name of a header field.
+    pub(super) fn header(&mut self, given: &Spanned<String>) -> Option<HeaderName> {
+        let name = HeaderName::from_bytes(given.get_ref().as_bytes()).ok();
+        if name.is_none() {
+            let help = "a header's name has letters, digits and `-`, such as `x-tags`";
+            self.refuse(given.span(), format!("{:?} is no header's name", given.get_ref()), help);
+        }
+        name
     }
 
     /// The name of a thing, as it appears in logs, metrics and keys.

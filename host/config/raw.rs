@@ -175,6 +175,7 @@ pub(super) struct Memo {
 pub(super) struct Rollout {
     pub(super) mode: Field<String>,
     pub(super) canary_percent: Field<Count>,
+    pub(super) canary_header: Field<String>,
     pub(super) hold_ms: Field<Millis>,
     pub(super) requests_min: Field<Count>,
     pub(super) faults_ppm_max: Field<Count>,
@@ -193,6 +194,8 @@ pub(super) struct PolicyLimits {
     pub(super) wait_us: Field<Micros>,
     pub(super) calls_max: Field<Count>,
     pub(super) result_bytes_max: Field<ByteSize>,
+    pub(super) result_items_max: Field<Count>,
+    pub(super) log_per_second_max: Field<Count>,
     pub(super) breaker: Breaker,
 }
 

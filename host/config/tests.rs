@@ -36,6 +36,7 @@ const SPARSE_EXAMPLES: &str = r#"
     [policy.tenant-key]
     file = "policies/tenant-key.wasm"
     config = { tenant_header = "x-tenant" }
+    rollout.canary_header = "x-user"
     [pool.web]
     endpoints = ["http://127.0.0.1:9000"]
     health.path = "/healthz"

@@ -15,16 +15,17 @@ use crate::clock::{self, Timestamp};
 /// The voice of one generation. All its instances share the quota.
 pub(super) struct Voice {
     label: Arc<str>,
+    per_second_max: u32,
     quota: Mutex<Quota>,
 }
 
 impl Voice {
-    pub(super) fn new(label: Arc<str>) -> Self {
-        Self { label, quota: Mutex::default() }
+    pub(super) fn new(label: Arc<str>, per_second_max: u32) -> Self {
+        Self { label, per_second_max, quota: Mutex::default() }
     }
 
     fn say(&self, level: Level, message: &str) {
-        let Some(lost) = self.quota.lock().spend(clock::now()) else { return };
+        let Some(lost) = self.quota.lock().spend(self.per_second_max, clock::now()) else { return };
         let policy = &*self.label;
         let message: String =
             message.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -50,7 +51,6 @@ impl diagnostics::Host for State {
 }
 
 const MESSAGE_CHARS_MAX: usize = 1024;
-const MESSAGES_PER_SECOND_MAX: u32 = 50;
 
 /// How many messages there were in the present second.
 #[derive(Debug, Default)]
@@ -62,12 +62,12 @@ struct Quota {
 
 impl Quota {
     /// May a message be written? If so, how many were lost before it?
-    fn spend(&mut self, now: Timestamp) -> Option<u64> {
+    fn spend(&mut self, per_second_max: u32, now: Timestamp) -> Option<u64> {
         if now.seconds() != self.second {
             self.second = now.seconds();
             self.said = 0;
         }
-        if self.said >= MESSAGES_PER_SECOND_MAX {
+        if self.said >= per_second_max {
             self.lost += 1;
             return None;
         }
@@ -101,12 +101,13 @@ mod tests {
     #[test]
     fn who_talks_too_much_is_cut_and_the_next_second_tells() {
         let mut quota = Quota::default();
-        for _ in 0..MESSAGES_PER_SECOND_MAX {
-            assert_eq!(quota.spend(Timestamp(5_999)), Some(0));
+        for _ in 0..50 {
+            assert_eq!(quota.spend(50, Timestamp(5_999)), Some(0));
         }
-        assert_eq!(quota.spend(Timestamp(5_999)), None);
-        assert_eq!(quota.spend(Timestamp(5_999)), None);
-        assert_eq!(quota.spend(Timestamp(6_000)), Some(2));
-        assert_eq!(quota.spend(Timestamp(6_000)), Some(0));
+        assert_eq!(quota.spend(50, Timestamp(5_999)), None);
+        assert_eq!(quota.spend(50, Timestamp(5_999)), None);
+        assert_eq!(quota.spend(50, Timestamp(6_000)), Some(2));
+        assert_eq!(quota.spend(50, Timestamp(6_000)), Some(0));
+        assert_eq!(quota.spend(0, Timestamp(7_000)), None, "none at all");
     }
 }

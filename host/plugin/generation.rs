@@ -57,7 +57,7 @@ impl Generation {
         let label: Arc<str> = format!("{name}@{}", &digest[..8]).into();
         Ok(Self {
             indices: Indices::of(&linked, &hooks)?,
-            voice: Arc::new(Voice::new(Arc::clone(&label))),
+            voice: Arc::new(Voice::new(Arc::clone(&label), config.limits.log_per_second_max)),
             label,
             digest,
             hooks,
@@ -93,6 +93,11 @@ impl Generation {
             .map_err(Unmade::Configure)?;
         Ok((instance, manifest))
     }
+}
+
+/// The digest of the generation that a configuration makes, without making it.
+pub(super) fn digest_of(config: &config::Policy) -> Result<String, Refusal> {
+    Ok(digest(&read(&config.source)?, config))
 }
 
 /// The largest known, Python's, have 18 MiB.
@@ -166,8 +171,18 @@ fn digest(component: &[u8], config: &config::Policy) -> String {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    let PolicyLimits { memory_bytes_max, call, load, instances_max, wait, calls_max, result_bytes_max, breaker } =
-        config.limits;
+    let PolicyLimits {
+        memory_bytes_max,
+        call,
+        load,
+        instances_max,
+        wait,
+        calls_max,
+        result_bytes_max,
+        result_items_max,
+        log_per_second_max,
+        breaker,
+    } = config.limits;
     let Memo { entries_max, check_every } = config.memo;
     for number in [
         memory_bytes_max as u128,
@@ -177,6 +192,8 @@ fn digest(component: &[u8], config: &config::Policy) -> String {
         wait.as_nanos(),
         u128::from(calls_max),
         result_bytes_max as u128,
+        result_items_max as u128,
+        u128::from(log_per_second_max),
         u128::from(breaker.failures),
         breaker.open.as_nanos(),
         breaker.open_max.as_nanos(),
@@ -226,6 +243,8 @@ mod tests {
             of(b"c", "{}", PolicyLimits { wait: base.wait * 2, ..base }, memo),
             of(b"c", "{}", PolicyLimits { calls_max: 77, ..base }, memo),
             of(b"c", "{}", PolicyLimits { result_bytes_max: 77, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { result_items_max: 77, ..base }, memo),
+            of(b"c", "{}", PolicyLimits { log_per_second_max: 77, ..base }, memo),
             of(b"c", "{}", base, Memo { entries_max: 1, ..memo }),
             of(b"c", "{}", base, Memo { check_every: 1, ..memo }),
         ];

@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, io, sync::Arc};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use serde::Serialize;
 use thiserror::Error;
@@ -133,7 +134,7 @@ impl Generations {
             metrics: metrics.clone(),
             lineup: ArcSwap::from_pointee(Lineup { active, trial: None }),
             desk: Mutex::new(Desk {
-                rule: config.rollout,
+                rule: config.rollout.clone(),
                 kept: VecDeque::new(),
                 events: VecDeque::from([Event { at: clock::now(), what }]),
                 loading: false,
@@ -161,7 +162,7 @@ impl Generations {
         match plugin {
             Ok(plugin) => {
                 let introduction = introduction.unwrap_or_else(|| Introduction::of(&config.rollout));
-                let loaded = self.install(plugin, config.rollout, introduction)?;
+                let loaded = self.install(plugin, &config.rollout, introduction)?;
                 self.metrics.loaded(&self.name, if loaded.unchanged { "unchanged" } else { "loaded" });
                 Ok(loaded)
             }
@@ -175,9 +176,9 @@ impl Generations {
     }
 
     /// Gives a generation its place.
-    fn install(&self, plugin: Arc<Plugin>, rule: config::Rollout, how: Introduction) -> Result<Loaded, Refused> {
+    fn install(&self, plugin: Arc<Plugin>, rule: &config::Rollout, how: Introduction) -> Result<Loaded, Refused> {
         let mut desk = self.desk.lock();
-        desk.rule = rule;
+        desk.rule = rule.clone();
         let lineup = self.lineup.load_full();
         if plugin.digest() == lineup.active.digest() {
             // Whoever goes back to what is active wants nothing else tried.
@@ -203,7 +204,8 @@ impl Generations {
         };
         self.end_trial(&mut desk, &lineup, "another generation was loaded");
         let counters = self.metrics.shadow(&self.name);
-        let trial = Trial::begin(Arc::clone(&plugin), &lineup.active, mode, bounds(&desk.rule), counters);
+        let rule = (bounds(&desk.rule), desk.rule.canary_header.clone());
+        let trial = Trial::begin(Arc::clone(&plugin), &lineup.active, mode, rule, counters);
         let trial = trial.map_err(Refused::Thread)?;
         plugin.tally.set_exact(true);
         lineup.active.tally.set_exact(true);
@@ -327,8 +329,10 @@ impl Roster for Generations {
         match trial.mode {
             Mode::Shadow => active(Some(Arc::clone(trial) as Arc<dyn Shadow>)),
             Mode::Canary { percent } => {
-                let client = request.client.ip.to_string();
-                if !rollout::in_canary(client.as_bytes(), self.name.as_bytes(), percent) {
+                let address = request.client.ip.to_string();
+                let named = trial.unit.as_ref().and_then(|name| request.headers.get(name));
+                let unit = named.map_or(address.as_bytes(), HeaderValue::as_bytes);
+                if !rollout::in_canary(unit, self.name.as_bytes(), percent) {
                     return active(None);
                 }
                 let instead = Some(Arc::clone(&lineup.active) as Arc<dyn Policy>);

@@ -130,8 +130,9 @@ fn interface(export: &str) -> Option<&str> {
     export.strip_prefix("holm:policy/")?.split('@').next()
 }
 
-/// A list that is within its limit.
-fn counted<T>(what: &'static str, list: &[T], max: usize) -> Result<(), Fault> {
+/// A list that is within the contract's limit, and the operator's.
+fn counted<T>(what: &'static str, list: &[T], max: usize, limit: &Limit) -> Result<(), Fault> {
+    let max = max.min(limit.result_items);
     if list.len() <= max {
         return Ok(());
     }

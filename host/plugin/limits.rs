@@ -46,17 +46,19 @@ pub(super) struct Limit {
     pub(super) ticks: u64,
     /// Bytes of its result.
     pub(super) result_bytes: usize,
+    /// Items of any list in it.
+    pub(super) result_items: usize,
 }
 
 impl Limit {
     /// Of a hook.
     pub(super) fn of_call(limits: &PolicyLimits) -> Self {
-        Self::new(limits.call, limits.result_bytes_max)
+        Self::new(limits.call, limits.result_bytes_max, limits.result_items_max)
     }
 
     /// Of what is called once.
     pub(super) fn of_load(limits: &PolicyLimits) -> Self {
-        Self::new(limits.load, MANIFEST_BYTES_MAX)
+        Self::new(limits.load, MANIFEST_BYTES_MAX, usize::MAX)
     }
 
     /// What the engine may copy out of the guest in one go. It counts the lists and records around the text, too; how
@@ -67,11 +69,11 @@ impl Limit {
 
     #[cfg(test)]
     pub(super) const fn of_bytes(result_bytes: usize) -> Self {
-        Self { time: Duration::from_secs(1), ticks: 1000, result_bytes }
+        Self { time: Duration::from_secs(1), ticks: 1000, result_bytes, result_items: 1024 }
     }
 
-    fn new(time: Duration, result_bytes: usize) -> Self {
-        Self { time, ticks: ticks(time), result_bytes }
+    fn new(time: Duration, result_bytes: usize, result_items: usize) -> Self {
+        Self { time, ticks: ticks(time), result_bytes, result_items }
     }
 }
 

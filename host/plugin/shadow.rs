@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
@@ -41,6 +41,8 @@ pub(super) struct Trial {
     pub(super) plugin: Arc<Plugin>,
     pub(super) mode: Mode,
     pub(super) since: Timestamp,
+    /// The header field that tells clients apart, if it isn't their address.
+    pub(super) unit: Option<HeaderName>,
     bounds: Bounds,
     /// What both had counted when the trial began.
     before: (Sums, Sums),
@@ -60,7 +62,7 @@ impl Trial {
         plugin: Arc<Plugin>,
         active: &Plugin,
         mode: Mode,
-        bounds: Bounds,
+        (bounds, unit): (Bounds, Option<HeaderName>),
         counters: (Counter, Counter),
     ) -> io::Result<Arc<Self>> {
         let (cases, inbox) = sync_channel(QUEUE_MAX);
@@ -69,6 +71,7 @@ impl Trial {
             plugin,
             mode,
             since: clock::now(),
+            unit,
             bounds,
             compared: AtomicU64::new(0),
             disagreed: AtomicU64::new(0),

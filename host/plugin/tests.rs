@@ -35,6 +35,8 @@ const LIMITS: PolicyLimits = PolicyLimits {
     wait: Duration::ZERO,
     calls_max: 1_000,
     result_bytes_max: 4_096,
+    result_items_max: 1_024,
+    log_per_second_max: 50,
     breaker: Breaker { failures: 1_000, open: Duration::from_millis(100), open_max: Duration::from_millis(100) },
 };
 
@@ -145,7 +147,7 @@ fn each_misdeed_is_a_fault_and_the_next_call_has_a_fresh_instance() {
         ("recurse", "trap", "call stack exhausted"),
         ("giant", "too-large", "4097 bytes or more is over the limit of 4096"),
         ("large", "too-large", "5000 bytes or more is over the limit of 4096"),
-        ("crowd", "malformed", "65 parts"),
+        ("crowd", "malformed", "65 parts of a key; at most 64 are allowed"),
         ("nothing", "malformed", "no parts"),
     ] {
         let fault = ask(&plugin, what).unwrap_err();

@@ -50,6 +50,7 @@ fn rollout(raw: &raw::Rollout, it: &mut Findings<'_>) -> Rollout {
     Rollout {
         mode: raw.mode.as_ref().and_then(|given| it.word("mode", given, &MODES)).unwrap_or(base.mode),
         canary_percent: it.count("canary_percent", &raw.canary_percent, base.canary_percent, &(1..=100)),
+        canary_header: raw.canary_header.as_ref().and_then(|given| it.header(given)),
         hold: it.millis("hold_ms", &raw.hold_ms, base.hold, &(0..=DAY_MS)),
         requests_min: it.count("requests_min", &raw.requests_min, base.requests_min, &(1..=1_000_000_000)),
         faults_ppm_max: it.count("faults_ppm_max", &raw.faults_ppm_max, base.faults_ppm_max, ppm),
@@ -95,6 +96,13 @@ fn limits(raw: &raw::PolicyLimits, it: &mut Findings<'_>) -> PolicyLimits {
         wait: it.micros("wait_us", &raw.wait_us, base.wait, &(0..=1_000_000)),
         calls_max: it.count("calls_max", &raw.calls_max, base.calls_max, &(1..=1_000_000_000_000)),
         result_bytes_max: it.bytes("result_bytes_max", &raw.result_bytes_max, base.result_bytes_max, &(64..=64 * MIB)),
+        result_items_max: it.count("result_items_max", &raw.result_items_max, base.result_items_max, &(1..=1_024)),
+        log_per_second_max: it.count(
+            "log_per_second_max",
+            &raw.log_per_second_max,
+            base.log_per_second_max,
+            &(0..=10_000),
+        ),
         breaker: it.breaker(&raw.breaker, base.breaker),
     }
 }

@@ -51,8 +51,8 @@ fn checked(raw: RawAdmission, limit: &Limit) -> Result<Admission, Fault> {
         RawAdmission::MarkUncacheable(ms) => return Ok(Admission::MarkUncacheable { ms: ms.min(LIFETIME_MS_MAX) }),
         RawAdmission::Store(storage) => storage,
     };
-    counted("tags", &storage.tags, TAGS_MAX)?;
-    counted("fields to vary by", &storage.vary, HEADERS_MAX)?;
+    counted("tags", &storage.tags, TAGS_MAX, limit)?;
+    counted("fields to vary by", &storage.vary, HEADERS_MAX, limit)?;
     weighed(storage.tags.iter().chain(&storage.vary).map(String::len), limit)?;
     let name = |name: String| {
         HeaderName::from_bytes(name.as_bytes())

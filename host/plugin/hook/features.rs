@@ -24,9 +24,9 @@ pub(super) fn extract(instance: &mut Instance, limit: &Limit, values: &[Option<&
 }
 
 fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
-    counted("features", &raw.features, FEATURES_MAX)?;
-    counted("edits", &raw.edits, EDITS_MAX)?;
-    counted("header fields", &raw.headers, HEADERS_MAX)?;
+    counted("features", &raw.features, FEATURES_MAX, limit)?;
+    counted("edits", &raw.edits, EDITS_MAX, limit)?;
+    counted("header fields", &raw.headers, HEADERS_MAX, limit)?;
     let features: Vec<_> = raw.features.into_iter().map(|(name, value)| (name, bytes(value))).collect();
     let sizes = features.iter().map(|(name, value)| name.len() + value.len());
     let edits = raw.edits.iter().map(|edit| edit.pointer.len() + edit.value.as_ref().map_or(0, String::len));

@@ -2,7 +2,7 @@
 
 use holm_bindings::exports::holm::policy::key::{Keying, Verdict};
 
-use super::{present, weighed};
+use super::{counted, present, weighed};
 use crate::{
     plugin::{
         instance::{Instance, own_fault},
@@ -31,15 +31,13 @@ fn checked(verdict: Verdict, limit: &Limit) -> Result<KeyVerdict, Fault> {
         Verdict::Bypass(reason) => return Ok(KeyVerdict::Bypass(plain(&reason, REASON_CHARS_MAX))),
         Verdict::Lookup(parts) => parts,
     };
-    match parts.len() {
+    if parts.is_empty() {
         // One key for every request would serve anybody anything.
-        0 => Err(Fault::Malformed("its key has no parts".to_owned())),
-        1..=PARTS_MAX => {
-            weighed(parts.iter().map(Vec::len), limit)?;
-            Ok(KeyVerdict::Lookup(parts.into_iter().map(Some).collect()))
-        }
-        many => Err(Fault::Malformed(format!("its key has {many} parts; at most {PARTS_MAX} are allowed"))),
+        return Err(Fault::Malformed("its key has no parts".to_owned()));
     }
+    counted("parts of a key", &parts, PARTS_MAX, limit)?;
+    weighed(parts.iter().map(Vec::len), limit)?;
+    Ok(KeyVerdict::Lookup(parts.into_iter().map(Some).collect()))
 }
 
 #[cfg(test)]

@@ -25,17 +25,17 @@ pub(super) fn suggest(
 }
 
 fn checked(raw: Vec<RawHint>, limit: &Limit) -> Result<Vec<Hint>, Fault> {
-    counted("hints", &raw, HINTS_MAX)?;
+    counted("hints", &raw, HINTS_MAX, limit)?;
     weighed(raw.iter().map(|hint| hint.path.len()), limit)?;
-    raw.into_iter().map(hint).collect()
+    raw.into_iter().map(|raw| hint(raw, limit)).collect()
 }
 
-fn hint(raw: RawHint) -> Result<Hint, Fault> {
+fn hint(raw: RawHint, limit: &Limit) -> Result<Hint, Fault> {
     let wrong = |what: &str| Fault::Malformed(format!("the hint at `{}` {what}", plain(&raw.path, 80)));
     if !raw.path.starts_with('/') || raw.path.contains('#') || raw.path.parse::<PathAndQuery>().is_err() {
         return Err(wrong("has no path that can be asked for"));
     }
-    counted("header fields of a hint", &raw.headers, HEADERS_MAX)?;
+    counted("header fields of a hint", &raw.headers, HEADERS_MAX, limit)?;
     let field = |(name, value): &(String, String)| {
         Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
     };

@@ -2,7 +2,7 @@
 
 use holm_bindings::exports::holm::policy::route::{Candidate as RawCandidate, Choice as RawChoice};
 
-use super::present;
+use super::{counted, present};
 use crate::{
     plugin::{
         instance::{Instance, own_fault},
@@ -21,7 +21,7 @@ pub(super) fn choose(
     let raw: Vec<RawCandidate<'_>> = candidates.iter().map(raw).collect();
     let answer =
         instance.call(limit, |exports, store| present(exports.route.as_ref())?.call_choose(store, values, &raw))?;
-    answer.map_err(|fault| own_fault(&fault)).and_then(|choice| checked(&choice, candidates.len()))
+    answer.map_err(|fault| own_fault(&fault)).and_then(|choice| checked(&choice, candidates.len(), limit))
 }
 
 fn raw(candidate: &Candidate) -> RawCandidate<'_> {
@@ -39,7 +39,8 @@ fn raw(candidate: &Candidate) -> RawCandidate<'_> {
     }
 }
 
-fn checked(raw: &RawChoice, candidates: usize) -> Result<Choice, Fault> {
+fn checked(raw: &RawChoice, candidates: usize, limit: &Limit) -> Result<Choice, Fault> {
+    counted("candidates in its order", &raw.order, usize::MAX, limit)?;
     let mut order = Vec::with_capacity(raw.order.len().min(candidates));
     for index in &raw.order {
         let index = usize::try_from(*index).unwrap_or(usize::MAX);
@@ -64,7 +65,11 @@ mod tests {
     #[test]
     fn each_is_chosen_once_and_is_there() {
         let choose = |order: &[u32]| {
-            checked(&RawChoice { order: order.to_vec(), hedge_after_us: Some(1), deadline_us: None }, 3)
+            checked(
+                &RawChoice { order: order.to_vec(), hedge_after_us: Some(1), deadline_us: None },
+                3,
+                &Limit::of_bytes(100),
+            )
         };
         assert_eq!(choose(&[2, 0]).unwrap().order, [2, 0]);
         for (order, words) in [(&[][..], "nobody"), (&[0, 3], "candidate 3 of 3"), (&[1, 1], "candidate 1 twice")] {

@@ -13,18 +13,19 @@ use crate::{
 };
 
 /// What a `mad` does that puts this in front of its keys.
-fn salted(what: &str, salt: &str, rollout: Rollout) -> config::Policy {
+fn salted(what: &str, salt: &str, rollout: &Rollout) -> config::Policy {
     let table = format!(r#"{{"do": "{what}", "salt": "{salt}"}}"#);
-    config::Policy { rollout, ..config(MAD, &table, LIMITS, FORGETFUL) }
+    config::Policy { rollout: rollout.clone(), ..config(MAD, &table, LIMITS, FORGETFUL) }
 }
 
-fn start(rollout: Rollout) -> Arc<Generations> {
-    Generations::start(&ENGINE, "p", &salted("call", "one", rollout), &Metrics::new()).unwrap()
+fn start(rollout: &Rollout) -> Arc<Generations> {
+    Generations::start(&ENGINE, "p", &salted("call", "one", &rollout), &Metrics::new()).unwrap()
 }
 
-const TRIAL: Rollout = Rollout {
+static TRIAL: Rollout = Rollout {
     mode: RolloutMode::Canary,
     canary_percent: 50,
+    canary_header: None,
     hold: Duration::ZERO,
     requests_min: 20,
     faults_ppm_max: 10_000,
@@ -63,23 +64,23 @@ fn states(generations: &Generations) -> Vec<&'static str> {
 
 #[test]
 fn a_swap_is_for_those_who_come_after_it() {
-    let generations = start(Rollout::default());
+    let generations = start(&Rollout::default());
     let before = generations.choose(&from(1));
-    let loaded = generations.load(&salted("call", "two", Rollout::default()), None).unwrap();
+    let loaded = generations.load(&salted("call", "two", &Rollout::default()), None).unwrap();
     assert_eq!((loaded.state, loaded.unchanged), ("active", false));
     assert_eq!(salt_of(&generations, &from(1)), "two");
     assert_ne!(before.policy.label(), generations.choose(&from(1)).policy.label());
     assert_eq!(states(&generations), ["active", "cooling"], "a request is under way with it");
     drop(before);
     assert_eq!(states(&generations), ["active", "kept"]);
-    let again = generations.load(&salted("call", "two", Rollout::default()), None).unwrap();
+    let again = generations.load(&salted("call", "two", &Rollout::default()), None).unwrap();
     assert!(again.unchanged && again.generation == loaded.generation);
 }
 
 #[test]
 fn what_is_refused_changes_nothing_and_says_why() {
-    let generations = start(Rollout::default());
-    let refused = generations.load(&salted("refuse-config", "two", Rollout::default()), None).unwrap_err();
+    let generations = start(&Rollout::default());
+    let refused = generations.load(&salted("refuse-config", "two", &Rollout::default()), None).unwrap_err();
     assert!(refused.to_string().contains("not in the mood"), "{refused}");
     assert_eq!(salt_of(&generations, &from(1)), "one");
     let info = generations.info();
@@ -90,10 +91,10 @@ fn what_is_refused_changes_nothing_and_says_why() {
 #[test]
 fn the_last_ones_can_be_gone_back_to() {
     let rollout = Rollout { kept_max: 2, ..Rollout::default() };
-    let generations = start(rollout);
+    let generations = start(&rollout);
     let mut digests = vec![generations.info().generations[0].digest.clone()];
     for salt in ["two", "three", "four"] {
-        generations.load(&salted("call", salt, rollout), None).unwrap();
+        generations.load(&salted("call", salt, &rollout), None).unwrap();
         digests.push(generations.info().generations[0].digest.clone());
     }
     assert_eq!(states(&generations), ["active", "kept", "kept"]);
@@ -108,12 +109,12 @@ fn the_last_ones_can_be_gone_back_to() {
 
 #[test]
 fn a_canary_decides_for_its_share_and_then_for_all() {
-    let generations = start(TRIAL);
-    let loaded = generations.load(&salted("call", "two", TRIAL), None).unwrap();
+    let generations = start(&TRIAL);
+    let loaded = generations.load(&salted("call", "two", &TRIAL), None).unwrap();
     assert_eq!(loaded.state, "canary");
-    let rollout = Rollout { requests_min: 1_000_000, ..TRIAL };
-    let slow = start(rollout);
-    slow.load(&salted("call", "two", rollout), None).unwrap();
+    let rollout = Rollout { requests_min: 1_000_000, ..TRIAL.clone() };
+    let slow = start(&rollout);
+    slow.load(&salted("call", "two", &rollout), None).unwrap();
     let twos = (0..1_000).filter(|client| salt_of(&slow, &from(*client)) == "two").count();
     assert!((400..600).contains(&twos), "{twos}");
     for client in 0..20 {
@@ -128,9 +129,19 @@ fn a_canary_decides_for_its_share_and_then_for_all() {
 }
 
 #[test]
+fn a_header_may_tell_a_canarys_clients_apart() {
+    let header = Some(HeaderName::from_static("x-do"));
+    let rollout = Rollout { canary_header: header, requests_min: 1_000_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("call", "two", &rollout), None).unwrap();
+    let first = salt_of(&generations, &from(0));
+    assert!((0..100).all(|client| salt_of(&generations, &from(client)) == first), "all have the same `x-do`");
+}
+
+#[test]
 fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
-    let generations = start(TRIAL);
-    generations.load(&salted("trap", "two", TRIAL), None).unwrap();
+    let generations = start(&TRIAL);
+    generations.load(&salted("trap", "two", &TRIAL), None).unwrap();
     for client in 0..100 {
         assert_eq!(salt_of(&generations, &from(client)), "one");
     }
@@ -143,9 +154,10 @@ fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
 
 #[test]
 fn a_shadow_has_no_say_and_tells_what_it_would_do_otherwise() {
-    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, disagreements_ppm_max: 1_000_000, ..TRIAL };
-    let generations = start(rollout);
-    generations.load(&salted("call", "two", rollout), None).unwrap();
+    let rollout =
+        Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, disagreements_ppm_max: 1_000_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("call", "two", &rollout), None).unwrap();
     for client in 0..10 {
         assert_eq!(salt_of(&generations, &from(client)), "one");
     }
@@ -171,9 +183,9 @@ fn a_shadow_has_no_say_and_tells_what_it_would_do_otherwise() {
 
 #[test]
 fn a_shadow_that_disagrees_too_often_is_dropped() {
-    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, ..TRIAL };
-    let generations = start(rollout);
-    generations.load(&salted("call", "two", rollout), None).unwrap();
+    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("call", "two", &rollout), None).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while generations.info().trial.is_some() {
         salt_of(&generations, &from(1));
@@ -185,10 +197,10 @@ fn a_shadow_that_disagrees_too_often_is_dropped() {
 
 #[test]
 fn loading_what_is_active_ends_a_trial() {
-    let generations = start(TRIAL);
+    let generations = start(&TRIAL);
     let introduction = Introduction { mode: RolloutMode::Canary, percent: 1 };
-    generations.load(&salted("call", "two", TRIAL), Some(introduction)).unwrap();
+    generations.load(&salted("call", "two", &TRIAL), Some(introduction)).unwrap();
     assert_eq!(states(&generations), ["active", "canary"]);
-    assert!(generations.load(&salted("call", "one", TRIAL), None).unwrap().unchanged);
+    assert!(generations.load(&salted("call", "one", &TRIAL), None).unwrap().unchanged);
     assert_eq!(states(&generations), ["active"]);
 }

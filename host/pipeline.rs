@@ -103,11 +103,11 @@ impl Pipeline {
 
     async fn serve_on(self: &Arc<Self>, route: &Arc<Route>, advice: Advice, request: Request) -> Served {
         // A fresh memory hit, the case that counts, never enters the large futures below.
-        let (advice, keyed) = match web::quick(self, route, advice, &request) {
+        let keyed = match web::quick(self, route, &advice, &request) {
             Quick::Served(served) => return served,
-            Quick::Onward(advice, keyed) => (Arc::new(advice), keyed),
+            Quick::Onward(keyed) => keyed,
         };
-        let route = Arc::clone(route);
+        let (route, advice) = (Arc::clone(route), Arc::new(advice));
         match route.splits() {
             Some(protocol) => Box::pin(infer::serve(self, route, protocol, advice, request)).await,
             None => Box::pin(web::serve(self, route, advice, request, keyed)).await,

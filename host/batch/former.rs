@@ -177,7 +177,9 @@ impl<T> Former<T> {
 
     /// The batch that would leave now.
     fn load(&self) -> Load {
-        let (mut items, mut bytes, mut size_max, mut due) = (0, 0_usize, self.rule.size_max, None);
+        let (mut items, mut bytes, mut size_max) = (0, 0_usize, self.rule.size_max);
+        // Of those that wait as long as all may, the oldest is due first; the others have their own time.
+        let (mut oldest, mut hasty): (Option<Instant>, Option<Instant>) = (None, None);
         for waiting in self.waiting.iter().take(self.rule.size_max) {
             let sum = bytes.saturating_add(waiting.terms.bytes);
             let narrowed = waiting.terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
@@ -185,11 +187,16 @@ impl<T> Former<T> {
             if items > 0 && (sum > self.rule.bytes_max || items + 1 > narrowed) {
                 break;
             }
-            let own =
-                waiting.since + waiting.terms.wait_max.map_or(self.rule.wait_max, |own| own.min(self.rule.wait_max));
-            due = Some(due.map_or(own, |due: Instant| due.min(own)));
+            match waiting.terms.wait_max {
+                None => oldest = Some(oldest.map_or(waiting.since, |oldest| oldest.min(waiting.since))),
+                Some(own) => {
+                    let due = waiting.since + own.min(self.rule.wait_max);
+                    hasty = Some(hasty.map_or(due, |hasty| hasty.min(due)));
+                }
+            }
             (items, bytes, size_max) = (items + 1, sum, narrowed);
         }
+        let due = oldest.map(|oldest| oldest + self.rule.wait_max).into_iter().chain(hasty).min();
         let full = items == size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
         Load { items, due, full: full || self.is_full() }
     }

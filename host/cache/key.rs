@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwapOption;
+
 use crate::policy::Material;
 
 /// Bumped when the meaning of key material changes, so that old entries are misses.
@@ -106,10 +108,12 @@ pub enum Decider<'a> {
 }
 
 /// The start of every key of one route: hashed once, cloned per request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KeySpace {
-    native: Arc<blake3::Hasher>,
-    policy: Arc<blake3::Hasher>,
+    native: blake3::Hasher,
+    policy: blake3::Hasher,
+    /// The start of the keys of the policy's generation that was asked last, which is nearly always the active one.
+    latest: ArcSwapOption<([u8; 32], blake3::Hasher)>,
 }
 
 impl KeySpace {
@@ -122,22 +126,28 @@ impl KeySpace {
             for part in [namespace, route, decider] {
                 hasher.part(Some(part.as_bytes()));
             }
-            Arc::new(hasher.0)
+            hasher.0
         };
-        Self { native: start("native"), policy: start("policy") }
+        Self { native: start("native"), policy: start("policy"), latest: ArcSwapOption::empty() }
     }
 
     /// A hasher for one request's material.
     #[must_use]
     pub fn hasher(&self, decider: Decider<'_>) -> KeyHasher {
         match decider {
-            Decider::Native => KeyHasher((*self.native).clone()),
-            Decider::Policy { meaning } => {
-                let mut hasher = KeyHasher((*self.policy).clone());
-                hasher.part(Some(meaning));
-                hasher
-            }
+            Decider::Native => KeyHasher(self.native.clone()),
+            Decider::Policy { meaning } => match &*self.latest.load() {
+                Some(latest) if latest.0 == *meaning => KeyHasher(latest.1.clone()),
+                _ => self.begin(meaning),
+            },
         }
+    }
+
+    fn begin(&self, meaning: &[u8; 32]) -> KeyHasher {
+        let mut hasher = KeyHasher(self.policy.clone());
+        hasher.part(Some(meaning));
+        self.latest.store(Some(Arc::new((*meaning, hasher.0.clone()))));
+        hasher
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Pipeline, Route};
 use crate::{
     config::OnFault,
     message::RequestHead,
-    policy::{Arm, Chosen, Decision, Facts, Fault, Hook, KeyPlan, Notes, Policy, Question, Shape, consult},
+    policy::{Arm, Chosen, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, Question, Shape, consult},
 };
 
 /// Who decides for a request, and what is known by now. Without a policy, nobody and nothing.
@@ -48,6 +48,16 @@ impl Advice {
                 || chosen.instead.as_ref().is_some_and(|policy| policy.needs_body())
                 || chosen.shadow.as_ref().is_some_and(|shadow| shadow.needs_body())
         })
+    }
+
+    /// Does the key depend on the body?
+    #[must_use]
+    pub fn keys_by_body(&self) -> bool {
+        let reads = |policy: &Arc<dyn Policy>| {
+            let mut hooks = [Hook::Key, Hook::Features].into_iter().filter_map(|hook| policy.reads(hook));
+            *policy.key_plan() != KeyPlan::Native && hooks.any(|inputs| inputs.iter().any(Input::needs_body))
+        };
+        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.instead.iter().all(reads))
     }
 
     /// Is the key the native one, so that one URL is one key?

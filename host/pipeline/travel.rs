@@ -167,12 +167,10 @@ fn for_model(body: &Bytes, model: Option<&str>) -> Bytes {
 /// A failure, and whether it is certain that nothing was sent.
 struct Missed(Failed, bool);
 
+/// What is said if there is nobody to ask, which a checked choice rules out.
 fn nobody() -> Missed {
-    let detail = "the request's body was taken by a candidate that failed";
-    Missed(
-        Failed { status: StatusCode::BAD_GATEWAY, reason: "body-taken", detail: detail.into(), endpoint: None },
-        false,
-    )
+    let (status, detail) = (StatusCode::BAD_GATEWAY, "no candidate was chosen");
+    Missed(Failed { status, reason: "no-candidate", detail: detail.into(), endpoint: None }, false)
 }
 
 async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, Missed> {

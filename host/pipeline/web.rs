@@ -44,32 +44,33 @@ const JOINS_MAX: usize = 3;
 const INVALIDATE_TIME: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// What the quick way came to.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the one that must not allocate")]
 pub(super) enum Quick {
     /// A fresh hit in memory.
     Served(Served),
     /// The long way. The key, if it was made: a policy is asked once a request.
-    Onward(Advice, Option<Keyed>),
+    Onward(Option<Keyed>),
 }
 
 /// The body of a request without one.
 static NOTHING: Bytes = Bytes::new();
 
 /// Answers at once what is fresh in memory and needs no body to be keyed.
-pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, advice: Advice, request: &Request) -> Quick {
+pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, advice: &Advice, request: &Request) -> Quick {
     let head = &request.head;
     let asks = head.method == Method::GET || head.method == Method::HEAD;
     if route.infers() || !asks || !http_body::Body::is_end_stream(&request.body) {
-        return Quick::Onward(advice, None);
+        return Quick::Onward(None);
     }
     let facts = advice.facts(node, head, Some(&NOTHING));
     advice.draw(&facts);
-    let keyed = keying::derive(route, &advice, &facts, None);
+    let keyed = keying::derive(route, advice, &facts, None);
     match &keyed {
-        Keyed::Key { key, fault: None } => match memory_hit(node, route, &advice, head, *key) {
+        Keyed::Key { key, fault: None } => match memory_hit(node, route, advice, head, *key) {
             Some(served) => Quick::Served(served),
-            None => Quick::Onward(advice, Some(keyed)),
+            None => Quick::Onward(Some(keyed)),
         },
-        _ => Quick::Onward(advice, Some(keyed)),
+        _ => Quick::Onward(Some(keyed)),
     }
 }
 
@@ -106,22 +107,27 @@ pub(super) async fn serve(
     let asks = head.method == Method::GET || head.method == Method::HEAD;
     let answered = asks || route.infers() && head.method == Method::POST;
     let trail = Trail::on(&route, &advice);
-    let bytes = if http_body::Body::is_end_stream(&body) {
-        Bytes::new()
+    let empty = http_body::Body::is_end_stream(&body);
+    let body = if empty {
+        Body::Empty
     } else if advice.needs_body() || answered && route.infers() {
         match body.collect(node.limits.body_bytes_max).await {
-            Ok(bytes) => bytes,
+            Ok(bytes) => Body::from(bytes),
             Err(error) => return node.bad_body(&error, trail),
         }
     } else {
-        // A GET with a body that nothing reads has no meaning that a cache could know.
-        let forward = if answered { Forward::Bypass } else { Forward::Method };
-        return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
+        body
     };
-    if !answered {
-        let (body, forward) = (Body::from(bytes), Forward::Method);
-        return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
-    }
+    // A GET with a body that its key doesn't depend on has no meaning that a cache could know.
+    let understood = route.infers() || advice.keys_by_body();
+    let bytes = match body {
+        Body::Empty if answered => Bytes::new(),
+        Body::Full(bytes) if answered && understood => bytes,
+        body => {
+            let forward = if answered { Forward::Bypass } else { Forward::Method };
+            return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
+        }
+    };
     let (bytes, canonical) = question(&route, bytes);
     let keyed = keyed.unwrap_or_else(|| {
         let facts = advice.facts(node, &head, Some(&bytes));
@@ -511,7 +517,8 @@ async fn invalidate(node: &Arc<Pipeline>, route: &Route, advice: &Advice, mut he
 
 impl Pipeline {
     /// The answer when the policy faulted and the route wants none then.
-    pub(super) fn refused_reply(&self, route: &Route, fault: &Fault, trail: Trail) -> Served {
+    pub(super) fn refused_reply(&self, route: &Route, fault: &Fault, mut trail: Trail) -> Served {
+        trail.detail.get_or_insert(fault.kind().into());
         let detail = format!("the policy of route {} gave no verdict: {fault}", route.config.name);
         self.own(StatusCode::SERVICE_UNAVAILABLE, "Policy fault", &detail, trail)
     }

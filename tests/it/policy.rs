@@ -109,6 +109,17 @@ async fn a_get_whose_body_is_in_its_key_reaches_the_origin_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_whose_body_is_not_in_its_key_passes_by_the_cache() {
+    let (origin, builder) = mad("").await;
+    origin.on("/search", |seen| Reply::fresh(600, seen.body.clone()));
+    let node = builder.start().await;
+    for q in [1, 2, 1] {
+        let answer = node.get("/search").header("x-do", "behave").json(&json!({"q": q})).send().await;
+        assert_eq!((answer.cache().get("fwd"), answer.json()), ("bypass", json!({"q": q})));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_policy_reads_reaches_the_model() {
     let (origin, builder) = tenants("{ body = [\"/model\", \"/input\"] }").await;
     let gate = Gate::closed();

@@ -213,6 +213,8 @@ pub struct Prefetch {
     pub confidence_percent_min: u32,
     /// How long the same hint isn't followed again.
     pub again: Duration,
+    /// What one fetch may take.
+    pub time_max: Duration,
 }
 
 /// A policy component.

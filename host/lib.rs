@@ -20,3 +20,4 @@ pub mod pipeline;
 pub mod plugin;
 pub mod policy;
 pub mod telemetry;
+pub mod workbench;

@@ -1,5 +1,7 @@
 //! The `holm` command.
 
+mod cli;
+
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -43,6 +45,11 @@ enum Action {
     },
     /// Purges what is stored by URL, key or tag
     Purge(PurgeFlags),
+    /// Makes, builds, tests and compares policies, and changes those of a running node
+    Policy {
+        #[command(subcommand)]
+        action: cli::policy::PolicyAction,
+    },
 }
 
 #[derive(Args)]
@@ -137,6 +144,7 @@ fn main() -> ExitCode {
             Action::Serve(flags) => serve(*flags).await,
             Action::Check { file } => check(&file),
             Action::Purge(flags) => purge(flags).await,
+            Action::Policy { action } => cli::policy::run(action).await,
         }
     });
     // Blocking work that is still under way (a look-up of a name, say) must not hold up the end.

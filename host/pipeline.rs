@@ -17,7 +17,7 @@ pub mod web;
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 pub use self::{
     advice::Advice,
@@ -87,8 +87,10 @@ impl Pipeline {
         let (ahead, head) = (advice.afresh(), request.head.clone());
         let served = self.serve_on(route, advice, request).await;
         let hit = served.trail.forward.is_none() && matches!(served.trail.lookup, Lookup::Hit | Lookup::Stale);
-        if !served.trail.failed {
-            self.look_ahead(&ahead, &ahead.facts(self, &head, None), hit);
+        if !served.trail.failed && head.method == Method::GET {
+            // The client doesn't wait for it.
+            let node = Arc::clone(self);
+            tokio::spawn(async move { node.look_ahead(&ahead, &ahead.facts(&node, &head, None), hit) });
         }
         served
     }

@@ -124,7 +124,7 @@ impl Plugin {
         warm_vocabularies(&manifest.reads);
         let arms = manifest.experiments.iter().map(|it| it.arms.iter().map(|_| Stats::default()).collect()).collect();
         Ok(Self {
-            meaning: key_plan.meaning(&format!("{} {}", manifest.name, manifest.version)),
+            meaning: key_plan.meaning(&format!("{} {} {}", manifest.name, manifest.version, config.config)),
             component: (manifest.name, manifest.version),
             key_plan,
             needs_body: manifest.reads.iter().flatten().flatten().any(Input::needs_body)

@@ -94,9 +94,6 @@ pub trait Shadow: Send + Sync + fmt::Debug {
     /// Is told what was asked and what was decided (`None`: nothing, the policy doesn't have the hook), and finds out by
     /// itself, later, what it would have said.
     fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>);
-
-    /// Does any of its hooks read the body?
-    fn needs_body(&self) -> bool;
 }
 
 /// Why a policy gave no verdict.

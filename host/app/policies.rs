@@ -40,7 +40,7 @@ pub(super) struct Policies {
 impl Policies {
     /// Compiles and configures the first generation of each.
     pub(super) async fn start(config: &Config, metrics: &plugin::Metrics) -> Result<Self, Error> {
-        let mut by_name = BTreeMap::new();
+        let (mut by_name, mut seen) = (BTreeMap::new(), BTreeMap::new());
         if !config.policies.is_empty() {
             let limits = || config.policies.values().map(|policy| policy.limits);
             let engine = Engine::new(&EngineLimits {
@@ -54,12 +54,13 @@ impl Policies {
                     (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
                 // Compiling keeps a core busy for tens of milliseconds.
                 let generations = apart(move || Generations::start(&engine, &key, &policy, &metrics)).await?;
+                seen.insert(name.clone(), generations.digest());
                 by_name.insert(name.clone(), generations);
             }
         }
         Ok(Self {
             by_name,
-            seen: Mutex::new(config.policies.iter().filter_map(|(name, it)| digest(name, it)).collect()),
+            seen: Mutex::new(seen),
             configs: Mutex::new(config.policies.clone()),
             file: config.file.clone(),
             watch: config.plugins.watch,
@@ -139,14 +140,17 @@ impl Policies {
     async fn load(&self, name: &str) {
         let config = self.configs.lock().get(name).cloned();
         let (Some(policy), Some(config)) = (self.by_name.get(name).map(Arc::clone), config) else { return };
-        // What can't be read is refused below, and says so once.
-        let digest = digest(name, &config).map_or_else(String::new, |(_, digest)| digest);
-        if self.seen.lock().insert(name.to_owned(), digest.clone()).is_some_and(|seen| seen == digest) {
-            return;
-        }
-        // `Generations` says why it refuses.
-        if let Ok(Loaded { generation, state, unchanged: false }) = apart(move || policy.load(&config, None)).await {
-            info!(policy = name, generation, state, "loaded");
+        let seen = self.seen.lock().get(name).cloned();
+        let load = move || {
+            let digest = Plugin::digest_of(&config);
+            let is_news = digest.is_none() || digest != seen;
+            is_news.then(|| policy.load(&config, None).map(|loaded| (loaded, digest)))
+        };
+        // `Generations` says why it refuses; what was refused is tried again when asked again.
+        if let Some(Ok((loaded, digest))) = apart(load).await {
+            self.seen.lock().extend(digest.map(|digest| (name.to_owned(), digest)));
+            let Loaded { generation, state, unchanged } = loaded;
+            info!(policy = name, generation, state, unchanged, "loaded");
         }
     }
 
@@ -200,10 +204,6 @@ impl Policies {
         folders.dedup();
         folders
     }
-}
-
-fn digest(name: &str, config: &config::Policy) -> Option<(String, String)> {
-    Plugin::digest_of(config).map(|digest| (name.to_owned(), digest))
 }
 
 fn rollout_mode(mode: &str) -> Result<RolloutMode, PolicyFailure> {

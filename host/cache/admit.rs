@@ -105,6 +105,8 @@ pub struct Exchange<'a> {
     pub method: &'a Method,
     /// The client's header fields.
     pub request: &'a HeaderMap,
+    /// Credentials that the key knows nothing of were presented on the client's behalf.
+    pub lent: bool,
     /// The answer's status.
     pub status: StatusCode,
     /// The answer's header fields.
@@ -143,7 +145,8 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
 fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object_bytes_max: u64) -> Option<Refusal> {
     let asks = exchange.method == Method::GET || exchange.method == Method::HEAD || infer;
     // A question's key names who asks, or a policy has taken the say: see `policy::key::infer_default`.
-    let authorized = !infer && exchange.request.contains_key(AUTHORIZATION) && !for_authorized(directives);
+    let presented = exchange.lent || !infer && exchange.request.contains_key(AUTHORIZATION);
+    let authorized = presented && !for_authorized(directives);
     let cookie = exchange.response.contains_key(SET_COOKIE) && !directives.public;
     let rules = [
         (!asks, Refusal::Method),
@@ -167,6 +170,12 @@ fn storable(exchange: &Exchange<'_>) -> bool {
 
 fn redirects(status: StatusCode) -> bool {
     status == StatusCode::MOVED_PERMANENTLY || status == StatusCode::PERMANENT_REDIRECT
+}
+
+/// May an answer to a request with `Authorization` be shared, by what the answer says (section 3.5)?
+#[must_use]
+pub fn permits_authorized(response: &HeaderMap) -> bool {
+    for_authorized(&Directives::read(response))
 }
 
 /// Section 3.5.
@@ -213,6 +222,7 @@ mod tests {
         let exchange = Exchange {
             method: &method,
             request: &request,
+            lent: false,
             status: StatusCode::from_u16(status).unwrap(),
             response: &response,
             length: Some(10),
@@ -265,6 +275,7 @@ mod tests {
         let mut exchange = Exchange {
             method: &Method::GET,
             request: &request,
+            lent: false,
             status: StatusCode::OK,
             response: &response,
             length: Some(11),

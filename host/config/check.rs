@@ -131,6 +131,7 @@ fn prefetch(raw: &raw::Prefetch, it: &mut Findings<'_>) -> Prefetch {
             &(0..=100),
         ),
         again: it.millis("again_ms", &raw.again_ms, base.again, &(0..=HOUR_MS)),
+        time_max: it.millis("time_ms_max", &raw.time_ms_max, base.time_max, &(1..=HOUR_MS)),
     }
 }
 

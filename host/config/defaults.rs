@@ -121,9 +121,16 @@ impl Default for Plugins {
 }
 
 impl Default for Prefetch {
-    /// 4 fetches at once, 256 waiting, of what is asked for in half of all cases, each at most every 10 s.
+    /// 4 fetches at once, 256 waiting, of what is asked for in half of all cases, each at most every 10 s and for
+    /// 30 s.
     fn default() -> Self {
-        Self { concurrency: 4, queue_max: 256, confidence_percent_min: 50, again: Duration::from_secs(10) }
+        Self {
+            concurrency: 4,
+            queue_max: 256,
+            confidence_percent_min: 50,
+            again: Duration::from_secs(10),
+            time_max: Duration::from_secs(30),
+        }
     }
 }
 

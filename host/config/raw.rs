@@ -148,6 +148,7 @@ pub(super) struct Prefetch {
     pub(super) queue_max: Field<Count>,
     pub(super) confidence_percent_min: Field<Count>,
     pub(super) again_ms: Field<Millis>,
+    pub(super) time_ms_max: Field<Millis>,
 }
 
 #[derive(Debug, Deserialize)]

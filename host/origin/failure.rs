@@ -133,6 +133,12 @@ impl Failure {
         self.reason.status()
     }
 
+    /// The response's head didn't come in time.
+    #[must_use]
+    pub const fn is_timeout(&self) -> bool {
+        matches!(self.reason, Reason::ResponseTimeout)
+    }
+
     /// Certainly not a byte of the request reached an endpoint, so that asking another pool can't repeat anything.
     #[must_use]
     pub const fn is_unsent(&self) -> bool {

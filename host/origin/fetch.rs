@@ -14,6 +14,7 @@ use super::{
     outbound::{Fetched, Outbound, set_connection_fields},
     pool::Pool,
     retry::{self, Sequel},
+    stats::Recent,
     upload::Payload,
 };
 
@@ -29,6 +30,18 @@ impl Pool {
         let outcome = Course::new(self, outbound).run().await;
         self.ledger.meters.count(&outcome);
         outcome
+    }
+}
+
+/// An attempt that its caller gives up on: it took at least that long, and whose fault that is nobody knows.
+struct GivenUp<'a> {
+    recent: &'a Recent,
+    begun: Instant,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.recent.record(self.begun.elapsed().as_micros(), false);
     }
 }
 
@@ -78,7 +91,10 @@ impl<'a> Course<'a> {
         let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
-        match endpoint.exchange(request, progress, self.pool.limits.response).await {
+        let given_up = GivenUp { recent: &ledger.recent, begun };
+        let exchanged = endpoint.exchange(request, progress, self.pool.limits.response).await;
+        std::mem::forget(given_up);
+        match exchanged {
             Ok(response) => {
                 let took = begun.elapsed();
                 let failing = retry::is_failing(response.status());

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::header::AUTHORIZATION;
+
 use super::{Advice, Pipeline, Route};
 use crate::{
     cache::{
@@ -32,6 +34,17 @@ pub(super) struct Case<'a> {
 
 /// Rules on an answer. `facts` are the request's.
 pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+    let ruling = judged(node, route, advice, facts, case);
+    match &ruling.admission {
+        // The client's field isn't the one that the origin answered to.
+        Admission::Store(Storage { vary: Some(names), .. }) if names.iter().any(|name| advice.changed(name)) => {
+            Admission::Refuse(Refusal::VaryAny).into()
+        }
+        _ => ruling,
+    }
+}
+
+fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
     let exchange = &case.exchange;
     let native = admit::decide(exchange, route.infers(), &route.config.freshness, node.cache.config().object_bytes_max);
     if !advice.has(Hook::Admit) || is_final(&native) {
@@ -85,8 +98,13 @@ fn suggestion(native: &Admission, route: &Route, case: &Case<'_>) -> policy::Adm
 fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> Ruling {
     let storage = match said {
         policy::Admission::Pass(reason) => {
+            // What wasn't to be kept anyway isn't, in the same way; only the word is the policy's.
+            let refusal = match native {
+                Admission::Refuse(refusal) => *refusal,
+                Admission::Store(_) => Refusal::Policy,
+            };
             let reason = Some(reason.as_str().into());
-            return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
+            return Ruling { admission: Admission::Refuse(refusal), uncacheable: None, reason };
         }
         policy::Admission::MarkUncacheable { ms } => {
             return Ruling {
@@ -99,8 +117,11 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> R
     };
     let for_authorized = match native {
         Admission::Store(native) => native.for_authorized,
-        // It was refused for that reason, and the policy has the say (RFC 9111, section 3.5, left to the operator).
-        Admission::Refuse(refusal) => *refusal == Refusal::Authorized,
+        // The policy has the say (RFC 9111, section 3.5, left to the operator): it knows what it keeps it under.
+        Admission::Refuse(_) => {
+            let exchange = &case.exchange;
+            exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange.response)
+        }
     };
     let lifetimes = Lifetimes {
         ttl_ms: storage.ttl_ms.saturating_add(case.initial_age_ms),

@@ -1,16 +1,23 @@
 //! The policy's side of one request, or of one of its questions: which generation decides, what it has said, and what
 //! else was found out on the way. Made when the request comes, and the same until it is answered.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
+use http::HeaderName;
 use tracing::debug;
 
 use super::{Pipeline, Route};
 use crate::{
     config::OnFault,
     message::RequestHead,
-    policy::{Arm, Chosen, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, Question, Shape, consult},
+    policy::{
+        Arm, Chosen, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, Question, Shape, consult,
+        key::CREDENTIALS,
+    },
 };
 
 /// Who decides for a request, and what is known by now. Without a policy, nobody and nothing.
@@ -18,6 +25,13 @@ use crate::{
 pub struct Advice {
     chosen: Option<Chosen>,
     notes: Notes,
+    /// The canary has faulted: from then on the active generation decides, with notes of its own.
+    fallen: AtomicBool,
+    notes_instead: Notes,
+    /// Who made the key; nobody if it was made natively.
+    maker: OnceLock<Option<Arc<dyn Policy>>>,
+    /// Header fields that the policy set or removed on what travels.
+    changed: OnceLock<Vec<HeaderName>>,
     remark: OnceLock<Arc<str>>,
 }
 
@@ -34,49 +48,82 @@ impl Advice {
         Self { chosen: self.chosen.clone(), ..Self::default() }
     }
 
-    /// The generation that decides.
+    /// The generation that decides at present.
     #[must_use]
     pub fn policy(&self) -> Option<&Arc<dyn Policy>> {
-        self.chosen.as_ref().map(|chosen| &chosen.policy)
+        let chosen = self.chosen.as_ref()?;
+        match &chosen.instead {
+            Some(instead) if self.fallen.load(Ordering::Relaxed) => Some(instead),
+            _ => Some(&chosen.policy),
+        }
     }
 
-    /// Must the body be at hand for it?
+    fn notes(&self) -> &Notes {
+        if self.fallen.load(Ordering::Relaxed) { &self.notes_instead } else { &self.notes }
+    }
+
+    /// Must the body be at hand for it? Of a request that is only passed on, fewer hooks are asked.
     #[must_use]
-    pub fn needs_body(&self) -> bool {
-        self.chosen.as_ref().is_some_and(|chosen| {
-            chosen.policy.needs_body()
-                || chosen.instead.as_ref().is_some_and(|policy| policy.needs_body())
-                || chosen.shadow.as_ref().is_some_and(|shadow| shadow.needs_body())
-        })
+    pub fn needs_body(&self, passed: bool) -> bool {
+        let reads = |policy: &Arc<dyn Policy>| {
+            if !passed {
+                return policy.needs_body();
+            }
+            let hooks = [Hook::Features, Hook::Route].into_iter().filter_map(|hook| policy.reads(hook)).flatten();
+            let units = policy.experiments().iter().map(|experiment| &experiment.unit);
+            hooks.chain(units).any(Input::needs_body)
+        };
+        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) || chosen.instead.iter().any(reads))
     }
 
     /// Does the key depend on the body?
     #[must_use]
     pub fn keys_by_body(&self) -> bool {
+        let reads_body = |inputs: Option<&[Input]>| inputs.unwrap_or_default().iter().any(Input::needs_body);
         let reads = |policy: &Arc<dyn Policy>| {
-            let mut hooks = [Hook::Key, Hook::Features].into_iter().filter_map(|hook| policy.reads(hook));
-            *policy.key_plan() != KeyPlan::Native && hooks.any(|inputs| inputs.iter().any(Input::needs_body))
+            let inputs = policy.reads(Hook::Key).unwrap_or_default();
+            let by_feature = inputs.iter().any(|input| matches!(input, Input::Feature(_)));
+            *policy.key_plan() != KeyPlan::Native
+                && (reads_body(Some(inputs)) || by_feature && reads_body(policy.reads(Hook::Features)))
         };
         self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.instead.iter().all(reads))
+    }
+
+    /// Is its generation on trial with a say? What it keeps is not for others: should it go, its mistakes go with it.
+    #[must_use]
+    pub fn on_trial(&self) -> Option<&Arc<str>> {
+        let chosen = self.chosen.as_ref().filter(|chosen| chosen.instead.is_some())?;
+        (!self.fallen.load(Ordering::Relaxed)).then(|| chosen.policy.label())
+    }
+
+    /// Notes who made the key.
+    pub(super) fn made_key(&self, maker: Option<&Arc<dyn Policy>>) {
+        let _ = self.maker.set(maker.cloned());
+    }
+
+    /// Who made the key; `None` if it was made natively.
+    #[must_use]
+    pub fn key_maker(&self) -> Option<&Arc<dyn Policy>> {
+        self.maker.get()?.as_ref()
     }
 
     /// Is the key the native one, so that one URL is one key?
     #[must_use]
     pub fn keys_natively(&self) -> bool {
-        let native = |policy: &Arc<dyn Policy>| *policy.key_plan() == KeyPlan::Native;
-        self.chosen.as_ref().is_none_or(|chosen| native(&chosen.policy) && chosen.instead.iter().all(native))
+        self.key_maker().is_none() && self.on_trial().is_none()
     }
 
-    /// Does the policy have this hook, or is one tried that does?
+    /// Does the policy have this hook, or is one tried that may?
     #[must_use]
     pub fn has(&self, hook: Hook) -> bool {
-        self.chosen.as_ref().is_some_and(|chosen| chosen.shadow.is_some() || chosen.policy.reads(hook).is_some())
+        let shadowed = self.chosen.as_ref().is_some_and(|chosen| chosen.shadow.is_some());
+        shadowed || self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
     /// What is read for it from a request.
     #[must_use]
     pub fn facts<'a>(&'a self, node: &'a Pipeline, head: &'a RequestHead, body: Option<&'a Bytes>) -> Facts<'a> {
-        Facts::new(head, body, &self.notes).beside(node)
+        Facts::new(head, body, self.notes()).beside(node)
     }
 
     /// Draws the arms of the policy's experiments.
@@ -84,42 +131,42 @@ impl Advice {
         if let Some(policy) = self.policy()
             && !policy.experiments().is_empty()
         {
-            consult::draw(&**policy, facts);
+            consult::draw(&**policy, &facts.noted(self.notes()));
         }
     }
 
     /// The arms that were drawn.
     #[must_use]
     pub fn arms(&self) -> &[Arm] {
-        self.notes.arms()
+        self.notes().arms()
     }
 
     /// Asks a hook; `None` if the policy doesn't have it.
     pub fn ask(&self, question: &Question<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
-        let said = self.by_each(facts, |policy, facts| consult::ask(policy, question, facts));
+        let said = self.by_each(facts, |policy, facts| consult::ask(&**policy, question, facts));
         if let Some(shadow) = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref()) {
             shadow.witness(question, facts, said.as_ref());
         }
         said
     }
 
-    /// Makes something by the policy, or if it faults by the one that stands in for it.
+    /// Makes something by the generation that decides. If that is a canary and faults, the active one decides, for this
+    /// and for all that follows.
     pub(super) fn by_each<T>(
         &self,
         facts: &Facts<'_>,
-        make: impl Fn(&dyn Policy, &Facts<'_>) -> Option<Result<T, Fault>>,
+        make: impl Fn(&Arc<dyn Policy>, &Facts<'_>) -> Option<Result<T, Fault>>,
     ) -> Option<Result<T, Fault>> {
-        let chosen = self.chosen.as_ref()?;
-        let made = make(&*chosen.policy, facts);
+        let policy = self.policy()?;
+        let made = make(policy, &facts.noted(self.notes()));
         let Some(Err(fault)) = &made else { return made };
         self.remark(fault.kind());
-        match &chosen.instead {
-            Some(instead) => {
-                debug!(target: "policy", policy = %chosen.policy.label(), %fault, "the active generation is asked instead");
-                make(&**instead, &facts.noted(&Notes::default()))
-            }
-            None => made,
+        if self.on_trial().is_none() {
+            return made;
         }
+        debug!(target: "policy", policy = %policy.label(), %fault, "from here on the active generation decides");
+        self.fallen.store(true, Ordering::Relaxed);
+        make(self.policy()?, &facts.noted(self.notes()))
     }
 
     /// Tells a shadow which key was made.
@@ -139,9 +186,24 @@ impl Advice {
             return Ok(None);
         }
         match self.opinion(route, &Question::Features, facts)?.as_deref() {
-            Some(Decision::Features(shape)) => Ok(Some(shape.clone())),
+            Some(Decision::Features(shape)) => {
+                let _ = self.changed.set(shape.headers.iter().map(|(name, _)| name.clone()).collect());
+                Ok(Some(shape.clone()))
+            }
             _ => Ok(None),
         }
+    }
+
+    /// Did the policy set or remove this header field on what travelled? Then the client's own says nothing about it.
+    #[must_use]
+    pub fn changed(&self, name: &HeaderName) -> bool {
+        self.changed.get().is_some_and(|names| names.contains(name))
+    }
+
+    /// Did the policy present credentials that the key knows nothing of?
+    #[must_use]
+    pub fn lends_credentials(&self) -> bool {
+        self.key_maker().is_none() && CREDENTIALS.iter().any(|name| self.changed(name))
     }
 
     /// What the policy says; `None` where the native default decides.
@@ -163,7 +225,7 @@ impl Advice {
     }
 
     /// Notes a word on what the policy did out of the ordinary; the first one stays.
-    pub(super) fn remark(&self, word: &str) {
+    fn remark(&self, word: &str) {
         if self.remark.get().is_none() {
             let _ = self.remark.set(word.into());
         }

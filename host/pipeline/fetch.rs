@@ -276,9 +276,10 @@ fn renew(
     let exchange = admit::Exchange {
         method: &ask.head.method,
         request: &ask.head.headers,
+        lent: ask.advice.lends_credentials(),
         status: object.head.status,
         response: &headers,
-        length: None,
+        length: Some(object.head.length),
         received: times.received,
     };
     // An answer that may no longer be shared, or is another variant now, must come whole.
@@ -308,6 +309,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Ar
     let exchange = admit::Exchange {
         method: &ask.head.method,
         request: &ask.head.headers,
+        lent: ask.advice.lends_credentials(),
         status: parts.status,
         response: &parts.headers,
         length,

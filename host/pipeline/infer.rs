@@ -78,7 +78,7 @@ pub(super) async fn serve(
     let mut trail = trail;
     let questions: Vec<Posed> = split.questions.into_iter().map(|question| asking.pose(question)).collect();
     trail.arms = questions.first().map(|posed| posed.advice.arms().to_vec()).unwrap_or_default();
-    let answers = match asking.keys(&questions, &mut trail) {
+    let answers = match asking.keys(&questions, &mut trail).await {
         Ok(marked) => asking.answers(marked).await,
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
@@ -91,6 +91,9 @@ struct Posed {
     question: Question,
     advice: Arc<Advice>,
 }
+
+/// Questions whose keys are made in one go.
+const QUESTIONS_AT_ONCE: usize = 64;
 
 /// What all questions of one request share.
 struct Asking {
@@ -159,9 +162,13 @@ impl Asking {
         Posed { question, advice: Arc::new(advice) }
     }
 
-    fn keys<'q>(&self, questions: &'q [Posed], trail: &mut Trail) -> Result<Vec<(&'q Posed, Marked)>, Fault> {
+    async fn keys<'q>(&self, questions: &'q [Posed], trail: &mut Trail) -> Result<Vec<(&'q Posed, Marked)>, Fault> {
         let mut marked = Vec::with_capacity(questions.len());
-        for posed in questions {
+        for (n, posed) in questions.iter().enumerate() {
+            if n % QUESTIONS_AT_ONCE == QUESTIONS_AT_ONCE - 1 {
+                // A policy that is called for each of many questions must not keep others waiting.
+                tokio::task::yield_now().await;
+            }
             let Posed { question, advice } = posed;
             let facts = advice.facts(&self.node, &self.head, Some(&question.body));
             let keyed = keying::derive(&self.route, advice, &facts, Some(&question.canonical));
@@ -412,23 +419,27 @@ impl Flight {
     fn settle(self, mut told: Told) {
         if let Ok(answer) = &told.outcome {
             let body = answer.body.clone();
-            let (refusal, reason) = self.store(&told.headers, &body);
+            let (refusal, reason, tags) = self.store(&told.headers, &body);
             told.stored = refusal.is_none();
             told.shareable = refusal.is_none_or(Refusal::is_shareable);
             told.remark = reason.or_else(|| self.posed.advice.remarked().cloned());
-            let mut tags = tag::named(&told.headers, &self.route.config.tag_headers);
-            tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
+            let tags = tags.unwrap_or_else(|| {
+                let mut tags = tag::named(&told.headers, &self.route.config.tag_headers);
+                tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
+                tags
+            });
             told.purgeable = Some((tags, self.mark));
         }
         self.lead.land(Arc::new(told));
     }
 
-    /// Stores it, or says why not, in the policy's words if it is the policy's doing.
-    fn store(&self, headers: &HeaderMap, body: &Bytes) -> (Option<Refusal>, Option<Arc<str>>) {
+    /// Stores it, or says why not, in the policy's words if it is the policy's doing. With what it can be purged by.
+    fn store(&self, headers: &HeaderMap, body: &Bytes) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
         let received = clock::now();
         let exchange = Exchange {
             method: &Method::POST,
             request: &self.head.headers,
+            lent: self.posed.advice.lends_credentials(),
             status: StatusCode::OK,
             response: headers,
             length: Some(body.len() as u64),
@@ -445,14 +456,14 @@ impl Flight {
                 if refusal.holds_for_key() || ruling.uncacheable.is_some() {
                     cache.mark_uncacheable(self.key, received, ruling.uncacheable);
                 }
-                return (Some(refusal), ruling.reason);
+                return (Some(refusal), ruling.reason, None);
             }
         };
         if body.len() > cache.config().part_bytes {
             // An answer is joined with others from one piece.
-            return (Some(Refusal::TooLarge), None);
+            return (Some(Refusal::TooLarge), None, None);
         }
-        // Everything that reaches the model is in the key, so that the answer can't vary by more.
+        // Everything of the client's that reaches the model is in the key, or the policy has the say.
         let place = Place { primary: self.key, key: self.key, names: None };
         let origins = Origins {
             url: &self.url,
@@ -464,10 +475,10 @@ impl Flight {
         let head = head(StatusCode::OK, headers, &storage, &place, &origins);
         let mut recorder = Recorder::new(Arc::clone(cache), place, head, Some(body.len() as u64));
         if recorder.push(body).is_err() {
-            return (Some(Refusal::TooLarge), None);
+            return (Some(Refusal::TooLarge), None, None);
         }
-        recorder.finish();
-        (None, None)
+        let tags = recorder.finish().head.tags.clone();
+        (None, None, Some(tags))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Advice, route::Route};
 use crate::{
-    cache::key::{Decider, Key},
+    cache::key::{Decider, Key, KeyHasher},
     config::OnFault,
     policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key},
 };
@@ -38,7 +38,10 @@ impl Keyed {
 /// Makes the key of a request, or of one of its questions, whose canonical form is `canonical`.
 #[must_use]
 pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
-    let made = advice.by_each(facts, |policy, facts| by_policy(route, policy, facts).transpose());
+    let made = advice.by_each(facts, |policy, facts| {
+        let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
+        Some(keyed.inspect(|_| advice.made_key(Some(policy))))
+    });
     advice.witness_key(facts);
     let fault = match made {
         None => None,
@@ -46,13 +49,14 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
         Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => return Keyed::Refused(fault),
         Some(Err(fault)) => Some(fault),
     };
-    Keyed::Key { key: natively(route, facts, canonical), fault }
+    advice.made_key(None);
+    Keyed::Key { key: natively(route, advice, facts, canonical), fault }
 }
 
 /// The native key of a request.
 #[must_use]
-pub fn natively(route: &Route, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
-    let mut hasher = route.keys.hasher(Decider::Native);
+pub fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
+    let mut hasher = begin(route, advice, Decider::Native);
     match canonical {
         Some(canonical) => key::infer_default(facts, canonical, &mut hasher),
         None => key::http_default(facts, &mut hasher),
@@ -60,11 +64,20 @@ pub fn natively(route: &Route, facts: &Facts<'_>, canonical: Option<&[u8]>) -> K
     hasher.finish()
 }
 
-fn by_policy(route: &Route, policy: &dyn Policy, facts: &Facts<'_>) -> Result<Option<Keyed>, Fault> {
+/// What a canary keeps has keys of its own.
+fn begin(route: &Route, advice: &Advice, decider: Decider<'_>) -> KeyHasher {
+    let mut hasher = route.keys.hasher(decider);
+    if let Some(label) = advice.on_trial() {
+        hasher.part(Some(label.as_bytes()));
+    }
+    hasher
+}
+
+fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<'_>) -> Result<Option<Keyed>, Fault> {
     if *policy.key_plan() == KeyPlan::Native {
         return Ok(None);
     }
-    let mut hasher = route.keys.hasher(Decider::Policy { meaning: policy.meaning() });
+    let mut hasher = begin(route, advice, Decider::Policy { meaning: policy.meaning() });
     // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
     Ok(Some(match consult::material(policy, facts, &mut hasher)? {

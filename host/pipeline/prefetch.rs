@@ -22,7 +22,7 @@ use crate::{
     clock::{self, Timestamp},
     config,
     message::{Body, Request, RequestHead},
-    policy::{Decision, Facts, Hint, Hook, Question},
+    policy::{Decision, Facts, Hint, Question},
 };
 
 /// Hints that are remembered for each one that may wait, so that none is followed twice in a row.
@@ -96,18 +96,18 @@ impl Prefetcher {
             // Followed once too often is better than remembered without a limit.
             followed.clear();
         }
-        let until = now.plus(Duration::from_millis(again));
-        followed.insert(hint, until).is_none_or(|until| until <= now)
+        if followed.get(&hint).is_some_and(|until| *until > now) {
+            return false;
+        }
+        followed.insert(hint, now.plus(Duration::from_millis(again)));
+        true
     }
 }
 
 impl Pipeline {
-    /// Asks the policy what will be asked next, and sees to it. The request has its answer already.
+    /// Asks the policy what will be asked after a GET, and sees to it.
     pub(super) fn look_ahead(self: &Arc<Self>, advice: &Advice, facts: &Facts<'_>, hit: bool) {
         let head = facts.request();
-        if head.method != Method::GET || !advice.has(Hook::Prefetch) {
-            return;
-        }
         let Some(Ok(decision)) = advice.ask(&Question::Prefetch { hit }, facts) else { return };
         let Decision::Prefetch(hints) = &*decision else { return };
         for hint in hints {
@@ -124,9 +124,10 @@ impl Pipeline {
         self.prefetcher.waiting.fetch_sub(1, Ordering::Relaxed);
         let Served { response, trail } = Box::pin(self.answer(Request { head, body: Body::Empty })).await;
         let hit = trail.forward.is_none() && !trail.failed;
-        // Read to its end, or it wouldn't be kept.
-        let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
-        let outcome = match (trail.failed || read.is_err(), hit) {
+        // Read to its end, or it wouldn't be kept; but what streams for ever is none of ours.
+        let reading = response.into_body().collect(self.cache.config().object_bytes_max);
+        let read = tokio::time::timeout(self.prefetcher.rule.time_max, reading).await.is_ok_and(|read| read.is_ok());
+        let outcome = match (trail.failed || !read, hit) {
             (true, _) => "failed",
             (false, true) => "stored-already",
             (false, false) => "fetched",
@@ -161,7 +162,7 @@ mod tests {
         assert!(wants(500_000, "http://a/2", 0));
         assert!(!wants(900_000, "http://a/2", 9_999));
         assert!(wants(900_000, "http://b/2", 9_999));
-        assert!(wants(900_000, "http://a/2", 20_000));
+        assert!(wants(900_000, "http://a/2", 10_000), "however often it was met in between");
         prefetcher.waiting.store(256, Ordering::Relaxed);
         assert!(!wants(900_000, "http://a/3", 0));
     }

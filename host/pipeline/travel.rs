@@ -13,7 +13,7 @@ use super::{Advice, Pipeline, Route, fetch::Failed, route::Destination};
 use crate::{
     clock,
     message::Body,
-    origin::{Failure, Fetched, Outbound, OutboundBody},
+    origin::{Fetched, Outbound, OutboundBody},
     policy::{
         Candidate, Choice, Decision, Facts, Fault, Hook, Question, Shape,
         edit::{self, Edit, Pointer},
@@ -102,7 +102,9 @@ impl Parcel {
 
     async fn ask_all(&mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
         let repeatable = self.is_repeatable(route);
-        let hedge = choice.hedge_after_us.filter(|_| repeatable).map(|us| Duration::from_micros(us.into()));
+        // Two at once only where there is nothing that the later one could undo.
+        let hedgeable = repeatable && (self.method.is_safe() || self.method == Method::POST);
+        let hedge = choice.hedge_after_us.filter(|_| hedgeable).map(|us| Duration::from_micros(us.into()));
         let mut left = choice.order.as_slice();
         let mut outcome = Err(nobody());
         while let [first, rest @ ..] = left {
@@ -112,17 +114,19 @@ impl Parcel {
             };
             left = rest;
             let asked = ask(destination, outbound);
-            let next =
-                rest.first().and_then(|next| Some((route.destinations.get(*next)?, self.outbound(route, *next)?)));
-            outcome = match (hedge, next) {
-                (Some(after), Some((next, outbound))) => {
+            let next = hedge.and_then(|after| {
+                let next = *rest.first()?;
+                Some((after, route.destinations.get(next)?, self.outbound(route, next)?))
+            });
+            outcome = match next {
+                Some((after, next, outbound)) => {
                     let (outcome, both) = Box::pin(hedged(asked, after, ask(next, outbound))).await;
                     if both {
                         left = &rest[1..];
                     }
                     outcome
                 }
-                _ => asked.await,
+                None => asked.await,
             };
             if left.is_empty() || !may_ask_next(&outcome, repeatable) {
                 break;
@@ -133,7 +137,7 @@ impl Parcel {
 
     /// Sent twice it does no more than sent once, and it can be sent twice.
     fn is_repeatable(&self, route: &Route) -> bool {
-        let harmless = self.method.is_idempotent() || route.infers();
+        let harmless = self.method.is_idempotent() || route.infers() && self.method == Method::POST;
         harmless && matches!(self.body, Load::Bytes(_))
     }
 
@@ -164,21 +168,36 @@ fn for_model(body: &Bytes, model: Option<&str>) -> Bytes {
     model.and_then(edit).unwrap_or_else(|| body.clone())
 }
 
-/// A failure, and whether it is certain that nothing was sent.
-struct Missed(Failed, bool);
+/// A failure, and what it says about asking another.
+struct Missed(Failed, Sequel);
+
+/// May another be asked after a failure?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sequel {
+    /// Nothing was sent, so nothing can happen twice.
+    Always,
+    /// If the request may be repeated.
+    IfRepeatable,
+    /// The client has waited as long as the operator allows, and the endpoint may still be at work.
+    Never,
+}
 
 /// What is said if there is nobody to ask, which a checked choice rules out.
 fn nobody() -> Missed {
     let (status, detail) = (StatusCode::BAD_GATEWAY, "no candidate was chosen");
-    Missed(Failed { status, reason: "no-candidate", detail: detail.into(), endpoint: None }, false)
+    Missed(Failed { status, reason: "no-candidate", detail: detail.into(), endpoint: None }, Sequel::Never)
 }
 
 async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, Missed> {
     match destination.pool.fetch(outbound).await {
         Ok(fetched) => Ok(Arrived { fetched, cost_micro: destination.cost_micro }),
         Err(failure) => {
-            let unsent = Failure::is_unsent(&failure);
-            Err(Missed(failure.into(), unsent))
+            let sequel = match (failure.is_unsent(), failure.is_timeout()) {
+                (true, _) => Sequel::Always,
+                (false, true) => Sequel::Never,
+                (false, false) => Sequel::IfRepeatable,
+            };
+            Err(Missed(failure.into(), sequel))
         }
     }
 }
@@ -220,7 +239,7 @@ fn is_good(outcome: &Result<Arrived, Missed>) -> bool {
 fn may_ask_next(outcome: &Result<Arrived, Missed>, repeatable: bool) -> bool {
     match outcome {
         Ok(arrived) => repeatable && is_refusal(arrived.fetched.response.status()),
-        Err(Missed(_, unsent)) => repeatable || *unsent,
+        Err(Missed(_, sequel)) => *sequel == Sequel::Always || repeatable && *sequel == Sequel::IfRepeatable,
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) async fn serve(
     let empty = http_body::Body::is_end_stream(&body);
     let body = if empty {
         Body::Empty
-    } else if advice.needs_body() || answered && route.infers() {
+    } else if advice.needs_body(!answered) || answered && route.infers() {
         match body.collect(node.limits.body_bytes_max).await {
             Ok(bytes) => Body::from(bytes),
             Err(error) => return node.bad_body(&error, trail),
@@ -135,6 +135,13 @@ pub(super) async fn serve(
         keying::derive(&route, &advice, &facts, canonical.as_deref())
     });
     let trail = Trail { arms: advice.arms().to_vec(), ..trail };
+    let keyed = match keyed {
+        // The native key doesn't know the body; the policy's would have.
+        Keyed::Key { fault: Some(fault), .. } if !route.infers() && !bytes.is_empty() => {
+            Keyed::Bypass(fault.kind().to_owned())
+        }
+        keyed => keyed,
+    };
     match way(node, &route, &head, keyed, trail) {
         Way::LookUp(asked) => look_up(node, &route, &advice, head, bytes, asked).await,
         Way::Around(forward, trail) => {
@@ -496,7 +503,7 @@ async fn invalidate(node: &Arc<Pipeline>, route: &Route, advice: &Advice, mut he
         match keying::derive(route, &advice, &facts, None) {
             Keyed::Key { key, fault: None } => key,
             // What the policy makes of such a request can't be known from here.
-            _ => keying::natively(route, &facts, None),
+            _ => keying::natively(route, &advice, &facts, None),
         }
     };
     let needed = !advice.keys_natively() || node.flights.is_open(&key) || node.cache.has(&key).await;

@@ -143,6 +143,12 @@ impl Generations {
         }))
     }
 
+    /// The active generation's digest.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.lineup.load().active.digest().to_owned()
+    }
+
     /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -190,8 +196,10 @@ impl Generations {
         if let Some(trial) = lineup.trial.as_ref().filter(|trial| trial.plugin.digest() == plugin.digest()) {
             return Ok(Loaded { unchanged: true, ..loaded(&plugin, state(trial.mode)) });
         }
-        // One that is kept has its instances and its counters.
-        let plugin = desk.take(plugin.digest()).unwrap_or(plugin);
+        // One that is kept has its counters.
+        let kept = desk.take(plugin.digest());
+        let was_kept = kept.is_some();
+        let plugin = kept.unwrap_or(plugin);
         plugin.instances.open();
         let mode = match how.mode {
             RolloutMode::Swap => {
@@ -202,11 +210,16 @@ impl Generations {
             RolloutMode::Shadow => Mode::Shadow,
             RolloutMode::Canary => Mode::Canary { percent: how.percent },
         };
-        self.end_trial(&mut desk, &lineup, "another generation was loaded");
         let counters = self.metrics.shadow(&self.name);
         let rule = (bounds(&desk.rule), desk.rule.canary_header.clone());
-        let trial = Trial::begin(Arc::clone(&plugin), &lineup.active, mode, rule, counters);
-        let trial = trial.map_err(Refused::Thread)?;
+        let trial = match Trial::begin(Arc::clone(&plugin), &lineup.active, mode, rule, was_kept, counters) {
+            Ok(trial) => trial,
+            Err(error) => {
+                desk.kept.extend(was_kept.then_some(plugin));
+                return Err(Refused::Thread(error));
+            }
+        };
+        self.end_trial(&mut desk, &lineup, "another generation was loaded");
         plugin.tally.set_exact(true);
         lineup.active.tally.set_exact(true);
         self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: Some(trial) }));
@@ -273,9 +286,10 @@ impl Generations {
     /// Writes down what is only known when it is asked for; to be called before metrics are read.
     pub fn refresh_metrics(&self) {
         let lineup = self.lineup.load_full();
-        lineup.active.refresh_metrics(&self.name, &self.metrics);
+        lineup.active.refresh_metrics();
+        lineup.active.refresh_arms(&self.name, &self.metrics);
         if let Some(trial) = &lineup.trial {
-            trial.plugin.refresh_metrics(&self.name, &self.metrics);
+            trial.plugin.refresh_metrics();
         }
     }
 
@@ -297,6 +311,8 @@ impl Generations {
         let Some(trial) = &lineup.trial else { return };
         self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: None }));
         trial.plugin.instances.close();
+        // As the oldest: the next step back isn't to what was just given up.
+        desk.kept.extend(trial.was_kept.then(|| Arc::clone(&trial.plugin)));
         lineup.active.tally.set_exact(false);
         desk.tell(format!("{} is no longer tried: {why}", trial.plugin.generation.short()));
         warn!(target: "policy", policy = %trial.plugin.label(), why, "no longer on trial");
@@ -327,7 +343,10 @@ impl Roster for Generations {
         let Some(trial) = &lineup.trial else { return active(None) };
         self.judge(&lineup, trial);
         match trial.mode {
-            Mode::Shadow => active(Some(Arc::clone(trial) as Arc<dyn Shadow>)),
+            Mode::Shadow => {
+                trial.requested();
+                active(Some(Arc::clone(trial) as Arc<dyn Shadow>))
+            }
             Mode::Canary { percent } => {
                 let address = request.client.ip.to_string();
                 let named = trial.unit.as_ref().and_then(|name| request.headers.get(name));
@@ -335,6 +354,7 @@ impl Roster for Generations {
                 if !rollout::in_canary(unit, self.name.as_bytes(), percent) {
                     return active(None);
                 }
+                trial.requested();
                 let instead = Some(Arc::clone(&lineup.active) as Arc<dyn Policy>);
                 Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, instead, shadow: None }
             }

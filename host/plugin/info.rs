@@ -160,13 +160,17 @@ impl Plugin {
         }
     }
 
-    /// Writes down what is only known when it is asked for.
-    pub(super) fn refresh_metrics(&self, policy: &str, metrics: &Metrics) {
+    /// Writes down how the arms of its experiments do.
+    pub(super) fn refresh_arms(&self, policy: &str, metrics: &Metrics) {
         for (experiment, stats) in self.experiments.iter().zip(&self.arms) {
             for (arm, stats) in experiment.arms.iter().zip(stats) {
                 metrics.arm(policy, &experiment.name, &arm.name, &stats.summary());
             }
         }
+    }
+
+    /// Writes down what is only known when it is asked for.
+    pub(super) fn refresh_metrics(&self) {
         for hook in &self.generation.hooks {
             let Some(tally) = self.tally.of(*hook) else { continue };
             tally.memo_state.set(match self.remembered.state(*hook) {

@@ -127,7 +127,8 @@ impl Instances {
                 return Ok((Place(self), idle));
             }
             let until = *until.get_or_insert_with(|| Instant::now() + self.wait);
-            if self.freed.wait_until(&mut shelf, until).timed_out() && shelf.idle.is_empty() {
+            let full = |shelf: &Shelf| shelf.idle.is_empty() && shelf.live >= self.instances_max;
+            if self.freed.wait_until(&mut shelf, until).timed_out() && full(&shelf) {
                 return Err(Fault::NoInstance(format!("all {} are busy", self.instances_max)));
             }
         }

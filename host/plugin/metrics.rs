@@ -148,7 +148,7 @@ impl Metrics {
         }
     }
 
-    /// Forgets the arms of a policy: another generation may have others.
+    /// Forgets all arms: another generation may have others. Those of active ones are written again with each reading.
     pub(super) fn clear_arms(&self) {
         self.experiments.clear();
     }
@@ -198,8 +198,20 @@ pub(super) struct Sums {
     pub(super) calls: u64,
     pub(super) memo_hits: u64,
     pub(super) faults: u64,
+    /// Faults that came before a call: no instance, or an open breaker.
+    pub(super) uncalled: u64,
     pub(super) timed: u64,
     pub(super) timed_ns: u64,
+}
+
+/// Where those faults are among [`Fault::KINDS`].
+const UNCALLED: std::ops::RangeFrom<usize> = 5..;
+
+impl Sums {
+    /// Questions, however they were answered.
+    pub(super) const fn asked(&self) -> u64 {
+        self.calls + self.memo_hits + self.uncalled
+    }
 }
 
 /// One call in so many is timed: two readings of the clock would be a tenth of a short one.
@@ -283,6 +295,7 @@ impl Tally {
             sums.calls += tally.calls.get();
             sums.memo_hits += tally.memo_hits.get();
             sums.faults += tally.faults.iter().map(Counter::get).sum::<u64>();
+            sums.uncalled += tally.faults[UNCALLED].iter().map(Counter::get).sum::<u64>();
             sums.timed += tally.timed.load(Ordering::Relaxed);
             sums.timed_ns += tally.timed_ns.load(Ordering::Relaxed);
         }
@@ -439,7 +452,8 @@ mod tests {
         let tally = Tally::new(&Metrics::new(), "p", "1", &[Hook::Key]);
         faults().iter().for_each(|fault| tally.fault(Hook::Key, fault));
         assert_eq!(tally.faults(), BTreeMap::from(Fault::KINDS.map(|kind| (kind, 1))));
-        assert_eq!(tally.sums().faults, 7);
+        let sums = tally.sums();
+        assert_eq!((sums.faults, sums.uncalled, sums.asked()), (7, 2, 2));
     }
 
     #[test]

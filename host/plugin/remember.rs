@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    memo::Memo,
+    memo::{KEY_BYTES_MAX, Memo},
     worth::{State, Worth},
 };
 use crate::{
@@ -27,7 +27,7 @@ pub(super) struct Remembered {
     worth: [Worth; Hook::ALL.len()],
     remembers: bool,
     check_every: u64,
-    uses: AtomicU64,
+    uses: [AtomicU64; Hook::ALL.len()],
 }
 
 /// What the memory has to say about a question.
@@ -63,7 +63,7 @@ impl Remembered {
             worth: Hook::ALL.map(|_| Worth::new()),
             remembers: rule.entries_max > 0,
             check_every: rule.check_every,
-            uses: AtomicU64::new(0),
+            uses: Hook::ALL.map(|_| AtomicU64::new(0)),
         }
     }
 
@@ -79,7 +79,11 @@ impl Remembered {
         if !self.remembers || !worth.is_on() {
             return Recalled::Off;
         }
-        let uses = self.uses.fetch_add(1, Ordering::Relaxed);
+        if spelled_bytes(values) > KEY_BYTES_MAX {
+            worth.looked_up(false);
+            return Recalled::Off;
+        }
+        let uses = self.uses[hook.index()].fetch_add(1, Ordering::Relaxed);
         let timer = uses.is_multiple_of(TIMED).then(Instant::now);
         let mut key = KEY.take();
         spell(question, values, &mut key);
@@ -104,7 +108,7 @@ impl Remembered {
 
     /// Remembers a verdict.
     pub(super) fn keep(&self, place: &Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
-        let timer = self.uses.load(Ordering::Relaxed).is_multiple_of(TIMED).then(Instant::now);
+        let timer = self.uses[place.hook.index()].load(Ordering::Relaxed).is_multiple_of(TIMED).then(Instant::now);
         self.memo.put(&place.key, Arc::clone(decision), until);
         if let Some(timer) = timer {
             self.worth[place.hook.index()].insert_took(nanos(timer.elapsed()));
@@ -132,6 +136,11 @@ impl Remembered {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What values take when they are spelled out: a whole body isn't copied only to find that it is too long.
+fn spelled_bytes(values: &[Option<Cow<'_, [u8]>>]) -> usize {
+    values.iter().map(|value| 8 + value.as_ref().map_or(0, |value| value.len())).sum()
 }
 
 /// Everything that a verdict may depend on, so that different questions are never spelled alike: each piece behind its

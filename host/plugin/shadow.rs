@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -26,13 +26,15 @@ use crate::{
     clock::{self, Timestamp},
     message::RequestHead,
     policy::{
-        Admission, Answer, Candidate, Decision, Facts, Fault, Input, Notes, Policy, PoolStats, Pools, Question, Shadow,
-        consult,
+        Admission, Answer, Candidate, Decision, Facts, Fault, Hook, Input, Notes, Policy, PoolStats, Pools, Question,
+        Shadow, consult,
     },
 };
 
 /// Decisions that may wait to be compared; further ones are skipped.
 const QUEUE_MAX: usize = 256;
+/// A request with a larger body isn't compared: what waits holds it.
+const BODY_BYTES_MAX: usize = 64 << 10;
 /// Disagreements that are kept to be looked at.
 const EXAMPLES_MAX: usize = 20;
 
@@ -46,6 +48,11 @@ pub(super) struct Trial {
     bounds: Bounds,
     /// What both had counted when the trial began.
     before: (Sums, Sums),
+    /// It was kept from an earlier time, and is kept again if the trial ends.
+    pub(super) was_kept: bool,
+    /// Requests since: a recipe is never called, and has to prove itself all the same.
+    requests: AtomicU64,
+    waiting: AtomicUsize,
     compared: AtomicU64,
     disagreed: AtomicU64,
     examples: Mutex<VecDeque<Value>>,
@@ -63,6 +70,7 @@ impl Trial {
         active: &Plugin,
         mode: Mode,
         (bounds, unit): (Bounds, Option<HeaderName>),
+        was_kept: bool,
         counters: (Counter, Counter),
     ) -> io::Result<Arc<Self>> {
         let (cases, inbox) = sync_channel(QUEUE_MAX);
@@ -71,6 +79,9 @@ impl Trial {
             plugin,
             mode,
             since: clock::now(),
+            was_kept,
+            requests: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             unit,
             bounds,
             compared: AtomicU64::new(0),
@@ -91,12 +102,19 @@ impl Trial {
         rollout::judge(self.mode, &self.bounds, &self.counts(), &since(active.sums(), self.before.1), self.since, now)
     }
 
+    /// A request came that it decides for, or that it is compared on.
+    pub(super) fn requested(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What it has done since it began.
     pub(super) fn counts(&self) -> Counts {
+        let asked = since(self.plugin.sums(), self.before.0);
         Counts {
+            calls: asked.calls.max(self.requests.load(Ordering::Relaxed)),
             compared: self.compared.load(Ordering::Relaxed),
             disagreed: self.disagreed.load(Ordering::Relaxed),
-            ..since(self.plugin.sums(), self.before.0)
+            ..asked
         }
     }
 
@@ -106,11 +124,15 @@ impl Trial {
     }
 
     fn compare(&self, case: &Case) {
-        let Some(said) = case.ask(&*self.plugin) else { return };
-        let Ok(said) = said else { return };
+        // What it has no say about is decided natively.
+        let said = match case.ask(&*self.plugin) {
+            Some(Err(_)) => return,
+            Some(Ok(said)) => Some(said),
+            None => case.question().native(),
+        };
         self.compared.fetch_add(1, Ordering::Relaxed);
         self.counters.0.inc();
-        if case.decided.as_deref() == Some(&said) {
+        if case.decided.as_deref() == said.as_ref() {
             return;
         }
         self.disagreed.fetch_add(1, Ordering::Relaxed);
@@ -119,10 +141,10 @@ impl Trial {
             examples.pop_front();
         }
         examples.push_back(json!({
-            "hook": said.hook().name(),
+            "hook": case.question().hook().name(),
             "request": format!("{} {}", case.head.method, case.head.url()),
-            "active": case.decided.as_ref().map_or_else(|| json!("native"), |decided| decided.to_json()),
-            "trial": said.to_json(),
+            "active": shown(case.decided.as_deref()),
+            "trial": shown(said.as_ref()),
         }));
     }
 }
@@ -133,12 +155,17 @@ impl std::fmt::Debug for Trial {
     }
 }
 
-impl Shadow for Trial {
-    fn needs_body(&self) -> bool {
-        self.plugin.needs_body()
-    }
+/// A decision, or that the host makes it.
+fn shown(decision: Option<&Decision>) -> Value {
+    decision.map_or_else(|| json!("native"), Decision::to_json)
+}
 
+impl Shadow for Trial {
     fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>) {
+        if decided.is_none() && self.plugin.reads(question.hook()).is_none() {
+            // Neither has a say.
+            return;
+        }
         // Where the active one faulted there is nothing to compare with.
         let decided = match decided {
             Some(Err(_)) => return,
@@ -146,9 +173,17 @@ impl Shadow for Trial {
             None => question.native().map(Arc::new),
         };
         let Some(cases) = &self.cases else { return };
+        let unread = facts.body().is_none() && self.plugin.needs_body();
+        let large = facts.body().is_some_and(|body| body.len() > BODY_BYTES_MAX);
+        if unread || large || self.waiting.load(Ordering::Relaxed) >= QUEUE_MAX {
+            self.counters.1.inc();
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         match cases.try_send(Case::new(question, facts, decided, &*self.plugin)) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.counters.1.inc();
             }
         }
@@ -159,13 +194,14 @@ impl Shadow for Trial {
 fn work(trial: &Weak<Trial>, inbox: &Receiver<Case>) {
     while let Ok(case) = inbox.recv() {
         let Some(trial) = trial.upgrade() else { return };
+        trial.waiting.fetch_sub(1, Ordering::Relaxed);
         trial.compare(&case);
     }
 }
 
 fn since(now: Sums, before: Sums) -> Counts {
     Counts {
-        calls: (now.calls + now.memo_hits).saturating_sub(before.calls + before.memo_hits),
+        calls: now.asked().saturating_sub(before.asked()),
         faults: now.faults.saturating_sub(before.faults),
         call_ns_sum: now.timed_ns.saturating_sub(before.timed_ns),
         timed: now.timed.saturating_sub(before.timed),
@@ -197,7 +233,8 @@ enum Asked {
 
 impl Case {
     fn new(question: &Question<'_>, facts: &Facts<'_>, decided: Option<Arc<Decision>>, asked: &dyn Policy) -> Self {
-        let asked_pools = asked.reads(question.hook()).unwrap_or_default().iter().filter_map(|input| match input {
+        let hooks = [question.hook(), Hook::Features].into_iter().filter_map(|hook| asked.reads(hook)).flatten();
+        let asked_pools = hooks.filter_map(|input| match input {
             Input::PoolStats(pool) => Some((pool.clone(), facts.pool(pool)?)),
             _ => None,
         });
@@ -226,15 +263,21 @@ impl Case {
         if let Some((status, headers, length, fetch_us)) = &self.answer {
             facts = facts.answered(Answer { status: *status, headers, length: *length, fetch_us: *fetch_us });
         }
-        let question = match &self.asked {
-            Asked::Key => return consult::key(policy, &facts),
+        match self.question() {
+            Question::Key => consult::key(policy, &facts),
+            question => consult::ask(policy, &question, &facts).map(|said| said.map(|said| (*said).clone())),
+        }
+    }
+
+    fn question(&self) -> Question<'_> {
+        match &self.asked {
+            Asked::Key => Question::Key,
             Asked::Features => Question::Features,
             Asked::Admit(suggested) => Question::Admit(suggested),
             Asked::Route(candidates) => Question::Route(candidates),
             Asked::Batch => Question::Batch,
             Asked::Prefetch { hit } => Question::Prefetch { hit: *hit },
-        };
-        consult::ask(policy, &question, &facts).map(|said| said.map(|said| (*said).clone()))
+        }
     }
 }
 

@@ -26,8 +26,8 @@ pub enum KeyPlan {
 }
 
 impl KeyPlan {
-    /// A digest of what its material means; `version` names the component, which makes the features that a recipe reads.
-    /// Material of plans with different meanings must not meet in one key.
+    /// A digest of what its material means; `version` names the component and its configuration, which make what a call
+    /// answers and the features that a recipe reads. Material of plans with different meanings must not meet in one key.
     #[must_use]
     pub fn meaning(&self, version: &str) -> [u8; 32] {
         let meaning = match self {

@@ -1,4 +1,4 @@
-//! The other end of the admin API, as `holm purge` uses it: one request on a connection of its own.
+//! The other end of the admin API, as `holm purge` and `holm policy` use it: one request on a connection of its own.
 
 use std::{io, time::Duration};
 
@@ -30,6 +30,9 @@ pub enum ClientError {
         /// What was given.
         given: String,
     },
+    /// The path isn't one.
+    #[error("`{0}` is no path of the admin API")]
+    Path(String),
     /// No connection.
     #[error("no connection to the admin API at {address}: {cause}")]
     Connect {
@@ -78,9 +81,24 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`] if there is no answer.
 pub async fn client_purge(admin: &str, purge: &Purge, timeout: Duration) -> Result<(StatusCode, Value), ClientError> {
+    call(admin, Method::POST, "/purge", Some(&purge.to_json()), timeout).await
+}
+
+/// Asks the admin API at `admin` (`host:port` or an `http://` URL) for `path`. Gives back the status and the JSON of
+/// whatever it answers: a refusal is an answer too.
+///
+/// # Errors
+/// [`ClientError`] if there is no answer.
+pub async fn call(
+    admin: &str,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+    timeout: Duration,
+) -> Result<(StatusCode, Value), ClientError> {
     let address = Address::parse(admin)?;
-    let body = Bytes::from(purge.to_json().to_string());
-    let outcome = tokio::time::timeout(timeout, address.post("/purge", body)).await;
+    let request = address.request(method, path, body)?;
+    let outcome = tokio::time::timeout(timeout, address.send(request)).await;
     outcome
         .unwrap_or_else(|_| Err(ClientError::Timeout { address: address.authority, limit_ms: clock::millis(timeout) }))
 }
@@ -119,7 +137,7 @@ impl Address {
         Ok(Self { host: bare.to_owned(), port, authority: format!("{host}:{port}") })
     }
 
-    async fn post(&self, path: &'static str, body: Bytes) -> Result<(StatusCode, Value), ClientError> {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Value), ClientError> {
         let address = || self.authority.clone();
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
         let stream = stream.map_err(|cause| ClientError::Connect { address: address(), cause })?;
@@ -127,7 +145,7 @@ impl Address {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // What goes wrong with the connection is told to the request as well.
         let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-        let response = sender.send_request(self.request(path, body)).await.map_err(broken)?;
+        let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| ClientError::Answer { address: address(), reason: error.to_string() })?;
@@ -135,14 +153,15 @@ impl Address {
         value.map(|value| (status, value)).map_err(|_| ClientError::NotJson { address: address(), status })
     }
 
-    fn request(&self, path: &'static str, body: Bytes) -> Request<Full<Bytes>> {
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(Uri::from_static(path))
-            .header(HOST, self.authority.as_str())
-            .header(CONTENT_TYPE, "application/json");
-        // Can't fail: the authority was part of a parsed URI, and all else is constant.
-        request.body(Full::new(body)).expect("a parsed authority is a valid header")
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, ClientError> {
+        let invalid = || ClientError::Path(path.to_owned());
+        let uri: Uri = path.parse().map_err(|_| invalid())?;
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, self.authority.as_str());
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        request.body(Full::new(body)).map_err(|_| invalid())
     }
 }
 
@@ -219,6 +238,30 @@ mod tests {
         let (status, answer) = client_purge(&format!("http://{address}"), &purge(), PATIENCE).await.unwrap();
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(Purge::parse(answer.to_string().as_bytes()), Ok(purge()));
+    }
+
+    #[tokio::test]
+    async fn whatever_there_is_can_be_asked_for() {
+        async fn asked(method: Method, uri: Uri, headers: axum::http::HeaderMap, body: Bytes) -> axum::Json<Value> {
+            let body = String::from_utf8_lossy(&body).into_owned();
+            let typed = headers.contains_key(CONTENT_TYPE);
+            axum::Json(serde_json::json!([method.as_str(), uri.path(), typed, body]))
+        }
+        for (method, path, body, wanted) in [
+            (Method::GET, "/policies", None, serde_json::json!(["GET", "/policies", false, ""])),
+            (
+                Method::POST,
+                "/policies/a/load",
+                Some(Value::from(1)),
+                serde_json::json!(["POST", "/policies/a/load", true, "1"]),
+            ),
+        ] {
+            let address = serve(Router::new().fallback(asked)).await;
+            let (status, answer) = call(&address.to_string(), method, path, body.as_ref(), PATIENCE).await.unwrap();
+            assert_eq!((status, answer), (StatusCode::OK, wanted));
+        }
+        let invalid = call("127.0.0.1:1", Method::GET, "/a b", None, PATIENCE).await.unwrap_err();
+        assert!(matches!(invalid, ClientError::Path(_)), "{invalid}");
     }
 
     #[tokio::test]

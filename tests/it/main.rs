@@ -10,6 +10,7 @@ mod generations;
 mod harness;
 mod hooks;
 mod http_versions;
+mod languages;
 mod layering;
 mod limits;
 mod malformed;

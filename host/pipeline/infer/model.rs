@@ -1,6 +1,9 @@
 //! Asking a model: what travels together, one batch's way to the origin and back.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -37,6 +40,8 @@ pub struct Asked {
     read: Arc<[HeaderName]>,
     /// Header fields that the policy sets or removes.
     set: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// When its deadline began.
+    asked: Instant,
     choice: Choice,
     grouping: Grouping,
 }
@@ -102,7 +107,8 @@ pub(super) fn shaped(
     } else {
         Grouping::default()
     };
-    let reads = advice.policy().and_then(|policy| policy.reads(Hook::Key)).unwrap_or_default();
+    // Of who made the key: what isn't in it must not travel.
+    let reads = advice.key_maker().and_then(|policy| policy.reads(Hook::Key)).unwrap_or_default();
     Ok(Asked {
         protocol,
         question: edited(protocol, question, &shape),
@@ -111,6 +117,7 @@ pub(super) fn shaped(
         answer_bytes_max: node.cache.config().object_bytes_max,
         read: headers(reads),
         set: shape.headers,
+        asked: Instant::now(),
         choice,
         grouping,
     })
@@ -210,21 +217,20 @@ fn group(asked: &Asked) -> Bytes {
         part(Some(text.as_bytes()));
     }
     for name in travelling(asked) {
+        part(Some(name.as_str().as_bytes()));
         let lines: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
     }
     part(Some(&asked.question.group));
     part(Some(&asked.grouping.group));
+    part(Some(&asked.set.len().to_le_bytes()));
     for (name, value) in &asked.set {
         part(Some(name.as_str().as_bytes()));
         part(value.as_ref().map(HeaderValue::as_bytes));
     }
-    let Choice { order, hedge_after_us, deadline_us } = &asked.choice;
-    for number in order {
+    // Times may change with every question: a batch keeps the strictest of its members'.
+    for number in &asked.choice.order {
         part(Some(&number.to_le_bytes()));
-    }
-    for limit in [hedge_after_us, deadline_us] {
-        part(limit.map(u32::to_le_bytes).as_ref().map(<[u8; 4]>::as_slice));
     }
     // A digest: the batcher keeps it for a while, and credentials are not to lie about.
     Bytes::copy_from_slice(group.finalize().as_bytes())
@@ -245,11 +251,12 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     };
     parcel.apply(&Shape { headers: first.set.clone(), ..Shape::default() });
     let everybody = |told: Told| vec![told; count];
-    let arrived = match parcel.send(&first.route, &first.choice).await {
+    let arrived = match parcel.send(&first.route, &strictest(&asked)).await {
         Ok(arrived) => arrived,
         Err(missed) => return everybody(failed(protocol, missed.status, missed.reason, &missed.detail, count)),
     };
-    let (fetched, cost_micro) = (arrived.fetched, arrived.cost_micro);
+    // One request's cost, shared by those who travelled in it.
+    let (fetched, cost_micro) = (arrived.fetched, arrived.cost_micro / (count as u64).max(1));
     let (mut parts, body) = fetched.response.into_parts();
     // One response, many clients: a cookie would be everybody's, and a validator is the batch's.
     for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
@@ -281,6 +288,19 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     match protocol::split_answers(protocol, &bytes, &questions) {
         Ok(outcomes) => outcomes.into_iter().map(|outcome| Told { outcome, ..base.clone() }).collect(),
         Err(error) => everybody(unusable(&base, protocol, "bad-answer", &error.to_string())),
+    }
+}
+
+/// The members' common order, the earliest hedge of any, and what is left until the first deadline.
+fn strictest(asked: &[Asked]) -> Choice {
+    let left = |asked: &Asked| {
+        let waited = u32::try_from(asked.asked.elapsed().as_micros()).unwrap_or(u32::MAX);
+        asked.choice.deadline_us.map(|deadline| deadline.saturating_sub(waited))
+    };
+    Choice {
+        order: asked.first().map(|first| first.choice.order.clone()).unwrap_or_default(),
+        hedge_after_us: asked.iter().filter_map(|asked| asked.choice.hedge_after_us).min(),
+        deadline_us: asked.iter().filter_map(left).min(),
     }
 }
 

@@ -52,6 +52,7 @@ impl Tally {
             self.collapsed += 1;
         } else {
             self.batched += 1;
+            self.cost_micro = self.cost_micro.saturating_add(told.cost_micro);
         }
         self.stored += usize::from(told.stored);
         self.credit(told);
@@ -63,7 +64,6 @@ impl Tally {
         self.attempts = self.attempts.max(told.attempts);
         self.status = self.status.or(told.status);
         self.reason = self.reason.or(told.reason);
-        self.cost_micro = self.cost_micro.saturating_add(told.cost_micro);
         if self.remark.is_none() {
             self.remark.clone_from(&told.remark);
         }

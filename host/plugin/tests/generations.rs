@@ -19,7 +19,7 @@ fn salted(what: &str, salt: &str, rollout: &Rollout) -> config::Policy {
 }
 
 fn start(rollout: &Rollout) -> Arc<Generations> {
-    Generations::start(&ENGINE, "p", &salted("call", "one", &rollout), &Metrics::new()).unwrap()
+    Generations::start(&ENGINE, "p", &salted("call", "one", rollout), &Metrics::new()).unwrap()
 }
 
 static TRIAL: Rollout = Rollout {

@@ -1,0 +1,3 @@
+//! What the command line says, beyond what `main` takes itself.
+
+pub(crate) mod policy;

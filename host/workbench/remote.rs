@@ -1,0 +1,174 @@
+//! The policies of a running node, through its admin API.
+
+mod listing;
+
+use std::{path::PathBuf, time::Duration};
+
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::listing::Listing;
+use super::error::Error;
+use crate::telemetry::admin_client;
+
+/// What a node may take to compile a component: Python's takes seconds, on a busy machine more.
+const TIME: Duration = Duration::from_secs(120);
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// Its admin API, `host:port` or an `http://` URL.
+    pub admin: String,
+}
+
+/// How a generation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Introduce {
+    /// As the node's configuration says.
+    Configured,
+    /// At once.
+    Swap,
+    /// Asked beside the active one, without a say.
+    Shadow,
+    /// Decides for so many percent of the clients.
+    Canary(u8),
+}
+
+/// What came of it.
+#[derive(Deserialize)]
+struct Loaded {
+    generation: String,
+    state: String,
+    unchanged: bool,
+}
+
+impl Remote {
+    /// The policies, their generations, trials and experiments; all or the one of a name.
+    ///
+    /// # Errors
+    /// The node doesn't answer, or has no such policy.
+    pub async fn list(&self, name: Option<&str>) -> Result<String, Error> {
+        let answer = self.call(Method::GET, "/policies", None).await?;
+        let Ok(listing) = serde_json::from_value::<Listing>(answer) else {
+            return Err(Error::Step {
+                step: "the node's list of policies can't be read",
+                cause: OTHER_VERSION.to_owned(),
+            });
+        };
+        listing.shown(name).map_err(Error::Asked)
+    }
+
+    /// Loads a policy's component again, or another file in its place.
+    ///
+    /// # Errors
+    /// The node doesn't answer, or refuses.
+    pub async fn load(&self, name: &str, file: Option<PathBuf>, how: Introduce) -> Result<String, Error> {
+        let mut body = json!({});
+        if let Some(file) = file {
+            // The node may run in another folder.
+            let file = std::path::absolute(&file).map_err(Error::unreadable(file))?;
+            body["file"] = json!(file);
+        }
+        match how {
+            Introduce::Configured => {}
+            Introduce::Swap => body["mode"] = json!("swap"),
+            Introduce::Shadow => body["mode"] = json!("shadow"),
+            Introduce::Canary(percent) => {
+                body["mode"] = json!("canary");
+                body["percent"] = json!(percent);
+            }
+        }
+        self.act(name, "load", &body).await
+    }
+
+    /// Makes the generation on trial the active one.
+    ///
+    /// # Errors
+    /// The node doesn't answer, or nothing is on trial.
+    pub async fn promote(&self, name: &str) -> Result<String, Error> {
+        self.act(name, "promote", &json!({})).await
+    }
+
+    /// Ends a trial, or goes back to a former generation: the latest, or the one whose digest begins so.
+    ///
+    /// # Errors
+    /// The node doesn't answer, or has no such generation.
+    pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<String, Error> {
+        let body = to.map_or_else(|| json!({}), |to| json!({"to": to}));
+        self.act(name, "rollback", &body).await
+    }
+
+    async fn act(&self, name: &str, action: &str, body: &Value) -> Result<String, Error> {
+        let path = format!("/policies/{}/{action}", encoded(name));
+        let answer = self.call(Method::POST, &path, Some(body)).await?;
+        match serde_json::from_value::<Loaded>(answer) {
+            Ok(loaded) => Ok(in_words(name, &loaded)),
+            Err(error) => {
+                let cause = format!("{OTHER_VERSION} ({error})");
+                Err(Error::Step { step: "the node's answer can't be read", cause })
+            }
+        }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
+        let (status, answer) = admin_client::call(&self.admin, method, path, body, TIME).await?;
+        if status == StatusCode::OK {
+            return Ok(answer);
+        }
+        let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("it says no reason").to_owned();
+        Err(Error::Refused { admin: self.admin.clone(), status, detail })
+    }
+}
+
+const OTHER_VERSION: &str = "is it a holm of another version?";
+
+fn in_words(name: &str, loaded: &Loaded) -> String {
+    let Loaded { generation, state, unchanged } = loaded;
+    let what = match state.as_str() {
+        "active" => "decides for all requests".to_owned(),
+        "shadow" => "is asked beside the active generation, without a say".to_owned(),
+        "canary" => "decides for a share of the clients".to_owned(),
+        other => format!("is {other}"),
+    };
+    let as_before = if *unchanged { ", as before: nothing has changed" } else { "" };
+    format!("{name}@{generation} {what}{as_before}")
+}
+
+/// A name as a segment of a path.
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_answers_is_said_in_words() {
+        for (state, unchanged, words) in [
+            ("active", false, "p@1a decides for all requests"),
+            ("active", true, "p@1a decides for all requests, as before: nothing has changed"),
+            ("shadow", false, "p@1a is asked beside the active generation, without a say"),
+            ("canary", false, "p@1a decides for a share of the clients"),
+            ("new", false, "p@1a is new"),
+        ] {
+            let loaded = Loaded { generation: "1a".into(), state: state.into(), unchanged };
+            assert_eq!(in_words("p", &loaded), words);
+        }
+    }
+
+    #[test]
+    fn a_name_stays_one_segment() {
+        assert_eq!(encoded("tenant-key_2.x"), "tenant-key_2.x");
+        assert_eq!(encoded("a/b?c ü"), "a%2Fb%3Fc%20%C3%BC");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said() {
+        let remote = Remote { admin: "127.0.0.1:1".into() };
+        let error = remote.promote("p").await.unwrap_err().to_string();
+        assert!(error.contains("no connection to the admin API at 127.0.0.1:1"), "{error}");
+    }
+}

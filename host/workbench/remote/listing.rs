@@ -1,0 +1,306 @@
+//! What a node says of its policies, for a person to read.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::{
+    show::{Table, bytes, count, nanoseconds},
+    time,
+};
+use crate::clock::Timestamp;
+
+/// Disagreements of a trial that are shown.
+const EXAMPLES_MAX: usize = 3;
+/// Events that are shown.
+const EVENTS_MAX: usize = 8;
+
+/// The policies of a node.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Listing(Vec<Policy>);
+
+#[derive(Deserialize)]
+struct Policy {
+    name: String,
+    loading: bool,
+    generations: Vec<Generation>,
+    trial: Option<Trial>,
+    experiments: Vec<Experiment>,
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct Generation {
+    generation: String,
+    state: String,
+    component: String,
+    version: String,
+    plan: String,
+    hooks: Vec<Hook>,
+    faults: BTreeMap<String, u64>,
+    instances: u64,
+    memory_bytes: i64,
+}
+
+#[derive(Deserialize)]
+struct Hook {
+    name: String,
+    calls: u64,
+    memo_hits: u64,
+    memo: String,
+    faults: u64,
+    breaker_open: bool,
+    mean_ns: u64,
+}
+
+#[derive(Deserialize)]
+struct Trial {
+    generation: String,
+    mode: String,
+    since: Timestamp,
+    calls: u64,
+    faults: u64,
+    compared: u64,
+    disagreed: u64,
+    examples: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Experiment {
+    name: String,
+    unit: String,
+    arms: Vec<Arm>,
+}
+
+#[derive(Deserialize)]
+struct Arm {
+    name: String,
+    weight: u32,
+    requests: u64,
+    hit_rate: Option<Estimate>,
+    latency_us: Option<Estimate>,
+    cost_micro: Option<f64>,
+    hit_rate_above_first: Option<Estimate>,
+}
+
+#[derive(Deserialize)]
+struct Estimate {
+    value: f64,
+    low: f64,
+    high: f64,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    at: Timestamp,
+    what: String,
+}
+
+impl Listing {
+    /// All policies, or the one of this name.
+    pub(super) fn shown(&self, name: Option<&str>) -> Result<String, String> {
+        let chosen: Vec<String> =
+            self.0.iter().filter(|it| name.is_none_or(|name| it.name == name)).map(ToString::to_string).collect();
+        match (name, chosen.is_empty()) {
+            (None, true) => Ok("the node has no policies".to_owned()),
+            (Some(name), true) => {
+                let known: Vec<&str> = self.0.iter().map(|policy| policy.name.as_str()).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(format!("the node has no policy `{name}`; it has: {known}"))
+            }
+            _ => Ok(chosen.join("\n").trim_end().to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}{}", self.name, if self.loading { ", and another generation is being compiled" } else { "" })?;
+        write!(f, "{}", self.generations())?;
+        if let Some(active) = self.generations.first() {
+            write!(f, "\n  keys: {}\n{}", active.plan, active.hooks())?;
+        }
+        if let Some(trial) = &self.trial {
+            write!(f, "\n{trial}")?;
+        }
+        for experiment in &self.experiments {
+            write!(f, "\n{experiment}")?;
+        }
+        if !self.events.is_empty() {
+            writeln!(f, "\n  last events")?;
+        }
+        let skipped = self.events.len().saturating_sub(EVENTS_MAX);
+        self.events.iter().skip(skipped).try_for_each(|it| writeln!(f, "  {}  {}", time::format(it.at), it.what))
+    }
+}
+
+impl Policy {
+    fn generations(&self) -> Table {
+        let headings =
+            ["generation", "state", "component", "calls", "from memo", "faults", "mean", "instances", "memory", ""];
+        let mut table = Table::new(&headings, &[3, 4, 5, 6, 7, 8]).indented(2);
+        for it in &self.generations {
+            let sum = |of: fn(&Hook) -> u64| it.hooks.iter().map(of).sum::<u64>();
+            let calls = sum(|hook| hook.calls);
+            let spent: f64 = it.hooks.iter().map(|hook| hook.mean_ns as f64 * hook.calls as f64).sum();
+            let mean = if calls > 0 { nanoseconds(spent / calls as f64) } else { "-".to_owned() };
+            table.row([
+                it.generation.clone(),
+                it.state.clone(),
+                format!("{} {}", it.component, it.version),
+                count(calls),
+                count(sum(|hook| hook.memo_hits)),
+                count(sum(|hook| hook.faults)),
+                mean,
+                count(it.instances),
+                bytes(u64::try_from(it.memory_bytes).unwrap_or(0)),
+                it.remarks(),
+            ]);
+        }
+        table
+    }
+}
+
+impl Generation {
+    /// What isn't as it should be.
+    fn remarks(&self) -> String {
+        let mut remarks: Vec<String> =
+            self.faults.iter().map(|(kind, times)| format!("{kind} {}", count(*times))).collect();
+        let open = self.hooks.iter().filter(|hook| hook.breaker_open);
+        remarks.extend(open.map(|hook| format!("{} isn't asked at present: its breaker is open", hook.name)));
+        remarks.join(", ")
+    }
+
+    fn hooks(&self) -> Table {
+        let mut table =
+            Table::new(&["hook", "calls", "from memo", "faults", "mean", "memo"], &[1, 2, 3, 4]).indented(2);
+        for hook in &self.hooks {
+            let mean = if hook.calls > 0 { nanoseconds(hook.mean_ns as f64) } else { "-".to_owned() };
+            let [calls, memo_hits, faults] = [hook.calls, hook.memo_hits, hook.faults].map(count);
+            table.row([hook.name.clone(), calls, memo_hits, faults, mean, hook.memo.clone()]);
+        }
+        table
+    }
+}
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, mode, since, calls, faults, compared, disagreed, examples } = self;
+        let [calls, faults, compared, disagreed] = [calls, faults, compared, disagreed].map(|number| count(*number));
+        write!(f, "  on trial: {generation} as {mode} since {}: {calls} calls, {faults} faults", time::format(*since))?;
+        if mode == "shadow" {
+            write!(f, ", {disagreed} of {compared} decisions otherwise")?;
+        }
+        writeln!(f)?;
+        for example in examples.iter().take(EXAMPLES_MAX) {
+            let text = |name: &str| example.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
+            let json = |name: &str| example.get(name).map(ToString::to_string).unwrap_or_default();
+            writeln!(f, "    {} of {}", text("hook"), text("request"))?;
+            writeln!(f, "      active  {}\n      trial   {}", json("active"), json("trial"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Experiment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  experiment {} by {}", self.name, self.unit)?;
+        let headings = ["arm", "weight", "requests", "hit rate", "above the first", "latency", "cost"];
+        let mut table = Table::new(&headings, &[1, 2]).indented(2);
+        for arm in &self.arms {
+            let shown = |estimate: Option<&Estimate>, show: fn(f64) -> String| {
+                estimate.map_or_else(|| "-".to_owned(), |it| it.shown(show))
+            };
+            table.row([
+                arm.name.clone(),
+                arm.weight.to_string(),
+                count(arm.requests),
+                shown(arm.hit_rate.as_ref(), percent),
+                shown(arm.hit_rate_above_first.as_ref(), percent),
+                shown(arm.latency_us.as_ref(), |us| nanoseconds(us * 1_000.0)),
+                arm.cost_micro.map_or_else(|| "-".to_owned(), |micro| format!("{:.6}", micro / 1e6)),
+            ]);
+        }
+        write!(f, "{table}")
+    }
+}
+
+impl Estimate {
+    /// With the interval that has the true value in 95 of 100 experiments.
+    fn shown(&self, show: impl Fn(f64) -> String) -> String {
+        let mut text = show(self.value);
+        // Writing to a String can't fail.
+        let _ = write!(text, " ({} to {})", show(self.low), show(self.high));
+        text
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn listing() -> Listing {
+        let hook = json!({"name": "key", "reads": [], "calls": 1_200, "memo_hits": 3_400, "memo": "on", "faults": 1,
+            "breaker_open": true, "mean_ns": 1_500, "mean_fuel": 0});
+        let generation = |name: &str, state: &str| {
+            json!({"generation": name, "digest": "d", "state": state, "component": "tenant-key", "version": "0.1.0",
+                "plan": "call: path", "hooks": [hook], "faults": {"trap": 1}, "instances": 2,
+                "memory_bytes": 131_072})
+        };
+        let estimate = json!({"value": 0.25, "low": 0.2, "high": 0.3});
+        let arm = |name: &str, asked: bool| {
+            let known = if asked { estimate.clone() } else { Value::Null };
+            json!({"name": name, "weight": 9, "requests": 40, "hits": 10, "hit_rate": known, "latency_us": known,
+                "cost_micro": 1_500_000.0, "hit_rate_above_first": null})
+        };
+        let policy = json!({
+            "name": "tenants", "loading": true,
+            "generations": [generation("aaaaaaaa", "active"), generation("bbbbbbbb", "kept")],
+            "trial": {"generation": "cccccccc", "mode": "shadow", "since": 0, "calls": 5, "faults": 0, "compared": 5,
+                "disagreed": 1, "examples": [{"hook": "key", "request": "GET /", "active": {"bypass": "a"}, "trial": 1}]},
+            "experiments": [{"name": "size", "unit": "header(x-user)", "arms": [arm("small", true), arm("large", false)]}],
+            "events": [{"at": 0, "what": "started with aaaaaaaa"}]
+        });
+        serde_json::from_value(json!([policy])).unwrap()
+    }
+
+    #[test]
+    fn all_that_a_node_says_is_shown() {
+        let text = listing().shown(None).unwrap();
+        for words in [
+            "tenants, and another generation is being compiled\n",
+            "aaaaaaaa    active  tenant-key 0.1.0  1,200      3,400       1  1.50 µs          2  128.0 KiB  trap 1, key isn't asked at present: its breaker is open\n",
+            "  keys: call: path\n",
+            "  key   1,200      3,400       1  1.50 µs  on\n",
+            "  on trial: cccccccc as shadow since 1970-01-01T00:00:00Z: 5 calls, 0 faults, 1 of 5 decisions otherwise\n",
+            "    key of GET /\n      active  {\"bypass\":\"a\"}\n      trial   1\n",
+            "  experiment size by header(x-user)\n",
+            "25.0 % (20.0 % to 30.0 %)",
+            "1.500000",
+            "1970-01-01T00:00:00Z  started with aaaaaaaa",
+        ] {
+            assert!(text.contains(words), "{words:?} in\n{text}");
+        }
+        assert_eq!(listing().shown(Some("tenants")).unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let wrong = listing().shown(Some("tenant")).unwrap_err();
+        assert_eq!(wrong, "the node has no policy `tenant`; it has: tenants");
+        let empty: Listing = serde_json::from_value(json!([])).unwrap();
+        assert_eq!(empty.shown(None).unwrap(), "the node has no policies");
+        assert_eq!(empty.shown(Some("a")).unwrap_err(), "the node has no policy `a`; it has: none");
+    }
+}

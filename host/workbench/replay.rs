@@ -1,0 +1,301 @@
+//! What would change: two policies, or a policy and the native default, are asked about the same recorded traffic.
+
+mod har;
+mod log;
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    diff,
+    error::Error,
+    evaluate::{self, Evaluated},
+    load::{Bench, Clock, Subject},
+    record::Record,
+    show::{Table, count, counted},
+};
+use crate::{
+    config::Memo,
+    plugin::Plugin,
+    policy::{Decision, Hook, Input, KeyVerdict, Policy},
+};
+
+/// What the component is compared with.
+#[derive(Clone, Debug)]
+pub enum Against {
+    /// Another component, or the same with another configuration.
+    Component(Subject),
+    /// What the host decides by itself.
+    Native,
+}
+
+/// A comparison.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The component.
+    pub subject: Subject,
+    /// What it is compared with.
+    pub against: Against,
+    /// An access log of a node, or a HAR file (`.har`) of a browser or proxy.
+    pub traffic: PathBuf,
+    /// Changed decisions that are shown.
+    pub examples_max: usize,
+}
+
+/// What came of a comparison.
+#[derive(Debug, Default)]
+pub struct Replayed {
+    requests: usize,
+    /// Lines or entries that are no requests.
+    unreadable: usize,
+    hooks: BTreeMap<Hook, Counts>,
+    examples: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// Decisions of one hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    same: u64,
+    changed: u64,
+    faulted: u64,
+}
+
+impl Replayed {
+    /// Did any hook decide otherwise, or fault?
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.hooks.values().any(|counts| counts.changed + counts.faulted > 0)
+    }
+}
+
+/// Asks both about all requests of a file.
+///
+/// # Errors
+/// A component or the file can't be had, or the file is neither of the two kinds.
+pub fn replay(replay: &Replay) -> Result<Replayed, Error> {
+    let old = match &replay.against {
+        Against::Component(subject) => Some(subject),
+        Against::Native => None,
+    };
+    let memory = old.map_or(0, |old| old.memory_bytes_max).max(replay.subject.memory_bytes_max);
+    let bench = Bench::new(memory, false)?;
+    let load = |subject: &Subject| bench.load(subject, Clock::Patient, Memo::default());
+    let sides = Sides { new: load(&replay.subject)?, old: old.map(load).transpose()? };
+    let kind = Traffic::of(&replay.traffic);
+    let mut replayed = Replayed::default();
+    replayed.notes.extend(missing(&sides.new, &replay.subject.title(), kind));
+    if let (Some(plugin), Some(subject)) = (&sides.old, old) {
+        replayed.notes.extend(missing(plugin, &subject.title(), kind));
+    }
+    let mut ask = |record: Result<Record, ()>| match record {
+        Ok(record) => replayed.ask(&sides, &record, replay.examples_max),
+        Err(()) => replayed.unreadable += 1,
+    };
+    match kind {
+        Traffic::Log => log::each(&replay.traffic, &mut ask)?,
+        Traffic::Har => har::each(&replay.traffic, &mut ask)?,
+    }
+    Ok(replayed)
+}
+
+/// Who is asked.
+struct Sides {
+    new: Arc<Plugin>,
+    old: Option<Arc<Plugin>>,
+}
+
+impl Replayed {
+    fn ask(&mut self, sides: &Sides, record: &Record, examples_max: usize) {
+        self.requests += 1;
+        let new = evaluate::ask(&*sides.new, record);
+        let old = sides.old.as_ref().map(|old| evaluate::ask(&**old, record)).unwrap_or_default();
+        for hook in Hook::ALL {
+            let Some((was, is)) = compared(record, hook, &old, &new) else { continue };
+            let counts = self.hooks.entry(hook).or_default();
+            let faulted = [&was, &is].into_iter().any(|said| said.get("fault").is_some());
+            match (faulted, was == is) {
+                (true, _) => counts.faulted += 1,
+                (false, true) => counts.same += 1,
+                (false, false) => counts.changed += 1,
+            }
+            if (faulted || was != is) && self.examples.len() < examples_max {
+                let differences = match diff::differences(&was, &is) {
+                    same if same.is_empty() => format!("    {is}\n"),
+                    differences => diff::render(&differences, ["against", "now"], 4),
+                };
+                self.examples.push(format!("{}: {}\n{differences}", hook.name(), record.title()));
+            }
+        }
+    }
+}
+
+/// What either side decides, as JSON; `None` if neither has a say. Who doesn't have the hook leaves it to the host.
+fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Option<(Value, Value)> {
+    match (old.of(hook), new.of(hook)) {
+        (None, None) => None,
+        (Some(was), Some(is)) => Some((evaluate::to_json(was), evaluate::to_json(is))),
+        (was, is) => {
+            let said = was.or(is)?;
+            let native = match (record.question(hook)?.native(), said) {
+                (Some(native), _) => native.to_json(),
+                // The native key is made of other parts: what can be compared is whether there is one.
+                (None, Ok(decision)) if is_lookup(decision) => evaluate::to_json(said),
+                (None, _) => json!({"lookup": "the native key"}),
+            };
+            let said = evaluate::to_json(said);
+            Some(if was.is_some() { (said, native) } else { (native, said) })
+        }
+    }
+}
+
+fn is_lookup(decision: &Decision) -> bool {
+    matches!(decision, Decision::Key(KeyVerdict::Lookup(_)))
+}
+
+/// What kind of file has the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Traffic {
+    Log,
+    Har,
+}
+
+impl Traffic {
+    fn of(path: &Path) -> Self {
+        let har = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("har"));
+        if har { Self::Har } else { Self::Log }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "an access log",
+            Self::Har => "a HAR file",
+        }
+    }
+
+    /// Does a file of this kind know nothing of the input?
+    const fn lacks(self, input: &Input) -> bool {
+        match self {
+            Self::Log => {
+                input.needs_body()
+                    || input.needs_answer()
+                    || matches!(input, Input::Header(_) | Input::Cookie(_) | Input::PoolStats(_))
+            }
+            Self::Har => matches!(input, Input::ClientPrefix(_) | Input::PoolStats(_)),
+        }
+    }
+}
+
+/// What a policy reads that the file hasn't, in words.
+fn missing(plugin: &Plugin, title: &str, kind: Traffic) -> Option<String> {
+    let mut inputs: Vec<&Input> = Vec::new();
+    let units = plugin.experiments().iter().map(|experiment| &experiment.unit);
+    for input in Hook::ALL.iter().filter_map(|hook| plugin.reads(*hook)).flatten().chain(units) {
+        if !inputs.contains(&input) {
+            inputs.push(input);
+        }
+    }
+    let lacking: Vec<String> = inputs.iter().filter(|input| kind.lacks(input)).map(|input| input.to_string()).collect();
+    let (number, of) = (lacking.len(), counted(inputs.len(), "input"));
+    (number > 0).then(|| {
+        let name = kind.name();
+        format!("{title}: {number} of {of} not in {name}, so taken as missing: {}", lacking.join(", "))
+    })
+}
+
+impl fmt::Display for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for example in &self.examples {
+            writeln!(f, "{example}")?;
+        }
+        let differing: u64 = self.hooks.values().map(|counts| counts.changed + counts.faulted).sum();
+        if differing > self.examples.len() as u64 {
+            writeln!(f, "{} more are not shown\n", count(differing - self.examples.len() as u64))?;
+        }
+        let mut table = Table::new(&["hook", "same", "changed", "faulted"], &[1, 2, 3]);
+        for (hook, Counts { same, changed, faulted }) in &self.hooks {
+            table.row([hook.name().to_owned(), count(*same), count(*changed), count(*faulted)]);
+        }
+        write!(f, "{table}")?;
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        let mut last = counted(self.requests, "request");
+        if self.unreadable > 0 {
+            let _ = write!(last, ", and {} that could not be read", count(self.unreadable as u64));
+        }
+        f.write_str(&last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::{Fault, Grouping},
+        workbench::record,
+    };
+
+    #[test]
+    fn what_a_side_leaves_to_the_host_is_native() {
+        let record = record::parse(r#"{"request":{"url":"http://a/"}}"#).unwrap().remove(0).records.remove(0);
+        let said = |hook: Hook, said: evaluate::Said| Evaluated::stub(hook, said);
+        let lookup = || Ok(Arc::new(Decision::Key(KeyVerdict::Lookup(vec![None]))));
+        let bypass = || Ok(Arc::new(Decision::Key(KeyVerdict::Bypass("no".into()))));
+        let none = Evaluated::default();
+        let same =
+            |old: &Evaluated, new: &Evaluated, hook| compared(&record, hook, old, new).map(|(was, is)| was == is);
+        assert_eq!(same(&none, &none, Hook::Key), None);
+        assert_eq!(same(&none, &said(Hook::Key, lookup()), Hook::Key), Some(true));
+        assert_eq!(same(&said(Hook::Key, bypass()), &none, Hook::Key), Some(false));
+        assert_eq!(same(&said(Hook::Key, lookup()), &said(Hook::Key, bypass()), Hook::Key), Some(false));
+        assert_eq!(same(&none, &said(Hook::Key, Err(Fault::Open)), Hook::Key), Some(false));
+        let batch = |priority| Ok(Arc::new(Decision::Batch(Grouping { priority, ..Grouping::default() })));
+        assert_eq!(same(&none, &said(Hook::Batch, batch(0)), Hook::Batch), Some(true));
+        assert_eq!(same(&none, &said(Hook::Batch, batch(1)), Hook::Batch), Some(false));
+        let (was, is) = compared(&record, Hook::Key, &none, &said(Hook::Key, bypass())).unwrap();
+        assert_eq!((was, is), (json!({"lookup": "the native key"}), json!({"bypass": "no"})));
+    }
+
+    #[test]
+    fn a_kind_of_file_knows_some_inputs() {
+        for (input, log, har) in [
+            (Input::Path, false, false),
+            (Input::ClientPrefix(24), false, true),
+            (Input::BodyLength, true, false),
+            (Input::ResponseStatus, true, false),
+            (Input::Cookie("a".into()), true, false),
+            (Input::PoolStats("a".into()), true, true),
+            (Input::Feature("a".into()), false, false),
+        ] {
+            assert_eq!((Traffic::Log.lacks(&input), Traffic::Har.lacks(&input)), (log, har), "{input}");
+        }
+        let kinds = ["a.har", "b/a.HAR", "access.jsonl", "har"].map(|path| Traffic::of(Path::new(path)));
+        assert_eq!(kinds, [Traffic::Har, Traffic::Har, Traffic::Log, Traffic::Log]);
+    }
+
+    #[test]
+    fn the_outcome_reads_well() {
+        let counts = Counts { same: 1_000, changed: 2, faulted: 1 };
+        let replayed = Replayed {
+            requests: 1_003,
+            unreadable: 4,
+            hooks: BTreeMap::from([(Hook::Key, counts)]),
+            examples: vec!["key: line 1, x\n    against  1\n    now      2\n".into()],
+            notes: vec!["a note".into()],
+        };
+        assert!(replayed.changed() && !Replayed::default().changed());
+        let text = replayed.to_string();
+        for words in
+            ["2 more are not shown", "hook   same  changed  faulted\nkey   1,000", "a note\n1,003 requests, and 4"]
+        {
+            assert!(text.contains(words), "{text}");
+        }
+    }
+}

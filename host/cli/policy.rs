@@ -235,7 +235,7 @@ fn replay(flags: ReplayFlags) -> Result<ExitCode, Error> {
         Against::Native
     } else {
         let config = flags.against_config.unwrap_or_else(|| "{}".to_owned());
-        Against::Component(Subject { file: flags.against, config, ..subject.clone() })
+        Against::Component(Subject { file: flags.against, config, ..subject })
     };
     let replay = Replay { subject, against, traffic: flags.log, examples_max: flags.examples };
     let replayed = workbench::replay(&replay)?;

@@ -149,6 +149,29 @@ async fn the_admin_api_loads_promotes_and_rolls_back() {
     assert!(unknown.status == 404 && unknown.text().contains("configured are: p"), "{}", unknown.text());
 }
 
+/// What a canary keeps is found by its own clients only, and by nobody once it has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_canary_decided_goes_with_it() {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let builder = node(&origin, &component("mad"), "{ do = \"call\" }")
+        .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 1000000");
+    let node = builder.start().await;
+    let ask = || node.get("/x").header("x-do", "a").send();
+    ask().await;
+    eventually("a hit", async || ask().await.is_hit()).await;
+    let (dir, other) = (tempfile::tempdir().unwrap(), marked("mad", "2"));
+    let file = dir.path().join("other.wasm");
+    put(&file, &other);
+    assert_eq!(act(&node, "load", &json!({"file": file})).await.1["state"], json!("canary"));
+    assert!(!ask().await.is_hit(), "the canary has keys of its own");
+    eventually("a hit of the canary's", async || ask().await.is_hit()).await;
+    assert_eq!(origin.hits("/x"), 2);
+    assert_eq!(act(&node, "rollback", &json!({})).await.0, 200);
+    assert!(ask().await.is_hit(), "what was there before still is");
+    assert_eq!(origin.hits("/x"), 2);
+}
+
 /// How trials ended, oldest first.
 async fn rollbacks(doors: &Doors) -> Vec<String> {
     let policy = generations(doors).await;

@@ -243,3 +243,21 @@ async fn hits_name_the_generation_that_decided() {
         assert!(value.is_some_and(|value| value >= 1.0), "{name}: {value:?}");
     }
 }
+
+/// `lane` sets `x-lane`; what the client sends of that name says nothing about the answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_varies_by_what_the_policy_sets_is_not_shared() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.header("x-lane").to_owned()).header("vary", "x-lane"));
+    let node = lane(&origin).infer("plain").start().await;
+    let ask = |priority: &str| {
+        let mut body = question(1);
+        body["priority"] = json!(priority);
+        node.post("/chat").header("x-tenant", "t").json(&body).send()
+    };
+    for _ in 0..2 {
+        assert_eq!(ask("high").await.text(), "fast");
+        assert_eq!(ask("low").await.text(), "slow");
+    }
+    assert_eq!(origin.hits("/chat"), 4);
+}

@@ -20,3 +20,4 @@ mod process;
 mod purge;
 mod seeing;
 mod tiers;
+mod workbench;

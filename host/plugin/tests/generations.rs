@@ -204,3 +204,60 @@ fn loading_what_is_active_ends_a_trial() {
     assert!(generations.load(&salted("call", "one", &TRIAL), None).unwrap().unchanged);
     assert_eq!(states(&generations), ["active"]);
 }
+
+/// A recipe is never called, and has to prove itself all the same.
+#[test]
+fn a_recipe_on_trial_is_promoted_by_its_requests() {
+    let generations = start(&TRIAL);
+    generations.load(&salted("recipe", "two", &TRIAL), None).unwrap();
+    assert_eq!(states(&generations), ["active", "canary"]);
+    for client in 0..200 {
+        generations.choose(&from(client));
+    }
+    assert_eq!(states(&generations), ["active", "kept"]);
+}
+
+#[test]
+fn a_shadow_that_has_lost_a_hook_disagrees() {
+    let rollout = Rollout {
+        mode: RolloutMode::Shadow,
+        requests_min: 1_000_000,
+        disagreements_ppm_max: 1_000_000,
+        ..TRIAL.clone()
+    };
+    let generations = start(&rollout);
+    // `tenant-key` has no `batch`.
+    let other = config::Policy { rollout: rollout.clone(), ..config(TENANT_KEY, "{}", LIMITS, FORGETFUL) };
+    generations.load(&other, None).unwrap();
+    let (head, notes) = (from(1), Notes::default());
+    let facts = Facts::new(&head, None, &notes);
+    let chosen = generations.choose(&head);
+    let shadow = chosen.shadow.unwrap();
+    let grouped = Decision::Batch(crate::policy::Grouping { priority: 9, ..crate::policy::Grouping::default() });
+    shadow.witness(&Question::Batch, &facts, Some(&Ok(Arc::new(grouped))));
+    // Neither has a say: there is nothing to compare.
+    shadow.witness(&Question::Batch, &facts, None);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let trial = loop {
+        let trial = generations.info().trial.expect("a trial");
+        if trial.compared > 0 {
+            break trial;
+        }
+        assert!(std::time::Instant::now() < deadline, "{trial:?}");
+        std::thread::yield_now();
+    };
+    assert_eq!((trial.compared, trial.disagreed), (1, 1));
+    assert_eq!(trial.examples[0]["trial"]["priority"], 0);
+}
+
+#[test]
+fn one_that_was_kept_is_kept_again_after_its_trial() {
+    let generations = start(&TRIAL);
+    let now = Introduction { mode: RolloutMode::Swap, percent: 1 };
+    generations.load(&salted("call", "two", &TRIAL), Some(now)).unwrap();
+    assert_eq!(states(&generations), ["active", "kept"]);
+    generations.load(&salted("call", "one", &TRIAL), None).unwrap();
+    assert_eq!(states(&generations), ["active", "canary"]);
+    generations.rollback(None).unwrap();
+    assert_eq!(states(&generations), ["active", "kept"]);
+}

@@ -1,6 +1,11 @@
 //! `holm policy …`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand};
 use holm::{
@@ -198,9 +203,14 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
     done.map_err(|error| format!("holm policy: {error}"))
 }
 
+/// Prints what there is to say. Whoever reads only the beginning closes the pipe, and that is no reason to panic.
+fn print(words: impl Display) {
+    let _unread = writeln!(io::stdout().lock(), "{words}");
+}
+
 /// Prints what there is to say of a success.
-fn say(words: impl std::fmt::Display) -> ExitCode {
-    println!("{words}");
+fn say(words: impl Display) -> ExitCode {
+    print(words);
     ExitCode::SUCCESS
 }
 
@@ -225,7 +235,7 @@ fn test(flags: TestFlags) -> Result<ExitCode, Error> {
         return Ok(say(format!("{}: what is decided now is expected of {records} records", golden.records.display())));
     }
     let tested = workbench::test(&golden)?;
-    println!("{tested}");
+    print(&tested);
     Ok(if tested.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -239,7 +249,7 @@ fn replay(flags: ReplayFlags) -> Result<ExitCode, Error> {
     };
     let replay = Replay { subject, against, traffic: flags.log, examples_max: flags.examples };
     let replayed = workbench::replay(&replay)?;
-    println!("{replayed}");
+    print(&replayed);
     let failed = flags.fail_on_change && replayed.changed();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -122,18 +122,23 @@ impl Pipeline {
     async fn fetch_ahead(self: Arc<Self>, head: RequestHead) {
         let place = Arc::clone(&self.prefetcher.places).acquire_owned().await;
         self.prefetcher.waiting.fetch_sub(1, Ordering::Relaxed);
-        let Served { response, trail } = Box::pin(self.answer(Request { head, body: Body::Empty })).await;
-        let hit = trail.forward.is_none() && !trail.failed;
-        // Read to its end, or it wouldn't be kept; but what streams for ever is none of ours.
-        let reading = response.into_body().collect(self.cache.config().object_bytes_max);
-        let read = tokio::time::timeout(self.prefetcher.rule.time_max, reading).await.is_ok_and(|read| read.is_ok());
-        let outcome = match (trail.failed || !read, hit) {
+        let fetching = Box::pin(self.fetched(head));
+        // What streams for ever is none of ours.
+        let outcome = tokio::time::timeout(self.prefetcher.rule.time_max, fetching).await.unwrap_or("failed");
+        self.prefetcher.metrics.count(outcome);
+        drop(place);
+    }
+
+    /// Fetches it, and says what came of that.
+    async fn fetched(self: &Arc<Self>, head: RequestHead) -> &'static str {
+        let Served { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
+        // Read to its end, or it wouldn't be kept.
+        let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
+        match (trail.failed || read.is_err(), trail.forward.is_none()) {
             (true, _) => "failed",
             (false, true) => "stored-already",
             (false, false) => "fetched",
-        };
-        self.prefetcher.metrics.count(outcome);
-        drop(place);
+        }
     }
 }
 

@@ -51,10 +51,19 @@ pub fn build(dir: &Path, out: Option<&Path>, subject: impl FnOnce(PathBuf) -> Su
         Language::Python => python::build(&project)?,
     };
     let file = out.map_or_else(|| project.component(), Path::to_owned);
-    fs::write(&file, component).map_err(Error::unwritable(&file))?;
+    replace(&file, &component)?;
     let checked = check::check(&subject(file))?;
     agree(&project, &checked.hooks())?;
     Ok(Built { checked })
+}
+
+/// Writes the file whole or not at all: a node that watches it loads what it finds.
+fn replace(file: &Path, component: &[u8]) -> Result<(), Error> {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    fs::write(&part, component).map_err(Error::unwritable(&part))?;
+    fs::rename(&part, file).map_err(Error::unwritable(file))
 }
 
 /// What the folder says and what the component exports is the same.
@@ -79,6 +88,19 @@ fn made(path: &Path) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_component_takes_the_place_of_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p.wasm");
+        for component in [b"one", b"two"] {
+            replace(&file, component).unwrap();
+            assert_eq!(made(&file).unwrap(), component);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let nowhere = replace(Path::new("/nowhere/p.wasm"), b"").unwrap_err().to_string();
+        assert!(nowhere.starts_with("/nowhere/p.wasm.part can't be written"), "{nowhere}");
+    }
 
     #[test]
     fn hooks_that_are_not_those_of_the_folder_are_named() {

@@ -78,6 +78,23 @@ fn interfaces(wasm: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
     Ok((world.imports.iter().map(name).collect(), world.exports.iter().map(name).collect()))
 }
 
+/// The contract's interfaces in one line for each version, anything else in a line of its own.
+fn listed(exports: &[String]) -> String {
+    let mut versions: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut others: Vec<String> = Vec::new();
+    for export in exports {
+        match export.strip_prefix("holm:policy/").and_then(|rest| rest.split_once('@')) {
+            None => others.push(export.clone()),
+            Some((name, version)) => match versions.iter_mut().find(|(known, _)| *known == version) {
+                Some((_, names)) => names.push(name),
+                None => versions.push((version, vec![name])),
+            },
+        }
+    }
+    let contract = versions.iter().map(|(version, names)| format!("of holm:policy@{version}: {}", names.join(", ")));
+    contract.chain(others).collect::<Vec<_>>().join("\n")
+}
+
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { subject, size, imports, exports, info, experiments } = self;
@@ -87,7 +104,7 @@ impl fmt::Display for Checked {
         let mut rows = vec![
             ("manifest", format!("{} {}", info.component, info.version)),
             ("imports", if imports.is_empty() { "nothing".to_owned() } else { imports.join("\n") }),
-            ("exports", exports.join("\n")),
+            ("exports", listed(exports)),
             ("keys", info.plan.clone()),
             ("memory", format!("{} an instance, of {limit} that it may have", bytes(memory))),
         ];
@@ -123,7 +140,7 @@ mod tests {
         for words in [
             "manifest    tenant-key 0.1.0",
             "imports     holm:policy/",
-            "exports     holm:policy/plugin@0.1.0\n              holm:policy/key@0.1.0",
+            "exports     of holm:policy@0.1.0: plugin, key\n",
             "keys        recipe: header(x-tenant) lowercase, authority, path",
             "an instance, of 16.0 MiB that it may have",
             "\n\n  hook  reads\n  key   header(x-tenant), authority, path, query-all",
@@ -131,6 +148,15 @@ mod tests {
             assert!(text.contains(words), "{words}:\n{text}");
         }
         assert_eq!(checked.hooks(), [Hook::Key]);
+    }
+
+    #[test]
+    fn exports_are_listed_by_version() {
+        let exports =
+            ["init", "holm:policy/plugin@0.1.0", "holm:policy/key@0.1.0", "holm:policy/key@0.2.0", "a:b/c@1.0.0"];
+        let exports = exports.map(str::to_owned);
+        let wanted = "of holm:policy@0.1.0: plugin, key\nof holm:policy@0.2.0: key\ninit\na:b/c@1.0.0";
+        assert_eq!(listed(&exports), wanted);
     }
 
     #[test]

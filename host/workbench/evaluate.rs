@@ -102,3 +102,48 @@ fn stated_arms(policy: &dyn Policy, record: &Record) -> Option<Vec<Arm>> {
     }));
     Some(arms)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::workbench::{
+        Subject,
+        load::{Bench, Clock, FORGETFUL},
+        parse_records,
+    };
+
+    /// What `lane` says of records.
+    fn said(records: &str) -> Vec<Evaluated> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/dist/lane-rust.wasm");
+        let bench = Bench::new(16 << 20, false).unwrap();
+        let plugin = bench.load(&Subject::new(file), Clock::Patient, FORGETFUL).unwrap();
+        evaluate(&plugin, &parse_records(records).unwrap()[0].records)
+    }
+
+    #[test]
+    fn what_a_record_states_is_what_other_hooks_read() {
+        let request =
+            r#""request":{"url":"http://a/","headers":{"x-tenant":"t","x-user":"u"},"json":{"priority":"high"}}"#;
+        let candidates = r#""candidates":[{"pool":"a","model":"small","cost_micro":1,"p50_us":9},
+            {"pool":"b","model":"large","cost_micro":2,"p50_us":8}]"#
+            .replace('\n', "");
+        let lines = [
+            format!("{{{request},{candidates}}}"),
+            format!(r#"{{{request},{candidates},"features":{{"urgent":"false"}}}}"#),
+            format!(r#"{{{request},{candidates},"features":{{"urgent":"false"}},"arms":{{"size":"large"}}}}"#),
+        ];
+        let said = said(&lines.join("\n"));
+        let order = |at: usize| said[at].json(Hook::Route).map(|choice| choice["order"].clone());
+        assert_eq!(order(0), Some(json!([1, 0])), "urgent by its own features: the faster one first");
+        assert_eq!(order(1), Some(json!([0, 1])), "the cheaper one first");
+        assert_eq!(order(2), Some(json!([1, 0])), "the large one first");
+        for evaluated in &said {
+            assert_eq!(evaluated.json(Hook::Features).unwrap()["features"]["urgent"], "true", "asked all the same");
+            assert!(evaluated.of(Hook::Admit).is_none() && evaluated.of(Hook::Prefetch).is_none());
+        }
+    }
+}

@@ -158,6 +158,9 @@ impl fmt::Display for Tested {
         if by_host {
             writeln!(f, "keys are a recipe: the host makes them without a call")?;
         }
+        if cfg!(debug_assertions) {
+            writeln!(f, "this holm isn't optimized, so times are several times those of a node's")?;
+        }
         if self.unexpecting > 0 {
             writeln!(f, "{} without `expect`; --update writes it", counted(self.unexpecting, "record"))?;
         }
@@ -189,4 +192,85 @@ pub fn update(golden: &Golden) -> Result<usize, Error> {
     let text = lines.join("\n") + "\n";
     fs::write(&golden.records, text).map_err(Error::unwritable(&golden.records))?;
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TENANT: &str = r#"{"name":"a","request":{"url":"http://h/p","headers":{"x-tenant":"A"}},"expect":EXPECT}"#;
+
+    fn golden(dir: &Path, lines: &[String]) -> Golden {
+        let records = dir.join("r.jsonl");
+        fs::write(&records, lines.join("\n")).unwrap();
+        let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/dist/tenant-key.wasm");
+        Golden { subject: Subject::new(component), records }
+    }
+
+    fn expecting(expect: &str) -> String {
+        TENANT.replace("EXPECT", expect)
+    }
+
+    #[test]
+    fn decisions_are_compared_and_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let right = r#"{"key":{"lookup":["a","h","/p",null]}}"#;
+        let lines = [
+            expecting(right),
+            expecting(r#"{"key":{"lookup":["b","h","/p",null]}}"#),
+            expecting(r#"{"batch":{}}"#),
+            expecting("{}"),
+            r#"{"config":{"require_tenant":true}}"#.to_owned(),
+            expecting(r#"{"key":{"bypass":"no tenant"}}"#),
+        ];
+        let tested = test(&golden(dir.path(), &lines)).unwrap();
+        assert_eq!((tested.passed, tested.failed, tested.unexpecting), (1, 3, 1), "{tested}");
+        let text = tested.to_string();
+        for words in [
+            "line 2, a\n  key\n    /lookup/0  expected  \"b\"\n               got       \"a\"\n",
+            "line 3, a\n  batch: the component doesn't export this hook\n",
+            "line 6, a\n  key\n    expected  {\"bypass\":\"no tenant\"}\n",
+            "hook  records",
+            "1 record without `expect`; --update writes it\n1 passed, 3 failed",
+        ] {
+            assert!(text.contains(words), "{words}:\n{text}");
+        }
+        assert!(tested.costs[&Hook::Key].call_ns().is_some_and(|ns| ns > 0.0), "with a tenant required it is a call");
+        assert!(tested.costs[&Hook::Key].call_fuel().is_some_and(|fuel| fuel > 0));
+    }
+
+    #[test]
+    fn what_is_written_down_is_what_is_expected_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines = [expecting(r#"{"key":1}"#), r#"{"config": {"require_tenant": true}}"#.to_owned(), String::new()];
+        let golden = golden(dir.path(), &lines);
+        assert_eq!(update(&golden).unwrap(), 1);
+        let text = fs::read_to_string(&golden.records).unwrap();
+        let wanted = expecting(r#"{"key":{"lookup":["a","h","/p",null]}}"#);
+        assert_eq!(text, format!("{wanted}\n{}\n", lines[1]));
+        let tested = test(&golden).unwrap();
+        assert_eq!((tested.passed, tested.failed), (1, 0), "{tested}");
+        assert!(tested.to_string().contains("keys are a recipe: the host makes them without a call"), "{tested}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        for (lines, words) in [
+            (vec![r#"{"config":{"x":1}}"#.to_owned(), expecting("{}")], "r.jsonl:1: policy `tenant-key`"),
+            (vec![String::new(), "{}".to_owned()], "r.jsonl:2: a record has a `request`"),
+        ] {
+            let wrong = test(&golden(dir.path(), &lines)).unwrap_err().to_string();
+            assert!(wrong.contains(words), "{wrong}");
+        }
+        let project = "name = \"p\"\nlanguage = \"c\"\nhooks = [\"key\"]\n";
+        fs::write(dir.path().join("policy.toml"), project).unwrap();
+        let unbuilt = Golden::of(dir.path(), None).unwrap_err().to_string();
+        assert!(unbuilt.contains("p.wasm: isn't there; `holm policy build"), "{unbuilt}");
+        fs::write(dir.path().join("p.wasm"), "").unwrap();
+        for of in [dir.path().to_owned(), dir.path().join("p.wasm")] {
+            let golden = Golden::of(&of, None).unwrap();
+            assert_eq!((golden.subject.file, golden.records), (dir.path().join("p.wasm"), dir.path().join(RECORDS)));
+        }
+    }
 }

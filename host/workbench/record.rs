@@ -263,7 +263,7 @@ mod tests {
     fn what_is_no_record_is_named_with_its_line() {
         let with = |rest: &str| format!(r#"{{"request":{{"url":"http://a/"}},{rest}}}"#);
         for (text, words) in [
-            ("[]".to_owned(), "invalid length"),
+            ("[]".to_owned(), "a line is a JSON object"),
             ("{".to_owned(), "at column 1"),
             ("{}".to_owned(), "a record has a `request`"),
             (r#"{"config":{},"name":"x"}"#.to_owned(), "`config` stands alone"),

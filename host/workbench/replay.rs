@@ -179,6 +179,16 @@ impl Traffic {
         }
     }
 
+    /// Does a file of this kind say enough for the hook?
+    const fn asks(self, hook: Hook) -> bool {
+        match hook {
+            Hook::Key | Hook::Features | Hook::Batch => true,
+            Hook::Admit => matches!(self, Self::Har),
+            Hook::Prefetch => matches!(self, Self::Log),
+            Hook::Route => false,
+        }
+    }
+
     /// Does a file of this kind know nothing of the input?
     const fn lacks(self, input: &Input) -> bool {
         match self {
@@ -196,7 +206,8 @@ impl Traffic {
 fn missing(plugin: &Plugin, title: &str, kind: Traffic) -> Option<String> {
     let mut inputs: Vec<&Input> = Vec::new();
     let units = plugin.experiments().iter().map(|experiment| &experiment.unit);
-    for input in Hook::ALL.iter().filter_map(|hook| plugin.reads(*hook)).flatten().chain(units) {
+    let asked = Hook::ALL.into_iter().filter(|hook| kind.asks(*hook));
+    for input in asked.filter_map(|hook| plugin.reads(hook)).flatten().chain(units) {
         if !inputs.contains(&input) {
             inputs.push(input);
         }

@@ -34,6 +34,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     }
     let mut clang = CLANG.command(&project.dir, &[])?;
     clang.args(["--target=wasm32-wasi", "-O2", "-std=c11", "-Wall", "-Wextra", "-mexec-model=reactor", "-Igen"]);
+    clang.args(["-Werror=implicit-function-declaration"]);
     clang.args(sources(project)?);
     clang.args(["gen/holm.c", "gen/policy.c", "gen/policy_component_type.o"]);
     clang.args(["-Wl,--strip-debug", "-o", "gen/core.wasm"]);

@@ -30,7 +30,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
         find_target(project)?;
     }
     let mut cargo = CARGO.command(&project.dir, &[])?;
-    cargo.args(["build", "--release", "--target", TARGET, "--message-format=json-render-diagnostics"]);
+    cargo.args(["build", "--quiet", "--release", "--target", TARGET, "--message-format=json-render-diagnostics"]);
     cargo.args(["--config", &flags(&project.dir, sysroot.as_deref().map(Path::new))]);
     let messages = CARGO.run(cargo)?;
     let file = artifact(&messages).ok_or_else(|| Error::File {

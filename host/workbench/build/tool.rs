@@ -30,7 +30,8 @@ impl Tool {
         let program =
             program.ok_or(Error::NoTool { program: self.program, purpose: self.purpose, install: self.install })?;
         let mut command = Command::new(program);
-        command.current_dir(dir).stdin(Stdio::null());
+        // Some of these tools are written in Rust, and where they failed is of no use to who runs them.
+        command.current_dir(dir).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
         Ok(command)
     }
 
@@ -46,9 +47,9 @@ impl Tool {
         if ended.status.success() {
             return Ok(stdout);
         }
-        let output: Vec<&str> =
-            [stderr.trim_end(), stdout.trim_end()].into_iter().filter(|it| !it.is_empty()).collect();
-        Err(failed(ended.status.to_string(), output.join("\n")))
+        // What is wrong is said on standard error; on standard output is what is made, or how far it got.
+        let output = if stderr.trim().is_empty() { stdout } else { stderr };
+        Err(failed(ended.status.to_string(), output.trim_end().to_owned()))
     }
 }
 
@@ -77,7 +78,9 @@ mod tests {
     fn output_is_for_failures() {
         assert_eq!(run("echo out; echo err >&2").unwrap(), "out\n");
         let failed = run("echo out; echo err >&2; exit 3").unwrap_err().to_string();
-        assert_eq!(failed, "`sh` failed (exit status: 3):\nerr\nout");
+        assert_eq!(failed, "`sh` failed (exit status: 3):\nerr");
+        let failed = run("echo out; exit 3").unwrap_err().to_string();
+        assert_eq!(failed, "`sh` failed (exit status: 3):\nout");
     }
 
     #[test]

@@ -136,6 +136,10 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> R
 
 /// Reads a line; `at` is its number.
 pub(super) fn read(text: &str, at: usize) -> Result<Read, String> {
+    // serde would take a list of the members' values as well.
+    if !text.trim_start().starts_with('{') {
+        return Err("a line is a JSON object, with a `request` or a `config`".to_owned());
+    }
     let line: Line = serde_json::from_str(text).map_err(|error| in_line(&error))?;
     let Some(config) = &line.config else { return line.record(at).map(Box::new).map(Read::Record) };
     let alone = serde_json::from_str::<BTreeMap<String, Value>>(text).is_ok_and(|members| members.len() == 1);

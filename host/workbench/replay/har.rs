@@ -16,7 +16,7 @@ use super::super::{
 };
 use crate::{
     cache::{
-        admit::{self, Exchange},
+        admit::{self, Exchange, Refusal},
         tag,
     },
     config::{Cache, Defaults},
@@ -111,12 +111,12 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
     };
     let wait_ms = timings.and_then(|timings| timings.wait).unwrap_or(0.0);
     // A request that was blocked or never answered has the status 0.
-    let answered = StatusCode::from_u16(response.status).ok().map(|status| {
+    let answered = StatusCode::from_u16(response.status).ok().and_then(|status| {
         let headers = fields(&response.headers);
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let fetch_us = (wait_ms * 1_000.0).max(0.0) as u64;
-        let suggested = suggestion(&record, status, &headers, length);
-        Answered { status, headers, length, fetch_us, suggested }
+        let suggested = suggestion(&record, status, &headers, length)?;
+        Some(Answered { status, headers, length, fetch_us, suggested })
     });
     Some(Record { answered, ..record })
 }
@@ -135,8 +135,9 @@ fn fields(fields: &[Field]) -> HeaderMap {
     headers
 }
 
-/// What the host would do by RFC 9111, on a route that adds nothing.
-fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length: Option<u64>) -> Admission {
+/// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for a question. `None` if no policy
+/// is asked about such an answer.
+fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length: Option<u64>) -> Option<Admission> {
     let exchange = Exchange {
         lent: false,
         method: &record.head.method,
@@ -146,7 +147,11 @@ fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length:
         length,
         received: record.at,
     };
-    match admit::decide(&exchange, false, &Defaults::default(), Cache::default().object_bytes_max) {
+    let infer = record.head.method == Method::POST;
+    Some(match admit::decide(&exchange, infer, &Defaults::default(), Cache::default().object_bytes_max) {
+        admit::Admission::Refuse(Refusal::Method | Refusal::Status | Refusal::TooLarge | Refusal::RequestNoStore) => {
+            return None;
+        }
         admit::Admission::Refuse(refusal) => Admission::Pass(refusal.as_str().to_owned()),
         admit::Admission::Store(storage) => Admission::Store(Storage {
             ttl_ms: storage.lifetimes.ttl_ms,
@@ -156,7 +161,7 @@ fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length:
             tags: tag::names(response, &[]).map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
             vary: storage.vary.unwrap_or_default(),
         }),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -210,6 +215,21 @@ mod tests {
         let Admission::Store(storage) = &answered.suggested else { panic!("{:?}", answered.suggested) };
         assert_eq!((storage.ttl_ms, storage.tags.join(","), storage.vary.len()), (60_000, "a,b".to_owned(), 1));
         assert!(blocked.answered.is_none());
+    }
+
+    #[test]
+    fn only_what_a_policy_is_asked_about_has_an_answer() {
+        for (method, status, wanted) in [
+            ("GET", 200, Some(Admission::Pass("no-lifetime".into()))),
+            ("POST", 200, Some(Admission::Pass("no-lifetime".into()))),
+            ("DELETE", 200, None),
+            ("GET", 206, None),
+        ] {
+            let entry = json!({"request": {"method": method, "url": "http://a/"}, "response": {"status": status}});
+            let records = read(&json!({"log": {"entries": [entry]}})).unwrap();
+            let answered = records[0].as_ref().unwrap().answered.as_ref();
+            assert_eq!(answered.map(|answered| answered.suggested.clone()), wanted, "{method} {status}");
+        }
     }
 
     #[test]

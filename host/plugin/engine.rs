@@ -16,7 +16,7 @@ use tracing::warn;
 use wasmtime::{Cache, CacheConfig, Config, OptLevel, PoolingAllocationConfig, component::Component};
 
 use super::{
-    error::{Error, Refusal},
+    error::{Error, Refusal, told},
     limits::{TABLE_ELEMENTS_MAX, TICK},
 };
 
@@ -48,7 +48,7 @@ impl Engine {
     /// # Errors
     /// The machine isn't one that wasmtime supports, has no more threads, or can't have the cache of compiled components.
     pub fn new(limits: &EngineLimits) -> Result<Arc<Self>, Error> {
-        let wasm = wasm_engine(limits).map_err(|error| Error::Engine(format!("{error:#}")))?;
+        let wasm = wasm_engine(limits).map_err(|error| Error::Engine(told(&error)))?;
         let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
         Ok(Arc::new(Self { wasm, compiled: Mutex::default(), ticker, fuel: limits.fuel }))
     }
@@ -79,7 +79,7 @@ impl Engine {
             return Ok(component.clone());
         }
         let component =
-            Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(format!("{error:#}")))?;
+            Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(told(&error)))?;
         compiled.truncate(COMPILED_MAX - 1);
         compiled.push_front((digest, component.clone()));
         Ok(component)
@@ -111,7 +111,7 @@ fn wasm_engine(limits: &EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
     let mut pooled = base(limits)?;
     pooled.allocation_strategy(pool(limits));
     wasmtime::Engine::new(&pooled).or_else(|error| {
-        let error = format!("{error:#}");
+        let error = told(&error);
         warn!(error, "no address space for a pool of policy instances; each is allocated when it is made");
         wasmtime::Engine::new(&base(limits)?)
     })

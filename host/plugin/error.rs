@@ -163,3 +163,24 @@ pub enum Flaw {
         wrong: &'static str,
     },
 }
+
+/// An error of the engine in one line. Its own words may take several, and hold the first bytes of a file, one in each.
+pub(super) fn told(error: &wasmtime::Error) -> String {
+    let words = format!("{error:#}");
+    let line: Vec<&str> = words.split_whitespace().collect();
+    line.join(" ").chars().take(TOLD_CHARS_MAX).collect()
+}
+
+const TOLD_CHARS_MAX: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_takes_one_line() {
+        let error = wasmtime::Error::msg(format!("expected=[\n    0x0,\n    0x61,\n] {}", "x".repeat(600)));
+        let line = told(&error);
+        assert!(line.starts_with("expected=[ 0x0, 0x61, ] xxx") && line.len() == TOLD_CHARS_MAX, "{line}");
+    }
+}

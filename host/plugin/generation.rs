@@ -17,7 +17,7 @@ use wasmtime::{
 use super::{
     diagnostics::Voice,
     engine::Engine,
-    error::{Refusal, Unmade},
+    error::{Refusal, Unmade, told},
     hook::{self, Indices},
     instance::{self, Instance, State},
     limits::{Allowance, Limit},
@@ -81,11 +81,10 @@ impl Generation {
         store.limiter(|state| &mut state.allowance);
         store.set_epoch_deadline(self.load.ticks);
         if self.counts_fuel {
-            store.set_fuel(u64::MAX).map_err(|error| Unmade::Instance(format!("{error:#}")))?;
+            store.set_fuel(u64::MAX).map_err(|error| Unmade::Instance(told(&error)))?;
         }
-        let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(format!("{error:#}")))?;
-        let exports =
-            self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(format!("{error:#}")))?;
+        let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(told(&error)))?;
+        let exports = self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(told(&error)))?;
         let mut instance = Instance::new(store, exports, self.counts_fuel, tally.instance());
         let manifest = instance
             .call(&self.load, |exports, store| exports.plugin.call_configure(store, &self.config))
@@ -131,7 +130,7 @@ fn refuse_core_module(bytes: &[u8]) -> Result<(), Refusal> {
 /// Gives a component what policies are given: `diagnostics`, and for languages whose runtime insists on WASI, functions
 /// that trap when called.
 fn link(engine: &wasmtime::Engine, component: &Component) -> Result<InstancePre<State>, Refusal> {
-    let unlinked = |error: wasmtime::Error| Refusal::Unlinked(format!("{error:#}"));
+    let unlinked = |error: wasmtime::Error| Refusal::Unlinked(told(&error));
     let mut linker = Linker::<State>::new(engine);
     holm_bindings::Policy::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(unlinked)?;
     let mut wasi = false;

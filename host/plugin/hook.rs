@@ -19,7 +19,7 @@ use wasmtime::{
 };
 
 use super::{
-    error::Refusal,
+    error::{Refusal, told},
     instance::{Instance, State},
     limits::Limit,
 };
@@ -93,7 +93,7 @@ impl Indices {
             indices: impl FnOnce() -> wasmtime::Result<I>,
         ) -> Result<Option<I>, Refusal> {
             let indices = hooks.contains(&hook).then(indices).transpose();
-            indices.map_err(|error| Refusal::Hook { hook: hook.name(), detail: format!("{error:#}") })
+            indices.map_err(|error| Refusal::Hook { hook: hook.name(), detail: told(&error) })
         }
         Ok(Self {
             plugin: plugin::GuestIndices::new(linked).map_err(|_| Refusal::NoPlugin)?,

@@ -144,3 +144,21 @@ async fn a_new_project_builds_and_passes_its_tests() {
     let twice = policy([&"new", &"my-policy", &"--lang", &"c", &"--dir", &project]).await;
     assert!(!twice.status.success(), "nothing is overwritten");
 }
+
+/// Names the directory of `plugins/build --out DIR`; `.ci/run` sets it.
+const FRESH: &str = "HOLM_PLUGINS_FRESH";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_decide_as_their_records_say() {
+    let Some(fresh) = std::env::var_os(FRESH) else {
+        eprintln!("skipped: set {FRESH} to the directory of `plugins/build --out DIR`");
+        return;
+    };
+    for name in ["language-key", "prompt-features", "prompt-window", "model-router", "hot-prefetch"] {
+        let component = Path::new(&fresh).join(format!("{name}.wasm"));
+        let records = repository("plugins").join(name).join("golden.jsonl");
+        let tested = policy([&"test", &component, &"--records", &records]).await;
+        let text = said(&tested);
+        assert!(tested.status.success() && text.contains(" passed, 0 failed"), "{name}: {text}");
+    }
+}

@@ -13,6 +13,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod demo;
+mod figures;
 pub mod http;
 pub mod message;
 pub mod origin;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::AccessLog;
+use crate::figures;
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -201,15 +202,7 @@ fn factor(unit: &str) -> Result<u64, ByteSizeError> {
 
 /// `10000` as `10_000`, the way the file may write it.
 fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push('_');
-        }
-        out.push(digit);
-    }
-    out
+    figures::grouped(number, '_')
 }
 
 /// Takes whole numbers only, and says what is expected instead of anything else.

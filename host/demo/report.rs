@@ -3,6 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use super::{answer::Tally, drive::Run, origin::Counts, workload::Plan};
+pub(super) use crate::figures::count;
 
 /// The figures of one run.
 #[derive(Debug, Default)]
@@ -52,19 +53,6 @@ pub(super) fn render(plan: &Plan, without: &Side, with: &Side) -> String {
     }
     table.times("wall time", Some(without.wall), Some(with.wall));
     format!("{}\n{}", table.render(), sources(&with.tally))
-}
-
-/// With thousands separated.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// In the unit that fits.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub(super) use crate::figures::count;
+
 /// Rows of text in columns.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -44,19 +46,6 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
-}
-
-/// With thousands separated.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// In the unit that fits.

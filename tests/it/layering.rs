@@ -13,7 +13,7 @@ const ROWS: [&[&str]; 7] = [
     &["http", "pipeline", "plugin", "jobs", "telemetry"],
     &["cache", "batch", "origin"],
     &["policy"],
-    &["config", "error", "clock", "message", "breaker"],
+    &["config", "error", "clock", "message", "breaker", "figures"],
 ];
 
 /// The bottom row holds plain values that are made of each other.

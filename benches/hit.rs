@@ -21,6 +21,11 @@ use tokio::{
     runtime::Runtime,
 };
 
+/// As in the node: on the way of a call every sixth nanosecond is the allocator's.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const TENANT_KEY: &[u8] = include_bytes!("../plugins/dist/tenant-key.wasm");
 
 fn main() {
@@ -201,10 +206,9 @@ fn call_of_three_inputs(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| {
         let notes = Notes::default();
         let facts = Facts::new(black_box(&head), None, &notes);
-        let values: Vec<_> = inputs.iter().map(|input| facts.read(input)).collect();
+        let values = inputs.each_ref().map(|input| facts.read(input));
         let decision = policy.decide(&Question::Key, &values, None);
         assert!(matches!(decision.as_deref(), Ok(Decision::Key(_))));
-        decision
     });
 }
 

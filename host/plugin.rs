@@ -186,7 +186,7 @@ impl Plugin {
         answer
     }
 
-    fn make(&self, hook: Hook, now: &impl Fn() -> Timestamp) -> Result<Instance, Fault> {
+    fn make(&self, hook: Hook, now: &impl Fn() -> Timestamp) -> Result<Box<Instance>, Fault> {
         let made = self.generation.instantiate(&self.tally);
         made.map(|(instance, _)| instance).map_err(|unmade| {
             self.record(hook, false, now);

@@ -75,7 +75,7 @@ impl Generation {
     }
 
     /// Makes an instance and configures it.
-    pub(super) fn instantiate(&self, tally: &Tally) -> Result<(Instance, Manifest), Unmade> {
+    pub(super) fn instantiate(&self, tally: &Tally) -> Result<(Box<Instance>, Manifest), Unmade> {
         let state = State { allowance: Allowance::new(self.memory_bytes_max), voice: Arc::clone(&self.voice) };
         let mut store = Store::new(self.linked.engine(), state);
         store.limiter(|state| &mut state.allowance);
@@ -85,7 +85,7 @@ impl Generation {
         }
         let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(told(&error)))?;
         let exports = self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(told(&error)))?;
-        let mut instance = Instance::new(store, exports, self.counts_fuel, tally.instance());
+        let mut instance = Box::new(Instance::new(store, exports, self.counts_fuel, tally.instance()));
         let manifest = instance
             .call(&self.load, |exports, store| exports.plugin.call_configure(store, &self.config))
             .and_then(|answer| answer.map_err(|fault| instance::own_fault(&fault)))

@@ -13,6 +13,7 @@ use holm_bindings::exports::holm::policy::{
     admit as admit_exports, batch as batch_exports, features as features_exports, key as key_exports, plugin,
     prefetch as prefetch_exports, route as route_exports,
 };
+use smallvec::SmallVec;
 use wasmtime::{
     Store,
     component::{self, Component, InstancePre},
@@ -23,7 +24,7 @@ use super::{
     instance::{Instance, State},
     limits::Limit,
 };
-use crate::policy::{Decision, Fault, Hook, Question};
+use crate::policy::{Decision, Fault, Hook, Question, consult::INPUTS_USUAL};
 
 /// Asks an instance.
 pub(super) fn ask(
@@ -32,7 +33,7 @@ pub(super) fn ask(
     question: &Question<'_>,
     values: &[Option<Cow<'_, [u8]>>],
 ) -> Result<Decision, Fault> {
-    let values: Vec<Option<&[u8]>> = values.iter().map(Option::as_deref).collect();
+    let values: SmallVec<[Option<&[u8]>; INPUTS_USUAL]> = values.iter().map(Option::as_deref).collect();
     match question {
         Question::Key => key::derive(instance, limit, &values).map(Decision::Key),
         Question::Features => features::extract(instance, limit, &values).map(Decision::Features),

@@ -102,7 +102,8 @@ pub(super) struct Instances {
 }
 
 struct Shelf {
-    idle: Vec<Instance>,
+    /// Boxed: an instance is hundreds of bytes, and each call takes one out and lays it back.
+    idle: Vec<Box<Instance>>,
     live: usize,
     /// Nothing is kept for later any more.
     closed: bool,
@@ -110,14 +111,14 @@ struct Shelf {
 
 impl Instances {
     /// With the one that the policy was loaded with. At the limit a call waits for as long as `wait`.
-    pub(super) fn new(instances_max: usize, calls_max: u64, wait: Duration, first: Instance) -> Self {
+    pub(super) fn new(instances_max: usize, calls_max: u64, wait: Duration, first: Box<Instance>) -> Self {
         let shelf = Shelf { idle: vec![first], live: 1, closed: false };
         Self { shelf: Mutex::new(shelf), freed: Condvar::new(), instances_max, calls_max, wait }
     }
 
     /// An idle instance, or none where the caller is to make one. Whoever calls holds a thread, so there are never more
     /// callers than threads; only with fewer instances than threads does anybody wait, and not for long.
-    pub(super) fn take(&self) -> Result<(Place<'_>, Option<Instance>), Fault> {
+    pub(super) fn take(&self) -> Result<(Place<'_>, Option<Box<Instance>>), Fault> {
         let mut shelf = self.shelf.lock();
         let mut until = None;
         loop {
@@ -157,7 +158,7 @@ pub(super) struct Place<'a>(&'a Instances);
 
 impl Place<'_> {
     /// Lays an instance aside for the next call. Returns false if it has had all its calls and is dropped instead.
-    pub(super) fn keep(self, mut instance: Instance) -> bool {
+    pub(super) fn keep(self, mut instance: Box<Instance>) -> bool {
         let instances = self.0;
         instance.answered += 1;
         if instance.answered >= instances.calls_max {

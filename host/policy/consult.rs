@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::{Arm, Decision, Facts, Fault, Hook, Input, KeyPlan, KeyVerdict, Material, Policy, Question, key};
 
 /// Asks a hook. None if the policy doesn't have it.
@@ -104,12 +106,16 @@ fn arms(policy: &dyn Policy, inputs: &[Input], facts: &Facts<'_>) {
     }
 }
 
+/// As many values as policies usually read are listed without an allocation.
+pub const INPUTS_USUAL: usize = 8;
+
 fn decide(
     policy: &dyn Policy,
     question: &Question<'_>,
     inputs: &[Input],
     facts: &Facts<'_>,
 ) -> Result<Arc<Decision>, Fault> {
-    let values: Vec<Option<Cow<'_, [u8]>>> = inputs.iter().map(|input| facts.read(input)).collect();
+    let values: SmallVec<[Option<Cow<'_, [u8]>>; INPUTS_USUAL]> =
+        inputs.iter().map(|input| facts.read(input)).collect();
     policy.decide(question, &values, facts.good_until(inputs))
 }

@@ -102,7 +102,7 @@ pub(super) struct Instances {
 }
 
 struct Shelf {
-    /// Boxed: an instance is hundreds of bytes, and each call takes one out and lays it back.
+    #[expect(clippy::vec_box, reason = "an instance has hundreds of bytes; each call takes one out and lays it back")]
     idle: Vec<Box<Instance>>,
     live: usize,
     /// Nothing is kept for later any more.

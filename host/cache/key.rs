@@ -1,17 +1,17 @@
-//! Keys: 32 bytes of blake3 over length-prefixed material. The host hashes; a policy only ever names material.
+//! Keys: 32 bytes of keyed blake3 over material that is spelled part by part. The host hashes; a policy only ever names
+//! material.
 
 use std::{
-    fmt,
+    array, fmt,
     hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
 };
 
-use arc_swap::ArcSwapOption;
+use smallvec::SmallVec;
 
-use crate::policy::Material;
+use crate::policy::{Material, key::spell};
 
 /// Bumped when the meaning of key material changes, so that old entries are misses.
-const SCHEME: u64 = 1;
+const SCHEME: u64 = 2;
 
 /// What an answer is stored under.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,13 +107,15 @@ pub enum Decider<'a> {
     },
 }
 
-/// The start of every key of one route: hashed once, cloned per request.
+/// What keyed blake3 is keyed with. Everything that the keys of a route and a decider share is in it, so that it is hashed
+/// once and not with every request.
+type Start = [u8; 32];
+
+/// The starts of the keys of one route.
 #[derive(Debug)]
 pub struct KeySpace {
-    native: blake3::Hasher,
-    policy: blake3::Hasher,
-    /// The start of the keys of the policy's generation that was asked last, which is nearly always the active one.
-    latest: ArcSwapOption<([u8; 32], blake3::Hasher)>,
+    native: Start,
+    policy: Start,
 }
 
 impl KeySpace {
@@ -121,63 +123,77 @@ impl KeySpace {
     #[must_use]
     pub fn new(namespace: &str, route: &str) -> Self {
         let start = |decider: &str| {
-            let mut hasher = KeyHasher(blake3::Hasher::new());
+            let mut hasher = KeyHasher::new([0; 32]);
             hasher.part(Some(&SCHEME.to_le_bytes()));
             for part in [namespace, route, decider] {
                 hasher.part(Some(part.as_bytes()));
             }
-            hasher.0
+            hasher.finish().0
         };
-        Self { native: start("native"), policy: start("policy"), latest: ArcSwapOption::empty() }
+        Self { native: start("native"), policy: start("policy") }
     }
 
     /// A hasher for one request's material.
     #[must_use]
     pub fn hasher(&self, decider: Decider<'_>) -> KeyHasher {
-        match decider {
-            Decider::Native => KeyHasher(self.native.clone()),
-            Decider::Policy { meaning } => match &*self.latest.load() {
-                Some(latest) if latest.0 == *meaning => KeyHasher(latest.1.clone()),
-                _ => self.begin(meaning),
-            },
-        }
-    }
-
-    fn begin(&self, meaning: &[u8; 32]) -> KeyHasher {
-        let mut hasher = KeyHasher(self.policy.clone());
-        hasher.part(Some(meaning));
-        self.latest.store(Some(Arc::new((*meaning, hasher.0.clone()))));
-        hasher
+        KeyHasher::new(match decider {
+            Decider::Native => self.native,
+            // Two digests, neither of which a client can choose: that two such pairs have the same sum is as unlikely
+            // as that two digests are the same.
+            Decider::Policy { meaning } => array::from_fn(|at| self.policy[at] ^ meaning[at]),
+        })
     }
 }
 
+/// The material of most keys fits in here.
+const PENDING_BYTES_MAX: usize = 256;
+
 /// Turns material into a [`Key`].
 #[derive(Debug)]
-pub struct KeyHasher(blake3::Hasher);
+pub struct KeyHasher {
+    start: Start,
+    /// Material to be hashed: a hash of one piece costs less than a hash of twenty.
+    pending: SmallVec<[u8; PENDING_BYTES_MAX]>,
+    /// Has what came before it, once there has been too much.
+    before: Option<Box<blake3::Hasher>>,
+}
 
 impl KeyHasher {
+    fn new(start: Start) -> Self {
+        Self { start, pending: SmallVec::new(), before: None }
+    }
+
     /// A hasher that starts at another key: for the variants of an answer.
     #[must_use]
     pub fn under(key: &Key) -> Self {
-        let mut hasher = Self(blake3::Hasher::new());
-        hasher.part(Some(key.as_bytes()));
-        hasher
+        Self::new(key.0)
     }
 
     /// The key.
     #[must_use]
-    pub fn finish(self) -> Key {
-        Key(*self.0.finalize().as_bytes())
+    pub fn finish(&self) -> Key {
+        let hash = match &self.before {
+            None => blake3::keyed_hash(&self.start, &self.pending),
+            Some(before) => before.as_ref().clone().update(&self.pending).finalize(),
+        };
+        Key(*hash.as_bytes())
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.pending.len() + bytes.len() <= PENDING_BYTES_MAX {
+            self.pending.extend_from_slice(bytes);
+            return;
+        }
+        let start = &self.start;
+        let before = self.before.get_or_insert_with(|| Box::new(blake3::Hasher::new_keyed(start)));
+        before.update(&self.pending).update(bytes);
+        self.pending.clear();
     }
 }
 
 impl Material for KeyHasher {
     fn part(&mut self, part: Option<&[u8]>) {
-        match part {
-            // No value is as long as this, so absence can't be confused with any content.
-            None => self.0.update(&u64::MAX.to_le_bytes()),
-            Some(bytes) => self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes),
-        };
+        spell(part, |bytes| self.write(bytes));
     }
 }
 
@@ -193,13 +209,26 @@ mod tests {
         hasher.finish()
     }
 
+    fn parts(bytes: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+        prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), bytes)), 0..4)
+    }
+
     proptest! {
         #[test]
-        fn different_material_has_different_keys(
-            a in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..4)), 0..4),
-            b in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..4)), 0..4),
-        ) {
+        fn different_material_has_different_keys(a in parts(0..4), b in parts(0..4)) {
             prop_assert_eq!(a == b, key(&a) == key(&b));
+        }
+
+        /// Some fit into what is pending, some fill it, some are longer.
+        #[test]
+        fn material_is_hashed_as_it_is_spelled(parts in parts(0..2 * PENDING_BYTES_MAX)) {
+            let mut hasher = KeyHasher::under(&Key([7; 32]));
+            let mut spelled = Vec::new();
+            for part in &parts {
+                hasher.part(part.as_deref());
+                spell(part.as_deref(), |bytes| spelled.extend_from_slice(bytes));
+            }
+            prop_assert_eq!(hasher.finish().0, *blake3::keyed_hash(&[7; 32], &spelled).as_bytes());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use bytes::Bytes;
@@ -28,12 +28,17 @@ pub struct Advice {
     /// The canary has faulted: from then on the active generation decides, with notes of its own.
     fallen: AtomicBool,
     notes_instead: Notes,
-    /// Who made the key; nobody if it was made natively.
-    maker: OnceLock<Option<Arc<dyn Policy>>>,
+    /// Who made the key: [`CHOSEN`], [`INSTEAD`], or else it was made natively.
+    maker: AtomicU8,
     /// Header fields that the policy set or removed on what travels.
     changed: OnceLock<Vec<HeaderName>>,
     remark: OnceLock<Arc<str>>,
 }
+
+/// The generation that decided at first made the key.
+const CHOSEN: u8 = 1;
+/// The one did that decided after that had faulted.
+const INSTEAD: u8 = 2;
 
 impl Advice {
     /// The advice for a request on a route.
@@ -96,15 +101,21 @@ impl Advice {
         (!self.fallen.load(Ordering::Relaxed)).then(|| chosen.policy.label())
     }
 
-    /// Notes who made the key.
-    pub(super) fn made_key(&self, maker: Option<&Arc<dyn Policy>>) {
-        let _ = self.maker.set(maker.cloned());
+    /// Notes that the generation that decides at present made the key.
+    pub(super) fn made_key(&self) {
+        let maker = if self.fallen.load(Ordering::Relaxed) { INSTEAD } else { CHOSEN };
+        self.maker.store(maker, Ordering::Relaxed);
     }
 
     /// Who made the key; `None` if it was made natively.
     #[must_use]
     pub fn key_maker(&self) -> Option<&Arc<dyn Policy>> {
-        self.maker.get()?.as_ref()
+        let chosen = self.chosen.as_ref()?;
+        match self.maker.load(Ordering::Relaxed) {
+            CHOSEN => Some(&chosen.policy),
+            INSTEAD => chosen.instead.as_ref(),
+            _ => None,
+        }
     }
 
     /// Is the key the native one, so that one URL is one key?

@@ -40,7 +40,7 @@ impl Keyed {
 pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
     let made = advice.by_each(facts, |policy, facts| {
         let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
-        Some(keyed.inspect(|_| advice.made_key(Some(policy))))
+        Some(keyed.inspect(|_| advice.made_key()))
     });
     advice.witness_key(facts);
     let fault = match made {
@@ -49,7 +49,6 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
         Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => return Keyed::Refused(fault),
         Some(Err(fault)) => Some(fault),
     };
-    advice.made_key(None);
     Keyed::Key { key: natively(route, advice, facts, canonical), fault }
 }
 

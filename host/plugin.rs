@@ -265,11 +265,10 @@ impl Policy for Plugin {
         let hook = question.hook();
         match self.remembered.recall(question, values, clock::now) {
             Recalled::Known(decision) => {
-                self.tally.memo_hit(hook);
-                Ok(decision)
-            }
-            Recalled::Check(decision) => {
-                self.tally.memo_hit(hook);
+                let uses = self.tally.memo_hit(hook);
+                if !self.remembered.is_to_be_checked(uses) {
+                    return Ok(decision);
+                }
                 Ok(self.check(question, values, &decision).err().unwrap_or(decision))
             }
             Recalled::Unknown(place) => {

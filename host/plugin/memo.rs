@@ -1,11 +1,9 @@
 //! Verdicts of one generation, remembered by the values they were given for. What it costs in memory is bounded by its
 //! entries and their longest key; a table that nobody writes to takes none.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
@@ -64,7 +62,7 @@ impl<V> Memo<V> {
         let ways = entries_max.min(WAYS_MAX);
         let sets = entries_max.checked_div(ways).unwrap_or(0);
         let shards = (0..sets.min(SHARDS_MAX)).map(|_| Shard(Mutex::new(Table::new()))).collect();
-        Self { hasher: RandomState::new(), ways, sets, shards }
+        Self { hasher: RandomState::default(), ways, sets, shards }
     }
 
     /// The verdict for a key, unless it has expired. `now` is called only if it can expire.

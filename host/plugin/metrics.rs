@@ -261,10 +261,9 @@ impl Tally {
         }
     }
 
-    pub(super) fn memo_hit(&self, hook: Hook) {
-        if let Some(tally) = self.of(hook) {
-            tally.memo_hits.inc();
-        }
+    /// A remembered verdict is used; how many have been by now.
+    pub(super) fn memo_hit(&self, hook: Hook) -> u64 {
+        self.of(hook).map_or(0, |tally| tally.memo_hits.inc()) + 1
     }
 
     pub(super) fn fault(&self, hook: Hook, fault: &Fault) {

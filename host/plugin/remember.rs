@@ -4,10 +4,7 @@ use std::{
     borrow::Cow,
     cell::RefCell,
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +15,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     config,
-    policy::{Admission, Decision, Hook, Question},
+    policy::{self, Admission, Decision, Hook, Question},
 };
 
 /// What was said before.
@@ -27,15 +24,12 @@ pub(super) struct Remembered {
     worth: [Worth; Hook::ALL.len()],
     remembers: bool,
     check_every: u64,
-    uses: [AtomicU64; Hook::ALL.len()],
 }
 
 /// What the memory has to say about a question.
 pub(super) enum Recalled {
     /// This was said before.
     Known(Arc<Decision>),
-    /// The same, and it is time to see whether it would be said again.
-    Check(Arc<Decision>),
     /// Nothing; keep here what is said now.
     Unknown(Place),
     /// It isn't asked at present.
@@ -63,7 +57,6 @@ impl Remembered {
             worth: Hook::ALL.map(|_| Worth::new()),
             remembers: rule.entries_max > 0,
             check_every: rule.check_every,
-            uses: Hook::ALL.map(|_| AtomicU64::new(0)),
         }
     }
 
@@ -83,8 +76,7 @@ impl Remembered {
             worth.looked_up(false);
             return Recalled::Off;
         }
-        let uses = self.uses[hook.index()].fetch_add(1, Ordering::Relaxed);
-        let timer = uses.is_multiple_of(TIMED).then(Instant::now);
+        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
         let mut key = KEY.take();
         spell(question, values, &mut key);
         let found = self.memo.get(&key, now);
@@ -96,22 +88,23 @@ impl Remembered {
             None => Recalled::Unknown(Place { hook, key }),
             Some(decision) => {
                 KEY.set(key);
-                // Counted from 1, so that the first use isn't a check at once.
-                if (uses + 1).is_multiple_of(self.check_every) {
-                    Recalled::Check(decision)
-                } else {
-                    Recalled::Known(decision)
-                }
+                Recalled::Known(decision)
             }
         }
     }
 
+    /// Is it time to see whether what was remembered would be said again? `uses` counts this one.
+    pub(super) fn is_to_be_checked(&self, uses: u64) -> bool {
+        uses.is_multiple_of(self.check_every)
+    }
+
     /// Remembers a verdict.
     pub(super) fn keep(&self, place: &Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
-        let timer = self.uses[place.hook.index()].load(Ordering::Relaxed).is_multiple_of(TIMED).then(Instant::now);
+        let worth = &self.worth[place.hook.index()];
+        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
         self.memo.put(&place.key, Arc::clone(decision), until);
         if let Some(timer) = timer {
-            self.worth[place.hook.index()].insert_took(nanos(timer.elapsed()));
+            worth.insert_took(nanos(timer.elapsed()));
         }
     }
 
@@ -138,21 +131,17 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What values take when they are spelled out: a whole body isn't copied only to find that it is too long.
+/// What values take at most when they are spelled out: a whole body isn't copied only to find that it is too long.
 fn spelled_bytes(values: &[Option<Cow<'_, [u8]>>]) -> usize {
-    values.iter().map(|value| 8 + value.as_ref().map_or(0, |value| value.len())).sum()
+    values.iter().map(|value| 9 + value.as_ref().map_or(0, |value| value.len())).sum()
 }
 
-/// Everything that a verdict may depend on, so that different questions are never spelled alike: each piece behind its
-/// length, and a missing value unlike any other.
+/// Everything that a verdict may depend on, so that different questions are never spelled alike.
 fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Vec<u8>) {
     key.clear();
     key.push(question.hook() as u8);
     for value in values {
-        match value {
-            None => number(key, u64::MAX),
-            Some(value) => piece(key, value),
-        }
+        part(key, value.as_deref());
     }
     match question {
         Question::Key | Question::Features | Question::Batch => {}
@@ -195,8 +184,11 @@ fn number(key: &mut Vec<u8>, number: u64) {
 }
 
 fn piece(key: &mut Vec<u8>, piece: &[u8]) {
-    number(key, piece.len() as u64);
-    key.extend_from_slice(piece);
+    part(key, Some(piece));
+}
+
+fn part(key: &mut Vec<u8>, part: Option<&[u8]>) {
+    policy::key::spell(part, |bytes| key.extend_from_slice(bytes));
 }
 
 impl Drop for Place {

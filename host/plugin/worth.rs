@@ -88,6 +88,11 @@ impl Worth {
         }
     }
 
+    /// Look-ups of this window so far: to draw a sample by.
+    pub(super) fn lookups(&self) -> u64 {
+        lookups(self.window.load(Relaxed))
+    }
+
     /// What a sampled look-up took.
     pub(super) fn lookup_took(&self, ns: u64) {
         self.lookup.took(ns);

@@ -14,11 +14,19 @@ use holm::{
     plugin::{Engine, EngineLimits, Generations, Metrics, Plugin},
     policy::{Decision, Facts, Notes, Policy, Question, Roster, consult},
 };
+use holm_bindings::{
+    exports::holm::policy::{key as key_export, plugin as plugin_export},
+    holm::policy::{diagnostics, facts},
+};
 use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     runtime::Runtime,
+};
+use wasmtime::{
+    Config, Store,
+    component::{Component, HasSelf, Linker},
 };
 
 /// As in the node: on the way of a call every sixth nanosecond is the allocator's.
@@ -193,6 +201,44 @@ fn key(bencher: Bencher<'_, '_>, case: &str) {
                 hasher.finish()
             }
         }
+    });
+}
+
+/// What a component imports, said to nobody.
+struct Silent;
+
+impl facts::Host for Silent {}
+
+impl diagnostics::Host for Silent {
+    fn enabled(&mut self, _: diagnostics::Level) -> bool {
+        false
+    }
+
+    fn log(&mut self, _: diagnostics::Level, _: String) {}
+}
+
+/// The engine's share of the next one: the same values handed to the same component, without anything of holm's.
+#[divan::bench]
+fn bare_call(bencher: Bencher<'_, '_>) {
+    let mut config = Config::new();
+    config.epoch_interruption(true).concurrency_support(false);
+    let engine = wasmtime::Engine::new(&config).expect("an engine");
+    let mut linker = Linker::<Silent>::new(&engine);
+    holm_bindings::Policy::add_to_linker::<_, HasSelf<Silent>>(&mut linker, |it| it).expect("a linker");
+    let component = Component::new(&engine, TENANT_KEY).expect("a component");
+    let linked = linker.instantiate_pre(&component).expect("its imports");
+    let mut store = Store::new(&engine, Silent);
+    store.set_epoch_deadline(1);
+    let instance = linked.instantiate(&mut store).expect("an instance");
+    let plugin =
+        plugin_export::GuestIndices::new(&linked).and_then(|it| it.load(&mut store, &instance)).expect("a plugin");
+    let key = key_export::GuestIndices::new(&linked).and_then(|it| it.load(&mut store, &instance)).expect("a key");
+    let configured = plugin.call_configure(&mut store, r#"{"require_tenant":true}"#);
+    assert!(matches!(configured, Ok(Ok(_))));
+    let values: [Option<&[u8]>; 3] = [Some(b"acme"), Some(b"bench.example"), Some(b"/catalogue/item")];
+    bencher.bench_local(|| {
+        let answer = key.call_derive(&mut store, black_box(&values));
+        assert!(matches!(answer, Ok(Ok(key_export::Verdict::Lookup(_)))));
     });
 }
 

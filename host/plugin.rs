@@ -273,7 +273,7 @@ impl Policy for Plugin {
             }
             Recalled::Unknown(place) => {
                 let decision = self.ask(question, values)?;
-                self.remembered.keep(&place, &decision, until);
+                self.remembered.keep(place, &decision, until);
                 Ok(decision)
             }
             Recalled::Off => self.ask(question, values),

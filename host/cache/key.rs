@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, Hash, Hasher},
 };
 
-use smallvec::SmallVec;
+use arrayvec::ArrayVec;
 
 use crate::policy::{Material, key::spell};
 
@@ -153,14 +153,14 @@ const PENDING_BYTES_MAX: usize = 256;
 pub struct KeyHasher {
     start: Start,
     /// Material to be hashed: a hash of one piece costs less than a hash of twenty.
-    pending: SmallVec<[u8; PENDING_BYTES_MAX]>,
+    pending: ArrayVec<u8, PENDING_BYTES_MAX>,
     /// Has what came before it, once there has been too much.
     before: Option<Box<blake3::Hasher>>,
 }
 
 impl KeyHasher {
     fn new(start: Start) -> Self {
-        Self { start, pending: SmallVec::new(), before: None }
+        Self { start, pending: ArrayVec::new(), before: None }
     }
 
     /// A hasher that starts at another key: for the variants of an answer.
@@ -180,8 +180,7 @@ impl KeyHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        if self.pending.len() + bytes.len() <= PENDING_BYTES_MAX {
-            self.pending.extend_from_slice(bytes);
+        if self.pending.try_extend_from_slice(bytes).is_ok() {
             return;
         }
         let start = &self.start;

@@ -73,9 +73,9 @@ impl<V> Memo<V> {
     }
 
     /// Remembers a verdict until it expires, or until the place is needed.
-    pub(super) fn put(&self, key: &[u8], verdict: Arc<V>, expires: Option<Timestamp>) {
-        let Some(place) = self.place(key) else { return };
-        let entry = Entry { hash: place.hash, key: key.into(), expires, used: 0, verdict };
+    pub(super) fn put(&self, key: Box<[u8]>, verdict: Arc<V>, expires: Option<Timestamp>) {
+        let Some(place) = self.place(&key) else { return };
+        let entry = Entry { hash: place.hash, key, expires, used: 0, verdict };
         let slots = self.slots(place.shard);
         // What had the place is dropped after the lock is free again.
         let replaced = self.shards[place.shard].0.lock().put(&place, self.ways, slots, entry);
@@ -155,6 +155,10 @@ mod tests {
         panic!("asked the time")
     }
 
+    fn put<V>(memo: &Memo<V>, key: &[u8], verdict: Arc<V>, expires: Option<Timestamp>) {
+        memo.put(key.into(), verdict, expires);
+    }
+
     fn remembered<V>(memo: &Memo<V>) -> usize {
         memo.shards.iter().map(|shard| shard.0.lock().slots.iter().flatten().count()).sum()
     }
@@ -168,9 +172,9 @@ mod tests {
         let memo = Memo::new(64);
         assert_eq!(memo.get(b"a", never), None);
         assert_eq!(allocated(&memo), 0, "nothing is allocated for looking");
-        memo.put(b"a", Arc::new(1), None);
-        memo.put(b"", Arc::new(2), None);
-        memo.put(b"a", Arc::new(3), None);
+        put(&memo, b"a", Arc::new(1), None);
+        put(&memo, b"", Arc::new(2), None);
+        put(&memo, b"a", Arc::new(3), None);
         assert_eq!(memo.get(b"a", never).as_deref(), Some(&3));
         assert_eq!(memo.get(b"", never).as_deref(), Some(&2));
         assert_eq!(memo.get(b"b", never), None);
@@ -183,7 +187,7 @@ mod tests {
             [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (63, 60), (64, 64), (100, 100), (1_000, 1_000), (1_023, 1_020)]
         {
             let memo = Memo::new(entries_max);
-            (0..20_000_u32).for_each(|key| memo.put(&key.to_le_bytes(), Arc::new(key), None));
+            (0..20_000_u32).for_each(|key| put(&memo, &key.to_le_bytes(), Arc::new(key), None));
             assert_eq!(remembered(&memo), wanted, "{entries_max} at most");
             assert_eq!(allocated(&memo), wanted);
             let found =
@@ -198,7 +202,7 @@ mod tests {
         let memo = Memo::new(4);
         let key = [7; KEY_BYTES_MAX + 1];
         for (length, wanted) in [(KEY_BYTES_MAX, Some(1)), (KEY_BYTES_MAX + 1, None)] {
-            memo.put(&key[..length], Arc::new(1), None);
+            put(&memo, &key[..length], Arc::new(1), None);
             assert_eq!(memo.get(&key[..length], never).as_deref().copied(), wanted);
         }
     }
@@ -206,20 +210,20 @@ mod tests {
     #[test]
     fn what_expires_is_not_given_from_then_on() {
         let memo = Memo::new(4);
-        memo.put(b"a", Arc::new(1), Some(Timestamp(10)));
+        put(&memo, b"a", Arc::new(1), Some(Timestamp(10)));
         for (now, wanted) in [(9, Some(1)), (10, None), (11, None)] {
             assert_eq!(memo.get(b"a", || Timestamp(now)).as_deref().copied(), wanted, "at {now}");
         }
-        memo.put(b"a", Arc::new(2), None);
+        put(&memo, b"a", Arc::new(2), None);
         assert_eq!(memo.get(b"a", never).as_deref(), Some(&2), "put anew, it doesn't expire");
     }
 
     #[test]
     fn the_least_recently_used_makes_room() {
         let memo = Memo::new(4);
-        (b'a'..=b'd').for_each(|key| memo.put(&[key], Arc::new(key), None));
+        (b'a'..=b'd').for_each(|key| put(&memo, &[key], Arc::new(key), None));
         memo.get(b"a", never);
-        memo.put(b"e", Arc::new(b'e'), None);
+        put(&memo, b"e", Arc::new(b'e'), None);
         let left: Vec<u8> = (b'a'..=b'e').filter(|key| memo.get(&[*key], never).is_some()).collect();
         assert_eq!(left, b"acde");
     }
@@ -229,13 +233,13 @@ mod tests {
         let memo = Memo::new(4);
         let time = Cell::new(0);
         let now = || Timestamp(time.get());
-        memo.put(b"a", Arc::new(1), None);
-        memo.put(b"b", Arc::new(1), Some(Timestamp(5)));
-        memo.put(b"c", Arc::new(1), Some(Timestamp(50)));
-        memo.put(b"d", Arc::new(1), None);
+        put(&memo, b"a", Arc::new(1), None);
+        put(&memo, b"b", Arc::new(1), Some(Timestamp(5)));
+        put(&memo, b"c", Arc::new(1), Some(Timestamp(50)));
+        put(&memo, b"d", Arc::new(1), None);
         time.set(6);
         memo.get(b"c", now);
-        memo.put(b"e", Arc::new(1), None);
+        put(&memo, b"e", Arc::new(1), None);
         let left: Vec<u8> = (b'a'..=b'e').filter(|key| memo.get(&[*key], now).is_some()).collect();
         assert_eq!(left, b"acde", "b had expired, a was the oldest");
     }
@@ -243,7 +247,7 @@ mod tests {
     #[test]
     fn a_shared_hash_is_no_shared_verdict() {
         let memo = Memo::new(4);
-        memo.put(b"a", Arc::new(1), None);
+        put(&memo, b"a", Arc::new(1), None);
         let hash = memo.hasher.hash_one(&b"b"[..]);
         memo.shards[0].0.lock().slots.iter_mut().flatten().for_each(|entry| entry.hash = hash);
         assert_eq!(memo.get(b"b", never), None);
@@ -260,7 +264,7 @@ mod tests {
                         let key = ((start + step) * 7 % 300).to_le_bytes();
                         match memo.get(&key, never) {
                             Some(verdict) => assert_eq!(*verdict, key),
-                            None => memo.put(&key, Arc::new(key), None),
+                            None => put(memo, &key, Arc::new(key), None),
                         }
                     }
                 });
@@ -281,7 +285,7 @@ mod tests {
             for (now, (puts, key, verdict, expires)) in steps.into_iter().enumerate() {
                 let (now, expires) = (Timestamp(now as u64), expires.map(Timestamp));
                 if puts {
-                    memo.put(&[key], Arc::new(verdict), expires);
+                    put(&memo, &[key], Arc::new(verdict), expires);
                     model.insert(key, (verdict, expires));
                 } else if let Some(found) = memo.get(&[key], || now) {
                     let (verdict, expires) = model[&key];

@@ -2,11 +2,11 @@
 
 use std::{
     borrow::Cow,
-    cell::RefCell,
-    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use smallvec::SmallVec;
 
 use super::{
     memo::{KEY_BYTES_MAX, Memo},
@@ -39,16 +39,14 @@ pub(super) enum Recalled {
 /// Where a verdict belongs.
 pub(super) struct Place {
     hook: Hook,
-    key: Vec<u8>,
+    key: Box<[u8]>,
 }
+
+/// A key of usual length allocates nothing to be looked up.
+type Spelled = SmallVec<[u8; 256]>;
 
 /// One look-up in so many is timed: two readings of the clock would be most of it.
 const TIMED: u64 = 32;
-
-thread_local! {
-    /// Keys are spelled here, so that a look-up allocates nothing.
-    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 impl Remembered {
     pub(super) fn new(rule: config::Memo) -> Self {
@@ -77,7 +75,7 @@ impl Remembered {
             return Recalled::Off;
         }
         let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
-        let mut key = KEY.take();
+        let mut key = Spelled::new();
         spell(question, values, &mut key);
         let found = self.memo.get(&key, now);
         worth.looked_up(found.is_some());
@@ -85,11 +83,8 @@ impl Remembered {
             worth.lookup_took(nanos(timer.elapsed()));
         }
         match found {
-            None => Recalled::Unknown(Place { hook, key }),
-            Some(decision) => {
-                KEY.set(key);
-                Recalled::Known(decision)
-            }
+            None => Recalled::Unknown(Place { hook, key: Box::from(&*key) }),
+            Some(decision) => Recalled::Known(decision),
         }
     }
 
@@ -99,10 +94,10 @@ impl Remembered {
     }
 
     /// Remembers a verdict.
-    pub(super) fn keep(&self, place: &Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
+    pub(super) fn keep(&self, place: Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
         let worth = &self.worth[place.hook.index()];
         let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
-        self.memo.put(&place.key, Arc::clone(decision), until);
+        self.memo.put(place.key, Arc::clone(decision), until);
         if let Some(timer) = timer {
             worth.insert_took(nanos(timer.elapsed()));
         }
@@ -137,8 +132,7 @@ fn spelled_bytes(values: &[Option<Cow<'_, [u8]>>]) -> usize {
 }
 
 /// Everything that a verdict may depend on, so that different questions are never spelled alike.
-fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Vec<u8>) {
-    key.clear();
+fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Spelled) {
     key.push(question.hook() as u8);
     for value in values {
         part(key, value.as_deref());
@@ -179,26 +173,16 @@ fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Ve
     }
 }
 
-fn number(key: &mut Vec<u8>, number: u64) {
+fn number(key: &mut Spelled, number: u64) {
     key.extend_from_slice(&number.to_le_bytes());
 }
 
-fn piece(key: &mut Vec<u8>, piece: &[u8]) {
+fn piece(key: &mut Spelled, piece: &[u8]) {
     part(key, Some(piece));
 }
 
-fn part(key: &mut Vec<u8>, part: Option<&[u8]>) {
+fn part(key: &mut Spelled, part: Option<&[u8]>) {
     policy::key::spell(part, |bytes| key.extend_from_slice(bytes));
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // The buffer goes back whether or not there was a verdict to keep.
-        let key = mem::take(&mut self.key);
-        if key.capacity() > 0 {
-            KEY.set(key);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -208,9 +192,9 @@ mod tests {
     use super::*;
     use crate::policy::{Candidate, PoolStats, Storage};
 
-    fn spelled(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
+    fn key(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Spelled {
         let values: Vec<_> = values.iter().map(|value| value.as_deref().map(Cow::Borrowed)).collect();
-        let mut key = Vec::new();
+        let mut key = Spelled::new();
         spell(question, &values, &mut key);
         key
     }
@@ -222,7 +206,7 @@ mod tests {
             a in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
             b in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
         ) {
-            prop_assert_eq!(a == b, spelled(&Question::Key, &a) == spelled(&Question::Key, &b));
+            prop_assert_eq!(a == b, key(&Question::Key, &a) == key(&Question::Key, &b));
         }
     }
 
@@ -249,7 +233,7 @@ mod tests {
         ];
         questions.extend(admissions.iter().map(Question::Admit));
         questions.extend(lists.iter().map(|list| Question::Route(list)));
-        let mut keys: Vec<Vec<u8>> = questions.iter().map(|question| spelled(question, &[None])).collect();
+        let mut keys: Vec<Spelled> = questions.iter().map(|question| key(question, &[None])).collect();
         let all = keys.len();
         keys.sort();
         keys.dedup();

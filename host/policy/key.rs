@@ -167,15 +167,25 @@ impl Transform {
 }
 
 fn sort_query(query: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
-    let name = |pair: &&[u8]| pair.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
     let pairs = || query.split(|byte| *byte == b'&');
-    if pairs().all(|pair| !pair.is_empty()) && pairs().is_sorted_by_key(|pair| pair.split(|byte| *byte == b'=').next())
-    {
+    // None and not an empty name: to compare with nothing at all costs a call of memcmp.
+    let mut name = None;
+    let mut follows = |pair| {
+        let before = name.replace(parameter(pair));
+        before <= name
+    };
+    if pairs().all(|pair| !pair.is_empty() && follows(pair)) {
         return query;
     }
     let mut sorted: Vec<&[u8]> = pairs().filter(|pair| !pair.is_empty()).collect();
-    sorted.sort_by_key(name);
+    sorted.sort_by_key(|pair| parameter(pair));
     Cow::Owned(sorted.join(&b'&'))
+}
+
+/// The name of a parameter.
+fn parameter(pair: &[u8]) -> &[u8] {
+    let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+    &pair[..end]
 }
 
 fn drop_query(value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {

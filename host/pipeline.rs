@@ -106,7 +106,7 @@ impl Pipeline {
     async fn serve_on(self: &Arc<Self>, route: &Arc<Route>, advice: Advice, request: Request) -> Served {
         // A fresh memory hit, the case that counts, never enters the large futures below.
         let keyed = match web::quick(self, route, &advice, &request) {
-            Quick::Served(served) => return served,
+            Quick::Hit(response, key) => return Served { response, trail: Trail::of_hit(route, advice, key) },
             Quick::Onward(keyed) => keyed,
         };
         let (route, advice) = (Arc::clone(route), Arc::new(advice));

@@ -63,6 +63,15 @@ impl Advice {
         }
     }
 
+    /// The generation that decided, and the arms that were drawn.
+    pub(super) fn into_parts(self) -> (Option<Arc<dyn Policy>>, Vec<Arm>) {
+        let Some(Chosen { policy, instead, .. }) = self.chosen else { return (None, Vec::new()) };
+        match instead.filter(|_| self.fallen.into_inner()) {
+            Some(instead) => (Some(instead), self.notes_instead.into_arms()),
+            None => (Some(policy), self.notes.into_arms()),
+        }
+    }
+
     fn notes(&self) -> &Notes {
         if self.fallen.load(Ordering::Relaxed) { &self.notes_instead } else { &self.notes }
     }

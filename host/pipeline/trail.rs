@@ -95,6 +95,13 @@ impl Trail {
         }
     }
 
+    /// The whole trail of a fresh memory hit.
+    pub(super) fn of_hit(route: &Arc<Route>, advice: Advice, key: Key) -> Self {
+        let (policy, arms) = advice.into_parts();
+        let (route, key, tier) = (Some(Arc::clone(route)), Some(key), Some(Tier::Memory));
+        Self { route, policy, arms, key, tier, lookup: Lookup::Hit, ..Self::default() }
+    }
+
     /// The trail as a `Cache-Status` line.
     #[must_use]
     pub fn cache_status(&self, node: &str) -> HeaderValue {

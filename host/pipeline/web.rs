@@ -31,7 +31,7 @@ use crate::{
     },
     clock,
     config::Protocol,
-    message::{Body, BodyError, Request, RequestHead},
+    message::{Body, BodyError, Request, RequestHead, Response},
     origin::protocol,
     policy::Fault,
 };
@@ -44,10 +44,9 @@ const JOINS_MAX: usize = 3;
 const INVALIDATE_TIME: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// What the quick way came to.
-#[expect(clippy::large_enum_variant, reason = "the large variant is the one that must not allocate")]
 pub(super) enum Quick {
     /// A fresh hit in memory.
-    Served(Served),
+    Hit(Response, Key),
     /// The long way. The key, if it was made: a policy is asked once a request.
     Onward(Option<Keyed>),
 }
@@ -67,14 +66,14 @@ pub(super) fn quick(node: &Pipeline, route: &Arc<Route>, advice: &Advice, reques
     let keyed = keying::derive(route, advice, &facts, None);
     match &keyed {
         Keyed::Key { key, fault: None } => match memory_hit(node, route, advice, head, *key) {
-            Some(served) => Quick::Served(served),
+            Some(response) => Quick::Hit(response, *key),
             None => Quick::Onward(Some(keyed)),
         },
         _ => Quick::Onward(Some(keyed)),
     }
 }
 
-fn memory_hit(node: &Pipeline, route: &Arc<Route>, advice: &Advice, head: &RequestHead, key: Key) -> Option<Served> {
+fn memory_hit(node: &Pipeline, route: &Route, advice: &Advice, head: &RequestHead, key: Key) -> Option<Response> {
     let demand = route.demand(&head.headers);
     if demand.directives.no_store {
         return None;
@@ -89,10 +88,7 @@ fn memory_hit(node: &Pipeline, route: &Arc<Route>, advice: &Advice, head: &Reque
         return None;
     }
     let policy = advice.policy().map(|policy| policy.label());
-    let response = node.hit_reply(&object, policy, head.into(), now)?;
-    let mut trail = Trail { key: Some(key), ..Trail::on(route, advice) };
-    found(&mut trail, Lookup::Hit, Tier::Memory);
-    Some(Served { response, trail })
+    node.hit_reply(&object, policy, head.into(), now)
 }
 
 /// Answers any request of a route whose bodies aren't split.
@@ -308,7 +304,7 @@ enum Landed {
     Alone,
 }
 
-type Own = oneshot::Receiver<(crate::message::Response, fetch::Served)>;
+type Own = oneshot::Receiver<(Response, fetch::Served)>;
 
 async fn land(
     node: &Arc<Pipeline>,

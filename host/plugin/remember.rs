@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smallvec::SmallVec;
+use arrayvec::ArrayVec;
 
 use super::{
     memo::{KEY_BYTES_MAX, Memo},
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     config,
-    policy::{self, Admission, Decision, Hook, Question},
+    policy::{Admission, Decision, Hook, Material, Question, key::spell},
 };
 
 /// What was said before.
@@ -42,8 +42,32 @@ pub(super) struct Place {
     key: Box<[u8]>,
 }
 
-/// A key of usual length allocates nothing to be looked up.
-type Spelled = SmallVec<[u8; 256]>;
+/// A key as it is spelled out. A whole body isn't copied only to find that it is too long.
+#[derive(Default)]
+struct Spelling {
+    key: ArrayVec<u8, KEY_BYTES_MAX>,
+    too_long: bool,
+}
+
+impl Spelling {
+    fn write(&mut self, bytes: &[u8]) {
+        self.too_long |= self.key.try_extend_from_slice(bytes).is_err();
+    }
+
+    fn number(&mut self, number: u64) {
+        self.write(&number.to_le_bytes());
+    }
+
+    fn piece(&mut self, piece: &[u8]) {
+        self.part(Some(piece));
+    }
+}
+
+impl Material for Spelling {
+    fn part(&mut self, part: Option<&[u8]>) {
+        spell(part, |bytes| self.write(bytes));
+    }
+}
 
 /// One look-up in so many is timed: two readings of the clock would be most of it.
 const TIMED: u64 = 32;
@@ -70,20 +94,20 @@ impl Remembered {
         if !self.remembers || !worth.is_on() {
             return Recalled::Off;
         }
-        if spelled_bytes(values) > KEY_BYTES_MAX {
+        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
+        let spelling = spelling(question, values);
+        if spelling.too_long {
             worth.looked_up(false);
             return Recalled::Off;
         }
-        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
-        let mut key = Spelled::new();
-        spell(question, values, &mut key);
-        let found = self.memo.get(&key, now);
+        let key = &*spelling.key;
+        let found = self.memo.get(key, now);
         worth.looked_up(found.is_some());
         if let Some(timer) = timer {
             worth.lookup_took(nanos(timer.elapsed()));
         }
         match found {
-            None => Recalled::Unknown(Place { hook, key: Box::from(&*key) }),
+            None => Recalled::Unknown(Place { hook, key: key.into() }),
             Some(decision) => Recalled::Known(decision),
         }
     }
@@ -126,63 +150,46 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What values take at most when they are spelled out: a whole body isn't copied only to find that it is too long.
-fn spelled_bytes(values: &[Option<Cow<'_, [u8]>>]) -> usize {
-    values.iter().map(|value| 9 + value.as_ref().map_or(0, |value| value.len())).sum()
-}
-
 /// Everything that a verdict may depend on, so that different questions are never spelled alike.
-fn spell(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>], key: &mut Spelled) {
-    key.push(question.hook() as u8);
-    for value in values {
-        part(key, value.as_deref());
-    }
+fn spelling(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Spelling {
+    let mut key = Spelling::default();
+    key.write(&[question.hook() as u8]);
+    values.iter().for_each(|value| key.part(value.as_deref()));
     match question {
         Question::Key | Question::Features | Question::Batch => {}
-        Question::Prefetch { hit } => key.push(u8::from(*hit)),
+        Question::Prefetch { hit } => key.write(&[u8::from(*hit)]),
         Question::Admit(Admission::Pass(reason)) => {
-            key.push(0);
-            piece(key, reason.as_bytes());
+            key.write(&[0]);
+            key.piece(reason.as_bytes());
         }
         Question::Admit(Admission::MarkUncacheable { ms }) => {
-            key.push(1);
-            number(key, *ms);
+            key.write(&[1]);
+            key.number(*ms);
         }
         Question::Admit(Admission::Store(storage)) => {
-            key.push(2);
+            key.write(&[2]);
             for ms in [storage.ttl_ms, storage.grace_ms, storage.stale_if_error_ms, storage.keep_ms] {
-                number(key, ms);
+                key.number(ms);
             }
-            number(key, storage.tags.len() as u64);
-            storage.tags.iter().for_each(|tag| piece(key, tag.as_bytes()));
-            storage.vary.iter().for_each(|name| piece(key, name.as_str().as_bytes()));
+            key.number(storage.tags.len() as u64);
+            storage.tags.iter().for_each(|tag| key.piece(tag.as_bytes()));
+            storage.vary.iter().for_each(|name| key.piece(name.as_str().as_bytes()));
         }
         Question::Route(candidates) => {
             for candidate in *candidates {
-                piece(key, candidate.pool.as_bytes());
-                piece(key, candidate.model.as_deref().unwrap_or_default().as_bytes());
+                key.piece(candidate.pool.as_bytes());
+                key.piece(candidate.model.as_deref().unwrap_or_default().as_bytes());
                 let stats = &candidate.stats;
                 for count in [stats.endpoints, stats.healthy, stats.inflight, stats.queued, stats.error_ppm] {
-                    number(key, u64::from(count));
+                    key.number(u64::from(count));
                 }
                 for amount in [stats.p50_us, stats.p99_us, candidate.cost_micro] {
-                    number(key, amount);
+                    key.number(amount);
                 }
             }
         }
     }
-}
-
-fn number(key: &mut Spelled, number: u64) {
-    key.extend_from_slice(&number.to_le_bytes());
-}
-
-fn piece(key: &mut Spelled, piece: &[u8]) {
-    part(key, Some(piece));
-}
-
-fn part(key: &mut Spelled, part: Option<&[u8]>) {
-    policy::key::spell(part, |bytes| key.extend_from_slice(bytes));
+    key
 }
 
 #[cfg(test)]
@@ -192,11 +199,9 @@ mod tests {
     use super::*;
     use crate::policy::{Candidate, PoolStats, Storage};
 
-    fn key(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Spelled {
+    fn key(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
         let values: Vec<_> = values.iter().map(|value| value.as_deref().map(Cow::Borrowed)).collect();
-        let mut key = Spelled::new();
-        spell(question, &values, &mut key);
-        key
+        spelling(question, &values).key.to_vec()
     }
 
     proptest! {
@@ -233,7 +238,7 @@ mod tests {
         ];
         questions.extend(admissions.iter().map(Question::Admit));
         questions.extend(lists.iter().map(|list| Question::Route(list)));
-        let mut keys: Vec<Spelled> = questions.iter().map(|question| key(question, &[None])).collect();
+        let mut keys: Vec<Vec<u8>> = questions.iter().map(|question| key(question, &[None])).collect();
         let all = keys.len();
         keys.sort();
         keys.dedup();

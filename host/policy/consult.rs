@@ -12,14 +12,14 @@ pub fn ask(policy: &dyn Policy, question: &Question<'_>, facts: &Facts<'_>) -> O
         return extract(policy, facts).cloned();
     }
     let inputs = policy.reads(question.hook())?;
-    Some(prepare(policy, inputs, facts).and_then(|()| decide(policy, question, inputs, facts)))
+    Some(prepare(policy, inputs.iter(), facts).and_then(|()| decide(policy, question, inputs, facts)))
 }
 
 /// What `features` says of the request, asked once. None if the policy doesn't have the hook.
 pub fn extract<'n>(policy: &dyn Policy, facts: &Facts<'n>) -> Option<&'n Result<Arc<Decision>, Fault>> {
     let inputs = policy.reads(Hook::Features)?;
     facts.notes().extracted(|| {
-        arms(policy, inputs, facts);
+        arms(policy, inputs.iter(), facts);
         Some(decide(policy, &Question::Features, inputs, facts))
     })
 }
@@ -32,14 +32,12 @@ pub fn material(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Mate
     match policy.key_plan() {
         KeyPlan::Native => Ok(None),
         KeyPlan::Recipe(parts) => {
-            for part in parts {
-                prepare(policy, std::slice::from_ref(&part.input), facts)?;
-            }
+            prepare(policy, parts.iter().map(|part| &part.input), facts)?;
             key::evaluate(parts, facts, material);
             Ok(None)
         }
         KeyPlan::Call(inputs) => {
-            prepare(policy, inputs, facts)?;
+            prepare(policy, inputs.iter(), facts)?;
             match &*decide(policy, &Question::Key, inputs, facts)? {
                 Decision::Key(KeyVerdict::Lookup(parts)) => {
                     parts.iter().for_each(|part| material.part(part.as_deref()));
@@ -90,8 +88,12 @@ pub fn draw<'n>(policy: &dyn Policy, facts: &Facts<'n>) -> &'n [Arm] {
 }
 
 /// Finds out what the inputs need beside the request itself.
-fn prepare(policy: &dyn Policy, inputs: &[Input], facts: &Facts<'_>) -> Result<(), Fault> {
-    if inputs.iter().any(|input| matches!(input, Input::Feature(_)))
+fn prepare<'i>(
+    policy: &dyn Policy,
+    inputs: impl Iterator<Item = &'i Input> + Clone,
+    facts: &Facts<'_>,
+) -> Result<(), Fault> {
+    if inputs.clone().any(|input| matches!(input, Input::Feature(_)))
         && let Some(Err(fault)) = extract(policy, facts)
     {
         return Err(fault.clone());
@@ -100,8 +102,8 @@ fn prepare(policy: &dyn Policy, inputs: &[Input], facts: &Facts<'_>) -> Result<(
     Ok(())
 }
 
-fn arms(policy: &dyn Policy, inputs: &[Input], facts: &Facts<'_>) {
-    if inputs.iter().any(|input| matches!(input, Input::Arm(_))) {
+fn arms<'i>(policy: &dyn Policy, mut inputs: impl Iterator<Item = &'i Input>, facts: &Facts<'_>) {
+    if inputs.any(|input| matches!(input, Input::Arm(_))) {
         draw(policy, facts);
     }
 }

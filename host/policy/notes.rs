@@ -67,6 +67,12 @@ impl Notes {
         self.arms.get_or_init(draw)
     }
 
+    /// The arms that have been drawn, to keep.
+    #[must_use]
+    pub fn into_arms(self) -> Vec<Arm> {
+        self.arms.into_inner().unwrap_or_default()
+    }
+
     /// The arms that have been drawn.
     #[must_use]
     pub fn arms(&self) -> &[Arm] {

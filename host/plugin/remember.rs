@@ -61,6 +61,46 @@ impl Spelling {
     fn piece(&mut self, piece: &[u8]) {
         self.part(Some(piece));
     }
+
+    /// Everything that a verdict may depend on, so that different questions are never spelled alike.
+    fn question(&mut self, question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) {
+        self.write(&[question.hook() as u8]);
+        values.iter().for_each(|value| self.part(value.as_deref()));
+        match question {
+            Question::Key | Question::Features | Question::Batch => {}
+            Question::Prefetch { hit } => self.write(&[u8::from(*hit)]),
+            Question::Admit(Admission::Pass(reason)) => {
+                self.write(&[0]);
+                self.piece(reason.as_bytes());
+            }
+            Question::Admit(Admission::MarkUncacheable { ms }) => {
+                self.write(&[1]);
+                self.number(*ms);
+            }
+            Question::Admit(Admission::Store(storage)) => {
+                self.write(&[2]);
+                for ms in [storage.ttl_ms, storage.grace_ms, storage.stale_if_error_ms, storage.keep_ms] {
+                    self.number(ms);
+                }
+                self.number(storage.tags.len() as u64);
+                storage.tags.iter().for_each(|tag| self.piece(tag.as_bytes()));
+                storage.vary.iter().for_each(|name| self.piece(name.as_str().as_bytes()));
+            }
+            Question::Route(candidates) => {
+                for candidate in *candidates {
+                    self.piece(candidate.pool.as_bytes());
+                    self.piece(candidate.model.as_deref().unwrap_or_default().as_bytes());
+                    let stats = &candidate.stats;
+                    for count in [stats.endpoints, stats.healthy, stats.inflight, stats.queued, stats.error_ppm] {
+                        self.number(u64::from(count));
+                    }
+                    for amount in [stats.p50_us, stats.p99_us, candidate.cost_micro] {
+                        self.number(amount);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl Material for Spelling {
@@ -95,7 +135,8 @@ impl Remembered {
             return Recalled::Off;
         }
         let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
-        let spelling = spelling(question, values);
+        let mut spelling = Spelling::default();
+        spelling.question(question, values);
         if spelling.too_long {
             worth.looked_up(false);
             return Recalled::Off;
@@ -150,48 +191,6 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Everything that a verdict may depend on, so that different questions are never spelled alike.
-fn spelling(question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Spelling {
-    let mut key = Spelling::default();
-    key.write(&[question.hook() as u8]);
-    values.iter().for_each(|value| key.part(value.as_deref()));
-    match question {
-        Question::Key | Question::Features | Question::Batch => {}
-        Question::Prefetch { hit } => key.write(&[u8::from(*hit)]),
-        Question::Admit(Admission::Pass(reason)) => {
-            key.write(&[0]);
-            key.piece(reason.as_bytes());
-        }
-        Question::Admit(Admission::MarkUncacheable { ms }) => {
-            key.write(&[1]);
-            key.number(*ms);
-        }
-        Question::Admit(Admission::Store(storage)) => {
-            key.write(&[2]);
-            for ms in [storage.ttl_ms, storage.grace_ms, storage.stale_if_error_ms, storage.keep_ms] {
-                key.number(ms);
-            }
-            key.number(storage.tags.len() as u64);
-            storage.tags.iter().for_each(|tag| key.piece(tag.as_bytes()));
-            storage.vary.iter().for_each(|name| key.piece(name.as_str().as_bytes()));
-        }
-        Question::Route(candidates) => {
-            for candidate in *candidates {
-                key.piece(candidate.pool.as_bytes());
-                key.piece(candidate.model.as_deref().unwrap_or_default().as_bytes());
-                let stats = &candidate.stats;
-                for count in [stats.endpoints, stats.healthy, stats.inflight, stats.queued, stats.error_ppm] {
-                    key.number(u64::from(count));
-                }
-                for amount in [stats.p50_us, stats.p99_us, candidate.cost_micro] {
-                    key.number(amount);
-                }
-            }
-        }
-    }
-    key
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -201,7 +200,9 @@ mod tests {
 
     fn key(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
         let values: Vec<_> = values.iter().map(|value| value.as_deref().map(Cow::Borrowed)).collect();
-        spelling(question, &values).key.to_vec()
+        let mut spelling = Spelling::default();
+        spelling.question(question, &values);
+        spelling.key.to_vec()
     }
 
     proptest! {
@@ -212,6 +213,20 @@ mod tests {
             b in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
         ) {
             prop_assert_eq!(a == b, key(&Question::Key, &a) == key(&Question::Key, &b));
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_remembered_is_noticed_and_not_copied() {
+        let rule = config::Memo { entries_max: 4, ..config::Memo::default() };
+        let remembered = Remembered::new(rule);
+        // The hook and the lengths take a few bytes.
+        for (length, fits) in [(KEY_BYTES_MAX - 12, true), (KEY_BYTES_MAX, false), (1 << 20, false)] {
+            let value = vec![0; length];
+            let values = [Some(Cow::Borrowed(&*value)), Some(Cow::Borrowed(&b"x"[..]))];
+            let recalled = remembered.recall(&Question::Key, &values, || Timestamp(0));
+            assert_eq!(matches!(recalled, Recalled::Unknown(_)), fits, "{length}");
+            assert_eq!(matches!(recalled, Recalled::Off), !fits, "{length}");
         }
     }
 

@@ -171,10 +171,10 @@ impl KeyHasher {
 
     /// The key.
     #[must_use]
-    pub fn finish(&self) -> Key {
-        let hash = match &self.before {
+    pub fn finish(self) -> Key {
+        let hash = match self.before {
             None => blake3::keyed_hash(&self.start, &self.pending),
-            Some(before) => before.as_ref().clone().update(&self.pending).finalize(),
+            Some(mut before) => before.update(&self.pending).finalize(),
         };
         Key(*hash.as_bytes())
     }

@@ -37,7 +37,7 @@ pub struct Advice {
 
 /// The generation that decided at first made the key.
 const CHOSEN: u8 = 1;
-/// The one did that decided after that had faulted.
+/// The one that decides since that has faulted made it.
 const INSTEAD: u8 = 2;
 
 impl Advice {

@@ -1,4 +1,6 @@
-//! Wall-clock time as the cache keeps it. Pure cores take a [`Timestamp`] as an argument; only edges call [`now`].
+//! Two clocks. [`Timestamp`] is wall-clock time, for freshness, dates and logs: it may be set back or forward at any
+//! moment. [`Uptime`] only goes forward and counts suspension: everything that lasts (breakers, ejections, trials, fences)
+//! is measured with it. Pure cores take either as an argument; only edges call [`now`] and [`uptime`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +41,32 @@ impl From<SystemTime> for Timestamp {
 #[must_use]
 pub fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
+}
+
+/// Milliseconds since this machine started, time in suspension included. Not comparable between machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(pub u64);
+
+impl Uptime {
+    /// The moment `duration` after this one; saturates.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+
+    /// How long ago `earlier` was; zero if it lies ahead.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// The current moment. No setting of the system clock moves it.
+#[must_use]
+pub fn uptime() -> Uptime {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Uptime(seconds.saturating_mul(1000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000))
 }
 
 /// A duration in whole milliseconds; saturates instead of wrapping.

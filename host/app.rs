@@ -163,7 +163,7 @@ impl App {
     pub async fn run(self, drain: CancellationToken) -> http::Drained {
         let stop = CancellationToken::new();
         let mut background = JoinSet::new();
-        background.spawn(Arc::clone(self.cache.purger()).follow(stop.clone()));
+        background.spawn(Arc::clone(self.cache.purger()).run(stop.clone()));
         for pool in self.pools.values() {
             background.spawn(Arc::clone(pool).watch(stop.clone()));
         }

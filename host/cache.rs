@@ -67,6 +67,22 @@ pub struct Metrics {
     pub flights: Gauge,
     /// Purges made through this node.
     pub purges: Counter,
+    /// URLs that unsafe methods invalidated.
+    pub purge_invalidations: Counter,
+    /// Records of the region's purge log that could not be read.
+    pub purge_unreadable: Counter,
+    /// How often the region's purge log had lost records or was put back to an older state.
+    pub purge_logs_lost: Counter,
+    /// Whether this node is in step with its region's purge log.
+    pub purge_in_step: Gauge,
+    /// Records of the region's purge log that this node has yet to apply.
+    pub purge_lag_records: Gauge,
+    /// Milliseconds since the purge log was last read to its end.
+    pub purge_lag_ms: Gauge,
+    /// Milliseconds for which this node still serves without asking should it not reach the log any more.
+    pub purge_fence_ms: Gauge,
+    /// Whether another node of the region has this node's name.
+    pub purge_namesakes: Gauge,
 }
 
 impl Metrics {
@@ -80,11 +96,24 @@ impl Metrics {
             ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
             ("cache_parts_missing", "Bodies of which a part was missing", &self.parts_missing),
             ("cache_purges", "Purges made through this node", &self.purges),
+            ("cache_purge_invalidations", "URLs that unsafe methods invalidated", &self.purge_invalidations),
+            ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
+            ("cache_purge_logs_lost", "How often the purge log had lost records", &self.purge_logs_lost),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
         }
-        registry.register("cache_flights", "Fetches under way that others wait for", self.flights.clone());
+        let gauges = [
+            ("cache_flights", "Fetches under way that others wait for", &self.flights),
+            ("cache_purge_in_step", "1 while in step with the region's purge log, or without one", &self.purge_in_step),
+            ("cache_purge_lag_records", "Records of the purge log yet to be applied", &self.purge_lag_records),
+            ("cache_purge_lag_ms", "Since the purge log was read to its end; -1 before", &self.purge_lag_ms),
+            ("cache_purge_fence_ms", "What is left of the fence", &self.purge_fence_ms),
+            ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
     }
 }
 
@@ -133,12 +162,15 @@ impl Cache {
     /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable. A Redis that is down is no error.
     pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
         let tiers = Tiers::open(config, &metrics).await?;
-        let stream = match &config.redis {
-            Some(redis) => Some(purge::stream::Stream::new(node, &config.namespace, redis, &config.purge)?),
+        let log = match &config.redis {
+            Some(redis) => {
+                let log = purge::redis::RedisLog::new(&config.namespace, redis, &config.purge)?;
+                Some(Arc::new(log) as Arc<dyn purge::log::Log>)
+            }
             None => None,
         };
         let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
-        let purger = Purger::open(node, config.purge.tags_max, dir, stream)?;
+        let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
         Ok(Arc::new(Self { config: config.clone(), tiers, purger, metrics }))
     }
 
@@ -243,16 +275,6 @@ impl Cache {
     #[must_use]
     pub fn is_gone(&self, object: &Object, url: &str) -> bool {
         self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))
-    }
-
-    /// Is something stored under `key` in any tier? Asks Redis within its budget.
-    pub async fn has(&self, key: &Key) -> bool {
-        self.tiers.may_have(key) || (self.tiers.is_shared() && self.tiers.redis_has(&[*key]).await)
-    }
-
-    /// Forgets what this node has under `key`.
-    pub fn forget(&self, key: &Key) {
-        self.tiers.remove(key);
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.

@@ -191,6 +191,23 @@ pub struct Purge {
     pub log_max: usize,
     /// How long a purge waits for the region's nodes to apply it.
     pub ack: Duration,
+    /// How long after its last read of the region's log a node serves what is stored without asking.
+    pub fence: Duration,
+    /// What a node does past its fence.
+    pub cut_off: CutOff,
+    /// How long purges wait for the fence of a node that is silent. Longer than `fence`.
+    pub lost: Duration,
+    /// Invalidations that may wait for the log.
+    pub invalidations_max: usize,
+}
+
+/// What a node does once it hasn't read its region's log for longer than its fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutOff {
+    /// Asks the origin before it serves what is stored.
+    Ask,
+    /// Goes on serving; then no purge that it hasn't applied is complete.
+    Serve,
 }
 
 /// What holds for all policies.

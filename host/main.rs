@@ -126,6 +126,9 @@ struct ScopeFlags {
     /// A tag (Surrogate-Key, Cache-Tag)
     #[arg(long)]
     tag: Option<String>,
+    /// A node of the region that is known to be gone: purges no longer wait for it
+    #[arg(long, value_name = "NODE")]
+    sign_off: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -245,13 +248,23 @@ fn check(file: &std::path::Path) -> Done {
 
 async fn purge(flags: PurgeFlags) -> Done {
     let PurgeFlags { admin, scope, soft } = flags;
+    if let Some(node) = scope.sign_off {
+        let path = format!("/nodes/{node}/sign-off");
+        let body = serde_json::json!({});
+        let answered = admin_client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
+        return reported(answered);
+    }
     let scope = match (&scope.url, &scope.key, &scope.tag) {
         (Some(url), _, _) => Scope::url(url),
         (_, Some(key), _) => Scope::key(key),
         (_, _, tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };
     let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft };
-    let answered = admin_client::client_purge(&admin, &purge, PURGE_TIME).await;
+    reported(admin_client::client_purge(&admin, &purge, PURGE_TIME).await)
+}
+
+/// Shows what the admin API replied to a purge.
+fn reported(answered: Result<(http::StatusCode, serde_json::Value), admin_client::ClientError>) -> Done {
     let (status, report) = answered.map_err(|error| format!("holm purge: {error}"))?;
     println!("{report}");
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -40,7 +40,7 @@ pub(super) struct Controls {
 }
 
 /// A node that can't reach its region's purge log for this long takes requests all the same.
-const CATCH_UP_TIME: Duration = Duration::from_secs(5);
+const REACH_TIME: Duration = Duration::from_secs(5);
 
 impl Controls {
     pub(super) fn new(
@@ -80,8 +80,16 @@ impl Control for Controls {
             Ok(PurgeReport {
                 position: receipt.position.to_string(),
                 applied: receipt.applied,
+                expired: receipt.expired,
                 missing: receipt.missing,
             })
+        })
+    }
+
+    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>> {
+        Box::pin(async move {
+            let done = self.cache.purger().sign_off(&node).await;
+            done.map_err(|error| PurgeFailure { reason: error.to_string() })
         })
     }
 
@@ -89,10 +97,17 @@ impl Control for Controls {
         // A pool that is down is no reason: what is stored can still be served.
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
-            OPEN if !self.cache.purger().in_step() && self.since.elapsed() < CATCH_UP_TIME => {
-                Err(vec!["the node is catching up with its region's purge log".to_owned()])
-            }
-            OPEN => Ok(()),
+            OPEN => match self.cache.purger() {
+                purger if !purger.is_catching_up() => Ok(()),
+                purger if purger.has_reached() => {
+                    Err(vec!["the node is catching up with its region's purge log".to_owned()])
+                }
+                _ if self.since.elapsed() < REACH_TIME => {
+                    Err(vec!["the node has yet to reach its region's purge log".to_owned()])
+                }
+                // It asks the origin for whatever it serves, and does that as well as any node.
+                _ => Ok(()),
+            },
             _ => Err(vec!["the node is draining".to_owned()]),
         }
     }
@@ -100,6 +115,7 @@ impl Control for Controls {
     fn metrics(&self) -> String {
         let open = i64::try_from(self.pipeline.flights_open()).unwrap_or(i64::MAX);
         self.cache.metrics().flights.set(open);
+        self.cache.purger().refresh_metrics();
         self.policies.refresh_metrics();
         self.registry.encode()
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::clock::Timestamp;
 
 /// Bumped when the layout below changes; other versions are misses.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 const OBJECT: u8 = 1;
 const PART: u8 = 2;
@@ -143,7 +143,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::purge::{LogId, Position};
+    use crate::cache::purge::{Incarnation, Position};
 
     pub(crate) fn head(length: u64) -> Head {
         let mut headers = HeaderMap::new();
@@ -157,7 +157,7 @@ pub(crate) mod tests {
             initial_age_ms: 2_500,
             lifetimes: Lifetimes { ttl_ms: 60_000, grace_ms: 1, stale_if_error_ms: 2, keep_ms: 3 },
             tags: vec![Tag::url("http://a/"), Tag::named(b"t")],
-            mark: Mark { log: LogId(5), position: Position { major: 6, minor: 7 } },
+            mark: Mark { log: Incarnation(5), position: Position(6), ..Mark::default() },
             for_authorized: true,
             length,
             layout: Layout::Whole,

@@ -55,7 +55,7 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
     if standing == Standing::Doubtful {
         return stale(object, false, false);
     }
-    match purged_softly(object.head.freshness(now), standing, &object) {
+    match by_standing(object.head.freshness(now), standing, &object) {
         Freshness::Dead => Outcome::Miss,
         Freshness::Fresh { .. } if directives.no_cache => stale(object, false, true),
         Freshness::Fresh { left_ms } if !fresh_enough(&object, left_ms, directives, now) => stale(object, true, true),
@@ -70,15 +70,20 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
     }
 }
 
-/// A soft purge makes a fresh answer stale from now on: grace and the rest are counted from the end of its life.
-fn purged_softly(freshness: Freshness, standing: Standing, object: &Object) -> Freshness {
-    match freshness {
-        Freshness::Fresh { .. } if standing == Standing::Stale => Freshness::Stale {
+/// A soft purge makes a fresh entry stale from now on: grace and the rest are counted from the end of its life. One that is
+/// to be confirmed is stale as well, but not to be served while it is refreshed: it may have been purged.
+fn by_standing(freshness: Freshness, standing: Standing, object: &Object) -> Freshness {
+    let lifetimes = &object.head.lifetimes;
+    match (standing, freshness) {
+        (Standing::Stale | Standing::Unconfirmed, Freshness::Fresh { .. }) => Freshness::Stale {
             over_ms: 0,
-            grace: object.head.lifetimes.grace_ms > 0,
-            if_error: object.head.lifetimes.stale_if_error_ms > 0,
+            grace: standing == Standing::Stale && lifetimes.grace_ms > 0,
+            if_error: lifetimes.stale_if_error_ms > 0,
         },
-        other => other,
+        (Standing::Unconfirmed, Freshness::Stale { over_ms, if_error, .. }) => {
+            Freshness::Stale { over_ms, grace: false, if_error }
+        }
+        (_, freshness) => freshness,
     }
 }
 
@@ -137,6 +142,10 @@ mod tests {
             (Standing::Good, &plain, 85_000, "doubtful"),
             (Standing::Good, &plain, 90_000, "miss"),
             (Standing::Stale, &plain, 10_000, "grace"),
+            (Standing::Unconfirmed, &plain, 10_000, "stale"),
+            (Standing::Unconfirmed, &plain, 65_000, "stale"),
+            (Standing::Unconfirmed, &lenient, 75_000, "stale"),
+            (Standing::Unconfirmed, &no_cache, 10_000, "forced"),
             (Standing::Doubtful, &plain, 10_000, "doubtful"),
             (Standing::Gone, &plain, 10_000, "miss"),
             (Standing::Good, &no_cache, 10_000, "forced"),

@@ -1,9 +1,17 @@
-//! Purging. Not by finding entries: a purge is appended to a log, and an entry is good only if none of its tags
-//! was purged after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without
-//! Redis, this node's own counter; either way the resulting table is kept on disk where there is a disk tier.
+//! Purging. Not by finding entries: a purge is appended to a log, and an entry is good only if none of its tags was purged
+//! after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without Redis, this node's
+//! own counter; either way the resulting table is kept on disk where there is a disk tier.
 
+pub mod fence;
+pub mod follow;
 pub mod journal;
-pub mod stream;
+pub mod local;
+pub mod log;
+pub mod pending;
+pub mod receipt;
+pub mod redis;
+pub mod roll;
+pub mod seen;
 pub mod table;
 
 use std::{
@@ -17,15 +25,31 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use thiserror::Error;
-use tokio::sync::{Mutex, watch};
-
-pub use self::table::{Kind, LogId, Mark, Position, Record, Standing};
-use self::{
-    journal::{Journal, Snapshot},
-    stream::Stream,
+use tokio::{
+    sync::{Mutex, watch},
+    time::sleep,
 };
-use super::{key::Key, tag::Tag};
-use table::Table;
+
+use self::{
+    fence::Fence,
+    journal::{Journal, Snapshot},
+    local::Local,
+    log::{Append, Appended, Log, Member, Report},
+    pending::Pending,
+    receipt::Standpoint,
+    roll::Roll,
+    seen::Seen,
+    table::Table,
+};
+pub use self::{
+    receipt::Receipt,
+    table::{Cursor, Incarnation, Kind, Mark, Position, Record, Standing},
+};
+use super::{Metrics, key::Key, tag::Tag};
+use crate::{
+    clock::{self, Uptime},
+    config,
+};
 
 /// Why a purge could not be made, or the table not opened.
 #[derive(Debug, Error)]
@@ -41,7 +65,7 @@ pub enum Error {
 /// What to purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// What this URL (scheme, host, path and query as clients send them) is answered with.
+    /// The responses to this URL (scheme, host, path and query as clients send them).
     Url(String),
     /// One key.
     Key(Key),
@@ -63,15 +87,25 @@ impl Scope {
     }
 }
 
-/// Who has applied a purge.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// Where the purge stands in the log.
-    pub position: Position,
-    /// Nodes that have applied it.
-    pub applied: Vec<String>,
-    /// Live nodes that haven't in time.
-    pub missing: Vec<String>,
+/// Where things stood when a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    mark: Mark,
+    /// The fence held, so that all purges that were complete by then had been applied.
+    in_step: bool,
+}
+
+/// What has been applied.
+#[derive(Debug)]
+struct State {
+    table: Table,
+    local: Local,
+}
+
+impl State {
+    fn check(&self, tags: impl Iterator<Item = Tag> + Clone, mark: &Mark) -> Standing {
+        self.table.check(tags.clone(), mark).max(self.local.check(tags, mark))
+    }
 }
 
 /// What only a writer needs.
@@ -83,6 +117,8 @@ struct Writing {
     unsaved: Vec<Record>,
     /// Rows that left the table with them.
     folded: Vec<Tag>,
+    /// The log was changed for another, which the disk doesn't know yet.
+    anew: bool,
 }
 
 /// Records that may be unsaved; past it the floor is raised instead, which costs revalidations but no memory.
@@ -92,26 +128,51 @@ const UNSAVED_MAX: usize = 10_000;
 /// in the marks of entries on disk, and must not be given out again.
 const POSITIONS_SKIPPED: u64 = 1 << 32;
 
+/// Between two looks at which nodes have applied a purge.
+const POLL: Duration = Duration::from_millis(10);
+/// The same while the log can't be reached.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// What a hit has to know without taking a lock.
 #[derive(Clone, Copy, Debug)]
 struct Glance {
-    log: LogId,
+    log: Incarnation,
     version: u64,
     latest_url: Position,
+    local: u64,
+}
+
+/// This node's place in its region.
+#[derive(Debug)]
+struct Region {
+    log: Arc<dyn Log>,
+    roll: parking_lot::Mutex<Roll>,
+    fence: Duration,
+    cut_off: config::CutOff,
+    /// One life of this process.
+    instance: u64,
+    /// The life before, whose directory this one holds.
+    before: Option<u64>,
+    /// The log's last position, as it was last read.
+    last: AtomicU64,
 }
 
 /// The node's view of what was purged.
 #[derive(Debug)]
 pub struct Purger {
     node: String,
-    table: RwLock<Table>,
+    state: RwLock<State>,
     glance: ArcSwap<Glance>,
+    fence: Fence,
     journal: Option<Arc<Journal>>,
-    stream: Option<Stream>,
+    region: Option<Region>,
     /// Serialises writers, so that positions reach the journal in order.
     writing: Mutex<Writing>,
-    applied: watch::Sender<Position>,
+    applied: watch::Sender<Cursor>,
+    pending: Pending,
+    seen: Seen,
     rows_max: usize,
+    metrics: Metrics,
 }
 
 impl Purger {
@@ -121,52 +182,91 @@ impl Purger {
     /// [`Error::Journal`] if the durable table can't be opened or read.
     pub fn open(
         node: &str,
-        rows_max: usize,
+        config: &config::Purge,
         dir: Option<&std::path::Path>,
-        stream: Option<Stream>,
+        log: Option<Arc<dyn Log>>,
+        metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
+        let rows_max = config.tags_max;
         let journal = dir.map(Journal::open).transpose()?.map(Arc::new);
         let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
         // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
         // log of its own, so that what it has on disk is doubtful until then.
-        let own = || Table::new(LogId(fastrand::u64(1..)), rows_max);
-        let (table, parked) = match (loaded, &stream) {
+        let own = || Table::new(Incarnation(fastrand::u64(1..)), rows_max);
+        let (table, parked) = match (loaded, &log) {
             (Some(mut table), None) => {
-                let major = table.mark().position.major.saturating_add(POSITIONS_SKIPPED);
-                table.advance(Position { major, minor: 0 });
+                table.advance(Position(table.cursor().position.0.saturating_add(POSITIONS_SKIPPED)));
                 (table, None)
             }
             (parked, Some(_)) => (own(), parked),
             (None, None) => (own(), None),
         };
-        if let (None, Some(journal)) = (&stream, &journal) {
+        if let (None, Some(journal)) = (&log, &journal) {
             // The identity of a log that only this node has must survive it.
-            journal.keep(&Snapshot::from(&table))?;
+            journal.write(&Snapshot::from(&table), &[], &[])?;
         }
-        let mark = table.mark();
-        let glance = Glance { log: mark.log, version: 1, latest_url: table.latest_url() };
+        let fence = match &log {
+            Some(_) => Fence::new(config.fence, config.lost, config.cut_off),
+            None => Fence::alone(),
+        };
+        let region = log.map(|log| Region::new(log, config, journal.as_deref())).transpose()?;
+        let cursor = table.cursor();
+        let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: 0 };
         Ok(Arc::new(Self {
             node: node.to_owned(),
-            table: RwLock::new(table),
+            state: RwLock::new(State { table, local: Local::new(config.invalidations_max) }),
             glance: ArcSwap::from_pointee(glance),
+            fence,
             journal,
-            stream,
+            region,
             writing: Mutex::new(Writing { parked, ..Writing::default() }),
-            applied: watch::Sender::new(mark.position),
+            applied: watch::Sender::new(cursor),
+            pending: Pending::new(config.invalidations_max),
+            seen: Seen::new(),
             rows_max,
+            metrics,
         }))
     }
 
-    /// Where the log stands for a fetch that begins now.
+    /// Returns the mark of a fetch that begins now.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        self.table.read().mark()
+        let state = self.state.read();
+        let Cursor { log, position, .. } = state.table.cursor();
+        Mark { log, position, local: state.local.count(), at: clock::uptime() }
     }
 
-    /// May the tiers that others write to be read? Not while the region's log is still to be caught up with.
+    /// Returns the mark of a fetch that begins now and whose response may be stored under a URL with this tag.
+    #[must_use]
+    pub fn begin(&self, url: &Tag) -> Mark {
+        // Noted first: an invalidation that finds nothing noted has the fetch begin after it.
+        self.seen.add(url);
+        self.mark()
+    }
+
+    /// Returns where things stand for a request that comes now.
+    #[must_use]
+    pub fn arrived(&self) -> Arrived {
+        Arrived { in_step: self.in_step(), mark: self.mark() }
+    }
+
+    /// Whether the region's log has been read to its end within the fence, so that tiers that others write to may be
+    /// read. Always so without a region.
     #[must_use]
     pub fn in_step(&self) -> bool {
-        self.stream.as_ref().is_none_or(Stream::in_step)
+        self.fence.is_alone() || self.fence.holds(clock::uptime())
+    }
+
+    /// Whether the node has yet to catch up with its region's log after its start.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        !self.fence.is_alone() && !self.fence.has_read()
+    }
+
+    /// Whether the region's log has replied since the node's start.
+    #[must_use]
+    pub fn has_reached(&self) -> bool {
+        self.region.as_ref().is_none_or(|region| region.last.load(Ordering::Relaxed) != UNREACHED)
     }
 
     /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
@@ -174,260 +274,263 @@ impl Purger {
     /// can be purged; it is asked for only if some URL was purged since the entry's fetch.
     #[must_use]
     pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: Option<impl FnOnce() -> Tag>) -> Standing {
+        let standing = self.check_purged(tags, mark, checked, url);
+        if self.fence.is_alone() || self.fence.lets(mark.at, clock::uptime()) {
+            standing
+        } else {
+            standing.max(Standing::Unconfirmed)
+        }
+    }
+
+    fn check_purged(
+        &self,
+        tags: &[Tag],
+        mark: &Mark,
+        checked: &AtomicU64,
+        url: Option<impl FnOnce() -> Tag>,
+    ) -> Standing {
         let glance = self.glance.load();
-        let url_purged = url.is_some() && (glance.log != mark.log || glance.latest_url > mark.position);
+        let newer = glance.log != mark.log || glance.latest_url > mark.position || glance.local > mark.local;
+        let url_purged = url.is_some() && newer;
         if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
             return Standing::Good;
         }
         let asked = url.filter(|_| url_purged).map(|url| url());
-        let standing = self.table.read().check(tags.iter().copied().chain(asked), mark);
+        let standing = self.state.read().check(tags.iter().copied().chain(asked), mark);
         if standing == Standing::Good {
             checked.store(glance.version, Ordering::Relaxed);
         }
         standing
     }
 
-    /// Purges, and returns when every live node of the region has applied it or `ack` is over.
+    /// Purges, and returns when no node of the region can serve what it purged any more, or `ack` is over.
     ///
     /// # Errors
     /// [`Error`]: it isn't known to be purged.
-    pub async fn purge(self: &Arc<Self>, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
-        let (tag, url) = (scope.tag(), scope.is_url());
-        let Some(stream) = &self.stream else {
-            let position = self.append_locally(tag, kind, url).await?;
-            return Ok(Receipt { position, applied: vec![self.node.clone()], missing: Vec::new() });
-        };
-        let position = stream.append(tag, kind, url).await?;
-        Ok(stream.acknowledged(position, ack).await)
-    }
-
-    /// Purges a URL that an unsafe method changed (RFC 9111, section 4.4), and returns when this node has applied it.
-    /// The log carries it to the region's other nodes, but nobody waits for them.
-    ///
-    /// # Errors
-    /// [`Error`]: it isn't known to be purged.
-    pub async fn invalidate(self: &Arc<Self>, url: &str) -> Result<(), Error> {
-        let tag = Tag::url(url);
-        match &self.stream {
-            None => self.append_locally(tag, Kind::Hard, true).await.map(drop),
-            Some(stream) => {
-                let position = stream.append(tag, Kind::Hard, true).await?;
-                let mut applied = self.applied.subscribe();
-                let caught_up = applied.wait_for(|here| *here >= position);
-                // The log is followed by this very node: a second is ample, and the answer must not wait longer.
-                let _ = tokio::time::timeout(Duration::from_secs(1), caught_up).await;
-                Ok(())
+    pub async fn purge(&self, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
+        let append = Append { tag: scope.tag(), kind, url: scope.is_url() };
+        match &self.region {
+            None => {
+                let position = self.append_locally(&[append]).await?;
+                Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
+            }
+            Some(region) => {
+                let appended = region.log.append(&[append]).await?;
+                Ok(region.acknowledged(&appended, ack).await)
             }
         }
     }
 
-    /// Judges an answer that is still on its way, or just in: was it purged since its fetch began?
-    #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark) -> bool {
-        self.table.read().check(tags.iter().copied(), mark) != Standing::Good
+    /// Signs a node off that is known not to serve any more, so that no purge waits for it. Returns how many processes of
+    /// that name there were.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    pub async fn sign_off(&self, node: &str) -> Result<usize, Error> {
+        let Some(region) = &self.region else { return Ok(0) };
+        let members = region.log.members().await?;
+        let members = {
+            let mut roll = region.roll.lock();
+            roll.look(members, clock::uptime());
+            roll.sign_off(node)
+        };
+        for member in &members {
+            region.log.sign_off(member, false).await?;
+        }
+        Ok(members.len())
     }
 
-    /// Judges what is stored, for a request of the URL with this tag: was it purged hard since its fetch began?
+    /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.
+    #[must_use]
+    pub fn may_hold(&self, url: &Tag) -> bool {
+        self.region.is_some() || self.journal.is_some() || self.seen.may_have(url)
+    }
+
+    /// Invalidates a URL that an unsafe method changed (RFC 9111, section 4.4). From now on this node serves nothing that
+    /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes; dropping the
+    /// future takes nothing back.
+    pub async fn invalidate(&self, url: Tag) {
+        let number = self.state.write().local.add(url);
+        self.republish();
+        self.metrics.purge_invalidations.inc();
+        self.pending.add(url, number);
+        self.pending.taken(number).await;
+    }
+
+    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
+    /// between the beginning of its fetch and then.
+    #[must_use]
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived) -> bool {
+        if *mark != arrived.mark && self.state.read().check(tags.iter().copied(), mark) != Standing::Good {
+            return true;
+        }
+        !arrived.in_step && !self.fence.shares(mark.at, arrived.mark.at)
+    }
+
+    /// Judges what is stored, for a request of the URL with this tag: whether it was purged hard since its fetch began.
     #[must_use]
     pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: Tag) -> bool {
-        self.table.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone
+        self.state.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone
     }
 
-    /// Follows the region's log until `stop`; returns at once on a node without one.
-    pub async fn follow(self: Arc<Self>, stop: tokio_util::sync::CancellationToken) {
-        if let Some(stream) = &self.stream {
-            stream.follow(&self, stop).await;
-        }
+    /// Brings the gauges up to date.
+    pub fn refresh_metrics(&self) {
+        let metrics = &self.metrics;
+        let now = clock::uptime();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.purge_in_step.set(i64::from(self.in_step()));
+        let Some(region) = &self.region else { return };
+        let applied = self.applied.borrow().position.0;
+        let last = Some(region.last.load(Ordering::Relaxed)).filter(|last| *last != UNREACHED).unwrap_or(0);
+        metrics.purge_lag_records.set(gauge(last.saturating_sub(applied)));
+        metrics.purge_lag_ms.set(self.fence.age(now).map_or(-1, |age| gauge(clock::millis(age))));
+        metrics.purge_fence_ms.set(gauge(clock::millis(self.fence.left(now))));
     }
 
-    async fn append_locally(self: &Arc<Self>, tag: Tag, kind: Kind, url: bool) -> Result<Position, Error> {
+    async fn append_locally(&self, appends: &[Append]) -> Result<Position, Error> {
         let mut writing = self.writing.lock().await;
-        let position = Position { major: self.mark().position.major + 1, minor: 0 };
-        self.commit(&mut writing, vec![Record { position, tag, kind, url }]).await?;
+        let mut position = self.state.read().table.cursor().position;
+        let records = appends.iter().map(|append| {
+            position.0 += 1;
+            Record { position, tag: append.tag, kind: append.kind, url: append.url }
+        });
+        let records = records.collect();
+        self.commit(&mut writing, records, |_| {}).await?;
         Ok(position)
     }
 
-    /// Applies what the stream delivered up to `position`.
-    async fn deliver(self: &Arc<Self>, records: Vec<Record>) -> Result<(), Error> {
-        let mut writing = self.writing.lock().await;
-        self.commit(&mut writing, records).await
-    }
-
-    /// Up to where purges are applied and durable: what this node may acknowledge.
-    fn durable(&self) -> Position {
-        *self.applied.borrow()
-    }
-
-    /// Applies records in memory first, so that no hit can slip between, then on disk, then tells who waits.
-    /// What the disk refuses is kept and written with the next records: it must not be forgotten at a restart.
-    async fn commit(self: &Arc<Self>, writing: &mut Writing, records: Vec<Record>) -> Result<(), Error> {
+    /// Applies records in memory first, so that no hit can slip between, then on disk, then tells those who wait.
+    /// What the disk refuses is held and written with the next records: it must not be forgotten at a restart.
+    async fn commit(
+        &self,
+        writing: &mut Writing,
+        records: Vec<Record>,
+        further: impl FnOnce(&mut Table),
+    ) -> Result<(), Error> {
         let snapshot = {
-            let mut table = self.table.write();
+            let mut state = self.state.write();
+            let table = &mut state.table;
             writing.folded.extend(records.iter().flat_map(|record| table.apply(record)));
+            further(table);
             writing.unsaved.extend(records);
             // A tag that was folded and then purged again has a row.
             writing.folded.retain(|tag| table.row(tag).is_none());
             if writing.unsaved.len() > UNSAVED_MAX {
-                let applied = table.mark().position;
+                let applied = table.cursor().position;
                 table.raise_floor(applied);
                 writing.unsaved.clear();
             }
             Snapshot::from(&*table)
         };
         self.republish();
-        let (records, folded) = (writing.unsaved.clone(), writing.folded.clone());
-        self.with_journal(move |journal| journal.write(&snapshot, &records, &folded)).await?;
-        (writing.unsaved, writing.folded) = (Vec::new(), Vec::new());
-        self.applied.send_replace(snapshot.applied);
-        Ok(())
+        self.save(writing, snapshot).await
     }
 
-    /// Adopts the region's log: the one it knew when it stopped, or another; then what it has is doubtful from now on.
-    async fn adopt(self: &Arc<Self>, log: LogId) -> Result<(), Error> {
-        let mut writing = self.writing.lock().await;
-        let known = writing.parked.take().filter(|table| table.mark().log == log);
-        let is_new = known.is_none();
-        let snapshot = {
-            let mut table = self.table.write();
-            *table = known.unwrap_or_else(|| Table::new(log, self.rows_max));
-            Snapshot::from(&*table)
-        };
+    /// Makes another table the one that counts, at once and as a whole. `anew` if what the disk has is of another log.
+    async fn swap_in(
+        &self,
+        writing: &mut Writing,
+        table: Table,
+        anew: bool,
+        records: Vec<Record>,
+    ) -> Result<(), Error> {
+        let snapshot = Snapshot::from(&table);
+        self.state.write().table = table;
         self.republish();
-        if is_new {
+        if anew {
             // Purges of a log that is gone say nothing about this one.
             (writing.unsaved, writing.folded) = (Vec::new(), Vec::new());
-            self.with_journal(move |journal| journal.reset(&snapshot)).await?;
+            writing.anew = true;
         }
-        self.applied.send_replace(snapshot.applied);
-        Ok(())
+        writing.unsaved.extend(records);
+        self.save(writing, snapshot).await
     }
 
-    /// The log no longer reaches back to what was applied: everything before `floor` is doubtful from now on.
-    async fn lose(self: &Arc<Self>, floor: Position) -> Result<(), Error> {
-        let _turn = self.writing.lock().await;
-        let snapshot = {
-            let mut table = self.table.write();
-            table.raise_floor(floor);
-            Snapshot::from(&*table)
-        };
-        self.republish();
-        self.with_journal(move |journal| journal.write(&snapshot, &[], &[])).await?;
-        self.applied.send_replace(snapshot.applied);
+    async fn save(&self, writing: &mut Writing, snapshot: Snapshot) -> Result<(), Error> {
+        if let Some(journal) = self.journal.clone() {
+            let (records, folded, anew) = (writing.unsaved.clone(), writing.folded.clone(), writing.anew);
+            let write = move || {
+                if anew {
+                    journal.reset(&snapshot, &records, &folded)
+                } else {
+                    journal.write(&snapshot, &records, &folded)
+                }
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))?;
+        }
+        (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), false);
+        self.applied.send_replace(snapshot.cursor);
         Ok(())
-    }
-
-    async fn with_journal(
-        &self,
-        work: impl FnOnce(&Journal) -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), Error> {
-        let Some(journal) = self.journal.clone() else { return Ok(()) };
-        let done = tokio::task::spawn_blocking(move || work(&journal)).await;
-        done.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))
     }
 
     fn republish(&self) {
-        let (log, latest_url) = {
-            let table = self.table.read();
-            (table.mark().log, table.latest_url())
+        let (log, latest_url, local) = {
+            let state = self.state.read();
+            (state.table.cursor().log, state.table.latest_url(), state.local.count())
         };
-        self.glance.rcu(|glance| Glance { log, latest_url, version: glance.version + 1 });
+        self.glance.rcu(|glance| Glance { log, latest_url, local, version: glance.version + 1 });
     }
 }
+
+/// [`Region::last`] before the log has replied.
+const UNREACHED: u64 = u64::MAX;
+
+impl Region {
+    fn new(log: Arc<dyn Log>, config: &config::Purge, journal: Option<&Journal>) -> Result<Self, Error> {
+        let instance = fastrand::u64(1..1 << 53);
+        Ok(Self {
+            log,
+            roll: parking_lot::Mutex::new(Roll::new(config.fence, config.lost)),
+            fence: config.fence,
+            cut_off: config.cut_off,
+            instance,
+            before: journal.map(|journal| journal.sign(instance)).transpose()?.flatten(),
+            last: AtomicU64::new(UNREACHED),
+        })
+    }
+
+    /// Waits until a purge is complete, or `ack` is over.
+    async fn acknowledged(&self, purge: &Appended, ack: Duration) -> Receipt {
+        let appended = clock::uptime();
+        let known_from = self.roll.lock().known_from(purge, appended);
+        let point = Standpoint { appended, known_from };
+        let mut members = self.roll.lock().look_back();
+        loop {
+            let pause = match self.log.members().await {
+                Ok(listed) => {
+                    members = self.roll.lock().look(listed, clock::uptime());
+                    POLL
+                }
+                Err(_) => RETRY,
+            };
+            let now = clock::uptime();
+            let (mut receipt, complete) = receipt::judge(&members, purge, &point, now);
+            if complete {
+                return receipt;
+            }
+            if now.since(appended) >= ack {
+                if receipt.missing.is_empty() {
+                    receipt.missing.push(UNKNOWN.to_owned());
+                }
+                return receipt;
+            }
+            sleep(pause.min(ack.saturating_sub(now.since(appended)))).await;
+        }
+    }
+
+    fn member(&self, node: &str, cursor: Cursor, applied: Position, now: Uptime) -> Member {
+        let fence_ms = match self.cut_off {
+            config::CutOff::Ask => Some(clock::millis(self.fence)),
+            config::CutOff::Serve => None,
+        };
+        let report = Report { applied, fence_ms, beat: now.0 };
+        Member { node: node.to_owned(), instance: self.instance, log: cursor.log, report }
+    }
+}
+
+/// Stands for nodes that this one can't know yet, in a purge that came too soon after the log began anew.
+const UNKNOWN: &str = "(nodes that have not reported yet)";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-
-    const ACK: Duration = Duration::from_secs(1);
-
-    fn check(purger: &Purger, url: &str, mark: &Mark, checked: &AtomicU64) -> Standing {
-        purger.check(&[Tag::named(b"t")], mark, checked, Some(|| Tag::url(url)))
-    }
-
-    #[tokio::test]
-    async fn a_remembered_good_check_does_not_outlive_a_purge() {
-        let purger = Purger::open("n", 10, None, None).unwrap();
-        let (mark, checked) = (purger.mark(), AtomicU64::new(0));
-        assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
-        purger.purge(&Scope::Tag("t".into()), Kind::Soft, ACK).await.unwrap();
-        assert_eq!(check(&purger, "a", &mark, &checked), Standing::Stale);
-    }
-
-    #[tokio::test]
-    async fn a_url_that_shares_its_entry_can_be_purged_by_itself() {
-        let purger = Purger::open("n", 10, None, None).unwrap();
-        let (mark, checked) = (purger.mark(), AtomicU64::new(0));
-        purger.purge(&Scope::Url("b".into()), Kind::Hard, ACK).await.unwrap();
-        assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
-        assert_eq!(check(&purger, "b", &mark, &checked), Standing::Gone, "although the entry itself was just good");
-    }
-
-    #[tokio::test]
-    async fn what_the_disk_refused_is_written_with_what_comes_next() {
-        let dir = tempfile::tempdir().unwrap();
-        let mark = {
-            let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-            let mark = purger.mark();
-            {
-                // As `commit` leaves it when the journal fails.
-                let mut writing = purger.writing.lock().await;
-                let position = Position { major: mark.position.major + 1, minor: 0 };
-                let record = Record { position, tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
-                purger.table.write().apply(&record);
-                writing.unsaved.push(record);
-            }
-            assert_eq!(purger.durable(), mark.position, "not acknowledged");
-            purger.purge(&Scope::Tag("other".into()), Kind::Hard, ACK).await.unwrap();
-            mark
-        };
-        let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Gone);
-    }
-
-    #[tokio::test]
-    async fn a_local_log_never_gives_a_position_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let unsaved = {
-            let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-            // An entry fetched after a purge that never reached the disk.
-            let mark = purger.mark();
-            Mark { position: Position { major: mark.position.major + 5, minor: 0 }, ..mark }
-        };
-        let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-        purger.purge(&Scope::Tag("t".into()), Kind::Hard, ACK).await.unwrap();
-        assert_eq!(check(&purger, "a", &unsaved, &AtomicU64::new(0)), Standing::Gone);
-    }
-
-    #[tokio::test]
-    async fn what_a_node_of_a_region_has_is_doubtful_until_it_meets_the_log() {
-        let dir = tempfile::tempdir().unwrap();
-        let redis = config::Redis::new("redis://127.0.0.1:1");
-        let stream = || stream::Stream::new("n", "ns", &redis, &config::Purge::default()).unwrap();
-        let log = LogId(7);
-        let mark = {
-            let purger = Purger::open("n", 10, Some(dir.path()), Some(stream())).unwrap();
-            purger.adopt(log).await.unwrap();
-            purger.mark()
-        };
-        let purger = Purger::open("n", 10, Some(dir.path()), Some(stream())).unwrap();
-        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Doubtful);
-        purger.adopt(log).await.unwrap();
-        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Good);
-    }
-
-    #[tokio::test]
-    async fn local_purges_are_durable_before_they_are_acknowledged() {
-        let dir = tempfile::tempdir().unwrap();
-        let mark = {
-            let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-            let mark = purger.mark();
-            let receipt = purger.purge(&Scope::Tag("t".into()), Kind::Hard, ACK).await.unwrap();
-            assert_eq!(receipt.applied, ["n"]);
-            mark
-        };
-        let purger = Purger::open("n", 10, Some(dir.path()), None).unwrap();
-        assert_eq!(check(&purger, "a", &mark, &AtomicU64::new(0)), Standing::Gone);
-        assert_eq!(check(&purger, "a", &purger.mark(), &AtomicU64::new(0)), Standing::Good);
-    }
-}
+mod tests;

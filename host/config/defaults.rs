@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    CutOff,
     AccessLog, Batch, Breaker, Cache, Collapse, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memo, Memory,
     Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, Timeouts,
     findings::is_name,
@@ -107,9 +108,17 @@ impl Default for Collapse {
 }
 
 impl Default for Purge {
-    /// 100,000 rows, a log of 100,000 entries, 2 s to acknowledge.
+    /// 100,000 rows, a log of 100,000 entries, 5 s to acknowledge, a fence of 4 s past which the origin is asked.
     fn default() -> Self {
-        Self { tags_max: 100_000, log_max: 100_000, ack: Duration::from_secs(2) }
+        Self {
+            tags_max: 100_000,
+            log_max: 100_000,
+            ack: Duration::from_secs(5),
+            fence: Duration::from_secs(4),
+            cut_off: CutOff::Ask,
+            lost: Duration::from_secs(3_600),
+            invalidations_max: 10_000,
+        }
     }
 }
 

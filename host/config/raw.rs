@@ -132,6 +132,10 @@ pub(super) struct Purge {
     pub(super) tags_max: Field<Count>,
     pub(super) log_max: Field<Count>,
     pub(super) ack_ms: Field<Millis>,
+    pub(super) fence_ms: Field<Millis>,
+    pub(super) cut_off: Field<String>,
+    pub(super) lost_ms: Field<Millis>,
+    pub(super) invalidations_max: Field<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]

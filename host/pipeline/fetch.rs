@@ -190,7 +190,7 @@ pub async fn lead(
 pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Exchanged {
     let mut renewable = ask.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
-        let mark = node.cache.purger().mark();
+        let mark = node.cache.purger().begin(&Tag::url(&ask.head.url()));
         let requested = clock::now();
         // Renewed under the new mark, a purge since the look-up would be forgotten.
         renewable = renewable.filter(|object| !node.cache.is_gone(object, &ask.head.url()));

@@ -25,7 +25,7 @@ use crate::{
         freshness::initial_age_ms,
         key::Key,
         lookup::{Demand, Outcome},
-        purge::Mark,
+        purge::{Arrived, Mark},
         record::{Origins, Place, Recorder, head},
         status::CACHE_STATUS,
         store::Tier,
@@ -69,6 +69,7 @@ pub(super) async fn serve(
         node: Arc::clone(node),
         demand: route.demand(&request.head.headers),
         url: request.head.url(),
+        arrived: node.cache.purger().arrived(),
         mark: node.cache.purger().mark(),
         head: Arc::new(request.head),
         route: Arc::clone(&route),
@@ -105,6 +106,7 @@ struct Asking {
     demand: Demand,
     url: String,
     /// Where the purge log stood when the request came.
+    arrived: Arrived,
     mark: Mark,
 }
 
@@ -317,7 +319,7 @@ impl Asking {
     /// Was the answer purged after its flight had begun, and before this request came?
     fn was_purged(&self, told: &Told) -> bool {
         let purger = self.node.cache.purger();
-        told.purgeable.as_ref().is_some_and(|(tags, mark)| *mark != self.mark && purger.is_outdated(tags, mark))
+        told.purgeable.as_ref().is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived))
     }
 
     fn flight(&self, posed: &Posed, key: Key, lead: Lead<Arc<Told>>, pending: Awaited) -> Flight {

@@ -23,7 +23,7 @@ use crate::{
         entry::Object,
         key::Key,
         lookup::{Demand, Outcome},
-        purge::Mark,
+        purge::{Arrived, Mark},
         status::Forward,
         store::Tier,
         tag::Tag,
@@ -256,7 +256,7 @@ fn refresh(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, object: Arc<O
 /// Waits for the one fetch that serves all who ask the same, starting it if need be.
 async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut trail: Trail) -> Served {
     for _ in 0..JOINS_MAX {
-        let joined = node.cache.purger().mark();
+        let joined = node.cache.purger().arrived();
         let (follower, own) = match node.flights.join(&ask.key) {
             Joined::Full => break,
             Joined::Follow(follower) => (follower, None),
@@ -309,14 +309,14 @@ type Own = oneshot::Receiver<(Response, fetch::Served)>;
 async fn land(
     node: &Arc<Pipeline>,
     ask: &mut Ask,
-    joined: Mark,
+    joined: Arrived,
     follower: Follower<Landing>,
     own: Option<Own>,
     trail: Trail,
 ) -> Landed {
     let flight = follower.number();
     // What was purged between the start of the flight and the moment we joined it is not for us.
-    let outdated = |tags: &[Tag], mark: &Mark| *mark != joined && node.cache.purger().is_outdated(tags, mark);
+    let outdated = |tags: &[Tag], mark: &Mark| node.cache.purger().is_outdated(tags, mark, &joined);
     let served = match follower.landed().await {
         None => None,
         Some(Landing::Shared(arrival)) => {
@@ -466,7 +466,7 @@ impl Passing<'_> {
                 Ok(arrived) => {
                     let status = arrived.fetched.response.status();
                     if !head.method.is_safe() && (status.is_success() || status.is_redirection()) && !route.infers() {
-                        invalidate(node, route, advice, head).await;
+                        invalidate(node, route, &head).await;
                     }
                     let served = fetch::Served::of(&arrived, advice);
                     node.passed_reply(arrived.fetched.response, &served, trail)
@@ -490,32 +490,19 @@ fn shaped(
     Ok((parcel, choice))
 }
 
-/// Purges the URL, unless nothing is stored for it nor on its way: most writes of an API need no line in the log.
-async fn invalidate(node: &Arc<Pipeline>, route: &Route, advice: &Advice, mut head: RequestHead) {
-    head.method = Method::GET;
-    let advice = advice.afresh();
-    let key = {
-        let facts = advice.facts(node, &head, None);
-        match keying::derive(route, &advice, &facts, None) {
-            Keyed::Key { key, fault: None } => key,
-            // What the policy makes of such a request can't be known from here.
-            _ => keying::natively(route, &advice, &facts, None),
-        }
-    };
-    let needed = !advice.keys_natively() || node.flights.is_open(&key) || node.cache.has(&key).await;
-    if !needed {
+/// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line in the
+/// log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
+async fn invalidate(node: &Arc<Pipeline>, route: &Route, head: &RequestHead) {
+    let (purger, url) = (node.cache.purger(), Tag::url(&head.url()));
+    if route.policy.is_none() && !purger.may_hold(&url) {
         return;
     }
-    let (purger, url) = (Arc::clone(node.cache.purger()), head.url());
-    // Should it take longer than the answer can wait, it goes on by itself.
-    let purging = tokio::spawn(async move { purger.invalidate(&url).await });
-    match tokio::time::timeout(INVALIDATE_TIME, purging).await {
-        Ok(Ok(Ok(()))) => return,
-        Ok(Ok(Err(error))) => warn!(%error, "could not invalidate after an unsafe method"),
-        Ok(Err(error)) => warn!(%error, "could not invalidate after an unsafe method"),
-        Err(_) => warn!("invalidating after an unsafe method takes long; it goes on without waiting"),
+    if tokio::time::timeout(INVALIDATE_TIME, purger.invalidate(url)).await.is_err() {
+        warn!(
+            url = head.url(),
+            "an unsafe method has invalidated a URL on this node; the purge log has yet to take it for the others"
+        );
     }
-    node.cache.forget(&key);
 }
 
 impl Pipeline {

@@ -45,6 +45,7 @@ GET  /healthz   the process answers
 GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
 POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale
+POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone
 GET  /pools     endpoints and their health
 GET  /policies  policies, their generations, trials and experiments
 POST /policies/NAME/load      {} or {\"file\": \"…\", \"mode\": \"swap|shadow|canary\", \"percent\": 5}
@@ -59,6 +60,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Control: Send + Sync {
     /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
     fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
+
+    /// Signs a node of the region off that is known not to serve any more. Returns how many processes had its name.
+    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>>;
 
     /// May this node be sent requests?
     ///
@@ -87,6 +91,7 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/purge", post(purge))
+        .route("/nodes/{name}/sign-off", post(sign_off))
         .route("/pools", get(pools))
         .route("/policies", get(policies))
         .route("/policies/{name}/{action}", post(policy))
@@ -194,12 +199,29 @@ async fn purge(
     }
 }
 
-/// 200 only if every live node has applied the purge; a script that asks no further must not take less for done.
+async fn sign_off(
+    State(control): State<Arc<dyn Control>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    if let Err(refusal) = json_body(&headers, body) {
+        return *refusal;
+    }
+    match control.sign_off(name.clone()).await {
+        Ok(0) => problem(StatusCode::NOT_FOUND, &format!("no node of the name {name:?} has signed on in this region")),
+        Ok(count) => answer(StatusCode::OK, JSON, json!({"node": name, "signed_off": count}).to_string()),
+        Err(failure) => problem(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
+    }
+}
+
+/// 200 only if no node can serve what was purged any more; a script that asks no further must not take less for done.
 fn reported(report: &PurgeReport) -> Response {
     let mut body = json!({
         "complete": report.is_complete(),
         "position": report.position,
         "applied": report.applied,
+        "expired": report.expired,
         "missing": report.missing,
     });
     if report.is_complete() {
@@ -207,7 +229,7 @@ fn reported(report: &PurgeReport) -> Response {
     }
     let status = StatusCode::GATEWAY_TIMEOUT;
     let detail = "the purge is in the log, but not every node has applied it in time; \
-                  those that are missing may serve what it purged until they reach the log again";
+                  those that are missing may serve what it purged until they reach the log again or their fence expires";
     describe(&mut body, status, detail);
     answer(status, PROBLEM, body.to_string())
 }
@@ -278,6 +300,10 @@ mod tests {
             Box::pin(async move { self.outcome.clone() })
         }
 
+        fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>> {
+            Box::pin(async move { Ok(usize::from(node == "gone")) })
+        }
+
         fn ready(&self) -> Result<(), Vec<String>> {
             self.ready.clone()
         }
@@ -321,7 +347,8 @@ mod tests {
 
     fn report(missing: &[&str]) -> PurgeReport {
         let missing = missing.iter().map(|node| (*node).to_owned()).collect();
-        PurgeReport { position: "17-0".to_owned(), applied: vec!["a".to_owned()], missing }
+        let (applied, expired) = (vec!["a".to_owned()], vec!["c".to_owned()]);
+        PurgeReport { position: "17".to_owned(), applied, expired, missing }
     }
 
     fn node() -> Node {
@@ -391,6 +418,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_node_that_is_gone_is_signed_off_and_an_unknown_one_is_not() {
+        for (target, status) in [("/nodes/gone/sign-off", 200), ("/nodes/other/sign-off", 404)] {
+            let request = request(Method::POST, target, "{}".to_owned());
+            assert_eq!(ask(&Arc::new(node()), request).await.status, status, "{target}");
+        }
+    }
+
+    #[tokio::test]
     async fn who_is_not_ready_says_why() {
         let node = Node { ready: Err(vec!["the purge log is behind".to_owned()]), ..node() };
         let answer = ask(&Arc::new(node), request(Method::GET, "/readyz", Body::Empty)).await;
@@ -403,7 +438,7 @@ mod tests {
         let node = Arc::new(node());
         let answer = ask(&node, purging(r#"{"tag":"news","soft":true}"#)).await;
         assert_eq!(answer.status, 200);
-        let expected = json!({"complete": true, "position": "17-0", "applied": ["a"], "missing": []});
+        let expected = json!({"complete": true, "position": "17", "applied": ["a"], "expired": ["c"], "missing": []});
         assert_eq!(answer.json(), expected);
         assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true }]);
     }

@@ -1,22 +1,27 @@
 //! The table's durable copy: a small embedded database beside the disk tier, one transaction per batch of records.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
     Error,
-    table::{LogId, Position, Record, Row, Table},
+    table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
 };
 use crate::cache::tag::Tag;
 
-const ROWS: TableDefinition<'_, [u8; 16], [u8; 32]> = TableDefinition::new("rows");
-const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("meta");
+const ROWS: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("purged");
+const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("state");
 
-/// The open database.
+/// The database. After an error it is opened anew: one write that failed for want of space would fail all that follow.
 #[derive(Debug)]
 pub struct Journal {
-    database: Database,
+    path: PathBuf,
+    database: Mutex<Option<Database>>,
 }
 
 impl Journal {
@@ -27,12 +32,9 @@ impl Journal {
     /// anew could bring purged entries back.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|error| Error::Journal(error.to_string()))?;
-        let database = Database::create(dir.join("purge.redb")).map_err(journal)?;
-        let write = database.begin_write().map_err(journal)?;
-        write.open_table(ROWS).map_err(journal)?;
-        write.open_table(META).map_err(journal)?;
-        write.commit().map_err(journal)?;
-        Ok(Self { database })
+        let path = dir.join("purge.redb");
+        let database = open(&path)?;
+        Ok(Self { path, database: Mutex::new(Some(database)) })
     }
 
     /// Rebuilds the table; `None` if nothing was ever written.
@@ -40,23 +42,24 @@ impl Journal {
     /// # Errors
     /// What the database says.
     pub fn load(&self, rows_max: usize) -> Result<Option<Table>, Error> {
-        let read = self.database.begin_read().map_err(journal)?;
-        let meta = read.open_table(META).map_err(journal)?;
-        let Some(log) = meta.get("log").map_err(journal)?.map(|value| position(value.value()).major) else {
-            return Ok(None);
-        };
-        let mut table = Table::new(LogId(log), rows_max);
-        for entry in read.open_table(ROWS).map_err(journal)?.iter().map_err(journal)? {
-            let (tag, row) = entry.map_err(journal)?;
-            table.restore(Tag::from_bytes(tag.value()), unpack(&row.value()));
-        }
-        if let Some(floor) = meta.get("floor").map_err(journal)? {
-            table.raise_floor(position(floor.value()));
-        }
-        if let Some(applied) = meta.get("applied").map_err(journal)? {
-            table.advance(position(applied.value()));
-        }
-        Ok(Some(table))
+        self.with(|database| load(database, rows_max))
+    }
+
+    /// Returns the number that the process had that wrote here before, and writes down this one's.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn sign(&self, instance: u64) -> Result<Option<u64>, Error> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(journal)?;
+            let before = {
+                let mut meta = write.open_table(META).map_err(journal)?;
+                let before = meta.insert("instance", &pair(instance, 0)).map_err(journal)?;
+                before.map(|packed| halves(packed.value()).0)
+            };
+            write.commit().map_err(journal)?;
+            Ok(before)
+        })
     }
 
     /// Makes `records`, already applied to `table`, durable; `folded` rows leave. Returns when it's on disk.
@@ -64,104 +67,130 @@ impl Journal {
     /// # Errors
     /// What the database says; then the records aren't durable and must not be acknowledged.
     pub fn write(&self, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
-        let write = self.database.begin_write().map_err(journal)?;
-        {
-            let mut rows = write.open_table(ROWS).map_err(journal)?;
-            for record in records {
-                let known = rows.get(record.tag.as_bytes()).map_err(journal)?.map(|row| unpack(&row.value()));
-                let row = merged(known.unwrap_or_default(), record);
-                rows.insert(record.tag.as_bytes(), &pack(&row)).map_err(journal)?;
-            }
-            for tag in folded {
-                rows.remove(tag.as_bytes()).map_err(journal)?;
-            }
-        }
-        self.write_meta(&write, table)?;
-        write.commit().map_err(journal)
+        self.commit(false, table, records, folded)
     }
 
-    /// Writes down what a new table is of.
+    /// Empties the rows, because the log is another one, and writes down what the new table is of.
     ///
     /// # Errors
     /// What the database says.
-    pub fn keep(&self, table: &Snapshot) -> Result<(), Error> {
-        self.write(table, &[], &[])
+    pub fn reset(&self, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+        self.commit(true, table, records, folded)
     }
 
-    /// Empties the rows: the log is another one.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub fn reset(&self, table: &Snapshot) -> Result<(), Error> {
-        let write = self.database.begin_write().map_err(journal)?;
-        write.delete_table(ROWS).map_err(journal)?;
+    fn commit(&self, anew: bool, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(journal)?;
+            if anew {
+                write.delete_table(ROWS).map_err(journal)?;
+            }
+            write_rows(&write, records, folded)?;
+            write_meta(&write, table)?;
+            write.commit().map_err(journal)
+        })
+    }
+
+    /// Works on the database, and forgets it after an error.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
+        let mut slot = self.database.lock();
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let done = guarded(|| work(&database))?;
+        *slot = Some(database);
+        Ok(done)
+    }
+}
+
+fn open(path: &Path) -> Result<Database, Error> {
+    guarded(|| {
+        let database = Database::create(path).map_err(journal)?;
+        let write = database.begin_write().map_err(journal)?;
         write.open_table(ROWS).map_err(journal)?;
-        self.write_meta(&write, table)?;
-        write.commit().map_err(journal)
-    }
+        write.open_table(META).map_err(journal)?;
+        write.commit().map_err(journal)?;
+        Ok(database)
+    })
+}
 
-    #[expect(clippy::unused_self, reason = "reads as a step of the journal's transactions")]
-    fn write_meta(&self, write: &redb::WriteTransaction, table: &Snapshot) -> Result<(), Error> {
-        let mut meta = write.open_table(META).map_err(journal)?;
-        let log = Position { major: table.log.0, minor: 0 };
-        for (name, value) in [("log", log), ("floor", table.floor), ("applied", table.applied)] {
-            meta.insert(name, &bytes(value)).map_err(journal)?;
-        }
-        Ok(())
+/// A damaged file makes the database panic in places; that is an error like any other.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    outcome.unwrap_or_else(|_| Err(Error::Journal("it is damaged".to_owned())))
+}
+
+fn load(database: &Database, rows_max: usize) -> Result<Option<Table>, Error> {
+    let read = database.begin_read().map_err(journal)?;
+    let meta = read.open_table(META).map_err(journal)?;
+    let number = |name: &str| meta.get(name).map_err(journal).map(|found| found.map(|packed| halves(packed.value())));
+    let Some((log, link)) = number("log")? else { return Ok(None) };
+    let mut table = Table::new(Incarnation(log), rows_max);
+    for entry in read.open_table(ROWS).map_err(journal)?.iter().map_err(journal)? {
+        let (tag, row) = entry.map_err(journal)?;
+        let (hard, soft) = halves(row.value());
+        table.restore(Tag::from_bytes(tag.value()), Row { hard: Position(hard), soft: Position(soft) });
     }
+    if let Some((applied, floor)) = number("applied")? {
+        table.raise_floor(Position(floor));
+        table.advance(Position(applied));
+    }
+    table.link(Link(link));
+    Ok(Some(table))
+}
+
+fn write_rows(write: &WriteTransaction, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+    let mut rows = write.open_table(ROWS).map_err(journal)?;
+    for record in records {
+        let known = rows.get(record.tag.as_bytes()).map_err(journal)?.map(|row| halves(row.value()));
+        let (hard, soft) = known.unwrap_or_default();
+        let (hard, soft) = match record.kind {
+            Kind::Hard => (hard.max(record.position.0), soft),
+            Kind::Soft => (hard, soft.max(record.position.0)),
+        };
+        rows.insert(record.tag.as_bytes(), &pair(hard, soft)).map_err(journal)?;
+    }
+    for tag in folded {
+        rows.remove(tag.as_bytes()).map_err(journal)?;
+    }
+    Ok(())
+}
+
+fn write_meta(write: &WriteTransaction, table: &Snapshot) -> Result<(), Error> {
+    let mut meta = write.open_table(META).map_err(journal)?;
+    let Cursor { log, position, link } = table.cursor;
+    for (name, value) in [("log", pair(log.0, link.0)), ("applied", pair(position.0, table.floor.0))] {
+        meta.insert(name, &value).map_err(journal)?;
+    }
+    Ok(())
 }
 
 /// What the journal keeps of a table beside its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
-    /// The log.
-    pub log: LogId,
-    /// What was applied of it.
-    pub applied: Position,
+    /// The log, and how far it was read.
+    pub cursor: Cursor,
     /// Below this everything counts as purged.
     pub floor: Position,
 }
 
 impl From<&Table> for Snapshot {
     fn from(table: &Table) -> Self {
-        let mark = table.mark();
-        Self { log: mark.log, applied: mark.position, floor: table.floor() }
+        Self { cursor: table.cursor(), floor: table.floor() }
     }
 }
 
-fn merged(mut row: Row, record: &Record) -> Row {
-    match record.kind {
-        super::Kind::Hard => row.hard = row.hard.max(record.position),
-        super::Kind::Soft => row.soft = row.soft.max(record.position),
-    }
-    row
-}
-
-fn bytes(position: Position) -> [u8; 16] {
+fn pair(first: u64, second: u64) -> [u8; 16] {
     let mut packed = [0; 16];
-    packed[..8].copy_from_slice(&position.major.to_le_bytes());
-    packed[8..].copy_from_slice(&position.minor.to_le_bytes());
+    packed[..8].copy_from_slice(&first.to_le_bytes());
+    packed[8..].copy_from_slice(&second.to_le_bytes());
     packed
 }
 
-fn position(packed: [u8; 16]) -> Position {
+fn halves(packed: [u8; 16]) -> (u64, u64) {
     let value = u128::from_le_bytes(packed);
     #[expect(clippy::cast_possible_truncation, reason = "the low and high halves are meant")]
-    Position { major: value as u64, minor: (value >> 64) as u64 }
-}
-
-fn pack(row: &Row) -> [u8; 32] {
-    let mut packed = [0; 32];
-    packed[..16].copy_from_slice(&bytes(row.hard));
-    packed[16..].copy_from_slice(&bytes(row.soft));
-    packed
-}
-
-fn unpack(packed: &[u8; 32]) -> Row {
-    let (mut hard, mut soft) = ([0; 16], [0; 16]);
-    hard.copy_from_slice(&packed[..16]);
-    soft.copy_from_slice(&packed[16..]);
-    Row { hard: position(hard), soft: position(soft) }
+    (value as u64, (value >> 64) as u64)
 }
 
 fn journal(error: impl std::fmt::Display) -> Error {
@@ -171,23 +200,66 @@ fn journal(error: impl std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::{super::table::Standing, *};
-    use crate::cache::purge::{Kind, Mark};
+    use crate::cache::purge::Mark;
+
+    const LOG: Incarnation = Incarnation(42);
+
+    fn record(position: u64, tag: Tag) -> Record {
+        Record { position: Position(position), tag, kind: Kind::Soft, url: false }
+    }
 
     #[test]
     fn what_was_written_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let tag = Tag::named(b"a");
-        let record = Record { position: Position { major: 3, minor: 7 }, tag, kind: Kind::Soft, url: false };
+        let record = record(3, tag);
         {
             let journal = Journal::open(dir.path()).unwrap();
             assert!(journal.load(10).unwrap().is_none());
-            let mut table = Table::new(LogId(42), 10);
+            assert_eq!(journal.sign(7).unwrap(), None);
+            let mut table = Table::new(LOG, 10);
             let folded = table.apply(&record);
+            table.link(Link(33));
             journal.write(&Snapshot::from(&table), &[record], &folded).unwrap();
         }
-        let table = Journal::open(dir.path()).unwrap().load(10).unwrap().unwrap();
-        assert_eq!(table.mark(), Mark { log: LogId(42), position: record.position });
-        let before = Mark { log: LogId(42), position: Position { major: 3, minor: 6 } };
+        let journal = Journal::open(dir.path()).unwrap();
+        let table = journal.load(10).unwrap().unwrap();
+        assert_eq!(table.cursor(), Cursor { log: LOG, position: Position(3), link: Link(33) });
+        let before = Mark { log: LOG, position: Position(2), ..Mark::default() };
         assert_eq!(table.check([tag], &before), Standing::Stale);
+        assert_eq!(journal.sign(8).unwrap(), Some(7));
+        let other = Table::new(Incarnation(43), 10);
+        journal.reset(&Snapshot::from(&other), &[], &[]).unwrap();
+        assert_eq!(journal.load(10).unwrap().unwrap().row(&tag), None);
+    }
+
+    #[test]
+    fn after_an_error_it_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let failed: Result<(), Error> = journal.with(|_| Err(Error::Journal("no space".to_owned())));
+        assert!(failed.is_err() && journal.database.lock().is_none());
+        let table = Table::new(LOG, 10);
+        journal.write(&Snapshot::from(&table), &[record(1, Tag::named(b"a"))], &[]).unwrap();
+        assert!(journal.load(10).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_wherever_the_damage_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let records: Vec<Record> = (1..200).map(|at| record(at, Tag::named(&at.to_le_bytes()))).collect();
+        journal.write(&Snapshot::from(&Table::new(LOG, 10)), &records, &[]).unwrap();
+        drop(journal);
+        let whole = fs::read(dir.path().join("purge.redb")).unwrap();
+        for at in (0..whole.len()).step_by(whole.len() / 60) {
+            let damaged = tempfile::tempdir().unwrap();
+            let mut bytes = whole.clone();
+            let end = bytes.len().min(at + 512);
+            bytes[at..end].fill(0xa5);
+            fs::write(damaged.path().join("purge.redb"), bytes).unwrap();
+            // Either it is found out, or what is read is what was written: never a panic.
+            let _ = Journal::open(damaged.path()).and_then(|journal| journal.load(1_000));
+        }
     }
 }

@@ -4,45 +4,66 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::tag::Tag;
+use crate::{cache::tag::Tag, clock::Uptime};
 
-/// A position in a purge log. Positions of one log are totally ordered; no clock is involved.
+/// A position in a purge log: the running number of a record. The first record of an incarnation has 1, the next one
+/// more, and no clock is involved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Redis Streams: milliseconds of the ID. Local journal: the running number.
-    pub major: u64,
-    /// Redis Streams: sequence of the ID. Local journal: zero.
-    pub minor: u64,
-}
+#[serde(transparent)]
+pub struct Position(pub u64);
 
 impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}-{}", self.major, self.minor)
+        self.0.fmt(f)
     }
 }
 
-impl std::str::FromStr for Position {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (major, minor) = text.split_once('-').unwrap_or((text, "0"));
-        Ok(Self { major: major.parse()?, minor: minor.parse()? })
-    }
-}
-
-/// Which log a position belongs to. Positions of different logs can't be compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One life of a log. A log that lost records, or was put back to an older state, goes on as another incarnation.
+/// Positions of different incarnations can't be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct LogId(pub u64);
+pub struct Incarnation(pub u64);
 
-/// Where a log stood when a fetch began. An entry carries it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A random number that its writer gave to a record and that the next record repeats. Two records of the same number that
+/// have different links are of two histories.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link(pub u64);
+
+/// How far a log has been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The log's incarnation.
+    pub log: Incarnation,
+    /// The last record that was read; zero before the first.
+    pub position: Position,
+    /// That record's link; zero before the first.
+    pub link: Link,
+}
+
+/// Where things stood when a fetch began. An entry carries it.
+///
+/// Two marks are equal if no purge was applied between them, however much time has passed.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Mark {
     /// The log.
-    pub log: LogId,
-    /// What was applied of it.
+    pub log: Incarnation,
+    /// The position up to which it was applied.
     pub position: Position,
+    /// Invalidations that this node had applied by itself. Means nothing to another process.
+    #[serde(skip)]
+    pub local: u64,
+    /// The moment. Zero if another process fetched the entry.
+    #[serde(skip)]
+    pub at: Uptime,
 }
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Self) -> bool {
+        (self.log, self.position, self.local) == (other.log, other.position, other.local)
+    }
+}
+
+impl Eq for Mark {}
 
 /// How a purge takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +74,7 @@ pub enum Kind {
     Soft,
 }
 
-/// One line of the log.
+/// One purge of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Where it stands.
@@ -62,7 +83,7 @@ pub struct Record {
     pub tag: Tag,
     /// How.
     pub kind: Kind,
-    /// Does the tag stand for a URL? Then requests are checked too, not only entries.
+    /// Whether the tag stands for a URL. Then requests are checked too, not only entries.
     pub url: bool,
 }
 
@@ -88,6 +109,8 @@ pub enum Standing {
     Good,
     /// Softly purged: stale.
     Stale,
+    /// The node hasn't read its region's log for so long that others no longer wait for it: to be confirmed by the origin.
+    Unconfirmed,
     /// It can't be known (another log, or older than the floor): of use only after asking the origin.
     Doubtful,
     /// Purged.
@@ -97,8 +120,7 @@ pub enum Standing {
 /// The table: bounded, its oldest rows fold into a floor.
 #[derive(Debug)]
 pub struct Table {
-    log: LogId,
-    applied: Position,
+    cursor: Cursor,
     floor: Position,
     latest_url: Position,
     rows: HashMap<Tag, Row>,
@@ -109,10 +131,9 @@ pub struct Table {
 impl Table {
     /// An empty table of `log`.
     #[must_use]
-    pub fn new(log: LogId, rows_max: usize) -> Self {
+    pub fn new(log: Incarnation, rows_max: usize) -> Self {
         Self {
-            log,
-            applied: Position::default(),
+            cursor: Cursor { log, ..Cursor::default() },
             floor: Position::default(),
             latest_url: Position::default(),
             rows: HashMap::new(),
@@ -121,10 +142,10 @@ impl Table {
         }
     }
 
-    /// Where the log stands for a fetch that begins now.
+    /// Returns how far the log has been read.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { log: self.log, position: self.applied }
+    pub const fn cursor(&self) -> Cursor {
+        self.cursor
     }
 
     /// The last position at which a URL was purged.
@@ -149,7 +170,7 @@ impl Table {
         };
         *last = record.position.max(*last);
         self.by_age.insert((row.latest(), record.tag));
-        self.applied = self.applied.max(record.position);
+        self.advance(record.position);
         if record.url {
             self.latest_url = self.latest_url.max(record.position);
         }
@@ -160,21 +181,26 @@ impl Table {
     pub fn restore(&mut self, tag: Tag, row: Row) -> Vec<Tag> {
         self.rows.insert(tag, row);
         self.by_age.insert((row.latest(), tag));
-        self.applied = self.applied.max(row.latest());
+        self.advance(row.latest());
         // A durable row doesn't say whether it stands for a URL; taking it for one only costs a look-up.
         self.latest_url = self.latest_url.max(row.latest());
         self.fold()
     }
 
-    /// The log was read up to here, whether or not there was a record.
+    /// Notes that the log was read up to here, whether or not there was a record.
     pub fn advance(&mut self, position: Position) {
-        self.applied = self.applied.max(position);
+        self.cursor.position = self.cursor.position.max(position);
+    }
+
+    /// Notes the link of the record that was read last.
+    pub const fn link(&mut self, link: Link) {
+        self.cursor.link = link;
     }
 
     /// What lies before `floor` can no longer be known.
     pub fn raise_floor(&mut self, floor: Position) {
         self.floor = self.floor.max(floor);
-        self.applied = self.applied.max(floor);
+        self.advance(floor);
     }
 
     /// The row of a tag.
@@ -187,7 +213,7 @@ impl Table {
     #[must_use]
     pub fn check(&self, tags: impl IntoIterator<Item = Tag>, mark: &Mark) -> Standing {
         let purged = tags.into_iter().filter_map(|tag| self.rows.get(&tag)).map(|row| {
-            if mark.log != self.log || row.hard > mark.position {
+            if mark.log != self.cursor.log || row.hard > mark.position {
                 Standing::Gone
             } else if row.soft > mark.position {
                 Standing::Stale
@@ -196,7 +222,7 @@ impl Table {
             }
         });
         let by_tags = purged.max().unwrap_or(Standing::Good);
-        let unknown = mark.log != self.log || mark.position < self.floor;
+        let unknown = mark.log != self.cursor.log || mark.position < self.floor;
         by_tags.max(if unknown { Standing::Doubtful } else { Standing::Good })
     }
 
@@ -218,14 +244,14 @@ mod tests {
 
     use super::*;
 
-    const LOG: LogId = LogId(9);
+    const LOG: Incarnation = Incarnation(9);
 
-    fn at(major: u64) -> Position {
-        Position { major, minor: 0 }
+    fn at(position: u64) -> Position {
+        Position(position)
     }
 
-    fn mark(major: u64) -> Mark {
-        Mark { log: LOG, position: at(major) }
+    fn mark(position: u64) -> Mark {
+        Mark { log: LOG, position: at(position), ..Mark::default() }
     }
 
     fn tag(name: u8) -> Tag {
@@ -257,7 +283,7 @@ mod tests {
     fn another_logs_entry_is_doubtful_and_a_purged_one_gone() {
         let mut table = Table::new(LOG, 10);
         table.apply(&record(5, 1, Kind::Soft));
-        let other = Mark { log: LogId(1), position: at(99) };
+        let other = Mark { log: Incarnation(1), ..mark(99) };
         assert_eq!(table.check([tag(2)], &other), Standing::Doubtful);
         assert_eq!(table.check([tag(1)], &other), Standing::Gone);
     }

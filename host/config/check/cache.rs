@@ -1,10 +1,10 @@
 //! The tiers and what guards them.
 
 use crate::config::{
-    Cache, Collapse, Disk, Memory, Purge, Redis,
+    Cache, Collapse, CutOff, Disk, Memory, Purge, Redis,
     findings::Findings,
     raw,
-    units::{ByteSize, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, TIB},
+    units::{ByteSize, DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, TIB},
 };
 
 pub(super) fn cache(raw: &raw::Cache, it: &mut Findings<'_>) -> Cache {
@@ -75,10 +75,28 @@ fn collapse(raw: &raw::Collapse, it: &mut Findings<'_>) -> Collapse {
 
 fn purge(raw: &raw::Purge, it: &mut Findings<'_>) -> Purge {
     let base = Purge::default();
+    let words = [("ask", CutOff::Ask), ("serve", CutOff::Serve)];
+    let fence = it.millis("fence_ms", &raw.fence_ms, base.fence, &(100..=MINUTE_MS));
+    let lost = it.millis("lost_ms", &raw.lost_ms, base.lost, &(1_000..=DAY_MS));
+    if let Some(given) = &raw.lost_ms
+        && lost < fence * 2
+    {
+        let allowed = format!("allowed is {} or more", (fence * 2).as_millis());
+        it.refuse(given.span(), "`lost_ms` is less than two times `fence_ms`", allowed);
+    }
     Purge {
         tags_max: it.count("tags_max", &raw.tags_max, base.tags_max, &(1..=100_000_000)),
         log_max: it.count("log_max", &raw.log_max, base.log_max, &(1..=100_000_000)),
         ack: it.millis("ack_ms", &raw.ack_ms, base.ack, &(1..=10 * MINUTE_MS)),
+        fence,
+        cut_off: raw.cut_off.as_ref().and_then(|given| it.word("cut_off", given, &words)).unwrap_or(base.cut_off),
+        lost: lost.max(fence * 2),
+        invalidations_max: it.count(
+            "invalidations_max",
+            &raw.invalidations_max,
+            base.invalidations_max,
+            &(1..=10_000_000),
+        ),
     }
 }
 

@@ -35,12 +35,14 @@ pub struct PurgeReport {
     pub position: String,
     /// Nodes that have applied it.
     pub applied: Vec<String>,
-    /// Live nodes that had not when the time was up.
+    /// Nodes that are out of touch, and ask the origin before they serve what was stored before the purge.
+    pub expired: Vec<String>,
+    /// Nodes of neither kind when the time was up.
     pub missing: Vec<String>,
 }
 
 impl PurgeReport {
-    /// Every live node has applied the purge.
+    /// Whether no node can serve what was purged any more.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.missing.is_empty()

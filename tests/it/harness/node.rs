@@ -157,7 +157,11 @@ pub(crate) struct Builder {
     access_log: String,
     memory: String,
     in_step: bool,
+    fence_ms: Option<u64>,
 }
+
+/// Short, since the first purges of a node wait for it.
+const FENCE_MS: u64 = 700;
 
 impl Default for Builder {
     fn default() -> Self {
@@ -171,6 +175,7 @@ impl Default for Builder {
             access_log: quoted("off"),
             memory: quoted("16MiB"),
             in_step: false,
+            fence_ms: None,
         };
         builder.set("admin", "address = \"127.0.0.1:0\"")
     }
@@ -239,6 +244,13 @@ impl Builder {
         let breaker = "failures = 3\nopen_ms = 50\nopen_ms_max = 200";
         self.set("cache.redis", &format!("url = {url}\nbudget_ms = {budget_ms}\nvalue_bytes_max = \"4MiB\""))
             .set("cache.redis.breaker", breaker)
+            .fence(FENCE_MS)
+    }
+
+    /// What is stored is served so long after the region's log was last read.
+    pub(crate) fn fence(mut self, ms: u64) -> Self {
+        self.fence_ms = Some(ms);
+        self
     }
 
     /// Begins as soon as it is ready, without waiting until it follows the region's purge log.
@@ -268,7 +280,11 @@ impl Builder {
         let mut text = format!("node = {}\n[log]\naccess = {}\n", quoted(&self.name), self.access_log);
         write!(text, "[[listen]]\naddress = \"127.0.0.1:0\"\n{}\n", self.listen).unwrap();
         write!(text, "[cache.memory]\nbytes = {}\n", self.memory).unwrap();
-        for (table, lines) in &self.tables {
+        let mut tables = self.tables.clone();
+        if let Some(ms) = self.fence_ms {
+            tables.entry("cache.purge".to_owned()).or_default().push(format!("fence_ms = {ms}"));
+        }
+        for (table, lines) in &tables {
             write!(text, "[{table}]\n{}\n", lines.join("\n")).unwrap();
         }
         for route in &self.routes {

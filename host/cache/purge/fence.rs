@@ -1,0 +1,171 @@
+//! The fence: how long this node may serve what it has stored without asking, after it last read its region's log.
+//!
+//! Whoever purges waits until every node has applied the purge or its fence has certainly expired. So the fence is
+//! counted from the moment *before* a read was sent, on a clock that only goes forward and counts suspension.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{clock::Uptime, config::CutOff};
+
+/// Whether stored responses may be served without asking. Shared by all requests; takes no lock.
+#[derive(Debug)]
+pub struct Fence {
+    period: Duration,
+    /// How long a node that is out of touch is waited for at all.
+    lost: Duration,
+    cut_off: CutOff,
+    /// The last read of the log began then, in milliseconds of [`Uptime`]; 0 before the first, [`ALONE`] without a region.
+    read: AtomicU64,
+}
+
+/// This node follows nobody's log.
+const ALONE: u64 = u64::MAX;
+
+impl Fence {
+    /// The fence of a node of a region that has yet to read its log.
+    #[must_use]
+    pub const fn new(period: Duration, lost: Duration, cut_off: CutOff) -> Self {
+        Self { period, lost, cut_off, read: AtomicU64::new(0) }
+    }
+
+    /// The fence of a node that has a log of its own, which always holds.
+    #[must_use]
+    pub const fn alone() -> Self {
+        Self { period: Duration::ZERO, lost: Duration::ZERO, cut_off: CutOff::Ask, read: AtomicU64::new(ALONE) }
+    }
+
+    /// Notes that all records of the log that were there at `began` have been applied.
+    pub fn renew(&self, began: Uptime) {
+        self.read.fetch_max(began.0.max(1), Ordering::Release);
+    }
+
+    /// Whether the log has ever been read to its end.
+    #[must_use]
+    pub fn has_read(&self) -> bool {
+        self.read.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether this node has no region.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.read.load(Ordering::Relaxed) == ALONE
+    }
+
+    /// How long ago the last read of the log began; `None` before the first, and without a region.
+    #[must_use]
+    pub fn age(&self, now: Uptime) -> Option<Duration> {
+        match self.read.load(Ordering::Acquire) {
+            0 | ALONE => None,
+            read => Some(now.since(Uptime(read))),
+        }
+    }
+
+    /// What is left of the fence; zero past it.
+    #[must_use]
+    pub fn left(&self, now: Uptime) -> Duration {
+        self.age(now).map_or(Duration::ZERO, |age| self.period.saturating_sub(age))
+    }
+
+    /// Whether the node is in step with its region at `now`.
+    #[must_use]
+    pub fn holds(&self, now: Uptime) -> bool {
+        self.is_alone() || self.age(now).is_some_and(|age| age < self.period)
+    }
+
+    /// Whether what was fetched at `fetched` may be served at `now` without asking, as far as the fence goes.
+    ///
+    /// A node that is cut off asks the origin once a key and period: who purges waits for a period after the purge, so
+    /// what was fetched less than a period ago was fetched after any purge that is complete by now. That is so only for
+    /// as long as the others count with this node at all.
+    #[must_use]
+    pub fn lets(&self, fetched: Uptime, now: Uptime) -> bool {
+        if self.holds(now) {
+            return true;
+        }
+        let Some(age) = self.age(now) else { return false };
+        match self.cut_off {
+            CutOff::Serve => true,
+            CutOff::Ask => fetched.0 != 0 && age + self.period < self.lost && now.since(fetched) < self.period,
+        }
+    }
+
+    /// Whether a request that came at `came` may share a fetch that began at `began`, given that the fence did not hold
+    /// when it came.
+    #[must_use]
+    pub fn shares(&self, began: Uptime, came: Uptime) -> bool {
+        self.cut_off == CutOff::Serve || came.since(began) < self.period
+    }
+}
+
+/// How long whoever purges waits for a fence of `period` to have expired for certain: clocks run at slightly different
+/// rates, and are read in whole milliseconds.
+#[must_use]
+pub fn certainly(period: Duration) -> Duration {
+    period + period / 50 + Duration::from_millis(50)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(4);
+    const LOST: Duration = Duration::from_secs(60);
+
+    fn read_at(ms: u64, cut_off: CutOff) -> Fence {
+        let fence = Fence::new(PERIOD, LOST, cut_off);
+        fence.renew(Uptime(ms));
+        fence
+    }
+
+    #[test]
+    fn without_a_region_everything_may_be_served() {
+        let fence = Fence::alone();
+        assert!(
+            fence.holds(Uptime(u64::MAX - 1)) && fence.lets(Uptime(0), Uptime(9)) && fence.age(Uptime(9)).is_none()
+        );
+    }
+
+    #[test]
+    fn before_the_log_is_read_nothing_may() {
+        for cut_off in [CutOff::Ask, CutOff::Serve] {
+            let fence = Fence::new(PERIOD, LOST, cut_off);
+            assert!(!fence.holds(Uptime(5)) && !fence.lets(Uptime(5), Uptime(5)), "{cut_off:?}");
+        }
+    }
+
+    #[test]
+    fn past_the_fence_only_what_was_fetched_within_a_period() {
+        let fence = read_at(10_000, CutOff::Ask);
+        for (fetched, now, lets) in [
+            (0, 10_000, true),
+            (0, 13_999, true),
+            (0, 14_000, false),
+            (12_000, 15_999, true),
+            (12_000, 16_000, false),
+            (20_000, 20_000, true),
+            // 10,000 + 60,000 - 4,000: from then on nobody waits for this node any more.
+            (65_999, 65_999, true),
+            (66_000, 66_000, false),
+        ] {
+            assert_eq!(fence.lets(Uptime(fetched), Uptime(now)), lets, "fetched {fetched}, now {now}");
+        }
+        fence.renew(Uptime(70_000));
+        assert!(fence.lets(Uptime(0), Uptime(73_999)));
+        fence.renew(Uptime(50_000));
+        assert!(fence.lets(Uptime(0), Uptime(73_999)), "an older read takes nothing away");
+    }
+
+    #[test]
+    fn a_node_may_be_told_to_go_on() {
+        let fence = read_at(10_000, CutOff::Serve);
+        assert!(!fence.holds(Uptime(99_000)) && fence.lets(Uptime(0), Uptime(99_000)));
+    }
+
+    #[test]
+    fn certainly_is_later_than_the_fence() {
+        assert!(certainly(PERIOD) > PERIOD && certainly(Duration::from_millis(1)) > Duration::from_millis(50));
+    }
+}

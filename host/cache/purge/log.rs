@@ -1,0 +1,221 @@
+//! What a purge log is to the rest of the room, whichever engine carries it.
+
+use std::{fmt, time::Duration};
+
+use futures_util::future::BoxFuture;
+
+use super::{
+    Error,
+    table::{Cursor, Incarnation, Kind, Link, Position, Record},
+};
+use crate::cache::tag::Tag;
+
+/// A log that all nodes of a region append to and follow.
+///
+/// Nothing is promised by the engine alone: it may lose its last records, be put back to an older state, or be emptied.
+/// That is noticed by what each record carries (its number and the link of the one before), and ends the incarnation.
+pub trait Log: Send + Sync + fmt::Debug {
+    /// Appends purges in their order, and returns where the last one stands.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: it isn't known whether they have been appended.
+    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>>;
+
+    /// Signs `member` on with its report, checks that `from` is a point of this log, and reads what follows it: one step
+    /// for the log, so that a purge afterwards counts with this node, and one before is in what was read. A report is
+    /// believed only if `from` is a point of the log.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>>;
+
+    /// Waits until there is a record after `from`, or `time` is over.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn wait<'a>(&'a self, from: Cursor, time: Duration) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Begins a new incarnation, if `from` is still the present one.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn begin_anew<'a>(&'a self, from: Incarnation) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The nodes that have signed on and not off.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn members<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Member>, Error>>;
+
+    /// Signs a member off; unless it has reported since, if `unless_changed`.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>>;
+}
+
+/// A purge to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// What it purges.
+    pub tag: Tag,
+    /// How.
+    pub kind: Kind,
+    /// Whether the tag stands for a URL.
+    pub url: bool,
+}
+
+/// Where a purge stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The log's incarnation.
+    pub log: Incarnation,
+    /// Its position.
+    pub position: Position,
+    /// The server that took it: a name that another server, or the same one after a restart, doesn't have.
+    pub server: Option<String>,
+}
+
+/// What a node tells of itself when it reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What it has applied and made durable.
+    pub applied: Position,
+    /// Its fence in milliseconds; `None` if it goes on serving when it is cut off.
+    pub fence_ms: Option<u64>,
+    /// Its own clock, so that another word of it can be told from the same.
+    pub beat: u64,
+}
+
+/// A node that has signed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, which the operator gave.
+    pub node: String,
+    /// One life of its process.
+    pub instance: u64,
+    /// The incarnation that it follows.
+    pub log: Incarnation,
+    /// What it said last.
+    pub report: Report,
+}
+
+/// What reading on brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// Records, in order and without a gap.
+    Records {
+        /// What follows the cursor.
+        entries: Vec<Entry>,
+        /// The log's last position at that moment.
+        last: Position,
+        /// The server, as in [`Appended::server`].
+        server: Option<String>,
+    },
+    /// The records up to this position are no longer there, as the log's bound has it; what follows is. With the link of
+    /// the last one that is missing.
+    Trimmed(Position, Link),
+    /// The log has another incarnation.
+    Other(Incarnation),
+    /// The cursor is no point of this log: it has lost records, or was put back to an older state.
+    Forked,
+}
+
+/// One record of the log as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its position.
+    pub position: Position,
+    /// Its link.
+    pub link: Link,
+    /// What it says; `None` if this node can't understand it, and so everything may have been purged.
+    pub record: Option<Record>,
+}
+
+/// A record with what ties it to the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tied {
+    /// The record.
+    pub entry: Entry,
+    /// The link of the record before it.
+    pub before: Link,
+}
+
+/// Takes records for what they are: those that follow `from` without a gap. Pure.
+///
+/// `trimmed` says that the first one is the oldest that the log still has, so that a gap before it is the log's bound at
+/// work and not a loss.
+#[must_use]
+pub fn chained(
+    from: Cursor,
+    records: Vec<Tied>,
+    last: (Position, Link),
+    trimmed: bool,
+    server: Option<String>,
+) -> Followed {
+    let mut at = from;
+    if trimmed
+        && let Some(first) = records.first()
+        && first.entry.position.0 > at.position.0 + 1
+    {
+        return Followed::Trimmed(Position(first.entry.position.0 - 1), first.before);
+    }
+    let mut entries = Vec::with_capacity(records.len());
+    for Tied { entry, before } in records {
+        if entry.position.0 != at.position.0 + 1 || at.link != before {
+            return Followed::Forked;
+        }
+        at = Cursor { position: entry.position, link: entry.link, ..at };
+        entries.push(entry);
+    }
+    if entries.is_empty() && last.0 > at.position {
+        // Records that were counted are not there, and nothing is left that would bear witness.
+        return Followed::Trimmed(last.0, last.1);
+    }
+    Followed::Records { entries, last: last.0, server }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: Incarnation = Incarnation(1);
+
+    fn tied(position: u64, link: u64, before: u64) -> Tied {
+        Tied { entry: Entry { position: Position(position), link: Link(link), record: None }, before: Link(before) }
+    }
+
+    fn cursor(position: u64, link: u64) -> Cursor {
+        Cursor { log: LOG, position: Position(position), link: Link(link) }
+    }
+
+    fn what(followed: &Followed) -> String {
+        match followed {
+            Followed::Records { entries, .. } => format!("{} records", entries.len()),
+            Followed::Trimmed(position, _) => format!("trimmed to {position}"),
+            Followed::Other(_) => "other".to_owned(),
+            Followed::Forked => "forked".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_gap_is_a_value_and_never_silence() {
+        let table = [
+            ("nothing new", cursor(5, 55), vec![], 5, false, "0 records"),
+            ("the next", cursor(5, 55), vec![tied(6, 66, 55)], 6, false, "1 records"),
+            ("the next two", cursor(5, 55), vec![tied(6, 66, 55), tied(7, 77, 66)], 7, false, "2 records"),
+            ("from the start", cursor(0, 0), vec![tied(1, 11, 0)], 1, true, "1 records"),
+            ("another history", cursor(5, 55), vec![tied(6, 66, 54)], 6, false, "forked"),
+            ("another history later", cursor(5, 55), vec![tied(6, 66, 55), tied(7, 77, 65)], 7, false, "forked"),
+            ("a gap in the middle", cursor(5, 55), vec![tied(6, 66, 55), tied(8, 88, 77)], 8, false, "forked"),
+            ("a gap at once", cursor(5, 55), vec![tied(7, 77, 66)], 7, false, "forked"),
+            ("trimmed", cursor(5, 55), vec![tied(9, 99, 88)], 9, true, "trimmed to 8"),
+            ("behind what was trimmed", cursor(8, 88), vec![tied(9, 99, 88)], 9, true, "1 records"),
+            ("all trimmed", cursor(5, 55), vec![], 9, true, "trimmed to 9"),
+            ("all gone", cursor(5, 55), vec![], 9, false, "trimmed to 9"),
+        ];
+        for (name, from, records, last, trimmed, wanted) in table {
+            assert_eq!(what(&chained(from, records, (Position(last), Link(1)), trimmed, None)), wanted, "{name}");
+        }
+    }
+}

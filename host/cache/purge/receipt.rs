@@ -1,0 +1,110 @@
+//! Whether a purge is complete: every node has applied it, or can't serve what it purged any more. Pure.
+
+use std::time::Duration;
+
+use super::{
+    fence::certainly,
+    log::{Appended, Member},
+    table::Position,
+};
+use crate::clock::Uptime;
+
+/// Which nodes have applied a purge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where the purge stands in the log.
+    pub position: Position,
+    /// Nodes that have applied it.
+    pub applied: Vec<String>,
+    /// Nodes that haven't, and ask the origin before they serve anything that was stored before it: their fence expired.
+    pub expired: Vec<String>,
+    /// Nodes that have neither in time. Empty for a purge that is complete.
+    pub missing: Vec<String>,
+}
+
+/// What is known of the log at the time of a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standpoint {
+    /// When the purge had been appended.
+    pub appended: Uptime,
+    /// From then on every node that may serve without asking is among the members. Later than now for a while after the
+    /// log began anew, or its server was restarted, or this node came back to it.
+    pub known_from: Uptime,
+}
+
+/// Judges a purge by what the members last said, and whether it is complete.
+#[must_use]
+pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Uptime) -> (Receipt, bool) {
+    let mut receipt = Receipt { position: purge.position, ..Receipt::default() };
+    for member in members {
+        // A member of a later incarnation has begun anew: what it had stored before is doubtful to it.
+        let applied = member.log != purge.log || member.report.applied >= purge.position;
+        let names = if applied {
+            &mut receipt.applied
+        } else if member.report.fence_ms.is_some_and(|fence| is_over(Duration::from_millis(fence), point, now)) {
+            &mut receipt.expired
+        } else {
+            &mut receipt.missing
+        };
+        names.push(member.node.clone());
+    }
+    receipt.tidy();
+    let complete = receipt.missing.is_empty() && now >= point.known_from;
+    (receipt, complete)
+}
+
+/// A node that hadn't read the purge when it was appended had begun its last read before.
+fn is_over(fence: Duration, point: &Standpoint, now: Uptime) -> bool {
+    now.since(point.appended) >= certainly(fence)
+}
+
+impl Receipt {
+    /// Names each node once, under the worst that is known of it: two processes may have one name.
+    fn tidy(&mut self) {
+        for names in [&mut self.applied, &mut self.expired, &mut self.missing] {
+            names.sort_unstable();
+            names.dedup();
+        }
+        let Self { applied, expired, missing, .. } = self;
+        expired.retain(|name| !missing.contains(name));
+        applied.retain(|name| !missing.contains(name) && !expired.contains(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::purge::{log::Report, table::Incarnation};
+
+    fn member(node: &str, log: u64, applied: u64, fence_ms: Option<u64>) -> Member {
+        let report = Report { applied: Position(applied), fence_ms, beat: 0 };
+        Member { node: node.to_owned(), instance: 0, log: Incarnation(log), report }
+    }
+
+    fn judged(members: &[Member], known_after_ms: u64, after_ms: u64) -> (String, bool) {
+        let purge = Appended { log: Incarnation(1), position: Position(7), server: None };
+        let point = Standpoint { appended: Uptime(1_000), known_from: Uptime(1_000 + known_after_ms) };
+        let (receipt, complete) = judge(members, &purge, &point, Uptime(1_000 + after_ms));
+        let part = |names: &[String]| names.join(" ");
+        (format!("{}|{}|{}", part(&receipt.applied), part(&receipt.expired), part(&receipt.missing)), complete)
+    }
+
+    #[test]
+    fn a_purge_is_complete_when_nobody_can_serve_what_it_purged() {
+        let (done, late) = (member("a", 1, 7, Some(4_000)), member("b", 1, 6, Some(4_000)));
+        let table = [
+            ("all have applied it", vec![done.clone(), member("b", 1, 9, None)], 0, 0, "a b||", true),
+            ("one hasn't", vec![done.clone(), late.clone()], 0, 4_100, "a||b", false),
+            ("its fence has expired", vec![done.clone(), late], 0, 4_130, "a|b|", true),
+            ("one that goes on serving", vec![done.clone(), member("c", 1, 6, None)], 0, 99_000, "a||c", false),
+            ("not all may be known", vec![done.clone()], 4_130, 4_100, "a||", false),
+            ("now they are", vec![done.clone()], 4_130, 4_130, "a||", true),
+            ("one began anew", vec![done.clone(), member("b", 2, 0, Some(4_000))], 0, 0, "a b||", true),
+            ("two of one name", vec![done, member("a", 1, 6, Some(4_000))], 0, 0, "||a", false),
+            ("nobody at all", vec![], 0, 0, "||", true),
+        ];
+        for (name, members, known_after, after, wanted, complete) in table {
+            assert_eq!(judged(&members, known_after, after), (wanted.to_owned(), complete), "{name}");
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The region's purge log as a Redis stream, whose identifiers are the log's own numbers: no clock takes part. What must be
+//! one step is one script.
+
+use std::{collections::HashMap, sync::LazyLock, time::Duration};
+
+use futures_util::future::BoxFuture;
+use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Script, Value, aio::MultiplexedConnection};
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{
+    Error,
+    log::{Append, Appended, Entry, Followed, Log, Member, Report, Tied, chained},
+    table::{Cursor, Incarnation, Kind, Link, Position, Record},
+};
+use crate::{cache::tag::Tag, clock, config};
+
+/// Connecting, and any command but the blocking read.
+const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Records taken by one read.
+const BATCH: usize = 512;
+
+/// Begins the log if it isn't there, or isn't whole, and appends to it.
+static APPEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
+        local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+        if not (s[1] and s[2] and s[3]) or (last and last[1] ~= s[2] .. '-0') then
+          redis.call('DEL', KEYS[2], KEYS[3])
+          redis.call('HSET', KEYS[1], 'id', ARGV[1], 'seq', '0', 'tip', '0')
+          s = {ARGV[1], '0', '0'}
+        end
+        local seq, tip = tonumber(s[2]), s[3]
+        for i = 3, #ARGV, 4 do
+          seq = seq + 1
+          redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], string.format('%.0f-0', seq), 'before', tip,
+            'link', ARGV[i], 'tag', ARGV[i + 1], 'kind', ARGV[i + 2], 'url', ARGV[i + 3], 'origin', 'region')
+          tip = ARGV[i]
+        end
+        redis.call('HSET', KEYS[1], 'seq', string.format('%.0f', seq), 'tip', tip)
+        return {s[1], string.format('%.0f', seq)}",
+    )
+});
+
+/// Checks the reader's place, signs it on, and reads on. A place in the middle is known by the record that is there, or by
+/// the one after it.
+static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
+        if not (s[1] and s[2] and s[3]) then return {'other', '0'} end
+        if s[1] ~= ARGV[2] then return {'other', s[1]} end
+        local at, last = tonumber(ARGV[6]), tonumber(s[2])
+        if at > last then return {'forked'} end
+        local function field(entry, name)
+          for i = 1, #entry[2], 2 do if entry[2][i] == name then return entry[2][i + 1] end end
+        end
+        local known = at == 0 or (at == last and s[3] == ARGV[7])
+        if at == last and at > 0 and not known then return {'forked'} end
+        local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+        if not known and first then
+          local here = redis.call('XRANGE', KEYS[2], ARGV[6] .. '-0', ARGV[6] .. '-0')[1]
+          if here then
+            if field(here, 'link') ~= ARGV[7] then return {'forked'} end
+            known = true
+          elseif first[1] == string.format('%.0f-0', at + 1) then
+            if field(first, 'before') ~= ARGV[7] then return {'forked'} end
+            known = true
+          elseif tonumber(string.match(first[1], '^%d+')) <= at then
+            return {'forked'}
+          end
+        end
+        local applied = known and ARGV[3] or '0'
+        redis.call('HSET', KEYS[3], ARGV[1], table.concat({s[1], applied, ARGV[4], ARGV[5]}, ' '))
+        local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6] .. '-0', '+', 'COUNT', ARGV[8])
+        return {'ok', s[2], s[3], first and first[1] or '', entries}",
+    )
+});
+
+static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if (redis.call('HGET', KEYS[1], 'id') or '0') == ARGV[1] then
+          redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+          redis.call('HSET', KEYS[1], 'id', ARGV[2], 'seq', '0', 'tip', '0')
+        end",
+    )
+});
+
+static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if ARGV[2] == '' or redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+          redis.call('HDEL', KEYS[1], ARGV[1])
+        end",
+    )
+});
+
+/// A client of the log.
+#[derive(Debug)]
+pub struct RedisLog {
+    client: Client,
+    names: Names,
+    log_max: usize,
+    /// Reads that may wait have a connection of their own.
+    waits: Slot,
+    calls: Slot,
+}
+
+/// The names in Redis; the braces keep them on one node of a cluster.
+#[derive(Debug)]
+struct Names {
+    state: String,
+    log: String,
+    members: String,
+}
+
+/// An open connection, and the server at its other end.
+#[derive(Clone)]
+struct Line {
+    connection: MultiplexedConnection,
+    server: Option<String>,
+}
+
+/// A connection that is opened when it is needed, and again after an error.
+struct Slot(Mutex<Option<Line>>);
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl RedisLog {
+    /// Prepares; connects when it is used.
+    ///
+    /// # Errors
+    /// [`Error::Log`] if the URL is not one.
+    pub fn new(namespace: &str, redis: &config::Redis, purge: &config::Purge) -> Result<Self, Error> {
+        let prefix = format!("{{{namespace}}}:purge");
+        Ok(Self {
+            client: Client::open(redis.url.as_str()).map_err(unreachable)?,
+            names: Names {
+                state: format!("{prefix}:state"),
+                log: format!("{prefix}:log"),
+                members: format!("{prefix}:members"),
+            },
+            log_max: purge.log_max,
+            waits: Slot(Mutex::new(None)),
+            calls: Slot(Mutex::new(None)),
+        })
+    }
+
+    /// Uses a connection, for a call that may take up to `time`. One that failed is not used again: what it still brings
+    /// would be the reply to another call.
+    async fn with<T>(
+        &self,
+        slot: &Slot,
+        time: Duration,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<(T, Option<String>), Error> {
+        let mut line = self.line(slot).await?;
+        let called = timeout(time, call(&mut line.connection)).await;
+        match called {
+            Ok(Ok(value)) => Ok((value, line.server)),
+            Ok(Err(error)) => {
+                slot.0.lock().await.take();
+                Err(unreachable(error))
+            }
+            Err(_) => {
+                slot.0.lock().await.take();
+                Err(Error::Log(format!("no reply within {} ms", clock::millis(time))))
+            }
+        }
+    }
+
+    async fn line(&self, slot: &Slot) -> Result<Line, Error> {
+        let mut slot = slot.0.lock().await;
+        if let Some(line) = &*slot {
+            return Ok(line.clone());
+        }
+        let line = timeout(PATIENCE, self.connect()).await;
+        let line = line.map_err(|_| Error::Log("no connection in time".to_owned()))?.map_err(unreachable)?;
+        Ok(slot.insert(line).clone())
+    }
+
+    async fn connect(&self) -> RedisResult<Line> {
+        // The caller bounds each call; a timeout in here as well would only hide which of them it was.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(None);
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        // Not to be allowed to ask is no error: then it isn't known, and purges wait a little longer.
+        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+        let run_id = |info: String| info.lines().find_map(|line| line.strip_prefix("run_id:").map(str::to_owned));
+        Ok(Line { connection, server: info.ok().and_then(run_id) })
+    }
+
+    async fn append(&self, purges: &[Append]) -> Result<Appended, Error> {
+        let mut call = APPEND.prepare_invoke();
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        call.arg(random()).arg(self.log_max);
+        for purge in purges {
+            let kind = match purge.kind {
+                Kind::Hard => "hard",
+                Kind::Soft => "soft",
+            };
+            call.arg(random()).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(u8::from(purge.url));
+        }
+        let called = self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
+        let ((log, position), server): ((u64, u64), _) = called;
+        Ok(Appended { log: Incarnation(log), position: Position(position), server })
+    }
+
+    async fn follow(&self, member: &Member, from: Cursor) -> Result<Followed, Error> {
+        let mut call = FOLLOW.prepare_invoke();
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        let report = &member.report;
+        call.arg(field(member)).arg(from.log.0).arg(report.applied.0).arg(fence(report)).arg(report.beat);
+        call.arg(from.position.0).arg(from.link.0).arg(BATCH);
+        let (reply, server): (Vec<Value>, _) =
+            self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
+        read(from, reply, server).ok_or_else(|| Error::Log("the log's server gave an unexpected reply".to_owned()))
+    }
+
+    async fn wait(&self, from: Cursor, time: Duration) -> Result<(), Error> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(clock::millis(time).max(1));
+        command.arg("STREAMS").arg(&self.names.log).arg(format!("{}-0", from.position));
+        let call = async |connection: &mut MultiplexedConnection| command.query_async::<Value>(connection).await;
+        self.with(&self.waits, time + PATIENCE, call).await.map(drop)
+    }
+
+    async fn begin_anew(&self, from: Incarnation) -> Result<(), Error> {
+        let mut call = BEGIN_ANEW.prepare_invoke();
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(from.0).arg(random());
+        let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
+        self.with(&self.calls, PATIENCE, call).await.map(drop)
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, Error> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(&self.names.members);
+        let call = async |connection: &mut MultiplexedConnection| command.query_async(connection).await;
+        let (members, _): (HashMap<String, String>, _) = self.with(&self.calls, PATIENCE, call).await?;
+        Ok(members.iter().filter_map(|(field, said)| self::member(field, said)).collect())
+    }
+
+    async fn sign_off(&self, member: &Member, unless_changed: bool) -> Result<(), Error> {
+        let mut call = SIGN_OFF.prepare_invoke();
+        let said = if unless_changed { said(member) } else { String::new() };
+        call.key(&self.names.members).arg(field(member)).arg(said);
+        let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
+        self.with(&self.calls, PATIENCE, call).await.map(drop)
+    }
+}
+
+impl Log for RedisLog {
+    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
+        Box::pin(self.append(purges))
+    }
+
+    fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>> {
+        Box::pin(self.follow(member, from))
+    }
+
+    fn wait(&self, from: Cursor, time: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.wait(from, time))
+    }
+
+    fn begin_anew(&self, from: Incarnation) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.begin_anew(from))
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
+        Box::pin(self.members())
+    }
+
+    fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.sign_off(member, unless_changed))
+    }
+}
+
+/// A number that no other has; not zero, and exact in the scripts' language.
+fn random() -> u64 {
+    fastrand::u64(1..1 << 53)
+}
+
+/// Under which name a member is listed: a process is a member, not a name.
+fn field(member: &Member) -> String {
+    format!("{}/{}", member.node, member.instance)
+}
+
+fn fence(report: &Report) -> String {
+    report.fence_ms.map_or_else(|| "serve".to_owned(), |ms| ms.to_string())
+}
+
+/// What is listed of a member; the same as [`FOLLOW`] writes.
+fn said(member: &Member) -> String {
+    let report = &member.report;
+    format!("{} {} {} {}", member.log.0, report.applied.0, fence(report), report.beat)
+}
+
+fn member(field: &str, said: &str) -> Option<Member> {
+    let (node, instance) = field.rsplit_once('/')?;
+    let [log, applied, fence, beat] = <[&str; 4]>::try_from(said.split(' ').collect::<Vec<_>>()).ok()?;
+    Some(Member {
+        node: node.to_owned(),
+        instance: instance.parse().ok()?,
+        log: Incarnation(log.parse().ok()?),
+        report: Report {
+            applied: Position(applied.parse().ok()?),
+            fence_ms: if fence == "serve" { None } else { Some(fence.parse().ok()?) },
+            beat: beat.parse().ok()?,
+        },
+    })
+}
+
+/// Reads what [`FOLLOW`] returned; `None` if that isn't what it returns.
+fn read(from: Cursor, reply: Vec<Value>, server: Option<String>) -> Option<Followed> {
+    let text = |at: usize| reply.get(at).and_then(|value| String::from_redis_value_ref(value).ok());
+    match text(0)?.as_str() {
+        "other" => Some(Followed::Other(Incarnation(text(1)?.parse().ok()?))),
+        "forked" => Some(Followed::Forked),
+        "ok" => {
+            let (last, tip, first) = (text(1)?.parse().ok()?, text(2)?.parse().ok()?, text(3)?);
+            let Value::Array(entries) = reply.get(4)? else { return None };
+            let records: Option<Vec<Tied>> = entries.iter().map(tied).collect();
+            // What isn't even a record of this log shows that somebody else wrote into it.
+            let Some(records) = records else { return Some(Followed::Forked) };
+            let trimmed = records.first().is_some_and(|record| first == format!("{}-0", record.entry.position));
+            Some(chained(from, records, (Position(last), Link(tip)), trimmed, server))
+        }
+        _ => None,
+    }
+}
+
+/// A record with its ties; `None` if it has none.
+fn tied(entry: &Value) -> Option<Tied> {
+    let Value::Array(entry) = entry else { return None };
+    let [id, Value::Array(fields)] = entry.as_slice() else { return None };
+    let id = String::from_redis_value_ref(id).ok()?;
+    let (position, "0") = id.split_once('-')? else { return None };
+    let position = Position(position.parse().ok()?);
+    let number = |name| std::str::from_utf8(bytes(fields, name)?).ok()?.parse().ok();
+    let entry = Entry { position, link: Link(number("link")?), record: record(position, fields) };
+    Some(Tied { entry, before: Link(number("before")?) })
+}
+
+/// What a record purges; `None` if this node can't understand it.
+fn record(position: Position, fields: &[Value]) -> Option<Record> {
+    let kind = match bytes(fields, "kind")? {
+        b"hard" => Kind::Hard,
+        b"soft" => Kind::Soft,
+        _ => return None,
+    };
+    let url = match bytes(fields, "url")? {
+        b"0" => false,
+        b"1" => true,
+        _ => return None,
+    };
+    Some(Record { position, tag: Tag::from_bytes(bytes(fields, "tag")?.try_into().ok()?), kind, url })
+}
+
+fn bytes<'f>(fields: &'f [Value], name: &str) -> Option<&'f [u8]> {
+    let pairs = fields.chunks_exact(2);
+    pairs.filter_map(|pair| <&[Value; 2]>::try_from(pair).ok()).find_map(|[key, value]| match (key, value) {
+        (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => Some(value.as_slice()),
+        _ => None,
+    })
+}
+
+fn unreachable(error: impl std::fmt::Display) -> Error {
+    Error::Log(error.to_string())
+}

@@ -1,0 +1,196 @@
+//! The nodes that a purge counts with, as this node has seen them. Pure.
+//!
+//! The log's server keeps the list of members, and may lose it together with the log. Who was on it then is carried on
+//! here, until it reports again, is signed off, or has been silent for so long that it counts with nobody itself.
+
+use std::time::Duration;
+
+use super::{
+    fence::certainly,
+    log::{Appended, Member},
+    table::Incarnation,
+};
+use crate::clock::Uptime;
+
+/// What this node knows of its region.
+#[derive(Debug)]
+pub struct Roll {
+    fence: Duration,
+    lost: Duration,
+    /// The log and its server, and since when this node has followed them without a lapse.
+    place: Option<(Incarnation, Option<String>)>,
+    since: Uptime,
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    member: Member,
+    /// When its last word was first seen.
+    at: Uptime,
+    /// It is on the log's own list.
+    listed: bool,
+    /// Its word has changed since the last look.
+    lively: bool,
+}
+
+impl Roll {
+    /// An empty roll.
+    #[must_use]
+    pub const fn new(fence: Duration, lost: Duration) -> Self {
+        Self { fence, lost, place: None, since: Uptime(0), seen: Vec::new() }
+    }
+
+    /// Notes that this node read the log of this place to its end; `lapsed` if its fence had expired before.
+    pub fn read(&mut self, log: Incarnation, server: Option<String>, lapsed: bool, now: Uptime) {
+        let place = Some((log, server));
+        if lapsed || place != self.place {
+            (self.place, self.since) = (place, now);
+            // Whatever happened to the log may have happened to its list.
+            for seen in &mut self.seen {
+                seen.listed = false;
+            }
+        }
+    }
+
+    /// From when on the members are all there are, for a purge that was appended at `appended`.
+    #[must_use]
+    pub fn known_from(&self, purge: &Appended, appended: Uptime) -> Uptime {
+        let fence = certainly(self.fence);
+        match &self.place {
+            Some((log, server)) if *log == purge.log && server.is_some() && *server == purge.server => {
+                self.since.plus(fence)
+            }
+            _ => appended.plus(fence),
+        }
+    }
+
+    /// Takes the log's list, and returns it with those that are carried on.
+    pub fn look(&mut self, members: Vec<Member>, now: Uptime) -> Vec<Member> {
+        let before = std::mem::take(&mut self.seen);
+        let same =
+            |seen: &Seen, member: &Member| seen.member.instance == member.instance && seen.member.node == member.node;
+        let carried = before.iter().filter(|seen| !seen.listed && now.since(seen.at) < self.lost);
+        let carried: Vec<_> = carried.filter(|seen| !members.iter().any(|member| same(seen, member))).collect();
+        let mut after: Vec<Seen> = carried
+            .into_iter()
+            .map(|seen| Seen { member: seen.member.clone(), at: seen.at, listed: false, lively: false })
+            .collect();
+        for member in members {
+            let known = before.iter().find(|seen| same(seen, &member));
+            let lively = known.is_some_and(|seen| seen.member.report.beat != member.report.beat);
+            let at = known.filter(|_| !lively).map_or(now, |seen| seen.at);
+            after.push(Seen { member, at, listed: true, lively });
+        }
+        self.seen = after;
+        self.look_back()
+    }
+
+    /// Returns the members of the last look.
+    #[must_use]
+    pub fn look_back(&self) -> Vec<Member> {
+        self.seen.iter().map(|seen| seen.member.clone()).collect()
+    }
+
+    /// Members that have been silent for so long that they count with nobody any more: to be signed off.
+    #[must_use]
+    pub fn lost(&self, now: Uptime) -> Vec<Member> {
+        let lost = |seen: &&Seen| {
+            // One that serves whatever happens is for the operator to sign off.
+            seen.listed && seen.member.report.fence_ms.is_some() && now.since(seen.at) >= certainly(self.lost)
+        };
+        self.seen.iter().filter(lost).map(|seen| seen.member.clone()).collect()
+    }
+
+    /// Whether another process reports under this name.
+    #[must_use]
+    pub fn has_namesake(&self, node: &str, instance: u64) -> bool {
+        self.seen.iter().any(|seen| seen.lively && seen.member.node == node && seen.member.instance != instance)
+    }
+
+    /// Forgets all members of this name, and returns them.
+    pub fn sign_off(&mut self, node: &str) -> Vec<Member> {
+        let gone = |seen: &mut Seen| seen.member.node == node;
+        self.seen.extract_if(.., gone).map(|seen| seen.member).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::purge::{log::Report, table::Position};
+
+    const FENCE: Duration = Duration::from_secs(4);
+    const LOST: Duration = Duration::from_secs(60);
+
+    fn member(node: &str, instance: u64, beat: u64) -> Member {
+        let report = Report { applied: Position(0), fence_ms: Some(4_000), beat };
+        Member { node: node.to_owned(), instance, log: Incarnation(1), report }
+    }
+
+    fn names(members: &[Member]) -> String {
+        members.iter().map(|member| member.node.as_str()).collect()
+    }
+
+    fn server(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    #[test]
+    fn a_member_that_leaves_is_gone_and_one_that_a_lost_list_had_is_carried_on() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.read(Incarnation(1), server("s"), false, Uptime(1));
+        assert_eq!(names(&roll.look(vec![member("a", 1, 1), member("b", 2, 1)], Uptime(1))), "ab");
+        assert_eq!(names(&roll.look(vec![member("a", 1, 2)], Uptime(2))), "a", "it signed off");
+        roll.look(vec![member("a", 1, 2), member("c", 3, 1)], Uptime(3));
+        roll.read(Incarnation(2), server("s"), false, Uptime(4));
+        assert_eq!(names(&roll.look(vec![member("a", 1, 3)], Uptime(4))), "ca");
+        assert_eq!(names(&roll.look(vec![member("a", 1, 3)], Uptime(60_000))), "ca");
+        assert_eq!(names(&roll.look(vec![member("a", 1, 4)], Uptime(60_003))), "a", "silent for too long");
+    }
+
+    #[test]
+    fn an_operator_signs_off_whom_he_knows_to_be_dead() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.look(vec![member("a", 1, 1), member("b", 2, 1), member("b", 3, 1)], Uptime(1));
+        assert_eq!(roll.sign_off("b").len(), 2);
+        assert_eq!(names(&roll.look(vec![member("a", 1, 1)], Uptime(2))), "a");
+    }
+
+    #[test]
+    fn the_silent_are_signed_off_after_a_while_but_for_those_that_serve_in_any_case() {
+        let mut roll = Roll::new(FENCE, LOST);
+        let mut serving = member("s", 3, 1);
+        serving.report.fence_ms = None;
+        for (now, beat) in [(1, 1), (50_000, 2), (61_000, 3)] {
+            roll.look(vec![member("a", 1, beat), member("b", 2, 1), serving.clone()], Uptime(now));
+        }
+        assert_eq!(names(&roll.lost(Uptime(61_000))), "", "not for certain");
+        assert_eq!(names(&roll.lost(Uptime(61_260))), "b");
+    }
+
+    #[test]
+    fn two_processes_of_one_name_are_noticed_when_both_report() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.look(vec![member("a", 1, 1), member("a", 2, 1)], Uptime(1));
+        assert!(!roll.has_namesake("a", 1), "it may have been this node's life before");
+        roll.look(vec![member("a", 1, 2), member("a", 2, 1)], Uptime(2));
+        assert!(!roll.has_namesake("a", 1));
+        roll.look(vec![member("a", 1, 3), member("a", 2, 2)], Uptime(3));
+        assert!(roll.has_namesake("a", 1));
+    }
+
+    #[test]
+    fn all_are_known_a_fence_after_the_place_was_met() {
+        let mut roll = Roll::new(FENCE, LOST);
+        let purge = |server| Appended { log: Incarnation(1), position: Position(1), server };
+        assert_eq!(roll.known_from(&purge(server("s")), Uptime(9_000)), Uptime(13_130), "nothing is known");
+        roll.read(Incarnation(1), server("s"), true, Uptime(1_000));
+        roll.read(Incarnation(1), server("s"), false, Uptime(2_000));
+        assert_eq!(roll.known_from(&purge(server("s")), Uptime(9_000)), Uptime(5_130));
+        assert_eq!(roll.known_from(&purge(server("t")), Uptime(9_000)), Uptime(13_130), "restarted meanwhile");
+        assert_eq!(roll.known_from(&purge(None), Uptime(9_000)), Uptime(13_130), "it doesn't say");
+        roll.read(Incarnation(1), server("s"), true, Uptime(8_000));
+        assert_eq!(roll.known_from(&purge(server("s")), Uptime(9_000)), Uptime(12_130), "this node was away");
+    }
+}

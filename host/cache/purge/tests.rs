@@ -1,0 +1,443 @@
+//! Purgers over a log that loses, forgets and goes back as engines do.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    log::{Entry, Followed, Tied, chained},
+    *,
+};
+
+const ACK: Duration = Duration::from_secs(5);
+const FENCE: Duration = Duration::from_millis(200);
+
+/// A log's server in this process.
+#[derive(Clone, Debug, Default)]
+struct Server {
+    id: u64,
+    name: u64,
+    records: Vec<Tied>,
+    members: BTreeMap<u64, Member>,
+}
+
+#[derive(Debug, Default)]
+struct FakeLog {
+    server: parking_lot::Mutex<Server>,
+    down: std::sync::atomic::AtomicBool,
+}
+
+impl FakeLog {
+    fn reach(&self) -> Result<parking_lot::MutexGuard<'_, Server>, Error> {
+        if self.down.load(Ordering::Relaxed) { Err(Error::Log("down".to_owned())) } else { Ok(self.server.lock()) }
+    }
+
+    fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    /// Puts the server back to an older state, under another name as after a restart.
+    fn restore(&self, copy: Server) {
+        *self.server.lock() = Server { name: fastrand::u64(..), ..copy };
+    }
+
+    fn add(&self, record: Option<(Tag, Kind)>) {
+        self.server.lock().add(record);
+    }
+}
+
+impl Server {
+    fn add(&mut self, purge: Option<(Tag, Kind)>) -> Position {
+        if self.id == 0 {
+            *self = Self { id: fastrand::u64(1..), name: self.name, ..Self::default() };
+        }
+        let position = Position(self.last().0.0 + 1);
+        let record = purge.map(|(tag, kind)| Record { position, tag, kind, url: false });
+        let before = self.last().1;
+        self.records.push(Tied { entry: Entry { position, link: table::Link(fastrand::u64(1..)), record }, before });
+        position
+    }
+
+    fn last(&self) -> (Position, table::Link) {
+        self.records.last().map_or_else(Default::default, |tied| (tied.entry.position, tied.entry.link))
+    }
+
+    fn follow(&mut self, member: &Member, from: Cursor) -> Followed {
+        if from.log.0 != self.id || self.id == 0 {
+            return Followed::Other(Incarnation(self.id));
+        }
+        let here = self.records.iter().find(|tied| tied.entry.position == from.position);
+        if from.position.0 > 0 && here.is_none_or(|tied| tied.entry.link != from.link) {
+            return Followed::Forked;
+        }
+        self.members.insert(member.instance, member.clone());
+        let after = self.records.iter().filter(|tied| tied.entry.position > from.position).take(7).copied();
+        chained(from, after.collect(), self.last(), false, Some(self.name.to_string()))
+    }
+}
+
+impl Log for FakeLog {
+    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
+        Box::pin(async move {
+            let mut server = self.reach()?;
+            let mut position = Position(0);
+            for purge in purges {
+                position = server.add(Some((purge.tag, purge.kind)));
+            }
+            Ok(Appended { log: Incarnation(server.id), position, server: Some(server.name.to_string()) })
+        })
+    }
+
+    fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>> {
+        Box::pin(async move { Ok(self.reach()?.follow(member, from)) })
+    }
+
+    fn wait(&self, from: Cursor, time: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let end = clock::uptime().plus(time);
+            while self.reach()?.last().0 <= from.position && clock::uptime() < end {
+                sleep(Duration::from_millis(2)).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn begin_anew(&self, from: Incarnation) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let mut server = self.reach()?;
+            if server.id == from.0 {
+                *server = Server { id: fastrand::u64(1..), name: server.name, ..Server::default() };
+            }
+            Ok(())
+        })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
+        Box::pin(async move { Ok(self.reach()?.members.values().cloned().collect()) })
+    }
+
+    fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let members = &mut self.reach()?.members;
+            if !unless_changed || members.get(&member.instance) == Some(member) {
+                members.remove(&member.instance);
+            }
+            Ok(())
+        })
+    }
+}
+
+fn config() -> config::Purge {
+    config::Purge { tags_max: 1_000, fence: FENCE, ..config::Purge::default() }
+}
+
+fn alone(dir: Option<&std::path::Path>) -> Arc<Purger> {
+    Purger::open("n", &config(), dir, None, Metrics::default()).unwrap()
+}
+
+fn follower(name: &str, log: &Arc<FakeLog>, dir: Option<&std::path::Path>) -> Arc<Purger> {
+    follower_with(name, log, dir, &config())
+}
+
+fn follower_with(name: &str, log: &Arc<FakeLog>, dir: Option<&std::path::Path>, config: &config::Purge) -> Arc<Purger> {
+    let log = Arc::clone(log) as Arc<dyn Log>;
+    Purger::open(name, config, dir, Some(log), Metrics::default()).unwrap()
+}
+
+/// A purger that follows until it is dropped.
+struct Running(Arc<Purger>, CancellationToken);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.1.cancel();
+    }
+}
+
+impl std::ops::Deref for Running {
+    type Target = Arc<Purger>;
+
+    fn deref(&self) -> &Arc<Purger> {
+        &self.0
+    }
+}
+
+fn run(purger: &Arc<Purger>) -> Running {
+    let stop = CancellationToken::new();
+    tokio::spawn(Arc::clone(purger).run(stop.clone()));
+    Running(Arc::clone(purger), stop)
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let end = clock::uptime().plus(Duration::from_secs(10));
+    while !condition() {
+        assert!(clock::uptime() < end, "no {what} in ten seconds");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// An entry as a hit judges it.
+struct Stored {
+    tags: Vec<Tag>,
+    mark: Mark,
+    checked: AtomicU64,
+}
+
+impl Stored {
+    fn new(purger: &Purger, tag: &str) -> Self {
+        let (tags, mark) = (vec![Tag::named(tag.as_bytes())], purger.mark());
+        Self { tags, mark, checked: AtomicU64::new(0) }
+    }
+
+    /// As another process, or this one after a restart, finds it in a tier.
+    fn read_back(&self) -> Self {
+        let mark = Mark { log: self.mark.log, position: self.mark.position, ..Mark::default() };
+        Self { tags: self.tags.clone(), mark, checked: AtomicU64::new(0) }
+    }
+
+    fn judged(&self, purger: &Purger) -> Standing {
+        purger.check(&self.tags, &self.mark, &self.checked, None::<fn() -> Tag>)
+    }
+}
+
+fn tag(name: &str) -> Scope {
+    Scope::Tag(name.to_owned())
+}
+
+fn check(purger: &Purger, url: &str, mark: &Mark, checked: &AtomicU64) -> Standing {
+    purger.check(&[Tag::named(b"t")], mark, checked, Some(|| Tag::url(url)))
+}
+
+#[tokio::test]
+async fn a_remembered_good_check_does_not_outlive_a_purge() {
+    let purger = alone(None);
+    let stored = Stored::new(&purger, "t");
+    assert_eq!(stored.judged(&purger), Standing::Good);
+    purger.purge(&tag("t"), Kind::Soft, ACK).await.unwrap();
+    assert_eq!(stored.judged(&purger), Standing::Stale);
+}
+
+#[tokio::test]
+async fn a_url_that_shares_its_entry_can_be_purged_by_itself() {
+    let purger = alone(None);
+    let (mark, checked) = (purger.mark(), AtomicU64::new(0));
+    purger.purge(&Scope::Url("b".into()), Kind::Hard, ACK).await.unwrap();
+    assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
+    assert_eq!(check(&purger, "b", &mark, &checked), Standing::Gone, "although the entry itself was just good");
+}
+
+#[tokio::test]
+async fn an_invalidation_holds_here_before_any_log_has_it() {
+    let log = Arc::new(FakeLog::default());
+    log.set_down(true);
+    for purger in [alone(None), follower("n", &log, None)] {
+        let (mark, checked) = (purger.begin(&Tag::url("a")), AtomicU64::new(0));
+        let _ = tokio::time::timeout(Duration::from_millis(1), purger.invalidate(Tag::url("a"))).await;
+        assert_eq!(check(&purger, "a", &mark, &checked), Standing::Gone);
+        assert_ne!(check(&purger, "b", &mark, &AtomicU64::new(0)), Standing::Gone);
+        let after = purger.mark();
+        assert_ne!(check(&purger, "a", &after, &AtomicU64::new(0)), Standing::Gone, "what was fetched since");
+    }
+}
+
+#[tokio::test]
+async fn an_invalidation_reaches_the_others_once_the_log_is_back() {
+    let log = Arc::new(FakeLog::default());
+    let nodes = [run(&follower("a", &log, None)), run(&follower("b", &log, None))];
+    until("step", || nodes.iter().all(|node| node.in_step())).await;
+    let (mark, checked) = (nodes[1].mark(), AtomicU64::new(0));
+    log.set_down(true);
+    let _ = tokio::time::timeout(Duration::from_millis(1), nodes[0].invalidate(Tag::url("a"))).await;
+    log.set_down(false);
+    until("news", || {
+        check(&nodes[1], "a", &mark, &checked) == Standing::Gone || {
+            // The tag itself stands for the URL in the log.
+            nodes[1].check(&[Tag::url("a")], &mark, &AtomicU64::new(0), None::<fn() -> Tag>) == Standing::Gone
+        }
+    })
+    .await;
+    until("settling", || nodes[0].state.read().local.check([Tag::url("a")], &Mark::default()) == Standing::Good).await;
+}
+
+#[tokio::test]
+async fn what_the_disk_refused_is_written_with_what_comes_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = {
+        let purger = alone(Some(dir.path()));
+        let stored = Stored::new(&purger, "t");
+        {
+            // As `commit` leaves it when the journal fails.
+            let mut writing = purger.writing.lock().await;
+            let position = Position(stored.mark.position.0 + 1);
+            let record = Record { position, tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+            purger.state.write().table.apply(&record);
+            writing.unsaved.push(record);
+        }
+        assert_eq!(purger.applied.borrow().position, stored.mark.position, "not acknowledged");
+        purger.purge(&tag("other"), Kind::Hard, ACK).await.unwrap();
+        stored
+    };
+    assert_eq!(stored.judged(&alone(Some(dir.path()))), Standing::Gone);
+}
+
+#[tokio::test]
+async fn a_local_log_never_gives_a_position_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut unsaved = {
+        let purger = alone(Some(dir.path()));
+        Stored::new(&purger, "t")
+    };
+    // An entry fetched after purges that never reached the disk.
+    unsaved.mark.position.0 += 5;
+    let purger = alone(Some(dir.path()));
+    purger.purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+    assert_eq!(unsaved.judged(&purger), Standing::Gone);
+}
+
+#[tokio::test]
+async fn local_purges_are_durable_before_they_are_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let stored = {
+        let purger = alone(Some(dir.path()));
+        let stored = Stored::new(&purger, "t");
+        let receipt = purger.purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+        assert_eq!(receipt.applied, ["n"]);
+        stored
+    };
+    let purger = alone(Some(dir.path()));
+    assert_eq!(stored.judged(&purger), Standing::Gone);
+    assert_eq!(Stored::new(&purger, "t").judged(&purger), Standing::Good);
+}
+
+/// The way of a node that restarts: nothing counts before all that it missed has been applied.
+#[tokio::test]
+async fn a_node_that_was_away_trusts_nothing_before_it_has_caught_up() {
+    let (log, dir) = (Arc::new(FakeLog::default()), tempfile::tempdir().unwrap());
+    let (gone, stays) = {
+        let node = run(&follower("n", &log, Some(dir.path())));
+        until("step", || node.in_step()).await;
+        (Stored::new(&node, "gone"), Stored::new(&node, "stays"))
+    };
+    until("signing off", || log.server.lock().members.is_empty()).await;
+    for n in 0..500 {
+        log.add(Some((Tag::named(format!("{n}").as_bytes()), Kind::Hard)));
+    }
+    log.add(Some((Tag::named(b"gone"), Kind::Hard)));
+    let (gone, stays) = (gone.read_back(), stays.read_back());
+    let purger = follower("n", &log, Some(dir.path()));
+    assert_eq!(stays.judged(&purger), Standing::Doubtful);
+    let node = run(&purger);
+    until("catching up", || {
+        assert_ne!(gone.judged(&node), Standing::Good);
+        !node.is_catching_up()
+    })
+    .await;
+    assert_eq!((gone.judged(&node), stays.judged(&node)), (Standing::Gone, Standing::Good));
+}
+
+#[tokio::test]
+async fn past_the_fence_what_was_stored_before_is_to_be_confirmed() {
+    let log = Arc::new(FakeLog::default());
+    let node = run(&follower("n", &log, None));
+    until("step", || node.in_step()).await;
+    let stored = Stored::new(&node, "t");
+    assert_eq!(stored.judged(&node), Standing::Good);
+    log.set_down(true);
+    until("the fence's end", || stored.judged(&node) == Standing::Unconfirmed).await;
+    let anew = Stored::new(&node, "t");
+    assert_eq!(anew.judged(&node), Standing::Good, "fetched less than a fence ago");
+    until("another fence's end", || anew.judged(&node) == Standing::Unconfirmed).await;
+    log.set_down(false);
+    until("step", || stored.judged(&node) == Standing::Good).await;
+}
+
+#[tokio::test]
+async fn a_purge_waits_for_the_fence_of_those_that_are_cut_off() {
+    let log = Arc::new(FakeLog::default());
+    let one = run(&follower("one", &log, None));
+    let two = follower("two", &log, None);
+    let stopped = run(&two);
+    until("step", || one.in_step() && two.in_step()).await;
+    let stored = Stored::new(&two, "t");
+    stopped.1.cancel();
+    until("signing off", || log.server.lock().members.len() == 1).await;
+    // As if it had been stopped without signing off, at this moment.
+    two.fence.renew(clock::uptime());
+    let region = two.region.as_ref().unwrap();
+    let member = region.member("two", *two.applied.borrow(), Position(0), clock::uptime());
+    log.server.lock().members.insert(member.instance, member);
+    let receipt = one.purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+    assert_eq!((receipt.applied, receipt.expired, receipt.missing), (vec!["one".into()], vec!["two".into()], vec![]));
+    assert_eq!(stored.judged(&two), Standing::Unconfirmed);
+}
+
+#[tokio::test]
+async fn one_that_serves_when_cut_off_is_waited_for_until_it_is_signed_off() {
+    let log = Arc::new(FakeLog::default());
+    let one = run(&follower("one", &log, None));
+    let serving = config::Purge { cut_off: config::CutOff::Serve, ..config() };
+    let two = follower_with("two", &log, None, &serving);
+    until("step", || one.in_step()).await;
+    let member = two.region.as_ref().unwrap().member("two", *one.applied.borrow(), Position(0), clock::uptime());
+    log.server.lock().members.insert(member.instance, member);
+    let receipt = one.purge(&tag("t"), Kind::Hard, FENCE * 3).await.unwrap();
+    assert_eq!(receipt.missing, ["two"]);
+    assert_eq!(one.sign_off("two").await.unwrap(), 1);
+    assert_eq!(one.sign_off("two").await.unwrap(), 0);
+    let receipt = one.purge(&tag("t"), Kind::Hard, FENCE * 3).await.unwrap();
+    assert_eq!((receipt.applied, receipt.missing), (vec!["one".into()], vec![]));
+}
+
+/// An older copy, one with new purges on top, and none at all: whatever was stored before is asked about again, and
+/// purges go on to be right.
+#[tokio::test]
+async fn a_log_that_went_back_makes_everything_doubtful_and_misses_no_purge() {
+    for (name, added) in [("behind", 0), ("as far", 5), ("further", 9), ("empty", 0)] {
+        let log = Arc::new(FakeLog::default());
+        let nodes = [run(&follower("a", &log, None)), run(&follower("b", &log, None))];
+        until("step", || nodes.iter().all(|node| node.in_step())).await;
+        nodes[0].purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
+        let copy = if name == "empty" { Server::default() } else { log.server.lock().clone() };
+        for n in 0..5 {
+            nodes[0].purge(&tag(&format!("{n}")), Kind::Hard, ACK).await.unwrap();
+        }
+        let stored: Vec<_> = nodes.iter().map(|node| Stored::new(node, "t")).collect();
+        log.restore(copy);
+        for n in 0..added {
+            log.add(Some((Tag::named(format!("new {n}").as_bytes()), Kind::Hard)));
+        }
+        let receipt = nodes[1].purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+        assert!(receipt.missing.is_empty(), "{name}: {receipt:?}");
+        for (node, stored) in nodes.iter().zip(&stored) {
+            assert_ne!(stored.judged(node), Standing::Good, "{name}");
+        }
+        until("step", || nodes.iter().all(|node| node.in_step())).await;
+        let receipt = nodes[0].purge(&tag("u"), Kind::Hard, ACK).await.unwrap();
+        assert_eq!((receipt.applied, receipt.missing.len()), (vec!["a".to_owned(), "b".to_owned()], 0), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_makes_older_entries_doubtful_and_stops_nothing() {
+    let log = Arc::new(FakeLog::default());
+    let node = run(&follower("n", &log, None));
+    until("step", || node.in_step()).await;
+    let stored = Stored::new(&node, "t");
+    log.add(None);
+    until("doubt", || stored.judged(&node) == Standing::Doubtful).await;
+    assert_eq!(node.metrics.purge_unreadable.get(), 1);
+    let receipt = node.purge(&tag("u"), Kind::Hard, ACK).await.unwrap();
+    assert_eq!(receipt.applied, ["n"]);
+    assert_eq!(Stored::new(&node, "t").judged(&node), Standing::Good);
+}
+
+#[test]
+fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
+    let purger = alone(None);
+    let (early, arrived) = (purger.mark(), purger.arrived());
+    purger.state.write().local.add(Tag::named(b"t"));
+    let tags = [Tag::named(b"t")];
+    assert!(!purger.is_outdated(&tags, &early, &arrived), "purged after the request came");
+    assert!(purger.is_outdated(&tags, &early, &purger.arrived()));
+    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived()));
+}

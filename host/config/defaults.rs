@@ -4,9 +4,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    CutOff,
-    AccessLog, Batch, Breaker, Cache, Collapse, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memo, Memory,
-    Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, Timeouts,
+    AccessLog, Batch, Breaker, Cache, Collapse, CutOff, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memo,
+    Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, Timeouts,
     findings::is_name,
 };
 

@@ -18,6 +18,7 @@ mod origin_faults;
 mod policy;
 mod process;
 mod purge;
+mod region;
 mod seeing;
 mod tiers;
 mod workbench;

@@ -238,9 +238,13 @@ impl Builder {
         self.redis_within(redis, 2000)
     }
 
-    pub(crate) fn redis_within(mut self, redis: &Redis, budget_ms: u64) -> Self {
+    pub(crate) fn redis_within(self, redis: &Redis, budget_ms: u64) -> Self {
+        self.redis_at(&redis.url(), budget_ms)
+    }
+
+    pub(crate) fn redis_at(mut self, url: &str, budget_ms: u64) -> Self {
         self.in_step = true;
-        let url = quoted(&redis.url());
+        let url = quoted(url);
         let breaker = "failures = 3\nopen_ms = 50\nopen_ms_max = 200";
         self.set("cache.redis", &format!("url = {url}\nbudget_ms = {budget_ms}\nvalue_bytes_max = \"4MiB\""))
             .set("cache.redis.breaker", breaker)
@@ -305,6 +309,14 @@ impl Builder {
 
     /// Starts it in this process, or says why it won't.
     pub(crate) async fn try_start(&self) -> Result<Node, String> {
+        let node = self.launch().await?;
+        eventually("/readyz", async || node.admin("/readyz").send().await.status == 200).await;
+        self.settle(&node).await;
+        Ok(node)
+    }
+
+    /// Starts it in this process, and doesn't wait until it is ready.
+    pub(crate) async fn launch(&self) -> Result<Node, String> {
         let config = holm::config::parse("test.toml", &self.text()).map_err(|error| error.to_string())?;
         let starting = within("the node starting", Box::pin(App::start(config)));
         let app = starting.await.map_err(|error| format!("{error} {error:?}"))?;
@@ -312,10 +324,7 @@ impl Builder {
         let doors = Doors { address: app.addresses()[0], admin };
         let drain = CancellationToken::new();
         let running = Some(tokio::spawn(app.run(drain.clone())));
-        let node = Node { doors, drain, running };
-        eventually("/readyz", async || node.admin("/readyz").send().await.status == 200).await;
-        self.settle(&node).await;
-        Ok(node)
+        Ok(Node { doors, drain, running })
     }
 
     /// Waits until a node with a region follows its purge log: before that it has a log of its own, and whatever it

@@ -36,14 +36,14 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends it; connections are refused from now on. Nothing it knew is kept.
+    /// Ends it; connections are refused from now on. Nothing it knew is kept, unless it was told to `SAVE`.
     pub(crate) fn stop(&self) {
         if let Some(mut child) = self.child.lock().take() {
             end(&mut child);
         }
     }
 
-    /// Starts it again, empty, on the same port.
+    /// Starts it again on the same port, empty or with what was last saved.
     pub(crate) async fn start_again(&self) {
         let mut child = run(self.port, &self.dir);
         assert!(answers_or_ends(self.port, &mut child).await, "redis-server didn't start again");
@@ -57,6 +57,24 @@ impl Redis {
 
     pub(crate) fn thaw(&self) {
         self.signal("CONT");
+    }
+
+    /// What a command returns, as text.
+    pub(crate) async fn command(&self, words: &[&str]) -> String {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let (name, arguments) = words.split_first().unwrap();
+        let value: redis::Value = redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap();
+        match redis::FromRedisValue::from_redis_value(value.clone()) {
+            Ok(text) => text,
+            Err(_) => format!("{value:?}"),
+        }
+    }
+
+    /// The URL for a user of its own, who may do everything.
+    pub(crate) async fn user(&self, name: &str) -> String {
+        self.command(&["ACL", "SETUSER", name, "on", ">word", "~*", "&*", "+@all"]).await;
+        format!("redis://{name}:word@127.0.0.1:{}", self.port)
     }
 
     fn signal(&self, name: &str) {

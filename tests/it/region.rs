@@ -1,0 +1,280 @@
+//! What a region's log, its server and its nodes may do to each other without a purged response being served.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    LIMIT,
+    client::{Answer, Ask},
+    eventually,
+    load::sealed_origin,
+    node::{Builder, Node, url},
+    origin::{Origin, Reply},
+    process::run,
+    redis::Redis,
+};
+
+const FENCE_MS: u64 = 600;
+
+/// A node of a region whose purges wait long enough for any fence.
+fn node(origin: &Origin, redis: &Redis) -> Builder {
+    Node::builder().origin(&origin.url()).redis_within(redis, 100).fence(FENCE_MS)
+}
+
+async fn post(admin: std::net::SocketAddr, what: &Value) -> Answer {
+    Ask::new(admin, http::Method::POST, "/purge").json(what).send().await
+}
+
+fn names<'v>(receipt: &'v Value, part: &str) -> Vec<&'v str> {
+    receipt[part].as_array().unwrap().iter().filter_map(Value::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stood_still_serves_nothing_that_was_purged_meanwhile() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).start().await;
+    let two = node(&origin, &redis).name("n2").spawn().await;
+    let targets: Vec<String> = (0..50).map(|n| format!("/x/{n}")).collect();
+    for target in &targets {
+        two.fetch(target).await;
+    }
+    two.hit(&targets[49]).await;
+    sealed_origin(&origin, "v2", 500);
+    two.signal("STOP");
+    for target in &targets {
+        // The first waits for the fence; so does each that is purged while the node is out of touch.
+        let answer = post(one.admin, &json!({"url": url(target)})).await;
+        let receipt = answer.json();
+        assert_eq!((answer.status, names(&receipt, "expired")), (200, vec!["n2"]), "{receipt}");
+        if target == "/x/3" {
+            break;
+        }
+    }
+    two.signal("CONT");
+    let asked = targets[..4].iter().map(|target| two.fetch(target));
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.header("x-version"), "v2");
+    }
+    eventually("being in step", async || two.metric("holm_cache_purge_in_step", "").await > 0.5).await;
+    assert_eq!(two.hit("/x/9").await.header("x-version"), "v1", "what wasn't purged is good again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_right_to_read_asks_the_origin() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).start().await;
+    let user = redis.user("two").await;
+    let two = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(FENCE_MS).name("n2").start().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    sealed_origin(&origin, "v2", 500);
+    let receipt = one.purge_url("/x", false).await;
+    assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec!["n2"]), "{receipt}");
+    assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+    assert_eq!(two.admin("/healthz").send().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_after_its_server_stood_still_names_every_node() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = node(&origin, &redis);
+    let nodes = [builder.start().await, builder.clone().name("n2").start().await, builder.name("n3").start().await];
+    for node in &nodes {
+        node.fetch("/x").await;
+        node.hit("/x").await;
+    }
+    redis.freeze();
+    let left = async |node: &Node| node.metric("holm_cache_purge_fence_ms", "").await;
+    eventually("all fences' end", async || left(&nodes[0]).await + left(&nodes[1]).await + left(&nodes[2]).await < 0.5)
+        .await;
+    sealed_origin(&origin, "v2", 500);
+    redis.thaw();
+    eventually("a purge", async || {
+        let answer = post(nodes[1].admin, &json!({"url": url("/x")})).await;
+        let receipt = answer.json();
+        if answer.status == 200 {
+            assert_eq!(names(&receipt, "applied").len() + names(&receipt, "expired").len(), 3, "{receipt}");
+        }
+        answer.status == 200
+    })
+    .await;
+    for node in &nodes {
+        assert_eq!(node.fetch("/x").await.header("x-version"), "v2");
+    }
+}
+
+/// What was purged since the copy was made isn't in the log any more, and positions are given a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_restored_from_an_older_copy_brings_nothing_back() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = node(&origin, &redis);
+    let nodes = [builder.start().await, builder.clone().name("n2").start().await];
+    redis.command(&["SAVE"]).await;
+    for node in &nodes {
+        for target in ["/a", "/b", "/c"] {
+            node.fetch(target).await;
+            node.hit(target).await;
+        }
+    }
+    for n in 0..5 {
+        nodes[0].purge(&json!({"tag": format!("{n}")})).await;
+    }
+    sealed_origin(&origin, "v2", 500);
+    nodes[0].purge_url("/a", false).await;
+    redis.stop();
+    redis.start_again().await;
+    eventually("a purge", async || post(nodes[1].admin, &json!({"url": url("/b")})).await.status == 200).await;
+    for node in &nodes {
+        for target in ["/a", "/b"] {
+            assert_eq!(node.fetch(target).await.header("x-version"), "v2", "{target}");
+        }
+    }
+    let receipt = nodes[1].purge_url("/c", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1", "n2"], "{receipt}");
+    assert_eq!(nodes[0].fetch("/c").await.header("x-version"), "v2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_everything_brings_nothing_back() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = node(&origin, &redis);
+    let nodes = [builder.start().await, builder.clone().name("n2").start().await];
+    for node in &nodes {
+        node.fetch("/a").await;
+        node.hit("/a").await;
+    }
+    sealed_origin(&origin, "v2", 500);
+    redis.command(&["FLUSHALL"]).await;
+    let answer = post(nodes[0].admin, &json!({"url": url("/a")})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for node in &nodes {
+        assert_eq!(node.fetch("/a").await.header("x-version"), "v2");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_wrote_into_the_log_stops_nothing() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    origin.on("/x", |seen| match seen.header("if-none-match") {
+        "\"1\"" => Reply::status(304).header("cache-control", "max-age=600"),
+        _ => Reply::fresh(600, "x").header("etag", "\"1\""),
+    });
+    let node = node(&origin, &redis).start().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    let log = "{holm}:purge:log";
+    redis.command(&["XADD", log, "*", "tag", "0123456789abcdef", "kind", "hard", "origin", "eu"]).await;
+    eventually("being in step again", async || node.metric("holm_cache_purge_logs_lost_total", "").await > 0.5).await;
+    let commands = async || {
+        let info = redis.command(&["INFO", "stats"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = commands().await;
+    for _ in 0..20 {
+        node.admin("/readyz").send().await;
+    }
+    // A node that spins sends thousands in this time.
+    assert!(commands().await - before < 200);
+    eventually("the entry's confirmation", async || node.fetch("/x").await.cache().get("fwd") == "stale").await;
+    let receipt = node.purge_url("/x", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_the_fence_the_origin_is_asked_once_and_its_failure_is_covered() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let stated = "max-age=600, stale-if-error=600";
+    origin.on("/x", move |seen| match seen.header("if-none-match") {
+        "\"1\"" => Reply::status(304).header("cache-control", stated),
+        _ => Reply::ok("x").header("etag", "\"1\"").header("cache-control", stated),
+    });
+    // A long fence, so that all of what follows is within one.
+    let node = node(&origin, &redis).fence(3_000).start().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    redis.stop();
+    eventually("the fence's end", async || node.metric("holm_cache_purge_fence_ms", "").await < 0.5).await;
+    let before = origin.hits("/x");
+    eventually("the confirmation", async || {
+        let answers = futures_util::future::join_all((0..50).map(|_| node.fetch("/x"))).await;
+        assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "x"));
+        origin.hits("/x") > before
+    })
+    .await;
+    for _ in 0..50 {
+        node.fetch("/x").await;
+    }
+    assert_eq!(origin.hits("/x") - before, 1, "one request a key and fence, for all who ask");
+    origin.on("/x", |_| Reply::status(503));
+    eventually("the fence's end", async || node.fetch("/x").await.cache().get("detail") == "origin-error").await;
+    assert_eq!(node.fetch("/x").await.text(), "x", "a failing origin is covered as ever");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_serves_when_cut_off_holds_purges_up_until_it_is_signed_off() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).set("cache.purge", "ack_ms = 1500").start().await;
+    let two = node(&origin, &redis).set("cache.purge", "cut_off = \"serve\"").name("n2").spawn().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    two.signal("STOP");
+    let answer = post(one.admin, &json!({"url": url("/x")})).await;
+    assert_eq!((answer.status, names(&answer.json(), "missing")), (504, vec!["n2"]));
+    let admin = one.admin.to_string();
+    let said = run(&["purge", "--admin", admin.as_str(), "--sign-off", "n2"], LIMIT).await;
+    assert!(String::from_utf8_lossy(&said.stdout).contains("\"signed_off\":1"), "{said:?}");
+    assert_eq!(post(one.admin, &json!({"url": url("/x")})).await.status, 200);
+    two.signal("CONT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_seen_on_its_node_whatever_the_log_does() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let node = node(&origin, &redis).start().await;
+    let faults: [(&str, &[&[&str]]); 3] = [
+        ("full", &[&["CONFIG", "SET", "maxmemory-policy", "noeviction"], &["CONFIG", "SET", "maxmemory", "1"]]),
+        ("read-only", &[&["CONFIG", "SET", "maxmemory", "0"], &["REPLICAOF", "127.0.0.1", "1"]]),
+        ("as it was", &[&["REPLICAOF", "NO", "ONE"]]),
+    ];
+    for (name, commands) in faults {
+        let target = format!("/{}", name.replace(' ', "-"));
+        origin.on(&target, |seen| match seen.method {
+            http::Method::GET => Reply::fresh(600, "old").header("vary", "x-v"),
+            _ => Reply::ok("done"),
+        });
+        for variant in ["1", "2"] {
+            node.get(&target).header("x-v", variant).send().await;
+        }
+        for command in commands {
+            redis.command(command).await;
+        }
+        node.post(&target).body("change").send().await;
+        origin.on(&target, |_| Reply::fresh(600, "new").header("vary", "x-v"));
+        for variant in ["1", "2"] {
+            assert_eq!(node.get(&target).header("x-v", variant).send().await.text(), "new", "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_not_ready_before_it_has_caught_up() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let node = node(&origin, &redis).start().await;
+    assert_eq!(node.metric("holm_cache_purge_in_step", "").await, 1.0);
+    assert!(node.metric("holm_cache_purge_fence_ms", "").await > 0.0);
+    redis.freeze();
+    let away = self::node(&origin, &redis).name("n2").launch().await.unwrap();
+    let answer = away.admin("/readyz").send().await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("purge log"), "{}", answer.text());
+    assert_eq!(away.admin("/healthz").send().await.status, 200);
+    redis.thaw();
+    eventually("being ready", async || away.admin("/readyz").send().await.status == 200).await;
+}

@@ -1,0 +1,227 @@
+//! A node of the region: `holm serve` in a process of its own, with tiers of its own.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::{self, Place, Places},
+    process::Running,
+};
+
+/// Longest wait for a start.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+/// How much of the end of an access log is searched for a key.
+const LOG_TAIL: usize = 512 << 10;
+
+/// A node and its directory.
+pub(crate) struct Node {
+    number: usize,
+    dir: PathBuf,
+    /// Where it writes standard error, a file for each start, for whoever looks into a violation.
+    said: PathBuf,
+    starts: AtomicUsize,
+    places: Arc<Places>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What a node is to use.
+pub(crate) struct Surroundings<'s> {
+    pub(crate) origin: SocketAddr,
+    pub(crate) redis: SocketAddr,
+    pub(crate) policy: &'s Path,
+}
+
+impl Node {
+    /// Starts node `number` with its tiers in `dir` and its standard error in files in `said`.
+    pub(crate) async fn start(
+        number: usize,
+        dir: &Path,
+        said: &Path,
+        surroundings: &Surroundings<'_>,
+        places: &Arc<Places>,
+    ) -> Self {
+        let dir = dir.join(format!("n{number}"));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("holm.toml"), config(number, &dir, surroundings)).unwrap();
+        let (said, places, starts) = (said.to_owned(), Arc::clone(places), AtomicUsize::new(0));
+        let node = Self { number, dir, said, starts, places, running: Mutex::default() };
+        node.launch().await;
+        node
+    }
+
+    /// Ends it as `kill -9` does.
+    pub(crate) fn kill(&self) {
+        self.places.set(self.number, None);
+        drop(self.running.lock().take());
+    }
+
+    /// Starts it, and returns when it is ready. It may refuse for a while: the region may still know the process before
+    /// it under its name.
+    pub(crate) async fn launch(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut running = self.run();
+            while running.ended().is_none() {
+                if let Some(place) = self.ready().await {
+                    *self.running.lock() = Some(running);
+                    self.places.set(self.number, Some(place));
+                    return;
+                }
+                assert!(Instant::now() < end, "node {} isn't ready:\n{}", self.number, self.words());
+                sleep(LOOK).await;
+            }
+            assert!(Instant::now() < end, "node {} doesn't start:\n{}", self.number, self.words());
+            sleep(LOOK * 20).await;
+        }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        if let Some(running) = &*self.running.lock() {
+            running.signal(name);
+        }
+    }
+
+    /// From now on its files may grow to `bytes` only; `unlimited` ends that. False if this system can't do it.
+    pub(crate) fn limit_files(&self, bytes: &str) -> bool {
+        let Some(id) = self.running.lock().as_ref().map(Running::id) else { return false };
+        let status = Command::new("prlimit").args(["--pid", &id.to_string(), &format!("--fsize={bytes}:")]).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    /// The cache key of a path, as the access log names it.
+    pub(crate) fn key(&self, path: &str) -> Option<String> {
+        let text = fs::read(self.dir.join("access.log")).ok()?;
+        let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]);
+        let lines = tail.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines
+            .filter(|line| line["target"] == path && line["method"] == "GET")
+            .find_map(|line| Some(line["key"].as_str()?.to_owned()))
+    }
+
+    /// A shell makes what ends a process that writes past its limit a mere error, as the file system's own limit is.
+    fn run(&self) -> Running {
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        let program = env!("CARGO_BIN_EXE_holm");
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", program]);
+        command.arg(self.dir.join("holm.toml")).env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.log()).unwrap());
+        Running::start(&mut command)
+    }
+
+    async fn ready(&self) -> Option<Place> {
+        let words = self.words();
+        let place =
+            Place { public: announced(&words, "listening on http")?, admin: announced(&words, "admin on http")? };
+        (client::status(place.admin, "/readyz").await == Some(200)).then_some(place)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.said.join(format!("n{}-{}.log", self.number, self.starts.load(Ordering::Relaxed)))
+    }
+
+    fn words(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+/// The address in a line such as `listening on http://127.0.0.1:8080`.
+fn announced(text: &str, words: &str) -> Option<SocketAddr> {
+    let rest = text.split_once(words)?.1.strip_prefix("://")?;
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))?;
+    rest[..end].parse().ok()
+}
+
+/// Little memory, so that disk and Redis have their part; a purge may wait until the fence of a node that is cut off has
+/// certainly expired.
+fn config(number: usize, dir: &Path, surroundings: &Surroundings<'_>) -> String {
+    let path = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    let (log, disk, compiled) = (path(&dir.join("access.log")), path(&dir.join("disk")), path(&dir.join("compiled")));
+    let Surroundings { origin, redis, policy } = surroundings;
+    let policy = path(policy);
+    format!(
+        r#"node = "n{number}"
+[[listen]]
+address = "127.0.0.1:0"
+[admin]
+address = "127.0.0.1:0"
+[log]
+access = {log}
+[cache.memory]
+bytes = "8MiB"
+[cache.disk]
+dir = {disk}
+bytes = "64MiB"
+[cache.redis]
+url = "redis://{redis}"
+budget_ms = 100
+[cache.redis.breaker]
+failures = 3
+open_ms = 50
+open_ms_max = 500
+[cache.purge]
+ack_ms = 7000
+[pool.web]
+endpoints = ["http://{origin}"]
+response_ms = 3000
+idle_ms = 3000
+[pool.web.eject]
+failures = 1000000
+[plugins]
+cache_dir = {compiled}
+watch = false
+[policy.tenant]
+file = {policy}
+config = {{ require_tenant = true }}
+[policy.tenant.limits]
+call_us = 1000000
+wait_us = 1000000
+[policy.tenant.rollout]
+hold_ms = 1000
+requests_min = 50
+[[route]]
+name = "tenants"
+path = "/t"
+pool = "web"
+policy = "tenant"
+[[route]]
+name = "everything"
+path = "/"
+pool = "web"
+"#
+    )
+}
+
+#[test]
+fn addresses_are_found_amid_other_words() {
+    let text = "INFO listening on http://127.0.0.1:8443 node=n1\nINFO admin on http://127.0.0.1:9000\n";
+    assert_eq!(announced(text, "listening on http"), "127.0.0.1:8443".parse().ok());
+    assert_eq!(announced(text, "admin on http"), "127.0.0.1:9000".parse().ok());
+    assert_eq!(announced("listening on http://127.0.0.1:84", "listening on http"), None, "not all of it is there");
+}
+
+#[test]
+fn the_configuration_is_one() {
+    let address = "127.0.0.1:1".parse().unwrap();
+    let policy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("plugins/dist/tenant-key.wasm");
+    let surroundings = Surroundings { origin: address, redis: address, policy: &policy };
+    let text = config(2, Path::new("dir"), &surroundings);
+    if let Err(error) = holm::config::parse("chaos.toml", &text) {
+        panic!("{error}\n{text}");
+    }
+}

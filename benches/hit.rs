@@ -110,7 +110,8 @@ async fn origin(listener: TcpListener) {
 type Case = (&'static str, usize, u64);
 
 fn engine() -> Arc<Engine> {
-    let limits = EngineLimits { instances_max: 4, memory_bytes_max: 16 << 20, cache_dir: None, fuel: false };
+    let limits =
+        EngineLimits { instances_max: 4, memory_bytes_max: 16 << 20, cache_dir: None, cache_bytes_max: 0, fuel: false };
     Engine::new(&limits).expect("an engine")
 }
 

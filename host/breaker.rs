@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Timestamp, config};
+use crate::{clock::Uptime, config};
 
 /// Whether to ask, and what to make of the outcome.
 #[derive(Clone, Copy, Debug)]
@@ -17,9 +17,9 @@ enum State {
     /// Calls go through; so many failed in a row.
     Closed { failures: u32 },
     /// No call until then.
-    Open { until: Timestamp, lasted: Duration },
+    Open { until: Uptime, lasted: Duration },
     /// One call is out to see whether it heals; if nobody reports back by `until`, the next may try.
-    Probing { until: Timestamp, lasted: Duration },
+    Probing { until: Uptime, lasted: Duration },
 }
 
 /// The breaker's answer to "may I ask?".
@@ -41,7 +41,7 @@ impl Breaker {
     }
 
     /// May the caller ask now? After [`Permit::Yes`] and [`Permit::Probe`] report with [`Breaker::record`].
-    pub fn permit(&mut self, now: Timestamp) -> Permit {
+    pub fn permit(&mut self, now: Uptime) -> Permit {
         match self.state {
             State::Closed { .. } => Permit::Yes,
             State::Open { until, lasted } | State::Probing { until, lasted } if now >= until => {
@@ -53,7 +53,7 @@ impl Breaker {
     }
 
     /// Reports how a permitted call went. Returns true if this report opened the breaker.
-    pub fn record(&mut self, ok: bool, now: Timestamp) -> bool {
+    pub fn record(&mut self, ok: bool, now: Uptime) -> bool {
         if ok {
             // A late success of a call from before the opening doesn't close the breaker: only a probe does.
             if !matches!(self.state, State::Open { .. }) {
@@ -78,7 +78,7 @@ impl Breaker {
         !matches!(self.state, State::Closed { .. })
     }
 
-    fn open(&mut self, lasted: Duration, now: Timestamp) -> bool {
+    fn open(&mut self, lasted: Duration, now: Uptime) -> bool {
         self.state = State::Open { until: now.plus(lasted), lasted };
         true
     }
@@ -99,24 +99,24 @@ mod tests {
     #[test]
     fn opens_after_its_failures_probes_once_and_doubles() {
         let mut it = breaker();
-        assert!(!it.record(false, Timestamp(0)));
-        assert!(it.record(false, Timestamp(0)));
-        assert_eq!(it.permit(Timestamp(99)), Permit::No);
-        assert_eq!(it.permit(Timestamp(100)), Permit::Probe);
-        assert_eq!(it.permit(Timestamp(101)), Permit::No, "one probe at a time");
-        assert!(it.record(false, Timestamp(101)));
-        assert_eq!(it.permit(Timestamp(300)), Permit::No, "open twice as long");
-        assert_eq!(it.permit(Timestamp(301)), Permit::Probe);
-        it.record(true, Timestamp(302));
-        assert_eq!(it.permit(Timestamp(302)), Permit::Yes);
+        assert!(!it.record(false, Uptime(0)));
+        assert!(it.record(false, Uptime(0)));
+        assert_eq!(it.permit(Uptime(99)), Permit::No);
+        assert_eq!(it.permit(Uptime(100)), Permit::Probe);
+        assert_eq!(it.permit(Uptime(101)), Permit::No, "one probe at a time");
+        assert!(it.record(false, Uptime(101)));
+        assert_eq!(it.permit(Uptime(300)), Permit::No, "open twice as long");
+        assert_eq!(it.permit(Uptime(301)), Permit::Probe);
+        it.record(true, Uptime(302));
+        assert_eq!(it.permit(Uptime(302)), Permit::Yes);
     }
 
     #[test]
     fn a_success_between_failures_keeps_it_closed() {
         let mut it = breaker();
         for _ in 0..5 {
-            it.record(false, Timestamp(0));
-            it.record(true, Timestamp(0));
+            it.record(false, Uptime(0));
+            it.record(true, Uptime(0));
         }
         assert!(!it.is_open());
     }
@@ -124,9 +124,9 @@ mod tests {
     #[test]
     fn a_probe_that_never_reports_lets_another_try() {
         let mut it = breaker();
-        it.record(false, Timestamp(0));
-        it.record(false, Timestamp(0));
-        assert_eq!(it.permit(Timestamp(100)), Permit::Probe);
-        assert_eq!(it.permit(Timestamp(200)), Permit::Probe);
+        it.record(false, Uptime(0));
+        it.record(false, Uptime(0));
+        assert_eq!(it.permit(Uptime(100)), Permit::Probe);
+        assert_eq!(it.permit(Uptime(200)), Permit::Probe);
     }
 }

@@ -32,10 +32,14 @@ use self::{
     key::Key,
     lookup::{Demand, Outcome},
     purge::Purger,
-    store::{Tier, Tiers},
+    store::{Tier, Tiers, lock::DirLock},
     tag::Tag,
 };
-use crate::{clock::Timestamp, config, message::RequestHead};
+use crate::{
+    clock::{self, Timestamp, Uptime},
+    config,
+    message::RequestHead,
+};
 
 /// Why the cache could not be opened.
 #[derive(Debug, Error)]
@@ -55,6 +59,8 @@ pub struct Metrics {
     pub stored: Counter,
     /// Reads from disk that failed.
     pub disk_errors: Counter,
+    /// Values on disk that were damaged, or overwritten while they were read.
+    pub disk_lost: Counter,
     /// Look-ups in Redis that were not made because its breaker is open.
     pub redis_skipped: Counter,
     /// Commands to Redis that failed or took too long.
@@ -91,6 +97,7 @@ impl Metrics {
         let counters = [
             ("cache_stored", "Values put into the tiers", &self.stored),
             ("cache_disk_errors", "Reads from the disk tier that failed", &self.disk_errors),
+            ("cache_disk_lost", "Values on disk that were gone or damaged when they were read", &self.disk_lost),
             ("cache_redis_skipped", "Look-ups skipped while Redis is left alone", &self.redis_skipped),
             ("cache_redis_errors", "Redis commands that failed or took too long", &self.redis_errors),
             ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
@@ -153,14 +160,19 @@ pub struct Cache {
     tiers: Tiers,
     purger: Arc<Purger>,
     metrics: Metrics,
+    /// Dropped after what it guards.
+    _lock: Option<DirLock>,
 }
 
 impl Cache {
     /// Opens the tiers and the purge table.
     ///
     /// # Errors
-    /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable. A Redis that is down is no error.
+    /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable, or another node uses the disk tier. A Redis
+    /// that is down is no error.
     pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
+        // First of all: neither the store's files nor the purge table may be touched beside another node's.
+        let lock = config.disk.as_ref().map(|disk| DirLock::take(&disk.dir)).transpose()?;
         let tiers = Tiers::open(config, &metrics).await?;
         let log = match &config.redis {
             Some(redis) => {
@@ -171,7 +183,7 @@ impl Cache {
         };
         let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
         let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
-        Ok(Arc::new(Self { config: config.clone(), tiers, purger, metrics }))
+        Ok(Arc::new(Self { config: config.clone(), tiers, purger, metrics, _lock: lock }))
     }
 
     /// What was purged.
@@ -256,9 +268,9 @@ impl Cache {
             Some(Value::Object(object)) => {
                 let head = &object.head;
                 let standing = self.purger.check(&head.tags, &head.mark, &object.checked, query.url);
-                found.outcome = lookup::judge(object, standing, query.demand, query.now);
+                found.outcome = lookup::judge(object, standing, query.demand, query.now, self.config.clock_skew);
             }
-            Some(Value::Uncacheable(until)) => found.uncacheable = query.now < until,
+            Some(Value::Uncacheable(until)) => found.uncacheable = clock::uptime() < until,
             // A part has a key that no request has; a second `Varies` would be a loop.
             Some(Value::Part(_) | Value::Varies(_)) | None => {}
         }
@@ -278,7 +290,7 @@ impl Cache {
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.
-    pub fn mark_uncacheable(&self, key: Key, now: Timestamp, time: Option<Duration>) {
+    pub fn mark_uncacheable(&self, key: Key, now: Uptime, time: Option<Duration>) {
         let until = now.plus(time.unwrap_or(self.config.collapse.uncacheable));
         self.tiers.insert_local(key, Value::Uncacheable(until));
     }
@@ -306,5 +318,62 @@ const fn rank(outcome: &Outcome) -> u8 {
         Outcome::Stale { .. } => 1,
         Outcome::Grace(_) => 2,
         Outcome::Hit(_) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_another_clock_stored_ahead_of_ours_is_asked_about() {
+        let config = config::Cache { clock_skew: Duration::from_secs(5), ..config::Cache::default() };
+        let cache = Cache::open("n", &config, Metrics::default()).await.unwrap();
+        let request = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
+        let now = Timestamp(1_000_000);
+        for (ahead_ms, hit) in [(0, true), (5_000, true), (5_001, false), (3_600_000, false)] {
+            let mut head = codec::tests::head(0);
+            (head.mark, head.stored_at) = (cache.purger().mark(), Timestamp(now.0 + ahead_ms));
+            let key = Key::from_bytes([7; 32]);
+            cache.tiers.insert_local(key, Value::Object(Object::new(head, Bytes::new())));
+            let query = Query { key, head: &request, demand: &Demand::default(), url: None, now };
+            let outcome = cache.look_up(&query).await.outcome;
+            let as_wanted = match &outcome {
+                Outcome::Hit(_) => hit,
+                Outcome::Stale { if_error, .. } => !hit && !if_error,
+                Outcome::Grace(_) | Outcome::Miss => false,
+            };
+            assert!(as_wanted, "{ahead_ms} ms ahead: {outcome:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_marker_lasts_by_the_clock_that_nobody_sets() {
+        let cache = Cache::open("n", &config::Cache::default(), Metrics::default()).await.unwrap();
+        let request = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
+        let key = Key::from_bytes([7; 32]);
+        for (marked, seconds, wanted) in [(clock::uptime(), 600, true), (Uptime(0), 0, false)] {
+            cache.mark_uncacheable(key, marked, Some(Duration::from_secs(seconds)));
+            // Whatever the wall clock says.
+            for now in [Timestamp(0), clock::now(), Timestamp(u64::MAX)] {
+                let query = Query { key, head: &request, demand: &Demand::default(), url: None, now };
+                let what = format!("marked at {marked:?}, asked at {now:?}");
+                assert_eq!(cache.look_up(&query).await.uncacheable, wanted, "{what}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_directory_in_use_is_refused_before_anything_in_it_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DirLock::take(dir.path()).unwrap();
+        let config = config::Cache { disk: Some(config::Disk::new(dir.path())), ..config::Cache::default() };
+        let refused = Cache::open("n", &config, Metrics::default()).await.unwrap_err();
+        assert!(matches!(refused, Error::Store(store::Error::InUse { .. })), "{refused}");
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["lock"], "nothing was made beside the lock");
+        drop(held);
     }
 }

@@ -115,6 +115,8 @@ pub struct Cache {
     pub object_bytes_max: u64,
     /// Bodies over this many bytes are kept in parts of this size.
     pub part_bytes: usize,
+    /// How far ahead of this node's clock the time of storing may lie; what lies further ahead is stale.
+    pub clock_skew: Duration,
     /// The first tier.
     pub memory: Memory,
     /// The second tier.
@@ -215,6 +217,8 @@ pub enum CutOff {
 pub struct Plugins {
     /// Where compiled components are kept, so that a restart doesn't compile them again.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
+    pub cache_bytes_max: u64,
     /// Load a component again when its file changes.
     pub watch: bool,
 }

@@ -142,6 +142,7 @@ fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(async {
+        survive_file_size_limits();
         match command.action {
             Action::Demo(flags) => demonstrate(flags).await,
             Action::Serve(flags) => serve(*flags).await,
@@ -209,6 +210,15 @@ fn configured(flags: ServeFlags) -> Result<Config, String> {
 /// What is wrong with a configuration, for a person to read.
 fn rendered(error: &config::Error) -> String {
     error.render(std::io::stderr().is_terminal())
+}
+
+/// A write past a limit on file sizes (`ulimit -f`) fails like one to a full disk instead of ending the process: a handler
+/// takes the place of the signal's default, and stays when the stream of signals is dropped.
+fn survive_file_size_limits() {
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    if let Err(error) = signal(kind) {
+        warn!(%error, "XFSZ can't be handled; writing past a limit on file sizes would end the node");
+    }
 }
 
 /// The first TERM or INT drains, the second ends at once.

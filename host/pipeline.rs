@@ -146,6 +146,6 @@ impl Pipeline {
 
 impl Pools for Pipeline {
     fn stats(&self, pool: &str) -> Option<PoolStats> {
-        self.routes.pool(pool).map(|pool| pool.stats(clock::now()))
+        self.routes.pool(pool).map(|pool| pool.stats(clock::uptime()))
     }
 }

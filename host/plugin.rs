@@ -4,6 +4,7 @@
 //! them all. What they answer to the rest of the program is [`crate::policy::Policy`] and [`crate::policy::Roster`];
 //! nobody else knows wasmtime or the bindings.
 
+mod compiled;
 mod diagnostics;
 mod engine;
 mod error;
@@ -37,7 +38,7 @@ use self::{
     remember::{Recalled, Remembered},
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Timestamp, Uptime},
     config::{self, PolicySource},
     policy::{Arm, Decision, Experiment, Fault, Hook, Input, KeyPlan, Outcome, Policy, Question, experiment::Stats},
 };
@@ -144,7 +145,7 @@ impl Plugin {
 
     /// Asks an instance.
     fn ask(&self, question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Result<Arc<Decision>, Fault> {
-        let answer = self.answer(&clock::now, question, values);
+        let answer = self.answer(&clock::uptime, question, values);
         if let Err(fault) = &answer {
             self.tally.fault(question.hook(), fault);
             debug!(target: "policy", policy = %self.generation.label, hook = question.hook().name(), %fault, "no verdict");
@@ -155,7 +156,7 @@ impl Plugin {
     /// `now` is called only while the policy isn't healthy.
     fn answer(
         &self,
-        now: &impl Fn() -> Timestamp,
+        now: &impl Fn() -> Uptime,
         question: &Question<'_>,
         values: &[Option<Cow<'_, [u8]>>],
     ) -> Result<Decision, Fault> {
@@ -186,7 +187,7 @@ impl Plugin {
         answer
     }
 
-    fn make(&self, hook: Hook, now: &impl Fn() -> Timestamp) -> Result<Box<Instance>, Fault> {
+    fn make(&self, hook: Hook, now: &impl Fn() -> Uptime) -> Result<Box<Instance>, Fault> {
         let made = self.generation.instantiate(&self.tally);
         made.map(|(instance, _)| instance).map_err(|unmade| {
             self.record(hook, false, now);
@@ -194,7 +195,7 @@ impl Plugin {
         })
     }
 
-    fn record(&self, hook: Hook, ok: bool, now: &impl Fn() -> Timestamp) {
+    fn record(&self, hook: Hook, ok: bool, now: &impl Fn() -> Uptime) {
         if self.health[hook.index()].record(ok, now) {
             let (policy, hook) = (&*self.generation.label, hook.name());
             warn!(target: "policy", policy, hook, "faulted too often; not asked until it heals");
@@ -263,7 +264,7 @@ impl Policy for Plugin {
         until: Option<Timestamp>,
     ) -> Result<Arc<Decision>, Fault> {
         let hook = question.hook();
-        match self.remembered.recall(question, values, clock::now) {
+        match self.remembered.recall(question, values, clock::uptime) {
             Recalled::Known(decision) => {
                 let uses = self.tally.memo_hit(hook);
                 if !self.remembered.is_to_be_checked(uses) {
@@ -273,7 +274,7 @@ impl Policy for Plugin {
             }
             Recalled::Unknown(place) => {
                 let decision = self.ask(question, values)?;
-                self.remembered.keep(place, &decision, until);
+                self.remembered.keep(place, &decision, until.map(lasting));
                 Ok(decision)
             }
             Recalled::Off => self.ask(question, values),
@@ -297,6 +298,12 @@ impl fmt::Debug for Plugin {
             .field("key_plan", &self.key_plan)
             .finish_non_exhaustive()
     }
+}
+
+/// A moment of the wall clock as one that no setting of it moves: what is remembered until then doesn't last an hour longer
+/// because the clock is set back by one.
+fn lasting(until: Timestamp) -> Uptime {
+    clock::uptime().plus(until.since(clock::now()))
 }
 
 /// Loads the vocabularies that tokens will be counted by, so that no request waits for it.

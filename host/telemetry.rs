@@ -38,8 +38,10 @@ pub fn init_logging() {
 }
 
 fn filter(directives: &str) -> EnvFilter {
-    // The store tells of every start and stop at `info`; what matters of that the cache says itself.
-    let quieter = if directives.is_empty() { "info,foyer=warn,foyer_storage=warn" } else { directives };
+    // The store tells of every start and stop at `info`, and of each failed read in many lines; what matters of that the
+    // cache says itself.
+    const QUIET: &str = "info,foyer=warn,foyer_storage=warn,foyer_storage::engine::block::engine=off";
+    let quieter = if directives.is_empty() { QUIET } else { directives };
     EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(quieter)
 }
 
@@ -50,7 +52,7 @@ mod tests {
     #[test]
     fn the_filter_is_what_was_asked_for_and_info_otherwise() {
         for (directives, expected) in [
-            ("", "foyer_storage=warn,foyer=warn,info"),
+            ("", "foyer_storage::engine::block::engine=off,foyer_storage=warn,foyer=warn,info"),
             ("debug", "debug"),
             ("holm=trace", "holm=trace"),
             ("holm=loud", "info"),

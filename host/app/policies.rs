@@ -47,6 +47,7 @@ impl Policies {
                 instances_max: limits().map(|limits| limits.instances_max).sum(),
                 memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
                 cache_dir: config.plugins.cache_dir.clone(),
+                cache_bytes_max: config.plugins.cache_bytes_max,
                 fuel: false,
             })?;
             for (name, policy) in &config.policies {

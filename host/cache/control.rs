@@ -106,16 +106,23 @@ fn keep_lowest(slot: &mut Option<Duration>, value: Duration) {
     *slot = Some(slot.map_or(value, |known| known.min(value)));
 }
 
-/// Delta-seconds (section 1.2.2). What can't be read is zero: stale rather than fresh for ever. Too many digits
-/// mean 2^31 seconds.
+/// The most that delta-seconds mean (section 1.2.2): whatever is more, in however many digits, is this, 68 years.
+pub(super) const SECONDS_MAX: u64 = 1 << 31;
+
+/// Delta-seconds of a directive. What can't be read is zero: stale rather than fresh for ever.
 fn seconds(value: Option<&[u8]>) -> Duration {
     let text = value.unwrap_or_default();
     let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
+    delta_seconds(text).map_or(Duration::ZERO, Duration::from_secs)
+}
+
+/// Delta-seconds (section 1.2.2), at most [`SECONDS_MAX`]; `None` if it isn't digits alone.
+pub(super) fn delta_seconds(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return Duration::ZERO;
+        return None;
     }
     let number = text.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    Duration::from_secs(number.min(1 << 31))
+    Some(number.min(SECONDS_MAX))
 }
 
 /// Splits at `border` outside of quoted strings.
@@ -162,6 +169,17 @@ mod tests {
             (&["max-age=soon"], Directives { max_age: secs(0), ..none.clone() }),
             (&["max-age=-1"], Directives { max_age: secs(0), ..none.clone() }),
             (&["max-age=99999999999999999999999"], Directives { max_age: secs(1 << 31), ..none.clone() }),
+            (&["max-age=2147483648"], Directives { max_age: secs(1 << 31), ..none.clone() }),
+            (&["max-age=2147483647"], Directives { max_age: secs((1 << 31) - 1), ..none.clone() }),
+            (&["max-age=18446744073709551616"], Directives { max_age: secs(1 << 31), ..none.clone() }),
+            (&["max-age=000000000000000000000060"], Directives { max_age: secs(60), ..none.clone() }),
+            (&["s-maxage=99999999999"], Directives { s_maxage: secs(1 << 31), ..none.clone() }),
+            (&["stale-while-revalidate=18446744073709551615"], Directives { grace: secs(1 << 31), ..none.clone() }),
+            (&["stale-if-error=99999999999999999999"], Directives { stale_if_error: secs(1 << 31), ..none.clone() }),
+            (&["max-stale=99999999999999999999"], Directives { max_stale: secs(1 << 31), ..none.clone() }),
+            (&["min-fresh=99999999999999999999"], Directives { min_fresh: secs(1 << 31), ..none.clone() }),
+            (&["max-age=1.5"], Directives { max_age: secs(0), ..none.clone() }),
+            (&["max-age=60; must-revalidate"], Directives { max_age: secs(0), ..none.clone() }),
             (&["ext=\"a, no-store\", public"], Directives { public: true, ..none.clone() }),
             (&["no-cache=\"set-cookie\""], Directives { no_cache: true, ..none.clone() }),
             (&["private", "s-maxage=1"], Directives { private: true, s_maxage: secs(1), ..none.clone() }),

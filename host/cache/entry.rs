@@ -1,18 +1,22 @@
 //! What the tiers keep: a head, and a body in one piece or in parts.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::AGE};
 
 use super::{
+    control::SECONDS_MAX,
     freshness::{self, Freshness, Lifetimes},
     purge::Mark,
     status::{self, CACHE_STATUS},
     tag::Tag,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Uptime};
 
 /// What is known of an answer beside its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +69,19 @@ impl Layout {
 }
 
 impl Head {
-    /// The current age in milliseconds (RFC 9111, section 4.2.3).
+    /// The current age in milliseconds (RFC 9111, section 4.2.3). Counts from the time of storing, and so not at all where
+    /// that lies ahead.
     #[must_use]
     pub fn age_ms(&self, now: Timestamp) -> u64 {
         self.initial_age_ms.saturating_add(now.0.saturating_sub(self.stored_at.0))
+    }
+
+    /// Whether it was stored more than `skew` after `now`: this node's clock was set back, or another node's is ahead. Its
+    /// age can't be told then.
+    #[must_use]
+    pub fn is_from_future(&self, now: Timestamp, skew: Duration) -> bool {
+        // Nearly always the first comparison is all there is to do.
+        self.stored_at > now && self.stored_at > now.plus(skew)
     }
 
     /// What it's good for at `now`, purges left aside.
@@ -140,7 +153,7 @@ impl Object {
     pub fn aged_headers(&self, now: Timestamp) -> HeaderMap {
         let mut headers = self.head.headers.clone();
         headers.reserve(2);
-        headers.insert(AGE, HeaderValue::from(self.head.age_ms(now) / 1000));
+        headers.insert(AGE, HeaderValue::from((self.head.age_ms(now) / 1000).min(SECONDS_MAX)));
         headers
     }
 
@@ -169,7 +182,7 @@ pub enum Value {
     /// The answer under this key varies by these request fields; its variants have keys of their own.
     Varies(Arc<[HeaderName]>),
     /// Not to be stored: until then requests for this key don't wait for each other.
-    Uncacheable(Timestamp),
+    Uncacheable(Uptime),
 }
 
 impl Value {

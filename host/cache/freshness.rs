@@ -8,7 +8,7 @@ use http::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::control::Directives;
+use super::control::{Directives, SECONDS_MAX, delta_seconds};
 use crate::{
     clock::{Timestamp, millis},
     config::Defaults,
@@ -27,7 +27,21 @@ pub struct Lifetimes {
     pub keep_ms: u64,
 }
 
+/// The longest that any stage of a life may last: what delta-seconds mean at most, whoever states it and how.
+const STAGE_MS_MAX: u64 = SECONDS_MAX * 1000;
+
 impl Lifetimes {
+    /// The same with no stage longer than 2^31 seconds, so that no sum of a few of them overflows anywhere.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        Self {
+            ttl_ms: self.ttl_ms.min(STAGE_MS_MAX),
+            grace_ms: self.grace_ms.min(STAGE_MS_MAX),
+            stale_if_error_ms: self.stale_if_error_ms.min(STAGE_MS_MAX),
+            keep_ms: self.keep_ms.min(STAGE_MS_MAX),
+        }
+    }
+
     /// From when on the entry is of no use, in milliseconds of age.
     #[must_use]
     pub fn end_ms(&self) -> u64 {
@@ -93,12 +107,13 @@ pub fn lifetimes(
     };
     // Without the default keep an entry with a validator would vanish the moment it could save a transfer.
     let keep = if validated { defaults.keep.max(ttl.min(KEEP_MAX)).max(KEEP_MIN) } else { Duration::ZERO };
-    Some(Lifetimes {
+    let lifetimes = Lifetimes {
         ttl_ms: millis(ttl),
         grace_ms: millis(unless_strict(directives.grace, defaults.grace)),
         stale_if_error_ms: millis(unless_strict(directives.stale_if_error, defaults.stale_if_error)),
         keep_ms: millis(keep),
-    })
+    };
+    Some(lifetimes.bounded())
 }
 
 /// Entries with a validator are kept for revalidation as long again as they were fresh, between these bounds.
@@ -109,15 +124,18 @@ const KEEP_MAX: Duration = Duration::from_secs(86_400);
 #[must_use]
 pub fn initial_age_ms(headers: &HeaderMap, requested: Timestamp, received: Timestamp) -> u64 {
     let apparent = date(headers, DATE).map_or(Duration::ZERO, |date| received.since(date));
-    let stated = headers
-        .get(AGE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok())
-        .unwrap_or(0);
-    let corrected = Duration::from_secs(stated.min(1 << 31)) + received.since(requested);
+    // The time in which the response was on its way counts as age, whether or not anybody stated one: it may have been
+    // made right after it was asked for.
+    let corrected = stated_age(headers).saturating_add(received.since(requested));
     // `Date` has whole seconds: less than one apparent second is rounding, not age.
     let apparent = if apparent < Duration::from_secs(1) { Duration::ZERO } else { apparent };
-    millis(apparent.max(if stated == 0 { Duration::ZERO } else { corrected }))
+    millis(apparent.max(corrected))
+}
+
+/// What `Age` says: the first value of a list, and nothing if that isn't delta-seconds (section 5.1).
+fn stated_age(headers: &HeaderMap) -> Duration {
+    let first = headers.get(AGE).and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
+    Duration::from_secs(first.and_then(|text| delta_seconds(text.trim_ascii())).unwrap_or(0))
 }
 
 /// Lifetime by `Expires` against `Date`; an invalid `Expires` is in the past (section 5.3).
@@ -136,6 +154,7 @@ pub(super) fn date(headers: &HeaderMap, name: http::HeaderName) -> Option<Timest
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -208,10 +227,82 @@ mod tests {
             (&[("age", "7")][..], at(0), at(2), 9_000),
             (&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")], at(3), at(3), 3_000),
             (&[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "1")], at(3), at(3), 3_000),
-            (&[], at(0), at(2), 0),
-            (&[("age", "x")], at(0), at(0), 0),
+            // The response delay, without an `Age` and with one that says nothing.
+            (&[], at(0), at(2), 2_000),
+            (&[("age", "0")], at(0), at(2), 2_000),
+            (&[("age", "x")], at(0), at(2), 2_000),
+            (&[("age", "-7")], at(0), at(0), 0),
+            (&[("age", "1.5")], at(0), at(0), 0),
+            (&[("age", "")], at(0), at(0), 0),
+            (&[("age", "10, 99")], at(0), at(0), 10_000),
+            // More than can be counted is 2^31 seconds, not nothing.
+            (&[("age", "2147483649")], at(0), at(0), 2_147_483_648_000),
+            (&[("age", "99999999999999999999")], at(0), at(1), 2_147_483_649_000),
+            // Made, by its own clock, after it arrived; asked for, by ours, after that.
+            (&[("date", "Sat, 06 Nov 2094 08:49:37 GMT")], at(0), at(1), 1_000),
+            (&[("age", "7")], at(3_600), at(0), 7_000),
+            // The larger of the two ages.
+            (&[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "1")], at(10), at(12), 12_000),
+            (&[("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "30")], at(10), at(12), 32_000),
         ] {
             assert_eq!(initial_age_ms(&headers(lines), requested, received), wanted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn no_life_is_longer_than_delta_seconds_can_say() {
+        const MOST: u64 = (1 << 31) * 1000;
+        const YEARS: &str = "Fri, 31 Dec 9999 23:59:59 GMT";
+        for (lines, wanted) in [
+            (&[("cache-control", "max-age=99999999999999999999999")][..], MOST),
+            (&[("cache-control", "s-maxage=2147483648")], MOST),
+            (&[("expires", YEARS)], MOST),
+            (&[("expires", YEARS), ("cache-control", "max-age=60")], 60_000),
+        ] {
+            let map = headers(lines);
+            let lifetimes = lifetimes(&Directives::read(&map), &map, THEN, &Defaults::default()).unwrap();
+            assert_eq!(lifetimes.ttl_ms, wanted, "{lines:?}");
+        }
+        let longest = Lifetimes { ttl_ms: u64::MAX, grace_ms: MOST + 1, stale_if_error_ms: MOST, keep_ms: 5 };
+        let bounded = Lifetimes { ttl_ms: MOST, grace_ms: MOST, stale_if_error_ms: MOST, keep_ms: 5 };
+        assert_eq!(longest.bounded(), bounded);
+        assert_eq!(bounded.bounded(), bounded);
+    }
+
+    proptest! {
+        /// Whatever an origin writes, and whatever the clock did meanwhile.
+        #[test]
+        fn ages_and_lives_of_any_length_are_counted(
+            age in "[0-9]{0,40}",
+            life in "[0-9]{1,40}",
+            requested in any::<u64>(),
+            received in any::<u64>(),
+            later in any::<u64>(),
+        ) {
+            let mut map = HeaderMap::new();
+            map.insert(AGE, HeaderValue::try_from(age.as_str()).unwrap());
+            let control = format!("max-age={life}, stale-while-revalidate={life}, stale-if-error={life}");
+            map.insert(http::header::CACHE_CONTROL, HeaderValue::try_from(control).unwrap());
+            let seconds = |digits: &str| digits.parse::<u64>().map_or(1 << 31, |number| number.min(1 << 31));
+            let stated = if age.is_empty() { 0 } else { seconds(&age) * 1000 };
+
+            let initial = initial_age_ms(&map, Timestamp(requested), Timestamp(received));
+            let delay = received.saturating_sub(requested);
+            prop_assert_eq!(initial, stated.saturating_add(delay));
+
+            let lifetimes = lifetimes(&Directives::read(&map), &map, Timestamp(received), &Defaults::default()).unwrap();
+            prop_assert_eq!(lifetimes.ttl_ms, seconds(&life) * 1000);
+            match judge(&lifetimes, initial.saturating_add(later)) {
+                Freshness::Fresh { left_ms } => {
+                    prop_assert!(left_ms > 0 && left_ms <= lifetimes.ttl_ms);
+                }
+                Freshness::Stale { over_ms, grace, if_error } => {
+                    prop_assert!(over_ms < lifetimes.grace_ms && grace && if_error);
+                }
+                Freshness::Dead => {
+                    prop_assert!(initial.saturating_add(later) >= lifetimes.end_ms());
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a stored answer is good for, for one request, now. Pure.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 
@@ -44,15 +44,19 @@ pub enum Outcome {
     Miss,
 }
 
-/// Judges `object` for a request.
+/// Judges `object` for a request at `now`, where clocks that differ by `skew` agree.
 #[must_use]
-pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Timestamp) -> Outcome {
+pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Timestamp, skew: Duration) -> Outcome {
     if standing == Standing::Gone || (demand.authorized && !object.head.for_authorized) {
         return Outcome::Miss;
     }
     let directives = &demand.directives;
     let stale = |object, if_error, by_request| Outcome::Stale { object, if_error, by_request };
     if standing == Standing::Doubtful {
+        return stale(object, false, false);
+    }
+    // How old it really is, nobody knows: it is of use only if the origin says so, whatever its lifetimes allow.
+    if object.head.is_from_future(now, skew) {
         return stale(object, false, false);
     }
     match by_standing(object.head.freshness(now), standing, &object) {
@@ -103,9 +107,8 @@ fn accepts_stale(object: &Object, over_ms: u64, standing: Standing, directives: 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::cache::codec::tests::head;
@@ -116,7 +119,13 @@ mod tests {
         head.lifetimes.grace_ms = 10_000;
         head.lifetimes.stale_if_error_ms = 20_000;
         head.lifetimes.keep_ms = 30_000;
-        match judge(Object::new(head, Bytes::new()), standing, demand, Timestamp(1_000_000 - 2_500 + at_ms)) {
+        described(judge(Object::new(head, Bytes::new()), standing, demand, Timestamp(1_000_000 - 2_500 + at_ms), SKEW))
+    }
+
+    const SKEW: Duration = Duration::from_secs(2);
+
+    fn described(outcome: Outcome) -> &'static str {
+        match outcome {
             Outcome::Hit(_) => "hit",
             Outcome::Grace(_) => "grace",
             Outcome::Stale { if_error: true, by_request: false, .. } => "stale",
@@ -168,7 +177,66 @@ mod tests {
         assert_eq!(judged(Standing::Good, &authorized, 10_000), "hit");
         let mut head = head(0);
         head.for_authorized = false;
-        let outcome = judge(Object::new(head, Bytes::new()), Standing::Good, &authorized, Timestamp(1_000_000));
+        let outcome = judge(Object::new(head, Bytes::new()), Standing::Good, &authorized, Timestamp(1_000_000), SKEW);
         assert!(matches!(outcome, Outcome::Miss));
+    }
+
+    #[test]
+    fn what_was_stored_in_the_future_is_of_no_use_without_asking() {
+        let plain = Demand::default();
+        let any_stale = Directives { max_stale: Some(Duration::MAX), ..Directives::default() };
+        let lenient = Demand { directives: any_stale, authorized: false };
+        let ask = |stored_at, now, skew: u64, demand: &Demand| {
+            let mut head = head(0);
+            head.stored_at = Timestamp(stored_at);
+            head.lifetimes.grace_ms = 10_000;
+            head.lifetimes.stale_if_error_ms = 20_000;
+            let skew = Duration::from_millis(skew);
+            described(judge(Object::new(head, Bytes::new()), Standing::Good, demand, Timestamp(now), skew))
+        };
+        for (stored_at, now, skew, demand, wanted) in [
+            (1_000_000, 1_000_000, 0, &plain, "hit"),
+            (1_000_001, 1_000_000, 0, &plain, "doubtful"),
+            (1_002_000, 1_000_000, 2_000, &plain, "hit"),
+            (1_002_001, 1_000_000, 2_000, &plain, "doubtful"),
+            (1_300_000, 1_000_000, 2_000, &plain, "doubtful"),
+            (1_300_000, 1_000_000, 2_000, &lenient, "doubtful"),
+            (u64::MAX, 1_000_000, 2_000, &plain, "doubtful"),
+            (u64::MAX, u64::MAX, u64::MAX, &plain, "hit"),
+            // Time has caught up: its age counts from when it says it was stored.
+            (1_300_000, 1_300_000, 2_000, &plain, "hit"),
+            (1_300_000, 1_357_499, 2_000, &plain, "hit"),
+            (1_300_000, 1_357_500, 2_000, &plain, "grace"),
+        ] {
+            assert_eq!(ask(stored_at, now, skew, demand), wanted, "stored at {stored_at}, {now} by now, {skew} ms");
+        }
+    }
+
+    proptest! {
+        /// Whatever times and lives a damaged or foreign entry states.
+        #[test]
+        fn nothing_from_the_future_or_past_its_life_is_a_hit(
+            stored_at in any::<u64>(),
+            initial_age_ms in any::<u64>(),
+            ttl_ms in any::<u64>(),
+            grace_ms in any::<u64>(),
+            now in any::<u64>(),
+            skew_ms in 0_u64..3_600_000,
+        ) {
+            let mut head = head(0);
+            (head.stored_at, head.initial_age_ms) = (Timestamp(stored_at), initial_age_ms);
+            (head.lifetimes.ttl_ms, head.lifetimes.grace_ms) = (ttl_ms, grace_ms);
+            let skew = Duration::from_millis(skew_ms);
+            let object = Object::new(head, Bytes::new());
+            let outcome = judge(object, Standing::Good, &Demand::default(), Timestamp(now), skew);
+            let ahead = stored_at > now.saturating_add(skew_ms);
+            let age = initial_age_ms.saturating_add(now.saturating_sub(stored_at));
+            match described(outcome) {
+                "hit" => prop_assert!(!ahead && age < ttl_ms),
+                "grace" => prop_assert!(!ahead && age >= ttl_ms && age - ttl_ms < grace_ms),
+                "doubtful" | "stale" | "miss" => prop_assert!(ahead || age >= ttl_ms),
+                other => prop_assert!(false, "{other}"),
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! The tiers: memory and disk of this node, Redis of its region. A tier that is slow, down or full is skipped.
 
 pub mod local;
+pub mod lock;
+mod seldom;
 pub mod shared;
 
 use std::fmt;
@@ -44,6 +46,12 @@ pub enum Error {
         dir: String,
         /// What the store says.
         reason: String,
+    },
+    /// Another process holds the disk tier's directory.
+    #[error("the disk tier in {dir} is used by another node: give each node a directory of its own, or stop the other")]
+    InUse {
+        /// The directory.
+        dir: String,
     },
     /// The Redis tier's URL.
     #[error("the Redis tier: {0}")]

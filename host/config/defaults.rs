@@ -47,12 +47,14 @@ impl Default for Timeouts {
 }
 
 impl Default for Cache {
-    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB.
+    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB; clocks that differ by 2 s agree.
     fn default() -> Self {
         Self {
             namespace: "holm".to_owned(),
             object_bytes_max: 64 << 20,
             part_bytes: MIB,
+            // Clocks that are kept by NTP differ by milliseconds; past this one of them is wrong.
+            clock_skew: Duration::from_secs(2),
             memory: Memory::default(),
             disk: None,
             redis: None,
@@ -122,9 +124,9 @@ impl Default for Purge {
 }
 
 impl Default for Plugins {
-    /// Compiled components are kept in memory only; changed files are loaded.
+    /// Compiled components are kept in memory only, 1 GiB of them where there is a directory; changed files are loaded.
     fn default() -> Self {
-        Self { cache_dir: None, watch: true }
+        Self { cache_dir: None, cache_bytes_max: 1 << 30, watch: true }
     }
 }
 

@@ -78,6 +78,7 @@ pub(super) struct Cache {
     pub(super) namespace: Field<String>,
     pub(super) object_bytes_max: Field<ByteSize>,
     pub(super) part_bytes: Field<ByteSize>,
+    pub(super) clock_skew_ms: Field<Millis>,
     pub(super) memory: Memory,
     pub(super) disk: Option<Disk>,
     pub(super) redis: Option<Redis>,
@@ -142,6 +143,7 @@ pub(super) struct Purge {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Plugins {
     pub(super) cache_dir: Option<Spanned<PathBuf>>,
+    pub(super) cache_bytes_max: Field<ByteSize>,
     pub(super) watch: Option<bool>,
 }
 

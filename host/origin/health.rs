@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::balance::Standing;
-use crate::{clock::Timestamp, config};
+use crate::{clock::Uptime, config};
 
 /// An ejection grows to at most this many times the configured one.
 const EJECTION_GROWTH_MAX: u32 = 10;
@@ -55,7 +55,7 @@ enum Conduct {
     /// So many requests in a row failed.
     Trusted { failures: u32 },
     /// Left out from `since` to `until`. After that it is on probation: one failure ejects it again, for longer.
-    Ejected { since: Timestamp, until: Timestamp, lasted: Duration },
+    Ejected { since: Uptime, until: Uptime, lasted: Duration },
 }
 
 impl Default for Conduct {
@@ -85,7 +85,7 @@ impl Tracker {
     }
 
     /// A member's standing now. What active checks say weighs more than an ejection.
-    pub(super) fn standing(&self, index: usize, now: Timestamp) -> Standing {
+    pub(super) fn standing(&self, index: usize, now: Uptime) -> Standing {
         match self.members.get(index) {
             Some(Member { check: Check::Up { .. }, conduct, .. }) if conduct.ejected_until(now).is_some() => {
                 Standing::Ejected
@@ -96,12 +96,12 @@ impl Tracker {
     }
 
     /// All standings, in the members' order.
-    pub(super) fn standings(&self, now: Timestamp) -> impl Iterator<Item = Standing> {
+    pub(super) fn standings(&self, now: Uptime) -> impl Iterator<Item = Standing> {
         (0..self.members.len()).map(move |index| self.standing(index, now))
     }
 
     /// When a member's ejection ends, if it is ejected now.
-    pub(super) fn ejected_until(&self, index: usize, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn ejected_until(&self, index: usize, now: Uptime) -> Option<Uptime> {
         self.members.get(index).and_then(|member| member.conduct.ejected_until(now))
     }
 
@@ -114,7 +114,7 @@ impl Tracker {
     ///
     /// A success ends all distrust, even during an ejection (panic mode sends requests then); but the outcome of a
     /// request from before the ejection says nothing about the member since.
-    pub(super) fn record(&mut self, index: usize, ok: bool, started: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn record(&mut self, index: usize, ok: bool, started: Uptime, now: Uptime) -> Option<Uptime> {
         let member = self.members.get_mut(index)?;
         if ok {
             member.counts.ok += 1;
@@ -159,7 +159,7 @@ impl Tracker {
     }
 
     /// Ejects a member if the pool can do without it.
-    fn eject(&mut self, index: usize, lasted: Duration, now: Timestamp) -> Option<Timestamp> {
+    fn eject(&mut self, index: usize, lasted: Duration, now: Uptime) -> Option<Uptime> {
         if !self.can_spare(index, now) {
             return None;
         }
@@ -169,7 +169,7 @@ impl Tracker {
     }
 
     /// Somebody else stays up, and the share that may be ejected isn't used up.
-    fn can_spare(&self, index: usize, now: Timestamp) -> bool {
+    fn can_spare(&self, index: usize, now: Uptime) -> bool {
         let ejected = self.members.iter().filter(|member| member.conduct.ejected_until(now).is_some()).count();
         let others_up = (0..self.members.len())
             .filter(|other| *other != index)
@@ -187,7 +187,7 @@ impl Tracker {
 }
 
 impl Conduct {
-    fn ejected_until(self, now: Timestamp) -> Option<Timestamp> {
+    fn ejected_until(self, now: Uptime) -> Option<Uptime> {
         match self {
             Self::Ejected { until, .. } if now < until => Some(until),
             Self::Ejected { .. } | Self::Trusted { .. } => None,
@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    const T: fn(u64) -> Timestamp = Timestamp;
+    const T: fn(u64) -> Uptime = Uptime;
 
     fn tracker(count: usize, percent_max: u32) -> Tracker {
         let eject = config::Eject { failures: 3, duration: Duration::from_millis(100), percent_max };

@@ -18,7 +18,7 @@ use super::{
     metrics::Meters,
     stats::Recent,
 };
-use crate::clock::{self, Timestamp};
+use crate::clock::{self, Uptime};
 
 /// The bookkeeping of one pool.
 pub(super) struct Ledger {
@@ -35,11 +35,11 @@ impl Ledger {
 
     /// All standings now, in the endpoints' order.
     pub(super) fn standings(&self) -> Vec<Standing> {
-        self.tracker.lock().standings(clock::now()).collect()
+        self.tracker.lock().standings(clock::uptime()).collect()
     }
 
     /// Health, end of the ejection if there is one, and counters of an endpoint.
-    pub(super) fn inspect(&self, index: usize, now: Timestamp) -> (Standing, Option<Timestamp>, Counts) {
+    pub(super) fn inspect(&self, index: usize, now: Uptime) -> (Standing, Option<Uptime>, Counts) {
         let tracker = self.tracker.lock();
         (tracker.standing(index, now), tracker.ejected_until(index, now), tracker.counts(index))
     }
@@ -56,8 +56,8 @@ impl Ledger {
     }
 
     /// Takes the outcome of a request that began at `started`.
-    fn record(&self, endpoint: &Endpoint, ok: bool, started: Timestamp) {
-        let now = clock::now();
+    fn record(&self, endpoint: &Endpoint, ok: bool, started: Uptime) {
+        let now = clock::uptime();
         let ejected = self.tracker.lock().record(endpoint.index, ok, started, now);
         if let Some(until) = ejected {
             self.meters.ejections.inc();
@@ -128,7 +128,7 @@ impl Drop for Claim {
 /// A place at an endpoint: held by one request until its response body has ended or is dropped.
 pub(super) struct Slot {
     ledger: Arc<Ledger>,
-    started: Timestamp,
+    started: Uptime,
     reported: bool,
     claim: Claim,
     _permit: OwnedSemaphorePermit,
@@ -137,7 +137,7 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, permit: OwnedSemaphorePermit) -> Self {
         ledger.meters.inflight.inc();
-        Self { ledger: Arc::clone(ledger), started: clock::now(), reported: false, claim, _permit: permit }
+        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _permit: permit }
     }
 
     /// Tells how the request went. Only the first word counts: an answer of 503 is a failure even if its body arrives.

@@ -19,7 +19,7 @@ use super::{
     probe,
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Timestamp, Uptime},
     config,
     policy::PoolStats,
 };
@@ -103,7 +103,7 @@ pub struct EndpointSnapshot {
     pub waiting: usize,
     /// Not down by its active checks; an ejected endpoint may be healthy.
     pub healthy: bool,
-    /// When its ejection ends, if it is ejected.
+    /// When its ejection ends, by the wall clock as it is set now; if it is ejected.
     pub ejected_until: Option<Timestamp>,
     /// Requests answered to the end, since start.
     pub ok: u64,
@@ -160,7 +160,7 @@ impl Pool {
 
     /// How the pool does, as policies see it. Taken anew at most ten times a second.
     #[must_use]
-    pub fn stats(&self, now: Timestamp) -> PoolStats {
+    pub fn stats(&self, now: Uptime) -> PoolStats {
         self.ledger.recent.summary(now, || {
             let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
             let healthy = self.ledger.standings().iter().filter(|standing| **standing == Standing::Up).count();
@@ -179,13 +179,13 @@ impl Pool {
     /// The pool as the admin API shows it.
     #[must_use]
     pub fn snapshot(&self) -> PoolSnapshot {
-        let now = clock::now();
+        let now = clock::uptime();
         let endpoints: Vec<_> = self.endpoints.iter().map(|endpoint| self.inspect(endpoint, now)).collect();
         let waiting = endpoints.iter().map(|endpoint| endpoint.waiting).sum();
         PoolSnapshot { name: Arc::clone(&self.name), waiting, endpoints }
     }
 
-    fn inspect(&self, endpoint: &Endpoint, now: Timestamp) -> EndpointSnapshot {
+    fn inspect(&self, endpoint: &Endpoint, now: Uptime) -> EndpointSnapshot {
         let (standing, ejected_until, counts) = self.ledger.inspect(endpoint.index, now);
         let inflight = endpoint.places.taken();
         EndpointSnapshot {
@@ -193,7 +193,7 @@ impl Pool {
             inflight,
             waiting: endpoint.places.wanted().saturating_sub(inflight),
             healthy: standing != Standing::Down,
-            ejected_until,
+            ejected_until: ejected_until.map(|until| clock::now().plus(until.since(now))),
             ok: counts.ok,
             failed: counts.failed,
         }

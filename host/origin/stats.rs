@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     policy::{PoolStats, facts::POOL_STATS_MS},
 };
 
@@ -20,7 +20,7 @@ struct Window {
     answers: Vec<(u32, bool)>,
     next: usize,
     /// The latest summary, and when it is out of date.
-    summary: Option<(Timestamp, PoolStats)>,
+    summary: Option<(Uptime, PoolStats)>,
 }
 
 impl Recent {
@@ -30,7 +30,7 @@ impl Recent {
     }
 
     /// Times and failures by now, with the counts that `present` adds. Taken anew at most ten times a second.
-    pub(super) fn summary(&self, now: Timestamp, present: impl FnOnce() -> PoolStats) -> PoolStats {
+    pub(super) fn summary(&self, now: Uptime, present: impl FnOnce() -> PoolStats) -> PoolStats {
         let mut window = self.0.lock();
         if let Some((until, summary)) = window.summary
             && now < until
@@ -38,7 +38,7 @@ impl Recent {
             return summary;
         }
         let summary = window.summarize(present());
-        window.summary = Some((Timestamp(now.0 - now.0 % POOL_STATS_MS + POOL_STATS_MS), summary));
+        window.summary = Some((Uptime(now.0 - now.0 % POOL_STATS_MS + POOL_STATS_MS), summary));
         summary
     }
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn summary(recent: &Recent, now: u64) -> PoolStats {
-        recent.summary(Timestamp(now), || PoolStats { endpoints: 2, ..PoolStats::default() })
+        recent.summary(Uptime(now), || PoolStats { endpoints: 2, ..PoolStats::default() })
     }
 
     #[test]

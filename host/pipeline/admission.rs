@@ -123,12 +123,14 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> R
             exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange.response)
         }
     };
-    let lifetimes = Lifetimes {
-        ttl_ms: storage.ttl_ms.saturating_add(case.initial_age_ms),
+    let bounded = Lifetimes {
+        ttl_ms: storage.ttl_ms,
         grace_ms: storage.grace_ms,
         stale_if_error_ms: storage.stale_if_error_ms,
         keep_ms: storage.keep_ms,
-    };
+    }
+    .bounded();
+    let lifetimes = Lifetimes { ttl_ms: bounded.ttl_ms.saturating_add(case.initial_age_ms), ..bounded };
     if storage.ttl_ms.max(storage.grace_ms).max(storage.stale_if_error_ms).max(storage.keep_ms) == 0 {
         // Dead on arrival: kept it would only be in the way.
         return Admission::Refuse(Refusal::NoLifetime).into();

@@ -177,7 +177,7 @@ pub async fn lead(
         }
         Exchanged::Refused(response, served, refusal) => {
             if refusal.holds_for_key() {
-                node.cache.mark_uncacheable(ask.key, clock::now(), None);
+                node.cache.mark_uncacheable(ask.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
             // The client may be gone; then nobody wants this answer.
@@ -318,7 +318,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Ar
     let ruling = rule(node, route, ask, exchange, times);
     served.remark = ruling.reason.or_else(|| ask.advice.remarked().cloned());
     if ruling.uncacheable.is_some() {
-        node.cache.mark_uncacheable(ask.key, times.received, ruling.uncacheable);
+        node.cache.mark_uncacheable(ask.key, clock::uptime(), ruling.uncacheable);
     }
     match ruling.admission {
         Admission::Refuse(refusal) if parts.status.is_server_error() && refusal.is_shareable() => {

@@ -456,7 +456,7 @@ impl Flight {
             Admission::Store(storage) => storage,
             Admission::Refuse(refusal) => {
                 if refusal.holds_for_key() || ruling.uncacheable.is_some() {
-                    cache.mark_uncacheable(self.key, received, ruling.uncacheable);
+                    cache.mark_uncacheable(self.key, clock::uptime(), ruling.uncacheable);
                 }
                 return (Some(refusal), ruling.reason, None);
             }

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::{Advice, Pipeline, Served};
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Uptime},
     config,
     message::{Body, Request, RequestHead},
     policy::{Decision, Facts, Hint, Question},
@@ -34,7 +34,7 @@ pub(super) struct Prefetcher {
     rule: config::Prefetch,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
-    followed: Mutex<HashMap<u64, Timestamp>>,
+    followed: Mutex<HashMap<u64, Uptime>>,
     metrics: Metrics,
 }
 
@@ -65,7 +65,7 @@ impl Prefetcher {
     }
 
     /// Is a hint to be followed? If not, it is counted why.
-    fn wants(&self, hint: &Hint, url: &str, now: Timestamp) -> bool {
+    fn wants(&self, hint: &Hint, url: &str, now: Uptime) -> bool {
         let outcome = if u64::from(hint.confidence_ppm) < u64::from(self.rule.confidence_percent_min) * 10_000 {
             "unlikely"
         } else if self.rule.concurrency == 0 || self.waiting.load(Ordering::Relaxed) >= self.rule.queue_max {
@@ -79,7 +79,7 @@ impl Prefetcher {
         false
     }
 
-    fn is_new(&self, hint: &Hint, url: &str, now: Timestamp) -> bool {
+    fn is_new(&self, hint: &Hint, url: &str, now: Uptime) -> bool {
         let again = clock::millis(self.rule.again);
         if again == 0 {
             return true;
@@ -112,7 +112,7 @@ impl Pipeline {
         let Decision::Prefetch(hints) = &*decision else { return };
         for hint in hints {
             let Some(ahead) = ahead(head, hint) else { continue };
-            if self.prefetcher.wants(hint, &ahead.url(), clock::now()) {
+            if self.prefetcher.wants(hint, &ahead.url(), clock::uptime()) {
                 self.prefetcher.waiting.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(Arc::clone(self).fetch_ahead(ahead));
             }
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_hint_is_followed_once_and_only_if_it_is_likely() {
         let prefetcher = Prefetcher::new(config::Prefetch::default(), Metrics::default());
-        let wants = |ppm, url, now| prefetcher.wants(&hint(ppm), url, Timestamp(now));
+        let wants = |ppm, url, now| prefetcher.wants(&hint(ppm), url, Uptime(now));
         assert!(!wants(499_999, "http://a/2", 0));
         assert!(wants(500_000, "http://a/2", 0));
         assert!(!wants(900_000, "http://a/2", 9_999));
@@ -177,7 +177,7 @@ mod tests {
         let rule = config::Prefetch { queue_max: 2, ..config::Prefetch::default() };
         let prefetcher = Prefetcher::new(rule, Metrics::default());
         for n in 0..1_000 {
-            assert!(prefetcher.wants(&hint(1_000_000), &format!("http://a/{n}"), Timestamp(0)));
+            assert!(prefetcher.wants(&hint(1_000_000), &format!("http://a/{n}"), Uptime(0)));
             assert!(prefetcher.followed.lock().len() <= 2 * REMEMBERED_PER_WAITING);
         }
     }

@@ -253,7 +253,7 @@ impl Destination {
         Candidate {
             pool: Arc::clone(&self.name),
             model: self.model.clone(),
-            stats: self.pool.stats(clock::now()),
+            stats: self.pool.stats(clock::uptime()),
             cost_micro: self.cost_micro,
         }
     }

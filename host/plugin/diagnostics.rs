@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tracing::{debug, trace};
 
 use super::instance::State;
-use crate::clock::{self, Timestamp};
+use crate::clock::{self, Uptime};
 
 /// The voice of one generation. All its instances share the quota.
 pub(super) struct Voice {
@@ -25,7 +25,7 @@ impl Voice {
     }
 
     fn say(&self, level: Level, message: &str) {
-        let Some(lost) = self.quota.lock().spend(self.per_second_max, clock::now()) else { return };
+        let Some(lost) = self.quota.lock().spend(self.per_second_max, clock::uptime()) else { return };
         let policy = &*self.label;
         let message: String =
             message.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -62,9 +62,10 @@ struct Quota {
 
 impl Quota {
     /// May a message be written? If so, how many were lost before it?
-    fn spend(&mut self, per_second_max: u32, now: Timestamp) -> Option<u64> {
-        if now.seconds() != self.second {
-            self.second = now.seconds();
+    fn spend(&mut self, per_second_max: u32, now: Uptime) -> Option<u64> {
+        let second = now.0 / 1000;
+        if second != self.second {
+            self.second = second;
             self.said = 0;
         }
         if self.said >= per_second_max {
@@ -102,12 +103,12 @@ mod tests {
     fn who_talks_too_much_is_cut_and_the_next_second_tells() {
         let mut quota = Quota::default();
         for _ in 0..50 {
-            assert_eq!(quota.spend(50, Timestamp(5_999)), Some(0));
+            assert_eq!(quota.spend(50, Uptime(5_999)), Some(0));
         }
-        assert_eq!(quota.spend(50, Timestamp(5_999)), None);
-        assert_eq!(quota.spend(50, Timestamp(5_999)), None);
-        assert_eq!(quota.spend(50, Timestamp(6_000)), Some(2));
-        assert_eq!(quota.spend(50, Timestamp(6_000)), Some(0));
-        assert_eq!(quota.spend(0, Timestamp(7_000)), None, "none at all");
+        assert_eq!(quota.spend(50, Uptime(5_999)), None);
+        assert_eq!(quota.spend(50, Uptime(5_999)), None);
+        assert_eq!(quota.spend(50, Uptime(6_000)), Some(2));
+        assert_eq!(quota.spend(50, Uptime(6_000)), Some(0));
+        assert_eq!(quota.spend(0, Uptime(7_000)), None, "none at all");
     }
 }

@@ -13,9 +13,10 @@ use std::{
 
 use parking_lot::Mutex;
 use tracing::warn;
-use wasmtime::{Cache, CacheConfig, Config, OptLevel, PoolingAllocationConfig, component::Component};
+use wasmtime::{Config, OptLevel, PoolingAllocationConfig, component::Component};
 
 use super::{
+    compiled::{self, Compiled},
     error::{Error, Refusal, told},
     limits::{TABLE_ELEMENTS_MAX, TICK},
 };
@@ -25,6 +26,8 @@ pub struct Engine {
     wasm: wasmtime::Engine,
     /// The latest components by digest: a policy whose configuration or limits changed is not compiled again.
     compiled: Mutex<VecDeque<(blake3::Hash, Component)>>,
+    /// Those that outlive the process.
+    kept: Option<Compiled>,
     ticker: Arc<Ticker>,
     fuel: bool,
 }
@@ -36,8 +39,10 @@ pub struct EngineLimits {
     pub instances_max: usize,
     /// Linear memory of one instance in bytes; at least that of the policy with the most.
     pub memory_bytes_max: usize,
-    /// Where compiled components are kept. What lies there is run without being checked.
+    /// Where compiled components are kept. A checksum tells damaged ones, not forged ones.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
+    pub cache_bytes_max: u64,
     /// Count what calls burn, in instructions about. Costs a tenth to a quarter of their time: for measuring.
     pub fuel: bool,
 }
@@ -46,11 +51,17 @@ impl Engine {
     /// Reserves address space for all instances and starts the clock.
     ///
     /// # Errors
-    /// The machine isn't one that wasmtime supports, has no more threads, or can't have the cache of compiled components.
+    /// The machine isn't one that wasmtime supports, has no more threads, or the directory of compiled components can't be
+    /// made.
     pub fn new(limits: &EngineLimits) -> Result<Arc<Self>, Error> {
+        let open = |dir: &PathBuf| {
+            let opened = Compiled::open(dir, limits.cache_bytes_max);
+            opened.map_err(|reason| Error::CacheDir { dir: dir.display().to_string(), reason })
+        };
+        let kept = limits.cache_dir.as_ref().map(open).transpose()?;
         let wasm = wasm_engine(limits).map_err(|error| Error::Engine(told(&error)))?;
         let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
-        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), ticker, fuel: limits.fuel }))
+        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), kept, ticker, fuel: limits.fuel }))
     }
 
     /// Keeps the clock going for as long as the answer lives. Whoever runs a guest holds one.
@@ -78,10 +89,22 @@ impl Engine {
         if let Some((_, component)) = compiled.iter().find(|(known, _)| *known == digest) {
             return Ok(component.clone());
         }
-        let component =
-            Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(told(&error)))?;
+        let component = self.kept_or_compiled(bytes, &digest)?;
         compiled.truncate(COMPILED_MAX - 1);
         compiled.push_front((digest, component.clone()));
+        Ok(component)
+    }
+
+    fn kept_or_compiled(&self, bytes: &[u8], digest: &blake3::Hash) -> Result<Component, Refusal> {
+        let compile =
+            || Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(told(&error)));
+        let Some(kept) = &self.kept else { return compile() };
+        let name = compiled::name(&self.wasm, digest);
+        if let Some(component) = kept.load(&self.wasm, &name) {
+            return Ok(component);
+        }
+        let component = compile()?;
+        kept.store(&name, &component);
         Ok(component)
     }
 }
@@ -108,28 +131,23 @@ const MEMORY_BYTES_LIMIT: usize = 4 << 30;
 const INSTANCE_BYTES_MAX: usize = 16 << 20;
 
 fn wasm_engine(limits: &EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
-    let mut pooled = base(limits)?;
+    let mut pooled = base(limits);
     pooled.allocation_strategy(pool(limits));
     wasmtime::Engine::new(&pooled).or_else(|error| {
         let error = told(&error);
         warn!(error, "no address space for a pool of policy instances; each is allocated when it is made");
-        wasmtime::Engine::new(&base(limits)?)
+        wasmtime::Engine::new(&base(limits))
     })
 }
 
-fn base(limits: &EngineLimits) -> wasmtime::Result<Config> {
+fn base(limits: &EngineLimits) -> Config {
     let mut config = Config::new();
-    if let Some(dir) = &limits.cache_dir {
-        let mut cache = CacheConfig::new();
-        cache.with_directory(dir);
-        config.cache(Some(Cache::new(cache)?));
-    }
     config.wasm_component_model(true);
     config.concurrency_support(false);
     config.epoch_interruption(true);
     config.consume_fuel(limits.fuel);
     config.cranelift_opt_level(OptLevel::Speed);
-    Ok(config)
+    config
 }
 
 fn pool(limits: &EngineLimits) -> PoolingAllocationConfig {

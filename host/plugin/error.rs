@@ -15,6 +15,14 @@ pub enum Error {
     /// No thread for the clock.
     #[error("no thread for the clock of policies: {0}")]
     Ticker(io::Error),
+    /// No place for compiled components.
+    #[error("compiled policies can't be kept in {dir}: {reason}")]
+    CacheDir {
+        /// The directory.
+        dir: String,
+        /// What the system says.
+        reason: io::Error,
+    },
     /// A policy is not loaded.
     #[error("policy `{policy}` ({file}) {refusal}")]
     Refused {

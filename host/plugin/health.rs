@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::{
     breaker::{Breaker, Permit},
-    clock::Timestamp,
+    clock::Uptime,
     config,
 };
 
@@ -22,12 +22,12 @@ impl Health {
     }
 
     /// May the policy be asked?
-    pub(super) fn permit(&self, now: &impl Fn() -> Timestamp) -> bool {
+    pub(super) fn permit(&self, now: &impl Fn() -> Uptime) -> bool {
         !self.failing.load(Ordering::Relaxed) || self.breaker.lock().permit(now()) != Permit::No
     }
 
     /// Reports how a permitted question went. Returns true if this report opened the breaker.
-    pub(super) fn record(&self, ok: bool, now: &impl Fn() -> Timestamp) -> bool {
+    pub(super) fn record(&self, ok: bool, now: &impl Fn() -> Uptime) -> bool {
         if ok && !self.failing.load(Ordering::Relaxed) {
             return false;
         }
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn the_healthy_path_asks_no_clock() {
-        let never = || -> Timestamp { panic!("asked the time") };
+        let never = || -> Uptime { panic!("asked the time") };
         let health = health();
         for _ in 0..3 {
             assert!(health.permit(&never));
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn it_opens_probes_and_heals() {
         let time = Cell::new(0);
-        let now = || Timestamp(time.get());
+        let now = || Uptime(time.get());
         let health = health();
         assert!(!health.record(false, &now));
         assert!(health.record(false, &now));
@@ -79,6 +79,6 @@ mod tests {
         assert!(!health.permit(&now), "one at a time");
         health.record(true, &now);
         assert!(!health.is_open());
-        assert!(health.permit(&|| -> Timestamp { panic!("asked the time") }));
+        assert!(health.permit(&|| -> Uptime { panic!("asked the time") }));
     }
 }

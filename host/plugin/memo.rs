@@ -6,7 +6,7 @@ use std::{hash::BuildHasher, sync::Arc};
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
+use crate::clock::Uptime;
 
 /// Keys that are longer are not remembered: comparing them would cost as much as many a call.
 pub(super) const KEY_BYTES_MAX: usize = 2048;
@@ -36,13 +36,13 @@ struct Table<V> {
     /// Counts uses, to tell old ones from recent ones.
     tick: u64,
     /// The latest time it was told: what had expired by then has expired.
-    seen: Timestamp,
+    seen: Uptime,
 }
 
 struct Entry<V> {
     hash: u64,
     key: Box<[u8]>,
-    expires: Option<Timestamp>,
+    expires: Option<Uptime>,
     /// The tick of its last use.
     used: u64,
     verdict: Arc<V>,
@@ -66,14 +66,14 @@ impl<V> Memo<V> {
     }
 
     /// The verdict for a key, unless it has expired. `now` is called only if it can expire.
-    pub(super) fn get(&self, key: &[u8], now: impl Fn() -> Timestamp) -> Option<Arc<V>> {
+    pub(super) fn get(&self, key: &[u8], now: impl Fn() -> Uptime) -> Option<Arc<V>> {
         let place = self.place(key)?;
         let mut table = self.shards[place.shard].0.lock();
         table.get(&place, self.ways, key, now)
     }
 
     /// Remembers a verdict until it expires, or until the place is needed.
-    pub(super) fn put(&self, key: Box<[u8]>, verdict: Arc<V>, expires: Option<Timestamp>) {
+    pub(super) fn put(&self, key: Box<[u8]>, verdict: Arc<V>, expires: Option<Uptime>) {
         let Some(place) = self.place(&key) else { return };
         let entry = Entry { hash: place.hash, key, expires, used: 0, verdict };
         let slots = self.slots(place.shard);
@@ -99,10 +99,10 @@ impl<V> Memo<V> {
 
 impl<V> Table<V> {
     const fn new() -> Self {
-        Self { slots: Vec::new(), tick: 0, seen: Timestamp(0) }
+        Self { slots: Vec::new(), tick: 0, seen: Uptime(0) }
     }
 
-    fn get(&mut self, place: &Place, ways: usize, key: &[u8], now: impl Fn() -> Timestamp) -> Option<Arc<V>> {
+    fn get(&mut self, place: &Place, ways: usize, key: &[u8], now: impl Fn() -> Uptime) -> Option<Arc<V>> {
         let set = self.slots.get_mut(place.first..place.first + ways)?;
         let entry = set.iter_mut().flatten().find(|entry| entry.is_of(place.hash, key))?;
         if let Some(expires) = entry.expires {
@@ -151,11 +151,11 @@ mod tests {
 
     use super::*;
 
-    fn never() -> Timestamp {
+    fn never() -> Uptime {
         panic!("asked the time")
     }
 
-    fn put<V>(memo: &Memo<V>, key: &[u8], verdict: Arc<V>, expires: Option<Timestamp>) {
+    fn put<V>(memo: &Memo<V>, key: &[u8], verdict: Arc<V>, expires: Option<Uptime>) {
         memo.put(key.into(), verdict, expires);
     }
 
@@ -210,9 +210,9 @@ mod tests {
     #[test]
     fn what_expires_is_not_given_from_then_on() {
         let memo = Memo::new(4);
-        put(&memo, b"a", Arc::new(1), Some(Timestamp(10)));
+        put(&memo, b"a", Arc::new(1), Some(Uptime(10)));
         for (now, wanted) in [(9, Some(1)), (10, None), (11, None)] {
-            assert_eq!(memo.get(b"a", || Timestamp(now)).as_deref().copied(), wanted, "at {now}");
+            assert_eq!(memo.get(b"a", || Uptime(now)).as_deref().copied(), wanted, "at {now}");
         }
         put(&memo, b"a", Arc::new(2), None);
         assert_eq!(memo.get(b"a", never).as_deref(), Some(&2), "put anew, it doesn't expire");
@@ -232,10 +232,10 @@ mod tests {
     fn the_expired_make_room_first() {
         let memo = Memo::new(4);
         let time = Cell::new(0);
-        let now = || Timestamp(time.get());
+        let now = || Uptime(time.get());
         put(&memo, b"a", Arc::new(1), None);
-        put(&memo, b"b", Arc::new(1), Some(Timestamp(5)));
-        put(&memo, b"c", Arc::new(1), Some(Timestamp(50)));
+        put(&memo, b"b", Arc::new(1), Some(Uptime(5)));
+        put(&memo, b"c", Arc::new(1), Some(Uptime(50)));
         put(&memo, b"d", Arc::new(1), None);
         time.set(6);
         memo.get(b"c", now);
@@ -283,7 +283,7 @@ mod tests {
             let memo = Memo::new(entries_max);
             let mut model = HashMap::new();
             for (now, (puts, key, verdict, expires)) in steps.into_iter().enumerate() {
-                let (now, expires) = (Timestamp(now as u64), expires.map(Timestamp));
+                let (now, expires) = (Uptime(now as u64), expires.map(Uptime));
                 if puts {
                     put(&memo, &[key], Arc::new(verdict), expires);
                     model.insert(key, (verdict, expires));

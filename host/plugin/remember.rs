@@ -13,7 +13,7 @@ use super::{
     worth::{State, Worth},
 };
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     config,
     policy::{Admission, Decision, Hook, Material, Question, key::spell},
 };
@@ -127,7 +127,7 @@ impl Remembered {
         &self,
         question: &Question<'_>,
         values: &[Option<Cow<'_, [u8]>>],
-        now: impl Fn() -> Timestamp,
+        now: impl Fn() -> Uptime,
     ) -> Recalled {
         let hook = question.hook();
         let worth = &self.worth[hook.index()];
@@ -159,7 +159,7 @@ impl Remembered {
     }
 
     /// Remembers a verdict.
-    pub(super) fn keep(&self, place: Place, decision: &Arc<Decision>, until: Option<Timestamp>) {
+    pub(super) fn keep(&self, place: Place, decision: &Arc<Decision>, until: Option<Uptime>) {
         let worth = &self.worth[place.hook.index()];
         let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
         self.memo.put(place.key, Arc::clone(decision), until);
@@ -224,7 +224,7 @@ mod tests {
         for (length, fits) in [(KEY_BYTES_MAX - 12, true), (KEY_BYTES_MAX, false), (1 << 20, false)] {
             let value = vec![0; length];
             let values = [Some(Cow::Borrowed(&*value)), Some(Cow::Borrowed(&b"x"[..]))];
-            let recalled = remembered.recall(&Question::Key, &values, || Timestamp(0));
+            let recalled = remembered.recall(&Question::Key, &values, || Uptime(0));
             assert_eq!(matches!(recalled, Recalled::Unknown(_)), fits, "{length}");
             assert_eq!(matches!(recalled, Recalled::Off), !fits, "{length}");
         }

@@ -21,10 +21,17 @@ const MAD: &[u8] = include_bytes!("../../plugins/dist/mad.wasm");
 const NOSY: &[u8] = include_bytes!("../../plugins/dist/nosy.wasm");
 const TENANT_KEY: &[u8] = include_bytes!("../../plugins/dist/tenant-key.wasm");
 
+const ENGINE_LIMITS: EngineLimits = EngineLimits {
+    instances_max: 1,
+    memory_bytes_max: 32 << 20,
+    cache_dir: None,
+    cache_bytes_max: 1 << 30,
+    fuel: false,
+};
+
 /// One for all tests, so that each component is compiled once.
-static ENGINE: LazyLock<Arc<Engine>> = LazyLock::new(|| {
-    Engine::new(&EngineLimits { instances_max: 32, memory_bytes_max: 32 << 20, cache_dir: None, fuel: false }).unwrap()
-});
+static ENGINE: LazyLock<Arc<Engine>> =
+    LazyLock::new(|| Engine::new(&EngineLimits { instances_max: 32, ..ENGINE_LIMITS }).unwrap());
 
 const LIMITS: PolicyLimits = PolicyLimits {
     memory_bytes_max: 32 << 20,
@@ -233,8 +240,7 @@ fn a_generation_on_its_way_out_keeps_no_instances() {
 
 #[test]
 fn fuel_is_counted_where_it_is_wanted() {
-    let limits = EngineLimits { instances_max: 1, memory_bytes_max: 32 << 20, cache_dir: None, fuel: true };
-    let engine = Engine::new(&limits).unwrap();
+    let engine = Engine::new(&EngineLimits { fuel: true, ..ENGINE_LIMITS }).unwrap();
     let mad = config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL);
     let plugin = Plugin::load(&engine, "p", &mad, &Metrics::new()).unwrap();
     assert!(ask(&plugin, "echo").is_ok());
@@ -244,28 +250,51 @@ fn fuel_is_counted_where_it_is_wanted() {
     assert!(short > 0 && mean > 2 * short, "{short}, {mean}");
 }
 
+/// Starts anew with compiled components in `dir`, has one decide, and returns the only file there with its inode: another
+/// one has been written anew.
+fn started_with(dir: &std::path::Path) -> (std::path::PathBuf, u64) {
+    let engine = Engine::new(&EngineLimits { cache_dir: Some(dir.to_owned()), ..ENGINE_LIMITS }).unwrap();
+    let mad = config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL);
+    let plugin = Plugin::load(&engine, "p", &mad, &Metrics::new()).unwrap();
+    assert!(ask(&plugin, "echo").is_ok());
+    let files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let [file] = &*files else { panic!("one file and not {files:?}") };
+    (file.clone(), std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(file).unwrap()))
+}
+
 #[test]
-fn compiled_components_are_found_again() {
+fn compiled_components_are_found_again_and_damaged_ones_are_compiled_anew() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("compiled");
-    for _ in 0..2 {
-        let limits =
-            EngineLimits { instances_max: 1, memory_bytes_max: 32 << 20, cache_dir: Some(cache.clone()), fuel: false };
-        let plugin = Plugin::load(
-            &Engine::new(&limits).unwrap(),
-            "p",
-            &config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL),
-            &Metrics::new(),
-        );
-        assert!(ask(&plugin.unwrap(), "echo").is_ok());
+    let (file, mut written) = started_with(&cache);
+    assert_eq!(started_with(&cache), (file.clone(), written), "found again");
+    let whole = std::fs::read(&file).unwrap();
+    let middle = whole.len() / 2;
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for (what, bytes) in [
+        ("a bit in the code", flipped(middle)),
+        ("a bit in the checksum", flipped(10)),
+        ("cut off", whole[..middle].to_vec()),
+        ("empty", Vec::new()),
+        ("zeros to the end, as after a power failure", [&whole[..100], &vec![0_u8; middle]].concat()),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let (same, again) = started_with(&cache);
+        assert!(same == file && again != written, "{what}");
+        assert!(std::fs::read(&file).unwrap().starts_with(&whole[..8]), "{what}");
+        written = again;
+        assert_eq!(started_with(&cache), (file.clone(), written), "{what}: found again");
     }
-    assert!(std::fs::read_dir(&cache).unwrap().next().is_some());
 }
 
 #[test]
 fn the_breaker_opens_and_heals() {
     let time = Cell::new(0);
-    let now = || Timestamp(time.get());
+    let now = || Uptime(time.get());
     let breaker = Breaker { failures: 3, ..LIMITS.breaker };
     let plugin = obedient(PolicyLimits { breaker, ..LIMITS });
     let ask = |what| plugin.answer(&now, &Question::Key, &values(&[Some(what), None]));

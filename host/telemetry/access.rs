@@ -7,9 +7,10 @@ mod queue;
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     mem,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -17,6 +18,10 @@ use std::{
 };
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+};
 use thiserror::Error;
 
 use crate::config;
@@ -81,7 +86,8 @@ pub struct StillWriting {
 }
 
 impl AccessLog {
-    /// Opens the destination and starts the writer.
+    /// Opens the destination and starts the writer. A FIFO that nobody reads is opened as soon as somebody does; lines are
+    /// lost, and counted, until then.
     ///
     /// # Errors
     /// The file can't be opened for appending, or the system has no thread to give.
@@ -152,12 +158,20 @@ impl Destination for io::Stdout {}
 
 struct AppendedFile {
     path: PathBuf,
-    file: File,
+    /// `None` while it is a FIFO that nobody reads.
+    file: Option<File>,
 }
 
 impl AppendedFile {
     fn open(path: PathBuf) -> io::Result<Self> {
         Ok(Self { file: append(&path)?, path })
+    }
+
+    fn file(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none() {
+            self.file = append(&self.path)?;
+        }
+        self.file.as_mut().ok_or_else(|| io::Error::other("it is a FIFO that nobody reads"))
     }
 }
 
@@ -170,17 +184,33 @@ impl Destination for AppendedFile {
 
 impl Write for AppendedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_mut().map_or(Ok(()), Write::flush)
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    opened.map_err(|error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())))
+/// Opens a file for appending. `None` if it is a FIFO that nobody reads: a reader may come at any time, or never, so it
+/// isn't waited for.
+fn append(path: &Path) -> io::Result<Option<File>> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display()));
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let file = match OpenOptions::new().create(true).append(true).custom_flags(nonblocking).open(path) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) && is_fifo(path) => return Ok(None),
+        Err(error) => return Err(named(error)),
+    };
+    // Only opening must not wait. Writing may: the thread that does it has nothing else to do.
+    fcntl_getfl(&file)
+        .and_then(|flags| fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK)))
+        .map_err(|error| named(error.into()))?;
+    Ok(Some(file))
+}
+
+fn is_fifo(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 /// The writing thread.
@@ -262,9 +292,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc};
+    use std::{io::Read, sync::mpsc};
 
     use parking_lot::Mutex;
+    use rustix::fs::{CWD, Mode, mkfifoat};
 
     use super::*;
 
@@ -440,6 +471,36 @@ mod tests {
         log.close(PATIENCE).unwrap();
         assert_eq!(log.metrics().reopen_failed.get(), 1);
         assert_eq!(ids(&fs::read(moved.join("access.log")).unwrap()), ["1"]);
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_loses_counted_lines_until_somebody_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.fifo");
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        // Were this to wait for a reader, the test would never end.
+        let destination = Box::new(AppendedFile::open(path.clone()).unwrap());
+        let mut writer = Writer { destination, torn: false, failing: false, metrics: Metrics::new() };
+        writer.write_counted(&Batch::of(b"{\"id\":\"1\"}\n{\"id\":\"2\"}\n", 2));
+        assert_eq!((writer.metrics.failed.get(), writer.metrics.written.get()), (2, 0));
+
+        let nonblocking = OFlags::NONBLOCK.bits() as i32;
+        let mut reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).unwrap();
+        writer.write_counted(&Batch::of(b"{\"id\":\"3\"}\n", 1));
+        assert_eq!((writer.metrics.failed.get(), writer.metrics.written.get()), (2, 1));
+        writer.reopen();
+        writer.write_counted(&Batch::of(b"{\"id\":\"4\"}\n", 1));
+        drop(writer);
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).unwrap();
+        assert_eq!(ids(&text), ["3", "4"]);
+    }
+
+    #[test]
+    fn what_is_opened_without_waiting_is_written_with_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = append(&dir.path().join("access.log")).unwrap().unwrap();
+        assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::NONBLOCK));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::Error;
 use crate::{
-    config::{self, Breaker, Memo, PolicyLimits, PolicySource, Rollout},
+    config::{self, Breaker, Memo, Plugins, PolicyLimits, PolicySource, Rollout},
     plugin::{Engine, EngineLimits, Metrics, Plugin},
 };
 
@@ -75,7 +75,13 @@ pub(super) struct Bench {
 impl Bench {
     /// `fuel` counts instructions, which costs time.
     pub(super) fn new(memory_bytes_max: usize, fuel: bool) -> Result<Self, Error> {
-        let limits = EngineLimits { instances_max: INSTANCES_MAX, memory_bytes_max, cache_dir: cache_dir(), fuel };
+        let limits = EngineLimits {
+            instances_max: INSTANCES_MAX,
+            memory_bytes_max,
+            cache_dir: cache_dir(),
+            cache_bytes_max: Plugins::default().cache_bytes_max,
+            fuel,
+        };
         Ok(Self { engine: Engine::new(&limits)?, metrics: Metrics::new() })
     }
 

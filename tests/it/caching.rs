@@ -134,6 +134,27 @@ async fn age_at_the_origin_counts() {
     assert!(hit.cache().ttl() <= 20, "{:?}", hit.cache());
 }
 
+/// More digits than any number has.
+const MANY: &str = "99999999999999999999999";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ages_and_lifetimes_of_any_length_are_counted() {
+    let origin = Origin::start().await;
+    origin.on("/lasting", |_| {
+        let control = format!("max-age={MANY}, stale-while-revalidate={MANY}, stale-if-error={MANY}");
+        Reply::ok("l").header("cache-control", &control)
+    });
+    origin.on("/ancient", |_| Reply::fresh(60, "a").header("age", MANY));
+    let node = front(&origin).await;
+    node.fetch("/lasting").await;
+    let hit = node.hit("/lasting").await;
+    assert!(hit.cache().ttl() > (1 << 31) - 60, "{:?}", hit.cache());
+    for asked in 1..=3 {
+        assert!(!node.fetch("/ancient").await.is_hit(), "older than it may be");
+        assert_eq!(origin.hits("/ancient"), asked);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_age_of_an_answer_is_passed_on() {
     let origin = Origin::start().await;

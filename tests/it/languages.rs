@@ -69,7 +69,13 @@ async fn build(project: &Path, file: &Path, cache: &Path) {
 
 /// What every hook says of every record that it can be asked about, each with the record's title.
 fn decisions(file: &Path, groups: &[Group], cache_dir: Option<PathBuf>) -> Vec<(String, Hook, Value)> {
-    let limits = EngineLimits { instances_max: 2, memory_bytes_max: MEMORY_BYTES, cache_dir, fuel: false };
+    let limits = EngineLimits {
+        instances_max: 2,
+        memory_bytes_max: MEMORY_BYTES,
+        cache_dir,
+        cache_bytes_max: 1 << 30,
+        fuel: false,
+    };
     let engine = Engine::new(&limits).unwrap();
     groups.iter().flat_map(|group| of_group(&load(&engine, file, group), group)).collect()
 }

@@ -1,6 +1,6 @@
 //! The program: its command line, its signals, and what it survives.
 
-use std::{ffi::OsStr, time::Duration};
+use std::{ffi::OsStr, io::Read, os::unix::fs::OpenOptionsExt, time::Duration};
 
 use crate::harness::{
     LIMIT, eventually, is_sealed,
@@ -182,6 +182,33 @@ async fn the_access_log_is_reopened_on_hup() {
     process.fetch("/after").await;
     eventually("the next line in it", async || has(&log, "/after")).await;
     assert!(!has(&log, "/before") && has(&old, "/before") && process.is_alive());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_access_log_on_a_fifo_that_nobody_reads_holds_nothing_up() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::fresh(600, "x"));
+    let fifo = dir.path().join("access.fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // That it comes to be ready shows it: the log is opened before.
+    let mut process = Node::builder().origin(&origin.url()).access_log(&fifo).spawn().await;
+    process.fetch("/before").await;
+    eventually("lines that are counted", async || process.metric("holm_access_log_failed_total", "").await >= 1.0)
+        .await;
+
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut reader = std::fs::File::options().read(true).custom_flags(nonblocking).open(&fifo).unwrap();
+    let mut heard = Vec::new();
+    process.fetch("/after").await;
+    eventually("the line of the next request", async || {
+        // It is empty until the writer has come, and more may always follow.
+        let _ = reader.read_to_end(&mut heard);
+        String::from_utf8_lossy(&heard).contains("/after")
+    })
+    .await;
+    assert!(!String::from_utf8_lossy(&heard).contains("/before"), "it was lost");
+    process.signal("TERM");
+    assert!(process.ended().await.success(), "{}", process.said());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

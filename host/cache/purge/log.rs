@@ -45,7 +45,7 @@ pub trait Log: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
-    fn members<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Member>, Error>>;
+    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>>;
 
     /// Signs a member off; unless it has reported since, if `unless_changed`.
     ///
@@ -98,6 +98,17 @@ pub struct Member {
     pub log: Incarnation,
     /// What it said last.
     pub report: Report,
+}
+
+/// The members of a log at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The log's incarnation.
+    pub log: Incarnation,
+    /// The server, as in [`Appended::server`].
+    pub server: Option<String>,
+    /// Those that have signed on and not off.
+    pub members: Vec<Member>,
 }
 
 /// What reading on brought.

@@ -38,7 +38,8 @@ pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Upti
     let mut receipt = Receipt { position: purge.position, ..Receipt::default() };
     for member in members {
         // A member of a later incarnation has begun anew: what it had stored before is doubtful to it.
-        let applied = member.log != purge.log || member.report.applied >= purge.position;
+        let applied =
+            member.log.is_after(purge.log) || member.log == purge.log && member.report.applied >= purge.position;
         let names = if applied {
             &mut receipt.applied
         } else if member.report.fence_ms.is_some_and(|fence| is_over(Duration::from_millis(fence), point, now)) {
@@ -78,11 +79,11 @@ mod tests {
 
     fn member(node: &str, log: u64, applied: u64, fence_ms: Option<u64>) -> Member {
         let report = Report { applied: Position(applied), fence_ms, beat: 0 };
-        Member { node: node.to_owned(), instance: 0, log: Incarnation(log), report }
+        Member { node: node.to_owned(), instance: 0, log: Incarnation(log << 32), report }
     }
 
     fn judged(members: &[Member], known_after_ms: u64, after_ms: u64) -> (String, bool) {
-        let purge = Appended { log: Incarnation(1), position: Position(7), server: None };
+        let purge = Appended { log: Incarnation(1 << 32), position: Position(7), server: None };
         let point = Standpoint { appended: Uptime(1_000), known_from: Uptime(1_000 + known_after_ms) };
         let (receipt, complete) = judge(members, &purge, &point, Uptime(1_000 + after_ms));
         let part = |names: &[String]| names.join(" ");
@@ -100,6 +101,7 @@ mod tests {
             ("not all may be known", vec![done.clone()], 4_130, 4_100, "a||", false),
             ("now they are", vec![done.clone()], 4_130, 4_130, "a||", true),
             ("one began anew", vec![done.clone(), member("b", 2, 0, Some(4_000))], 0, 0, "a b||", true),
+            ("one that hasn't begun anew yet", vec![done.clone(), member("b", 0, 9, Some(4_000))], 0, 0, "a||b", false),
             ("two of one name", vec![done, member("a", 1, 6, Some(4_000))], 0, 0, "||a", false),
             ("nobody at all", vec![], 0, 0, "||", true),
         ];

@@ -9,8 +9,8 @@ use tokio::{sync::Mutex, time::timeout};
 
 use super::{
     Error,
-    log::{Append, Appended, Entry, Followed, Log, Member, Report, Tied, chained},
-    table::{Cursor, Incarnation, Kind, Link, Position, Record},
+    log::{Append, Appended, Entry, Followed, Listed, Log, Member, Report, Tied, chained},
+    table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Record},
 };
 use crate::{cache::tag::Tag, clock, config};
 
@@ -26,9 +26,11 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         "local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
         local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
         if not (s[1] and s[2] and s[3]) or (last and last[1] ~= s[2] .. '-0') then
-          redis.call('DEL', KEYS[2], KEYS[3])
-          redis.call('HSET', KEYS[1], 'id', ARGV[1], 'seq', '0', 'tip', '0')
-          s = {ARGV[1], '0', '0'}
+          redis.call('DEL', KEYS[2])
+          if not s[1] then redis.call('DEL', KEYS[3]) end
+          local number = math.floor(tonumber(s[1] or '0') / 4294967296) + 1
+          s = {string.format('%.0f', number * 4294967296 + tonumber(ARGV[1])), '0', '0'}
+          redis.call('HSET', KEYS[1], 'id', s[1], 'seq', '0', 'tip', '0')
         end
         local seq, tip = tonumber(s[2]), s[3]
         for i = 3, #ARGV, 4 do
@@ -76,14 +78,22 @@ static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Those who have signed on stay on the list: they are waited for until they have begun anew as well.
 static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if (redis.call('HGET', KEYS[1], 'id') or '0') == ARGV[1] then
-          redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-          redis.call('HSET', KEYS[1], 'id', ARGV[2], 'seq', '0', 'tip', '0')
+        "local id = redis.call('HGET', KEYS[1], 'id')
+        if (id or '0') == ARGV[1] then
+          redis.call('DEL', KEYS[1], KEYS[2])
+          if not id then redis.call('DEL', KEYS[3]) end
+          local number = math.floor(tonumber(ARGV[1]) / 4294967296) + 1
+          id = string.format('%.0f', number * 4294967296 + tonumber(ARGV[2]))
+          redis.call('HSET', KEYS[1], 'id', id, 'seq', '0', 'tip', '0')
         end",
     )
 });
+
+static MEMBERS: LazyLock<Script> =
+    LazyLock::new(|| Script::new("return {redis.call('HGET', KEYS[1], 'id') or '0', redis.call('HGETALL', KEYS[2])}"));
 
 static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -194,7 +204,7 @@ impl RedisLog {
     async fn append(&self, purges: &[Append]) -> Result<Appended, Error> {
         let mut call = APPEND.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
-        call.arg(random()).arg(self.log_max);
+        call.arg(lower_bits()).arg(self.log_max);
         for purge in purges {
             let kind = match purge.kind {
                 Kind::Hard => "hard",
@@ -228,17 +238,19 @@ impl RedisLog {
 
     async fn begin_anew(&self, from: Incarnation) -> Result<(), Error> {
         let mut call = BEGIN_ANEW.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(from.0).arg(random());
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(from.0).arg(lower_bits());
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }
 
-    async fn members(&self) -> Result<Vec<Member>, Error> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(&self.names.members);
-        let call = async |connection: &mut MultiplexedConnection| command.query_async(connection).await;
-        let (members, _): (HashMap<String, String>, _) = self.with(&self.calls, PATIENCE, call).await?;
-        Ok(members.iter().filter_map(|(field, said)| self::member(field, said)).collect())
+    async fn members(&self) -> Result<Listed, Error> {
+        let mut call = MEMBERS.prepare_invoke();
+        call.key(&self.names.state).key(&self.names.members);
+        let call = async |connection: &mut MultiplexedConnection| call.invoke_async(connection).await;
+        let ((log, members), server): ((u64, HashMap<String, String>), _) =
+            self.with(&self.calls, PATIENCE, call).await?;
+        let members = members.iter().filter_map(|(field, said)| self::member(field, said)).collect();
+        Ok(Listed { log: Incarnation(log), server, members })
     }
 
     async fn sign_off(&self, member: &Member, unless_changed: bool) -> Result<(), Error> {
@@ -267,7 +279,7 @@ impl Log for RedisLog {
         Box::pin(self.begin_anew(from))
     }
 
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
+    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>> {
         Box::pin(self.members())
     }
 
@@ -279,6 +291,11 @@ impl Log for RedisLog {
 /// A number that no other has; not zero, and exact in the scripts' language.
 fn random() -> u64 {
     fastrand::u64(1..1 << 53)
+}
+
+/// The random part of an incarnation.
+fn lower_bits() -> u64 {
+    fastrand::u64(1..1 << INCARNATION_BITS)
 }
 
 /// Under which name a member is listed: a process is a member, not a name.

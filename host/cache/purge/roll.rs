@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     fence::certainly,
-    log::{Appended, Member},
+    log::{Appended, Listed, Member},
     table::Incarnation,
 };
 use crate::clock::Uptime;
@@ -18,10 +18,15 @@ pub struct Roll {
     fence: Duration,
     lost: Duration,
     /// The log and its server, and since when this node has followed them without a lapse.
-    place: Option<(Incarnation, Option<String>)>,
+    place: Option<Place>,
     since: Uptime,
+    /// Where the last list was read.
+    listed_at: Option<Place>,
     seen: Vec<Seen>,
 }
+
+/// A log's incarnation, and its server.
+type Place = (Incarnation, Option<String>);
 
 #[derive(Debug)]
 struct Seen {
@@ -38,7 +43,7 @@ impl Roll {
     /// An empty roll.
     #[must_use]
     pub const fn new(fence: Duration, lost: Duration) -> Self {
-        Self { fence, lost, place: None, since: Uptime(0), seen: Vec::new() }
+        Self { fence, lost, place: None, since: Uptime(0), listed_at: None, seen: Vec::new() }
     }
 
     /// Notes that this node read the log of this place to its end; `lapsed` if its fence had expired before.
@@ -46,10 +51,6 @@ impl Roll {
         let place = Some((log, server));
         if lapsed || place != self.place {
             (self.place, self.since) = (place, now);
-            // Whatever happened to the log may have happened to its list.
-            for seen in &mut self.seen {
-                seen.listed = false;
-            }
         }
     }
 
@@ -66,8 +67,15 @@ impl Roll {
     }
 
     /// Takes the log's list, and returns it with those that are carried on.
-    pub fn look(&mut self, members: Vec<Member>, now: Uptime) -> Vec<Member> {
-        let before = std::mem::take(&mut self.seen);
+    pub fn look(&mut self, listed: Listed, now: Uptime) -> Vec<Member> {
+        let Listed { log, server, members } = listed;
+        let mut before = std::mem::take(&mut self.seen);
+        let place = Some((log, server));
+        if place != self.listed_at {
+            // Whatever happened to the log may have happened to its list: to be missing on it means nothing.
+            before.iter_mut().for_each(|seen| seen.listed = false);
+            self.listed_at = place;
+        }
         let same =
             |seen: &Seen, member: &Member| seen.member.instance == member.instance && seen.member.node == member.node;
         let carried = before.iter().filter(|seen| !seen.listed && now.since(seen.at) < self.lost);
@@ -128,6 +136,10 @@ mod tests {
         Member { node: node.to_owned(), instance, log: Incarnation(1), report }
     }
 
+    fn listed(members: Vec<Member>) -> Listed {
+        Listed { log: Incarnation(1), server: server("s"), members }
+    }
+
     fn names(members: &[Member]) -> String {
         members.iter().map(|member| member.node.as_str()).collect()
     }
@@ -139,22 +151,21 @@ mod tests {
     #[test]
     fn a_member_that_leaves_is_gone_and_one_that_a_lost_list_had_is_carried_on() {
         let mut roll = Roll::new(FENCE, LOST);
-        roll.read(Incarnation(1), server("s"), false, Uptime(1));
-        assert_eq!(names(&roll.look(vec![member("a", 1, 1), member("b", 2, 1)], Uptime(1))), "ab");
-        assert_eq!(names(&roll.look(vec![member("a", 1, 2)], Uptime(2))), "a", "it signed off");
-        roll.look(vec![member("a", 1, 2), member("c", 3, 1)], Uptime(3));
-        roll.read(Incarnation(2), server("s"), false, Uptime(4));
-        assert_eq!(names(&roll.look(vec![member("a", 1, 3)], Uptime(4))), "ca");
-        assert_eq!(names(&roll.look(vec![member("a", 1, 3)], Uptime(60_000))), "ca");
-        assert_eq!(names(&roll.look(vec![member("a", 1, 4)], Uptime(60_003))), "a", "silent for too long");
+        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1)]), Uptime(1))), "ab");
+        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 2)]), Uptime(2))), "a", "it signed off");
+        roll.look(listed(vec![member("a", 1, 2), member("c", 3, 1)]), Uptime(3));
+        let anew = |beat| Listed { server: server("t"), ..listed(vec![member("a", 1, beat)]) };
+        assert_eq!(names(&roll.look(anew(3), Uptime(4))), "ca");
+        assert_eq!(names(&roll.look(anew(3), Uptime(60_000))), "ca");
+        assert_eq!(names(&roll.look(anew(4), Uptime(60_003))), "a", "silent for too long");
     }
 
     #[test]
     fn an_operator_signs_off_whom_he_knows_to_be_dead() {
         let mut roll = Roll::new(FENCE, LOST);
-        roll.look(vec![member("a", 1, 1), member("b", 2, 1), member("b", 3, 1)], Uptime(1));
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1), member("b", 3, 1)]), Uptime(1));
         assert_eq!(roll.sign_off("b").len(), 2);
-        assert_eq!(names(&roll.look(vec![member("a", 1, 1)], Uptime(2))), "a");
+        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 1)]), Uptime(2))), "a");
     }
 
     #[test]
@@ -163,7 +174,7 @@ mod tests {
         let mut serving = member("s", 3, 1);
         serving.report.fence_ms = None;
         for (now, beat) in [(1, 1), (50_000, 2), (61_000, 3)] {
-            roll.look(vec![member("a", 1, beat), member("b", 2, 1), serving.clone()], Uptime(now));
+            roll.look(listed(vec![member("a", 1, beat), member("b", 2, 1), serving.clone()]), Uptime(now));
         }
         assert_eq!(names(&roll.lost(Uptime(61_000))), "", "not for certain");
         assert_eq!(names(&roll.lost(Uptime(61_260))), "b");
@@ -172,11 +183,11 @@ mod tests {
     #[test]
     fn two_processes_of_one_name_are_noticed_when_both_report() {
         let mut roll = Roll::new(FENCE, LOST);
-        roll.look(vec![member("a", 1, 1), member("a", 2, 1)], Uptime(1));
+        roll.look(listed(vec![member("a", 1, 1), member("a", 2, 1)]), Uptime(1));
         assert!(!roll.has_namesake("a", 1), "it may have been this node's life before");
-        roll.look(vec![member("a", 1, 2), member("a", 2, 1)], Uptime(2));
+        roll.look(listed(vec![member("a", 1, 2), member("a", 2, 1)]), Uptime(2));
         assert!(!roll.has_namesake("a", 1));
-        roll.look(vec![member("a", 1, 3), member("a", 2, 2)], Uptime(3));
+        roll.look(listed(vec![member("a", 1, 3), member("a", 2, 2)]), Uptime(3));
         assert!(roll.has_namesake("a", 1));
     }
 

@@ -24,6 +24,17 @@ impl std::fmt::Display for Position {
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 
+impl Incarnation {
+    /// Whether this one began after `other`. Two that began after the same one, in histories that parted, have no order.
+    #[must_use]
+    pub const fn is_after(self, other: Self) -> bool {
+        self.0 >> INCARNATION_BITS > other.0 >> INCARNATION_BITS
+    }
+}
+
+/// The lower bits of an incarnation are random, the others its running number.
+pub const INCARNATION_BITS: u32 = 32;
+
 /// A random number that its writer gave to a record and that the next record repeats. Two records of the same number that
 /// have different links are of two histories.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

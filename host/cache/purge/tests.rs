@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    log::{Entry, Followed, Tied, chained},
+    log::{Entry, Followed, Listed, Tied, chained},
     *,
 };
 
@@ -47,10 +47,15 @@ impl FakeLog {
     }
 }
 
+/// An incarnation after another.
+fn after(id: u64) -> u64 {
+    (((id >> 32) + 1) << 32) | fastrand::u64(1..1 << 32)
+}
+
 impl Server {
     fn add(&mut self, purge: Option<(Tag, Kind)>) -> Position {
         if self.id == 0 {
-            *self = Self { id: fastrand::u64(1..), name: self.name, ..Self::default() };
+            *self = Self { id: after(0), name: self.name, ..Self::default() };
         }
         let position = Position(self.last().0.0 + 1);
         let record = purge.map(|(tag, kind)| Record { position, tag, kind, url: false });
@@ -107,14 +112,19 @@ impl Log for FakeLog {
         Box::pin(async move {
             let mut server = self.reach()?;
             if server.id == from.0 {
-                *server = Server { id: fastrand::u64(1..), name: server.name, ..Server::default() };
+                let members = std::mem::take(&mut server.members);
+                *server = Server { id: after(from.0), name: server.name, members, ..Server::default() };
             }
             Ok(())
         })
     }
 
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, Error>> {
-        Box::pin(async move { Ok(self.reach()?.members.values().cloned().collect()) })
+    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>> {
+        Box::pin(async move {
+            let server = self.reach()?;
+            let members = server.members.values().cloned().collect();
+            Ok(Listed { log: Incarnation(server.id), server: Some(server.name.to_string()), members })
+        })
     }
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {

@@ -11,9 +11,10 @@ use foyer::{
     HybridCacheProperties, Location, PsyncIoEngineConfig, RecoverMode, S3FifoConfig, Spawner,
 };
 use fs4::fs_std::FileExt;
+use parking_lot::Mutex;
 use tracing::warn;
 
-use super::Error;
+use super::{Error, seldom::Seldom};
 use crate::{
     cache::{
         Metrics,
@@ -21,7 +22,7 @@ use crate::{
         entry::Value,
         key::{Key, KeyHash},
     },
-    config,
+    clock, config,
 };
 
 /// Locks in memory at most. More than cores: a hit holds one only for a pointer's copy.
@@ -42,6 +43,8 @@ pub(super) struct Local {
     has_disk: bool,
     value_bytes_max: usize,
     metrics: Metrics,
+    failed: Mutex<Seldom>,
+    lost: Mutex<Seldom>,
 }
 
 impl Local {
@@ -65,14 +68,13 @@ impl Local {
                     .with_capacity(tier.bytes)
                     .build()
                     .map_err(|error| disk(&tier.dir, error))?;
-                reserve(&tier.dir.join("objects")).map_err(|error| disk(&tier.dir, error))?;
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(DISK_THREADS)
                     .thread_name("holm-disk")
                     .enable_all()
                     .build()
                     .map_err(|error| disk(&tier.dir, error))?;
-                builder
+                let built = builder
                     .with_io_engine_config(PsyncIoEngineConfig::new())
                     .with_engine_config(
                         BlockEngineConfig::new(device)
@@ -83,7 +85,10 @@ impl Local {
                     .with_spawner(Spawner::from(runtime))
                     .build()
                     .await
-                    .map_err(|error| disk(&tier.dir, error))
+                    .map_err(|error| disk(&tier.dir, error))?;
+                // Not before: it is the store that makes its files and gives them their length. Nothing is written yet.
+                reserve(&tier.dir.join("objects")).map_err(|error| disk(&tier.dir, error))?;
+                Ok(built)
             }
         };
         Ok(Self {
@@ -91,6 +96,8 @@ impl Local {
             has_disk: config.disk.is_some(),
             value_bytes_max: config.memory.value_bytes_max,
             metrics: metrics.clone(),
+            failed: Mutex::default(),
+            lost: Mutex::default(),
         })
     }
 
@@ -104,12 +111,31 @@ impl Local {
             return None;
         }
         match self.cache.get(key).await {
-            Ok(found) => found.map(|entry| entry.value().clone()),
-            Err(error) => {
-                self.metrics.disk_errors.inc();
-                warn!(%error, "a read from the disk tier failed; it counts as a miss");
+            Ok(Some(found)) => Some(found.value().clone()),
+            Ok(None) => {
+                // The store takes what is damaged out of its index, and says of it only that it isn't there.
+                if !self.cache.storage().may_contains(key) {
+                    self.note_lost();
+                }
                 None
             }
+            Err(error) => {
+                self.metrics.disk_errors.inc();
+                if let Some(others) = self.failed.lock().admit(clock::uptime()) {
+                    warn!(%error, others, "a read from the disk tier failed; such reads count as misses");
+                }
+                None
+            }
+        }
+    }
+
+    fn note_lost(&self) {
+        self.metrics.disk_lost.inc();
+        if let Some(others) = self.lost.lock().admit(clock::uptime()) {
+            warn!(
+                others,
+                "a value on disk was gone when it was read: damaged, or replaced meanwhile; it counts as a miss"
+            );
         }
     }
 
@@ -147,8 +173,8 @@ fn shards(memory: &config::Memory) -> usize {
     (memory.bytes / memory.value_bytes_max.saturating_mul(VALUES_PER_SHARD).max(1)).clamp(1, SHARDS_MAX)
 }
 
-/// Takes the tier's space now, where the file system can: a disk that fills up later fails other programs, not this
-/// tier, whose writer doesn't survive a failed write.
+/// Takes the space of the store's files now, where the file system can: a disk that fills up later fails other programs,
+/// not this tier, whose writer doesn't survive a failed write.
 fn reserve(objects: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(objects)? {
         let file = std::fs::OpenOptions::new().write(true).open(entry?.path())?;
@@ -203,5 +229,36 @@ impl Code for Value {
 
     fn estimated_size(&self) -> usize {
         8 + self.weight()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_space_is_taken_at_the_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = fs::File::create(dir.path().join("probe")).unwrap();
+        if FileExt::allocate(&probe, 1 << 20).is_err() {
+            eprintln!("skipped: this file system can't reserve space");
+            return;
+        }
+        let config = config::Cache {
+            memory: config::Memory { bytes: 1 << 20, value_bytes_max: 1 << 16 },
+            disk: Some(config::Disk { dir: dir.path().to_owned(), bytes: 64 << 20 }),
+            ..config::Cache::default()
+        };
+        let local = Local::open(&config, &Metrics::default()).await.unwrap();
+        let files = fs::read_dir(dir.path().join("objects")).unwrap();
+        let files: Vec<_> = files.map(|entry| entry.unwrap().metadata().unwrap()).collect();
+        let length: u64 = files.iter().map(fs::Metadata::len).sum();
+        // `blocks` counts 512 bytes each, whatever the file system's own blocks are.
+        let taken: u64 = files.iter().map(|file| file.blocks() * 512).sum();
+        assert!(length >= 48 << 20, "the store has files of {length} bytes");
+        assert!(taken >= length, "{taken} of {length} bytes are taken");
+        local.close().await;
     }
 }

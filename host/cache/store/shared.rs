@@ -83,7 +83,7 @@ impl Shared {
 
     /// Asks within the budget, unless the breaker is open.
     async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
-        if self.breaker.lock().permit(clock::now()) == Permit::No {
+        if self.breaker.lock().permit(clock::uptime()) == Permit::No {
             self.metrics.redis_skipped.inc();
             return None;
         }
@@ -164,7 +164,7 @@ fn note(breaker: &Mutex<Breaker>, metrics: &Metrics, failure: Option<&str>) {
     if failure.is_some() {
         metrics.redis_errors.inc();
     }
-    let opened = breaker.lock().record(failure.is_none(), clock::now());
+    let opened = breaker.lock().record(failure.is_none(), clock::uptime());
     if opened {
         warn!(reason = failure, "the Redis tier fails; it is left alone for a while");
     }

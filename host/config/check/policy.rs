@@ -8,7 +8,7 @@ use crate::config::{
     Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode,
     findings::Findings,
     raw::{self, Named},
-    units::{DAY_MS, GIB, KIB, MIB, MINUTE_MS},
+    units::{DAY_MS, GIB, KIB, MIB, MINUTE_MS, TIB},
 };
 
 const MODES: [(&str, RolloutMode); 3] =
@@ -18,6 +18,7 @@ pub(super) fn plugins(raw: &raw::Plugins, it: &mut Findings<'_>) -> Plugins {
     let base = Plugins::default();
     Plugins {
         cache_dir: raw.cache_dir.as_ref().map(|given| it.path(given, "cache of compiled policies")),
+        cache_bytes_max: it.bytes("cache_bytes_max", &raw.cache_bytes_max, base.cache_bytes_max, &(MIB..=16 * TIB)),
         watch: raw.watch.unwrap_or(base.watch),
     }
 }

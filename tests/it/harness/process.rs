@@ -54,17 +54,6 @@ impl Process {
         Self::launch(&mut command, tempfile::tempdir().unwrap()).await
     }
 
-    /// Like [`Process::serve`], but writing past a file-size limit fails instead of ending the process.
-    #[cfg(target_os = "linux")]
-    pub(crate) async fn serve_limited(config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("holm.toml");
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_holm")]).arg(file);
-        Self::launch(&mut command, dir).await
-    }
-
     async fn launch(command: &mut Command, dir: TempDir) -> Self {
         command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Running(command.spawn().unwrap());

@@ -145,6 +145,7 @@ fn head() -> RequestHead {
         scheme: Scheme::Http,
         authority: HeaderValue::from_static("bench.example"),
         target: "/catalogue/item?id=17&lang=en".parse().expect("a target"),
+        received: None,
         headers,
         client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
     }

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub purge_fence_ms: Gauge,
     /// Whether another node of the region has this node's name.
     pub purge_namesakes: Gauge,
+    /// Responses not stored because of their tags.
+    pub tags_refused: Counter,
 }
 
 impl Metrics {
@@ -106,6 +108,7 @@ impl Metrics {
             ("cache_purge_invalidations", "URLs that unsafe methods invalidated", &self.purge_invalidations),
             ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
             ("cache_purge_logs_lost", "How often the purge log had lost records", &self.purge_logs_lost),
+            ("cache_tags_refused", "Responses not stored because of their tags", &self.tags_refused),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());

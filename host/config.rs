@@ -117,6 +117,8 @@ pub struct Cache {
     pub part_bytes: usize,
     /// How far ahead of this node's clock the time of storing may lie; what lies further ahead is stale.
     pub clock_skew: Duration,
+    /// Different tags that a response may have; with more it isn't kept.
+    pub object_tags_max: usize,
     /// The first tier.
     pub memory: Memory,
     /// The second tier.
@@ -415,8 +417,10 @@ pub struct Route {
     pub name: String,
     /// Hosts without port, lower case; empty means any. `*.example.org` matches one or more labels.
     pub hosts: Vec<String>,
-    /// Path prefix, matched at a segment border; `/` means any.
+    /// Path prefix in its normal form, matched at a segment border; `/` means any.
     pub path: String,
+    /// Which spelling of a path its origins are sent.
+    pub forward_path: ForwardPath,
     /// HTTP semantics or questions.
     pub mode: Mode,
     /// Name of the pool.
@@ -451,6 +455,16 @@ pub enum Mode {
     Http,
     /// A POST whose answer depends on its body.
     Infer(Protocol),
+}
+
+/// Which spelling of a request's path origins are sent. Routes are matched by the normal form in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// The normal form: the origin sees what was matched.
+    #[default]
+    Normalized,
+    /// The one that came.
+    AsReceived,
 }
 
 /// How a body is split into questions and joined again.

@@ -117,7 +117,7 @@ struct PurgeFlags {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct ScopeFlags {
-    /// A URL as clients ask for it
+    /// A URL as clients ask for it, in any spelling
     #[arg(long)]
     url: Option<String>,
     /// A key, 64 hex digits, from the access log

@@ -1,7 +1,11 @@
 //! What travels between the rooms: a request, a response and their bodies, free of any server or client library.
 
+pub mod authority;
 pub mod body;
 pub mod problem;
+pub mod tag;
+pub mod target;
+pub mod url;
 
 use std::net::IpAddr;
 
@@ -57,10 +61,13 @@ pub struct RequestHead {
     pub method: Method,
     /// The scheme the client used.
     pub scheme: Scheme,
-    /// Host and optional port, lower case, ASCII: from `:authority`, the absolute target or `Host`.
+    /// Host and optional port in their [normal form](authority::normal): from `:authority`, the absolute target or
+    /// `Host`.
     pub authority: HeaderValue,
-    /// Path and query as sent.
+    /// The path in its [normal form](target::normalise), and the query as received.
     pub target: PathAndQuery,
+    /// Path and query as received, if the path was spelled otherwise.
+    pub received: Option<PathAndQuery>,
     /// The header fields, `Host` removed (it is [`RequestHead::authority`]).
     pub headers: HeaderMap,
     /// Who asks.
@@ -74,9 +81,9 @@ impl RequestHead {
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// `scheme://authority/path?query`, as a purge by URL names it.
+    /// `scheme://authority/path?query` in the form by which a URL is purged: the same for all its spellings.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("{}://{}{}", self.scheme.as_str(), self.authority(), self.target)
+        url::spelled(self.scheme, self.authority(), self.target.path(), self.target.query())
     }
 }

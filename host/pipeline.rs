@@ -22,16 +22,19 @@ use http::{Method, StatusCode};
 pub use self::{
     advice::Advice,
     prefetch::Metrics,
-    route::{Destination, Route, Routes},
+    route::{Destination, Route, Routes, Taken},
     trail::{Lookup, Trail},
 };
-use self::{fetch::Landing, infer::Told, prefetch::Prefetcher, web::Quick};
+use self::{fetch::Landing, infer::Told, keying::Keyed, prefetch::Prefetcher, web::Quick};
 use crate::{
-    cache::{Cache, collapse::Flights},
+    cache::{Cache, collapse::Flights, status::Forward},
     clock, config,
     message::{Request, Response, problem::problem},
     policy::{Hook, PoolStats, Pools},
 };
+
+/// Why a request whose path origins may take for one of another route is kept out of the cache.
+const AMBIGUOUS: &str = "ambiguous-path";
 
 /// What a request is answered with, and why.
 #[derive(Debug)]
@@ -79,13 +82,13 @@ impl Pipeline {
 
     /// Answers a request, and sees to what its policy thinks will be asked next.
     pub async fn serve(self: &Arc<Self>, request: Request) -> Served {
-        let Some(route) = self.routes.find(&request.head) else { return self.no_route(&request) };
-        let advice = Advice::of(route, &request.head);
+        let Some(taken) = self.routes.find(&request.head) else { return self.no_route(&request) };
+        let advice = Advice::of(taken.route, &request.head);
         if !advice.has(Hook::Prefetch) {
-            return self.serve_on(route, advice, request).await;
+            return self.serve_on(taken, advice, request).await;
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
-        let served = self.serve_on(route, advice, request).await;
+        let served = self.serve_on(taken, advice, request).await;
         let hit = served.trail.forward.is_none() && matches!(served.trail.lookup, Lookup::Hit | Lookup::Stale);
         if !served.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
@@ -99,18 +102,27 @@ impl Pipeline {
     async fn answer(self: &Arc<Self>, request: Request) -> Served {
         match self.routes.find(&request.head) {
             None => self.no_route(&request),
-            Some(route) => self.serve_on(route, Advice::of(route, &request.head), request).await,
+            Some(taken) => self.serve_on(taken, Advice::of(taken.route, &request.head), request).await,
         }
     }
 
-    async fn serve_on(self: &Arc<Self>, route: &Arc<Route>, advice: Advice, request: Request) -> Served {
-        // A fresh memory hit, the case that counts, never enters the large futures below.
-        let keyed = match web::quick(self, route, &advice, &request) {
-            Quick::Hit(response, key) => return Served { response, trail: Trail::of_hit(route, advice, key) },
-            Quick::Onward(keyed) => keyed,
+    async fn serve_on(self: &Arc<Self>, taken: Taken<'_>, advice: Advice, request: Request) -> Served {
+        let Taken { route, is_ambiguous } = taken;
+        let keyed = if is_ambiguous {
+            Some(Keyed::Bypass(AMBIGUOUS.to_owned()))
+        } else {
+            // A fresh memory hit, the case that counts, never enters the large futures below.
+            match web::quick(self, route, &advice, &request) {
+                Quick::Hit(response, key) => return Served { response, trail: Trail::of_hit(route, advice, key) },
+                Quick::Onward(keyed) => keyed,
+            }
         };
         let (route, advice) = (Arc::clone(route), Arc::new(advice));
         match route.splits() {
+            Some(_) if is_ambiguous => {
+                let trail = Trail { detail: Some(AMBIGUOUS.into()), ..Trail::on(&route, &advice) };
+                Box::pin(self.pass(&route, &advice, request, Forward::Bypass, trail)).await
+            }
             Some(protocol) => Box::pin(infer::serve(self, route, protocol, advice, request)).await,
             None => Box::pin(web::serve(self, route, advice, request, keyed)).await,
         }

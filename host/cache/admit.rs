@@ -25,6 +25,17 @@ pub enum Admission {
     Refuse(Refusal),
 }
 
+impl Admission {
+    /// This, unless what would be stored can't be, for another reason.
+    #[must_use]
+    pub fn unless(self, refusal: impl FnOnce() -> Option<Refusal>) -> Self {
+        match self {
+            Self::Store(storage) => refusal().map_or(Self::Store(storage), Self::Refuse),
+            refused @ Self::Refuse(_) => refused,
+        }
+    }
+}
+
 /// How to store an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
@@ -61,6 +72,10 @@ pub enum Refusal {
     VaryAny,
     /// Its body is over `object_bytes_max`.
     TooLarge,
+    /// It has more tags than `object_tags_max`.
+    TooManyTags,
+    /// It has a tag that no purge could name.
+    BadTag,
     /// The policy wants it so.
     Policy,
 }
@@ -80,6 +95,8 @@ impl Refusal {
             Self::NoLifetime => "no-lifetime",
             Self::VaryAny => "vary",
             Self::TooLarge => "too-large",
+            Self::TooManyTags => "too-many-tags",
+            Self::BadTag => "bad-tag",
             Self::Policy => "policy",
         }
     }

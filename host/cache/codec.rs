@@ -14,7 +14,8 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// Bumped when the layout below changes; other versions are misses.
+/// Bumped when the layout below changes, or what it means; other versions are misses. In version 1 an entry's tags may
+/// be incomplete, and that of its URL of another spelling.
 const FORMAT: u8 = 2;
 
 const OBJECT: u8 = 1;

@@ -4,9 +4,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    AccessLog, Batch, Breaker, Cache, Collapse, CutOff, Defaults, Disk, Eject, Endpoint, Health, Limits, Log, Memo,
-    Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, Timeouts,
-    findings::is_name,
+    AccessLog, Batch, Breaker, Cache, Collapse, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health, Limits,
+    Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
+    Timeouts, findings::is_name,
 };
 
 const KIB: usize = 1 << 10;
@@ -47,7 +47,7 @@ impl Default for Timeouts {
 }
 
 impl Default for Cache {
-    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB; clocks that differ by 2 s agree.
+    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB, with up to 1,024 tags; clocks that differ by 2 s agree.
     fn default() -> Self {
         Self {
             namespace: "holm".to_owned(),
@@ -55,6 +55,7 @@ impl Default for Cache {
             part_bytes: MIB,
             // Clocks that are kept by NTP differ by milliseconds; past this one of them is wrong.
             clock_skew: Duration::from_secs(2),
+            object_tags_max: 1_024,
             memory: Memory::default(),
             disk: None,
             redis: None,
@@ -253,6 +254,7 @@ impl Route {
             name: name.into(),
             hosts: Vec::new(),
             path: "/".to_owned(),
+            forward_path: ForwardPath::default(),
             mode: Mode::Http,
             pool: pool.into(),
             candidates: Vec::new(),

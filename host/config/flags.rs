@@ -173,6 +173,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         candidates: Vec::new(),
         policy,
         on_fault: None,
+        forward_path: None,
         ttl_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,

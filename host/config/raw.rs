@@ -79,6 +79,7 @@ pub(super) struct Cache {
     pub(super) object_bytes_max: Field<ByteSize>,
     pub(super) part_bytes: Field<ByteSize>,
     pub(super) clock_skew_ms: Field<Millis>,
+    pub(super) object_tags_max: Field<Count>,
     pub(super) memory: Memory,
     pub(super) disk: Option<Disk>,
     pub(super) redis: Option<Redis>,
@@ -258,6 +259,7 @@ pub(super) struct Route {
     #[serde(default)]
     pub(super) hosts: Vec<Spanned<String>>,
     pub(super) path: Field<String>,
+    pub(super) forward_path: Field<String>,
     pub(super) mode: Field<String>,
     pub(super) protocol: Field<String>,
     pub(super) pool: Spanned<String>,

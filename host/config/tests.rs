@@ -202,12 +202,13 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 19] = [
+    let table: [(&str, &[&str]); 20] = [
         ("node = \"a b\" # !", &["\"a b\" can't be the name of a node", "1 to 253"]),
         ("[limits]\nheaders_max = 0 # !", &["`headers_max` can't be 0", "8 to 10_000"]),
         ("[timeouts]\nidle_ms = 0 # !", &["`idle_ms` can't be 0 ms", "1 ms to"]),
         ("[cache]\npart_bytes = 1024 # !", &["`part_bytes` can't be 1KiB", "4KiB to 16MiB"]),
         ("[cache]\npart_bytes = \"17MiB\" # !", &["`part_bytes` can't be 17MiB"]),
+        ("[cache]\nobject_tags_max = 0 # !", &["`object_tags_max` can't be 0", "1 to 100_000"]),
         ("[cache]\nnamespace = \"a{b}\" # !", &["the name of a namespace"]),
         ("[cache.memory]\nbytes = \"1000kB\" # !", &["`bytes` can't be", "1MiB to"]),
         (
@@ -252,7 +253,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 13] = [
+    let table: [(&str, &[&str]); 16] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -264,6 +265,9 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         ("pool = \"web\"\non_fault = \"refuze\" # !", &["did you mean `refuse`?"]),
         ("pool = \"web\"\nhosts = [\"a.org\", \"A.org\"] # !", &["\"A.org\" is no host: it has capitals"]),
         ("pool = \"web\"\npath = \"v1\" # !", &["\"v1\" is no path of a route: it doesn't begin with `/`"]),
+        ("pool = \"web\"\npath = \"/a//%62\" # !", &["requests are matched in their normal form", "write `/a/b`"]),
+        ("pool = \"web\"\npath = \"/../a\" # !", &["`..` in its path leads above the root"]),
+        ("pool = \"web\"\nforward_path = \"as_received\" # !", &["did you mean `as-received`?"]),
         ("pool = \"web\"\ntag_headers = [\"x tags\"] # !", &["\"x tags\" is no header's name"]),
         ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
     ];

@@ -9,7 +9,11 @@ use ::http::{
 use super::authority;
 use crate::{
     config::Limits,
-    message::{Client, RequestHead, Response, Scheme, problem::problem},
+    message::{
+        Client, RequestHead, Response, Scheme,
+        problem::problem,
+        target::{self, TargetInvalid},
+    },
 };
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -25,6 +29,7 @@ pub(super) enum Rejection {
     Trace,
     Asterisk,
     TargetMalformed,
+    TargetAboveRoot,
     TargetTooLong,
     TooManyFields,
     FieldsTooLarge,
@@ -41,6 +46,15 @@ pub(super) enum Rejection {
     BodyTooLarge,
 }
 
+impl From<TargetInvalid> for Rejection {
+    fn from(invalid: TargetInvalid) -> Self {
+        match invalid {
+            TargetInvalid::AboveRoot => Self::TargetAboveRoot,
+            TargetInvalid::TooLong => Self::TargetTooLong,
+        }
+    }
+}
+
 impl Rejection {
     pub(super) const fn status(self) -> StatusCode {
         match self {
@@ -51,6 +65,7 @@ impl Rejection {
             Self::ExpectationUnknown => StatusCode::EXPECTATION_FAILED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TargetMalformed
+            | Self::TargetAboveRoot
             | Self::HostMissing
             | Self::HostRepeated
             | Self::HostMalformed
@@ -68,6 +83,7 @@ impl Rejection {
             Self::Trace => "TRACE is not supported",
             Self::Asterisk => "OPTIONS * is not supported: ask about a path",
             Self::TargetMalformed => "the request target is neither a path nor an http or https URI",
+            Self::TargetAboveRoot => "`..` in the request's path leads above the root",
             Self::TargetTooLong => "the request target is too long",
             Self::TooManyFields => "the request has too many header fields",
             Self::FieldsTooLarge => "the request's header fields are too large",
@@ -116,10 +132,10 @@ pub(super) fn normalise(
     check_expectation(&mut headers)?;
     check_form(&uri, &method)?;
     let authority = authority::resolve(&uri, &mut headers, version, scheme)?;
-    let target = target(uri)?;
+    let (target, received) = target::normalise(stated_target(uri)?)?;
     remove_connection_fields(&mut headers);
     join_cookies(&mut headers);
-    Ok(RequestHead { method, scheme, authority, target, headers, client })
+    Ok(RequestHead { method, scheme, authority, target, received, headers, client })
 }
 
 fn check_method(method: &Method) -> Result<(), Rejection> {
@@ -209,7 +225,7 @@ fn check_form(uri: &Uri, method: &Method) -> Result<(), Rejection> {
 }
 
 /// Path and query; an absolute target may lack the path.
-fn target(uri: Uri) -> Result<PathAndQuery, Rejection> {
+fn stated_target(uri: Uri) -> Result<PathAndQuery, Rejection> {
     let given = uri.into_parts().path_and_query.ok_or(Rejection::TargetMalformed)?;
     match given.as_str().as_bytes() {
         [b'/', ..] => Ok(given),

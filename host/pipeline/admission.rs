@@ -12,6 +12,7 @@ use crate::{
         tag::{self, Tag},
     },
     config::OnFault,
+    message::tag::is_nameable,
     policy::{self, Answer, Decision, Facts, Hook, Question},
 };
 
@@ -40,6 +41,10 @@ pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Fact
         Admission::Store(Storage { vary: Some(names), .. }) if names.iter().any(|name| advice.changed(name)) => {
             Admission::Refuse(Refusal::VaryAny).into()
         }
+        Admission::Refuse(Refusal::TooManyTags | Refusal::BadTag) => {
+            node.cache.metrics().tags_refused.inc();
+            ruling
+        }
         _ => ruling,
     }
 }
@@ -47,6 +52,7 @@ pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Fact
 fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
     let exchange = &case.exchange;
     let native = admit::decide(exchange, route.infers(), &route.config.freshness, node.cache.config().object_bytes_max);
+    let native = native.unless(|| tag::refusal(exchange.response, &route.config.tag_headers, tags_max(node)));
     if !advice.has(Hook::Admit) || is_final(&native) {
         return native.into();
     }
@@ -60,7 +66,7 @@ fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, ca
     match advice.ask(&Question::Admit(&suggested), &facts.answered(answer)) {
         None => native.into(),
         Some(Ok(decision)) => match &*decision {
-            Decision::Admit(said) if *said != suggested => overruled(said, &native, case),
+            Decision::Admit(said) if *said != suggested => overruled(said, &native, case, tags_max(node)),
             _ => native.into(),
         },
         // The client has its answer in any case; what is refused is keeping it.
@@ -71,6 +77,19 @@ fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, ca
         },
         Some(Err(_)) => native.into(),
     }
+}
+
+/// Different tags that a response may have and be stored.
+fn tags_max(node: &Pipeline) -> usize {
+    node.cache.config().object_tags_max
+}
+
+/// Whether a response can't be stored for the tags that a policy gives it.
+fn tags_refusal(tags: &[String], max: usize) -> Option<Refusal> {
+    if !tags.iter().all(|name| is_nameable(name.as_bytes())) {
+        return Some(Refusal::BadTag);
+    }
+    (tags.len() > max).then_some(Refusal::TooManyTags)
 }
 
 /// What no policy can change: it can't be kept, or the client asked that it not be.
@@ -95,7 +114,7 @@ fn suggestion(native: &Admission, route: &Route, case: &Case<'_>) -> policy::Adm
 }
 
 /// The policy thinks otherwise.
-fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> Ruling {
+fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags_max: usize) -> Ruling {
     let storage = match said {
         policy::Admission::Pass(reason) => {
             // What wasn't to be kept anyway isn't, in the same way; only the word is the policy's.
@@ -115,6 +134,9 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>) -> R
         }
         policy::Admission::Store(storage) => storage,
     };
+    if let Some(refusal) = tags_refusal(&storage.tags, tags_max) {
+        return Admission::Refuse(refusal).into();
+    }
     let for_authorized = match native {
         Admission::Store(native) => native.for_authorized,
         // The policy has the say (RFC 9111, section 3.5, left to the operator): it knows what it keeps it under.

@@ -217,7 +217,7 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
 async fn send(node: &Pipeline, route: &Route, ask: &Ask, renewable: Option<&Object>) -> Result<Arrived, Failed> {
     let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
     let faulted = |fault| Pipeline::faulted(route, &fault);
-    let mut parcel = outbound(ask, renewable);
+    let mut parcel = outbound(route, ask, renewable);
     if let Some(shape) = ask.advice.shape(route, &facts).map_err(faulted)? {
         parcel.apply(&shape);
     }
@@ -234,7 +234,7 @@ struct Times {
 }
 
 /// The request to the origin: without the client's conditions, because what is to be stored must come whole.
-fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
+fn outbound(route: &Route, ask: &Ask, renewable: Option<&Object>) -> Parcel {
     let mut headers = forwarded(&ask.head);
     for name in &conditional::CONDITIONS {
         headers.remove(name);
@@ -245,7 +245,7 @@ fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
     // What answers GET answers HEAD as well.
     let method = key::shared_method(&ask.head.method).clone();
     let body = Load::Bytes(ask.body.clone());
-    Parcel { method, authority: ask.head.authority.clone(), target: ask.head.target.clone(), headers, body }
+    Parcel { method, authority: ask.head.authority.clone(), target: route.target_sent(&ask.head), headers, body }
 }
 
 /// The client's header fields as they travel on: what it said, and through whom it came (RFC 9110, section 7.6.3).

@@ -27,7 +27,7 @@ use crate::{
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
         record::{Origins, Place, Recorder, head},
-        status::CACHE_STATUS,
+        status::{CACHE_STATUS, Forward},
         store::Tier,
         tag::{self, Tag},
     },
@@ -52,7 +52,7 @@ pub(super) async fn serve(
 ) -> Served {
     let trail = Trail::on(&route, &advice);
     if request.head.method != Method::POST {
-        return node.pass(&route, &advice, request, trail).await;
+        return node.pass(&route, &advice, request, Forward::Method, trail).await;
     }
     let body = match request.body.collect(node.limits.body_bytes_max).await {
         Ok(body) => body,

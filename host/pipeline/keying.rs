@@ -55,7 +55,7 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
 /// The native key of a request.
 #[must_use]
 pub fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
-    let mut hasher = begin(route, advice, Decider::Native);
+    let mut hasher = begin(route, advice, facts, Decider::Native);
     match canonical {
         Some(canonical) => key::infer_default(facts, canonical, &mut hasher),
         None => key::http_default(facts, &mut hasher),
@@ -63,11 +63,15 @@ pub fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Op
     hasher.finish()
 }
 
-/// What a canary keeps has keys of its own.
-fn begin(route: &Route, advice: &Advice, decider: Decider<'_>) -> KeyHasher {
+/// What a canary keeps has keys of its own, and so has another spelling of a path if that is what is sent. No label, no
+/// method and no scheme begins with `/`, so such a part is none of theirs.
+fn begin(route: &Route, advice: &Advice, facts: &Facts<'_>, decider: Decider<'_>) -> KeyHasher {
     let mut hasher = route.keys.hasher(decider);
     if let Some(label) = advice.on_trial() {
         hasher.part(Some(label.as_bytes()));
+    }
+    if let Some(received) = route.received(facts.request()) {
+        hasher.part(Some(received.path().as_bytes()));
     }
     hasher
 }
@@ -76,7 +80,7 @@ fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<
     if *policy.key_plan() == KeyPlan::Native {
         return Ok(None);
     }
-    let mut hasher = begin(route, advice, Decider::Policy { meaning: policy.meaning() });
+    let mut hasher = begin(route, advice, facts, Decider::Policy { meaning: policy.meaning() });
     // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
     Ok(Some(match consult::material(policy, facts, &mut hasher)? {

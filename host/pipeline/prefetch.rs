@@ -21,7 +21,7 @@ use super::{Advice, Pipeline, Served};
 use crate::{
     clock::{self, Uptime},
     config,
-    message::{Body, Request, RequestHead},
+    message::{Body, Request, RequestHead, target},
     policy::{Decision, Facts, Hint, Question},
 };
 
@@ -148,7 +148,8 @@ fn ahead(head: &RequestHead, hint: &Hint) -> Option<RequestHead> {
     for (name, value) in &hint.headers {
         headers.append(name.clone(), value.clone());
     }
-    Some(RequestHead { method: Method::GET, target: hint.path.parse().ok()?, headers, ..head.clone() })
+    let (target, received) = target::normalise(hint.path.parse().ok()?).ok()?;
+    Some(RequestHead { method: Method::GET, target, received, headers, ..head.clone() })
 }
 
 #[cfg(test)]

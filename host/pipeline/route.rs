@@ -2,13 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use http::HeaderMap;
+use http::{HeaderMap, uri::PathAndQuery};
 
 use super::infer::Batches;
 use crate::{
     cache::{key::KeySpace, lookup::Demand},
-    config::{self, Mode, Protocol},
-    message::RequestHead,
+    config::{self, ForwardPath, Mode, Protocol},
+    message::{RequestHead, target},
     origin::Pool,
     policy::Roster,
 };
@@ -64,8 +64,21 @@ impl Route {
         Demand { authorized: demand.authorized && !self.infers(), ..demand }
     }
 
+    /// The target that its candidates are asked for.
+    #[must_use]
+    pub fn target_sent(&self, head: &RequestHead) -> PathAndQuery {
+        self.received(head).unwrap_or(&head.target).clone()
+    }
+
+    /// The target as it was received, if that is what is sent and isn't the normal form. Such a request has keys of its
+    /// own: what an origin says to `/a//b` needn't hold for `/a/b`.
+    #[must_use]
+    pub fn received<'h>(&self, head: &'h RequestHead) -> Option<&'h PathAndQuery> {
+        head.received.as_ref().filter(|_| self.config.forward_path == ForwardPath::AsReceived)
+    }
+
     fn takes(&self, host: &str, path: &str) -> bool {
-        takes_host(&self.config.hosts, host) && takes_path(&self.config.path, path)
+        takes_host(&self.config.hosts, host) && target::reaches(&self.config.path, path)
     }
 }
 
@@ -73,6 +86,16 @@ impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Route").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// A request's route.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'r> {
+    /// The route.
+    pub route: &'r Arc<Route>,
+    /// Whether origins may take the request's path for another than this node does. Such a request is passed on, past
+    /// the cache: nobody else's response is for it, and its own for nobody else.
+    pub is_ambiguous: bool,
 }
 
 /// The routes in their order.
@@ -88,8 +111,18 @@ impl Routes {
 
     /// The first route that takes the request.
     #[must_use]
-    pub fn find(&self, head: &RequestHead) -> Option<&Arc<Route>> {
+    pub fn find(&self, head: &RequestHead) -> Option<Taken<'_>> {
         let (host, path) = (without_port(head.authority()), head.target.path());
+        let route = self.first(host, path)?;
+        // Where origins may take the path for one of another route, that one's rules might be the right ones.
+        let is_another = |reading: &String| self.first(host, reading).is_none_or(|other| other.index != route.index);
+        let is_unresolved = |received: &PathAndQuery| target::is_unresolved(received.path());
+        let is_ambiguous =
+            target::readings(path).iter().any(is_another) || route.received(head).is_some_and(is_unresolved);
+        Some(Taken { route, is_ambiguous })
+    }
+
+    fn first(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| route.takes(host, path))
     }
 
@@ -116,35 +149,93 @@ fn takes_host(patterns: &[String], host: &str) -> bool {
         })
 }
 
-/// A prefix matches at a segment border: `/api` takes `/api` and `/api/x`, not `/apix`.
-fn takes_path(prefix: &str, path: &str) -> bool {
-    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{HeaderValue, Method, Version};
+
     use super::*;
+    use crate::message::{Client, Scheme};
 
     #[test]
-    fn hosts_and_paths() {
+    fn hosts() {
         let patterns = ["a.example".to_owned(), "*.b.example".to_owned()];
         for (host, wanted) in
             [("a.example", true), ("x.b.example", true), ("x.y.b.example", true), ("b.example", false), ("c", false)]
         {
             assert_eq!(takes_host(&patterns, host), wanted, "{host}");
         }
-        for (prefix, path, wanted) in [
-            ("/", "/any", true),
-            ("/api", "/api", true),
-            ("/api", "/api/x", true),
-            ("/api", "/apix", false),
-            ("/api/", "/api/x", true),
-            ("/api/", "/api", false),
-        ] {
-            assert_eq!(takes_path(prefix, path), wanted, "{prefix} {path}");
-        }
         assert_eq!(without_port("a:80"), "a");
         assert_eq!(without_port("[::1]"), "[::1]");
         assert_eq!(without_port("[::1]:80"), "[::1]");
+    }
+
+    fn route(index: usize, path: &str, forward_path: ForwardPath) -> Arc<Route> {
+        let config = config::Route { path: path.to_owned(), forward_path, ..config::Route::new(path, "web") };
+        let keys = KeySpace::new("test", path);
+        Arc::new(Route { index, config, keys, destinations: Vec::new(), policy: None })
+    }
+
+    fn head(path: &str) -> RequestHead {
+        let (target, received) = target::normalise(path.parse().unwrap()).unwrap();
+        RequestHead {
+            method: Method::GET,
+            scheme: Scheme::Http,
+            authority: HeaderValue::from_static("a.example"),
+            target,
+            received,
+            headers: HeaderMap::new(),
+            client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_a_path_escapes_its_route() {
+        let paths = ["/account", "/@me", "/"];
+        let routes =
+            |forward| Routes::new(paths.iter().enumerate().map(|(index, path)| route(index, path, forward)).collect());
+        let (normal, as_received) = (routes(ForwardPath::Normalized), routes(ForwardPath::AsReceived));
+        // The route, and whether it is ambiguous where the normal form is sent, and where it isn't.
+        for (path, wanted) in [
+            ("/account", (0, false, false)),
+            ("/account/x?y", (0, false, false)),
+            ("/%61ccount", (0, false, false)),
+            ("/account//x", (0, false, false)),
+            ("//account", (0, false, true)),
+            ("/./account", (0, false, true)),
+            ("/x/../account", (0, false, true)),
+            ("/x/%2e%2E/account", (0, false, true)),
+            ("/account/../x", (2, false, true)),
+            ("/account;x", (0, false, false)),
+            ("/account;x/y", (0, false, false)),
+            ("/account;x/..;/y", (0, true, true)),
+            ("/x/..;/account", (2, true, true)),
+            ("/account%2Fx", (2, true, true)),
+            ("/%2faccount", (2, true, true)),
+            ("/x/..%2faccount", (2, true, true)),
+            ("/x\\..\\account", (2, true, true)),
+            ("/account%3Bx", (2, true, true)),
+            ("/%40me", (1, false, false)),
+            ("/x%2Fy", (2, false, false)),
+            ("/x;y", (2, false, false)),
+            ("/accounts", (2, false, false)),
+        ] {
+            let head = head(path);
+            let taken =
+                |routes: &Routes| routes.find(&head).map(|taken| (taken.route.index, taken.is_ambiguous)).unwrap();
+            assert_eq!(taken(&normal), (wanted.0, wanted.1), "{path}");
+            assert_eq!(taken(&as_received), (wanted.0, wanted.2), "{path} as received");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_is_the_normal_form_or_what_came() {
+        let head = head("/a//b?c");
+        for (forward, sent, received) in
+            [(ForwardPath::Normalized, "/a/b?c", None), (ForwardPath::AsReceived, "/a//b?c", Some("/a//b?c"))]
+        {
+            let route = route(0, "/", forward);
+            assert_eq!(route.target_sent(&head), sent);
+            assert_eq!(route.received(&head).map(PathAndQuery::as_str), received);
+        }
     }
 }

@@ -455,7 +455,7 @@ impl Passing<'_> {
         let parcel = Parcel {
             method: head.method.clone(),
             authority: head.authority.clone(),
-            target: head.target.clone(),
+            target: route.target_sent(&head),
             headers: fetch::forwarded(&head),
             body: Load::from(body),
         };
@@ -524,15 +524,16 @@ impl Pipeline {
         self.own(status, title, &error.to_string(), trail)
     }
 
-    /// Passes a request through, for a route whose questions it isn't one of.
+    /// Passes a request through as it is, for the reason that `forward` gives.
     pub(super) async fn pass(
         self: &Arc<Self>,
         route: &Arc<Route>,
         advice: &Advice,
         request: Request,
+        forward: Forward,
         trail: Trail,
     ) -> Served {
         let Request { head, body } = request;
-        Passing { route, advice, head, body, forward: Forward::Method }.pass(self, trail).await
+        Passing { route, advice, head, body, forward }.pass(self, trail).await
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header::COOKIE};
 use super::{Notes, PoolStats, tokens::Encoding};
 use crate::{
     clock::{self, Timestamp},
-    message::RequestHead,
+    message::{RequestHead, target},
 };
 
 /// A declared input. The host hands over these and nothing else.
@@ -24,9 +24,10 @@ pub enum Input {
     Scheme,
     /// Host and port, lower case.
     Authority,
-    /// The path as sent.
+    /// The path in its [normal form](crate::message::target), still percent-encoded.
     Path,
-    /// The values of one query parameter, still percent-encoded, several joined by `&`.
+    /// The values of one query parameter, still percent-encoded, several joined by `&`. Names are compared decoded, as
+    /// origins read them: `us%65r` is `user`.
     Query(String),
     /// The whole query as sent.
     QueryAll,
@@ -295,7 +296,7 @@ fn borrowed(text: &str) -> Cow<'_, [u8]> {
 fn query_values<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
     let values = query.split('&').filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
+        target::is_same_parameter(key, name).then_some(value)
     });
     joined(values.map(str::as_bytes), b"&")
 }
@@ -368,6 +369,7 @@ pub(crate) mod tests {
             scheme: Scheme::Https,
             authority: HeaderValue::from_static("shop.example"),
             target: target.parse().unwrap(),
+            received: None,
             headers: map,
             client: Client { ip: "203.0.113.77".parse().unwrap(), version: Version::HTTP_11 },
         }
@@ -414,6 +416,24 @@ pub(crate) mod tests {
             assert_eq!(facts.read(&input).as_deref(), wanted.map(str::as_bytes), "{input:?}");
         }
         assert_eq!(facts.read(&Input::BodyDigest).unwrap().len(), 32);
+    }
+
+    #[test]
+    fn a_parameter_is_read_whatever_its_name_is_spelled_like() {
+        let notes = Notes::default();
+        for (query, wanted) in [
+            ("us%65r=evil&user=ann", Some("evil&ann")),
+            ("%75ser=evil", Some("evil")),
+            ("user=ann&user=evil", Some("ann&evil")),
+            ("user=ann;user=evil", Some("ann;user=evil")),
+            ("User=evil&%55ser=evil", None),
+            ("user%=evil&use=evil", None),
+        ] {
+            let mut request = request(Method::GET, "/", &[]);
+            request.target = format!("/?{query}").parse().unwrap();
+            let read = Facts::new(&request, None, &notes).read(&Input::Query("user".into()));
+            assert_eq!(read.as_deref(), wanted.map(str::as_bytes), "{query}");
+        }
     }
 
     #[test]

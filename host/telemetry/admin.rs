@@ -364,6 +364,7 @@ mod tests {
                 scheme: Scheme::Http,
                 authority: HeaderValue::from_static("127.0.0.1:7070"),
                 target: PathAndQuery::from_static(target),
+                received: None,
                 headers,
                 client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
             },

@@ -270,9 +270,12 @@ mod tests {
             (r#"{"config":[]}"#.to_owned(), "`config` is a JSON object"),
             (r#"{"requests":{}}"#.to_owned(), "unknown field `requests`, expected one of"),
             (r#"{"request":{}}"#.to_owned(), "missing field `url`"),
-            (r#"{"request":{"url":"/p"}}"#.to_owned(), "`request.url` `/p` is not absolute"),
-            (r#"{"request":{"url":"ftp://a/"}}"#.to_owned(), "is not absolute"),
-            (r#"{"request":{"url":"http://me@a/"}}"#.to_owned(), "is not absolute"),
+            (
+                r#"{"request":{"url":"/p"}}"#.to_owned(),
+                "`request.url` `/p` is not http://host/path or https://host/path: it isn't absolute",
+            ),
+            (r#"{"request":{"url":"ftp://a/"}}"#.to_owned(), "its scheme is neither"),
+            (r#"{"request":{"url":"http://me@a/"}}"#.to_owned(), "it has a user name"),
             (r#"{"request":{"url":"http://a/","method":"A B"}}"#.to_owned(), "`request.method` `A B`"),
             (
                 r#"{"request":{"url":"http://a/","headers":{"a b":"c"}}}"#.to_owned(),

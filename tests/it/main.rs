@@ -20,5 +20,6 @@ mod process;
 mod purge;
 mod region;
 mod seeing;
+mod spellings;
 mod tiers;
 mod workbench;

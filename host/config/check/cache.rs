@@ -14,6 +14,7 @@ pub(super) fn cache(raw: &raw::Cache, it: &mut Findings<'_>) -> Cache {
         object_bytes_max: it.bytes("object_bytes_max", &raw.object_bytes_max, base.object_bytes_max, &(1..=TIB)),
         part_bytes: it.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB)),
         clock_skew: it.millis("clock_skew_ms", &raw.clock_skew_ms, base.clock_skew, &(0..=HOUR_MS)),
+        object_tags_max: it.count("object_tags_max", &raw.object_tags_max, base.object_tags_max, &(1..=100_000)),
         memory: memory(&raw.memory, it),
         disk: raw.disk.as_ref().map(|raw| disk(raw, it)),
         redis: raw.redis.as_ref().map(|raw| redis(raw, it)),

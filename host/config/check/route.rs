@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, net::Ipv6Addr, time::Duration};
 
 use toml::Spanned;
 
-use crate::config::{
-    Candidate, Defaults, Mode, OnFault, Protocol, Route,
-    findings::Findings,
-    raw::{self, Raw},
-    units::YEAR_MS,
+use crate::{
+    config::{
+        Candidate, Defaults, ForwardPath, Mode, OnFault, Protocol, Route,
+        findings::Findings,
+        raw::{self, Raw},
+        units::YEAR_MS,
+    },
+    message::target,
 };
 
 const MODES: [(&str, Kind); 2] = [("http", Kind::Http), ("infer", Kind::Infer)];
@@ -18,6 +21,9 @@ const PROTOCOLS: [(&str, Protocol); 3] = [
     ("openai-embeddings", Protocol::OpenAiEmbeddings),
 ];
 const ON_FAULT: [(&str, OnFault); 2] = [("native", OnFault::Native), ("refuse", OnFault::Refuse)];
+
+const FORWARD_PATH: [(&str, ForwardPath); 2] =
+    [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -72,6 +78,7 @@ fn route<'a>(raw: &'a raw::Route, known: &Known<'_>, names: &mut BTreeSet<&'a st
     Route {
         hosts: raw.hosts.iter().map(|given| host(given, it)).collect(),
         path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, it)),
+        forward_path: forward_path(raw, it),
         mode: mode(raw, it),
         pool: it.reference(&raw.pool, "pool", &known.pools),
         candidates: candidates(raw, known, it),
@@ -143,7 +150,9 @@ fn host(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
             "write a name in lower case, such as `example.org` or `*.example.org`; leave `hosts` out for any host";
         it.refuse(given.span(), format!("{host:?} is no host: {fault}"), help);
     }
-    host.clone()
+    // Requests name an address in one form only.
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok());
+    address.map_or_else(|| host.clone(), |address| format!("[{address}]"))
 }
 
 fn host_fault(host: &str) -> Option<&'static str> {
@@ -183,8 +192,25 @@ fn path(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
     if let Some(fault) = path_fault(path) {
         let help = "write where the paths of its requests begin, such as `/v1/embeddings`; `/` takes any";
         it.refuse(given.span(), format!("{path:?} is no path of a route: {fault}"), help);
+        return path.clone();
+    }
+    match target::normal_path(path) {
+        Ok(normal) if normal == *path => {}
+        Ok(normal) => it.refuse(
+            given.span(),
+            format!("{path:?} is no path of a route: requests are matched in their normal form"),
+            format!("write `{normal}`"),
+        ),
+        Err(invalid) => {
+            let help = "write the path that it comes to";
+            it.refuse(given.span(), format!("{path:?} is no path of a route: {invalid}"), help);
+        }
     }
     path.clone()
+}
+
+fn forward_path(raw: &raw::Route, it: &mut Findings<'_>) -> ForwardPath {
+    raw.forward_path.as_ref().and_then(|given| it.word("forward_path", given, &FORWARD_PATH)).unwrap_or_default()
 }
 
 fn path_fault(path: &str) -> Option<&'static str> {

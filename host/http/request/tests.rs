@@ -3,8 +3,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{
     Rejection::{
         Asterisk, Connect, ExpectationUnknown, FieldsTooLarge, HostDiffers, HostMalformed, HostMissing, HostRepeated,
-        LengthMalformed, LengthsDiffer, TargetMalformed, TargetTooLong, TooManyFields, Trace, TransferCodingUnknown,
-        TransferEncodingForbidden, TwoFramings,
+        LengthMalformed, LengthsDiffer, TargetAboveRoot, TargetMalformed, TargetTooLong, TooManyFields, Trace,
+        TransferCodingUnknown, TransferEncodingForbidden, TwoFramings,
     },
     *,
 };
@@ -52,6 +52,8 @@ fn what_leaves_room_for_doubt_is_refused() {
         (V11, "GET *", &[A], TargetMalformed),
         (V11, "GET a", &[A], TargetMalformed),
         (V11, "GET ftp://a/", &[A], TargetMalformed),
+        (V11, "GET /../a", &[A], TargetAboveRoot),
+        (V2, "GET http://a/b/%2e%2E/..", &[], TargetAboveRoot),
         (V11, long_target.as_str(), &[A], TargetTooLong),
         (V11, "GET /", &[A, ("b", ""), ("c", ""), ("d", ""), ("e", "")], TooManyFields),
         (V2, "GET http://a/", &[("b", long_value.as_str())], FieldsTooLarge),
@@ -66,6 +68,7 @@ fn what_leaves_room_for_doubt_is_refused() {
         (V11, "GET /", &[("host", "a b")], HostMalformed),
         (V11, "GET /", &[("host", "a:99999")], HostMalformed),
         (V11, "GET /", &[("host", "")], HostMalformed),
+        (V11, "GET /", &[("host", "a..")], HostMalformed),
         (V11, "GET http://u@a/", &[A], HostMalformed),
         (V11, "GET http://a/", &[("host", "a b")], HostMalformed),
         (V2, "GET http://a/", &[("host", "b")], HostDiffers),
@@ -91,6 +94,10 @@ fn host_and_target_are_settled() {
     let cases: &[(Version, &str, Fields<'_>, &str, &str)] = &[
         (V11, "GET /p?q", &[A], "a", "/p?q"),
         (V11, "GET /", &[("host", "Example.ORG:80")], "example.org", "/"),
+        (V11, "GET /", &[("host", "example.org.:81")], "example.org:81", "/"),
+        (V11, "GET //a/./b/../%63?%63//..", &[A], "a", "/a/c?%63//.."),
+        (V11, "GET http://b//a", &[A], "b", "/a"),
+        (V2, "GET http://[0:0::1]/caf%c3%a9", &[], "[::1]", "/caf%C3%A9"),
         (V11, "GET http://B:81/p", &[A], "b:81", "/p"),
         (V11, "GET http://b", &[A], "b", "/"),
         (V11, "GET http://b?q", &[A], "b", "/?q"),
@@ -107,6 +114,13 @@ fn host_and_target_are_settled() {
         assert!(!request.headers.contains_key(header::HOST));
         assert_eq!(request.scheme, Scheme::Http, "the connection's scheme, whatever the target says");
     }
+}
+
+#[test]
+fn a_target_is_known_as_it_was_received_if_it_was_spelled_otherwise() {
+    let received = |line| run(V11, line, &[A]).unwrap().received.map(|target| target.to_string());
+    assert_eq!(received("GET /a%2Fb;c?%64"), None);
+    assert_eq!(received("GET //a?b").as_deref(), Some("//a?b"));
 }
 
 #[test]

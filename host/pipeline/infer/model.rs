@@ -213,7 +213,7 @@ fn group(asked: &Asked) -> Bytes {
         group.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
         group.update(bytes.unwrap_or_default());
     };
-    for text in [asked.route.config.name.as_str(), head.authority(), head.target.as_str()] {
+    for text in [asked.route.config.name.as_str(), head.authority(), asked.route.target_sent(head).as_str()] {
         part(Some(text.as_bytes()));
     }
     for name in travelling(asked) {
@@ -245,7 +245,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     let mut parcel = Parcel {
         method: Method::POST,
         authority: first.head.authority.clone(),
-        target: first.head.target.clone(),
+        target: first.route.target_sent(&first.head),
         headers: header_fields(first),
         body: Load::Bytes(protocol::join_questions(protocol, &questions)),
     };

@@ -1,12 +1,16 @@
 //! What a purge names, how it is said in JSON, and what comes back.
 
-use http::Uri;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-/// Bytes of a tag.
-const TAG_BYTES_MAX: usize = 1024;
+use crate::message::{
+    tag::{self, NAME_BYTES_MAX},
+    url::{Url, UrlInvalid},
+};
+
+/// Characters of what was given that a refusal repeats.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// What to purge, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct Purge {
 /// The entries that a purge means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All variants of one URL: `scheme://authority/path?query`, scheme and authority in lower case.
+    /// All variants of one URL, in its [normal form](Url::normal).
     Url(String),
     /// One cache key.
     Key([u8; 32]),
@@ -73,15 +77,23 @@ pub enum PurgeInvalid {
         found: usize,
     },
     /// Not a URL that this node could have served.
-    #[error("`{0}` is not a URL that can be cached; allowed is http:// or https:// with a host, and no user name")]
-    Url(String),
+    #[error(
+        "`{given}` is not a URL that can be purged: {reason}; allowed is http:// or https:// with a host, and no user name"
+    )]
+    Url {
+        /// Its beginning.
+        given: String,
+        /// What is wrong with it.
+        reason: UrlInvalid,
+    },
     /// Not a cache key.
     #[error("`{0}` is not a cache key; allowed are 64 hex digits, as the access log shows them")]
     Key(String),
     /// Not a tag.
     #[error(
-        "a tag of {bytes} bytes is not allowed; it has 1 to {max} bytes, and no control characters",
-        max = TAG_BYTES_MAX
+        "a tag of {bytes} bytes is not allowed; it has 1 to {max} bytes, no control characters but tabs, and no white \
+         space at its ends",
+        max = NAME_BYTES_MAX
     )]
     Tag {
         /// Its length.
@@ -134,22 +146,15 @@ impl Purge {
 }
 
 impl Scope {
-    /// A URL, in the form in which requests name theirs.
+    /// A URL in any spelling.
     ///
     /// # Errors
     /// [`PurgeInvalid::Url`]
     pub fn url(text: &str) -> Result<Self, PurgeInvalid> {
-        let invalid = || PurgeInvalid::Url(text.to_owned());
-        let uri: Uri = text.parse().map_err(|_| invalid())?;
-        let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https")).ok_or_else(invalid)?;
-        let authority = uri.authority().map(|authority| authority.as_str().to_ascii_lowercase());
-        let authority = authority.filter(|authority| !authority.contains('@')).ok_or_else(invalid)?;
-        // The listener takes the scheme's own port off as well.
-        let port = if scheme == "http" { ":80" } else { ":443" };
-        let authority = authority.strip_suffix(port).unwrap_or(&authority);
-        let (path, query) = (uri.path(), uri.query());
-        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-        Ok(Self::Url(format!("{scheme}://{authority}{path}{query}")))
+        match Url::parse(text) {
+            Ok(url) => Ok(Self::Url(url.normal())),
+            Err(reason) => Err(PurgeInvalid::Url { given: shortened(text), reason }),
+        }
     }
 
     /// A key in hex.
@@ -157,7 +162,7 @@ impl Scope {
     /// # Errors
     /// [`PurgeInvalid::Key`]
     pub fn key(text: &str) -> Result<Self, PurgeInvalid> {
-        unhex(text).map(Self::Key).ok_or_else(|| PurgeInvalid::Key(text.chars().take(80).collect()))
+        unhex(text).map(Self::Key).ok_or_else(|| PurgeInvalid::Key(shortened(text)))
     }
 
     /// A tag, as an origin or a policy gave it.
@@ -165,12 +170,16 @@ impl Scope {
     /// # Errors
     /// [`PurgeInvalid::Tag`]
     pub fn tag(text: &str) -> Result<Self, PurgeInvalid> {
-        if (1..=TAG_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control) {
+        if tag::is_nameable(text.as_bytes()) {
             Ok(Self::Tag(text.to_owned()))
         } else {
             Err(PurgeInvalid::Tag { bytes: text.len() })
         }
     }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
 fn hex(key: &[u8; 32]) -> String {
@@ -226,7 +235,12 @@ mod tests {
             (r#"{"tag":""}"#, "a tag of 0 bytes"),
             (r#"{"tag":"a\nb"}"#, "no control characters"),
             (r#"{"key":"0f"}"#, "64 hex digits"),
+            (r#"{"tag":" a"}"#, "no white space at its ends"),
             (r#"{"url":"/a"}"#, "http:// or https://"),
+            (r#"{"url":"/a"}"#, "it isn't absolute"),
+            (r#"{"url":"ftp://a/"}"#, "its scheme is neither"),
+            (r#"{"url":"http://*.example.org/"}"#, "no host that a request could name"),
+            (r#"{"url":"http://a/../b"}"#, "above the root"),
         ] {
             let refused = Purge::parse(body.as_bytes()).unwrap_err().to_string();
             assert!(refused.contains(said), "{body} was refused with: {refused}");
@@ -247,7 +261,8 @@ mod tests {
             ("http://user@example.org/", None),
             ("example.org", None),
             ("http:///a", None),
-            ("http://example.org/a b", None),
+            ("http://example.org/a b", Some("http://example.org/a%20b")),
+            ("http://Bücher.example./%7e//x/../ü#top", Some("http://xn--bcher-kva.example/~/%C3%BC")),
             ("", None),
         ] {
             let scope = Scope::url(given).ok();
@@ -272,9 +287,9 @@ mod tests {
 
     #[test]
     fn tags_have_a_longest() {
-        assert!(Scope::tag(&"x".repeat(TAG_BYTES_MAX)).is_ok());
-        let refused = Scope::tag(&"x".repeat(TAG_BYTES_MAX + 1));
-        assert_eq!(refused, Err(PurgeInvalid::Tag { bytes: TAG_BYTES_MAX + 1 }));
+        assert!(Scope::tag(&"x".repeat(NAME_BYTES_MAX)).is_ok());
+        let refused = Scope::tag(&"x".repeat(NAME_BYTES_MAX + 1));
+        assert_eq!(refused, Err(PurgeInvalid::Tag { bytes: NAME_BYTES_MAX + 1 }));
     }
 
     proptest! {

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, value::RawValue};
 
 use super::{Answered, KnownPools, Record};
 use crate::{
     clock::Timestamp,
-    message::{Client, RequestHead, Scheme},
+    message::{Client, RequestHead, Scheme, url::Url},
     policy::{self, Hook, PoolStats},
 };
 
@@ -210,6 +210,7 @@ impl Request {
             scheme,
             authority,
             target,
+            received: None,
             headers: fields(&self.headers)?,
             client: Client { ip, version: Version::HTTP_11 },
         })
@@ -228,18 +229,13 @@ impl Request {
     }
 }
 
-/// Scheme, authority and target of an absolute URL.
+/// Scheme, authority and target of an absolute URL, in the forms in which a node hands them over.
 pub(in crate::workbench) fn place(url: &str) -> Result<(Scheme, HeaderValue, http::uri::PathAndQuery), String> {
-    let wrong = || format!("`request.url` `{url}` is not absolute: it is http://host/path or https://host/path");
-    let uri: Uri = url.parse().map_err(|_| wrong())?;
-    let scheme = match uri.scheme_str() {
-        Some("http") => Scheme::Http,
-        Some("https") => Scheme::Https,
-        _ => return Err(wrong()),
-    };
-    let authority = uri.authority().map(|it| it.as_str().to_ascii_lowercase()).filter(|it| !it.contains('@'));
-    let authority = authority.and_then(|it| HeaderValue::try_from(it).ok()).ok_or_else(wrong)?;
-    let target = uri.into_parts().path_and_query.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    let wrong = |reason: &str| format!("`request.url` `{url}` is not http://host/path or https://host/path: {reason}");
+    let Url { scheme, authority, path, query } = Url::parse(url).map_err(|reason| wrong(&reason.to_string()))?;
+    let target = query.map_or_else(|| path.to_string(), |query| format!("{path}?{query}"));
+    let target = target.parse().map_err(|_| wrong("its query has what a request can't"))?;
+    let authority = HeaderValue::try_from(authority).map_err(|_| wrong("it has no host"))?;
     Ok((scheme, authority, target))
 }
 

@@ -100,6 +100,7 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
         scheme,
         authority,
         target,
+        received: None,
         headers: fields(&request.headers),
         client: Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version: Version::HTTP_11 },
     };

@@ -55,6 +55,7 @@ fn record(line: &[u8], at: usize) -> Option<Record> {
         scheme,
         authority,
         target,
+        received: None,
         headers: HeaderMap::new(),
         client: Client { ip: line.client, version: Version::HTTP_11 },
     };

@@ -31,6 +31,8 @@ use crate::{
     telemetry::{AccessLog, Registry, Requests, access},
 };
 
+pub use self::policies::{CheckedPolicy, check_policies};
+
 /// What the last lines of the access log may take to be written when the node stops.
 const LOG_CLOSE_TIME: Duration = Duration::from_secs(2);
 

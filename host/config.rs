@@ -275,14 +275,18 @@ pub struct Rollout {
     pub canary_header: Option<HeaderName>,
     /// How long a generation on trial must behave before it takes over.
     pub hold: Duration,
-    /// Calls that it must have answered by then.
+    /// Calls that each of its hooks must have answered by then.
     pub requests_min: u64,
-    /// Share of its calls that may fault, in a million.
+    /// Share of a hook's calls that may fault, in a million.
     pub faults_ppm_max: u32,
-    /// Share of decisions, in a million, that a shadow may make otherwise.
+    /// Share of a hook's decisions, in a million, that may be others: a shadow's; a canary's where requests newly share
+    /// a response.
     pub disagreements_ppm_max: u32,
-    /// Mean time of its calls, in percent of the active generation's.
+    /// Mean time of a hook's calls, in percent of the active generation's.
     pub latency_percent_max: u32,
+    /// Share of the origin's last responses, in a million, that may have failed; while it is larger, a generation on
+    /// trial doesn't take over.
+    pub origin_failures_ppm_max: u32,
     /// Former generations that are kept to roll back to.
     pub kept_max: usize,
 }
@@ -460,11 +464,11 @@ pub enum Mode {
 /// Which spelling of a request's path origins are sent. Routes are matched by the normal form in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardPath {
-    /// The normal form: the origin sees what was matched.
-    #[default]
-    Normalized,
     /// The one that came.
+    #[default]
     AsReceived,
+    /// The normal form: the origin sees what was matched.
+    Normalized,
 }
 
 /// How a body is split into questions and joined again.

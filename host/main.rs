@@ -6,7 +6,7 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 
 use clap::{Args, Parser, Subcommand};
 use holm::{
-    app::App,
+    app::{self, App},
     config::{self, AccessLog, ByteSize, Config},
     demo,
     telemetry::{self, Purge, Scope, admin_client},
@@ -42,6 +42,9 @@ enum Action {
     Check {
         /// The TOML file
         file: PathBuf,
+        /// Loads its policies as well, as a node would: compiles and configures each
+        #[arg(long)]
+        policies: bool,
     },
     /// Purges what is stored by URL, key or tag
     Purge(PurgeFlags),
@@ -146,7 +149,7 @@ fn main() -> ExitCode {
         match command.action {
             Action::Demo(flags) => demonstrate(flags).await,
             Action::Serve(flags) => serve(*flags).await,
-            Action::Check { file } => check(&file),
+            Action::Check { file, policies } => check(&file, policies).await,
             Action::Purge(flags) => purge(flags).await,
             Action::Policy { action } => cli::policy::run(action).await,
         }
@@ -243,7 +246,7 @@ async fn drain_on_signal(drain: CancellationToken) {
     std::process::exit(130);
 }
 
-fn check(file: &std::path::Path) -> Done {
+async fn check(file: &std::path::Path, policies: bool) -> Done {
     let config = config::load(file).map_err(|error| rendered(&error))?;
     println!(
         "{} is valid: {} listeners, {} routes, {} pools, {} policies",
@@ -253,7 +256,27 @@ fn check(file: &std::path::Path) -> Done {
         config.pools.len(),
         config.policies.len()
     );
-    Ok(ExitCode::SUCCESS)
+    if policies { check_policies(&config).await } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// Says of each policy what it is, or why a node would refuse it.
+async fn check_policies(config: &Config) -> Done {
+    let checked = app::check_policies(config).await.map_err(|error| format!("holm check: {error}"))?;
+    let mut refused = 0;
+    for policy in checked {
+        match policy.outcome {
+            Ok(info) => {
+                let hooks: Vec<&str> = info.hooks.iter().map(|hook| hook.name).collect();
+                let (component, version) = (&info.component, &info.version);
+                println!("policy `{}` loads: {component} {version}, with {}", policy.name, hooks.join(", "));
+            }
+            Err(error) => {
+                refused += 1;
+                eprintln!("holm check: {error}");
+            }
+        }
+    }
+    Ok(if refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn purge(flags: PurgeFlags) -> Done {

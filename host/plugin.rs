@@ -8,12 +8,14 @@ mod compiled;
 mod diagnostics;
 mod engine;
 mod error;
+mod examples;
 mod generation;
 mod generations;
 mod health;
 mod hook;
 mod info;
 mod instance;
+mod kept;
 mod limits;
 mod manifest;
 mod memo;
@@ -46,8 +48,9 @@ use crate::{
 pub use self::{
     engine::{Engine, EngineLimits},
     error::{Error, Flaw, Refusal, Unmade},
+    examples::Example,
     generations::{Generations, Introduction, Loaded, Refused},
-    info::{GenerationInfo, HookInfo, PolicyInfo},
+    info::{EndedTrial, GenerationInfo, HookInfo, PolicyInfo, TrialHookInfo, TrialInfo},
     metrics::Metrics,
 };
 
@@ -121,6 +124,9 @@ impl Plugin {
         };
         if key_plan != KeyPlan::Native {
             manifest.reads[Hook::Key.index()] = Some(key_plan.inputs());
+        }
+        if let Some(pools) = engine.pools() {
+            manifest::check_pools(&manifest.reads, pools)?;
         }
         warm_vocabularies(&manifest.reads);
         let arms = manifest.experiments.iter().map(|it| it.arms.iter().map(|_| Stats::default()).collect()).collect();
@@ -227,7 +233,7 @@ impl Plugin {
         Err(now)
     }
 
-    fn sums(&self) -> Sums {
+    fn sums(&self) -> [Sums; Hook::ALL.len()] {
         self.tally.sums()
     }
 }

@@ -3,12 +3,14 @@
 
 pub mod consult;
 pub mod decision;
+pub mod difference;
 pub mod edit;
 pub mod experiment;
 pub mod facts;
 pub mod hook;
 pub mod key;
 mod notes;
+pub mod partition;
 pub mod tokens;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
@@ -76,6 +78,10 @@ pub struct Outcome {
 pub trait Roster: Send + Sync + fmt::Debug {
     /// The generation that decides for a request, for all of its way.
     fn choose(&self, request: &RequestHead) -> Chosen;
+
+    /// Takes how an origin did with a request that a generation decided for: `failed` if it gave no response or one of
+    /// 5xx.
+    fn origin_responded(&self, failed: bool);
 }
 
 /// Who decides for one request.
@@ -85,14 +91,18 @@ pub struct Chosen {
     pub policy: Arc<dyn Policy>,
     /// Asked instead if that faults: the active one, where `policy` is a canary.
     pub instead: Option<Arc<dyn Policy>>,
-    /// A generation whose decisions are compared with `policy`'s.
+    /// A generation whose decisions are compared with `policy`'s; where `policy` is a canary, the comparison of its
+    /// keys with the active one's.
     pub shadow: Option<Arc<dyn Shadow>>,
 }
 
 /// A generation that is tried on live traffic without a say.
 pub trait Shadow: Send + Sync + fmt::Debug {
+    /// Whether decisions of this hook are compared.
+    fn compares(&self, hook: Hook) -> bool;
+
     /// Is told what was asked and what was decided (`None`: nothing, the policy doesn't have the hook), and finds out by
-    /// itself, later, what it would have said.
+    /// itself, later, what it would have said. Of a canary's key `decided` isn't looked at.
     fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>);
 }
 

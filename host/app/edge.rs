@@ -122,6 +122,10 @@ impl Drop for Account {
         let duration = self.began.elapsed();
         let index = self.trail.route.as_ref().map_or(self.edge.metrics.len() - 1, |route| route.index);
         self.edge.metrics[index].record(verdict(&self.trail), self.status, duration);
+        let roster = self.trail.route.as_ref().and_then(|route| route.policy.as_ref());
+        if let (Some(roster), Some(failed)) = (roster, self.trail.origin_outcome()) {
+            roster.origin_responded(failed);
+        }
         if let Some(policy) = self.trail.policy.as_ref().filter(|_| !self.trail.arms.is_empty()) {
             let hit = self.trail.forward.is_none() && matches!(self.trail.lookup, Lookup::Hit | Lookup::Stale);
             let outcome = Outcome { hit, latency: duration, cost_micro: self.trail.cost_micro };

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::Error;
 use crate::{
     config::{self, Config, PolicySource, RolloutMode},
-    plugin::{self, Engine, EngineLimits, Generations, Introduction, Loaded, Plugin},
+    plugin::{self, Engine, EngineLimits, GenerationInfo, Generations, Introduction, Loaded, Plugin},
     telemetry::{PolicyAction, PolicyFailure},
 };
 
@@ -42,14 +42,7 @@ impl Policies {
     pub(super) async fn start(config: &Config, metrics: &plugin::Metrics) -> Result<Self, Error> {
         let (mut by_name, mut seen) = (BTreeMap::new(), BTreeMap::new());
         if !config.policies.is_empty() {
-            let limits = || config.policies.values().map(|policy| policy.limits);
-            let engine = Engine::new(&EngineLimits {
-                instances_max: limits().map(|limits| limits.instances_max).sum(),
-                memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
-                cache_dir: config.plugins.cache_dir.clone(),
-                cache_bytes_max: config.plugins.cache_bytes_max,
-                fuel: false,
-            })?;
+            let engine = engine(config, config.plugins.cache_dir.clone())?;
             for (name, policy) in &config.policies {
                 let (engine, key, policy, metrics) =
                     (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
@@ -205,6 +198,50 @@ impl Policies {
         folders.dedup();
         folders
     }
+}
+
+/// A policy of a configuration, loaded as a node loads it: what it is, or why it is refused.
+#[derive(Debug)]
+pub struct CheckedPolicy {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The component, configured.
+    pub outcome: Result<GenerationInfo, plugin::Error>,
+}
+
+/// Loads each policy of a configuration, and lets it go again. A fault of one doesn't keep the others from being
+/// loaded.
+///
+/// # Errors
+/// There is no WebAssembly engine on this machine.
+pub async fn check_policies(config: &Config) -> Result<Vec<CheckedPolicy>, Error> {
+    let mut checked = Vec::new();
+    if config.policies.is_empty() {
+        return Ok(checked);
+    }
+    // Not in the node's cache: whoever checks may be another user than the node is.
+    let engine = engine(config, None)?;
+    for (name, policy) in &config.policies {
+        let (engine, key, policy) = (Arc::clone(&engine), name.clone(), policy.clone());
+        let load = move || Plugin::load(&engine, &key, &policy, &plugin::Metrics::new());
+        let outcome = apart(load).await.map(|plugin| plugin.info("loaded"));
+        checked.push(CheckedPolicy { name: name.clone(), outcome });
+    }
+    Ok(checked)
+}
+
+/// The engine that all policies of a configuration run in.
+fn engine(config: &Config, cache_dir: Option<PathBuf>) -> Result<Arc<Engine>, plugin::Error> {
+    let limits = || config.policies.values().map(|policy| policy.limits);
+    let engine = Engine::new(&EngineLimits {
+        instances_max: limits().map(|limits| limits.instances_max).sum(),
+        memory_bytes_max: limits().map(|limits| limits.memory_bytes_max).max().unwrap_or(0),
+        cache_dir,
+        cache_bytes_max: config.plugins.cache_bytes_max,
+        fuel: false,
+    })?;
+    engine.set_pools(config.pools.keys());
+    Ok(engine)
 }
 
 fn rollout_mode(mode: &str) -> Result<RolloutMode, PolicyFailure> {

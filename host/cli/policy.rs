@@ -45,7 +45,7 @@ pub(crate) enum PolicyAction {
     Rollback {
         /// The policy's name in the node's configuration
         name: String,
-        /// How the digest of that generation begins [default: the latest]
+        /// How the digest of that generation begins [default: the latest that wasn't gone back from]
         #[arg(long)]
         to: Option<String>,
         #[command(flatten)]
@@ -113,7 +113,7 @@ pub(crate) struct ReplayFlags {
     /// The configuration of the other component: JSON, or @FILE [default: {}]
     #[arg(long, value_name = "JSON|@FILE", value_parser = workbench::config)]
     against_config: Option<String>,
-    /// Changed decisions to show
+    /// Changed decisions to show, and requests of each kind of change to keys
     #[arg(long, default_value_t = 10)]
     examples: usize,
     /// End with exit code 1 if any decision changes

@@ -154,7 +154,7 @@ impl Default for Memo {
 
 impl Default for Rollout {
     /// At once. On trial: 5 % of the clients for a canary, a minute and 200 calls to behave, 1 % of faults, 1 % of other
-    /// decisions, twice the time; three former generations are kept.
+    /// decisions, twice the time, while at most 5 % of the origin's responses fail; three former generations are kept.
     fn default() -> Self {
         Self {
             mode: RolloutMode::Swap,
@@ -165,6 +165,7 @@ impl Default for Rollout {
             faults_ppm_max: 10_000,
             disagreements_ppm_max: 10_000,
             latency_percent_max: 200,
+            origin_failures_ppm_max: 50_000,
             kept_max: 3,
         }
     }

@@ -189,6 +189,7 @@ pub(super) struct Rollout {
     pub(super) faults_ppm_max: Field<Count>,
     pub(super) disagreements_ppm_max: Field<Count>,
     pub(super) latency_percent_max: Field<Count>,
+    pub(super) origin_failures_ppm_max: Field<Count>,
     pub(super) kept_max: Field<Count>,
 }
 

@@ -136,7 +136,8 @@ impl Advice {
     /// Does the policy have this hook, or is one tried that may?
     #[must_use]
     pub fn has(&self, hook: Hook) -> bool {
-        let shadowed = self.chosen.as_ref().is_some_and(|chosen| chosen.shadow.is_some());
+        let shadow = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref());
+        let shadowed = shadow.is_some_and(|shadow| shadow.compares(hook));
         shadowed || self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
@@ -191,8 +192,10 @@ impl Advice {
 
     /// Tells a shadow which key was made.
     pub(super) fn witness_key(&self, facts: &Facts<'_>) {
-        if let Some(Chosen { policy, shadow: Some(shadow), .. }) = &self.chosen {
-            let decided = consult::key(&**policy, facts).map(|decided| decided.map(Arc::new));
+        if let Some(Chosen { policy, instead, shadow: Some(shadow) }) = &self.chosen {
+            // The keys of a canary and of the active generation are compared off the request path.
+            let made = if instead.is_none() { consult::key(&**policy, facts) } else { None };
+            let decided = made.map(|decided| decided.map(Arc::new));
             shadow.witness(&Question::Key, facts, decided.as_ref());
         }
     }

@@ -118,6 +118,7 @@ impl Pipeline {
     /// The reply when no answer came.
     pub(super) fn failed_reply(&self, failed: &fetch::Failed, mut trail: Trail) -> Served {
         trail.endpoint.clone_from(&failed.endpoint);
+        trail.note_failure(failed.reason);
         trail.detail = Some(failed.reason.into());
         let title = failed.status.canonical_reason().unwrap_or("Origin error");
         self.own(failed.status, title, &failed.detail, trail)

@@ -11,7 +11,7 @@ use crate::{
         status::{Forward, Line},
         store::Tier,
     },
-    policy::{Arm, Policy},
+    policy::{Arm, Fault, Policy},
 };
 
 /// The look-up's verdict (DESIGN, "Words").
@@ -63,6 +63,8 @@ pub struct Trail {
     pub forward: Option<Forward>,
     /// The origin's status.
     pub forward_status: Option<u16>,
+    /// The origin gave no response.
+    pub origin_failed: bool,
     /// Remaining freshness in milliseconds; negative when stale.
     pub ttl_ms: Option<i64>,
     /// The answer is being stored.
@@ -102,6 +104,19 @@ impl Trail {
         Self { route, policy, arms, key, tier, lookup: Lookup::Hit, ..Self::default() }
     }
 
+    /// Notes that a fetch brought no response, for this reason. A policy's fault is none of the origin's.
+    pub(super) fn note_failure(&mut self, reason: &str) {
+        self.origin_failed = !Fault::KINDS.contains(&reason);
+    }
+
+    /// Whether the origin failed, by no response or one of 5xx, where this request was sent to it on its own account.
+    #[must_use]
+    pub fn origin_outcome(&self) -> Option<bool> {
+        let failed = self.origin_failed || self.forward_status.is_some_and(|status| status >= 500);
+        let asked = self.origin_failed || self.forward_status.is_some();
+        (asked && self.forward.is_some() && !self.collapsed).then_some(failed)
+    }
+
     /// The trail as a `Cache-Status` line.
     #[must_use]
     pub fn cache_status(&self, node: &str) -> HeaderValue {
@@ -118,5 +133,32 @@ impl Trail {
             detail,
         }
         .render(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_judged_by_what_was_sent_to_it() {
+        let sent = || Trail { forward: Some(Forward::UriMiss), ..Trail::default() };
+        let failed = |reason| {
+            let mut trail = sent();
+            trail.note_failure(reason);
+            trail
+        };
+        for (what, trail, wanted) in [
+            ("a hit", Trail::default(), None),
+            ("200", Trail { forward_status: Some(200), ..sent() }, Some(false)),
+            ("404", Trail { forward_status: Some(404), ..sent() }, Some(false)),
+            ("503", Trail { forward_status: Some(503), ..sent() }, Some(true)),
+            ("no response", failed("connect-refused"), Some(true)),
+            ("a policy's fault", failed("trap"), None),
+            ("only-if-cached", Trail { failed: true, ..sent() }, None),
+            ("another's fetch", Trail { collapsed: true, forward_status: Some(503), ..sent() }, None),
+        ] {
+            assert_eq!(trail.origin_outcome(), wanted, "{what}");
+        }
     }
 }

@@ -386,6 +386,7 @@ async fn or_stale(node: &Arc<Pipeline>, ask: &Ask, failed: &fetch::Failed, trail
     let usable = |object: &&Arc<Object>| ask.if_error && !node.cache.is_gone(object, &ask.head.url());
     if let Some(object) = ask.stale.as_ref().filter(usable) {
         let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
+        stale.note_failure(failed.reason);
         stale.lookup = Lookup::Stale;
         if let Some(served) = node.object_reply(ask.key, object, (&ask.head).into(), stale, clock::now()).await {
             return served;
@@ -424,7 +425,7 @@ async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, tra
 
 /// The answer broke off before its first reader was there.
 fn lost(node: &Pipeline, mut trail: Trail) -> Served {
-    trail.detail = Some("body-lost".into());
+    (trail.origin_failed, trail.detail) = (true, Some("body-lost".into()));
     node.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's answer broke off", trail)
 }
 

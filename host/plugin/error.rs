@@ -112,6 +112,28 @@ pub enum Flaw {
         /// The hook.
         hook: &'static str,
     },
+    /// A hook that isn't there.
+    #[error("the manifest says what the {hook} hook reads, but the component doesn't export `{hook}`")]
+    NotExported {
+        /// The hook.
+        hook: &'static str,
+    },
+    /// A hook that the manifest doesn't know.
+    #[error("the component exports `{hook}`, but the manifest doesn't say what that reads: an empty list, if nothing")]
+    NotNamed {
+        /// The hook.
+        hook: &'static str,
+    },
+    /// A pool that isn't there.
+    #[error("the {hook} hook reads pool-stats({pool}), but there is no such pool; configured are: {known}")]
+    Pool {
+        /// The pool.
+        pool: String,
+        /// The hook.
+        hook: &'static str,
+        /// Those that there are.
+        known: String,
+    },
     /// Too many inputs.
     #[error("the {hook} hook declares {count} inputs; at most {limit} are allowed")]
     Inputs {

@@ -14,7 +14,8 @@ use tracing::{info, warn};
 
 use super::{
     Engine, Error, Metrics, Plugin,
-    info::{self, PolicyInfo, TrialInfo},
+    info::{self, EndedTrial, PolicyInfo, TrialInfo},
+    kept::Kept,
     rollout::{self, Bounds, Mode, Verdict},
     shadow::Trial,
 };
@@ -48,8 +49,9 @@ struct Lineup {
 /// What only those who change something look at.
 struct Desk {
     rule: config::Rollout,
-    /// Former generations, the latest first.
-    kept: VecDeque<Arc<Plugin>>,
+    kept: Kept<Arc<Plugin>>,
+    /// What the last trial showed: it is read when the trial is over.
+    last_trial: Option<EndedTrial>,
     events: VecDeque<Event>,
     loading: bool,
 }
@@ -99,6 +101,14 @@ pub enum Refused {
         /// What there is.
         kept: String,
     },
+    /// There is nothing to go back to.
+    #[error("policy `{policy}` has no former generation to go back to; kept are: {kept}{}", by_name(kept))]
+    NoFormer {
+        /// The policy.
+        policy: String,
+        /// Those that were gone back from.
+        kept: String,
+    },
     /// The component.
     #[error(transparent)]
     Load(#[from] Error),
@@ -106,6 +116,14 @@ pub enum Refused {
     #[error("a shadow can't be started: {0}")]
     Thread(io::Error),
 }
+
+/// What else can be done where something is kept.
+fn by_name(kept: &str) -> &'static str {
+    if kept == NONE { "" } else { ", which were gone back from; name one in `to`" }
+}
+
+/// No former generation.
+const NONE: &str = "none";
 
 impl Introduction {
     /// As the configuration says.
@@ -135,7 +153,8 @@ impl Generations {
             lineup: ArcSwap::from_pointee(Lineup { active, trial: None }),
             desk: Mutex::new(Desk {
                 rule: config.rollout.clone(),
-                kept: VecDeque::new(),
+                kept: Kept::new(),
+                last_trial: None,
                 events: VecDeque::from([Event { at: clock::now(), what }]),
                 loading: false,
             }),
@@ -197,14 +216,14 @@ impl Generations {
             return Ok(Loaded { unchanged: true, ..loaded(&plugin, state(trial.mode)) });
         }
         // One that is kept has its counters.
-        let kept = desk.take(plugin.digest());
+        let kept = desk.kept.take(|kept| kept.digest() == plugin.digest());
         let was_kept = kept.is_some();
         let plugin = kept.unwrap_or(plugin);
         plugin.instances.open();
         let mode = match how.mode {
             RolloutMode::Swap => {
                 self.end_trial(&mut desk, &lineup, "another generation was loaded");
-                self.activate(&mut desk, &plugin, &lineup.active);
+                self.activate(&mut desk, &plugin, &lineup.active, false);
                 return Ok(loaded(&plugin, "active"));
             }
             RolloutMode::Shadow => Mode::Shadow,
@@ -215,7 +234,9 @@ impl Generations {
         let trial = match Trial::begin(Arc::clone(&plugin), &lineup.active, mode, rule, was_kept, counters) {
             Ok(trial) => trial,
             Err(error) => {
-                desk.kept.extend(was_kept.then_some(plugin));
+                if was_kept {
+                    desk.kept.push_given_up(plugin);
+                }
                 return Err(Refused::Thread(error));
             }
         };
@@ -236,11 +257,12 @@ impl Generations {
         let mut desk = self.desk.lock();
         let lineup = self.lineup.load_full();
         let Some(trial) = &lineup.trial else { return Err(Refused::NoTrial(self.name.clone())) };
-        self.activate(&mut desk, &trial.plugin, &lineup.active);
+        self.promoted(&mut desk, &lineup, trial, "promoted by the operator");
         Ok(loaded(&trial.plugin, "active"))
     }
 
-    /// Ends a trial; without one, goes back to a former generation: the latest, or the one whose digest begins so.
+    /// Ends a trial; without one, goes back to a former generation: the one whose digest begins so, or the latest that
+    /// wasn't gone back from before, so that each step goes further back.
     ///
     /// # Errors
     /// There is no such former generation.
@@ -251,16 +273,25 @@ impl Generations {
             self.end_trial(&mut desk, &lineup, "by the operator");
             return Ok(loaded(&lineup.active, "active"));
         }
-        let wanted = to.unwrap_or_default();
-        let Some(plugin) = desk.kept.iter().find(|plugin| plugin.digest().starts_with(wanted)).cloned() else {
-            let kept: Vec<&str> = desk.kept.iter().map(|plugin| plugin.generation.short()).collect();
-            let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-            return Err(Refused::NotKept { policy: self.name.clone(), wanted: wanted.to_owned(), kept });
+        let found = match to {
+            None => desk.kept.take_latest().map(|plugin| (plugin, false)),
+            Some(to) => desk.kept.take_wanted(|plugin| plugin.digest().starts_with(to)),
         };
-        desk.take(plugin.digest());
+        let Some((plugin, was_left)) = found else { return Err(self.not_kept(&desk, to)) };
         self.end_trial(&mut desk, &lineup, "by the operator");
-        self.activate(&mut desk, &plugin, &lineup.active);
+        // Who returns to what was gone back from doesn't go back from what is active.
+        self.activate(&mut desk, &plugin, &lineup.active, !was_left);
         Ok(loaded(&plugin, "active"))
+    }
+
+    fn not_kept(&self, desk: &Desk, to: Option<&str>) -> Refused {
+        let kept: Vec<&str> = desk.kept.iter().map(|plugin| plugin.generation.short()).collect();
+        let kept = if kept.is_empty() { NONE.to_owned() } else { kept.join(", ") };
+        let policy = self.name.clone();
+        match to {
+            Some(wanted) => Refused::NotKept { policy, wanted: wanted.to_owned(), kept },
+            None => Refused::NoFormer { policy, kept },
+        }
     }
 
     /// What an operator wants to know of it.
@@ -278,6 +309,7 @@ impl Generations {
             loading: desk.loading,
             generations,
             trial: lineup.trial.as_ref().map(|trial| TrialInfo::new(trial, state(trial.mode))),
+            last_trial: desk.last_trial.clone(),
             experiments: info::experiments(&lineup.active),
             events: desk.events.iter().cloned().collect(),
         }
@@ -293,16 +325,15 @@ impl Generations {
         }
     }
 
-    /// `plugin` takes over from `former`, which is kept for a while.
-    fn activate(&self, desk: &mut Desk, plugin: &Arc<Plugin>, former: &Arc<Plugin>) {
+    /// `plugin` takes over from `former`, which is kept for a while; `left` if it is gone back from.
+    fn activate(&self, desk: &mut Desk, plugin: &Arc<Plugin>, former: &Arc<Plugin>, left: bool) {
         plugin.instances.open();
         plugin.tally.set_exact(false);
         self.lineup.store(Arc::new(Lineup { active: Arc::clone(plugin), trial: None }));
         former.instances.close();
         former.tally.set_exact(false);
         self.metrics.clear_arms();
-        desk.kept.push_front(Arc::clone(former));
-        desk.kept.truncate(desk.rule.kept_max);
+        desk.kept.push(Arc::clone(former), left, desk.rule.kept_max);
         desk.tell(format!("{} is active, after {}", plugin.generation.short(), former.generation.short()));
         info!(target: "policy", policy = %plugin.label(), former = %former.label(), "active");
     }
@@ -311,16 +342,24 @@ impl Generations {
         let Some(trial) = &lineup.trial else { return };
         self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: None }));
         trial.plugin.instances.close();
-        // As the oldest: the next step back isn't to what was just given up.
-        desk.kept.extend(trial.was_kept.then(|| Arc::clone(&trial.plugin)));
+        if trial.was_kept {
+            desk.kept.push_given_up(Arc::clone(&trial.plugin));
+        }
         lineup.active.tally.set_exact(false);
+        desk.remember(trial, format!("no longer tried: {why}"));
         desk.tell(format!("{} is no longer tried: {why}", trial.plugin.generation.short()));
         warn!(target: "policy", policy = %trial.plugin.label(), why, "no longer on trial");
     }
 
+    /// The generation on trial takes over.
+    fn promoted(&self, desk: &mut Desk, lineup: &Lineup, trial: &Trial, why: &str) {
+        desk.remember(trial, why.to_owned());
+        self.activate(desk, &trial.plugin, &lineup.active, false);
+    }
+
     /// Carries out what the trial has come to. Whoever comes at the same time finds it done.
     fn judge(&self, lineup: &Arc<Lineup>, trial: &Trial) {
-        let verdict = trial.judge(&lineup.active, clock::now());
+        let verdict = trial.judge(&lineup.active, clock::uptime());
         if verdict == Verdict::Wait {
             return;
         }
@@ -330,7 +369,7 @@ impl Generations {
         }
         match verdict {
             Verdict::Wait => {}
-            Verdict::Promote => self.activate(&mut desk, &trial.plugin, &lineup.active),
+            Verdict::Promote => self.promoted(&mut desk, lineup, trial, "promoted: it kept its bounds"),
             Verdict::RollBack(reason) => self.end_trial(&mut desk, lineup, &reason.to_string()),
         }
     }
@@ -356,8 +395,15 @@ impl Roster for Generations {
                 }
                 trial.requested();
                 let instead = Some(Arc::clone(&lineup.active) as Arc<dyn Policy>);
-                Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, instead, shadow: None }
+                let shadow = Some(Arc::clone(trial) as Arc<dyn Shadow>);
+                Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, instead, shadow }
             }
+        }
+    }
+
+    fn origin_responded(&self, failed: bool) {
+        if let Some(trial) = &self.lineup.load().trial {
+            trial.origin_responded(failed);
         }
     }
 }
@@ -376,10 +422,12 @@ impl Desk {
         self.events.push_back(Event { at: clock::now(), what });
     }
 
-    /// Takes a former generation out.
-    fn take(&mut self, digest: &str) -> Option<Arc<Plugin>> {
-        let at = self.kept.iter().position(|plugin| plugin.digest() == digest)?;
-        self.kept.remove(at)
+    /// Keeps what a trial has shown that ends now, and writes its examples to the log.
+    fn remember(&mut self, trial: &Trial, outcome: String) {
+        let ended = EndedTrial { trial: TrialInfo::new(trial, state(trial.mode)), ended: clock::now(), outcome };
+        let policy = trial.plugin.label();
+        ended.trial.examples.iter().for_each(|example| example.log(policy));
+        self.last_trial = Some(ended);
     }
 }
 
@@ -407,6 +455,7 @@ const fn bounds(rule: &config::Rollout) -> Bounds {
         faults_ppm_max: rule.faults_ppm_max,
         disagreements_ppm_max: rule.disagreements_ppm_max,
         latency_percent_max: rule.latency_percent_max,
+        origin_failures_ppm_max: rule.origin_failures_ppm_max,
         hold: rule.hold,
     }
 }

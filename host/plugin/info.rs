@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::{Metrics, Plugin, generations::Event, shadow::Trial, worth::State};
+use super::{Metrics, Plugin, examples::Example, generations::Event, rollout::Counts, shadow::Trial, worth::State};
 use crate::{
     clock::Timestamp,
     policy::{
@@ -26,6 +25,8 @@ pub struct PolicyInfo {
     pub generations: Vec<GenerationInfo>,
     /// How the one on trial does.
     pub trial: Option<TrialInfo>,
+    /// How the last one did that is over.
+    pub last_trial: Option<EndedTrial>,
     /// How the arms of the active one's experiments do.
     pub experiments: Vec<ExperimentInfo>,
     /// What happened last.
@@ -89,16 +90,51 @@ pub struct TrialInfo {
     pub mode: &'static str,
     /// Since when, in milliseconds since 1970.
     pub since: Timestamp,
+    /// Requests that it decided for, or that came while it was compared.
+    pub requests: u64,
+    /// Questions that it answered, all hooks together.
+    pub calls: u64,
+    /// Questions without a verdict.
+    pub faults: u64,
+    /// Decisions that were compared.
+    pub compared: u64,
+    /// Those that were made otherwise, as far as that counts.
+    pub disagreed: u64,
+    /// Whether the origin fails too often for a promotion.
+    pub origin_fails: bool,
+    /// The same of each hook that was asked: it is judged by itself.
+    pub hooks: Vec<TrialHookInfo>,
+    /// An example of each kind of difference.
+    pub examples: Vec<Example>,
+}
+
+/// How a hook of a generation on trial does.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrialHookInfo {
+    /// Its name.
+    pub name: &'static str,
     /// Questions that it answered.
     pub calls: u64,
     /// Questions without a verdict.
     pub faults: u64,
-    /// A shadow's decisions that were compared.
+    /// Decisions that were compared; of keys, requests.
     pub compared: u64,
-    /// Those that the active one made otherwise.
+    /// Those that were made otherwise, as far as that counts; of keys, requests that share a response otherwise.
     pub disagreed: u64,
-    /// The latest of these.
-    pub examples: Vec<Value>,
+    /// Decisions that could not be compared.
+    pub skipped: u64,
+}
+
+/// A trial that is over.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndedTrial {
+    /// What it showed.
+    #[serde(flatten)]
+    pub trial: TrialInfo,
+    /// When it ended, in milliseconds since 1970.
+    pub ended: Timestamp,
+    /// How, in words.
+    pub outcome: String,
 }
 
 /// How an experiment goes.
@@ -185,16 +221,32 @@ impl Plugin {
 impl TrialInfo {
     pub(super) fn new(trial: &Trial, mode: &'static str) -> Self {
         let counts = trial.counts();
+        let sum = |of: fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>();
+        let hooks = Hook::ALL.into_iter().zip(&counts).map(|(hook, counts)| TrialHookInfo::new(hook, counts));
         Self {
             generation: trial.plugin.generation.short().to_owned(),
             mode,
             since: trial.since,
-            calls: counts.calls,
-            faults: counts.faults,
-            compared: counts.compared,
-            disagreed: counts.disagreed,
+            requests: trial.requests(),
+            calls: sum(|hook| hook.calls),
+            faults: sum(|hook| hook.faults),
+            compared: sum(|hook| hook.compared),
+            disagreed: sum(|hook| hook.disagreed),
+            origin_fails: trial.origin_fails(),
+            hooks: hooks.filter(TrialHookInfo::was_asked).collect(),
             examples: trial.examples(),
         }
+    }
+}
+
+impl TrialHookInfo {
+    fn new(hook: Hook, counts: &Counts) -> Self {
+        let Counts { calls, faults, compared, disagreed, skipped, .. } = *counts;
+        Self { name: hook.name(), calls, faults, compared, disagreed, skipped }
+    }
+
+    const fn was_asked(&self) -> bool {
+        self.calls > 0 || self.compared > 0 || self.skipped > 0
     }
 }
 

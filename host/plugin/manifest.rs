@@ -31,7 +31,8 @@ pub(super) struct Manifest {
     pub(super) experiments: Vec<Experiment>,
 }
 
-/// Checks the manifest of a component that exports these hooks. What it says of others is not looked at.
+/// Checks the manifest of a component that exports these hooks. It names each of them and no other; of `key` it may be
+/// silent, because a recipe names its inputs itself.
 pub(super) fn check(raw: RawManifest, hooks: &[Hook]) -> Result<Manifest, Flaw> {
     let scope = Scope { hooks, experiments: raw.experiments.iter().map(|it| it.name.clone()).collect() };
     let mut reads = Hook::ALL.map(|hook| hooks.contains(&hook).then(Vec::new));
@@ -41,6 +42,9 @@ pub(super) fn check(raw: RawManifest, hooks: &[Hook]) -> Result<Manifest, Flaw> 
         if seen.contains(&hook) {
             return Err(Flaw::Twice { hook: hook.name() });
         }
+        if !hooks.contains(&hook) {
+            return Err(Flaw::NotExported { hook: hook.name() });
+        }
         seen.push(hook);
         if raw.inputs.len() > INPUTS_MAX {
             return Err(Flaw::Inputs { hook: hook.name(), count: raw.inputs.len(), limit: INPUTS_MAX });
@@ -48,6 +52,9 @@ pub(super) fn check(raw: RawManifest, hooks: &[Hook]) -> Result<Manifest, Flaw> 
         if let Some(inputs) = &mut reads[hook.index()] {
             *inputs = raw.inputs.into_iter().map(|input| scope.input(hook, input)).collect::<Result<_, _>>()?;
         }
+    }
+    if let Some(hook) = hooks.iter().find(|hook| **hook != Hook::Key && !seen.contains(hook)) {
+        return Err(Flaw::NotNamed { hook: hook.name() });
     }
     Ok(Manifest {
         name: name("name", raw.name)?,
@@ -99,6 +106,11 @@ fn experiments(raw: Vec<RawExperiment>, scope: &Scope<'_>) -> Result<Vec<Experim
         if experiment.arms.iter().any(|(arm, _)| name("name", arm.clone()).is_err()) {
             return wrong("an arm's name is not 1 to 64 visible ASCII characters");
         }
+        let mut arms: Vec<&str> = experiment.arms.iter().map(|(arm, _)| arm.as_str()).collect();
+        arms.sort_unstable();
+        if arms.windows(2).any(|pair| pair[0] == pair[1]) {
+            return wrong("two of its arms have the same name");
+        }
         if experiment.arms.iter().all(|(_, weight)| *weight == 0) {
             return wrong("all its arms have the weight 0");
         }
@@ -117,6 +129,21 @@ fn experiment(raw: RawExperiment, scope: &Scope<'_>) -> Result<Experiment, Flaw>
     };
     let arms = raw.arms.into_iter().map(|(name, weight)| Arm { name, weight }).collect();
     Ok(Experiment { name: raw.name, unit, arms })
+}
+
+/// Checks that the pools which hooks read the state of are there.
+pub(super) fn check_pools(reads: &[Option<Vec<Input>>; Hook::ALL.len()], known: &[String]) -> Result<(), Flaw> {
+    for hook in Hook::ALL {
+        for input in reads[hook.index()].iter().flatten() {
+            if let Input::PoolStats(pool) = input
+                && !known.contains(pool)
+            {
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Flaw::Pool { pool: shown(pool), hook: hook.name(), known });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The plan, from what `plan` answered and the inputs that the manifest declares for `key`.
@@ -252,8 +279,6 @@ mod tests {
             (RawHook::Key, vec![RawInput::Feature("f".into()), RawInput::Arm("e".into())]),
             (RawHook::Features, vec![RawInput::Arm("e".into())]),
             (RawHook::Admit, vec![RawInput::ResponseStatus, RawInput::Clock(60)]),
-            // It isn't exported, so what it would read is nobody's business.
-            (RawHook::Route, vec![RawInput::ResponseStatus]),
         ];
         let raw = RawManifest { experiments: vec![experiment("e", &[("a", 1)])], ..manifest(reads) };
         let checked = check(raw, &[Hook::Key, Hook::Features, Hook::Admit]).unwrap();
@@ -292,6 +317,7 @@ mod tests {
             (vec![experiment("e", &long)], "1 to 16 arms"),
             (vec![experiment("e", &[("a b", 1)])], "an arm's name"),
             (vec![experiment("e", &[("a", 0), ("b", 0)])], "the weight 0"),
+            (vec![experiment("e", &[("a", 1), ("b", 1), ("a", 2)])], "two of its arms have the same name"),
             (vec![experiment("e", &[("a", 1)]); EXPERIMENTS_MAX + 1], "9 experiments; at most 8"),
             (vec![RawExperiment { unit: RawInput::Clock(1), ..experiment("e", &[("a", 1)]) }], "its unit isn't"),
         ] {
@@ -305,11 +331,37 @@ mod tests {
         assert!(of_key(vec![RawInput::Path; INPUTS_MAX]).is_ok());
         assert!(matches!(of_key(vec![RawInput::Path; INPUTS_MAX + 1]), Err(Flaw::Inputs { count: 65, .. })));
         let twice = vec![(RawHook::Route, vec![]), (RawHook::Route, vec![])];
-        assert_eq!(check(manifest(twice), &[]).unwrap_err(), Flaw::Twice { hook: "route" });
+        assert_eq!(check(manifest(twice), &[Hook::Route]).unwrap_err(), Flaw::Twice { hook: "route" });
         for name in ["", "a b", "\u{e9}", &"n".repeat(65)] {
             let raw = RawManifest { name: name.into(), ..manifest(vec![]) };
             assert!(matches!(check(raw, &[]), Err(Flaw::Name { field: "name", .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn a_manifest_names_the_hooks_that_are_exported_and_no_others() {
+        let named = |hooks: &[RawHook]| manifest(hooks.iter().map(|hook| (*hook, vec![])).collect());
+        for (names, exports, wanted) in [
+            (vec![], vec![], None),
+            (vec![RawHook::Batch], vec![Hook::Batch], None),
+            // A recipe names its inputs itself.
+            (vec![], vec![Hook::Key], None),
+            (vec![RawHook::Batch], vec![], Some(Flaw::NotExported { hook: "batch" })),
+            (vec![RawHook::Key], vec![Hook::Batch], Some(Flaw::NotExported { hook: "key" })),
+            (vec![RawHook::Batch], vec![Hook::Batch, Hook::Prefetch], Some(Flaw::NotNamed { hook: "prefetch" })),
+        ] {
+            assert_eq!(check(named(&names), &exports).err(), wanted, "{names:?} {exports:?}");
+        }
+    }
+
+    #[test]
+    fn pools_that_are_read_are_there() {
+        let mut reads = Hook::ALL.map(|_| None);
+        reads[Hook::Route.index()] = Some(vec![Input::Path, Input::PoolStats("models".into())]);
+        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(check_pools(&reads, &known(&["web", "models"])), Ok(()));
+        let flaw = check_pools(&reads, &known(&["web"])).unwrap_err().to_string();
+        assert_eq!(flaw, "the route hook reads pool-stats(models), but there is no such pool; configured are: web");
     }
 
     #[test]

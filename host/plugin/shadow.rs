@@ -1,8 +1,7 @@
-//! A generation on trial: what it is measured by, and, for a shadow, the thread on which it is asked what it would
-//! have decided.
+//! A generation on trial: what it is measured by, and the thread on which its decisions are compared with the active
+//! one's, so that no request waits for that.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::{
         Arc, Weak,
@@ -20,14 +19,16 @@ use serde_json::{Value, json};
 
 use super::{
     Plugin, Sums,
-    rollout::{self, Bounds, Counts, Mode, Verdict},
+    examples::{self, Example, Examples, Keyed},
+    rollout::{self, Bounds, Counts, Evidence, Mode, Origin, Verdict},
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Timestamp, Uptime},
     message::RequestHead,
     policy::{
-        Admission, Answer, Candidate, Decision, Facts, Fault, Hook, Input, Notes, Policy, PoolStats, Pools, Question,
-        Shadow, consult,
+        Admission, Answer, Candidate, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, PoolStats, Pools,
+        Question, Shadow, consult,
+        partition::{Change, Partition, Sharing},
     },
 };
 
@@ -35,71 +36,100 @@ use crate::{
 const QUEUE_MAX: usize = 256;
 /// A request with a larger body isn't compared: what waits holds it.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Disagreements that are kept to be looked at.
-const EXAMPLES_MAX: usize = 20;
+/// Keys of either generation that are remembered at least, to find out which requests share a response.
+const KEYS_MAX: usize = 2_048;
+
+/// A number for each hook.
+type ByHook<T> = [T; Hook::ALL.len()];
 
 /// A generation that has to prove itself beside the active one.
 pub(super) struct Trial {
     pub(super) plugin: Arc<Plugin>,
     pub(super) mode: Mode,
+    /// When it began, to be shown.
     pub(super) since: Timestamp,
+    began: Uptime,
     /// The header field that tells clients apart, if it isn't their address.
     pub(super) unit: Option<HeaderName>,
     bounds: Bounds,
+    /// Whose keys a canary's are compared with. It isn't kept alive by that.
+    active: Weak<Plugin>,
+    /// Whether either makes keys, so that there is something to compare.
+    keys: bool,
     /// What both had counted when the trial began.
-    before: (Sums, Sums),
+    before: (ByHook<Sums>, ByHook<Sums>),
     /// It was kept from an earlier time, and is kept again if the trial ends.
     pub(super) was_kept: bool,
     /// Requests since: a recipe is never called, and has to prove itself all the same.
     requests: AtomicU64,
     waiting: AtomicUsize,
+    compared: ByHook<Compared>,
+    partition: Mutex<Partition<Arc<Keyed>>>,
+    examples: Examples,
+    origin: Mutex<Origin>,
+    cases: SyncSender<Case>,
+    counters: (Counter, Counter),
+}
+
+/// What came of comparing the decisions of one hook.
+#[derive(Debug, Default)]
+struct Compared {
     compared: AtomicU64,
     disagreed: AtomicU64,
-    examples: Mutex<VecDeque<Value>>,
-    cases: Option<SyncSender<Case>>,
-    counters: (Counter, Counter),
+    faulted: AtomicU64,
+    skipped: AtomicU64,
 }
 
 impl Trial {
     /// Starts a trial beside `active`.
     ///
     /// # Errors
-    /// There is no thread for the shadow.
+    /// There is no thread for the comparisons.
     pub(super) fn begin(
         plugin: Arc<Plugin>,
-        active: &Plugin,
+        active: &Arc<Plugin>,
         mode: Mode,
         (bounds, unit): (Bounds, Option<HeaderName>),
         was_kept: bool,
         counters: (Counter, Counter),
     ) -> io::Result<Arc<Self>> {
         let (cases, inbox) = sync_channel(QUEUE_MAX);
+        let keys = [&plugin, active].into_iter().any(|plugin| plugin.key_plan != KeyPlan::Native);
         let trial = Arc::new(Self {
             before: (plugin.sums(), active.sums()),
+            keys,
+            active: Arc::downgrade(active),
             plugin,
             mode,
             since: clock::now(),
+            began: clock::uptime(),
             was_kept,
             requests: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             unit,
             bounds,
-            compared: AtomicU64::new(0),
-            disagreed: AtomicU64::new(0),
-            examples: Mutex::default(),
-            cases: (mode == Mode::Shadow).then_some(cases),
+            compared: Default::default(),
+            partition: Mutex::new(Partition::new(KEYS_MAX)),
+            examples: Examples::default(),
+            origin: Mutex::default(),
+            cases,
             counters,
         });
-        if trial.cases.is_some() {
-            let own = Arc::downgrade(&trial);
-            thread::Builder::new().name("holm-policy-shadow".to_owned()).spawn(move || work(&own, &inbox))?;
-        }
+        let own = Arc::downgrade(&trial);
+        thread::Builder::new().name("holm-policy-shadow".to_owned()).spawn(move || work(&own, &inbox))?;
         Ok(trial)
     }
 
-    /// Has it proved itself, or failed?
-    pub(super) fn judge(&self, active: &Plugin, now: Timestamp) -> Verdict {
-        rollout::judge(self.mode, &self.bounds, &self.counts(), &since(active.sums(), self.before.1), self.since, now)
+    /// Whether it has proved itself, or failed.
+    pub(super) fn judge(&self, active: &Plugin, now: Uptime) -> Verdict {
+        let (sums, before) = (active.sums(), &self.before.1);
+        let evidence = Evidence {
+            trial: self.counts(),
+            active: Hook::ALL.map(|hook| since(sums[hook.index()], before[hook.index()])),
+            requests: self.requests(),
+            origin: *self.origin.lock(),
+        };
+        rollout::judge(&self.bounds, &evidence, self.began, now)
     }
 
     /// A request came that it decides for, or that it is compared on.
@@ -107,45 +137,118 @@ impl Trial {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What it has done since it began.
-    pub(super) fn counts(&self) -> Counts {
-        let asked = since(self.plugin.sums(), self.before.0);
-        Counts {
-            calls: asked.calls.max(self.requests.load(Ordering::Relaxed)),
-            compared: self.compared.load(Ordering::Relaxed),
-            disagreed: self.disagreed.load(Ordering::Relaxed),
-            ..asked
-        }
+    /// Takes how the origin did with a request of the policy.
+    pub(super) fn origin_responded(&self, failed: bool) {
+        self.origin.lock().record(failed, self.bounds.origin_failures_ppm_max, clock::uptime());
     }
 
-    /// The latest disagreements.
-    pub(super) fn examples(&self) -> Vec<Value> {
-        self.examples.lock().iter().cloned().collect()
+    /// Whether the origin fails too often for a promotion.
+    pub(super) fn origin_fails(&self) -> bool {
+        self.origin.lock().is_failing(self.bounds.origin_failures_ppm_max)
+    }
+
+    /// Requests since it began.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// What each hook has done since it began, by [`Hook::index`].
+    pub(super) fn counts(&self) -> ByHook<Counts> {
+        let sums = self.plugin.sums();
+        Hook::ALL.map(|hook| {
+            let asked = since(sums[hook.index()], self.before.0[hook.index()]);
+            let compared = &self.compared[hook.index()];
+            let [count, disagreed, faulted, skipped] =
+                [&compared.compared, &compared.disagreed, &compared.faulted, &compared.skipped]
+                    .map(|counter| counter.load(Ordering::Relaxed));
+            let tried = match self.mode {
+                Mode::Shadow => count + faulted,
+                Mode::Canary { .. } if hook == Hook::Key && self.is_recipe() => self.requests(),
+                Mode::Canary { .. } => asked.calls,
+            };
+            // What a canary does is seen without a comparison.
+            let skipped = if self.mode == Mode::Shadow { skipped } else { 0 };
+            Counts { tried, compared: count, disagreed, skipped, ..asked }
+        })
+    }
+
+    /// An example of each kind of difference so far.
+    pub(super) fn examples(&self) -> Vec<Example> {
+        self.examples.list()
+    }
+
+    fn is_recipe(&self) -> bool {
+        matches!(self.plugin.key_plan, KeyPlan::Recipe(_))
     }
 
     fn compare(&self, case: &Case) {
+        let hook = case.question().hook();
+        if hook == Hook::Key {
+            return self.compare_keys(case);
+        }
         // What it has no say about is decided natively.
         let said = match case.ask(&*self.plugin) {
-            Some(Err(_)) => return,
+            Some(Err(fault)) => return self.faulted(case, &fault),
             Some(Ok(said)) => Some(said),
             None => case.question().native(),
         };
-        self.compared.fetch_add(1, Ordering::Relaxed);
+        let (Some(decided), Some(said)) = (case.decided.as_deref(), said) else { return };
+        let differs = *decided != said;
+        if differs {
+            self.examples.differs(hook, &case.title(), decided, &said);
+        }
+        self.count(hook, differs);
+    }
+
+    /// Keys are compared by what they are for: which requests share a response.
+    fn compare_keys(&self, case: &Case) {
+        let trial = match case.ask(&*self.plugin).transpose() {
+            Err(fault) => return self.faulted(case, &fault),
+            Ok(trial) => trial,
+        };
+        let active = match self.mode {
+            Mode::Shadow => case.decided.as_deref().cloned(),
+            Mode::Canary { .. } => {
+                let Some(active) = self.active.upgrade() else { return };
+                match case.ask(&*active).transpose() {
+                    // There is nothing to compare with.
+                    Err(_) => return,
+                    Ok(active) => active,
+                }
+            }
+        };
+        let keyed =
+            Arc::new(Keyed { request: case.title(), active: shown(active.as_ref()), trial: shown(trial.as_ref()) });
+        let (old, new) = (case.sharing(active.as_ref()), case.sharing(trial.as_ref()));
+        let findings = self.partition.lock().compare(old, new, &keyed);
+        for finding in &findings {
+            self.examples.shares(finding.change, &keyed, finding.with.as_deref());
+        }
+        // What a canary divides more finely costs its own clients hits. What it merges may be one client's response to
+        // another's request, and can't be taken back.
+        let counts = |change| self.mode == Mode::Shadow || change == Change::NewlyShared;
+        self.count(Hook::Key, findings.iter().any(|finding| counts(finding.change)));
+    }
+
+    /// Examples are taken before: who sees the count finds them.
+    fn count(&self, hook: Hook, disagreed: bool) {
+        let counts = &self.compared[hook.index()];
+        if disagreed {
+            counts.disagreed.fetch_add(1, Ordering::Relaxed);
+        }
+        counts.compared.fetch_add(1, Ordering::Relaxed);
         self.counters.0.inc();
-        if case.decided.as_deref() == said.as_ref() {
-            return;
-        }
-        self.disagreed.fetch_add(1, Ordering::Relaxed);
-        let mut examples = self.examples.lock();
-        if examples.len() == EXAMPLES_MAX {
-            examples.pop_front();
-        }
-        examples.push_back(json!({
-            "hook": case.question().hook().name(),
-            "request": format!("{} {}", case.head.method, case.head.url()),
-            "active": shown(case.decided.as_deref()),
-            "trial": shown(said.as_ref()),
-        }));
+    }
+
+    fn faulted(&self, case: &Case, fault: &Fault) {
+        let hook = case.question().hook();
+        self.examples.faulted(hook, &case.title(), fault.kind(), json!(fault.to_string()));
+        self.compared[hook.index()].faulted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn skip(&self, hook: Hook) {
+        self.compared[hook.index()].skipped.fetch_add(1, Ordering::Relaxed);
+        self.counters.1.inc();
     }
 }
 
@@ -155,15 +258,21 @@ impl std::fmt::Debug for Trial {
     }
 }
 
-/// A decision, or that the host makes it.
+/// A key, or that the host makes it.
 fn shown(decision: Option<&Decision>) -> Value {
-    decision.map_or_else(|| json!("native"), Decision::to_json)
+    decision.map_or_else(|| json!("the native key"), |decision| examples::bounded(decision.to_readable()))
 }
 
 impl Shadow for Trial {
+    fn compares(&self, hook: Hook) -> bool {
+        self.mode == Mode::Shadow || hook == Hook::Key && self.keys
+    }
+
     fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>) {
-        if decided.is_none() && self.plugin.reads(question.hook()).is_none() {
-            // Neither has a say.
+        let hook = question.hook();
+        let has_say =
+            if hook == Hook::Key { self.keys } else { decided.is_some() || self.plugin.reads(hook).is_some() };
+        if !has_say || !self.compares(hook) {
             return;
         }
         // Where the active one faulted there is nothing to compare with.
@@ -172,25 +281,26 @@ impl Shadow for Trial {
             Some(Ok(decided)) => Some(Arc::clone(decided)),
             None => question.native().map(Arc::new),
         };
-        let Some(cases) = &self.cases else { return };
         let unread = facts.body().is_none() && self.plugin.needs_body();
         let large = facts.body().is_some_and(|body| body.len() > BODY_BYTES_MAX);
         if unread || large || self.waiting.load(Ordering::Relaxed) >= QUEUE_MAX {
-            self.counters.1.inc();
-            return;
+            return self.skip(hook);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        match cases.try_send(Case::new(question, facts, decided, &*self.plugin)) {
+        // A canary's key is compared with what the active one makes of the same.
+        let active = if self.mode == Mode::Shadow { None } else { self.active.upgrade() };
+        let asked = [Some(&*self.plugin), active.as_deref()];
+        match self.cases.try_send(Case::new(question, facts, decided, asked)) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.counters.1.inc();
+                self.skip(hook);
             }
         }
     }
 }
 
-/// The shadow's thread: ends with its trial.
+/// The thread of the comparisons: ends with its trial.
 fn work(trial: &Weak<Trial>, inbox: &Receiver<Case>) {
     while let Ok(case) = inbox.recv() {
         let Some(trial) = trial.upgrade() else { return };
@@ -205,8 +315,7 @@ fn since(now: Sums, before: Sums) -> Counts {
         faults: now.faults.saturating_sub(before.faults),
         call_ns_sum: now.timed_ns.saturating_sub(before.timed_ns),
         timed: now.timed.saturating_sub(before.timed),
-        compared: 0,
-        disagreed: 0,
+        ..Counts::default()
     }
 }
 
@@ -232,12 +341,23 @@ enum Asked {
 }
 
 impl Case {
-    fn new(question: &Question<'_>, facts: &Facts<'_>, decided: Option<Arc<Decision>>, asked: &dyn Policy) -> Self {
-        let hooks = [question.hook(), Hook::Features].into_iter().filter_map(|hook| asked.reads(hook)).flatten();
-        let asked_pools = hooks.filter_map(|input| match input {
-            Input::PoolStats(pool) => Some((pool.clone(), facts.pool(pool)?)),
-            _ => None,
-        });
+    fn new(
+        question: &Question<'_>,
+        facts: &Facts<'_>,
+        decided: Option<Arc<Decision>>,
+        asked: [Option<&Plugin>; 2],
+    ) -> Self {
+        let mut pools = Vec::new();
+        for plugin in asked.into_iter().flatten() {
+            let read = [question.hook(), Hook::Features].into_iter().filter_map(|hook| plugin.reads(hook)).flatten();
+            for input in read {
+                if let Input::PoolStats(pool) = input
+                    && let Some(stats) = facts.pool(pool)
+                {
+                    pools.push((pool.clone(), stats));
+                }
+            }
+        }
         Self {
             asked: match question {
                 Question::Key => Asked::Key,
@@ -250,7 +370,7 @@ impl Case {
             head: facts.request().clone(),
             body: facts.body().cloned(),
             answer: facts.answer().map(|it| (it.status, it.headers.clone(), it.length, it.fetch_us)),
-            pools: Seen(asked_pools.collect()),
+            pools: Seen(pools),
             now: clock::now(),
             decided,
         }
@@ -267,6 +387,19 @@ impl Case {
             Question::Key => consult::key(policy, &facts),
             question => consult::ask(policy, &question, &facts).map(|said| said.map(|said| (*said).clone())),
         }
+    }
+
+    /// Which requests share its response by this key; by the native one if there is none.
+    fn sharing(&self, key: Option<&Decision>) -> Sharing {
+        match key {
+            Some(Decision::Key(verdict)) => Sharing::of(&self.head, verdict),
+            _ => Sharing::native(&Facts::new(&self.head, self.body.as_ref(), &Notes::default())),
+        }
+    }
+
+    /// The request in a line.
+    fn title(&self) -> String {
+        examples::title(self.head.method.as_str(), &self.head.url())
     }
 
     fn question(&self) -> Question<'_> {

@@ -94,7 +94,7 @@ fn info(plugin: &Plugin) -> GenerationInfo {
 }
 
 fn calls(plugin: &Plugin) -> u64 {
-    plugin.sums().calls
+    plugin.sums().iter().map(|sums| sums.calls).sum()
 }
 
 /// How many calls the instance that answers has had.

@@ -237,6 +237,19 @@ impl Decision {
             Self::Prefetch(hints) => hints.iter().map(Hint::to_json).collect(),
         }
     }
+
+    /// As a person reads it: of a key's parts, without the byte by which `slot` of the SDKs keeps a missing value apart
+    /// from an empty one.
+    #[must_use]
+    pub fn to_readable(&self) -> Value {
+        let Self::Key(KeyVerdict::Lookup(parts)) = self else { return self.to_json() };
+        let plain = |part: &Option<Vec<u8>>| match part.as_deref() {
+            None | Some([0]) => None,
+            Some([1, value @ ..]) => Some(value.to_vec()),
+            Some(part) => Some(part.to_vec()),
+        };
+        Self::Key(KeyVerdict::Lookup(parts.iter().map(plain).collect())).to_json()
+    }
 }
 
 impl Shape {
@@ -320,6 +333,12 @@ mod tests {
         ] {
             assert_eq!(decision.to_json(), wanted);
         }
+        let slots = Decision::Key(KeyVerdict::Lookup(
+            [&b"a"[..], b"\x01b", b"\x01", b"\0", b"\x01\xff", b"\0\0"].map(|part| Some(part.to_vec())).to_vec(),
+        ));
+        let wanted = json!({"lookup": ["a", "b", "", null, {"hex": "ff"}, {"hex": "0000"}]});
+        assert_eq!(slots.to_readable(), wanted);
+        assert_eq!(slots.to_json()["lookup"][1], json!({"hex": "0162"}));
         let fault = Fault::Own { code: 7, detail: "no".into() };
         assert_eq!(fault.to_json(), json!({"fault": {"code": 7, "detail": "no"}}));
     }

@@ -1,6 +1,8 @@
-//! What would change: two policies, or a policy and the native default, are asked about the same recorded traffic.
+//! What would change: two policies, or a policy and the native default, are asked about the same recorded traffic. Keys
+//! are compared by which requests share a response, anything else by what is decided.
 
 mod har;
+mod keys;
 mod log;
 
 use std::{
@@ -10,8 +12,9 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::keys::Keys;
 use super::{
     diff,
     error::Error,
@@ -23,7 +26,7 @@ use super::{
 use crate::{
     config::Memo,
     plugin::Plugin,
-    policy::{Decision, Hook, Input, KeyVerdict, Policy},
+    policy::{Hook, Input, Policy, partition},
 };
 
 /// What the component is compared with.
@@ -55,6 +58,7 @@ pub struct Replayed {
     /// Lines or entries that are no requests.
     unreadable: usize,
     hooks: BTreeMap<Hook, Counts>,
+    keys: Keys,
     examples: Vec<String>,
     notes: Vec<String>,
 }
@@ -68,7 +72,7 @@ struct Counts {
 }
 
 impl Replayed {
-    /// Did any hook decide otherwise, or fault?
+    /// Whether any hook decided otherwise, or faulted, or any requests share a response otherwise.
     #[must_use]
     pub fn changed(&self) -> bool {
         self.hooks.values().any(|counts| counts.changed + counts.faulted > 0)
@@ -78,7 +82,7 @@ impl Replayed {
 /// Asks both about all requests of a file.
 ///
 /// # Errors
-/// A component or the file can't be had, or the file is neither of the two kinds.
+/// A component or the file can't be had, the file is neither of the two kinds, or nothing in it is a request.
 pub fn replay(replay: &Replay) -> Result<Replayed, Error> {
     let old = match &replay.against {
         Against::Component(subject) => Some(subject),
@@ -102,7 +106,30 @@ pub fn replay(replay: &Replay) -> Result<Replayed, Error> {
         Traffic::Log => log::each(&replay.traffic, &mut ask)?,
         Traffic::Har => har::each(&replay.traffic, &mut ask)?,
     }
+    if replayed.requests == 0 {
+        return Err(nothing_read(&replay.traffic, kind, replayed.unreadable));
+    }
     Ok(replayed)
+}
+
+/// A comparison of nothing finds no change, and must not be taken for one of something.
+fn nothing_read(traffic: &Path, kind: Traffic, unreadable: usize) -> Error {
+    let (items, form) = match kind {
+        Traffic::Log => {
+            ("line", "a request as a node's access log writes it: a JSON object with `method`, `target`, …")
+        }
+        Traffic::Har => ("entry", "a request for an absolute `http` or `https` URL"),
+    };
+    let what = match unreadable {
+        0 => format!("it has no {items}, so nothing was compared"),
+        1 => format!("its one {items} is not {form}; nothing was compared"),
+        _ => format!("none of its {} {} is {form}; nothing was compared", count(unreadable as u64), plural(items)),
+    };
+    Error::File { path: traffic.to_owned(), what }
+}
+
+fn plural(items: &str) -> String {
+    items.strip_suffix('y').map_or_else(|| format!("{items}s"), |stem| format!("{stem}ies"))
 }
 
 /// Who is asked.
@@ -117,24 +144,57 @@ impl Replayed {
         let new = evaluate::ask(&*sides.new, record);
         let old = sides.old.as_ref().map(|old| evaluate::ask(&**old, record)).unwrap_or_default();
         for hook in Hook::ALL {
+            if hook == Hook::Key {
+                self.compare_keys(record, &old, &new, examples_max);
+                continue;
+            }
             let Some((was, is)) = compared(record, hook, &old, &new) else { continue };
-            let counts = self.hooks.entry(hook).or_default();
             let faulted = [&was, &is].into_iter().any(|said| said.get("fault").is_some());
+            let counts = self.hooks.entry(hook).or_default();
             match (faulted, was == is) {
                 (true, _) => counts.faulted += 1,
                 (false, true) => counts.same += 1,
                 (false, false) => counts.changed += 1,
             }
             if (faulted || was != is) && self.examples.len() < examples_max {
-                let differences = match diff::differences(&was, &is) {
-                    same if same.is_empty() => format!("    {is}\n"),
-                    differences => diff::render(&differences, ["against", "now"], 4),
-                };
-                self.examples.push(format!("{}: {}\n{differences}", hook.name(), record.title()));
+                self.examples.push(example(hook, record, &was, &is));
+            }
+        }
+    }
+
+    fn compare_keys(&mut self, record: &Record, old: &Evaluated, new: &Evaluated, examples_max: usize) {
+        let (was, is) = (old.of(Hook::Key), new.of(Hook::Key));
+        let says_nothing = was.is_none() && is.is_none();
+        // Of other methods nothing is ever looked up, whatever a policy says.
+        if says_nothing || !partition::is_keyed(&record.head.method) {
+            return;
+        }
+        let counts = self.hooks.entry(Hook::Key).or_default();
+        match self.keys.compare(record, was, is, examples_max) {
+            Some(true) => counts.changed += 1,
+            Some(false) => counts.same += 1,
+            None => {
+                counts.faulted += 1;
+                if self.examples.len() < examples_max {
+                    let [was, is] = [was, is].map(keys::shown);
+                    self.examples.push(example(Hook::Key, record, &was, &is));
+                }
             }
         }
     }
 }
+
+/// A record and what either side says about it.
+fn example(hook: Hook, record: &Record, was: &Value, is: &Value) -> String {
+    let differences = match diff::differences(was, is) {
+        same if same.is_empty() => format!("    {is}\n"),
+        differences => diff::render(&differences, SIDES, 4),
+    };
+    format!("{}: {}\n{differences}", hook.name(), record.title())
+}
+
+/// What the two sides are called.
+const SIDES: [&str; 2] = ["against", "now"];
 
 /// What either side decides, as JSON; `None` if neither has a say. Who doesn't have the hook leaves it to the host.
 fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Option<(Value, Value)> {
@@ -142,21 +202,11 @@ fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Op
         (None, None) => None,
         (Some(was), Some(is)) => Some((evaluate::to_json(was), evaluate::to_json(is))),
         (was, is) => {
-            let said = was.or(is)?;
-            let native = match (record.question(hook)?.native(), said) {
-                (Some(native), _) => native.to_json(),
-                // The native key is made of other parts: what can be compared is whether there is one.
-                (None, Ok(decision)) if is_lookup(decision) => evaluate::to_json(said),
-                (None, _) => json!({"lookup": "the native key"}),
-            };
-            let said = evaluate::to_json(said);
+            let said = evaluate::to_json(was.or(is)?);
+            let native = record.question(hook)?.native()?.to_json();
             Some(if was.is_some() { (said, native) } else { (native, said) })
         }
     }
-}
-
-fn is_lookup(decision: &Decision) -> bool {
-    matches!(decision, Decision::Key(KeyVerdict::Lookup(_)))
 }
 
 /// What kind of file has the traffic.
@@ -222,18 +272,22 @@ fn missing(plugin: &Plugin, title: &str, kind: Traffic) -> Option<String> {
 
 impl fmt::Display for Replayed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for example in &self.examples {
+        if let Some(warning) = self.keys.warning() {
+            writeln!(f, "{warning}\n")?;
+        }
+        for example in self.examples.iter().chain(self.keys.examples()) {
             writeln!(f, "{example}")?;
         }
         let differing: u64 = self.hooks.values().map(|counts| counts.changed + counts.faulted).sum();
-        if differing > self.examples.len() as u64 {
-            writeln!(f, "{} more are not shown\n", count(differing - self.examples.len() as u64))?;
+        let shown = (self.examples.len() + self.keys.examples().len()) as u64;
+        if differing > shown {
+            writeln!(f, "{} more are not shown\n", count(differing - shown))?;
         }
         let mut table = Table::new(&["hook", "same", "changed", "faulted"], &[1, 2, 3]);
         for (hook, Counts { same, changed, faulted }) in &self.hooks {
             table.row([hook.name().to_owned(), count(*same), count(*changed), count(*faulted)]);
         }
-        write!(f, "{table}")?;
+        write!(f, "{table}{}", self.keys)?;
         for note in &self.notes {
             writeln!(f, "{note}")?;
         }
@@ -249,7 +303,7 @@ impl fmt::Display for Replayed {
 mod tests {
     use super::*;
     use crate::{
-        policy::{Fault, Grouping},
+        policy::{Decision, Fault, Grouping},
         workbench::record,
     };
 
@@ -257,21 +311,27 @@ mod tests {
     fn what_a_side_leaves_to_the_host_is_native() {
         let record = record::parse(r#"{"request":{"url":"http://a/"}}"#).unwrap().remove(0).records.remove(0);
         let said = |hook: Hook, said: evaluate::Said| Evaluated::stub(hook, said);
-        let lookup = || Ok(Arc::new(Decision::Key(KeyVerdict::Lookup(vec![None]))));
-        let bypass = || Ok(Arc::new(Decision::Key(KeyVerdict::Bypass("no".into()))));
         let none = Evaluated::default();
         let same =
             |old: &Evaluated, new: &Evaluated, hook| compared(&record, hook, old, new).map(|(was, is)| was == is);
-        assert_eq!(same(&none, &none, Hook::Key), None);
-        assert_eq!(same(&none, &said(Hook::Key, lookup()), Hook::Key), Some(true));
-        assert_eq!(same(&said(Hook::Key, bypass()), &none, Hook::Key), Some(false));
-        assert_eq!(same(&said(Hook::Key, lookup()), &said(Hook::Key, bypass()), Hook::Key), Some(false));
-        assert_eq!(same(&none, &said(Hook::Key, Err(Fault::Open)), Hook::Key), Some(false));
+        assert_eq!(same(&none, &none, Hook::Batch), None);
         let batch = |priority| Ok(Arc::new(Decision::Batch(Grouping { priority, ..Grouping::default() })));
         assert_eq!(same(&none, &said(Hook::Batch, batch(0)), Hook::Batch), Some(true));
         assert_eq!(same(&none, &said(Hook::Batch, batch(1)), Hook::Batch), Some(false));
-        let (was, is) = compared(&record, Hook::Key, &none, &said(Hook::Key, bypass())).unwrap();
-        assert_eq!((was, is), (json!({"lookup": "the native key"}), json!({"bypass": "no"})));
+        assert_eq!(same(&none, &said(Hook::Batch, Err(Fault::Open)), Hook::Batch), Some(false));
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_can_be_read_is_an_error() {
+        for (kind, unreadable, words) in [
+            (Traffic::Log, 0, "a.log: it has no line, so nothing was compared"),
+            (Traffic::Log, 1, "a.log: its one line is not a request as a node's access log"),
+            (Traffic::Log, 1_234, "a.log: none of its 1,234 lines is a request as a node's access log"),
+            (Traffic::Har, 2, "a.log: none of its 2 entries is a request for an absolute"),
+        ] {
+            let error = nothing_read(Path::new("a.log"), kind, unreadable).to_string();
+            assert!(error.starts_with(words), "{error}");
+        }
     }
 
     #[test]
@@ -298,6 +358,7 @@ mod tests {
             requests: 1_003,
             unreadable: 4,
             hooks: BTreeMap::from([(Hook::Key, counts)]),
+            keys: Keys::default(),
             examples: vec!["key: line 1, x\n    against  1\n    now      2\n".into()],
             notes: vec!["a note".into()],
         };

@@ -27,7 +27,8 @@ type Manifest struct {
 	Experiments   []Experiment
 }
 
-// Reads has what each hook is given, in this order. A hook that reads nothing is left out.
+// Reads has what each hook is given, in this order. A hook that is exported and reads nothing has an empty list that
+// isn't nil: a node refuses a policy that is silent about one of its hooks. A Key that is a recipe is left out.
 type Reads struct {
 	Key, Features, Admit, Route, Batch, Prefetch []input.Input
 }

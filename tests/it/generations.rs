@@ -205,6 +205,124 @@ async fn a_canary_that_goes_bad_is_rolled_back_while_clients_see_no_error() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+/// In 3 % of the calls of one hook where 1 % is allowed; of the calls of all hooks together it is less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_hook_is_not_hidden_by_the_good_ones() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let node = node(&origin, &component("mad"), "{ do = \"ask\" }")
+        .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 100\nhold_ms = 0")
+        .set("policy.p.memo", "entries_max = 0")
+        .set("policy.p.limits", "call_us = 50000\nbreaker = { failures = 1000 }")
+        .start()
+        .await;
+    let (first, file) = (active(&node).await, dir.path().join("other.wasm"));
+    put(&file, &marked("mad", "2"));
+    assert_eq!(act(&node, "load", &json!({"file": file})).await.1["state"], json!("canary"));
+    let mut asked = 0;
+    let ended = found("the rollback", async || {
+        for _ in 0..33 {
+            asked += 1;
+            let order = if asked % 33 == 0 { "trap" } else { "behave" };
+            let answer = node.get(&format!("/{asked}")).header("x-do", order).send().await;
+            assert_eq!(answer.status, 200, "{:?}", answer.headers);
+        }
+        rollbacks(&node).await.first().cloned()
+    })
+    .await;
+    assert!(ended.contains("key faulted in ") && ended.contains("1.0 % are allowed"), "{ended}");
+    assert_eq!(active(&node).await, first);
+    let hooks = generations(&node).await["last_trial"]["hooks"].clone();
+    let calls = |of: &str| hooks.as_array().unwrap().iter().map(|hook| hook[of].as_u64().unwrap()).sum::<u64>();
+    assert!(calls("faults") * 100 < calls("calls") * 3, "the others dilute it: {hooks}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promoted_while_its_origin_fails() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::status(503));
+    let node = node(&origin, &component("tenant-key"), "{}")
+        .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 10\nhold_ms = 0")
+        .start()
+        .await;
+    let (first, file) = (active(&node).await, dir.path().join("other.wasm"));
+    put(&file, &marked("tenant-key", "2"));
+    assert_eq!(act(&node, "load", &json!({"file": file})).await.1["state"], json!("canary"));
+    node.fetch("/0").await;
+    eventually("the origin's failure being known", async || {
+        generations(&node).await["trial"]["origin_fails"] == json!(true)
+    })
+    .await;
+    for n in 1..30 {
+        node.fetch(&format!("/{n}")).await;
+    }
+    assert_eq!(active(&node).await, first, "it has had three times the requests that it needs");
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let mut n = 30;
+    eventually("the promotion", async || {
+        n += 1;
+        node.fetch(&format!("/{n}")).await;
+        active(&node).await != first
+    })
+    .await;
+    assert!(n > 30 + 100, "the failures had to leave the last 128 responses first, but for 5 %: {n}");
+}
+
+/// Tenants have been told apart, and are no longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_whose_key_is_shared_by_others_goes_and_shows_a_pair() {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let config = "{ do = \"call\" }";
+    let builder = node(&origin, &component("mad"), config)
+        .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 1000000")
+        .set("policy.p.limits", "call_us = 1000000");
+    let process = builder.spawn().await;
+    let first = active(&process).await;
+    // All requests have one key.
+    fs::write(process.config(), builder.text().replace(config, "{ do = \"chatter\" }")).unwrap();
+    process.signal("HUP");
+    eventually("the canary", async || generations(&process).await["trial"]["mode"] == json!("canary")).await;
+    let mut asked = 0;
+    let ended = found("the rollback", async || {
+        asked += 1;
+        process.fetch(&format!("/{asked}")).await;
+        rollbacks(&process).await.first().cloned()
+    })
+    .await;
+    assert!(ended.contains("which requests share a response"), "{ended}");
+    assert_eq!(active(&process).await, first);
+    let policy = generations(&process).await;
+    let example = &policy["last_trial"]["examples"][0];
+    assert_eq!((&example["hook"], &example["kind"]), (&json!("key"), &json!("newly shared")), "{policy}");
+    assert!(example["with"].is_string() && example["differs"] == json!(["/lookup/1"]), "{example}");
+    eventually("the example in the log", async || process.said().contains("seen on trial")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rollback_goes_further_back_and_an_empty_name_is_none() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    let node = node(&origin, &component("tenant-key"), "{}").start().await;
+    let mut generations = vec![active(&node).await];
+    for mark in ["2", "3"] {
+        let file = dir.path().join(format!("{mark}.wasm"));
+        put(&file, &marked("tenant-key", mark));
+        assert_eq!(act(&node, "load", &json!({"file": file})).await.0, 200);
+        generations.push(active(&node).await);
+    }
+    let (status, refused) = act(&node, "rollback", &json!({"to": ""})).await;
+    assert!(status == 400 && refused["detail"].as_str().unwrap().contains("`to` is empty"), "{refused}");
+    assert_eq!(active(&node).await, generations[2], "nothing has changed");
+    for wanted in [&generations[1], &generations[0]] {
+        assert_eq!(act(&node, "rollback", &json!({})).await.0, 200);
+        assert_eq!(active(&node).await, *wanted);
+    }
+    let (status, refused) = act(&node, "rollback", &json!({})).await;
+    assert!(status == 409 && refused["detail"].as_str().unwrap().contains("no former generation"), "{refused}");
+    assert_eq!(act(&node, "rollback", &json!({"to": generations[2]})).await.0, 200);
+    assert_eq!(active(&node).await, generations[2], "by its name it can be had");
+}
+
 /// Reloads under load; the first hundred are for everything to find its size.
 const RELOADS: usize = 1_000;
 

@@ -1,6 +1,6 @@
 //! Policy components, real ones: who shares what, and what happens to a policy that misbehaves.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use serde_json::json;
 
@@ -10,6 +10,7 @@ use crate::harness::{
     model::{EMBEDDINGS, embedding},
     node::{Builder, Node},
     origin::{Gate, Origin, Reply},
+    process::run,
     repository,
 };
 
@@ -218,6 +219,40 @@ async fn a_policy_that_cannot_be_used_is_refused_at_the_start() {
         assert!(refused.as_ref().is_some_and(|error| error.contains(words)), "{name} {config}: {refused:?}");
     }
     assert_eq!(started("tenant-key", "{}").await, None);
+}
+
+/// What a node would refuse at its start is known before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_configuration_is_checked_with_its_policies() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("holm.toml");
+    let checked = async |policies: bool| {
+        let mut words: Vec<OsString> = vec!["check".into(), file.clone().into()];
+        words.extend(policies.then(|| "--policies".into()));
+        let output = run(&words, Duration::from_secs(60)).await;
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        (output.status.code(), said.concat())
+    };
+    let with = |config: &str| {
+        Node::builder()
+            .origin("http://127.0.0.1:9")
+            .policy("good", &component("tenant-key"), "{}")
+            .policy("other", &component("tenant-key"), config)
+            .policy("third", &component("mad"), "{ do = \"refuse-config\" }")
+    };
+    fs::write(&file, with("{ tenant = \"x\" }").text()).unwrap();
+    assert_eq!(checked(false).await.0, Some(0), "what only the components know isn't asked");
+    let (code, text) = checked(true).await;
+    assert_eq!(code, Some(1), "{text}");
+    for words in
+        ["policy `good` loads: tenant-key 0.1.0, with key", "policy `other`", "unknown field", "not in the mood"]
+    {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    let good = Node::builder().origin("http://127.0.0.1:9").policy("good", &component("tenant-key"), "{}");
+    fs::write(&file, good.text()).unwrap();
+    let (code, text) = checked(true).await;
+    assert!(code == Some(0) && text.contains("policy `good` loads"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

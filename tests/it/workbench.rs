@@ -91,6 +91,74 @@ async fn what_would_change_for_past_traffic_is_counted() {
     assert!(same.status.success(), "{}", said(&same));
 }
 
+/// What a changed key changes is which requests share a response.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_compared_by_whose_responses_they_share() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |_| Reply::fresh(600, "page"));
+    let log = dir.path().join("access.jsonl");
+    let node = Node::builder().origin(&origin.url()).access_log(&log).start().await;
+    for n in [0, 1, 2, 1] {
+        node.get(&format!("/page/{n}")).send().await;
+    }
+    node.stop().await;
+    let mad = component("mad");
+    let (plain, salted, equal) = (r#"{"do":"call"}"#, r#"{"do":"call","salt":"v2"}"#, r#"{"do":"chatter"}"#);
+    let replay = async |against: &Path, new: &str, old: &str| {
+        let log: &dyn AsRef<Path> = &log;
+        let compared = policy([
+            &"replay",
+            &mad,
+            &"--against",
+            &against,
+            &"--log",
+            log,
+            &"--config",
+            &new,
+            &"--against-config",
+            &old,
+            &"--fail-on-change",
+        ])
+        .await;
+        (compared.status.code(), said(&compared))
+    };
+    let (code, text) = replay(&mad, salted, plain).await;
+    assert!(code == Some(0), "parts that are spelled otherwise are no change: {text}");
+    // `features` decides otherwise than a node by itself, but the native key tells the same requests apart.
+    let (_, text) = replay(Path::new("-"), plain, "{}").await;
+    let counted = text.lines().any(|line| line.split_whitespace().eq(["key", "4", "0", "0"]));
+    assert!(counted && !text.contains("keys:"), "{text}");
+    for against in [mad.as_path(), Path::new("-")] {
+        let (code, text) = replay(against, equal, plain).await;
+        assert_eq!(code, Some(1), "{text}");
+        for words in [
+            "EVERY REQUEST HAS THE SAME KEY: 4 requests that had 3 keys",
+            "keys: 3 before, 1 now",
+            "newly shared: 3 requests",
+            "/page/1\n    and line 1, GET http://",
+        ] {
+            assert!(text.contains(words), "{words} is missing in\n{text}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_which_nothing_can_be_read_is_no_proof_of_anything() {
+    let (dir, mad) = (tempfile::tempdir().unwrap(), component("mad"));
+    for (name, text, words) in [
+        ("empty.log", "", "it has no line"),
+        ("nginx.log", "1.2.3.4 - - \"GET / HTTP/1.1\" 200\n", "its one line is not a request"),
+        ("other.jsonl", "{\"a\":1}\n{\"a\":2}\n", "none of its 2 lines is a request"),
+        ("empty.har", "{\"log\":{\"entries\":[]}}", "it has no entry"),
+    ] {
+        let log = dir.path().join(name);
+        fs::write(&log, text).unwrap();
+        let compared = policy([&"replay", &mad, &"--against", &"-", &"--log", &log]).await;
+        let text = said(&compared);
+        assert!(compared.status.code() == Some(1) && text.contains(words) && text.contains(name), "{name}: {text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_nodes_policies_are_listed_and_changed() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());

@@ -67,6 +67,12 @@ fn rollout(raw: &raw::Rollout, it: &mut Findings<'_>) -> Rollout {
             base.latency_percent_max,
             &(100..=100_000),
         ),
+        origin_failures_ppm_max: it.count(
+            "origin_failures_ppm_max",
+            &raw.origin_failures_ppm_max,
+            base.origin_failures_ppm_max,
+            ppm,
+        ),
         kept_max: it.count("kept_max", &raw.kept_max, base.kept_max, &(0..=100)),
     }
 }

@@ -88,6 +88,9 @@ impl Tally {
         trail.stored = self.stored > 0;
         trail.batch = (self.batch > 0).then_some(self.batch);
         (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint.clone(), self.attempts, self.status);
+        if let (None, Some(reason)) = (self.status, self.reason) {
+            trail.note_failure(reason);
+        }
         trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
         // A failure says most; then what the policy did; then how the questions were answered.
         let remark = || self.remark.as_ref().map(|remark| remark.to_string().into());

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::Method;
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -31,6 +32,7 @@ static TRIAL: Rollout = Rollout {
     faults_ppm_max: 10_000,
     disagreements_ppm_max: 10_000,
     latency_percent_max: 100_000,
+    origin_failures_ppm_max: 50_000,
     kept_max: 2,
 };
 
@@ -149,50 +151,141 @@ fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
     assert_eq!(states(&generations), ["active"]);
     assert!(info.trial.is_none());
     let last = &info.events.last().unwrap().what;
-    assert!(last.contains("is no longer tried: faulted in 100.0 % of"), "{last}");
+    assert!(last.contains("is no longer tried: key faulted in 100.0 % of"), "{last}");
+    // What it showed is read when it is over.
+    let ended = info.last_trial.expect("it is remembered");
+    assert!(ended.outcome.contains("key faulted in"), "{}", ended.outcome);
+    assert_eq!((ended.trial.hooks.len(), ended.trial.hooks[0].name), (1, "key"));
+    assert!(ended.trial.hooks[0].faults >= 3, "{:?}", ended.trial.hooks);
 }
 
-#[test]
-fn a_shadow_has_no_say_and_tells_what_it_would_do_otherwise() {
-    let rollout =
-        Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, disagreements_ppm_max: 1_000_000, ..TRIAL.clone() };
-    let generations = start(&rollout);
-    generations.load(&salted("call", "two", &rollout), None).unwrap();
-    for client in 0..10 {
-        assert_eq!(salt_of(&generations, &from(client)), "one");
-    }
+/// Waits until the trial has compared so many decisions.
+fn compared(generations: &Generations, count: u64) -> TrialInfo {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    let trial = loop {
+    loop {
         let trial = generations.info().trial.expect("a trial");
-        if trial.compared == 10 {
-            break trial;
+        if trial.compared >= count {
+            return trial;
         }
         assert!(std::time::Instant::now() < deadline, "{trial:?}");
         std::thread::yield_now();
-    };
-    assert_eq!((trial.mode, trial.disagreed, trial.faults), ("shadow", 10, 0));
-    let example = &trial.examples[0];
-    assert_eq!(example["hook"], "key");
-    assert_eq!(example["active"]["lookup"][0], "one");
-    assert_eq!(example["trial"]["lookup"][0], "two");
-    assert!(example["request"].as_str().unwrap().starts_with("GET https://shop.example/p"), "{example}");
+    }
+}
+
+/// From the client, for a path of its own.
+fn apart(client: u32) -> RequestHead {
+    let mut head = from(client);
+    head.target = format!("/{client}").parse().unwrap();
+    head
+}
+
+#[test]
+fn a_shadow_has_no_say_and_other_words_for_the_same_keys_are_no_disagreement() {
+    let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("call", "two", &rollout), None).unwrap();
+    for client in 0..10 {
+        assert_eq!(salt_of(&generations, &apart(client % 5)), "one");
+    }
+    let trial = compared(&generations, 10);
+    assert_eq!((trial.mode, trial.disagreed, trial.faults, trial.examples.len()), ("shadow", 0, 0, 0));
     let promoted = generations.promote().unwrap();
     assert_eq!(promoted.state, "active");
     assert_eq!(salt_of(&generations, &from(1)), "two");
+}
+
+/// `count` makes a key of how often the instance was asked.
+#[test]
+fn a_shadow_tells_which_requests_would_no_longer_share_a_response() {
+    let rollout =
+        Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, disagreements_ppm_max: 1_000_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("count", "two", &rollout), None).unwrap();
+    for _ in 0..5 {
+        salt_of(&generations, &apart(7));
+    }
+    let trial = compared(&generations, 5);
+    assert_eq!((trial.disagreed, trial.examples.len()), (4, 1));
+    let example = &trial.examples[0];
+    assert_eq!((example.hook, example.kind.as_str(), example.times), ("key", "no longer shared", 4));
+    assert!(example.request.starts_with("GET https://shop.example/7"), "{example:?}");
+    assert_eq!(example.with.as_deref(), Some(example.request.as_str()));
+    assert_eq!(example.differs, ["/lookup/1"]);
+    assert_eq!((&example.trial[0]["lookup"][0], &example.active["lookup"][0]), (&json!("two"), &json!("one")));
+    // It is still there when the trial is over.
+    generations.rollback(None).unwrap();
+    let ended = generations.info().last_trial.unwrap();
+    assert_eq!((ended.trial.examples[0].times, ended.outcome.as_str()), (4, "no longer tried: by the operator"));
+}
+
+/// `chatter` makes one key of all requests. Such a canary goes, whatever else it does right.
+#[test]
+fn a_canary_whose_key_makes_all_equal_is_rolled_back() {
+    let rollout = Rollout { canary_percent: 100, requests_min: 1_000_000, ..TRIAL.clone() };
+    let generations = start(&rollout);
+    generations.load(&salted("chatter", "two", &rollout), None).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let mut client = 0;
+    while generations.info().trial.is_some() {
+        salt_of(&generations, &apart(client));
+        client += 1;
+        assert!(std::time::Instant::now() < deadline);
+    }
+    let ended = generations.info().last_trial.unwrap();
+    assert!(ended.outcome.contains("which requests share a response"), "{}", ended.outcome);
+    let example = &ended.trial.examples[0];
+    assert_eq!((example.kind.as_str(), &example.trial["lookup"][0]), ("newly shared", &json!("two")));
+    assert!(example.with.is_some() && example.differs == ["/lookup/2"], "{example:?}");
 }
 
 #[test]
 fn a_shadow_that_disagrees_too_often_is_dropped() {
     let rollout = Rollout { mode: RolloutMode::Shadow, requests_min: 1_000, ..TRIAL.clone() };
     let generations = start(&rollout);
-    generations.load(&salted("call", "two", &rollout), None).unwrap();
+    generations.load(&salted("bypass", "two", &rollout), None).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while generations.info().trial.is_some() {
         salt_of(&generations, &from(1));
         assert!(std::time::Instant::now() < deadline);
     }
     let events = generations.info().events;
-    assert!(events.last().unwrap().what.contains("disagreed in 100.0 % of"), "{events:?}");
+    assert!(events.last().unwrap().what.contains("key disagreed in 100.0 % of"), "{events:?}");
+}
+
+#[test]
+fn nothing_takes_over_while_its_origin_fails() {
+    let generations = start(&TRIAL);
+    generations.load(&salted("recipe", "two", &TRIAL), None).unwrap();
+    generations.origin_responded(true);
+    for client in 0..200 {
+        generations.choose(&from(client));
+    }
+    assert_eq!(states(&generations), ["active", "canary"]);
+    assert!(generations.info().trial.unwrap().origin_fails);
+    // 1 of 20 is what is allowed.
+    (0..19).for_each(|_| generations.origin_responded(false));
+    generations.choose(&from(1));
+    assert_eq!(states(&generations), ["active", "kept"]);
+}
+
+#[test]
+fn each_rollback_goes_further_back() {
+    let rollout = Rollout { kept_max: 5, ..Rollout::default() };
+    let generations = start(&rollout);
+    for salt in ["two", "three"] {
+        generations.load(&salted("call", salt, &rollout), None).unwrap();
+    }
+    let bad = generations.digest();
+    for wanted in ["two", "one"] {
+        generations.rollback(None).unwrap();
+        assert_eq!(salt_of(&generations, &from(1)), wanted);
+    }
+    let none = generations.rollback(None).unwrap_err();
+    assert!(matches!(none, Refused::NoFormer { .. }), "{none}");
+    assert!(none.to_string().contains("no former generation to go back to") && none.to_string().contains(&bad[..8]));
+    assert_eq!(salt_of(&generations, &from(1)), "one", "nothing has changed");
+    generations.rollback(Some(&bad)).unwrap();
+    assert_eq!(salt_of(&generations, &from(1)), "three", "by its name it can be had");
 }
 
 #[test]
@@ -237,17 +330,10 @@ fn a_shadow_that_has_lost_a_hook_disagrees() {
     shadow.witness(&Question::Batch, &facts, Some(&Ok(Arc::new(grouped))));
     // Neither has a say: there is nothing to compare.
     shadow.witness(&Question::Batch, &facts, None);
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    let trial = loop {
-        let trial = generations.info().trial.expect("a trial");
-        if trial.compared > 0 {
-            break trial;
-        }
-        assert!(std::time::Instant::now() < deadline, "{trial:?}");
-        std::thread::yield_now();
-    };
+    let trial = compared(&generations, 1);
     assert_eq!((trial.compared, trial.disagreed), (1, 1));
-    assert_eq!(trial.examples[0]["trial"]["priority"], 0);
+    let example = &trial.examples[0];
+    assert_eq!((example.hook, example.kind.as_str(), &example.trial["priority"]), ("batch", "priority", &json!(0)));
 }
 
 #[test]

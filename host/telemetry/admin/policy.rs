@@ -19,7 +19,7 @@ pub enum PolicyAction {
     Promote,
     /// The trial ends, or a former generation becomes the active one.
     Rollback {
-        /// How its digest begins; without one, the latest.
+        /// How its digest begins; without one, the latest that wasn't gone back from.
         to: Option<String>,
     },
 }
@@ -75,7 +75,15 @@ impl PolicyAction {
                 Ok(Self::Load { file, mode, percent })
             }
             "promote" => read::<Promote>(body).map(|Promote {}| Self::Promote),
-            "rollback" => read(body).map(|Rollback { to }| Self::Rollback { to }),
+            "rollback" => {
+                let Rollback { to } = read(body)?;
+                if to.as_ref().is_some_and(String::is_empty) {
+                    let words = "`to` is empty; it is how the digest of a former generation begins, and without it the \
+                                 latest is gone back to";
+                    return Err(PolicyFailure::Invalid(words.to_owned()));
+                }
+                Ok(Self::Rollback { to })
+            }
             other => {
                 let words = format!("a policy can't be told to `{other}`; allowed are load, promote, rollback");
                 Err(PolicyFailure::Unknown(words))
@@ -103,9 +111,13 @@ mod tests {
         ] {
             assert_eq!(PolicyAction::parse(action, body.as_bytes()), Ok(wanted), "{action} {body}");
         }
-        for (action, body) in
-            [("load", "[]"), ("load", r#"{"percent":0}"#), ("promote", r#"{"to":"ab"}"#), ("rollback", r#"{"at":1}"#)]
-        {
+        for (action, body) in [
+            ("load", "[]"),
+            ("load", r#"{"percent":0}"#),
+            ("promote", r#"{"to":"ab"}"#),
+            ("rollback", r#"{"at":1}"#),
+            ("rollback", r#"{"to":""}"#),
+        ] {
             let refused = PolicyAction::parse(action, body.as_bytes());
             assert!(matches!(refused, Err(PolicyFailure::Invalid(_))), "{action} {body}: {refused:?}");
         }

@@ -9,13 +9,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{
+    diff,
     show::{Table, bytes, count, nanoseconds},
     time,
 };
 use crate::clock::Timestamp;
 
-/// Disagreements of a trial that are shown.
-const EXAMPLES_MAX: usize = 3;
 /// Events that are shown.
 const EVENTS_MAX: usize = 8;
 
@@ -30,6 +29,7 @@ struct Policy {
     loading: bool,
     generations: Vec<Generation>,
     trial: Option<Trial>,
+    last_trial: Option<EndedTrial>,
     experiments: Vec<Experiment>,
     events: Vec<Event>,
 }
@@ -63,11 +63,39 @@ struct Trial {
     generation: String,
     mode: String,
     since: Timestamp,
+    requests: u64,
+    origin_fails: bool,
+    hooks: Vec<TrialHook>,
+    examples: Vec<Example>,
+}
+
+#[derive(Deserialize)]
+struct TrialHook {
+    name: String,
     calls: u64,
     faults: u64,
     compared: u64,
     disagreed: u64,
-    examples: Vec<Value>,
+    skipped: u64,
+}
+
+#[derive(Deserialize)]
+struct Example {
+    hook: String,
+    kind: String,
+    times: u64,
+    request: String,
+    with: Option<String>,
+    active: Value,
+    trial: Value,
+}
+
+#[derive(Deserialize)]
+struct EndedTrial {
+    #[serde(flatten)]
+    trial: Trial,
+    ended: Timestamp,
+    outcome: String,
 }
 
 #[derive(Deserialize)]
@@ -126,6 +154,9 @@ impl fmt::Display for Policy {
             write!(f, "\n  keys: {}\n{}", active.plan, active.hooks())?;
         }
         if let Some(trial) = &self.trial {
+            write!(f, "\n{trial}")?;
+        }
+        if let Some(trial) = &self.last_trial {
             write!(f, "\n{trial}")?;
         }
         for experiment in &self.experiments {
@@ -190,20 +221,66 @@ impl Generation {
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, mode, since, calls, faults, compared, disagreed, examples } = self;
-        let [calls, faults, compared, disagreed] = [calls, faults, compared, disagreed].map(|number| count(*number));
-        write!(f, "  on trial: {generation} as {mode} since {}: {calls} calls, {faults} faults", time::format(*since))?;
-        if mode == "shadow" {
-            write!(f, ", {disagreed} of {compared} decisions otherwise")?;
+        let Self { generation, mode, since, requests, .. } = self;
+        let (since, requests) = (time::format(*since), count(*requests));
+        writeln!(f, "  on trial: {generation} as {mode} since {since}: {requests} requests")?;
+        if self.origin_fails {
+            writeln!(f, "  its origin fails too often: it isn't promoted before that is over")?;
         }
-        writeln!(f)?;
-        for example in examples.iter().take(EXAMPLES_MAX) {
-            let text = |name: &str| example.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-            let json = |name: &str| example.get(name).map(ToString::to_string).unwrap_or_default();
-            writeln!(f, "    {} of {}", text("hook"), text("request"))?;
-            writeln!(f, "      active  {}\n      trial   {}", json("active"), json("trial"))?;
+        self.shown(f)
+    }
+}
+
+impl Trial {
+    /// What it has done, and what it does otherwise.
+    fn shown(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headings = ["hook", "calls", "faults", "compared", "otherwise", "skipped"];
+        let mut table = Table::new(&headings, &[1, 2, 3, 4, 5]).indented(4);
+        for hook in &self.hooks {
+            let numbers = [hook.calls, hook.faults, hook.compared, hook.disagreed, hook.skipped].map(count);
+            table.row(std::iter::once(hook.name.clone()).chain(numbers));
+        }
+        write!(f, "{table}")?;
+        self.examples.iter().try_for_each(|example| write!(f, "{example}"))
+    }
+}
+
+impl fmt::Display for EndedTrial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trial { generation, mode, since, .. } = &self.trial;
+        let [since, ended] = [*since, self.ended].map(time::format);
+        writeln!(f, "  last trial: {generation} as {mode}, from {since} to {ended}, {}", self.outcome)?;
+        self.trial.shown(f)
+    }
+}
+
+impl fmt::Display for Example {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hook, kind, times, request, with, active, trial } = self;
+        writeln!(f, "    {hook}, {kind}, {} times: {request}", count(*times))?;
+        let Some(with) = with else {
+            return f.write_str(&marked([active, trial], ["active", "trial"]));
+        };
+        writeln!(f, "      and {with}")?;
+        // One side has an own key for each of the two.
+        for (side, keys) in [("active", active), ("trial", trial)] {
+            match keys {
+                Value::Array(pair) if pair.len() == 2 => {
+                    writeln!(f, "      {side}, of the first and of the other:")?;
+                    f.write_str(&marked([&pair[0], &pair[1]], ["first", "other"]))?;
+                }
+                both => writeln!(f, "      {side}: both {both}")?,
+            }
         }
         Ok(())
+    }
+}
+
+/// Where two values differ, and what either has there.
+fn marked([one, other]: [&Value; 2], names: [&str; 2]) -> String {
+    match diff::differences(one, other) {
+        same if same.is_empty() => format!("        {one}\n"),
+        differences => diff::render(&differences, names, 8),
     }
 }
 
@@ -264,11 +341,25 @@ mod tests {
             json!({"name": name, "weight": 9, "requests": 40, "hits": 10, "hit_rate": known, "latency_us": known,
                 "cost_micro": 1_500_000.0, "hit_rate_above_first": null})
         };
+        let trial = json!({
+            "generation": "cccccccc", "mode": "shadow", "since": 0, "requests": 1_005, "calls": 5, "faults": 0,
+            "compared": 5, "disagreed": 1, "origin_fails": true,
+            "hooks": [{"name": "key", "calls": 5, "faults": 0, "compared": 1_234, "disagreed": 1, "skipped": 2}],
+            "examples": [
+                {"hook": "admit", "kind": "store/ttl_ms", "times": 7, "request": "GET /", "differs": ["/store/ttl_ms"],
+                    "active": {"store": {"ttl_ms": 1}}, "trial": {"store": {"ttl_ms": 2}}},
+                {"hook": "key", "kind": "newly shared", "times": 1, "request": "GET /b", "with": "GET /a",
+                    "active": [{"lookup": ["t", "/b"]}, {"lookup": ["t", "/a"]}], "trial": {"lookup": ["t"]},
+                    "differs": ["/lookup/1"]},
+            ]
+        });
+        let mut ended = trial.clone();
+        ended["ended"] = json!(60_000);
+        ended["outcome"] = json!("no longer tried: key faulted");
         let policy = json!({
             "name": "tenants", "loading": true,
             "generations": [generation("aaaaaaaa", "active"), generation("bbbbbbbb", "kept")],
-            "trial": {"generation": "cccccccc", "mode": "shadow", "since": 0, "calls": 5, "faults": 0, "compared": 5,
-                "disagreed": 1, "examples": [{"hook": "key", "request": "GET /", "active": {"bypass": "a"}, "trial": 1}]},
+            "trial": trial, "last_trial": ended,
             "experiments": [{"name": "size", "unit": "header(x-user)", "arms": [arm("small", true), arm("large", false)]}],
             "events": [{"at": 0, "what": "started with aaaaaaaa"}]
         });
@@ -283,8 +374,12 @@ mod tests {
             "aaaaaaaa    active  tenant-key 0.1.0  1,200      3,400       1  1.50 µs          2  128.0 KiB  trap 1, key isn't asked at present: its breaker is open\n",
             "  keys: call: path\n",
             "  key   1,200      3,400       1  1.50 µs  on\n",
-            "  on trial: cccccccc as shadow since 1970-01-01T00:00:00Z: 5 calls, 0 faults, 1 of 5 decisions otherwise\n",
-            "    key of GET /\n      active  {\"bypass\":\"a\"}\n      trial   1\n",
+            "  on trial: cccccccc as shadow since 1970-01-01T00:00:00Z: 1,005 requests\n  its origin fails too often",
+            "    key       5       0     1,234          1        2\n",
+            "    admit, store/ttl_ms, 7 times: GET /\n        /store/ttl_ms  active  1\n                       trial   2\n",
+            "    key, newly shared, 1 times: GET /b\n      and GET /a\n      active, of the first and of the other:\n",
+            "        /lookup/1  first  \"/b\"\n                   other  \"/a\"\n      trial: both {\"lookup\":[\"t\"]}\n",
+            "  last trial: cccccccc as shadow, from 1970-01-01T00:00:00Z to 1970-01-01T00:01:00Z, no longer tried: key faulted\n",
             "  experiment size by header(x-user)\n",
             "25.0 % (20.0 % to 30.0 %)",
             "1.500000",

@@ -207,8 +207,9 @@ async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)
 }
 
 fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<String, Arc<Pool>>, Error> {
+    let bounds = origin::Bounds::new(&config.limits, metrics);
     let make = |(name, pool): (&String, &config::Pool)| {
-        let made = Pool::with_metrics(name, pool, metrics);
+        let made = Pool::of_node(name, pool, metrics, &bounds);
         Ok((name.clone(), made.map_err(|reason| Error::Pool { name: name.clone(), reason: Box::new(reason) })?))
     };
     config.pools.iter().map(make).collect()

@@ -18,6 +18,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use http::{HeaderName, Uri};
 
+use crate::message::network::Cidr;
+
 pub use error::{Error, Invalid};
 pub use flags::{Flags, from_flags};
 pub use load::{load, parse};
@@ -87,6 +89,25 @@ pub struct Limits {
     pub body_bytes_max: u64,
     /// Questions that one request to a batching route may ask; more are answered 400.
     pub questions_max: usize,
+    /// Bytes of a request body that are read into memory before the request takes a place at an origin; what goes beyond
+    /// is read into the spool.
+    pub body_buffered_bytes_max: usize,
+    /// Bytes of bodies that wait in memory for their origin or their client, all together; what goes beyond waits in the
+    /// spool.
+    pub spool_memory_bytes_max: usize,
+    /// Bytes of the spool's files, all together; past it bodies stream, and at most half of an endpoint's places are lent
+    /// to clients that are waited for.
+    pub spool_bytes_max: u64,
+    /// Directory of the spool's files, which have no name there; the system's directory for temporary files if `None`.
+    pub spool_dir: Option<PathBuf>,
+    /// Open connections of one client address; further ones are closed.
+    pub client_connections_max: usize,
+    /// Concurrent requests of one client address; further ones are answered 429.
+    pub client_streams_max: usize,
+    /// Places at origins that one client address holds or waits for; further requests for one are answered 429.
+    pub client_places_max: usize,
+    /// Networks whose clients the limits per client address don't hold for.
+    pub trusted_proxies: Vec<Cidr>,
 }
 
 /// How long a client may take. Past any of them its connection is closed.
@@ -100,6 +121,10 @@ pub struct Timeouts {
     pub body: Duration,
     /// Without progress while a response is being written.
     pub send: Duration,
+    /// Bytes a second that a client has to send or take while it is waited for; 0 for no minimum.
+    pub rate_bytes_min: u64,
+    /// Time of waiting over which the minimum rate is measured.
+    pub rate_window: Duration,
     /// Between two requests of a connection.
     pub idle: Duration,
     /// From TERM or INT until what is still open is cut.

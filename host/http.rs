@@ -1,19 +1,23 @@
 //! The way in: listeners, TLS, HTTP/1.1 and HTTP/2, for any [`Handler`].
 //!
 //! A connection goes `listener` (accept) → `connection` (handshake or `detect`, then one of hyper's two state
-//! machines, watched by `watch`) → `service` (one request: `request` checks and normalises its head, `body` bounds
-//! its body, `reply` guards the answer's). What lies in `service` and below knows neither sockets nor hyper's
+//! machines, watched by `watch`, its HTTP/2 streams by `stream`) → `service` (one request: `request` checks and
+//! normalises its head, `body` bounds its body, `reply` guards the answer's). `guests` counts what one address has open,
+//! `pace` is the rate that it has to keep. What lies in `service` and below knows neither sockets nor hyper's
 //! connections, so that HTTP/3 becomes a third front over the same code.
 
 mod authority;
 mod body;
 mod connection;
 mod detect;
+mod guests;
 mod listener;
 mod metrics;
+mod pace;
 mod reply;
 mod request;
 mod service;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;

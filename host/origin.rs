@@ -1,10 +1,13 @@
 //! Where answers come from: pools of endpoints, spoken to over HTTP/1.1. The only room that knows an HTTP client.
 //!
-//! A [`Pool`] picks an endpoint (`balance`, pure), waits for a place at it, exchanges one request for one response
-//! head (`endpoint`), decides whether another attempt may help (`retry`, pure), and hands out the body as it arrives
-//! (`download`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
+//! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
+//! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure), and
+//! hands out the body as it arrives (`download`). A client that doesn't keep up reads from the `spool`, so that the place
+//! is free when the response has arrived (`relay`). What became of each request feeds `health` (pure), which tells
+//! `balance` whom to leave out.
 
 mod balance;
+mod clients;
 mod dial;
 mod download;
 mod endpoint;
@@ -17,7 +20,10 @@ mod outbound;
 mod pool;
 mod probe;
 pub mod protocol;
+mod read_ahead;
+mod relay;
 mod retry;
+mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -26,4 +32,4 @@ mod upload;
 pub use failure::{Failure, Reason};
 pub use metrics::Metrics;
 pub use outbound::{Fetched, Outbound, OutboundBody};
-pub use pool::{EndpointSnapshot, Error, Pool, PoolSnapshot};
+pub use pool::{Bounds, EndpointSnapshot, Error, Pool, PoolSnapshot};

@@ -15,7 +15,7 @@ use super::{
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
-    units::{DAY_MS, HOUR_MS, KIB, MIB, TIB},
+    units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, TIB},
 };
 
 /// A configuration, and all that keeps it from being used.
@@ -103,6 +103,42 @@ fn limits(raw: &raw::Limits, it: &mut Findings<'_>) -> Limits {
         ),
         body_bytes_max: it.bytes("body_bytes_max", &raw.body_bytes_max, base.body_bytes_max, &(0..=TIB)),
         questions_max: it.count("questions_max", &raw.questions_max, base.questions_max, &(1..=1_000_000)),
+        body_buffered_bytes_max: it.bytes(
+            "body_buffered_bytes_max",
+            &raw.body_buffered_bytes_max,
+            base.body_buffered_bytes_max,
+            &(0..=GIB),
+        ),
+        spool_memory_bytes_max: it.bytes(
+            "spool_memory_bytes_max",
+            &raw.spool_memory_bytes_max,
+            base.spool_memory_bytes_max,
+            &(0..=TIB),
+        ),
+        spool_bytes_max: it.bytes("spool_bytes_max", &raw.spool_bytes_max, base.spool_bytes_max, &(0..=1024 * TIB)),
+        spool_dir: raw.spool_dir.as_ref().map(|given| it.path(given, "spool")),
+        client_connections_max: it.count(
+            "client_connections_max",
+            &raw.client_connections_max,
+            base.client_connections_max,
+            &(1..=1_000_000),
+        ),
+        client_streams_max: it.count(
+            "client_streams_max",
+            &raw.client_streams_max,
+            base.client_streams_max,
+            &(1..=1_000_000),
+        ),
+        client_places_max: it.count(
+            "client_places_max",
+            &raw.client_places_max,
+            base.client_places_max,
+            &(1..=1_000_000),
+        ),
+        trusted_proxies: match &raw.trusted_proxies {
+            Some(given) => given.iter().filter_map(|network| it.network(network)).collect(),
+            None => base.trusted_proxies,
+        },
     }
 }
 
@@ -114,6 +150,8 @@ fn timeouts(raw: &raw::Timeouts, it: &mut Findings<'_>) -> Timeouts {
         headers: it.millis("headers_ms", &raw.headers_ms, base.headers, allowed),
         body: it.millis("body_ms", &raw.body_ms, base.body, allowed),
         send: it.millis("send_ms", &raw.send_ms, base.send, allowed),
+        rate_bytes_min: it.bytes("rate_bytes_min", &raw.rate_bytes_min, base.rate_bytes_min, &(0..=MIB)),
+        rate_window: it.millis("rate_window_ms", &raw.rate_window_ms, base.rate_window, &(100..=HOUR_MS)),
         idle: it.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
         drain: it.millis("drain_ms", &raw.drain_ms, base.drain, &(0..=DAY_MS)),
     }

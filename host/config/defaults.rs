@@ -8,6 +8,7 @@ use super::{
     Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
     Timeouts, findings::is_name,
 };
+use crate::message::network::Cidr;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -19,7 +20,9 @@ pub(super) fn node() -> String {
 }
 
 impl Default for Limits {
-    /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB.
+    /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB, of which 1 MiB is read
+    /// into memory first; 64 MiB of memory and 1 GiB of disk for bodies that wait; 1,000 connections, 1,000 requests and
+    /// 128 places for each client address that isn't loopback.
     fn default() -> Self {
         Self {
             connections_max: 10_000,
@@ -28,18 +31,29 @@ impl Default for Limits {
             header_bytes_max: 64 * KIB,
             body_bytes_max: 16 << 20,
             questions_max: 2_048,
+            body_buffered_bytes_max: MIB,
+            spool_memory_bytes_max: 64 * MIB,
+            spool_bytes_max: 1 << 30,
+            spool_dir: None,
+            client_connections_max: 1_000,
+            client_streams_max: 1_000,
+            client_places_max: 128,
+            trusted_proxies: Cidr::LOOPBACK.to_vec(),
         }
     }
 }
 
 impl Default for Timeouts {
-    /// 10 s for a request's head, 30 s without progress in a body, 75 s between requests, 30 s to drain.
+    /// 10 s for a request's head, 30 s without progress in a body and at least 128 bytes a second over 30 s, 75 s between
+    /// requests, 30 s to drain.
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
             headers: Duration::from_secs(10),
             body: Duration::from_secs(30),
             send: Duration::from_secs(30),
+            rate_bytes_min: 128,
+            rate_window: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             drain: Duration::from_secs(30),
         }

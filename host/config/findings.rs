@@ -19,6 +19,7 @@ use super::{
     raw::{self, Field},
     units::{ByteSize, Count, DAY_MS, HOUR_MS, Micros, Millis, Quantity},
 };
+use crate::message::network::Cidr;
 
 /// Long enough for a host's name, short enough for a label.
 const NAME_BYTES_MAX: usize = 253;
@@ -129,6 +130,17 @@ impl<'a> Findings<'a> {
             self.refuse(given.span(), format!("{:?} is no header's name", given.get_ref()), help);
         }
         name
+    }
+
+    /// A network in CIDR notation.
+    pub(super) fn network(&mut self, given: &Spanned<String>) -> Option<Cidr> {
+        match given.get_ref().parse::<Cidr>() {
+            Ok(network) => Some(network),
+            Err(error) => {
+                self.refuse(given.span(), error.to_string(), "write a network such as `10.0.0.0/8` or `2001:db8::/32`");
+                None
+            }
+        }
     }
 
     /// The name of a thing, as it appears in logs, metrics and keys.

@@ -59,6 +59,14 @@ pub(super) struct Limits {
     pub(super) header_bytes_max: Field<ByteSize>,
     pub(super) body_bytes_max: Field<ByteSize>,
     pub(super) questions_max: Field<Count>,
+    pub(super) body_buffered_bytes_max: Field<ByteSize>,
+    pub(super) spool_memory_bytes_max: Field<ByteSize>,
+    pub(super) spool_bytes_max: Field<ByteSize>,
+    pub(super) spool_dir: Option<Spanned<PathBuf>>,
+    pub(super) client_connections_max: Field<Count>,
+    pub(super) client_streams_max: Field<Count>,
+    pub(super) client_places_max: Field<Count>,
+    pub(super) trusted_proxies: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -68,6 +76,8 @@ pub(super) struct Timeouts {
     pub(super) headers_ms: Field<Millis>,
     pub(super) body_ms: Field<Millis>,
     pub(super) send_ms: Field<Millis>,
+    pub(super) rate_bytes_min: Field<ByteSize>,
+    pub(super) rate_window_ms: Field<Millis>,
     pub(super) idle_ms: Field<Millis>,
     pub(super) drain_ms: Field<Millis>,
 }

@@ -25,6 +25,7 @@ const SPARSE: &str = r#"
 const SPARSE_EXAMPLES: &str = r#"
     node = "holm"
     admin.address = "127.0.0.1:9901"
+    limits.spool_dir = "/var/tmp"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
     plugins.cache_dir = "/var/cache/holm-policies"
@@ -202,7 +203,10 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 20] = [
+    let table: [(&str, &[&str]); 23] = [
+        ("[limits]\ntrusted_proxies = [\"10.0.0.0/33\"] # !", &["`10.0.0.0/33` is no network", "such as `10.0.0.0/8`"]),
+        ("[limits]\nspool_dir = \"\" # !", &["the path of the spool is empty"]),
+        ("[timeouts]\nrate_window_ms = 99 # !", &["`rate_window_ms` can't be 99 ms", "100 ms to"]),
         ("node = \"a b\" # !", &["\"a b\" can't be the name of a node", "1 to 253"]),
         ("[limits]\nheaders_max = 0 # !", &["`headers_max` can't be 0", "8 to 10_000"]),
         ("[timeouts]\nidle_ms = 0 # !", &["`idle_ms` can't be 0 ms", "1 ms to"]),

@@ -9,16 +9,20 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::request::Rejection;
+use super::{
+    pace::{Account, Pace},
+    request::Rejection,
+};
 use crate::{
     clock::millis,
     message::{Body, BodyError},
 };
 
-/// Wraps a body as it comes from a front; one that says itself that it is too large is refused unread.
-pub(super) fn admit<B>(body: B, bytes_max: u64, stall: Duration) -> Result<Body, Rejection>
+/// Wraps a body as it comes from a front; one that says itself that it is too large is refused unread. It fails when it
+/// pauses for longer than `stall`, or comes more slowly than `pace` while it is waited for.
+pub(super) fn admit<B>(body: B, bytes_max: u64, stall: Duration, pace: Pace) -> Result<Body, Rejection>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Display,
@@ -34,17 +38,19 @@ where
         limit: bytes_max,
         left: bytes_max,
         stall,
+        account: Account::new(pace),
         patience: Patience::Unspent,
         sleep: None,
     }))
 }
 
-/// Bounds a body's size and its pauses.
+/// Bounds a body's size, its pauses and its pace.
 struct Bounded<B> {
     body: B,
     limit: u64,
     left: u64,
     stall: Duration,
+    account: Account,
     patience: Patience,
     /// Made at the first pause; a body that is there at once needs none.
     sleep: Option<Pin<Box<Sleep>>>,
@@ -54,14 +60,19 @@ struct Bounded<B> {
 enum Patience {
     /// Something came since the last pause.
     Unspent,
-    /// The body pauses and the clock runs.
-    Running,
+    /// The body pauses since then.
+    Running(Instant),
     /// The body has failed.
     Over,
 }
 
 impl<B> Bounded<B> {
-    fn account(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+    fn count(&mut self, data: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        let waited = match std::mem::replace(&mut self.patience, Patience::Unspent) {
+            Patience::Running(since) => since.elapsed(),
+            Patience::Unspent | Patience::Over => Duration::ZERO,
+        };
+        self.account.book(data.len() as u64, waited);
         match self.left.checked_sub(data.len() as u64) {
             Some(left) => {
                 self.left = left;
@@ -71,18 +82,24 @@ impl<B> Bounded<B> {
         }
     }
 
-    /// Ready once the pause has been too long.
+    /// Ready once the pause has been too long, or has used up the window of the minimum rate.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let starts = self.patience == Patience::Unspent;
-        self.patience = Patience::Running;
-        let stall = self.stall;
-        let asleep = self.sleep.is_some();
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(stall)));
-        if starts && asleep {
-            sleep.as_mut().reset(Instant::now() + stall);
+        let since = match self.patience {
+            Patience::Running(since) => since,
+            Patience::Unspent | Patience::Over => Instant::now(),
+        };
+        self.patience = Patience::Running(since);
+        let slow = self.account.left().filter(|left| *left < self.stall);
+        let deadline = since + slow.unwrap_or(self.stall);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
         }
         ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(BodyError::Stalled { idle_ms: millis(stall) })
+        Poll::Ready(match slow {
+            Some(_) => self.account.pace.error(),
+            None => BodyError::Stalled { idle_ms: millis(self.stall) },
+        })
     }
 }
 
@@ -97,12 +114,11 @@ where
                 let stalled = ready!(self.poll_stalled(cx));
                 return Poll::Ready(Some(Err(stalled)));
             };
-            self.patience = Patience::Unspent;
             match next {
                 Some(Ok(frame)) => {
                     // Trailers aren't passed on: nothing behind knows what to do with them.
                     if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(self.account(data)));
+                        return Poll::Ready(Some(self.count(data)));
                     }
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error.to_string())))),
@@ -149,6 +165,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::config::Timeouts;
 
     const LIMIT: u64 = 10;
     const STALL: Duration = Duration::from_millis(20);
@@ -191,16 +208,20 @@ mod tests {
         }
     }
 
+    fn pace(rate_bytes_min: u64, rate_window: Duration) -> Pace {
+        Pace::of(&Timeouts { rate_bytes_min, rate_window, ..Timeouts::default() })
+    }
+
     fn data(text: &'static str) -> Result<Frame<Bytes>, &'static str> {
         Ok(Frame::data(Bytes::from_static(text.as_bytes())))
     }
 
     #[test]
     fn what_is_known_at_once_is_decided_at_once() {
-        assert!(matches!(admit(Scripted::new([]), LIMIT, LONG), Ok(Body::Empty)));
+        assert!(matches!(admit(Scripted::new([]), LIMIT, LONG, pace(0, LONG)), Ok(Body::Empty)));
         for (declared, admitted) in [(LIMIT, true), (LIMIT + 1, false)] {
             let body = Scripted { declared: Some(declared), ..Scripted::new([data("0")]) };
-            assert_eq!(admit(body, LIMIT, LONG).is_ok(), admitted, "{declared}");
+            assert_eq!(admit(body, LIMIT, LONG, pace(0, LONG)).is_ok(), admitted, "{declared}");
         }
     }
 
@@ -214,7 +235,7 @@ mod tests {
             (vec![data("0"), Err("gone")], Err(BodyError::Broken("gone".to_owned()))),
         ];
         for (steps, expected) in cases {
-            let body = admit(Scripted::new(steps), LIMIT, LONG).unwrap();
+            let body = admit(Scripted::new(steps), LIMIT, LONG, pace(0, LONG)).unwrap();
             let collected = body.collect(1000).await;
             assert_eq!(collected, expected.map(|text: &str| Bytes::copy_from_slice(text.as_bytes())));
         }
@@ -223,11 +244,37 @@ mod tests {
     #[tokio::test]
     async fn a_pause_that_is_too_long_fails_the_body_for_good() {
         let hanging = Scripted { hangs: true, ..Scripted::new([data("0"), data("1")]) };
-        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL) else { panic!("admitted as a stream") };
+        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL, pace(0, LONG)) else {
+            panic!("admitted as a stream")
+        };
         assert!(body.frame().await.unwrap().is_ok());
         assert!(body.frame().await.unwrap().is_ok());
         let failed = body.frame().await.unwrap();
         assert_eq!(failed.err(), Some(BodyError::Stalled { idle_ms: 20 }));
         assert!(body.frame().await.is_none());
+    }
+
+    /// A byte every few milliseconds, for ever.
+    struct Trickle(Pin<Box<Sleep>>);
+
+    impl HttpBody for Trickle {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            ready!(self.0.as_mut().poll(cx));
+            self.0.as_mut().reset(Instant::now() + STALL / 10);
+            Poll::Ready(Some(data("0")))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_is_too_slow_although_it_never_pauses_for_long() {
+        let trickle = Trickle(Box::pin(sleep_until(Instant::now())));
+        let body = admit(trickle, u64::MAX, LONG, pace(1_000_000, STALL * 2)).unwrap();
+        assert_eq!(body.collect(u64::MAX).await, Err(BodyError::TooSlow { rate: 1_000_000, window_ms: 40 }));
     }
 }

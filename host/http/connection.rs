@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -18,7 +18,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     net::TcpStream,
@@ -31,7 +31,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Handler, Metrics,
     detect::detect,
+    guests::{Guest, Guests},
+    pace::Pace,
     service::Conversation,
+    stream::Streams,
     tls,
     transport::{Front, Socket, Transport},
     watch::{Activity, Protocol, Reason, Verdict, verdict},
@@ -67,6 +70,8 @@ pub(super) struct Shared<H> {
     pub(super) metrics: Metrics,
     /// Connections that may still be opened.
     pub(super) slots: Arc<Semaphore>,
+    /// What each client address has open.
+    pub(super) guests: Arc<Guests>,
     pub(super) tracker: TaskTracker,
     /// Finish what is under way.
     pub(super) drain: CancellationToken,
@@ -77,7 +82,7 @@ pub(super) struct Shared<H> {
     /// Connections that were cut.
     pub(super) cuts: AtomicUsize,
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<Streams>,
 }
 
 impl<H> Shared<H> {
@@ -91,7 +96,8 @@ impl<H> Shared<H> {
     ) -> Self {
         Self {
             http1: http1(&limits),
-            http2: http2(&limits, &timeouts),
+            http2: http2(&limits, &timeouts, Streams::new(&timeouts, metrics.clone())),
+            guests: Guests::new(&limits),
             handler,
             limits,
             timeouts,
@@ -168,16 +174,23 @@ enum Phase {
     Draining,
 }
 
+/// Who opened a connection.
+pub(super) struct Caller {
+    pub(super) ip: IpAddr,
+    /// `None` if its address isn't limited.
+    pub(super) guest: Option<Guest>,
+}
+
 /// Serves one connection and counts how it ended.
 pub(super) async fn serve<H: Handler>(
     shared: Arc<Shared<H>>,
     stream: TcpStream,
-    client: SocketAddr,
+    caller: Caller,
     tls: Option<TlsAcceptor>,
     slot: OwnedSemaphorePermit,
 ) {
     let _open = Open::new(shared.metrics.open.clone(), slot);
-    let end = converse(&shared, stream, client, tls).await;
+    let end = converse(&shared, stream, caller, tls).await;
     shared.metrics.closed(end.as_str());
     if end == End::Handshake {
         shared.metrics.handshakes_failed.inc();
@@ -211,10 +224,10 @@ impl Drop for Open {
 async fn converse<H: Handler>(
     shared: &Arc<Shared<H>>,
     stream: TcpStream,
-    client: SocketAddr,
+    caller: Caller,
     tls: Option<TlsAcceptor>,
 ) -> End {
-    let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
+    let activity = Arc::new(Activity::new(shared.metrics.panics.clone(), Pace::of(&shared.timeouts)));
     // A token of its own: the common one has a lock that every wake-up of every connection would take.
     let drain = shared.drain.child_token();
     let (scheme, too_late) = match tls {
@@ -234,9 +247,8 @@ async fn converse<H: Handler>(
 
     activity.begin();
     let io = TokioIo::new(Front::new(transport, replay, activity.clone()));
-    // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
-    let ip = client.ip().to_canonical();
-    let conversation = Arc::new(Conversation::new(shared.clone(), activity.clone(), scheme, ip, protocol));
+    let Caller { ip, guest } = caller;
+    let conversation = Arc::new(Conversation::new(shared.clone(), activity.clone(), scheme, ip, guest));
     let service = service_fn(move |request: Request<Incoming>| {
         let conversation = conversation.clone();
         async move { Ok::<_, Infallible>(conversation.answer(request).await) }
@@ -333,10 +345,10 @@ fn http1(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2(limits: &Limits, timeouts: &Timeouts) -> http2::Builder<TokioExecutor> {
+fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
     // Just a first sieve, in HTTP/2's own way of counting; `request` holds the limits themselves.
     let list = limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD));
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
@@ -27,6 +27,10 @@ const BACKLOG: i32 = 4096;
 
 /// Pause after an accept that failed for lack of a resource, which asking again at once would not bring back.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Bytes that a socket takes without having sent them. The kernel would take megabytes for each client that doesn't read,
+/// and progress of one that reads slowly would show only when a third of them has been read.
+const UNSENT_MAX: u32 = 64 * 1024;
 
 /// One listening address.
 pub(super) struct Listener {
@@ -64,7 +68,14 @@ impl Listener {
             match next {
                 Ok((stream, client, slot)) => {
                     shared.metrics.accepted.inc();
-                    let served = connection::serve(shared.clone(), stream, client, self.tls.clone(), slot);
+                    // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
+                    let ip = client.ip().to_canonical();
+                    let Ok(guest) = shared.guests.admit(ip) else {
+                        shared.metrics.closed("client-limit");
+                        continue;
+                    };
+                    let caller = connection::Caller { ip, guest };
+                    let served = connection::serve(shared.clone(), stream, caller, self.tls.clone(), slot);
                     shared.tracker.spawn(served);
                 }
                 Err(error) => {
@@ -84,6 +95,7 @@ impl Listener {
         let (stream, client) = self.socket.accept().await?;
         // Without it small answers may wait for the client's delayed ACK; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX);
         Ok((stream, client, slot))
     }
 }

@@ -18,6 +18,7 @@ pub struct Metrics {
     pub(super) handshakes_failed: Counter,
     pub(super) panics: Counter,
     closes: ByName,
+    resets: ByName,
     rejects: ByStatus,
     requests: ByName,
     // Looked up once, because every request counts into one of them.
@@ -39,6 +40,7 @@ impl Metrics {
             handshakes_failed: Counter::default(),
             panics: Counter::default(),
             closes: ByName::default(),
+            resets: ByName::default(),
             rejects: ByStatus::default(),
             requests_http_10: version("1.0"),
             requests_http_11: version("1.1"),
@@ -52,6 +54,11 @@ impl Metrics {
         registry.register("http_connections_accepted", "Connections accepted", self.accepted.clone());
         registry.register("http_connections_open", "Connections open now", self.open.clone());
         registry.register("http_connections_closed", "Connections closed, by reason", self.closes.clone());
+        registry.register(
+            "http_streams_reset",
+            "HTTP/2 streams reset because their client took too long, by reason",
+            self.resets.clone(),
+        );
         registry.register("http_accept_errors", "Failed attempts to accept a connection", self.accept_errors.clone());
         registry.register("http_handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
@@ -71,6 +78,10 @@ impl Metrics {
         self.rejects.get_or_create(&[("status", status.as_u16())]).inc();
     }
 
+    pub(super) fn reset(&self, reason: &'static str) {
+        self.resets.get_or_create(&[("reason", reason)]).inc();
+    }
+
     pub(super) fn closed(&self, reason: &'static str) {
         self.closes.get_or_create(&[("reason", reason)]).inc();
     }
@@ -86,6 +97,10 @@ impl Default for Metrics {
 impl Metrics {
     pub(super) fn closes(&self, reason: &'static str) -> u64 {
         self.closes.get_or_create(&[("reason", reason)]).get()
+    }
+
+    pub(super) fn resets(&self, reason: &'static str) -> u64 {
+        self.resets.get_or_create(&[("reason", reason)]).get()
     }
 
     pub(super) fn rejects(&self, status: u16) -> u64 {

@@ -2,66 +2,44 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::watch::{InFlight, Protocol};
+use super::{guests::Ticket, stream::Marks, watch::InFlight};
 
 /// What an HTTP/2 stream is handed at a time: a frame of the usual size.
 const PIECE: usize = 16 * 1024;
 
-/// Keeps its request in flight until the body is sent or given up, and on HTTP/2 notes whether the client takes it.
+/// Keeps its request in flight until the body is sent or given up, and on HTTP/2 marks whether the client takes it.
 ///
 /// There a client can stop one stream while the socket stays writable, and hyper takes whatever it is handed: so it
-/// gets small pieces, each only when the one before has found room.
+/// gets small pieces, each only when the one before has found room. On HTTP/1 the socket holds back by itself.
 pub(super) struct Reply<B> {
     body: B,
     /// What is left of the frame that is being handed over.
     rest: Bytes,
-    pacing: Pacing,
-    in_flight: InFlight,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pacing {
-    /// The socket holds back by itself.
-    None,
-    /// The last piece has been taken.
-    Taken,
-    /// The last piece lies ready.
-    Untaken,
+    /// Of the HTTP/2 stream.
+    marks: Option<Arc<Marks>>,
+    _in_flight: InFlight,
+    _ticket: Option<Ticket>,
 }
 
 impl<B> Reply<B> {
-    pub(super) fn new(body: B, protocol: Protocol, in_flight: InFlight) -> Self {
-        let pacing = match protocol {
-            Protocol::Http1 => Pacing::None,
-            Protocol::Http2 => Pacing::Taken,
-        };
-        Self { body, rest: Bytes::new(), pacing, in_flight }
-    }
-
-    fn give(&mut self) -> Bytes {
-        self.pacing = Pacing::Untaken;
-        self.in_flight.activity().gave_piece();
-        let len = self.rest.len().min(PIECE);
-        self.rest.split_to(len)
-    }
-
-    fn taken(&mut self) {
-        if self.pacing == Pacing::Untaken {
-            self.pacing = Pacing::Taken;
-            self.in_flight.activity().piece_taken();
-        }
+    /// A body on its way; `marks` are those of the HTTP/2 stream, if it is one.
+    pub(super) fn new(body: B, marks: Option<Arc<Marks>>, in_flight: InFlight, ticket: Option<Ticket>) -> Self {
+        Self { body, rest: Bytes::new(), marks, _in_flight: in_flight, _ticket: ticket }
     }
 }
 
 impl<B> Drop for Reply<B> {
     fn drop(&mut self) {
-        self.taken();
+        if let Some(marks) = &self.marks {
+            marks.pause();
+        }
     }
 }
 
@@ -74,20 +52,23 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        if this.pacing == Pacing::None {
-            return Pin::new(&mut this.body).poll_frame(cx);
-        }
-        this.taken();
+        let Some(marks) = &this.marks else { return Pin::new(&mut this.body).poll_frame(cx) };
         if this.rest.is_empty() {
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
+            match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                 },
-                ended => return Poll::Ready(ended),
+                other => {
+                    // Asked for more than there is, so all that there was has found room.
+                    marks.pause();
+                    return other;
+                }
             }
         }
-        Poll::Ready(Some(Ok(Frame::data(this.give()))))
+        let piece = this.rest.split_to(this.rest.len().min(PIECE));
+        marks.gave(piece.len());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -108,49 +89,46 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http_body_util::{BodyExt, Full};
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
-    use crate::http::watch::Activity;
+    use crate::{
+        config::Timeouts,
+        http::{pace::Pace, watch::Activity},
+    };
 
-    fn reply(len: usize, protocol: Protocol) -> (Reply<Full<Bytes>>, Arc<Activity>) {
-        let activity = Arc::new(Activity::new(Counter::default()));
+    fn reply(len: usize, marks: Option<Arc<Marks>>) -> (Reply<Full<Bytes>>, Arc<Activity>) {
+        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&Timeouts::default())));
         let body = Full::new(Bytes::from(vec![b'x'; len]));
-        (Reply::new(body, protocol, InFlight::begin(&activity)), activity)
+        (Reply::new(body, marks, InFlight::begin(&activity), None), activity)
     }
 
     #[tokio::test]
-    async fn http_2_gets_pieces_and_notes_whether_they_are_taken() {
-        let (mut reply, activity) = reply(PIECE + 1, Protocol::Http2);
+    async fn http_2_gets_pieces() {
+        let (mut reply, _activity) = reply(PIECE + 1, Some(Arc::default()));
         let mut lens = Vec::new();
         while let Some(frame) = reply.frame().await {
-            assert!(activity.snapshot().untaken_since.is_some());
             lens.push(frame.unwrap().into_data().unwrap().len());
             assert_eq!(reply.size_hint().exact(), Some((PIECE + 1 - lens.iter().sum::<usize>()) as u64));
         }
         assert_eq!(lens, [PIECE, 1]);
-        assert!(activity.snapshot().untaken_since.is_none());
     }
 
     #[tokio::test]
     async fn http_1_gets_a_body_in_one_piece() {
-        let (mut reply, activity) = reply(PIECE + 1, Protocol::Http1);
+        let (mut reply, _activity) = reply(PIECE + 1, None);
         let frame = reply.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(frame.len(), PIECE + 1);
         assert!(reply.is_end_stream());
-        assert_eq!(activity.snapshot().untaken_since, None);
     }
 
     #[tokio::test]
     async fn a_request_is_in_flight_until_its_answer_is_dropped() {
-        let (mut reply, activity) = reply(1, Protocol::Http2);
+        let (mut reply, activity) = reply(1, Some(Arc::default()));
         reply.frame().await.unwrap().unwrap();
         assert_eq!(activity.snapshot().in_flight, 1);
         drop(reply);
-        let marks = activity.snapshot();
-        assert_eq!((marks.in_flight, marks.untaken_since), (0, None));
+        assert_eq!(activity.snapshot().in_flight, 0);
     }
 }

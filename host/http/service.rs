@@ -10,11 +10,14 @@ use http_body::Body as HttpBody;
 use super::{
     Handler, body,
     connection::Shared,
+    guests::Guest,
+    pace::Pace,
     reply::Reply,
     request::{self, Rejection},
-    watch::{Activity, InFlight, Protocol},
+    stream::Marks,
+    watch::{Activity, InFlight},
 };
-use crate::message::{Body, Client, Request, Response, Scheme};
+use crate::message::{Body, Client, Request, Response, Scheme, problem::problem};
 
 /// What the requests of one connection have in common.
 pub(super) struct Conversation<H> {
@@ -22,7 +25,8 @@ pub(super) struct Conversation<H> {
     activity: Arc<Activity>,
     scheme: Scheme,
     ip: IpAddr,
-    protocol: Protocol,
+    /// `None` if its address isn't limited.
+    guest: Option<Guest>,
 }
 
 impl<H: Handler> Conversation<H> {
@@ -31,9 +35,9 @@ impl<H: Handler> Conversation<H> {
         activity: Arc<Activity>,
         scheme: Scheme,
         ip: IpAddr,
-        protocol: Protocol,
+        guest: Option<Guest>,
     ) -> Self {
-        Self { shared, activity, scheme, ip, protocol }
+        Self { shared, activity, scheme, ip, guest }
     }
 
     /// Answers one request, whatever it is.
@@ -46,14 +50,22 @@ impl<H: Handler> Conversation<H> {
         let (parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
-        let response = match self.admit(parts, body) {
-            Ok(request) => self.shared.handler.handle(request).await,
-            Err(rejection) => {
-                self.shared.metrics.rejected(rejection.status());
-                self.shared.handler.refused(rejection.response(version))
+        let marks = if version == Version::HTTP_2 { Marks::current() } else { None };
+        let ticket = self.guest.as_ref().map(Guest::begin);
+        let response = if matches!(ticket, Some(None)) {
+            self.refuse(too_many())
+        } else {
+            match self.admit(parts, body) {
+                Ok(request) => self.shared.handler.handle(request).await,
+                Err(rejection) => self.refuse(rejection.response(version)),
             }
         };
-        finish(response, is_head).map(|body| Reply::new(body, self.protocol, in_flight))
+        finish(response, is_head).map(|body| Reply::new(body, marks, in_flight, ticket.flatten()))
+    }
+
+    fn refuse(&self, response: Response) -> Response {
+        self.shared.metrics.rejected(response.status());
+        self.shared.handler.refused(response)
     }
 
     fn admit<B>(&self, parts: Parts, body: B) -> Result<Request, Rejection>
@@ -63,9 +75,19 @@ impl<H: Handler> Conversation<H> {
     {
         let client = Client { ip: self.ip, version: parts.version };
         let head = request::normalise(parts, self.scheme, client, &self.shared.limits)?;
-        let body = body::admit(body, self.shared.limits.body_bytes_max, self.shared.timeouts.body)?;
+        let timeouts = &self.shared.timeouts;
+        let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts))?;
         Ok(Request { head, body })
     }
+}
+
+/// The answer to a request beyond those that its client's address may have under way.
+fn too_many() -> Response {
+    let detail = "this client's address has as many requests under way as it may; see `limits.client_streams_max`";
+    let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests", detail);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Makes an answer's framing true, wherever its header fields came from.

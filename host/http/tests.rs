@@ -38,6 +38,7 @@ fn limits() -> config::Limits {
         header_bytes_max: 16 * 1024,
         body_bytes_max: 10,
         questions_max: 1,
+        ..config::Limits::default()
     }
 }
 
@@ -47,6 +48,8 @@ fn timeouts() -> config::Timeouts {
         headers: FOREVER,
         body: FOREVER,
         send: FOREVER,
+        rate_bytes_min: 0,
+        rate_window: FOREVER,
         idle: FOREVER,
         drain: FOREVER,
     }
@@ -177,6 +180,16 @@ async fn read_all<R: AsyncRead + Unpin>(stream: &mut R) -> String {
 async fn read_until<R: AsyncRead + Unpin>(stream: &mut R, end: &str) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(end.as_bytes()) {
+        let read = within(stream.read_buf(&mut bytes)).await.unwrap();
+        assert_ne!(read, 0, "closed after {}", bytes.escape_ascii());
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Reads until one of `ends` has come.
+async fn read_until_either<R: AsyncRead + Unpin>(stream: &mut R, ends: [&str; 2]) -> String {
+    let mut bytes = Vec::new();
+    while !ends.iter().any(|end| bytes.ends_with(end.as_bytes())) {
         let read = within(stream.read_buf(&mut bytes)).await.unwrap();
         assert_ne!(read, 0, "closed after {}", bytes.escape_ascii());
     }
@@ -342,14 +355,53 @@ async fn a_client_that_does_not_read_is_closed() {
     within(site.script.dropped.notified()).await;
 
     let mut sender = connect_http2(&site).await;
-    // Its connection goes on reading frames; only the stream's window stays shut.
+    // Its connection goes on reading frames; only the stream's window stays shut, and only the stream is reset.
     let unread = within(sender.send_request(get(&site, "/endless"))).await.unwrap();
     within(site.script.dropped.notified()).await;
-    drop(unread);
+    assert!(within(unread.into_body().collect()).await.is_err(), "a body that is cut isn't whole");
+    assert!(within(sender.send_request(get(&site, "/hello"))).await.is_ok(), "the connection goes on");
+    drop(sender);
 
     let metrics = site.metrics.clone();
     site.stop().await;
-    assert_eq!(metrics.closes("send"), 2);
+    assert_eq!((metrics.closes("send"), metrics.resets("send")), (1, 1));
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_requests() {
+    let limits = config::Limits { client_connections_max: 2, client_streams_max: 1, ..limits() };
+    let site = Site::start(&config::Limits { trusted_proxies: Vec::new(), ..limits.clone() }, &timeouts()).await;
+    let mut first = site.connect().await;
+    first.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    within(site.script.started.notified()).await;
+
+    let mut second = site.connect().await;
+    second.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let refused = read_until(&mut second, "}").await;
+    assert!(refused.starts_with("HTTP/1.1 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+    assert!(refused.contains("application/problem+json"), "{refused}");
+    assert_eq!(site.talk("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await, "", "a third connection is closed");
+    assert_eq!((site.metrics.rejects(429), site.metrics.closes("client-limit")), (1, 1));
+
+    site.script.go_on.notify_waiters();
+    read_until(&mut first, "waited").await;
+    let mut again = String::new();
+    while !again.ends_with("hello a") {
+        // The first request is over a moment after its last byte has arrived.
+        second.write_all(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        again = read_until_either(&mut second, ["hello a", "}"]).await;
+    }
+    drop((first, second));
+
+    let trusting = Site::start(&limits, &timeouts()).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        let mut stream = trusting.connect().await;
+        stream.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        within(trusting.script.started.notified()).await;
+        open.push(stream);
+    }
+    trusting.script.go_on.notify_waiters();
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.activity.wrote(outcome.is_pending());
+        self.activity.wrote(taken(&outcome));
         outcome
     }
 
@@ -47,7 +47,7 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.activity.wrote(outcome.is_pending());
+        self.activity.wrote(taken(&outcome));
         outcome
     }
 
@@ -61,6 +61,14 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// The bytes that the socket took; `None` if it had no room. A broken one holds nobody up.
+fn taken(outcome: &Poll<io::Result<usize>>) -> Option<usize> {
+    match outcome {
+        Poll::Ready(written) => Some(*written.as_ref().unwrap_or(&0)),
+        Poll::Pending => None,
     }
 }
 
@@ -159,13 +167,14 @@ mod tests {
     };
 
     use super::*;
+    use crate::{config::Timeouts, http::pace::Pace};
 
     #[tokio::test]
     async fn the_replay_comes_first_in_pieces_of_any_size_and_counts_as_heard() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let activity = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&Timeouts::default())));
         let socket = Socket::new(stream, activity.clone());
         let mut front = Front::new(Transport::Plain(socket), Bytes::from_static(b"GET "), activity.clone());
 

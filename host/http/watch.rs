@@ -12,6 +12,7 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::pace::Pace;
 use crate::{clock::millis, config::Timeouts};
 
 /// The mark of something that isn't going on.
@@ -41,6 +42,8 @@ pub(super) enum Reason {
     Idle,
     /// The client didn't take what it had asked for.
     Send,
+    /// The client took it more slowly than it may.
+    Rate,
 }
 
 impl Reason {
@@ -51,6 +54,7 @@ impl Reason {
             Self::Headers => "headers",
             Self::Idle => "idle",
             Self::Send => "send",
+            Self::Rate => "rate",
         }
     }
 }
@@ -81,14 +85,15 @@ pub(super) struct Snapshot {
     pub(super) head_since: Option<Duration>,
     /// Since when the socket takes no bytes.
     pub(super) blocked_since: Option<Duration>,
-    /// Since when no HTTP/2 stream took the piece that lies ready for it.
-    pub(super) untaken_since: Option<Duration>,
+    /// How long it took none before that, within the window of the minimum rate.
+    pub(super) waited: Duration,
 }
 
 /// Decides about a connection. The order of the checks matters: who doesn't take an answer isn't idle.
 pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeouts: &Timeouts) -> Verdict {
     // What begins right after now can't be over before the shortest of the timeouts that might then run.
-    let shortest = timeouts.headers.min(timeouts.idle).min(timeouts.send).clamp(CHECK_MIN, CHECK_MAX);
+    let send = timeouts.send.min(Pace::of(timeouts).window().unwrap_or(CHECK_MAX));
+    let shortest = timeouts.headers.min(timeouts.idle).min(send).clamp(CHECK_MIN, CHECK_MAX);
     let next = now.saturating_add(shortest);
     let Some((since, allowed, reason)) = running(marks, protocol, timeouts) else {
         return Verdict::Fine { check_at: next };
@@ -99,8 +104,12 @@ pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeo
 
 /// The timeout that is running: since when, how long, and what it means.
 fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<(Duration, Duration, Reason)> {
-    if let Some(since) = marks.blocked_since.or(marks.untaken_since) {
-        return Some((since, timeouts.send, Reason::Send));
+    if let Some(since) = marks.blocked_since {
+        let left = Pace::of(timeouts).window().map(|window| window.saturating_sub(marks.waited));
+        return Some(match left {
+            Some(left) if left < timeouts.send => (since, left, Reason::Rate),
+            _ => (since, timeouts.send, Reason::Send),
+        });
     }
     if marks.in_flight > 0 {
         return None;
@@ -122,16 +131,17 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
-    /// HTTP/2 bodies that wait for their client to take a piece.
-    untaken: AtomicU32,
-    /// When the last of them was given a piece.
-    given_at: AtomicU64,
+    /// Of the window of the minimum rate: how long the socket took no bytes, and how many it took in between. Written by
+    /// the connection's own task alone.
+    waited: AtomicU64,
+    taken: AtomicU64,
+    pace: Pace,
     panics: Counter,
 }
 
 impl Activity {
     /// A connection that has just been accepted; a panic while it answers is counted in `panics`.
-    pub(super) fn new(panics: Counter) -> Self {
+    pub(super) fn new(panics: Counter, pace: Pace) -> Self {
         Self {
             opened: Instant::now(),
             heard: AtomicBool::new(false),
@@ -139,8 +149,9 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
-            untaken: AtomicU32::new(0),
-            given_at: AtomicU64::new(NEVER),
+            waited: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            pace,
             panics,
         }
     }
@@ -169,38 +180,43 @@ impl Activity {
         }
     }
 
-    /// The socket was offered bytes, and took some or refused.
-    pub(super) fn wrote(&self, refused: bool) {
-        let blocked = self.blocked_since.load(Ordering::Relaxed) != NEVER;
-        if refused && !blocked {
-            self.blocked_since.store(self.millis(), Ordering::Relaxed);
-        } else if !refused && blocked {
+    /// The socket was offered bytes and took so many, or had no room (`None`). A socket that always has room costs two
+    /// loads.
+    pub(super) fn wrote(&self, taken: Option<usize>) {
+        let blocked = self.blocked_since.load(Ordering::Relaxed);
+        match taken {
+            None if blocked == NEVER => self.blocked_since.store(self.millis(), Ordering::Relaxed),
+            None => {}
+            Some(_) if blocked == NEVER && self.waited.load(Ordering::Relaxed) == 0 => {}
+            Some(bytes) => self.progress(blocked, bytes as u64),
+        }
+    }
+
+    /// Books bytes that the socket took, after it had none since `blocked`; once enough came the window begins anew.
+    fn progress(&self, blocked: u64, bytes: u64) {
+        let now = self.millis();
+        let taken = self.taken.load(Ordering::Relaxed).saturating_add(bytes);
+        // The time before the first refusal counts for nothing, so a wait that is too short to be seen is one of 1 ms.
+        let waited = if blocked == NEVER { 0 } else { now.saturating_sub(blocked).max(1) };
+        let enough = taken >= self.pace.bytes_min();
+        self.taken.store(if enough { 0 } else { taken }, Ordering::Relaxed);
+        let waited = if enough { 0 } else { self.waited.load(Ordering::Relaxed).saturating_add(waited) };
+        self.waited.store(waited, Ordering::Relaxed);
+        if blocked != NEVER {
             // The last answer may be out of hyper's hands long before the socket has taken it.
-            self.idle_since.store(self.millis(), Ordering::Relaxed);
+            self.idle_since.store(now, Ordering::Relaxed);
             self.blocked_since.store(NEVER, Ordering::Release);
         }
     }
 
-    /// A piece of a body lies ready until its client takes it.
-    pub(super) fn gave_piece(&self) {
-        self.given_at.store(self.millis(), Ordering::Relaxed);
-        self.untaken.fetch_add(1, Ordering::Release);
-    }
-
-    /// The piece was taken, or its stream is gone.
-    pub(super) fn piece_taken(&self) {
-        self.untaken.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The marks as they are now. Each count is read before the times that were stored ahead of it.
+    /// The marks as they are now. The count is read before the times that were stored ahead of it.
     pub(super) fn snapshot(&self) -> Snapshot {
         let in_flight = self.in_flight.load(Ordering::Acquire);
         let blocked_since = time(&self.blocked_since);
-        let untaken = self.untaken.load(Ordering::Acquire);
         Snapshot {
             in_flight,
             blocked_since,
-            untaken_since: if untaken > 0 { time(&self.given_at) } else { None },
+            waited: Duration::from_millis(self.waited.load(Ordering::Relaxed)),
             heard: self.heard.load(Ordering::Relaxed),
             idle_since: Duration::from_millis(self.idle_since.load(Ordering::Relaxed)),
             head_since: time(&self.head_since),
@@ -229,10 +245,6 @@ impl InFlight {
         activity.head_since.store(NEVER, Ordering::Relaxed);
         Self { activity: activity.clone() }
     }
-
-    pub(super) fn activity(&self) -> &Activity {
-        &self.activity
-    }
 }
 
 impl Drop for InFlight {
@@ -260,6 +272,8 @@ mod tests {
         headers: secs(10),
         body: secs(15),
         send: secs(30),
+        rate_bytes_min: 100,
+        rate_window: secs(40),
         idle: secs(60),
         drain: secs(20),
     };
@@ -271,13 +285,13 @@ mod tests {
         idle_since: secs(100),
         head_since: None,
         blocked_since: None,
-        untaken_since: None,
+        waited: Duration::ZERO,
     };
 
     #[test]
     fn the_verdict_follows_the_timeout_that_runs() {
         use Protocol::{Http1, Http2};
-        use Reason::{FirstByte, Headers, Idle, Send};
+        use Reason::{FirstByte, Headers, Idle, Rate, Send};
         let fine = |at| Verdict::Fine { check_at: secs(at) };
         let close = Verdict::Close;
         let silent = Snapshot { heard: false, ..QUIET };
@@ -285,7 +299,7 @@ mod tests {
         let busy = Snapshot { in_flight: 1, ..QUIET };
         let blocked = Snapshot { blocked_since: Some(secs(140)), ..busy };
         let rest_blocked = Snapshot { blocked_since: Some(secs(140)), ..QUIET };
-        let untaken = Snapshot { untaken_since: Some(secs(140)), ..busy };
+        let trickling = Snapshot { waited: secs(15), ..blocked };
         let cases = [
             ("silent, early", silent, Http1, 101, fine(105)),
             ("silent, late", silent, Http1, 105, close(FirstByte)),
@@ -301,8 +315,8 @@ mod tests {
             ("blocked, early", blocked, Http1, 165, fine(170)),
             ("blocked, late", blocked, Http1, 170, close(Send)),
             ("the tail of an answer isn't idleness", rest_blocked, Http1, 165, fine(170)),
-            ("untaken, early", untaken, Http2, 169, fine(170)),
-            ("untaken, late", untaken, Http2, 170, close(Send)),
+            ("trickling, early", trickling, Http1, 164, fine(165)),
+            ("trickling, late", trickling, Http2, 165, close(Rate)),
         ];
         for (name, marks, protocol, now, expected) in cases {
             assert_eq!(verdict(&marks, protocol, secs(now), &TIMEOUTS), expected, "{name}");
@@ -319,7 +333,7 @@ mod tests {
 
     #[test]
     fn marks_of_a_request() {
-        let activity = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&TIMEOUTS)));
         activity.begin();
         assert!(!activity.snapshot().heard);
         activity.heard();
@@ -335,24 +349,23 @@ mod tests {
 
     #[test]
     fn marks_of_a_slow_reader() {
-        let activity = Activity::new(Counter::default());
-        activity.wrote(false);
+        let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
+        activity.wrote(Some(10));
         assert_eq!(activity.snapshot().blocked_since, None);
-        activity.wrote(true);
+        activity.wrote(None);
         assert!(activity.snapshot().blocked_since.is_some());
-        activity.wrote(false);
+        activity.wrote(Some(10));
         assert_eq!(activity.snapshot().blocked_since, None);
+        assert!(!activity.snapshot().waited.is_zero(), "ten bytes don't start the window anew");
 
-        activity.gave_piece();
-        assert!(activity.snapshot().untaken_since.is_some());
-        activity.piece_taken();
-        assert_eq!(activity.snapshot().untaken_since, None);
+        activity.wrote(Some(4_000));
+        assert!(activity.snapshot().waited.is_zero(), "enough has been taken");
     }
 
     #[test]
     fn a_panic_is_counted_once() {
         let panics = Counter::default();
-        let activity = Arc::new(Activity::new(panics.clone()));
+        let activity = Arc::new(Activity::new(panics.clone(), Pace::of(&TIMEOUTS)));
         let in_flight = InFlight::begin(&activity);
         let unwound: std::thread::Result<()> = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _in_flight = in_flight;

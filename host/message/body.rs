@@ -27,6 +27,14 @@ pub enum BodyError {
         /// The limit in milliseconds.
         idle_ms: u64,
     },
+    /// The client was slower than it may be.
+    #[error("the client was slower than {rate} bytes a second over {window_ms} ms")]
+    TooSlow {
+        /// The least rate in bytes a second.
+        rate: u64,
+        /// Over which time, in milliseconds, it is measured.
+        window_ms: u64,
+    },
     /// The body ended before its declared end, or its framing was broken.
     #[error("the body broke off: {0}")]
     Broken(String),

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot};
+use super::{failure::describe, ledger::Slot, relay::Relay, spool::Spool};
 use crate::{
     clock,
     message::{self, Body, BodyError},
@@ -38,14 +39,21 @@ static CONNECTION_FIELDS: [HeaderName; 10] = [
 /// Fields that `Connection` can't nominate for removal: without them more would be stored or shared than allowed.
 static KEPT_FIELDS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::SET_COOKIE];
 
-/// A response that can travel on. The slot is held until its body has ended or is dropped.
-pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration) -> message::Response {
+/// A response that can travel on. The slot is held until its body has arrived or is dropped; a client that lets it wait
+/// reads from the spool.
+pub(super) fn receive(
+    response: Response<Incoming>,
+    mut slot: Slot,
+    idle: Duration,
+    spool: &Arc<Spool>,
+) -> message::Response {
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
         slot.report(true);
         Body::Empty
     } else {
-        Body::stream(Download::new(incoming, slot, idle))
+        let lent = slot.lent();
+        Body::stream(Relay::new(Download::new(incoming, slot, idle), spool, lent))
     };
     // The version of the hop before, and the library's extensions, end here.
     let mut received = Response::new(body);
@@ -71,7 +79,7 @@ fn nominations(value: &HeaderValue) -> impl Iterator<Item = HeaderName> {
 }
 
 /// A response body as it arrives.
-struct Download {
+pub(super) struct Download {
     /// Gone once the end, or an error, has been told.
     under_way: Option<(Incoming, Slot)>,
     idle: Duration,

@@ -42,6 +42,8 @@ pub enum Reason {
     PoolFull,
     /// No connection became free in time.
     WaitTimeout,
+    /// The client's address holds or waits for as many places as it may.
+    ClientLimit,
     /// The request's own body failed while it was sent on: the client's fault, not the endpoint's.
     RequestBody(BodyError),
     /// The request can't be written as HTTP/1.1.
@@ -64,6 +66,7 @@ impl Reason {
             Self::NoEndpoint => "no-endpoint",
             Self::PoolFull => "pool-full",
             Self::WaitTimeout => "wait-timeout",
+            Self::ClientLimit => "client-limit",
             Self::RequestBody(_) => "request-body",
             Self::Unsendable => "unsendable",
         }
@@ -76,7 +79,8 @@ impl Reason {
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoEndpoint | Self::PoolFull | Self::WaitTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::RequestBody(BodyError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RequestBody(BodyError::Stalled { .. }) => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestBody(BodyError::Stalled { .. } | BodyError::TooSlow { .. }) => StatusCode::REQUEST_TIMEOUT,
+            Self::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestBody(BodyError::Broken(_)) => StatusCode::BAD_REQUEST,
             Self::ConnectRefused
             | Self::ConnectFailed
@@ -111,7 +115,12 @@ impl Reason {
             | Self::ConnectionReset
             | Self::InvalidResponse
             | Self::ResponseTimeout => true,
-            Self::NoEndpoint | Self::PoolFull | Self::WaitTimeout | Self::RequestBody(_) | Self::Unsendable => false,
+            Self::NoEndpoint
+            | Self::PoolFull
+            | Self::WaitTimeout
+            | Self::ClientLimit
+            | Self::RequestBody(_)
+            | Self::Unsendable => false,
         }
     }
 }
@@ -281,7 +290,9 @@ mod tests {
             (Reason::PoolFull, 503),
             (Reason::WaitTimeout, 503),
             (Reason::RequestBody(BodyError::TooLarge { limit: 1 }), 413),
+            (Reason::ClientLimit, 429),
             (Reason::RequestBody(BodyError::Stalled { idle_ms: 1 }), 408),
+            (Reason::RequestBody(BodyError::TooSlow { rate: 1, window_ms: 1 }), 408),
             (Reason::RequestBody(BodyError::Broken(String::new())), 400),
         ] {
             assert_eq!(reason.status().as_u16(), status, "{reason:?}");

@@ -1,6 +1,6 @@
 //! One request on its way: attempts, one after the other, until there is an answer or no hope.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, Response, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -11,7 +11,7 @@ use super::{
     endpoint::Endpoint,
     failure::{Failure, Fault, Reason},
     ledger::Slot,
-    outbound::{Fetched, Outbound, set_connection_fields},
+    outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
     retry::{self, Sequel},
     stats::Recent,
@@ -55,6 +55,7 @@ struct Course<'a> {
     target: PathAndQuery,
     headers: HeaderMap,
     payload: Payload,
+    client: Option<IpAddr>,
     /// Endpoints that aren't asked again.
     tried: Vec<usize>,
     attempts: u32,
@@ -64,14 +65,19 @@ struct Course<'a> {
 
 impl<'a> Course<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
-        let Outbound { method, authority, target, mut headers, body } = outbound;
+        let Outbound { method, authority, target, mut headers, body, client } = outbound;
         let payload = Payload::new(body, &method);
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
-        Self { pool, method, target, headers, payload, tried: Vec::new(), attempts: 0, repeated: false }
+        Self { pool, method, target, headers, payload, client, tried: Vec::new(), attempts: 0, repeated: false }
     }
 
     async fn run(mut self) -> Result<Fetched, Failure> {
-        let mut endpoint = self.pool.choose(&self.tried).map_err(|nobody| self.no_endpoint(nobody))?;
+        let mut endpoint = self.first()?;
+        if self.payload.comes_in() {
+            self.read_ahead().await?;
+            // That may have taken a while.
+            endpoint = self.first()?;
+        }
         loop {
             let attempted = self.attempt(&endpoint).await;
             match self.next(&endpoint, &attempted) {
@@ -82,8 +88,24 @@ impl<'a> Course<'a> {
         }
     }
 
+    fn first(&self) -> Result<Arc<Endpoint>, Failure> {
+        self.pool.choose(&self.tried).map_err(|nobody| self.no_endpoint(nobody))
+    }
+
+    /// Reads what can be read of the body while the request holds no place.
+    async fn read_ahead(&mut self) -> Result<(), Failure> {
+        if let Err(error) = self.payload.read_ahead(&self.pool.bounds.spool).await {
+            let detail = error.to_string();
+            return Err(Failure::of_pool(&self.pool.name, Fault::new(Reason::RequestBody(error), detail)));
+        }
+        if self.payload.is_empty() {
+            state_no_bytes(&mut self.headers, &self.method);
+        }
+        Ok(())
+    }
+
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>) -> Attempted {
-        let mut slot = self.pool.place(endpoint).await?;
+        let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         let last = self.attempts >= self.pool.limits.attempts_max;
         let headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
@@ -142,11 +164,13 @@ impl<'a> Course<'a> {
     fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
         match attempted {
             Ok((response, slot)) => Ok(Fetched {
-                response: download::receive(response, slot, self.pool.limits.idle),
+                response: download::receive(response, slot, self.pool.limits.idle, &self.pool.bounds.spool),
                 endpoint: Arc::clone(&endpoint.address),
                 attempts: self.attempts,
             }),
-            Err(fault) if fault.reason == Reason::PoolFull => Err(Failure::of_pool(&self.pool.name, fault)),
+            Err(fault) if matches!(fault.reason, Reason::PoolFull | Reason::ClientLimit) => {
+                Err(Failure::of_pool(&self.pool.name, fault))
+            }
             Err(fault) => Err(Failure::of_endpoint(&self.pool.name, &endpoint.address, fault)),
         }
     }

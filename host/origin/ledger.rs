@@ -1,11 +1,8 @@
 //! What is known of a pool's endpoints, shared between the requests in flight: health, counters, places.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -13,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     balance::Standing,
+    clients::ClientShare,
     endpoint::Endpoint,
     health::{Counts, Tracker, Turn},
     metrics::Meters,
@@ -71,6 +69,9 @@ impl Ledger {
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
+    /// The share of them that may be held while a client is waited for: half, so that slow clients leave the rest to
+    /// others.
+    pub(super) lent: Arc<Semaphore>,
     /// Requests that hold a place or wait for one.
     wanted: AtomicUsize,
     max: usize,
@@ -79,7 +80,8 @@ pub(super) struct Places {
 impl Places {
     pub(super) fn new(max: usize) -> Self {
         let max = max.clamp(1, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(max)), wanted: AtomicUsize::new(0), max }
+        let lent = Arc::new(Semaphore::new((max / 2).max(1)));
+        Self { free: Arc::new(Semaphore::new(max)), lent, wanted: AtomicUsize::new(0), max }
     }
 
     /// Requests that hold a place or wait for one.
@@ -107,15 +109,9 @@ impl Claim {
         Self(Arc::clone(endpoint))
     }
 
-    /// A place, if one is free and nobody waits for it.
-    pub(super) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.places.free).try_acquire_owned().ok()
-    }
-
-    /// A place as soon as one is free, first come, first served; nothing if that takes longer than `limit`.
-    pub(super) async fn take(&self, limit: Duration) -> Option<OwnedSemaphorePermit> {
-        let free = Arc::clone(&self.0.places.free);
-        tokio::time::timeout(limit, free.acquire_owned()).await.ok()?.ok()
+    /// The places of its endpoint.
+    pub(super) fn free(&self) -> &Arc<Semaphore> {
+        &self.0.places.free
     }
 }
 
@@ -131,13 +127,27 @@ pub(super) struct Slot {
     started: Uptime,
     reported: bool,
     claim: Claim,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
+}
+
+/// What a request holds as long as it has a place.
+pub(super) struct Held {
+    pub(super) _place: OwnedSemaphorePermit,
+    /// Of the share that is lent to clients who are waited for.
+    pub(super) _lent: Option<OwnedSemaphorePermit>,
+    /// Of what its client's address may hold.
+    pub(super) _client: Option<ClientShare>,
 }
 
 impl Slot {
-    pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, held: Held) -> Self {
         ledger.meters.inflight.inc();
-        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _permit: permit }
+        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _held: held }
+    }
+
+    /// What the endpoint lends to clients who are waited for.
+    pub(super) fn lent(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.claim.0.places.lent)
     }
 
     /// Tells how the request went. Only the first word counts: an answer of 503 is a failure even if its body arrives.

@@ -24,6 +24,7 @@ pub struct Metrics {
     bodies_broken: Family<PoolLabels, Counter>,
     inflight: Family<PoolLabels, Gauge>,
     head_seconds: Family<PoolLabels, Histogram>,
+    spool: SpoolMeters,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +50,7 @@ impl Metrics {
             bodies_broken: Family::default(),
             inflight: Family::default(),
             head_seconds: Family::new_with_constructor(histogram),
+            spool: SpoolMeters::default(),
         }
     }
 
@@ -76,6 +78,24 @@ impl Metrics {
             "From the start of an attempt to the response's head",
             self.head_seconds.clone(),
         );
+        let spool = &self.spool;
+        registry.register(
+            "origin_spool_memory_bytes",
+            "Bytes of bodies that wait in memory for their origin or their client",
+            spool.memory_bytes.clone(),
+        );
+        registry.register("origin_spool_disk_bytes", "Bytes of the spool's files", spool.disk_bytes.clone());
+        registry.register(
+            "origin_spool_full",
+            "Pieces of responses for which neither memory nor the spool had room",
+            spool.full.clone(),
+        );
+        registry.register("origin_spool_errors", "Failed writes to the spool's files", spool.errors.clone());
+    }
+
+    /// The handles of the node's spool.
+    pub(super) fn of_spool(&self) -> SpoolMeters {
+        self.spool.clone()
     }
 
     /// The handles of one pool.
@@ -98,6 +118,15 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The handles of the spool.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SpoolMeters {
+    pub(super) memory_bytes: Gauge,
+    pub(super) disk_bytes: Gauge,
+    pub(super) full: Counter,
+    pub(super) errors: Counter,
 }
 
 /// The handles of one pool, looked up once.
@@ -152,6 +181,10 @@ mod tests {
             "origin_ejections_total{pool=\"models\"} 0",
             "origin_bodies_broken_total{pool=\"models\"} 0",
             "origin_inflight{pool=\"models\"} 0",
+            "origin_spool_memory_bytes 0",
+            "origin_spool_disk_bytes 0",
+            "origin_spool_full_total 0",
+            "origin_spool_errors_total 0",
             "origin_response_head_seconds_count{pool=\"models\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

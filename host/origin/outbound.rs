@@ -1,6 +1,6 @@
 //! What is asked of a pool and what it answers.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -25,6 +25,8 @@ pub struct Outbound {
     pub headers: HeaderMap,
     /// The request body.
     pub body: OutboundBody,
+    /// Whose limit of places it counts in; `None` if it belongs to no client.
+    pub client: Option<IpAddr>,
 }
 
 /// A request body, by whether it can be sent twice.
@@ -34,7 +36,8 @@ pub enum OutboundBody {
     Empty,
     /// At hand, so it can be sent again.
     Replayable(Bytes),
-    /// Comes in as it is sent on: there is no second attempt once its first piece has been taken.
+    /// Comes in while the request is on its way. If it can be read to its end first it can be sent again; else it is sent
+    /// on as it comes, and there is no second attempt once its first piece has been taken.
     Once(message::Body),
 }
 
@@ -55,8 +58,14 @@ pub(super) fn set_connection_fields(headers: &mut HeaderMap, method: &Method, au
     headers.insert(HOST, authority);
     headers.remove(TRANSFER_ENCODING);
     headers.remove(CONTENT_LENGTH);
-    // RFC 9110, section 8.6: methods that give a body a meaning state the length even of none.
-    if empty && [Method::POST, Method::PUT, Method::PATCH].contains(method) {
+    if empty {
+        state_no_bytes(headers, method);
+    }
+}
+
+/// States that there is no body, where one would have a meaning (RFC 9110, section 8.6).
+pub(super) fn state_no_bytes(headers: &mut HeaderMap, method: &Method) {
+    if [Method::POST, Method::PUT, Method::PATCH].contains(method) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }

@@ -1,22 +1,27 @@
 //! A named set of endpoints.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Uri, uri::PathAndQuery};
 use serde::Serialize;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     balance::{self, Member, Nobody, Standing},
+    clients::{ClientShare, Clients},
     dial::Dialer,
     endpoint::Endpoint,
     failure::{Fault, Reason},
     health::Tracker,
-    ledger::{Claim, Ledger, Slot},
+    ledger::{Claim, Held, Ledger, Slot},
     metrics::Metrics,
     probe,
+    spool::Spool,
 };
 use crate::{
     clock::{self, Timestamp, Uptime},
@@ -26,15 +31,33 @@ use crate::{
 
 /// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration.
 ///
-/// One endpoint takes at most `connections_max` requests at a time, each until its response body has ended; further
-/// ones wait in the order they came, at most `waiting_max` in the whole pool and none longer than `connect`.
+/// One endpoint takes at most `connections_max` requests at a time, each from when its body has been read until its
+/// response body has arrived; further ones wait in the order they came, at most `waiting_max` in the whole pool and none
+/// longer than `connect`.
 pub struct Pool {
     pub(super) name: Arc<str>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
     endpoints: Vec<Arc<Endpoint>>,
     waiting: Semaphore,
     check: Option<Arc<probe::Check>>,
+}
+
+/// What the pools of a node have in common: room for bodies that wait, and the limits per client address. Clones are the
+/// same.
+#[derive(Clone)]
+pub struct Bounds {
+    pub(super) spool: Arc<Spool>,
+    clients: Arc<Clients>,
+}
+
+impl Bounds {
+    /// The bounds of one node, counted in `metrics`.
+    #[must_use]
+    pub fn new(limits: &config::Limits, metrics: &Metrics) -> Self {
+        Self { spool: Spool::new(limits, metrics), clients: Clients::new(limits) }
+    }
 }
 
 /// What bounds a fetch.
@@ -112,19 +135,21 @@ pub struct EndpointSnapshot {
 }
 
 impl Pool {
-    /// A pool whose metrics nobody sees. Opens no connection.
+    /// A pool whose metrics nobody sees, with the default bounds to itself. Opens no connection.
     ///
     /// # Errors
     /// [`Error`], if the configuration doesn't make a pool.
     pub fn new(name: &str, config: &config::Pool) -> Result<Arc<Self>, Error> {
-        Self::with_metrics(name, config, &Metrics::new())
+        let metrics = Metrics::new();
+        let bounds = Bounds::new(&config::Limits::default(), &metrics);
+        Self::of_node(name, config, &metrics, &bounds)
     }
 
-    /// A pool that counts in `metrics`, which all pools of a node share. Opens no connection.
+    /// A pool that counts in `metrics` and keeps to `bounds`, which all pools of a node share. Opens no connection.
     ///
     /// # Errors
     /// [`Error`], if the configuration doesn't make a pool.
-    pub fn with_metrics(name: &str, config: &config::Pool, metrics: &Metrics) -> Result<Arc<Self>, Error> {
+    pub fn of_node(name: &str, config: &config::Pool, metrics: &Metrics, bounds: &Bounds) -> Result<Arc<Self>, Error> {
         let endpoints = endpoints(name, config)?;
         let check = config.health.as_ref().map(|health| check(name, health)).transpose()?;
         let name: Arc<str> = name.into();
@@ -139,6 +164,7 @@ impl Pool {
                 idle: config.idle,
                 attempts_max: config.attempts_max.max(1),
             },
+            bounds: bounds.clone(),
             endpoints,
             waiting: Semaphore::new(config.waiting_max.min(Semaphore::MAX_PERMITS)),
             check,
@@ -215,24 +241,48 @@ impl Pool {
         self.endpoints.get(index).cloned().ok_or(Nobody::Tried)
     }
 
-    /// A place at the endpoint, at once or after a bounded wait among a bounded number.
-    pub(super) async fn place(&self, endpoint: &Arc<Endpoint>) -> Result<Slot, Fault> {
+    /// A place at the endpoint, at once or after a bounded wait among a bounded number. A request that `streams` holds it
+    /// while its client is waited for, so it needs one of those that are lent so.
+    pub(super) async fn place(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        client: Option<IpAddr>,
+        streams: bool,
+    ) -> Result<Slot, Fault> {
+        let client = self.client_share(client)?;
+        let lent =
+            if streams { Some(self.permit(&endpoint.places.lent, "lent to slow clients ").await?) } else { None };
         let claim = Claim::new(endpoint);
-        let permit = match claim.try_take() {
-            Some(permit) => permit,
-            None => self.queue(&claim).await?,
-        };
-        Ok(Slot::new(&self.ledger, claim, permit))
+        let place = self.permit(claim.free(), "").await?;
+        Ok(Slot::new(&self.ledger, claim, Held { _place: place, _lent: lent, _client: client }))
     }
 
-    async fn queue(&self, claim: &Claim) -> Result<OwnedSemaphorePermit, Fault> {
-        let Ok(_waiting) = self.waiting.try_acquire() else {
-            return Err(Fault::new(Reason::PoolFull, "all connections are busy and no more requests may wait"));
-        };
-        claim.take(self.limits.connect).await.ok_or_else(|| {
-            let limit_ms = clock::millis(self.limits.connect);
-            Fault::new(Reason::WaitTimeout, format!("no connection became free within {limit_ms} ms"))
+    fn client_share(&self, client: Option<IpAddr>) -> Result<Option<ClientShare>, Fault> {
+        self.bounds.clients.enter(client).map_err(|full| {
+            let limit = full.limit;
+            let detail =
+                format!("this client's address has {limit} requests on their way to origins, and may have no more");
+            Fault::new(Reason::ClientLimit, detail)
         })
+    }
+
+    /// A permit, at once if one is free and nobody waits for it, else first come, first served.
+    async fn permit(&self, free: &Arc<Semaphore>, kind: &str) -> Result<OwnedSemaphorePermit, Fault> {
+        if let Ok(permit) = Arc::clone(free).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            let detail = format!("all connections {kind}are busy and no more requests may wait");
+            return Err(Fault::new(Reason::PoolFull, detail));
+        };
+        match timeout(self.limits.connect, Arc::clone(free).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => {
+                let limit_ms = clock::millis(self.limits.connect);
+                let detail = format!("no connection {kind}became free within {limit_ms} ms");
+                Err(Fault::new(Reason::WaitTimeout, detail))
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod attempts;
 mod bodies;
 mod exchange;
 mod places;
+mod slow;
 
 use std::{
     net::SocketAddr,
@@ -68,6 +69,7 @@ fn request(method: Method, body: OutboundBody) -> Outbound {
         target: PathAndQuery::from_static("/a?b=c"),
         headers: HeaderMap::new(),
         body,
+        client: None,
     }
 }
 

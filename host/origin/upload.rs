@@ -12,13 +12,19 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::outbound::OutboundBody;
+use super::{
+    outbound::OutboundBody,
+    read_ahead::{ReadAhead, Replay, Whole, read_ahead},
+    spool::Spool,
+};
 use crate::message::{Body, BodyError};
 
 /// A request body between attempts.
 pub(super) enum Payload {
     /// At hand; perhaps no bytes at all.
     Whole(Bytes),
+    /// Read to its end, and waiting in memory or in a file.
+    Stored(Arc<Whole>),
     /// Lent to one attempt at a time; it comes home if that attempt took nothing of it.
     Once(Home),
 }
@@ -48,10 +54,30 @@ impl Payload {
         matches!(self, Self::Whole(bytes) if bytes.is_empty())
     }
 
+    /// Whether some of it is yet to come from the client.
+    pub(super) const fn comes_in(&self) -> bool {
+        matches!(self, Self::Once(_))
+    }
+
+    /// Reads as much of it as is read before the request takes a place, if some of it is yet to come.
+    ///
+    /// # Errors
+    /// What the body fails with.
+    pub(super) async fn read_ahead(&mut self, spool: &Arc<Spool>) -> Result<(), BodyError> {
+        let Self::Once(home) = self else { return Ok(()) };
+        let Some(body) = home.lock().take() else { return Ok(()) };
+        *self = match read_ahead(body, spool).await? {
+            ReadAhead::Whole(whole) if whole.is_empty() => Self::Whole(Bytes::new()),
+            ReadAhead::Whole(whole) => Self::Stored(whole),
+            ReadAhead::Streams(body) => Self::Once(Arc::new(Mutex::new(Some(body)))),
+        };
+        Ok(())
+    }
+
     /// Can an attempt have it (again)?
     pub(super) fn is_home(&self) -> bool {
         match self {
-            Self::Whole(_) => true,
+            Self::Whole(_) | Self::Stored(_) => true,
             Self::Once(home) => home.lock().is_some(),
         }
     }
@@ -60,6 +86,10 @@ impl Payload {
     pub(super) fn lend(&self) -> (Upload, Option<watch::Receiver<WaitsFor>>) {
         match self {
             Self::Whole(bytes) => (Upload::Whole(bytes.clone()), None),
+            Self::Stored(whole) => {
+                let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
+                (Upload::Stored(Replay::new(Arc::clone(whole)), progress), Some(watcher))
+            }
             Self::Once(home) => {
                 let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
                 let body = home.lock().take();
@@ -83,6 +113,8 @@ pub(super) enum WaitsFor {
 pub(super) enum Upload {
     /// All bytes at once.
     Whole(Bytes),
+    /// From memory and file, each piece news of progress.
+    Stored(Replay, watch::Sender<WaitsFor>),
     /// Piece by piece.
     Once(Lent),
 }
@@ -110,6 +142,13 @@ impl HttpBody for Upload {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stored(replay, progress) => {
+                let piece = replay.poll_piece(cx);
+                if piece.is_ready() {
+                    progress.send_replace(WaitsFor::Endpoint);
+                }
+                piece.map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
+            }
             Self::Once(lent) => lent.poll_frame(cx),
         }
     }
@@ -117,6 +156,7 @@ impl HttpBody for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stored(replay, _) => replay.left() == 0,
             Self::Once(lent) => lent.body.as_ref().is_none_or(HttpBody::is_end_stream),
         }
     }
@@ -124,6 +164,7 @@ impl HttpBody for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stored(replay, _) => SizeHint::with_exact(replay.left()),
             Self::Once(lent) => lent.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint),
         }
     }

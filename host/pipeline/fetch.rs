@@ -167,6 +167,10 @@ pub async fn lead(
     match exchange(&node, &route, &ask).await {
         Exchanged::Renewed(object, served) => lead.land(Landing::Renewed(object, served)),
         Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
+        // One client's limit says nothing about the others who wait: each asks by itself, and so does this one.
+        Exchanged::Failed(failed) if failed.status == StatusCode::TOO_MANY_REQUESTS => {
+            lead.land(Landing::Private(Refusal::Status));
+        }
         Exchanged::Failed(failed) => {
             debug!(reason = failed.reason, detail = %failed.detail, "a fetch failed");
             lead.land(Landing::Failed(failed));
@@ -245,7 +249,14 @@ fn outbound(route: &Route, ask: &Ask, renewable: Option<&Object>) -> Parcel {
     // What answers GET answers HEAD as well.
     let method = key::shared_method(&ask.head.method).clone();
     let body = Load::Bytes(ask.body.clone());
-    Parcel { method, authority: ask.head.authority.clone(), target: route.target_sent(&ask.head), headers, body }
+    Parcel {
+        method,
+        authority: ask.head.authority.clone(),
+        target: route.target_sent(&ask.head),
+        headers,
+        body,
+        client: Some(ask.head.client.ip),
+    }
 }
 
 /// The client's header fields as they travel on: what it said, and through whom it came (RFC 9110, section 7.6.3).

@@ -121,7 +121,11 @@ impl Pipeline {
         trail.note_failure(failed.reason);
         trail.detail = Some(failed.reason.into());
         let title = failed.status.canonical_reason().unwrap_or("Origin error");
-        self.own(failed.status, title, &failed.detail, trail)
+        let mut served = self.own(failed.status, title, &failed.detail, trail);
+        if failed.status == StatusCode::TOO_MANY_REQUESTS {
+            served.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        served
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who answers what the cache can't: the candidates in the order that the policy chose, the next one when one fails or
 //! takes too long.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -27,6 +27,8 @@ pub(super) struct Parcel {
     pub(super) target: PathAndQuery,
     pub(super) headers: HeaderMap,
     pub(super) body: Load,
+    /// Whose limit of places it counts in.
+    pub(super) client: Option<IpAddr>,
 }
 
 /// A body, by whether it can be sent again.
@@ -155,6 +157,7 @@ impl Parcel {
             target: self.target.clone(),
             headers: self.headers.clone(),
             body,
+            client: self.client,
         })
     }
 }

@@ -459,6 +459,7 @@ impl Passing<'_> {
             target: route.target_sent(&head),
             headers: fetch::forwarded(&head),
             body: Load::from(body),
+            client: Some(head.client.ip),
         };
         match shaped(route, advice, &facts, parcel) {
             Err(fault) => node.refused_reply(route, &fault, trail),
@@ -518,7 +519,7 @@ impl Pipeline {
     pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Served {
         let status = match error {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::Stalled { .. } => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Stalled { .. } | BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken(_) => StatusCode::BAD_REQUEST,
         };
         let title = status.canonical_reason().unwrap_or("Bad body");

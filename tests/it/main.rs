@@ -20,6 +20,7 @@ mod process;
 mod purge;
 mod region;
 mod seeing;
+mod slow_sockets;
 mod spellings;
 mod tiers;
 mod workbench;

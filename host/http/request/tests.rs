@@ -20,6 +20,14 @@ const LIMITS: Limits = Limits {
     header_bytes_max: 100,
     body_bytes_max: 1,
     questions_max: 1,
+    body_buffered_bytes_max: 1,
+    spool_memory_bytes_max: 1,
+    spool_bytes_max: 1,
+    spool_dir: None,
+    client_connections_max: 1,
+    client_streams_max: 1,
+    client_places_max: 1,
+    trusted_proxies: Vec::new(),
 };
 
 const A: (&str, &str) = ("host", "a");

@@ -58,9 +58,17 @@ async fn only_so_many_at_once_and_only_so_many_wait() {
 
 #[tokio::test]
 async fn waiting_is_bounded_and_ends_with_the_body_of_another() {
-    let gated = Gated::start().await;
-    gated.gate.add_permits(2);
-    let mut config = config(&[gated.origin.address]);
+    let origin = Origin::start(|number, mut stream| async move {
+        read_request(&mut stream).await;
+        if number == 0 {
+            // A body that the origin doesn't end.
+            write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok").await;
+            std::future::pending::<()>().await;
+        }
+        write(&mut stream, OK).await;
+    })
+    .await;
+    let mut config = config(&[origin.address]);
     config.connections_max = 1;
     config.connect = Duration::from_millis(200);
     let pool = Pool::new("test", &config).unwrap();

@@ -248,6 +248,8 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         target: first.route.target_sent(&first.head),
         headers: header_fields(first),
         body: Load::Bytes(protocol::join_questions(protocol, &questions)),
+        // A batch is many clients'.
+        client: None,
     };
     parcel.apply(&Shape { headers: first.set.clone(), ..Shape::default() });
     let everybody = |told: Told| vec![told; count];

@@ -271,6 +271,15 @@ impl Conn {
         Self::over_h2(TcpStream::connect(address).await?, "http").await
     }
 
+    /// HTTP/2 on cleartext by a client that lets no byte of any body through.
+    pub(crate) async fn h2_shut(address: SocketAddr) -> Result<Self, Failure> {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(0);
+        let (sender, connection) = builder.handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
+        let running = Running(tokio::spawn(async move { drop(connection.await) }));
+        Ok(Self { sender: Sender::H2(sender), scheme: "http", running: Arc::new(running) })
+    }
+
     /// TLS to `localhost`, trusting `root`, with the protocols offered in this order; the server chooses.
     pub(crate) async fn tls(
         address: SocketAddr,

@@ -1,0 +1,186 @@
+//! HTTP/2 streams one by one. A client can stop one stream while the others and the socket go on, so each is watched by
+//! itself: its task runs under a watch, which knows from the response's body ([`Marks`]) whom the stream waits for, and
+//! ends the task, and so resets the stream, when the client takes too long. hyper gives a body no other way to do so: it
+//! doesn't poll one while the window is shut.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::{
+    Metrics,
+    pace::{Account, Pace},
+    watch::Reason,
+};
+use crate::config::Timeouts;
+
+tokio::task_local! {
+    static CURRENT: Arc<Marks>;
+}
+
+/// What a response's body tells the watch over its stream. Both live in one task, so that no order is needed.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// A piece lies ready, and the client has yet to make room for it.
+    waits_for_client: AtomicBool,
+    /// Bytes handed over since the watch last looked.
+    given: AtomicU64,
+}
+
+impl Marks {
+    /// The marks of the stream whose task this is; `None` outside of one.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// A piece of so many bytes was handed over.
+    pub(super) fn gave(&self, bytes: usize) {
+        self.given.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.waits_for_client.store(true, Ordering::Relaxed);
+    }
+
+    /// It isn't the client that is waited for.
+    pub(super) fn pause(&self) {
+        self.waits_for_client.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Runs the streams of all connections.
+#[derive(Clone)]
+pub(super) struct Streams(Arc<Rule>);
+
+struct Rule {
+    send: Duration,
+    pace: Pace,
+    metrics: Metrics,
+}
+
+impl Streams {
+    pub(super) fn new(timeouts: &Timeouts, metrics: Metrics) -> Self {
+        Self(Arc::new(Rule { send: timeouts.send, pace: Pace::of(timeouts), metrics }))
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let (rule, marks) = (Arc::clone(&self.0), Arc::new(Marks::default()));
+        let watched = watch(stream, Arc::clone(&marks), rule);
+        tokio::spawn(CURRENT.scope(marks, watched));
+    }
+}
+
+/// Runs a stream to its end, or to the end of our patience with its client.
+async fn watch<F: Future<Output = ()>>(stream: F, marks: Arc<Marks>, rule: Arc<Rule>) {
+    let mut stream = pin!(stream);
+    let mut patience = Patience::new(rule.send, rule.pace);
+    let outcome = poll_fn(|cx| match stream.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => patience.poll_over(&marks, cx).map(Some),
+    });
+    if let Some(reason) = outcome.await {
+        rule.metrics.reset(reason.as_str());
+    }
+}
+
+/// How long one stream's client is waited for.
+struct Patience {
+    send: Duration,
+    account: Account,
+    /// Since when the piece that lies ready does so.
+    since: Option<Instant>,
+    /// Made at the first wait; a client that has room needs none.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    const fn new(send: Duration, pace: Pace) -> Self {
+        Self { send, account: Account::new(pace), since: None, alarm: None }
+    }
+
+    /// Ready when the client has been waited for long enough.
+    fn poll_over(&mut self, marks: &Marks, cx: &mut Context<'_>) -> Poll<Reason> {
+        let waits = marks.waits_for_client.load(Ordering::Relaxed);
+        let given = marks.given.swap(0, Ordering::Relaxed);
+        if given > 0 || !waits {
+            let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            self.account.book(given, waited);
+        }
+        if !waits {
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let (allowed, reason) = match self.account.left() {
+            Some(left) if left < self.send => (left, Reason::Rate),
+            _ => (self.send, Reason::Send),
+        };
+        let deadline = since + allowed;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if alarm.deadline() != deadline {
+            alarm.as_mut().reset(deadline);
+        }
+        ready!(alarm.as_mut().poll(cx));
+        Poll::Ready(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn timeouts(send: Duration, rate_bytes_min: u64, rate_window: Duration) -> Timeouts {
+        Timeouts { send, rate_bytes_min, rate_window, ..Timeouts::default() }
+    }
+
+    /// Polls a stream that never ends until the watch ends it; each of `gifts` is a piece and the pause after it.
+    async fn watched(timeouts: &Timeouts, gifts: &[(usize, Duration)]) -> (u64, u64) {
+        let (metrics, marks) = (Metrics::new(), Arc::new(Marks::default()));
+        let Streams(rule) = Streams::new(timeouts, metrics.clone());
+        let (given, gifts) = (Arc::clone(&marks), gifts.to_vec());
+        let stream = async move {
+            for (bytes, pause) in gifts {
+                given.gave(bytes);
+                tokio::time::sleep(pause).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::time::timeout(LONG, watch(stream, marks, rule)).await.expect("in time");
+        (metrics.resets("send"), metrics.resets("rate"))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_more_is_cut_and_one_that_trickles_too() {
+        let short = Duration::from_millis(50);
+        assert_eq!(watched(&timeouts(short, 0, LONG), &[(1, Duration::ZERO)]).await, (1, 0));
+        let trickle = [(1, Duration::from_millis(20)); 100];
+        assert_eq!(watched(&timeouts(LONG, 1_000_000, short), &trickle).await, (0, 1));
+    }
+
+    #[tokio::test]
+    async fn an_origin_may_take_its_time() {
+        let (marks, short) = (Arc::new(Marks::default()), Duration::from_millis(10));
+        let Streams(rule) = Streams::new(&timeouts(short, 1_000_000, short), Metrics::new());
+        let paused = Arc::clone(&marks);
+        let stream = async move {
+            paused.gave(1);
+            paused.pause();
+            tokio::time::sleep(short * 10).await;
+        };
+        let metrics = rule.metrics.clone();
+        watch(stream, marks, rule).await;
+        assert_eq!((metrics.resets("send"), metrics.resets("rate")), (0, 0));
+    }
+}

@@ -1,0 +1,444 @@
+//! A response's body between its origin and its client. As long as the client keeps up, each piece goes straight through,
+//! and nothing runs beside it. A client that lets pieces lie is noticed ([`Lagging`] looks at all bodies now and then):
+//! then a task takes the body in, into the spool, at the origin's speed, so that the place is free when the response has
+//! arrived; and the client reads from there.
+
+use std::{
+    fs::File,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    task::{AbortHandle, JoinHandle},
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    download::Download,
+    spool::{self, Scratch, Segment, Spool, Stash},
+};
+use crate::message::BodyError;
+
+/// Between two looks at the bodies under way. A client that has let a piece lie for that long lags.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long an origin may pause before others have the turn.
+const TURN_PAUSE: Duration = Duration::from_millis(10);
+
+/// Bytes after which others have the turn.
+const TURN_BYTES: usize = 4 << 20;
+
+/// How long a body that finds no room holds its place without a share of those that may be held so.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// How often a body that finds no room looks for some.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A body as its client reads it.
+pub(super) struct Relay {
+    shared: Arc<Shared>,
+    /// Wakes [`Bell`], which wakes whoever reads.
+    waker: Waker,
+    /// A piece that is being read from the file.
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// Bytes that the client has yet to get, if the response says so.
+    left: Option<u64>,
+}
+
+/// What the client's side and the origin's side of a body have in common.
+struct Shared {
+    state: Mutex<State>,
+    bell: Arc<Bell>,
+    /// The client took a piece that waited.
+    took: Notify,
+    /// What the endpoint lends to clients that are waited for.
+    lent: Arc<Semaphore>,
+}
+
+struct State {
+    /// As long as each piece goes straight through.
+    direct: Option<Download>,
+    /// The client has been here since the last look.
+    touched: bool,
+    /// The client has asked for more than there was.
+    waits: bool,
+    stash: Stash,
+    file: Option<Arc<File>>,
+    reader: Option<Waker>,
+    end: Option<Result<(), BodyError>>,
+    task: Option<AbortHandle>,
+    /// The client has left, or what waited for it is lost.
+    is_abandoned: bool,
+}
+
+/// Notes that the origin has brought something for a client that waits.
+struct Bell {
+    rung: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+}
+
+type Piece = Option<Result<Frame<Bytes>, BodyError>>;
+
+impl Relay {
+    /// A body that has begun to arrive. Looked at from now on by a task that all bodies have in common.
+    pub(super) fn new(download: Download, spool: &Arc<Spool>, lent: Arc<Semaphore>) -> Self {
+        let bell = Arc::new(Bell { rung: AtomicBool::new(false), reader: AtomicWaker::new() });
+        let left = download.size_hint().exact();
+        let state = State {
+            direct: Some(download),
+            touched: true,
+            waits: false,
+            stash: Stash::new(spool),
+            file: None,
+            reader: None,
+            end: None,
+            task: None,
+            is_abandoned: false,
+        };
+        let waker = Waker::from(Arc::clone(&bell));
+        let shared = Arc::new(Shared { state: Mutex::new(state), bell, took: Notify::new(), lent });
+        Lagging::add(spool, Arc::downgrade(&shared));
+        Self { shared, waker, reading: None, left }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        if self.reading.is_some() {
+            return self.poll_file(cx);
+        }
+        let mut state = self.shared.state.lock();
+        state.touched = true;
+        if let Some(direct) = &mut state.direct {
+            // In this order: what rings from here on has not been seen by the poll.
+            self.shared.bell.rung.store(false, Ordering::Release);
+            self.shared.bell.reader.register(cx.waker());
+            let piece = Pin::new(direct).poll_frame(&mut Context::from_waker(&self.waker));
+            state.waits = piece.is_pending();
+            return piece;
+        }
+        match state.stash.next() {
+            None => state.poll_end(cx),
+            Some(Segment::Memory(bytes)) => {
+                drop(state);
+                self.shared.took.notify_one();
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Some(Segment::Filed { at, len }) => {
+                // What is filed has a file.
+                self.reading = state.file.as_ref().map(|file| spool::read(file, at, len));
+                drop(state);
+                self.poll_file(cx)
+            }
+        }
+    }
+
+    fn poll_file(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
+        let read = ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        match read.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
+            Ok(bytes) => {
+                self.shared.state.lock().stash.read(bytes.len() as u64);
+                self.shared.took.notify_one();
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// What waited is lost, so the body breaks off.
+    fn fail(&self, error: &io::Error) -> Poll<Piece> {
+        tracing::warn!(%error, "a response that waited for its client can't be read back");
+        self.shared.abandon();
+        Poll::Ready(Some(Err(BodyError::Broken(format!("what waited for the client can't be read: {error}")))))
+    }
+}
+
+impl HttpBody for Relay {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Piece> {
+        let this = self.get_mut();
+        let piece = this.poll_piece(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(left)) = (&piece, &mut this.left) {
+            *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
+        piece
+    }
+
+    fn is_end_stream(&self) -> bool {
+        if self.reading.is_some() {
+            return false;
+        }
+        let state = self.shared.state.lock();
+        match &state.direct {
+            Some(direct) => direct.is_end_stream(),
+            None => state.stash.is_empty() && matches!(state.end, Some(Ok(()))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Relay {
+    /// A client that leaves ends the exchange.
+    fn drop(&mut self) {
+        self.shared.abandon();
+    }
+}
+
+impl State {
+    /// Nothing waits: the end, if it has come.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        match &self.end {
+            None => {
+                self.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(error)) => {
+                let error = error.clone();
+                // Told once; whoever asks again hears the end.
+                self.end = Some(Ok(()));
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Ends the exchange, whoever has it, and forgets what waits.
+    fn abandon(&self) {
+        let mut state = self.state.lock();
+        let (direct, task) = (state.direct.take(), state.task.take());
+        state.is_abandoned = true;
+        state.stash.clear();
+        state.end = Some(Ok(()));
+        drop(state);
+        if let Some(task) = task {
+            task.abort();
+        }
+        drop(direct);
+    }
+
+    /// Looks whether the client keeps up, and has the body taken in if it doesn't. False if no further look is needed.
+    fn look(self: &Arc<Self>, spool: &Arc<Spool>) -> bool {
+        let mut state = self.state.lock();
+        let waits = state.waits && !self.bell.rung.load(Ordering::Acquire);
+        let keeps_up = std::mem::replace(&mut state.touched, false) || waits;
+        if keeps_up {
+            return state.direct.is_some();
+        }
+        let Some(download) = state.direct.take_if(|download| !download.is_end_stream()) else { return false };
+        drop(state);
+        // Not under the lock: a runtime that shuts down drops what it is given at once, and that takes the lock.
+        let intake = Intake::new(Arc::clone(self), Arc::clone(spool));
+        let task = tokio::spawn(intake.run(download)).abort_handle();
+        let mut state = self.state.lock();
+        if state.is_abandoned {
+            drop(state);
+            task.abort();
+        } else {
+            state.task = Some(task);
+        }
+        false
+    }
+
+    /// Adds what `add` adds to what waits, and tells the client.
+    fn add(&self, add: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        add(&mut state);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+/// Takes a body in for a client that lags.
+struct Intake {
+    shared: Arc<Shared>,
+    spool: Arc<Spool>,
+    scratch: Scratch,
+    /// Held while the body finds no room.
+    share: Option<OwnedSemaphorePermit>,
+}
+
+impl Intake {
+    fn new(shared: Arc<Shared>, spool: Arc<Spool>) -> Self {
+        let scratch = Scratch::new(&spool);
+        Self { shared, spool, scratch, share: None }
+    }
+
+    async fn run(mut self, mut download: Download) {
+        let end = self.take_in(&mut download).await;
+        // The place first, then the client.
+        drop(download);
+        self.shared.add(|state| state.end = Some(end));
+        self.wait_until_read().await;
+    }
+
+    /// Takes turns with other bodies: a turn ends when the origin pauses, or after so many bytes.
+    async fn take_in(&mut self, download: &mut Download) -> Result<(), BodyError> {
+        let spool = Arc::clone(&self.spool);
+        let (mut turn, mut bytes): (Option<SemaphorePermit<'_>>, usize) = (None, 0);
+        loop {
+            let frame = if turn.is_some() {
+                let Ok(frame) = timeout(TURN_PAUSE, download.frame()).await else {
+                    turn = None;
+                    continue;
+                };
+                frame
+            } else {
+                download.frame().await
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            let Ok(piece) = frame?.into_data() else { continue };
+            if turn.is_none() || bytes > TURN_BYTES {
+                drop(turn.take());
+                (turn, bytes) = (spool.turns.acquire().await.ok(), 0);
+            }
+            bytes += piece.len();
+            if let Some(piece) = self.store(piece).await {
+                turn = None;
+                self.wait_for_room(piece).await?;
+            } else {
+                self.share = None;
+            }
+        }
+    }
+
+    /// Stores a piece in memory or in the file; returned if neither has room.
+    async fn store(&mut self, piece: Bytes) -> Option<Bytes> {
+        let mut refused = None;
+        let mut at = 0;
+        self.shared.add(|state| {
+            refused = state.stash.push(piece).err();
+            at = state.stash.file_end();
+        });
+        let piece = refused?;
+        if !self.scratch.write(&piece, at).await {
+            return Some(piece);
+        }
+        let (file, len) = (self.scratch.file().cloned(), piece.len() as u64);
+        self.shared.add(|state| {
+            state.file = file;
+            state.stash.push_filed(at, len);
+        });
+        None
+    }
+
+    /// Holds the origin up until there is room or the client has taken all that waits. So may only as many bodies as the
+    /// endpoint lends; the others break off.
+    async fn wait_for_room(&mut self, mut piece: Bytes) -> Result<(), BodyError> {
+        self.spool.meters.full.inc();
+        let mut patience = std::pin::pin!(sleep(GRACE));
+        loop {
+            if self.shared.state.lock().stash.is_empty() {
+                self.shared.add(|state| state.stash.force(piece));
+                return Ok(());
+            }
+            if self.share.is_none() {
+                self.share = Arc::clone(&self.shared.lent).try_acquire_owned().ok();
+            }
+            tokio::select! {
+                () = self.shared.took.notified() => {}
+                () = sleep(RETRY) => {}
+                () = &mut patience, if self.share.is_none() => {
+                    return Err(BodyError::Broken("too many slow clients for the room that bodies have".to_owned()));
+                }
+            }
+            match self.store(piece).await {
+                None => return Ok(()),
+                Some(back) => piece = back,
+            }
+        }
+    }
+
+    /// Keeps what has been taken of the disk until all of it has been read.
+    async fn wait_until_read(&self) {
+        while !self.shared.state.lock().stash.is_empty() {
+            self.shared.took.notified().await;
+        }
+        self.shared.state.lock().file = None;
+    }
+}
+
+impl Drop for Intake {
+    /// Whatever ended it, the client doesn't wait for it any longer.
+    fn drop(&mut self) {
+        self.shared.add(|state| {
+            state.end.get_or_insert_with(|| Err(BodyError::Broken("taking the response in ended early".to_owned())));
+        });
+    }
+}
+
+/// The bodies that go straight through. Looked at together, by one task that runs while there are any.
+#[derive(Default)]
+pub(super) struct Lagging(Mutex<Watched>);
+
+#[derive(Default)]
+struct Watched {
+    bodies: Vec<Weak<Shared>>,
+    /// The task runs.
+    running: bool,
+}
+
+impl Lagging {
+    fn add(spool: &Arc<Spool>, body: Weak<Shared>) {
+        let mut watched = spool.lagging.0.lock();
+        watched.bodies.push(body);
+        if !std::mem::replace(&mut watched.running, true) {
+            tokio::spawn(look_at_all(Arc::downgrade(spool)));
+        }
+    }
+
+    /// False if there are none any more.
+    fn look(spool: &Arc<Spool>) -> bool {
+        let mut watched = spool.lagging.0.lock();
+        watched.bodies.retain(|body| body.upgrade().is_some_and(|body| body.look(spool)));
+        watched.running = !watched.bodies.is_empty();
+        watched.running
+    }
+}
+
+async fn look_at_all(spool: Weak<Spool>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick comes at once.
+    looks.tick().await;
+    loop {
+        looks.tick().await;
+        let Some(spool) = spool.upgrade() else { return };
+        if !Lagging::look(&spool) {
+            return;
+        }
+    }
+}

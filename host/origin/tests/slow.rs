@@ -1,0 +1,244 @@
+//! Slow clients: they hold no place that others need, and get every byte for which there is room.
+
+use std::net::IpAddr;
+
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use tokio::sync::{Mutex, mpsc};
+
+use super::*;
+use crate::{
+    message::{Body, BodyError},
+    origin::{Bounds, Metrics},
+};
+
+/// Many pieces.
+const LARGE: usize = 8 << 20;
+
+/// A large body that no mistake in its order survives.
+fn large() -> Bytes {
+    (0..LARGE).map(|at| u8::try_from(at / 251 % 251).unwrap()).collect::<Vec<_>>().into()
+}
+
+/// An origin whose every answer is large, with its length or in chunks.
+async fn large_origin(chunked: bool) -> Origin {
+    let body = large();
+    Origin::start(move |_, mut stream| {
+        let body = body.clone();
+        async move {
+            read_request(&mut stream).await;
+            let framing =
+                if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {LARGE}") };
+            let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\nConnection: close\r\n\r\n");
+            write(&mut stream, &head).await;
+            for piece in body.chunks(100_000) {
+                if chunked {
+                    write(&mut stream, &format!("{:x}\r\n", piece.len())).await;
+                }
+                // The pool may have left already.
+                let _ = stream.write_all(piece).await;
+                if chunked {
+                    write(&mut stream, "\r\n").await;
+                }
+            }
+            if chunked {
+                write(&mut stream, "0\r\n\r\n").await;
+            }
+        }
+    })
+    .await
+}
+
+fn bounded(address: SocketAddr, connections_max: usize, limits: &config::Limits) -> Arc<Pool> {
+    let config = config::Pool { connections_max, ..config(&[address]) };
+    let metrics = Metrics::new();
+    Pool::of_node("test", &config, &metrics, &Bounds::new(limits, &metrics)).unwrap()
+}
+
+async fn whole(fetched: Fetched) -> Result<Bytes, BodyError> {
+    within(fetched.response.into_body().collect(LARGE as u64)).await
+}
+
+#[tokio::test]
+async fn a_client_that_lags_frees_the_place_and_gets_every_byte() {
+    let kib = 1 << 10;
+    for (memory, disk, chunked) in
+        [(LARGE, 0, false), (0, LARGE as u64, false), (100 * kib, LARGE as u64, true), (LARGE / 2, LARGE as u64, false)]
+    {
+        let origin = large_origin(chunked).await;
+        let limits =
+            config::Limits { spool_memory_bytes_max: memory, spool_bytes_max: disk, ..config::Limits::default() };
+        let pool = bounded(origin.address, 1, &limits);
+        let lagging = within(pool.fetch(get())).await.unwrap();
+        until(|| endpoint(&pool, 0).inflight == 0).await;
+        assert_eq!(endpoint(&pool, 0).ok, 1);
+        let waiting = || pool.bounds.spool.used().0 + pool.bounds.spool.used().1;
+        until(|| waiting() == LARGE as u64).await;
+
+        assert!(whole(lagging).await.unwrap() == large(), "{memory} {disk} {chunked}");
+        until(|| pool.bounds.spool.used() == (0, 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_what_is_taken_in_for_it() {
+    let origin = Origin::start(|_, mut stream| async move {
+        read_request(&mut stream).await;
+        write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let pool = bounded(origin.address, 1, &config::Limits::default());
+    let lagging = within(pool.fetch(get())).await.unwrap();
+    until(|| pool.bounds.spool.used().0 == 3).await;
+    assert_eq!(endpoint(&pool, 0).inflight, 1, "the origin hasn't ended");
+    drop(lagging);
+    until(|| endpoint(&pool, 0).inflight == 0).await;
+    until(|| pool.bounds.spool.used() == (0, 0)).await;
+    assert_eq!(endpoint(&pool, 0).failed, 0, "which isn't the endpoint's fault");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_for_a_client_that_lags_ends_in_the_error() {
+    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nabc").await;
+    let pool = bounded(origin.address, 1, &config::Limits::default());
+    let lagging = within(pool.fetch(get())).await.unwrap();
+    until(|| endpoint(&pool, 0).inflight == 0).await;
+    assert_eq!(endpoint(&pool, 0).failed, 1);
+    let mut body = lagging.response.into_body();
+    assert_eq!(within(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "abc");
+    assert!(matches!(within(body.frame()).await, Some(Err(BodyError::Broken(_)))));
+}
+
+#[tokio::test]
+async fn pieces_go_straight_to_a_client_that_keeps_up() {
+    let (go_on, pieces) = mpsc::channel::<&'static str>(1);
+    let pieces = Arc::new(Mutex::new(pieces));
+    let origin = Origin::start(move |_, mut stream| {
+        let pieces = Arc::clone(&pieces);
+        async move {
+            read_request(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            while let Some(piece) = pieces.lock().await.recv().await {
+                write(&mut stream, piece).await;
+            }
+            write(&mut stream, "0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let pool = bounded(origin.address, 1, &config::Limits::default());
+    let mut body = within(pool.fetch(get())).await.unwrap().response.into_body();
+    for _ in 0..3 {
+        let reading = tokio::spawn(async move {
+            let piece = within(body.frame()).await.unwrap().unwrap().into_data().unwrap();
+            (piece, body)
+        });
+        // Longer than between two looks at who lags: one that waits for its origin doesn't.
+        sleep(Duration::from_millis(150)).await;
+        go_on.send("2\r\nok\r\n").await.unwrap();
+        let (piece, rest) = within(reading).await.unwrap();
+        assert_eq!(piece, "ok");
+        body = rest;
+        assert_eq!((endpoint(&pool, 0).inflight, pool.bounds.spool.used()), (1, (0, 0)));
+    }
+    drop(go_on);
+    assert!(within(body.frame()).await.is_none());
+    assert_eq!((endpoint(&pool, 0).inflight, endpoint(&pool, 0).ok), (0, 1));
+}
+
+#[tokio::test]
+async fn without_room_only_the_lent_places_are_held_and_what_is_held_is_whole() {
+    let origin = large_origin(false).await;
+    let limits = config::Limits { spool_memory_bytes_max: 0, spool_bytes_max: 0, ..config::Limits::default() };
+    let pool = bounded(origin.address, 4, &limits);
+    let mut lagging = Vec::new();
+    for _ in 0..4 {
+        lagging.push(within(pool.fetch(get())).await.unwrap());
+    }
+    until(|| endpoint(&pool, 0).inflight == 2).await;
+    assert_eq!(endpoint(&pool, 0).failed, 0, "slow clients aren't the endpoint's fault");
+    let mut cut = 0;
+    for fetched in lagging {
+        match whole(fetched).await {
+            Ok(body) => assert!(body == large()),
+            Err(BodyError::Broken(_)) => cut += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(cut, 2);
+    assert_eq!(pool.bounds.spool.used(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_slowly_holds_no_place_until_it_is_there() {
+    let origin = Origin::saying(OK).await;
+    let pool = bounded(origin.address, 1, &config::Limits::default());
+    let (sender, body) = Body::channel(1, Some(6));
+    assert_eq!(body.size_hint().exact(), Some(6));
+    let slow = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { text(pool.fetch(request(Method::POST, OutboundBody::Once(body))).await.unwrap()).await }
+    });
+    sender.send(Bytes::from_static(b"abc")).await.unwrap();
+    until(|| pool.bounds.spool.used().0 == 3).await;
+    assert_eq!(text(within(pool.fetch(get())).await.unwrap()).await, "ok", "others have the place meanwhile");
+    assert_eq!((endpoint(&pool, 0).inflight, origin.connections()), (0, 1));
+    sender.send(Bytes::from_static(b"def")).await.unwrap();
+    drop(sender);
+    assert_eq!(within(slow).await.unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn streams_that_are_sent_slowly_hold_the_lent_places_only() {
+    let origin = Origin::saying(OK).await;
+    let mut config = config(&[origin.address]);
+    (config.connections_max, config.connect) = (2, Duration::from_millis(100));
+    let pool = Pool::new("test", &config).unwrap();
+    let mut senders = Vec::new();
+    let mut streaming = Vec::new();
+    for _ in 0..2 {
+        let (sender, body) = Body::channel(1, None);
+        sender.send(Bytes::from_static(b"abc")).await.unwrap();
+        senders.push(sender);
+        let pool = Arc::clone(&pool);
+        let body = OutboundBody::Once(body);
+        streaming.push(tokio::spawn(async move { pool.fetch(request(Method::POST, body)).await }));
+    }
+    until(|| streaming.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    assert_eq!(endpoint(&pool, 0).inflight, 1);
+    assert_eq!(text(within(pool.fetch(get())).await.unwrap()).await, "ok", "the other place is for others");
+
+    drop(senders);
+    let mut outcomes = Vec::new();
+    for fetch in streaming {
+        outcomes.push(within(fetch).await.unwrap().map_or_else(|failure| failure.reason(), |_| "response"));
+    }
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["response", "wait-timeout"]);
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_places() {
+    let origin = Origin::silent().await;
+    let limits = config::Limits { client_places_max: 1, ..config::Limits::default() };
+    let pool = bounded(origin.address, 8, &limits);
+    let from = |ip: &str| {
+        let client: IpAddr = ip.parse().unwrap();
+        Outbound { client: Some(client), ..get() }
+    };
+    let asking = |outbound: Outbound| {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { pool.fetch(outbound).await })
+    };
+    let first = asking(from("192.0.2.1"));
+    until(|| endpoint(&pool, 0).inflight == 1).await;
+    let failure = within(pool.fetch(from("192.0.2.1"))).await.unwrap_err();
+    assert_eq!((failure.status().as_u16(), failure.reason(), failure.endpoint()), (429, "client-limit", None));
+    let others = [asking(from("192.0.2.2")), asking(from("127.0.0.1")), asking(from("127.0.0.1")), asking(get())];
+    until(|| endpoint(&pool, 0).inflight == 5).await;
+    first.abort();
+    until(|| endpoint(&pool, 0).inflight == 4).await;
+    let again = asking(from("192.0.2.1"));
+    until(|| endpoint(&pool, 0).inflight == 5).await;
+    drop((others, again));
+}

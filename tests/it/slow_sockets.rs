@@ -1,0 +1,319 @@
+//! A few clients that send or read slowly must not stop the others: they hold no place at an origin.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::harness::{
+    client::{Conn, piped, read_to_close},
+    eventually,
+    liar::crlf,
+    node::{Builder, Doors, Node},
+    origin::{Gate, Origin, Reply, Taps},
+    sealed, within,
+};
+
+/// More than the places of the default pool.
+const ATTACKERS: usize = 300;
+const CONNECTIONS: usize = 3;
+const STREAMS: usize = 100;
+
+/// What a request may wait for a place; with the places gone it is answered 503 then.
+const WAIT: Duration = Duration::from_secs(15);
+
+const LARGE: usize = 4 << 20;
+
+async fn origin() -> Origin {
+    let (origin, large) = (Origin::start().await, sealed("large", LARGE));
+    origin.on("/large", move |_| Reply::ok(large.clone()).header("cache-control", "no-store"));
+    origin.on("/free", |_| Reply::ok("free").header("cache-control", "no-store"));
+    origin.on("/echo", |seen| Reply::ok(seen.body.clone()).header("cache-control", "no-store"));
+    origin
+}
+
+fn node(origin: &Origin) -> Builder {
+    Node::builder().origin(&origin.url()).set("pool.web", &format!("connect_ms = {}", WAIT.as_millis()))
+}
+
+/// Other clients ask for what isn't cached: all are answered, and none waits for the attackers to go.
+async fn others_notice_nothing(node: &Doors) {
+    let mut others = JoinSet::new();
+    for client in 0..4 {
+        let node = node.clone();
+        others.spawn(async move {
+            for number in 0..20 {
+                let (begun, target) = (Instant::now(), format!("/free?{client}-{number}"));
+                let ask = if number % 4 == 0 { node.post(&target).body("a body") } else { node.get(&target) };
+                let answer = ask.send().await;
+                assert_eq!((answer.status, answer.text()), (200, "free"), "{target}: {:?}", answer.headers);
+                assert!(begun.elapsed() < WAIT, "{target} waited for the attackers");
+            }
+        });
+    }
+    within("the others", others.join_all()).await;
+}
+
+/// Requests that hold a place at the origin.
+async fn places(node: &Doors) -> f64 {
+    node.metric("holm_origin_inflight", "").await
+}
+
+/// Requests that have come over HTTP/1.1.
+async fn begun(node: &Doors) -> f64 {
+    node.metric("holm_http_requests_total", "version=\"1.1\"").await
+}
+
+/// Connects, sends `request`, and leaves it at that.
+async fn sockets(node: &Doors, count: usize, request: &str) -> Vec<TcpStream> {
+    let mut open = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(node.address).await.unwrap();
+        stream.write_all(&crlf(request)).await.unwrap();
+        open.push(stream);
+    }
+    open
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posts_that_state_much_and_send_a_byte_stop_nobody() {
+    let origin = origin().await;
+    let node = node(&origin).start().await;
+    let posting = "POST /slow HTTP/1.1\nHost: shop.test\nContent-Length: 1000000\n\nx";
+    let attackers = sockets(&node, ATTACKERS, posting).await;
+    eventually("the requests", async || begun(&node).await > 299.0).await;
+    others_notice_nothing(&node).await;
+    assert!(places(&node).await < 1.0, "whose body isn't there holds no place");
+    assert_eq!((attackers.len(), origin.hits("/slow")), (ATTACKERS, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunked_posts_that_send_a_byte_leave_half_of_the_places() {
+    let origin = origin().await;
+    let node = node(&origin).start().await;
+    let posting = "POST /slow HTTP/1.1\nHost: shop.test\nTransfer-Encoding: chunked\n\n1\nx\n";
+    let attackers = sockets(&node, ATTACKERS, posting).await;
+    eventually("those that stream", async || origin.hits("/slow") == 128).await;
+    others_notice_nothing(&node).await;
+    assert_eq!((attackers.len(), origin.hits("/slow")), (ATTACKERS, 128));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_state_much_and_send_a_byte_stop_nobody() {
+    let origin = origin().await;
+    let node = node(&origin).start().await;
+    let (mut conns, mut pipes, mut attackers) = (Vec::new(), Vec::new(), JoinSet::new());
+    for _ in 0..CONNECTIONS {
+        let conn = node.h2().await;
+        for _ in 0..STREAMS {
+            let ((pipe, body), mut stream) = (piped(), conn.stream());
+            pipe.send(Ok("x".into())).await.unwrap();
+            pipes.push(pipe);
+            let ask = node.post("/slow").header("content-length", "1000000").stream(body);
+            attackers.spawn(async move { stream.open(ask).await.is_ok() });
+        }
+        conns.push(conn);
+    }
+    node.took_over_h2(300).await;
+    others_notice_nothing(&node).await;
+    assert!(places(&node).await < 1.0, "whose body isn't there holds no place");
+    assert_eq!((attackers.len(), origin.hits("/slow")), (ATTACKERS, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_stop_nobody_although_the_spool_is_full() {
+    let origin = origin().await;
+    let node =
+        node(&origin).set("limits", "spool_memory_bytes_max = \"16MiB\"\nspool_bytes_max = \"64MiB\"").start().await;
+    let attackers = sockets(&node, ATTACKERS, "GET /large HTTP/1.1\nHost: shop.test\n\n").await;
+    eventually("the requests", async || begun(&node).await > 299.0).await;
+    others_notice_nothing(&node).await;
+    eventually("all but the lent places", async || places(&node).await < 129.0).await;
+    assert!(node.metric("holm_origin_spool_disk_bytes", "").await <= f64::from(64 << 20));
+    assert_eq!(attackers.len(), ATTACKERS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_with_a_shut_window_stop_nobody() {
+    let (origin, medium) = (origin().await, sealed("medium", 1 << 20));
+    origin.on("/medium", move |_| Reply::ok(medium.clone()).header("cache-control", "no-store"));
+    let node = node(&origin).start().await;
+    let (mut conns, mut attackers) = (Vec::new(), JoinSet::new());
+    for _ in 0..CONNECTIONS {
+        let conn = Conn::h2_shut(node.address).await.unwrap();
+        for _ in 0..STREAMS {
+            let (mut stream, ask) = (conn.stream(), node.get("/medium"));
+            attackers.spawn(async move { stream.open(ask).await.unwrap() });
+        }
+        conns.push(conn);
+    }
+    node.took_over_h2(300).await;
+    others_notice_nothing(&node).await;
+    let unread = within("the heads", attackers.join_all()).await;
+    eventually("all places", async || places(&node).await < 1.0).await;
+    assert!(unread.iter().all(|opened| opened.status == 200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_are_whole_through_the_spool() {
+    let origin = origin().await;
+    let limits = "body_buffered_bytes_max = \"64KiB\"\nspool_memory_bytes_max = \"256KiB\"";
+    let node = node(&origin).set("limits", limits).start().await;
+    let body = sealed("up", LARGE);
+    for mut conn in [node.h1().await, node.h2().await] {
+        let answer = conn.send(node.post("/echo").body(body.clone())).await;
+        assert!(answer.body == body, "{:?}: {} bytes", answer.version, answer.body.len());
+    }
+    assert!(origin.seen("/echo").iter().all(|seen| seen.body == body), "what came up is what was sent");
+
+    let large = sealed("large", LARGE);
+    for mut conn in [node.h1().await, Conn::h2(node.address).await.unwrap()] {
+        let opened = conn.open(node.get("/large")).await.unwrap();
+        eventually("the place", async || places(&node).await < 1.0).await;
+        let answer = within("the body", opened.whole()).await.unwrap();
+        assert!(answer.body == large, "{:?}: {} bytes", answer.version, answer.body.len());
+    }
+    eventually("all room", async || {
+        node.metric("holm_origin_spool_memory_bytes", "").await + node.metric("holm_origin_spool_disk_bytes", "").await
+            < 1.0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_pass_piece_by_piece() {
+    let (origin, taps) = (origin().await, Taps::default());
+    let feed = taps.clone();
+    origin.on("/events", move |_| {
+        Reply::ok("").header("content-type", "text/event-stream").header("cache-control", "no-store").fed(&feed)
+    });
+    let node = node(&origin).set("timeouts", "rate_bytes_min = \"1MiB\"\nrate_window_ms = 100").start().await;
+    for mut conn in [node.h1().await, node.h2().await] {
+        let ask = node.get("/events");
+        let opening = tokio::spawn(async move {
+            let opened = conn.open(ask).await.unwrap();
+            (opened, conn)
+        });
+        let pipe = taps.next().await;
+        pipe.send(Ok("data: first\n\n".into())).await.unwrap();
+        let (mut opened, _conn) = opening.await.unwrap();
+        assert_eq!(opened.piece().await.unwrap().unwrap(), "data: first\n\n");
+        for number in 0..5 {
+            // Longer than the window of the minimum rate, which is the client's and not the origin's.
+            sleep(Duration::from_millis(150)).await;
+            let event = Bytes::from(format!("data: {number}\n\n"));
+            pipe.send(Ok(event.clone())).await.unwrap();
+            assert_eq!(opened.piece().await.unwrap().unwrap(), event);
+        }
+        drop(pipe);
+        assert!(opened.piece().await.is_none());
+    }
+    assert!(node.metric("holm_origin_spool_disk_bytes", "").await < 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_gets_everything_and_one_that_is_too_slow_is_cut() {
+    let origin = origin().await;
+    let node = node(&origin).set("timeouts", "rate_bytes_min = \"8KiB\"\nrate_window_ms = 1_000").start().await;
+    let mut stopped = sockets(&node, 1, "GET /large HTTP/1.1\nHost: shop.test\n\n").await;
+    let mut slow = sockets(&node, 1, "GET /large HTTP/1.1\nHost: shop.test\nConnection: close\n\n").await;
+
+    let (mut said, mut piece) = (Vec::new(), vec![0; 128 << 10]);
+    loop {
+        let read = within("a piece", slow[0].read(&mut piece)).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        said.extend_from_slice(&piece[..read]);
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(said.ends_with(&sealed("large", LARGE)), "{} bytes", said.len());
+
+    eventually("the one that stopped being cut", async || {
+        node.metric("holm_http_connections_closed_total", "reason=\"rate\"").await > 0.0
+    })
+    .await;
+    assert!(read_to_close(&mut stopped[0]).await.len() < LARGE);
+
+    let conn = Conn::h2_shut(node.address).await.unwrap();
+    let unread = conn.stream().open(node.get("/large")).await.unwrap();
+    assert!(within("the stream being reset", unread.whole()).await.is_err());
+    assert!(node.metric("holm_http_streams_reset_total", "reason=\"rate\"").await > 0.0);
+    assert_eq!(conn.stream().open(node.get("/free")).await.unwrap().status, 200, "its connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_trickles_is_408_although_it_never_pauses() {
+    let origin = origin().await;
+    let node = node(&origin).set("timeouts", "rate_bytes_min = \"1kB\"\nrate_window_ms = 500").start().await;
+    let mut streams = sockets(&node, 1, "POST /echo HTTP/1.1\nHost: shop.test\nContent-Length: 1000\n\n").await;
+    let (mut read, mut write) = streams.remove(0).into_split();
+    let trickling = tokio::spawn(async move {
+        while write.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut head = [0; 12];
+    within("the refusal", read.read_exact(&mut head)).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 408");
+    assert_eq!(origin.hits("/echo"), 0);
+    trickling.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_is_limited_in_connections_requests_and_places() {
+    let (origin, gate) = (origin().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/held", move |_| Reply::ok("held").header("cache-control", "no-store").behind(&held));
+    origin.on("/kept", |_| Reply::fresh(600, "kept"));
+    let limits = "client_connections_max = 40\nclient_streams_max = 5\nclient_places_max = 2\ntrusted_proxies = []";
+    let node = node(&origin).set("limits", limits).start().await;
+    assert_eq!(node.fetch("/kept").await.text(), "kept");
+    node.hit("/kept").await;
+
+    let mut holding = JoinSet::new();
+    for number in 0..2 {
+        holding.spawn(node.post(&format!("/held?{number}")).send());
+    }
+    eventually("two places", async || places(&node).await > 1.0).await;
+    for ask in [node.get("/free"), node.post("/free").body("a body")] {
+        let refused = ask.send().await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "1"), "{}", refused.text());
+        assert_eq!(refused.header("content-type"), "application/problem+json");
+        assert_eq!(refused.cache().get("detail"), "client-limit");
+    }
+    assert!(node.fetch("/kept").await.is_hit(), "what is stored needs no place");
+
+    // Two are held already.
+    let before = begun(&node).await;
+    let mut streams = sockets(&node, 3, "POST /slow HTTP/1.1\nHost: shop.test\nContent-Length: 9\n\nx").await;
+    eventually("three more", async || begun(&node).await > before + 2.0).await;
+    let refused = node.fetch("/kept").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "1"));
+    assert_eq!(refused.cache().get("detail"), "refused");
+
+    // With those five there are more than an address may have open.
+    for _ in 0..40 {
+        streams.push(TcpStream::connect(node.address).await.unwrap());
+    }
+    eventually("connections being closed", async || {
+        node.metric("holm_http_connections_closed_total", "reason=\"client-limit\"").await > 4.0
+    })
+    .await;
+    let mut last = streams.pop().unwrap();
+    assert!(read_to_close(&mut last).await.is_empty());
+
+    drop(streams);
+    gate.open();
+    let held = within("those that are held", holding.join_all()).await;
+    assert!(held.iter().all(|answer| answer.status == 200));
+    eventually("the address may go on", async || {
+        node.get("/free").try_send().await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
+}

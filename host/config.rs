@@ -460,6 +460,11 @@ pub struct Route {
     pub policy: Option<String>,
     /// What happens when the policy faults.
     pub on_fault: OnFault,
+    /// Request header fields of an `infer` route that neither are part of its keys nor are sent, beside those that
+    /// never are.
+    pub ignore_headers: Vec<HeaderName>,
+    /// Whether a policy may make the keys of an `infer` route without reading the body.
+    pub key_without_body: bool,
     /// Lifetimes for answers that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
@@ -510,8 +515,11 @@ pub enum Protocol {
 /// What happens to a request whose policy faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFault {
-    /// The native default decides.
+    /// Where `key` faults it isn't looked up, stored or collapsed, and where `admit` does its answer isn't stored; what
+    /// other hooks decide the native default does.
     #[default]
+    Bypass,
+    /// The native default decides.
     Native,
     /// The request is answered 503.
     Refuse,

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod body;
+pub mod coding;
 pub mod network;
 pub mod problem;
 pub mod tag;

@@ -6,6 +6,7 @@
 mod admission;
 pub mod advice;
 pub mod fetch;
+mod forwarding;
 pub mod infer;
 pub mod keying;
 mod prefetch;

@@ -44,10 +44,13 @@ impl Policies {
         if !config.policies.is_empty() {
             let engine = engine(config, config.plugins.cache_dir.clone())?;
             for (name, policy) in &config.policies {
-                let (engine, key, policy, metrics) =
+                let (engine, key, loading, metrics) =
                     (Arc::clone(&engine), name.clone(), policy.clone(), metrics.clone());
                 // Compiling keeps a core busy for tens of milliseconds.
-                let generations = apart(move || Generations::start(&engine, &key, &policy, &metrics)).await?;
+                let generations = apart(move || Generations::start(&engine, &key, &loading, &metrics)).await?;
+                if keys_questions(config, name) {
+                    generations.require_body_in_key(policy)?;
+                }
                 seen.insert(name.clone(), generations.digest());
                 by_name.insert(name.clone(), generations);
             }
@@ -242,6 +245,12 @@ fn engine(config: &Config, cache_dir: Option<PathBuf>) -> Result<Arc<Engine>, pl
     })?;
     engine.set_pools(config.pools.keys());
     Ok(engine)
+}
+
+/// Whether a policy makes keys of questions, and no operator says that it may do so without reading them.
+fn keys_questions(config: &Config, policy: &str) -> bool {
+    let asks = |route: &config::Route| matches!(route.mode, config::Mode::Infer(_)) && !route.key_without_body;
+    config.routes.iter().any(|route| asks(route) && route.policy.as_deref() == Some(policy))
 }
 
 fn rollout_mode(mode: &str) -> Result<RolloutMode, PolicyFailure> {

@@ -104,7 +104,10 @@ impl Refusal {
     /// May others who asked the same be given it, although it isn't stored?
     #[must_use]
     pub const fn is_shareable(self) -> bool {
-        !matches!(self, Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized | Self::Policy)
+        !matches!(
+            self,
+            Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized | Self::VaryAny | Self::Policy
+        )
     }
 
     /// Will the next answer under this key be refused as well, as far as one can tell? What depends on the one
@@ -161,7 +164,7 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
 
 fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object_bytes_max: u64) -> Option<Refusal> {
     let asks = exchange.method == Method::GET || exchange.method == Method::HEAD || infer;
-    // A question's key names who asks, or a policy has taken the say: see `policy::key::infer_default`.
+    // A question's key has all the credentials that are sent with it: see `pipeline::forwarding`.
     let presented = exchange.lent || !infer && exchange.request.contains_key(AUTHORIZATION);
     let authorized = presented && !for_authorized(directives);
     let cookie = exchange.response.contains_key(SET_COOKIE) && !directives.public;

@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use crate::policy::{Material, key::spell};
 
 /// Bumped when the meaning of key material changes, so that old entries are misses.
-const SCHEME: u64 = 2;
+const SCHEME: u64 = 3;
 
 /// What an answer is stored under.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -37,11 +37,20 @@ pub fn read(response: &HeaderMap) -> Vary {
         for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             match HeaderName::from_bytes(name) {
                 _ if name.is_empty() => {}
-                // An answer for one address selects no other request.
-                Ok(name) if name != "*" && name != CLIENT_ADDRESS => names.push(name),
-                _ => return Vary::Any,
+                Ok(name) => names.push(name),
+                Err(_) => return Vary::Any,
             }
         }
+    }
+    by(names)
+}
+
+/// What it means to vary by these fields.
+#[must_use]
+pub fn by(mut names: Vec<HeaderName>) -> Vary {
+    // An answer for one address selects no other request.
+    if names.iter().any(|name| *name == "*" || *name == CLIENT_ADDRESS) {
+        return Vary::Any;
     }
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
@@ -110,6 +119,23 @@ mod tests {
         ] {
             assert_eq!(read(&headers("vary", lines)), wanted, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn names_from_elsewhere_mean_the_same() {
+        fn names(names: &[&str]) -> Vec<HeaderName> {
+            names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect()
+        }
+        for (given, wanted) in [
+            (&[][..], Vary::No),
+            (&["b", "a", "b"], Vary::By(names(&["a", "b"]))),
+            (&["a", "*"], Vary::Any),
+            (&["x-forwarded-for"], Vary::Any),
+        ] {
+            assert_eq!(by(names(given)), wanted, "{given:?}");
+        }
+        let many = (0..=NAMES_MAX).map(|n| HeaderName::try_from(format!("x-{n}")).unwrap());
+        assert_eq!(by(many.collect()), Vary::Any);
     }
 
     #[test]

@@ -275,6 +275,8 @@ impl Route {
             candidates: Vec::new(),
             policy: None,
             on_fault: OnFault::default(),
+            ignore_headers: Vec::new(),
+            key_without_body: false,
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
         }

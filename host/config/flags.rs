@@ -174,6 +174,8 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         policy,
         on_fault: None,
         forward_path: None,
+        ignore_headers: Vec::new(),
+        key_without_body: None,
         ttl_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,

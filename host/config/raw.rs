@@ -278,6 +278,9 @@ pub(super) struct Route {
     pub(super) candidates: Vec<Candidate>,
     pub(super) policy: Field<String>,
     pub(super) on_fault: Field<String>,
+    #[serde(default)]
+    pub(super) ignore_headers: Vec<Spanned<String>>,
+    pub(super) key_without_body: Field<bool>,
     pub(super) ttl_ms: Field<Millis>,
     pub(super) grace_ms: Field<Millis>,
     pub(super) stale_if_error_ms: Field<Millis>,

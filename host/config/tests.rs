@@ -36,7 +36,7 @@ const SPARSE_EXAMPLES: &str = r#"
     tls = { certificate = "tls/certificate.pem", key = "tls/key.pem" }
     [policy.tenant-key]
     file = "policies/tenant-key.wasm"
-    config = { tenant_header = "x-tenant" }
+    config = { tenant_header = "x-tenant", body = ["/model", "/input"] }
     rollout.canary_header = "x-user"
     [pool.web]
     endpoints = ["http://127.0.0.1:9000"]
@@ -257,7 +257,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 16] = [
+    let table: [(&str, &[&str]); 20] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -267,6 +267,16 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         ("pool = \"web\"\nprotocol = \"plain\" # !", &["only a route of `mode = \"infer\"` has a protocol"]),
         ("pool = \"web\"\nmode = \"infer\"\nprotocol = \"jsonarray\" # !", &["did you mean `json-array`?"]),
         ("pool = \"web\"\non_fault = \"refuze\" # !", &["did you mean `refuse`?"]),
+        (
+            "pool = \"web\"\nignore_headers = [\"x-id\"] # !",
+            &["only a route of `mode = \"infer\"` has `ignore_headers`"],
+        ),
+        ("pool = \"web\"\nkey_without_body = true # !", &["only a route of `mode = \"infer\"` has `key_without_body`"]),
+        ("pool = \"web\"\nkey_without_body = \"yes\" # !", &["string \"yes\" doesn't belong here"]),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nignore_headers = [\"x id\"] # !",
+            &["\"x id\" is no header's name"],
+        ),
         ("pool = \"web\"\nhosts = [\"a.org\", \"A.org\"] # !", &["\"A.org\" is no host: it has capitals"]),
         ("pool = \"web\"\npath = \"v1\" # !", &["\"v1\" is no path of a route: it doesn't begin with `/`"]),
         ("pool = \"web\"\npath = \"/a//%62\" # !", &["requests are matched in their normal form", "write `/a/b`"]),
@@ -362,7 +372,7 @@ fn files_are_looked_for_beside_the_configuration() {
     let config = load(&dir.path().join("holm.toml")).unwrap_or_else(|error| panic!("{}", error.render(false)));
     let source = debug(&config.policies["tenant-key"].source);
     assert_eq!(source, debug(PolicySource::File(dir.path().join("policies/tenant-key.wasm"))));
-    assert_eq!(config.policies["tenant-key"].config, r#"{"tenant_header":"x-tenant"}"#);
+    assert_eq!(config.policies["tenant-key"].config, r#"{"body":["/model","/input"],"tenant_header":"x-tenant"}"#);
     let tls = config.listen[1].tls.as_ref().expect("TLS");
     assert_eq!(
         (&*tls.certificate, &*tls.key),

@@ -10,6 +10,7 @@ use crate::{
         admit::{self, Admission, Exchange, Refusal, Storage},
         freshness::Lifetimes,
         tag::{self, Tag},
+        vary::{self, Vary},
     },
     config::OnFault,
     message::tag::is_nameable,
@@ -69,8 +70,8 @@ fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, ca
             Decision::Admit(said) if *said != suggested => overruled(said, &native, case, tags_max(node)),
             _ => native.into(),
         },
-        // The client has its answer in any case; what is refused is keeping it.
-        Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => Ruling {
+        // The client has its answer in any case; what is refused is keeping it: the policy might have done so.
+        Some(Err(fault)) if route.config.on_fault != OnFault::Native => Ruling {
             admission: Admission::Refuse(Refusal::Policy),
             uncacheable: None,
             reason: Some(fault.kind().into()),
@@ -157,9 +158,14 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
         // Dead on arrival: kept it would only be in the way.
         return Admission::Refuse(Refusal::NoLifetime).into();
     }
+    let vary = match vary::by(storage.vary.clone()) {
+        Vary::No => None,
+        Vary::By(names) => Some(names),
+        Vary::Any => return Admission::Refuse(Refusal::VaryAny).into(),
+    };
     Admission::Store(Storage {
         lifetimes,
-        vary: Some(storage.vary.clone()).filter(|names| !names.is_empty()),
+        vary,
         for_authorized,
         tags: Some(storage.tags.iter().map(|name| Tag::named(name.as_bytes())).collect()),
     })
@@ -169,5 +175,41 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
 impl From<Admission> for Ruling {
     fn from(admission: Admission) -> Self {
         Self { admission, uncacheable: None, reason: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, Method, StatusCode};
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn what_varies_by_what_no_request_can_be_known_to_match_is_not_stored() {
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let exchange = Exchange {
+            method: &method,
+            request: &headers,
+            lent: false,
+            status: StatusCode::OK,
+            response: &headers,
+            length: Some(1),
+            received: Timestamp(0),
+        };
+        let case = Case { exchange, initial_age_ms: 0, fetch: Duration::ZERO };
+        let native = Admission::Refuse(Refusal::NoLifetime);
+        let ruled = |names: &[&str]| {
+            let vary = names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect();
+            let said = policy::Admission::Store(policy::Storage { ttl_ms: 1, vary, ..policy::Storage::default() });
+            overruled(&said, &native, &case, 10).admission
+        };
+        for names in [&["*"][..], &["accept", "*"], &["x-forwarded-for"]] {
+            assert_eq!(ruled(names), Admission::Refuse(Refusal::VaryAny), "{names:?}");
+        }
+        let Admission::Store(stored) = ruled(&["b", "a", "b"]) else { panic!("refused") };
+        assert_eq!(stored.vary.unwrap(), ["a", "b"]);
+        let Admission::Store(stored) = ruled(&[]) else { panic!("refused") };
+        assert_eq!(stored.vary, None);
     }
 }

@@ -14,10 +14,7 @@ use super::{Pipeline, Route};
 use crate::{
     config::OnFault,
     message::RequestHead,
-    policy::{
-        Arm, Chosen, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, Question, Shape, consult,
-        key::CREDENTIALS,
-    },
+    policy::{Arm, Chosen, Decision, Facts, Fault, Hook, Input, Notes, Policy, Question, Shape, consult, fields},
 };
 
 /// Who decides for a request, and what is known by now. Without a policy, nobody and nothing.
@@ -93,13 +90,7 @@ impl Advice {
     /// Does the key depend on the body?
     #[must_use]
     pub fn keys_by_body(&self) -> bool {
-        let reads_body = |inputs: Option<&[Input]>| inputs.unwrap_or_default().iter().any(Input::needs_body);
-        let reads = |policy: &Arc<dyn Policy>| {
-            let inputs = policy.reads(Hook::Key).unwrap_or_default();
-            let by_feature = inputs.iter().any(|input| matches!(input, Input::Feature(_)));
-            *policy.key_plan() != KeyPlan::Native
-                && (reads_body(Some(inputs)) || by_feature && reads_body(policy.reads(Hook::Features)))
-        };
+        let reads = |policy: &Arc<dyn Policy>| consult::key_reads(&**policy).any(Input::needs_body);
         self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.instead.iter().all(reads))
     }
 
@@ -144,7 +135,7 @@ impl Advice {
     /// What is read for it from a request.
     #[must_use]
     pub fn facts<'a>(&'a self, node: &'a Pipeline, head: &'a RequestHead, body: Option<&'a Bytes>) -> Facts<'a> {
-        Facts::new(head, body, self.notes()).beside(node)
+        Facts::new(head, body, self.notes()).decoded_within(node.limits.body_bytes_max).beside(node)
     }
 
     /// Draws the arms of the policy's experiments.
@@ -226,7 +217,8 @@ impl Advice {
     /// Did the policy present credentials that the key knows nothing of?
     #[must_use]
     pub fn lends_credentials(&self) -> bool {
-        self.key_maker().is_none() && CREDENTIALS.iter().any(|name| self.changed(name))
+        let lends = |names: &Vec<HeaderName>| names.iter().any(fields::is_credential);
+        self.key_maker().is_none() && self.changed.get().is_some_and(lends)
     }
 
     /// What the policy says; `None` where the native default decides.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::{
     Advice, Pipeline, Route,
     admission::{self, Case, Ruling},
+    forwarding,
     travel::{self, Arrived, Load, Parcel},
 };
 use crate::{
@@ -22,13 +23,14 @@ use crate::{
         admit::{self, Admission, Refusal, Storage},
         collapse::{Lead, shared::SharedBody},
         conditional,
+        control::Directives,
         entry::Object,
         freshness::initial_age_ms,
         key::Key,
         purge::Mark,
         record::{Origins, Place, Recorder, head},
         tag::Tag,
-        vary,
+        vary::{self, Vary},
     },
     clock::{self, Timestamp},
     message::{Body, BodyError, RequestHead, Response},
@@ -222,8 +224,10 @@ async fn send(node: &Pipeline, route: &Route, ask: &Ask, renewable: Option<&Obje
     let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
     let faulted = |fault| Pipeline::faulted(route, &fault);
     let mut parcel = outbound(route, ask, renewable);
-    if let Some(shape) = ask.advice.shape(route, &facts).map_err(faulted)? {
-        parcel.apply(&shape);
+    let shape = ask.advice.shape(route, &facts).map_err(faulted)?;
+    parcel.open(route, shape.as_ref(), &facts);
+    if let Some(shape) = &shape {
+        parcel.apply(shape);
     }
     let choice = travel::choose(route, &ask.advice, &facts).map_err(faulted)?;
     parcel.send(route, &choice).await
@@ -239,7 +243,8 @@ struct Times {
 
 /// The request to the origin: without the client's conditions, because what is to be stored must come whole.
 fn outbound(route: &Route, ask: &Ask, renewable: Option<&Object>) -> Parcel {
-    let mut headers = forwarded(&ask.head);
+    let mut headers =
+        if route.infers() { forwarding::of_question(route, &ask.advice, &ask.head) } else { forwarded(&ask.head) };
     for name in &conditional::CONDITIONS {
         headers.remove(name);
     }
@@ -333,7 +338,7 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Ar
     }
     match ruling.admission {
         Admission::Refuse(refusal) if parts.status.is_server_error() && refusal.is_shareable() => {
-            share_error(node, ask, Response::from_parts(parts, body), served, times.mark).await
+            share_error(node, route, ask, Response::from_parts(parts, body), served, times.mark).await
         }
         Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
         Admission::Store(storage) => {
@@ -360,9 +365,21 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Ar
     }
 }
 
-/// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each.
-async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served: Served, mark: Mark) -> Exchanged {
+/// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each: if it
+/// isn't for one of them only.
+async fn share_error(
+    node: &Arc<Pipeline>,
+    route: &Route,
+    ask: &Ask,
+    response: Response,
+    served: Served,
+    mark: Mark,
+) -> Exchanged {
     let (parts, body) = response.into_parts();
+    let place = match shared_place(route, ask, &parts.headers) {
+        Ok(place) => place,
+        Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
+    };
     if body.size_hint().lower() > SHARED_ERROR_BYTES_MAX {
         return Exchanged::Refused(Response::from_parts(parts, body), served, Refusal::Status);
     }
@@ -381,12 +398,37 @@ async fn share_error(node: &Arc<Pipeline>, ask: &Ask, response: Response, served
     Exchanged::Error(Arrival {
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
-        place: Place { primary: ask.primary, key: ask.key, names: None },
+        place,
         tags: [Tag::url(&ask.head.url()), Tag::key(&ask.primary)].into(),
         mark,
         ttl_ms: None,
         served,
     })
+}
+
+/// For whom an error is that several wait for: which variant it is, or why it is for one client only.
+fn shared_place(route: &Route, ask: &Ask, response: &HeaderMap) -> Result<Place, Refusal> {
+    let directives = Directives::read(response);
+    let rules = [
+        (directives.no_store, Refusal::NoStore),
+        (directives.private, Refusal::Private),
+        (response.contains_key(header::SET_COOKIE), Refusal::SetsCookie),
+        (forwarding::has_unkeyed_credentials(route, &ask.advice, &ask.head.headers), Refusal::Authorized),
+    ];
+    if let Some(refusal) = rules.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal)) {
+        return Err(refusal);
+    }
+    match vary::read(response) {
+        // A flight may be of a variant already.
+        Vary::No => Ok(Place { primary: ask.primary, key: ask.key, names: None }),
+        Vary::By(names) if !names.iter().any(|name| ask.advice.changed(name)) => Ok(variant_place(ask, &names)),
+        // What the origin answered to isn't what the client sent.
+        Vary::By(_) | Vary::Any => Err(Refusal::VaryAny),
+    }
+}
+
+fn variant_place(ask: &Ask, names: &[HeaderName]) -> Place {
+    Place { primary: ask.primary, key: vary::variant(&ask.primary, names, &ask.head), names: Some(names.into()) }
 }
 
 fn rule(node: &Pipeline, route: &Route, ask: &Ask, exchange: admit::Exchange<'_>, times: &Times) -> Ruling {
@@ -399,11 +441,7 @@ fn rule(node: &Pipeline, route: &Route, ask: &Ask, exchange: admit::Exchange<'_>
 fn place(ask: &Ask, storage: &Storage) -> Place {
     match &storage.vary {
         None => Place { primary: ask.primary, key: ask.primary, names: None },
-        Some(names) => Place {
-            primary: ask.primary,
-            key: vary::variant(&ask.primary, names, &ask.head),
-            names: Some(names.as_slice().into()),
-        },
+        Some(names) => variant_place(ask, names),
     }
 }
 

@@ -33,7 +33,10 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::Protocol,
-    message::{Body, Request, RequestHead, Response},
+    message::{
+        Body, Request, RequestHead, Response,
+        coding::{self, Undecodable},
+    },
     origin::protocol::{self, Answer, Question, Shape},
     policy::Fault,
 };
@@ -54,10 +57,17 @@ pub(super) async fn serve(
     if request.head.method != Method::POST {
         return node.pass(&route, &advice, request, Forward::Method, trail).await;
     }
-    let body = match request.body.collect(node.limits.body_bytes_max).await {
+    let Request { mut head, body } = request;
+    let body = match body.collect(node.limits.body_bytes_max).await {
         Ok(body) => body,
         Err(error) => return node.bad_body(&error, trail),
     };
+    let body = match coding::decode(&head.headers, &body, node.limits.body_bytes_max) {
+        Ok(body) => body,
+        Err(error) => return undecodable(node, protocol, &error, trail),
+    };
+    // Its questions are sent as they read.
+    head.headers.remove(header::CONTENT_ENCODING);
     let split = match protocol::split(protocol, &body, node.limits.questions_max) {
         Ok(split) => split,
         Err(malformed) => {
@@ -67,11 +77,11 @@ pub(super) async fn serve(
     };
     let asking = Asking {
         node: Arc::clone(node),
-        demand: route.demand(&request.head.headers),
-        url: request.head.url(),
+        demand: route.demand(&head.headers),
+        url: head.url(),
         arrived: node.cache.purger().arrived(),
         mark: node.cache.purger().mark(),
-        head: Arc::new(request.head),
+        head: Arc::new(head),
         route: Arc::clone(&route),
         advice,
         protocol,
@@ -84,6 +94,22 @@ pub(super) async fn serve(
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
     asking.reply(split.shape, answers, trail)
+}
+
+/// The reply to a body that can't be decoded, in the protocol's words (RFC 9110, section 15.5.16).
+fn undecodable(node: &Pipeline, protocol: Protocol, error: &Undecodable, trail: Trail) -> Served {
+    let status = match error {
+        Undecodable::Unknown(_) | Undecodable::TooMany => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Undecodable::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Undecodable::Broken => StatusCode::BAD_REQUEST,
+    };
+    let reply = protocol::failure(protocol, status.as_u16(), &error.to_string()).into();
+    let mut served = joined(node, reply, Trail { detail: Some("content-coding".into()), ..trail }, None);
+    if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        let known = HeaderValue::from_static("gzip, deflate, br, zstd");
+        served.response.headers_mut().insert(header::ACCEPT_ENCODING, known);
+    }
+    served
 }
 
 /// A question and what its policy says of it.

@@ -1,6 +1,6 @@
 //! Which key a request has: by its policy if that has an opinion, else natively.
 
-use super::{Advice, route::Route};
+use super::{Advice, forwarding, route::Route};
 use crate::{
     cache::key::{Decider, Key, KeyHasher},
     config::OnFault,
@@ -17,7 +17,7 @@ pub enum Keyed {
         /// Why the policy didn't.
         fault: Option<Fault>,
     },
-    /// The policy wants it kept out of the cache.
+    /// It is kept out of the cache: the policy wants it so, or faulted, and nobody else may make the key.
     Bypass(String),
     /// The policy faulted, and the route wants no answer then.
     Refused(Fault),
@@ -46,8 +46,12 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
     let fault = match made {
         None => None,
         Some(Ok(keyed)) => return keyed,
-        Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => return Keyed::Refused(fault),
-        Some(Err(fault)) => Some(fault),
+        Some(Err(fault)) => match route.config.on_fault {
+            // What the policy tells apart another key might not.
+            OnFault::Bypass => return Keyed::Bypass(fault.kind().to_owned()),
+            OnFault::Refuse => return Keyed::Refused(fault),
+            OnFault::Native => Some(fault),
+        },
     };
     Keyed::Key { key: natively(route, advice, facts, canonical), fault }
 }
@@ -57,7 +61,10 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
 pub fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
     let mut hasher = begin(route, advice, facts, Decider::Native);
     match canonical {
-        Some(canonical) => key::infer_default(facts, canonical, &mut hasher),
+        Some(canonical) => {
+            let sent = forwarding::sent(route, None, &facts.request().headers);
+            key::infer_default(facts, &sent, canonical, &mut hasher);
+        }
         None => key::http_default(facts, &mut hasher),
     }
     hasher.finish()
@@ -83,6 +90,11 @@ fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<
     let mut hasher = begin(route, advice, facts, Decider::Policy { meaning: policy.meaning() });
     // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
+    if route.infers() {
+        // So are the fields that are sent to the model although the policy doesn't read them.
+        let unread = forwarding::unread(route, policy, &facts.request().headers);
+        hasher.part(unread.as_ref().map(|digest| &digest[..]));
+    }
     Ok(Some(match consult::material(policy, facts, &mut hasher)? {
         Some(reason) => Keyed::Bypass(reason),
         None => Keyed::Key { key: hasher.finish(), fault: None },

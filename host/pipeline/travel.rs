@@ -5,14 +5,14 @@ use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_ENCODING, uri::PathAndQuery};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::{Advice, Pipeline, Route, fetch::Failed, route::Destination};
 use crate::{
     clock,
-    message::Body,
+    message::{Body, coding},
     origin::{Fetched, Outbound, OutboundBody},
     policy::{
         Candidate, Choice, Decision, Facts, Fault, Hook, Question, Shape,
@@ -84,6 +84,20 @@ impl Parcel {
             && let Some(edited) = edit::edited(bytes, &shape.edits)
         {
             *bytes = edited;
+        }
+    }
+
+    /// Takes the body's content codings off if it is to be changed on its way, by these edits or by a candidate's
+    /// model: what can't be read can't be changed, and the key is that of the body as it reads.
+    pub(super) fn open(&mut self, route: &Route, shape: Option<&Shape>, facts: &Facts<'_>) {
+        let edits = shape.is_some_and(|shape| !shape.edits.is_empty());
+        let changes = edits || route.destinations.iter().any(|destination| destination.model.is_some());
+        if changes
+            && coding::is_encoded(&self.headers)
+            && let (Load::Bytes(bytes), Some(content)) = (&mut self.body, facts.content())
+        {
+            bytes.clone_from(content);
+            self.headers.remove(CONTENT_ENCODING);
         }
     }
 

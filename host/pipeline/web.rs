@@ -10,6 +10,7 @@ use tracing::warn;
 use super::{
     Advice, Lookup, Pipeline, Route, Served, Trail,
     fetch::{self, Ask, Exchanged, Landing, Pump},
+    forwarding,
     keying::{self, Keyed},
     reply::{found, note},
     travel::{self, Load, Parcel},
@@ -272,7 +273,7 @@ async fn collapse(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, mut tr
             }
         };
         trail.collapsed = own.is_none();
-        match land(node, &mut ask, joined, follower, own, trail.clone()).await {
+        match land(node, route, &mut ask, joined, follower, own, trail.clone()).await {
             Landed::Served(served) => return *served,
             Landed::Again => {}
             Landed::Alone => break,
@@ -308,6 +309,7 @@ type Own = oneshot::Receiver<(Response, fetch::Served)>;
 
 async fn land(
     node: &Arc<Pipeline>,
+    route: &Route,
     ask: &mut Ask,
     joined: Arrived,
     follower: Follower<Landing>,
@@ -326,6 +328,13 @@ async fn land(
             }
             if own.is_none() && arrival.ttl_ms == Some(0) {
                 // Good only for whoever asked before it was made (RFC 9111, section 4).
+                return Landed::Alone;
+            }
+            if own.is_none()
+                && arrival.ttl_ms.is_none()
+                && forwarding::has_unkeyed_credentials(route, &ask.advice, &ask.head.headers)
+            {
+                // An error, made for somebody without these credentials.
                 return Landed::Alone;
             }
             if let Some(names) = &arrival.place.names {
@@ -485,8 +494,10 @@ fn shaped(
     facts: &crate::policy::Facts<'_>,
     mut parcel: Parcel,
 ) -> Result<(Parcel, crate::policy::Choice), Fault> {
-    if let Some(shape) = advice.shape(route, facts)? {
-        parcel.apply(&shape);
+    let shape = advice.shape(route, facts)?;
+    parcel.open(route, shape.as_ref(), facts);
+    if let Some(shape) = &shape {
+        parcel.apply(shape);
     }
     let choice = travel::choose(route, advice, facts)?;
     Ok((parcel, choice))

@@ -76,6 +76,12 @@ pub enum Refusal {
     /// `plan` gave none.
     #[error("has no plan for keys: {0}")]
     Plan(Fault),
+    /// Its key knows nothing of a question's body.
+    #[error(
+        "makes keys without the body, so that all questions of an `infer` route would share one answer: have its key \
+         read the body, or write `key_without_body = true` at the route"
+    )]
+    KeyWithoutBody,
     /// The manifest or the plan asks for what can't be.
     #[error("is refused: {0}")]
     Flaw(#[from] Flaw),

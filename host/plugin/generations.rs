@@ -3,7 +3,14 @@
 //! `loading → warm → (shadow | canary) → active → cooling → gone`: [`Generations::load`] compiles and configures one off
 //! the request path; [`Generations::install`] gives it its place; [`Roster::choose`] hands a request the one it keeps.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -14,6 +21,8 @@ use tracing::{info, warn};
 
 use super::{
     Engine, Error, Metrics, Plugin,
+    error::Refusal,
+    file,
     info::{self, EndedTrial, PolicyInfo, TrialInfo},
     kept::Kept,
     rollout::{self, Bounds, Mode, Verdict},
@@ -23,7 +32,7 @@ use crate::{
     clock::{self, Timestamp},
     config::{self, RolloutMode},
     message::RequestHead,
-    policy::{Chosen, Policy, Roster, Shadow},
+    policy::{Chosen, Input, KeyPlan, Policy, Roster, Shadow, consult},
 };
 
 /// What happened to a policy last, for the operator.
@@ -38,6 +47,8 @@ pub struct Generations {
     desk: Mutex<Desk>,
     /// One load at a time, so that what is asked for last is what holds.
     loading: Mutex<()>,
+    /// Whether its keys must depend on the body.
+    keys_by_body: AtomicBool,
 }
 
 /// Who has a say. Exchanged as a whole.
@@ -159,7 +170,32 @@ impl Generations {
                 loading: false,
             }),
             loading: Mutex::new(()),
+            keys_by_body: AtomicBool::new(false),
         }))
+    }
+
+    /// Refuses keys that know nothing of the body: of `active`, which the active generation was loaded from, and of all
+    /// that are loaded from now on.
+    ///
+    /// # Errors
+    /// The active generation has such a key.
+    pub fn require_body_in_key(&self, active: &config::Policy) -> Result<(), Error> {
+        self.keys_by_body.store(true, Ordering::Relaxed);
+        let plugin = Arc::clone(&self.lineup.load().active);
+        self.fitting(plugin, active).map(drop)
+    }
+
+    /// The generation, if the routes that use the policy can do with it.
+    fn fitting(&self, plugin: Arc<Plugin>, config: &config::Policy) -> Result<Arc<Plugin>, Error> {
+        let blind = *plugin.key_plan() != KeyPlan::Native && !consult::key_reads(&*plugin).any(Input::needs_body);
+        if blind && self.keys_by_body.load(Ordering::Relaxed) {
+            return Err(Error::Refused {
+                policy: self.name.clone(),
+                file: file(&config.source),
+                refusal: Box::new(Refusal::KeyWithoutBody),
+            });
+        }
+        Ok(plugin)
     }
 
     /// The active generation's digest.
@@ -183,6 +219,7 @@ impl Generations {
         let _one = self.loading.lock();
         self.desk.lock().loading = true;
         let plugin = Plugin::load(&self.engine, &self.name, config, &self.metrics);
+        let plugin = plugin.and_then(|plugin| self.fitting(plugin, config));
         self.desk.lock().loading = false;
         match plugin {
             Ok(plugin) => {

@@ -18,8 +18,13 @@ pub(super) const FEATURES_MAX: usize = 64;
 pub(super) const EDITS_MAX: usize = 1024;
 /// Header fields of one edit, one hint or one `vary`.
 pub(super) const HEADERS_MAX: usize = 16;
+/// Bytes of a header field's name and of its value.
+pub(super) const FIELD_NAME_BYTES_MAX: usize = 256;
+pub(super) const FIELD_VALUE_BYTES_MAX: usize = 8 << 10;
 /// Tags that a policy may give an answer.
 pub(super) const TAGS_MAX: usize = 64;
+/// Bytes of a tag: what a purge can name.
+pub(super) const TAG_BYTES_MAX: usize = 1024;
 /// Hints of one request.
 pub(super) const HINTS_MAX: usize = 16;
 /// Experiments of one policy, and arms of one experiment.

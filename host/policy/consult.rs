@@ -26,9 +26,37 @@ pub fn extract<'n>(policy: &dyn Policy, facts: &Facts<'n>) -> Option<&'n Result<
 
 /// Makes key material as the policy's plan says. `Ok(Some(reason))` keeps the request out of the cache.
 ///
+/// Keys fall closed: where something that the key depends on couldn't be read of the body, a digest of the body as it
+/// came is part of the material, whatever the policy says. It stands behind a missing part: of a recipe the number of
+/// parts is fixed, and a call's are never missing, so that no other material is spelled alike.
+///
 /// # Errors
 /// The policy faulted, or what its key reads did.
 pub fn material(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Material) -> Result<Option<String>, Fault> {
+    let bypass = stated(policy, facts, material)?;
+    // Most requests have no body; theirs is the hot path.
+    let has_body = facts.body().is_some_and(|body| !body.is_empty());
+    if has_body && bypass.is_none() && key_reads(policy).any(|input| facts.misreads(input)) {
+        material.part(None);
+        material.part(Some(&facts.raw_digest()));
+    }
+    Ok(bypass)
+}
+
+/// Everything that a policy's key depends on: what it reads itself, and what the features and the arms among that are
+/// made from. Nothing if the key is native.
+pub fn key_reads(policy: &dyn Policy) -> impl Iterator<Item = &Input> {
+    let reads = |hook| policy.reads(hook).unwrap_or_default();
+    let key: &[Input] = if *policy.key_plan() == KeyPlan::Native { &[] } else { reads(Hook::Key) };
+    let by_feature = key.iter().any(|input| matches!(input, Input::Feature(_)));
+    let features: &[Input] = if by_feature { reads(Hook::Features) } else { &[] };
+    let by_arm = key.iter().chain(features).any(|input| matches!(input, Input::Arm(_)));
+    let units = policy.experiments().iter().filter(move |_| by_arm).map(|experiment| &experiment.unit);
+    key.iter().chain(features).chain(units)
+}
+
+/// The material that the policy itself states.
+fn stated(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Material) -> Result<Option<String>, Fault> {
     match policy.key_plan() {
         KeyPlan::Native => Ok(None),
         KeyPlan::Recipe(parts) => {
@@ -50,13 +78,14 @@ pub fn material(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Mate
     }
 }
 
-/// The same as a decision, whether by recipe or by call: for comparisons. None if the policy has no say about keys.
+/// What the policy says of the key, as a decision, whether by recipe or by call: for comparisons, and so without what
+/// the host adds to it. None if the policy has no say about keys.
 pub fn key(policy: &dyn Policy, facts: &Facts<'_>) -> Option<Result<Decision, Fault>> {
     if *policy.key_plan() == KeyPlan::Native {
         return None;
     }
     let mut parts = Parts::default();
-    Some(material(policy, facts, &mut parts).map(|bypass| {
+    Some(stated(policy, facts, &mut parts).map(|bypass| {
         Decision::Key(match bypass {
             Some(reason) => KeyVerdict::Bypass(reason),
             None => KeyVerdict::Lookup(parts.0),
@@ -120,4 +149,166 @@ fn decide(
     let values: SmallVec<[Option<Cow<'_, [u8]>>; INPUTS_USUAL]> =
         inputs.iter().map(|input| facts.read(input)).collect();
     policy.decide(question, &values, facts.good_until(inputs))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderName, Method};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        policy::{Experiment, Notes, Outcome, Shape, experiment, facts::tests::request, key::Part, key::Transform},
+    };
+
+    /// A policy that hands on what it reads.
+    #[derive(Debug)]
+    struct Echo {
+        label: Arc<str>,
+        plan: KeyPlan,
+        key: Vec<Input>,
+        features: Vec<Input>,
+        experiments: Vec<Experiment>,
+    }
+
+    impl Policy for Echo {
+        fn label(&self) -> &Arc<str> {
+            &self.label
+        }
+
+        fn key_plan(&self) -> &KeyPlan {
+            &self.plan
+        }
+
+        fn meaning(&self) -> &[u8; 32] {
+            &[0; 32]
+        }
+
+        fn reads(&self, hook: Hook) -> Option<&[Input]> {
+            match hook {
+                Hook::Key => Some(&self.key),
+                Hook::Features => Some(&self.features),
+                _ => None,
+            }
+        }
+
+        fn experiments(&self) -> &[Experiment] {
+            &self.experiments
+        }
+
+        fn decide(
+            &self,
+            question: &Question<'_>,
+            values: &[Option<Cow<'_, [u8]>>],
+            _: Option<Timestamp>,
+        ) -> Result<Arc<Decision>, Fault> {
+            let values = values.iter().map(|value| value.as_deref().unwrap_or_default().to_vec());
+            Ok(Arc::new(match question {
+                Question::Key => Decision::Key(KeyVerdict::Lookup(values.map(Some).collect())),
+                _ => {
+                    let features = values.map(|value| ("f".to_owned(), value.into())).collect();
+                    Decision::Features(Shape { features, ..Shape::default() })
+                }
+            }))
+        }
+
+        fn observe(&self, _: &[Arm], _: &Outcome) {}
+
+        fn needs_body(&self) -> bool {
+            true
+        }
+    }
+
+    fn input() -> Input {
+        Input::BodyJson("/input".into())
+    }
+
+    fn recipe(input: Input, features: Vec<Input>, unit: Option<Input>) -> Echo {
+        let part = Part { input: input.clone(), transform: Transform::Identity };
+        let arms =
+            vec![experiment::Arm { name: "a".into(), weight: 1 }, experiment::Arm { name: "b".into(), weight: 1 }];
+        let experiments = unit.map(|unit| Experiment { name: "e".into(), unit, arms }).into_iter().collect();
+        Echo { label: "echo".into(), plan: KeyPlan::Recipe(vec![part]), key: vec![input], features, experiments }
+    }
+
+    /// Every way in which a key may come to depend on `/input`.
+    fn policies() -> Vec<Echo> {
+        let direct = recipe(input(), vec![], None);
+        let call = Echo { plan: KeyPlan::Call(vec![input()]), ..recipe(input(), vec![], None) };
+        vec![
+            direct,
+            call,
+            recipe(Input::Feature("f".into()), vec![input()], None),
+            recipe(Input::Feature("f".into()), vec![Input::Arm("e".into())], Some(input())),
+            recipe(Input::Arm("e".into()), vec![], Some(input())),
+        ]
+    }
+
+    fn made(policy: &Echo, headers: &[(&'static str, &'static str)], body: &[u8]) -> Vec<Option<Vec<u8>>> {
+        let request = request(Method::POST, "/", headers);
+        let (body, notes, mut parts) = (Bytes::copy_from_slice(body), Notes::default(), Parts::default());
+        assert_eq!(material(policy, &Facts::new(&request, Some(&body), &notes), &mut parts), Ok(None));
+        parts.0
+    }
+
+    #[test]
+    fn only_what_is_misread_adds_to_the_key() {
+        for policy in policies() {
+            assert_eq!(made(&policy, &[], br#"{"input":"a","x":1}"#), made(&policy, &[], br#"{"x":2,"input":"a"}"#));
+            assert_eq!(made(&policy, &[], br#"{"input":"a"}"#).len(), 1, "{policy:?}");
+            assert_eq!(made(&policy, &[], b"{}").len(), 1, "nothing there: {policy:?}");
+            assert_eq!(made(&policy, &[], b"").len(), 1, "no body: {policy:?}");
+            let misread = made(&policy, &[], b"{\"input\":NaN}");
+            assert_eq!((misread.len(), &misread[1]), (3, &None), "{policy:?}");
+            let stated = key(&policy, &Facts::new(&request(Method::POST, "/", &[]), None, &Notes::default()));
+            assert!(matches!(stated, Some(Ok(Decision::Key(KeyVerdict::Lookup(parts)))) if parts.len() == 1));
+        }
+        let header = recipe(Input::Header(HeaderName::from_static("x-a")), vec![input()], Some(input()));
+        assert_eq!(made(&header, &[], b"not json").len(), 1, "the body isn't its business");
+    }
+
+    #[test]
+    fn a_key_depends_on_what_its_features_and_arms_do() {
+        let native = Echo { plan: KeyPlan::Native, ..recipe(input(), vec![], None) };
+        assert_eq!(key_reads(&native).count(), 0);
+        let path = recipe(Input::Path, vec![input()], Some(input()));
+        assert_eq!(key_reads(&path).collect::<Vec<_>>(), [&Input::Path]);
+        for policy in policies() {
+            assert!(key_reads(&policy).any(|read| *read == input()), "{policy:?}");
+        }
+    }
+
+    /// Bodies that differ, and what may be wrong with them.
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let wrong = prop::sample::select(vec![
+            ("", ",}"),
+            ("\u{feff}", "}"),
+            ("", ",\"x\":NaN}"),
+            ("", ",\"input\":\"a\"}"),
+            ("", ",\"INPUT\":1}"),
+            ("// c\n", "}"),
+        ]);
+        ("[a-d]{1,2}", wrong)
+            .prop_map(|(text, (before, after))| format!("{before}{{\"input\":\"{text}\"{after}").into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn unreadable_bodies_that_differ_have_different_keys(one in bodies(), other in bodies()) {
+            for policy in policies() {
+                prop_assert_eq!(one == other, made(&policy, &[], &one) == made(&policy, &[], &other), "{:?}", policy);
+            }
+        }
+
+        /// Neither does one that can be read have the key of one that can't.
+        #[test]
+        fn readable_bodies_are_apart_from_all_that_are_not(text in "[a-d]{1,2}", other in bodies()) {
+            let readable = format!("{{\"input\":\"{text}\"}}");
+            for policy in policies() {
+                prop_assert_ne!(made(&policy, &[], readable.as_bytes()), made(&policy, &[], &other));
+            }
+        }
+    }
 }

@@ -7,12 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header::COOKIE};
+use http::{
+    HeaderMap, HeaderName, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, COOKIE},
+};
 
-use super::{Notes, PoolStats, tokens::Encoding};
+use super::{
+    Notes, PoolStats,
+    json::{Json, Place},
+    key::spell,
+    tokens::Encoding,
+};
 use crate::{
     clock::{self, Timestamp},
-    message::{RequestHead, target},
+    message::{RequestHead, coding, target},
 };
 
 /// A declared input. The host hands over these and nothing else.
@@ -37,7 +45,8 @@ pub enum Input {
     Cookie(String),
     /// The client's network, e.g. `203.0.113.0/24`; the bits are capped to the address family's size.
     ClientPrefix(u8),
-    /// blake3 of the body, 32 bytes.
+    /// blake3 of the body, 32 bytes. This and what follows read the body without its content codings, if it can be
+    /// decoded.
     BodyDigest,
     /// The JSON text at a pointer (RFC 6901), members sorted; strings keep their quotes, so that `"1"` is not `1`.
     BodyJson(String),
@@ -146,11 +155,15 @@ pub trait Pools: Send + Sync + fmt::Debug {
     fn stats(&self, pool: &str) -> Option<PoolStats>;
 }
 
-/// A request as policies see it. The body is parsed at most once, and only if somebody asks.
+/// Bytes of a decoded body, where nobody sets another limit.
+const CONTENT_BYTES_MAX: u64 = 16 << 20;
+
+/// A request as policies see it. The body is decoded and parsed at most once, and only if somebody asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     request: &'a RequestHead,
     body: Option<&'a Bytes>,
+    content_bytes_max: u64,
     notes: &'a Notes,
     answer: Option<Answer<'a>>,
     pools: Option<&'a dyn Pools>,
@@ -161,7 +174,13 @@ impl<'a> Facts<'a> {
     /// Facts of `request`, whose body, if it has been read, is `body`, and what is found out about it.
     #[must_use]
     pub const fn new(request: &'a RequestHead, body: Option<&'a Bytes>, notes: &'a Notes) -> Self {
-        Self { request, body, notes, answer: None, pools: None, now: None }
+        Self { request, body, content_bytes_max: CONTENT_BYTES_MAX, notes, answer: None, pools: None, now: None }
+    }
+
+    /// With another limit for the bytes of a decoded body.
+    #[must_use]
+    pub const fn decoded_within(self, content_bytes_max: u64) -> Self {
+        Self { content_bytes_max, ..self }
     }
 
     /// With what the origin answered.
@@ -232,15 +251,15 @@ impl<'a> Facts<'a> {
             Input::Header(name) => header_values(&request.headers, name),
             Input::Cookie(name) => cookie_value(&request.headers, name),
             Input::ClientPrefix(bits) => Some(owned(network(request.client.ip, *bits))),
-            Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.body?).as_bytes().to_vec())),
-            Input::BodyJson(pointer) => self.json(pointer).map(|value| owned(value.to_string())),
+            Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.content_or_body()?).as_bytes().to_vec())),
+            Input::BodyJson(pointer) => Some(owned(self.place(pointer)?.value?.to_string())),
             Input::BodyPrefix(length) => {
-                let body = self.body?;
+                let body = self.content_or_body()?;
                 let end = body.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
                 Some(Cow::Borrowed(&body[..end]))
             }
-            Input::BodyLength => self.body.map(|body| decimal(body.len() as u64)),
-            Input::BodyTokens(pointer, encoding) => self.json(pointer).map(|value| owned(encoding.count(value))),
+            Input::BodyLength => self.content_or_body().map(|body| decimal(body.len() as u64)),
+            Input::BodyTokens(pointer, encoding) => Some(owned(encoding.count(self.place(pointer)?.value?))),
             Input::Feature(name) => self.notes.shape()?.feature(name).map(Cow::Borrowed),
             Input::Arm(name) => {
                 let arm = self.notes.arms().iter().find(|arm| &*arm.experiment == name.as_str())?;
@@ -270,9 +289,71 @@ impl<'a> Facts<'a> {
         self.now.unwrap_or_else(clock::now)
     }
 
-    fn json(&self, pointer: &str) -> Option<&'a serde_json::Value> {
-        self.notes.json(self.body?)?.pointer(pointer)
+    /// Whether an input reads the body, and its value doesn't tell what the origin finds there: the body can't be
+    /// decoded or isn't JSON, or another reader may find something else at the pointer. Two such bodies may be
+    /// different questions although their values are equal.
+    #[must_use]
+    pub fn misreads(&self, input: &Input) -> bool {
+        if self.body.is_none_or(Bytes::is_empty) {
+            // All empty bodies are one.
+            return false;
+        }
+        match input {
+            Input::BodyJson(pointer) | Input::BodyTokens(pointer, _) => {
+                self.place(pointer).is_none_or(|place| !place.clear)
+            }
+            Input::BodyDigest | Input::BodyPrefix(_) | Input::BodyLength => self.content().is_none(),
+            _ => false,
+        }
     }
+
+    /// A digest of the body as it came, and of what the request says about how to read it.
+    #[must_use]
+    pub fn raw_digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+            spell(header_values(&self.request.headers, &name).as_deref(), |bytes| {
+                hasher.update(bytes);
+            });
+        }
+        hasher.update(self.body.map_or(&[][..], |body| &body[..]));
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The body without its content codings. `None` if it can't be decoded, or has not been read.
+    #[must_use]
+    pub fn content(&self) -> Option<&'a Bytes> {
+        let (body, headers) = (self.body?, &self.request.headers);
+        if body.is_empty() || !coding::is_encoded(headers) {
+            return Some(body);
+        }
+        self.notes.content(|| coding::decode(headers, body, self.content_bytes_max).ok())
+    }
+
+    fn content_or_body(&self) -> Option<&'a Bytes> {
+        self.content().or(self.body)
+    }
+
+    /// What is at a pointer of the body. `None` if the body can't be read as JSON.
+    fn place(&self, pointer: &str) -> Option<Place<'a>> {
+        let content = self.content()?;
+        let read = || if is_unicode(&self.request.headers) { Json::read(content) } else { None };
+        Some(self.notes.json(read)?.at(pointer))
+    }
+}
+
+/// Whether a body is UTF-8, as JSON has to be, by what its `Content-Type` says: in another charset the same bytes are
+/// other characters.
+fn is_unicode(headers: &HeaderMap) -> bool {
+    let types = headers.get_all(CONTENT_TYPE).iter();
+    let mut parameters = types.flat_map(|line| line.as_bytes().split(|byte| *byte == b';').skip(1));
+    parameters.all(|parameter| {
+        let mut parts = parameter.splitn(2, |byte| *byte == b'=').map(<[u8]>::trim_ascii);
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        !name.eq_ignore_ascii_case(b"charset")
+            || [&b"utf-8"[..], b"utf8", b"us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known))
+    })
 }
 
 fn owned(text: String) -> Cow<'static, [u8]> {
@@ -443,6 +524,85 @@ pub(crate) mod tests {
         assert_eq!(Facts::new(&request, None, &notes).read(&Input::BodyLength), None);
         let body = Bytes::from_static(b"not json");
         assert_eq!(Facts::new(&request, Some(&body), &notes).read(&Input::BodyJson("/a".into())), None);
+    }
+
+    /// What an input reads of a body with these header fields, and whether it says less than it should.
+    fn read(headers: &[(&'static str, &'static str)], body: &[u8], input: &Input) -> (Option<String>, bool) {
+        let request = request(Method::POST, "/", headers);
+        let (body, notes) = (Bytes::copy_from_slice(body), Notes::default());
+        let facts = Facts::new(&request, Some(&body), &notes).decoded_within(1_000);
+        let value = facts.read(input).map(|value| String::from_utf8_lossy(&value).into_owned());
+        (value, facts.misreads(input))
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_body_is_a_value_nothing_or_misread() {
+        const GZIP: &[(&str, &str)] = &[("content-encoding", "gzip")];
+        let encoded = gzip(br#"{"a":1}"#);
+        let (broken, bomb) = (encoded[..encoded.len() - 1].to_vec(), gzip(&[b' '; 2_000]));
+        for (headers, body, value, misread) in [
+            (&[][..], &br#"{"a":1}"#[..], Some("1"), false),
+            (&[], br#"{"b":1}"#, None, false),
+            (&[], b"", None, false),
+            (&[], br#"{"a":"\ud83d"}"#, Some("\"\\ud83d\""), false),
+            (&[], b"{\"a\":123456789012345678901234567890.10}", Some("123456789012345678901234567890.10"), false),
+            (GZIP, &encoded, Some("1"), false),
+            (GZIP, b"", None, false),
+            (&[("content-type", "application/json; charset=\"UTF-8\"")], br#"{"a":1}"#, Some("1"), false),
+            (&[("content-type", "application/json;charset=latin1")], br#"{"a":1}"#, None, true),
+            (GZIP, &broken, None, true),
+            (GZIP, &bomb, None, true),
+            (GZIP, br#"{"a":1}"#, None, true),
+            (&[("content-encoding", "snappy")], br#"{"a":1}"#, None, true),
+            (&[], b"\xef\xbb\xbf{\"a\":1}", None, true),
+            (&[], br#"{"a":1,}"#, None, true),
+            (&[], br#"{"a":1,"b":NaN}"#, None, true),
+            (&[], br#"{"a":1,"b":{"c":1,"c":2}}"#, None, true),
+            (&[], br#"{"A":1}"#, None, true),
+            (&[], br#"{"a":1,"A":2}"#, Some("1"), true),
+            (&[], b"12", None, true),
+            (&[], b"a=1", None, true),
+        ] {
+            let (found, unclear) = read(headers, body, &Input::BodyJson("/a".into()));
+            let text = String::from_utf8_lossy(body);
+            assert_eq!((found.as_deref(), unclear), (value, misread), "{headers:?} {text}");
+            let tokens = read(headers, body, &Input::BodyTokens("/a".into(), Encoding::O200kBase));
+            assert_eq!((tokens.0.is_some(), tokens.1), (value.is_some(), misread), "{headers:?} {text}");
+        }
+        for (headers, body, length, misread) in [
+            (&[][..], &b"a=1"[..], "3", false),
+            (GZIP, &encoded, "7", false),
+            (GZIP, b"a=1", "3", true),
+            (&[("content-encoding", "snappy")], b"a=1", "3", true),
+        ] {
+            assert_eq!(read(headers, body, &Input::BodyLength), (Some(length.to_owned()), misread), "{headers:?}");
+            assert_eq!(read(headers, body, &Input::BodyDigest).1, misread, "{headers:?}");
+        }
+        assert_eq!(read(GZIP, &encoded, &Input::BodyPrefix(4)), (Some("{\"a\"".to_owned()), false));
+        assert_eq!(read(GZIP, b"a=1", &Input::Path), (Some("/".to_owned()), false));
+    }
+
+    #[test]
+    fn the_raw_digest_knows_the_bytes_and_how_they_are_to_be_read() {
+        let digest = |headers: &[(&'static str, &'static str)], body: &'static [u8]| {
+            let (request, body) = (request(Method::POST, "/", headers), Bytes::from_static(body));
+            Facts::new(&request, Some(&body), &Notes::default()).raw_digest()
+        };
+        let digests = [
+            digest(&[], b"a"),
+            digest(&[], b"b"),
+            digest(&[("content-type", "a")], b"a"),
+            digest(&[("content-type", "a;charset=utf-16")], b"a"),
+            digest(&[("content-encoding", "a")], b"a"),
+        ];
+        assert!((1..digests.len()).all(|at| !digests[..at].contains(&digests[at])));
+        assert_eq!(digest(&[("x-a", "1")], b"a"), digest(&[], b"a"));
     }
 
     #[test]

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, Method, header};
-use serde_json::Value;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::{Facts, Input};
+use super::{Facts, Input, json::Json};
 
 /// Takes the material of a key, part by part. The cache's hasher is one; a test's list is another.
 pub trait Material {
@@ -90,7 +89,8 @@ pub enum Transform {
     SortQuery,
     /// Everything from the first `?` on is dropped.
     DropQuery,
-    /// JSON without insignificant white space, members sorted; what isn't JSON stays as it is.
+    /// JSON without insignificant white space, members sorted; what isn't JSON, or names a member twice, stays as it
+    /// is.
     JsonCanonical,
 }
 
@@ -121,26 +121,26 @@ pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
     material.part(request.target.query().map(str::as_bytes));
 }
 
-/// The native key of a question: where it is asked, by whose right, and its canonical form.
-/// Credentials are part of it, so that nobody is served what another paid for unless a policy says so.
-pub fn infer_default(facts: &Facts<'_>, canonical: &[u8], material: &mut impl Material) {
+/// The native key of a question: how and where it is asked, the header fields that are sent with it, and its canonical
+/// form. Credentials are among the fields, so that nobody is served what another paid for.
+pub fn infer_default(facts: &Facts<'_>, sent: &[HeaderName], canonical: &[u8], material: &mut impl Material) {
     let request = facts.request();
+    material.part(Some(shared_method(&request.method).as_str().as_bytes()));
     material.part(Some(request.scheme.as_str().as_bytes()));
     material.part(Some(request.authority().as_bytes()));
     material.part(Some(request.target.as_str().as_bytes()));
-    for name in CREDENTIALS.iter().chain(&CONTEXT) {
-        material.part(facts.read(&Input::Header(name.clone())).as_deref());
-    }
+    header_fields(&request.headers, sent, material);
     material.part(Some(canonical));
 }
 
-/// Header fields that reach a model beside the credentials, and so may change its answer.
-pub static CONTEXT: [HeaderName; 3] =
-    [header::ACCEPT, HeaderName::from_static("openai-organization"), HeaderName::from_static("openai-project")];
-
-/// Header fields that say who asks.
-pub static CREDENTIALS: [HeaderName; 4] =
-    [header::AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+/// Header fields by name and value. The lines of one are kept apart: some readers see only the first.
+pub fn header_fields(headers: &HeaderMap, names: &[HeaderName], material: &mut impl Material) {
+    for name in names {
+        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+        material.part(Some(name.as_str().as_bytes()));
+        material.part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
+    }
+}
 
 /// The method whose entry a request may use.
 #[must_use]
@@ -158,9 +158,9 @@ impl Transform {
             Self::Lowercase => value,
             Self::SortQuery => sort_query(value),
             Self::DropQuery => drop_query(value),
-            Self::JsonCanonical => match serde_json::from_slice::<Value>(&value) {
-                Ok(json) => Cow::Owned(json.to_string().into_bytes()),
-                Err(_) => value,
+            Self::JsonCanonical => match Json::read(&value) {
+                Some(json) => Cow::Owned(json.to_string().into_bytes()),
+                None => value,
             },
         }
     }
@@ -247,6 +247,8 @@ mod tests {
             (DropQuery, "/p", "/p"),
             (JsonCanonical, "{\"b\": 1, \"a\": [1, 2]}", "{\"a\":[1,2],\"b\":1}"),
             (JsonCanonical, "{broken", "{broken"),
+            (JsonCanonical, "{\"a\": 1, \"a\": 2}", "{\"a\": 1, \"a\": 2}"),
+            (JsonCanonical, "[\"\\uD83D\"]", "[\"\\ud83d\"]"),
         ] {
             let result = transform.apply(Cow::Borrowed(before.as_bytes()));
             assert_eq!(String::from_utf8_lossy(&result), after, "{transform:?} of {before:?}");
@@ -267,17 +269,30 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_keyed_by_who_asks() {
-        let keyed = |headers: &[(&'static str, &'static str)]| {
-            let request = request(Method::POST, "/v1/embeddings", headers);
+    fn a_question_is_keyed_by_all_that_is_sent_with_it() {
+        let keyed = |method, headers: &[(&'static str, &'static str)]| {
+            let request = request(method, "/v1/embeddings", headers);
+            let mut sent: Vec<HeaderName> = request.headers.keys().cloned().collect();
+            sent.sort_by(|a, b| a.as_str().cmp(b.as_str()));
             let mut list = List::default();
-            infer_default(&Facts::new(&request, None, &Notes::default()), b"{}", &mut list);
+            infer_default(&Facts::new(&request, None, &Notes::default()), &sent, b"{}", &mut list);
             list
         };
-        assert_ne!(keyed(&[("authorization", "Bearer a")]), keyed(&[("authorization", "Bearer b")]));
-        assert_ne!(keyed(&[("x-api-key", "a")]), keyed(&[("api-key", "a")]));
-        assert_ne!(keyed(&[("openai-project", "a")]), keyed(&[("openai-project", "b")]));
-        assert_eq!(keyed(&[("user-agent", "a")]), keyed(&[("user-agent", "b")]));
+        let lists = [
+            keyed(Method::GET, &[]),
+            keyed(Method::POST, &[]),
+            keyed(Method::POST, &[("authorization", "Bearer a")]),
+            keyed(Method::POST, &[("authorization", "Bearer b")]),
+            keyed(Method::POST, &[("x-api-key", "Bearer a")]),
+            keyed(Method::POST, &[("accept", "a"), ("accept", "b")]),
+            keyed(Method::POST, &[("accept", "a, b")]),
+            keyed(Method::POST, &[("accept", "a"), ("x-a", "b")]),
+        ];
+        for (at, list) in lists.iter().enumerate() {
+            assert!(!lists[..at].contains(list), "{list:?}");
+        }
+        let (one, other) = ([("a", "1"), ("b", "2")], [("b", "2"), ("a", "1")]);
+        assert_eq!(keyed(Method::POST, &one), keyed(Method::POST, &other));
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use serde_json::Value;
 
-use super::{Decision, Fault, Shape};
+use super::{Decision, Fault, Shape, json::Json};
 
 /// What the `features` hook said of a request.
 pub(super) type Extracted = Result<Arc<Decision>, Fault>;
@@ -13,7 +12,8 @@ pub(super) type Extracted = Result<Arc<Decision>, Fault>;
 /// Findings about one request, or about one of its questions, for one generation of a policy.
 #[derive(Debug, Default)]
 pub struct Notes {
-    json: OnceLock<Option<Value>>,
+    content: OnceLock<Option<Bytes>>,
+    json: OnceLock<Option<Json>>,
     extracted: OnceLock<Option<Extracted>>,
     arms: OnceLock<Vec<Arm>>,
 }
@@ -44,9 +44,14 @@ impl Notes {
         notes
     }
 
-    /// The body as JSON; parsed the first time.
-    pub(super) fn json(&self, body: &[u8]) -> Option<&Value> {
-        self.json.get_or_init(|| serde_json::from_slice(body).ok()).as_ref()
+    /// The body without its content codings; `decode` is called the first time. `None` if it can't be decoded.
+    pub(super) fn content(&self, decode: impl FnOnce() -> Option<Bytes>) -> Option<&Bytes> {
+        self.content.get_or_init(decode).as_ref()
+    }
+
+    /// The body as JSON; `read` is called the first time. `None` if it can't be read.
+    pub(super) fn json(&self, read: impl FnOnce() -> Option<Json>) -> Option<&Json> {
+        self.json.get_or_init(read).as_ref()
     }
 
     /// What `features` said; `extract` is called the first time.

@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::HashMap};
 use http::Method;
 
 use super::{
-    Facts, KeyVerdict, Material,
+    Facts, KeyVerdict, Material, fields,
     key::{self, Transform},
 };
 use crate::message::RequestHead;
@@ -44,7 +44,10 @@ impl Sharing {
         let mut hasher = Hasher::of(method);
         if method == Method::POST {
             let body = facts.body().map_or(&b""[..], |body| body);
-            key::infer_default(facts, &Transform::JsonCanonical.apply(Cow::Borrowed(body)), &mut hasher);
+            let headers = facts.request().headers.keys();
+            let mut sent: Vec<_> = headers.filter(|name| !fields::is_ignorable(name)).cloned().collect();
+            sent.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+            key::infer_default(facts, &sent, &Transform::JsonCanonical.apply(Cow::Borrowed(body)), &mut hasher);
         } else {
             key::http_default(facts, &mut hasher);
         }

@@ -3,8 +3,9 @@
 
 use std::sync::OnceLock;
 
-use serde_json::Value;
 use tiktoken_rs::CoreBPE;
+
+use super::json::Json;
 
 /// The vocabulary that tokens are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,21 +32,21 @@ impl Encoding {
     }
 
     /// A number for text and objects, a list of numbers for an array.
-    #[must_use]
-    pub fn count(self, value: &Value) -> String {
-        let Value::Array(elements) = value else { return self.tokens(value).to_string() };
+    pub(super) fn count(self, value: &Json) -> String {
+        let Json::List(elements) = value else { return self.tokens(value).to_string() };
         let counts: Vec<String> = elements.iter().map(|element| self.tokens(element).to_string()).collect();
         format!("[{}]", counts.join(","))
     }
 
     /// Tokens of all strings in a value.
-    fn tokens(self, value: &Value) -> usize {
+    fn tokens(self, value: &Json) -> usize {
         match value {
+            Json::List(elements) => elements.iter().map(|element| self.tokens(element)).sum(),
+            Json::Object(members) => members.values().map(|member| self.tokens(member)).sum(),
             // What looks like a special token in a client's text is text.
-            Value::String(text) => self.vocabulary().encode_ordinary(text).len(),
-            Value::Array(elements) => elements.iter().map(|element| self.tokens(element)).sum(),
-            Value::Object(members) => members.values().map(|member| self.tokens(member)).sum(),
-            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+            Json::Text(_) | Json::Word(_) => {
+                value.characters().map_or(0, |text| self.vocabulary().encode_ordinary(&text).len())
+            }
         }
     }
 
@@ -66,6 +67,10 @@ mod tests {
 
     use super::*;
 
+    fn read(value: &serde_json::Value) -> Json {
+        Json::read(value.to_string().as_bytes()).unwrap()
+    }
+
     #[test]
     fn strings_objects_and_lists() {
         for (value, wanted) in [
@@ -76,9 +81,9 @@ mod tests {
             (json!([{"role": "user", "content": "hello world"}, "hello", 1, []]), "[3,1,0,0]"),
             (json!([]), "[]"),
         ] {
-            assert_eq!(Encoding::Cl100kBase.count(&value), wanted, "{value}");
-            assert_eq!(Encoding::O200kBase.count(&value), wanted, "{value}");
+            assert_eq!(Encoding::Cl100kBase.count(&read(&value)), wanted, "{value}");
+            assert_eq!(Encoding::O200kBase.count(&read(&value)), wanted, "{value}");
         }
-        assert_eq!(Encoding::Cl100kBase.count(&json!("<|endoftext|>")), "7");
+        assert_eq!(Encoding::Cl100kBase.count(&read(&json!("<|endoftext|>"))), "7");
     }
 }

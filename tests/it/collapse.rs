@@ -135,6 +135,52 @@ async fn an_error_is_shared_unless_it_is_private() {
     }
 }
 
+/// An error that says for whom it was made, and six requests of three tenants that wait for the first answer.
+async fn errors(reply: fn(Reply) -> Reply, header: (&str, &str)) -> (usize, Vec<Answer>) {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/error", move |seen| reply(Reply::status(500).header("x-for", seen.header("x-tenant"))).behind(&held));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let conn = node.h2().await;
+    let mut clients = JoinSet::new();
+    for n in 0..6 {
+        let ask = node.get("/error").header("x-tenant", ["a", "b", "c"][n % 3]).header(header.0, header.1);
+        let mut stream = conn.stream();
+        clients.spawn(async move { (n, stream.send(ask).await) });
+    }
+    node.took_over_h2(6).await;
+    eventually("the first", async || origin.hits("/error") >= 1).await;
+    gate.open();
+    let mut answers = clients.join_all().await;
+    answers.sort_by_key(|(n, _)| *n);
+    (origin.hits("/error"), answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_is_for_somebody_is_not_for_others() {
+    let nothing = ("x-a", "1");
+    let table: [(fn(Reply) -> Reply, (&str, &str), bool); 7] = [
+        (|reply| reply.header("vary", "x-tenant"), nothing, false),
+        (|reply| reply.header("vary", "*"), nothing, true),
+        (|reply| reply.header("set-cookie", "session=1"), nothing, true),
+        (|reply| reply.header("cache-control", "private"), nothing, true),
+        (|reply| reply, ("cookie", "session=1"), true),
+        (|reply| reply, ("x-api-key", "k"), true),
+        (|reply| reply, ("authorization", "Bearer k"), true),
+    ];
+    for (reply, header, alone) in table {
+        let (hits, answers) = errors(reply, header).await;
+        for (n, answer) in answers.iter().enumerate() {
+            let own = ["a", "b", "c"][n % 3];
+            assert_eq!((answer.status, answer.header("x-for")), (500, own), "{header:?}: {:?}", answer.headers);
+        }
+        assert!(if alone { hits == 6 } else { (3..=6).contains(&hits) }, "{header:?}: {hits}");
+    }
+    let (hits, answers) = errors(|reply| reply, nothing).await;
+    assert!(answers.iter().all(|answer| answer.status == 500), "nothing tells them apart");
+    assert_eq!(hits, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_uncacheable_answer_does_not_make_the_next_ones_queue() {
     let (origin, gate) = (Origin::start().await, Gate::closed());

@@ -162,7 +162,7 @@ async fn cached(node: &Node, host: &str, target: &str) -> Option<Answer> {
 async fn a_url_is_purged_by_any_of_its_spellings() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
-    let node = Node::builder().origin(&origin.url()).start().await;
+    let node = Node::builder().origin(&origin.url()).route("forward_path = \"normalized\"").start().await;
     let asked = [
         ("shop.example", "/caf%C3%A9/~x?q=a|b~&j={1}"),
         ("Shop.Example:80", "/caf%c3%a9/%7Ex?q=a%7cb%7e&j=%7b1}"),

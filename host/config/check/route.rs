@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv6Addr, time::Duration};
 
+use http::HeaderName;
 use toml::Spanned;
 
 use crate::{
@@ -20,7 +21,8 @@ const PROTOCOLS: [(&str, Protocol); 3] = [
     ("json-array", Protocol::JsonArray),
     ("openai-embeddings", Protocol::OpenAiEmbeddings),
 ];
-const ON_FAULT: [(&str, OnFault); 2] = [("native", OnFault::Native), ("refuse", OnFault::Refuse)];
+const ON_FAULT: [(&str, OnFault); 3] =
+    [("bypass", OnFault::Bypass), ("native", OnFault::Native), ("refuse", OnFault::Refuse)];
 
 const FORWARD_PATH: [(&str, ForwardPath); 2] =
     [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
@@ -75,18 +77,53 @@ fn route<'a>(raw: &'a raw::Route, known: &Known<'_>, names: &mut BTreeSet<&'a st
     if !names.insert(raw.name.get_ref()) {
         it.refuse(raw.name.span(), format!("there is another route `{name}`"), "give each route a name of its own");
     }
+    let mode = mode(raw, it);
+    if mode == Mode::Http {
+        infer_only(raw, it);
+    }
     Route {
         hosts: raw.hosts.iter().map(|given| host(given, it)).collect(),
         path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, it)),
         forward_path: forward_path(raw, it),
-        mode: mode(raw, it),
+        mode,
         pool: it.reference(&raw.pool, "pool", &known.pools),
         candidates: candidates(raw, known, it),
         policy: raw.policy.as_ref().map(|given| it.reference(given, "policy", &known.policies)),
         on_fault: raw.on_fault.as_ref().and_then(|given| it.word("on_fault", given, &ON_FAULT)).unwrap_or_default(),
+        ignore_headers: ignored(raw, it),
+        key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
         freshness: freshness(raw, it),
         tag_headers: raw.tag_headers.iter().filter_map(|given| it.header(given)).collect(),
         name,
+    }
+}
+
+/// More than anybody's clients make up.
+const IGNORED_MAX: usize = 64;
+
+fn ignored(raw: &raw::Route, it: &mut Findings<'_>) -> Vec<HeaderName> {
+    if let Some(given) = raw.ignore_headers.get(IGNORED_MAX) {
+        let message = format!("a route ignores at most {IGNORED_MAX} header fields");
+        it.refuse(given.span(), message, "name those that matter least");
+    }
+    raw.ignore_headers.iter().filter_map(|given| it.header(given)).collect()
+}
+
+/// Refuses what says something of questions on a route that has none.
+fn infer_only(raw: &raw::Route, it: &mut Findings<'_>) {
+    if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
+        // Its mode is wrong, or its protocol; that is enough to say.
+        return;
+    }
+    let places = [
+        ("ignore_headers", raw.ignore_headers.first().map(Spanned::span)),
+        ("key_without_body", raw.key_without_body.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in places {
+        if let Some(span) = span {
+            let message = format!("only a route of `mode = \"infer\"` has `{key}`");
+            it.refuse(span, message, "add `mode = \"infer\"` and a protocol, or leave it out");
+        }
     }
 }
 

@@ -11,18 +11,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use super::{Awaited, Posed};
 use crate::{
     batch::{Batcher, Class, Pending, Rejected, Terms},
-    cache::{purge::Mark, tag::Tag},
+    cache::{
+        control::Directives,
+        purge::Mark,
+        tag::Tag,
+        vary::{self, Vary},
+    },
     config::Protocol,
-    message::RequestHead,
+    message::{RequestHead, coding},
     origin::protocol::{self, Question},
     pipeline::{
-        Pipeline, Route,
+        Pipeline, Route, forwarding,
         travel::{self, Load, Parcel},
     },
-    policy::{
-        Choice, Decision, Fault, Grouping, Hook, Input, Question as Asks, Shape, edit,
-        key::{CONTEXT, CREDENTIALS},
-    },
+    policy::{Choice, Decision, Fault, Grouping, Hook, Question as Asks, Shape, edit},
 };
 
 /// The former of one pool's questions.
@@ -36,8 +38,8 @@ pub struct Asked {
     pub(super) head: Arc<RequestHead>,
     pub(super) route: Arc<Route>,
     pub(super) answer_bytes_max: u64,
-    /// Header fields that the policy's key reads, so that the answer may depend on them.
-    read: Arc<[HeaderName]>,
+    /// Header fields of the request that are sent with it. They are in its key.
+    sent: Arc<[HeaderName]>,
     /// Header fields that the policy sets or removes.
     set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// When its deadline began.
@@ -107,28 +109,19 @@ pub(super) fn shaped(
     } else {
         Grouping::default()
     };
-    // Of who made the key: what isn't in it must not travel.
-    let reads = advice.key_maker().and_then(|policy| policy.reads(Hook::Key)).unwrap_or_default();
+    let maker = advice.key_maker().map(|policy| &**policy);
     Ok(Asked {
         protocol,
         question: edited(protocol, question, &shape),
         head: Arc::clone(head),
         route: Arc::clone(route),
         answer_bytes_max: node.cache.config().object_bytes_max,
-        read: headers(reads),
+        sent: forwarding::sent(route, maker, &head.headers).into(),
         set: shape.headers,
         asked: Instant::now(),
         choice,
         grouping,
     })
-}
-
-fn headers(inputs: &[Input]) -> Arc<[HeaderName]> {
-    let names = inputs.iter().filter_map(|input| match input {
-        Input::Header(name) => Some(name.clone()),
-        _ => None,
-    });
-    names.collect()
 }
 
 /// The question after a policy's edits. What is no question of the protocol any more travels as the client asked it.
@@ -139,12 +132,6 @@ fn edited(protocol: Protocol, question: &Question, shape: &Shape) -> Question {
         Some(mut questions) if questions.len() == 1 => questions.remove(0),
         _ => question.clone(),
     }
-}
-
-/// Request header fields that reach the model with a batch: those that are in its members' keys. All members agree on
-/// them.
-fn travelling(asked: &Asked) -> impl Iterator<Item = &HeaderName> {
-    CREDENTIALS.iter().chain(&CONTEXT).chain(asked.read.iter())
 }
 
 /// Finds the party that a question travels with.
@@ -216,7 +203,8 @@ fn group(asked: &Asked) -> Bytes {
     for text in [asked.route.config.name.as_str(), head.authority(), asked.route.target_sent(head).as_str()] {
         part(Some(text.as_bytes()));
     }
-    for name in travelling(asked) {
+    part(Some(&asked.sent.len().to_le_bytes()));
+    for name in asked.sent.iter() {
         part(Some(name.as_str().as_bytes()));
         let lines: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         part((!lines.is_empty()).then(|| lines.join(&b'\n')).as_deref());
@@ -260,10 +248,12 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     // One request's cost, shared by those who travelled in it.
     let (fetched, cost_micro) = (arrived.fetched, arrived.cost_micro / (count as u64).max(1));
     let (mut parts, body) = fetched.response.into_parts();
+    let shareable = is_shareable(&parts.headers);
     // One response, many clients: a cookie would be everybody's, and a validator is the batch's.
     for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
         parts.headers.remove(name);
     }
+    let codings = take_codings(&mut parts.headers);
     let base = Told {
         outcome: Err(protocol::failure(protocol, 502, "no answer")),
         headers: Arc::new(parts.headers),
@@ -272,7 +262,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         status: Some(parts.status.as_u16()),
         batch: count,
         stored: false,
-        shareable: true,
+        shareable,
         reason: None,
         remark: None,
         cost_micro,
@@ -282,6 +272,11 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     let bytes = match body.collect(limit).await {
         Ok(bytes) => bytes,
         Err(error) => return everybody(unusable(&base, protocol, "answer-body", &error.to_string())),
+    };
+    // Nobody asked for a coding, but something between may have put one on.
+    let bytes = match coding::decode(&codings, &bytes, limit) {
+        Ok(bytes) => bytes,
+        Err(error) => return everybody(unusable(&base, protocol, "answer-coding", &error.to_string())),
     };
     if !parts.status.is_success() {
         let error = protocol::ItemError { status: parts.status.as_u16(), body: bytes };
@@ -309,10 +304,7 @@ fn strictest(asked: &[Asked]) -> Choice {
 /// A batch's header fields.
 fn header_fields(first: &Asked) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for name in travelling(first) {
-        if headers.contains_key(name) {
-            continue;
-        }
+    for name in first.sent.iter() {
         for value in first.head.headers.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
@@ -320,6 +312,22 @@ fn header_fields(first: &Asked) -> HeaderMap {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
     headers
+}
+
+/// The fields that say how a body is encoded, out of a response's.
+fn take_codings(headers: &mut HeaderMap) -> HeaderMap {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().cloned();
+    let codings = codings.map(|coding| (header::CONTENT_ENCODING, coding)).collect();
+    headers.remove(header::CONTENT_ENCODING);
+    codings
+}
+
+/// Whether a response that isn't a good answer may be told to others who wait for the same: it is made for nobody in
+/// particular. All that was sent is in the key, so that it matters not what it varies by.
+fn is_shareable(response: &HeaderMap) -> bool {
+    let directives = Directives::read(response);
+    let is_private = directives.private || directives.no_store || response.contains_key(header::SET_COOKIE);
+    !is_private && vary::read(response) != Vary::Any
 }
 
 fn unusable(base: &Told, protocol: Protocol, reason: &'static str, detail: &str) -> Told {

@@ -7,7 +7,7 @@ use super::{counted, present, weighed};
 use crate::{
     plugin::{
         instance::{Instance, own_fault},
-        limits::{HEADERS_MAX, Limit, TAGS_MAX, plain},
+        limits::{HEADERS_MAX, Limit, TAG_BYTES_MAX, TAGS_MAX, plain},
     },
     policy::{Admission, Fault, Storage},
 };
@@ -54,6 +54,7 @@ fn checked(raw: RawAdmission, limit: &Limit) -> Result<Admission, Fault> {
     counted("tags", &storage.tags, TAGS_MAX, limit)?;
     counted("fields to vary by", &storage.vary, HEADERS_MAX, limit)?;
     weighed(storage.tags.iter().chain(&storage.vary).map(String::len), limit)?;
+    storage.tags.iter().enumerate().try_for_each(|(at, tag)| purgeable(at, tag))?;
     let name = |name: String| {
         HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| Fault::Malformed(format!("it varies by `{}`, which is no header field", plain(&name, 80))))
@@ -66,6 +67,17 @@ fn checked(raw: RawAdmission, limit: &Limit) -> Result<Admission, Fault> {
         tags: storage.tags,
         vary: storage.vary.into_iter().map(name).collect::<Result<_, _>>()?,
     }))
+}
+
+/// A tag that no purge can name would be kept for nothing, and believed in.
+fn purgeable(at: usize, tag: &str) -> Result<(), Fault> {
+    let wrong = |why: String| Err(Fault::Malformed(format!("tag {at}, counted from 0, {why}")));
+    match tag.len() {
+        0 => wrong("is empty".to_owned()),
+        bytes if bytes > TAG_BYTES_MAX => wrong(format!("has {bytes} bytes; at most {TAG_BYTES_MAX} are allowed")),
+        _ if tag.chars().any(char::is_control) => wrong("has control characters".to_owned()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +105,18 @@ mod tests {
         assert!(matches!(store(storage(0, &["a b"])), Err(Fault::Malformed(_))));
         let long = RawStorage { tags: vec!["t".repeat(101)], ..storage(0, &[]) };
         assert!(matches!(store(long), Err(Fault::TooLarge { .. })));
+        let room = Limit::of_bytes(10_000);
+        for (tag, words) in [
+            ("", "tag 1, counted from 0, is empty"),
+            (&*"t".repeat(TAG_BYTES_MAX + 1), "tag 1, counted from 0, has 1025 bytes; at most 1024"),
+            ("a\nb", "tag 1, counted from 0, has control characters"),
+        ] {
+            let tagged = RawStorage { tags: vec!["t".repeat(TAG_BYTES_MAX), tag.to_owned()], ..storage(0, &[]) };
+            let fault = checked(RawAdmission::Store(tagged), &room).unwrap_err().to_string();
+            assert!(fault.contains(words), "{fault}");
+        }
+        let Ok(Admission::Store(any)) = store(storage(0, &["*"])) else { panic!("refused") };
+        assert_eq!(any.vary.len(), 1, "what it means is decided where it is stored");
         assert_eq!(checked(RawAdmission::Pass("a\nb".into()), &limit), Ok(Admission::Pass("a?b".into())));
         let long = checked(RawAdmission::MarkUncacheable(u64::MAX), &limit);
         assert_eq!(long, Ok(Admission::MarkUncacheable { ms: LIFETIME_MS_MAX }));

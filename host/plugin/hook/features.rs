@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use holm_bindings::exports::holm::policy::features::{Edit as RawEdit, Header, Shape as RawShape, Value as RawValue};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue};
 
-use super::{counted, present, weighed};
+use super::{counted, present, request_field, weighed};
 use crate::{
     plugin::{
         instance::{Instance, own_fault},
@@ -30,11 +30,12 @@ fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
     let features: Vec<_> = raw.features.into_iter().map(|(name, value)| (name, bytes(value))).collect();
     let sizes = features.iter().map(|(name, value)| name.len() + value.len());
     let edits = raw.edits.iter().map(|edit| edit.pointer.len() + edit.value.as_ref().map_or(0, String::len));
-    weighed(sizes.chain(edits), limit)?;
+    let fields = raw.headers.iter().map(|field| field.name.len() + field.value.as_ref().map_or(0, String::len));
+    weighed(sizes.chain(edits).chain(fields), limit)?;
     Ok(Shape {
         features,
         edits: raw.edits.iter().map(edit).collect::<Result<_, _>>()?,
-        headers: raw.headers.into_iter().map(field).collect::<Result<_, _>>()?,
+        headers: raw.headers.iter().map(field).collect::<Result<_, _>>()?,
     })
 }
 
@@ -56,26 +57,8 @@ fn edit(raw: &RawEdit) -> Result<Edit, Fault> {
     Ok(Edit { pointer, value: value.map_err(|_| wrong("has a value that isn't JSON"))? })
 }
 
-fn field(raw: Header) -> Result<(HeaderName, Option<HeaderValue>), Fault> {
-    let wrong = || Fault::Malformed(format!("`{}` is no header field that a policy may set", plain(&raw.name, 80)));
-    let name = HeaderName::from_bytes(raw.name.as_bytes()).ok().filter(|name| !is_framing(name)).ok_or_else(wrong)?;
-    let value = raw.value.map(HeaderValue::try_from).transpose().map_err(|_| wrong())?;
-    Ok((name, value))
-}
-
-/// Fields by which a connection knows where a request ends and whom it is for: the host's own.
-fn is_framing(name: &HeaderName) -> bool {
-    [
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::CONNECTION,
-        header::TE,
-        header::TRAILER,
-        header::UPGRADE,
-        header::EXPECT,
-    ]
-    .contains(name)
+fn field(raw: &Header) -> Result<(HeaderName, Option<HeaderValue>), Fault> {
+    request_field(&raw.name, raw.value.as_deref())
 }
 
 #[cfg(test)]
@@ -108,9 +91,8 @@ mod tests {
         for (edits, headers, words) in [
             (vec![("a", None)], vec![], "the edit of `a` has no pointer"),
             (vec![("/a", Some("{"))], vec![], "the edit of `/a` has a value that isn't JSON"),
-            (vec![], vec![("a b", None)], "`a b` is no header field"),
-            (vec![], vec![("x-a", Some("a\nb"))], "`x-a` is no header field"),
-            (vec![], vec![("Content-Length", Some("1"))], "`Content-Length` is no header field"),
+            (vec![], vec![("a b", None)], "the header field `a b` has no valid name"),
+            (vec![], vec![("Content-Length", Some("1"))], "`Content-Length` is not a policy's to set"),
             (vec![("/a", None); EDITS_MAX + 1], vec![], "1025 edits; at most 1024"),
         ] {
             let fault = shape(edits, headers).unwrap_err().to_string();
@@ -120,6 +102,8 @@ mod tests {
             shape(vec![("/a", Some(&format!("\"{}\"", "x".repeat(70))))], vec![]),
             Err(Fault::TooLarge { .. })
         ));
+        let long = "x".repeat(70);
+        assert!(matches!(shape(vec![], vec![("x-a", Some(&long))]), Err(Fault::TooLarge { bytes: 73, .. })));
         assert!(shape(vec![("", Some("1")), ("/a~1b", None)], vec![("X-A", None)]).is_ok());
     }
 }

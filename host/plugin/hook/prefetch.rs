@@ -1,9 +1,9 @@
 //! The `prefetch` hook.
 
 use holm_bindings::exports::holm::policy::prefetch::Hint as RawHint;
-use http::{HeaderName, HeaderValue, uri::PathAndQuery};
+use http::uri::PathAndQuery;
 
-use super::{counted, present, weighed};
+use super::{counted, present, request_field, weighed};
 use crate::{
     plugin::{
         instance::{Instance, own_fault},
@@ -26,7 +26,8 @@ pub(super) fn suggest(
 
 fn checked(raw: Vec<RawHint>, limit: &Limit) -> Result<Vec<Hint>, Fault> {
     counted("hints", &raw, HINTS_MAX, limit)?;
-    weighed(raw.iter().map(|hint| hint.path.len()), limit)?;
+    let fields = |hint: &RawHint| hint.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    weighed(raw.iter().map(|hint| hint.path.len() + fields(hint)), limit)?;
     raw.into_iter().map(|raw| hint(raw, limit)).collect()
 }
 
@@ -36,10 +37,12 @@ fn hint(raw: RawHint, limit: &Limit) -> Result<Hint, Fault> {
         return Err(wrong("has no path that can be asked for"));
     }
     counted("header fields of a hint", &raw.headers, HEADERS_MAX, limit)?;
-    let field = |(name, value): &(String, String)| {
-        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?))
-    };
-    let headers = raw.headers.iter().map(field).collect::<Option<_>>().ok_or_else(|| wrong("has no header fields"))?;
+    let mut headers = Vec::with_capacity(raw.headers.len());
+    for (name, value) in &raw.headers {
+        if let (name, Some(value)) = request_field(name, Some(value.as_str()))? {
+            headers.push((name, value));
+        }
+    }
     Ok(Hint { path: raw.path, headers, confidence_ppm: raw.confidence_ppm.min(1_000_000) })
 }
 
@@ -58,5 +61,12 @@ mod tests {
             assert!(matches!(hints(&[path]), Err(Fault::Malformed(_))), "{path}");
         }
         assert!(matches!(hints(&["/"; HINTS_MAX + 1]), Err(Fault::Malformed(_))));
+        let with = |name: &str, value: &str| {
+            let hint = RawHint { path: "/".into(), headers: vec![(name.into(), value.into())], confidence_ppm: 1 };
+            checked(vec![hint], &Limit::of_bytes(100))
+        };
+        assert_eq!(with("Accept", "a").unwrap()[0].headers.len(), 1);
+        assert!(matches!(with("host", "a"), Err(Fault::Malformed(_))));
+        assert!(matches!(with("accept", &"a".repeat(100)), Err(Fault::TooLarge { bytes: 107, .. })));
     }
 }

@@ -42,6 +42,25 @@ fn from(client: u32) -> RequestHead {
     head
 }
 
+#[test]
+fn a_key_that_knows_nothing_of_questions_is_refused_where_it_would_make_theirs() {
+    let blind = salted("call", "one", &Rollout::default());
+    let generations = Generations::start(&ENGINE, "p", &blind, &Metrics::new()).unwrap();
+    let refused = generations.require_body_in_key(&blind).unwrap_err().to_string();
+    assert!(refused.starts_with("policy `p` (embedded) makes keys without the body"), "{refused}");
+
+    let reading = config(TENANT_KEY, r#"{"body": ["/input"]}"#, LIMITS, FORGETFUL);
+    let generations = Generations::start(&ENGINE, "p", &reading, &Metrics::new()).unwrap();
+    generations.require_body_in_key(&reading).unwrap();
+    let digest = generations.digest();
+    for table in ["{}", r#"{"require_tenant": true}"#] {
+        let refused = generations.load(&config(TENANT_KEY, table, LIMITS, FORGETFUL), None).unwrap_err().to_string();
+        assert!(refused.contains("key_without_body"), "{refused}");
+        assert_eq!(generations.digest(), digest);
+    }
+    assert!(!generations.load(&config(TENANT_KEY, r#"{"body": ["/b"]}"#, LIMITS, FORGETFUL), None).unwrap().unchanged);
+}
+
 /// What the request's generation makes its key of; with what stands in for it if it faults.
 fn salt_of(generations: &Generations, head: &RequestHead) -> String {
     let chosen = generations.choose(head);
@@ -151,7 +170,8 @@ fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
     assert_eq!(states(&generations), ["active"]);
     assert!(info.trial.is_none());
     let last = &info.events.last().unwrap().what;
-    assert!(last.contains("is no longer tried: key faulted in 100.0 % of"), "{last}");
+    // Not in all: the trial's own thread may be in the middle of a call when it is judged.
+    assert!(last.contains("is no longer tried: key faulted in "), "{last}");
     // What it showed is read when it is over.
     let ended = info.last_trial.expect("it is remembered");
     assert!(ended.outcome.contains("key faulted in"), "{}", ended.outcome);

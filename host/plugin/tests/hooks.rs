@@ -76,6 +76,19 @@ fn each_misdeed_in_each_hook_is_a_fault_of_its_kind_and_the_next_call_is_served(
 }
 
 #[test]
+fn what_a_policy_may_not_set_is_named() {
+    for (hook, what, words) in [
+        ("admit", "nonsense-tag", "tag 0, counted from 0, is empty"),
+        ("features", "nonsense-header", "the header field `no name` has no valid name"),
+        ("features", "nonsense-header-value", "the header field `x-a` has characters that no value has"),
+        ("prefetch", "nonsense-header", "the header field `no name` has no valid name"),
+    ] {
+        let fault = ask_in(&obedient_in(hook), hook, what).expect_err(what);
+        assert!(fault.kind() == "malformed" && fault.to_string().contains(words), "{hook} {what}: {fault}");
+    }
+}
+
+#[test]
 fn an_endless_loop_is_ended_in_every_hook() {
     for hook in HOOKS {
         let limits = PolicyLimits { call: Duration::from_millis(20), ..LIMITS };

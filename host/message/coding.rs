@@ -1,0 +1,260 @@
+//! Content codings (RFC 9110, section 8.4): what a body says once they are taken off. Pure, and within limits.
+
+use std::io::{self, BufRead, Read};
+
+use bytes::Bytes;
+use http::{HeaderMap, header::CONTENT_ENCODING};
+use thiserror::Error;
+
+/// Codings that one body may have: each may multiply what it is given.
+const CODINGS_MAX: usize = 2;
+
+/// Bytes of a brotli stream that its decoder holds at a time.
+const PIECE_BYTES: usize = 4096;
+
+/// How far back a zstd frame may refer, as a power of two: 8 MiB (RFC 9659).
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Why a body can't be decoded.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Undecodable {
+    /// A coding that isn't known here.
+    #[error("`{0}` is no content coding that is known here; known are gzip, deflate, br and zstd")]
+    Unknown(String),
+    /// One coding within another, several times.
+    #[error("the body has more than {max} content codings", max = CODINGS_MAX)]
+    TooMany,
+    /// It isn't what its coding says, or something follows its end.
+    #[error("the body is not what its content coding says")]
+    Broken,
+    /// Decoded it is over the limit.
+    #[error("decoded the body has more than {bytes_max} bytes")]
+    TooLarge {
+        /// Bytes that are allowed.
+        bytes_max: u64,
+    },
+}
+
+/// Whether a message says that its body is encoded.
+#[must_use]
+pub fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_ENCODING)
+}
+
+/// Returns the body without its codings. One that has none is shared, not copied.
+///
+/// # Errors [`Undecodable`] says why it can't be read. What could be read in two ways can't: a second gzip member,
+/// bytes behind the end of a stream.
+pub fn decode(headers: &HeaderMap, body: &Bytes, bytes_max: u64) -> Result<Bytes, Undecodable> {
+    let mut decoded = body.clone();
+    for coding in codings(headers)?.into_iter().rev() {
+        decoded = coding.decode(&decoded, bytes_max)?.into();
+    }
+    Ok(decoded)
+}
+
+/// The codings in the order in which they were applied.
+fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Undecodable> {
+    let mut codings = Vec::new();
+    for line in headers.get_all(CONTENT_ENCODING) {
+        for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if name.is_empty() || name.eq_ignore_ascii_case(b"identity") {
+                continue;
+            }
+            let unknown = || Undecodable::Unknown(String::from_utf8_lossy(name).into_owned());
+            codings.push(Coding::named(name).ok_or_else(unknown)?);
+            if codings.len() > CODINGS_MAX {
+                return Err(Undecodable::TooMany);
+            }
+        }
+    }
+    Ok(codings)
+}
+
+#[derive(Clone, Copy)]
+enum Coding {
+    Gzip,
+    Deflate,
+    Brotli,
+    Zstd,
+}
+
+impl Coding {
+    fn named(name: &[u8]) -> Option<Self> {
+        const NAMES: [(&[u8], Coding); 5] = [
+            (b"gzip", Coding::Gzip),
+            (b"x-gzip", Coding::Gzip),
+            (b"deflate", Coding::Deflate),
+            (b"br", Coding::Brotli),
+            (b"zstd", Coding::Zstd),
+        ];
+        NAMES.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, coding)| coding)
+    }
+
+    fn decode(self, encoded: &[u8], bytes_max: u64) -> Result<Vec<u8>, Undecodable> {
+        match self {
+            Self::Gzip => {
+                let mut decoder = flate2::bufread::GzDecoder::new(encoded);
+                whole(read(&mut decoder, bytes_max)?, decoder.into_inner())
+            }
+            // In the zlib format, as the RFC has it; some send the bare stream, which others can't read.
+            Self::Deflate => {
+                let mut decoder = flate2::bufread::ZlibDecoder::new(encoded);
+                whole(read(&mut decoder, bytes_max)?, decoder.into_inner())
+            }
+            Self::Brotli => {
+                let mut decoder = brotli_decompressor::Decompressor::new(LastByteApart(encoded), PIECE_BYTES);
+                whole(read(&mut decoder, bytes_max)?, decoder.into_inner().0)
+            }
+            Self::Zstd => {
+                let mut decoder = zstd_decoder(encoded).map_err(|_| Undecodable::Broken)?;
+                whole(read(&mut decoder, bytes_max)?, decoder.finish())
+            }
+        }
+    }
+}
+
+fn zstd_decoder<R: BufRead>(encoded: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(encoded)?.single_frame();
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+/// Reads to the end of the stream, so that its checksum is checked as well.
+fn read(decoder: impl Read, bytes_max: u64) -> Result<Vec<u8>, Undecodable> {
+    let mut decoded = Vec::new();
+    decoder.take(bytes_max.saturating_add(1)).read_to_end(&mut decoded).map_err(|_| Undecodable::Broken)?;
+    if decoded.len() as u64 > bytes_max {
+        return Err(Undecodable::TooLarge { bytes_max });
+    }
+    Ok(decoded)
+}
+
+fn whole(decoded: Vec<u8>, left: &[u8]) -> Result<Vec<u8>, Undecodable> {
+    if left.is_empty() { Ok(decoded) } else { Err(Undecodable::Broken) }
+}
+
+/// Hands over the last byte by itself: a decoder with a buffer of its own that never asks for it has met an end before.
+struct LastByteApart<'e>(&'e [u8]);
+
+impl Read for LastByteApart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let ready = if self.0.len() > 1 { self.0.len() - 1 } else { self.0.len() };
+        let taken = (&self.0[..ready]).read(buffer)?;
+        self.0 = &self.0[taken..];
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write};
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &[u8] = br#"{"model":"m","input":"weather"}"#;
+    /// [`TEXT`] as brotli has it.
+    const BROTLI: [u8; 32] = [
+        0x1b, 0x1e, 0x00, 0x00, 0x84, 0x60, 0x76, 0xe4, 0xc7, 0x01, 0x65, 0x5c, 0x56, 0x6b, 0xfe, 0xfb, 0x94, 0xa4,
+        0x93, 0x85, 0xea, 0xc2, 0xe6, 0xd9, 0xab, 0x1e, 0x69, 0x05, 0x94, 0x34, 0xf1, 0x01,
+    ];
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = write::GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn deflate(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = write::ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        zstd::stream::encode_all(bytes, 1).unwrap()
+    }
+
+    fn decoded(lines: &[&'static str], body: &[u8], bytes_max: u64) -> Result<Bytes, Undecodable> {
+        let lines = lines.iter().map(|line| (CONTENT_ENCODING, HeaderValue::from_static(line)));
+        decode(&lines.collect(), &Bytes::copy_from_slice(body), bytes_max)
+    }
+
+    #[test]
+    fn what_is_encoded_is_read() {
+        for (lines, body) in [
+            (&[][..], TEXT.to_vec()),
+            (&["identity"], TEXT.to_vec()),
+            (&["gzip"], gzip(TEXT)),
+            (&["X-GZip"], gzip(TEXT)),
+            (&["deflate"], deflate(TEXT)),
+            (&["br"], BROTLI.to_vec()),
+            (&["zstd"], zstd(TEXT)),
+            (&["deflate, gzip"], gzip(&deflate(TEXT))),
+            (&["zstd", " , gzip"], gzip(&zstd(TEXT))),
+        ] {
+            assert_eq!(decoded(lines, &body, 1000).as_deref(), Ok(TEXT), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_in_one_way_is_not_read() {
+        let behind = |mut body: Vec<u8>| {
+            body.extend_from_slice(b"x");
+            body
+        };
+        for (line, body) in [
+            ("gzip", TEXT.to_vec()),
+            ("gzip", vec![]),
+            ("gzip", behind(gzip(TEXT))),
+            ("gzip", [gzip(TEXT), gzip(TEXT)].concat()),
+            ("deflate", behind(deflate(TEXT))),
+            ("deflate", deflate(TEXT)[2..].to_vec()),
+            ("br", behind(BROTLI.to_vec())),
+            ("br", BROTLI[..31].to_vec()),
+            ("zstd", behind(zstd(TEXT))),
+            ("zstd", [zstd(TEXT), zstd(TEXT)].concat()),
+            ("gzip, gzip", gzip(TEXT)),
+        ] {
+            assert_eq!(decoded(&[line], &body, 1000), Err(Undecodable::Broken), "{line}: {body:?}");
+        }
+        assert_eq!(decoded(&["gzip, compress"], TEXT, 1000), Err(Undecodable::Unknown("compress".to_owned())));
+        assert_eq!(decoded(&["gzip, gzip, gzip"], TEXT, 1000), Err(Undecodable::TooMany));
+    }
+
+    #[test]
+    fn a_bomb_is_not_inflated() {
+        let zeros = vec![0; 1 << 20];
+        for (line, body) in [("gzip", gzip(&zeros)), ("deflate", deflate(&zeros)), ("zstd", zstd(&zeros))] {
+            assert!(body.len() < 4096, "{line}: {}", body.len());
+            assert_eq!(decoded(&[line], &body, 65_536), Err(Undecodable::TooLarge { bytes_max: 65_536 }), "{line}");
+            assert_eq!(decoded(&[line], &body, 1 << 20).map(|it| it.len()), Ok(1 << 20), "{line}");
+        }
+        let twice = gzip(&gzip(&zeros));
+        assert_eq!(decoded(&["gzip, gzip"], &twice, 65_536), Err(Undecodable::TooLarge { bytes_max: 65_536 }));
+        let length = TEXT.len() as u64;
+        assert_eq!(decoded(&["br"], &BROTLI, length).as_deref(), Ok(TEXT));
+        assert_eq!(decoded(&["br"], &BROTLI, length - 1), Err(Undecodable::TooLarge { bytes_max: length - 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_comes_back(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            for (line, encoded) in [("gzip", gzip(&body)), ("deflate", deflate(&body)), ("zstd", zstd(&body))] {
+                let read = decoded(&[line], &encoded, 300);
+                prop_assert_eq!(read.as_deref(), Ok(&body[..]));
+            }
+        }
+
+        #[test]
+        fn no_body_is_too_odd(body in prop::collection::vec(any::<u8>(), 0..60)) {
+            for line in ["gzip", "deflate", "br", "zstd"] {
+                prop_assert!(!decoded(&[line], &body, 1000).is_ok_and(|it| it.len() > 1000), "{}", line);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Which header fields of a question are sent to the model, and which of these its key has: one rule for both, so that
+//! no answer depends on a field that the key doesn't know.
+//!
+//! With a native key all fields are sent and keyed, except those that say nothing about the answer (`policy::fields`,
+//! and the route's `ignore_headers`). With a policy's key, those that the key reads, credentials and the model's
+//! context are sent; what of them the policy doesn't read is keyed by the host.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{Advice, Route};
+use crate::{
+    message::RequestHead,
+    policy::{Input, Policy, consult, fields, key},
+};
+
+/// The fields of a request that are sent with a question, sorted by name. `maker` made its key, or nobody if the native
+/// default did.
+pub(super) fn sent(route: &Route, maker: Option<&dyn Policy>, headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut names: Vec<HeaderName> = headers.keys().filter(|name| is_sent(route, maker, name)).cloned().collect();
+    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    names
+}
+
+/// The fields that are sent although the policy's key doesn't read them: the host's part of the key. `None` if there
+/// are none.
+pub(super) fn unread(route: &Route, policy: &dyn Policy, headers: &HeaderMap) -> Option<[u8; 32]> {
+    let mut names = sent(route, Some(policy), headers);
+    names.retain(|name| !reads(policy, name));
+    (!names.is_empty()).then(|| {
+        let mut digest = Digest::default();
+        key::header_fields(headers, &names, &mut digest);
+        *digest.0.finalize().as_bytes()
+    })
+}
+
+/// The header fields of a question that isn't split, as they are sent on for all who ask the same: without the client's
+/// address, which is in no key.
+pub(super) fn of_question(route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
+    let maker = advice.key_maker().map(|policy| &**policy);
+    let mut headers = head.headers.clone();
+    for name in head.headers.keys().filter(|name| !is_sent(route, maker, name) && !fields::is_carried(name)) {
+        headers.remove(name);
+    }
+    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
+    headers.insert("x-forwarded-host", head.authority.clone());
+    headers
+}
+
+/// Whether a request presents credentials that its key doesn't have, so that what it is answered may be for it alone.
+pub(super) fn has_unkeyed_credentials(route: &Route, advice: &Advice, headers: &HeaderMap) -> bool {
+    if route.infers() {
+        // What is sent is in the key.
+        return false;
+    }
+    let maker = advice.key_maker();
+    let is_keyed = |name: &HeaderName| maker.is_some_and(|maker| reads(&**maker, name));
+    headers.keys().any(|name| fields::is_credential(name) && !is_keyed(name))
+}
+
+fn is_sent(route: &Route, maker: Option<&dyn Policy>, name: &HeaderName) -> bool {
+    if route.splits().is_some() && fields::is_of_whole_body(name) {
+        return false;
+    }
+    if maker.is_some_and(|policy| reads(policy, name)) {
+        return true;
+    }
+    if fields::is_ignorable(name) || route.config.ignore_headers.contains(name) {
+        return false;
+    }
+    maker.is_none() || fields::is_credential(name) || fields::is_context(name)
+}
+
+/// Whether a policy's key depends on a field by its own declaration.
+fn reads(policy: &dyn Policy, name: &HeaderName) -> bool {
+    consult::key_reads(policy).any(|input| matches!(input, Input::Header(read) if read == name))
+}
+
+#[derive(Default)]
+struct Digest(blake3::Hasher);
+
+impl key::Material for Digest {
+    fn part(&mut self, part: Option<&[u8]>) {
+        key::spell(part, |bytes| {
+            self.0.update(bytes);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::{
+        cache::key::KeySpace,
+        config::{self, Mode, Protocol},
+        policy::facts::tests::request,
+    };
+
+    fn route(mode: Mode) -> Route {
+        let mut config = config::Route::new("r", "p");
+        config.mode = mode;
+        config.ignore_headers = vec![HeaderName::from_static("x-turn")];
+        Route { index: 0, config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None }
+    }
+
+    const HEADERS: &[(&str, &str)] = &[
+        ("x-goog-api-key", "k"),
+        ("anthropic-beta", "b"),
+        ("content-type", "application/json"),
+        ("x-anything", "1"),
+        ("x-turn", "17"),
+        ("user-agent", "u"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-request-id", "r"),
+        ("accept-encoding", "gzip"),
+    ];
+
+    #[test]
+    fn all_that_matters_is_sent_and_nothing_else() {
+        let head = request(Method::POST, "/", HEADERS);
+        for (protocol, wanted) in [
+            (Protocol::Plain, &["anthropic-beta", "content-type", "x-anything", "x-goog-api-key"][..]),
+            (Protocol::JsonArray, &["anthropic-beta", "x-anything", "x-goog-api-key"]),
+        ] {
+            let route = route(Mode::Infer(protocol));
+            assert_eq!(sent(&route, None, &head.headers), wanted, "{protocol:?}");
+            assert!(!has_unkeyed_credentials(&route, &Advice::default(), &head.headers));
+        }
+    }
+
+    #[test]
+    fn what_is_sent_on_is_in_the_key_or_made_of_what_is() {
+        let head = request(Method::POST, "/", HEADERS);
+        let headers = of_question(&route(Mode::Infer(Protocol::Plain)), &Advice::default(), &head);
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let wanted = [
+            "anthropic-beta",
+            "content-type",
+            "via",
+            "x-anything",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-goog-api-key",
+            "x-request-id",
+        ];
+        assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn credentials_are_in_no_native_key_of_http() {
+        let route = route(Mode::Http);
+        for (headers, wanted) in [
+            (&[][..], false),
+            (&[("accept", "a"), ("x-request-id", "1")], false),
+            (&[("cookie", "a=1")], true),
+            (&[("x-api-key", "a")], true),
+        ] {
+            let head = request(Method::GET, "/", headers);
+            let found = has_unkeyed_credentials(&route, &Advice::default(), &head.headers);
+            assert_eq!(found, wanted, "{headers:?}");
+        }
+    }
+}

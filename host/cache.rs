@@ -1,9 +1,10 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
 //! The rules are pure (`control`, `freshness`, `vary`, `admit`, `conditional`, `lookup`, `purge::table`); the edges
-//! are `store` (tiers), `purge` (log and table) and `collapse` (flights).
+//! are `store` (tiers), `purge` (log and table), `collapse` (flights) and `body` (reading and taking in bodies).
 
 pub mod admit;
+pub mod body;
 pub mod codec;
 pub mod collapse;
 pub mod conditional;
@@ -28,6 +29,7 @@ use prometheus_client::{
 use thiserror::Error;
 
 use self::{
+    body::{budget::Budget, lending::Lending},
     entry::{Object, Value},
     key::Key,
     lookup::{Demand, Outcome},
@@ -69,6 +71,14 @@ pub struct Metrics {
     pub redis_writes_dropped: Counter,
     /// Bodies of which a part was missing when it was to be sent.
     pub parts_missing: Counter,
+    /// Bodies whose rest came from the origin, because a part was missing.
+    pub bodies_resumed: Counter,
+    /// Bodies that broke off, because a part was missing and the origin couldn't make up for it.
+    pub bodies_cut: Counter,
+    /// Bodies that were passed on without being stored, because all together held as much as they may.
+    pub bodies_unstored: Counter,
+    /// Bytes of bodies that are held outside of the tiers.
+    pub bodies_bytes: Gauge,
     /// Fetches under way that others wait for.
     pub flights: Gauge,
     /// Purges made through this node.
@@ -104,6 +114,9 @@ impl Metrics {
             ("cache_redis_errors", "Redis commands that failed or took too long", &self.redis_errors),
             ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
             ("cache_parts_missing", "Bodies of which a part was missing", &self.parts_missing),
+            ("cache_bodies_resumed", "Bodies whose rest came from the origin", &self.bodies_resumed),
+            ("cache_bodies_cut", "Bodies that broke off for want of a part", &self.bodies_cut),
+            ("cache_bodies_unstored", "Bodies not stored for want of memory on their way", &self.bodies_unstored),
             ("cache_purges", "Purges made through this node", &self.purges),
             ("cache_purge_invalidations", "URLs that unsafe methods invalidated", &self.purge_invalidations),
             ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
@@ -115,6 +128,7 @@ impl Metrics {
         }
         let gauges = [
             ("cache_flights", "Fetches under way that others wait for", &self.flights),
+            ("cache_bodies_bytes", "Bytes of bodies held outside of the tiers", &self.bodies_bytes),
             ("cache_purge_in_step", "1 while in step with the region's purge log, or without one", &self.purge_in_step),
             ("cache_purge_lag_records", "Records of the purge log yet to be applied", &self.purge_lag_records),
             ("cache_purge_lag_ms", "Since the purge log was read to its end; -1 before", &self.purge_lag_ms),
@@ -161,6 +175,7 @@ pub struct Query<'a> {
 pub struct Cache {
     config: config::Cache,
     tiers: Tiers,
+    lending: Arc<Lending>,
     purger: Arc<Purger>,
     metrics: Metrics,
     /// Dropped after what it guards.
@@ -176,7 +191,8 @@ impl Cache {
     pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
         // First of all: neither the store's files nor the purge table may be touched beside another node's.
         let lock = config.disk.as_ref().map(|disk| DirLock::take(&disk.dir)).transpose()?;
-        let tiers = Tiers::open(config, &metrics).await?;
+        let bodies = Budget::new(config.bodies_bytes_max, metrics.bodies_bytes.clone());
+        let tiers = Tiers::open(config, &bodies, &metrics).await?;
         let log = match &config.redis {
             Some(redis) => {
                 let log = purge::redis::RedisLog::new(&config.namespace, redis, &config.purge)?;
@@ -186,7 +202,14 @@ impl Cache {
         };
         let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
         let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
-        Ok(Arc::new(Self { config: config.clone(), tiers, purger, metrics, _lock: lock }))
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            tiers,
+            lending: Lending::new(bodies),
+            purger,
+            metrics,
+            _lock: lock,
+        }))
     }
 
     /// What was purged.

@@ -144,6 +144,10 @@ pub struct Cache {
     pub clock_skew: Duration,
     /// Different tags that a response may have; with more it isn't kept.
     pub object_tags_max: usize,
+    /// What a part of a body that is being sent may take to come from a tier; then the origin is asked for the rest.
+    pub part_time: Duration,
+    /// Bytes of bodies that may be held outside of the tiers, all together.
+    pub bodies_bytes_max: u64,
     /// The first tier.
     pub memory: Memory,
     /// The second tier.
@@ -205,7 +209,7 @@ pub struct Breaker {
 pub struct Collapse {
     /// Fetches in flight; a further miss goes to the origin by itself.
     pub flights_max: usize,
-    /// Bytes of a body that is not kept which a slow reader may lag behind before the fetch waits for it.
+    /// Bytes of an arriving body that are held for readers which lag behind.
     pub lag_bytes_max: u64,
     /// How long an uncacheable answer lets later requests for its key go on without queueing.
     pub uncacheable: Duration,

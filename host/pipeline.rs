@@ -11,6 +11,7 @@ pub mod infer;
 pub mod keying;
 mod prefetch;
 pub mod reply;
+mod rest;
 pub mod route;
 pub mod trail;
 mod travel;

@@ -1,13 +1,15 @@
 //! How a value is written to disk and to Redis: a format version, the head as MessagePack, the body after it, raw.
 //! What can't be read is a miss, never an error.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{
-    entry::{Head, Layout, Object, Value},
+    entry::{DIGEST_BYTES, Digest, Head, Layout, Object, Value},
     freshness::Lifetimes,
     purge::Mark,
     tag::Tag,
@@ -86,6 +88,9 @@ struct Wire {
     for_authorized: bool,
     length: u64,
     parts: Option<(u64, u64)>,
+    /// The digests of the parts, joined. Without them there is no telling what a part should be: such a head is a miss.
+    #[serde(default)]
+    digests: ByteBuf,
 }
 
 impl From<&Head> for Wire {
@@ -103,7 +108,11 @@ impl From<&Head> for Wire {
             length: head.length,
             parts: match head.layout {
                 Layout::Whole => None,
-                Layout::Parts { stamp, part_bytes } => Some((stamp, part_bytes)),
+                Layout::Parts { stamp, part_bytes, .. } => Some((stamp, part_bytes)),
+            },
+            digests: match &head.layout {
+                Layout::Whole => ByteBuf::new(),
+                Layout::Parts { digests, .. } => ByteBuf::from(digests.concat()),
             },
         }
     }
@@ -131,16 +140,23 @@ impl Wire {
             layout: match self.parts {
                 None => Layout::Whole,
                 Some((_, 0)) => return None,
-                Some((stamp, part_bytes)) => Layout::Parts { stamp, part_bytes },
+                Some((stamp, part_bytes)) => {
+                    let digests = digests(&self.digests, self.length.div_ceil(part_bytes))?;
+                    Layout::Parts { stamp, part_bytes, digests }
+                }
             },
         })
     }
 }
 
+/// Exactly `count` digests, if that's what the bytes are.
+fn digests(bytes: &[u8], count: u64) -> Option<Arc<[Digest]>> {
+    let (digests, rest) = bytes.as_chunks::<DIGEST_BYTES>();
+    (rest.is_empty() && digests.len() as u64 == count).then(|| digests.into())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -185,6 +201,25 @@ pub(crate) mod tests {
         let names: Arc<[HeaderName]> = vec![http::header::ACCEPT].into();
         let Some(Value::Varies(read)) = decode(&joined(&Value::Varies(names.clone()))) else { panic!("not varies") };
         assert_eq!(read, names);
+    }
+
+    #[test]
+    fn a_body_in_parts_is_known_by_their_digests_and_without_one_of_them_a_miss() {
+        let with = |digests: Vec<Digest>| {
+            let mut head = head(25);
+            head.layout = Layout::Parts { stamp: 9, part_bytes: 10, digests: digests.into() };
+            head
+        };
+        let kept = with(vec![[1; DIGEST_BYTES], [2; DIGEST_BYTES], [3; DIGEST_BYTES]]);
+        let bytes = joined(&Value::Object(Object::new(kept.clone(), Bytes::new())));
+        let Some(Value::Object(object)) = decode(&bytes) else { panic!("not an object") };
+        assert_eq!(object.head, kept);
+        for count in [0, 2, 4] {
+            let head = with(vec![[1; DIGEST_BYTES]; count]);
+            let bytes = joined(&Value::Object(Object::new(head, Bytes::new())));
+            assert!(decode(&bytes).is_none(), "{count} digests of 3");
+        }
+        assert_eq!(digests(&[0; DIGEST_BYTES + 1], 1), None);
     }
 
     #[test]

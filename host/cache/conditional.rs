@@ -1,7 +1,7 @@
 //! Conditional requests (RFC 9110, section 13): answering a client's, and making our own to renew an entry.
 
 use http::{
-    HeaderMap, HeaderName, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{
         CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_MODIFIED_SINCE,
         IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
@@ -87,6 +87,56 @@ pub fn same(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     }
 }
 
+/// Asks for a body from `offset` on, if it is still the one that was stored (RFC 9110, section 13.1.5). Only a strong
+/// validator can say so; without one, what comes is known by its bytes.
+pub fn ask_rest(request: &mut HeaderMap, whole: &Whole, offset: u64) {
+    let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-")) else { return };
+    request.insert(RANGE, range);
+    if let Some(tag) = whole.tag.as_ref().filter(|tag| !tag.as_bytes().starts_with(b"W/")) {
+        request.insert(IF_RANGE, tag.clone());
+    }
+}
+
+/// A body of which the rest is asked for.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    /// The status that it came with.
+    pub status: StatusCode,
+    /// Its validator.
+    pub tag: Option<HeaderValue>,
+    /// Its length in bytes, if that's known.
+    pub length: Option<u64>,
+}
+
+/// Where a response begins that was asked for a body from `offset` on: there, or at its beginning. `None` if it is
+/// another body, or none.
+#[must_use]
+pub fn begins_at(whole: &Whole, offset: u64, status: StatusCode, headers: &HeaderMap) -> Option<u64> {
+    if let (Some(stored), Some(now)) = (&whole.tag, headers.get(ETAG))
+        && opaque(stored.as_bytes()) != opaque(now.as_bytes())
+    {
+        return None;
+    }
+    let (begins, length) = if status == StatusCode::PARTIAL_CONTENT {
+        content_range(headers).filter(|(first, _)| *first == offset)?
+    } else if status == whole.status {
+        (0, headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()))
+    } else {
+        return None;
+    };
+    let same = length.is_none() || whole.length.is_none() || length == whole.length;
+    same.then_some(begins)
+}
+
+/// The first byte of a range of bytes, and the length of the whole, if it's stated (RFC 9110, section 14.4).
+fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    let length = if length == "*" { None } else { Some(length.trim().parse().ok()?) };
+    Some((first.trim().parse().ok()?, length))
+}
+
 /// Fields of a stored answer that a 304 to the client repeats (RFC 9110, section 15.4.5): all but the body's own.
 pub fn strip_for_not_modified(headers: &mut HeaderMap) {
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE] {
@@ -96,8 +146,6 @@ pub fn strip_for_not_modified(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -139,5 +187,50 @@ mod tests {
             stored,
             headers(&[("content-type", "a/b"), ("cache-control", "max-age=9"), ("x-old", "1"), ("x-new", "2")])
         );
+    }
+
+    #[test]
+    fn the_rest_is_asked_for_only_of_the_same_body() {
+        for (tag, wanted) in [
+            (Some("\"a\""), &[("range", "bytes=7-"), ("if-range", "\"a\"")][..]),
+            (Some("W/\"a\""), &[("range", "bytes=7-")]),
+            (None, &[("range", "bytes=7-")]),
+        ] {
+            let mut request = HeaderMap::new();
+            let tag = tag.map(HeaderValue::from_static);
+            ask_rest(&mut request, &Whole { status: StatusCode::OK, tag: tag.clone(), length: None }, 7);
+            assert_eq!(request, headers(wanted), "{tag:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_begins_where_it_was_asked_for_or_at_the_beginning() {
+        let tag = Some(HeaderValue::from_static("\"a\""));
+        let whole = Whole { status: StatusCode::OK, tag, length: Some(10) };
+        for (status, response, wanted) in [
+            (206, &[("content-range", "bytes 7-9/10")][..], Some(7)),
+            (206, &[("content-range", "bytes 7-9/*"), ("etag", "\"a\"")], Some(7)),
+            (206, &[("content-range", "bytes 7-9/10"), ("etag", "\"b\"")], None),
+            (206, &[("content-range", "bytes 7-9/11")], None),
+            (206, &[("content-range", "bytes 6-9/10")], None),
+            (206, &[("content-range", "lines 7-9/10")], None),
+            (206, &[("content-range", "bytes 7")], None),
+            (206, &[("content-type", "multipart/byteranges; boundary=x")], None),
+            (200, &[("content-length", "10")], Some(0)),
+            (200, &[("etag", "W/\"a\"")], Some(0)),
+            (200, &[("content-length", "9")], None),
+            (200, &[("etag", "\"b\"")], None),
+            (416, &[("content-range", "bytes */9")], None),
+            (304, &[], None),
+            (404, &[], None),
+            (500, &[], None),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(begins_at(&whole, 7, status, &headers(response)), wanted, "{status} {response:?}");
+        }
+        let unknown = Whole { status: StatusCode::NOT_FOUND, tag: None, length: None };
+        let any = headers(&[("content-length", "3"), ("etag", "\"b\"")]);
+        assert_eq!(begins_at(&unknown, 7, StatusCode::NOT_FOUND, &any), Some(0));
+        assert_eq!(begins_at(&unknown, 7, StatusCode::OK, &any), None);
     }
 }

@@ -44,7 +44,7 @@ pub struct Head {
 }
 
 /// How a body is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// In one piece, with the head.
     Whole,
@@ -54,18 +54,23 @@ pub enum Layout {
         stamp: u64,
         /// Bytes of each part but the last.
         part_bytes: u64,
+        /// The digest of each part. Whatever a tier or the origin has for a part, it is that part only if this fits.
+        digests: Arc<[Digest]>,
     },
 }
 
-impl Layout {
-    /// How many parts hold `length` bytes.
-    #[must_use]
-    pub fn parts(&self, length: u64) -> u32 {
-        match self {
-            Self::Whole => 0,
-            Self::Parts { part_bytes, .. } => u32::try_from(length.div_ceil(*part_bytes)).unwrap_or(u32::MAX),
-        }
-    }
+/// The beginning of a part's blake3.
+pub type Digest = [u8; DIGEST_BYTES];
+
+/// Bytes of a [`Digest`].
+pub const DIGEST_BYTES: usize = 16;
+
+/// The digest of a part.
+#[must_use]
+pub fn digest(part: &[u8]) -> Digest {
+    let mut digest = [0; DIGEST_BYTES];
+    digest.copy_from_slice(&blake3::hash(part).as_bytes()[..DIGEST_BYTES]);
+    digest
 }
 
 impl Head {
@@ -168,7 +173,11 @@ impl Object {
     pub fn weight(&self) -> usize {
         // Twice the headers: the prepared reply holds them again.
         let headers: usize = self.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
-        512 + 2 * headers + 16 * self.head.tags.len() + self.body.len()
+        let digests = match &self.head.layout {
+            Layout::Whole => 0,
+            Layout::Parts { digests, .. } => DIGEST_BYTES * digests.len(),
+        };
+        512 + 2 * headers + 16 * self.head.tags.len() + digests + self.body.len()
     }
 }
 

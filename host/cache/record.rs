@@ -1,30 +1,26 @@
-//! Storing a body while it arrives, renewing one by a 304, and reading one back.
+//! Storing a body while it arrives, and renewing one by a 304.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
-    Cache,
+    Cache, Metrics,
     admit::{Storage, strip_for_storage},
+    body::lending::Lent,
+    collapse::shared::{SharedBody, Spill},
     conditional,
-    entry::{Head, Layout, Object, Value},
+    entry::{self, Digest, Head, Layout, Object, Value},
     freshness::initial_age_ms,
     key::Key,
     purge::Mark,
     tag::{self, Tag},
 };
-use crate::{
-    clock::{self, Timestamp},
-    message::{Body, BodyError, body::Sender},
-};
-
-/// Parts that may be read ahead of a slow client.
-const READ_AHEAD: usize = 1;
+use crate::clock::{self, Timestamp};
 
 /// Under which keys an answer is stored.
 #[derive(Clone, Debug)]
@@ -92,78 +88,123 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-/// Stores one body as it arrives. Dropped before [`Recorder::finish`], it leaves nothing that could be found.
+/// Stores one body, part by part as it arrives. Dropped before [`Recorder::finish`], it leaves nothing that could be
+/// found.
 #[derive(Debug)]
 pub struct Recorder {
     cache: Arc<Cache>,
     place: Place,
     head: Head,
-    pending: BytesMut,
     part_bytes: usize,
     stamp: u64,
-    parts: u32,
+    digests: Vec<Digest>,
 }
 
 /// The body is over `object_bytes_max`; what was stored of it is unreachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
+/// A part that has just been stored.
+#[derive(Debug)]
+pub struct Stored {
+    /// The part, counted as being read.
+    pub part: Arc<Lent>,
+    /// Its digest.
+    pub digest: Digest,
+}
+
 impl Recorder {
-    /// Begins to store an answer of `length` bytes, if that's known.
+    /// Begins to store a response.
     #[must_use]
-    pub fn new(cache: Arc<Cache>, place: Place, head: Head, length: Option<u64>) -> Self {
+    pub fn new(cache: Arc<Cache>, place: Place, head: Head) -> Self {
         let part_bytes = cache.config().part_bytes;
-        let expected = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX);
-        let pending = BytesMut::with_capacity(expected.min(part_bytes));
-        Self { cache, place, head, pending, part_bytes, stamp: fastrand::u64(..), parts: 0 }
+        Self { cache, place, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new() }
     }
 
-    /// Adds a piece. It is copied once, into memory of its own: a piece from a connection may keep a far larger
-    /// buffer alive.
+    /// The body as others read it while it arrives, of `length` bytes if that's known.
+    #[must_use]
+    pub fn shared(&self, length: Option<u64>) -> SharedBody {
+        let spill = Spill {
+            cache: Arc::clone(&self.cache),
+            key: self.place.key,
+            stamp: self.stamp,
+            part_bytes: self.part_bytes as u64,
+            expires: clock::now().plus(Duration::from_millis(self.head.lifetimes.end_ms())),
+        };
+        SharedBody::arriving(length, spill)
+    }
+
+    /// Bytes of each part but the last.
+    #[must_use]
+    pub const fn part_bytes(&self) -> usize {
+        self.part_bytes
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.cache.metrics()
+    }
+
+    /// Notes that the body is longer by `bytes`.
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub fn push(&mut self, mut piece: &[u8]) -> Result<(), TooLarge> {
-        self.head.length += piece.len() as u64;
-        if self.head.length > self.cache.config().object_bytes_max {
-            return Err(TooLarge);
-        }
-        while self.pending.len() + piece.len() > self.part_bytes {
-            let (fits, rest) = piece.split_at(self.part_bytes - self.pending.len());
-            self.pending.extend_from_slice(fits);
-            self.write_part();
-            piece = rest;
-        }
-        self.pending.extend_from_slice(piece);
-        Ok(())
+    pub fn grow(&mut self, bytes: usize) -> Result<(), TooLarge> {
+        self.head.length += bytes as u64;
+        if self.head.length > self.cache.config().object_bytes_max { Err(TooLarge) } else { Ok(()) }
     }
 
-    /// The body is complete: from now on it can be found.
-    pub fn finish(mut self) -> Arc<Object> {
-        let body = if self.parts == 0 {
-            exact(self.pending)
-        } else {
-            self.write_part();
-            self.head.layout = Layout::Parts { stamp: self.stamp, part_bytes: self.part_bytes as u64 };
-            Bytes::new()
+    /// Stores the next part, which consists of `pieces`. They are copied into memory of the part's own: a piece may
+    /// keep a far larger buffer alive, and what is stored isn't counted as being on its way.
+    pub fn part(&mut self, pieces: &[Bytes]) -> Stored {
+        let bytes = joined(pieces);
+        let digest = entry::digest(&bytes);
+        let key = self.place.key.part(self.stamp, u32::try_from(self.digests.len()).unwrap_or(u32::MAX));
+        self.digests.push(digest);
+        self.cache.tiers.insert(key, Value::Part(bytes.clone()), self.head.lifetimes.end_ms());
+        let held = self.cache.lending.budget().force(bytes.len());
+        Stored { part: self.cache.lending.lend(key, bytes, held), digest }
+    }
+
+    /// The body ends with `pieces`, which no part has yet: from now on it can be found. With its last part, if it is
+    /// stored in parts.
+    pub fn finish(mut self, pieces: &[Bytes]) -> (Arc<Object>, Option<Stored>) {
+        if self.digests.is_empty() {
+            let body = joined(pieces);
+            return (self.store(body), None);
+        }
+        let last = self.part(pieces);
+        self.head.layout = Layout::Parts {
+            stamp: self.stamp,
+            part_bytes: self.part_bytes as u64,
+            digests: std::mem::take(&mut self.digests).into(),
         };
+        (self.store(Bytes::new()), Some(last))
+    }
+
+    /// Stores a body that is there already, in one piece.
+    ///
+    /// # Errors
+    /// [`TooLarge`].
+    pub fn whole(mut self, body: &[u8]) -> Result<Arc<Object>, TooLarge> {
+        self.grow(body.len())?;
+        Ok(self.store(Bytes::copy_from_slice(body)))
+    }
+
+    fn store(self, body: Bytes) -> Arc<Object> {
         let object = Object::new(self.head, body);
         let index = self.place.names.map(|names| (self.place.primary, names));
         self.cache.store(self.place.key, &object, index, clock::now());
         object
     }
-
-    fn write_part(&mut self) {
-        let bytes = exact(std::mem::take(&mut self.pending));
-        let key = self.place.key.part(self.stamp, self.parts);
-        self.cache.tiers.insert(key, Value::Part(bytes), self.head.lifetimes.end_ms());
-        self.parts += 1;
-    }
 }
 
-/// Bytes without spare capacity: what is weighed is what is held.
-fn exact(bytes: BytesMut) -> Bytes {
-    if bytes.capacity() > bytes.len() + bytes.len() / 8 { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }
+/// The pieces as one, without spare capacity: what is weighed is what is held.
+fn joined(pieces: &[Bytes]) -> Bytes {
+    let mut bytes = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
+    pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
+    bytes.into()
 }
 
 impl Cache {
@@ -184,71 +225,10 @@ impl Cache {
         let mut renewed = head(object.head.status, &headers, storage, place, origins);
         renewed.initial_age_ms = initial_age_ms(not_modified, origins.requested, origins.received);
         renewed.length = object.head.length;
-        renewed.layout = object.head.layout;
+        renewed.layout = object.head.layout.clone();
         let renewed = Object::new(renewed, object.body.clone());
         let index = place.names.clone().map(|names| (place.primary, names));
         self.store(place.key, &renewed, index, origins.received);
         Some(renewed)
-    }
-
-    /// The body of a stored object; `None` if a part of it is missing.
-    pub async fn body(self: &Arc<Self>, key: Key, object: &Object) -> Option<Body> {
-        let Layout::Parts { stamp, .. } = object.head.layout else {
-            return Some(Body::Full(object.body.clone()));
-        };
-        let count = object.head.layout.parts(object.head.length);
-        // What is in memory now is held, so that it can't leave while a slow client reads.
-        let parts: Vec<(Key, Option<Bytes>)> = (0..count)
-            .map(|index| key.part(stamp, index))
-            .map(|part| (part, self.tiers.memory(&part).and_then(bytes_of)))
-            .collect();
-        let elsewhere: Vec<Key> = parts
-            .iter()
-            .filter(|(part, held)| held.is_none() && !self.tiers.may_have(part))
-            .map(|(key, _)| *key)
-            .collect();
-        if !self.tiers.redis_has(&elsewhere).await {
-            self.tiers.remove(&key);
-            return None;
-        }
-        let (sender, body) = Body::channel(READ_AHEAD, Some(object.head.length));
-        tokio::spawn(send_parts(Arc::clone(self), key, parts, sender));
-        Some(body)
-    }
-
-    async fn part(&self, key: &Key) -> Option<Bytes> {
-        match self.tiers.disk(key).await {
-            Some(value) => bytes_of(value),
-            None => {
-                let value = self.tiers.redis(key).await?;
-                self.tiers.insert_local(*key, value.clone());
-                bytes_of(value)
-            }
-        }
-    }
-}
-
-async fn send_parts(cache: Arc<Cache>, key: Key, parts: Vec<(Key, Option<Bytes>)>, sender: Sender) {
-    for (part, held) in parts {
-        let bytes = match held {
-            Some(bytes) => Some(bytes),
-            None => cache.part(&part).await,
-        };
-        let Some(bytes) = bytes else {
-            cache.metrics.parts_missing.inc();
-            cache.tiers.remove(&key);
-            sender.fail(BodyError::Broken("a part of it is no longer stored".to_owned())).await;
-            return;
-        };
-        if sender.send(bytes).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn bytes_of(value: Value) -> Option<Bytes> {
-    match value {
-        Value::Part(bytes) => Some(bytes),
-        _ => None,
     }
 }

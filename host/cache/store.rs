@@ -5,9 +5,9 @@ pub mod lock;
 mod seldom;
 pub mod shared;
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{entry::Value, key::Key};
+use super::{body::budget::Budget, entry::Value, key::Key};
 use crate::config;
 
 use local::Local;
@@ -58,6 +58,17 @@ pub enum Error {
     Redis(String),
 }
 
+/// What a tier replies when it is asked for a value.
+#[derive(Clone, Debug)]
+pub enum TierReply {
+    /// It has this.
+    Found(Value),
+    /// It has nothing under the key, or nothing that can be read.
+    Missing,
+    /// It failed, or took too long: it may have the value.
+    Unanswered,
+}
+
 /// All tiers.
 pub struct Tiers {
     local: Local,
@@ -65,14 +76,14 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Opens what the config names.
+    /// Opens what the config names. What waits to be written to Redis counts as held by `bodies`.
     ///
     /// # Errors
     /// [`Error`] if the disk tier can't be opened or the Redis URL is not one. A Redis that is down is no error.
-    pub async fn open(config: &config::Cache, metrics: &super::Metrics) -> Result<Self, Error> {
+    pub async fn open(config: &config::Cache, bodies: &Arc<Budget>, metrics: &super::Metrics) -> Result<Self, Error> {
         let local = Local::open(config, metrics).await?;
         let shared = match &config.redis {
-            Some(redis) => Some(Shared::open(redis, &config.namespace, metrics)?),
+            Some(redis) => Some(Shared::open(redis, config, bodies, metrics)?),
             None => None,
         };
         Ok(Self { local, shared })
@@ -92,6 +103,21 @@ impl Tiers {
     /// Looks in Redis, within its budget. What is found isn't promoted: the caller does that once it's judged good.
     pub async fn redis(&self, key: &Key) -> Option<Value> {
         self.shared.as_ref()?.get(key).await
+    }
+
+    /// Looks in Redis for a part of a body. It may take `limit`, more than a look-up; with `patience` Redis is asked
+    /// even while its breaker is open.
+    pub async fn redis_part(&self, key: &Key, limit: Duration, patience: bool) -> TierReply {
+        match &self.shared {
+            Some(shared) => shared.part(key, limit, patience).await,
+            None => TierReply::Missing,
+        }
+    }
+
+    /// Whether this node has a disk tier.
+    #[must_use]
+    pub const fn has_disk(&self) -> bool {
+        self.local.has_disk()
     }
 
     /// Is there a tier beside memory?
@@ -137,6 +163,14 @@ impl Tiers {
     /// Removes a value from this node's memory and disk. Validity doesn't depend on it.
     pub fn remove(&self, key: &Key) {
         self.local.remove(key);
+    }
+
+    /// Removes a value from this node's memory and disk, and in the background from Redis.
+    pub fn remove_everywhere(&self, key: &Key) {
+        self.local.remove(key);
+        if let Some(shared) = &self.shared {
+            shared.remove(key);
+        }
     }
 
     /// Writes out what is still to be written, and closes.

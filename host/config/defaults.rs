@@ -61,7 +61,8 @@ impl Default for Timeouts {
 }
 
 impl Default for Cache {
-    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB, with up to 1,024 tags; clocks that differ by 2 s agree.
+    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB that may take a second, with up to 1,024 tags; 256 MiB of
+    /// bodies on their way; clocks that differ by 2 s agree.
     fn default() -> Self {
         Self {
             namespace: "holm".to_owned(),
@@ -70,6 +71,8 @@ impl Default for Cache {
             // Clocks that are kept by NTP differ by milliseconds; past this one of them is wrong.
             clock_skew: Duration::from_secs(2),
             object_tags_max: 1_024,
+            part_time: Duration::from_secs(1),
+            bodies_bytes_max: 256 << 20,
             memory: Memory::default(),
             disk: None,
             redis: None,

@@ -90,6 +90,8 @@ pub(super) struct Cache {
     pub(super) part_bytes: Field<ByteSize>,
     pub(super) clock_skew_ms: Field<Millis>,
     pub(super) object_tags_max: Field<Count>,
+    pub(super) part_ms: Field<Millis>,
+    pub(super) bodies_bytes_max: Field<ByteSize>,
     pub(super) memory: Memory,
     pub(super) disk: Option<Disk>,
     pub(super) redis: Option<Redis>,

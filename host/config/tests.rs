@@ -203,7 +203,7 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 23] = [
+    let table: [(&str, &[&str]); 24] = [
         ("[limits]\ntrusted_proxies = [\"10.0.0.0/33\"] # !", &["`10.0.0.0/33` is no network", "such as `10.0.0.0/8`"]),
         ("[limits]\nspool_dir = \"\" # !", &["the path of the spool is empty"]),
         ("[timeouts]\nrate_window_ms = 99 # !", &["`rate_window_ms` can't be 99 ms", "100 ms to"]),
@@ -213,6 +213,10 @@ fn values_out_of_bounds_are_named_where_they_stand() {
         ("[cache]\npart_bytes = 1024 # !", &["`part_bytes` can't be 1KiB", "4KiB to 16MiB"]),
         ("[cache]\npart_bytes = \"17MiB\" # !", &["`part_bytes` can't be 17MiB"]),
         ("[cache]\nobject_tags_max = 0 # !", &["`object_tags_max` can't be 0", "1 to 100_000"]),
+        (
+            "[cache]\npart_bytes = \"2MiB\"\nbodies_bytes_max = \"15MiB\" # !",
+            &["less than 8 parts", "allowed is 16MiB"],
+        ),
         ("[cache]\nnamespace = \"a{b}\" # !", &["the name of a namespace"]),
         ("[cache.memory]\nbytes = \"1000kB\" # !", &["`bytes` can't be", "1MiB to"]),
         (

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     cache::{
         admit::{self, Admission, Refusal, Storage},
+        body::intake::Intake,
         collapse::{Lead, shared::SharedBody},
         conditional,
         control::Directives,
@@ -33,7 +34,7 @@ use crate::{
         vary::{self, Vary},
     },
     clock::{self, Timestamp},
-    message::{Body, BodyError, RequestHead, Response},
+    message::{Body, RequestHead, Response},
     origin::Failure,
     policy::key,
 };
@@ -44,6 +45,8 @@ const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
 /// What is to be fetched, for a request that could be answered from the cache.
 #[derive(Clone, Debug)]
 pub struct Ask {
+    /// The route that took it.
+    pub route: Arc<Route>,
     /// The client's request.
     pub head: RequestHead,
     /// Its body, if it's a question.
@@ -201,7 +204,7 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
         // Renewed under the new mark, a purge since the look-up would be forgotten.
         renewable = renewable.filter(|object| !node.cache.is_gone(object, &ask.head.url()));
         let begun = Instant::now();
-        let arrived = match send(node, route, ask, renewable.map(AsRef::as_ref)).await {
+        let arrived = match send(node, ask, outbound(ask, renewable.map(AsRef::as_ref))).await {
             Ok(arrived) => arrived,
             Err(failed) => return Exchanged::Failed(failed),
         };
@@ -220,10 +223,10 @@ pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Ex
 }
 
 /// Sends the request as the policy shapes it, to whom the policy chooses.
-async fn send(node: &Pipeline, route: &Route, ask: &Ask, renewable: Option<&Object>) -> Result<Arrived, Failed> {
+pub(super) async fn send(node: &Pipeline, ask: &Ask, mut parcel: Parcel) -> Result<Arrived, Failed> {
+    let route = &ask.route;
     let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
     let faulted = |fault| Pipeline::faulted(route, &fault);
-    let mut parcel = outbound(route, ask, renewable);
     let shape = ask.advice.shape(route, &facts).map_err(faulted)?;
     parcel.open(route, shape.as_ref(), &facts);
     if let Some(shape) = &shape {
@@ -242,7 +245,8 @@ struct Times {
 }
 
 /// The request to the origin: without the client's conditions, because what is to be stored must come whole.
-fn outbound(route: &Route, ask: &Ask, renewable: Option<&Object>) -> Parcel {
+pub(super) fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
+    let route = &ask.route;
     let mut headers =
         if route.infers() { forwarding::of_question(route, &ask.advice, &ask.head) } else { forwarded(&ask.head) };
     for name in &conditional::CONDITIONS {
@@ -342,27 +346,36 @@ async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Ar
         }
         Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
         Admission::Store(storage) => {
-            let place = place(ask, &storage);
-            let url = ask.head.url();
-            let head = head(parts.status, &parts.headers, &storage, &place, &origins(route, &url, times));
-            let shared = SharedBody::new(length, node.cache.config().collapse.lag_bytes_max);
-            let mut headers = head.headers.clone();
-            if let Some(age) = parts.headers.get(header::AGE) {
-                headers.insert(header::AGE, age.clone());
-            }
-            let arrival = Arrival {
-                headers: Arc::new(headers),
-                body: shared.clone(),
-                place: place.clone(),
-                tags: head.tags.as_slice().into(),
-                mark: head.mark,
-                ttl_ms: Some(storage.lifetimes.ttl_ms.saturating_sub(head.initial_age_ms)),
-                served,
-            };
-            let recorder = Recorder::new(Arc::clone(&node.cache), place, head, length);
-            Exchanged::Stored(arrival, Box::new(Pump { body, recorder: Some(recorder), shared }))
+            arriving(node, route, ask, Response::from_parts(parts, body), &storage, served, times)
         }
     }
+}
+
+/// What is to be stored, on its way in.
+fn arriving(
+    node: &Arc<Pipeline>,
+    route: &Route,
+    ask: &Ask,
+    response: Response,
+    storage: &Storage,
+    served: Served,
+    times: &Times,
+) -> Exchanged {
+    let (parts, body) = response.into_parts();
+    let place = place(ask, storage);
+    let url = ask.head.url();
+    let head = head(parts.status, &parts.headers, storage, &place, &origins(route, &url, times));
+    let mut headers = head.headers.clone();
+    if let Some(age) = parts.headers.get(header::AGE) {
+        headers.insert(header::AGE, age.clone());
+    }
+    let tags = head.tags.as_slice().into();
+    let mark = head.mark;
+    let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(head.initial_age_ms));
+    let recorder = Recorder::new(Arc::clone(&node.cache), place.clone(), head);
+    let shared = recorder.shared(body.size_hint().exact());
+    let arrival = Arrival { headers: Arc::new(headers), body: shared.clone(), place, tags, mark, ttl_ms, served };
+    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder) }))
 }
 
 /// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each: if it
@@ -463,46 +476,27 @@ fn is_failure(status: StatusCode) -> bool {
 /// Takes a body in: into the tiers, and to all who read along.
 pub struct Pump {
     body: Body,
-    recorder: Option<Recorder>,
-    shared: SharedBody,
-}
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        // Whatever ends it, those who read along are told; after a regular end this changes nothing.
-        self.shared.finish(Err(BodyError::Broken("the fetch ended early".to_owned())));
-    }
+    intake: Intake<Lead<Landing>>,
 }
 
 impl Pump {
     /// Runs to the body's end. The flight, if there is one, stays open until the answer can be found in the tiers.
-    pub async fn run(mut self, mut lead: Option<Lead<Landing>>) {
-        let mut recorder = self.recorder.take();
+    pub async fn run(mut self, lead: Option<Lead<Landing>>) {
+        self.intake.keep(lead);
         loop {
-            let frame = match self.body.frame().await {
-                None => break,
-                Some(Ok(frame)) => frame,
+            match self.body.frame().await {
+                None => return self.intake.finish(),
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    if self.intake.take(data).await.is_err() {
+                        return;
+                    }
+                }
                 Some(Err(error)) => {
                     warn!(%error, "an answer broke off; it isn't stored");
-                    self.shared.finish(Err(error));
-                    return;
+                    return self.intake.fail(error);
                 }
-            };
-            let Ok(piece) = frame.into_data() else { continue };
-            if recorder.as_mut().is_some_and(|recorder| recorder.push(&piece).is_err()) {
-                debug!("an answer is over object_bytes_max; it is passed on but not stored");
-                recorder = None;
-                lead = None;
-                self.shared.release();
-            }
-            if self.shared.push(piece).await.is_err() {
-                return;
             }
         }
-        if let Some(recorder) = recorder {
-            recorder.finish();
-        }
-        self.shared.finish(Ok(()));
-        drop(lead);
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         key::Key,
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
-        record::{Origins, Place, Recorder, head},
+        record::{Origins, Place, Recorder, TooLarge, head},
         status::{CACHE_STATUS, Forward},
         store::Tier,
         tag::{self, Tag},
@@ -501,12 +501,10 @@ impl Flight {
             tag_headers: &self.route.config.tag_headers,
         };
         let head = head(StatusCode::OK, headers, &storage, &place, &origins);
-        let mut recorder = Recorder::new(Arc::clone(cache), place, head, Some(body.len() as u64));
-        if recorder.push(body).is_err() {
-            return (Some(Refusal::TooLarge), None, None);
+        match Recorder::new(Arc::clone(cache), place, head).whole(body) {
+            Ok(object) => (None, None, Some(object.head.tags.clone())),
+            Err(TooLarge) => (Some(Refusal::TooLarge), None, None),
         }
-        let tags = recorder.finish().head.tags.clone();
-        (None, None, Some(tags))
     }
 }
 

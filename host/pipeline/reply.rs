@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
     Pipeline, Served, Trail,
-    fetch::{self, Arrival},
+    fetch::{self, Arrival, Ask},
 };
 use crate::{
     cache::{conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
@@ -56,15 +56,16 @@ impl Pipeline {
         Some(shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
 
-    /// The reply from a stored object, whatever tier it was in. `None` if a part of its body is missing.
+    /// The reply from a stored object, whatever tier it was in. `None` if its body isn't there.
     pub(super) async fn object_reply(
-        &self,
+        self: &Arc<Self>,
+        ask: &Ask,
         key: Key,
         object: &Arc<Object>,
-        wanted: Wanted<'_>,
         mut trail: Trail,
         now: Timestamp,
     ) -> Option<Served> {
+        let wanted = Wanted::from(&ask.head);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
@@ -72,24 +73,35 @@ impl Pipeline {
         let body = if not_modified || wanted.method == Method::HEAD {
             Body::Empty
         } else {
-            self.cache.body(key, object).await?
+            let head = &object.head;
+            self.cache.body(key, object, || self.rest(ask, head.status, &head.headers, Some(head.length))).await?
         };
         let response = shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
         Some(Served { response, trail })
     }
 
     /// The reply from an answer that is still coming in. `None` if its beginning is gone.
-    pub(super) fn arrival_reply(&self, arrival: &Arrival, wanted: Wanted<'_>, mut trail: Trail) -> Option<Served> {
-        let reader = arrival.body.reader().ok()?;
+    pub(super) async fn arrival_reply(
+        self: &Arc<Self>,
+        ask: &Ask,
+        arrival: &Arrival,
+        mut trail: Trail,
+    ) -> Option<Served> {
+        let wanted = Wanted::from(&ask.head);
+        let status = arrival.served.status;
+        let length = arrival.body.length();
+        let not_modified = wanted.not_modified(status, &arrival.headers);
+        let body = if not_modified || wanted.method == Method::HEAD {
+            Body::Empty
+        } else {
+            self.cache.arriving(&arrival.body, || self.rest(ask, status, &arrival.headers, length)).await?
+        };
         note(&mut trail, &arrival.served);
         trail.stored = arrival.ttl_ms.is_some();
         trail.ttl_ms = arrival.ttl_ms.map(signed);
         let mut headers = (*arrival.headers).clone();
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
-        let status = arrival.served.status;
-        let not_modified = wanted.not_modified(status, &arrival.headers);
-        let length = http_body::Body::size_hint(&reader).exact();
-        let response = shaped(status, headers, Body::stream(reader), length, wanted, not_modified);
+        let response = shaped(status, headers, body, length, wanted, not_modified);
         Some(Served { response, trail })
     }
 

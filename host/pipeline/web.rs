@@ -203,8 +203,16 @@ async fn look_up(
     let tag = Tag::url(&head.url());
     let query = Query { key, head: &head, demand: &demand, url: Some(&move || tag), now };
     let found_here = node.cache.look_up(&query).await;
-    let advice = Arc::clone(advice);
-    let mut ask = Ask { head, body, advice, primary: key, key: found_here.key, stale: None, if_error: false };
+    let mut ask = Ask {
+        route: Arc::clone(route),
+        head,
+        body,
+        advice: Arc::clone(advice),
+        primary: key,
+        key: found_here.key,
+        stale: None,
+        if_error: false,
+    };
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
     let mut alone = found_here.uncacheable || demand.authorized;
     match found_here.outcome {
@@ -212,13 +220,13 @@ async fn look_up(
             // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
             let fresh = object.head.age_ms(now) < object.head.lifetimes.ttl_ms;
             found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
-            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now).await {
+            if let Some(served) = node.object_reply(&ask, ask.key, &object, trail.clone(), now).await {
                 return served;
             }
         }
         Outcome::Grace(object) => {
             found(&mut trail, Lookup::Stale, found_here.tier);
-            if let Some(served) = node.object_reply(ask.key, &object, (&ask.head).into(), trail.clone(), now).await {
+            if let Some(served) = node.object_reply(&ask, ask.key, &object, trail.clone(), now).await {
                 refresh(node, route, ask, object);
                 return served;
             }
@@ -294,7 +302,7 @@ async fn already_stored(node: &Arc<Pipeline>, route: &Route, ask: &Ask, trail: &
     let Some(Found { outcome: Outcome::Hit(object), key, .. }) = node.cache.peek(&query) else { return None };
     let mut trail = Trail { forward: None, ..trail.clone() };
     found(&mut trail, Lookup::Hit, Tier::Memory);
-    node.object_reply(key, &object, (&ask.head).into(), trail, now).await
+    node.object_reply(ask, key, &object, trail, now).await
 }
 
 /// What a landing means for one who waited.
@@ -344,7 +352,7 @@ async fn land(
                     return Landed::Again;
                 }
             }
-            node.arrival_reply(&arrival, (&ask.head).into(), trail)
+            node.arrival_reply(ask, &arrival, trail).await
         }
         Some(Landing::Renewed(object, _)) if outdated(&object.head.tags, &object.head.mark) => {
             // What was purged after it was found good must come anew, not be renewed again.
@@ -365,7 +373,7 @@ async fn land(
 }
 
 async fn renewed(
-    node: &Pipeline,
+    node: &Arc<Pipeline>,
     ask: &Ask,
     object: &Arc<Object>,
     served: &fetch::Served,
@@ -373,7 +381,7 @@ async fn renewed(
 ) -> Option<Served> {
     note(&mut trail, served);
     trail.stored = true;
-    node.object_reply(ask.key, object, (&ask.head).into(), trail, clock::now()).await
+    node.object_reply(ask, ask.key, object, trail, clock::now()).await
 }
 
 /// The answer that isn't stored, and why it isn't.
@@ -397,7 +405,7 @@ async fn or_stale(node: &Arc<Pipeline>, ask: &Ask, failed: &fetch::Failed, trail
         let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
         stale.note_failure(failed.reason);
         stale.lookup = Lookup::Stale;
-        if let Some(served) = node.object_reply(ask.key, object, (&ask.head).into(), stale, clock::now()).await {
+        if let Some(served) = node.object_reply(ask, ask.key, object, stale, clock::now()).await {
             return served;
         }
     }
@@ -413,12 +421,10 @@ async fn fetch_alone(node: &Arc<Pipeline>, route: &Arc<Route>, mut ask: Ask, tra
                 return refused(node, &ask.head, response, &served, refusal, trail);
             }
             Exchanged::Renewed(object, served) => renewed(node, &ask, &object, &served, trail.clone()).await,
-            Exchanged::Error(arrival) => node.arrival_reply(&arrival, (&ask.head).into(), trail.clone()),
+            Exchanged::Error(arrival) => node.arrival_reply(&ask, &arrival, trail.clone()).await,
             Exchanged::Stored(arrival, pump) => {
-                // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings. Nobody joins
-                // it, so the body is held no longer than its one reader needs.
-                let reply = node.arrival_reply(&arrival, (&ask.head).into(), trail.clone());
-                arrival.body.release();
+                // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings.
+                let reply = node.arrival_reply(&ask, &arrival, trail.clone()).await;
                 tokio::spawn(Pump::run(*pump, None));
                 reply
             }

@@ -8,6 +8,7 @@ pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 
 use std::{path::PathBuf, time::Duration};

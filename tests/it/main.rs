@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
 mod batch;
+mod bodies;
 mod caching;
 mod collapse;
 mod generations;

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use redis::{
     Client, FromRedisValue, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -14,11 +15,12 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::Error;
+use super::{Error, TierReply};
 use crate::{
     breaker::{Breaker, Permit},
     cache::{
         Metrics,
+        body::budget::{Budget, Held},
         codec::{decode, encode},
         entry::Value,
         key::Key,
@@ -30,11 +32,18 @@ use crate::{
 const WRITE_TIME: Duration = Duration::from_millis(500);
 /// What a stopping node waits for its last writes.
 const FLUSH_TIME: Duration = Duration::from_millis(1_000);
+/// The share of `bodies_bytes_max` that values may take while they wait to be written: one in so many.
+const WRITES_SHARE: u64 = 4;
 
 /// The region's tier.
 pub(super) struct Shared {
     reads: ConnectionManager,
+    /// For parts of bodies, which may take longer than a look-up.
+    parts: ConnectionManager,
     writes: mpsc::Sender<Write>,
+    /// What the values that wait to be written hold: of their own share, and of what all bodies may hold.
+    queued: Arc<Budget>,
+    bodies: Arc<Budget>,
     breaker: Arc<Mutex<Breaker>>,
     prefix: Vec<u8>,
     budget: Duration,
@@ -43,23 +52,33 @@ pub(super) struct Shared {
 }
 
 enum Write {
-    Set { name: Vec<u8>, value: Vec<u8>, life_ms: u64 },
+    Set { name: Vec<u8>, value: Value, life_ms: u64, _held: [Held; 2] },
+    Delete { name: Vec<u8> },
     Flush(oneshot::Sender<()>),
 }
 
 impl Shared {
-    pub(super) fn open(redis: &config::Redis, namespace: &str, metrics: &Metrics) -> Result<Self, Error> {
-        // Reads and writes have a connection each: a big value on its way up must not hold up small answers.
+    pub(super) fn open(
+        redis: &config::Redis,
+        cache: &config::Cache,
+        bodies: &Arc<Budget>,
+        metrics: &Metrics,
+    ) -> Result<Self, Error> {
+        // Look-ups, parts and writes have a connection each: a big value on its way must not hold up small answers.
         let reads = connection(redis, redis.budget)?;
+        let parts = connection(redis, cache.part_time)?;
         let writer = connection(redis, WRITE_TIME)?;
         let breaker = Arc::new(Mutex::new(Breaker::new(redis.breaker)));
         let (writes, queue) = mpsc::channel(redis.writes_queued_max);
         tokio::spawn(write(writer, queue, Arc::clone(&breaker), metrics.clone()));
         Ok(Self {
             reads,
+            parts,
             writes,
+            queued: Budget::new(cache.bodies_bytes_max / WRITES_SHARE, Gauge::default()),
+            bodies: Arc::clone(bodies),
             breaker,
-            prefix: format!("{{{namespace}}}:o:").into_bytes(),
+            prefix: format!("{{{}}}:o:", cache.namespace).into_bytes(),
             budget: redis.budget,
             value_bytes_max: redis.value_bytes_max,
             metrics: metrics.clone(),
@@ -71,6 +90,27 @@ impl Shared {
         command.arg(self.name(key));
         let bytes: Option<Vec<u8>> = self.ask(&command).await?;
         decode(&Bytes::from(bytes?))
+    }
+
+    /// The part under `key`. Redis has `limit` to answer, and with `patience` even while the breaker is open.
+    pub(super) async fn part(&self, key: &Key, limit: Duration, patience: bool) -> TierReply {
+        if !patience && self.breaker.lock().is_open() {
+            self.metrics.redis_skipped.inc();
+            return TierReply::Unanswered;
+        }
+        let mut command = redis::cmd("GET");
+        command.arg(self.name(key));
+        let mut connection = self.parts.clone();
+        let reply: Result<RedisResult<Option<Vec<u8>>>, _> = timeout(limit, command.query_async(&mut connection)).await;
+        match reply {
+            Ok(Ok(Some(bytes))) => decode(&Bytes::from(bytes)).map_or(TierReply::Missing, TierReply::Found),
+            Ok(Ok(None)) => TierReply::Missing,
+            Ok(Err(_)) | Err(_) => {
+                // The breaker counts look-ups and writes: what is late by their measure may be in time by this one.
+                self.metrics.redis_errors.inc();
+                TierReply::Unanswered
+            }
+        }
     }
 
     pub(super) async fn has(&self, keys: &[Key]) -> bool {
@@ -102,10 +142,24 @@ impl Shared {
         if life_ms == 0 || value.weight() > self.value_bytes_max || self.breaker.lock().is_open() {
             return;
         }
-        let Some((mut bytes, body)) = encode(value) else { return };
-        bytes.extend_from_slice(&body);
-        let write = Write::Set { name: self.name(&key), value: bytes, life_ms };
-        if self.writes.try_send(write).is_err() {
+        if matches!(value, Value::Uncacheable(_)) {
+            return;
+        }
+        let bytes = value.weight();
+        let write = self.queued.take(bytes).zip(self.bodies.take(bytes)).map(|(queued, bodies)| Write::Set {
+            name: self.name(&key),
+            // Not a copy: the bytes are those that the memory tier has.
+            value: value.clone(),
+            life_ms,
+            _held: [queued, bodies],
+        });
+        if write.is_none_or(|write| self.writes.try_send(write).is_err()) {
+            self.metrics.redis_writes_dropped.inc();
+        }
+    }
+
+    pub(super) fn remove(&self, key: &Key) {
+        if self.breaker.lock().is_open() || self.writes.try_send(Write::Delete { name: self.name(key) }).is_err() {
             self.metrics.redis_writes_dropped.inc();
         }
     }
@@ -127,6 +181,27 @@ impl Shared {
     }
 }
 
+impl Write {
+    /// The command that does it; none for what is no command, or never leaves memory.
+    fn command(&self) -> Option<redis::Cmd> {
+        match self {
+            Self::Set { name, value, life_ms, .. } => {
+                let (mut bytes, body) = encode(value)?;
+                bytes.extend_from_slice(&body);
+                let mut command = redis::cmd("SET");
+                command.arg(name.as_slice()).arg(bytes).arg("PX").arg(*life_ms);
+                Some(command)
+            }
+            Self::Delete { name } => {
+                let mut command = redis::cmd("DEL");
+                command.arg(name.as_slice());
+                Some(command)
+            }
+            Self::Flush(_) => None,
+        }
+    }
+}
+
 /// Writes one after the other until the tier is dropped.
 async fn write(
     connection: ConnectionManager,
@@ -135,19 +210,15 @@ async fn write(
     metrics: Metrics,
 ) {
     while let Some(write) = queue.recv().await {
-        let (name, value, life_ms) = match write {
-            Write::Set { name, value, life_ms } => (name, value, life_ms),
-            Write::Flush(done) => {
-                let _ = done.send(());
-                continue;
-            }
-        };
+        if let Write::Flush(done) = write {
+            let _ = done.send(());
+            continue;
+        }
         if breaker.lock().is_open() {
             metrics.redis_writes_dropped.inc();
             continue;
         }
-        let mut command = redis::cmd("SET");
-        command.arg(name).arg(value).arg("PX").arg(life_ms);
+        let Some(command) = write.command() else { continue };
         let mut connection = connection.clone();
         let result: Result<RedisResult<()>, _> = timeout(WRITE_TIME, command.query_async(&mut connection)).await;
         let failure = match result {

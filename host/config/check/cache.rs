@@ -7,20 +7,42 @@ use crate::config::{
     units::{ByteSize, DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS, TIB},
 };
 
+/// How many parts `bodies_bytes_max` must have room for.
+const PARTS_MIN: u64 = 8;
+
 pub(super) fn cache(raw: &raw::Cache, it: &mut Findings<'_>) -> Cache {
     let base = Cache::default();
+    let part_bytes = it.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB));
     Cache {
         namespace: raw.namespace.as_ref().map_or(base.namespace, |given| it.name(given, "namespace")),
         object_bytes_max: it.bytes("object_bytes_max", &raw.object_bytes_max, base.object_bytes_max, &(1..=TIB)),
-        part_bytes: it.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB)),
+        part_bytes,
         clock_skew: it.millis("clock_skew_ms", &raw.clock_skew_ms, base.clock_skew, &(0..=HOUR_MS)),
         object_tags_max: it.count("object_tags_max", &raw.object_tags_max, base.object_tags_max, &(1..=100_000)),
+        part_time: it.millis("part_ms", &raw.part_ms, base.part_time, &(1..=MINUTE_MS)),
+        bodies_bytes_max: bodies_bytes_max(raw, part_bytes as u64, base.bodies_bytes_max, it),
         memory: memory(&raw.memory, it),
         disk: raw.disk.as_ref().map(|raw| disk(raw, it)),
         redis: raw.redis.as_ref().map(|raw| redis(raw, it)),
         collapse: collapse(&raw.collapse, it),
         purge: purge(&raw.purge, it),
     }
+}
+
+/// Less than a few parts, and nothing in parts could be stored or read without a fuss.
+fn bodies_bytes_max(raw: &raw::Cache, part_bytes: u64, default: u64, it: &mut Findings<'_>) -> u64 {
+    let bytes = it.bytes("bodies_bytes_max", &raw.bodies_bytes_max, default, &(MIB..=16 * TIB));
+    let least = PARTS_MIN * part_bytes;
+    if let Some(given) = &raw.bodies_bytes_max
+        && bytes < least
+    {
+        it.refuse(
+            given.span(),
+            format!("`bodies_bytes_max` is less than {PARTS_MIN} parts of a body"),
+            format!("allowed is {}, as long as `part_bytes` is {}, or more", ByteSize(least), ByteSize(part_bytes)),
+        );
+    }
+    bytes
 }
 
 fn memory(raw: &raw::Memory, it: &mut Findings<'_>) -> Memory {

@@ -242,6 +242,7 @@ impl Builder {
         self.redis_at(&redis.url(), budget_ms)
     }
 
+    /// A Redis that is reached under this URL.
     pub(crate) fn redis_at(mut self, url: &str, budget_ms: u64) -> Self {
         self.in_step = true;
         let url = quoted(url);

@@ -65,6 +65,15 @@ impl Reply {
         Self { status, ..Self::ok(if status == 304 { String::new() } else { status.to_string() }) }
     }
 
+    /// What a request for this body gets: all of it, or with `Range: bytes=N-` the rest, as 206.
+    pub(crate) fn ranged(seen: &Seen, max_age: u64, body: &Bytes) -> Self {
+        let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
+        let Some(first) = range else { return Self::fresh(max_age, body.clone()) };
+        let rest = body.slice(first.parse::<usize>().unwrap()..);
+        let range = format!("bytes {first}-{}/{}", body.len() - 1, body.len());
+        Self { status: 206, ..Self::fresh(max_age, rest).header("content-range", &range) }
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

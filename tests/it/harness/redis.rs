@@ -1,6 +1,9 @@
 //! A real Redis on a port of its own, that tests stop, freeze and start again.
 
-use std::process::{Child, Command, Stdio};
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, Stdio},
+};
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -34,6 +37,27 @@ impl Redis {
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends it a command, and returns the reply.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        command.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    /// Names of values that a cache has stored here, with their lengths in bytes.
+    pub(crate) async fn values(&self) -> BTreeMap<Vec<u8>, usize> {
+        let mut connection = self.connection().await;
+        let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*:o:*").query_async(&mut connection).await.unwrap();
+        let mut values = BTreeMap::new();
+        for name in names {
+            let length = redis::cmd("STRLEN").arg(name.as_slice()).query_async(&mut connection).await.unwrap();
+            values.insert(name, length);
+        }
+        values
+    }
+
+    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
     /// Ends it; connections are refused from now on. Nothing it knew is kept, unless it was told to `SAVE`.

@@ -1,0 +1,458 @@
+//! Reading a body: from a stored object, or from one that still arrives.
+//!
+//! A [`BodySource`] fetches parts one by one while it is read. Before the first byte it looks for the first part only,
+//! so that a body which isn't there is a miss. After that it never ends early: a part that a tier is slow to give gets
+//! patience; for one that is gone, or isn't what was stored, the origin is asked, and what it sends is given on only if
+//! its digest is the part's. Else the body breaks off, which the client sees as a reset.
+
+pub mod budget;
+pub mod intake;
+pub mod lending;
+mod refill;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    future::BoxFuture,
+    stream::{self, BoxStream, StreamExt as _},
+};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::warn;
+
+use self::{
+    budget::{Held, SCARCE_BYTES},
+    refill::Refill,
+};
+use super::{
+    Cache,
+    collapse::shared::{Reader, SharedBody, Step},
+    entry::{Digest, Layout, Object, Value, digest},
+    key::Key,
+    store::TierReply,
+};
+use crate::{
+    clock,
+    message::{Body, BodyError},
+};
+
+/// The range of a whole body. Ranges are cut to the body's length.
+pub const WHOLE: Range<u64> = 0..u64::MAX;
+
+/// Between two looks for a part that a tier may have but didn't give.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Asks for the rest of a body where it came from.
+pub trait Rest: fmt::Debug + Send + Sync {
+    /// The body from `offset` on, or from an earlier byte. `None` if it can't be had.
+    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>>;
+}
+
+/// A body that begins anew somewhere.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The offset of its first byte.
+    pub offset: u64,
+    /// What comes from there on.
+    pub body: Body,
+}
+
+/// One part of a body: where it is stored, and how to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartRef {
+    /// Its key.
+    pub key: Key,
+    /// The offset of its first byte in the body.
+    pub start: u64,
+    /// Its length in bytes.
+    pub length: usize,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+impl PartRef {
+    /// The part that has the byte at `at`, of parts that are `length` bytes together.
+    #[must_use]
+    pub fn of(key: &Key, stamp: u64, part_bytes: u64, digests: &[Digest], length: u64, at: u64) -> Option<Self> {
+        let index = at.checked_div(part_bytes)?;
+        let digest = *digests.get(usize::try_from(index).ok()?)?;
+        let start = index * part_bytes;
+        let left = length.checked_sub(start).filter(|left| *left > 0)?;
+        let length = usize::try_from(left.min(part_bytes)).ok()?;
+        Some(Self { key: key.part(stamp, u32::try_from(index).ok()?), start, length, digest })
+    }
+
+    /// Whether these bytes are the part.
+    #[must_use]
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.length && digest(bytes) == self.digest
+    }
+}
+
+/// A body that can be read.
+#[derive(Debug)]
+pub struct BodySource {
+    cache: Arc<Cache>,
+    kind: Kind,
+    rest: Option<Arc<dyn Rest>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Of an object in parts, which was found under this key.
+    Stored(Key, Arc<Object>),
+    Arriving(Reader),
+}
+
+impl BodySource {
+    /// The body of an object that is stored in parts.
+    #[must_use]
+    pub fn stored(cache: Arc<Cache>, key: Key, object: Arc<Object>, rest: Option<Arc<dyn Rest>>) -> Self {
+        Self { cache, kind: Kind::Stored(key, object), rest }
+    }
+
+    /// A body that still arrives.
+    #[must_use]
+    pub fn arriving(cache: Arc<Cache>, reader: Reader, rest: Option<Arc<dyn Rest>>) -> Self {
+        Self { cache, kind: Kind::Arriving(reader), rest }
+    }
+
+    /// Opens a range of the body for reading. `None` if its first byte isn't to be had from the tiers.
+    pub async fn open(self, range: Range<u64>) -> Option<Body> {
+        let length = match &self.kind {
+            Kind::Stored(_, object) => Some(object.head.length),
+            Kind::Arriving(reader) => reader.body().length(),
+        };
+        let end = length.map_or(range.end, |length| range.end.min(length));
+        let left = length.map(|_| end.saturating_sub(range.start));
+        if left == Some(0) {
+            return Some(Body::Empty);
+        }
+        let first = match &self.kind {
+            Kind::Stored(key, object) => Some(part_of(key, object, range.start)?),
+            Kind::Arriving(reader) => match reader.peek(range.start) {
+                Some(Step::Part(part)) => Some(part),
+                _ => None,
+            },
+        };
+        let ready = match first {
+            Some(part) => Some(self.first_piece(&part, range.start).await?),
+            None => None,
+        };
+        let exact = length.is_some();
+        let reading = Reading { source: self, at: range.start, end, exact, ready, refill: None, gone: false };
+        let pieces = stream::unfold(Some(reading), |reading| async move {
+            let mut reading = reading?;
+            match reading.next().await? {
+                Ok(piece) => Some((Ok(piece), Some(reading))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Some(Body::stream(Pieces { pieces: Some(pieces.boxed()), left }))
+    }
+
+    /// The piece at `at`. If the part is gone, so is the object: whoever comes next fetches it anew.
+    async fn first_piece(&self, part: &PartRef, at: u64) -> Option<Bytes> {
+        match self.cache.piece(part, offset(part, at), false).await {
+            Ok(piece) => Some(piece),
+            Err(missing) => {
+                self.cache.metrics.parts_missing.inc();
+                if missing == Missing::Gone {
+                    self.remove();
+                }
+                None
+            }
+        }
+    }
+
+    /// Removes the object, unless another is stored under its key by now.
+    fn remove(&self) {
+        let Kind::Stored(key, object) = &self.kind else { return };
+        let tiers = &self.cache.tiers;
+        let is_other = matches!(tiers.memory(key), Some(Value::Object(now)) if now.head.layout != object.head.layout);
+        if !is_other {
+            tiers.remove_everywhere(key);
+        }
+    }
+
+    /// Stores a part again that had been lost.
+    fn heal(&self, part: &PartRef, bytes: &Bytes) {
+        let now = clock::now();
+        let left_ms = match &self.kind {
+            Kind::Stored(_, object) => object.head.left_ms(now),
+            Kind::Arriving(reader) => reader.body().spill().map_or(0, |spill| clock::millis(spill.expires.since(now))),
+        };
+        self.cache.tiers.insert(part.key, Value::Part(bytes.clone()), left_ms);
+    }
+}
+
+/// The part of a stored object that has the byte at `at`.
+fn part_of(key: &Key, object: &Object, at: u64) -> Option<PartRef> {
+    let Layout::Parts { stamp, part_bytes, digests } = &object.head.layout else { return None };
+    PartRef::of(key, *stamp, *part_bytes, digests, object.head.length, at)
+}
+
+/// Where `at` is in the part that has it.
+fn offset(part: &PartRef, at: u64) -> usize {
+    usize::try_from(at.saturating_sub(part.start)).unwrap_or(usize::MAX)
+}
+
+/// A body that is being read.
+struct Reading {
+    source: BodySource,
+    /// The offset of the next byte.
+    at: u64,
+    end: u64,
+    /// The body must reach `end`.
+    exact: bool,
+    /// The first piece, if it was looked up before the body was begun.
+    ready: Option<Bytes>,
+    /// The rest as it comes from the origin, once a part was missing. There is no second.
+    refill: Option<Refill>,
+    /// All tiers answered that they don't have the part that was missing.
+    gone: bool,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+        if self.at >= self.end {
+            return None;
+        }
+        let fetched = match self.ready.take() {
+            Some(piece) => Ok(Some(piece)),
+            None => self.fetch().await,
+        };
+        match fetched {
+            Ok(Some(mut piece)) => {
+                piece.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+                self.at += piece.len() as u64;
+                Some(Ok(piece))
+            }
+            Ok(None) if self.exact => Some(Err(BodyError::Broken("it ended early".to_owned()))),
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn fetch(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let part = match &self.source.kind {
+            Kind::Stored(key, object) => part_of(key, object, self.at).ok_or_else(lost)?,
+            Kind::Arriving(reader) => match reader.next(self.at).await {
+                Step::Part(part) => part,
+                Step::Piece(piece) => {
+                    self.refill = None;
+                    return Ok(Some(piece));
+                }
+                Step::End => return Ok(None),
+                Step::Broken(error) => return Err(error),
+            },
+        };
+        if self.refill.is_none() {
+            match self.source.cache.piece(&part, offset(&part, self.at), true).await {
+                Ok(piece) => return Ok(Some(piece)),
+                Err(missing) => self.resume(&part, missing).await?,
+            }
+        }
+        self.refilled(&part).await.map(Some)
+    }
+
+    /// Begins to take the rest from the origin.
+    async fn resume(&mut self, part: &PartRef, missing: Missing) -> Result<(), BodyError> {
+        self.source.cache.metrics.parts_missing.inc();
+        self.gone = missing == Missing::Gone;
+        let rest = self.source.rest.clone();
+        self.refill = match rest {
+            Some(rest) => Refill::begin(rest, part.start).await,
+            None => None,
+        };
+        if self.refill.is_none() {
+            return Err(self.give_up("a part of it is no longer stored, and its origin can't be asked for it"));
+        }
+        self.source.cache.metrics.bodies_resumed.inc();
+        Ok(())
+    }
+
+    /// The next piece from the origin: the part, and nothing but it.
+    async fn refilled(&mut self, part: &PartRef) -> Result<Bytes, BodyError> {
+        let Some(refill) = &mut self.refill else { return Err(lost()) };
+        let lending = &self.source.cache.lending;
+        let held = lending.budget().force(part.length);
+        match refill.part(part).await {
+            Ok(bytes) => {
+                self.source.heal(part, &bytes);
+                Ok(lending.lend(part.key, bytes, held).slice(offset(part, self.at)))
+            }
+            Err(refill::Failure::Changed) => {
+                self.gone = true;
+                Err(self.give_up("a part of it is no longer stored, and its origin has another by now"))
+            }
+            Err(refill::Failure::Broken) => {
+                Err(self.give_up("a part of it is no longer stored, and its origin broke off"))
+            }
+        }
+    }
+
+    /// What can't be whole any more breaks off, and isn't begun again.
+    fn give_up(&self, reason: &'static str) -> BodyError {
+        self.source.cache.metrics.bodies_cut.inc();
+        if self.gone {
+            self.source.remove();
+        }
+        warn!(reason, "a body that was stored broke off");
+        BodyError::Broken(reason.to_owned())
+    }
+}
+
+/// What doesn't happen to a body whose head could be read.
+fn lost() -> BodyError {
+    BodyError::Broken("it has no such part".to_owned())
+}
+
+/// Why a part can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    /// No tier has it.
+    Gone,
+    /// A tier that may have it didn't answer in time.
+    Unanswered,
+}
+
+impl Cache {
+    /// The body of a stored object; `None` if its beginning is missing. `rest` is where the rest comes from should
+    /// another part be.
+    pub async fn body(
+        self: &Arc<Self>,
+        key: Key,
+        object: &Arc<Object>,
+        rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
+    ) -> Option<Body> {
+        if object.is_whole() {
+            return Some(Body::Full(object.body.clone()));
+        }
+        let source = BodySource::stored(Arc::clone(self), key, Arc::clone(object), rest());
+        Box::pin(source.open(WHOLE)).await
+    }
+
+    /// A body that still arrives, from its beginning; `None` if that is missing.
+    pub async fn arriving(
+        self: &Arc<Self>,
+        body: &SharedBody,
+        rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
+    ) -> Option<Body> {
+        let part_bytes = self.config.part_bytes as u64;
+        let may_spill = body.spill().is_some() && body.length().is_none_or(|length| length > part_bytes);
+        let rest = if may_spill { rest() } else { None };
+        let reader = body.reader(rest.is_some()).ok()?;
+        Box::pin(BodySource::arriving(Arc::clone(self), reader, rest).open(WHOLE)).await
+    }
+
+    /// The bytes of a part from `from` on, as many of them as may be held. With `patience`, a tier that doesn't answer
+    /// is asked again.
+    async fn piece(&self, part: &PartRef, from: usize, patience: bool) -> Result<Bytes, Missing> {
+        let deadline = Instant::now() + self.config.part_time;
+        loop {
+            if let Some(lent) = self.lending.get(&part.key) {
+                return Ok(lent.slice(from));
+            }
+            if let Some(bytes) = self.tiers.memory(&part.key).and_then(bytes_of).filter(|it| it.len() == part.length) {
+                return Ok(self.hand_out(part, bytes, from, self.lending.budget().take(part.length)));
+            }
+            let mut room = self.lending.room(part.length).await;
+            let missing = match self.find(part, deadline, patience).await {
+                Ok(bytes) => return Ok(self.hand_out(part, bytes, from, room.held.take())),
+                Err(missing) => missing,
+            };
+            drop(room);
+            let again = Instant::now() + LOOK_AGAIN;
+            if missing == Missing::Gone || !patience || again >= deadline {
+                return Err(missing);
+            }
+            sleep_until(again).await;
+        }
+    }
+
+    /// Looks for a part where it takes time.
+    async fn find(&self, part: &PartRef, deadline: Instant, patience: bool) -> Result<Bytes, Missing> {
+        let mut missing = Missing::Gone;
+        match timeout_at(deadline, self.tiers.disk(&part.key)).await {
+            Ok(Some(value)) => match bytes_of(value).filter(|bytes| part.is(bytes)) {
+                Some(bytes) => return Ok(bytes),
+                None => self.tiers.remove(&part.key),
+            },
+            Ok(None) => {}
+            Err(_) => missing = Missing::Unanswered,
+        }
+        let limit = deadline.saturating_duration_since(Instant::now());
+        match self.tiers.redis_part(&part.key, limit, patience).await {
+            TierReply::Found(value) => {
+                if let Some(bytes) = bytes_of(value).filter(|bytes| part.is(bytes)) {
+                    self.tiers.insert_local(part.key, Value::Part(bytes.clone()));
+                    return Ok(bytes);
+                }
+            }
+            TierReply::Missing => {}
+            TierReply::Unanswered => missing = Missing::Unanswered,
+        }
+        Err(missing)
+    }
+
+    /// A part's bytes from `from` on; without room for all of it, a copy of some.
+    fn hand_out(&self, part: &PartRef, bytes: Bytes, from: usize, held: Option<Held>) -> Bytes {
+        if let Some(held) = held {
+            return self.lending.lend(part.key, bytes, held).slice(from);
+        }
+        let to = from.saturating_add(SCARCE_BYTES).min(bytes.len());
+        let piece = bytes.get(from..to).unwrap_or_default().to_vec();
+        self.lending.budget().force(piece.len()).over(piece)
+    }
+}
+
+fn bytes_of(value: Value) -> Option<Bytes> {
+    match value {
+        Value::Part(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// The pieces of a body as they are fetched.
+struct Pieces {
+    /// Gone once the end, or an error, has been given.
+    pieces: Option<BoxStream<'static, Result<Bytes, BodyError>>>,
+    left: Option<u64>,
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(pieces) = &mut self.pieces else { return Poll::Ready(None) };
+        let piece = ready!(pieces.poll_next_unpin(cx));
+        if let (Some(Ok(bytes)), Some(left)) = (&piece, &mut self.left) {
+            *left = left.saturating_sub(bytes.len() as u64);
+        }
+        // Whatever is held for reading on is given back with the last piece, not when the client has taken it.
+        if !matches!(piece, Some(Ok(_))) || self.left == Some(0) {
+            self.pieces = None;
+        }
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

@@ -1,0 +1,108 @@
+//! Taking an arriving body in: to all who read along, and into the tiers.
+
+use bytes::Bytes;
+use tracing::debug;
+
+use super::budget::SCARCE_BYTES;
+use crate::{
+    cache::{
+        collapse::shared::{Refused, SharedBody, Unwanted},
+        record::Recorder,
+    },
+    message::BodyError,
+};
+
+/// A body that is being taken in. `G` is whatever is to be dropped as soon as the body isn't stored any more, or can be
+/// found.
+///
+/// Dropped before its end, it tells all readers that the body broke off.
+#[derive(Debug)]
+pub struct Intake<G> {
+    shared: SharedBody,
+    recorder: Option<Recorder>,
+    /// Bytes in the part that isn't finished yet.
+    filled: usize,
+    guard: Option<G>,
+}
+
+impl<G> Intake<G> {
+    /// Nothing has arrived yet of a body that `recorder` stores and of which `shared` has been made.
+    #[must_use]
+    pub fn new(shared: SharedBody, recorder: Recorder) -> Self {
+        Self { shared, recorder: Some(recorder), filled: 0, guard: None }
+    }
+
+    /// Keeps `guard` for as long as others may join.
+    pub fn keep(&mut self, guard: Option<G>) {
+        self.guard = guard;
+    }
+
+    /// Takes what has arrived; waits for readers if need be.
+    ///
+    /// # Errors
+    /// [`Unwanted`] if nobody reads it and it isn't stored.
+    pub async fn take(&mut self, mut data: Bytes) -> Result<(), Unwanted> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(self.room()));
+            if self.recorder.as_mut().is_some_and(|recorder| recorder.grow(piece.len()).is_err()) {
+                debug!("a response is over object_bytes_max; it is passed on but not stored");
+                self.release();
+            }
+            while let Err(refused) = self.shared.push(&piece).await {
+                if refused == Refused::Unwanted || self.recorder.is_none() {
+                    return Err(Unwanted);
+                }
+                debug!("bodies_bytes_max is reached; a response is passed on but not stored");
+                self.count_unstored();
+                self.release();
+            }
+            self.filled += piece.len();
+        }
+        Ok(())
+    }
+
+    /// Bytes that the next piece may have. A full part is stored first, now that it's known not to be the whole body.
+    fn room(&mut self) -> usize {
+        let Some(recorder) = &mut self.recorder else { return SCARCE_BYTES };
+        if self.filled == recorder.part_bytes() {
+            self.shared.spilled(recorder.part(&self.shared.open_pieces()));
+            self.filled = 0;
+        }
+        SCARCE_BYTES.min(recorder.part_bytes() - self.filled)
+    }
+
+    fn count_unstored(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.metrics().bodies_unstored.inc();
+        }
+    }
+
+    /// Stops storing it.
+    fn release(&mut self) {
+        (self.recorder, self.guard) = (None, None);
+        self.shared.release();
+    }
+
+    /// The body is complete. Once it can be found in the tiers, nobody need join any more.
+    pub fn finish(mut self) {
+        if let Some(recorder) = self.recorder.take() {
+            let (_, last) = recorder.finish(&self.shared.open_pieces());
+            if let Some(last) = last {
+                self.shared.spilled(last);
+            }
+        }
+        self.shared.finish(Ok(()));
+    }
+
+    /// The body broke off.
+    pub fn fail(self, error: BodyError) {
+        self.shared.finish(Err(error));
+    }
+}
+
+impl<G> Drop for Intake<G> {
+    fn drop(&mut self) {
+        // After a regular end this changes nothing.
+        self.shared.finish(Err(BodyError::Broken("the fetch ended early".to_owned())));
+    }
+}

@@ -1,0 +1,63 @@
+//! The rest of a body as it comes from the origin, part by part. A part is given on only if it is the one that was
+//! lost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+
+use super::{PartRef, Rest, Resumed};
+use crate::message::Body;
+
+/// What the origin sends.
+pub(super) struct Refill {
+    body: Body,
+    /// The offset of the next byte.
+    at: u64,
+    /// Bytes that have arrived and belong to the next part.
+    over: Bytes,
+}
+
+/// Why there is no next part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The origin has another body by now.
+    Changed,
+    /// The body broke off.
+    Broken,
+}
+
+impl Refill {
+    /// Asks for the body from `offset` on.
+    pub(super) async fn begin(rest: Arc<dyn Rest>, offset: u64) -> Option<Self> {
+        let Resumed { offset: at, body } = rest.resume(offset).await?;
+        (at <= offset).then_some(Self { body, at, over: Bytes::new() })
+    }
+
+    /// The part, whole. What comes before it is skipped.
+    pub(super) async fn part(&mut self, part: &PartRef) -> Result<Bytes, Failure> {
+        while self.at < part.start {
+            self.take(usize::try_from(part.start - self.at).unwrap_or(usize::MAX)).await?;
+        }
+        let mut bytes = Vec::with_capacity(part.length);
+        while bytes.len() < part.length {
+            bytes.extend_from_slice(&self.take(part.length - bytes.len()).await?);
+        }
+        if part.is(&bytes) { Ok(bytes.into()) } else { Err(Failure::Changed) }
+    }
+
+    /// The next bytes, at most so many.
+    async fn take(&mut self, most: usize) -> Result<Bytes, Failure> {
+        while self.over.is_empty() {
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.over = frame.into_data().unwrap_or_default(),
+                // A body that is shorter than the one that was stored is another.
+                None => return Err(Failure::Changed),
+                Some(Err(_)) => return Err(Failure::Broken),
+            }
+        }
+        let piece = self.over.split_to(most.min(self.over.len()));
+        self.at += piece.len() as u64;
+        Ok(piece)
+    }
+}

@@ -1,0 +1,70 @@
+//! The rest of a stored body, from its origin: for a body that is being sent while a part of it is lost.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, StatusCode, header};
+use tracing::debug;
+
+use super::{
+    Pipeline,
+    fetch::{self, Ask},
+};
+use crate::{
+    cache::{
+        body::{Rest, Resumed},
+        conditional::{self, Whole},
+    },
+    policy::key,
+};
+
+/// Asks as the client did whose response it is: with its credentials, and shaped by its policy.
+#[derive(Debug)]
+struct FromOrigin {
+    pipeline: Arc<Pipeline>,
+    ask: Ask,
+    whole: Whole,
+}
+
+impl Pipeline {
+    /// Where the rest of a response's body comes from. Nowhere, if asking again might have an effect or a price.
+    pub(super) fn rest(
+        self: &Arc<Self>,
+        ask: &Ask,
+        status: StatusCode,
+        headers: &HeaderMap,
+        length: Option<u64>,
+    ) -> Option<Arc<dyn Rest>> {
+        if *key::shared_method(&ask.head.method) != Method::GET {
+            return None;
+        }
+        let ask = Ask { stale: None, if_error: false, ..ask.clone() };
+        let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length };
+        Some(Arc::new(FromOrigin { pipeline: Arc::clone(self), ask, whole }))
+    }
+}
+
+impl Rest for FromOrigin {
+    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>> {
+        Box::pin(async move { self.resumed(offset).await })
+    }
+}
+
+impl FromOrigin {
+    async fn resumed(&self, offset: u64) -> Option<Resumed> {
+        let mut parcel = fetch::outbound(&self.ask, None);
+        if offset > 0 && self.whole.status == StatusCode::OK {
+            conditional::ask_rest(&mut parcel.headers, &self.whole, offset);
+        }
+        let arrived = match fetch::send(&self.pipeline, &self.ask, parcel).await {
+            Ok(arrived) => arrived,
+            Err(failed) => {
+                debug!(reason = failed.reason, detail = %failed.detail, "the rest of a stored body can't be fetched");
+                return None;
+            }
+        };
+        let (parts, body) = arrived.fetched.response.into_parts();
+        let offset = conditional::begins_at(&self.whole, offset, parts.status, &parts.headers)?;
+        Some(Resumed { offset, body })
+    }
+}

@@ -1,0 +1,262 @@
+//! Large bodies: whole or visibly broken, whatever happens to their parts, and in bounded memory.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use crate::harness::{
+    eventually, found,
+    node::Node,
+    origin::{Origin, Reply},
+    proxy::Proxy,
+    redis::Redis,
+    sealed, within,
+};
+
+const MIB: usize = 1 << 20;
+
+/// Three parts of the default size.
+const LENGTH: usize = 2 * MIB + MIB / 2;
+const PARTS: usize = 3;
+
+/// Names of the parts of `body`, in their order: of the only large one that is there beside those of `before`.
+async fn parts(redis: &Redis, before: &BTreeMap<Vec<u8>, usize>, body: &[u8]) -> Vec<Vec<u8>> {
+    let names = found("its head and its parts in Redis", async || {
+        let mut values = redis.values().await;
+        values.retain(|name, _| !before.contains_key(name));
+        let parts: Vec<_> =
+            values.iter().filter(|(_, length)| **length > MIB / 4).map(|(name, _)| name.clone()).collect();
+        (parts.len() == PARTS && values.len() == PARTS + 1).then_some(parts)
+    })
+    .await;
+    let mut ordered = vec![Vec::new(); PARTS];
+    for name in names {
+        let value: Vec<u8> = redis.ask(redis::cmd("GET").arg(&name)).await;
+        let index = body.chunks(MIB).position(|part| value.ends_with(part)).unwrap();
+        ordered[index] = name;
+    }
+    ordered
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Gone,
+    Cut,
+    Flipped,
+}
+
+async fn harm(redis: &Redis, part: &[u8], harm: Harm) {
+    if let Harm::Gone = harm {
+        return redis.ask(redis::cmd("DEL").arg(part)).await;
+    }
+    let mut bytes: Vec<u8> = redis.ask(redis::cmd("GET").arg(part)).await;
+    let length = bytes.len();
+    match harm {
+        Harm::Cut => bytes.truncate(length - 1000),
+        Harm::Gone | Harm::Flipped => bytes[length / 2] ^= 1,
+    }
+    redis.ask(redis::cmd("SET").arg(part).arg(bytes).arg("EX").arg(600)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_which_redis_has_lost_a_part_is_whole_and_healed() {
+    let (origin, redis, body) = (Origin::start().await, Redis::start().await, sealed("big", LENGTH));
+    let (ranged, plain) = (body.clone(), body.clone());
+    // One origin knows ranges and has a validator, the other has neither.
+    origin.on("/ranged", move |seen| Reply::ranged(seen, 600, &ranged).header("etag", "\"1\""));
+    origin.on("/plain", move |_| Reply::fresh(600, plain.clone()));
+    let builder = Node::builder().origin(&origin.url()).redis(&redis).memory("256MiB");
+    let one = builder.start().await;
+    let two = builder.clone().name("n2").start().await;
+
+    let (mut targets, mut stored, mut resumed) = (Vec::new(), 0, 0.0);
+    for path in ["/ranged", "/plain"] {
+        for index in 0..PARTS {
+            for kind in [Harm::Gone, Harm::Cut, Harm::Flipped] {
+                let target = format!("{path}?{kind:?}={index}");
+                let before = redis.values().await;
+                one.fetch(&target).await;
+                let parts = parts(&redis, &before, &body).await;
+                harm(&redis, &parts[index], kind).await;
+                for _ in 0..2 {
+                    let answer = two.fetch(&target).await;
+                    assert!(answer.status == 200 && answer.body == body, "{target}: {} bytes", answer.body.len());
+                }
+                assert_eq!(origin.hits(&target), 2, "{target}: asked once more, for what was lost");
+                let resumes = two.metric("holm_cache_bodies_resumed_total", "").await;
+                // Without its beginning it is a miss, and comes anew, under other names.
+                let anew = if resumes > resumed { 0 } else { PARTS - usize::from(matches!(kind, Harm::Gone)) };
+                (stored, resumed) = (stored + PARTS + 1 + anew, resumes);
+                eventually("what was lost in Redis again", async || redis.values().await.len() == stored).await;
+                targets.push(target);
+            }
+        }
+    }
+    assert_eq!(two.metric("holm_cache_bodies_cut_total", "").await, 0.0);
+    assert_eq!(resumed, 12.0, "all but those without a beginning");
+    let ranges =
+        targets.iter().flat_map(|target| origin.seen(target)).filter(|seen| seen.header("if-range") == "\"1\"");
+    assert_eq!(ranges.count(), 6);
+
+    two.stop().await;
+    let three = builder.name("n3").start().await;
+    for target in &targets {
+        assert!(three.hit(target).await.body == body, "{target} is whole in Redis again");
+        assert_eq!(origin.hits(target), 2, "{target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_cannot_be_made_whole_is_reset_and_the_next_one_is_whole() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let (old, new) = (sealed("old", LENGTH), sealed("new", LENGTH));
+    let stored = old.clone();
+    let (bodies, asked) = ([old, new.clone()], Arc::new(AtomicUsize::new(0)));
+    origin.on("/big", move |_| Reply::fresh(600, bodies[asked.fetch_add(1, SeqCst).min(1)].clone()));
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let one = builder.start().await;
+    let two = builder.name("n2").start().await;
+    let before = redis.values().await;
+    one.fetch("/big").await;
+    // Without its last part: that is the only one shorter than the others.
+    let parts = parts(&redis, &before, &stored).await;
+    let values = redis.values().await;
+    let last = parts.iter().min_by_key(|part| values[*part]).unwrap();
+    harm(&redis, last, Harm::Gone).await;
+
+    assert!(two.get("/big").try_send().await.is_err(), "a body of two halves isn't ended as if it were one");
+    assert_eq!(two.metric("holm_cache_bodies_cut_total", "").await, 1.0);
+    eventually("the next one being whole", async || {
+        two.get("/big").try_send().await.is_ok_and(|answer| answer.body == new)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_slow_over_parts_is_waited_for_and_one_that_stops_is_not() {
+    let (origin, redis, body) = (Origin::start().await, Redis::start().await, sealed("big", LENGTH));
+    let sent = body.clone();
+    origin.on("*", move |seen| Reply::ranged(seen, 600, &sent));
+    let proxy = Proxy::start(redis.url().trim_start_matches("redis://")).await;
+    let one = Node::builder().origin(&origin.url()).redis(&redis).start().await;
+    let behind = Node::builder().origin(&origin.url()).redis_at(&format!("redis://{}", proxy.address()), 200);
+    let two = behind.clone().name("n2").set("cache", "part_ms = 20_000").start().await;
+    one.fetch("/slow").await;
+    one.hit("/slow").await;
+    one.fetch("/stopping").await;
+    one.hit("/stopping").await;
+    eventually("both in Redis", async || redis.values().await.len() == 2 * (PARTS + 1)).await;
+
+    proxy.wait(Duration::from_millis(20));
+    let answer = two.fetch("/slow").await;
+    assert!(answer.body == body && answer.cache().get("detail") == "redis", "{:?}", answer.cache());
+    assert_eq!((origin.hits("/slow"), two.metric("holm_cache_parts_missing_total", "").await), (1, 0.0));
+    two.stop().await;
+
+    proxy.wait(Duration::ZERO);
+    let three = behind.name("n3").set("cache", "part_ms = 500").start().await;
+    proxy.stop_after((MIB + MIB / 2) as u64);
+    let answer = three.fetch("/stopping").await;
+    assert!(answer.body == body && answer.cache().get("detail") == "redis", "{:?}", answer.cache());
+    assert_eq!((origin.hits("/stopping"), three.metric("holm_cache_bodies_resumed_total", "").await), (2, 1.0));
+}
+
+/// Flips a bit of the first place below `dir` where these bytes are.
+fn flip(dir: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
+        if path.is_dir() {
+            return flip(&path, bytes);
+        }
+        let mut content = std::fs::read(&path).unwrap();
+        let place = content.windows(bytes.len()).position(|window| window == bytes);
+        if let Some(place) = place {
+            content[place] ^= 1;
+            std::fs::write(&path, content).unwrap();
+        }
+        place.is_some()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_bit_on_disk_costs_a_question_and_no_byte() {
+    let (origin, dir, body) = (Origin::start().await, tempfile::tempdir().unwrap(), sealed("big", LENGTH));
+    let sent = body.clone();
+    origin.on("/big", move |seen| Reply::ranged(seen, 600, &sent));
+    let builder = Node::builder().origin(&origin.url()).disk(dir.path());
+    let node = builder.start().await;
+    node.fetch("/big").await;
+    node.hit("/big").await;
+    node.stop().await;
+    let place = MIB + MIB / 2;
+    assert!(flip(dir.path(), &body[place..place + 32]), "the second part is on disk");
+
+    let node = builder.start().await;
+    for _ in 0..2 {
+        let answer = node.fetch("/big").await;
+        assert!(answer.body == body && answer.is_hit(), "{} bytes, {:?}", answer.body.len(), answer.cache());
+    }
+    assert_eq!((origin.hits("/big"), node.metric("holm_cache_bodies_cut_total", "").await), (2, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_holds_up_neither_the_others_nor_itself() {
+    let (origin, body) = (Origin::start().await, sealed("long", 24 * MIB));
+    let sent = body.clone();
+    origin.on("/long", move |seen| Reply::ranged(seen, 600, &sent));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let mut slow = node.get("/long").open().await.unwrap();
+    let first = slow.piece().await.unwrap().unwrap();
+    for _ in 0..3 {
+        assert!(node.fetch("/long").await.body == body, "others are served meanwhile");
+    }
+    let rest = within("the slow one's turn", slow.whole()).await.unwrap();
+    assert!([&first[..], &rest.body[..]].concat() == body);
+    assert_eq!(node.metric("holm_cache_bodies_cut_total", "").await, 0.0);
+}
+
+/// Twelve clients that hardly read, and twelve that do, of twelve bodies that together are many times what may be held.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_bodies_is_bounded_however_slowly_they_are_read() {
+    const EACH: usize = 24 * MIB;
+    const COUNT: usize = 12;
+    let (origin, body) = (Origin::start().await, sealed("long", EACH));
+    let sent = body.clone();
+    origin.on("*", move |seen| Reply::ranged(seen, 600, &sent));
+    let process = Node::builder()
+        .origin(&origin.url())
+        .memory("16MiB")
+        .set("cache", "bodies_bytes_max = \"64MiB\"")
+        .spawn()
+        .await;
+    process.fetch("/warm").await;
+    let before = process.footprint().0;
+
+    let (mut slow, mut fast) = (Vec::new(), tokio::task::JoinSet::new());
+    for number in 0..COUNT {
+        let target = format!("/{number}");
+        slow.push(process.get(&target).open().await.unwrap());
+        fast.spawn(process.get(&target).send());
+    }
+    let mut peak = 0;
+    while !fast.is_empty() {
+        // Not a wait for luck: memory is looked at every now and then.
+        if let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(10), fast.join_next()).await {
+            assert!(answer.unwrap().body == body);
+        }
+        peak = peak.max(process.footprint().0);
+    }
+    for opened in slow {
+        assert!(within("a slow one's turn", opened.whole()).await.unwrap().body == body);
+        peak = peak.max(process.footprint().0);
+    }
+    let grown = peak.saturating_sub(before) / 1024;
+    assert!(grown < COUNT * EACH / MIB / 2, "{grown} MiB more for {} MiB of bodies", COUNT * EACH / MIB);
+    eventually("all given back", async || process.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
+}

@@ -222,7 +222,7 @@ impl Purger {
             writing: Mutex::new(Writing { parked, ..Writing::default() }),
             applied: watch::Sender::new(cursor),
             pending: Pending::new(config.invalidations_max),
-            seen: Seen::new(),
+            seen: Seen::default(),
             rows_max,
             metrics,
         }))

@@ -74,7 +74,7 @@ pub fn normal_query(query: &str) -> Cow<'_, str> {
 #[must_use]
 pub fn readings(path: &str) -> Vec<String> {
     let is_divided = |path: &str| DELIMITERS.iter().any(|(escape, _)| path.contains(escape));
-    if !path.contains(';') && !(path.contains('%') && is_divided(path)) {
+    if !(path.contains(';') || path.contains('%') && is_divided(path)) {
         return Vec::new();
     }
     let undivided = decoded_delimiters(path);

@@ -268,7 +268,7 @@ async fn send(wire: &mut Wire, asked: &Asked<'_>, version: u64, lie: Option<Lie>
     let body = Stamp { key: asked.key.clone(), version, to, length: asked.resource.length }.body();
     let fields = asked.resource.fields(&asked.key, version);
     let start = format!("HTTP/1.1 200 OK\r\ndate: {}\r\n{fields}", date());
-    let chunked = lie == Some(Lie::Unfinished) || lie.is_none() && version % 3 == 0;
+    let chunked = lie == Some(Lie::Unfinished) || lie.is_none() && version.is_multiple_of(3);
     if chunked {
         wire.send(format!("{start}transfer-encoding: chunked\r\n\r\n").as_bytes()).await?;
         let (first, second) = body.split_at(body.len() / 2);

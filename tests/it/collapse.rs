@@ -156,10 +156,13 @@ async fn errors(reply: fn(Reply) -> Reply, header: (&str, &str)) -> (usize, Vec<
     (origin.hits("/error"), answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
+/// What the origin adds to an error, a field of the requests, and whether they may share it.
+type Case = (fn(Reply) -> Reply, (&'static str, &'static str), bool);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_that_is_for_somebody_is_not_for_others() {
     let nothing = ("x-a", "1");
-    let table: [(fn(Reply) -> Reply, (&str, &str), bool); 7] = [
+    let table: [Case; 7] = [
         (|reply| reply.header("vary", "x-tenant"), nothing, false),
         (|reply| reply.header("vary", "*"), nothing, true),
         (|reply| reply.header("set-cookie", "session=1"), nothing, true),

@@ -225,7 +225,7 @@ impl RedisLog {
         call.arg(from.position.0).arg(from.link.0).arg(BATCH);
         let (reply, server): (Vec<Value>, _) =
             self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
-        read(from, reply, server).ok_or_else(|| Error::Log("the log's server gave an unexpected reply".to_owned()))
+        read(from, &reply, server).ok_or_else(|| Error::Log("the log's server gave an unexpected reply".to_owned()))
     }
 
     async fn wait(&self, from: Cursor, time: Duration) -> Result<(), Error> {
@@ -329,7 +329,7 @@ fn member(field: &str, said: &str) -> Option<Member> {
 }
 
 /// Reads what [`FOLLOW`] returned; `None` if that isn't what it returns.
-fn read(from: Cursor, reply: Vec<Value>, server: Option<String>) -> Option<Followed> {
+fn read(from: Cursor, reply: &[Value], server: Option<String>) -> Option<Followed> {
     let text = |at: usize| reply.get(at).and_then(|value| String::from_redis_value_ref(value).ok());
     match text(0)?.as_str() {
         "other" => Some(Followed::Other(Incarnation(text(1)?.parse().ok()?))),

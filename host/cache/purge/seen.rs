@@ -11,13 +11,14 @@ const WORDS: usize = 1 << 18;
 /// URLs for which a fetch has begun since the node started.
 pub struct Seen(Box<[AtomicU64]>);
 
-impl Seen {
+impl Default for Seen {
     /// An empty filter.
-    #[must_use]
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self((0..WORDS).map(|_| AtomicU64::new(0)).collect())
     }
+}
 
+impl Seen {
     /// Notes a URL, by its tag.
     pub fn add(&self, url: &Tag) {
         for (word, bit) in places(url) {
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn no_is_certain_and_yes_is_rarely_wrong() {
-        let seen = Seen::new();
+        let seen = Seen::default();
         let url = |number: u32| Tag::url(&format!("http://a/{number}"));
         (0..10_000).for_each(|number| seen.add(&url(number)));
         assert!((0..10_000).all(|number| seen.may_have(&url(number))));

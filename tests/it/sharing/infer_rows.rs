@@ -249,6 +249,9 @@ fn lists() -> Vec<Row> {
     ]
 }
 
+/// The bodies of a pair.
+type Bodies = (Vec<u8>, Vec<u8>);
+
 /// Bodies that are JSON, but no call.
 fn whole_bodies() -> Vec<Row> {
     let table = [
@@ -291,7 +294,7 @@ pub(super) fn unreadable() -> Vec<Unreadable> {
     let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
     let marked = |text: &[u8]| [&b"\xff\xfe"[..], text].concat();
     let cut = |text: &str| text.as_bytes()[..text.len() - 1].to_vec();
-    let table: [(&str, (Vec<u8>, Vec<u8>)); 27] = [
+    let table: [(&str, Bodies); 27] = [
         ("a byte order mark", around(b"\xef\xbb\xbf", b"")),
         ("UTF-16", (wide(&a), wide(&b))),
         ("UTF-16 with its mark", (marked(&wide(&a)), marked(&wide(&b)))),

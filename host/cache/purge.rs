@@ -128,8 +128,9 @@ const UNSAVED_MAX: usize = 10_000;
 /// in the marks of entries on disk, and must not be given out again.
 const POSITIONS_SKIPPED: u64 = 1 << 32;
 
-/// Between two looks at which nodes have applied a purge.
-const POLL: Duration = Duration::from_millis(10);
+/// Between the first two looks at which nodes have applied a purge; then twice as long each time, up to the other.
+const POLL: Duration = Duration::from_millis(2);
+const POLL_MAX: Duration = Duration::from_millis(64);
 /// The same while the log can't be reached.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -496,14 +497,16 @@ impl Region {
         let known_from = self.roll.lock().known_from(purge, appended);
         let point = Standpoint { appended, known_from };
         let mut members = self.roll.lock().look_back();
+        let mut poll = POLL;
         loop {
             let pause = match self.log.members().await {
                 Ok(listed) => {
                     members = self.roll.lock().look(listed, clock::uptime());
-                    POLL
+                    poll
                 }
                 Err(_) => RETRY,
             };
+            poll = POLL_MAX.min(poll * 2);
             let now = clock::uptime();
             let (mut receipt, complete) = receipt::judge(&members, purge, &point, now);
             if complete {

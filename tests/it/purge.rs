@@ -206,6 +206,30 @@ async fn a_purge_outlives_kill_9_right_after_its_acknowledgement() {
     assert!(hits > 0, "nothing was on disk, so nothing was tried");
 }
 
+/// A write that fails for want of space fails no purge that comes after it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purging_goes_on_once_the_disk_has_room_again() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let node = Node::builder().origin(&origin.url()).disk(dir.path()).spawn().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    let limit = |bytes: &str| {
+        let pid = node.id().to_string();
+        let limited = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}")]).status();
+        assert!(limited.unwrap().success());
+    };
+    limit("1000:unlimited");
+    let refused = Ask::new(node.admin, http::Method::POST, "/purge").json(&json!({"url": url("/x")})).send().await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    sealed_origin(&origin, "v2", 500);
+    assert_eq!(node.fetch("/x").await.header("x-version"), "v2", "it has been applied all the same");
+    limit("unlimited:unlimited");
+    node.purge_url("/x", false).await;
+    assert!(node.cached("/x").await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_reaches_every_node_of_the_region_before_it_returns() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);

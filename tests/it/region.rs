@@ -278,3 +278,25 @@ async fn a_node_is_not_ready_before_it_has_caught_up() {
     redis.thaw();
     eventually("being ready", async || away.admin("/readyz").send().await.status == 200).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_of_one_name_are_noticed_and_a_purge_waits_for_both() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = node(&origin, &redis);
+    let nodes = [builder.start().await, builder.start().await];
+    for node in &nodes {
+        node.fetch("/x").await;
+        node.hit("/x").await;
+    }
+    for node in &nodes {
+        eventually("the other one of its name", async || node.metric("holm_cache_purge_namesakes", "").await > 0.5)
+            .await;
+    }
+    sealed_origin(&origin, "v2", 500);
+    let receipt = nodes[0].purge_url("/x", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1"], "{receipt}");
+    for node in &nodes {
+        assert_eq!(node.fetch("/x").await.header("x-version"), "v2");
+    }
+}

@@ -97,14 +97,14 @@ impl Journal {
             Some(database) => database,
             None => open(&self.path)?,
         };
-        let done = guarded(|| work(&database))?;
+        let done = guarded(&self.path, || work(&database))?;
         *slot = Some(database);
         Ok(done)
     }
 }
 
 fn open(path: &Path) -> Result<Database, Error> {
-    guarded(|| {
+    guarded(path, || {
         let database = Database::create(path).map_err(journal)?;
         let write = database.begin_write().map_err(journal)?;
         write.open_table(ROWS).map_err(journal)?;
@@ -114,10 +114,13 @@ fn open(path: &Path) -> Result<Database, Error> {
     })
 }
 
-/// A damaged file makes the database panic in places; that is an error like any other.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+/// Names the file in an error. A damaged one makes the database panic in places; that is an error like any other.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    outcome.unwrap_or_else(|_| Err(Error::Journal("it is damaged".to_owned())))
+    match outcome.unwrap_or_else(|_| Err(Error::Journal("it is damaged".to_owned()))) {
+        Err(Error::Journal(reason)) => Err(Error::Journal(format!("{}: {reason}", path.display()))),
+        other => other,
+    }
 }
 
 fn load(database: &Database, rows_max: usize) -> Result<Option<Table>, Error> {

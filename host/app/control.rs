@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -36,6 +36,8 @@ pub(super) struct Controls {
     policies: Arc<Policies>,
     ack: Duration,
     phase: AtomicU8,
+    /// It has been ready: what comes later is no start.
+    was_ready: AtomicBool,
     since: Instant,
 }
 
@@ -51,7 +53,17 @@ impl Controls {
         policies: Arc<Policies>,
         ack: Duration,
     ) -> Self {
-        Self { registry, cache, pipeline, pools, policies, ack, phase: AtomicU8::new(STARTING), since: Instant::now() }
+        Self {
+            registry,
+            cache,
+            pipeline,
+            pools,
+            policies,
+            ack,
+            phase: AtomicU8::new(STARTING),
+            was_ready: AtomicBool::new(false),
+            since: Instant::now(),
+        }
     }
 
     /// From now on clients are served.
@@ -98,7 +110,7 @@ impl Control for Controls {
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
             OPEN => match self.cache.purger() {
-                purger if !purger.is_catching_up() => Ok(()),
+                purger if !purger.is_catching_up() || self.was_ready.load(Ordering::Relaxed) => Ok(()),
                 purger if purger.has_reached() => {
                     Err(vec!["the node is catching up with its region's purge log".to_owned()])
                 }
@@ -106,7 +118,10 @@ impl Control for Controls {
                     Err(vec!["the node has yet to reach its region's purge log".to_owned()])
                 }
                 // It asks the origin for whatever it serves, and does that as well as any node.
-                _ => Ok(()),
+                _ => {
+                    self.was_ready.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
             },
             _ => Err(vec!["the node is draining".to_owned()]),
         }

@@ -17,7 +17,7 @@ pub mod table;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +27,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use self::{
@@ -170,6 +170,8 @@ pub struct Purger {
     /// Serialises writers, so that positions reach the journal in order.
     writing: Mutex<Writing>,
     applied: watch::Sender<Cursor>,
+    /// Something that is applied isn't durable yet.
+    unsaved: AtomicBool,
     pending: Pending,
     seen: Seen,
     rows_max: usize,
@@ -222,6 +224,7 @@ impl Purger {
             region,
             writing: Mutex::new(Writing { parked, ..Writing::default() }),
             applied: watch::Sender::new(cursor),
+            unsaved: AtomicBool::new(false),
             pending: Pending::new(config.invalidations_max),
             seen: Seen::default(),
             rows_max,
@@ -275,8 +278,9 @@ impl Purger {
     /// can be purged; it is asked for only if some URL was purged since the entry's fetch.
     #[must_use]
     pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: Option<impl FnOnce() -> Tag>) -> Standing {
+        let observed = self.fence.observe();
         let standing = self.check_purged(tags, mark, checked, url);
-        if self.fence.is_alone() || self.fence.lets(mark.at, clock::uptime()) {
+        if self.fence.is_alone() || self.fence.lets(observed, mark.at, clock::uptime()) {
             standing
         } else {
             standing.max(Standing::Unconfirmed)
@@ -312,12 +316,14 @@ impl Purger {
         let append = Append { tag: scope.tag(), kind, url: scope.is_url() };
         match &self.region {
             None => {
-                let position = self.append_locally(&[append]).await?;
+                let (position, saved) = self.append_locally(&[append]).await;
+                saved?;
                 Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
             }
             Some(region) => {
-                let appended = region.log.append(&[append]).await?;
-                Ok(region.acknowledged(&appended, ack).await)
+                let appended = timeout(ack, region.log.append(std::slice::from_ref(&append))).await;
+                let appended = appended.unwrap_or_else(|_| Err(Error::Log("no reply in time".to_owned())))?;
+                region.acknowledged(&appended, ack).await
             }
         }
     }
@@ -329,7 +335,7 @@ impl Purger {
     /// [`Error::Log`]: the log can't be reached.
     pub async fn sign_off(&self, node: &str) -> Result<usize, Error> {
         let Some(region) = &self.region else { return Ok(0) };
-        let members = region.log.members().await?;
+        let members = region.log.members(None).await?;
         let members = {
             let mut roll = region.roll.lock();
             roll.look(members, clock::uptime());
@@ -351,10 +357,15 @@ impl Purger {
     /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes; dropping the
     /// future takes nothing back.
     pub async fn invalidate(&self, url: Tag) {
-        let number = self.state.write().local.add(url);
+        let number = {
+            let mut state = self.state.write();
+            let number = state.local.add(url);
+            // In the order of the numbers: else a later one that is taken would speak for this one.
+            self.pending.add(url, number);
+            number
+        };
         self.republish();
         self.metrics.purge_invalidations.inc();
-        self.pending.add(url, number);
         self.pending.taken(number).await;
     }
 
@@ -388,7 +399,8 @@ impl Purger {
         metrics.purge_fence_ms.set(gauge(clock::millis(self.fence.left(now))));
     }
 
-    async fn append_locally(&self, appends: &[Append]) -> Result<Position, Error> {
+    /// Applies purges to this node's own log, and says whether they are durable.
+    async fn append_locally(&self, appends: &[Append]) -> (Position, Result<(), Error>) {
         let mut writing = self.writing.lock().await;
         let mut position = self.state.read().table.cursor().position;
         let records = appends.iter().map(|append| {
@@ -396,8 +408,7 @@ impl Purger {
             Record { position, tag: append.tag, kind: append.kind, url: append.url }
         });
         let records = records.collect();
-        self.commit(&mut writing, records, |_| {}).await?;
-        Ok(position)
+        (position, self.commit(&mut writing, records, |_| {}).await)
     }
 
     /// Applies records in memory first, so that no hit can slip between, then on disk, then tells those who wait.
@@ -419,12 +430,20 @@ impl Purger {
             if writing.unsaved.len() > UNSAVED_MAX {
                 let applied = table.cursor().position;
                 table.raise_floor(applied);
-                writing.unsaved.clear();
+                // Nor is what the disk has of it worth anything below that floor.
+                (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), true);
             }
             Snapshot::from(&*table)
         };
         self.republish();
         self.save(writing, snapshot).await
+    }
+
+    /// Tries again to make durable what the disk refused.
+    async fn save_again(&self) -> Result<(), Error> {
+        let mut writing = self.writing.lock().await;
+        let snapshot = Snapshot::from(&self.state.read().table);
+        self.save(&mut writing, snapshot).await
     }
 
     /// Makes another table the one that counts, at once and as a whole. `anew` if what the disk has is of another log.
@@ -436,7 +455,13 @@ impl Purger {
         records: Vec<Record>,
     ) -> Result<(), Error> {
         let snapshot = Snapshot::from(&table);
-        self.state.write().table = table;
+        {
+            let mut state = self.state.write();
+            state.table = table;
+            if anew {
+                state.local.lift_floor();
+            }
+        }
         self.republish();
         if anew {
             // Purges of a log that is gone say nothing about this one.
@@ -458,7 +483,9 @@ impl Purger {
                 }
             };
             let written = tokio::task::spawn_blocking(write).await;
-            written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))?;
+            let written = written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())));
+            self.unsaved.store(written.is_err(), Ordering::Relaxed);
+            written?;
         }
         (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), false);
         self.applied.send_replace(snapshot.cursor);
@@ -466,11 +493,12 @@ impl Purger {
     }
 
     fn republish(&self) {
-        let (log, latest_url, local) = {
+        // Read anew whenever another has published meanwhile, which may have known more.
+        self.glance.rcu(|glance| {
             let state = self.state.read();
-            (state.table.cursor().log, state.table.latest_url(), state.local.count())
-        };
-        self.glance.rcu(|glance| Glance { log, latest_url, local, version: glance.version + 1 });
+            let (log, latest_url) = (state.table.cursor().log, state.table.latest_url());
+            Glance { log, latest_url, local: state.local.horizon(), version: glance.version + 1 }
+        });
     }
 }
 
@@ -492,14 +520,19 @@ impl Region {
     }
 
     /// Waits until a purge is complete, or `ack` is over.
-    async fn acknowledged(&self, purge: &Appended, ack: Duration) -> Receipt {
+    async fn acknowledged(&self, purge: &Appended, ack: Duration) -> Result<Receipt, Error> {
         let appended = clock::uptime();
         let known_from = self.roll.lock().known_from(purge, appended);
         let point = Standpoint { appended, known_from };
         let mut members = self.roll.lock().look_back();
         let mut poll = POLL;
         loop {
-            let pause = match self.log.members().await {
+            let pause = match self.log.members(Some(purge)).await {
+                Ok(listed) if listed.lost => {
+                    // Nobody may have read it, so nobody else would notice.
+                    self.log.begin_anew(purge.log).await?;
+                    return Err(Error::Log("it has lost the purge".to_owned()));
+                }
                 Ok(listed) => {
                     members = self.roll.lock().look(listed, clock::uptime());
                     poll
@@ -510,13 +543,13 @@ impl Region {
             let now = clock::uptime();
             let (mut receipt, complete) = receipt::judge(&members, purge, &point, now);
             if complete {
-                return receipt;
+                return Ok(receipt);
             }
             if now.since(appended) >= ack {
                 if receipt.missing.is_empty() {
                     receipt.missing.push(UNKNOWN.to_owned());
                 }
-                return receipt;
+                return Ok(receipt);
             }
             sleep(pause.min(ack.saturating_sub(now.since(appended)))).await;
         }

@@ -37,7 +37,7 @@ impl Default for Limits {
             spool_dir: None,
             client_connections_max: 1_000,
             client_streams_max: 1_000,
-            client_places_max: 128,
+            client_places_max: 64,
             trusted_proxies: Cidr::LOOPBACK.to_vec(),
         }
     }

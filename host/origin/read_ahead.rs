@@ -49,6 +49,11 @@ pub(super) async fn read_ahead(mut body: Body, spool: &Arc<Spool>) -> Result<Rea
         let Some(frame) = frame else { return Ok(ReadAhead::Whole(Arc::new(ahead.whole()))) };
         let Ok(piece) = frame?.into_data() else { continue };
         if let Some(piece) = ahead.store(piece).await {
+            if body.is_end_stream() && piece.len() <= READ_BYTES {
+                // So little is let in when there is no room, too: those who take the room must not stop everybody.
+                ahead.stash.force(piece);
+                return Ok(ReadAhead::Whole(Arc::new(ahead.whole())));
+            }
             return Ok(ReadAhead::Streams(ahead.resumed(piece, body)));
         }
     }

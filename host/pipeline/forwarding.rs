@@ -33,6 +33,20 @@ pub(super) fn unread(route: &Route, policy: &dyn Policy, headers: &HeaderMap) ->
     })
 }
 
+/// What of where a question is sent the policy's key doesn't read: the host's part of the key, too.
+pub(super) fn unread_target(policy: &dyn Policy, head: &RequestHead) -> [u8; 32] {
+    let is_read = |wanted: &Input| consult::key_reads(policy).any(|input| input == wanted);
+    let mut digest = Digest::default();
+    let mut part = |input: Input, value: Option<&str>| {
+        key::Material::part(&mut digest, value.filter(|_| !is_read(&input)).map(str::as_bytes));
+    };
+    part(Input::Scheme, Some(head.scheme.as_str()));
+    part(Input::Authority, Some(head.authority()));
+    part(Input::Path, Some(head.target.path()));
+    part(Input::QueryAll, head.target.query());
+    *digest.0.finalize().as_bytes()
+}
+
 /// The header fields of a question that isn't split, as they are sent on for all who ask the same: without the client's
 /// address, which is in no key.
 pub(super) fn of_question(route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {

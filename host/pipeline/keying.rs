@@ -91,7 +91,8 @@ fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<
     // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
     if route.infers() {
-        // So are the fields that are sent to the model although the policy doesn't read them.
+        // So is what is sent to the model although the policy doesn't read it: where, and with which fields.
+        hasher.part(Some(&forwarding::unread_target(policy, facts.request())));
         let unread = forwarding::unread(route, policy, &facts.request().headers);
         hasher.part(unread.as_ref().map(|digest| &digest[..]));
     }

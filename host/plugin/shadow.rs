@@ -324,6 +324,7 @@ struct Case {
     asked: Asked,
     head: RequestHead,
     body: Option<Bytes>,
+    content_bytes_max: u64,
     answer: Option<(StatusCode, HeaderMap, Option<u64>, u64)>,
     pools: Seen,
     now: Timestamp,
@@ -369,6 +370,7 @@ impl Case {
             },
             head: facts.request().clone(),
             body: facts.body().cloned(),
+            content_bytes_max: facts.content_bytes_max(),
             answer: facts.answer().map(|it| (it.status, it.headers.clone(), it.length, it.fetch_us)),
             pools: Seen(pools),
             now: clock::now(),
@@ -379,7 +381,8 @@ impl Case {
     /// What this policy would have said.
     fn ask(&self, policy: &dyn Policy) -> Option<Result<Decision, Fault>> {
         let notes = Notes::default();
-        let mut facts = Facts::new(&self.head, self.body.as_ref(), &notes).beside(&self.pools).at(self.now);
+        let facts = Facts::new(&self.head, self.body.as_ref(), &notes).decoded_within(self.content_bytes_max);
+        let mut facts = facts.beside(&self.pools).at(self.now);
         if let Some((status, headers, length, fetch_us)) = &self.answer {
             facts = facts.answered(Answer { status: *status, headers, length: *length, fetch_us: *fetch_us });
         }

@@ -41,7 +41,7 @@ pub enum Input {
     QueryAll,
     /// The values of one header field, several joined by `, ` (RFC 9110, section 5.3).
     Header(HeaderName),
-    /// The value of one cookie.
+    /// The values of one cookie, several joined by `; `.
     Cookie(String),
     /// The client's network, e.g. `203.0.113.0/24`; the bits are capped to the address family's size.
     ClientPrefix(u8),
@@ -181,6 +181,12 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub const fn decoded_within(self, content_bytes_max: u64) -> Self {
         Self { content_bytes_max, ..self }
+    }
+
+    /// The limit for the bytes of a decoded body.
+    #[must_use]
+    pub const fn content_bytes_max(&self) -> u64 {
+        self.content_bytes_max
     }
 
     /// With what the origin answered.
@@ -386,14 +392,11 @@ fn header_values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h
     joined(headers.get_all(name).iter().map(|value| value.as_bytes()), b", ")
 }
 
+/// All values of a cookie: origins differ in which of several they take. `;` can't occur inside one.
 fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, [u8]>> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
-        .map(<[u8]>::trim_ascii)
-        .find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-        .map(Cow::Borrowed)
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let values = pairs.map(<[u8]>::trim_ascii);
+    joined(values.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")), b"; ")
 }
 
 /// Joins values; a single one, the usual case, stays borrowed.

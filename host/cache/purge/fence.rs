@@ -21,7 +21,20 @@ pub struct Fence {
     read: AtomicU64,
 }
 
-/// This node follows nobody's log.
+/// When the last read of the log began, as it was known at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed(u64);
+
+impl Observed {
+    fn age(self, now: Uptime) -> Option<Duration> {
+        match self.0 {
+            0 | ALONE => None,
+            read => Some(now.since(Uptime(read))),
+        }
+    }
+}
+
+/// The node has no region.
 const ALONE: u64 = u64::MAX;
 
 impl Fence {
@@ -54,13 +67,17 @@ impl Fence {
         self.read.load(Ordering::Relaxed) == ALONE
     }
 
+    /// Returns when the last read of the log began. Who judges an entry asks this before looking at the purge table, so
+    /// that what is concluded from a read isn't believed of a table from before it.
+    #[must_use]
+    pub fn observe(&self) -> Observed {
+        Observed(self.read.load(Ordering::Acquire))
+    }
+
     /// How long ago the last read of the log began; `None` before the first, and without a region.
     #[must_use]
     pub fn age(&self, now: Uptime) -> Option<Duration> {
-        match self.read.load(Ordering::Acquire) {
-            0 | ALONE => None,
-            read => Some(now.since(Uptime(read))),
-        }
+        self.observe().age(now)
     }
 
     /// What is left of the fence; zero past it.
@@ -81,15 +98,16 @@ impl Fence {
     /// what was fetched less than a period ago was fetched after any purge that is complete by now. That is so only for
     /// as long as the others count with this node at all.
     #[must_use]
-    pub fn lets(&self, fetched: Uptime, now: Uptime) -> bool {
-        if self.holds(now) {
+    pub fn lets(&self, observed: Observed, fetched: Uptime, now: Uptime) -> bool {
+        if observed.0 == ALONE {
             return true;
         }
-        let Some(age) = self.age(now) else { return false };
-        match self.cut_off {
-            CutOff::Serve => true,
-            CutOff::Ask => fetched.0 != 0 && age + self.period < self.lost && now.since(fetched) < self.period,
-        }
+        let Some(age) = observed.age(now) else { return false };
+        age < self.period
+            || match self.cut_off {
+                CutOff::Serve => true,
+                CutOff::Ask => fetched.0 != 0 && age + self.period < self.lost && now.since(fetched) < self.period,
+            }
     }
 
     /// Whether a request that came at `came` may share a fetch that began at `began`, given that the fence did not hold
@@ -114,6 +132,10 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(4);
     const LOST: Duration = Duration::from_secs(60);
 
+    fn lets(fence: &Fence, fetched: u64, now: u64) -> bool {
+        fence.lets(fence.observe(), Uptime(fetched), Uptime(now))
+    }
+
     fn read_at(ms: u64, cut_off: CutOff) -> Fence {
         let fence = Fence::new(PERIOD, LOST, cut_off);
         fence.renew(Uptime(ms));
@@ -123,23 +145,21 @@ mod tests {
     #[test]
     fn without_a_region_everything_may_be_served() {
         let fence = Fence::alone();
-        assert!(
-            fence.holds(Uptime(u64::MAX - 1)) && fence.lets(Uptime(0), Uptime(9)) && fence.age(Uptime(9)).is_none()
-        );
+        assert!(fence.holds(Uptime(u64::MAX - 1)) && lets(&fence, 0, 9) && fence.age(Uptime(9)).is_none());
     }
 
     #[test]
     fn before_the_log_is_read_nothing_may() {
         for cut_off in [CutOff::Ask, CutOff::Serve] {
             let fence = Fence::new(PERIOD, LOST, cut_off);
-            assert!(!fence.holds(Uptime(5)) && !fence.lets(Uptime(5), Uptime(5)), "{cut_off:?}");
+            assert!(!fence.holds(Uptime(5)) && !lets(&fence, 5, 5), "{cut_off:?}");
         }
     }
 
     #[test]
     fn past_the_fence_only_what_was_fetched_within_a_period() {
         let fence = read_at(10_000, CutOff::Ask);
-        for (fetched, now, lets) in [
+        for (fetched, now, wanted) in [
             (0, 10_000, true),
             (0, 13_999, true),
             (0, 14_000, false),
@@ -150,18 +170,18 @@ mod tests {
             (65_999, 65_999, true),
             (66_000, 66_000, false),
         ] {
-            assert_eq!(fence.lets(Uptime(fetched), Uptime(now)), lets, "fetched {fetched}, now {now}");
+            assert_eq!(lets(&fence, fetched, now), wanted, "fetched {fetched}, now {now}");
         }
         fence.renew(Uptime(70_000));
-        assert!(fence.lets(Uptime(0), Uptime(73_999)));
+        assert!(lets(&fence, 0, 73_999));
         fence.renew(Uptime(50_000));
-        assert!(fence.lets(Uptime(0), Uptime(73_999)), "an older read takes nothing away");
+        assert!(lets(&fence, 0, 73_999), "an older read takes nothing away");
     }
 
     #[test]
     fn a_node_may_be_told_to_go_on() {
         let fence = read_at(10_000, CutOff::Serve);
-        assert!(!fence.holds(Uptime(99_000)) && fence.lets(Uptime(0), Uptime(99_000)));
+        assert!(!fence.holds(Uptime(99_000)) && lets(&fence, 0, 99_000));
     }
 
     #[test]

@@ -20,6 +20,12 @@ use crate::{
 /// How long one read of the log waits for news, at most.
 const WAIT_MAX: Duration = Duration::from_millis(1_000);
 
+/// The same while the log is to be confirmed by the others.
+const CONFIRM_WAIT: Duration = Duration::from_millis(25);
+
+/// Between two attempts to make durable what the disk refused.
+const SAVE_AGAIN: Duration = Duration::from_millis(1_000);
+
 /// What a stopping node may take to hand on its last invalidations and to sign off.
 const LEAVE_TIME: Duration = Duration::from_millis(1_000);
 
@@ -40,6 +46,8 @@ struct Reader {
     /// Incarnations that this node has followed and left.
     left: VecDeque<Incarnation>,
     swept: Uptime,
+    /// The log's end has been reached, but not everybody else has found it to be the log they know.
+    unconfirmed: bool,
     /// The last thing that was worth a warning, so that it is said once.
     warned: Option<&'static str>,
 }
@@ -67,11 +75,19 @@ impl Purger {
     }
 
     async fn leave(&self) {
-        let batch = self.pending.take();
-        if !batch.is_empty()
-            && let Err(error) = self.hand_on(&batch).await
-        {
-            warn!(%error, count = batch.len(), "invalidations were not handed on to the purge log");
+        // What was being handed on may have been taken or not; twice does no harm.
+        self.pending.put_back();
+        loop {
+            let batch = self.pending.take();
+            if batch.is_empty() {
+                break;
+            }
+            if let Err(error) = self.hand_on(&batch).await {
+                self.pending.put_back();
+                warn!(%error, count = self.pending.count(), "invalidations were not handed on to the purge log");
+                break;
+            }
+            self.pending.done();
         }
         let Some(region) = &self.region else { return };
         let cursor = *self.applied.borrow();
@@ -109,10 +125,11 @@ impl Purger {
                     if at.position < last {
                         continue;
                     }
-                    self.reach_end(region, reader, at, server, began).await;
+                    self.reach_end(region, reader, at, server, began).await?;
                     if !news {
                         self.sweep(region, reader).await?;
-                        region.log.wait(at, WAIT_MAX.min(region.fence / 4)).await?;
+                        let wait = if reader.unconfirmed { CONFIRM_WAIT } else { WAIT_MAX };
+                        region.log.wait(at, wait.min(region.fence / 4)).await?;
                     }
                 }
                 Followed::Trimmed(floor, link) => {
@@ -196,27 +213,41 @@ impl Purger {
     }
 
     /// Everything that was in the log when the read began has been applied.
-    async fn reach_end(&self, region: &Region, reader: &mut Reader, at: Cursor, server: Option<String>, began: Uptime) {
+    async fn reach_end(
+        &self,
+        region: &Region,
+        reader: &mut Reader,
+        at: Cursor,
+        server: Option<String>,
+        began: Uptime,
+    ) -> Result<(), Error> {
         if let Some(Candidate { table, records, anew }) = reader.candidate.take() {
             let mut writing = self.writing.lock().await;
             let saved = self.swap_in(&mut writing, table, anew, records).await;
             reader.note_saved(saved);
         }
-        let lapsed = !self.fence.holds(began);
-        if lapsed {
-            info!(position = %at.position, "in step with the region's purge log");
-            reader.warned = None;
-        }
         if let Some(before) = region.before.filter(|_| !self.fence.has_read()) {
             // Its directory is this process's now, so it has ended.
             let mut member = region.member(&self.node, at, at.position, began);
             member.instance = before;
-            if let Err(error) = region.log.sign_off(&member, false).await {
-                warn!(%error, "could not sign off the process that had this directory before");
-            }
+            region.log.sign_off(&member, false).await?;
         }
-        region.roll.lock().read(at.log, server, lapsed, clock::uptime());
-        self.fence.renew(began);
+        let lapsed = !self.fence.holds(began);
+        reader.unconfirmed |= region.roll.lock().read(at.log, server, lapsed && !reader.unconfirmed, began);
+        if reader.unconfirmed {
+            let listed = region.log.members(None).await?;
+            let mut roll = region.roll.lock();
+            roll.look(listed, clock::uptime());
+            reader.unconfirmed = !roll.is_confirmed(region.instance, clock::uptime());
+        }
+        if !reader.unconfirmed {
+            if lapsed {
+                info!(position = %at.position, "in step with the region's purge log");
+                reader.warned = None;
+            }
+            self.fence.renew(began);
+        }
+        Ok(())
     }
 
     /// Looks after the list of members, now and then.
@@ -226,7 +257,7 @@ impl Purger {
             return Ok(());
         }
         reader.swept = now;
-        let listed = region.log.members().await?;
+        let listed = region.log.members(None).await?;
         let (lost, namesake) = {
             let mut roll = region.roll.lock();
             roll.look(listed, now);
@@ -249,23 +280,34 @@ impl Purger {
     async fn drain(&self) {
         let mut warned = false;
         let mut unsettled: VecDeque<(Cursor, Vec<Invalidation>)> = VecDeque::new();
+        let mut applied = self.applied.subscribe();
         loop {
-            let batch = self.pending.next().await;
-            match self.hand_on(&batch).await {
-                Ok(at) => {
-                    warned = false;
-                    self.pending.done(&batch);
-                    unsettled.push_back((at, batch));
+            let batch = tokio::select! {
+                batch = self.pending.next() => batch,
+                _ = applied.changed(), if !unsettled.is_empty() => Vec::new(),
+                () = sleep(SAVE_AGAIN), if self.unsaved.load(Ordering::Relaxed) => {
+                    // It was said when it failed first.
+                    let _ = self.save_again().await;
+                    continue;
                 }
-                Err(error) => {
-                    if !std::mem::replace(&mut warned, true) {
-                        warn!(%error, "the purge log takes no invalidations; this node has applied them, and hands them on later");
+            };
+            if !batch.is_empty() {
+                match self.hand_on(&batch).await {
+                    Ok(at) => {
+                        warned = false;
+                        self.pending.done();
+                        unsettled.push_back((at, batch));
                     }
-                    self.pending.put_back(&batch);
-                    sleep(RETRY).await;
+                    Err(error) => {
+                        if !std::mem::replace(&mut warned, true) {
+                            warn!(%error, "the purge log takes no invalidations; this node has applied them, and hands them on later");
+                        }
+                        self.pending.put_back();
+                        sleep(RETRY).await;
+                    }
                 }
             }
-            self.settle(&mut unsettled).await;
+            self.settle(&mut unsettled);
         }
     }
 
@@ -273,41 +315,59 @@ impl Purger {
         let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, url: true };
         let appends: Vec<Append> = batch.iter().map(append).collect();
         let Some(region) = &self.region else {
-            self.append_locally(&appends).await?;
-            return Ok(*self.applied.borrow());
+            let (position, saved) = self.append_locally(&appends).await;
+            if let Err(error) = saved {
+                warn!(%error, "invalidations are applied but not yet durable");
+            }
+            return Ok(Cursor { position, ..self.state.read().table.cursor() });
         };
         if self.pending.take_overflow() {
             warn!(
                 "more invalidations than may wait for the purge log; it begins anew, and all nodes confirm what they have"
             );
-            let log = self.applied.borrow().log;
-            region.log.begin_anew(log).await.inspect_err(|_| self.pending.overflow())?;
+            let anew = async {
+                let before = region.log.members(None).await?.log;
+                region.log.begin_anew(before).await
+            };
+            anew.await.inspect_err(|_| self.pending.overflow())?;
         }
-        let Appended { log, position, .. } = region.log.append(&appends).await?;
-        Ok(Cursor { log, position, ..Cursor::default() })
+        let Appended { log, position, link, .. } = region.log.append(&appends).await?;
+        Ok(Cursor { log, position, link })
     }
 
-    /// Forgets what the log knows and this node has applied from it.
-    async fn settle(&self, unsettled: &mut VecDeque<(Cursor, Vec<Invalidation>)>) {
-        if let Some((last, _)) = unsettled.back() {
-            let mut applied = self.applied.subscribe();
-            let reached = applied.wait_for(|at| at.log != last.log || at.position >= last.position);
-            // Not to be waited for if others are to be handed on: it is settled with them.
-            let _ = timeout(RETRY, reached).await;
+    /// Forgets what the log knows and this node has applied from it. What the log has lost is handed on again.
+    fn settle(&self, unsettled: &mut VecDeque<(Cursor, Vec<Invalidation>)>) {
+        while unsettled.len() > UNSETTLED_MAX {
+            // The log takes them, and this node can't read it: they are settled with later ones.
+            let (Some((_, mut first)), Some((cursor, second))) = (unsettled.pop_front(), unsettled.pop_front()) else {
+                break;
+            };
+            first.extend(second);
+            unsettled.push_front((cursor, first));
         }
-        let at = *self.applied.borrow();
+        let mut state = self.state.write();
+        let at = state.table.cursor();
         while let Some((cursor, batch)) = unsettled.pop_front() {
             if cursor.log == at.log && cursor.position > at.position {
                 unsettled.push_front((cursor, batch));
                 break;
             }
-            let mut state = self.state.write();
-            for one in batch {
+            // In another incarnation everything older is doubtful.
+            let first = Position((cursor.position.0 + 1).saturating_sub(batch.len() as u64));
+            let is_known = |one: &Invalidation| cursor.log != at.log || state.table.knows(&one.tag, first);
+            let (known, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_known);
+            for one in known {
                 state.local.settle(&one.tag, one.number());
             }
+            self.pending.again(&lost);
         }
+        drop(state);
+        self.republish();
     }
 }
+
+/// Batches that wait to be read back; past it they are joined.
+const UNSETTLED_MAX: usize = 64;
 
 impl Reader {
     /// Says something once, until the log has been read to its end again after a lapse.

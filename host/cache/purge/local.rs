@@ -29,6 +29,17 @@ impl Local {
         self.count
     }
 
+    /// Returns the number below which an entry's mark calls for a check; zero if none does.
+    #[must_use]
+    pub fn horizon(&self) -> u64 {
+        if self.rows.is_empty() && self.floor == 0 { 0 } else { self.count }
+    }
+
+    /// Takes the floor away: whatever was fetched before is doubtful for another reason.
+    pub const fn lift_floor(&mut self) {
+        self.floor = 0;
+    }
+
     /// Invalidates everything with this tag whose fetch has begun by now.
     pub fn add(&mut self, tag: Tag) -> u64 {
         self.count += 1;

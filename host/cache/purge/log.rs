@@ -41,11 +41,11 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`Error::Log`]: the log can't be reached.
     fn begin_anew<'a>(&'a self, from: Incarnation) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// The nodes that have signed on and not off.
+    /// The nodes that have signed on and not off, and whether the log still has `purge`.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
-    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>>;
+    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>>;
 
     /// Signs a member off; unless it has reported since, if `unless_changed`.
     ///
@@ -72,6 +72,8 @@ pub struct Appended {
     pub log: Incarnation,
     /// Its position.
     pub position: Position,
+    /// Its link.
+    pub link: Link,
     /// The server that took it: a name that another server, or the same one after a restart, doesn't have.
     pub server: Option<String>,
 }
@@ -109,6 +111,8 @@ pub struct Listed {
     pub server: Option<String>,
     /// Those that have signed on and not off.
     pub members: Vec<Member>,
+    /// The purge that was asked about is no longer in the incarnation that took it, and no bound explains that.
+    pub lost: bool,
 }
 
 /// What reading on brought.

@@ -25,6 +25,8 @@ struct Queue {
     /// By the number of the first of its tag, so that the oldest go first.
     order: BTreeMap<u64, Tag>,
     tags: HashMap<Tag, Numbers>,
+    /// Taken out, and neither done nor put back.
+    under_way: Vec<Invalidation>,
     overflowed: bool,
 }
 
@@ -87,21 +89,41 @@ impl Pending {
         self.queue.lock().pop()
     }
 
-    /// Notes that the log has taken these.
-    pub fn done(&self, batch: &[Invalidation]) {
+    /// Notes that the log has taken what was taken out last.
+    pub fn done(&self) {
+        let (batch, left) = {
+            let mut queue = self.queue.lock();
+            let left = queue.order.keys().next().copied();
+            (std::mem::take(&mut queue.under_way), left)
+        };
         let last = batch.iter().map(Invalidation::number).max().unwrap_or(0);
-        let left = self.queue.lock().order.keys().next().copied();
         // What came later than one that still waits may have been taken before it.
         let all = left.map_or(last, |left| left.saturating_sub(1).min(last));
         self.taken.send_modify(|taken| *taken = all.max(*taken));
     }
 
-    /// Puts those that the log has not taken back in their places.
-    pub fn put_back(&self, batch: &[Invalidation]) {
+    /// Puts what was taken out last back in its places: the log hasn't taken it, or nobody knows whether it has.
+    pub fn put_back(&self) {
+        let mut queue = self.queue.lock();
+        for Invalidation { tag, numbers } in std::mem::take(&mut queue.under_way) {
+            queue.add(tag, numbers, usize::MAX);
+        }
+    }
+
+    /// Adds invalidations again that the log has lost.
+    pub fn again(&self, batch: &[Invalidation]) {
         let mut queue = self.queue.lock();
         for Invalidation { tag, numbers } in batch {
             queue.add(*tag, *numbers, usize::MAX);
         }
+        drop(queue);
+        self.news.notify_one();
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.queue.lock().tags.len()
     }
 
     /// Whether invalidations were turned away since the last time.
@@ -139,6 +161,7 @@ impl Queue {
         {
             batch.extend(self.tags.remove(&tag).map(|numbers| Invalidation { tag, numbers }));
         }
+        self.under_way.extend_from_slice(&batch);
         batch
     }
 }
@@ -164,10 +187,10 @@ mod tests {
         let batch = pending.next().await;
         let tags: Vec<_> = batch.iter().map(|one| (one.tag, one.number())).collect();
         assert_eq!(tags, [(tag(1), 3), (tag(2), 2)]);
-        pending.put_back(&batch);
+        pending.put_back();
         assert!(timeout(Duration::from_millis(1), pending.taken(1)).await.is_err());
-        let batch = pending.next().await;
-        pending.done(&batch);
+        pending.next().await;
+        pending.done();
         pending.taken(2).await;
     }
 

@@ -75,7 +75,10 @@ impl Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::{log::Report, table::Incarnation};
+    use crate::cache::purge::{
+        log::Report,
+        table::{Incarnation, Link},
+    };
 
     fn member(node: &str, log: u64, applied: u64, fence_ms: Option<u64>) -> Member {
         let report = Report { applied: Position(applied), fence_ms, beat: 0 };
@@ -83,7 +86,7 @@ mod tests {
     }
 
     fn judged(members: &[Member], known_after_ms: u64, after_ms: u64) -> (String, bool) {
-        let purge = Appended { log: Incarnation(1 << 32), position: Position(7), server: None };
+        let purge = Appended { log: Incarnation(1 << 32), position: Position(7), link: Link(1), server: None };
         let point = Standpoint { appended: Uptime(1_000), known_from: Uptime(1_000 + known_after_ms) };
         let (receipt, complete) = judge(members, &purge, &point, Uptime(1_000 + after_ms));
         let part = |names: &[String]| names.join(" ");

@@ -5,10 +5,13 @@ use std::{collections::HashMap, sync::LazyLock, time::Duration};
 
 use futures_util::future::BoxFuture;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Script, Value, aio::MultiplexedConnection};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use super::{
-    Error,
+    Error, RETRY,
     log::{Append, Appended, Entry, Followed, Listed, Log, Member, Report, Tied, chained},
     table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Record},
 };
@@ -92,8 +95,26 @@ static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-static MEMBERS: LazyLock<Script> =
-    LazyLock::new(|| Script::new("return {redis.call('HGET', KEYS[1], 'id') or '0', redis.call('HGETALL', KEYS[2])}"));
+/// A record may have left at the oldest end, as the log's bound has it; anywhere else it was lost.
+static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local id = redis.call('HGET', KEYS[1], 'id') or '0'
+        local lost = '0'
+        if id == ARGV[1] then
+          local here = redis.call('XRANGE', KEYS[2], ARGV[2] .. '-0', ARGV[2] .. '-0')[1]
+          local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+          if here then
+            lost = '1'
+            for i = 1, #here[2], 2 do
+              if here[2][i] == 'link' and here[2][i + 1] == ARGV[3] then lost = '0' end
+            end
+          elseif not (first and tonumber(string.match(first[1], '^%d+')) > tonumber(ARGV[2])) then
+            lost = '1'
+          end
+        end
+        return {id, lost, redis.call('HGETALL', KEYS[3])}",
+    )
+});
 
 static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -109,6 +130,7 @@ pub struct RedisLog {
     client: Client,
     names: Names,
     log_max: usize,
+    fence: Duration,
     /// Reads that may wait have a connection of their own.
     waits: Slot,
     calls: Slot,
@@ -130,7 +152,15 @@ struct Line {
 }
 
 /// A connection that is opened when it is needed, and again after an error.
-struct Slot(Mutex<Option<Line>>);
+struct Slot(Mutex<Opened>);
+
+/// What came of opening a connection.
+#[derive(Default)]
+struct Opened {
+    line: Option<Line>,
+    /// When the last attempt failed: those that waited for it don't each make another.
+    failed: Option<Instant>,
+}
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -153,8 +183,9 @@ impl RedisLog {
                 members: format!("{prefix}:members"),
             },
             log_max: purge.log_max,
-            waits: Slot(Mutex::new(None)),
-            calls: Slot(Mutex::new(None)),
+            fence: purge.fence,
+            waits: Slot(Mutex::default()),
+            calls: Slot(Mutex::default()),
         })
     }
 
@@ -171,11 +202,11 @@ impl RedisLog {
         match called {
             Ok(Ok(value)) => Ok((value, line.server)),
             Ok(Err(error)) => {
-                slot.0.lock().await.take();
+                slot.0.lock().await.line = None;
                 Err(unreachable(error))
             }
             Err(_) => {
-                slot.0.lock().await.take();
+                slot.0.lock().await.line = None;
                 Err(Error::Log(format!("no reply within {} ms", clock::millis(time))))
             }
         }
@@ -183,12 +214,19 @@ impl RedisLog {
 
     async fn line(&self, slot: &Slot) -> Result<Line, Error> {
         let mut slot = slot.0.lock().await;
-        if let Some(line) = &*slot {
+        if let Some(line) = &slot.line {
             return Ok(line.clone());
         }
-        let line = timeout(PATIENCE, self.connect()).await;
-        let line = line.map_err(|_| Error::Log("no connection in time".to_owned()))?.map_err(unreachable)?;
-        Ok(slot.insert(line).clone())
+        if slot.failed.is_some_and(|failed| failed.elapsed() < RETRY / 2) {
+            return Err(Error::Log("it could not be connected to".to_owned()));
+        }
+        let connected = timeout(PATIENCE, self.connect()).await;
+        let connected = connected.map_err(|_| Error::Log("no connection in time".to_owned()));
+        let line = connected.and_then(|line| line.map_err(unreachable));
+        slot.failed = line.is_err().then(Instant::now);
+        let line = line?;
+        slot.line = Some(line.clone());
+        Ok(line)
     }
 
     async fn connect(&self) -> RedisResult<Line> {
@@ -205,16 +243,18 @@ impl RedisLog {
         let mut call = APPEND.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
         call.arg(lower_bits()).arg(self.log_max);
+        let mut link = 0;
         for purge in purges {
+            link = random();
             let kind = match purge.kind {
                 Kind::Hard => "hard",
                 Kind::Soft => "soft",
             };
-            call.arg(random()).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(u8::from(purge.url));
+            call.arg(link).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(u8::from(purge.url));
         }
         let called = self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
         let ((log, position), server): ((u64, u64), _) = called;
-        Ok(Appended { log: Incarnation(log), position: Position(position), server })
+        Ok(Appended { log: Incarnation(log), position: Position(position), link: Link(link), server })
     }
 
     async fn follow(&self, member: &Member, from: Cursor) -> Result<Followed, Error> {
@@ -243,14 +283,24 @@ impl RedisLog {
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }
 
-    async fn members(&self) -> Result<Listed, Error> {
+    async fn members(&self, purge: Option<&Appended>) -> Result<Listed, Error> {
+        let (log, position, link) = purge.map_or((0, 0, 0), |purge| (purge.log.0, purge.position.0, purge.link.0));
         let mut call = MEMBERS.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.members);
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(log).arg(position).arg(link);
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async(connection).await;
-        let ((log, members), server): ((u64, HashMap<String, String>), _) =
+        let ((log, lost, listed), server): ((u64, u8, HashMap<String, String>), _) =
             self.with(&self.calls, PATIENCE, call).await?;
-        let members = members.iter().filter_map(|(field, said)| self::member(field, said)).collect();
-        Ok(Listed { log: Incarnation(log), server, members })
+        let log = Incarnation(log);
+        let members = listed.iter().map(|(field, said)| {
+            // A node that speaks otherwise is waited for like one that is out of touch.
+            self::member(field, said).unwrap_or_else(|| self.stranger(field))
+        });
+        Ok(Listed { log, server, members: members.collect(), lost: lost == 1 })
+    }
+
+    fn stranger(&self, field: &str) -> Member {
+        let report = Report { applied: Position(0), fence_ms: Some(clock::millis(self.fence)), beat: 0 };
+        Member { node: field.to_owned(), instance: 0, log: Incarnation(0), report }
     }
 
     async fn sign_off(&self, member: &Member, unless_changed: bool) -> Result<(), Error> {
@@ -279,8 +329,8 @@ impl Log for RedisLog {
         Box::pin(self.begin_anew(from))
     }
 
-    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>> {
-        Box::pin(self.members())
+    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
+        Box::pin(self.members(purge))
     }
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {

@@ -37,6 +37,9 @@ struct Seen {
     listed: bool,
     /// Its word has changed since the last look.
     lively: bool,
+    /// Its word was looked at since this node came to the log's place, and has changed since then.
+    looked: bool,
+    spoken: bool,
 }
 
 impl Roll {
@@ -46,12 +49,16 @@ impl Roll {
         Self { fence, lost, place: None, since: Uptime(0), listed_at: None, seen: Vec::new() }
     }
 
-    /// Notes that this node read the log of this place to its end; `lapsed` if its fence had expired before.
-    pub fn read(&mut self, log: Incarnation, server: Option<String>, lapsed: bool, now: Uptime) {
+    /// Notes that this node read the log of this place to its end; `lapsed` if its fence had expired before. Returns
+    /// whether it has just come there.
+    pub fn read(&mut self, log: Incarnation, server: Option<String>, lapsed: bool, now: Uptime) -> bool {
         let place = Some((log, server));
-        if lapsed || place != self.place {
+        let has_come = lapsed || place != self.place;
+        if has_come {
             (self.place, self.since) = (place, now);
+            self.seen.iter_mut().for_each(|seen| (seen.looked, seen.spoken) = (false, false));
         }
+        has_come
     }
 
     /// From when on the members are all there are, for a purge that was appended at `appended`.
@@ -66,9 +73,17 @@ impl Roll {
         }
     }
 
+    /// Whether what this place's log says may be relied on: all others have read it as well and found it to be the one
+    /// they know, or had a fence's time to. A log that was put back may look right to a node that was behind.
+    #[must_use]
+    pub fn is_confirmed(&self, instance: u64, now: Uptime) -> bool {
+        let mut others = self.seen.iter().filter(|seen| seen.member.instance != instance);
+        now >= self.since.plus(certainly(self.fence)) || others.all(|seen| seen.spoken)
+    }
+
     /// Takes the log's list, and returns it with those that are carried on.
     pub fn look(&mut self, listed: Listed, now: Uptime) -> Vec<Member> {
-        let Listed { log, server, members } = listed;
+        let Listed { log, server, members, .. } = listed;
         let mut before = std::mem::take(&mut self.seen);
         let place = Some((log, server));
         if place != self.listed_at {
@@ -78,17 +93,21 @@ impl Roll {
         }
         let same =
             |seen: &Seen, member: &Member| seen.member.instance == member.instance && seen.member.node == member.node;
-        let carried = before.iter().filter(|seen| !seen.listed && now.since(seen.at) < self.lost);
+        // One that serves whatever happens is never given up by itself.
+        let counts = |seen: &Seen| seen.member.report.fence_ms.is_none() || now.since(seen.at) < self.lost;
+        let carried = before.iter().filter(|seen| !seen.listed && counts(seen));
         let carried: Vec<_> = carried.filter(|seen| !members.iter().any(|member| same(seen, member))).collect();
         let mut after: Vec<Seen> = carried
             .into_iter()
-            .map(|seen| Seen { member: seen.member.clone(), at: seen.at, listed: false, lively: false })
+            .map(|seen| Seen { member: seen.member.clone(), listed: false, lively: false, ..*seen })
             .collect();
         for member in members {
             let known = before.iter().find(|seen| same(seen, &member));
             let lively = known.is_some_and(|seen| seen.member.report.beat != member.report.beat);
             let at = known.filter(|_| !lively).map_or(now, |seen| seen.at);
-            after.push(Seen { member, at, listed: true, lively });
+            // What the list says at first may be older than what was known.
+            let spoken = known.is_some_and(|seen| seen.spoken || seen.looked && lively);
+            after.push(Seen { member, at, listed: true, lively, looked: true, spoken });
         }
         self.seen = after;
         self.look_back()
@@ -126,7 +145,10 @@ impl Roll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::{log::Report, table::Position};
+    use crate::cache::purge::{
+        log::Report,
+        table::{Link, Position},
+    };
 
     const FENCE: Duration = Duration::from_secs(4);
     const LOST: Duration = Duration::from_secs(60);
@@ -137,7 +159,7 @@ mod tests {
     }
 
     fn listed(members: Vec<Member>) -> Listed {
-        Listed { log: Incarnation(1), server: server("s"), members }
+        Listed { log: Incarnation(1), server: server("s"), members, lost: false }
     }
 
     fn names(members: &[Member]) -> String {
@@ -192,9 +214,22 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_confirmed_when_all_others_have_spoken_there_or_had_their_time() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.read(Incarnation(1), server("s"), true, Uptime(1_000));
+        assert!(roll.is_confirmed(1, Uptime(1_000)), "there is nobody else");
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1)]), Uptime(1_000));
+        assert!(!roll.is_confirmed(1, Uptime(1_000)), "that may be from before");
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 2)]), Uptime(1_100));
+        assert!(roll.is_confirmed(1, Uptime(1_100)));
+        roll.read(Incarnation(1), server("t"), false, Uptime(2_000));
+        assert!(!roll.is_confirmed(1, Uptime(6_129)) && roll.is_confirmed(1, Uptime(6_130)));
+    }
+
+    #[test]
     fn all_are_known_a_fence_after_the_place_was_met() {
         let mut roll = Roll::new(FENCE, LOST);
-        let purge = |server| Appended { log: Incarnation(1), position: Position(1), server };
+        let purge = |server| Appended { log: Incarnation(1), position: Position(1), link: Link(1), server };
         assert_eq!(roll.known_from(&purge(server("s")), Uptime(9_000)), Uptime(13_130), "nothing is known");
         roll.read(Incarnation(1), server("s"), true, Uptime(1_000));
         roll.read(Incarnation(1), server("s"), false, Uptime(2_000));

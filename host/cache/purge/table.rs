@@ -128,11 +128,14 @@ pub enum Standing {
     Gone,
 }
 
-/// The table: bounded, its oldest rows fold into a floor.
+/// The table: bounded, its oldest rows fold into floors.
 #[derive(Debug)]
 pub struct Table {
     cursor: Cursor,
+    /// Below this everything counts as purged.
     floor: Position,
+    /// The same for the tags of each bucket whose rows were folded; empty until one was.
+    folded: Vec<Position>,
     latest_url: Position,
     rows: HashMap<Tag, Row>,
     by_age: BTreeSet<(Position, Tag)>,
@@ -146,6 +149,7 @@ impl Table {
         Self {
             cursor: Cursor { log, ..Cursor::default() },
             floor: Position::default(),
+            folded: Vec::new(),
             latest_url: Position::default(),
             rows: HashMap::new(),
             by_age: BTreeSet::new(),
@@ -165,10 +169,22 @@ impl Table {
         self.latest_url
     }
 
-    /// Below this everything counts as purged.
+    /// Below this something may count as purged that no row tells of.
     #[must_use]
-    pub const fn floor(&self) -> Position {
-        self.floor
+    pub fn floor(&self) -> Position {
+        self.folded.iter().copied().fold(self.floor, Position::max)
+    }
+
+    /// Whether the purge of `tag` at `position` is known, by its row or by a floor.
+    #[must_use]
+    pub fn knows(&self, tag: &Tag, position: Position) -> bool {
+        self.floor >= position
+            || self.folded_at(tag) >= position
+            || self.row(tag).is_some_and(|row| row.hard >= position)
+    }
+
+    fn folded_at(&self, tag: &Tag) -> Position {
+        self.folded.get(bucket(tag)).copied().unwrap_or_default()
     }
 
     /// Applies a record; one that was applied before changes nothing. Returns the tags whose rows were folded away.
@@ -223,14 +239,11 @@ impl Table {
     /// Judges what was fetched at `mark` and carries `tags`.
     #[must_use]
     pub fn check(&self, tags: impl IntoIterator<Item = Tag>, mark: &Mark) -> Standing {
-        let purged = tags.into_iter().filter_map(|tag| self.rows.get(&tag)).map(|row| {
-            if mark.log != self.cursor.log || row.hard > mark.position {
-                Standing::Gone
-            } else if row.soft > mark.position {
-                Standing::Stale
-            } else {
-                Standing::Good
-            }
+        let purged = tags.into_iter().map(|tag| match self.rows.get(&tag) {
+            Some(row) if mark.log != self.cursor.log || row.hard > mark.position => Standing::Gone,
+            Some(row) if row.soft > mark.position => Standing::Stale,
+            _ if self.folded_at(&tag) > mark.position => Standing::Doubtful,
+            _ => Standing::Good,
         });
         let by_tags = purged.max().unwrap_or(Standing::Good);
         let unknown = mark.log != self.cursor.log || mark.position < self.floor;
@@ -242,11 +255,25 @@ impl Table {
         while self.rows.len() > self.rows_max {
             let Some((position, tag)) = self.by_age.pop_first() else { break };
             self.rows.remove(&tag);
-            self.floor = self.floor.max(position);
+            if self.folded.is_empty() {
+                self.folded = vec![Position::default(); BUCKETS];
+            }
+            let floor = &mut self.folded[bucket(&tag)];
+            *floor = position.max(*floor);
             folded.push(tag);
         }
         folded
     }
+}
+
+/// Buckets of folded tags, 8 bytes each. One floor for all would let the writes of an API make the pages of a site
+/// doubtful.
+const BUCKETS: usize = 1 << 18;
+
+/// A tag is a digest, so its first bytes are as good as a hash.
+fn bucket(tag: &Tag) -> usize {
+    let [a, b, c, d, ..] = *tag.as_bytes();
+    u32::from_le_bytes([a, b, c, d]) as usize % BUCKETS
 }
 
 #[cfg(test)]
@@ -307,7 +334,9 @@ mod tests {
         }
         assert_eq!(table.floor(), at(1));
         assert_eq!(table.check([tag(1)], &mark(0)), Standing::Doubtful, "purged, but its row is gone");
-        assert_eq!(table.check([tag(9)], &mark(1)), Standing::Good);
+        assert_eq!(table.check([tag(9)], &mark(0)), Standing::Good, "which says nothing about others");
+        assert_eq!(table.check([tag(1)], &mark(1)), Standing::Good);
+        assert!(table.knows(&tag(1), at(1)) && table.knows(&tag(3), at(3)) && !table.knows(&tag(9), at(1)));
     }
 
     proptest! {

@@ -53,7 +53,7 @@ fn after(id: u64) -> u64 {
 }
 
 impl Server {
-    fn add(&mut self, purge: Option<(Tag, Kind)>) -> Position {
+    fn add(&mut self, purge: Option<(Tag, Kind)>) {
         if self.id == 0 {
             *self = Self { id: after(0), name: self.name, ..Self::default() };
         }
@@ -61,7 +61,6 @@ impl Server {
         let record = purge.map(|(tag, kind)| Record { position, tag, kind, url: false });
         let before = self.last().1;
         self.records.push(Tied { entry: Entry { position, link: table::Link(fastrand::u64(1..)), record }, before });
-        position
     }
 
     fn last(&self) -> (Position, table::Link) {
@@ -86,11 +85,11 @@ impl Log for FakeLog {
     fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(async move {
             let mut server = self.reach()?;
-            let mut position = Position(0);
             for purge in purges {
-                position = server.add(Some((purge.tag, purge.kind)));
+                server.add(Some((purge.tag, purge.kind)));
             }
-            Ok(Appended { log: Incarnation(server.id), position, server: Some(server.name.to_string()) })
+            let (position, link) = server.last();
+            Ok(Appended { log: Incarnation(server.id), position, link, server: Some(server.name.to_string()) })
         })
     }
 
@@ -119,11 +118,15 @@ impl Log for FakeLog {
         })
     }
 
-    fn members(&self) -> BoxFuture<'_, Result<Listed, Error>> {
+    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
         Box::pin(async move {
             let server = self.reach()?;
             let members = server.members.values().cloned().collect();
-            Ok(Listed { log: Incarnation(server.id), server: Some(server.name.to_string()), members })
+            let is_it =
+                |tied: &Tied, purge: &Appended| tied.entry.position == purge.position && tied.entry.link == purge.link;
+            let lost = purge
+                .is_some_and(|purge| purge.log.0 == server.id && !server.records.iter().any(|tied| is_it(tied, purge)));
+            Ok(Listed { log: Incarnation(server.id), server: Some(server.name.to_string()), members, lost })
         })
     }
 
@@ -425,6 +428,62 @@ async fn a_log_that_went_back_makes_everything_doubtful_and_misses_no_purge() {
         let receipt = nodes[0].purge(&tag("u"), Kind::Hard, ACK).await.unwrap();
         assert_eq!((receipt.applied, receipt.missing.len()), (vec!["a".to_owned(), "b".to_owned()], 0), "{name}");
     }
+}
+
+/// Nobody has read it, so nobody but its writer can miss it.
+#[tokio::test]
+async fn a_purge_that_the_log_lost_before_anybody_read_it_is_not_acknowledged() {
+    for others in [0, 1] {
+        let log = Arc::new(FakeLog::default());
+        let node = run(&follower("n", &log, None));
+        until("step", || node.in_step()).await;
+        node.purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
+        let copy = log.server.lock().clone();
+        let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+        let appended = {
+            let mut server = log.server.lock();
+            server.add(Some((append.tag, append.kind)));
+            let (position, link) = server.last();
+            // Back before the lock is given away.
+            let appended = Appended { log: Incarnation(server.id), position, link, server: None };
+            *server = Server { name: fastrand::u64(..), ..copy };
+            (0..others).for_each(|_| server.add(Some((Tag::named(b"other"), Kind::Hard))));
+            appended
+        };
+        let stored = Stored::new(&node, "t");
+        let refused = node.region.as_ref().unwrap().acknowledged(&appended, ACK).await;
+        assert!(matches!(refused, Err(Error::Log(_))), "{refused:?}");
+        until("doubt", || stored.judged(&node) == Standing::Doubtful).await;
+    }
+}
+
+/// A node that was behind can't tell an older state of the log from the one it missed.
+#[tokio::test]
+async fn a_node_trusts_a_restored_log_only_when_the_others_do() {
+    let log = Arc::new(FakeLog::default());
+    let ahead = run(&follower("ahead", &log, None));
+    until("step", || ahead.in_step()).await;
+    ahead.purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
+    let copy = log.server.lock().clone();
+    let behind = follower("behind", &log, None);
+    let stored = {
+        let behind = run(&behind);
+        until("step", || behind.in_step()).await;
+        Stored::new(&behind, "t")
+    };
+    until("signing off", || log.server.lock().members.len() == 1).await;
+    // As if it had been stopped without signing off.
+    let member =
+        behind.region.as_ref().unwrap().member("behind", *behind.applied.borrow(), Position(0), clock::uptime());
+    log.server.lock().members.insert(member.instance, member);
+    assert_eq!(ahead.purge(&tag("t"), Kind::Hard, ACK).await.unwrap().expired, ["behind"]);
+    log.restore(copy);
+    let behind = run(&behind);
+    until("doubt", || {
+        assert_ne!(stored.judged(&behind), Standing::Good);
+        stored.judged(&behind) == Standing::Doubtful
+    })
+    .await;
 }
 
 #[tokio::test]

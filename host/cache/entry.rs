@@ -89,6 +89,12 @@ impl Head {
         self.stored_at > now && self.stored_at > now.plus(skew)
     }
 
+    /// Whether it is within its lifetime at `now`.
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        self.age_ms(now) < self.lifetimes.ttl_ms
+    }
+
     /// What it's good for at `now`, purges left aside.
     #[must_use]
     pub fn freshness(&self, now: Timestamp) -> Freshness {

@@ -73,13 +73,18 @@ pub fn variant(key: &Key, names: &[HeaderName], request: &RequestHead) -> Key {
     hasher.finish()
 }
 
-/// A field's value with its lines joined and the white space around list members removed (section 4.1 allows both).
+/// A field's value with its lines joined and, in fields that are known to be lists, the white space around members removed
+/// (section 4.1 allows both).
 fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
     if *name == CLIENT_SCHEME {
         return Some(Cow::Borrowed(request.scheme.as_str().as_bytes()));
     }
     if *name == CLIENT_HOST || *name == HOST {
         return Some(Cow::Borrowed(request.authority().as_bytes()));
+    }
+    if !name.as_str().starts_with("accept") {
+        let lines: Vec<&[u8]> = request.headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
+        return (!lines.is_empty()).then(|| Cow::Owned(lines.join(&b", "[..])));
     }
     let mut joined: Option<Vec<u8>> = None;
     for line in request.headers.get_all(name) {

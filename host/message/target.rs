@@ -73,18 +73,8 @@ pub fn normal_query(query: &str) -> Cow<'_, str> {
 /// either order, and resolve dots only then.
 #[must_use]
 pub fn readings(path: &str) -> Vec<String> {
-    let is_divided = |path: &str| DELIMITERS.iter().any(|(escape, _)| path.contains(escape));
-    if !(path.contains(';') || path.contains('%') && is_divided(path)) {
-        return Vec::new();
-    }
-    let undivided = decoded_delimiters(path);
     let mut readings: Vec<String> = Vec::new();
-    for text in [
-        undivided.clone(),
-        without_parameters(path),
-        decoded_delimiters(&without_parameters(path)),
-        without_parameters(&undivided),
-    ] {
+    for text in unresolved_readings(path).into_iter().flatten() {
         // They don't climb above the root, they stay there.
         let (reading, _) = resolved(&text);
         if reading != path && !readings.contains(&reading) {
@@ -92,6 +82,25 @@ pub fn readings(path: &str) -> Vec<String> {
         }
     }
     readings
+}
+
+/// Whether a path has dot segments once its delimiters are decoded or its parameters dropped: whatever it resolves to by
+/// this node's rules, a server that decodes without resolving, or resolves only some of it, takes it for another path.
+#[must_use]
+pub fn hides_dots(path: &str) -> bool {
+    let has_dots = |text: &String| text.split('/').any(|segment| segment == "." || segment == "..");
+    unresolved_readings(path).is_some_and(|readings| readings.iter().any(has_dots))
+}
+
+/// What lax servers make of a path before they resolve its dots; `None`, and no allocation, for most paths.
+fn unresolved_readings(path: &str) -> Option<[String; 4]> {
+    let is_divided = |path: &str| DELIMITERS.iter().any(|(escape, _)| path.contains(escape));
+    if !(path.contains(';') || path.contains('%') && is_divided(path)) {
+        return None;
+    }
+    let (undivided, bare) = (decoded_delimiters(path), without_parameters(path));
+    let (bare_undivided, undivided_bare) = (decoded_delimiters(&bare), without_parameters(&undivided));
+    Some([undivided, bare, bare_undivided, undivided_bare])
 }
 
 /// Whether servers that are sent `path` as it was received may differ in what it resolves to: it has dot segments, or

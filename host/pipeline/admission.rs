@@ -36,6 +36,10 @@ pub(super) struct Case<'a> {
 
 /// Rules on an answer. `facts` are the request's.
 pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+    if advice.is_unshaped() {
+        let reason = advice.remarked().cloned();
+        return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
+    }
     let ruling = judged(node, route, advice, facts, case);
     match &ruling.admission {
         // The client's field isn't the one that the origin answered to.

@@ -29,6 +29,8 @@ pub struct Advice {
     maker: AtomicU8,
     /// Header fields that the policy set or removed on what travels.
     changed: OnceLock<Vec<HeaderName>>,
+    /// It faulted instead.
+    unshaped: AtomicBool,
     remark: OnceLock<Arc<str>>,
 }
 
@@ -199,7 +201,13 @@ impl Advice {
         if !self.has(Hook::Features) {
             return Ok(None);
         }
-        match self.opinion(route, &Question::Features, facts)?.as_deref() {
+        let opinion = self.opinion(route, &Question::Features, facts)?;
+        match opinion.as_deref() {
+            None if route.config.on_fault == OnFault::Bypass && self.policy_has(Hook::Features) => {
+                // It goes as it came, and so what it is answered is for nobody else.
+                self.unshaped.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
             Some(Decision::Features(shape)) => {
                 let _ = self.changed.set(shape.headers.iter().map(|(name, _)| name.clone()).collect());
                 Ok(Some(shape.clone()))
@@ -237,6 +245,17 @@ impl Advice {
             Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => Err(fault),
             Some(Err(_)) => Ok(None),
         }
+    }
+
+    /// Whether the policy faulted when it should have edited the request, so that the response is to what a client sent
+    /// and not to what its key says.
+    #[must_use]
+    pub fn is_unshaped(&self) -> bool {
+        self.unshaped.load(Ordering::Relaxed)
+    }
+
+    fn policy_has(&self, hook: Hook) -> bool {
+        self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
     /// Notes a word on what the policy did out of the ordinary; the first one stays.

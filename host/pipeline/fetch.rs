@@ -33,7 +33,7 @@ use crate::{
         tag::Tag,
         vary::{self, Vary},
     },
-    clock::{self, Timestamp},
+    clock::{self, Timestamp, Uptime},
     message::{Body, RequestHead, Response},
     origin::Failure,
     policy::key,
@@ -119,8 +119,19 @@ pub struct Arrival {
     pub mark: Mark,
     /// Its freshness at arrival in milliseconds; `None` if it's shared but not stored.
     pub ttl_ms: Option<u64>,
+    /// Its age at arrival in milliseconds.
+    pub age_ms: u64,
+    /// When its head arrived.
+    pub at: Uptime,
     /// Who answered.
     pub served: Served,
+}
+
+impl Arrival {
+    /// Whether its lifetime has passed since its head arrived.
+    pub(super) fn is_over(&self, now: Uptime) -> bool {
+        self.ttl_ms.is_some_and(|ttl_ms| clock::millis(now.since(self.at)) >= ttl_ms)
+    }
 }
 
 /// No answer came, or one that is as good as none.
@@ -273,9 +284,13 @@ pub(super) fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
 pub fn forwarded(head: &RequestHead) -> HeaderMap {
     let mut headers = head.headers.clone();
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
-    let chain = headers.get("x-forwarded-for").and_then(|known| known.to_str().ok());
-    let chain = chain.map_or_else(|| head.client.ip.to_string(), |known| format!("{known}, {}", head.client.ip));
-    if let Ok(chain) = HeaderValue::try_from(chain) {
+    let mut chain: Vec<u8> = headers.get_all("x-forwarded-for").iter().fold(Vec::new(), |mut chain, line| {
+        chain.extend_from_slice(line.as_bytes());
+        chain.extend_from_slice(b", ");
+        chain
+    });
+    chain.extend_from_slice(head.client.ip.to_string().as_bytes());
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
         headers.insert("x-forwarded-for", chain);
     }
     headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
@@ -371,10 +386,12 @@ fn arriving(
     }
     let tags = head.tags.as_slice().into();
     let mark = head.mark;
-    let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(head.initial_age_ms));
+    let age_ms = head.initial_age_ms;
+    let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(age_ms));
     let recorder = Recorder::new(Arc::clone(&node.cache), place.clone(), head);
     let shared = recorder.shared(body.size_hint().exact());
-    let arrival = Arrival { headers: Arc::new(headers), body: shared.clone(), place, tags, mark, ttl_ms, served };
+    let (headers, body_read, at) = (Arc::new(headers), shared.clone(), clock::uptime());
+    let arrival = Arrival { headers, body: body_read, place, tags, mark, ttl_ms, age_ms, at, served };
     Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder) }))
 }
 
@@ -415,6 +432,8 @@ async fn share_error(
         tags: [Tag::url(&ask.head.url()), Tag::key(&ask.primary)].into(),
         mark,
         ttl_ms: None,
+        age_ms: 0,
+        at: clock::uptime(),
         served,
     })
 }

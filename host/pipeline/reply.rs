@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cache::{conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
-    clock::Timestamp,
+    clock::{self, Timestamp},
     message::{Body, RequestHead, Response},
 };
 
@@ -100,6 +100,11 @@ impl Pipeline {
         trail.stored = arrival.ttl_ms.is_some();
         trail.ttl_ms = arrival.ttl_ms.map(signed);
         let mut headers = (*arrival.headers).clone();
+        let waited_ms = clock::millis(clock::uptime().since(arrival.at));
+        if arrival.ttl_ms.is_some() && waited_ms >= 1_000 {
+            // One that joined late gets what has been on its way for as long (RFC 9111, section 5.1).
+            headers.insert(header::AGE, HeaderValue::from(arrival.age_ms.saturating_add(waited_ms) / 1_000));
+        }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
         let response = shaped(status, headers, body, length, wanted, not_modified);
         Some(Served { response, trail })

@@ -117,8 +117,9 @@ impl Routes {
         // Where origins may take the path for one of another route, that one's rules might be the right ones.
         let is_another = |reading: &String| self.first(host, reading).is_none_or(|other| other.index != route.index);
         let is_unresolved = |received: &PathAndQuery| target::is_unresolved(received.path());
-        let is_ambiguous =
-            target::readings(path).iter().any(is_another) || route.received(head).is_some_and(is_unresolved);
+        let is_ambiguous = target::hides_dots(path)
+            || target::readings(path).iter().any(is_another)
+            || route.received(head).is_some_and(is_unresolved);
         Some(Taken { route, is_ambiguous })
     }
 
@@ -211,6 +212,8 @@ mod tests {
             ("/x/..;/account", (2, true, true)),
             ("/account%2Fx", (2, true, true)),
             ("/%2faccount", (2, true, true)),
+            ("/account%2F..%2Fx", (2, true, true)),
+            ("/account%2F%2E%2E%2Fx", (2, true, true)),
             ("/x/..%2faccount", (2, true, true)),
             ("/x\\..\\account", (2, true, true)),
             ("/account%3Bx", (2, true, true)),

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -34,7 +34,7 @@ use crate::{
     config::Protocol,
     message::{Body, BodyError, Request, RequestHead, Response},
     origin::protocol,
-    policy::Fault,
+    policy::{Fault, facts},
 };
 
 /// How often a request joins a flight before it asks for itself: by its key, by its variant's, and once more if what
@@ -125,7 +125,7 @@ pub(super) async fn serve(
             return Passing { route: &route, advice: &advice, head, body, forward }.pass(node, trail).await;
         }
     };
-    let (bytes, canonical) = question(&route, bytes);
+    let (bytes, canonical) = question(&route, &head.headers, bytes);
     let keyed = keyed.unwrap_or_else(|| {
         let facts = advice.facts(node, &head, Some(&bytes));
         advice.draw(&facts);
@@ -150,9 +150,12 @@ pub(super) async fn serve(
 }
 
 /// The body as it travels on, and its canonical form if it's a question.
-fn question(route: &Route, body: Bytes) -> (Bytes, Option<Bytes>) {
+fn question(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes>) {
     if !route.infers() {
         return (body, None);
+    }
+    if !facts::may_be_json(headers) {
+        return (body.clone(), Some(body));
     }
     match protocol::split(Protocol::Plain, &body, 1).map(|split| split.questions.into_iter().next()) {
         Ok(Some(question)) => (question.body, Some(question.canonical)),
@@ -214,7 +217,8 @@ async fn look_up(
         if_error: false,
     };
     let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
-    let mut alone = found_here.uncacheable || demand.authorized;
+    // A flight that is under way began before the client asked for something newer.
+    let mut alone = found_here.uncacheable || demand.authorized || demand.directives.no_cache;
     match found_here.outcome {
         Outcome::Hit(object) => {
             // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
@@ -338,6 +342,11 @@ async fn land(
                 // Good only for whoever asked before it was made (RFC 9111, section 4).
                 return Landed::Alone;
             }
+            if own.is_none() && arrival.is_over(clock::uptime()) {
+                // Its body takes longer to come than it is fresh.
+                node.flights.retire(&ask.key, flight);
+                return Landed::Again;
+            }
             if own.is_none()
                 && arrival.ttl_ms.is_none()
                 && forwarding::has_unkeyed_credentials(route, &ask.advice, &ask.head.headers)
@@ -353,6 +362,10 @@ async fn land(
                 }
             }
             node.arrival_reply(ask, &arrival, trail).await
+        }
+        // Found good for the one who asked; stale again, it is to be asked about for each (RFC 9111, section 5.2.2.4).
+        Some(Landing::Renewed(object, _)) if own.is_none() && !object.head.is_fresh(clock::now()) => {
+            return Landed::Alone;
         }
         Some(Landing::Renewed(object, _)) if outdated(&object.head.tags, &object.head.mark) => {
             // What was purged after it was found good must come anew, not be renewed again.

@@ -348,6 +348,16 @@ impl<'a> Facts<'a> {
     }
 }
 
+/// Whether a body may be taken for JSON by what its `Content-Type` says: it says nothing, or JSON in UTF-8.
+#[must_use]
+pub fn may_be_json(headers: &HeaderMap) -> bool {
+    let is_json = |value: &http::HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        essence.to_ascii_lowercase().ends_with(b"json")
+    };
+    headers.get_all(CONTENT_TYPE).iter().all(is_json) && is_unicode(headers)
+}
+
 /// Whether a body is UTF-8, as JSON has to be, by what its `Content-Type` says: in another charset the same bytes are
 /// other characters.
 fn is_unicode(headers: &HeaderMap) -> bool {

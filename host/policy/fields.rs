@@ -95,9 +95,12 @@ pub fn is_carried(name: &HeaderName) -> bool {
 /// `x-api-key`, `x-goog-api-key`, `ocp-apim-subscription-key`, `x-auth-token`, …
 #[must_use]
 pub fn is_credential(name: &HeaderName) -> bool {
-    const WORDS: [&str; 7] = ["auth", "cookie", "token", "secret", "password", "signature", "apikey"];
+    const WORDS: [&str; 11] =
+        ["auth", "cookie", "token", "secret", "password", "signature", "apikey", "jwt", "assertion", "oidc", "session"];
     let text = name.as_str();
-    (text.ends_with("-key") || WORDS.iter().any(|word| text.contains(word))) && !is_ignorable(name)
+    // A proxy's word on who the client is counts, whatever else it says by such fields doesn't.
+    let may_be = text.starts_with("x-forwarded-") || !is_ignorable(name);
+    may_be && (text.ends_with("-key") || WORDS.iter().any(|word| text.contains(word)))
 }
 
 /// Whether a field chooses between answers of a model beside its credentials.

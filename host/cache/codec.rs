@@ -17,40 +17,49 @@ use super::{
 use crate::clock::Timestamp;
 
 /// Bumped when the layout below changes, or what it means; other versions are misses. In version 1 an entry's tags may
-/// be incomplete, and that of its URL of another spelling.
-const FORMAT: u8 = 2;
+/// be incomplete, and that of its URL of another spelling; version 2 has no checksum.
+const FORMAT: u8 = 3;
 
 const OBJECT: u8 = 1;
 const PART: u8 = 2;
 const VARIES: u8 = 3;
 
-/// Format, kind, and the length of the MessagePack that follows.
-const PREFIX: usize = 6;
+/// Format, kind, the length of the MessagePack that follows, and the checksum of all that.
+const PREFIX: usize = 6 + DIGEST_BYTES;
 
 /// The value as bytes: a prefix with the head, then the body as it is. `None` for what never leaves memory.
 #[must_use]
 pub fn encode(value: &Value) -> Option<(Vec<u8>, Bytes)> {
-    match value {
+    let (kind, head, body) = match value {
         Value::Object(object) => {
-            Some((prefixed(OBJECT, &rmp_serde::to_vec_named(&Wire::from(&object.head)).ok()?)?, object.body.clone()))
+            (OBJECT, rmp_serde::to_vec_named(&Wire::from(&object.head)).ok()?, object.body.clone())
         }
-        Value::Part(bytes) => Some((prefixed(PART, &[])?, bytes.clone())),
+        Value::Part(bytes) => (PART, Vec::new(), bytes.clone()),
         Value::Varies(names) => {
             let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
-            Some((prefixed(VARIES, &rmp_serde::to_vec_named(&names).ok()?)?, Bytes::new()))
+            (VARIES, rmp_serde::to_vec_named(&names).ok()?, Bytes::new())
         }
-        Value::Uncacheable(_) => None,
-    }
+        Value::Uncacheable(_) => return None,
+    };
+    let mut bytes = Vec::with_capacity(PREFIX + head.len());
+    bytes.extend_from_slice(&[FORMAT, kind]);
+    bytes.extend_from_slice(&u32::try_from(head.len()).ok()?.to_le_bytes());
+    bytes.extend_from_slice(&checksum(kind, &head, &body));
+    bytes.extend_from_slice(&head);
+    Some((bytes, body))
 }
 
-/// The value that [`encode`] wrote; the body is a slice of `bytes`, not a copy.
+/// The value that [`encode`] wrote; the body is a slice of `bytes`, not a copy. What was damaged since is `None`.
 #[must_use]
 pub fn decode(bytes: &Bytes) -> Option<Value> {
     let (prefix, _) = bytes.split_at_checked(PREFIX)?;
-    let &[FORMAT, kind, ref length @ ..] = prefix else { return None };
-    let start = PREFIX.checked_add(u32::from_le_bytes(length.try_into().ok()?) as usize)?;
+    let &[FORMAT, kind, a, b, c, d, ref stated @ ..] = prefix else { return None };
+    let start = PREFIX.checked_add(u32::from_le_bytes([a, b, c, d]) as usize)?;
     let head = bytes.get(PREFIX..start)?;
     let body = bytes.slice(start..);
+    if *stated != checksum(kind, head, &body) {
+        return None;
+    }
     match kind {
         OBJECT => {
             let head = rmp_serde::from_slice::<Wire>(head).ok()?.head()?;
@@ -67,12 +76,16 @@ pub fn decode(bytes: &Bytes) -> Option<Value> {
     }
 }
 
-fn prefixed(kind: u8, head: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(PREFIX + head.len());
-    bytes.extend_from_slice(&[FORMAT, kind]);
-    bytes.extend_from_slice(&u32::try_from(head.len()).ok()?.to_le_bytes());
-    bytes.extend_from_slice(head);
-    Some(bytes)
+/// The checksum of a value. A part needs none: the head of its body has its digest.
+fn checksum(kind: u8, head: &[u8], body: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&[kind]).update(&(head.len() as u64).to_le_bytes()).update(head);
+    if kind != PART {
+        hasher.update(body);
+    }
+    let mut digest = [0; DIGEST_BYTES];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..DIGEST_BYTES]);
+    digest
 }
 
 /// A head as MessagePack: a map by name, so that a field can be added without a new format.
@@ -226,6 +239,11 @@ pub(crate) mod tests {
     fn another_format_and_a_short_body_are_misses() {
         let bytes = joined(&Value::Object(Object::new(head(5), Bytes::from_static(b"hello"))));
         assert!(decode(&bytes.slice(..bytes.len() - 1)).is_none(), "torn");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1;
+            assert!(decode(&damaged.into()).is_none(), "one bit of byte {at}");
+        }
         let mut other = bytes.to_vec();
         other[0] = FORMAT + 1;
         assert!(decode(&other.into()).is_none());

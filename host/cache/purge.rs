@@ -156,6 +156,8 @@ struct Region {
     before: Option<u64>,
     /// The log's last position, as it was last read.
     last: AtomicU64,
+    /// When the log replied last, in milliseconds of [`Uptime`].
+    reached: AtomicU64,
 }
 
 /// The node's view of what was purged.
@@ -195,7 +197,8 @@ impl Purger {
         let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
         // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
         // log of its own, so that what it has on disk is doubtful until then.
-        let own = || Table::new(Incarnation(fastrand::u64(1..)), rows_max);
+        // Its incarnation comes before any of a region's.
+        let own = || Table::new(Incarnation(fastrand::u64(1..1 << table::INCARNATION_BITS)), rows_max);
         let (table, parked) = match (loaded, &log) {
             (Some(mut table), None) => {
                 table.advance(Position(table.cursor().position.0.saturating_add(POSITIONS_SKIPPED)));
@@ -267,10 +270,12 @@ impl Purger {
         !self.fence.is_alone() && !self.fence.has_read()
     }
 
-    /// Whether the region's log has replied since the node's start.
+    /// Whether the region's log has replied lately.
     #[must_use]
     pub fn has_reached(&self) -> bool {
-        self.region.as_ref().is_none_or(|region| region.last.load(Ordering::Relaxed) != UNREACHED)
+        let now = clock::uptime();
+        let is_recent = |region: &Region| now.since(Uptime(region.reached.load(Ordering::Relaxed))) < RECENT;
+        self.region.as_ref().is_none_or(is_recent)
     }
 
     /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
@@ -370,10 +375,12 @@ impl Purger {
     }
 
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
-    /// between the beginning of its fetch and then.
+    /// between the beginning of its fetch and then. `url` makes the tag of the request's URL.
     #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived) -> bool {
-        if *mark != arrived.mark && self.state.read().check(tags.iter().copied(), mark) != Standing::Good {
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl FnOnce() -> Tag) -> bool {
+        // Another URL of the same key may have led the flight.
+        let tags = || tags.iter().copied().chain([url()]);
+        if *mark != arrived.mark && self.state.read().check(tags(), mark) != Standing::Good {
             return true;
         }
         !arrived.in_step && !self.fence.shares(mark.at, arrived.mark.at)
@@ -502,6 +509,9 @@ impl Purger {
     }
 }
 
+/// A log that hasn't replied for this long is out of reach.
+const RECENT: Duration = Duration::from_secs(5);
+
 /// [`Region::last`] before the log has replied.
 const UNREACHED: u64 = u64::MAX;
 
@@ -516,6 +526,7 @@ impl Region {
             instance,
             before: journal.map(|journal| journal.sign(instance)).transpose()?.flatten(),
             last: AtomicU64::new(UNREACHED),
+            reached: AtomicU64::new(0),
         })
     }
 

@@ -345,7 +345,9 @@ impl Asking {
     /// Was the answer purged after its flight had begun, and before this request came?
     fn was_purged(&self, told: &Told) -> bool {
         let purger = self.node.cache.purger();
-        told.purgeable.as_ref().is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived))
+        told.purgeable
+            .as_ref()
+            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || Tag::url(&self.url)))
     }
 
     fn flight(&self, posed: &Posed, key: Key, lead: Lead<Arc<Told>>, pending: Awaited) -> Flight {

@@ -24,7 +24,7 @@ use crate::{
         entry::Object,
         key::Key,
         lookup::{Demand, Outcome},
-        purge::{Arrived, Mark},
+        purge::{Arrived, Mark, Purger},
         status::Forward,
         store::Tier,
         tag::Tag,
@@ -330,7 +330,8 @@ async fn land(
 ) -> Landed {
     let flight = follower.number();
     // What was purged between the start of the flight and the moment we joined it is not for us.
-    let outdated = |tags: &[Tag], mark: &Mark| node.cache.purger().is_outdated(tags, mark, &joined);
+    let url = Tag::url(&ask.head.url());
+    let outdated = |tags: &[Tag], mark: &Mark| node.cache.purger().is_outdated(tags, mark, &joined, || url);
     let served = match follower.landed().await {
         None => None,
         Some(Landing::Shared(arrival)) => {
@@ -489,14 +490,19 @@ impl Passing<'_> {
             body: Load::from(body),
             client: Some(head.client.ip),
         };
+        // From here on the request may have an effect, whether or not its client waits for the response.
+        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(node, &head));
         match shaped(route, advice, &facts, parcel) {
             Err(fault) => node.refused_reply(route, &fault, trail),
             Ok((parcel, choice)) => match parcel.send(route, &choice).await {
                 Err(failed) => node.failed_reply(&failed, trail),
                 Ok(arrived) => {
                     let status = arrived.fetched.response.status();
-                    if !head.method.is_safe() && (status.is_success() || status.is_redirection()) && !route.infers() {
-                        invalidate(node, route, &head).await;
+                    if let Some(changing) = changing {
+                        changing.over();
+                        if status.is_success() || status.is_redirection() {
+                            invalidate(node, route, &head).await;
+                        }
                     }
                     let served = fetch::Served::of(&arrived, advice);
                     node.passed_reply(arrived.fetched.response, &served, trail)
@@ -520,6 +526,29 @@ fn shaped(
     }
     let choice = travel::choose(route, advice, facts)?;
     Ok((parcel, choice))
+}
+
+/// An unsafe request of which nobody knows yet what it did. Dropped before its response is there (the client left, or the
+/// origin failed), it invalidates its URL.
+struct Changing(Option<(Arc<Purger>, Tag)>);
+
+impl Changing {
+    fn new(node: &Pipeline, head: &RequestHead) -> Self {
+        Self(Some((Arc::clone(node.cache.purger()), Tag::url(&head.url()))))
+    }
+
+    /// Its response is there.
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        if let Some((purger, url)) = self.0.take() {
+            tokio::spawn(async move { purger.invalidate(url).await });
+        }
+    }
 }
 
 /// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line in the

@@ -164,6 +164,24 @@ async fn a_write_outdates_the_fetch_that_is_under_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_client_left_outdates_as_well() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/x", move |seen| match seen.method {
+        http::Method::GET => Reply::fresh(600, "old"),
+        _ => Reply::ok("done").behind(&held),
+    });
+    let node = Node::builder().origin(&origin.url()).start().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    let leaving = tokio::spawn(node.post("/x").body("change").send());
+    eventually("the write", async || origin.seen("/x").iter().any(|seen| seen.method == http::Method::POST)).await;
+    leaving.abort();
+    eventually("the invalidation", async || node.cached("/x").await.is_none()).await;
+    gate.open();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_outlives_a_restart() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
     origin.on("*", |seen| Reply::fresh(600, seen.target.clone()).header("surrogate-key", "all"));

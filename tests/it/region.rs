@@ -300,3 +300,25 @@ async fn two_nodes_of_one_name_are_noticed_and_a_purge_waits_for_both() {
         assert_eq!(node.fetch("/x").await.header("x-version"), "v2");
     }
 }
+
+/// The log begins anew by the write itself, which this node has yet to notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_seen_right_after_the_log_was_wiped() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    origin.on("/x", |seen| match seen.method {
+        http::Method::GET => Reply::fresh(600, "old"),
+        _ => Reply::ok("done"),
+    });
+    let node = node(&origin, &redis).fence(4_000).start().await;
+    for n in 0..5 {
+        node.purge(&json!({"tag": format!("{n}")})).await;
+    }
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    redis.command(&["FLUSHALL"]).await;
+    node.post("/x").body("change").send().await;
+    origin.on("/x", |_| Reply::fresh(600, "new"));
+    for _ in 0..20 {
+        assert_eq!(node.fetch("/x").await.text(), "new");
+    }
+}

@@ -117,7 +117,9 @@ impl Purger {
             let durable = Some(*self.applied.borrow()).filter(|applied| applied.log == cursor.log);
             let durable = durable.map_or(Position::default(), |applied| applied.position.min(cursor.position));
             let member = region.member(&self.node, cursor, durable, began);
-            match region.log.follow(&member, cursor).await? {
+            let followed = region.log.follow(&member, cursor).await?;
+            region.reached.store(clock::uptime().0, Ordering::Relaxed);
+            match followed {
                 Followed::Records { entries, last, server } => {
                     region.last.store(last.0, Ordering::Relaxed);
                     let news = !entries.is_empty();
@@ -144,6 +146,10 @@ impl Purger {
                     warn!("the purge log has gone back to an older incarnation; it begins anew");
                     region.log.begin_anew(log).await?;
                 }
+                Followed::Other(log) if self.knows_later(log, live).await => {
+                    warn!("the purge log has gone back to an older state; it begins anew");
+                    region.log.begin_anew(log).await?;
+                }
                 Followed::Other(log) => self.meet(reader, log, live).await,
                 Followed::Forked => {
                     self.metrics.purge_logs_lost.inc();
@@ -152,6 +158,12 @@ impl Purger {
                 }
             }
         }
+    }
+
+    /// Whether this node has followed an incarnation that began after `log`, now or before it was started.
+    async fn knows_later(&self, log: Incarnation, live: Cursor) -> bool {
+        let parked = self.writing.lock().await.parked.as_ref().map(|table| table.cursor().log);
+        live.log.is_after(log) || parked.is_some_and(|parked| parked.is_after(log))
     }
 
     /// Prepares a table for a log that isn't the one that counts: the one it knew when it stopped, or an empty one.
@@ -279,7 +291,7 @@ impl Purger {
     /// Hands invalidations on to the log, in batches, until it is dropped.
     async fn drain(&self) {
         let mut warned = false;
-        let mut unsettled: VecDeque<(Cursor, Vec<Invalidation>)> = VecDeque::new();
+        let mut unsettled: VecDeque<Unsettled> = VecDeque::new();
         let mut applied = self.applied.subscribe();
         loop {
             let batch = tokio::select! {
@@ -292,11 +304,12 @@ impl Purger {
                 }
             };
             if !batch.is_empty() {
+                let live = self.state.read().table.cursor().log;
                 match self.hand_on(&batch).await {
                     Ok(at) => {
                         warned = false;
                         self.pending.done();
-                        unsettled.push_back((at, batch));
+                        unsettled.push_back(Unsettled { at, live, batch });
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut warned, true) {
@@ -336,25 +349,24 @@ impl Purger {
     }
 
     /// Forgets what the log knows and this node has applied from it. What the log has lost is handed on again.
-    fn settle(&self, unsettled: &mut VecDeque<(Cursor, Vec<Invalidation>)>) {
+    fn settle(&self, unsettled: &mut VecDeque<Unsettled>) {
         while unsettled.len() > UNSETTLED_MAX {
             // The log takes them, and this node can't read it: they are settled with later ones.
-            let (Some((_, mut first)), Some((cursor, second))) = (unsettled.pop_front(), unsettled.pop_front()) else {
-                break;
-            };
-            first.extend(second);
-            unsettled.push_front((cursor, first));
+            let (Some(mut first), Some(second)) = (unsettled.pop_front(), unsettled.pop_front()) else { break };
+            first.batch.extend(second.batch);
+            unsettled.push_front(Unsettled { batch: first.batch, ..second });
         }
         let mut state = self.state.write();
-        let at = state.table.cursor();
-        while let Some((cursor, batch)) = unsettled.pop_front() {
-            if cursor.log == at.log && cursor.position > at.position {
-                unsettled.push_front((cursor, batch));
+        let now = state.table.cursor();
+        while let Some(Unsettled { at, live, batch }) = unsettled.pop_front() {
+            let is_behind = if at.log == now.log { at.position > now.position } else { now.log == live };
+            if is_behind {
+                unsettled.push_front(Unsettled { at, live, batch });
                 break;
             }
-            // In another incarnation everything older is doubtful.
-            let first = Position((cursor.position.0 + 1).saturating_sub(batch.len() as u64));
-            let is_known = |one: &Invalidation| cursor.log != at.log || state.table.knows(&one.tag, first);
+            // In an incarnation that the node has come to since, everything older is doubtful.
+            let first = Position((at.position.0 + 1).saturating_sub(batch.len() as u64));
+            let is_known = |one: &Invalidation| at.log != now.log || state.table.knows(&one.tag, first);
             let (known, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_known);
             for one in known {
                 state.local.settle(&one.tag, one.number());
@@ -364,6 +376,16 @@ impl Purger {
         drop(state);
         self.republish();
     }
+}
+
+/// Invalidations that the log has taken, and this node may have yet to read from it.
+#[derive(Debug)]
+struct Unsettled {
+    /// Where the last of them stands.
+    at: Cursor,
+    /// The log that counted when they were handed on.
+    live: Incarnation,
+    batch: Vec<Invalidation>,
 }
 
 /// Batches that wait to be read back; past it they are joined.

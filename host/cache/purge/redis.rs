@@ -1,7 +1,14 @@
 //! The region's purge log as a Redis stream, whose identifiers are the log's own numbers: no clock takes part. What must be
 //! one step is one script.
 
-use std::{collections::HashMap, sync::LazyLock, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Script, Value, aio::MultiplexedConnection};
@@ -31,12 +38,12 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         if not (s[1] and s[2] and s[3]) or (last and last[1] ~= s[2] .. '-0') then
           redis.call('DEL', KEYS[2])
           if not s[1] then redis.call('DEL', KEYS[3]) end
-          local number = math.floor(tonumber(s[1] or '0') / 4294967296) + 1
+          local number = math.max(math.floor(tonumber(s[1] or '0') / 4294967296), tonumber(ARGV[3])) + 1
           s = {string.format('%.0f', number * 4294967296 + tonumber(ARGV[1])), '0', '0'}
           redis.call('HSET', KEYS[1], 'id', s[1], 'seq', '0', 'tip', '0')
         end
         local seq, tip = tonumber(s[2]), s[3]
-        for i = 3, #ARGV, 4 do
+        for i = 4, #ARGV, 4 do
           seq = seq + 1
           redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], string.format('%.0f-0', seq), 'before', tip,
             'link', ARGV[i], 'tag', ARGV[i + 1], 'kind', ARGV[i + 2], 'url', ARGV[i + 3], 'origin', 'region')
@@ -88,7 +95,7 @@ static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
         if (id or '0') == ARGV[1] then
           redis.call('DEL', KEYS[1], KEYS[2])
           if not id then redis.call('DEL', KEYS[3]) end
-          local number = math.floor(tonumber(ARGV[1]) / 4294967296) + 1
+          local number = math.max(math.floor(tonumber(ARGV[1]) / 4294967296), tonumber(ARGV[3])) + 1
           id = string.format('%.0f', number * 4294967296 + tonumber(ARGV[2]))
           redis.call('HSET', KEYS[1], 'id', id, 'seq', '0', 'tip', '0')
         end",
@@ -131,6 +138,8 @@ pub struct RedisLog {
     names: Names,
     log_max: usize,
     fence: Duration,
+    /// The highest running number of an incarnation that is known. One that begins from nothing goes on from there.
+    highest: AtomicU64,
     /// Reads that may wait have a connection of their own.
     waits: Slot,
     calls: Slot,
@@ -184,6 +193,7 @@ impl RedisLog {
             },
             log_max: purge.log_max,
             fence: purge.fence,
+            highest: AtomicU64::new(0),
             waits: Slot(Mutex::default()),
             calls: Slot(Mutex::default()),
         })
@@ -242,7 +252,7 @@ impl RedisLog {
     async fn append(&self, purges: &[Append]) -> Result<Appended, Error> {
         let mut call = APPEND.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
-        call.arg(lower_bits()).arg(self.log_max);
+        call.arg(lower_bits()).arg(self.log_max).arg(self.highest.load(Ordering::Relaxed));
         let mut link = 0;
         for purge in purges {
             link = random();
@@ -258,6 +268,7 @@ impl RedisLog {
     }
 
     async fn follow(&self, member: &Member, from: Cursor) -> Result<Followed, Error> {
+        self.highest.fetch_max(from.log.0 >> INCARNATION_BITS, Ordering::Relaxed);
         let mut call = FOLLOW.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
         let report = &member.report;
@@ -278,7 +289,8 @@ impl RedisLog {
 
     async fn begin_anew(&self, from: Incarnation) -> Result<(), Error> {
         let mut call = BEGIN_ANEW.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(from.0).arg(lower_bits());
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        call.arg(from.0).arg(lower_bits()).arg(self.highest.load(Ordering::Relaxed));
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }

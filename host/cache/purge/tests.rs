@@ -506,7 +506,7 @@ fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
     let (early, arrived) = (purger.mark(), purger.arrived());
     purger.state.write().local.add(Tag::named(b"t"));
     let tags = [Tag::named(b"t")];
-    assert!(!purger.is_outdated(&tags, &early, &arrived), "purged after the request came");
-    assert!(purger.is_outdated(&tags, &early, &purger.arrived()));
-    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived()));
+    assert!(!purger.is_outdated(&tags, &early, &arrived, || Tag::url("u")), "purged after the request came");
+    assert!(purger.is_outdated(&tags, &early, &purger.arrived(), || Tag::url("u")));
+    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived(), || Tag::url("u")));
 }

@@ -79,12 +79,6 @@ impl<T> Flights<T> {
         }
     }
 
-    /// Is a flight for `key` under way?
-    #[must_use]
-    pub fn is_open(&self, key: &Key) -> bool {
-        self.shard(key).lock().contains_key(key)
-    }
-
     /// Takes a flight off the table, if it's still there: who comes now starts another.
     pub fn retire(&self, key: &Key, number: u64) {
         self.remove(&mut self.shard(key).lock(), key, number);

@@ -132,21 +132,6 @@ impl Tiers {
         self.local.may_have(key)
     }
 
-    /// Is there a tier that others write to?
-    #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        self.shared.is_some()
-    }
-
-    /// Are all these values in Redis? Of none, yes.
-    pub async fn redis_has(&self, keys: &[Key]) -> bool {
-        match (&self.shared, keys) {
-            (_, []) => true,
-            (None, _) => false,
-            (Some(shared), keys) => shared.has(keys).await,
-        }
-    }
-
     /// Puts a value in this node's tiers.
     pub fn insert_local(&self, key: Key, value: Value) {
         self.local.insert(key, value);

@@ -113,14 +113,6 @@ impl Shared {
         }
     }
 
-    pub(super) async fn has(&self, keys: &[Key]) -> bool {
-        let mut command = redis::cmd("EXISTS");
-        for key in keys {
-            command.arg(self.name(key));
-        }
-        self.ask::<usize>(&command).await == Some(keys.len())
-    }
-
     /// Asks within the budget, unless the breaker is open.
     async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
         if self.breaker.lock().permit(clock::uptime()) == Permit::No {

@@ -33,7 +33,12 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|error| Error::Journal(error.to_string()))?;
         let path = dir.join("purge.redb");
-        let database = open(&path)?;
+        let mut database = open(&path)?;
+        // What opens may still be damaged where nobody has looked yet.
+        let is_whole = guarded(&path, || database.check_integrity().map_err(journal))?;
+        if !is_whole {
+            return Err(Error::Journal(format!("{}: it is damaged", path.display())));
+        }
         Ok(Self { path, database: Mutex::new(Some(database)) })
     }
 
@@ -261,8 +266,11 @@ mod tests {
             let end = bytes.len().min(at + 512);
             bytes[at..end].fill(0xa5);
             fs::write(damaged.path().join("purge.redb"), bytes).unwrap();
-            // Either it is found out, or what is read is what was written: never a panic.
-            let _ = Journal::open(damaged.path()).and_then(|journal| journal.load(1_000));
+            // Either it is found out, or what is read is what was written: never a panic, and never a purge less.
+            if let Ok(Some(table)) = Journal::open(damaged.path()).and_then(|journal| journal.load(1_000)) {
+                let lost = records.iter().find(|record| table.row(&record.tag).is_none());
+                assert_eq!(lost, None, "damage at {at}");
+            }
         }
     }
 }

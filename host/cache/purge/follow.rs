@@ -358,6 +358,7 @@ impl Purger {
         }
         let mut state = self.state.write();
         let now = state.table.cursor();
+        let mut has_settled = false;
         while let Some(Unsettled { at, live, batch }) = unsettled.pop_front() {
             let is_behind = if at.log == now.log { at.position > now.position } else { now.log == live };
             if is_behind {
@@ -368,13 +369,17 @@ impl Purger {
             let first = Position((at.position.0 + 1).saturating_sub(batch.len() as u64));
             let is_known = |one: &Invalidation| at.log != now.log || state.table.knows(&one.tag, first);
             let (known, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_known);
+            has_settled |= !known.is_empty();
             for one in known {
                 state.local.settle(&one.tag, one.number());
             }
             self.pending.again(&lost);
         }
         drop(state);
-        self.republish();
+        if has_settled {
+            // Each version makes the next hit of every entry look into the table.
+            self.republish();
+        }
     }
 }
 

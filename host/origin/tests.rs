@@ -160,8 +160,14 @@ impl Drop for Origin {
 }
 
 /// An address at which nobody listens.
+///
+/// The port stays bound, and nothing listens on it: a free one could become that of another test's origin.
 async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 /// The next request of a connection, body included; nothing at its end.

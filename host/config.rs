@@ -100,6 +100,9 @@ pub struct Limits {
     pub spool_bytes_max: u64,
     /// Directory of the spool's files, which have no name there; the system's directory for temporary files if `None`.
     pub spool_dir: Option<PathBuf>,
+    /// Bytes of bodies that wait for one client address, in memory and in files, of each the same fraction; past it its
+    /// bodies are treated as if there were no more room.
+    pub client_spool_bytes_max: u64,
     /// Open connections of one client address; further ones are closed.
     pub client_connections_max: usize,
     /// Concurrent requests of one client address; further ones are answered 429.

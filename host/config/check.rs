@@ -90,6 +90,9 @@ fn address(given: &Spanned<String>, taken: &mut BTreeSet<SocketAddr>, it: &mut F
 
 fn limits(raw: &raw::Limits, it: &mut Findings<'_>) -> Limits {
     let base = Limits::default();
+    let spool_memory_bytes_max =
+        it.bytes("spool_memory_bytes_max", &raw.spool_memory_bytes_max, base.spool_memory_bytes_max, &(0..=TIB));
+    let spool_bytes_max = it.bytes("spool_bytes_max", &raw.spool_bytes_max, base.spool_bytes_max, &(0..=1024 * TIB));
     Limits {
         connections_max: it.count("connections_max", &raw.connections_max, base.connections_max, &(1..=1_000_000)),
         streams_max: it.count("streams_max", &raw.streams_max, base.streams_max, &(1..=10_000)),
@@ -109,14 +112,15 @@ fn limits(raw: &raw::Limits, it: &mut Findings<'_>) -> Limits {
             base.body_buffered_bytes_max,
             &(0..=GIB),
         ),
-        spool_memory_bytes_max: it.bytes(
-            "spool_memory_bytes_max",
-            &raw.spool_memory_bytes_max,
-            base.spool_memory_bytes_max,
-            &(0..=TIB),
-        ),
-        spool_bytes_max: it.bytes("spool_bytes_max", &raw.spool_bytes_max, base.spool_bytes_max, &(0..=1024 * TIB)),
+        spool_memory_bytes_max,
+        spool_bytes_max,
         spool_dir: raw.spool_dir.as_ref().map(|given| it.path(given, "spool")),
+        client_spool_bytes_max: it.bytes(
+            "client_spool_bytes_max",
+            &raw.client_spool_bytes_max,
+            (spool_memory_bytes_max as u64 + spool_bytes_max) / 4,
+            &(0..=1024 * TIB),
+        ),
         client_connections_max: it.count(
             "client_connections_max",
             &raw.client_connections_max,

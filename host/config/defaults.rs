@@ -21,8 +21,8 @@ pub(super) fn node() -> String {
 
 impl Default for Limits {
     /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB, of which 1 MiB is read
-    /// into memory first; 64 MiB of memory and 1 GiB of disk for bodies that wait; 1,000 connections, 1,000 requests and
-    /// 128 places for each client address that isn't loopback.
+    /// into memory first; 64 MiB of memory and 1 GiB of disk for bodies that wait; 1,000 connections, 1,000 requests, 64
+    /// places and a quarter of the room for bodies that wait for each client address that isn't loopback.
     fn default() -> Self {
         Self {
             connections_max: 10_000,
@@ -35,6 +35,7 @@ impl Default for Limits {
             spool_memory_bytes_max: 64 * MIB,
             spool_bytes_max: 1 << 30,
             spool_dir: None,
+            client_spool_bytes_max: 272 << 20,
             client_connections_max: 1_000,
             client_streams_max: 1_000,
             client_places_max: 64,

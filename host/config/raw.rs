@@ -63,6 +63,7 @@ pub(super) struct Limits {
     pub(super) spool_memory_bytes_max: Field<ByteSize>,
     pub(super) spool_bytes_max: Field<ByteSize>,
     pub(super) spool_dir: Option<Spanned<PathBuf>>,
+    pub(super) client_spool_bytes_max: Field<ByteSize>,
     pub(super) client_connections_max: Field<Count>,
     pub(super) client_streams_max: Field<Count>,
     pub(super) client_places_max: Field<Count>,

@@ -108,6 +108,14 @@ fn documented_bounds_are_the_real_ones() {
 }
 
 #[test]
+fn a_clients_share_of_the_spool_follows_the_spool_unless_it_is_given() {
+    let share = |limits: &str| valid(&format!("{limits}{SERVED}")).limits.client_spool_bytes_max;
+    assert_eq!(share(""), Limits::default().client_spool_bytes_max);
+    assert_eq!(share("limits = { spool_memory_bytes_max = \"8MiB\", spool_bytes_max = 0 }"), 2 << 20);
+    assert_eq!(share("limits = { spool_bytes_max = 0, client_spool_bytes_max = \"3MiB\" }"), 3 << 20);
+}
+
+#[test]
 fn every_number_has_its_bounds_documented() {
     let text = examples();
     let lines: Vec<&str> = text.lines().collect();

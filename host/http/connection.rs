@@ -54,7 +54,7 @@ const BUFFER_MIN: usize = 8192;
 const FIELDS_INLINE: usize = 100;
 
 /// What HTTP/2 may hold of one answer that its client has yet to take.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// What HTTP/2's header list size counts for a field beside its bytes (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;

@@ -50,7 +50,7 @@ impl<H: Handler> Conversation<H> {
         let (parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
-        let marks = if version == Version::HTTP_2 { Marks::current() } else { None };
+        let marks = if version == Version::HTTP_2 { Marks::current(&self.activity) } else { None };
         let ticket = self.guest.as_ref().map(Guest::begin);
         let response = if matches!(ticket, Some(None)) {
             self.refuse(too_many())

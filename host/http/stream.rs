@@ -7,7 +7,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     Metrics,
     pace::{Account, Pace},
-    watch::Reason,
+    watch::{Activity, Reason},
 };
 use crate::config::Timeouts;
 
@@ -28,18 +28,41 @@ tokio::task_local! {
 }
 
 /// What a response's body tells the watch over its stream. Both live in one task, so that no order is needed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Marks {
     /// A piece lies ready, and the client has yet to make room for it.
     waits_for_client: AtomicBool,
     /// Bytes handed over since the watch last looked.
     given: AtomicU64,
+    /// Of the stream's connection.
+    activity: OnceLock<Arc<Activity>>,
+    /// Bytes that the connection had progressed by when the watch last looked.
+    progressed: AtomicU64,
 }
 
 impl Marks {
-    /// The marks of the stream whose task this is; `None` outside of one.
-    pub(super) fn current() -> Option<Arc<Self>> {
-        CURRENT.try_with(Arc::clone).ok()
+    /// The marks of the stream whose task this is, on the connection with this activity; `None` outside of one.
+    pub(super) fn current(activity: &Arc<Activity>) -> Option<Arc<Self>> {
+        let marks = CURRENT.try_with(Arc::clone).ok()?;
+        marks.belong(activity);
+        Some(marks)
+    }
+
+    fn belong(&self, activity: &Arc<Activity>) {
+        if self.activity.set(Arc::clone(activity)).is_ok() {
+            self.progressed.store(activity.progressed().0, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that the client took since the watch last looked: those that were handed over and, as long as the socket as a
+    /// whole has no room, the stream's part of those that the client acknowledged. The pieces of many streams wait for
+    /// the socket then, and each is handed over only after tens of thousands of bytes.
+    fn took(&self) -> u64 {
+        let given = self.given.swap(0, Ordering::Relaxed);
+        let Some(activity) = self.activity.get() else { return given };
+        let (progressed, sharers) = activity.progressed();
+        let before = self.progressed.swap(progressed, Ordering::Relaxed);
+        given + progressed.saturating_sub(before) / u64::from(sharers.max(1))
     }
 
     /// A piece of so many bytes was handed over.
@@ -112,10 +135,10 @@ impl Patience {
     /// Ready when the client has been waited for long enough.
     fn poll_over(&mut self, marks: &Marks, cx: &mut Context<'_>) -> Poll<Reason> {
         let waits = marks.waits_for_client.load(Ordering::Relaxed);
-        let given = marks.given.swap(0, Ordering::Relaxed);
-        if given > 0 || !waits {
+        let taken = marks.took();
+        if taken > 0 || !waits {
             let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            self.account.book(given, waited);
+            self.account.book(taken, waited);
         }
         if !waits {
             return Poll::Pending;
@@ -137,6 +160,8 @@ impl Patience {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -167,6 +192,33 @@ mod tests {
         assert_eq!(watched(&timeouts(short, 0, LONG), &[(1, Duration::ZERO)]).await, (1, 0));
         let trickle = [(1, Duration::from_millis(20)); 100];
         assert_eq!(watched(&timeouts(LONG, 1_000_000, short), &trickle).await, (0, 1));
+    }
+
+    /// A stream whose piece waits for a socket that has no room, while its client acknowledges a kilobyte now and then.
+    #[tokio::test]
+    async fn what_is_acknowledged_on_a_full_socket_counts_for_its_streams() {
+        let (marks, step) = (Arc::new(Marks::default()), Duration::from_millis(25));
+        let limits = timeouts(step * 4, 1_000, step * 4);
+        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&limits)));
+        activity.wrote(Some(100_000), || None);
+        activity.wrote(None, || Some(100_000));
+        let Streams(rule) = Streams::new(&limits, Metrics::new());
+        let metrics = rule.metrics.clone();
+        let (own, looks) = (Arc::clone(&marks), Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&looks);
+        let stream = async move {
+            own.belong(&activity);
+            own.gave(1);
+            for look in 1..=20 {
+                tokio::time::sleep(step).await;
+                activity.wrote(None, || Some(100_000 - look * 1_000));
+                count.store(look, Ordering::Relaxed);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::time::timeout(LONG, watch(stream, marks, rule)).await.expect("in time");
+        assert_eq!(looks.load(Ordering::Relaxed), 20, "as long as bytes were acknowledged");
+        assert_eq!(metrics.resets("send") + metrics.resets("rate"), 1, "and not for ever");
     }
 
     #[tokio::test]

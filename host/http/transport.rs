@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::watch::Activity;
+use super::watch::{Activity, unacknowledged};
 
 /// A TCP stream that notes whether it takes what is written. Below TLS, because there progress shows byte by byte.
 pub(super) struct Socket {
@@ -25,6 +25,10 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
+    }
+
+    fn note(&self, outcome: &Poll<io::Result<usize>>) {
+        self.activity.wrote(taken(outcome), || unacknowledged(&self.stream));
     }
 }
 
@@ -37,7 +41,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.activity.wrote(taken(&outcome));
+        self.note(&outcome);
         outcome
     }
 
@@ -47,7 +51,7 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.activity.wrote(taken(&outcome));
+        self.note(&outcome);
         outcome
     }
 

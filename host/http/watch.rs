@@ -3,6 +3,7 @@
 //! whether to go on and when to ask again. hyper's own timers would be set and cleared for every request.
 
 use std::{
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -21,6 +22,9 @@ const NEVER: u64 = u64::MAX;
 /// Bounds of the time between two checks, whatever the timeouts are.
 const CHECK_MIN: Duration = Duration::from_millis(10);
 const CHECK_MAX: Duration = Duration::from_secs(3600);
+
+/// How often at least a socket that takes no bytes is looked at before its connection is closed for that.
+const LOOKS: u32 = 4;
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +87,9 @@ pub(super) struct Snapshot {
     /// When the first bytes of a request came whose header section isn't complete. Means something in HTTP/1 only:
     /// in HTTP/2 any frame brings bytes, and a header block that doesn't end counts as idleness.
     pub(super) head_since: Option<Duration>,
-    /// Since when the socket takes no bytes.
+    /// Since when the socket takes no bytes and the client acknowledges none.
     pub(super) blocked_since: Option<Duration>,
-    /// How long it took none before that, within the window of the minimum rate.
+    /// How long the socket took none before that, within the window of the minimum rate.
     pub(super) waited: Duration,
 }
 
@@ -98,6 +102,9 @@ pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeo
     let Some((since, allowed, reason)) = running(marks, protocol, timeouts) else {
         return Verdict::Fine { check_at: next };
     };
+    // Meanwhile the client may acknowledge bytes, and that is found out by looking.
+    let look = now.saturating_add((allowed / LOOKS).max(CHECK_MIN));
+    let next = if marks.blocked_since.is_some() { next.min(look) } else { next };
     let deadline = since.saturating_add(allowed);
     if now >= deadline { Verdict::Close(reason) } else { Verdict::Fine { check_at: deadline.min(next) } }
 }
@@ -131,8 +138,13 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
-    /// Of the window of the minimum rate: how long the socket took no bytes, and how many it took in between. Written by
-    /// the connection's own task alone.
+    /// Bytes that the socket has taken, and those of them that the client had acknowledged at the last look. Written by the
+    /// connection's own task alone, as are the next three.
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
+    /// Bytes that the client has acknowledged while it was waited for, in all.
+    progressed: AtomicU64,
+    /// Of the window of the minimum rate: how long the socket took no bytes, and how many the client has acknowledged.
     waited: AtomicU64,
     taken: AtomicU64,
     pace: Pace,
@@ -149,6 +161,9 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
+            sent: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            progressed: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             pace,
@@ -180,21 +195,35 @@ impl Activity {
         }
     }
 
-    /// The socket was offered bytes and took so many, or had no room (`None`). A socket that always has room costs two
-    /// loads.
-    pub(super) fn wrote(&self, taken: Option<usize>) {
+    /// The socket was offered bytes and took so many, or had no room (`None`). `queued` says how many of all that it has
+    /// taken the client hasn't acknowledged; where it can't, what the socket takes counts as acknowledged. A socket that
+    /// always has room costs three loads and a store.
+    pub(super) fn wrote(&self, taken: Option<usize>, queued: impl FnOnce() -> Option<u64>) {
+        let sent = self.sent.load(Ordering::Relaxed) + taken.unwrap_or(0) as u64;
+        self.sent.store(sent, Ordering::Relaxed);
         let blocked = self.blocked_since.load(Ordering::Relaxed);
-        match taken {
-            None if blocked == NEVER => self.blocked_since.store(self.millis(), Ordering::Relaxed),
-            None => {}
-            Some(_) if blocked == NEVER && self.waited.load(Ordering::Relaxed) == 0 => {}
-            Some(bytes) => self.progress(blocked, bytes as u64),
+        let within_window = blocked != NEVER || self.waited.load(Ordering::Relaxed) != 0;
+        if !within_window && taken.is_some() {
+            return;
+        }
+        let acknowledged = sent.saturating_sub(queued().unwrap_or(0));
+        let before = self.acknowledged.swap(acknowledged, Ordering::Relaxed);
+        if within_window {
+            self.progress(blocked, acknowledged.saturating_sub(before), taken.is_some());
+        } else {
+            self.blocked_since.store(self.millis(), Ordering::Relaxed);
         }
     }
 
-    /// Books bytes that the socket took, after it had none since `blocked`; once enough came the window begins anew.
-    fn progress(&self, blocked: u64, bytes: u64) {
+    /// Books bytes that the client acknowledged within a window, in which the socket had no room since `blocked`; once
+    /// enough came the window begins anew. A client that goes on taking bytes isn't waited for any longer than until the
+    /// last ones, although the socket, which takes more only by the tens of thousands, may still have no room.
+    fn progress(&self, blocked: u64, bytes: u64, has_room: bool) {
+        if bytes == 0 && !has_room && blocked != NEVER {
+            return;
+        }
         let now = self.millis();
+        self.progressed.store(self.progressed.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         let taken = self.taken.load(Ordering::Relaxed).saturating_add(bytes);
         // The time before the first refusal counts for nothing, so a wait that is too short to be seen is one of 1 ms.
         let waited = if blocked == NEVER { 0 } else { now.saturating_sub(blocked).max(1) };
@@ -203,10 +232,16 @@ impl Activity {
         let waited = if enough { 0 } else { self.waited.load(Ordering::Relaxed).saturating_add(waited) };
         self.waited.store(waited, Ordering::Relaxed);
         if blocked != NEVER {
-            // The last answer may be out of hyper's hands long before the socket has taken it.
+            // The last answer may be out of hyper's hands long before the client has taken it.
             self.idle_since.store(now, Ordering::Relaxed);
-            self.blocked_since.store(NEVER, Ordering::Release);
         }
+        self.blocked_since.store(if has_room { NEVER } else { now }, Ordering::Release);
+    }
+
+    /// Bytes that the client has acknowledged while it was waited for, since the connection was accepted, and the number of
+    /// requests that share them.
+    pub(super) fn progressed(&self) -> (u64, u32) {
+        (self.progressed.load(Ordering::Relaxed), self.in_flight.load(Ordering::Relaxed))
     }
 
     /// The marks as they are now. The count is read before the times that were stored ahead of it.
@@ -226,6 +261,23 @@ impl Activity {
     fn millis(&self) -> u64 {
         millis(self.opened.elapsed())
     }
+}
+
+/// Bytes that a TCP socket has taken and its peer hasn't acknowledged; `None` if the system can't tell.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+pub(super) fn unacknowledged(socket: &impl AsFd) -> Option<u64> {
+    use rustix::ioctl::{Getter, Opcode, ioctl};
+
+    /// `SIOCOUTQ`, by its number on these architectures.
+    const UNACKNOWLEDGED: Opcode = 0x5411;
+    // SAFETY: on a socket the kernel writes an `int` for this request, and that is what the getter has room for.
+    let queued = unsafe { ioctl(socket, Getter::<UNACKNOWLEDGED, i32>::new()) };
+    queued.ok().and_then(|bytes| u64::try_from(bytes).ok())
+}
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))))]
+pub(super) fn unacknowledged(_socket: &impl AsFd) -> Option<u64> {
+    None
 }
 
 fn time(mark: &AtomicU64) -> Option<Duration> {
@@ -261,6 +313,8 @@ impl Drop for InFlight {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     const fn secs(secs: u64) -> Duration {
@@ -294,6 +348,7 @@ mod tests {
         use Reason::{FirstByte, Headers, Idle, Rate, Send};
         let fine = |at| Verdict::Fine { check_at: secs(at) };
         let close = Verdict::Close;
+        let soon = Verdict::Fine { check_at: Duration::from_millis(175_500) };
         let silent = Snapshot { heard: false, ..QUIET };
         let head = Snapshot { head_since: Some(secs(130)), ..QUIET };
         let busy = Snapshot { in_flight: 1, ..QUIET };
@@ -312,6 +367,7 @@ mod tests {
             ("frames without a request", head, Http2, 140, fine(150)),
             ("frames without a request, late", head, Http2, 160, close(Idle)),
             ("busy for long", busy, Http1, 1000, fine(1010)),
+            ("blocked, just now", Snapshot { blocked_since: Some(secs(168)), ..blocked }, Http1, 168, soon),
             ("blocked, early", blocked, Http1, 165, fine(170)),
             ("blocked, late", blocked, Http1, 170, close(Send)),
             ("the tail of an answer isn't idleness", rest_blocked, Http1, 165, fine(170)),
@@ -349,17 +405,72 @@ mod tests {
 
     #[test]
     fn marks_of_a_slow_reader() {
-        let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
-        activity.wrote(Some(10));
-        assert_eq!(activity.snapshot().blocked_since, None);
-        activity.wrote(None);
-        assert!(activity.snapshot().blocked_since.is_some());
-        activity.wrote(Some(10));
-        assert_eq!(activity.snapshot().blocked_since, None);
-        assert!(!activity.snapshot().waited.is_zero(), "ten bytes don't start the window anew");
+        // With acknowledgements, and without: then what the socket takes counts.
+        for queued in [Some(0), None] {
+            let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
+            activity.wrote(Some(10), || panic!("needless"));
+            assert_eq!(activity.snapshot().blocked_since, None);
+            activity.wrote(None, || queued);
+            assert!(activity.snapshot().blocked_since.is_some());
+            activity.wrote(Some(10), || queued);
+            assert_eq!(activity.snapshot().blocked_since, None);
+            assert!(!activity.snapshot().waited.is_zero(), "ten bytes don't start the window anew");
 
-        activity.wrote(Some(4_000));
-        assert!(activity.snapshot().waited.is_zero(), "enough has been taken");
+            activity.wrote(Some(4_000), || queued);
+            assert!(activity.snapshot().waited.is_zero(), "enough has been taken");
+        }
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_progress_although_the_socket_takes_nothing() {
+        let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
+        activity.wrote(Some(100_000), || None);
+        activity.wrote(None, || Some(90_000));
+        let begun = activity.snapshot().blocked_since;
+        activity.wrote(None, || Some(90_000));
+        assert_eq!(activity.snapshot().blocked_since, begun);
+        assert!(activity.snapshot().waited.is_zero(), "nothing came");
+
+        activity.wrote(None, || Some(89_000));
+        assert!(!activity.snapshot().waited.is_zero(), "something, and not enough yet");
+        assert!(activity.snapshot().blocked_since >= begun && begun.is_some(), "it still has no room");
+        assert_eq!(activity.progressed(), (1_000, 0));
+        activity.wrote(None, || Some(86_000));
+        assert!(activity.snapshot().waited.is_zero(), "4,000 bytes are a window's worth");
+
+        activity.wrote(Some(50_000), || Some(136_000));
+        assert!(!activity.snapshot().waited.is_zero(), "what the socket takes and nobody acknowledges is no progress");
+        assert_eq!(activity.snapshot().blocked_since, None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_socket_tells_what_has_not_been_acknowledged() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert_eq!(unacknowledged(&stream), Some(0));
+        let (mut sent, mut space) = (0, vec![0; 65_536]);
+        // Until neither side's kernel has room any more: what the other has taken is acknowledged, and the rest isn't.
+        let waiting = async {
+            loop {
+                while let Ok(bytes) = stream.try_write(&space) {
+                    sent += bytes as u64;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let unread = unacknowledged(&stream).unwrap();
+                if unread > 0 && unread < sent {
+                    return unread;
+                }
+            }
+        };
+        let unread = tokio::time::timeout(secs(20), waiting).await.expect("the sockets have no room");
+        let reading = async {
+            while unacknowledged(&stream).unwrap() >= unread {
+                let _ = client.read(&mut space).await.unwrap();
+            }
+        };
+        tokio::time::timeout(secs(20), reading).await.expect("what is read makes room, and so is acknowledged");
     }
 
     #[test]

@@ -33,16 +33,19 @@ impl Clients {
         })
     }
 
-    /// Counts a place of this address, until the share is dropped. A trusted one isn't counted, nor is a request that
-    /// belongs to no client.
+    /// The client's network, if the limits per address hold for it: not for a trusted one, nor for a request that belongs to
+    /// no client.
+    pub(super) fn limited(&self, client: Option<IpAddr>) -> Option<ClientNetwork> {
+        let ip = client.filter(|ip| !self.trusted.iter().any(|network| network.contains(*ip)))?;
+        Some(ClientNetwork::from(ip))
+    }
+
+    /// Counts a place of this address, until the share is dropped, if it is limited.
     ///
     /// # Errors
     /// [`TooMany`], if the address holds or waits for as many as it may.
     pub(super) fn enter(self: &Arc<Self>, client: Option<IpAddr>) -> Result<Option<ClientShare>, TooMany> {
-        let Some(ip) = client.filter(|ip| !self.trusted.iter().any(|network| network.contains(*ip))) else {
-            return Ok(None);
-        };
-        let network = ClientNetwork::from(ip);
+        let Some(network) = self.limited(client) else { return Ok(None) };
         let mut rows = self.rows.lock();
         let held = rows.entry(network).or_insert(0);
         if *held >= self.places_max {

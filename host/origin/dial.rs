@@ -2,17 +2,18 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::{Extensions, Uri};
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{Connected, Connection, HttpConnector},
@@ -23,6 +24,10 @@ use tokio::{net::TcpStream, time::timeout};
 use tower::Service;
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// Bytes that are read of a connection at once, and so the longest piece of a response's body: a body on its way holds a
+/// few pieces that nobody counts.
+pub(super) const PIECE_BYTES: usize = 16 * 1024;
 
 /// Opens connections, cleartext or TLS by the URI's scheme.
 #[derive(Clone)]
@@ -114,8 +119,23 @@ impl Connection for Line {
 }
 
 impl Read for Line {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let stream = &mut self.get_mut().stream;
+        let most = match stream {
+            // The client library doubles its buffer when a read has filled it.
+            Stream::Http(_) => PIECE_BYTES - 1,
+            // A full record, which would otherwise leave a byte for the next read.
+            Stream::Https(_) => PIECE_BYTES,
+        };
+        if buf.remaining() <= most {
+            return Pin::new(stream).poll_read(cx, buf);
+        }
+        // A cursor can't be made shorter, so what is read into a shorter one is copied.
+        let mut space = [MaybeUninit::uninit(); PIECE_BYTES];
+        let mut piece = ReadBuf::uninit(&mut space[..most]);
+        ready!(Pin::new(stream).poll_read(cx, piece.unfilled()))?;
+        buf.put_slice(piece.filled());
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot, relay::Relay, spool::Spool};
+use super::{failure::describe, ledger::Slot, relay::Relay, spool::Room};
 use crate::{
     clock,
     message::{self, Body, BodyError},
@@ -40,20 +39,15 @@ static CONNECTION_FIELDS: [HeaderName; 10] = [
 static KEPT_FIELDS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::SET_COOKIE];
 
 /// A response that can travel on. The slot is held until its body has arrived or is dropped; a client that lets it wait
-/// reads from the spool.
-pub(super) fn receive(
-    response: Response<Incoming>,
-    mut slot: Slot,
-    idle: Duration,
-    spool: &Arc<Spool>,
-) -> message::Response {
+/// reads from the room that it has in the spool.
+pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration, room: Room) -> message::Response {
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
         slot.report(true);
         Body::Empty
     } else {
         let lent = slot.lent();
-        Body::stream(Relay::new(Download::new(incoming, slot, idle), spool, lent))
+        Body::stream(Relay::new(Download::new(incoming, slot, idle), room, lent))
     };
     // The version of the hop before, and the library's extensions, end here.
     let mut received = Response::new(body);

@@ -112,11 +112,16 @@ impl Endpoint {
     }
 }
 
+/// Bytes of a response's head that are read; also how much of a request's body the client library takes before the endpoint
+/// does.
+const HEAD_BYTES_MAX: usize = 128 * 1024;
+
 fn client(pool: &config::Pool, dialer: Dialer) -> Client<Dialer, Upload> {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(pool.keep_alive)
         .pool_max_idle_per_host(pool.connections_max)
+        .http1_max_buf_size(HEAD_BYTES_MAX)
         .set_host(false)
         .build(dialer)
 }

@@ -94,7 +94,7 @@ impl<'a> Course<'a> {
 
     /// Reads what can be read of the body while the request holds no place.
     async fn read_ahead(&mut self) -> Result<(), Failure> {
-        if let Err(error) = self.payload.read_ahead(&self.pool.bounds.spool).await {
+        if let Err(error) = self.payload.read_ahead(&self.pool.bounds.room(self.client)).await {
             let detail = error.to_string();
             return Err(Failure::of_pool(&self.pool.name, Fault::new(Reason::RequestBody(error), detail)));
         }
@@ -164,7 +164,7 @@ impl<'a> Course<'a> {
     fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
         match attempted {
             Ok((response, slot)) => Ok(Fetched {
-                response: download::receive(response, slot, self.pool.limits.idle, &self.pool.bounds.spool),
+                response: download::receive(response, slot, self.pool.limits.idle, self.pool.bounds.room(self.client)),
                 endpoint: Arc::clone(&endpoint.address),
                 attempts: self.attempts,
             }),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use super::{
     ledger::{Claim, Held, Ledger, Slot},
     metrics::Metrics,
     probe,
-    spool::Spool,
+    spool::{Room, Spool},
 };
 use crate::{
     clock::{self, Timestamp, Uptime},
@@ -57,6 +57,11 @@ impl Bounds {
     #[must_use]
     pub fn new(limits: &config::Limits, metrics: &Metrics) -> Self {
         Self { spool: Spool::new(limits, metrics), clients: Clients::new(limits) }
+    }
+
+    /// The room that bodies of this client have while they wait.
+    pub(super) fn room(&self, client: Option<IpAddr>) -> Room {
+        self.spool.room(self.clients.limited(client))
     }
 }
 
@@ -241,8 +246,8 @@ impl Pool {
         self.endpoints.get(index).cloned().ok_or(Nobody::Tried)
     }
 
-    /// A place at the endpoint, at once or after a bounded wait among a bounded number. A request that `streams` holds it
-    /// while its client is waited for, so it needs one of those that are lent so.
+    /// A place at the endpoint, at once or after a wait of at most `connect` among a bounded number. A request that
+    /// `streams` holds it while its client is waited for, so it needs one of those that are lent so.
     pub(super) async fn place(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -250,10 +255,14 @@ impl Pool {
         streams: bool,
     ) -> Result<Slot, Fault> {
         let client = self.client_share(client)?;
-        let lent =
-            if streams { Some(self.permit(&endpoint.places.lent, "lent to slow clients ").await?) } else { None };
+        let deadline = Instant::now() + self.limits.connect;
+        let lent = if streams {
+            Some(self.permit(&endpoint.places.lent, "lent to slow clients ", deadline).await?)
+        } else {
+            None
+        };
         let claim = Claim::new(endpoint);
-        let place = self.permit(claim.free(), "").await?;
+        let place = self.permit(claim.free(), "", deadline).await?;
         Ok(Slot::new(&self.ledger, claim, Held { _place: place, _lent: lent, _client: client }))
     }
 
@@ -266,8 +275,13 @@ impl Pool {
         })
     }
 
-    /// A permit, at once if one is free and nobody waits for it, else first come, first served.
-    async fn permit(&self, free: &Arc<Semaphore>, kind: &str) -> Result<OwnedSemaphorePermit, Fault> {
+    /// A permit, at once if one is free and nobody waits for it, else first come, first served until the deadline.
+    async fn permit(
+        &self,
+        free: &Arc<Semaphore>,
+        kind: &str,
+        deadline: Instant,
+    ) -> Result<OwnedSemaphorePermit, Fault> {
         if let Ok(permit) = Arc::clone(free).try_acquire_owned() {
             return Ok(permit);
         }
@@ -275,7 +289,7 @@ impl Pool {
             let detail = format!("all connections {kind}are busy and no more requests may wait");
             return Err(Fault::new(Reason::PoolFull, detail));
         };
-        match timeout(self.limits.connect, Arc::clone(free).acquire_owned()).await {
+        match timeout_at(deadline, Arc::clone(free).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => {
                 let limit_ms = clock::millis(self.limits.connect);

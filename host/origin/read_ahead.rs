@@ -3,8 +3,9 @@
 //! A body that states its length is read to its end: up to `limits.body_buffered_bytes_max` into memory, what goes beyond
 //! into a file. One that states none may be a stream by design, whose client waits for something before it sends more: it
 //! is read ahead for [`STREAM_AFTER`], and if it hasn't ended by then, the request goes on its way with what there is and
-//! the rest follows as it comes. So does a body for which there is no room. Those streams hold a place while their client
-//! is waited for, so an endpoint lends them a share of its places only, and the listener holds them to a minimum rate.
+//! the rest follows as it comes. So does a body for which its client or the node has no room. Those streams hold a place
+//! while their client is waited for, so an endpoint lends them a share of its places only, and the listener holds them to a
+//! minimum rate.
 
 use std::{
     io,
@@ -19,11 +20,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::spool::{self, READ_BYTES, Scratch, Segment, Spool, Stash, Stored};
+use super::spool::{READ_BYTES, Room, Scratch, Segment, Stash, Stored};
 use crate::message::{Body, BodyError};
 
 /// How long a body without a stated length is read ahead.
 const STREAM_AFTER: Duration = Duration::from_millis(500);
+
+/// The last piece of a body that is let in although there is no room.
+const LAST_BYTES: usize = 64 * 1024;
 
 /// A request body that has been read ahead.
 pub(super) enum ReadAhead {
@@ -37,10 +41,10 @@ pub(super) enum ReadAhead {
 ///
 /// # Errors
 /// What the body fails with.
-pub(super) async fn read_ahead(mut body: Body, spool: &Arc<Spool>) -> Result<ReadAhead, BodyError> {
+pub(super) async fn read_ahead(mut body: Body, room: &Room) -> Result<ReadAhead, BodyError> {
     let may_stream = body.size_hint().exact().is_none();
     let mut patience = pin!(sleep(STREAM_AFTER));
-    let mut ahead = Ahead::new(spool);
+    let mut ahead = Ahead::new(room);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
@@ -49,9 +53,9 @@ pub(super) async fn read_ahead(mut body: Body, spool: &Arc<Spool>) -> Result<Rea
         let Some(frame) = frame else { return Ok(ReadAhead::Whole(Arc::new(ahead.whole()))) };
         let Ok(piece) = frame?.into_data() else { continue };
         if let Some(piece) = ahead.store(piece).await {
-            if body.is_end_stream() && piece.len() <= READ_BYTES {
+            if body.is_end_stream() && piece.len() <= LAST_BYTES {
                 // So little is let in when there is no room, too: those who take the room must not stop everybody.
-                ahead.stash.force(piece);
+                ahead.stash.force(&piece);
                 return Ok(ReadAhead::Whole(Arc::new(ahead.whole())));
             }
             return Ok(ReadAhead::Streams(ahead.resumed(piece, body)));
@@ -70,8 +74,9 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn new(spool: &Arc<Spool>) -> Self {
-        Self { stash: Stash::new(spool), scratch: Scratch::new(spool), memory: spool.buffered_max, filed: 0 }
+    fn new(room: &Room) -> Self {
+        let memory = room.spool().buffered_max;
+        Self { stash: Stash::new(room), scratch: Scratch::new(room), memory, filed: 0 }
     }
 
     /// Stores a piece; returned if there is no room.
@@ -100,7 +105,7 @@ impl Ahead {
 
     /// All that was read, then this piece, then the rest.
     fn resumed(self, piece: Bytes, rest: Body) -> Body {
-        Body::stream(Resumed { ahead: Replay::new(Arc::new(self.whole())), piece, rest })
+        Body::stream(Resumed { ahead: Some(Replay::new(Arc::new(self.whole()))), piece, rest })
     }
 }
 
@@ -159,9 +164,8 @@ impl Replay {
                     self.offset = 0;
                 }
                 Some(Segment::Filed { at, len }) => {
-                    let Some(file) = self.whole.scratch.file() else { return Poll::Ready(None) };
                     let piece = (len - self.offset).min(READ_BYTES as u64);
-                    self.reading = Some(spool::read(file, at + self.offset, piece));
+                    self.reading = Some(self.whole.scratch.read(at + self.offset, piece));
                 }
             }
         }
@@ -180,10 +184,18 @@ impl Replay {
 
 /// A body of which the beginning has been read ahead.
 struct Resumed {
-    ahead: Replay,
+    /// Gone once it has been read: it isn't read again, and its room is for others.
+    ahead: Option<Replay>,
     /// Found no room; empty if there is none.
     piece: Bytes,
     rest: Body,
+}
+
+impl Resumed {
+    /// Bytes that are there and have yet to be handed on.
+    fn left(&self) -> u64 {
+        self.ahead.as_ref().map_or(0, Replay::left) + self.piece.len() as u64
+    }
 }
 
 impl HttpBody for Resumed {
@@ -192,8 +204,11 @@ impl HttpBody for Resumed {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let Some(piece) = ready!(this.ahead.poll_piece(cx)) {
-            return Poll::Ready(Some(piece.map(Frame::data)));
+        if let Some(ahead) = &mut this.ahead {
+            if let Some(piece) = ready!(ahead.poll_piece(cx)) {
+                return Poll::Ready(Some(piece.map(Frame::data)));
+            }
+            this.ahead = None;
         }
         if !this.piece.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.piece)))));
@@ -202,11 +217,11 @@ impl HttpBody for Resumed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.left() == 0 && self.piece.is_empty() && self.rest.is_end_stream()
+        self.left() == 0 && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (ahead, rest) = (self.ahead.left() + self.piece.len() as u64, self.rest.size_hint());
+        let (ahead, rest) = (self.left(), self.rest.size_hint());
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper.saturating_add(ahead));
@@ -219,7 +234,10 @@ impl HttpBody for Resumed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, origin::metrics::Metrics};
+    use crate::{
+        config,
+        origin::{metrics::Metrics, spool::Spool},
+    };
 
     fn spool(buffered: usize, memory: usize, disk: u64) -> Arc<Spool> {
         let limits = config::Limits {
@@ -257,7 +275,9 @@ mod tests {
     async fn a_whole_body_is_read_from_memory_and_file_as_often_as_wanted() {
         for (buffered, memory, disk) in [(1 << 20, 1 << 20, 0), (5_500, 1 << 20, 1 << 20), (1 << 20, 0, 1 << 20)] {
             let spool = spool(buffered, memory, disk);
-            let ReadAhead::Whole(whole) = read_ahead(sent(20).await, &spool).await.unwrap() else { panic!("whole") };
+            let ReadAhead::Whole(whole) = read_ahead(sent(20).await, &spool.room(None)).await.unwrap() else {
+                panic!("whole")
+            };
             assert_eq!(replayed(&whole).await, expected(20));
             assert_eq!(replayed(&whole).await, expected(20));
             drop(whole);
@@ -268,17 +288,35 @@ mod tests {
     #[tokio::test]
     async fn a_body_without_room_streams_from_its_beginning_with_its_length() {
         let spool = spool(3_000, 1 << 20, 4_000);
-        let ReadAhead::Streams(body) = read_ahead(sent(20).await, &spool).await.unwrap() else { panic!("a stream") };
+        let ReadAhead::Streams(body) = read_ahead(sent(20).await, &spool.room(None)).await.unwrap() else {
+            panic!("a stream")
+        };
         assert_eq!(body.size_hint().exact(), Some(20_000));
         assert_eq!(body.collect(20_000).await.unwrap(), expected(20));
         assert_eq!(spool.used(), (0, 0));
     }
 
     #[tokio::test]
+    async fn what_was_read_ahead_of_a_stream_gives_its_room_back_when_it_has_been_sent() {
+        let spool = spool(100, 100, 100);
+        let (sender, body) = Body::channel(2, None);
+        sender.send(Bytes::from_static(b"first")).await.unwrap();
+        let ReadAhead::Streams(mut body) = read_ahead(body, &spool.room(None)).await.unwrap() else {
+            panic!("a stream")
+        };
+        assert_eq!(spool.used(), (5, 0));
+        for piece in ["first", "second"] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), piece);
+            sender.send(Bytes::from_static(b"second")).await.unwrap();
+        }
+        assert_eq!(spool.used(), (0, 0), "although its end has yet to come");
+    }
+
+    #[tokio::test]
     async fn a_body_without_a_length_that_pauses_streams() {
         let (sender, body) = Body::channel(2, None);
         sender.send(Bytes::from_static(b"first ")).await.unwrap();
-        let ahead = read_ahead(body, &spool(100, 100, 100)).await.unwrap();
+        let ahead = read_ahead(body, &spool(100, 100, 100).room(None)).await.unwrap();
         let ReadAhead::Streams(body) = ahead else { panic!("a stream") };
         sender.send(Bytes::from_static(b"second")).await.unwrap();
         drop(sender);

@@ -4,7 +4,6 @@
 //! arrived; and the client reads from there.
 
 use std::{
-    fs::File,
     io,
     pin::Pin,
     sync::{
@@ -28,7 +27,7 @@ use tokio::{
 
 use super::{
     download::Download,
-    spool::{self, Scratch, Segment, Spool, Stash},
+    spool::{Room, Scratch, Segment, Spool, Stash},
 };
 use crate::message::BodyError;
 
@@ -66,6 +65,8 @@ struct Shared {
     took: Notify,
     /// What the endpoint lends to clients that are waited for.
     lent: Arc<Semaphore>,
+    /// Where it may wait.
+    room: Room,
 }
 
 struct State {
@@ -76,7 +77,8 @@ struct State {
     /// The client has asked for more than there was.
     waits: bool,
     stash: Stash,
-    file: Option<Arc<File>>,
+    /// Once some of it has been written to the file, until all of it has been read.
+    scratch: Option<Scratch>,
     reader: Option<Waker>,
     end: Option<Result<(), BodyError>>,
     task: Option<AbortHandle>,
@@ -105,23 +107,23 @@ type Piece = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl Relay {
     /// A body that has begun to arrive. Looked at from now on by a task that all bodies have in common.
-    pub(super) fn new(download: Download, spool: &Arc<Spool>, lent: Arc<Semaphore>) -> Self {
+    pub(super) fn new(download: Download, room: Room, lent: Arc<Semaphore>) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(false), reader: AtomicWaker::new() });
         let left = download.size_hint().exact();
         let state = State {
             direct: Some(download),
             touched: true,
             waits: false,
-            stash: Stash::new(spool),
-            file: None,
+            stash: Stash::new(&room),
+            scratch: None,
             reader: None,
             end: None,
             task: None,
             is_abandoned: false,
         };
         let waker = Waker::from(Arc::clone(&bell));
-        let shared = Arc::new(Shared { state: Mutex::new(state), bell, took: Notify::new(), lent });
-        Lagging::add(spool, Arc::downgrade(&shared));
+        let shared = Arc::new(Shared { state: Mutex::new(state), bell, took: Notify::new(), lent, room });
+        Lagging::add(shared.room.spool(), Arc::downgrade(&shared));
         Self { shared, waker, reading: None, left }
     }
 
@@ -148,7 +150,7 @@ impl Relay {
             }
             Some(Segment::Filed { at, len }) => {
                 // What is filed has a file.
-                self.reading = state.file.as_ref().map(|file| spool::read(file, at, len));
+                self.reading = state.scratch.as_ref().map(|scratch| scratch.take(at, len));
                 drop(state);
                 self.poll_file(cx)
             }
@@ -161,7 +163,12 @@ impl Relay {
         self.reading = None;
         match read.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
             Ok(bytes) => {
-                self.shared.state.lock().stash.read(bytes.len() as u64);
+                let mut state = self.shared.state.lock();
+                state.stash.read(bytes.len() as u64);
+                let done = state.stash.is_empty() && state.end.is_some();
+                let scratch = if done { state.scratch.take() } else { None };
+                drop(state);
+                drop(scratch);
                 self.shared.took.notify_one();
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
@@ -236,7 +243,7 @@ impl Shared {
     /// Ends the exchange, whoever has it, and forgets what waits.
     fn abandon(&self) {
         let mut state = self.state.lock();
-        let (direct, task) = (state.direct.take(), state.task.take());
+        let (direct, task, scratch) = (state.direct.take(), state.task.take(), state.scratch.take());
         state.is_abandoned = true;
         state.stash.clear();
         state.end = Some(Ok(()));
@@ -244,11 +251,11 @@ impl Shared {
         if let Some(task) = task {
             task.abort();
         }
-        drop(direct);
+        drop((direct, scratch));
     }
 
     /// Looks whether the client keeps up, and has the body taken in if it doesn't. False if no further look is needed.
-    fn look(self: &Arc<Self>, spool: &Arc<Spool>) -> bool {
+    fn look(self: &Arc<Self>) -> bool {
         let mut state = self.state.lock();
         let waits = state.waits && !self.bell.rung.load(Ordering::Acquire);
         let keeps_up = std::mem::replace(&mut state.touched, false) || waits;
@@ -258,7 +265,7 @@ impl Shared {
         let Some(download) = state.direct.take_if(|download| !download.is_end_stream()) else { return false };
         drop(state);
         // Not under the lock: a runtime that shuts down drops what it is given at once, and that takes the lock.
-        let intake = Intake::new(Arc::clone(self), Arc::clone(spool));
+        let intake = Intake::new(Arc::clone(self));
         let task = tokio::spawn(intake.run(download)).abort_handle();
         let mut state = self.state.lock();
         if state.is_abandoned {
@@ -285,16 +292,15 @@ impl Shared {
 /// Takes a body in for a client that lags.
 struct Intake {
     shared: Arc<Shared>,
-    spool: Arc<Spool>,
     scratch: Scratch,
     /// Held while the body finds no room.
     share: Option<OwnedSemaphorePermit>,
 }
 
 impl Intake {
-    fn new(shared: Arc<Shared>, spool: Arc<Spool>) -> Self {
-        let scratch = Scratch::new(&spool);
-        Self { shared, spool, scratch, share: None }
+    fn new(shared: Arc<Shared>) -> Self {
+        let scratch = Scratch::new(&shared.room);
+        Self { shared, scratch, share: None }
     }
 
     async fn run(mut self, mut download: Download) {
@@ -302,12 +308,11 @@ impl Intake {
         // The place first, then the client.
         drop(download);
         self.shared.add(|state| state.end = Some(end));
-        self.wait_until_read().await;
     }
 
     /// Takes turns with other bodies: a turn ends when the origin pauses, or after so many bytes.
     async fn take_in(&mut self, download: &mut Download) -> Result<(), BodyError> {
-        let spool = Arc::clone(&self.spool);
+        let spool = Arc::clone(self.shared.room.spool());
         let (mut turn, mut bytes): (Option<SemaphorePermit<'_>>, usize) = (None, 0);
         loop {
             let frame = if turn.is_some() {
@@ -347,22 +352,23 @@ impl Intake {
         if !self.scratch.write(&piece, at).await {
             return Some(piece);
         }
-        let (file, len) = (self.scratch.file().cloned(), piece.len() as u64);
+        let len = piece.len() as u64;
         self.shared.add(|state| {
-            state.file = file;
+            state.scratch.get_or_insert_with(|| self.scratch.clone());
             state.stash.push_filed(at, len);
         });
         None
     }
 
-    /// Holds the origin up until there is room or the client has taken all that waits. So may only as many bodies as the
-    /// endpoint lends; the others break off.
+    /// Holds the origin up until there is room or the client has taken all that waits; then the piece, which is no longer
+    /// than [`super::dial::PIECE_BYTES`], waits in any case. So may only as many bodies as the endpoint lends; the others
+    /// break off.
     async fn wait_for_room(&mut self, mut piece: Bytes) -> Result<(), BodyError> {
-        self.spool.meters.full.inc();
+        self.shared.room.spool().meters.full.inc();
         let mut patience = std::pin::pin!(sleep(GRACE));
         loop {
             if self.shared.state.lock().stash.is_empty() {
-                self.shared.add(|state| state.stash.force(piece));
+                self.shared.add(|state| state.stash.force(&piece));
                 return Ok(());
             }
             if self.share.is_none() {
@@ -380,14 +386,6 @@ impl Intake {
                 Some(back) => piece = back,
             }
         }
-    }
-
-    /// Keeps what has been taken of the disk until all of it has been read.
-    async fn wait_until_read(&self) {
-        while !self.shared.state.lock().stash.is_empty() {
-            self.shared.took.notified().await;
-        }
-        self.shared.state.lock().file = None;
     }
 }
 
@@ -423,7 +421,7 @@ impl Lagging {
     /// False if there are none any more.
     fn look(spool: &Arc<Spool>) -> bool {
         let mut watched = spool.lagging.0.lock();
-        watched.bodies.retain(|body| body.upgrade().is_some_and(|body| body.look(spool)));
+        watched.bodies.retain(|body| body.upgrade().is_some_and(|body| body.look()));
         watched.running = !watched.bodies.is_empty();
         watched.running
     }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{
     outbound::OutboundBody,
     read_ahead::{ReadAhead, Replay, Whole, read_ahead},
-    spool::Spool,
+    spool::Room,
 };
 use crate::message::{Body, BodyError};
 
@@ -63,10 +63,10 @@ impl Payload {
     ///
     /// # Errors
     /// What the body fails with.
-    pub(super) async fn read_ahead(&mut self, spool: &Arc<Spool>) -> Result<(), BodyError> {
+    pub(super) async fn read_ahead(&mut self, room: &Room) -> Result<(), BodyError> {
         let Self::Once(home) = self else { return Ok(()) };
         let Some(body) = home.lock().take() else { return Ok(()) };
-        *self = match read_ahead(body, spool).await? {
+        *self = match read_ahead(body, room).await? {
             ReadAhead::Whole(whole) if whole.is_empty() => Self::Whole(Bytes::new()),
             ReadAhead::Whole(whole) => Self::Stored(whole),
             ReadAhead::Streams(body) => Self::Once(Arc::new(Mutex::new(Some(body)))),

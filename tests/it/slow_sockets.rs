@@ -69,6 +69,24 @@ async fn begun(node: &Doors) -> f64 {
     node.metric("holm_http_requests_total", "version=\"1.1\"").await
 }
 
+/// Connects from this address with so small a receive buffer, if one is given, and sends `request`.
+#[cfg(target_os = "linux")]
+async fn socket_from(node: &Doors, ip: &str, buffer: Option<u32>, request: &str) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    if let Some(bytes) = buffer {
+        socket.set_recv_buffer_size(bytes).unwrap();
+    }
+    socket.bind(format!("{ip}:0").parse().unwrap()).unwrap();
+    let mut stream = socket.connect(node.address).await.unwrap();
+    stream.write_all(&crlf(request)).await.unwrap();
+    stream
+}
+
+/// Bytes of bodies that wait.
+async fn spooled(node: &Doors) -> f64 {
+    node.metric("holm_origin_spool_memory_bytes", "").await + node.metric("holm_origin_spool_disk_bytes", "").await
+}
+
 /// Connects, sends `request`, and leaves it at that.
 async fn sockets(node: &Doors, count: usize, request: &str) -> Vec<TcpStream> {
     let mut open = Vec::with_capacity(count);
@@ -178,11 +196,28 @@ async fn large_bodies_are_whole_through_the_spool() {
         let answer = within("the body", opened.whole()).await.unwrap();
         assert!(answer.body == large, "{:?}: {} bytes", answer.version, answer.body.len());
     }
-    eventually("all room", async || {
-        node.metric("holm_origin_spool_memory_bytes", "").await + node.metric("holm_origin_spool_disk_bytes", "").await
-            < 1.0
-    })
-    .await;
+    eventually("all room", async || spooled(&node).await < 1.0).await;
+}
+
+/// All of 127.0.0.0/8 is this machine on Linux, elsewhere 127.0.0.1 alone.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_fills_its_share_of_the_spool_and_leaves_the_rest_to_others() {
+    const MIB: f64 = (1 << 20) as f64;
+    let origin = origin().await;
+    let limits = "spool_memory_bytes_max = \"4MiB\"\nspool_bytes_max = \"28MiB\"\nclient_spool_bytes_max = \"8MiB\"\n\
+                  trusted_proxies = []";
+    let node = node(&origin).set("limits", limits).start().await;
+    let asking = "GET /large HTTP/1.1\nHost: shop.test\n\n";
+    let attackers = sockets(&node, 20, asking).await;
+    eventually("the share being full", async || node.metric("holm_origin_spool_full_total", "").await > 9.0).await;
+    let filled = spooled(&node).await;
+    assert!(filled > 7.0 * MIB && filled < 9.0 * MIB, "{filled} bytes of an address that may have 8 MiB");
+
+    let other = socket_from(&node, "127.0.0.2", None, asking).await;
+    eventually("the room of another", async || spooled(&node).await > filled + 3.0 * MIB).await;
+    drop((attackers, other));
+    eventually("all room", async || spooled(&node).await < 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,6 +283,24 @@ async fn a_slow_reader_gets_everything_and_one_that_is_too_slow_is_cut() {
     assert!(within("the stream being reset", unread.whole()).await.is_err());
     assert!(node.metric("holm_http_streams_reset_total", "reason=\"rate\"").await > 0.0);
     assert_eq!(conn.stream().open(node.get("/free")).await.unwrap().status, 200, "its connection goes on");
+}
+
+/// Its socket takes bytes by the tens of thousands, which this one needs longer for than it may pause.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_keeps_the_minimum_rate_is_not_cut_however_small_its_buffer() {
+    let origin = origin().await;
+    let rates = "send_ms = 4_000\nrate_bytes_min = 100\nrate_window_ms = 4_000";
+    let node = node(&origin).set("timeouts", rates).start().await;
+    let mut slow = socket_from(&node, "127.0.0.1", Some(4096), "GET /large HTTP/1.1\nHost: shop.test\n\n").await;
+    let (begun, mut piece) = (Instant::now(), [0; 1000]);
+    while begun.elapsed() < Duration::from_secs(10) {
+        within("a piece", slow.read_exact(&mut piece)).await.unwrap();
+        sleep(Duration::from_millis(250)).await;
+    }
+    for reason in ["reason=\"send\"", "reason=\"rate\""] {
+        assert!(node.metric("holm_http_connections_closed_total", reason).await < 1.0, "{reason}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

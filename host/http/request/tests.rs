@@ -24,6 +24,7 @@ const LIMITS: Limits = Limits {
     spool_memory_bytes_max: 1,
     spool_bytes_max: 1,
     spool_dir: None,
+    client_spool_bytes_max: 1,
     client_connections_max: 1,
     client_streams_max: 1,
     client_places_max: 1,

@@ -4,6 +4,9 @@
 //! so that a body which isn't there is a miss. After that it never ends early: a part that a tier is slow to give gets
 //! patience; for one that is gone, or isn't what was stored, the origin is asked, and what it sends is given on only if
 //! its digest is the part's. Else the body breaks off, which the client sees as a reset.
+//!
+//! What is handed out is counted in the budget. A body, or a part of one, for which that has no room is read in windows
+//! (`window`).
 
 pub mod budget;
 pub mod intake;
@@ -11,6 +14,7 @@ pub mod lending;
 mod refill;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::{
     fmt,
@@ -33,6 +37,7 @@ use tracing::warn;
 use self::{
     budget::{Held, SCARCE_BYTES},
     refill::Refill,
+    window::Windows,
 };
 use super::{
     Cache,
@@ -111,6 +116,8 @@ pub struct BodySource {
 enum Kind {
     /// Of an object in parts, which was found under this key.
     Stored(Key, Arc<Object>),
+    /// Of an object in one piece, of which so many bytes are read in windows.
+    Whole(u64),
     Arriving(Reader),
 }
 
@@ -131,6 +138,7 @@ impl BodySource {
     pub async fn open(self, range: Range<u64>) -> Option<Body> {
         let length = match &self.kind {
             Kind::Stored(_, object) => Some(object.head.length),
+            Kind::Whole(length) => Some(*length),
             Kind::Arriving(reader) => reader.body().length(),
         };
         let end = length.map_or(range.end, |length| range.end.min(length));
@@ -140,6 +148,7 @@ impl BodySource {
         }
         let first = match &self.kind {
             Kind::Stored(key, object) => Some(part_of(key, object, range.start)?),
+            Kind::Whole(_) => None,
             Kind::Arriving(reader) => match reader.peek(range.start) {
                 Some(Step::Part(part)) => Some(part),
                 _ => None,
@@ -150,15 +159,9 @@ impl BodySource {
             None => None,
         };
         let exact = length.is_some();
-        let reading = Reading { source: self, at: range.start, end, exact, ready, refill: None, gone: false };
-        let pieces = stream::unfold(Some(reading), |reading| async move {
-            let mut reading = reading?;
-            match reading.next().await? {
-                Ok(piece) => Some((Ok(piece), Some(reading))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        Some(Body::stream(Pieces { pieces: Some(pieces.boxed()), left }))
+        let reading =
+            Reading { source: self, at: range.start, end, exact, ready, refill: None, windows: None, gone: false };
+        Some(reading.into_body(left))
     }
 
     /// The piece at `at`. If the part is gone, so is the object: whoever comes next fetches it anew.
@@ -190,6 +193,8 @@ impl BodySource {
         let now = clock::now();
         let left_ms = match &self.kind {
             Kind::Stored(_, object) => object.head.left_ms(now),
+            // It has no parts.
+            Kind::Whole(_) => return,
             Kind::Arriving(reader) => reader.body().spill().map_or(0, |spill| clock::millis(spill.expires.since(now))),
         };
         self.cache.tiers.insert(part.key, Value::Part(bytes.clone()), left_ms);
@@ -217,13 +222,28 @@ struct Reading {
     exact: bool,
     /// The first piece, if it was looked up before the body was begun.
     ready: Option<Bytes>,
-    /// The rest as it comes from the origin, once a part was missing. There is no second.
+    /// The rest as it comes from the origin, once a part was missing. There is no second, unless a part is read in
+    /// windows and gone again meanwhile.
     refill: Option<Refill>,
+    /// The body, or the part of it, for all of which there was no room.
+    windows: Option<Windows>,
     /// All tiers answered that they don't have the part that was missing.
     gone: bool,
 }
 
 impl Reading {
+    /// The body, `left` bytes of it if that's known.
+    fn into_body(self, left: Option<u64>) -> Body {
+        let pieces = stream::unfold(Some(self), |reading| async move {
+            let mut reading = reading?;
+            match reading.next().await? {
+                Ok(piece) => Some((Ok(piece), Some(reading))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        Body::stream(Pieces { pieces: Some(pieces.boxed()), left })
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         if self.at >= self.end {
             return None;
@@ -245,8 +265,13 @@ impl Reading {
     }
 
     async fn fetch(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if let Some(window) = self.windows.as_ref().and_then(|windows| windows.at(self.at)) {
+            return self.window(&window).await.map(Some);
+        }
+        self.windows = None;
         let part = match &self.source.kind {
             Kind::Stored(key, object) => part_of(key, object, self.at).ok_or_else(lost)?,
+            Kind::Whole(_) => return Err(lost()),
             Kind::Arriving(reader) => match reader.next(self.at).await {
                 Step::Part(part) => part,
                 Step::Piece(piece) => {
@@ -266,8 +291,24 @@ impl Reading {
         self.refilled(&part).await.map(Some)
     }
 
+    /// A window of what there is no room for: from a tier that still has it, else from the origin.
+    async fn window(&mut self, window: &PartRef) -> Result<Bytes, BodyError> {
+        let Some(windows) = &self.windows else { return Err(lost()) };
+        // What comes from the origin may be past it, if it was the whole part that came from there.
+        if self.refill.as_ref().is_none_or(|refill| !refill.may_have(window)) {
+            match self.source.cache.window(windows, window).await {
+                Ok(piece) => return Ok(piece.slice(offset(window, self.at)..)),
+                Err(missing) => self.resume(window, missing).await?,
+            }
+        }
+        let held = self.source.cache.lending.budget().force(window.length);
+        let bytes = self.ask_origin(window).await?;
+        Ok(held.over(bytes).slice(offset(window, self.at)..))
+    }
+
     /// Begins to take the rest from the origin.
     async fn resume(&mut self, part: &PartRef, missing: Missing) -> Result<(), BodyError> {
+        let is_first = self.refill.take().is_none();
         self.source.cache.metrics.parts_missing.inc();
         self.gone = missing == Missing::Gone;
         let rest = self.source.rest.clone();
@@ -278,20 +319,38 @@ impl Reading {
         if self.refill.is_none() {
             return Err(self.give_up("a part of it is no longer stored, and its origin can't be asked for it"));
         }
-        self.source.cache.metrics.bodies_resumed.inc();
+        if is_first {
+            self.source.cache.metrics.bodies_resumed.inc();
+        }
         Ok(())
     }
 
-    /// The next piece from the origin: the part, and nothing but it.
+    /// The next piece from the origin: the part, and nothing but it. It must be there as a whole before any of it can be
+    /// given on. Without room for that it is there for a moment only, in turn with others, and is read in windows then.
     async fn refilled(&mut self, part: &PartRef) -> Result<Bytes, BodyError> {
+        let lending = Arc::clone(&self.source.cache.lending);
+        let mut room = lending.room_to_refill(part.length).await;
+        let counted = room.held.is_none().then(|| lending.budget().force(part.length));
+        let bytes = self.ask_origin(part).await?;
+        self.source.heal(part, &bytes);
+        let from = offset(part, self.at);
+        if let Some(held) = room.held.take() {
+            return Ok(lending.lend(part.key, bytes, held).slice(from));
+        }
+        let windows = Windows::of(part.key, part.start, &bytes);
+        let window = windows.at(self.at).ok_or_else(lost)?;
+        let to = offset(part, window.start) + window.length;
+        let piece = self.source.cache.copied(bytes.get(from..to).unwrap_or_default());
+        self.windows = Some(windows);
+        drop((counted, room));
+        Ok(piece)
+    }
+
+    /// A part, or a window, from the origin.
+    async fn ask_origin(&mut self, part: &PartRef) -> Result<Bytes, BodyError> {
         let Some(refill) = &mut self.refill else { return Err(lost()) };
-        let lending = &self.source.cache.lending;
-        let held = lending.budget().force(part.length);
         match refill.part(part).await {
-            Ok(bytes) => {
-                self.source.heal(part, &bytes);
-                Ok(lending.lend(part.key, bytes, held).slice(offset(part, self.at)))
-            }
+            Ok(bytes) => Ok(bytes),
             Err(refill::Failure::Changed) => {
                 self.gone = true;
                 Err(self.give_up("a part of it is no longer stored, and its origin has another by now"))
@@ -337,10 +396,56 @@ impl Cache {
         rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
     ) -> Option<Body> {
         if object.is_whole() {
-            return Some(Body::Full(object.body.clone()));
+            return Some(self.whole_body(key, object, rest).await);
         }
         let source = BodySource::stored(Arc::clone(self), key, Arc::clone(object), rest());
         Box::pin(source.open(WHOLE)).await
+    }
+
+    /// The body of an object in one piece: that piece, or windows of it if there is no room for it.
+    async fn whole_body(
+        self: &Arc<Self>,
+        key: Key,
+        object: &Object,
+        rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
+    ) -> Body {
+        if let Some(bytes) = self.lend(&object.body) {
+            return Body::Full(bytes);
+        }
+        let rest = rest();
+        // Nobody makes up for what the tiers lose of it meanwhile: better late than broken off.
+        if rest.is_none()
+            && let Some(bytes) = self.hold(&object.body).await
+        {
+            return Body::Full(bytes);
+        }
+        let length = object.body.len() as u64;
+        let reading = Reading {
+            source: BodySource { cache: Arc::clone(self), kind: Kind::Whole(length), rest },
+            at: 0,
+            end: length,
+            exact: true,
+            ready: Some(self.copied(object.body.get(..SCARCE_BYTES).unwrap_or(&object.body))),
+            refill: None,
+            windows: Some(Windows::of(key, 0, &object.body)),
+            gone: false,
+        };
+        reading.into_body(Some(length))
+    }
+
+    /// A body in one piece for a client, whose tier may drop it meanwhile. Over [`SCARCE_BYTES`] it is counted, once
+    /// however many read it; `None` if there is no room for it.
+    #[must_use]
+    pub fn lend(&self, body: &Bytes) -> Option<Bytes> {
+        if body.len() <= SCARCE_BYTES { Some(body.clone()) } else { self.lending.lend_whole(body) }
+    }
+
+    /// Like [`Cache::lend`], but waits for room as long as a part may take.
+    pub async fn hold(&self, body: &Bytes) -> Option<Bytes> {
+        match self.lend(body) {
+            Some(bytes) => Some(bytes),
+            None => self.lending.budget().within(self.config.part_time, || self.lend(body)).await,
+        }
     }
 
     /// A body that still arrives, from its beginning; `None` if that is missing.
@@ -365,7 +470,7 @@ impl Cache {
                 return Ok(lent.slice(from));
             }
             if let Some(bytes) = self.tiers.memory(&part.key).and_then(bytes_of).filter(|it| it.len() == part.length) {
-                return Ok(self.hand_out(part, bytes, from, self.lending.budget().take(part.length)));
+                return Ok(self.hand_out(part, bytes, from, self.lending.budget().take_to_read(part.length)));
             }
             let mut room = self.lending.room(part.length).await;
             let missing = match self.find(part, deadline, patience).await {
@@ -412,8 +517,38 @@ impl Cache {
             return self.lending.lend(part.key, bytes, held).slice(from);
         }
         let to = from.saturating_add(SCARCE_BYTES).min(bytes.len());
-        let piece = bytes.get(from..to).unwrap_or_default().to_vec();
-        self.lending.budget().force(piece.len()).over(piece)
+        self.copied(bytes.get(from..to).unwrap_or_default())
+    }
+
+    /// A window of what is stored, copied, if a tier still has it.
+    async fn window(&self, windows: &Windows, window: &PartRef) -> Result<Bytes, Missing> {
+        let cut = |value| windows.cut(window, value).map(|bytes| self.copied(&bytes));
+        if let Some(piece) = self.tiers.memory(&window.key).and_then(cut) {
+            return Ok(piece);
+        }
+        // All of it is there for a moment.
+        let _turn = self.lending.turn().await;
+        let deadline = Instant::now() + self.config.part_time;
+        let mut missing = Missing::Gone;
+        match timeout_at(deadline, self.tiers.disk(&window.key)).await {
+            Ok(value) => {
+                if let Some(piece) = value.and_then(cut) {
+                    return Ok(piece);
+                }
+            }
+            Err(_) => missing = Missing::Unanswered,
+        }
+        let limit = deadline.saturating_duration_since(Instant::now());
+        match self.tiers.redis_part(&window.key, limit, true).await {
+            TierReply::Found(value) => cut(value).ok_or(missing),
+            TierReply::Missing => Err(missing),
+            TierReply::Unanswered => Err(Missing::Unanswered),
+        }
+    }
+
+    /// A copy of at most [`SCARCE_BYTES`], counted as held whether or not there is room for it.
+    fn copied(&self, piece: &[u8]) -> Bytes {
+        self.lending.budget().force(piece.len()).over(piece.to_vec())
     }
 }
 

@@ -93,7 +93,24 @@ pub(super) async fn serve(
         Ok(marked) => asking.answers(marked).await,
         Err(fault) => return node.refused_reply(&route, &fault, trail),
     };
-    asking.reply(split.shape, answers, trail)
+    counted(node, protocol, asking.reply(split.shape, answers, trail)).await
+}
+
+/// The reply, counted in the memory that bodies may take until its client has it; a refusal if there is no room for it.
+async fn counted(node: &Pipeline, protocol: Protocol, mut served: Served) -> Served {
+    let body = match served.response.body() {
+        Body::Full(body) => body.clone(),
+        Body::Empty | Body::Stream(_) => return served,
+    };
+    if let Some(held) = node.cache.hold(&body).await {
+        *served.response.body_mut() = Body::Full(held);
+        return served;
+    }
+    let detail = "the bodies of other responses take all the memory they may; see `cache.bodies_bytes_max`";
+    let reply = protocol::failure(protocol, StatusCode::SERVICE_UNAVAILABLE.as_u16(), detail).into();
+    let mut refused = joined(node, reply, Trail { detail: Some("bodies-full".into()), ..served.trail }, None);
+    refused.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    refused
 }
 
 /// The reply to a body that can't be decoded, in the protocol's words (RFC 9110, section 15.5.16).

@@ -39,7 +39,7 @@ impl<'a> From<&'a RequestHead> for Wanted<'a> {
 
 impl Pipeline {
     /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
-    /// `None` if it isn't that simple.
+    /// `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
     pub(super) fn hit_reply(
         &self,
         object: &Object,
@@ -51,8 +51,12 @@ impl Pipeline {
             return None;
         }
         let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
+        let body = if not_modified || wanted.method == Method::HEAD {
+            Body::Empty
+        } else {
+            Body::Full(self.cache.lend(&object.body)?)
+        };
         let headers = object.hit_headers(&self.node, policy, now);
-        let body = Body::Full(object.body.clone());
         Some(shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
 

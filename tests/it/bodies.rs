@@ -10,8 +10,12 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
+
 use crate::harness::{
+    client::Conn,
     eventually, found,
+    model::ARRAY,
     node::Node,
     origin::{Origin, Reply},
     proxy::Proxy,
@@ -259,4 +263,95 @@ async fn memory_of_bodies_is_bounded_however_slowly_they_are_read() {
     let grown = peak.saturating_sub(before) / 1024;
     assert!(grown < COUNT * EACH / MIB / 2, "{grown} MiB more for {} MiB of bodies", COUNT * EACH / MIB);
     eventually("all given back", async || process.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
+}
+
+/// Two hundred clients that hardly read, of as many bodies in one piece; most leave the memory tier meanwhile.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_bodies_in_one_piece_is_bounded_however_slowly_they_are_read() {
+    const EACH: usize = MIB - 1000;
+    const COUNT: usize = 200;
+    const LIMIT: usize = 64 * MIB;
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::ranged(seen, 600, &sealed(&seen.target, EACH)));
+    let process = Node::builder()
+        .origin(&origin.url())
+        .memory("16MiB")
+        .set("cache", &format!("bodies_bytes_max = {LIMIT}"))
+        .set("timeouts", "send_ms = 600_000\nrate_bytes_min = 0")
+        .spawn()
+        .await;
+    process.fetch("/warm").await;
+    let before = process.footprint().0;
+
+    let (mut conns, mut slow, mut peak) = (Vec::new(), Vec::new(), 0);
+    for number in 0..COUNT {
+        if number % 100 == 0 {
+            conns.push(Conn::h2_ahead(process.address, 16 << 10).await.unwrap());
+        }
+        let target = format!("/{number}");
+        process.fetch(&target).await;
+        process.hit(&target).await;
+        let mut stream = conns[number / 100].stream();
+        slow.push((stream.open(process.get(&target)).await.unwrap(), target));
+        peak = peak.max(process.footprint().0);
+    }
+    let held = process.metric("holm_cache_bodies_bytes", "").await;
+    assert!((0.5..=1.0).contains(&(held / LIMIT as f64)), "{held} bytes are held");
+    for (opened, target) in slow {
+        let answer = within("a slow one's turn", opened.whole()).await.unwrap();
+        assert!(answer.is_hit(), "{target}: {:?}", answer.cache());
+        assert!(answer.body == sealed(&target, EACH), "{target}: {} bytes", answer.body.len());
+        peak = peak.max(process.footprint().0);
+    }
+    let grown = peak.saturating_sub(before) / 1024;
+    assert!(grown < COUNT * 2 / 3, "{grown} MiB more for {} MiB of bodies", COUNT * EACH / MIB);
+    assert_eq!(process.metric("holm_cache_bodies_cut_total", "").await, 0.0);
+    eventually("all given back", async || process.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_of_infer_routes_are_bounded_and_refused_past_it() {
+    const EACH: usize = 500_000;
+    const COUNT: usize = 30;
+    const LIMIT: usize = 8 * MIB;
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, json!(["x".repeat(EACH)]).to_string()));
+    let node = Node::builder()
+        .origin(&origin.url())
+        .infer("json-array")
+        .route("ttl_ms = 600000")
+        .memory("64MiB")
+        .set("pool.web.batch", "size_max = 1")
+        .set("cache", &format!("bodies_bytes_max = {LIMIT}\npart_ms = 20"))
+        .start()
+        .await;
+    // They read nothing.
+    let conn = Conn::h2_shut(node.address).await.unwrap();
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for number in 0..COUNT {
+        let opened = conn.stream().open(node.post(ARRAY).json(&json!(number))).await.unwrap();
+        match opened.status {
+            200 => open.push(opened),
+            _ => {
+                assert_eq!((opened.status, opened.headers["retry-after"].to_str().unwrap()), (503, "1"));
+                refused += 1;
+            }
+        }
+    }
+    let held = node.metric("holm_cache_bodies_bytes", "").await;
+    assert!(open.len() * EACH <= LIMIT && held <= LIMIT as f64, "{} replies, {held} bytes", open.len());
+    assert!(open.len() >= 8 && refused >= 8, "{} replies, {refused} refusals", open.len());
+    drop(open);
+    eventually("all given back", async || node.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
+
+    // One answer for many clients is in memory once.
+    let mut open = Vec::new();
+    for _ in 0..COUNT {
+        let opened = conn.stream().open(node.post(ARRAY).json(&json!(0))).await.unwrap();
+        assert_eq!(opened.status, 200);
+        open.push(opened);
+    }
+    let held = node.metric("holm_cache_bodies_bytes", "").await;
+    assert!(held <= 2.0 * (EACH + 2) as f64, "{held} bytes for {} replies", open.len());
 }

@@ -18,6 +18,9 @@ use tokio::{
 /// Bytes that a body may hold even when the budget is exhausted: with less than that it could not go on at all.
 pub const SCARCE_BYTES: usize = 64 << 10;
 
+/// The share of a budget that readers of stored bodies leave to bodies that arrive: one in so many.
+const ARRIVALS_SHARE: u64 = 4;
+
 /// A number of bytes, and how many of them are held.
 #[derive(Debug)]
 pub struct Budget {
@@ -37,7 +40,18 @@ impl Budget {
     /// Holds `bytes`, if the budget has room for them.
     #[must_use]
     pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Held> {
-        let within = |held: u64| held.checked_add(bytes as u64).filter(|sum| *sum <= self.limit);
+        self.take_up_to(self.limit, bytes)
+    }
+
+    /// Holds `bytes` of a stored body for those who read it, if a quarter of the budget stays free: however
+    /// much is read, and however slowly, something more can be stored.
+    #[must_use]
+    pub fn take_to_read(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        self.take_up_to(self.limit - self.limit / ARRIVALS_SHARE, bytes)
+    }
+
+    fn take_up_to(self: &Arc<Self>, limit: u64, bytes: usize) -> Option<Held> {
+        let within = |held: u64| held.checked_add(bytes as u64).filter(|sum| *sum <= limit);
         self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         Some(self.hold(bytes))
     }
@@ -51,13 +65,19 @@ impl Budget {
 
     /// Holds `bytes` as soon as there is room for them; `None` if there is none within `time`.
     pub async fn take_within(self: &Arc<Self>, bytes: usize, time: Duration) -> Option<Held> {
+        self.within(time, || self.take(bytes)).await
+    }
+
+    /// Attempts something that needs room, now and whenever bytes are released; `None` if it doesn't succeed within
+    /// `time`.
+    pub async fn within<T>(&self, time: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + time;
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // From here on no release is missed.
             freed.as_mut().enable();
-            if let Some(held) = self.take(bytes) {
-                return Some(held);
+            if let Some(taken) = attempt() {
+                return Some(taken);
             }
             timeout_at(deadline, freed).await.ok()?;
         }
@@ -135,6 +155,19 @@ mod tests {
         drop(slice);
         assert!(waiting.await.unwrap(), "a release is noticed");
         assert_eq!((budget.held(), budget.gauge.get()), (0, 0));
+    }
+
+    #[test]
+    fn readers_leave_a_quarter_to_what_arrives() {
+        let budget = Budget::new(16, Gauge::default());
+        assert!(budget.take_to_read(13).is_none());
+        let read = budget.take_to_read(12).unwrap();
+        assert!(budget.take_to_read(1).is_none());
+        let arriving = budget.take(4).unwrap();
+        assert!(budget.take(1).is_none());
+        drop(read);
+        assert!(budget.take_to_read(8).is_some(), "what arrives counts as well");
+        drop(arriving);
     }
 
     #[tokio::test]

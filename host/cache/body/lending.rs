@@ -1,5 +1,5 @@
-//! Parts that are being read. Each is counted in the budget once, however many read it and whether or not the memory
-//! tier holds it as well: it may leave that at any moment.
+//! Stored bodies and parts of them that are being read. Each is counted in the budget once, however many read it and
+//! whether or not the memory tier holds it as well: it may leave that at any moment.
 
 use std::{
     collections::HashMap,
@@ -13,15 +13,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::budget::{Budget, Held};
 use crate::cache::key::{Key, KeyHash};
 
-/// Parts that are read at once while the budget is exhausted. Each is there only until a piece of it has been copied.
+/// Parts, or bodies in one piece, that are read from tiers at once while the budget is exhausted, and as many that are
+/// read from origins. Each is there only until a piece of it has been copied.
 const SCARCE_READS: usize = 4;
 
-/// The parts that are being read.
+/// Where a body is in memory: its address and its length.
+type Place = (usize, usize);
+
+/// What is being read.
 #[derive(Debug)]
 pub struct Lending {
     budget: Arc<Budget>,
     parts: Mutex<HashMap<Key, Weak<Lent>, KeyHash>>,
+    /// Bodies in one piece. Under one key there may be several in memory, and under several keys the same one.
+    wholes: Mutex<HashMap<Place, Weak<Whole>>>,
     scarce: Arc<Semaphore>,
+    /// Has turns of its own: an origin may take its time, and a tier's readers aren't to wait for it.
+    scarce_refills: Arc<Semaphore>,
 }
 
 /// What a read of a part may hold.
@@ -36,7 +44,13 @@ impl Lending {
     /// Nothing is being read yet.
     #[must_use]
     pub fn new(budget: Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget, parts: Mutex::default(), scarce: Arc::new(Semaphore::new(SCARCE_READS)) })
+        Arc::new(Self {
+            budget,
+            parts: Mutex::default(),
+            wholes: Mutex::default(),
+            scarce: Arc::new(Semaphore::new(SCARCE_READS)),
+            scarce_refills: Arc::new(Semaphore::new(SCARCE_READS)),
+        })
     }
 
     /// What all bodies may hold together.
@@ -63,13 +77,51 @@ impl Lending {
         lent
     }
 
-    /// Room for reading a part of `bytes`. Waits only while the budget is exhausted and others read as well.
+    /// A body in one piece for one more reader. It counts as held until its last reader has dropped it. `None` if there
+    /// is no room for it.
+    #[must_use]
+    pub fn lend_whole(self: &Arc<Self>, bytes: &Bytes) -> Option<Bytes> {
+        Some(Bytes::from_owner(ReadingWhole(self.whole(bytes)?)))
+    }
+
+    fn whole(self: &Arc<Self>, bytes: &Bytes) -> Option<Arc<Whole>> {
+        let mut wholes = self.wholes.lock();
+        // While it is there, nothing else can be in its place.
+        if let Some(whole) = wholes.get(&place(bytes)).and_then(Weak::upgrade) {
+            return Some(whole);
+        }
+        let held = self.budget.take_to_read(bytes.len())?;
+        let whole = Arc::new(Whole { bytes: bytes.clone(), lending: Arc::clone(self), _held: held });
+        wholes.insert(place(bytes), Arc::downgrade(&whole));
+        Some(whole)
+    }
+
+    /// Room for reading a part of `bytes` from a tier. Waits only while the budget is exhausted and others read as well.
     pub(super) async fn room(&self, bytes: usize) -> Room {
-        if let Some(held) = self.budget.take(bytes) {
+        self.room_or_turn(bytes, &self.scarce).await
+    }
+
+    /// Room for reading a part of `bytes` from its origin. Waits only while the budget is exhausted and others do so as
+    /// well.
+    pub(super) async fn room_to_refill(&self, bytes: usize) -> Room {
+        self.room_or_turn(bytes, &self.scarce_refills).await
+    }
+
+    async fn room_or_turn(&self, bytes: usize, turns: &Arc<Semaphore>) -> Room {
+        if let Some(held) = self.budget.take_to_read(bytes) {
             return Room { held: Some(held), _turn: None };
         }
-        Room { held: None, _turn: Arc::clone(&self.scarce).acquire_owned().await.ok() }
+        Room { held: None, _turn: Arc::clone(turns).acquire_owned().await.ok() }
     }
+
+    /// A turn at reading from a tier what there is no room for.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.scarce).acquire_owned().await.ok()
+    }
+}
+
+fn place(bytes: &Bytes) -> Place {
+    (bytes.as_ptr().addr(), bytes.len())
 }
 
 /// A part that is being read.
@@ -120,6 +172,33 @@ impl AsRef<[u8]> for Reading {
     }
 }
 
+/// A body in one piece that is being read.
+#[derive(Debug)]
+struct Whole {
+    bytes: Bytes,
+    lending: Arc<Lending>,
+    _held: Held,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        let place = place(&self.bytes);
+        let mut wholes = self.lending.wholes.lock();
+        // Somebody else may have begun to read the same body since.
+        if wholes.get(&place).is_some_and(|whole| whole.strong_count() == 0) {
+            wholes.remove(&place);
+        }
+    }
+}
+
+struct ReadingWhole(Arc<Whole>);
+
+impl AsRef<[u8]> for ReadingWhole {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::metrics::gauge::Gauge;
@@ -141,5 +220,21 @@ mod tests {
         drop(bytes);
         assert_eq!((budget.held(), lending.get(&key).is_some(), lending.parts.lock().len()), (0, false, 0));
         assert!(lending.room(3).await.held.is_some());
+    }
+
+    #[test]
+    fn a_body_in_one_piece_is_counted_once_and_until_nobody_reads_it() {
+        let budget = Budget::new(16, Gauge::default());
+        let lending = Lending::new(Arc::clone(&budget));
+        let (body, other) = (Bytes::from(vec![1_u8; 8]), Bytes::from(vec![1_u8; 8]));
+        let (one, another) = (lending.lend_whole(&body).unwrap(), lending.lend_whole(&body.clone()).unwrap());
+        assert_eq!((budget.held(), &one[..]), (8, &body[..]));
+        assert!(lending.lend_whole(&other).is_none(), "it has the same bytes, but elsewhere");
+        let slice = another.slice(7..);
+        drop((one, another));
+        assert_eq!((budget.held(), lending.lend_whole(&body).is_some()), (8, true));
+        drop(slice);
+        assert_eq!((budget.held(), lending.wholes.lock().len()), (0, 0));
+        assert!(lending.lend_whole(&other).is_some());
     }
 }

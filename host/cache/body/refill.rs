@@ -34,6 +34,11 @@ impl Refill {
         (at <= offset).then_some(Self { body, at, over: Bytes::new() })
     }
 
+    /// Whether the part is yet to come.
+    pub(super) const fn may_have(&self, part: &PartRef) -> bool {
+        self.at <= part.start
+    }
+
     /// The part, whole. What comes before it is skipped.
     pub(super) async fn part(&mut self, part: &PartRef) -> Result<Bytes, Failure> {
         while self.at < part.start {

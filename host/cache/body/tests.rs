@@ -260,6 +260,124 @@ async fn without_room_bodies_are_read_in_small_pieces_and_go_unstored() {
     drop(all);
 }
 
+/// The size of a body in one piece that isn't handed out without being counted.
+const LARGE: usize = 3 * SCARCE_BYTES + 5;
+
+/// A cache in which `count` large bodies may be read at once, beside what is left to bodies that arrive.
+async fn with_room_for(count: usize) -> Arc<Cache> {
+    cache(|config| {
+        config.part_bytes = 1 << 20;
+        config.bodies_bytes_max = (count * LARGE * 4).div_ceil(3) as u64;
+        config.part_time = Duration::from_millis(20);
+    })
+    .await
+}
+
+fn stored_whole(cache: &Arc<Cache>, key: Key, body: &Bytes) -> Arc<Object> {
+    let place = Place { primary: key, key, names: None };
+    Recorder::new(Arc::clone(cache), place, head(0)).whole(body).unwrap()
+}
+
+#[tokio::test]
+async fn bodies_in_one_piece_are_counted_once_each_and_read_in_windows_without_room() {
+    let cache = with_room_for(2).await;
+    let mut readings = Vec::new();
+    for number in 0..5_u8 {
+        let (key, body) = (Key::from_bytes([number; 32]), bytes(LARGE, &number.to_string()));
+        let object = stored_whole(&cache, key, &body);
+        for _ in 0..3 {
+            let reading = cache.body(key, &object, || None).await.unwrap();
+            assert_eq!(matches!(reading, Body::Full(_)), number < 2, "{number}");
+            assert_eq!(reading.size_hint().exact(), Some(LARGE as u64));
+            readings.push((reading, body.clone()));
+        }
+    }
+    let windows = 3 * 3 * SCARCE_BYTES;
+    assert_eq!(cache.lending.budget().held(), (2 * LARGE + windows) as u64, "each body once, each reader a window");
+    for (reading, body) in readings {
+        assert_eq!(drained(reading).await, (body, Ok(())));
+    }
+    assert_eq!(cache.lending.budget().held(), 0);
+
+    let small = stored_whole(&cache, KEY, &bytes(SCARCE_BYTES, "small"));
+    assert!(matches!(read(&cache, &small, None).await, Some(Body::Full(_))));
+    let reading = read(&cache, &small, None).await;
+    assert_eq!((reading.is_some(), cache.lending.budget().held()), (true, 0), "small ones aren't counted");
+}
+
+#[tokio::test]
+async fn a_body_in_windows_that_left_its_tier_comes_from_the_origin_or_breaks_off() {
+    let (body, other) = (bytes(LARGE, "body"), bytes(LARGE, "other"));
+    let shorter = body.slice(..LARGE - 1);
+    for (name, instead, origin, is_whole) in [
+        ("gone", None, Some(Origin::of(&body)), true),
+        ("gone, without ranges", None, Some(Origin { ranges: false, ..Origin::of(&body) }), true),
+        ("another in its place", Some(&other), Some(Origin::of(&body)), true),
+        ("the same in its place", Some(&body), None, true),
+        ("nobody to ask", None, None, false),
+        ("another in its place, nobody to ask", Some(&other), None, false),
+        ("another body", None, Some(Origin::of(&other)), false),
+        ("a shorter body", None, Some(Origin::of(&shorter)), false),
+        ("a breach", None, Some(Origin { breaks_after: Some(SCARCE_BYTES + 1), ..Origin::of(&body) }), false),
+    ] {
+        let cache = with_room_for(1).await;
+        let all = cache.lending.budget().take_to_read(LARGE).unwrap();
+        let object = stored_whole(&cache, KEY, &body);
+        let mut reading = read(&cache, &object, origin.map(Arc::new).as_ref()).await.unwrap();
+        drop(object);
+        let first = reading.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!((&first[..], cache.lending.budget().held()), (&body[..SCARCE_BYTES], (LARGE + SCARCE_BYTES) as u64));
+        cache.tiers.remove(&KEY);
+        if let Some(instead) = instead {
+            stored_whole(&cache, KEY, instead);
+        }
+        let (rest, end) = drained(reading).await;
+        let got = [&first[..], &rest[..]].concat();
+        if is_whole {
+            assert!(got == body && end == Ok(()), "{name}: {} bytes, {end:?}", got.len());
+        } else {
+            assert!(matches!(end, Err(BodyError::Broken(_))), "{name}: {end:?}");
+            assert!(got.len() < LARGE && body.starts_with(&got), "{name}: {} bytes", got.len());
+        }
+        assert_eq!(found(&cache).map(|now| now.body.clone()), instead.cloned(), "{name}: what is stored now stays");
+        assert_eq!(cache.metrics.bodies_cut.get(), u64::from(!is_whole), "{name}");
+        drop((first, all));
+        assert_eq!(cache.lending.budget().held(), 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn without_room_a_lost_part_is_read_in_windows_whether_or_not_it_stays() {
+    let part = 3 * SCARCE_BYTES;
+    let body = bytes(4 * part + 7, "body");
+    for (stays, asked) in [(true, 1), (false, 4)] {
+        let cache = cache(|config| config.part_bytes = part).await;
+        let object = stored(&cache, &body).await;
+        let lose = || (1..5).for_each(|index| cache.tiers.remove(&part_key(&object, index)));
+        let budget = cache.lending.budget();
+        let all = budget.take(256 << 20).unwrap();
+        let origin = Arc::new(Origin::of(&body));
+        lose();
+        let mut reading = read(&cache, &object, Some(&origin)).await.unwrap();
+        let mut got = Vec::new();
+        while let Some(frame) = timeout(LIMIT, reading.frame()).await.unwrap() {
+            let piece = frame.unwrap().into_data().unwrap();
+            let held = budget.held() - (256 << 20);
+            assert!(piece.len() <= SCARCE_BYTES && held <= SCARCE_BYTES as u64, "{held} for {} bytes", piece.len());
+            got.extend_from_slice(&piece);
+            drop(piece);
+            if !stays {
+                lose();
+            }
+        }
+        assert!(got == body, "{} bytes", got.len());
+        assert_eq!(origin.asked.load(SeqCst), asked, "once, and again for what is gone before all of it was read");
+        assert_eq!((cache.metrics.bodies_resumed.get(), cache.metrics.bodies_cut.get()), (1, 0));
+        drop((reading, all));
+        assert_eq!(budget.held(), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_late_reader_starts_at_the_beginning() {
     let body = bytes(20 * PART + 5, "body");

@@ -273,8 +273,13 @@ impl Conn {
 
     /// HTTP/2 on cleartext by a client that lets no byte of any body through.
     pub(crate) async fn h2_shut(address: SocketAddr) -> Result<Self, Failure> {
+        Self::h2_ahead(address, 0).await
+    }
+
+    /// HTTP/2 on cleartext by a client that lets so many bytes of a body through before the test reads it.
+    pub(crate) async fn h2_ahead(address: SocketAddr, bytes: u32) -> Result<Self, Failure> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.initial_stream_window_size(0);
+        builder.initial_stream_window_size(bytes);
         let (sender, connection) = builder.handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
         let running = Running(tokio::spawn(async move { drop(connection.await) }));
         Ok(Self { sender: Sender::H2(sender), scheme: "http", running: Arc::new(running) })

@@ -85,6 +85,14 @@ pub struct Metrics {
     pub purges: Counter,
     /// URLs that unsafe methods invalidated.
     pub purge_invalidations: Counter,
+    /// Of these, how many joined one of the same URL that waited for the region's purge log.
+    pub purge_invalidations_coalesced: Counter,
+    /// Invalidations that the purge log has taken, each with those that had joined it.
+    pub purge_invalidations_appended: Counter,
+    /// URLs whose invalidation waits for the purge log.
+    pub purge_invalidations_waiting: Gauge,
+    /// How many of them are on disk.
+    pub purge_invalidations_held: Gauge,
     /// Records of the region's purge log that could not be read.
     pub purge_unreadable: Counter,
     /// How often the region's purge log had lost records or was put back to an older state.
@@ -119,6 +127,8 @@ impl Metrics {
             ("cache_bodies_unstored", "Bodies not stored for want of memory on their way", &self.bodies_unstored),
             ("cache_purges", "Purges made through this node", &self.purges),
             ("cache_purge_invalidations", "URLs that unsafe methods invalidated", &self.purge_invalidations),
+            ("cache_purge_invalidations_coalesced", "Of these, joined to another", &self.purge_invalidations_coalesced),
+            ("cache_purge_invalidations_appended", "Taken by the purge log", &self.purge_invalidations_appended),
             ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
             ("cache_purge_logs_lost", "How often the purge log had lost records", &self.purge_logs_lost),
             ("cache_tags_refused", "Responses not stored because of their tags", &self.tags_refused),
@@ -133,6 +143,8 @@ impl Metrics {
             ("cache_purge_lag_records", "Records of the purge log yet to be applied", &self.purge_lag_records),
             ("cache_purge_lag_ms", "Since the purge log was read to its end; -1 before", &self.purge_lag_ms),
             ("cache_purge_fence_ms", "What is left of the fence", &self.purge_fence_ms),
+            ("cache_purge_invalidations_waiting", "URLs that wait for the log", &self.purge_invalidations_waiting),
+            ("cache_purge_invalidations_held", "How many of these are on disk", &self.purge_invalidations_held),
             ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
         ];
         for (name, help, gauge) in gauges {

@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal as _};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use access::{AccessLog, Line};
-pub use admin::{Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Scope};
+pub use admin::{Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Scope, SignOffReport};
 pub use metrics::{Registry, Requests, RouteMetrics, Verdict};
 pub use trace::RequestTrace;
 

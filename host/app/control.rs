@@ -18,7 +18,7 @@ use crate::{
     origin::Pool,
     pipeline::Pipeline,
     telemetry::{
-        Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Registry, Scope,
+        Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Registry, Scope, SignOffReport,
         admin::{self, BoxFuture},
     },
 };
@@ -98,10 +98,12 @@ impl Control for Controls {
         })
     }
 
-    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>> {
+    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
         Box::pin(async move {
-            let done = self.cache.purger().sign_off(&node).await;
-            done.map_err(|error| PurgeFailure { reason: error.to_string() })
+            let signed_off = self.cache.purger().sign_off(&node, self.ack).await;
+            let purge::SignedOff { done, left } =
+                signed_off.map_err(|error| PurgeFailure { reason: error.to_string() })?;
+            Ok(SignOffReport { signed_off: done, left })
         })
     }
 

@@ -4,6 +4,7 @@
 
 pub mod fence;
 pub mod follow;
+pub mod invalidations;
 pub mod journal;
 pub mod local;
 pub mod log;
@@ -27,7 +28,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use self::{
@@ -42,7 +43,7 @@ use self::{
     table::Table,
 };
 pub use self::{
-    receipt::Receipt,
+    receipt::{Receipt, SignedOff},
     table::{Cursor, Incarnation, Kind, Mark, Position, Record, Standing},
 };
 use super::{Metrics, key::Key, tag::Tag};
@@ -149,6 +150,7 @@ struct Region {
     log: Arc<dyn Log>,
     roll: parking_lot::Mutex<Roll>,
     fence: Duration,
+    lost: Duration,
     cut_off: config::CutOff,
     /// One life of this process.
     instance: u64,
@@ -174,9 +176,10 @@ pub struct Purger {
     applied: watch::Sender<Cursor>,
     /// Something that is applied isn't durable yet.
     unsaved: AtomicBool,
-    pending: Pending,
+    pending: Arc<Pending>,
     seen: Seen,
     rows_max: usize,
+    invalidations_max: usize,
     metrics: Metrics,
 }
 
@@ -216,11 +219,14 @@ impl Purger {
             None => Fence::alone(),
         };
         let region = log.map(|log| Region::new(log, config, journal.as_deref())).transpose()?;
+        // A log of its own is on this disk anyway.
+        let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
+        let (local, pending) = invalidations::restore(journal.as_deref(), config.invalidations_max, patience)?;
         let cursor = table.cursor();
-        let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: 0 };
+        let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: local.horizon() };
         Ok(Arc::new(Self {
             node: node.to_owned(),
-            state: RwLock::new(State { table, local: Local::new(config.invalidations_max) }),
+            state: RwLock::new(State { table, local }),
             glance: ArcSwap::from_pointee(glance),
             fence,
             journal,
@@ -228,9 +234,10 @@ impl Purger {
             writing: Mutex::new(Writing { parked, ..Writing::default() }),
             applied: watch::Sender::new(cursor),
             unsaved: AtomicBool::new(false),
-            pending: Pending::new(config.invalidations_max),
+            pending: Arc::new(pending),
             seen: Seen::default(),
             rows_max,
+            invalidations_max: config.invalidations_max,
             metrics,
         }))
     }
@@ -321,7 +328,7 @@ impl Purger {
         let append = Append { tag: scope.tag(), kind, url: scope.is_url() };
         match &self.region {
             None => {
-                let (position, saved) = self.append_locally(&[append]).await;
+                let (position, saved) = self.append_locally(&[append], false).await;
                 saved?;
                 Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
             }
@@ -333,45 +340,30 @@ impl Purger {
         }
     }
 
-    /// Signs a node off that is known not to serve any more, so that no purge waits for it. Returns how many processes of
-    /// that name there were.
+    /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name, for
+    /// as long as `ack` isn't over.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
-    pub async fn sign_off(&self, node: &str) -> Result<usize, Error> {
-        let Some(region) = &self.region else { return Ok(0) };
-        let members = region.log.members(None).await?;
+    pub async fn sign_off(&self, node: &str, ack: Duration) -> Result<SignedOff, Error> {
+        let Some(region) = &self.region else { return Ok(SignedOff::default()) };
+        let end = Instant::now() + ack;
+        let Ok(listed) = timeout_at(end, region.log.members(None)).await else { return Ok(SignedOff::unknown()) };
+        let listed = listed?;
         let members = {
             let mut roll = region.roll.lock();
-            roll.look(members, clock::uptime());
-            roll.sign_off(node)
+            roll.look(listed, clock::uptime());
+            roll.named(node)
         };
+        let mut outcome = SignedOff { done: 0, left: Some(members.len()) };
         for member in &members {
-            region.log.sign_off(member, false).await?;
+            // Before this node forgets it: one for which there was no time can be signed off by another attempt.
+            let Ok(signed_off) = timeout_at(end, region.log.sign_off(member, false)).await else { break };
+            signed_off?;
+            region.roll.lock().forget(member);
+            outcome = SignedOff { done: outcome.done + 1, left: outcome.left.map(|left| left - 1) };
         }
-        Ok(members.len())
-    }
-
-    /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.
-    #[must_use]
-    pub fn may_hold(&self, url: &Tag) -> bool {
-        self.region.is_some() || self.journal.is_some() || self.seen.may_have(url)
-    }
-
-    /// Invalidates a URL that an unsafe method changed (RFC 9111, section 4.4). From now on this node serves nothing that
-    /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes; dropping the
-    /// future takes nothing back.
-    pub async fn invalidate(&self, url: Tag) {
-        let number = {
-            let mut state = self.state.write();
-            let number = state.local.add(url);
-            // In the order of the numbers: else a later one that is taken would speak for this one.
-            self.pending.add(url, number);
-            number
-        };
-        self.republish();
-        self.metrics.purge_invalidations.inc();
-        self.pending.taken(number).await;
+        Ok(outcome)
     }
 
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
@@ -398,6 +390,9 @@ impl Purger {
         let now = clock::uptime();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         metrics.purge_in_step.set(i64::from(self.in_step()));
+        let (waiting, held) = self.pending.count();
+        metrics.purge_invalidations_waiting.set(gauge(waiting as u64));
+        metrics.purge_invalidations_held.set(gauge(held as u64));
         let Some(region) = &self.region else { return };
         let applied = self.applied.borrow().position.0;
         let last = Some(region.last.load(Ordering::Relaxed)).filter(|last| *last != UNREACHED).unwrap_or(0);
@@ -406,8 +401,9 @@ impl Purger {
         metrics.purge_fence_ms.set(gauge(clock::millis(self.fence.left(now))));
     }
 
-    /// Applies purges to this node's own log, and says whether they are durable.
-    async fn append_locally(&self, appends: &[Append]) -> (Position, Result<(), Error>) {
+    /// Applies purges to this node's own log, and says whether they are durable. With `all`, everything that was fetched
+    /// before is to be confirmed as well.
+    async fn append_locally(&self, appends: &[Append], all: bool) -> (Position, Result<(), Error>) {
         let mut writing = self.writing.lock().await;
         let mut position = self.state.read().table.cursor().position;
         let records = appends.iter().map(|append| {
@@ -415,7 +411,16 @@ impl Purger {
             Record { position, tag: append.tag, kind: append.kind, url: append.url }
         });
         let records = records.collect();
-        (position, self.commit(&mut writing, records, |_| {}).await)
+        if all {
+            // A position that no mark has: what was fetched at the last one is meant, too.
+            position.0 += 1;
+        }
+        let further = |table: &mut Table| {
+            if all {
+                table.raise_floor(position);
+            }
+        };
+        (position, self.commit(&mut writing, records, further).await)
     }
 
     /// Applies records in memory first, so that no hit can slip between, then on disk, then tells those who wait.
@@ -453,22 +458,19 @@ impl Purger {
         self.save(&mut writing, snapshot).await
     }
 
-    /// Makes another table the one that counts, at once and as a whole. `anew` if what the disk has is of another log.
+    /// Makes another table the one that counts, at once and as a whole, with what it has on top of what the disk has of
+    /// it: records, and rows that left it. `anew` if what the disk has is of another log.
     async fn swap_in(
         &self,
         writing: &mut Writing,
         table: Table,
         anew: bool,
-        records: Vec<Record>,
+        (records, folded): (Vec<Record>, Vec<Tag>),
     ) -> Result<(), Error> {
         let snapshot = Snapshot::from(&table);
-        {
-            let mut state = self.state.write();
-            state.table = table;
-            if anew {
-                state.local.lift_floor();
-            }
-        }
+        // A tag that was folded and then purged again has a row.
+        let folded: Vec<Tag> = folded.into_iter().filter(|tag| table.row(tag).is_none()).collect();
+        self.state.write().table = table;
         self.republish();
         if anew {
             // Purges of a log that is gone say nothing about this one.
@@ -476,6 +478,7 @@ impl Purger {
             writing.anew = true;
         }
         writing.unsaved.extend(records);
+        writing.folded.extend(folded);
         self.save(writing, snapshot).await
     }
 
@@ -522,6 +525,7 @@ impl Region {
             log,
             roll: parking_lot::Mutex::new(Roll::new(config.fence, config.lost)),
             fence: config.fence,
+            lost: config.lost,
             cut_off: config.cut_off,
             instance,
             before: journal.map(|journal| journal.sign(instance)).transpose()?.flatten(),
@@ -571,7 +575,7 @@ impl Region {
             config::CutOff::Ask => Some(clock::millis(self.fence)),
             config::CutOff::Serve => None,
         };
-        let report = Report { applied, fence_ms, beat: now.0 };
+        let report = Report { applied, fence_ms, lost_ms: clock::millis(self.lost), beat: now.0 };
         Member { node: node.to_owned(), instance: self.instance, log: cursor.log, report }
     }
 }

@@ -561,7 +561,8 @@ async fn invalidate(node: &Arc<Pipeline>, route: &Route, head: &RequestHead) {
     if tokio::time::timeout(INVALIDATE_TIME, purger.invalidate(url)).await.is_err() {
         warn!(
             url = head.url(),
-            "an unsafe method has invalidated a URL on this node; the purge log has yet to take it for the others"
+            "an unsafe method has invalidated a URL on this node; neither the purge log nor the disk has taken it for the \
+             others yet"
         );
     }
 }

@@ -29,7 +29,7 @@ use super::metrics;
 use crate::message::{self, BodyError};
 
 pub use policy::{PolicyAction, PolicyFailure};
-pub use purge::{Purge, PurgeFailure, PurgeInvalid, PurgeReport, Scope};
+pub use purge::{Purge, PurgeFailure, PurgeInvalid, PurgeReport, Scope, SignOffReport};
 
 /// Bytes of a request body; more are answered 413.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -61,8 +61,8 @@ pub trait Control: Send + Sync {
     /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
     fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
 
-    /// Signs a node of the region off that is known not to serve any more. Returns how many processes had its name.
-    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>>;
+    /// Signs a node of the region off that is known not to serve any more, as far as the time for a purge allows.
+    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>>;
 
     /// May this node be sent requests?
     ///
@@ -209,10 +209,29 @@ async fn sign_off(
         return *refusal;
     }
     match control.sign_off(name.clone()).await {
-        Ok(0) => problem(StatusCode::NOT_FOUND, &format!("no node of the name {name:?} has signed on in this region")),
-        Ok(count) => answer(StatusCode::OK, JSON, json!({"node": name, "signed_off": count}).to_string()),
+        Ok(SignOffReport { signed_off: 0, left: Some(0) }) => {
+            problem(StatusCode::NOT_FOUND, &format!("no node of the name {name:?} has signed on in this region"))
+        }
+        Ok(report) => signed_off(&name, report),
         Err(failure) => problem(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
     }
+}
+
+/// 200 only if nothing is left that purges would wait for.
+fn signed_off(name: &str, report: SignOffReport) -> Response {
+    let SignOffReport { signed_off, left } = report;
+    let mut body = json!({"node": name, "signed_off": signed_off});
+    if left == Some(0) {
+        return answer(StatusCode::OK, JSON, body.to_string());
+    }
+    body["left"] = json!(left);
+    let status = StatusCode::GATEWAY_TIMEOUT;
+    let detail = match left {
+        Some(left) => format!("there was no time to sign off {left} of the processes of that name: repeat it"),
+        None => "the region's purge log did not say in time which nodes have signed on: repeat it".to_owned(),
+    };
+    describe(&mut body, status, &detail);
+    answer(status, PROBLEM, body.to_string())
 }
 
 /// 200 only if no node can serve what was purged any more; a script that asks no further must not take less for done.
@@ -300,8 +319,14 @@ mod tests {
             Box::pin(async move { self.outcome.clone() })
         }
 
-        fn sign_off(&self, node: String) -> BoxFuture<'_, Result<usize, PurgeFailure>> {
-            Box::pin(async move { Ok(usize::from(node == "gone")) })
+        fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
+            let (signed_off, left) = match node.as_str() {
+                "gone" => (1, Some(0)),
+                "half" => (1, Some(2)),
+                "unknown" => (0, None),
+                _ => (0, Some(0)),
+            };
+            Box::pin(async move { Ok(SignOffReport { signed_off, left }) })
         }
 
         fn ready(&self) -> Result<(), Vec<String>> {
@@ -423,6 +448,15 @@ mod tests {
         for (target, status) in [("/nodes/gone/sign-off", 200), ("/nodes/other/sign-off", 404)] {
             let request = request(Method::POST, target, "{}".to_owned());
             assert_eq!(ask(&Arc::new(node()), request).await.status, status, "{target}");
+        }
+        for (target, signed_off, left) in
+            [("/nodes/half/sign-off", 1, json!(2)), ("/nodes/unknown/sign-off", 0, json!(null))]
+        {
+            let request = request(Method::POST, target, "{}".to_owned());
+            let answer = ask(&Arc::new(node()), request).await;
+            let known = answer.json();
+            assert_eq!((answer.status, known["left"].clone()), (504, left), "{known}");
+            assert_eq!(known["signed_off"], json!(signed_off), "{known}");
         }
     }
 

@@ -322,3 +322,137 @@ async fn a_write_is_seen_right_after_the_log_was_wiped() {
         assert_eq!(node.fetch("/x").await.text(), "new");
     }
 }
+
+/// The write is nowhere but on the disk of the node that took it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_during_an_outage_outlives_its_node() {
+    for signal in ["KILL", "TERM"] {
+        let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+        origin.on("/x", |seen| match seen.method {
+            http::Method::GET => Reply::fresh(600, "old"),
+            _ => Reply::ok("done"),
+        });
+        let other = node(&origin, &redis).start().await;
+        let builder = node(&origin, &redis).name("n2").disk(dir.path());
+        let mut writer = builder.spawn().await;
+        for doors in [&*other, &*writer] {
+            doors.fetch("/x").await;
+            doors.hit("/x").await;
+        }
+        redis.command(&["SAVE"]).await;
+        redis.stop();
+        assert_eq!(writer.post("/x").body("change").send().await.text(), "done");
+        let held = async || writer.metric("holm_cache_purge_invalidations_held", "").await;
+        eventually("its being on disk", async || held().await > 0.5).await;
+        writer.signal(signal);
+        writer.ended().await;
+        origin.on("/x", |_| Reply::fresh(600, "new"));
+        redis.start_again().await;
+        assert_eq!(other.hit("/x").await.text(), "old", "{signal}: nobody has told it");
+        let writer = builder.spawn().await;
+        assert_eq!(writer.fetch("/x").await.text(), "new", "{signal}");
+        eventually("the other node's being told", async || other.fetch("/x").await.text() == "new").await;
+        let waiting = async || writer.metric("holm_cache_purge_invalidations_held", "").await;
+        eventually("the disk's release", async || waiting().await < 0.5).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_no_longer_wait_for_a_lost_node_and_that_one_asks_for_each_request() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let lost = "lost_ms = 3000";
+    let one = node(&origin, &redis).set("cache.purge", lost).start().await;
+    let user = redis.user("two").await;
+    let two = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(FENCE_MS).name("n2");
+    let two = two.set("cache.purge", lost).start().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    let receipt = one.purge_url("/other", false).await;
+    assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec!["n2"]), "{receipt}");
+    eventually("its being lost", async || {
+        let receipt = one.purge_url("/other", false).await;
+        names(&receipt, "applied") == ["n1"] && names(&receipt, "expired").is_empty()
+    })
+    .await;
+    sealed_origin(&origin, "v2", 500);
+    one.purge_url("/x", false).await;
+    for _ in 0..5 {
+        let before = origin.hits("/x");
+        assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+        assert_eq!(origin.hits("/x") - before, 1, "nobody counts with its fence any more");
+    }
+    redis.command(&["ACL", "SETUSER", "two", "+@all"]).await;
+    eventually("its being waited for again", async || {
+        let receipt = one.purge_url("/other", false).await;
+        names(&receipt, "applied") == ["n1", "n2"]
+    })
+    .await;
+    // What it stored while it was lost is confirmed first, so the origin may be asked once more.
+    eventually("a hit", async || two.fetch("/x").await.is_hit()).await;
+    assert_eq!(two.hit("/x").await.header("x-version"), "v2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_that_differ_are_noticed_once_and_the_longer_one_counts() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).set("cache.purge", "lost_ms = 1300").spawn().await;
+    let user = redis.user("two").await;
+    let two = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(FENCE_MS).name("n2");
+    let two = two.set("cache.purge", "lost_ms = 60000").start().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    let words = "another `fence_ms` or `lost_ms`";
+    eventually("a warning", async || one.said().contains(words)).await;
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    sealed_origin(&origin, "v2", 500);
+    // Each waits for the fence of the node that is out of touch: together for longer than this one's `lost_ms`.
+    for _ in 0..4 {
+        let receipt = one.purge_url("/x", false).await;
+        assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec!["n2"]), "{receipt}");
+        assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+    }
+    assert_eq!(one.said().matches(words).count(), 1, "{}", one.said());
+}
+
+/// Then it isn't known whether the server was restarted since, and with it who has signed on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_may_not_be_asked_who_it_is_costs_each_purge_a_fence_and_no_more() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let user = redis.user("node").await;
+    redis.command(&["ACL", "SETUSER", "node", "-info"]).await;
+    let builder = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(FENCE_MS);
+    sealed_origin(&origin, "v1", 500);
+    let nodes = [builder.start().await, builder.name("n2").start().await];
+    for version in ["v2", "v3"] {
+        for node in &nodes {
+            node.fetch("/x").await;
+            node.hit("/x").await;
+        }
+        sealed_origin(&origin, version, 500);
+        let began = std::time::Instant::now();
+        let receipt = nodes[0].purge_url("/x", false).await;
+        assert_eq!(names(&receipt, "applied"), ["n1", "n2"], "{receipt}");
+        assert!(began.elapsed().as_millis() >= u128::from(FENCE_MS), "not all may have been known sooner");
+        for node in &nodes {
+            assert_eq!(node.fetch("/x").await.header("x-version"), version);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_off_ends_in_time_though_the_log_does_not_reply() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let one = node(&origin, &redis).set("cache.purge", "ack_ms = 300").start().await;
+    redis.freeze();
+    let answer = Ask::new(one.admin, http::Method::POST, "/nodes/n2/sign-off").json(&json!({})).send().await;
+    redis.thaw();
+    let known = answer.json();
+    assert_eq!(
+        (answer.status, known.get("left"), &known["signed_off"]),
+        (504, Some(&Value::Null), &json!(0)),
+        "{known}"
+    );
+}

@@ -111,10 +111,21 @@ impl Fence {
     }
 
     /// Whether a request that came at `came` may share a fetch that began at `began`, given that the fence did not hold
-    /// when it came.
+    /// when it came: in any case if it came first, else as [`Fence::lets`] would serve what was fetched. A read since then
+    /// shows nothing of the time before.
     #[must_use]
     pub fn shares(&self, began: Uptime, came: Uptime) -> bool {
-        self.cut_off == CutOff::Serve || came.since(began) < self.period
+        if came <= began {
+            return true;
+        }
+        match (self.observe().0, self.cut_off) {
+            (0, _) => false,
+            (ALONE, _) | (_, CutOff::Serve) => true,
+            (read, CutOff::Ask) => {
+                let counts = read <= came.0 && came.since(Uptime(read)) + self.period < self.lost;
+                counts && came.since(began) < self.period
+            }
+        }
     }
 }
 
@@ -182,6 +193,27 @@ mod tests {
     fn a_node_may_be_told_to_go_on() {
         let fence = read_at(10_000, CutOff::Serve);
         assert!(!fence.holds(Uptime(99_000)) && lets(&fence, 0, 99_000));
+    }
+
+    #[test]
+    fn a_fetch_is_shared_while_others_count_with_this_node() {
+        let fence = read_at(10_000, CutOff::Ask);
+        for (began, came, wanted) in [
+            (20_000, 20_000, true),
+            (20_000, 23_999, true),
+            (20_000, 24_000, false),
+            (65_900, 65_999, true),
+            // From here on nobody waits for this node.
+            (65_999, 66_000, false),
+            (66_000, 66_000, true),
+            (66_001, 66_000, true),
+            (8_000, 9_000, false),
+        ] {
+            assert_eq!(fence.shares(Uptime(began), Uptime(came)), wanted, "began {began}, came {came}");
+        }
+        assert!(read_at(10_000, CutOff::Serve).shares(Uptime(11_000), Uptime(99_000)));
+        let unknown = Fence::new(PERIOD, LOST, CutOff::Serve);
+        assert!(unknown.shares(Uptime(5), Uptime(5)) && !unknown.shares(Uptime(5), Uptime(6)), "nobody knows of it");
     }
 
     #[test]

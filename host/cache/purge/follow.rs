@@ -8,9 +8,8 @@ use tracing::{info, warn};
 
 use super::{
     Error, Purger, RETRY, Region,
-    log::{Append, Appended, Entry, Followed},
-    pending::Invalidation,
-    table::{Cursor, Incarnation, Kind, Position, Record, Table},
+    log::{Entry, Followed},
+    table::{Cursor, Incarnation, Position, Record, Table},
 };
 use crate::{
     cache::tag::Tag,
@@ -23,9 +22,6 @@ const WAIT_MAX: Duration = Duration::from_millis(1_000);
 /// The same while the log is to be confirmed by the others.
 const CONFIRM_WAIT: Duration = Duration::from_millis(25);
 
-/// Between two attempts to make durable what the disk refused.
-const SAVE_AGAIN: Duration = Duration::from_millis(1_000);
-
 /// What a stopping node may take to hand on its last invalidations and to sign off.
 const LEAVE_TIME: Duration = Duration::from_millis(1_000);
 
@@ -35,6 +31,8 @@ struct Candidate {
     table: Table,
     /// What was read on top of what the disk has of it.
     records: Vec<Record>,
+    /// Rows that left the table meanwhile.
+    folded: Vec<Tag>,
     /// The disk has nothing of it.
     anew: bool,
 }
@@ -50,6 +48,8 @@ struct Reader {
     unconfirmed: bool,
     /// The last thing that was worth a warning, so that it is said once.
     warned: Option<&'static str>,
+    /// Nodes whose limits are known to differ from this one's.
+    differing: Vec<String>,
 }
 
 /// Incarnations that are remembered.
@@ -68,27 +68,16 @@ impl Purger {
             () = stop.cancelled() => {}
             () = following => {}
             () = self.drain() => {}
+            () = self.hold() => {}
         }
         if timeout(LEAVE_TIME, self.leave()).await.is_err() {
             warn!("stopped without having signed off from the region's purge log");
         }
+        self.hold_rest().await;
     }
 
     async fn leave(&self) {
-        // What was being handed on may have been taken or not; twice does no harm.
-        self.pending.put_back();
-        loop {
-            let batch = self.pending.take();
-            if batch.is_empty() {
-                break;
-            }
-            if let Err(error) = self.hand_on(&batch).await {
-                self.pending.put_back();
-                warn!(%error, count = self.pending.count(), "invalidations were not handed on to the purge log");
-                break;
-            }
-            self.pending.done();
-        }
+        self.hand_on_rest().await;
         let Some(region) = &self.region else { return };
         let cursor = *self.applied.borrow();
         let member = region.member(&self.node, cursor, cursor.position, clock::uptime());
@@ -177,7 +166,7 @@ impl Purger {
         }
         let anew = parked.is_none();
         let table = parked.unwrap_or_else(|| Table::new(log, self.rows_max));
-        reader.candidate = Some(Candidate { table, records: Vec::new(), anew });
+        reader.candidate = Some(Candidate { table, records: Vec::new(), folded: Vec::new(), anew });
     }
 
     /// Takes records in, and returns how far the log has been read then.
@@ -194,7 +183,7 @@ impl Purger {
         }
         if let Some(candidate) = &mut reader.candidate {
             for entry in &entries {
-                absorb(&mut candidate.table, entry);
+                candidate.folded.extend(absorb(&mut candidate.table, entry));
             }
             candidate.records.extend(entries.iter().filter_map(|entry| entry.record));
             return candidate.table.cursor();
@@ -233,9 +222,9 @@ impl Purger {
         server: Option<String>,
         began: Uptime,
     ) -> Result<(), Error> {
-        if let Some(Candidate { table, records, anew }) = reader.candidate.take() {
+        if let Some(Candidate { table, records, folded, anew }) = reader.candidate.take() {
             let mut writing = self.writing.lock().await;
-            let saved = self.swap_in(&mut writing, table, anew, records).await;
+            let saved = self.swap_in(&mut writing, table, anew, (records, folded)).await;
             reader.note_saved(saved);
         }
         if let Some(before) = region.before.filter(|_| !self.fence.has_read()) {
@@ -270,11 +259,18 @@ impl Purger {
         }
         reader.swept = now;
         let listed = region.log.members(None).await?;
-        let (lost, namesake) = {
+        let (lost, namesake, differing) = {
             let mut roll = region.roll.lock();
             roll.look(listed, now);
-            (roll.lost(now), roll.has_namesake(&self.node, region.instance))
+            (roll.lost(now), roll.has_namesake(&self.node, region.instance), roll.differing())
         };
+        if differing.iter().any(|name| !reader.differing.contains(name)) {
+            warn!(
+                nodes = differing.join(" "),
+                "nodes of this region have another `fence_ms` or `lost_ms` than this one: purges wait for the longest"
+            );
+        }
+        reader.differing = differing;
         for member in lost {
             warn!(node = member.node, "a node has been silent for so long that purges no longer wait for it");
             region.log.sign_off(&member, true).await?;
@@ -287,114 +283,7 @@ impl Purger {
         }
         Ok(())
     }
-
-    /// Hands invalidations on to the log, in batches, until it is dropped.
-    async fn drain(&self) {
-        let mut warned = false;
-        let mut unsettled: VecDeque<Unsettled> = VecDeque::new();
-        let mut applied = self.applied.subscribe();
-        loop {
-            let batch = tokio::select! {
-                batch = self.pending.next() => batch,
-                _ = applied.changed(), if !unsettled.is_empty() => Vec::new(),
-                () = sleep(SAVE_AGAIN), if self.unsaved.load(Ordering::Relaxed) => {
-                    // It was said when it failed first.
-                    let _ = self.save_again().await;
-                    continue;
-                }
-            };
-            if !batch.is_empty() {
-                let live = self.state.read().table.cursor().log;
-                match self.hand_on(&batch).await {
-                    Ok(at) => {
-                        warned = false;
-                        self.pending.done();
-                        unsettled.push_back(Unsettled { at, live, batch });
-                    }
-                    Err(error) => {
-                        if !std::mem::replace(&mut warned, true) {
-                            warn!(%error, "the purge log takes no invalidations; this node has applied them, and hands them on later");
-                        }
-                        self.pending.put_back();
-                        sleep(RETRY).await;
-                    }
-                }
-            }
-            self.settle(&mut unsettled);
-        }
-    }
-
-    async fn hand_on(&self, batch: &[Invalidation]) -> Result<Cursor, Error> {
-        let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, url: true };
-        let appends: Vec<Append> = batch.iter().map(append).collect();
-        let Some(region) = &self.region else {
-            let (position, saved) = self.append_locally(&appends).await;
-            if let Err(error) = saved {
-                warn!(%error, "invalidations are applied but not yet durable");
-            }
-            return Ok(Cursor { position, ..self.state.read().table.cursor() });
-        };
-        if self.pending.take_overflow() {
-            warn!(
-                "more invalidations than may wait for the purge log; it begins anew, and all nodes confirm what they have"
-            );
-            let anew = async {
-                let before = region.log.members(None).await?.log;
-                region.log.begin_anew(before).await
-            };
-            anew.await.inspect_err(|_| self.pending.overflow())?;
-        }
-        let Appended { log, position, link, .. } = region.log.append(&appends).await?;
-        Ok(Cursor { log, position, link })
-    }
-
-    /// Forgets what the log knows and this node has applied from it. What the log has lost is handed on again.
-    fn settle(&self, unsettled: &mut VecDeque<Unsettled>) {
-        while unsettled.len() > UNSETTLED_MAX {
-            // The log takes them, and this node can't read it: they are settled with later ones.
-            let (Some(mut first), Some(second)) = (unsettled.pop_front(), unsettled.pop_front()) else { break };
-            first.batch.extend(second.batch);
-            unsettled.push_front(Unsettled { batch: first.batch, ..second });
-        }
-        let mut state = self.state.write();
-        let now = state.table.cursor();
-        let mut has_settled = false;
-        while let Some(Unsettled { at, live, batch }) = unsettled.pop_front() {
-            let is_behind = if at.log == now.log { at.position > now.position } else { now.log == live };
-            if is_behind {
-                unsettled.push_front(Unsettled { at, live, batch });
-                break;
-            }
-            // In an incarnation that the node has come to since, everything older is doubtful.
-            let first = Position((at.position.0 + 1).saturating_sub(batch.len() as u64));
-            let is_known = |one: &Invalidation| at.log != now.log || state.table.knows(&one.tag, first);
-            let (known, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_known);
-            has_settled |= !known.is_empty();
-            for one in known {
-                state.local.settle(&one.tag, one.number());
-            }
-            self.pending.again(&lost);
-        }
-        drop(state);
-        if has_settled {
-            // Each version makes the next hit of every entry look into the table.
-            self.republish();
-        }
-    }
 }
-
-/// Invalidations that the log has taken, and this node may have yet to read from it.
-#[derive(Debug)]
-struct Unsettled {
-    /// Where the last of them stands.
-    at: Cursor,
-    /// The log that counted when they were handed on.
-    live: Incarnation,
-    batch: Vec<Invalidation>,
-}
-
-/// Batches that wait to be read back; past it they are joined.
-const UNSETTLED_MAX: usize = 64;
 
 impl Reader {
     /// Says something once, until the log has been read to its end again after a lapse.
@@ -413,12 +302,11 @@ impl Reader {
     }
 }
 
-/// Applies a record to a table that doesn't count yet.
-fn absorb(table: &mut Table, entry: &Entry) {
-    if let Some(record) = &entry.record {
-        let _folded: Vec<Tag> = table.apply(record);
-    }
+/// Applies a record to a table that doesn't count yet. Returns the tags whose rows were folded away.
+fn absorb(table: &mut Table, entry: &Entry) -> Vec<Tag> {
+    let folded = entry.record.as_ref().map(|record| table.apply(record)).unwrap_or_default();
     note(table, entry);
+    folded
 }
 
 /// Notes how far the log has been read; what couldn't be understood may have purged anything.

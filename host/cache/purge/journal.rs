@@ -1,4 +1,5 @@
-//! The table's durable copy: a small embedded database beside the disk tier, one transaction per batch of records.
+//! The table's durable copy, and the invalidations that wait for the log: a small embedded database beside the disk tier,
+//! one transaction per batch.
 
 use std::{
     fs,
@@ -10,12 +11,18 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 
 use super::{
     Error,
+    pending::Change,
     table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
 };
 use crate::cache::tag::Tag;
 
 const ROWS: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("purged");
 const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("state");
+/// Tags of invalidations that wait for the log.
+const WAITING: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("waiting");
+
+/// The name in [`META`] that is there while invalidations found no room in [`WAITING`].
+const OVERFLOWED: &str = "overflowed";
 
 /// The database. After an error it is opened anew: one write that failed for want of space would fail all that follow.
 #[derive(Debug)]
@@ -42,12 +49,47 @@ impl Journal {
         Ok(Self { path, database: Mutex::new(Some(database)) })
     }
 
-    /// Rebuilds the table; `None` if nothing was ever written.
+    /// Rebuilds the table, `None` if nothing was ever written, and deletes rows for which it has no room.
     ///
     /// # Errors
     /// What the database says.
     pub fn load(&self, rows_max: usize) -> Result<Option<Table>, Error> {
-        self.with(|database| load(database, rows_max))
+        let Some((table, folded)) = self.with(|database| load(database, rows_max))? else { return Ok(None) };
+        if !folded.is_empty() {
+            // Together with the floor that stands for them. Else they would fold again at each start.
+            self.write(&Snapshot::from(&table), &[], &folded)?;
+        }
+        Ok(Some(table))
+    }
+
+    /// Returns the invalidations that waited for the log when the process before ended, and whether there were more than
+    /// could be kept.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn waiting(&self) -> Result<(Vec<Tag>, bool), Error> {
+        self.with(|database| {
+            let read = database.begin_read().map_err(journal)?;
+            let mut tags = Vec::new();
+            for entry in read.open_table(WAITING).map_err(journal)?.iter().map_err(journal)? {
+                tags.push(Tag::from_bytes(entry.map_err(journal)?.0.value()));
+            }
+            let meta = read.open_table(META).map_err(journal)?;
+            let overflowed = meta.get(OVERFLOWED).map_err(journal)?.is_some();
+            Ok((tags, overflowed))
+        })
+    }
+
+    /// Makes a change of what waits for the log durable.
+    ///
+    /// # Errors
+    /// What the database says; then nothing has changed.
+    pub fn keep_waiting(&self, change: &Change) -> Result<(), Error> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(journal)?;
+            write_waiting(&write, change)?;
+            write.commit().map_err(journal)
+        })
     }
 
     /// Returns the number that the process had that wrote here before, and writes down this one's.
@@ -114,6 +156,7 @@ fn open(path: &Path) -> Result<Database, Error> {
         let write = database.begin_write().map_err(journal)?;
         write.open_table(ROWS).map_err(journal)?;
         write.open_table(META).map_err(journal)?;
+        write.open_table(WAITING).map_err(journal)?;
         write.commit().map_err(journal)?;
         Ok(database)
     })
@@ -128,23 +171,26 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T,
     }
 }
 
-fn load(database: &Database, rows_max: usize) -> Result<Option<Table>, Error> {
+/// The table, and the tags whose rows it has no room for.
+fn load(database: &Database, rows_max: usize) -> Result<Option<(Table, Vec<Tag>)>, Error> {
     let read = database.begin_read().map_err(journal)?;
     let meta = read.open_table(META).map_err(journal)?;
     let number = |name: &str| meta.get(name).map_err(journal).map(|found| found.map(|packed| halves(packed.value())));
     let Some((log, link)) = number("log")? else { return Ok(None) };
     let mut table = Table::new(Incarnation(log), rows_max);
+    let mut folded = Vec::new();
     for entry in read.open_table(ROWS).map_err(journal)?.iter().map_err(journal)? {
         let (tag, row) = entry.map_err(journal)?;
         let (hard, soft) = halves(row.value());
-        table.restore(Tag::from_bytes(tag.value()), Row { hard: Position(hard), soft: Position(soft) });
+        let row = Row { hard: Position(hard), soft: Position(soft) };
+        folded.extend(table.restore(Tag::from_bytes(tag.value()), row));
     }
     if let Some((applied, floor)) = number("applied")? {
         table.raise_floor(Position(floor));
         table.advance(Position(applied));
     }
     table.link(Link(link));
-    Ok(Some(table))
+    Ok(Some((table, folded)))
 }
 
 fn write_rows(write: &WriteTransaction, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
@@ -169,6 +215,24 @@ fn write_meta(write: &WriteTransaction, table: &Snapshot) -> Result<(), Error> {
     let Cursor { log, position, link } = table.cursor;
     for (name, value) in [("log", pair(log.0, link.0)), ("applied", pair(position.0, table.floor.0))] {
         meta.insert(name, &value).map_err(journal)?;
+    }
+    Ok(())
+}
+
+fn write_waiting(write: &WriteTransaction, change: &Change) -> Result<(), Error> {
+    let mut waiting = write.open_table(WAITING).map_err(journal)?;
+    // In this order: what was taken by the log may have come again since.
+    for tag in &change.release {
+        waiting.remove(tag.as_bytes()).map_err(journal)?;
+    }
+    for tag in &change.hold {
+        waiting.insert(tag.as_bytes(), ()).map_err(journal)?;
+    }
+    let mut meta = write.open_table(META).map_err(journal)?;
+    if change.overflowed {
+        meta.insert(OVERFLOWED, &pair(1, 0)).map_err(journal)?;
+    } else {
+        meta.remove(OVERFLOWED).map_err(journal)?;
     }
     Ok(())
 }
@@ -239,6 +303,47 @@ mod tests {
         let other = Table::new(Incarnation(43), 10);
         journal.reset(&Snapshot::from(&other), &[], &[]).unwrap();
         assert_eq!(journal.load(10).unwrap().unwrap().row(&tag), None);
+    }
+
+    #[test]
+    fn rows_that_the_table_has_no_room_for_are_deleted_when_it_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let records: Vec<Record> = (1..=10).map(|at| record(at, Tag::named(&at.to_le_bytes()))).collect();
+        let mut table = Table::new(LOG, 100);
+        records.iter().for_each(|record| drop(table.apply(record)));
+        journal.write(&Snapshot::from(&table), &records, &[]).unwrap();
+        assert_eq!(journal.load(3).unwrap().unwrap().floor(), Position(7));
+        let table = journal.load(100).unwrap().unwrap();
+        let left: Vec<u64> = records.iter().filter(|it| table.row(&it.tag).is_some()).map(|it| it.position.0).collect();
+        assert_eq!((left, table.floor()), (vec![8, 9, 10], Position(7)), "the floor stands for those that are gone");
+    }
+
+    #[test]
+    fn what_waits_is_there_after_reopening_until_it_is_released() {
+        let dir = tempfile::tempdir().unwrap();
+        let tag = |name: u8| Tag::named(&[name]);
+        let change = |hold: &[u8], release: &[u8], overflowed| Change {
+            hold: hold.iter().map(|name| tag(*name)).collect(),
+            release: release.iter().map(|name| tag(*name)).collect(),
+            overflowed,
+            ..Change::default()
+        };
+        let sorted = |names: &[u8]| {
+            let mut tags: Vec<Tag> = names.iter().map(|name| tag(*name)).collect();
+            tags.sort_unstable();
+            tags
+        };
+        let steps = [
+            (change(&[1, 2], &[], false), sorted(&[1, 2]), false),
+            (change(&[3], &[1, 3], true), sorted(&[2, 3]), true),
+            (change(&[], &[2, 3, 9], false), vec![], false),
+        ];
+        assert_eq!(Journal::open(dir.path()).unwrap().waiting().unwrap(), (vec![], false));
+        for (change, waiting, overflowed) in steps {
+            Journal::open(dir.path()).unwrap().keep_waiting(&change).unwrap();
+            assert_eq!(Journal::open(dir.path()).unwrap().waiting().unwrap(), (waiting, overflowed), "{change:?}");
+        }
     }
 
     #[test]

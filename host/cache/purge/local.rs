@@ -35,9 +35,17 @@ impl Local {
         if self.rows.is_empty() && self.floor == 0 { 0 } else { self.count }
     }
 
-    /// Takes the floor away: whatever was fetched before is doubtful for another reason.
-    pub const fn lift_floor(&mut self) {
+    /// Takes the floor away, because the region's table knows of all that lies below it. Returns whether there was one.
+    pub const fn lift_floor(&mut self) -> bool {
+        let was_raised = self.floor > 0;
         self.floor = 0;
+        was_raised
+    }
+
+    /// Has everything be confirmed by the origin whose fetch has begun by now.
+    pub const fn raise_floor(&mut self) {
+        self.count += 1;
+        self.floor = self.count;
     }
 
     /// Invalidates everything with this tag whose fetch has begun by now.
@@ -109,6 +117,17 @@ mod tests {
         local.settle(&tag(1), second);
         assert_eq!(local.check([tag(1)], &mark(first)), Standing::Good, "the region's table knows it now");
         assert!(local.by_age.is_empty());
+    }
+
+    #[test]
+    fn a_floor_makes_all_that_is_older_doubtful() {
+        let mut local = Local::new(2);
+        local.raise_floor();
+        assert_eq!(local.check([tag(1)], &mark(0)), Standing::Doubtful);
+        assert_eq!(local.check([tag(1)], &mark(local.count())), Standing::Good);
+        assert_eq!(local.horizon(), 1);
+        assert!(local.lift_floor() && !local.lift_floor());
+        assert_eq!(local.check([tag(1)], &mark(0)), Standing::Good);
     }
 
     #[test]

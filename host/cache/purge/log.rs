@@ -85,6 +85,9 @@ pub struct Report {
     pub applied: Position,
     /// Its fence in milliseconds; `None` if it goes on serving when it is cut off.
     pub fence_ms: Option<u64>,
+    /// How long it counts with being waited for after it last read the log, in milliseconds. Past that it serves nothing
+    /// without asking.
+    pub lost_ms: u64,
     /// Its own clock, so that another word of it can be told from the same.
     pub beat: u64,
 }

@@ -22,6 +22,23 @@ pub struct Receipt {
     pub missing: Vec<String>,
 }
 
+/// How far signing off a node's processes came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SignedOff {
+    /// Processes that were signed off.
+    pub done: usize,
+    /// Processes that were not, because the time was over; `None` if it was before anything was known of them.
+    pub left: Option<usize>,
+}
+
+impl SignedOff {
+    /// The time was over before the log's list was there.
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self { done: 0, left: None }
+    }
+}
+
 /// What is known of the log at the time of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standpoint {
@@ -81,7 +98,7 @@ mod tests {
     };
 
     fn member(node: &str, log: u64, applied: u64, fence_ms: Option<u64>) -> Member {
-        let report = Report { applied: Position(applied), fence_ms, beat: 0 };
+        let report = Report { applied: Position(applied), fence_ms, lost_ms: 60_000, beat: 0 };
         Member { node: node.to_owned(), instance: 0, log: Incarnation(log << 32), report }
     }
 

@@ -138,6 +138,7 @@ pub struct RedisLog {
     names: Names,
     log_max: usize,
     fence: Duration,
+    lost: Duration,
     /// The highest running number of an incarnation that is known. One that begins from nothing goes on from there.
     highest: AtomicU64,
     /// Reads that may wait have a connection of their own.
@@ -193,6 +194,7 @@ impl RedisLog {
             },
             log_max: purge.log_max,
             fence: purge.fence,
+            lost: purge.lost,
             highest: AtomicU64::new(0),
             waits: Slot(Mutex::default()),
             calls: Slot(Mutex::default()),
@@ -264,6 +266,7 @@ impl RedisLog {
         }
         let called = self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
         let ((log, position), server): ((u64, u64), _) = called;
+        self.highest.fetch_max(log >> INCARNATION_BITS, Ordering::Relaxed);
         Ok(Appended { log: Incarnation(log), position: Position(position), link: Link(link), server })
     }
 
@@ -272,7 +275,7 @@ impl RedisLog {
         let mut call = FOLLOW.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
         let report = &member.report;
-        call.arg(field(member)).arg(from.log.0).arg(report.applied.0).arg(fence(report)).arg(report.beat);
+        call.arg(field(member)).arg(from.log.0).arg(report.applied.0).arg(limits(report)).arg(report.beat);
         call.arg(from.position.0).arg(from.link.0).arg(BATCH);
         let (reply, server): (Vec<Value>, _) =
             self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
@@ -311,7 +314,8 @@ impl RedisLog {
     }
 
     fn stranger(&self, field: &str) -> Member {
-        let report = Report { applied: Position(0), fence_ms: Some(clock::millis(self.fence)), beat: 0 };
+        let fence = clock::millis(self.fence);
+        let report = Report { applied: Position(0), fence_ms: Some(fence), lost_ms: clock::millis(self.lost), beat: 0 };
         Member { node: field.to_owned(), instance: 0, log: Incarnation(0), report }
     }
 
@@ -365,19 +369,21 @@ fn field(member: &Member) -> String {
     format!("{}/{}", member.node, member.instance)
 }
 
-fn fence(report: &Report) -> String {
-    report.fence_ms.map_or_else(|| "serve".to_owned(), |ms| ms.to_string())
+/// A member's fence, and how long it counts with being waited for.
+fn limits(report: &Report) -> String {
+    let fence = report.fence_ms.map_or_else(|| "serve".to_owned(), |ms| ms.to_string());
+    format!("{fence} {}", report.lost_ms)
 }
 
 /// What is listed of a member; the same as [`FOLLOW`] writes.
 fn said(member: &Member) -> String {
     let report = &member.report;
-    format!("{} {} {} {}", member.log.0, report.applied.0, fence(report), report.beat)
+    format!("{} {} {} {}", member.log.0, report.applied.0, limits(report), report.beat)
 }
 
 fn member(field: &str, said: &str) -> Option<Member> {
     let (node, instance) = field.rsplit_once('/')?;
-    let [log, applied, fence, beat] = <[&str; 4]>::try_from(said.split(' ').collect::<Vec<_>>()).ok()?;
+    let [log, applied, fence, lost, beat] = <[&str; 5]>::try_from(said.split(' ').collect::<Vec<_>>()).ok()?;
     Some(Member {
         node: node.to_owned(),
         instance: instance.parse().ok()?,
@@ -385,6 +391,7 @@ fn member(field: &str, said: &str) -> Option<Member> {
         report: Report {
             applied: Position(applied.parse().ok()?),
             fence_ms: if fence == "serve" { None } else { Some(fence.parse().ok()?) },
+            lost_ms: lost.parse().ok()?,
             beat: beat.parse().ok()?,
         },
     })
@@ -446,4 +453,19 @@ fn bytes<'f>(fields: &'f [Value], name: &str) -> Option<&'f [u8]> {
 
 fn unreachable(error: impl std::fmt::Display) -> Error {
     Error::Log(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_of_a_member_is_read_as_it_was_written() {
+        for fence_ms in [Some(4_000), None] {
+            let report = Report { applied: Position(7), fence_ms, lost_ms: 60_000, beat: 99 };
+            let one = Member { node: "a/b".to_owned(), instance: 3, log: Incarnation(5), report };
+            assert_eq!(member(&field(&one), &said(&one)), Some(one));
+        }
+        assert_eq!(member("a/3", "5 7 4000 99"), None, "a report that lacks something is not guessed at");
+    }
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::{
     fence::certainly,
-    log::{Appended, Listed, Member},
+    log::{Appended, Listed, Member, Report},
     table::Incarnation,
 };
-use crate::clock::Uptime;
+use crate::clock::{self, Uptime};
 
 /// What this node knows of its region.
 #[derive(Debug)]
@@ -42,6 +42,12 @@ struct Seen {
     spoken: bool,
 }
 
+impl Seen {
+    fn is(&self, member: &Member) -> bool {
+        self.member.instance == member.instance && self.member.node == member.node
+    }
+}
+
 impl Roll {
     /// An empty roll.
     #[must_use]
@@ -64,7 +70,7 @@ impl Roll {
     /// From when on the members are all there are, for a purge that was appended at `appended`.
     #[must_use]
     pub fn known_from(&self, purge: &Appended, appended: Uptime) -> Uptime {
-        let fence = certainly(self.fence);
+        let fence = self.certain_fence();
         match &self.place {
             Some((log, server)) if *log == purge.log && server.is_some() && *server == purge.server => {
                 self.since.plus(fence)
@@ -78,7 +84,7 @@ impl Roll {
     #[must_use]
     pub fn is_confirmed(&self, instance: u64, now: Uptime) -> bool {
         let mut others = self.seen.iter().filter(|seen| seen.member.instance != instance);
-        now >= self.since.plus(certainly(self.fence)) || others.all(|seen| seen.spoken)
+        now >= self.since.plus(self.certain_fence()) || others.all(|seen| seen.spoken)
     }
 
     /// Takes the log's list, and returns it with those that are carried on.
@@ -91,18 +97,17 @@ impl Roll {
             before.iter_mut().for_each(|seen| seen.listed = false);
             self.listed_at = place;
         }
-        let same =
-            |seen: &Seen, member: &Member| seen.member.instance == member.instance && seen.member.node == member.node;
         // One that serves whatever happens is never given up by itself.
-        let counts = |seen: &Seen| seen.member.report.fence_ms.is_none() || now.since(seen.at) < self.lost;
+        let counts =
+            |seen: &Seen| seen.member.report.fence_ms.is_none() || now.since(seen.at) < self.certain_loss(&seen.member);
         let carried = before.iter().filter(|seen| !seen.listed && counts(seen));
-        let carried: Vec<_> = carried.filter(|seen| !members.iter().any(|member| same(seen, member))).collect();
+        let carried: Vec<_> = carried.filter(|seen| !members.iter().any(|member| seen.is(member))).collect();
         let mut after: Vec<Seen> = carried
             .into_iter()
             .map(|seen| Seen { member: seen.member.clone(), listed: false, lively: false, ..*seen })
             .collect();
         for member in members {
-            let known = before.iter().find(|seen| same(seen, &member));
+            let known = before.iter().find(|seen| seen.is(&member));
             let lively = known.is_some_and(|seen| seen.member.report.beat != member.report.beat);
             let at = known.filter(|_| !lively).map_or(now, |seen| seen.at);
             // What the list says at first may be older than what was known.
@@ -124,7 +129,9 @@ impl Roll {
     pub fn lost(&self, now: Uptime) -> Vec<Member> {
         let lost = |seen: &&Seen| {
             // One that serves whatever happens is for the operator to sign off.
-            seen.listed && seen.member.report.fence_ms.is_some() && now.since(seen.at) >= certainly(self.lost)
+            seen.listed
+                && seen.member.report.fence_ms.is_some()
+                && now.since(seen.at) >= self.certain_loss(&seen.member)
         };
         self.seen.iter().filter(lost).map(|seen| seen.member.clone()).collect()
     }
@@ -135,26 +142,54 @@ impl Roll {
         self.seen.iter().any(|seen| seen.lively && seen.member.node == node && seen.member.instance != instance)
     }
 
-    /// Forgets all members of this name, and returns them.
-    pub fn sign_off(&mut self, node: &str) -> Vec<Member> {
-        let gone = |seen: &mut Seen| seen.member.node == node;
-        self.seen.extract_if(.., gone).map(|seen| seen.member).collect()
+    /// Returns the nodes whose fence, or time until they are lost, isn't this node's.
+    #[must_use]
+    pub fn differing(&self) -> Vec<String> {
+        let (fence_ms, lost_ms) = (clock::millis(self.fence), clock::millis(self.lost));
+        let differs =
+            |report: &Report| report.lost_ms != lost_ms || report.fence_ms.is_some_and(|other| other != fence_ms);
+        let differing = self.seen.iter().filter(|seen| differs(&seen.member.report));
+        let mut names: Vec<String> = differing.map(|seen| seen.member.node.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Returns all members of this name.
+    #[must_use]
+    pub fn named(&self, node: &str) -> Vec<Member> {
+        self.seen.iter().filter(|seen| seen.member.node == node).map(|seen| seen.member.clone()).collect()
+    }
+
+    /// Forgets a member that was signed off.
+    pub fn forget(&mut self, member: &Member) {
+        self.seen.retain(|seen| !seen.is(member));
+    }
+
+    /// How long any node may serve without asking after its last read of the log, for certain. Another node's fence may be
+    /// longer than this one's, and it's the other one that serves by it.
+    fn certain_fence(&self) -> Duration {
+        let others = self.seen.iter().filter_map(|seen| seen.member.report.fence_ms);
+        certainly(others.map(Duration::from_millis).fold(self.fence, Duration::max))
+    }
+
+    /// How long a member may be silent and still count with being waited for, for certain: the longer of what it says and
+    /// what this node has.
+    fn certain_loss(&self, member: &Member) -> Duration {
+        certainly(self.lost.max(Duration::from_millis(member.report.lost_ms)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::{
-        log::Report,
-        table::{Link, Position},
-    };
+    use crate::cache::purge::table::{Link, Position};
 
     const FENCE: Duration = Duration::from_secs(4);
     const LOST: Duration = Duration::from_secs(60);
 
     fn member(node: &str, instance: u64, beat: u64) -> Member {
-        let report = Report { applied: Position(0), fence_ms: Some(4_000), beat };
+        let report = Report { applied: Position(0), fence_ms: Some(4_000), lost_ms: 60_000, beat };
         Member { node: node.to_owned(), instance, log: Incarnation(1), report }
     }
 
@@ -178,15 +213,17 @@ mod tests {
         roll.look(listed(vec![member("a", 1, 2), member("c", 3, 1)]), Uptime(3));
         let anew = |beat| Listed { server: server("t"), ..listed(vec![member("a", 1, beat)]) };
         assert_eq!(names(&roll.look(anew(3), Uptime(4))), "ca");
-        assert_eq!(names(&roll.look(anew(3), Uptime(60_000))), "ca");
-        assert_eq!(names(&roll.look(anew(4), Uptime(60_003))), "a", "silent for too long");
+        assert_eq!(names(&roll.look(anew(3), Uptime(61_252))), "ca");
+        assert_eq!(names(&roll.look(anew(4), Uptime(61_253))), "a", "silent for too long");
     }
 
     #[test]
     fn an_operator_signs_off_whom_he_knows_to_be_dead() {
         let mut roll = Roll::new(FENCE, LOST);
         roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1), member("b", 3, 1)]), Uptime(1));
-        assert_eq!(roll.sign_off("b").len(), 2);
+        let gone = roll.named("b");
+        assert_eq!(gone.len(), 2);
+        gone.iter().for_each(|member| roll.forget(member));
         assert_eq!(names(&roll.look(listed(vec![member("a", 1, 1)]), Uptime(2))), "a");
     }
 
@@ -200,6 +237,33 @@ mod tests {
         }
         assert_eq!(names(&roll.lost(Uptime(61_000))), "", "not for certain");
         assert_eq!(names(&roll.lost(Uptime(61_260))), "b");
+    }
+
+    #[test]
+    fn of_limits_that_differ_the_longer_counts() {
+        let mut roll = Roll::new(FENCE, LOST);
+        let mut patient = member("p", 2, 1);
+        (patient.report.fence_ms, patient.report.lost_ms) = (Some(10_000), 90_000);
+        let mut hasty = member("h", 3, 1);
+        hasty.report.lost_ms = 1_000;
+        roll.look(listed(vec![member("a", 1, 1)]), Uptime(1));
+        assert!(roll.differing().is_empty());
+        roll.look(listed(vec![member("a", 1, 1), patient, hasty]), Uptime(1));
+        assert_eq!(roll.differing(), ["h", "p"]);
+        assert_eq!(
+            names(&roll.lost(Uptime(61_251))),
+            "ah",
+            "one that counts for less is waited for as long as this one"
+        );
+        assert_eq!(names(&roll.lost(Uptime(91_850))), "ah");
+        assert_eq!(names(&roll.lost(Uptime(91_851))), "aph");
+        roll.read(Incarnation(1), server("s"), true, Uptime(1_000));
+        let purge = Appended { log: Incarnation(1), position: Position(1), link: Link(1), server: server("s") };
+        assert_eq!(roll.known_from(&purge, Uptime(9_000)), Uptime(11_250), "as long as the longest fence");
+        assert!(!roll.is_confirmed(1, Uptime(11_249)) && roll.is_confirmed(1, Uptime(11_250)));
+        // What a list has lost is carried on by the same measure.
+        let anew = Listed { server: server("t"), ..listed(vec![]) };
+        assert_eq!(names(&roll.look(anew, Uptime(91_850))), "p");
     }
 
     #[test]

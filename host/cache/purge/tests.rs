@@ -26,11 +26,19 @@ struct Server {
 struct FakeLog {
     server: parking_lot::Mutex<Server>,
     down: std::sync::atomic::AtomicBool,
+    /// The call that doesn't come back.
+    stuck: parking_lot::Mutex<&'static str>,
 }
 
 impl FakeLog {
     fn reach(&self) -> Result<parking_lot::MutexGuard<'_, Server>, Error> {
         if self.down.load(Ordering::Relaxed) { Err(Error::Log("down".to_owned())) } else { Ok(self.server.lock()) }
+    }
+
+    async fn is_passed(&self, call: &str) {
+        while *self.stuck.lock() == call {
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     fn set_down(&self, down: bool) {
@@ -120,6 +128,7 @@ impl Log for FakeLog {
 
     fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
         Box::pin(async move {
+            self.is_passed("members").await;
             let server = self.reach()?;
             let members = server.members.values().cloned().collect();
             let is_it =
@@ -132,6 +141,7 @@ impl Log for FakeLog {
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
+            self.is_passed("sign_off").await;
             let members = &mut self.reach()?.members;
             if !unless_changed || members.get(&member.instance) == Some(member) {
                 members.remove(&member.instance);
@@ -272,6 +282,125 @@ async fn an_invalidation_reaches_the_others_once_the_log_is_back() {
     until("settling", || nodes[0].state.read().local.check([Tag::url("a")], &Mark::default()) == Standing::Good).await;
 }
 
+/// Opens a purger once the one before has let go of its directory.
+async fn reopened(log: &Arc<FakeLog>, dir: &std::path::Path, config: &config::Purge) -> Arc<Purger> {
+    let end = clock::uptime().plus(Duration::from_secs(10));
+    loop {
+        match Purger::open("a", config, Some(dir), Some(Arc::clone(log) as Arc<dyn Log>), Metrics::default()) {
+            Ok(purger) => return purger,
+            Err(error) => assert!(clock::uptime() < end, "{error}"),
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// An entry of this URL.
+fn stored_under(purger: &Purger, url: &str) -> Stored {
+    Stored { tags: vec![Tag::url(url)], ..Stored::new(purger, url) }
+}
+
+#[tokio::test]
+async fn what_the_log_did_not_take_outlives_the_node_and_reaches_the_others() {
+    for gently in [false, true] {
+        let (log, dir) = (Arc::new(FakeLog::default()), tempfile::tempdir().unwrap());
+        let other = run(&follower("b", &log, None));
+        let (node, stop) = (reopened(&log, dir.path(), &config()).await, CancellationToken::new());
+        let task = tokio::spawn(Arc::clone(&node).run(stop.clone()));
+        until("step", || node.in_step() && other.in_step()).await;
+        let (here, there) = (stored_under(&node, "u"), stored_under(&other, "u"));
+        log.set_down(true);
+        if gently {
+            let _ = timeout(Duration::from_millis(1), node.invalidate(Tag::url("u"))).await;
+            stop.cancel();
+        } else {
+            // It returns although no log has it.
+            timeout(ACK, node.invalidate(Tag::url("u"))).await.unwrap();
+            assert_eq!(node.pending.count(), (1, 1));
+            task.abort();
+        }
+        let _ = task.await;
+        let here = here.read_back();
+        drop(node);
+        log.set_down(false);
+        until("step of one that nobody has told", || there.judged(&other) == Standing::Good).await;
+        let node = reopened(&log, dir.path(), &config()).await;
+        assert_eq!(here.judged(&node), Standing::Gone, "gently: {gently}");
+        let node = run(&node);
+        until("news", || there.judged(&other) == Standing::Gone).await;
+        until("the disk's release", || node.pending.count() == (0, 0) && node.pending.is_kept()).await;
+        assert_eq!(node.journal.as_ref().unwrap().waiting().unwrap(), (vec![], false));
+        assert_eq!(here.judged(&node), Standing::Gone);
+    }
+}
+
+#[tokio::test]
+async fn more_than_could_be_kept_make_all_nodes_confirm_what_they_have() {
+    let (log, dir) = (Arc::new(FakeLog::default()), tempfile::tempdir().unwrap());
+    let config = config::Purge { invalidations_max: 2, ..config() };
+    let other = run(&follower("b", &log, None));
+    let node = reopened(&log, dir.path(), &config).await;
+    let task = tokio::spawn(Arc::clone(&node).run(CancellationToken::new()));
+    until("step", || node.in_step() && other.in_step()).await;
+    let (here, there) = (stored_under(&node, "3"), stored_under(&other, "3"));
+    log.set_down(true);
+    let all = ["0", "1", "2", "3"].map(|url| node.invalidate(Tag::url(url)));
+    timeout(ACK, futures_util::future::join_all(all)).await.unwrap();
+    task.abort();
+    let _ = task.await;
+    let here = here.read_back();
+    drop(node);
+    let node = reopened(&log, dir.path(), &config).await;
+    assert_eq!(here.judged(&node), Standing::Doubtful);
+    log.set_down(false);
+    let node = run(&node);
+    until("doubt", || {
+        assert_ne!(here.judged(&node), Standing::Good);
+        there.judged(&other) == Standing::Doubtful
+    })
+    .await;
+    let has_floor = || node.state.read().local.check([], &Mark::default()) != Standing::Good;
+    until("the end of the floor", || !has_floor()).await;
+    assert_eq!(here.judged(&node), Standing::Doubtful, "the log has begun anew");
+    until("the disk's release", || node.pending.is_kept()).await;
+    assert_eq!(node.journal.as_ref().unwrap().waiting().unwrap(), (vec![], false));
+}
+
+#[tokio::test]
+async fn signing_off_takes_no_longer_than_a_purge_may() {
+    let log = Arc::new(FakeLog::default());
+    let one = run(&follower("one", &log, None));
+    until("step", || one.in_step()).await;
+    let two = follower("two", &log, None);
+    let member = two.region.as_ref().unwrap().member("two", *one.applied.borrow(), Position(0), clock::uptime());
+    log.server.lock().members.insert(member.instance, member);
+    let brief = Duration::from_millis(20);
+    for (stuck, known) in [("members", SignedOff::unknown()), ("sign_off", SignedOff { done: 0, left: Some(1) })] {
+        *log.stuck.lock() = stuck;
+        assert_eq!(one.sign_off("two", brief).await.unwrap(), known, "{stuck}");
+    }
+    *log.stuck.lock() = "";
+    assert_eq!(one.sign_off("two", ACK).await.unwrap(), SignedOff { done: 1, left: Some(0) });
+}
+
+#[tokio::test]
+async fn rows_that_fold_while_a_node_catches_up_do_not_stay_on_disk() {
+    let (log, dir) = (Arc::new(FakeLog::default()), tempfile::tempdir().unwrap());
+    let config = config::Purge { tags_max: 3, ..config() };
+    let tags: Vec<Tag> = (0..10).map(|n| Tag::named(format!("{n}").as_bytes())).collect();
+    for range in [0..3, 3..10] {
+        tags[range].iter().for_each(|tag| log.add(Some((*tag, Kind::Hard))));
+        let node = run(&reopened(&log, dir.path(), &config).await);
+        until("catching up", || !node.is_catching_up()).await;
+        let region = node.region.as_ref().unwrap();
+        until("durability", || node.applied.borrow().position.0 == region.last.load(Ordering::Relaxed)).await;
+    }
+    // With room for all, whatever is on disk is in the table.
+    let node = reopened(&log, dir.path(), &self::config()).await;
+    let table = node.journal.as_ref().unwrap().load(1_000).unwrap().unwrap();
+    let on_disk: Vec<usize> = (0..10).filter(|n| table.row(&tags[*n]).is_some()).collect();
+    assert_eq!((on_disk, table.floor()), (vec![7, 8, 9], Position(7)));
+}
+
 #[tokio::test]
 async fn what_the_disk_refused_is_written_with_what_comes_next() {
     let dir = tempfile::tempdir().unwrap();
@@ -395,8 +524,9 @@ async fn one_that_serves_when_cut_off_is_waited_for_until_it_is_signed_off() {
     log.server.lock().members.insert(member.instance, member);
     let receipt = one.purge(&tag("t"), Kind::Hard, FENCE * 3).await.unwrap();
     assert_eq!(receipt.missing, ["two"]);
-    assert_eq!(one.sign_off("two").await.unwrap(), 1);
-    assert_eq!(one.sign_off("two").await.unwrap(), 0);
+    let signed_off = |done| SignedOff { done, left: Some(0) };
+    assert_eq!(one.sign_off("two", ACK).await.unwrap(), signed_off(1));
+    assert_eq!(one.sign_off("two", ACK).await.unwrap(), signed_off(0));
     let receipt = one.purge(&tag("t"), Kind::Hard, FENCE * 3).await.unwrap();
     assert_eq!((receipt.applied, receipt.missing), (vec!["one".into()], vec![]));
 }

@@ -53,6 +53,15 @@ impl PurgeReport {
     }
 }
 
+/// What became of signing off a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignOffReport {
+    /// Processes of that name that purges no longer wait for.
+    pub signed_off: usize,
+    /// Processes of that name for which there was no time; `None` if there was none to find out.
+    pub left: Option<usize>,
+}
+
 /// Why nothing was purged.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{reason}")]

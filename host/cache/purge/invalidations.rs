@@ -1,0 +1,289 @@
+//! What unsafe methods invalidate: here at once, on the region's other nodes by way of the log, in batches. While the log
+//! takes none, they are kept on disk, so that neither a restart nor a crash loses them.
+
+use std::{
+    cmp::Reverse,
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::{
+    Error, Purger, RETRY,
+    journal::Journal,
+    local::Local,
+    log::{Append, Appended},
+    pending::{Added, Invalidation, Pending},
+    table::{Cursor, Incarnation, Kind, Position},
+};
+use crate::cache::tag::Tag;
+
+/// Between two attempts to make durable what the disk refused.
+const SAVE_AGAIN: Duration = Duration::from_millis(1_000);
+
+/// Batches that wait to be read back; past it they are joined.
+const UNSETTLED_MAX: usize = 64;
+
+/// Invalidations that the log has taken, and this node may have yet to read from it.
+#[derive(Debug)]
+struct Unsettled {
+    /// Where the last of them stands.
+    at: Cursor,
+    /// The log that counted when they were handed on.
+    live: Incarnation,
+    batch: Vec<Invalidation>,
+}
+
+/// Brings back what waited for the log when the process before ended: it holds on this node at once, and waits on.
+///
+/// # Errors
+/// [`Error::Journal`]
+pub(super) fn restore(
+    journal: Option<&Journal>,
+    tags_max: usize,
+    patience: Duration,
+) -> Result<(Local, Pending), Error> {
+    let (mut local, pending) = (Local::new(tags_max), Pending::new(tags_max, patience));
+    let (waiting, overflowed) = journal.map(Journal::waiting).transpose()?.unwrap_or_default();
+    if !waiting.is_empty() {
+        info!(count = waiting.len(), "invalidations from before the start have yet to reach the purge log");
+    }
+    if overflowed {
+        local.raise_floor();
+        pending.restore_overflow();
+    }
+    for tag in waiting {
+        pending.restore(tag, local.add(tag));
+    }
+    Ok((local, pending))
+}
+
+impl Purger {
+    /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.
+    #[must_use]
+    pub fn may_hold(&self, url: &Tag) -> bool {
+        self.region.is_some() || self.journal.is_some() || self.seen.may_have(url)
+    }
+
+    /// Invalidates a URL that an unsafe method changed (RFC 9111, section 4.4). From now on this node serves nothing that
+    /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes, or when it is
+    /// on disk until the log does; dropping the future takes nothing back.
+    pub async fn invalidate(&self, url: Tag) {
+        let (number, added) = {
+            let mut state = self.state.write();
+            let number = state.local.add(url);
+            // In the order of the numbers: else a later one that is taken would speak for this one.
+            (number, self.pending.add(url, number))
+        };
+        self.republish();
+        self.metrics.purge_invalidations.inc();
+        if added == Added::Joined {
+            self.metrics.purge_invalidations_coalesced.inc();
+        }
+        self.pending.safe(number).await;
+    }
+
+    /// Hands invalidations on to the log, in batches, until it is dropped.
+    pub(super) async fn drain(&self) {
+        let mut warned = false;
+        let mut unsettled: VecDeque<Unsettled> = VecDeque::new();
+        let mut applied = self.applied.subscribe();
+        loop {
+            let batch = tokio::select! {
+                batch = self.pending.next() => Some(batch),
+                _ = applied.changed(), if !unsettled.is_empty() => None,
+                () = sleep(SAVE_AGAIN), if self.unsaved.load(Ordering::Relaxed) => {
+                    // It was said when it failed first.
+                    let _ = self.save_again().await;
+                    continue;
+                }
+            };
+            if let Some(batch) = batch {
+                let live = self.state.read().table.cursor().log;
+                match self.hand_on(&batch).await {
+                    Ok(at) => {
+                        warned = false;
+                        self.metrics.purge_invalidations_appended.inc_by(batch.len() as u64);
+                        self.pending.done();
+                        unsettled.push_back(Unsettled { at, live, batch });
+                    }
+                    Err(error) => {
+                        self.pending.put_back();
+                        if !std::mem::replace(&mut warned, true) {
+                            warn!(%error, "the purge log takes no invalidations; this node has applied them, and hands them on later");
+                        }
+                        sleep(RETRY).await;
+                    }
+                }
+            }
+            self.settle(&mut unsettled);
+        }
+    }
+
+    /// Hands on what is left, for a node that stops.
+    pub(super) async fn hand_on_rest(&self) {
+        // What was being handed on may have been taken or not; twice does no harm.
+        self.pending.put_back();
+        loop {
+            let batch = self.pending.take();
+            if batch.is_empty() && self.pending.overflow().is_none() {
+                return;
+            }
+            if let Err(error) = self.hand_on(&batch).await {
+                self.pending.put_back();
+                warn!(%error, count = self.pending.count().0, "invalidations were not handed on to the purge log");
+                return;
+            }
+            self.metrics.purge_invalidations_appended.inc_by(batch.len() as u64);
+            self.pending.done();
+        }
+    }
+
+    /// Appends a batch, and returns where its last one stands. More than could wait are made up for first.
+    async fn hand_on(&self, batch: &[Invalidation]) -> Result<Cursor, Error> {
+        let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, url: true };
+        let appends: Vec<Append> = batch.iter().map(append).collect();
+        let overflow = self.pending.overflow();
+        let Some(region) = &self.region else {
+            let (position, saved) = self.append_locally(&appends, overflow.is_some()).await;
+            match (overflow, saved) {
+                (Some(_), Err(error)) => return Err(error),
+                (None, Err(error)) => warn!(%error, "invalidations are applied but not yet durable"),
+                (Some(turned_away), Ok(())) => self.pending.make_up(turned_away),
+                (None, Ok(())) => {}
+            }
+            return Ok(Cursor { position, ..self.state.read().table.cursor() });
+        };
+        if let Some(turned_away) = overflow {
+            let before = region.log.members(None).await?.log;
+            region.log.begin_anew(before).await?;
+            warn!(
+                "there were more invalidations than may wait for the purge log; it begins anew, and all nodes confirm \
+                 what they have"
+            );
+            self.pending.make_up(turned_away);
+        }
+        if appends.is_empty() {
+            return Ok(Cursor { log: region.log.members(None).await?.log, ..Cursor::default() });
+        }
+        let Appended { log, position, link, .. } = region.log.append(&appends).await?;
+        Ok(Cursor { log, position, link })
+    }
+
+    /// Forgets what the log knows and this node has applied from it. What the log has lost is handed on again.
+    fn settle(&self, unsettled: &mut VecDeque<Unsettled>) {
+        while unsettled.len() > UNSETTLED_MAX {
+            // The log takes them, and this node can't read it: they are settled with later ones.
+            let (Some(first), Some(second)) = (unsettled.pop_front(), unsettled.pop_front()) else { break };
+            let batch = joined(first.batch, second.batch, self.invalidations_max);
+            unsettled.push_front(Unsettled { batch, ..second });
+        }
+        let mut state = self.state.write();
+        let now = state.table.cursor();
+        let mut has_settled = false;
+        while let Some(Unsettled { at, live, batch }) = unsettled.pop_front() {
+            let is_behind = if at.log == now.log {
+                at.position > now.position
+            } else {
+                now.log == live || at.log.is_after(now.log)
+            };
+            if is_behind {
+                unsettled.push_front(Unsettled { at, live, batch });
+                break;
+            }
+            // In an incarnation that the node has come to since, everything older is doubtful.
+            let first = Position((at.position.0 + 1).saturating_sub(batch.len() as u64));
+            let is_known = |one: &Invalidation| at.log != now.log || state.table.knows(&one.tag, first);
+            let (known, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(is_known);
+            has_settled |= !known.is_empty();
+            for one in known {
+                state.local.settle(&one.tag, one.number());
+            }
+            self.pending.again(&lost);
+        }
+        if unsettled.is_empty() && self.pending.is_idle() {
+            // Nothing is left that only this node knows of.
+            has_settled |= state.local.lift_floor();
+        }
+        drop(state);
+        if has_settled {
+            // Each version makes the next hit of every entry look into the table.
+            self.republish();
+        }
+    }
+
+    /// Keeps on disk what the log doesn't take, until it is dropped.
+    pub(super) async fn hold(&self) {
+        if self.journal.is_none() {
+            return std::future::pending().await;
+        }
+        let mut warned = false;
+        loop {
+            self.pending.overdue().await;
+            match self.write_down(false).await {
+                Ok(()) => warned = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        warn!(%error, "invalidations that wait for the purge log are in memory only");
+                    }
+                    sleep(SAVE_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Keeps on disk what is left, for a node that stops: it is handed on at its next start.
+    pub(super) async fn hold_rest(&self) {
+        if self.pending.is_kept() {
+            return;
+        }
+        if let Err(error) = self.write_down(true).await {
+            let (waiting, held) = self.pending.count();
+            warn!(%error, count = waiting.saturating_sub(held), "invalidations that the purge log has not taken are lost");
+        }
+    }
+
+    async fn write_down(&self, all: bool) -> Result<(), Error> {
+        let Some(journal) = self.journal.clone() else { return Ok(()) };
+        let pending = Arc::clone(&self.pending);
+        // As a whole, even if nobody waits for it any more: one change must not overtake another.
+        let write = move || pending.write_down(all, |change| journal.keep_waiting(change));
+        let written = tokio::task::spawn_blocking(write).await;
+        written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))
+    }
+}
+
+/// One batch of two: the last invalidation of each tag, and at most so many of the latest. One that is left out stays
+/// invalid on this node.
+fn joined(mut batch: Vec<Invalidation>, later: Vec<Invalidation>, tags_max: usize) -> Vec<Invalidation> {
+    batch.extend(later);
+    batch.sort_unstable_by_key(|one| (one.tag, Reverse(one.number())));
+    batch.dedup_by_key(|one| one.tag);
+    batch.sort_unstable_by_key(|one| Reverse(one.number()));
+    batch.truncate(tags_max);
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_cannot_be_read_back_are_joined_within_bounds() {
+        let pending = Pending::new(100, Duration::MAX);
+        let batch = |names: &[u8], from: u64| {
+            for (name, number) in names.iter().zip(from..) {
+                pending.add(Tag::named(&[*name]), number);
+            }
+            let batch = pending.take();
+            pending.done();
+            batch
+        };
+        let joined = joined(batch(&[1, 2, 3], 1), batch(&[4, 1], 4), 3);
+        let left: Vec<_> = joined.iter().map(|one| (one.tag, one.number())).collect();
+        assert_eq!(left, [(1, 5), (4, 4), (3, 3)].map(|(name, number)| (Tag::named(&[name]), number)));
+    }
+}

@@ -1,8 +1,8 @@
 //! Where answers come from: pools of endpoints, spoken to over HTTP/1.1. The only room that knows an HTTP client.
 //!
 //! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
-//! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure), and
-//! hands out the body as it arrives (`download`). A client that doesn't keep up reads from the `spool`, so that the place
+//! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure;
+//! whether the request may be repeated is said by who sends it), and hands out the body as it arrives (`download`). A client that doesn't keep up reads from the `spool`, so that the place
 //! is free when the response has arrived (`relay`). What became of each request feeds `health` (pure), which tells
 //! `balance` whom to leave out.
 
@@ -17,9 +17,11 @@ mod health;
 mod ledger;
 mod metrics;
 mod outbound;
+mod places;
 mod pool;
 mod probe;
 pub mod protocol;
+mod reaction;
 mod read_ahead;
 mod relay;
 mod retry;
@@ -33,3 +35,4 @@ pub use failure::{Failure, Reason};
 pub use metrics::Metrics;
 pub use outbound::{Fetched, Outbound, OutboundBody};
 pub use pool::{Bounds, EndpointSnapshot, Error, Pool, PoolSnapshot};
+pub use reaction::Reaction;

@@ -1,61 +1,63 @@
-//! The way of a request: key → look-up → collapse → route → batch → origin → admit → store → reply.
+//! The way of a request: plan → key → look-up → collapse → route → batch → upstream → admit → store → reply.
 //!
-//! `web` walks it for one answer per request, `infer` for requests that are split into questions; `keying`, `fetch`
-//! and `reply` are the steps both take. Every step's verdict ends up in the [`Trail`].
+//! `plan` decides what is done with it. `web` looks up requests with one response each, `infer` those that are split into
+//! items, and `pass` sends on what isn't looked up; `keying`, `fetch`, `upstream`, `admission` and `reply` are the steps
+//! they have in common. Every step's verdict ends up in the [`Trail`]. No step is handed more of the node than it
+//! needs, and no two files use each other.
 
 mod admission;
-pub mod advice;
-pub mod fetch;
+mod advice;
+mod fetch;
 mod forwarding;
 pub mod infer;
-pub mod keying;
+mod joining;
+mod keying;
+mod pass;
+mod plan;
 mod prefetch;
-pub mod reply;
+mod reply;
 mod rest;
-pub mod route;
-pub mod trail;
-mod travel;
-pub mod web;
+mod route;
+mod trail;
+mod upstream;
+mod web;
 
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
+use self::{
+    advice::{Advice, Beside},
+    fetch::Fetcher,
+    infer::Infer,
+    pass::Passer,
+    plan::{Aspects, Basis, Plan},
+    prefetch::Prefetcher,
+    reply::Replies,
+    web::{Quick, Web},
+};
 pub use self::{
-    advice::Advice,
     prefetch::Metrics,
+    reply::Served,
     route::{Destination, Route, Routes, Taken},
     trail::{Lookup, Trail},
 };
-use self::{fetch::Landing, infer::Told, keying::Keyed, prefetch::Prefetcher, web::Quick};
 use crate::{
-    cache::{Cache, collapse::Flights, status::Forward},
+    cache::{Cache, collapse::Flights},
     clock, config,
-    message::{Request, Response, problem::problem},
-    policy::{Hook, PoolStats, Pools},
+    message::{Body, Request, RequestHead, Response},
+    policy::{Decision, Hook, Question},
 };
 
-/// Why a request whose path origins may take for one of another route is kept out of the cache.
-const AMBIGUOUS: &str = "ambiguous-path";
-
-/// What a request is answered with, and why.
-#[derive(Debug)]
-pub struct Served {
-    /// The answer.
-    pub response: Response,
-    /// The verdicts on its way.
-    pub trail: Trail,
-}
-
-/// Everything the stages share.
+/// The way of all requests. Each step has its share of the node; here they are put together.
 #[derive(Debug)]
 pub struct Pipeline {
-    node: String,
-    routes: Routes,
     cache: Arc<Cache>,
-    limits: config::Limits,
-    flights: Arc<Flights<Landing>>,
-    questions: Arc<Flights<Arc<Told>>>,
+    beside: Arc<Beside>,
+    replies: Arc<Replies>,
+    passer: Arc<Passer>,
+    web: Web,
+    infer: Arc<Infer>,
     prefetcher: Prefetcher,
 }
 
@@ -71,95 +73,124 @@ impl Pipeline {
         metrics: Metrics,
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
-        Arc::new(Self {
-            node,
-            routes,
-            cache,
-            limits,
+        let beside = Arc::new(Beside { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
+        let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), beside: Arc::clone(&beside) });
+        let replies = Arc::new(Replies { node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher) });
+        let passer = Arc::new(Passer {
+            beside: Arc::clone(&beside),
+            purger: Arc::clone(cache.purger()),
+            replies: Arc::clone(&replies),
+        });
+        let web = Web {
+            cache: Arc::clone(&cache),
             flights: Flights::new(flights_max),
-            questions: Flights::new(flights_max),
-            prefetcher: Prefetcher::new(prefetch, metrics),
-        })
+            fetcher,
+            replies: Arc::clone(&replies),
+            passer: Arc::clone(&passer),
+            beside: Arc::clone(&beside),
+        };
+        let infer = Arc::new(Infer {
+            cache: Arc::clone(&cache),
+            flights: Flights::new(flights_max),
+            replies: Arc::clone(&replies),
+            beside: Arc::clone(&beside),
+            limits,
+        });
+        let prefetcher = Prefetcher::new(prefetch, metrics);
+        Arc::new(Self { cache, beside, replies, passer, web, infer, prefetcher })
     }
 
     /// Answers a request, and sees to what its policy thinks will be asked next.
     pub async fn serve(self: &Arc<Self>, request: Request) -> Served {
-        let Some(taken) = self.routes.find(&request.head) else { return self.no_route(&request) };
+        let Some(taken) = self.beside.routes.find(&request.head) else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head);
         if !advice.has(Hook::Prefetch) {
             return self.serve_on(taken, advice, request).await;
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
         let served = self.serve_on(taken, advice, request).await;
-        let hit = served.trail.forward.is_none() && matches!(served.trail.lookup, Lookup::Hit | Lookup::Stale);
+        let hit = served.trail.is_hit();
         if !served.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
-            let node = Arc::clone(self);
-            tokio::spawn(async move { node.look_ahead(&ahead, &ahead.facts(&node, &head, None), hit) });
+            let pipeline = Arc::clone(self);
+            tokio::spawn(async move { pipeline.look_ahead(&ahead, &head, hit) });
         }
         served
     }
 
     /// Answers a request of the node's own, which nothing follows from.
-    async fn answer(self: &Arc<Self>, request: Request) -> Served {
-        match self.routes.find(&request.head) {
+    async fn answer(&self, request: Request) -> Served {
+        match self.beside.routes.find(&request.head) {
             None => self.no_route(&request),
             Some(taken) => self.serve_on(taken, Advice::of(taken.route, &request.head), request).await,
         }
     }
 
-    async fn serve_on(self: &Arc<Self>, taken: Taken<'_>, advice: Advice, request: Request) -> Served {
+    async fn serve_on(&self, taken: Taken<'_>, advice: Advice, request: Request) -> Served {
         let Taken { route, is_ambiguous } = taken;
-        let keyed = if is_ambiguous {
-            Some(Keyed::Bypass(AMBIGUOUS.to_owned()))
-        } else {
+        let has_body = !http_body::Body::is_end_stream(&request.body);
+        let plan = Plan::of(&Aspects {
+            kind: route.kind(),
+            method: &request.head.method,
+            is_ambiguous,
+            has_body,
+            is_keyed_by_body: has_body && advice.keys_by_body(),
+        });
+        let prepared = match plan {
             // A fresh memory hit, the case that counts, never enters the large futures below.
-            match web::quick(self, route, &advice, &request) {
+            Plan::LookUp(Basis::Head) => match self.web.quick(route, &advice, &request.head) {
                 Quick::Hit(response, key) => return Served { response, trail: Trail::of_hit(route, advice, key) },
-                Quick::Onward(keyed) => keyed,
+                Quick::Onward(prepared) => Some(prepared),
+            },
+            Plan::LookUp(Basis::Body) => None,
+            Plan::Bypass(why) | Plan::Pass(why) => {
+                return Box::pin(self.passer.take(route, &advice, request, why)).await;
             }
         };
         let (route, advice) = (Arc::clone(route), Arc::new(advice));
         match route.splits() {
-            Some(_) if is_ambiguous => {
-                let trail = Trail { detail: Some(AMBIGUOUS.into()), ..Trail::on(&route, &advice) };
-                Box::pin(self.pass(&route, &advice, request, Forward::Bypass, trail)).await
-            }
-            Some(protocol) => Box::pin(infer::serve(self, route, protocol, advice, request)).await,
-            None => Box::pin(web::serve(self, route, advice, request, keyed)).await,
+            Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request)).await,
+            None => Box::pin(self.web.serve(route, advice, request, prepared)).await,
+        }
+    }
+
+    /// Asks the policy what will be asked after a GET, and sees to it.
+    fn look_ahead(self: &Arc<Self>, advice: &Advice, head: &RequestHead, hit: bool) {
+        let facts = advice.facts(&self.beside, head, None);
+        let Some(Ok(decision)) = advice.ask(&Question::Prefetch { hit }, &facts) else { return };
+        let Decision::Prefetch(hints) = &*decision else { return };
+        for head in self.prefetcher.wanted(hints, head, clock::uptime()) {
+            let pipeline = Arc::clone(self);
+            tokio::spawn(async move { pipeline.prefetcher.run(Box::pin(pipeline.fetch_ahead(head))).await });
+        }
+    }
+
+    /// Fetches what a policy foresees, and says what came of that.
+    async fn fetch_ahead(&self, head: RequestHead) -> &'static str {
+        let Served { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
+        // Read to its end, or it wouldn't be stored.
+        let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
+        match (trail.failed || read.is_err(), trail.forward.is_none()) {
+            (true, _) => "failed",
+            (false, true) => "stored-already",
+            (false, false) => "fetched",
         }
     }
 
     fn no_route(&self, request: &Request) -> Served {
         let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
-        self.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default())
+        self.replies.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default())
     }
 
-    /// Completes an answer to what was refused before it could take its way.
+    /// Completes a response to what was refused before it could take its way.
     #[must_use]
-    pub fn refused(&self, mut response: Response) -> Response {
-        let trail = Trail { detail: Some("refused".into()), ..Trail::default() };
-        response.headers_mut().insert(crate::cache::status::CACHE_STATUS, trail.cache_status(&self.node));
-        response
+    pub fn refused(&self, response: Response) -> Response {
+        self.replies.completed(response, &Trail { detail: Some("refused".into()), ..Trail::default() })
     }
 
     /// How many fetches others wait for.
     #[must_use]
     pub fn flights_open(&self) -> usize {
-        self.flights.open() + self.questions.open()
-    }
-
-    /// An answer of holm's own: a refusal or a failure, as problem+json (RFC 9457).
-    fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Served {
-        trail.failed = status.is_server_error();
-        let mut response = problem(status, title, detail);
-        response.headers_mut().insert(crate::cache::status::CACHE_STATUS, trail.cache_status(&self.node));
-        Served { response, trail }
-    }
-}
-
-impl Pools for Pipeline {
-    fn stats(&self, pool: &str) -> Option<PoolStats> {
-        self.routes.pool(pool).map(|pool| pool.stats(clock::uptime()))
+        self.web.flights.open() + self.infer.flights.open()
     }
 }

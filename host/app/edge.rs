@@ -127,8 +127,7 @@ impl Drop for Account {
             roster.origin_responded(failed);
         }
         if let Some(policy) = self.trail.policy.as_ref().filter(|_| !self.trail.arms.is_empty()) {
-            let hit = self.trail.forward.is_none() && matches!(self.trail.lookup, Lookup::Hit | Lookup::Stale);
-            let outcome = Outcome { hit, latency: duration, cost_micro: self.trail.cost_micro };
+            let outcome = Outcome { hit: self.trail.is_hit(), latency: duration, cost_micro: self.trail.cost_micro };
             policy.observe(&self.trail.arms, &outcome);
         }
         if let (Some(log), Some(about)) = (&self.edge.log, &self.about) {

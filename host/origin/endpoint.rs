@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     dial::{Dialer, Used},
     failure::{Fault, Reason},
-    ledger::Places,
+    places::Places,
     upload::{Upload, WaitsFor},
 };
 use crate::config;

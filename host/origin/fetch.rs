@@ -13,6 +13,7 @@ use super::{
     ledger::Slot,
     outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
+    reaction::Reaction,
     retry::{self, Sequel},
     stats::Recent,
     upload::Payload,
@@ -56,6 +57,7 @@ struct Course<'a> {
     headers: HeaderMap,
     payload: Payload,
     client: Option<IpAddr>,
+    repeatable: bool,
     /// Endpoints that aren't asked again.
     tried: Vec<usize>,
     attempts: u32,
@@ -65,10 +67,11 @@ struct Course<'a> {
 
 impl<'a> Course<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
-        let Outbound { method, authority, target, mut headers, body, client } = outbound;
+        let Outbound { method, authority, target, mut headers, body, client, repeatable } = outbound;
         let payload = Payload::new(body, &method);
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
-        Self { pool, method, target, headers, payload, client, tried: Vec::new(), attempts: 0, repeated: false }
+        let (tried, attempts, repeated) = (Vec::new(), 0, false);
+        Self { pool, method, target, headers, payload, client, repeatable, tried, attempts, repeated }
     }
 
     async fn run(mut self) -> Result<Fetched, Failure> {
@@ -119,7 +122,7 @@ impl<'a> Course<'a> {
         match exchanged {
             Ok(response) => {
                 let took = begun.elapsed();
-                let failing = retry::is_failing(response.status());
+                let failing = Reaction::to(response.status()).retries_endpoint;
                 ledger.meters.head_seconds.observe(took.as_secs_f64());
                 ledger.recent.record(took.as_micros(), failing);
                 if failing {
@@ -142,10 +145,10 @@ impl<'a> Course<'a> {
         if self.attempts >= self.pool.limits.attempts_max {
             return None;
         }
-        let (idempotent, body) = (retry::is_idempotent(&self.method), self.payload.is_home());
+        let (repeatable, body) = (self.repeatable, self.payload.is_home());
         let sequel = match attempted {
-            Ok((response, _)) => retry::after_status(response.status(), idempotent, body),
-            Err(fault) => retry::after_fault(&fault.reason, fault.reused, idempotent, body),
+            Ok((response, _)) => retry::after_status(response.status(), repeatable, body),
+            Err(fault) => retry::after_fault(&fault.reason, fault.reused, repeatable, body),
         };
         if sequel == Sequel::End {
             return None;

@@ -1,9 +1,6 @@
 //! What is known of a pool's endpoints, shared between the requests in flight: health, counters, places.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -65,59 +62,24 @@ impl Ledger {
     }
 }
 
-/// The places at one endpoint.
-#[derive(Debug)]
-pub(super) struct Places {
-    free: Arc<Semaphore>,
-    /// The share of them that may be held while a client is waited for: half, so that slow clients leave the rest to
-    /// others.
-    pub(super) lent: Arc<Semaphore>,
-    /// Requests that hold a place or wait for one.
-    wanted: AtomicUsize,
-    max: usize,
-}
-
-impl Places {
-    pub(super) fn new(max: usize) -> Self {
-        let max = max.clamp(1, Semaphore::MAX_PERMITS);
-        let lent = Arc::new(Semaphore::new((max / 2).max(1)));
-        Self { free: Arc::new(Semaphore::new(max)), lent, wanted: AtomicUsize::new(0), max }
-    }
-
-    /// Requests that hold a place or wait for one.
-    pub(super) fn wanted(&self) -> usize {
-        self.wanted.load(Ordering::Relaxed)
-    }
-
-    /// Requests that hold a place.
-    pub(super) fn taken(&self) -> usize {
-        self.max.saturating_sub(self.free.available_permits())
-    }
-
-    /// No place is free.
-    pub(super) fn is_full(&self) -> bool {
-        self.wanted() >= self.max
-    }
-}
-
 /// A request's wish for a place: counts in the balance from the moment the endpoint is chosen.
 pub(super) struct Claim(Arc<Endpoint>);
 
 impl Claim {
     pub(super) fn new(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.places.wanted.fetch_add(1, Ordering::Relaxed);
+        endpoint.places.want();
         Self(Arc::clone(endpoint))
     }
 
     /// The places of its endpoint.
     pub(super) fn free(&self) -> &Arc<Semaphore> {
-        &self.0.places.free
+        self.0.places.free()
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.places.wanted.fetch_sub(1, Ordering::Relaxed);
+        self.0.places.unwant();
     }
 }
 

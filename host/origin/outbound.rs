@@ -27,6 +27,8 @@ pub struct Outbound {
     pub body: OutboundBody,
     /// Whose limit of places it counts in; `None` if it belongs to no client.
     pub client: Option<IpAddr>,
+    /// Whether it may be sent again although an endpoint may have acted on it. Where nothing was sent it may in any case.
+    pub repeatable: bool,
 }
 
 /// A request body, by whether it can be sent twice.

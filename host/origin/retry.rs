@@ -1,12 +1,13 @@
-//! Whether another attempt may follow. Pure.
+//! Whether another attempt may follow. Pure. Whether a request may be repeated although an endpoint may have acted on it
+//! is decided by who sends it ([`super::Outbound::repeatable`]); here that is obeyed.
 //!
 //! A timeout of the response is never followed by another attempt: the client has waited as long as the operator
 //! allows, a second try could double that, and the endpoint may still be at work on the first. Neither is an answer
 //! that isn't HTTP.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 
-use super::failure::Reason;
+use super::{failure::Reason, reaction::Reaction};
 
 /// What may follow an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,32 +20,22 @@ pub(super) enum Sequel {
     ElsewhereOrHere,
 }
 
-/// Doing it twice is as good as doing it once (RFC 9110, section 9.2.2).
-pub(super) fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
-}
-
-/// The statuses by which an endpoint says that it can't answer at present.
-pub(super) fn is_failing(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
 /// What may follow an attempt that brought no response head. `body` says that the request body can be sent (again),
 /// `reused` that the connection had carried a request before.
-pub(super) fn after_fault(reason: &Reason, reused: bool, idempotent: bool, body: bool) -> Sequel {
+pub(super) fn after_fault(reason: &Reason, reused: bool, repeatable: bool, body: bool) -> Sequel {
     match reason {
         // Nothing was sent, so there is nothing that could happen twice, whatever the method.
         reason if reason.is_unsent() && body => Sequel::Elsewhere,
         // The endpoint closes connections that were idle for too long; the request may just have met that moment.
-        Reason::ConnectionReset if idempotent && body && reused => Sequel::ElsewhereOrHere,
-        Reason::ConnectionReset if idempotent && body => Sequel::Elsewhere,
+        Reason::ConnectionReset if repeatable && body && reused => Sequel::ElsewhereOrHere,
+        Reason::ConnectionReset if repeatable && body => Sequel::Elsewhere,
         _ => Sequel::End,
     }
 }
 
 /// What may follow a response with this status.
-pub(super) fn after_status(status: StatusCode, idempotent: bool, body: bool) -> Sequel {
-    if is_failing(status) && idempotent && body { Sequel::Elsewhere } else { Sequel::End }
+pub(super) fn after_status(status: StatusCode, repeatable: bool, body: bool) -> Sequel {
+    if Reaction::to(status).retries_endpoint && repeatable && body { Sequel::Elsewhere } else { Sequel::End }
 }
 
 #[cfg(test)]
@@ -55,7 +46,7 @@ mod tests {
     #[test]
     fn which_faults_are_followed_by_another_attempt() {
         use Sequel::{Elsewhere, ElsewhereOrHere, End};
-        // reason, reused, idempotent, body can be sent (again), expected
+        // reason, reused, repeatable, body can be sent (again), expected
         let cases = [
             (Reason::ConnectRefused, false, true, true, Elsewhere),
             (Reason::ConnectRefused, false, false, true, Elsewhere),
@@ -75,18 +66,18 @@ mod tests {
             (Reason::Unsendable, false, true, true, End),
             (Reason::RequestBody(BodyError::Stalled { idle_ms: 1 }), false, true, true, End),
         ];
-        for (reason, reused, idempotent, body, expected) in cases {
+        for (reason, reused, repeatable, body, expected) in cases {
             assert_eq!(
-                after_fault(&reason, reused, idempotent, body),
+                after_fault(&reason, reused, repeatable, body),
                 expected,
-                "{reason:?}, reused {reused}, idempotent {idempotent}, body {body}"
+                "{reason:?}, reused {reused}, repeatable {repeatable}, body {body}"
             );
         }
     }
 
     #[test]
     fn which_statuses_are_followed_by_another_attempt() {
-        for (status, idempotent, body, expected) in [
+        for (status, repeatable, body, expected) in [
             (502, true, true, Sequel::Elsewhere),
             (503, true, true, Sequel::Elsewhere),
             (504, true, true, Sequel::Elsewhere),
@@ -97,22 +88,7 @@ mod tests {
             (200, true, true, Sequel::End),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(after_status(status, idempotent, body), expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn post_and_patch_are_not_idempotent() {
-        for (method, expected) in [
-            (Method::GET, true),
-            (Method::HEAD, true),
-            (Method::PUT, true),
-            (Method::DELETE, true),
-            (Method::POST, false),
-            (Method::PATCH, false),
-            (Method::CONNECT, false),
-        ] {
-            assert_eq!(is_idempotent(&method), expected, "{method}");
+            assert_eq!(after_status(status, repeatable, body), expected, "{status}");
         }
     }
 }

@@ -64,6 +64,7 @@ fn pool(addresses: &[SocketAddr]) -> Arc<Pool> {
 
 fn request(method: Method, body: OutboundBody) -> Outbound {
     Outbound {
+        repeatable: method.is_idempotent(),
         method,
         authority: HeaderValue::from_static("shop.example"),
         target: PathAndQuery::from_static("/a?b=c"),

@@ -1,23 +1,27 @@
-//! Whether an answer is kept: by RFC 9111 and the route's defaults, and by the policy, which may think otherwise.
+//! Whether a response is stored: by RFC 9111 and the route's defaults, and by the policy, which may decide otherwise. Pure,
+//! but for the policy that is asked and the count of refused tags.
 
 use std::{sync::Arc, time::Duration};
 
-use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
 
-use super::{Advice, Pipeline, Route};
+use super::{advice::Advice, route::Route};
 use crate::{
     cache::{
+        Cache,
         admit::{self, Admission, Exchange, Refusal, Storage},
-        freshness::Lifetimes,
+        freshness::{Lifetimes, initial_age_ms},
+        purge::Mark,
         tag::{self, Tag},
         vary::{self, Vary},
     },
+    clock::Timestamp,
     config::OnFault,
     message::tag::is_nameable,
     policy::{self, Answer, Decision, Facts, Hook, Question},
 };
 
-/// What is done about an answer.
+/// What is done about a response.
 pub(super) struct Ruling {
     pub(super) admission: Admission,
     /// How long requests for the key go on without queueing, if the policy says so.
@@ -26,41 +30,88 @@ pub(super) struct Ruling {
     pub(super) reason: Option<Arc<str>>,
 }
 
-/// An answer and what it is an answer to.
-pub(super) struct Case<'a> {
-    pub(super) exchange: Exchange<'a>,
-    /// The age that it arrived with.
-    pub(super) initial_age_ms: u64,
+/// When an exchange took place.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// Where the purge log stood when it began.
+    pub(super) mark: Mark,
+    pub(super) requested: Timestamp,
+    pub(super) received: Timestamp,
     pub(super) fetch: Duration,
 }
 
-/// Rules on an answer. `facts` are the request's.
-pub(super) fn rule(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+/// A response as it is ruled on.
+#[derive(Clone, Copy)]
+pub(super) struct Responded<'a> {
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    /// The body's length, if it is known.
+    pub(super) length: Option<u64>,
+}
+
+/// A response and the request that it is a response to.
+pub(super) struct Case<'a> {
+    exchange: Exchange<'a>,
+    /// The age that it arrived with.
+    initial_age_ms: u64,
+    fetch: Duration,
+}
+
+impl<'a> Case<'a> {
+    /// The case of a response to a client's request with this method and these header fields.
+    pub(super) fn new(
+        method: &'a Method,
+        request: &'a HeaderMap,
+        advice: &Advice,
+        response: Responded<'a>,
+        times: &Times,
+    ) -> Self {
+        let Responded { status, headers, length } = response;
+        let (lent, received) = (advice.lends_credentials(), times.received);
+        let exchange = Exchange { method, request, lent, status, response: headers, length, received };
+        Self { exchange, initial_age_ms: initial_age_ms(headers, times.requested, received), fetch: times.fetch }
+    }
+}
+
+/// What may be stored at most.
+#[derive(Clone, Copy)]
+struct Bounds {
+    object_bytes_max: u64,
+    object_tags_max: usize,
+}
+
+/// Rules on a response. `facts` are the request's.
+pub(super) fn rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+    let config = cache.config();
+    let bounds = Bounds { object_bytes_max: config.object_bytes_max, object_tags_max: config.object_tags_max };
+    let ruling = ruled(bounds, route, advice, facts, case);
+    if let Admission::Refuse(Refusal::TooManyTags | Refusal::BadTag) = ruling.admission {
+        cache.metrics().tags_refused.inc();
+    }
+    ruling
+}
+
+fn ruled(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
     if advice.is_unshaped() {
         let reason = advice.remarked().cloned();
         return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
     }
-    let ruling = judged(node, route, advice, facts, case);
+    let ruling = judged(bounds, route, advice, facts, case);
     match &ruling.admission {
         // The client's field isn't the one that the origin answered to.
         Admission::Store(Storage { vary: Some(names), .. }) if names.iter().any(|name| advice.changed(name)) => {
             Admission::Refuse(Refusal::VaryAny).into()
         }
-        Admission::Refuse(Refusal::TooManyTags | Refusal::BadTag) => {
-            node.cache.metrics().tags_refused.inc();
-            ruling
-        }
         _ => ruling,
     }
 }
 
-fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
-    let exchange = &case.exchange;
-    let native = admit::decide(exchange, route.infers(), &route.config.freshness, node.cache.config().object_bytes_max);
-    let native = native.unless(|| tag::refusal(exchange.response, &route.config.tag_headers, tags_max(node)));
+fn judged(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
+    let native = natively(bounds, route, case);
     if !advice.has(Hook::Admit) || is_final(&native) {
         return native.into();
     }
+    let exchange = &case.exchange;
     let answer = Answer {
         status: exchange.status,
         headers: exchange.response,
@@ -71,10 +122,10 @@ fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, ca
     match advice.ask(&Question::Admit(&suggested), &facts.answered(answer)) {
         None => native.into(),
         Some(Ok(decision)) => match &*decision {
-            Decision::Admit(said) if *said != suggested => overruled(said, &native, case, tags_max(node)),
+            Decision::Admit(said) if *said != suggested => overruled(said, &native, case, bounds.object_tags_max),
             _ => native.into(),
         },
-        // The client has its answer in any case; what is refused is keeping it: the policy might have done so.
+        // The client has its response in any case; what is refused is storing it: the policy might have done so.
         Some(Err(fault)) if route.config.on_fault != OnFault::Native => Ruling {
             admission: Admission::Refuse(Refusal::Policy),
             uncacheable: None,
@@ -84,9 +135,11 @@ fn judged(node: &Pipeline, route: &Route, advice: &Advice, facts: &Facts<'_>, ca
     }
 }
 
-/// Different tags that a response may have and be stored.
-fn tags_max(node: &Pipeline) -> usize {
-    node.cache.config().object_tags_max
+/// What RFC 9111, the route's defaults and the bounds say.
+fn natively(bounds: Bounds, route: &Route, case: &Case<'_>) -> Admission {
+    let (exchange, config) = (&case.exchange, &route.config);
+    let native = admit::decide(exchange, route.infers(), &config.freshness, bounds.object_bytes_max);
+    native.unless(|| tag::refusal(exchange.response, &config.tag_headers, bounds.object_tags_max))
 }
 
 /// Whether a response can't be stored for the tags that a policy gives it.
@@ -97,7 +150,7 @@ fn tags_refusal(tags: &[String], max: usize) -> Option<Refusal> {
     (tags.len() > max).then_some(Refusal::TooManyTags)
 }
 
-/// What no policy can change: it can't be kept, or the client asked that it not be.
+/// Whether no policy can change it: it can't be stored, or the client asked that it not be.
 const fn is_final(native: &Admission) -> bool {
     matches!(native, Admission::Refuse(Refusal::Method | Refusal::Status | Refusal::TooLarge | Refusal::RequestNoStore))
 }
@@ -118,11 +171,11 @@ fn suggestion(native: &Admission, route: &Route, case: &Case<'_>) -> policy::Adm
     })
 }
 
-/// The policy thinks otherwise.
+/// The ruling where the policy decides otherwise.
 fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags_max: usize) -> Ruling {
     let storage = match said {
         policy::Admission::Pass(reason) => {
-            // What wasn't to be kept anyway isn't, in the same way; only the word is the policy's.
+            // What wasn't to be stored anyway isn't, in the same way; only the word is the policy's.
             let refusal = match native {
                 Admission::Refuse(refusal) => *refusal,
                 Admission::Store(_) => Refusal::Policy,
@@ -144,7 +197,7 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
     }
     let for_authorized = match native {
         Admission::Store(native) => native.for_authorized,
-        // The policy has the say (RFC 9111, section 3.5, left to the operator): it knows what it keeps it under.
+        // The policy decides (RFC 9111, section 3.5, left to the operator): it knows the key.
         Admission::Refuse(_) => {
             let exchange = &case.exchange;
             exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange.response)
@@ -159,7 +212,7 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
     .bounded();
     let lifetimes = Lifetimes { ttl_ms: bounded.ttl_ms.saturating_add(case.initial_age_ms), ..bounded };
     if storage.ttl_ms.max(storage.grace_ms).max(storage.stale_if_error_ms).max(storage.keep_ms) == 0 {
-        // Dead on arrival: kept it would only be in the way.
+        // Dead on arrival: stored, it would only be in the way.
         return Admission::Refuse(Refusal::NoLifetime).into();
     }
     let vary = match vary::by(storage.vary.clone()) {
@@ -184,30 +237,133 @@ impl From<Admission> for Ruling {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, Method, StatusCode};
+    use http::{HeaderName, HeaderValue};
 
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::{
+        cache::key::KeySpace,
+        config::{self, Mode, Protocol},
+        policy::{Notes, facts::tests::request},
+    };
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    const BOUNDS: Bounds = Bounds { object_bytes_max: 100, object_tags_max: 2 };
+
+    fn route(mode: Mode, ttl: Option<Duration>) -> Route {
+        let mut config = config::Route::new("r", "p");
+        (config.mode, config.freshness.ttl) = (mode, ttl);
+        config.tag_headers = vec![HeaderName::from_static("x-tag")];
+        Route { index: 0, config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None }
+    }
+
+    /// An exchange that took no time.
+    fn case<'a>(method: &'a Method, request: &'a HeaderMap, response: &'a HeaderMap, length: u64) -> Case<'a> {
+        let exchange = Exchange {
+            method,
+            request,
+            lent: false,
+            status: StatusCode::OK,
+            response,
+            length: Some(length),
+            received: Timestamp(0),
+        };
+        Case { exchange, initial_age_ms: 0, fetch: Duration::ZERO }
+    }
+
+    fn refusal(admission: &Admission) -> Option<Refusal> {
+        match admission {
+            Admission::Store(_) => None,
+            Admission::Refuse(refusal) => Some(*refusal),
+        }
+    }
+
+    #[test]
+    fn what_is_ruled_without_a_policy() {
+        const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+        let default = Some(Duration::from_secs(1));
+        let (http, item) = (Mode::Http, Mode::Infer(Protocol::Plain));
+        // mode, the route's lifetime, method, request, response, length, the refusal if there is one
+        for (mode, ttl, method, sent, response, length, wanted) in [
+            (http, None, Method::GET, &[][..], &[FRESH][..], 100, None),
+            (http, None, Method::GET, &[], &[FRESH], 101, Some(Refusal::TooLarge)),
+            (http, None, Method::GET, &[], &[], 1, Some(Refusal::NoLifetime)),
+            (http, default, Method::GET, &[], &[], 1, None),
+            (http, default, Method::POST, &[], &[], 1, Some(Refusal::Method)),
+            (item, default, Method::POST, &[], &[], 1, None),
+            (http, None, Method::GET, &[("authorization", "a")], &[FRESH], 1, Some(Refusal::Authorized)),
+            (item, None, Method::POST, &[("authorization", "a")], &[FRESH], 1, None),
+            (http, None, Method::GET, &[("cache-control", "no-store")], &[FRESH], 1, Some(Refusal::RequestNoStore)),
+            (http, None, Method::GET, &[], &[FRESH, ("x-tag", "a b")], 1, None),
+            (http, None, Method::GET, &[], &[FRESH, ("x-tag", "a b c")], 1, Some(Refusal::TooManyTags)),
+        ] {
+            let head = request(method, "/", sent);
+            let (notes, response) = (Notes::default(), headers(response));
+            let facts = Facts::new(&head, None, &notes);
+            let case = case(&head.method, &head.headers, &response, length);
+            let ruling = ruled(BOUNDS, &route(mode, ttl), &Advice::default(), &facts, &case);
+            assert_eq!(refusal(&ruling.admission), wanted, "{mode:?} {sent:?} {response:?} {length}");
+            assert_eq!((ruling.uncacheable, ruling.reason), (None, None));
+        }
+    }
+
+    fn stored(ttl_ms: u64, tags: &[&str], vary: &[&str]) -> policy::Admission {
+        let vary = vary.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect();
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        policy::Admission::Store(policy::Storage { ttl_ms, tags, vary, ..policy::Storage::default() })
+    }
+
+    /// What a policy's word makes of a response that is refused natively, for this reason.
+    fn overruling(said: &policy::Admission, native: Refusal) -> Ruling {
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        overruled(said, &Admission::Refuse(native), &case(&method, &headers, &headers, 1), BOUNDS.object_tags_max)
+    }
+
+    #[test]
+    fn what_a_policy_says_against_the_native_rules() {
+        let pass = policy::Admission::Pass("odd".to_owned());
+        let mark = policy::Admission::MarkUncacheable { ms: 7 };
+        let (none, private) = (Refusal::NoLifetime, Refusal::Private);
+        // what it says, the native refusal, the refusal then, the marker's time, the reason
+        for (said, native, wanted, uncacheable, reason) in [
+            (&stored(1, &["a", "b"], &[]), private, None, None, None),
+            (&stored(1, &["a", "b", "c"], &[]), none, Some(Refusal::TooManyTags), None, None),
+            (&stored(1, &["a\nb"], &[]), none, Some(Refusal::BadTag), None, None),
+            (&stored(0, &[], &[]), none, Some(none), None, None),
+            (&stored(1, &[], &["*"]), none, Some(Refusal::VaryAny), None, None),
+            (&pass, private, Some(private), None, Some("odd")),
+            (&mark, private, Some(Refusal::Policy), Some(Duration::from_millis(7)), Some("uncacheable")),
+        ] {
+            let ruling = overruling(said, native);
+            assert_eq!(refusal(&ruling.admission), wanted, "{said:?}");
+            assert_eq!((ruling.uncacheable, ruling.reason.as_deref()), (uncacheable, reason), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_policy_is_asked_about() {
+        for (refusal, wanted) in [
+            (Refusal::Method, true),
+            (Refusal::Status, true),
+            (Refusal::TooLarge, true),
+            (Refusal::RequestNoStore, true),
+            (Refusal::NoStore, false),
+            (Refusal::Private, false),
+            (Refusal::Authorized, false),
+            (Refusal::SetsCookie, false),
+            (Refusal::NoLifetime, false),
+            (Refusal::VaryAny, false),
+            (Refusal::TooManyTags, false),
+        ] {
+            assert_eq!(is_final(&Admission::Refuse(refusal)), wanted, "{refusal:?}");
+        }
+    }
 
     #[test]
     fn what_varies_by_what_no_request_can_be_known_to_match_is_not_stored() {
-        let (method, headers) = (Method::GET, HeaderMap::new());
-        let exchange = Exchange {
-            method: &method,
-            request: &headers,
-            lent: false,
-            status: StatusCode::OK,
-            response: &headers,
-            length: Some(1),
-            received: Timestamp(0),
-        };
-        let case = Case { exchange, initial_age_ms: 0, fetch: Duration::ZERO };
-        let native = Admission::Refuse(Refusal::NoLifetime);
-        let ruled = |names: &[&str]| {
-            let vary = names.iter().map(|name| HeaderName::from_bytes(name.as_bytes()).unwrap()).collect();
-            let said = policy::Admission::Store(policy::Storage { ttl_ms: 1, vary, ..policy::Storage::default() });
-            overruled(&said, &native, &case, 10).admission
-        };
+        let ruled = |names: &[&str]| overruling(&stored(1, &[], names), Refusal::NoLifetime).admission;
         for names in [&["*"][..], &["accept", "*"], &["x-forwarded-for"]] {
             assert_eq!(ruled(names), Admission::Refuse(Refusal::VaryAny), "{names:?}");
         }

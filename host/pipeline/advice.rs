@@ -10,54 +10,60 @@ use bytes::Bytes;
 use http::HeaderName;
 use tracing::debug;
 
-use super::{Pipeline, Route};
+use super::route::{Route, Routes};
 use crate::{
     config::OnFault,
     message::RequestHead,
     policy::{Arm, Chosen, Decision, Facts, Fault, Hook, Input, Notes, Policy, Question, Shape, consult, fields},
 };
 
+/// What policies may know beside a request.
+#[derive(Debug)]
+pub(super) struct Beside {
+    /// The node's routes, and so how its pools do.
+    pub(super) routes: Arc<Routes>,
+    /// Bytes of a body as it reads, its codings taken off.
+    pub(super) body_bytes_max: u64,
+}
+
 /// Who decides for a request, and what is known by now. Without a policy, nobody and nothing.
 #[derive(Debug, Default)]
-pub struct Advice {
+pub(super) struct Advice {
     chosen: Option<Chosen>,
     notes: Notes,
-    /// The canary has faulted: from then on the active generation decides, with notes of its own.
-    fallen: AtomicBool,
-    notes_instead: Notes,
-    /// Who made the key: [`CHOSEN`], [`INSTEAD`], or else it was made natively.
+    /// The canary has faulted: from then on the fallback decides, which is the active generation, with notes of its own.
+    canary_failed: AtomicBool,
+    fallback_notes: Notes,
+    /// Which generation made the key: [`CHOSEN`], [`FALLBACK`], or none: it was made natively.
     maker: AtomicU8,
-    /// Header fields that the policy set or removed on what travels.
+    /// Header fields that the policy set or removed on what is sent upstream.
     changed: OnceLock<Vec<HeaderName>>,
-    /// It faulted instead.
+    /// It faulted when it should have edited the request, which is sent as it came.
     unshaped: AtomicBool,
     remark: OnceLock<Arc<str>>,
 }
 
-/// The generation that decided at first made the key.
+/// The chosen generation made the key.
 const CHOSEN: u8 = 1;
-/// The one that decides since that has faulted made it.
-const INSTEAD: u8 = 2;
+/// The fallback generation made the key.
+const FALLBACK: u8 = 2;
 
 impl Advice {
     /// The advice for a request on a route.
-    #[must_use]
-    pub fn of(route: &Route, request: &RequestHead) -> Self {
+    pub(super) fn of(route: &Route, request: &RequestHead) -> Self {
         Self { chosen: route.policy.as_ref().map(|roster| roster.choose(request)), ..Self::default() }
     }
 
     /// The same generation's for another request: one of several questions, or one that follows from this.
-    #[must_use]
-    pub fn afresh(&self) -> Self {
+    pub(super) fn afresh(&self) -> Self {
         Self { chosen: self.chosen.clone(), ..Self::default() }
     }
 
     /// The generation that decides at present.
-    #[must_use]
-    pub fn policy(&self) -> Option<&Arc<dyn Policy>> {
+    pub(super) fn policy(&self) -> Option<&Arc<dyn Policy>> {
         let chosen = self.chosen.as_ref()?;
         match &chosen.instead {
-            Some(instead) if self.fallen.load(Ordering::Relaxed) => Some(instead),
+            Some(instead) if self.canary_failed.load(Ordering::Relaxed) => Some(instead),
             _ => Some(&chosen.policy),
         }
     }
@@ -65,19 +71,18 @@ impl Advice {
     /// The generation that decided, and the arms that were drawn.
     pub(super) fn into_parts(self) -> (Option<Arc<dyn Policy>>, Vec<Arm>) {
         let Some(Chosen { policy, instead, .. }) = self.chosen else { return (None, Vec::new()) };
-        match instead.filter(|_| self.fallen.into_inner()) {
-            Some(instead) => (Some(instead), self.notes_instead.into_arms()),
+        match instead.filter(|_| self.canary_failed.into_inner()) {
+            Some(instead) => (Some(instead), self.fallback_notes.into_arms()),
             None => (Some(policy), self.notes.into_arms()),
         }
     }
 
     fn notes(&self) -> &Notes {
-        if self.fallen.load(Ordering::Relaxed) { &self.notes_instead } else { &self.notes }
+        if self.canary_failed.load(Ordering::Relaxed) { &self.fallback_notes } else { &self.notes }
     }
 
-    /// Must the body be at hand for it? Of a request that is only passed on, fewer hooks are asked.
-    #[must_use]
-    pub fn needs_body(&self, passed: bool) -> bool {
+    /// Whether the body must be at hand for it. Of a request that is only passed on, fewer hooks are asked.
+    pub(super) fn needs_body(&self, passed: bool) -> bool {
         let reads = |policy: &Arc<dyn Policy>| {
             if !passed {
                 return policy.needs_body();
@@ -89,59 +94,54 @@ impl Advice {
         self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) || chosen.instead.iter().any(reads))
     }
 
-    /// Does the key depend on the body?
-    #[must_use]
-    pub fn keys_by_body(&self) -> bool {
+    /// Whether the key depends on the body.
+    pub(super) fn keys_by_body(&self) -> bool {
         let reads = |policy: &Arc<dyn Policy>| consult::key_reads(&**policy).any(Input::needs_body);
         self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.instead.iter().all(reads))
     }
 
-    /// Is its generation on trial with a say? What it keeps is not for others: should it go, its mistakes go with it.
-    #[must_use]
-    pub fn on_trial(&self) -> Option<&Arc<str>> {
+    /// The label of its generation, if that is a canary which still decides. What a canary stores is not for others: should it
+    /// go, its mistakes go with it.
+    pub(super) fn on_trial(&self) -> Option<&Arc<str>> {
         let chosen = self.chosen.as_ref().filter(|chosen| chosen.instead.is_some())?;
-        (!self.fallen.load(Ordering::Relaxed)).then(|| chosen.policy.label())
+        (!self.canary_failed.load(Ordering::Relaxed)).then(|| chosen.policy.label())
     }
 
     /// Notes that the generation that decides at present made the key.
     pub(super) fn made_key(&self) {
-        let maker = if self.fallen.load(Ordering::Relaxed) { INSTEAD } else { CHOSEN };
+        let maker = if self.canary_failed.load(Ordering::Relaxed) { FALLBACK } else { CHOSEN };
         self.maker.store(maker, Ordering::Relaxed);
     }
 
-    /// Who made the key; `None` if it was made natively.
-    #[must_use]
-    pub fn key_maker(&self) -> Option<&Arc<dyn Policy>> {
+    /// The generation that made the key; `None` if it was made natively.
+    pub(super) fn key_maker(&self) -> Option<&Arc<dyn Policy>> {
         let chosen = self.chosen.as_ref()?;
         match self.maker.load(Ordering::Relaxed) {
             CHOSEN => Some(&chosen.policy),
-            INSTEAD => chosen.instead.as_ref(),
+            FALLBACK => chosen.instead.as_ref(),
             _ => None,
         }
     }
 
-    /// Is the key the native one, so that one URL is one key?
-    #[must_use]
-    pub fn keys_natively(&self) -> bool {
+    /// Whether the key is the native one, so that one URL is one key.
+    pub(super) fn keys_natively(&self) -> bool {
         self.key_maker().is_none() && self.on_trial().is_none()
     }
 
-    /// Does the policy have this hook, or is one tried that may?
-    #[must_use]
-    pub fn has(&self, hook: Hook) -> bool {
+    /// Whether the policy has this hook, or a shadow may have it.
+    pub(super) fn has(&self, hook: Hook) -> bool {
         let shadow = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref());
         let shadowed = shadow.is_some_and(|shadow| shadow.compares(hook));
         shadowed || self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
     /// What is read for it from a request.
-    #[must_use]
-    pub fn facts<'a>(&'a self, node: &'a Pipeline, head: &'a RequestHead, body: Option<&'a Bytes>) -> Facts<'a> {
-        Facts::new(head, body, self.notes()).decoded_within(node.limits.body_bytes_max).beside(node)
+    pub(super) fn facts<'a>(&'a self, beside: &'a Beside, head: &'a RequestHead, body: Option<&'a Bytes>) -> Facts<'a> {
+        Facts::new(head, body, self.notes()).decoded_within(beside.body_bytes_max).beside(&*beside.routes)
     }
 
     /// Draws the arms of the policy's experiments.
-    pub fn draw(&self, facts: &Facts<'_>) {
+    pub(super) fn draw(&self, facts: &Facts<'_>) {
         if let Some(policy) = self.policy()
             && !policy.experiments().is_empty()
         {
@@ -150,13 +150,12 @@ impl Advice {
     }
 
     /// The arms that were drawn.
-    #[must_use]
-    pub fn arms(&self) -> &[Arm] {
+    pub(super) fn arms(&self) -> &[Arm] {
         self.notes().arms()
     }
 
     /// Asks a hook; `None` if the policy doesn't have it.
-    pub fn ask(&self, question: &Question<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
+    pub(super) fn ask(&self, question: &Question<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
         let said = self.by_each(facts, |policy, facts| consult::ask(&**policy, question, facts));
         if let Some(shadow) = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref()) {
             shadow.witness(question, facts, said.as_ref());
@@ -179,7 +178,7 @@ impl Advice {
             return made;
         }
         debug!(target: "policy", policy = %policy.label(), %fault, "from here on the active generation decides");
-        self.fallen.store(true, Ordering::Relaxed);
+        self.canary_failed.store(true, Ordering::Relaxed);
         make(self.policy()?, &facts.noted(self.notes()))
     }
 
@@ -193,7 +192,7 @@ impl Advice {
         }
     }
 
-    /// What changes before the request travels, if anything does.
+    /// What the policy changes before the request is sent upstream, if anything.
     ///
     /// # Errors
     /// The policy faulted, and the route wants no answer then.
@@ -216,15 +215,13 @@ impl Advice {
         }
     }
 
-    /// Did the policy set or remove this header field on what travelled? Then the client's own says nothing about it.
-    #[must_use]
-    pub fn changed(&self, name: &HeaderName) -> bool {
+    /// Whether the policy set or removed this header field on what was sent; then the client's own says nothing about it.
+    pub(super) fn changed(&self, name: &HeaderName) -> bool {
         self.changed.get().is_some_and(|names| names.contains(name))
     }
 
-    /// Did the policy present credentials that the key knows nothing of?
-    #[must_use]
-    pub fn lends_credentials(&self) -> bool {
+    /// Whether the policy presented credentials that the key knows nothing of.
+    pub(super) fn lends_credentials(&self) -> bool {
         let lends = |names: &Vec<HeaderName>| names.iter().any(fields::is_credential);
         self.key_maker().is_none() && self.changed.get().is_some_and(lends)
     }
@@ -249,8 +246,7 @@ impl Advice {
 
     /// Whether the policy faulted when it should have edited the request, so that the response is to what a client sent
     /// and not to what its key says.
-    #[must_use]
-    pub fn is_unshaped(&self) -> bool {
+    pub(super) fn is_unshaped(&self) -> bool {
         self.unshaped.load(Ordering::Relaxed)
     }
 
@@ -266,8 +262,109 @@ impl Advice {
     }
 
     /// The word, if there is one.
-    #[must_use]
-    pub fn remarked(&self) -> Option<&Arc<str>> {
+    pub(super) fn remarked(&self) -> Option<&Arc<str>> {
         self.remark.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use http::Method;
+
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        policy::{Experiment, KeyPlan, Outcome, facts::tests::request},
+    };
+
+    /// A generation that has no hook; what it would say is the test's.
+    #[derive(Debug)]
+    struct Generation(Arc<str>);
+
+    impl Policy for Generation {
+        fn label(&self) -> &Arc<str> {
+            &self.0
+        }
+
+        fn key_plan(&self) -> &KeyPlan {
+            &KeyPlan::Native
+        }
+
+        fn meaning(&self) -> &[u8; 32] {
+            &[0; 32]
+        }
+
+        fn reads(&self, _: Hook) -> Option<&[Input]> {
+            None
+        }
+
+        fn experiments(&self) -> &[Experiment] {
+            &[]
+        }
+
+        fn decide(
+            &self,
+            _: &Question<'_>,
+            _: &[Option<Cow<'_, [u8]>>],
+            _: Option<Timestamp>,
+        ) -> Result<Arc<Decision>, Fault> {
+            Err(Fault::Open)
+        }
+
+        fn observe(&self, _: &[Arm], _: &Outcome) {}
+
+        fn needs_body(&self) -> bool {
+            false
+        }
+    }
+
+    fn advice(fallback: Option<&str>) -> Advice {
+        let generation = |label: &str| Arc::new(Generation(label.into())) as Arc<dyn Policy>;
+        let chosen = Chosen { policy: generation("chosen"), instead: fallback.map(generation), shadow: None };
+        Advice { chosen: Some(chosen), ..Advice::default() }
+    }
+
+    #[test]
+    fn a_canary_that_faults_is_replaced_for_this_and_all_that_follows() {
+        const CANARY: Option<&str> = Some("active");
+        // the fallback, who faults, who decides, who decides from then on, the word about it, who made the key
+        for (fallback, faulting, said, after, remark, trial) in [
+            (None, &[][..], Some("chosen"), "chosen", None, None),
+            (None, &["chosen"], None, "chosen", Some("breaker-open"), None),
+            (CANARY, &[], Some("chosen"), "chosen", None, Some("chosen")),
+            (CANARY, &["active"], Some("chosen"), "chosen", None, Some("chosen")),
+            (CANARY, &["chosen"], Some("active"), "active", Some("breaker-open"), None),
+            (CANARY, &["chosen", "active"], None, "active", Some("breaker-open"), None),
+        ] {
+            let (head, notes) = (request(Method::GET, "/", &[]), Notes::default());
+            let (facts, advice) = (Facts::new(&head, None, &notes), advice(fallback));
+            let made = advice.by_each(&facts, |policy, _| {
+                let label = policy.label();
+                Some(if faulting.contains(&&**label) { Err(Fault::Open) } else { Ok(label.to_string()) })
+            });
+            let what = format!("fallback {fallback:?}, faulting {faulting:?}");
+            assert_eq!(made, Some(said.map(str::to_owned).ok_or(Fault::Open)), "{what}");
+            assert_eq!(advice.policy().map(|policy| &**policy.label()), Some(after), "{what}");
+            assert_eq!(advice.remarked().map(|word| &**word), remark, "{what}");
+            assert_eq!(advice.on_trial().map(|label| &**label), trial, "{what}");
+            advice.made_key();
+            assert_eq!(advice.key_maker().map(|policy| &**policy.label()), Some(after), "{what}");
+            assert_eq!(
+                advice.into_parts().0.map(|policy| policy.label().to_string()).as_deref(),
+                Some(after),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_policy_nobody_decides() {
+        let advice = Advice::default();
+        let (head, notes) = (request(Method::GET, "/", &[]), Notes::default());
+        let facts = Facts::new(&head, None, &notes);
+        assert_eq!(advice.by_each::<()>(&facts, |_, _| panic!("nobody is asked")), None);
+        assert!(advice.keys_natively() && advice.policy().is_none() && !advice.has(Hook::Key));
     }
 }

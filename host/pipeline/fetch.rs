@@ -1,33 +1,32 @@
-//! One exchange with the origin: ask, judge the answer, store it while it arrives, and tell everybody who waits.
+//! One exchange with the origin: ask, judge the response, store it while it arrives, and tell everybody who waits.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::{
-    Advice, Pipeline, Route,
-    admission::{self, Case, Ruling},
+    admission::{self, Case, Responded, Ruling, Times},
+    advice::{Advice, Beside},
     forwarding,
-    travel::{self, Arrived, Load, Parcel},
+    route::Route,
+    upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
 };
 use crate::{
     cache::{
-        admit::{self, Admission, Refusal, Storage},
+        Cache, Query,
+        admit::{Admission, Refusal, Storage},
         body::intake::Intake,
         collapse::{Lead, shared::SharedBody},
         conditional,
         control::Directives,
         entry::Object,
-        freshness::initial_age_ms,
         key::Key,
+        lookup::Demand,
         purge::Mark,
         record::{Origins, Place, Recorder, head},
         tag::Tag,
@@ -35,63 +34,97 @@ use crate::{
     },
     clock::{self, Timestamp, Uptime},
     message::{Body, RequestHead, Response},
-    origin::Failure,
-    policy::key,
+    origin::Reaction,
+    policy::{Facts, key},
 };
 
 /// An error body up to this size is shared with all who wait; a larger one goes to one of them.
 const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
 
-/// What is to be fetched, for a request that could be answered from the cache.
+/// What fetching needs of the node.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    pub(super) cache: Arc<Cache>,
+    pub(super) beside: Arc<Beside>,
+}
+
+/// A request that has a key, and what is known of it by now.
 #[derive(Clone, Debug)]
-pub struct Ask {
-    /// The route that took it.
-    pub route: Arc<Route>,
-    /// The client's request.
-    pub head: RequestHead,
-    /// Its body, if it's a question.
-    pub body: Bytes,
-    /// Its policy.
-    pub advice: Arc<Advice>,
-    /// The request's key.
-    pub primary: Key,
+pub(super) struct KeyedRequest {
+    pub(super) route: Arc<Route>,
+    pub(super) head: RequestHead,
+    /// Its body, if its key is made of that.
+    pub(super) body: Bytes,
+    pub(super) advice: Arc<Advice>,
+    /// What it asks of the cache.
+    pub(super) demand: Demand,
+    /// The URL that it can be purged by, and that one's tag.
+    pub(super) url: Arc<str>,
+    pub(super) url_tag: Tag,
+    /// Its key.
+    pub(super) primary: Key,
     /// The key under which it waits: of the variant, if one is known.
-    pub key: Key,
+    pub(super) key: Key,
     /// What is stored already, if it may be renewed or fallen back on.
-    pub stale: Option<Arc<Object>>,
-    /// May what is stored be served if the origin fails?
-    pub if_error: bool,
+    pub(super) stale: Option<Arc<Object>>,
+    /// Whether that may be served if the origin fails.
+    pub(super) if_error: bool,
+}
+
+impl KeyedRequest {
+    /// A request of which nothing is known beside its key.
+    pub(super) fn new(
+        route: Arc<Route>,
+        advice: Arc<Advice>,
+        head: RequestHead,
+        body: Bytes,
+        demand: Demand,
+        key: Key,
+    ) -> Self {
+        let url = head.url();
+        let (url_tag, url) = (Tag::url(&url), url.into());
+        Self { route, head, body, advice, demand, url, url_tag, primary: key, key, stale: None, if_error: false }
+    }
+
+    /// What policies are told of it.
+    pub(super) fn facts<'a>(&'a self, beside: &'a Beside) -> Facts<'a> {
+        self.advice.facts(beside, &self.head, Some(&self.body))
+    }
+
+    /// What is looked up for it; `url` makes the tag of its URL.
+    pub(super) fn query<'a>(&'a self, url: &'a (dyn Fn() -> Tag + Sync), now: Timestamp) -> Query<'a> {
+        Query { key: self.primary, head: &self.head, demand: &self.demand, url: Some(url), now }
+    }
 }
 
 /// How a flight landed, for everybody on it.
 #[derive(Clone, Debug)]
-pub enum Landing {
-    /// An answer that all may have.
+pub(super) enum Landing {
+    /// A response that all may have.
     Shared(Arrival),
     /// What was stored is good again.
-    Renewed(Arc<Object>, Served),
-    /// An answer for one only: the others ask by themselves.
+    Renewed(Arc<Object>, UpstreamReport),
+    /// A response for one only: the others ask by themselves.
     Private(Refusal),
-    /// No answer.
+    /// No response.
     Failed(Failed),
 }
 
-/// Who answered.
+/// How a response was come by.
 #[derive(Clone, Debug)]
-pub struct Served {
-    /// The endpoint.
-    pub endpoint: Arc<str>,
+pub(super) struct UpstreamReport {
+    pub(super) endpoint: Arc<str>,
     /// Attempts it took.
-    pub attempts: u32,
+    pub(super) attempts: u32,
     /// The origin's status.
-    pub status: StatusCode,
-    /// What the candidate that answered costs.
-    pub cost_micro: u64,
+    pub(super) status: StatusCode,
+    /// What the candidate that responded costs.
+    pub(super) cost_micro: u64,
     /// A word on what the policy did out of the ordinary.
-    pub remark: Option<Arc<str>>,
+    pub(super) remark: Option<Arc<str>>,
 }
 
-impl Served {
+impl UpstreamReport {
     pub(super) fn of(arrived: &Arrived, advice: &Advice) -> Self {
         let fetched = &arrived.fetched;
         Self {
@@ -104,27 +137,25 @@ impl Served {
     }
 }
 
-/// An answer on its way in.
+/// A response on its way in.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub(super) struct Arrival {
     /// Its end-to-end header fields.
-    pub headers: Arc<HeaderMap>,
-    /// Its body.
-    pub body: SharedBody,
-    /// Where it's stored, and so which variant it is.
-    pub place: Place,
+    pub(super) headers: Arc<HeaderMap>,
+    pub(super) body: SharedBody,
+    /// Where it is stored, and so which variant it is.
+    pub(super) place: Place,
     /// What it can be purged by.
-    pub tags: Arc<[Tag]>,
+    pub(super) tags: Arc<[Tag]>,
     /// Where the purge log stood when its fetch began.
-    pub mark: Mark,
+    pub(super) mark: Mark,
     /// Its freshness at arrival in milliseconds; `None` if it's shared but not stored.
-    pub ttl_ms: Option<u64>,
+    pub(super) ttl_ms: Option<u64>,
     /// Its age at arrival in milliseconds.
-    pub age_ms: u64,
+    pub(super) age_ms: u64,
     /// When its head arrived.
-    pub at: Uptime,
-    /// Who answered.
-    pub served: Served,
+    pub(super) at: Uptime,
+    pub(super) report: UpstreamReport,
 }
 
 impl Arrival {
@@ -134,54 +165,29 @@ impl Arrival {
     }
 }
 
-/// No answer came, or one that is as good as none.
-#[derive(Clone, Debug)]
-pub struct Failed {
-    /// What the client is answered with.
-    pub status: StatusCode,
-    /// A word.
-    pub reason: &'static str,
-    /// A sentence.
-    pub detail: Arc<str>,
-    /// The endpoint, if one was asked.
-    pub endpoint: Option<Arc<str>>,
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self {
-            status: failure.status(),
-            reason: failure.reason(),
-            detail: failure.to_string().into(),
-            endpoint: failure.endpoint().map(Arc::from),
-        }
-    }
-}
-
-/// What an exchange came to.
-pub enum Exchanged {
+/// The outcome of an exchange.
+pub(super) enum Exchanged {
     /// What was stored is good again.
-    Renewed(Arc<Object>, Served),
+    Renewed(Arc<Object>, UpstreamReport),
     /// To be stored: [`Pump::run`] takes the body in.
     Stored(Arrival, Box<Pump>),
     /// An error that all may have.
     Error(Arrival),
     /// Not to be stored.
-    Refused(Response, Served, Refusal),
-    /// No answer.
+    Refused(Response, UpstreamReport, Refusal),
+    /// No response.
     Failed(Failed),
 }
 
 /// Leads a flight to its end; runs by itself, whether or not its client stays.
-pub async fn lead(
-    node: Arc<Pipeline>,
-    route: Arc<Route>,
-    ask: Ask,
+pub(super) async fn lead(
+    fetcher: Arc<Fetcher>,
+    request: KeyedRequest,
     lead: Lead<Landing>,
-    own: oneshot::Sender<(Response, Served)>,
+    own: oneshot::Sender<(Response, UpstreamReport)>,
 ) {
-    match exchange(&node, &route, &ask).await {
-        Exchanged::Renewed(object, served) => lead.land(Landing::Renewed(object, served)),
+    match exchange(&fetcher, &request).await {
+        Exchanged::Renewed(object, report) => lead.land(Landing::Renewed(object, report)),
         Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
         // One client's limit says nothing about the others who wait: each asks by itself, and so does this one.
         Exchanged::Failed(failed) if failed.status == StatusCode::TOO_MANY_REQUESTS => {
@@ -195,191 +201,136 @@ pub async fn lead(
             lead.land(Landing::Shared(arrival));
             pump.run(Some(lead)).await;
         }
-        Exchanged::Refused(response, served, refusal) => {
+        Exchanged::Refused(response, report, refusal) => {
             if refusal.holds_for_key() {
-                node.cache.mark_uncacheable(ask.key, clock::uptime(), None);
+                fetcher.cache.mark_uncacheable(request.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
-            // The client may be gone; then nobody wants this answer.
-            let _ = own.send((response, served));
+            // The client may be gone; then nobody wants this response.
+            let _ = own.send((response, report));
         }
     }
 }
 
 /// Asks the origin and judges what comes.
-pub async fn exchange(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask) -> Exchanged {
-    let mut renewable = ask.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
+pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Exchanged {
+    let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
-        let mark = node.cache.purger().begin(&Tag::url(&ask.head.url()));
+        let mark = fetcher.cache.purger().begin(&request.url_tag);
         let requested = clock::now();
         // Renewed under the new mark, a purge since the look-up would be forgotten.
-        renewable = renewable.filter(|object| !node.cache.is_gone(object, &ask.head.url()));
+        renewable = renewable.filter(|object| !fetcher.cache.is_gone(object, &request.url));
         let begun = Instant::now();
-        let arrived = match send(node, ask, outbound(ask, renewable.map(AsRef::as_ref))).await {
+        let arrived = match send(fetcher, request, outbound(request, renewable.map(AsRef::as_ref))).await {
             Ok(arrived) => arrived,
             Err(failed) => return Exchanged::Failed(failed),
         };
         let times = Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
         match (renewable.take(), arrived.fetched.response.status()) {
             (Some(object), StatusCode::NOT_MODIFIED) => {
-                let served = Served::of(&arrived, &ask.advice);
-                if let Some(renewed) = renew(node, route, ask, object, arrived.fetched.response.headers(), &times) {
-                    return Exchanged::Renewed(renewed, served);
+                let report = UpstreamReport::of(&arrived, &request.advice);
+                if let Some(renewed) = renew(fetcher, request, object, arrived.fetched.response.headers(), &times) {
+                    return Exchanged::Renewed(renewed, report);
                 }
-                // The 304 spoke of an answer we don't have: ask again, for the whole.
+                // The 304 spoke of a response we don't have: ask again, for the whole.
             }
-            _ => return settle(node, route, ask, arrived, &times).await,
+            _ => return settle(fetcher, request, arrived, &times).await,
         }
     }
 }
 
-/// Sends the request as the policy shapes it, to whom the policy chooses.
-pub(super) async fn send(node: &Pipeline, ask: &Ask, mut parcel: Parcel) -> Result<Arrived, Failed> {
-    let route = &ask.route;
-    let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
-    let faulted = |fault| Pipeline::faulted(route, &fault);
-    let shape = ask.advice.shape(route, &facts).map_err(faulted)?;
-    parcel.open(route, shape.as_ref(), &facts);
-    if let Some(shape) = &shape {
-        parcel.apply(shape);
-    }
-    let choice = travel::choose(route, &ask.advice, &facts).map_err(faulted)?;
-    parcel.send(route, &choice).await
-}
-
-/// When an exchange took place.
-struct Times {
-    mark: Mark,
-    requested: Timestamp,
-    received: Timestamp,
-    fetch: Duration,
+/// Sends the request as the policy shapes it, to the candidates that the policy chooses.
+pub(super) async fn send(
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
+    mut upstream: UpstreamRequest,
+) -> Result<Arrived, Failed> {
+    let route = &request.route;
+    let shaped = upstream.shape(route, &request.advice, &request.facts(&fetcher.beside));
+    let choice = shaped.map_err(|fault| Failed::of_fault(route, &fault))?;
+    upstream.send(route, &choice).await
 }
 
 /// The request to the origin: without the client's conditions, because what is to be stored must come whole.
-pub(super) fn outbound(ask: &Ask, renewable: Option<&Object>) -> Parcel {
-    let route = &ask.route;
-    let mut headers =
-        if route.infers() { forwarding::of_question(route, &ask.advice, &ask.head) } else { forwarded(&ask.head) };
+pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> UpstreamRequest {
+    let (route, head) = (&request.route, &request.head);
+    let mut headers = if route.infers() {
+        forwarding::of_question(route, &request.advice, head)
+    } else {
+        forwarding::of_request(head)
+    };
     for name in &conditional::CONDITIONS {
         headers.remove(name);
     }
     if let Some(object) = renewable {
         conditional::ask(&mut headers, &object.head.headers);
     }
-    // What answers GET answers HEAD as well.
-    let method = key::shared_method(&ask.head.method).clone();
-    let body = Load::Bytes(ask.body.clone());
-    Parcel {
-        method,
-        authority: ask.head.authority.clone(),
-        target: route.target_sent(&ask.head),
+    UpstreamRequest {
+        // What answers GET answers HEAD as well.
+        method: key::shared_method(&head.method).clone(),
+        authority: head.authority.clone(),
+        target: route.target_sent(head),
         headers,
-        body,
-        client: Some(ask.head.client.ip),
+        body: UpstreamBody::Bytes(request.body.clone()),
+        client: Some(head.client.ip),
     }
-}
-
-/// The client's header fields as they travel on: what it said, and through whom it came (RFC 9110, section 7.6.3).
-#[must_use]
-pub fn forwarded(head: &RequestHead) -> HeaderMap {
-    let mut headers = head.headers.clone();
-    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
-    let mut chain: Vec<u8> = headers.get_all("x-forwarded-for").iter().fold(Vec::new(), |mut chain, line| {
-        chain.extend_from_slice(line.as_bytes());
-        chain.extend_from_slice(b", ");
-        chain
-    });
-    chain.extend_from_slice(head.client.ip.to_string().as_bytes());
-    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-        headers.insert("x-forwarded-for", chain);
-    }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
-    headers.insert("x-forwarded-host", head.authority.clone());
-    headers
 }
 
 fn renew(
-    node: &Arc<Pipeline>,
-    route: &Route,
-    ask: &Ask,
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
     object: &Object,
     not_modified: &HeaderMap,
     times: &Times,
 ) -> Option<Arc<Object>> {
     let mut headers = object.head.headers.clone();
     conditional::renew(&mut headers, not_modified);
-    let exchange = admit::Exchange {
-        method: &ask.head.method,
-        request: &ask.head.headers,
-        lent: ask.advice.lends_credentials(),
-        status: object.head.status,
-        response: &headers,
-        length: Some(object.head.length),
-        received: times.received,
-    };
-    // An answer that may no longer be shared, or is another variant now, must come whole.
-    let Admission::Store(storage) = rule(node, route, ask, exchange, times).admission else { return None };
-    let place = place(ask, &storage);
-    if place.key != ask.key {
+    let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
+    // A response that may no longer be shared, or is another variant now, must come whole.
+    let Admission::Store(storage) = rule(fetcher, request, response, times).admission else { return None };
+    let place = place(request, &storage);
+    if place.key != request.key {
         return None;
     }
-    let url = ask.head.url();
-    node.cache.renew(object, not_modified, &storage, &place, &origins(route, &url, times))
+    fetcher.cache.renew(object, not_modified, &storage, &place, &origins(request, times))
 }
 
-async fn settle(node: &Arc<Pipeline>, route: &Arc<Route>, ask: &Ask, arrived: Arrived, times: &Times) -> Exchanged {
-    let mut served = Served::of(&arrived, &ask.advice);
+async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
+    let mut report = UpstreamReport::of(&arrived, &request.advice);
     let (parts, body) = arrived.fetched.response.into_parts();
-    if ask.if_error && is_failure(parts.status) {
-        let detail = format!("endpoint {} answered {}", served.endpoint, parts.status);
-        let endpoint = Some(served.endpoint);
-        return Exchanged::Failed(Failed {
-            status: parts.status,
-            reason: "origin-error",
-            detail: detail.into(),
-            endpoint,
-        });
+    if request.if_error && Reaction::to(parts.status).permits_stale_if_error {
+        let detail = format!("endpoint {} answered {}", report.endpoint, parts.status);
+        let (status, endpoint) = (parts.status, Some(report.endpoint));
+        return Exchanged::Failed(Failed { status, reason: "origin-error", detail: detail.into(), endpoint });
     }
-    let length = body.size_hint().exact();
-    let exchange = admit::Exchange {
-        method: &ask.head.method,
-        request: &ask.head.headers,
-        lent: ask.advice.lends_credentials(),
-        status: parts.status,
-        response: &parts.headers,
-        length,
-        received: times.received,
-    };
-    let ruling = rule(node, route, ask, exchange, times);
-    served.remark = ruling.reason.or_else(|| ask.advice.remarked().cloned());
+    let response = Responded { status: parts.status, headers: &parts.headers, length: body.size_hint().exact() };
+    let ruling = rule(fetcher, request, response, times);
+    report.remark = ruling.reason.or_else(|| request.advice.remarked().cloned());
     if ruling.uncacheable.is_some() {
-        node.cache.mark_uncacheable(ask.key, clock::uptime(), ruling.uncacheable);
+        fetcher.cache.mark_uncacheable(request.key, clock::uptime(), ruling.uncacheable);
     }
+    let response = Response::from_parts(parts, body);
     match ruling.admission {
-        Admission::Refuse(refusal) if parts.status.is_server_error() && refusal.is_shareable() => {
-            share_error(node, route, ask, Response::from_parts(parts, body), served, times.mark).await
+        Admission::Refuse(refusal) if response.status().is_server_error() && refusal.is_shareable() => {
+            share_error(request, response, report, times.mark).await
         }
-        Admission::Refuse(refusal) => Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
-        Admission::Store(storage) => {
-            arriving(node, route, ask, Response::from_parts(parts, body), &storage, served, times)
-        }
+        Admission::Refuse(refusal) => Exchanged::Refused(response, report, refusal),
+        Admission::Store(storage) => arriving(fetcher, request, response, &storage, report, times),
     }
 }
 
 /// What is to be stored, on its way in.
 fn arriving(
-    node: &Arc<Pipeline>,
-    route: &Route,
-    ask: &Ask,
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
     response: Response,
     storage: &Storage,
-    served: Served,
+    report: UpstreamReport,
     times: &Times,
 ) -> Exchanged {
     let (parts, body) = response.into_parts();
-    let place = place(ask, storage);
-    let url = ask.head.url();
-    let head = head(parts.status, &parts.headers, storage, &place, &origins(route, &url, times));
+    let place = place(request, storage);
+    let head = head(parts.status, &parts.headers, storage, &place, &origins(request, times));
     let mut headers = head.headers.clone();
     if let Some(age) = parts.headers.get(header::AGE) {
         headers.insert(header::AGE, age.clone());
@@ -388,30 +339,23 @@ fn arriving(
     let mark = head.mark;
     let age_ms = head.initial_age_ms;
     let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(age_ms));
-    let recorder = Recorder::new(Arc::clone(&node.cache), place.clone(), head);
+    let recorder = Recorder::new(Arc::clone(&fetcher.cache), place.clone(), head);
     let shared = recorder.shared(body.size_hint().exact());
     let (headers, body_read, at) = (Arc::new(headers), shared.clone(), clock::uptime());
-    let arrival = Arrival { headers, body: body_read, place, tags, mark, ttl_ms, age_ms, at, served };
+    let arrival = Arrival { headers, body: body_read, place, tags, mark, ttl_ms, age_ms, at, report };
     Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder) }))
 }
 
 /// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each: if it
 /// isn't for one of them only.
-async fn share_error(
-    node: &Arc<Pipeline>,
-    route: &Route,
-    ask: &Ask,
-    response: Response,
-    served: Served,
-    mark: Mark,
-) -> Exchanged {
+async fn share_error(request: &KeyedRequest, response: Response, report: UpstreamReport, mark: Mark) -> Exchanged {
     let (parts, body) = response.into_parts();
-    let place = match shared_place(route, ask, &parts.headers) {
+    let place = match shared_place(request, &parts.headers) {
         Ok(place) => place,
-        Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), served, refusal),
+        Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), report, refusal),
     };
     if body.size_hint().lower() > SHARED_ERROR_BYTES_MAX {
-        return Exchanged::Refused(Response::from_parts(parts, body), served, Refusal::Status);
+        return Exchanged::Refused(Response::from_parts(parts, body), report, Refusal::Status);
     }
     let bytes = match body.collect(SHARED_ERROR_BYTES_MAX).await {
         Ok(bytes) => bytes,
@@ -419,88 +363,84 @@ async fn share_error(
             return Exchanged::Failed(Failed {
                 status: StatusCode::BAD_GATEWAY,
                 reason: "error-body",
-                detail: format!("endpoint {} answered {}, but {error}", served.endpoint, parts.status).into(),
-                endpoint: Some(served.endpoint),
+                detail: format!("endpoint {} answered {}, but {error}", report.endpoint, parts.status).into(),
+                endpoint: Some(report.endpoint),
             });
         }
     };
-    debug!(node = node.node, status = %parts.status, "an error answer is shared with all who wait for it");
+    debug!(status = %parts.status, "an error response is shared with all who wait for it");
     Exchanged::Error(Arrival {
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
         place,
-        tags: [Tag::url(&ask.head.url()), Tag::key(&ask.primary)].into(),
+        tags: [request.url_tag, Tag::key(&request.primary)].into(),
         mark,
         ttl_ms: None,
         age_ms: 0,
         at: clock::uptime(),
-        served,
+        report,
     })
 }
 
 /// For whom an error is that several wait for: which variant it is, or why it is for one client only.
-fn shared_place(route: &Route, ask: &Ask, response: &HeaderMap) -> Result<Place, Refusal> {
+fn shared_place(request: &KeyedRequest, response: &HeaderMap) -> Result<Place, Refusal> {
+    let KeyedRequest { route, advice, head, .. } = request;
     let directives = Directives::read(response);
     let rules = [
         (directives.no_store, Refusal::NoStore),
         (directives.private, Refusal::Private),
         (response.contains_key(header::SET_COOKIE), Refusal::SetsCookie),
-        (forwarding::has_unkeyed_credentials(route, &ask.advice, &ask.head.headers), Refusal::Authorized),
+        (forwarding::has_unkeyed_credentials(route, advice, &head.headers), Refusal::Authorized),
     ];
     if let Some(refusal) = rules.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal)) {
         return Err(refusal);
     }
     match vary::read(response) {
         // A flight may be of a variant already.
-        Vary::No => Ok(Place { primary: ask.primary, key: ask.key, names: None }),
-        Vary::By(names) if !names.iter().any(|name| ask.advice.changed(name)) => Ok(variant_place(ask, &names)),
+        Vary::No => Ok(Place { primary: request.primary, key: request.key, names: None }),
+        Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => Ok(variant_place(request, &names)),
         // What the origin answered to isn't what the client sent.
         Vary::By(_) | Vary::Any => Err(Refusal::VaryAny),
     }
 }
 
-fn variant_place(ask: &Ask, names: &[HeaderName]) -> Place {
-    Place { primary: ask.primary, key: vary::variant(&ask.primary, names, &ask.head), names: Some(names.into()) }
+fn variant_place(request: &KeyedRequest, names: &[HeaderName]) -> Place {
+    let primary = request.primary;
+    Place { primary, key: vary::variant(&primary, names, &request.head), names: Some(names.into()) }
 }
 
-fn rule(node: &Pipeline, route: &Route, ask: &Ask, exchange: admit::Exchange<'_>, times: &Times) -> Ruling {
-    let facts = ask.advice.facts(node, &ask.head, Some(&ask.body));
-    let initial_age_ms = initial_age_ms(exchange.response, times.requested, times.received);
-    let case = Case { exchange, initial_age_ms, fetch: times.fetch };
-    admission::rule(node, route, &ask.advice, &facts, &case)
+fn rule(fetcher: &Fetcher, request: &KeyedRequest, response: Responded<'_>, times: &Times) -> Ruling {
+    let KeyedRequest { route, advice, head, .. } = request;
+    let case = Case::new(&head.method, &head.headers, advice, response, times);
+    admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.beside), &case)
 }
 
-fn place(ask: &Ask, storage: &Storage) -> Place {
+fn place(request: &KeyedRequest, storage: &Storage) -> Place {
     match &storage.vary {
-        None => Place { primary: ask.primary, key: ask.primary, names: None },
-        Some(names) => variant_place(ask, names),
+        None => Place { primary: request.primary, key: request.primary, names: None },
+        Some(names) => variant_place(request, names),
     }
 }
 
-fn origins<'a>(route: &'a Route, url: &'a str, times: &Times) -> Origins<'a> {
+fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
     Origins {
-        url,
+        url: &request.url,
         mark: times.mark,
         requested: times.requested,
         received: times.received,
-        tag_headers: &route.config.tag_headers,
+        tag_headers: &request.route.config.tag_headers,
     }
 }
 
-/// The failures for which `stale-if-error` was made (RFC 5861, section 4).
-fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
 /// Takes a body in: into the tiers, and to all who read along.
-pub struct Pump {
+pub(super) struct Pump {
     body: Body,
     intake: Intake<Lead<Landing>>,
 }
 
 impl Pump {
-    /// Runs to the body's end. The flight, if there is one, stays open until the answer can be found in the tiers.
-    pub async fn run(mut self, lead: Option<Lead<Landing>>) {
+    /// Runs to the body's end. The flight, if there is one, stays open until the response can be found in the tiers.
+    pub(super) async fn run(mut self, lead: Option<Lead<Landing>>) {
         self.intake.keep(lead);
         loop {
             match self.body.frame().await {
@@ -512,7 +452,7 @@ impl Pump {
                     }
                 }
                 Some(Err(error)) => {
-                    warn!(%error, "an answer broke off; it isn't stored");
+                    warn!(%error, "a response broke off; it isn't stored");
                     return self.intake.fail(error);
                 }
             }

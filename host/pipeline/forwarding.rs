@@ -7,7 +7,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Advice, Route};
+use super::{advice::Advice, route::Route};
 use crate::{
     message::RequestHead,
     policy::{Input, Policy, consult, fields, key},
@@ -56,6 +56,24 @@ pub(super) fn of_question(route: &Route, advice: &Advice, head: &RequestHead) ->
         headers.remove(name);
     }
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
+    headers.insert("x-forwarded-host", head.authority.clone());
+    headers
+}
+
+/// The client's header fields as they are sent upstream: what it said, and through whom it came (RFC 9110, section 7.6.3).
+pub(super) fn of_request(head: &RequestHead) -> HeaderMap {
+    let mut headers = head.headers.clone();
+    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    let mut chain: Vec<u8> = headers.get_all("x-forwarded-for").iter().fold(Vec::new(), |mut chain, line| {
+        chain.extend_from_slice(line.as_bytes());
+        chain.extend_from_slice(b", ");
+        chain
+    });
+    chain.extend_from_slice(head.client.ip.to_string().as_bytes());
+    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
+        headers.insert("x-forwarded-for", chain);
+    }
     headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
     headers.insert("x-forwarded-host", head.authority.clone());
     headers

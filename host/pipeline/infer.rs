@@ -11,28 +11,32 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Advice, Pipeline, Route, Served, Trail,
-    admission::{self, Case},
-    keying::{self, Keyed},
+    admission::{self, Case, Responded, Times},
+    advice::{Advice, Beside},
+    joining::{self, Turn},
+    keying,
+    plan::KeyedPlan,
+    reply::{Replies, Served},
+    route::{Kind, Route},
+    trail::Trail,
 };
 use crate::{
     batch::{Class, Pending, Terms},
     cache::{
-        Found, Query,
-        admit::{Admission, Exchange, Refusal},
-        collapse::{Follower, Joined, Lead},
+        Cache, Query,
+        admit::{Admission, Refusal},
+        collapse::{Flights, Follower, Joined, Lead},
         entry::Object,
-        freshness::initial_age_ms,
         key::Key,
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
         record::{Origins, Place, Recorder, TooLarge, head},
-        status::{CACHE_STATUS, Forward},
+        status::CACHE_STATUS,
         store::Tier,
         tag::{self, Tag},
     },
     clock::{self, Timestamp},
-    config::Protocol,
+    config::{self, Protocol},
     message::{
         Body, Request, RequestHead, Response,
         coding::{self, Undecodable},
@@ -42,25 +46,32 @@ use crate::{
 };
 
 pub use model::{Asked, Batches, Told, sender};
-use model::{enlist, seat, told};
-use tally::Tally;
+use model::{Awaited, Posed, enlist, seat, told};
+use tally::{Answered, Tally};
 
-/// Answers a request of a route whose bodies are split.
+/// What these requests need of the node.
+#[derive(Debug)]
+pub(super) struct Infer {
+    pub(super) cache: Arc<Cache>,
+    pub(super) flights: Arc<Flights<Arc<Told>>>,
+    pub(super) replies: Arc<Replies>,
+    pub(super) beside: Arc<Beside>,
+    pub(super) limits: config::Limits,
+}
+
+/// Answers a request that is to be looked up, of a route whose bodies are split.
 pub(super) async fn serve(
-    node: &Arc<Pipeline>,
+    node: &Arc<Infer>,
     route: Arc<Route>,
     protocol: Protocol,
     advice: Arc<Advice>,
     request: Request,
 ) -> Served {
     let trail = Trail::on(&route, &advice);
-    if request.head.method != Method::POST {
-        return node.pass(&route, &advice, request, Forward::Method, trail).await;
-    }
     let Request { mut head, body } = request;
     let body = match body.collect(node.limits.body_bytes_max).await {
         Ok(body) => body,
-        Err(error) => return node.bad_body(&error, trail),
+        Err(error) => return node.replies.bad_body(&error, trail),
     };
     let body = match coding::decode(&head.headers, &body, node.limits.body_bytes_max) {
         Ok(body) => body,
@@ -75,10 +86,12 @@ pub(super) async fn serve(
             return joined(node, reply, Trail { detail: Some("malformed".into()), ..trail }, None);
         }
     };
+    let url = head.url();
     let asking = Asking {
         node: Arc::clone(node),
         demand: route.demand(&head.headers),
-        url: head.url(),
+        url_tag: Tag::url(&url),
+        url,
         arrived: node.cache.purger().arrived(),
         mark: node.cache.purger().mark(),
         head: Arc::new(head),
@@ -90,14 +103,14 @@ pub(super) async fn serve(
     let questions: Vec<Posed> = split.questions.into_iter().map(|question| asking.pose(question)).collect();
     trail.arms = questions.first().map(|posed| posed.advice.arms().to_vec()).unwrap_or_default();
     let answers = match asking.keys(&questions, &mut trail).await {
-        Ok(marked) => asking.answers(marked).await,
-        Err(fault) => return node.refused_reply(&route, &fault, trail),
+        Ok(keyed) => asking.answers(keyed).await,
+        Err(fault) => return node.replies.fault_reply(&route, &fault, trail),
     };
     counted(node, protocol, asking.reply(split.shape, answers, trail)).await
 }
 
 /// The reply, counted in the memory that bodies may take until its client has it; a refusal if there is no room for it.
-async fn counted(node: &Pipeline, protocol: Protocol, mut served: Served) -> Served {
+async fn counted(node: &Infer, protocol: Protocol, mut served: Served) -> Served {
     let body = match served.response.body() {
         Body::Full(body) => body.clone(),
         Body::Empty | Body::Stream(_) => return served,
@@ -114,7 +127,7 @@ async fn counted(node: &Pipeline, protocol: Protocol, mut served: Served) -> Ser
 }
 
 /// The reply to a body that can't be decoded, in the protocol's words (RFC 9110, section 15.5.16).
-fn undecodable(node: &Pipeline, protocol: Protocol, error: &Undecodable, trail: Trail) -> Served {
+fn undecodable(node: &Infer, protocol: Protocol, error: &Undecodable, trail: Trail) -> Served {
     let status = match error {
         Undecodable::Unknown(_) | Undecodable::TooMany => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Undecodable::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -129,38 +142,26 @@ fn undecodable(node: &Pipeline, protocol: Protocol, error: &Undecodable, trail: 
     served
 }
 
-/// A question and what its policy says of it.
-#[derive(Clone)]
-struct Posed {
-    question: Question,
-    advice: Arc<Advice>,
-}
-
 /// Questions whose keys are made in one go.
 const QUESTIONS_AT_ONCE: usize = 64;
 
 /// What all questions of one request share.
 struct Asking {
-    node: Arc<Pipeline>,
+    node: Arc<Infer>,
     route: Arc<Route>,
     advice: Arc<Advice>,
     protocol: Protocol,
     head: Arc<RequestHead>,
     demand: Demand,
     url: String,
+    url_tag: Tag,
     /// Where the purge log stood when the request came.
     arrived: Arrived,
     mark: Mark,
 }
 
-/// How one question's key came out.
-enum Marked {
-    Key(Key),
-    Around,
-}
-
 /// What is to be done about one question.
-enum Sorted {
+enum Disposition {
     /// It's in a tier.
     Known { object: Arc<Object>, tier: Tier, stale: bool },
     /// It's in a tier, stale, and to be asked anew in the background.
@@ -176,7 +177,7 @@ enum Sorted {
 /// A stale answer that may be given if the model fails.
 type Fallback = Option<(Arc<Object>, Tier)>;
 
-impl Sorted {
+impl Disposition {
     const fn is_asked(&self) -> bool {
         matches!(self, Self::Refresh(..) | Self::Lead(..) | Self::Alone)
     }
@@ -189,62 +190,55 @@ enum Waiting {
     Alone(Awaited),
 }
 
-/// How one question was answered.
-enum Answered {
-    /// From a tier.
-    Stored { object: Arc<Object>, tier: Tier, stale: bool },
-    /// From a tier, because the model failed in this way.
-    Fallback { object: Arc<Object>, tier: Tier, told: Arc<Told> },
-    /// From the model; with another request's question if `collapsed`.
-    Told { told: Arc<Told>, collapsed: bool },
-}
-
 impl Asking {
     /// To a policy each question looks as if it had come alone.
     fn pose(&self, question: Question) -> Posed {
         let advice = self.advice.afresh();
-        advice.draw(&advice.facts(&self.node, &self.head, Some(&question.body)));
+        advice.draw(&advice.facts(&self.node.beside, &self.head, Some(&question.body)));
         Posed { question, advice: Arc::new(advice) }
     }
 
-    async fn keys<'q>(&self, questions: &'q [Posed], trail: &mut Trail) -> Result<Vec<(&'q Posed, Marked)>, Fault> {
-        let mut marked = Vec::with_capacity(questions.len());
+    /// The key under which each is looked up; none for what is to be asked without storing anything.
+    async fn keys<'q>(
+        &self,
+        questions: &'q [Posed],
+        trail: &mut Trail,
+    ) -> Result<Vec<(&'q Posed, Option<Key>)>, Fault> {
+        let mut keys = Vec::with_capacity(questions.len());
         for (n, posed) in questions.iter().enumerate() {
             if n % QUESTIONS_AT_ONCE == QUESTIONS_AT_ONCE - 1 {
                 // A policy that is called for each of many questions must not keep others waiting.
                 tokio::task::yield_now().await;
             }
             let Posed { question, advice } = posed;
-            let facts = advice.facts(&self.node, &self.head, Some(&question.body));
+            let facts = advice.facts(&self.node.beside, &self.head, Some(&question.body));
             let keyed = keying::derive(&self.route, advice, &facts, Some(&question.canonical));
             if trail.detail.is_none() {
                 trail.detail = keyed.remark().map(Cow::Owned);
             }
-            marked.push(match keyed {
-                Keyed::Refused(fault) => return Err(fault),
-                Keyed::Bypass(_) => (posed, Marked::Around),
-                Keyed::Key { key, .. } => {
-                    trail.key = (questions.len() == 1).then_some(key);
-                    // A client may refuse to have its question kept, or answered from what is kept.
-                    (posed, if self.demand.directives.no_store { Marked::Around } else { Marked::Key(key) })
-                }
+            let plan = KeyedPlan::of(&keyed, Kind::Items, true, &self.demand);
+            trail.key = plan.key().filter(|_| questions.len() == 1);
+            keys.push(match plan {
+                KeyedPlan::LookUp(key) => (posed, Some(key)),
+                KeyedPlan::Bypass(..) => (posed, None),
+                KeyedPlan::Refuse(fault) => return Err(fault.clone()),
             });
         }
-        Ok(marked)
+        Ok(keys)
     }
 
     /// Answers all questions: what is known from the tiers, the rest by asking, together.
-    async fn answers(&self, marked: Vec<(&Posed, Marked)>) -> Vec<Answered> {
-        let sorted = join_all(marked.into_iter().map(|(posed, marked)| self.sort(posed, marked))).await;
+    async fn answers(&self, keyed: Vec<(&Posed, Option<Key>)>) -> Vec<Answered> {
+        let sorted = join_all(keyed.into_iter().map(|(posed, key)| self.sort(posed, key))).await;
         let waiting = self.ask(sorted);
         join_all(waiting.into_iter().map(|(posed, waiting, last)| self.finish(posed, waiting, last))).await
     }
 
     /// Looks one question up, and joins or starts its flight if it must be asked.
-    async fn sort<'q>(&self, posed: &'q Posed, marked: Marked) -> (&'q Posed, Sorted, Fallback) {
-        let Marked::Key(key) = marked else { return (posed, Sorted::Alone, None) };
+    async fn sort<'q>(&self, posed: &'q Posed, key: Option<Key>) -> (&'q Posed, Disposition, Fallback) {
+        let Some(key) = key else { return (posed, Disposition::Alone, None) };
         let now = clock::now();
-        let tag = Tag::url(&self.url);
+        let tag = self.url_tag;
         let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
         let found = self.node.cache.look_up(&query).await;
         let (uncacheable, tier) = (found.uncacheable, found.tier);
@@ -253,17 +247,17 @@ impl Asking {
             Outcome::Hit(object) if object.is_whole() => {
                 // Past its lifetime it is a hit only because the client accepts that (`max-stale`).
                 let stale = object.head.age_ms(now) >= object.head.lifetimes.ttl_ms;
-                Sorted::Known { object, tier, stale }
+                Disposition::Known { object, tier, stale }
             }
-            Outcome::Grace(object) if object.is_whole() => match self.node.questions.join(&key) {
-                Joined::Lead(lead) => Sorted::Refresh(object, tier, key, lead),
-                Joined::Follow(_) | Joined::Full => Sorted::Known { object, tier, stale: true },
+            Outcome::Grace(object) if object.is_whole() => match self.node.flights.join(&key) {
+                Joined::Lead(lead) => Disposition::Refresh(object, tier, key, lead),
+                Joined::Follow(_) | Joined::Full => Disposition::Known { object, tier, stale: true },
             },
-            _ if uncacheable => Sorted::Alone,
+            _ if uncacheable => Disposition::Alone,
             // Asked anew, and renewed for all; but not shared with a flight that began before.
-            _ if self.demand.directives.no_cache => match self.node.questions.join(&key) {
-                Joined::Lead(lead) => Sorted::Lead(key, lead),
-                Joined::Follow(_) | Joined::Full => Sorted::Alone,
+            _ if self.demand.directives.no_cache => match self.node.flights.join(&key) {
+                Joined::Lead(lead) => Disposition::Lead(key, lead),
+                Joined::Follow(_) | Joined::Full => Disposition::Alone,
             },
             outcome => {
                 if let Outcome::Stale { object, if_error: true, .. } = outcome {
@@ -275,23 +269,20 @@ impl Asking {
         (posed, sorted, fallback)
     }
 
-    fn join(&self, query: &Query<'_>) -> Sorted {
+    fn join(&self, query: &Query<'_>) -> Disposition {
         let key = query.key;
-        match self.node.questions.join(&key) {
-            Joined::Full => Sorted::Alone,
-            Joined::Follow(follower) => Sorted::Follow(key, follower),
-            // Between our look-up and this flight an earlier one may have landed and stored what we want.
-            Joined::Lead(lead) => match self.node.cache.peek(query) {
-                Some(Found { outcome: Outcome::Hit(object), tier, .. }) if object.is_whole() => {
-                    Sorted::Known { object, tier, stale: false }
-                }
-                _ => Sorted::Lead(key, lead),
-            },
+        match joining::join(&self.node.flights, &key, || self.node.cache.peek(query)) {
+            Turn::Full => Disposition::Alone,
+            Turn::Follow(follower) => Disposition::Follow(key, follower),
+            Turn::Lead(_, Some(stored)) if stored.object.is_whole() => {
+                Disposition::Known { object: stored.object, tier: stored.tier, stale: false }
+            }
+            Turn::Lead(lead, _) => Disposition::Lead(key, lead),
         }
     }
 
     /// Hands everything that must be asked to the formers at once, so that it can travel together.
-    fn ask<'q>(&self, sorted: Vec<(&'q Posed, Sorted, Fallback)>) -> Vec<(&'q Posed, Waiting, Fallback)> {
+    fn ask<'q>(&self, sorted: Vec<(&'q Posed, Disposition, Fallback)>) -> Vec<(&'q Posed, Waiting, Fallback)> {
         let mut parties: Vec<(Class, Vec<(Asked, Terms)>)> = Vec::new();
         let mut seats = Vec::with_capacity(sorted.len());
         for (posed, sorted, _) in &sorted {
@@ -311,17 +302,17 @@ impl Asking {
         waiting.collect()
     }
 
-    fn wait(&self, posed: &Posed, sorted: Sorted, pending: Awaited) -> Waiting {
+    fn wait(&self, posed: &Posed, sorted: Disposition, pending: Awaited) -> Waiting {
         match sorted {
-            Sorted::Known { object, tier, stale } => Waiting::Done(Answered::Stored { object, tier, stale }),
-            Sorted::Alone => Waiting::Alone(pending),
-            Sorted::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
-            Sorted::Lead(key, lead) => {
+            Disposition::Known { object, tier, stale } => Waiting::Done(Answered::Stored { object, tier, stale }),
+            Disposition::Alone => Waiting::Alone(pending),
+            Disposition::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
+            Disposition::Lead(key, lead) => {
                 let follower = lead.follower();
                 tokio::spawn(self.flight(posed, key, lead, pending).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
-            Sorted::Refresh(object, tier, key, lead) => {
+            Disposition::Refresh(object, tier, key, lead) => {
                 // Nobody waits for the refresh, and still it is wanted.
                 tokio::spawn(self.flight(posed, key, lead, pending).run());
                 Waiting::Done(Answered::Stored { object, tier, stale: true })
@@ -346,7 +337,7 @@ impl Asking {
     async fn land(&self, posed: &Posed, key: Key, follower: Follower<Arc<Told>>, collapsed: bool) -> (Arc<Told>, bool) {
         let flight = follower.number();
         match follower.landed().await {
-            Some(told) if self.was_purged(&told) => self.node.questions.retire(&key, flight),
+            Some(told) if self.was_purged(&told) => self.node.flights.retire(&key, flight),
             Some(told) if told.shareable || !collapsed => return (told, collapsed),
             Some(_) | None => {}
         }
@@ -364,7 +355,7 @@ impl Asking {
         let purger = self.node.cache.purger();
         told.purgeable
             .as_ref()
-            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || Tag::url(&self.url)))
+            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || self.url_tag))
     }
 
     fn flight(&self, posed: &Posed, key: Key, lead: Lead<Arc<Told>>, pending: Awaited) -> Flight {
@@ -387,7 +378,8 @@ impl Asking {
     /// The question as the policy shapes it, to whom it goes and on what terms; or what is told if the policy faults
     /// and the route wants no answer then.
     fn asked(&self, posed: &Posed) -> Result<Asked, Box<Told>> {
-        model::shaped(&self.node, &self.route, &self.head, self.protocol, posed)
+        let answer_bytes_max = self.node.cache.config().object_bytes_max;
+        model::shaped(&self.node.beside, &self.route, &self.head, self.protocol, posed, answer_bytes_max)
     }
 
     fn reply(&self, shape: Shape, answers: Vec<Answered>, mut trail: Trail) -> Served {
@@ -417,12 +409,9 @@ impl Answered {
     }
 }
 
-/// An answer on its way, or none because the question wasn't asked.
-type Awaited = Result<Option<Pending<Told>>, Box<Told>>;
-
 /// One question's flight to the model and into the tiers.
 struct Flight {
-    node: Arc<Pipeline>,
+    node: Arc<Infer>,
     route: Arc<Route>,
     url: String,
     head: Arc<RequestHead>,
@@ -482,21 +471,14 @@ impl Flight {
 
     /// Stores it, or says why not, in the policy's words if it is the policy's doing. With what it can be purged by.
     fn store(&self, headers: &HeaderMap, body: &Bytes) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
-        let received = clock::now();
-        let exchange = Exchange {
-            method: &Method::POST,
-            request: &self.head.headers,
-            lent: self.posed.advice.lends_credentials(),
-            status: StatusCode::OK,
-            response: headers,
-            length: Some(body.len() as u64),
-            received,
-        };
+        let Posed { question, advice } = &self.posed;
+        let (received, fetch) = (clock::now(), self.begun.elapsed());
+        let times = Times { mark: self.mark, requested: self.requested, received, fetch };
+        let response = Responded { status: StatusCode::OK, headers, length: Some(body.len() as u64) };
         let cache = &self.node.cache;
-        let facts = self.posed.advice.facts(&self.node, &self.head, Some(&self.posed.question.body));
-        let initial_age_ms = initial_age_ms(headers, self.requested, received);
-        let case = Case { exchange, initial_age_ms, fetch: self.begun.elapsed() };
-        let ruling = admission::rule(&self.node, &self.route, &self.posed.advice, &facts, &case);
+        let facts = advice.facts(&self.node.beside, &self.head, Some(&question.body));
+        let case = Case::new(&Method::POST, &self.head.headers, advice, response, &times);
+        let ruling = admission::rule(cache, &self.route, advice, &facts, &case);
         let storage = match ruling.admission {
             Admission::Store(storage) => storage,
             Admission::Refuse(refusal) => {
@@ -528,7 +510,7 @@ impl Flight {
 }
 
 /// The reply; `headers` are those of the one answer, if it's one.
-fn joined(node: &Pipeline, reply: protocol::Reply, trail: Trail, headers: Option<HeaderMap>) -> Served {
+fn joined(node: &Infer, reply: protocol::Reply, trail: Trail, headers: Option<HeaderMap>) -> Served {
     let mut response = Response::new(Body::Full(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     if let Some(headers) = headers {
@@ -541,7 +523,7 @@ fn joined(node: &Pipeline, reply: protocol::Reply, trail: Trail, headers: Option
     if reply.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
         headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
     }
-    headers.append(CACHE_STATUS, trail.cache_status(&node.node));
+    headers.append(CACHE_STATUS, trail.cache_status(&node.replies.node));
     let trail = Trail { failed: reply.status >= 500, ..trail };
     Served { response, trail }
 }

@@ -1,32 +1,31 @@
 //! Which key a request has: by its policy if that has an opinion, else natively.
 
-use super::{Advice, forwarding, route::Route};
+use super::{advice::Advice, forwarding, route::Route};
 use crate::{
     cache::key::{Decider, Key, KeyHasher},
     config::OnFault,
     policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key},
 };
 
-/// What came of making a key.
+/// The outcome of making a key.
 #[derive(Debug)]
-pub enum Keyed {
-    /// Look this up. If the policy faulted, the native default made it, and `fault` says why.
+pub(super) enum Keyed {
+    /// A key to look up. If the policy faulted, the native default made it, and `fault` says why.
     Key {
         /// The key.
         key: Key,
-        /// Why the policy didn't.
+        /// Why the policy didn't make it.
         fault: Option<Fault>,
     },
-    /// It is kept out of the cache: the policy wants it so, or faulted, and nobody else may make the key.
+    /// The request is kept out of the cache: the policy wants it so, or faulted, and nobody else may make the key.
     Bypass(String),
-    /// The policy faulted, and the route wants no answer then.
+    /// The policy faulted, and the route wants no response then.
     Refused(Fault),
 }
 
 impl Keyed {
     /// What the policy did out of the ordinary, in a word for `Cache-Status` and the access log.
-    #[must_use]
-    pub fn remark(&self) -> Option<String> {
+    pub(super) fn remark(&self) -> Option<String> {
         match self {
             Self::Key { fault: None, .. } => None,
             Self::Key { fault: Some(fault), .. } | Self::Refused(fault) => Some(fault.kind().to_owned()),
@@ -36,8 +35,7 @@ impl Keyed {
 }
 
 /// Makes the key of a request, or of one of its questions, whose canonical form is `canonical`.
-#[must_use]
-pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
+pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
     let made = advice.by_each(facts, |policy, facts| {
         let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
         Some(keyed.inspect(|_| advice.made_key()))
@@ -57,8 +55,7 @@ pub fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Opti
 }
 
 /// The native key of a request.
-#[must_use]
-pub fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
+fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
     let mut hasher = begin(route, advice, facts, Decider::Native);
     match canonical {
         Some(canonical) => {

@@ -17,12 +17,11 @@ use prometheus_client::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Advice, Pipeline, Served};
 use crate::{
     clock::{self, Uptime},
     config,
-    message::{Body, Request, RequestHead, target},
-    policy::{Decision, Facts, Hint, Question},
+    message::{RequestHead, target},
+    policy::Hint,
 };
 
 /// Hints that are remembered for each one that may wait, so that none is followed twice in a row.
@@ -64,7 +63,30 @@ impl Prefetcher {
         }
     }
 
-    /// Is a hint to be followed? If not, it is counted why.
+    /// The requests that these hints foresee after one with this head, as far as they are to be made now. Each counts as
+    /// waiting until [`Prefetcher::run`].
+    pub(super) fn wanted(&self, hints: &[Hint], head: &RequestHead, now: Uptime) -> Vec<RequestHead> {
+        let wanted = |hint| {
+            let ahead = ahead(head, hint)?;
+            self.wants(hint, &ahead.url(), now).then(|| {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+                ahead
+            })
+        };
+        hints.iter().filter_map(wanted).collect()
+    }
+
+    /// Makes one of these requests when it has a place, and counts what `fetching` says became of it.
+    pub(super) async fn run(&self, fetching: impl Future<Output = &'static str>) {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // What streams for ever is none of ours.
+        let outcome = tokio::time::timeout(self.rule.time_max, fetching).await.unwrap_or("failed");
+        self.metrics.count(outcome);
+        drop(place);
+    }
+
+    /// Whether a hint is to be followed. If not, the reason is counted.
     fn wants(&self, hint: &Hint, url: &str, now: Uptime) -> bool {
         let outcome = if u64::from(hint.confidence_ppm) < u64::from(self.rule.confidence_percent_min) * 10_000 {
             "unlikely"
@@ -104,44 +126,6 @@ impl Prefetcher {
     }
 }
 
-impl Pipeline {
-    /// Asks the policy what will be asked after a GET, and sees to it.
-    pub(super) fn look_ahead(self: &Arc<Self>, advice: &Advice, facts: &Facts<'_>, hit: bool) {
-        let head = facts.request();
-        let Some(Ok(decision)) = advice.ask(&Question::Prefetch { hit }, facts) else { return };
-        let Decision::Prefetch(hints) = &*decision else { return };
-        for hint in hints {
-            let Some(ahead) = ahead(head, hint) else { continue };
-            if self.prefetcher.wants(hint, &ahead.url(), clock::uptime()) {
-                self.prefetcher.waiting.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(Arc::clone(self).fetch_ahead(ahead));
-            }
-        }
-    }
-
-    async fn fetch_ahead(self: Arc<Self>, head: RequestHead) {
-        let place = Arc::clone(&self.prefetcher.places).acquire_owned().await;
-        self.prefetcher.waiting.fetch_sub(1, Ordering::Relaxed);
-        let fetching = Box::pin(self.fetched(head));
-        // What streams for ever is none of ours.
-        let outcome = tokio::time::timeout(self.prefetcher.rule.time_max, fetching).await.unwrap_or("failed");
-        self.prefetcher.metrics.count(outcome);
-        drop(place);
-    }
-
-    /// Fetches it, and says what came of that.
-    async fn fetched(self: &Arc<Self>, head: RequestHead) -> &'static str {
-        let Served { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
-        // Read to its end, or it wouldn't be kept.
-        let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
-        match (trail.failed || read.is_err(), trail.forward.is_none()) {
-            (true, _) => "failed",
-            (false, true) => "stored-already",
-            (false, false) => "fetched",
-        }
-    }
-}
-
 /// The request that a hint foresees: as the same client would send it, with the hint's header fields only.
 fn ahead(head: &RequestHead, hint: &Hint) -> Option<RequestHead> {
     let mut headers = HeaderMap::with_capacity(hint.headers.len());
@@ -171,6 +155,18 @@ mod tests {
         assert!(wants(900_000, "http://a/2", 10_000), "however often it was met in between");
         prefetcher.waiting.store(256, Ordering::Relaxed);
         assert!(!wants(900_000, "http://a/3", 0));
+    }
+
+    #[test]
+    fn no_more_hints_wait_than_may() {
+        let rule = config::Prefetch { queue_max: 2, ..config::Prefetch::default() };
+        let prefetcher = Prefetcher::new(rule, Metrics::default());
+        let hints: Vec<Hint> =
+            (0..5).map(|n| Hint { path: format!("/{n}"), headers: vec![], confidence_ppm: 1_000_000 }).collect();
+        let head = crate::policy::facts::tests::request(Method::GET, "/", &[]);
+        let wanted = prefetcher.wanted(&hints, &head, Uptime(0));
+        assert_eq!(wanted.iter().map(|head| head.target.path()).collect::<Vec<_>>(), ["/0", "/1"]);
+        assert_eq!(prefetcher.waiting.load(Ordering::Relaxed), 2);
     }
 
     #[test]

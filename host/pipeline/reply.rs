@@ -1,30 +1,45 @@
-//! Answers as clients get them: from a stored object, from an answer on its way in, or passed through.
+//! Responses as clients get them: from a stored object, from a response on its way in, passed through, or of this node's
+//! own.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Pipeline, Served, Trail,
-    fetch::{self, Arrival, Ask},
+    fetch::{Arrival, Fetcher, KeyedRequest, UpstreamReport},
+    rest,
+    route::Route,
+    trail::{Lookup, Trail},
+    upstream::Failed,
 };
 use crate::{
-    cache::{conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
+    cache::{Cache, conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
     clock::{self, Timestamp},
-    message::{Body, RequestHead, Response},
+    message::{Body, BodyError, RequestHead, Response, problem::problem},
+    policy::Fault,
 };
+
+/// The response to a request, and why it is that.
+#[derive(Debug)]
+pub struct Served {
+    /// The response.
+    pub response: Response,
+    /// The verdicts on its way.
+    pub trail: Trail,
+}
 
 /// What of a request shapes the reply.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     /// GET, HEAD or POST.
-    pub method: &'a Method,
+    method: &'a Method,
     /// Its header fields, for conditions.
-    pub headers: &'a HeaderMap,
+    headers: &'a HeaderMap,
 }
 
 impl Wanted<'_> {
-    /// Would the client rather hear 304? Only GET and HEAD ask so (RFC 9110, section 13.2.1).
+    /// Whether the client has the response already, so that it gets 304. Only GET and HEAD ask so (RFC 9110, section
+    /// 13.2.1).
     fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let asks = self.method == Method::GET || self.method == Method::HEAD;
         asks && conditional::not_modified(self.headers, status, headers)
@@ -37,7 +52,16 @@ impl<'a> From<&'a RequestHead> for Wanted<'a> {
     }
 }
 
-impl Pipeline {
+/// Makes replies. Each says in its `Cache-Status` what its trail says.
+#[derive(Debug)]
+pub(super) struct Replies {
+    /// The node's name.
+    pub(super) node: String,
+    pub(super) cache: Arc<Cache>,
+    pub(super) fetcher: Arc<Fetcher>,
+}
+
+impl Replies {
     /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
     /// `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
     pub(super) fn hit_reply(
@@ -62,14 +86,14 @@ impl Pipeline {
 
     /// The reply from a stored object, whatever tier it was in. `None` if its body isn't there.
     pub(super) async fn object_reply(
-        self: &Arc<Self>,
-        ask: &Ask,
+        &self,
+        request: &KeyedRequest,
         key: Key,
         object: &Arc<Object>,
         mut trail: Trail,
         now: Timestamp,
     ) -> Option<Served> {
-        let wanted = Wanted::from(&ask.head);
+        let wanted = Wanted::from(&request.head);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
         headers.append(CACHE_STATUS, trail.cache_status(&self.node));
@@ -78,29 +102,31 @@ impl Pipeline {
             Body::Empty
         } else {
             let head = &object.head;
-            self.cache.body(key, object, || self.rest(ask, head.status, &head.headers, Some(head.length))).await?
+            let rest = || rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length));
+            self.cache.body(key, object, rest).await?
         };
         let response = shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
         Some(Served { response, trail })
     }
 
-    /// The reply from an answer that is still coming in. `None` if its beginning is gone.
+    /// The reply from a response that is still coming in. `None` if its beginning is gone.
     pub(super) async fn arrival_reply(
-        self: &Arc<Self>,
-        ask: &Ask,
+        &self,
+        request: &KeyedRequest,
         arrival: &Arrival,
         mut trail: Trail,
     ) -> Option<Served> {
-        let wanted = Wanted::from(&ask.head);
-        let status = arrival.served.status;
+        let wanted = Wanted::from(&request.head);
+        let status = arrival.report.status;
         let length = arrival.body.length();
         let not_modified = wanted.not_modified(status, &arrival.headers);
         let body = if not_modified || wanted.method == Method::HEAD {
             Body::Empty
         } else {
-            self.cache.arriving(&arrival.body, || self.rest(ask, status, &arrival.headers, length)).await?
+            let rest = || rest::of(&self.fetcher, request, status, &arrival.headers, length);
+            self.cache.arriving(&arrival.body, rest).await?
         };
-        note(&mut trail, &arrival.served);
+        note(&mut trail, &arrival.report);
         trail.stored = arrival.ttl_ms.is_some();
         trail.ttl_ms = arrival.ttl_ms.map(signed);
         let mut headers = (*arrival.headers).clone();
@@ -114,11 +140,11 @@ impl Pipeline {
         Some(Served { response, trail })
     }
 
-    /// The reply from an answer that isn't stored; one that the client has already is cut down to a 304.
-    pub(super) fn refused_answer(
+    /// The reply from a response that isn't stored; one that the client has already is cut down to a 304.
+    pub(super) fn unstored_reply(
         &self,
         response: Response,
-        served: &fetch::Served,
+        report: &UpstreamReport,
         wanted: Wanted<'_>,
         trail: Trail,
     ) -> Served {
@@ -126,18 +152,18 @@ impl Pipeline {
         let not_modified = wanted.not_modified(parts.status, &parts.headers);
         let length = http_body::Body::size_hint(&body).exact();
         let response = shaped(parts.status, parts.headers, body, length, wanted, not_modified);
-        self.passed_reply(response, served, trail)
+        self.passed_reply(response, report, trail)
     }
 
     /// The reply passed through from the origin.
-    pub(super) fn passed_reply(&self, mut response: Response, served: &fetch::Served, mut trail: Trail) -> Served {
-        note(&mut trail, served);
+    pub(super) fn passed_reply(&self, mut response: Response, report: &UpstreamReport, mut trail: Trail) -> Served {
+        note(&mut trail, report);
         response.headers_mut().append(CACHE_STATUS, trail.cache_status(&self.node));
         Served { response, trail }
     }
 
-    /// The reply when no answer came.
-    pub(super) fn failed_reply(&self, failed: &fetch::Failed, mut trail: Trail) -> Served {
+    /// The reply when no response came.
+    pub(super) fn failed_reply(&self, failed: &Failed, mut trail: Trail) -> Served {
         trail.endpoint.clone_from(&failed.endpoint);
         trail.note_failure(failed.reason);
         trail.detail = Some(failed.reason.into());
@@ -148,20 +174,51 @@ impl Pipeline {
         }
         served
     }
+
+    /// The reply when the policy faulted and the route wants no response then.
+    pub(super) fn fault_reply(&self, route: &Route, fault: &Fault, mut trail: Trail) -> Served {
+        trail.detail.get_or_insert(fault.kind().into());
+        let failed = Failed::of_fault(route, fault);
+        self.own(failed.status, "Policy fault", &failed.detail, trail)
+    }
+
+    /// The reply to a request whose body could not be read.
+    pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Served {
+        let status = match error {
+            BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Stalled { .. } | BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+        };
+        let title = status.canonical_reason().unwrap_or("Bad body");
+        self.own(status, title, &error.to_string(), trail)
+    }
+
+    /// A response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
+    pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Served {
+        trail.failed = status.is_server_error();
+        let response = self.completed(problem(status, title, detail), &trail);
+        Served { response, trail }
+    }
+
+    /// A response of this node's own with its `Cache-Status`.
+    pub(super) fn completed(&self, mut response: Response, trail: &Trail) -> Response {
+        response.headers_mut().insert(CACHE_STATUS, trail.cache_status(&self.node));
+        response
+    }
 }
 
-/// Who answered, on the trail.
-pub(super) fn note(trail: &mut Trail, served: &fetch::Served) {
-    trail.forward_status = Some(served.status.as_u16());
-    trail.endpoint = Some(Arc::clone(&served.endpoint));
-    trail.attempts = served.attempts;
-    trail.cost_micro = served.cost_micro;
-    if let (None, Some(remark)) = (&trail.detail, &served.remark) {
+/// Notes on the trail how a response was come by.
+pub(super) fn note(trail: &mut Trail, report: &UpstreamReport) {
+    trail.forward_status = Some(report.status.as_u16());
+    trail.endpoint = Some(Arc::clone(&report.endpoint));
+    trail.attempts = report.attempts;
+    trail.cost_micro = report.cost_micro;
+    if let (None, Some(remark)) = (&trail.detail, &report.remark) {
         trail.detail = Some(remark.to_string().into());
     }
 }
 
-/// A whole answer, its head alone (HEAD), or "you have it" (304), as the client wants.
+/// A whole response, its head alone (HEAD), or 304, as the client wants.
 fn shaped(
     status: StatusCode,
     mut headers: HeaderMap,
@@ -191,8 +248,8 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The trail of a stored answer.
-pub(super) fn found(trail: &mut Trail, lookup: super::Lookup, tier: Tier) {
+/// Notes on the trail where a stored response was found.
+pub(super) fn found(trail: &mut Trail, lookup: Lookup, tier: Tier) {
     trail.lookup = lookup;
     trail.tier = Some(tier);
 }

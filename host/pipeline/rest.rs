@@ -6,10 +6,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode, header};
 use tracing::debug;
 
-use super::{
-    Pipeline,
-    fetch::{self, Ask},
-};
+use super::fetch::{self, Fetcher, KeyedRequest};
 use crate::{
     cache::{
         body::{Rest, Resumed},
@@ -21,27 +18,25 @@ use crate::{
 /// Asks as the client did whose response it is: with its credentials, and shaped by its policy.
 #[derive(Debug)]
 struct FromOrigin {
-    pipeline: Arc<Pipeline>,
-    ask: Ask,
+    fetcher: Arc<Fetcher>,
+    request: KeyedRequest,
     whole: Whole,
 }
 
-impl Pipeline {
-    /// Where the rest of a response's body comes from. Nowhere, if asking again might have an effect or a price.
-    pub(super) fn rest(
-        self: &Arc<Self>,
-        ask: &Ask,
-        status: StatusCode,
-        headers: &HeaderMap,
-        length: Option<u64>,
-    ) -> Option<Arc<dyn Rest>> {
-        if *key::shared_method(&ask.head.method) != Method::GET {
-            return None;
-        }
-        let ask = Ask { stale: None, if_error: false, ..ask.clone() };
-        let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length };
-        Some(Arc::new(FromOrigin { pipeline: Arc::clone(self), ask, whole }))
+/// Where the rest of a response's body comes from. Nowhere, if asking again might have an effect or a price.
+pub(super) fn of(
+    fetcher: &Arc<Fetcher>,
+    request: &KeyedRequest,
+    status: StatusCode,
+    headers: &HeaderMap,
+    length: Option<u64>,
+) -> Option<Arc<dyn Rest>> {
+    if *key::shared_method(&request.head.method) != Method::GET {
+        return None;
     }
+    let request = KeyedRequest { stale: None, if_error: false, ..request.clone() };
+    let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length };
+    Some(Arc::new(FromOrigin { fetcher: Arc::clone(fetcher), request, whole }))
 }
 
 impl Rest for FromOrigin {
@@ -52,11 +47,11 @@ impl Rest for FromOrigin {
 
 impl FromOrigin {
     async fn resumed(&self, offset: u64) -> Option<Resumed> {
-        let mut parcel = fetch::outbound(&self.ask, None);
+        let mut upstream = fetch::outbound(&self.request, None);
         if offset > 0 && self.whole.status == StatusCode::OK {
-            conditional::ask_rest(&mut parcel.headers, &self.whole, offset);
+            conditional::ask_rest(&mut upstream.headers, &self.whole, offset);
         }
-        let arrived = match fetch::send(&self.pipeline, &self.ask, parcel).await {
+        let arrived = match fetch::send(&self.fetcher, &self.request, upstream).await {
             Ok(arrived) => arrived,
             Err(failed) => {
                 debug!(reason = failed.reason, detail = %failed.detail, "the rest of a stored body can't be fetched");

@@ -7,11 +7,23 @@ use http::{HeaderMap, uri::PathAndQuery};
 use super::infer::Batches;
 use crate::{
     cache::{key::KeySpace, lookup::Demand},
+    clock,
     config::{self, ForwardPath, Mode, Protocol},
     message::{RequestHead, target},
     origin::Pool,
-    policy::Roster,
+    policy::{PoolStats, Pools, Roster},
 };
+
+/// How the requests of a route are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By HTTP's rules.
+    Http,
+    /// By their body, which is one item.
+    Item,
+    /// By their body, which is split into items.
+    Items,
+}
 
 /// A route with everything a request needs on its way.
 pub struct Route {
@@ -54,6 +66,15 @@ impl Route {
         match self.config.mode {
             Mode::Infer(protocol @ (Protocol::JsonArray | Protocol::OpenAiEmbeddings)) => Some(protocol),
             Mode::Infer(Protocol::Plain) | Mode::Http => None,
+        }
+    }
+
+    /// How its requests are answered.
+    pub(super) fn kind(&self) -> Kind {
+        match (self.splits(), self.infers()) {
+            (Some(_), _) => Kind::Items,
+            (None, true) => Kind::Item,
+            (None, false) => Kind::Http,
         }
     }
 
@@ -132,6 +153,12 @@ impl Routes {
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         let mut destinations = self.0.iter().flat_map(|route| &route.destinations);
         destinations.find(|destination| &*destination.name == name).map(|destination| &destination.pool)
+    }
+}
+
+impl Pools for Routes {
+    fn stats(&self, pool: &str) -> Option<PoolStats> {
+        self.pool(pool).map(|pool| pool.stats(clock::uptime()))
     }
 }
 

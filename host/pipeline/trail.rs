@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{Advice, route::Route};
+use super::{advice::Advice, route::Route};
 use crate::{
     cache::{
         key::Key,
@@ -87,8 +87,7 @@ pub struct Trail {
 
 impl Trail {
     /// The start of a request's trail on `route`.
-    #[must_use]
-    pub fn on(route: &Arc<Route>, advice: &Advice) -> Self {
+    pub(super) fn on(route: &Arc<Route>, advice: &Advice) -> Self {
         Self {
             route: Some(Arc::clone(route)),
             policy: advice.policy().cloned(),
@@ -102,6 +101,13 @@ impl Trail {
         let (policy, arms) = advice.into_parts();
         let (route, key, tier) = (Some(Arc::clone(route)), Some(key), Some(Tier::Memory));
         Self { route, policy, arms, key, tier, lookup: Lookup::Hit, ..Self::default() }
+    }
+
+    /// Whether it was answered from the cache: what went forward was no hit, even if something stored was served in the
+    /// end (RFC 9211, section 2.1).
+    #[must_use]
+    pub const fn is_hit(&self) -> bool {
+        self.forward.is_none() && matches!(self.lookup, Lookup::Hit | Lookup::Stale)
     }
 
     /// Notes that a fetch brought no response, for this reason. A policy's fault is none of the origin's.
@@ -122,8 +128,7 @@ impl Trail {
     pub fn cache_status(&self, node: &str) -> HeaderValue {
         let detail = self.detail.as_deref().or(self.tier.map(Tier::as_str));
         Line {
-            // RFC 9211, section 2.1: what went forward was no hit, even if something stored was served in the end.
-            hit: self.forward.is_none() && matches!(self.lookup, Lookup::Hit | Lookup::Stale),
+            hit: self.is_hit(),
             forward: self.forward,
             forward_status: self.forward_status,
             ttl: self.ttl_ms.map(|ttl| ttl.div_euclid(1000)),

@@ -157,6 +157,32 @@ async fn a_models_failure_reaches_all_who_asked_and_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_unavailable_costs_no_question_its_answer() {
+    for protocol in ["json-array", "plain"] {
+        let (failing, sound) = (Origin::start().await, Origin::start().await);
+        failing.on(ARRAY, |_| Reply::status(503));
+        doubling(&sound, open());
+        let node = Node::builder()
+            .endpoints(&[failing.url(), sound.url()])
+            .infer(protocol)
+            .set("pool.web", "attempts_max = 2")
+            .set("pool.web.eject", "failures = 1000000")
+            .start()
+            .await;
+        let mut asked = 0;
+        // Either is drawn with equal chances.
+        while asked < 8 || failing.total() == 0 {
+            let answer = doubled(&node, &json!([{"n": asked}])).await;
+            assert_eq!((answer.status, answer.json()), (200, json!([{"double": 2 * asked}])), "{protocol}");
+            asked += 1;
+        }
+        let refused = u32::try_from(failing.total()).unwrap();
+        let retries = node.metric("holm_origin_retries_total", "pool=\"web\"").await;
+        assert_eq!((retries, sound.total()), (f64::from(refused), asked), "{protocol}: each 503 led to the other");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_no_question_is_400_and_the_model_is_not_asked() {
     let origin = Origin::start().await;
     embedding(&origin, open());

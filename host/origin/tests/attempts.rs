@@ -94,6 +94,20 @@ async fn when_all_are_unavailable_the_last_answer_is_passed_on() {
 }
 
 #[tokio::test]
+async fn whoever_sends_a_request_says_whether_it_may_be_repeated() {
+    for (repeatable, status) in [(true, 200), (false, 503)] {
+        let (failing, sound) = (Origin::saying(UNAVAILABLE).await, Origin::saying(OK).await);
+        let pool = pool(&[failing.address, sound.address]);
+        while failing.connections() == 0 {
+            let outbound = Outbound { repeatable, ..post("hello") };
+            let fetched = within(pool.fetch(outbound)).await.unwrap();
+            let wanted = if failing.connections() == 0 { 200 } else { status };
+            assert_eq!(fetched.response.status(), wanted, "repeatable: {repeatable}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reset_is_repeated_elsewhere_if_the_method_allows() {
     for (outbound, connections) in [(get(), 2), (post("hello"), 1)] {
         let origins = [Origin::saying("").await, Origin::saying("").await];

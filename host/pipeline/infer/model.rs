@@ -8,7 +8,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::{Awaited, Posed};
 use crate::{
     batch::{Batcher, Class, Pending, Rejected, Terms},
     cache::{
@@ -21,8 +20,10 @@ use crate::{
     message::{RequestHead, coding},
     origin::protocol::{self, Question},
     pipeline::{
-        Pipeline, Route, forwarding,
-        travel::{self, Load, Parcel},
+        advice::{Advice, Beside},
+        forwarding,
+        route::Route,
+        upstream::{self, Failed, UpstreamBody, UpstreamRequest},
     },
     policy::{Choice, Decision, Fault, Grouping, Hook, Question as Asks, Shape, edit},
 };
@@ -76,6 +77,16 @@ pub struct Told {
     pub(super) purgeable: Option<(Vec<Tag>, Mark)>,
 }
 
+/// A question and what its policy says of it.
+#[derive(Clone)]
+pub(super) struct Posed {
+    pub(super) question: Question,
+    pub(super) advice: Arc<Advice>,
+}
+
+/// An answer on its way, or none because the question wasn't asked.
+pub(super) type Awaited = Result<Option<Pending<Told>>, Box<Told>>;
+
 /// Makes the function that a batcher sends with.
 #[must_use]
 pub fn sender() -> crate::batch::SendBatch<Asked, Told> {
@@ -87,20 +98,21 @@ pub fn sender() -> crate::batch::SendBatch<Asked, Told> {
 /// # Errors
 /// What is told instead, if the policy faulted and the route wants no answer then.
 pub(super) fn shaped(
-    node: &Pipeline,
+    beside: &Beside,
     route: &Arc<Route>,
     head: &Arc<RequestHead>,
     protocol: Protocol,
     posed: &Posed,
+    answer_bytes_max: u64,
 ) -> Result<Asked, Box<Told>> {
     let Posed { question, advice } = posed;
-    let facts = advice.facts(node, head, Some(&question.body));
+    let facts = advice.facts(beside, head, Some(&question.body));
     let faulted = |fault: Fault| {
-        let detail = format!("the policy of route {} gave no verdict: {fault}", route.config.name);
-        Box::new(failed(protocol, StatusCode::SERVICE_UNAVAILABLE, fault.kind(), &detail, 1))
+        let Failed { status, reason, detail, .. } = Failed::of_fault(route, &fault);
+        Box::new(failed(protocol, status, reason, &detail, 1))
     };
     let shape = advice.shape(route, &facts).map_err(faulted)?.unwrap_or_default();
-    let choice = travel::choose(route, advice, &facts).map_err(faulted)?;
+    let choice = upstream::choose(route, advice, &facts).map_err(faulted)?;
     let grouping = if advice.has(Hook::Batch) {
         match advice.opinion(route, &Asks::Batch, &facts).map_err(faulted)?.as_deref() {
             Some(Decision::Batch(grouping)) => grouping.clone(),
@@ -115,7 +127,7 @@ pub(super) fn shaped(
         question: edited(protocol, question, &shape),
         head: Arc::clone(head),
         route: Arc::clone(route),
-        answer_bytes_max: node.cache.config().object_bytes_max,
+        answer_bytes_max,
         sent: forwarding::sent(route, maker, &head.headers).into(),
         set: shape.headers,
         asked: Instant::now(),
@@ -230,18 +242,18 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     let Some(first) = asked.first() else { return Vec::new() };
     let protocol = first.protocol;
     let questions: Vec<&Question> = asked.iter().map(|asked| &asked.question).collect();
-    let mut parcel = Parcel {
+    let mut upstream = UpstreamRequest {
         method: Method::POST,
         authority: first.head.authority.clone(),
         target: first.route.target_sent(&first.head),
         headers: header_fields(first),
-        body: Load::Bytes(protocol::join_questions(protocol, &questions)),
+        body: UpstreamBody::Bytes(protocol::join_questions(protocol, &questions)),
         // A batch is many clients'.
         client: None,
     };
-    parcel.apply(&Shape { headers: first.set.clone(), ..Shape::default() });
+    upstream.apply(&Shape { headers: first.set.clone(), ..Shape::default() });
     let everybody = |told: Told| vec![told; count];
-    let arrived = match parcel.send(&first.route, &strictest(&asked)).await {
+    let arrived = match upstream.send(&first.route, &strictest(&asked)).await {
         Ok(arrived) => arrived,
         Err(missed) => return everybody(failed(protocol, missed.status, missed.reason, &missed.detail, count)),
     };

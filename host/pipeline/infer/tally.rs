@@ -2,11 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{Answered, Told};
+use super::model::Told;
 use crate::{
-    cache::{status::Forward, store::Tier},
-    pipeline::{Lookup, Trail},
+    cache::{entry::Object, status::Forward, store::Tier},
+    pipeline::trail::{Lookup, Trail},
 };
+
+/// How one question was answered.
+pub(super) enum Answered {
+    /// From a tier.
+    Stored { object: Arc<Object>, tier: Tier, stale: bool },
+    /// From a tier, because the model failed in this way.
+    Fallback { object: Arc<Object>, tier: Tier, told: Arc<Told> },
+    /// From the model; with another request's question if `collapsed`.
+    Told { told: Arc<Told>, collapsed: bool },
+}
 
 /// How the questions of one request were answered.
 #[derive(Default)]

@@ -1,0 +1,143 @@
+//! Requests that are passed on to the origin, past the cache, and what they invalidate there.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::{
+    advice::{Advice, Beside},
+    fetch::UpstreamReport,
+    forwarding,
+    plan::Why,
+    reply::{Replies, Served},
+    route::Route,
+    trail::{Lookup, Trail},
+    upstream::UpstreamRequest,
+};
+use crate::{
+    cache::{purge::Purger, status::Forward, tag::Tag},
+    message::{Body, Request, RequestHead},
+};
+
+/// Invalidating after an unsafe method must not hold up its response for longer than this.
+const INVALIDATE_TIME: Duration = Duration::from_millis(250);
+
+/// What passing on needs of the node.
+#[derive(Debug)]
+pub(super) struct Passer {
+    pub(super) beside: Arc<Beside>,
+    pub(super) purger: Arc<Purger>,
+    pub(super) replies: Arc<Replies>,
+}
+
+/// A request that is passed on, and why.
+pub(super) struct Passed<'a> {
+    pub(super) route: &'a Route,
+    pub(super) advice: &'a Advice,
+    pub(super) head: RequestHead,
+    pub(super) body: Body,
+    pub(super) why: Why,
+}
+
+impl Passer {
+    /// Passes on a request whose plan says so as soon as its head is there.
+    pub(super) async fn take(&self, route: &Arc<Route>, advice: &Advice, request: Request, why: Why) -> Served {
+        let Request { head, body } = request;
+        let trail = Trail { detail: why.detail().map(Into::into), ..Trail::on(route, advice) };
+        let body = if http_body::Body::is_end_stream(&body) {
+            Body::Empty
+        } else if advice.needs_body(true) {
+            match body.collect(self.beside.body_bytes_max).await {
+                Ok(bytes) => Body::from(bytes),
+                Err(error) => return self.replies.bad_body(&error, trail),
+            }
+        } else {
+            body
+        };
+        self.pass(Passed { route, advice, head, body, why }, trail).await
+    }
+
+    /// Passes it on as the policy shapes it, to the candidates that the policy chooses. An unsafe method that succeeds
+    /// invalidates what is stored for its URL (RFC 9111, section 4.4).
+    pub(super) async fn pass(&self, passed: Passed<'_>, mut trail: Trail) -> Served {
+        let Passed { route, advice, head, body, why } = passed;
+        let forward = why.forward();
+        trail.lookup = if forward == Forward::Method { Lookup::Pass } else { Lookup::Bypass };
+        trail.forward = Some(forward);
+        let bytes = match &body {
+            Body::Empty => Some(Bytes::new()),
+            Body::Full(bytes) => Some(bytes.clone()),
+            Body::Stream(_) => None,
+        };
+        let facts = advice.facts(&self.beside, &head, bytes.as_ref());
+        advice.draw(&facts);
+        trail.arms = advice.arms().to_vec();
+        let mut upstream = UpstreamRequest {
+            method: head.method.clone(),
+            authority: head.authority.clone(),
+            target: route.target_sent(&head),
+            headers: forwarding::of_request(&head),
+            body: body.into(),
+            client: Some(head.client.ip),
+        };
+        // From here on the request may have an effect, whether or not its client waits for the response.
+        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, &head));
+        let choice = match upstream.shape(route, advice, &facts) {
+            Ok(choice) => choice,
+            Err(fault) => return self.replies.fault_reply(route, &fault, trail),
+        };
+        let arrived = match upstream.send(route, &choice).await {
+            Ok(arrived) => arrived,
+            Err(failed) => return self.replies.failed_reply(&failed, trail),
+        };
+        let status = arrived.fetched.response.status();
+        if let Some(changing) = changing {
+            changing.over();
+            if status.is_success() || status.is_redirection() {
+                self.invalidate(route, &head).await;
+            }
+        }
+        let report = UpstreamReport::of(&arrived, advice);
+        self.replies.passed_reply(arrived.fetched.response, &report, trail)
+    }
+
+    /// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line in
+    /// the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
+    async fn invalidate(&self, route: &Route, head: &RequestHead) {
+        let url = Tag::url(&head.url());
+        if route.policy.is_none() && !self.purger.may_hold(&url) {
+            return;
+        }
+        if tokio::time::timeout(INVALIDATE_TIME, self.purger.invalidate(url)).await.is_err() {
+            warn!(
+                url = head.url(),
+                "an unsafe method has invalidated a URL on this node; neither the purge log nor the disk has taken it for the \
+             others yet"
+            );
+        }
+    }
+}
+
+/// An unsafe request of which nobody knows yet what it did. Dropped before its response is there (the client left, or the
+/// origin failed), it invalidates its URL.
+struct Changing(Option<(Arc<Purger>, Tag)>);
+
+impl Changing {
+    fn new(purger: &Arc<Purger>, head: &RequestHead) -> Self {
+        Self(Some((Arc::clone(purger), Tag::url(&head.url()))))
+    }
+
+    /// Its response is there.
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        if let Some((purger, url)) = self.0.take() {
+            tokio::spawn(async move { purger.invalidate(url).await });
+        }
+    }
+}

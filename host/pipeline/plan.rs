@@ -1,0 +1,300 @@
+//! What is to be done with a request, and why: decided once at each of the three moments at which more is known of it.
+//! When it comes ([`Plan`]), when its key is made ([`KeyedPlan`]), when nothing was found that could be served at once
+//! ([`MissPlan`]). Pure: nothing here reads a clock, waits or allocates.
+
+use http::Method;
+
+use super::{keying::Keyed, route::Kind};
+use crate::{
+    cache::{key::Key, lookup::Demand, status::Forward},
+    policy::Fault,
+};
+
+/// What a request's plan depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aspects<'a> {
+    pub(super) kind: Kind,
+    pub(super) method: &'a Method,
+    /// Whether origins may take its path for another than this node does.
+    pub(super) is_ambiguous: bool,
+    pub(super) has_body: bool,
+    /// Whether the key depends on the body, where there is one.
+    pub(super) is_keyed_by_body: bool,
+}
+
+/// What is done with a request, as its head says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// It is looked up.
+    LookUp(Basis),
+    /// It is passed on, although requests of its kind are answered from the cache.
+    Bypass(Why),
+    /// It is passed on: no response to a request of its kind is ever stored.
+    Pass(Why),
+}
+
+/// What a key is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// The head alone.
+    Head,
+    /// The body as well.
+    Body,
+}
+
+/// Why a request isn't answered from the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its method has an effect, or isn't understood.
+    Method,
+    /// Origins may take its path for one of another route, whose rules might be the right ones.
+    AmbiguousPath,
+    /// It has a body that its key doesn't depend on, and so no meaning that a cache could know.
+    UnkeyedBody,
+    /// The policy wants it so, or faulted when nobody else may make the key.
+    Policy,
+    /// The client wants no response stored (`no-store`).
+    NoStore,
+    /// It asks for a range of what isn't stored.
+    Range,
+    /// It is conditional, and nothing that comes will be stored: the origin is the one to say that the client's copy is
+    /// good.
+    Condition,
+}
+
+impl Plan {
+    /// The plan for a request.
+    pub(super) fn of(aspects: &Aspects<'_>) -> Self {
+        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body } = *aspects;
+        let is_read = method == Method::GET || method == Method::HEAD;
+        let is_answered = match kind {
+            Kind::Http => is_read,
+            Kind::Item => is_read || method == Method::POST,
+            Kind::Items => method == Method::POST,
+        };
+        match kind {
+            _ if !is_answered => Self::Pass(Why::Method),
+            _ if is_ambiguous => Self::Bypass(Why::AmbiguousPath),
+            Kind::Http if !has_body => Self::LookUp(Basis::Head),
+            Kind::Http if !is_keyed_by_body => Self::Bypass(Why::UnkeyedBody),
+            Kind::Http | Kind::Item | Kind::Items => Self::LookUp(Basis::Body),
+        }
+    }
+}
+
+impl Why {
+    /// The reason in RFC 9211's words.
+    pub(super) const fn forward(self) -> Forward {
+        match self {
+            Self::Method => Forward::Method,
+            Self::NoStore => Forward::Request,
+            Self::AmbiguousPath | Self::UnkeyedBody | Self::Policy | Self::Range | Self::Condition => Forward::Bypass,
+        }
+    }
+
+    /// What `Cache-Status` and the access log say beside that, where it says too little. A policy has its own words.
+    pub(super) const fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::AmbiguousPath => Some("ambiguous-path"),
+            _ => None,
+        }
+    }
+}
+
+/// What is done with a request, or one of its items, once its key is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyedPlan<'k> {
+    /// It is looked up under this key.
+    LookUp(Key),
+    /// It is sent to the origin, and nothing is stored; with its key if it has a valid one.
+    Bypass(Why, Option<Key>),
+    /// The policy faulted, and the route wants no response then.
+    Refuse(&'k Fault),
+}
+
+impl<'k> KeyedPlan<'k> {
+    /// The plan for what `keyed` has come to, as the client's directives allow.
+    pub(super) fn of(keyed: &'k Keyed, kind: Kind, has_body: bool, demand: &Demand) -> Self {
+        match keyed {
+            Keyed::Refused(fault) => Self::Refuse(fault),
+            Keyed::Bypass(_) => Self::Bypass(Why::Policy, None),
+            // The native key of HTTP doesn't know the body; the policy's would have.
+            Keyed::Key { fault: Some(_), .. } if kind == Kind::Http && has_body => Self::Bypass(Why::Policy, None),
+            Keyed::Key { key, .. } if demand.directives.no_store => Self::Bypass(Why::NoStore, Some(*key)),
+            Keyed::Key { key, .. } => Self::LookUp(*key),
+        }
+    }
+
+    /// The key, if it has a valid one.
+    pub(super) const fn key(self) -> Option<Key> {
+        match self {
+            Self::LookUp(key) => Some(key),
+            Self::Bypass(_, key) => key,
+            Self::Refuse(_) => None,
+        }
+    }
+}
+
+/// What is known of a request for which nothing was found that could be served at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Miss<'a> {
+    pub(super) demand: &'a Demand,
+    /// Requests for its key don't wait for each other at present.
+    pub(super) is_uncacheable: bool,
+    /// Something is stored that the request itself doesn't accept as it is.
+    pub(super) is_by_request: bool,
+    /// Something is stored that may be renewed or fallen back on.
+    pub(super) has_stale: bool,
+    pub(super) has_range: bool,
+    pub(super) is_conditional: bool,
+}
+
+/// What is done with a request for which nothing was found that could be served at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MissPlan {
+    /// It shares one fetch with all who ask the same.
+    Collapse,
+    /// A fetch for it alone; what may be stored is stored.
+    Alone,
+    /// It is passed on, and nothing is stored.
+    Bypass(Why),
+    /// It isn't answered: the client wants nothing from the origin (`only-if-cached`).
+    Refuse,
+}
+
+impl MissPlan {
+    /// The plan for a miss.
+    pub(super) fn of(miss: &Miss<'_>) -> Self {
+        let Demand { directives, authorized } = miss.demand;
+        // A flight that is under way began before the client asked for something newer.
+        let is_alone = miss.is_uncacheable || miss.is_by_request || *authorized || directives.no_cache;
+        if directives.only_if_cached {
+            Self::Refuse
+        } else if miss.has_range {
+            Self::Bypass(Why::Range)
+        } else if is_alone && !miss.has_stale && miss.is_conditional {
+            Self::Bypass(Why::Condition)
+        } else if is_alone {
+            Self::Alone
+        } else {
+            Self::Collapse
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::control::Directives;
+
+    #[test]
+    fn what_a_head_decides() {
+        let (look_up, passed) = (Plan::LookUp, Plan::Pass(Why::Method));
+        let (ambiguous, unkeyed) = (Plan::Bypass(Why::AmbiguousPath), Plan::Bypass(Why::UnkeyedBody));
+        // kind, method, ambiguous, has a body, keyed by it, wanted
+        for (kind, verb, is_ambiguous, has_body, is_keyed_by_body, wanted) in [
+            (Kind::Http, "GET", false, false, false, look_up(Basis::Head)),
+            (Kind::Http, "HEAD", false, false, true, look_up(Basis::Head)),
+            (Kind::Http, "GET", false, true, true, look_up(Basis::Body)),
+            (Kind::Http, "GET", false, true, false, unkeyed),
+            (Kind::Http, "GET", true, false, false, ambiguous),
+            (Kind::Http, "GET", true, true, true, ambiguous),
+            (Kind::Http, "POST", false, true, true, passed),
+            (Kind::Http, "POST", true, false, false, passed),
+            (Kind::Http, "PURGE", false, false, false, passed),
+            (Kind::Http, "OPTIONS", false, false, false, passed),
+            (Kind::Item, "GET", false, false, false, look_up(Basis::Body)),
+            (Kind::Item, "POST", false, true, false, look_up(Basis::Body)),
+            (Kind::Item, "POST", true, true, true, ambiguous),
+            (Kind::Item, "PUT", false, true, true, passed),
+            (Kind::Items, "POST", false, true, false, look_up(Basis::Body)),
+            (Kind::Items, "POST", false, false, false, look_up(Basis::Body)),
+            (Kind::Items, "POST", true, true, false, ambiguous),
+            (Kind::Items, "GET", false, false, false, passed),
+            (Kind::Items, "GET", true, false, false, passed),
+        ] {
+            let method = Method::from_bytes(verb.as_bytes()).unwrap();
+            let aspects = Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body };
+            assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
+        }
+    }
+
+    fn demand(directives: Directives) -> Demand {
+        Demand { directives, authorized: false }
+    }
+
+    #[test]
+    fn what_a_key_decides() {
+        let key = Key::from_bytes([7; 32]);
+        let (plain, no_store) = (Demand::default(), demand(Directives { no_store: true, ..Directives::default() }));
+        let made = Keyed::Key { key, fault: None };
+        let natively = Keyed::Key { key, fault: Some(Fault::Open) };
+        let (kept_out, refused) = (Keyed::Bypass("odd".to_owned()), Keyed::Refused(Fault::Open));
+        let bypass = KeyedPlan::Bypass;
+        for (keyed, kind, has_body, demand, wanted) in [
+            (&made, Kind::Http, false, &plain, KeyedPlan::LookUp(key)),
+            (&made, Kind::Http, true, &plain, KeyedPlan::LookUp(key)),
+            (&made, Kind::Items, true, &no_store, bypass(Why::NoStore, Some(key))),
+            (&natively, Kind::Http, false, &plain, KeyedPlan::LookUp(key)),
+            (&natively, Kind::Http, true, &plain, bypass(Why::Policy, None)),
+            (&natively, Kind::Http, true, &no_store, bypass(Why::Policy, None)),
+            (&natively, Kind::Item, true, &plain, KeyedPlan::LookUp(key)),
+            (&natively, Kind::Items, true, &plain, KeyedPlan::LookUp(key)),
+            (&kept_out, Kind::Http, false, &no_store, bypass(Why::Policy, None)),
+            (&refused, Kind::Items, true, &no_store, KeyedPlan::Refuse(&Fault::Open)),
+        ] {
+            let plan = KeyedPlan::of(keyed, kind, has_body, demand);
+            assert_eq!(plan, wanted, "{keyed:?} {kind:?} {has_body} {demand:?}");
+            assert_eq!(plan.key().is_some(), !matches!(plan, KeyedPlan::Bypass(Why::Policy, _) | KeyedPlan::Refuse(_)));
+        }
+    }
+
+    #[test]
+    fn what_a_miss_leads_to() {
+        let plain = Demand::default();
+        let no_cache = demand(Directives { no_cache: true, ..Directives::default() });
+        let offline = demand(Directives { only_if_cached: true, ..Directives::default() });
+        let authorized = Demand { authorized: true, ..Demand::default() };
+        let miss = |demand| Miss {
+            demand,
+            is_uncacheable: false,
+            is_by_request: false,
+            has_stale: false,
+            has_range: false,
+            is_conditional: false,
+        };
+        for (miss, wanted) in [
+            (miss(&plain), MissPlan::Collapse),
+            (Miss { has_stale: true, ..miss(&plain) }, MissPlan::Collapse),
+            // What comes is stored, and this node answers the condition.
+            (Miss { is_conditional: true, ..miss(&plain) }, MissPlan::Collapse),
+            (miss(&no_cache), MissPlan::Alone),
+            (miss(&authorized), MissPlan::Alone),
+            (Miss { is_uncacheable: true, ..miss(&plain) }, MissPlan::Alone),
+            (Miss { is_by_request: true, has_stale: true, ..miss(&plain) }, MissPlan::Alone),
+            (Miss { is_conditional: true, ..miss(&no_cache) }, MissPlan::Bypass(Why::Condition)),
+            (Miss { is_conditional: true, has_stale: true, ..miss(&no_cache) }, MissPlan::Alone),
+            (Miss { has_range: true, ..miss(&plain) }, MissPlan::Bypass(Why::Range)),
+            (Miss { has_range: true, has_stale: true, ..miss(&no_cache) }, MissPlan::Bypass(Why::Range)),
+            (miss(&offline), MissPlan::Refuse),
+            (Miss { has_range: true, is_uncacheable: true, ..miss(&offline) }, MissPlan::Refuse),
+        ] {
+            assert_eq!(MissPlan::of(&miss), wanted, "{miss:?}");
+        }
+    }
+
+    #[test]
+    fn each_reason_has_its_word() {
+        for (why, forward, detail) in [
+            (Why::Method, Forward::Method, None),
+            (Why::AmbiguousPath, Forward::Bypass, Some("ambiguous-path")),
+            (Why::UnkeyedBody, Forward::Bypass, None),
+            (Why::Policy, Forward::Bypass, None),
+            (Why::NoStore, Forward::Request, None),
+            (Why::Range, Forward::Bypass, None),
+            (Why::Condition, Forward::Bypass, None),
+        ] {
+            assert_eq!((why.forward(), why.detail()), (forward, detail), "{why:?}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use holm::{
     config,
     message::{Body, Client, Request, RequestHead, Scheme},
     origin::Pool,
-    pipeline::{self, Destination, Pipeline, Route, Routes},
+    pipeline::{self, Destination, Pipeline, Route, Routes, infer},
     plugin::{Engine, EngineLimits, Generations, Metrics, Plugin},
     policy::{Decision, Facts, Notes, Policy, Question, Roster, consult},
 };
@@ -80,13 +80,13 @@ async fn pipeline(policy: Option<Case>) -> Arc<Pipeline> {
             pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
             model: None,
             cost_micro: 0,
-            batches: None,
         }],
         policy: policy.map(|case| generations(case) as Arc<dyn Roster>),
     };
     let routes = Routes::new(vec![Arc::new(route)]);
     let metrics = pipeline::Metrics::default();
-    Pipeline::new("bench".to_owned(), routes, cache, config.limits, config.prefetch, metrics)
+    let batchers = infer::Batchers::new();
+    Pipeline::new("bench".to_owned(), routes, batchers, cache, config.limits, config.prefetch, metrics)
 }
 
 /// One answer for everything, on every connection.
@@ -260,16 +260,15 @@ fn call_of_three_inputs(bencher: Bencher<'_, '_>) {
     });
 }
 
+fn former_rule(size_max: usize) -> batch::FormerRule {
+    let wait_max = std::time::Duration::from_millis(2);
+    batch::FormerRule { size_max, bytes_max: 1 << 20, wait_max, queue_max: 4096 }
+}
+
 /// One item through a former that sends it at once, and one that fills a batch of 32.
 #[divan::bench(args = [1, 32])]
 fn former(bencher: Bencher<'_, '_>, size: usize) {
-    let rule = batch::FormerRule {
-        size_max: size,
-        bytes_max: 1 << 20,
-        wait_max: std::time::Duration::from_millis(2),
-        queue_max: 4096,
-        concurrency: 1,
-    };
+    let rule = former_rule(size);
     let now = std::time::Instant::now();
     bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
         let mut former = batch::Former::new(rule);
@@ -278,6 +277,25 @@ fn former(bencher: Bencher<'_, '_>, size: usize) {
                 former.arrive(black_box(item), batch::Terms { bytes: 100, ..batch::Terms::default() }, now).is_ok()
             );
         }
-        former.next(now, |_| true)
+        former.next(now, false, &batch::Gather, |_| true)
+    });
+}
+
+/// The same through a scheduler with one slot, and the batch's way back.
+#[divan::bench(args = [1, 32])]
+fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
+    let rule = batch::SchedulerRule { former: former_rule(size), concurrency: 1, classes_max: 256 };
+    let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Gather));
+    let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
+    let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };
+    let (now, took) = (std::time::Instant::now(), std::time::Duration::from_millis(5));
+    let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Answered };
+    bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
+        for item in 0..size {
+            assert!(scheduler.arrive(&class, black_box(item), terms, now, |_| true).is_ok());
+        }
+        let batch::Next::Send(batch) = scheduler.next(now, |_| true) else { panic!("a slot is free") };
+        scheduler.finished(&batch.seat, &returned);
+        batch.items
     });
 }

@@ -20,7 +20,7 @@ use holm::{
     config,
     message::{Body, Client, Request, RequestHead, Scheme},
     origin::Pool,
-    pipeline::{self, Destination, Pipeline, Route, Routes},
+    pipeline::{self, Destination, Pipeline, Route, Routes, infer::Batchers},
 };
 use http::{HeaderMap, HeaderValue, Method, Version};
 use parking_lot::Mutex;
@@ -277,13 +277,20 @@ impl Whole {
                     pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
                     model: None,
                     cost_micro: 0,
-                    batches: None,
                 }],
                 policy: None,
             };
             let routes = Routes::new(vec![Arc::new(route)]);
             let metrics = pipeline::Metrics::default();
-            Pipeline::new("bench".to_owned(), routes, cache, config.limits, config.prefetch, metrics)
+            Pipeline::new(
+                "bench".to_owned(),
+                routes,
+                Batchers::default(),
+                cache,
+                config.limits,
+                config.prefetch,
+                metrics,
+            )
         });
         Self { runtime, pipeline }
     }

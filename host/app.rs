@@ -24,8 +24,8 @@ use crate::{
     cache::{self, Cache, key::KeySpace},
     config::{self, Config},
     http, origin,
-    origin::{Pool, protocol},
-    pipeline::{self, Destination, Pipeline, Route, Routes},
+    origin::Pool,
+    pipeline::{self, Destination, Pipeline, Route, Routes, infer::Batchers},
     plugin,
     policy::Roster,
     telemetry::{AccessLog, Registry, Requests, access},
@@ -118,10 +118,11 @@ impl App {
         let policies = Arc::new(Policies::start(&config, &policy_metrics).await?);
         let pools = make_pools(&config, &origin_metrics)?;
         let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
-        let routes = make_routes(&config, &pools, &policies, &batch_metrics)?;
+        let routes = make_routes(&config, &pools, &policies)?;
         let pipeline = Pipeline::new(
             config.node.clone(),
             Routes::new(routes),
+            make_batchers(&config, &batch_metrics),
             Arc::clone(&cache),
             config.limits.clone(),
             config.prefetch,
@@ -215,30 +216,29 @@ fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<Str
     config.pools.iter().map(make).collect()
 }
 
+/// A pool's questions gather in one place, whichever routes lead to it: its slots are theirs together.
+fn make_batchers(config: &Config, metrics: &crate::batch::Metrics) -> Batchers {
+    let make = |(name, pool): (&String, &config::Pool)| {
+        (Arc::<str>::from(name.as_str()), Batcher::new(pool.batch, pipeline::infer::sender(), metrics.clone()))
+    };
+    config.pools.iter().map(make).collect()
+}
+
 fn make_routes(
     config: &Config,
     pools: &BTreeMap<String, Arc<Pool>>,
     policies: &Policies,
-    metrics: &crate::batch::Metrics,
 ) -> Result<Vec<Arc<Route>>, Error> {
-    let mut batchers = BTreeMap::new();
-    let mut destination = |route: &config::Route, to: &config::Candidate| -> Result<Destination, Error> {
+    let destination = |route: &config::Route, to: &config::Candidate| -> Result<Destination, Error> {
         let dangling = || Error::Dangling { route: route.name.clone(), what: "pool", name: to.pool.clone() };
-        let pool = pools.get(&to.pool).ok_or_else(dangling)?;
-        let rule = config.pools.get(&to.pool).ok_or_else(dangling)?.batch;
-        let batches = matches!(route.mode, config::Mode::Infer(protocol) if protocol::batchable(protocol)).then(|| {
-            let made = || Batcher::new(rule, pipeline::infer::sender(), metrics.clone());
-            Arc::clone(batchers.entry(to.pool.clone()).or_insert_with(made))
-        });
         Ok(Destination {
             name: to.pool.as_str().into(),
-            pool: Arc::clone(pool),
+            pool: Arc::clone(pools.get(&to.pool).ok_or_else(dangling)?),
             model: to.model.as_deref().map(Into::into),
             cost_micro: to.cost_micro,
-            batches,
         })
     };
-    let mut make = |(index, route): (usize, &config::Route)| {
+    let make = |(index, route): (usize, &config::Route)| {
         let dangling =
             |name: &String| Error::Dangling { route: route.name.clone(), what: "policy", name: name.clone() };
         let policy = match &route.policy {
@@ -255,7 +255,7 @@ fn make_routes(
             policy: policy.map(|policy| Arc::clone(policy) as Arc<dyn Roster>),
         }))
     };
-    config.routes.iter().enumerate().map(&mut make).collect()
+    config.routes.iter().enumerate().map(make).collect()
 }
 
 /// HUP: log rotation has moved the file away, or the operator has changed policies.

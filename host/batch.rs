@@ -1,15 +1,22 @@
 //! Gathers questions that one request to a model can carry together.
 //!
-//! A [`Class`] says what may travel together and has one [`Former`]: a pure core that is told "item arrived", "slot
-//! free" and "time is now", and answers "send these" or "wake me at". A [`Batcher`] is the edge around the formers: a
-//! task and a bounded inbox for each class. Neither knows what an item is or how it is sent.
+//! A [`Class`] says what may travel together and has one [`Former`], its queue. A pool's [`Scheduler`] stands above its
+//! classes: it owns the pool's slots and decides whose turn it is; its [`Pace`] decides when a batch leaves. All three
+//! are pure: they are told "item arrived", "batch came back" and "time is now", and answer "send these" or "wake me at".
+//! A [`Batcher`] is the edge around a scheduler: one task for each pool. Nobody here knows what an item is or how it is
+//! sent.
 
 mod class;
 mod dispatch;
 mod former;
+mod line;
 mod metrics;
+mod pace;
+mod scheduler;
 
 pub use class::Class;
-pub use dispatch::{Answers, Batcher, Departure, Pending, Rejected, SendBatch};
-pub use former::{Former, FormerRule, Full, Step, Terms, Why};
+pub use dispatch::{BatchResult, Batcher, Departure, Pending, Rejected, Results, SendBatch};
+pub use former::{Former, FormerRule, Full, Step, Terms};
 pub use metrics::Metrics;
+pub use pace::{Gather, Outcome, Outlook, Pace, Returned, Verdict, Why};
+pub use scheduler::{Batch, Next, Scheduler, SchedulerRule, Seat};

@@ -440,9 +440,9 @@ pub struct Batch {
     pub wait_max: Duration,
     /// Items waiting in one class; further ones get 429.
     pub queue_max: usize,
-    /// Batches of one class under way at once.
+    /// Batches of the pool under way at once, of all classes and routes together.
     pub concurrency: usize,
-    /// Classes with a former of their own; questions of further ones travel alone.
+    /// Classes of which something waits or is under way; questions of further ones travel alone, each in its turn.
     pub classes_max: usize,
 }
 

@@ -29,7 +29,7 @@ use http::{Method, StatusCode};
 use self::{
     advice::{Advice, Beside},
     fetch::Fetcher,
-    infer::Infer,
+    infer::{Batchers, Infer},
     pass::Passer,
     plan::{Aspects, Basis, Plan},
     prefetch::Prefetcher,
@@ -62,11 +62,12 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline for `routes` over `cache`.
+    /// A pipeline for `routes` over `cache`, whose questions gather in `batchers`.
     #[must_use]
     pub fn new(
         node: String,
         routes: Routes,
+        batchers: Batchers,
         cache: Arc<Cache>,
         limits: config::Limits,
         prefetch: config::Prefetch,
@@ -94,6 +95,7 @@ impl Pipeline {
             flights: Flights::new(flights_max),
             replies: Arc::clone(&replies),
             beside: Arc::clone(&beside),
+            batchers,
             limits,
         });
         let prefetcher = Prefetcher::new(prefetch, metrics);

@@ -1,8 +1,9 @@
-//! The edge around the formers: a task for each class, which carries out what its former says.
+//! The edge around a pool's scheduler: takes items in, sends the batches that leave, and hands out what comes back.
 
 use std::{
-    collections::HashMap,
-    future::Future,
+    fmt,
+    future::{Future, pending},
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -11,33 +12,42 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use thiserror::Error;
 use tokio::{
-    sync::{
-        Semaphore,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    task::JoinSet,
+    sync::{Notify, oneshot},
     time::sleep_until,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Class, Former, FormerRule, Full, Metrics, Step, Terms, Why};
+use super::{
+    class::Class,
+    former::{Full, Terms},
+    metrics::Metrics,
+    pace::{Gather, Outcome, Pace, Returned},
+    scheduler::{Batch, Next, Scheduler, SchedulerRule, Seat},
+};
 use crate::config;
 
-/// A class without work for this long gives up its task; its next item starts another.
-const CLASS_IDLE: Duration = Duration::from_secs(60);
+/// What came back for one batch.
+#[derive(Clone, Debug)]
+pub struct BatchResult<O> {
+    /// One for each item, in their order.
+    pub results: Vec<O>,
+    /// How it went, for the pool's pace.
+    pub outcome: Outcome,
+}
 
-/// A full queue is searched for items whose asker has gone at most this often.
-const SWEEP_EVERY: Duration = Duration::from_millis(10);
+/// The results of one batch, on their way.
+pub type Results<O> = Pin<Box<dyn Future<Output = BatchResult<O>> + Send>>;
 
-/// The answers to one batch, on their way.
-pub type Answers<O> = Pin<Box<dyn Future<Output = Vec<O>> + Send>>;
+/// Sends one batch.
+pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>) -> Results<O> + Send + Sync>;
 
-/// Sends one batch and gives an answer to each of its items, in their order.
-pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>) -> Answers<O> + Send + Sync>;
+/// Makes the pace of a pool, at the start and after a panic of the one before.
+type MakePace = Box<dyn Fn() -> Box<dyn Pace> + Send + Sync>;
 
 /// Why an item got no answer.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -53,53 +63,54 @@ pub enum Rejected {
     Lost,
 }
 
-/// Takes items and gives back answers; in between they travel in batches.
+/// Takes the items for one pool and gives back answers; in between they are sent in batches, of which at most
+/// `concurrency` are under way.
 pub struct Batcher<I, O> {
-    rule: config::Batch,
-    send: SendBatch<I, O>,
-    metrics: Metrics,
-    class_idle: Duration,
-    /// Whoever puts something into an inbox, or ends a class's task, holds this lock.
-    inboxes: Mutex<HashMap<Class, mpsc::Sender<Party<I, O>>>>,
+    shared: Arc<Shared<I, O>>,
+    /// Ends the scheduler's task with the batcher. What is under way is not cut off.
+    _stop: DropGuard,
 }
 
-/// Items that arrive together, because one request asked them all: they are not torn apart by chance.
-type Party<I, O> = Vec<Asked<I, O>>;
+impl<I, O> fmt::Debug for Batcher<I, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher").field("rule", &self.shared.rule).finish_non_exhaustive()
+    }
+}
 
-/// An item and who waits for its answer. If nobody does any more, `reply` is closed.
+/// An item, and the way to the request that waits for its answer. If none does any more, `reply` is closed.
 struct Asked<I, O> {
     item: I,
-    terms: Terms,
     since: Instant,
     left: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<O, Rejected>>,
 }
 
 impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
-    /// A batcher that has nothing to do yet.
+    /// A batcher that has nothing to do yet. Its scheduler is a task of the current runtime.
     #[must_use]
     pub fn new(rule: config::Batch, send: SendBatch<I, O>, metrics: Metrics) -> Arc<Self> {
-        Self::with_class_idle(rule, send, metrics, CLASS_IDLE)
+        Self::paced(rule, Box::new(|| -> Box<dyn Pace> { Box::new(Gather) }), send, metrics)
     }
 
-    fn with_class_idle(
-        rule: config::Batch,
-        send: SendBatch<I, O>,
-        metrics: Metrics,
-        class_idle: Duration,
-    ) -> Arc<Self> {
-        Arc::new(Self { rule, send, metrics, class_idle, inboxes: Mutex::new(HashMap::new()) })
+    fn paced(rule: config::Batch, pace: MakePace, send: SendBatch<I, O>, metrics: Metrics) -> Arc<Self> {
+        let rule = SchedulerRule::from(rule);
+        let state = State {
+            scheduler: Scheduler::new(rule, pace()),
+            returned: Vec::new(),
+            classes: Counted { gauge: metrics.classes.clone(), count: 0 },
+        };
+        let shared = Arc::new(Shared { rule, pace, send, metrics, state: Mutex::new(state), happened: Notify::new() });
+        let stop = CancellationToken::new();
+        tokio::spawn(run(Arc::clone(&shared), stop.clone()));
+        Arc::new(Self { shared, _stop: stop.drop_guard() })
     }
 
-    /// Waits for the answer to `item`, which travels on these terms. If the returned future is dropped before the item
+    /// Waits for the answer to `item`, which is sent on these terms. If the returned future is dropped before the item
     /// has left, it won't leave; once it has left, its batch goes on without it.
-    ///
-    /// An item whose class would be one more than `classes_max` is sent alone and at once: it has no former, so it is
-    /// not held back by `concurrency` and `queue_max`, only by the limits of the pool it is sent to.
     ///
     /// # Errors
     /// [`Rejected`]; there is always an answer or this.
-    pub async fn submit(self: &Arc<Self>, class: Class, item: I, terms: Terms) -> Result<O, Rejected> {
+    pub async fn submit(&self, class: &Class, item: I, terms: Terms) -> Result<O, Rejected> {
         let mut pending = self.enlist(class, vec![(item, terms)]);
         match pending.pop() {
             Some(pending) => pending.answer().await,
@@ -107,71 +118,21 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
         }
     }
 
-    /// Like [`Batcher::submit`] for items that belong together, each with its terms: they are seen by the former at
-    /// once, so that an idle backend doesn't get the first alone. One [`Pending`] an item, in their order.
-    pub fn enlist(self: &Arc<Self>, class: Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
+    /// Like [`Batcher::submit`] for items that belong together, each with its terms: the scheduler sees them at once, so
+    /// that an idle backend doesn't get the first alone. One [`Pending`] an item, in their order.
+    pub fn enlist(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
         let since = Instant::now();
-        let (party, pending) = items
+        let (party, pending): (Vec<_>, Vec<_>) = items
             .into_iter()
             .map(|(item, terms)| {
                 let (reply, answer) = oneshot::channel();
                 let left = Arc::new(AtomicBool::new(false));
-                let pending = Pending { answer, left: Arc::clone(&left), lost: self.metrics.lost.clone() };
-                (Asked { item, terms, since, left, reply }, pending)
+                let pending = Pending { answer, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
+                ((Asked { item, since, left, reply }, terms), pending)
             })
             .unzip();
-        self.place(class, party);
+        self.shared.take(class, party);
         pending
-    }
-
-    fn place(self: &Arc<Self>, class: Class, party: Party<I, O>) {
-        let mut inboxes = self.inboxes.lock();
-        let party = match inboxes.get(&class) {
-            Some(inbox) => match inbox.try_send(party) {
-                Ok(()) => return,
-                Err(TrySendError::Full(party)) => return self.refuse_all(party),
-                // The class's task has ended without saying so, which takes a panic: another takes its place.
-                Err(TrySendError::Closed(party)) => party,
-            },
-            None if inboxes.len() >= self.rule.classes_max => {
-                for asked in party {
-                    self.metrics.alone.inc();
-                    tokio::spawn(carry(Arc::clone(&self.send), class.clone(), vec![asked]));
-                }
-                return;
-            }
-            None => party,
-        };
-        let inbox = self.open(class.clone());
-        // A new inbox has room for one; if it hadn't, those who wait would notice that they are dropped.
-        let _ = inbox.try_send(party);
-        inboxes.insert(class, inbox);
-    }
-
-    fn refuse_all(&self, party: Party<I, O>) {
-        for asked in party {
-            // It doesn't matter if the asker has gone in the meantime.
-            let _ = asked.reply.send(Err(refuse(&self.metrics, self.rule)));
-        }
-    }
-
-    fn open(self: &Arc<Self>, class: Class) -> mpsc::Sender<Party<I, O>> {
-        let (sender, inbox) = mpsc::channel(self.rule.queue_max.clamp(1, Semaphore::MAX_PERMITS));
-        let task = ClassTask {
-            class,
-            batcher: Arc::downgrade(self),
-            rule: self.rule,
-            send: Arc::clone(&self.send),
-            metrics: self.metrics.clone(),
-            class_idle: self.class_idle,
-            inbox,
-            former: Former::new(FormerRule::from(self.rule)),
-            batches: JoinSet::new(),
-            swept: None,
-            _counted: Counted::new(self.metrics.classes.clone()),
-        };
-        tokio::spawn(task.run());
-        sender
     }
 }
 
@@ -188,7 +149,7 @@ pub struct Pending<O> {
 pub struct Departure(Arc<AtomicBool>);
 
 impl Departure {
-    /// Has it?
+    /// Whether it has left.
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -216,177 +177,180 @@ impl<O> Pending<O> {
     }
 }
 
-/// What serves one class until it has been idle for long.
-struct ClassTask<I, O> {
-    class: Class,
-    batcher: Weak<Batcher<I, O>>,
-    rule: config::Batch,
+/// What a batcher, its task and its batches share.
+struct Shared<I, O> {
+    rule: SchedulerRule,
+    pace: MakePace,
     send: SendBatch<I, O>,
     metrics: Metrics,
-    class_idle: Duration,
-    inbox: mpsc::Receiver<Party<I, O>>,
-    former: Former<Asked<I, O>>,
-    /// Each batch has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only itself.
-    batches: JoinSet<()>,
-    swept: Option<Instant>,
-    _counted: Counted,
+    state: Mutex<State<I, O>>,
+    /// Wakes the task: an item arrived, or a batch came back.
+    happened: Notify,
 }
 
-enum Event<I, O> {
-    /// Items arrived.
-    Asked(Party<I, O>),
-    /// A batch came back, or panicked.
-    Finished,
-    /// The former wanted to be asked now.
-    Due,
-    /// Nothing happened for a long time.
-    Idle,
-    /// The batcher is gone, and with it everybody who waited.
-    Abandoned,
+struct State<I, O> {
+    scheduler: Scheduler<Class, Asked<I, O>>,
+    /// Batches that came back since the scheduler was asked; no more than were under way.
+    returned: Vec<(Seat<Class>, Returned)>,
+    classes: Counted,
 }
 
-impl<I: Send + 'static, O: Send + 'static> ClassTask<I, O> {
-    async fn run(mut self) {
+/// Asks the scheduler whenever something happens, until the batcher is gone, and with it everybody who waited.
+async fn run<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>, stop: CancellationToken) {
+    // A defect in a pace must not leave a pool without its scheduler for ever.
+    while AssertUnwindSafe(shared.schedule(&stop)).catch_unwind().await.is_err() {
+        tracing::error!("a batch scheduler panicked and begins anew; what was waiting gets no answer");
+        shared.begin_anew();
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
+    async fn schedule(self: &Arc<Self>, stop: &CancellationToken) {
         loop {
             let wake = self.send_ready();
-            match self.event(wake).await {
-                Event::Asked(party) => self.take_all(party),
-                Event::Finished => self.former.finished(),
-                Event::Due => {}
-                Event::Idle if self.retire() => return,
-                Event::Idle => {}
-                Event::Abandoned => {
-                    // What is under way is not cut off.
-                    self.batches.detach_all();
-                    return;
+            let alarm = async {
+                match wake {
+                    Some(time) => sleep_until(time.into()).await,
+                    None => pending().await,
                 }
-            }
-        }
-    }
-
-    /// Sends all that may leave now, and says when to try again.
-    fn send_ready(&mut self) -> Option<Instant> {
-        loop {
-            let withdrawn = &self.metrics.withdrawn;
-            let keep = |asked: &Asked<I, O>| {
-                let keep = is_awaited(asked);
-                withdrawn.inc_by(u64::from(!keep));
-                keep
             };
-            match self.former.next(Instant::now(), keep) {
-                Step::Send { items, why } => self.send(items, why),
-                Step::WaitUntil(time) => return Some(time),
-                Step::Idle => return None,
+            tokio::select! {
+                () = self.happened.notified() => {}
+                () = alarm => {}
+                () = stop.cancelled() => return,
             }
         }
     }
 
-    fn send(&mut self, batch: Vec<Asked<I, O>>, why: Why) {
-        self.metrics.sent(why, batch.len());
-        for asked in &batch {
+    /// Sends all that may leave now, and returns when to try again.
+    fn send_ready(self: &Arc<Self>) -> Option<Instant> {
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                let State { scheduler, returned, classes } = &mut *state;
+                for (seat, returned) in returned.drain(..) {
+                    scheduler.finished(&seat, &returned);
+                }
+                let next = scheduler.next(Instant::now(), |asked| self.is_awaited(asked));
+                classes.set(scheduler.classes());
+                next
+            };
+            match next {
+                Next::Send(batch) => self.launch(batch),
+                Next::WaitUntil(time) => return Some(time),
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    /// Each batch has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only itself.
+    fn launch(self: &Arc<Self>, batch: Batch<Class, Asked<I, O>>) {
+        let Batch { seat, items, why } = batch;
+        self.metrics.sent(why, items.len());
+        if seat.is_alone() {
+            self.metrics.alone.inc();
+        }
+        for asked in &items {
+            asked.left.store(true, Ordering::Release);
             self.metrics.wait.observe(asked.since.elapsed().as_secs_f64());
         }
-        self.batches.spawn(carry(Arc::clone(&self.send), self.class.clone(), batch));
+        let slot =
+            Slot { shared: Arc::downgrade(self), seat, items: items.len(), since: Instant::now(), came_back: None };
+        tokio::spawn(carry(Arc::clone(&self.send), slot, items));
     }
 
-    async fn event(&mut self, wake: Option<Instant>) -> Event<I, O> {
-        let idle = self.former.is_idle();
-        let alarm = wake.unwrap_or_else(|| Instant::now() + self.class_idle);
-        tokio::select! {
-            party = self.inbox.recv() => party.map_or(Event::Abandoned, Event::Asked),
-            Some(_) = self.batches.join_next() => Event::Finished,
-            () = sleep_until(alarm.into()), if idle || wake.is_some() => if idle { Event::Idle } else { Event::Due },
+    /// Takes in what one request asks, and refuses what there is no room for.
+    fn take(&self, class: &Class, party: Vec<(Asked<I, O>, Terms)>) {
+        let mut refused = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for (asked, terms) in party {
+                let since = asked.since;
+                let taken = state.scheduler.arrive(class, asked, terms, since, |asked| self.is_awaited(asked));
+                refused.extend(taken.err().map(|Full(asked)| asked));
+            }
+            let classes = state.scheduler.classes();
+            state.classes.set(classes);
         }
-    }
-
-    /// Takes a batch's worth of what has arrived, so that what came together can leave together.
-    fn take_all(&mut self, first: Party<I, O>) {
-        let mut party = Some(first);
-        let mut taken = 0;
-        while let Some(items) = party {
-            taken += items.len();
-            items.into_iter().for_each(|asked| self.take(asked));
-            party = if taken < self.rule.size_max { self.inbox.try_recv().ok() } else { None };
-        }
-    }
-
-    fn take(&mut self, asked: Asked<I, O>) {
-        if !is_awaited(&asked) {
-            self.metrics.withdrawn.inc();
-            return;
-        }
-        if self.former.is_full() {
-            self.sweep(Instant::now());
-        }
-        let (terms, since) = (asked.terms, asked.since);
-        if let Err(Full(asked)) = self.former.arrive(asked, terms, since) {
+        self.happened.notify_one();
+        for asked in refused {
+            self.metrics.queue_full.inc();
             // It doesn't matter if the asker has gone in the meantime.
-            let _ = asked.reply.send(Err(refuse(&self.metrics, self.rule)));
+            let _ = asked.reply.send(Err(Rejected::QueueFull { queue_max: self.rule.former.queue_max }));
         }
     }
 
-    /// Makes room in a full queue. Not on every arrival: under overload that would cost the most when it helps least.
-    fn sweep(&mut self, now: Instant) {
-        if self.swept.is_some_and(|last| now.duration_since(last) < SWEEP_EVERY) {
-            return;
-        }
-        self.swept = Some(now);
-        let gone = self.former.sweep(is_awaited);
-        self.metrics.withdrawn.inc_by(gone as u64);
+    /// Whether somebody waits for it still; if not, it is counted.
+    fn is_awaited(&self, asked: &Asked<I, O>) -> bool {
+        let is_awaited = !asked.reply.is_closed();
+        self.metrics.withdrawn.inc_by(u64::from(!is_awaited));
+        is_awaited
     }
 
-    /// Gives up the class's place, unless an item arrived in the last moment. Nothing can arrive under the lock.
-    fn retire(&self) -> bool {
-        let Some(batcher) = self.batcher.upgrade() else { return true };
-        let mut inboxes = batcher.inboxes.lock();
-        let retires = self.inbox.is_empty();
-        if retires {
-            inboxes.remove(&self.class);
-        }
-        retires
+    /// Begins with an empty scheduler: what the other one holds may not hold together. Whoever waits in it notices.
+    fn begin_anew(&self) {
+        let fresh = Scheduler::new(self.rule, (self.pace)());
+        let former = std::mem::replace(&mut self.state.lock().scheduler, fresh);
+        drop(former);
     }
 }
 
-/// Sends a batch and hands out its answers. If there isn't one for each item, nobody gets any: whose is whose can't be
-/// told. Whoever gets none notices that the other end of its channel is dropped.
-async fn carry<I, O>(send: SendBatch<I, O>, class: Class, batch: Vec<Asked<I, O>>) {
-    batch.iter().for_each(|asked| asked.left.store(true, Ordering::Release));
-    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|asked| (asked.item, asked.reply)).unzip();
+/// A slot of the pool, while a batch has it. It is given back when the batch's task ends, however it ends.
+struct Slot<I, O> {
+    shared: Weak<Shared<I, O>>,
+    seat: Seat<Class>,
+    items: usize,
+    since: Instant,
+    came_back: Option<(Outcome, Duration)>,
+}
+
+impl<I, O> Drop for Slot<I, O> {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let (outcome, took) = self.came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed()));
+        let returned = Returned { items: self.items, took, outcome };
+        // The scheduler is told by its own task: a pace that panics must not do so within another panic.
+        shared.state.lock().returned.push((self.seat.clone(), returned));
+        shared.happened.notify_one();
+    }
+}
+
+/// Sends a batch and hands out its answers, then gives its slot back. If there isn't one for each item, nobody gets any:
+/// whose is whose can't be told. Whoever gets none notices that the other end of its channel is dropped.
+async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Asked<I, O>>) {
+    let class = slot.seat.class.clone();
     let pool = Arc::clone(&class.pool);
-    let answers = send(class, items).await;
-    let (asked, answered) = (replies.len(), answers.len());
+    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|asked| (asked.item, asked.reply)).unzip();
+    let BatchResult { results, outcome } = send(class, items).await;
+    let (asked, answered) = (replies.len(), results.len());
     if answered != asked {
         tracing::error!(%pool, asked, answered, "a batch came back with the wrong number of answers");
         return;
     }
-    for (reply, answer) in replies.into_iter().zip(answers) {
+    slot.came_back = Some((outcome, slot.since.elapsed()));
+    for (reply, result) in replies.into_iter().zip(results) {
         // It doesn't matter if the asker has gone in the meantime.
-        let _ = reply.send(Ok(answer));
+        let _ = reply.send(Ok(result));
     }
 }
 
-fn is_awaited<I, O>(asked: &Asked<I, O>) -> bool {
-    !asked.reply.is_closed()
+/// Counts the classes of one scheduler in a gauge that all schedulers share.
+struct Counted {
+    gauge: Gauge,
+    count: i64,
 }
-
-fn refuse(metrics: &Metrics, rule: config::Batch) -> Rejected {
-    metrics.queue_full.inc();
-    Rejected::QueueFull { queue_max: rule.queue_max }
-}
-
-/// Counts a class for as long as its task lives, however it ends.
-struct Counted(Gauge);
 
 impl Counted {
-    fn new(gauge: Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
+    fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.inc_by(count - self.count);
+        self.count = count;
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.dec();
+        self.set(0);
     }
 }
 

@@ -1,11 +1,15 @@
-//! Decides when a batch leaves and who is in it. Pure: it is told what happens and what time it is.
+//! The queue of one class: which items leave together, and in which order. Pure: it is told what happens and what time it
+//! is. Whether there is a slot for them is its pool's business (`scheduler`), and when they leave its pace's.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
+use std::time::{Duration, Instant};
+
+use super::{
+    line::{Line, Place},
+    pace::{Outlook, Pace, Verdict, Why},
 };
 
-use crate::config;
+/// A full queue is searched for items whose asker has gone at most this often.
+const SWEEP_EVERY: Duration = Duration::from_millis(10);
 
 /// What one former may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,25 +22,16 @@ pub struct FormerRule {
     pub wait_max: Duration,
     /// Items waiting; further ones are refused.
     pub queue_max: usize,
-    /// Batches under way at once.
-    pub concurrency: usize,
 }
 
-impl From<config::Batch> for FormerRule {
-    fn from(batch: config::Batch) -> Self {
-        let config::Batch { size_max, bytes_max, wait_max, queue_max, concurrency, classes_max: _ } = batch;
-        Self { size_max, bytes_max, wait_max, queue_max, concurrency }
-    }
-}
-
-/// The queue of one class and what of it is under way. First come, first served, but for those of a higher priority.
+/// The queue of one class and how many batches of it are under way. First come, first served, but for those of a higher
+/// priority.
 #[derive(Debug)]
 pub struct Former<T> {
     rule: FormerRule,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: Line<Waiting<T>>,
     under_way: usize,
-    /// A batch came back while items were waiting, and none has left since.
-    freed: bool,
+    swept: Option<Instant>,
 }
 
 /// On what terms an item travels.
@@ -52,24 +47,20 @@ pub struct Terms {
     pub size_max: Option<usize>,
 }
 
-/// What has waited for so long isn't overtaken any more, so that a low priority is not a life sentence.
-const OVERTAKEN_MAX: Duration = Duration::from_secs(1);
-
 #[derive(Debug)]
 struct Waiting<T> {
     item: T,
     terms: Terms,
-    since: Instant,
 }
 
 /// The queue is full; the item comes back to be refused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full<T>(pub T);
 
-/// What to do next.
+/// What to do with a slot that is free.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<T> {
-    /// Send these together, oldest first, and ask again; tell [`Former::finished`] when they are back.
+    /// Send these together, in this order; tell [`Former::finished`] when they are back.
     Send {
         /// The batch; never empty.
         items: Vec<T>,
@@ -78,46 +69,20 @@ pub enum Step<T> {
     },
     /// Ask again then, unless something happens before.
     WaitUntil(Instant),
-    /// Nothing can be done until something happens: nothing waits, or every slot is taken.
+    /// Nothing waits.
     Idle,
-}
-
-/// Why a batch leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Nothing is under way: the model would stand idle while we wait.
-    Idle,
-    /// No further item fits into it, or into the queue.
-    Full,
-    /// A batch came back; this one has been gathering in the meantime.
-    Freed,
-    /// One of its members has waited long enough.
-    Due,
-}
-
-impl Why {
-    /// A word for metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Full => "full",
-            Self::Freed => "freed",
-            Self::Due => "due",
-        }
-    }
 }
 
 impl<T> Former<T> {
     /// A former with an empty queue.
     #[must_use]
     pub fn new(rule: FormerRule) -> Self {
-        // A zero would keep items waiting for ever.
-        let rule = FormerRule { size_max: rule.size_max.max(1), concurrency: rule.concurrency.max(1), ..rule };
-        Self { rule, waiting: VecDeque::new(), under_way: 0, freed: false }
+        // A zero would keep items waiting for ever, or out.
+        let rule = FormerRule { size_max: rule.size_max.max(1), queue_max: rule.queue_max.max(1), ..rule };
+        Self { rule, waiting: Line::new(), under_way: 0, swept: None }
     }
 
-    /// An item arrived; its wait counts from `now`.
+    /// Takes an item in; its wait counts from `now`.
     ///
     /// # Errors
     /// [`Full`] with the item, if `queue_max` others are waiting.
@@ -125,99 +90,91 @@ impl<T> Former<T> {
         if self.is_full() {
             return Err(Full(item));
         }
-        let overtaken = |ahead: &&Waiting<T>| {
-            ahead.terms.priority < terms.priority && now.saturating_duration_since(ahead.since) < OVERTAKEN_MAX
-        };
-        let place = self.waiting.len() - self.waiting.iter().rev().take_while(overtaken).count();
-        self.waiting.insert(place, Waiting { item, terms, since: now });
+        self.waiting.join(Waiting { item, terms }, terms.priority, now);
         Ok(())
     }
 
-    /// A batch came back: its slot is free.
+    /// Notes that a batch of this class came back.
     pub fn finished(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
-        self.freed = !self.waiting.is_empty();
     }
 
-    /// What to do now. Call it after anything happened, until it no longer says [`Step::Send`]. An item that `keep`
-    /// is false for is dropped instead of sent; the decision is then made anew without it.
-    pub fn next(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) -> Step<T> {
-        loop {
-            let load = self.load();
-            let why = match decide(&self.outlook(load, now)) {
+    /// Returns what to do with a slot that is free now; `freed` says whether a batch of the pool came back since one
+    /// left. An item that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
+    pub fn next(&mut self, now: Instant, freed: bool, pace: &dyn Pace, mut keep: impl FnMut(&T) -> bool) -> Step<T> {
+        while let Some(Load { items, due, full }) = self.load() {
+            let outlook = Outlook { items, due, full, under_way: self.under_way, freed, now };
+            let why = match pace.next(&outlook) {
                 Verdict::Send(why) => why,
-                Verdict::WaitUntil(time) => return Step::WaitUntil(time),
-                Verdict::Idle => return Step::Idle,
+                Verdict::WaitUntil(time) if time.min(due) > now => return Step::WaitUntil(time.min(due)),
+                Verdict::WaitUntil(_) => Why::Due,
             };
-            if self.drop_gone(load.items, &mut keep) == 0 {
+            if self.drop_gone(items, &mut keep) == 0 {
                 self.under_way += 1;
-                self.freed = false;
-                let items = self.waiting.drain(..load.items).map(|waiting| waiting.item).collect();
+                let items = self.waiting.take(items).map(|waiting| waiting.item).collect();
                 return Step::Send { items, why };
             }
         }
+        Step::Idle
     }
 
-    /// Drops every waiting item that `keep` is false for, and says how many they were.
-    pub fn sweep(&mut self, keep: impl FnMut(&T) -> bool) -> usize {
-        self.drop_gone(self.waiting.len(), keep)
+    /// Drops what waits and `keep` is false for, if that hasn't been looked for just now: under overload it would cost
+    /// the most when it helps least.
+    pub fn sweep(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) {
+        if may_sweep(&mut self.swept, now) {
+            self.waiting.retain(|waiting| keep(&waiting.item));
+        }
     }
 
-    /// Would another item be refused?
+    /// Whether another item would be refused.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= self.rule.queue_max
     }
 
-    /// Is nothing waiting and nothing under way?
+    /// Whether nothing is waiting and nothing under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.under_way == 0
     }
 
-    /// The batch that would leave now.
-    fn load(&self) -> Load {
+    /// The highest priority in the batch that would leave next; `None` if nothing waits.
+    #[must_use]
+    pub fn priority(&self) -> Option<u8> {
+        self.waiting.iter().take(self.rule.size_max).map(|place| place.priority).max()
+    }
+
+    /// The batch that would leave now; `None` if nothing waits.
+    fn load(&self) -> Option<Load> {
         let (mut items, mut bytes, mut size_max) = (0, 0_usize, self.rule.size_max);
-        // Of those that wait as long as all may, the oldest is due first; the others have their own time.
-        let (mut oldest, mut hasty): (Option<Instant>, Option<Instant>) = (None, None);
-        for waiting in self.waiting.iter().take(self.rule.size_max) {
-            let sum = bytes.saturating_add(waiting.terms.bytes);
-            let narrowed = waiting.terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
+        let mut due: Option<Instant> = None;
+        for place in self.waiting.iter().take(self.rule.size_max) {
+            let terms = place.what.terms;
+            let sum = bytes.saturating_add(terms.bytes);
+            let narrowed = terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
             // The first one goes in any case: larger than a batch may be, it travels alone.
             if items > 0 && (sum > self.rule.bytes_max || items + 1 > narrowed) {
                 break;
             }
-            match waiting.terms.wait_max {
-                None => oldest = Some(oldest.map_or(waiting.since, |oldest| oldest.min(waiting.since))),
-                Some(own) => {
-                    let due = waiting.since + own.min(self.rule.wait_max);
-                    hasty = Some(hasty.map_or(due, |hasty| hasty.min(due)));
-                }
-            }
+            let own = self.due(place);
+            due = Some(due.map_or(own, |due| due.min(own)));
             (items, bytes, size_max) = (items + 1, sum, narrowed);
         }
-        let due = oldest.map(|oldest| oldest + self.rule.wait_max).into_iter().chain(hasty).min();
         let full = items == size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
-        Load { items, due, full: full || self.is_full() }
+        due.map(|due| Load { items, due, full: full || self.is_full() })
     }
 
-    fn outlook(&self, load: Load, now: Instant) -> Outlook {
-        Outlook {
-            due: load.due,
-            full: load.full,
-            freed: self.freed,
-            under_way: self.under_way,
-            concurrency: self.rule.concurrency,
-            now,
-        }
+    fn due(&self, place: &Place<Waiting<T>>) -> Instant {
+        let wait_max = self.rule.wait_max;
+        place.since + place.what.terms.wait_max.map_or(wait_max, |own| own.min(wait_max))
     }
 
-    /// Drops those of the first `count` items that `keep` is false for.
+    /// Drops those of the first `count` items that `keep` is false for, and returns how many they were.
     fn drop_gone(&mut self, count: usize, mut keep: impl FnMut(&T) -> bool) -> usize {
         let (mut at, mut end) = (0, count);
         while at < end {
             match self.waiting.get(at) {
-                Some(waiting) if keep(&waiting.item) => at += 1,
+                Some(place) if keep(&place.what.item) => at += 1,
                 _ => {
                     self.waiting.remove(at);
                     end -= 1;
@@ -228,48 +185,23 @@ impl<T> Former<T> {
     }
 }
 
+/// Whether what was swept last at `swept` is swept again; if so, that is noted.
+pub(super) fn may_sweep(swept: &mut Option<Instant>, now: Instant) -> bool {
+    let may = swept.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_EVERY);
+    if may {
+        *swept = Some(now);
+    }
+    may
+}
+
 /// The items at the head of the queue that fit into one batch.
 #[derive(Clone, Copy)]
 struct Load {
     items: usize,
-    /// When the first of them has waited long enough; `None` if nothing waits.
-    due: Option<Instant>,
-    full: bool,
-}
-
-/// All that the decision looks at.
-struct Outlook {
-    /// When the first item has waited long enough; `None` if nothing waits.
-    due: Option<Instant>,
+    /// When the first of them has waited long enough.
+    due: Instant,
     /// Waiting longer can't make the batch larger.
     full: bool,
-    /// A batch came back while these were gathering.
-    freed: bool,
-    under_way: usize,
-    concurrency: usize,
-    now: Instant,
-}
-
-enum Verdict {
-    Send(Why),
-    WaitUntil(Instant),
-    Idle,
-}
-
-/// The rule. With nothing under way waiting can't pay: the model would do nothing meanwhile. With something under way
-/// items gather at no cost until the model is free again, so the model's own pace makes the batches.
-fn decide(outlook: &Outlook) -> Verdict {
-    let Some(due) = outlook.due else { return Verdict::Idle };
-    if outlook.under_way >= outlook.concurrency {
-        return Verdict::Idle;
-    }
-    match outlook {
-        Outlook { full: true, .. } => Verdict::Send(Why::Full),
-        Outlook { under_way: 0, .. } => Verdict::Send(Why::Idle),
-        Outlook { freed: true, .. } => Verdict::Send(Why::Freed),
-        Outlook { now, .. } if *now >= due => Verdict::Send(Why::Due),
-        _ => Verdict::WaitUntil(due),
-    }
 }
 
 #[cfg(test)]

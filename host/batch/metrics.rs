@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Why;
+use super::pace::Why;
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug)]
@@ -60,7 +60,11 @@ impl Metrics {
         registry.register("batch_withdrawn", "Items whose asker went away before they left", self.withdrawn.clone());
         registry.register("batch_lost", "Items of batches that came back without an answer to each", self.lost.clone());
         registry.register("batch_alone", "Items sent alone because there were too many classes", self.alone.clone());
-        registry.register("batch_classes", "Classes with a former at present", self.classes.clone());
+        registry.register(
+            "batch_classes",
+            "Classes of which something waits or is under way at present",
+            self.classes.clone(),
+        );
     }
 
     pub(super) fn sent(&self, why: Why, items: usize) {

@@ -14,6 +14,9 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
 
+/// The most batches of a pool that may be under way at once.
+const BATCHES_MAX: usize = 1_000;
+
 /// The host's name where the environment tells it, else `holm`.
 pub(super) fn node() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| is_name(name)).unwrap_or_else(|| "holm".to_owned())
@@ -210,9 +213,10 @@ impl Default for PolicyLimits {
 
 impl Pool {
     /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
-    /// a body; unused connections stay for 60 s; two attempts; no active checks.
+    /// a body; unused connections stay for 60 s; two attempts; no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
+        let concurrency = endpoints.len().clamp(1, BATCHES_MAX);
         Self {
             endpoints,
             connections_max: 256,
@@ -224,7 +228,7 @@ impl Pool {
             attempts_max: 2,
             health: None,
             eject: Eject::default(),
-            batch: Batch::default(),
+            batch: Batch { concurrency, ..Batch::default() },
         }
     }
 }
@@ -251,8 +255,8 @@ impl Default for Eject {
 }
 
 impl Default for Batch {
-    /// 32 items of 1 MiB altogether after 2 ms at most; 4,096 items waiting; one batch of a class under way at once, so
-    /// that items gather while the model is busy; 256 classes.
+    /// 32 items of 1 MiB altogether after 2 ms at most; 4,096 items waiting; one batch under way at once, so that items
+    /// gather while the model is busy; 256 classes.
     fn default() -> Self {
         Self {
             size_max: 32,

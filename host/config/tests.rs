@@ -327,6 +327,15 @@ fn wrong_pools_are_named_where_they_stand() {
 }
 
 #[test]
+fn a_pool_has_a_batch_under_way_for_each_endpoint_unless_it_is_told_otherwise() {
+    let concurrency = |line: &str| {
+        let text = format!("{LISTENING}[pool.web]\nendpoints = [\"http://a\", \"http://b\"]\n{line}");
+        valid(&text).pools["web"].batch.concurrency
+    };
+    assert_eq!((concurrency(""), concurrency("batch.concurrency = 1")), (2, 1));
+}
+
+#[test]
 fn what_is_missing_altogether_is_named() {
     let pools = "[pool.a]\nendpoints = [\"http://h\"]\n[pool.b]\nendpoints = [\"http://h\"]";
     check_refusal("[pool.a]\nendpoints = [\"http://h\"]", &["there is no address to listen on", "[[listen]]"]);

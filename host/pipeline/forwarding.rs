@@ -91,7 +91,7 @@ pub(super) fn has_unkeyed_credentials(route: &Route, advice: &Advice, headers: &
 }
 
 fn is_sent(route: &Route, maker: Option<&dyn Policy>, name: &HeaderName) -> bool {
-    if route.splits().is_some() && fields::is_of_whole_body(name) {
+    if route.splits().is_some_and(|protocol| fields::is_of_whole_body(name) || protocol.describes_body(name)) {
         return false;
     }
     if maker.is_some_and(|policy| reads(policy, name)) {

@@ -36,16 +36,16 @@ use crate::{
         tag::{self, Tag},
     },
     clock::{self, Timestamp},
-    config::{self, Protocol},
+    config,
     message::{
         Body, Request, RequestHead, Response,
         coding::{self, Undecodable},
     },
-    origin::protocol::{self, Answer, Question, Shape},
+    origin::protocol::{Message, Protocol, Question, Received, Reply, Reported, Shape},
     policy::Fault,
 };
 
-pub use model::{Asked, Batches, Told, sender};
+pub use model::{Asked, Batchers, Batches, Told, sender};
 use model::{Awaited, Posed, enlist, seat, told};
 use tally::{Answered, Tally};
 
@@ -56,6 +56,7 @@ pub(super) struct Infer {
     pub(super) flights: Arc<Flights<Arc<Told>>>,
     pub(super) replies: Arc<Replies>,
     pub(super) beside: Arc<Beside>,
+    pub(super) batchers: Batchers,
     pub(super) limits: config::Limits,
 }
 
@@ -63,7 +64,7 @@ pub(super) struct Infer {
 pub(super) async fn serve(
     node: &Arc<Infer>,
     route: Arc<Route>,
-    protocol: Protocol,
+    protocol: &'static dyn Protocol,
     advice: Arc<Advice>,
     request: Request,
 ) -> Served {
@@ -79,10 +80,11 @@ pub(super) async fn serve(
     };
     // Its questions are sent as they read.
     head.headers.remove(header::CONTENT_ENCODING);
-    let split = match protocol::split(protocol, &body, node.limits.questions_max) {
+    let received = Received { target: &head.target, headers: &head.headers, body: &body };
+    let split = match protocol.split(&received, node.limits.questions_max) {
         Ok(split) => split,
         Err(malformed) => {
-            let reply = malformed.reply(protocol);
+            let reply = protocol.refusal(&malformed);
             return joined(node, reply, Trail { detail: Some("malformed".into()), ..trail }, None);
         }
     };
@@ -106,11 +108,11 @@ pub(super) async fn serve(
         Ok(keyed) => asking.answers(keyed).await,
         Err(fault) => return node.replies.fault_reply(&route, &fault, trail),
     };
-    counted(node, protocol, asking.reply(split.shape, answers, trail)).await
+    counted(node, protocol, asking.reply(split.shape, &answers, trail)).await
 }
 
 /// The reply, counted in the memory that bodies may take until its client has it; a refusal if there is no room for it.
-async fn counted(node: &Infer, protocol: Protocol, mut served: Served) -> Served {
+async fn counted(node: &Infer, protocol: &dyn Protocol, mut served: Served) -> Served {
     let body = match served.response.body() {
         Body::Full(body) => body.clone(),
         Body::Empty | Body::Stream(_) => return served,
@@ -120,20 +122,20 @@ async fn counted(node: &Infer, protocol: Protocol, mut served: Served) -> Served
         return served;
     }
     let detail = "the bodies of other responses take all the memory they may; see `cache.bodies_bytes_max`";
-    let reply = protocol::failure(protocol, StatusCode::SERVICE_UNAVAILABLE.as_u16(), detail).into();
+    let reply = protocol.reply_to_all(&protocol.failure(StatusCode::SERVICE_UNAVAILABLE.as_u16(), detail, None));
     let mut refused = joined(node, reply, Trail { detail: Some("bodies-full".into()), ..served.trail }, None);
     refused.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     refused
 }
 
 /// The reply to a body that can't be decoded, in the protocol's words (RFC 9110, section 15.5.16).
-fn undecodable(node: &Infer, protocol: Protocol, error: &Undecodable, trail: Trail) -> Served {
+fn undecodable(node: &Infer, protocol: &dyn Protocol, error: &Undecodable, trail: Trail) -> Served {
     let status = match error {
         Undecodable::Unknown(_) | Undecodable::TooMany => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Undecodable::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Undecodable::Broken => StatusCode::BAD_REQUEST,
     };
-    let reply = protocol::failure(protocol, status.as_u16(), &error.to_string()).into();
+    let reply = protocol.reply_to_all(&protocol.failure(status.as_u16(), &error.to_string(), None));
     let mut served = joined(node, reply, Trail { detail: Some("content-coding".into()), ..trail }, None);
     if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         let known = HeaderValue::from_static("gzip, deflate, br, zstd");
@@ -150,7 +152,7 @@ struct Asking {
     node: Arc<Infer>,
     route: Arc<Route>,
     advice: Arc<Advice>,
-    protocol: Protocol,
+    protocol: &'static dyn Protocol,
     head: Arc<RequestHead>,
     demand: Demand,
     url: String,
@@ -290,7 +292,7 @@ impl Asking {
             seats.push(sorted.is_asked().then(seat).transpose());
         }
         let mut pending: Vec<_> =
-            parties.into_iter().map(|(class, items)| enlist(&self.route, class, items).into_iter()).collect();
+            parties.into_iter().map(|(class, items)| enlist(&self.node.batchers, &class, items).into_iter()).collect();
         let waiting = sorted.into_iter().zip(seats).map(|((posed, sorted, fallback), seat)| {
             // Seats were given in this order, so each party's next answer is this question's.
             let pending = match seat {
@@ -345,7 +347,7 @@ impl Asking {
             let mut parties = Vec::new();
             seat(&mut parties, asked);
             let (class, items) = parties.pop()?;
-            enlist(&self.route, class, items).pop().flatten()
+            enlist(&self.node.batchers, &class, items).pop().flatten()
         });
         (Arc::new(told(self.protocol, pending).await), false)
     }
@@ -382,22 +384,25 @@ impl Asking {
         model::shaped(&self.node.beside, &self.route, &self.head, self.protocol, posed, answer_bytes_max)
     }
 
-    fn reply(&self, shape: Shape, answers: Vec<Answered>, mut trail: Trail) -> Served {
-        let tally = Tally::of(&answers);
+    fn reply(&self, shape: Shape, answers: &[Answered], mut trail: Trail) -> Served {
+        let tally = Tally::of(answers);
         tally.note(&mut trail);
-        let first = answers.first().map(Answered::headers);
-        let outcomes: Vec<protocol::Outcome> = answers.into_iter().map(Answered::outcome).collect();
-        let reply = protocol::join_answers(self.protocol, shape, &outcomes);
-        let headers = (shape == Shape::Single).then_some(first).flatten();
+        let outcomes: Vec<Reported<'_>> = answers.iter().map(Answered::outcome).collect();
+        let reply = self.protocol.join_outcomes(shape, &outcomes);
+        let headers = answers.first().filter(|_| shape == Shape::Single).map(Answered::headers);
         joined(&self.node, reply, trail, headers)
     }
 }
 
 impl Answered {
-    fn outcome(self) -> protocol::Outcome {
+    fn outcome(&self) -> Reported<'_> {
         match self {
-            Self::Stored { object, .. } | Self::Fallback { object, .. } => Ok(Answer { body: object.body.clone() }),
-            Self::Told { told, .. } => told.outcome.clone(),
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => {
+                Ok(Message { headers: &object.head.headers, body: &object.body })
+            }
+            Self::Told { told, .. } => {
+                told.outcome.as_ref().map(|answer| Message { headers: &told.headers, body: &answer.body })
+            }
         }
     }
 
@@ -416,7 +421,7 @@ struct Flight {
     url: String,
     head: Arc<RequestHead>,
     posed: Posed,
-    protocol: Protocol,
+    protocol: &'static dyn Protocol,
     key: Key,
     mark: Mark,
     requested: Timestamp,
@@ -510,7 +515,7 @@ impl Flight {
 }
 
 /// The reply; `headers` are those of the one answer, if it's one.
-fn joined(node: &Infer, reply: protocol::Reply, trail: Trail, headers: Option<HeaderMap>) -> Served {
+fn joined(node: &Infer, reply: Reply, trail: Trail, headers: Option<HeaderMap>) -> Served {
     let mut response = Response::new(Body::Full(reply.body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
     if let Some(headers) = headers {
@@ -519,7 +524,7 @@ fn joined(node: &Infer, reply: protocol::Reply, trail: Trail, headers: Option<He
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.extend(reply.headers);
     if reply.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
         headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
     }

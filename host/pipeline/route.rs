@@ -4,13 +4,15 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, uri::PathAndQuery};
 
-use super::infer::Batches;
 use crate::{
     cache::{key::KeySpace, lookup::Demand},
     clock,
-    config::{self, ForwardPath, Mode, Protocol},
+    config::{self, ForwardPath, Mode},
     message::{RequestHead, target},
-    origin::Pool,
+    origin::{
+        Pool,
+        protocol::{self, Protocol},
+    },
     policy::{PoolStats, Pools, Roster},
 };
 
@@ -49,8 +51,6 @@ pub struct Destination {
     pub model: Option<Arc<str>>,
     /// What a request costs there.
     pub cost_micro: u64,
-    /// The former of the pool's questions, if the route's protocol batches.
-    pub batches: Option<Arc<Batches>>,
 }
 
 impl Route {
@@ -62,10 +62,10 @@ impl Route {
 
     /// The protocol by which its bodies are split, if they are.
     #[must_use]
-    pub const fn splits(&self) -> Option<Protocol> {
+    pub fn splits(&self) -> Option<&'static dyn Protocol> {
         match self.config.mode {
-            Mode::Infer(protocol @ (Protocol::JsonArray | Protocol::OpenAiEmbeddings)) => Some(protocol),
-            Mode::Infer(Protocol::Plain) | Mode::Http => None,
+            Mode::Infer(name) => Some(protocol::of(name)).filter(|protocol| protocol.batches()),
+            Mode::Http => None,
         }
     }
 

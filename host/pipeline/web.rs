@@ -34,7 +34,6 @@ use crate::{
         vary,
     },
     clock,
-    config::Protocol,
     message::{Body, Request, RequestHead, Response},
     origin::protocol,
     policy::facts,
@@ -419,9 +418,6 @@ fn item(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes
     if !facts::may_be_json(headers) {
         return (body.clone(), Some(body));
     }
-    match protocol::split(Protocol::Plain, &body, 1).map(|split| split.questions.into_iter().next()) {
-        Ok(Some(question)) => (question.body, Some(question.canonical)),
-        // Whatever isn't JSON stands for itself.
-        Ok(None) | Err(_) => (body.clone(), Some(body)),
-    }
+    let question = protocol::whole(&body);
+    (question.body, Some(question.canonical))
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use serde_json::{Value, json};
@@ -117,6 +120,88 @@ async fn requests_that_overlap_share_what_they_have_in_common() {
     };
     tokio::join!(embedded(&node, &left), embedded(&node, &right), watching);
     assert_eq!(batches(&origin, EMBEDDINGS).concat().len(), 15);
+}
+
+/// Counts what a model is asked before it has answered: `begun` when a request has arrived, `answered` when the test lets
+/// an answer through. `most` is the most that it had at once.
+#[derive(Default)]
+struct AtOnce {
+    begun: AtomicUsize,
+    answered: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl AtOnce {
+    fn begins(&self) {
+        let begun = self.begun.fetch_add(1, SeqCst) + 1;
+        self.most.fetch_max(begun - self.answered.load(SeqCst), SeqCst);
+    }
+
+    /// Lets the answers to `count` requests through, each when it has come.
+    async fn answer(&self, gate: &Gate, count: usize) {
+        for one in 1..=count {
+            eventually("a request", async || self.begun.load(SeqCst) >= one).await;
+            self.answered.fetch_add(1, SeqCst);
+            gate.release(1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_with_one_slot_sends_one_batch_at_a_time_whoever_asks() {
+    const ASKERS: usize = 12;
+    let (origin, gate, model) = (Origin::start().await, Gate::closed(), Arc::new(AtOnce::default()));
+    let (held, counting) = (gate.clone(), Arc::clone(&model));
+    origin.on(ARRAY, move |seen| {
+        counting.begins();
+        let asked: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        let answers: Vec<Value> =
+            asked.iter().map(|item| json!({"n": item["n"], "who": seen.header("authorization")})).collect();
+        Reply::ok(Value::Array(answers).to_string()).behind(&held)
+    });
+    let node = asking(&origin, "json-array").set("pool.web.batch", "concurrency = 1").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for n in 0..ASKERS {
+        let (mut stream, who) = (conn.stream(), format!("Bearer {n}"));
+        let ask = node.post(ARRAY).header("authorization", &who).json(&json!({"n": n}));
+        asks.spawn(async move { (n, who, stream.send(ask).await) });
+    }
+    node.took_over_h2(u32::try_from(ASKERS).unwrap()).await;
+    model.answer(&gate, ASKERS).await;
+    for (n, who, answer) in asks.join_all().await {
+        assert_eq!((answer.status, answer.json()), (200, json!({"n": n, "who": who})));
+    }
+    assert_eq!((origin.hits(ARRAY), model.most.load(SeqCst)), (ASKERS, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_to_one_pool_share_its_slots() {
+    let (origin, gate, model) = (Origin::start().await, Gate::closed(), Arc::new(AtOnce::default()));
+    for path in ["/left", "/right"] {
+        let (held, counting) = (gate.clone(), Arc::clone(&model));
+        origin.on(path, move |_| {
+            counting.begins();
+            Reply::ok(json!([path]).to_string()).behind(&held)
+        });
+    }
+    let mut builder = Node::builder().origin(&origin.url()).set("pool.web.batch", "concurrency = 1");
+    for path in ["/left", "/right"] {
+        let mode = "mode = \"infer\"\nprotocol = \"json-array\"";
+        builder =
+            builder.route_before(&format!("name = \"{}\"\npath = \"{path}\"\npool = \"web\"\n{mode}", &path[1..]));
+    }
+    let node = builder.start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for path in ["/left", "/right"] {
+        let (mut stream, ask) = (conn.stream(), node.post(path).json(&json!({"n": 1})));
+        asks.spawn(async move { (path, stream.send(ask).await) });
+    }
+    node.took_over_h2(2).await;
+    model.answer(&gate, 2).await;
+    for (path, answer) in asks.join_all().await {
+        assert_eq!((answer.status, answer.json()), (200, json!(path)));
+    }
+    assert_eq!(model.most.load(SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

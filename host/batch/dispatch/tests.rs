@@ -1,9 +1,10 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
+use crate::batch::pace::{Outlook, Verdict};
 
 const RULE: config::Batch = config::Batch {
     size_max: 32,
@@ -35,18 +36,41 @@ impl Model {
         self.seen.lock().iter().map(|(_, items)| items.clone()).collect()
     }
 
-    async fn answer(self: Arc<Self>, class: Class, items: Vec<u32>) -> Vec<u32> {
+    async fn answer(self: Arc<Self>, class: Class, items: Vec<u32>) -> BatchResult<u32> {
         self.seen.lock().push((class, items.clone()));
         self.permits.acquire().await.unwrap().forget();
         assert!(!items.contains(&PANICS), "asked to panic");
-        let mut answers: Vec<u32> = items.iter().map(|item| item * 1000).collect();
+        let mut results: Vec<u32> = items.iter().map(|item| item * 1000).collect();
         if items.contains(&ANSWERS_TOO_FEW) {
-            answers.clear();
+            results.clear();
         }
         if items.contains(&ANSWERS_TOO_MANY) {
-            answers.push(0);
+            results.push(0);
         }
-        answers
+        BatchResult { results, outcome: Outcome::Answered }
+    }
+}
+
+/// The usual pace, which remembers what came back, and panics as often as it is told to.
+#[derive(Debug, Default)]
+struct Noting {
+    returned: Mutex<Vec<(usize, Outcome)>>,
+    panics: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Noted(Arc<Noting>);
+
+impl Pace for Noted {
+    fn on_batch(&mut self, returned: &Returned) {
+        self.0.returned.lock().push((returned.items, returned.outcome));
+    }
+
+    fn next(&self, outlook: &Outlook) -> Verdict {
+        let panics = &self.0.panics;
+        let told = panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        assert!(told.is_err(), "told to panic");
+        Gather.next(outlook)
     }
 }
 
@@ -54,24 +78,25 @@ struct Bench {
     model: Arc<Model>,
     batcher: Arc<Batcher<u32, u32>>,
     metrics: Metrics,
+    pace: Arc<Noting>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Bench {
-    fn new(rule: config::Batch, permits: usize, class_idle: Duration) -> Self {
-        let model = Model::new(permits);
-        let metrics = Metrics::new();
-        let answering = Arc::clone(&model);
-        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>| -> Answers<u32> {
+    fn new(rule: config::Batch, permits: usize) -> Self {
+        let (model, metrics, pace) = (Model::new(permits), Metrics::new(), Arc::<Noting>::default());
+        let (answering, noting) = (Arc::clone(&model), Arc::clone(&pace));
+        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>| -> Results<u32> {
             Box::pin(Arc::clone(&answering).answer(class, items))
         });
-        let batcher = Batcher::with_class_idle(rule, send, metrics.clone(), class_idle);
-        Self { model, batcher, metrics, asked: Arc::default() }
+        let paced: MakePace = Box::new(move || -> Box<dyn Pace> { Box::new(Noted(Arc::clone(&noting))) });
+        let batcher = Batcher::paced(rule, paced, send, metrics.clone());
+        Self { model, batcher, metrics, pace, asked: Arc::default() }
     }
 
     /// A bench whose model holds the batch `[0]`.
     async fn held(rule: config::Batch) -> (Self, JoinHandle<Result<u32, Rejected>>) {
-        let bench = Self::new(rule, 0, CLASS_IDLE);
+        let bench = Self::new(rule, 0);
         let first = bench.ask("a", 0);
         until(|| bench.model.batches() == [[0]]).await;
         (bench, first)
@@ -80,17 +105,20 @@ impl Bench {
     fn ask(&self, group: &'static str, item: u32) -> JoinHandle<Result<u32, Rejected>> {
         let (batcher, asked) = (Arc::clone(&self.batcher), Arc::clone(&self.asked));
         tokio::spawn(async move {
-            // Nothing is awaited between this and the item's being placed.
+            // Nothing is awaited between this and the item's being taken in.
             asked.fetch_add(1, Ordering::Relaxed);
-            batcher.submit(class(group), item, Terms { bytes: 1, ..Terms::default() }).await
+            batcher.submit(&class(group), item, Terms { bytes: 1, ..Terms::default() }).await
         })
     }
 
-    /// Waits until so many have asked in all, and the class tasks have taken what they asked.
+    /// Waits until so many have asked in all.
     async fn taken(&self, count: usize) {
-        let drained = |inbox: &mpsc::Sender<_>| inbox.capacity() == inbox.max_capacity();
-        let asked = || self.asked.load(Ordering::Relaxed) == count;
-        until(|| asked() && self.batcher.inboxes.lock().values().all(drained)).await;
+        until(|| self.asked.load(Ordering::Relaxed) == count).await;
+    }
+
+    /// Waits until the scheduler knows of so many classes.
+    async fn classes(&self, count: i64) {
+        until(|| self.metrics.classes.get() == count).await;
     }
 }
 
@@ -153,12 +181,15 @@ async fn a_batch_goes_on_when_one_of_its_askers_goes_away() {
 
 #[tokio::test]
 async fn a_batch_that_comes_to_nothing_leaves_nobody_waiting_and_the_class_working() {
-    let bench = Bench::new(RULE, 100, CLASS_IDLE);
+    let bench = Bench::new(RULE, 100);
     for spoilt in [PANICS, ANSWERS_TOO_FEW, ANSWERS_TOO_MANY] {
         assert_eq!(outcome(bench.ask("a", spoilt)).await, Err(Rejected::Lost), "{spoilt}");
         assert_eq!(outcome(bench.ask("a", 5)).await, Ok(5000), "after {spoilt}");
     }
     assert_eq!(bench.metrics.lost.get(), 3);
+    bench.classes(0).await;
+    let wanted = [(1, Outcome::Lost), (1, Outcome::Answered)].repeat(3);
+    assert_eq!(*bench.pace.returned.lock(), wanted, "the pace is told how each batch went");
 }
 
 #[tokio::test]
@@ -183,7 +214,7 @@ async fn a_full_queue_refuses_until_somebody_goes_away() {
 #[tokio::test]
 async fn classes_do_not_mix() {
     let rule = config::Batch { concurrency: 2, ..RULE };
-    let bench = Bench::new(rule, 0, CLASS_IDLE);
+    let bench = Bench::new(rule, 0);
     let asked: Vec<_> = (0..8).map(|item| bench.ask(if item % 2 == 0 { "even" } else { "odd" }, item)).collect();
     bench.taken(8).await;
     bench.model.permits.add_permits(100);
@@ -197,38 +228,78 @@ async fn classes_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_class_too_many_goes_alone_and_is_not_held_up() {
-    let rule = config::Batch { classes_max: 1, ..RULE };
+async fn all_classes_of_a_pool_share_its_slots() {
+    const GROUPS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    let bench = Bench::new(config::Batch { concurrency: 2, ..RULE }, 0);
+    let asked: Vec<_> = GROUPS.into_iter().zip(1..).map(|(group, item)| bench.ask(group, item)).collect();
+    bench.taken(6).await;
+    for out in 2..=6 {
+        until(|| bench.model.batches().len() == out).await;
+        // Whatever else could run has run.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.model.batches().len(), out, "two are out, and no more");
+        bench.model.permits.add_permits(1);
+    }
+    bench.model.permits.add_permits(1);
+    for (item, asked) in (1..).zip(asked) {
+        assert_eq!(outcome(asked).await, Ok(item * 1000));
+    }
+}
+
+#[tokio::test]
+async fn a_class_too_many_travels_alone_and_in_its_turn() {
+    let rule = config::Batch { classes_max: 1, queue_max: 2, ..RULE };
     let (bench, first) = Bench::held(rule).await;
     let others = [bench.ask("b", 1), bench.ask("b", 2)];
-    until(|| bench.model.batches().len() == 3).await;
+    bench.taken(3).await;
+    assert_eq!(outcome(bench.ask("c", 3)).await, Err(Rejected::QueueFull { queue_max: 2 }));
+    assert_eq!((bench.metrics.classes.get(), bench.model.batches().len()), (1, 1));
     bench.model.permits.add_permits(3);
     assert_eq!(outcome(first).await, Ok(0));
     for (item, other) in (1..).zip(others) {
         assert_eq!(outcome(other).await, Ok(item * 1000));
     }
-    let mut batches = bench.model.batches();
-    batches.sort();
-    assert_eq!(batches, [[0], [1], [2]]);
+    assert_eq!(bench.model.batches(), [[0], [1], [2]]);
     assert_eq!(bench.metrics.alone.get(), 2);
-    assert_eq!(bench.metrics.classes.get(), 1);
 }
 
 #[tokio::test]
-async fn an_idle_class_gives_up_its_task_and_comes_back() {
-    let bench = Bench::new(RULE, 100, Duration::from_millis(1));
+async fn a_class_without_work_gives_up_its_place_and_comes_back() {
+    let bench = Bench::new(RULE, 100);
     for item in [1, 2] {
         assert_eq!(outcome(bench.ask("a", item)).await, Ok(item * 1000));
-        until(|| bench.batcher.inboxes.lock().is_empty() && bench.metrics.classes.get() == 0).await;
+        bench.classes(0).await;
     }
 }
 
 #[tokio::test]
-async fn tasks_end_with_their_batcher() {
-    let bench = Bench::new(RULE, 100, CLASS_IDLE);
-    assert_eq!(outcome(bench.ask("a", 1)).await, Ok(1000));
-    assert_eq!(bench.metrics.classes.get(), 1);
-    let Bench { batcher, metrics, .. } = bench;
-    drop(batcher);
-    until(|| metrics.classes.get() == 0).await;
+async fn a_pace_that_panics_costs_what_waits_and_not_the_pool() {
+    let (bench, first) = Bench::held(RULE).await;
+    let waits = bench.ask("a", 1);
+    bench.taken(2).await;
+    bench.pace.panics.store(1, Ordering::Relaxed);
+    bench.model.permits.add_permits(100);
+    assert_eq!(outcome(first).await, Ok(0));
+    assert_eq!(outcome(waits).await, Err(Rejected::Lost));
+    assert_eq!(outcome(bench.ask("a", 2)).await, Ok(2000));
+    bench.classes(0).await;
+}
+
+#[tokio::test]
+async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
+    let bench = Bench::new(RULE, 0);
+    let ask = |group, item| bench.batcher.enlist(&class(group), vec![(item, Terms::default())]).remove(0);
+    let out = ask("a", 7);
+    until(|| bench.model.batches() == [[7]]).await;
+    let waits = ask("b", 8);
+    let (shared, model, classes) =
+        (Arc::downgrade(&bench.batcher.shared), Arc::clone(&bench.model), bench.metrics.classes.clone());
+    drop(bench);
+    until(|| shared.strong_count() == 0 && classes.get() == 0).await;
+    assert_eq!(waits.answer().await, Err(Rejected::Lost));
+    model.permits.add_permits(1);
+    assert_eq!(out.answer().await, Ok(7000));
+    assert_eq!(model.batches(), [[7]]);
 }

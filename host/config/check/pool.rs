@@ -29,7 +29,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, it: &mut Findings<'_>) -> Pool 
         attempts_max: it.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
         health: raw.health.as_ref().map(|raw| health(raw, it)),
         eject: eject(&raw.eject, it),
-        batch: batch(&raw.batch, it),
+        batch: batch(&raw.batch, base.batch, it),
         ..base
     }
 }
@@ -88,8 +88,7 @@ fn eject(raw: &raw::Eject, it: &mut Findings<'_>) -> Eject {
     }
 }
 
-fn batch(raw: &raw::Batch, it: &mut Findings<'_>) -> Batch {
-    let base = Batch::default();
+fn batch(raw: &raw::Batch, base: Batch, it: &mut Findings<'_>) -> Batch {
     Batch {
         size_max: it.count("size_max", &raw.size_max, base.size_max, &(1..=10_000)),
         bytes_max: it.bytes("bytes_max", &raw.bytes_max, base.bytes_max, &(1..=GIB)),

@@ -6,10 +6,18 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
+use http::{
+    HeaderMap,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BadAnswer, Malformed};
+use super::{
+    contract::Protocol,
+    fault::{BadAnswer, Malformed},
+    item::{ItemError, Reply, Reported},
+};
 
 /// Deepest nesting. The same as serde_json's own, so that what is accepted here can be read for policies too.
 pub(super) const DEPTH_MAX: usize = 127;
@@ -47,6 +55,34 @@ pub(super) fn text(body: &[u8]) -> Result<&RawValue, Malformed> {
 /// Reads an answer, or a part of one.
 pub(super) fn read<'t, T: Deserialize<'t>>(text: &'t [u8], wanted: &'static str) -> Result<T, BadAnswer> {
     serde_json::from_slice(text).map_err(|error| BadAnswer::Unreadable { wanted, why: error.to_string() })
+}
+
+/// The header fields of a JSON body.
+pub(super) fn headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+/// A reply of JSON.
+pub(super) fn reply(status: u16, body: Bytes) -> Reply {
+    Reply { status, headers: headers(), body }
+}
+
+/// The reply to one question: its answer or its error, byte for byte.
+pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[Reported<'_>]) -> Reply {
+    match outcomes.first() {
+        Some(Ok(answer)) => reply(200, answer.body.clone()),
+        Some(Err(error)) => reply(error.status, error.body.clone()),
+        None => {
+            let error = protocol.failure(502, "the question was not answered", None);
+            reply(error.status, error.body)
+        }
+    }
+}
+
+/// A failure in the words of models that take plain JSON.
+pub(super) fn failure(status: u16, message: &str) -> ItemError {
+    let body = serde_json::json!({ "error": { "status": status, "message": message } });
+    ItemError { status, body: Bytes::from(body.to_string()) }
 }
 
 /// Parses a value that lies `depth` levels deep in its document.

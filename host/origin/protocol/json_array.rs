@@ -2,16 +2,50 @@
 //! need be, and answers with an array of the same length in the same order.
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Answer, BadAnswer, ItemError, Malformed, Outcome, Question, Reply, Shape, Split, failure, json};
-use crate::config::Protocol;
+use super::{
+    contract::Protocol,
+    fault::{BadAnswer, Malformed},
+    item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split},
+    json,
+};
 
 /// The status of an error that states none.
 const STATUS_DEFAULT: u16 = 502;
 
-pub(super) fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
+/// Arrays of any JSON values. An error keeps its place among the answers.
+#[derive(Debug)]
+pub(super) struct JsonArray;
+
+impl Protocol for JsonArray {
+    fn split(&self, request: &Received<'_>, items_max: usize) -> Result<Split, Malformed> {
+        split(request.body, items_max)
+    }
+
+    fn join(&self, target: &PathAndQuery, questions: &[&Question]) -> Joined {
+        Joined { target: target.clone(), headers: json::headers(), body: join_questions(questions) }
+    }
+
+    fn split_response(&self, response: Message<'_>, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+        split_answers(response.body, questions)
+    }
+
+    fn join_outcomes(&self, shape: Shape, outcomes: &[Reported<'_>]) -> Reply {
+        match shape {
+            Shape::Single => json::alone(self, outcomes),
+            Shape::Many => join_answers(outcomes),
+        }
+    }
+
+    fn failure(&self, status: u16, message: &str, _: Option<&str>) -> ItemError {
+        json::failure(status, message)
+    }
+}
+
+fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
     let text = json::text(body)?;
     if !text.get().starts_with('[') {
         return Ok(Split { shape: Shape::Single, questions: vec![question(body, text, 0)?] });
@@ -33,13 +67,13 @@ fn question(body: &Bytes, element: &RawValue, depth: usize) -> Result<Question, 
     Ok(Question { body, canonical: canonical.text, group: Bytes::new(), item })
 }
 
-pub(super) fn join_questions(questions: &[&Question]) -> Bytes {
+fn join_questions(questions: &[&Question]) -> Bytes {
     let mut body = Vec::with_capacity(questions.iter().map(|question| question.weight() + 1).sum::<usize>() + 2);
     json::write_list(questions.iter().map(|question| question.item()), &mut body);
     body.into()
 }
 
-pub(super) fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
     let elements: Vec<&RawValue> = json::read(body, "a JSON array")?;
     if elements.len() != questions.len() {
         return Err(BadAnswer::Count { asked: questions.len(), found: elements.len() });
@@ -48,11 +82,11 @@ pub(super) fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec
 }
 
 /// An element that is an error fits in as it is; one that isn't recognisable as an error in its place is worded anew.
-pub(super) fn join_answers(outcomes: &[Outcome]) -> Reply {
-    let elements: Vec<Bytes> = outcomes.iter().map(element).collect();
+fn join_answers(outcomes: &[Reported<'_>]) -> Reply {
+    let elements: Vec<Bytes> = outcomes.iter().copied().map(element).collect();
     let mut body = Vec::with_capacity(elements.iter().map(|element| element.len() + 1).sum::<usize>() + 2);
     json::write_list(elements.iter().map(|element| &element[..]), &mut body);
-    Reply { status: 200, body: body.into() }
+    json::reply(200, body.into())
 }
 
 /// The bytes are copied: an answer that is kept must not keep its whole batch in memory.
@@ -60,16 +94,16 @@ fn outcome(element: &RawValue) -> Outcome {
     let body = Bytes::copy_from_slice(element.get().as_bytes());
     match error_status(element.get()) {
         Some(status) => Err(ItemError { status, body }),
-        None => Ok(Answer { body }),
+        None => Ok(Answer::from(body)),
     }
 }
 
-fn element(outcome: &Outcome) -> Bytes {
+fn element(outcome: Reported<'_>) -> Bytes {
     match outcome {
         Ok(answer) => answer.body.clone(),
         Err(error) => match std::str::from_utf8(&error.body).ok().and_then(error_status) {
             Some(_) => error.body.clone(),
-            None => failure(Protocol::JsonArray, error.status, &error.to_string()).body,
+            None => json::failure(error.status, &error.to_string()).body,
         },
     }
 }
@@ -101,6 +135,7 @@ fn object<'t, T: Deserialize<'t>>(text: &'t str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::protocol::item::reported;
 
     fn asked(body: &'static str) -> Split {
         split(&Bytes::from_static(body.as_bytes()), 4).unwrap()
@@ -171,10 +206,10 @@ mod tests {
     #[test]
     fn every_element_is_an_answer_in_its_place() {
         let outcomes = answered(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
-        assert_eq!(outcomes[0], Ok(Answer { body: Bytes::from_static(br#"{"x" : 1.50}"#) }));
+        assert_eq!(outcomes[0], Ok(Answer::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
         let failed = ItemError { status: 400, body: Bytes::from_static(br#"{"error":{"status":400}}"#) };
         assert_eq!(outcomes[1], Err(failed));
-        let reply = join_answers(&outcomes);
+        let reply = join_answers(&outcomes.iter().map(reported).collect::<Vec<_>>());
         assert_eq!((reply.status, &reply.body[..]), (200, &br#"[{"x" : 1.50},{"error":{"status":400}}]"#[..]));
     }
 
@@ -190,7 +225,8 @@ mod tests {
     #[test]
     fn an_origins_page_can_not_break_the_array() {
         let page = ItemError { status: 503, body: Bytes::from_static(b"<h1>Sorry</h1>") };
-        let reply = join_answers(&[Err(page), Ok(Answer { body: Bytes::from_static(b"1") })]);
+        let one = Ok(Answer::from(Bytes::from_static(b"1")));
+        let reply = join_answers(&[Err(&page), reported(&one)]);
         let elements: Vec<serde_json::Value> = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(elements[0]["error"]["status"], 503);
         assert_eq!(elements[1], 1);

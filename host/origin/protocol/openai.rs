@@ -4,10 +4,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use serde_json::{Value, value::RawValue};
 
-use super::{Answer, BadAnswer, Malformed, Outcome, Question, Reply, Shape, Split, alone, failure, json, json::Node};
-use crate::config::Protocol;
+use super::{
+    contract::Protocol,
+    fault::{BadAnswer, Malformed},
+    item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split},
+    json::{self, Node},
+};
 
 #[cfg(test)]
 mod tests;
@@ -19,8 +24,43 @@ const SHARED_BYTES_MAX: usize = 16 * 1024;
 /// How every question begins.
 const HEAD: &str = "{\"input\":";
 
+/// OpenAI's embeddings. It has no errors per item, so that the first is the whole reply.
+#[derive(Debug)]
+pub(super) struct OpenAi;
+
+impl Protocol for OpenAi {
+    fn split(&self, request: &Received<'_>, items_max: usize) -> Result<Split, Malformed> {
+        split(request.body, items_max)
+    }
+
+    fn join(&self, target: &PathAndQuery, questions: &[&Question]) -> Joined {
+        Joined { target: target.clone(), headers: json::headers(), body: join_questions(questions) }
+    }
+
+    fn split_response(&self, response: Message<'_>, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+        split_answers(response.body, questions)
+    }
+
+    fn join_outcomes(&self, shape: Shape, outcomes: &[Reported<'_>]) -> Reply {
+        match (shape, outcomes) {
+            (Shape::Single, _) | (Shape::Many, [_]) => json::alone(self, outcomes),
+            (Shape::Many, _) => join_answers(outcomes),
+        }
+    }
+
+    fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError {
+        failure(status, message, param)
+    }
+}
+
+fn failure(status: u16, message: &str, param: Option<&str>) -> ItemError {
+    let kind = error_type(status);
+    let body = serde_json::json!({ "error": { "message": message, "type": kind, "param": param, "code": null } });
+    ItemError { status, body: Bytes::from(body.to_string()) }
+}
+
 /// What OpenAI calls an error of this status.
-pub(super) const fn error_type(status: u16) -> &'static str {
+const fn error_type(status: u16) -> &'static str {
     match status {
         401 | 403 => "authentication_error",
         429 => "rate_limit_error",
@@ -29,7 +69,7 @@ pub(super) const fn error_type(status: u16) -> &'static str {
     }
 }
 
-pub(super) fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
+fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
     let mut shared = match json::parse(json::text(body)?, 0)?.node {
         Node::Object(members) => members,
         other => return Err(Malformed::NotAnObject { found: other.kind() }),
@@ -119,7 +159,7 @@ fn wrong(at: String, wanted: &'static str, found: &Node<'_>) -> Malformed {
 }
 
 /// One question travels as if the client had asked it; more become a list.
-pub(super) fn join_questions(questions: &[&Question]) -> Bytes {
+fn join_questions(questions: &[&Question]) -> Bytes {
     let [first, _, ..] = questions else {
         return questions.first().map(|only| only.body.clone()).unwrap_or_default();
     };
@@ -133,11 +173,11 @@ pub(super) fn join_questions(questions: &[&Question]) -> Bytes {
 }
 
 /// A single answer stays as the model wrote it.
-pub(super) fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
     let List { rest, data, usage } = List::parse(body)?;
     let entries = in_order(data, questions.len())?;
     if entries.len() == 1 {
-        return Ok(vec![Ok(Answer { body: body.clone() })]);
+        return Ok(vec![Ok(Answer::from(body.clone()))]);
     }
     let weights: Vec<u64> = questions.iter().map(|question| length(question.item())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
@@ -145,20 +185,20 @@ pub(super) fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec
         None => vec![None; entries.len()],
     };
     let answer = |(entry, usage): (&Members<'_>, &Option<Usage<'_>>)| {
-        Ok(Answer { body: write_reply(&rest, &[entry], usage.as_ref()) })
+        Ok(Answer::from(write_reply(&rest, &[entry], usage.as_ref())))
     };
     Ok(entries.iter().zip(&usages).map(answer).collect())
 }
 
-pub(super) fn join_answers(outcomes: &[Outcome]) -> Reply {
-    if let [only] = outcomes {
-        return alone(only);
-    }
-    let answers: Result<Vec<&Answer>, _> = outcomes.iter().map(Outcome::as_ref).collect();
+fn join_answers(outcomes: &[Reported<'_>]) -> Reply {
+    let answers: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
     match answers.map(|answers| join(&answers)) {
-        Ok(Ok(body)) => Reply { status: 200, body },
-        Ok(Err(bad)) => failure(Protocol::OpenAiEmbeddings, 502, &bad.to_string()).into(),
-        Err(first) => first.clone().into(),
+        Ok(Ok(body)) => json::reply(200, body),
+        Ok(Err(bad)) => {
+            let error = failure(502, &bad.to_string(), None);
+            json::reply(error.status, error.body)
+        }
+        Err(first) => json::reply(first.status, first.body.clone()),
     }
 }
 
@@ -295,8 +335,8 @@ fn length(item: &[u8]) -> u64 {
 }
 
 /// Usage is what the answers took when they were made, even if some of them come from the cache now.
-fn join(answers: &[&Answer]) -> Result<Bytes, BadAnswer> {
-    let lists = answers.iter().map(|answer| List::parse(&answer.body)).collect::<Result<Vec<_>, _>>()?;
+fn join(answers: &[Message<'_>]) -> Result<Bytes, BadAnswer> {
+    let lists = answers.iter().map(|answer| List::parse(answer.body)).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
         return Err(BadAnswer::Count { asked: 1, found: list.data.len() });
     }

@@ -1,22 +1,33 @@
 //! What holds for every protocol: asking through us is asking the model.
 
+use bytes::Bytes;
+use http::{HeaderMap, uri::PathAndQuery};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::*;
+use super::{item::reported, *};
 use crate::config::Protocol::{JsonArray, OpenAiEmbeddings, Plain};
 
+fn split(protocol: config::Protocol, body: &Bytes) -> Split {
+    let (target, headers) = (PathAndQuery::from_static("/"), HeaderMap::new());
+    of(protocol).split(&Received { target: &target, headers: &headers, body }, usize::MAX).unwrap()
+}
+
 /// Splits `body`, asks `model` in requests of at most `size` questions, and joins what it answers.
-fn ask(protocol: Protocol, body: &Bytes, size: usize, model: impl Fn(&Bytes) -> Bytes) -> Reply {
-    let split = split(protocol, body, usize::MAX).unwrap();
+fn ask(protocol: config::Protocol, body: &Bytes, size: usize, model: impl Fn(&Bytes) -> Bytes) -> Reply {
+    let target = PathAndQuery::from_static("/v1/model?n=1");
+    let split = split(protocol, body);
+    let protocol = of(protocol);
     let questions: Vec<&Question> = split.questions.iter().collect();
     let mut outcomes = Vec::new();
     for batch in questions.chunks(size) {
         assert!(batch.iter().all(|question| question.group == batch[0].group));
-        let answer = model(&join_questions(protocol, batch));
-        outcomes.extend(split_answers(protocol, &answer, batch).unwrap());
+        let joined = protocol.join(&target, batch);
+        assert_eq!(joined.target, target);
+        let (headers, body) = (HeaderMap::new(), model(&joined.body));
+        outcomes.extend(protocol.split_response(Message { headers: &headers, body: &body }, batch).unwrap());
     }
-    join_answers(protocol, split.shape, &outcomes)
+    protocol.join_outcomes(split.shape, &outcomes.iter().map(reported).collect::<Vec<_>>())
 }
 
 fn parsed(body: &Bytes) -> Value {
@@ -119,8 +130,7 @@ proptest! {
     #[test]
     fn white_space_and_order_make_no_other_question_and_content_does(one in value(), other in value()) {
         let key = |body: &[u8]| {
-            let split = split(Plain, &Bytes::copy_from_slice(body), 1).unwrap();
-            split.questions[0].canonical.clone()
+            split(Plain, &Bytes::copy_from_slice(body)).questions[0].canonical.clone()
         };
         let compact = key(one.to_string().as_bytes());
         prop_assert_eq!(&compact, &key(&bytes(&one)));
@@ -149,20 +159,24 @@ fn a_failure_speaks_the_protocol() {
         (JsonArray, json!({ "error": { "status": 503, "message": "m" } })),
         (OpenAiEmbeddings, json!({ "error": { "message": "m", "type": "server_error", "param": null, "code": null } })),
     ] {
-        let failure = failure(protocol, 503, "m");
+        let failure = of(protocol).failure(503, "m", None);
         assert_eq!((failure.status, parsed(&failure.body)), (503, wanted), "{protocol:?}");
-        assert_eq!(join_answers(protocol, Shape::Single, &[Err(failure.clone())]), Reply::from(failure));
+        let reply = of(protocol).reply_to_all(&failure);
+        assert_eq!((reply.status, &reply.body), (503, &failure.body), "{protocol:?}");
+        assert_eq!(reply.headers["content-type"], "application/json", "{protocol:?}");
     }
 }
 
 #[test]
 fn numbers_that_differ_past_a_float_are_different_questions() {
     let body = Bytes::from_static(b"[12345678901234567890123, 12345678901234567890124, 1, 1.0]");
-    let split = split(JsonArray, &body, 4).unwrap();
+    let split = split(JsonArray, &body);
     for (index, question) in split.questions.iter().enumerate() {
         for other in &split.questions[..index] {
             assert_ne!(question.canonical, other.canonical);
         }
     }
-    assert_eq!(join_questions(JsonArray, &split.questions.iter().collect::<Vec<_>>()).len(), body.len() - 3);
+    let joined = of(JsonArray).join(&PathAndQuery::from_static("/"), &split.questions.iter().collect::<Vec<_>>());
+    assert_eq!(joined.body.len(), body.len() - 3);
+    assert_eq!(joined.headers["content-type"], "application/json");
 }

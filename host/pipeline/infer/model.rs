@@ -1,24 +1,26 @@
 //! Asking a model: what travels together, one batch's way to the origin and back.
 
 use std::{
+    collections::BTreeMap,
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    batch::{Batcher, Class, Pending, Rejected, Terms},
+    batch::{self, BatchResult, Batcher, Class, Pending, Rejected, Terms},
     cache::{
         control::Directives,
         purge::Mark,
         tag::Tag,
         vary::{self, Vary},
     },
-    config::Protocol,
     message::{RequestHead, coding},
-    origin::protocol::{self, Question},
+    origin::protocol::{ItemError, Joined, Message, Outcome, Protocol, Question, Received},
     pipeline::{
         advice::{Advice, Beside},
         forwarding,
@@ -28,13 +30,16 @@ use crate::{
     policy::{Choice, Decision, Fault, Grouping, Hook, Question as Asks, Shape, edit},
 };
 
-/// The former of one pool's questions.
+/// Where the questions of one pool gather.
 pub type Batches = Batcher<Asked, Told>;
+
+/// Where questions gather, by the name of their pool.
+pub type Batchers = BTreeMap<Arc<str>, Arc<Batches>>;
 
 /// One question on its way to a model.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    pub(super) protocol: Protocol,
+    pub(super) protocol: &'static dyn Protocol,
     pub(super) question: Question,
     pub(super) head: Arc<RequestHead>,
     pub(super) route: Arc<Route>,
@@ -53,8 +58,8 @@ pub struct Asked {
 #[derive(Clone, Debug)]
 pub struct Told {
     /// The answer, as if asked alone.
-    pub(super) outcome: protocol::Outcome,
-    /// The header fields of the response that brought it.
+    pub(super) outcome: Outcome,
+    /// The header fields of the response that brought it, with those that are the answer's own.
     pub(super) headers: Arc<HeaderMap>,
     /// The endpoint, and how often it took to get there.
     pub(super) endpoint: Option<Arc<str>>,
@@ -87,10 +92,31 @@ pub(super) struct Posed {
 /// An answer on its way, or none because the question wasn't asked.
 pub(super) type Awaited = Result<Option<Pending<Told>>, Box<Told>>;
 
+impl Told {
+    /// What the response that this was made of tells about one of its questions.
+    fn answered(&self, outcome: Outcome) -> Self {
+        let mut told = Self { outcome, ..self.clone() };
+        if let Ok(answer) = &mut told.outcome
+            && !answer.headers.is_empty()
+        {
+            Arc::make_mut(&mut told.headers).extend(mem::take(&mut answer.headers));
+        }
+        told
+    }
+}
+
 /// Makes the function that a batcher sends with.
 #[must_use]
-pub fn sender() -> crate::batch::SendBatch<Asked, Told> {
-    Arc::new(|_class, asked| Box::pin(send(asked)))
+pub fn sender() -> batch::SendBatch<Asked, Told> {
+    Arc::new(|_class, asked| Box::pin(send(asked).map(returned)))
+}
+
+/// What came back, and whether it was the model that took the time.
+fn returned(results: Vec<Told>) -> BatchResult<Told> {
+    let status = results.first().and_then(|told| told.status);
+    let answered = status.is_some_and(|status| (200..300).contains(&status));
+    let outcome = if answered { batch::Outcome::Answered } else { batch::Outcome::Failed };
+    BatchResult { results, outcome }
 }
 
 /// A question as its policy shapes it, to whom it goes and on what terms.
@@ -101,7 +127,7 @@ pub(super) fn shaped(
     beside: &Beside,
     route: &Arc<Route>,
     head: &Arc<RequestHead>,
-    protocol: Protocol,
+    protocol: &'static dyn Protocol,
     posed: &Posed,
     answer_bytes_max: u64,
 ) -> Result<Asked, Box<Told>> {
@@ -124,7 +150,7 @@ pub(super) fn shaped(
     let maker = advice.key_maker().map(|policy| &**policy);
     Ok(Asked {
         protocol,
-        question: edited(protocol, question, &shape),
+        question: edited(protocol, head, question, &shape),
         head: Arc::clone(head),
         route: Arc::clone(route),
         answer_bytes_max,
@@ -137,9 +163,12 @@ pub(super) fn shaped(
 }
 
 /// The question after a policy's edits. What is no question of the protocol any more travels as the client asked it.
-fn edited(protocol: Protocol, question: &Question, shape: &Shape) -> Question {
+fn edited(protocol: &dyn Protocol, head: &RequestHead, question: &Question, shape: &Shape) -> Question {
     let body = (!shape.edits.is_empty()).then(|| edit::edited(&question.body, &shape.edits)).flatten();
-    let split = body.and_then(|body| protocol::split(protocol, &body, 1).ok());
+    let split = body.and_then(|body| {
+        let received = Received { target: &head.target, headers: &head.headers, body: &body };
+        protocol.split(&received, 1).ok()
+    });
     match split.map(|split| split.questions) {
         Some(mut questions) if questions.len() == 1 => questions.remove(0),
         _ => question.clone(),
@@ -167,21 +196,20 @@ fn terms(asked: &Asked) -> Terms {
     }
 }
 
-/// Hands questions to their former; `None` where the route has none, which `app` rules out.
-pub(super) fn enlist(route: &Route, class: Class, items: Vec<(Asked, Terms)>) -> Vec<Option<Pending<Told>>> {
-    let destination = route.destinations.iter().find(|destination| destination.name == class.pool);
-    match destination.and_then(|destination| destination.batches.as_ref()) {
+/// Hands questions to their pool's batcher; `None` where there is none, which `app` rules out.
+pub(super) fn enlist(batchers: &Batchers, class: &Class, items: Vec<(Asked, Terms)>) -> Vec<Option<Pending<Told>>> {
+    match batchers.get(&class.pool) {
         Some(batches) => batches.enlist(class, items).into_iter().map(Some).collect(),
         None => items.iter().map(|_| None).collect(),
     }
 }
 
 /// Waits for the answer, and puts a rejection into the protocol's words.
-pub(super) async fn told(protocol: Protocol, pending: Awaited) -> Told {
+pub(super) async fn told(protocol: &dyn Protocol, pending: Awaited) -> Told {
     let pending = match pending {
         Ok(Some(pending)) => pending,
         Ok(None) => {
-            return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the route has no former", 1);
+            return failed(protocol, StatusCode::INTERNAL_SERVER_ERROR, "no-former", "the pool has no former", 1);
         }
         Err(told) => return *told,
     };
@@ -242,12 +270,13 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     let Some(first) = asked.first() else { return Vec::new() };
     let protocol = first.protocol;
     let questions: Vec<&Question> = asked.iter().map(|asked| &asked.question).collect();
+    let Joined { target, headers, body } = protocol.join(&first.route.target_sent(&first.head), &questions);
     let mut upstream = UpstreamRequest {
         method: Method::POST,
         authority: first.head.authority.clone(),
-        target: first.route.target_sent(&first.head),
-        headers: header_fields(first),
-        body: UpstreamBody::Bytes(protocol::join_questions(protocol, &questions)),
+        target,
+        headers: header_fields(first, headers),
+        body: UpstreamBody::Bytes(body),
         // A batch is many clients'.
         client: None,
     };
@@ -267,7 +296,7 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
     }
     let codings = take_codings(&mut parts.headers);
     let base = Told {
-        outcome: Err(protocol::failure(protocol, 502, "no answer")),
+        outcome: Err(protocol.failure(502, "no answer", None)),
         headers: Arc::new(parts.headers),
         endpoint: Some(fetched.endpoint),
         attempts: fetched.attempts,
@@ -291,11 +320,11 @@ async fn send(asked: Vec<Asked>) -> Vec<Told> {
         Err(error) => return everybody(unusable(&base, protocol, "answer-coding", &error.to_string())),
     };
     if !parts.status.is_success() {
-        let error = protocol::ItemError { status: parts.status.as_u16(), body: bytes };
+        let error = ItemError { status: parts.status.as_u16(), body: bytes };
         return everybody(Told { outcome: Err(error), reason: Some("origin-error"), ..base });
     }
-    match protocol::split_answers(protocol, &bytes, &questions) {
-        Ok(outcomes) => outcomes.into_iter().map(|outcome| Told { outcome, ..base.clone() }).collect(),
+    match protocol.split_response(Message { headers: &base.headers, body: &bytes }, &questions) {
+        Ok(outcomes) => outcomes.into_iter().map(|outcome| base.answered(outcome)).collect(),
         Err(error) => everybody(unusable(&base, protocol, "bad-answer", &error.to_string())),
     }
 }
@@ -313,15 +342,15 @@ fn strictest(asked: &[Asked]) -> Choice {
     }
 }
 
-/// A batch's header fields.
-fn header_fields(first: &Asked) -> HeaderMap {
+/// A batch's header fields; `own` are those that describe its body.
+fn header_fields(first: &Asked, own: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for name in first.sent.iter() {
         for value in first.head.headers.get_all(name) {
             headers.append(name.clone(), value.clone());
         }
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.extend(own);
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
     headers
 }
@@ -342,13 +371,13 @@ fn is_shareable(response: &HeaderMap) -> bool {
     !is_private && vary::read(response) != Vary::Any
 }
 
-fn unusable(base: &Told, protocol: Protocol, reason: &'static str, detail: &str) -> Told {
-    Told { outcome: Err(protocol::failure(protocol, 502, detail)), reason: Some(reason), ..base.clone() }
+fn unusable(base: &Told, protocol: &dyn Protocol, reason: &'static str, detail: &str) -> Told {
+    Told { outcome: Err(protocol.failure(502, detail, None)), reason: Some(reason), ..base.clone() }
 }
 
-fn failed(protocol: Protocol, status: StatusCode, reason: &'static str, detail: &str, batch: usize) -> Told {
+fn failed(protocol: &dyn Protocol, status: StatusCode, reason: &'static str, detail: &str, batch: usize) -> Told {
     Told {
-        outcome: Err(protocol::failure(protocol, status.as_u16(), detail)),
+        outcome: Err(protocol.failure(status.as_u16(), detail, None)),
         headers: Arc::default(),
         endpoint: None,
         attempts: 0,
@@ -360,5 +389,31 @@ fn failed(protocol: Protocol, status: StatusCode, reason: &'static str, detail: 
         remark: None,
         cost_micro: 0,
         purgeable: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        origin::protocol::{self, Answer},
+    };
+
+    #[test]
+    fn an_answers_own_header_fields_replace_those_of_its_response() {
+        let fields = |media_type| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+        let mut headers = fields("application/json");
+        headers.insert("x-model", HeaderValue::from_static("m"));
+        let protocol = protocol::of(config::Protocol::JsonArray);
+        let base = Told { headers: Arc::new(headers), ..failed(protocol, StatusCode::BAD_GATEWAY, "", "", 2) };
+
+        let same = base.answered(Ok(Answer::from(Bytes::from_static(b"1"))));
+        assert!(Arc::ptr_eq(&same.headers, &base.headers), "fields of the response are shared");
+        let own = Answer { headers: fields("application/octet-stream"), body: Bytes::from_static(b"2") };
+        let other = base.answered(Ok(own));
+        assert_eq!(other.headers["content-type"], "application/octet-stream");
+        assert_eq!(other.headers["x-model"], "m");
+        assert_eq!(base.headers["content-type"], "application/json");
     }
 }

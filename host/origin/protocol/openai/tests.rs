@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::origin::protocol::item::reported;
 
 fn asked(body: &str) -> Result<Split, Malformed> {
     split(&Bytes::copy_from_slice(body.as_bytes()), 4)
@@ -20,6 +21,11 @@ fn answered(body: &str, questions: &[Question]) -> Result<Vec<Outcome>, BadAnswe
 
 fn bodies(outcomes: Vec<Outcome>) -> Vec<Bytes> {
     outcomes.into_iter().map(|outcome| outcome.unwrap().body).collect()
+}
+
+/// The reply to a list of questions.
+fn many(outcomes: &[Outcome]) -> Reply {
+    OpenAi.join_outcomes(Shape::Many, &outcomes.iter().map(reported).collect::<Vec<_>>())
 }
 
 #[test]
@@ -112,7 +118,7 @@ fn what_is_not_an_input_is_refused_with_its_place() {
             "input".into(),
         ),
     ] {
-        let reply = asked(body).unwrap_err().reply(Protocol::OpenAiEmbeddings);
+        let reply = OpenAi.refusal(&asked(body).unwrap_err());
         let error: Value = serde_json::from_slice(&reply.body).unwrap();
         let wanted = serde_json::json!({ "error": {
             "message": message, "type": "invalid_request_error", "param": param, "code": null
@@ -150,8 +156,8 @@ fn answers_are_sorted_renumbered_and_their_digits_untouched() {
 
 #[test]
 fn the_reply_to_many_is_numbered_and_summed_up() {
-    let answer = |body: &'static str| Ok(Answer { body: Bytes::from_static(body.as_bytes()) });
-    let reply = join_answers(&[
+    let answer = |body: &'static str| Ok(Answer::from(Bytes::from_static(body.as_bytes())));
+    let reply = many(&[
         answer(r#"{"model":"m","data":[{"index":0,"embedding":[1.10]}],"usage":{"total_tokens":2,"note":"x"}}"#),
         answer(r#"{"model":"n","data":[{"embedding":[2]}]}"#),
         answer(r#"{"model":"m","data":[{"index":0,"embedding":[3]}],"usage":{"total_tokens":5,"note":"y"}}"#),
@@ -168,20 +174,22 @@ fn one_answer_stays_as_it_is() {
     let questions = questions(r#"{"input":["a"]}"#);
     let answer = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
     let outcomes = answered(answer, &questions).unwrap();
-    assert_eq!(join_answers(&outcomes).body, answer);
+    let reply = many(&outcomes);
+    assert_eq!(
+        (&reply.body[..], reply.headers["content-type"].as_bytes()),
+        (answer.as_bytes(), &b"application/json"[..])
+    );
     assert_eq!(bodies(outcomes), [answer]);
 }
 
 #[test]
 fn the_first_error_is_the_whole_reply() {
-    let ok = || Ok(Answer { body: Bytes::from_static(br#"{"data":[{"embedding":[]}]}"#) });
-    let failed = |status, body: &'static str| {
-        Err(crate::origin::protocol::ItemError { status, body: Bytes::from_static(body.as_bytes()) })
-    };
-    let reply = join_answers(&[ok(), failed(429, "slow down"), failed(500, "oops")]);
+    let ok = || Ok(Answer::from(Bytes::from_static(br#"{"data":[{"embedding":[]}]}"#)));
+    let failed = |status, body: &'static str| Err(ItemError { status, body: Bytes::from_static(body.as_bytes()) });
+    let reply = many(&[ok(), failed(429, "slow down"), failed(500, "oops")]);
     assert_eq!((reply.status, &reply.body[..]), (429, &b"slow down"[..]));
-    let spoilt = Ok(Answer { body: Bytes::from_static(b"{}") });
-    assert_eq!(join_answers(&[ok(), spoilt]).status, 502);
+    let spoilt = Ok(Answer::from(Bytes::from_static(b"{}")));
+    assert_eq!(many(&[ok(), spoilt]).status, 502);
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! Why a body can't be split.
+
+use thiserror::Error;
+
+/// Why a request body is no question: answered 400.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// The body can't be read; the words say at which line and column.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// The protocol wants an object.
+    #[error("the body must be a JSON object, not {found}")]
+    NotAnObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// Arrays and objects within each other.
+    #[error("the body nests deeper than {max} levels")]
+    TooDeep {
+        /// The limit.
+        max: usize,
+    },
+    /// Nothing is asked.
+    #[error("`input` is missing")]
+    InputMissing,
+    /// An empty list asks nothing.
+    #[error("`{at}` must not be empty")]
+    InputEmpty {
+        /// Where: `input` or `input[3]`.
+        at: String,
+    },
+    /// Not text, and not token ids.
+    #[error("`{at}` must be {wanted}, not {found}")]
+    InputType {
+        /// Where: `input` or `input[3]`.
+        at: String,
+        /// What is allowed there.
+        wanted: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+    /// More questions than a request may ask.
+    #[error("{count} questions are more than the {max} that one request may ask")]
+    TooMany {
+        /// Questions asked.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Every question repeats the members beside `input`, so they must be small.
+    #[error("the members beside `input` take {bytes} bytes; {max} are allowed")]
+    SharedTooLarge {
+        /// Their size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl Malformed {
+    /// The member of the body that is at fault, if it is one.
+    #[must_use]
+    pub const fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::InputMissing | Self::InputEmpty { .. } | Self::InputType { .. } | Self::TooMany { .. } => {
+                Some("input")
+            }
+            Self::NotJson(_) | Self::NotAnObject { .. } | Self::TooDeep { .. } | Self::SharedTooLarge { .. } => None,
+        }
+    }
+}
+
+/// Why a model's answer to a batch can't be given to those who asked.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BadAnswer {
+    /// Not JSON, or JSON of another form.
+    #[error("the answer is not {wanted}: {why}")]
+    Unreadable {
+        /// What it should be.
+        wanted: &'static str,
+        /// What is wrong with it, and where.
+        why: String,
+    },
+    /// A list of another length.
+    #[error("{found} answers to {asked} questions")]
+    Count {
+        /// Questions asked.
+        asked: usize,
+        /// Answers found.
+        found: usize,
+    },
+    /// It can't be told which question an entry answers.
+    #[error("entry {position} has an index that is out of range, taken or not a number")]
+    Index {
+        /// Place of the entry in the list.
+        position: usize,
+    },
+}

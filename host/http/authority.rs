@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ::http::{HeaderMap, HeaderValue, Uri, Version, header};
 
-use super::request::Rejection;
+use super::rejection::Rejection;
 use crate::message::{Scheme, authority};
 
 /// Takes `Host` out of the header fields and settles, with the target's authority, what the request is for.

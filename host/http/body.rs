@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     pace::{Account, Pace},
-    request::Rejection,
+    rejection::Rejection,
 };
 use crate::{
     clock::millis,

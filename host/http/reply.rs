@@ -2,44 +2,25 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{guests::Ticket, stream::Marks, watch::InFlight};
+use super::{activity::InFlight, guests::Ticket};
 
-/// What an HTTP/2 stream is handed at a time: a frame of the usual size.
-const PIECE: usize = 16 * 1024;
-
-/// Keeps its request in flight until the body is sent or given up, and on HTTP/2 marks whether the client takes it.
-///
-/// There a client can stop one stream while the socket stays writable, and hyper takes whatever it is handed: so it
-/// gets small pieces, each only when the one before has found room. On HTTP/1 the socket holds back by itself.
+/// Keeps its request in flight until the body is sent or given up.
 pub(super) struct Reply<B> {
     body: B,
-    /// What is left of the frame that is being handed over.
-    rest: Bytes,
-    /// Of the HTTP/2 stream.
-    marks: Option<Arc<Marks>>,
     _in_flight: InFlight,
     _ticket: Option<Ticket>,
 }
 
 impl<B> Reply<B> {
-    /// A body on its way; `marks` are those of the HTTP/2 stream, if it is one.
-    pub(super) fn new(body: B, marks: Option<Arc<Marks>>, in_flight: InFlight, ticket: Option<Ticket>) -> Self {
-        Self { body, rest: Bytes::new(), marks, _in_flight: in_flight, _ticket: ticket }
-    }
-}
-
-impl<B> Drop for Reply<B> {
-    fn drop(&mut self) {
-        if let Some(marks) = &self.marks {
-            marks.pause();
-        }
+    /// A body on its way; `ticket` is that of a client whose address is limited.
+    pub(super) fn new(body: B, in_flight: InFlight, ticket: Option<Ticket>) -> Self {
+        Self { body, _in_flight: in_flight, _ticket: ticket }
     }
 }
 
@@ -50,85 +31,37 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.get_mut();
-        let Some(marks) = &this.marks else { return Pin::new(&mut this.body).poll_frame(cx) };
-        if this.rest.is_empty() {
-            match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                other => {
-                    // Asked for more than there is, so all that there was has found room.
-                    marks.pause();
-                    return other;
-                }
-            }
-        }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
-        marks.gave(piece.len());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.len() as u64;
-        let body = self.body.size_hint();
-        let mut hint = SizeHint::new();
-        if let Some(upper) = body.upper() {
-            hint.set_upper(upper.saturating_add(rest));
-        }
-        hint.set_lower(body.lower().saturating_add(rest));
-        hint
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::{BodyExt, Full};
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
-    use crate::{
-        config::Timeouts,
-        http::{pace::Pace, watch::Activity},
-    };
-
-    fn reply(len: usize, marks: Option<Arc<Marks>>) -> (Reply<Full<Bytes>>, Arc<Activity>) {
-        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&Timeouts::default())));
-        let body = Full::new(Bytes::from(vec![b'x'; len]));
-        (Reply::new(body, marks, InFlight::begin(&activity), None), activity)
-    }
-
-    #[tokio::test]
-    async fn http_2_gets_pieces() {
-        let (mut reply, _activity) = reply(PIECE + 1, Some(Arc::default()));
-        let mut lens = Vec::new();
-        while let Some(frame) = reply.frame().await {
-            lens.push(frame.unwrap().into_data().unwrap().len());
-            assert_eq!(reply.size_hint().exact(), Some((PIECE + 1 - lens.iter().sum::<usize>()) as u64));
-        }
-        assert_eq!(lens, [PIECE, 1]);
-    }
-
-    #[tokio::test]
-    async fn http_1_gets_a_body_in_one_piece() {
-        let (mut reply, _activity) = reply(PIECE + 1, None);
-        let frame = reply.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(frame.len(), PIECE + 1);
-        assert!(reply.is_end_stream());
-    }
+    use crate::http::activity::Activity;
 
     #[tokio::test]
     async fn a_request_is_in_flight_until_its_answer_is_dropped() {
-        let (mut reply, activity) = reply(1, Some(Arc::default()));
+        let activity = Arc::new(Activity::new(Counter::default()));
+        let body = Full::new(Bytes::from_static(b"x"));
+        let mut reply = Reply::new(body, InFlight::begin(&activity), None);
         reply.frame().await.unwrap().unwrap();
-        assert_eq!(activity.snapshot().in_flight, 1);
+        assert_eq!(activity.in_flight(), 1);
         drop(reply);
-        assert_eq!(activity.snapshot().in_flight, 0);
+        assert_eq!(activity.in_flight(), 0);
     }
 }

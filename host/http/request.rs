@@ -2,121 +2,16 @@
 //! a target, and no field that was meant for this connection only. Whatever leaves room for doubt is refused, because
 //! a server behind us might resolve the doubt the other way.
 
-use ::http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts, uri::PathAndQuery,
-};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
-use super::authority;
+use super::{authority, rejection::Rejection};
 use crate::{
     config::Limits,
-    message::{
-        Client, RequestHead, Response, Scheme,
-        problem::problem,
-        target::{self, TargetInvalid},
-    },
+    message::{Client, RequestHead, Scheme, target},
 };
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Methods that an answer with 405 names.
-const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-
-/// Why a request doesn't reach the handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejection {
-    Connect,
-    Trace,
-    Asterisk,
-    TargetMalformed,
-    TargetAboveRoot,
-    TargetTooLong,
-    TooManyFields,
-    FieldsTooLarge,
-    HostMissing,
-    HostRepeated,
-    HostMalformed,
-    HostDiffers,
-    TransferEncodingForbidden,
-    TransferCodingUnknown,
-    TwoFramings,
-    LengthMalformed,
-    LengthsDiffer,
-    ExpectationUnknown,
-    BodyTooLarge,
-}
-
-impl From<TargetInvalid> for Rejection {
-    fn from(invalid: TargetInvalid) -> Self {
-        match invalid {
-            TargetInvalid::AboveRoot => Self::TargetAboveRoot,
-            TargetInvalid::TooLong => Self::TargetTooLong,
-        }
-    }
-}
-
-impl Rejection {
-    pub(super) const fn status(self) -> StatusCode {
-        match self {
-            Self::Connect | Self::Asterisk | Self::TransferCodingUnknown => StatusCode::NOT_IMPLEMENTED,
-            Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::TooManyFields | Self::FieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::ExpectationUnknown => StatusCode::EXPECTATION_FAILED,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TargetMalformed
-            | Self::TargetAboveRoot
-            | Self::HostMissing
-            | Self::HostRepeated
-            | Self::HostMalformed
-            | Self::HostDiffers
-            | Self::TransferEncodingForbidden
-            | Self::TwoFramings
-            | Self::LengthMalformed
-            | Self::LengthsDiffer => StatusCode::BAD_REQUEST,
-        }
-    }
-
-    const fn detail(self) -> &'static str {
-        match self {
-            Self::Connect => "CONNECT is not supported: this is no tunnel",
-            Self::Trace => "TRACE is not supported",
-            Self::Asterisk => "OPTIONS * is not supported: ask about a path",
-            Self::TargetMalformed => "the request target is neither a path nor an http or https URI",
-            Self::TargetAboveRoot => "`..` in the request's path leads above the root",
-            Self::TargetTooLong => "the request target is too long",
-            Self::TooManyFields => "the request has too many header fields",
-            Self::FieldsTooLarge => "the request's header fields are too large",
-            Self::HostMissing => "the request names no host",
-            Self::HostRepeated => "the request has more than one Host",
-            Self::HostMalformed => "the request's host is not a host with an optional port",
-            Self::HostDiffers => "Host and :authority differ",
-            Self::TransferEncodingForbidden => "Transfer-Encoding does not exist in this version of HTTP",
-            Self::TransferCodingUnknown => "no transfer coding but chunked is supported",
-            Self::TwoFramings => "the request has both Content-Length and Transfer-Encoding",
-            Self::LengthMalformed => "Content-Length is not a number of bytes",
-            Self::LengthsDiffer => "the request has several different Content-Length",
-            Self::ExpectationUnknown => "no expectation but 100-continue is supported",
-            Self::BodyTooLarge => "the request body is too large",
-        }
-    }
-
-    /// The answer. HTTP/1 closes after it: who sends such a request may mean the next bytes differently, too.
-    pub(super) fn response(self, version: Version) -> Response {
-        let status = self.status();
-        let mut response = problem(status, status.canonical_reason().unwrap_or("Refused"), self.detail());
-        let headers = response.headers_mut();
-        // Some of these statuses may be stored without being asked (RFC 9110, section 15.1).
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if version < Version::HTTP_2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        if self == Self::Trace {
-            headers.insert(header::ALLOW, ALLOW);
-        }
-        response
-    }
-}
 
 /// Checks and normalises a request's head. The body is left empty, to be put in by the caller.
 pub(super) fn normalise(

@@ -1,43 +1,35 @@
 //! One request: checked, handed to the handler, and its answer made fit for the wire. The same for every front; a
 //! front brings a request with a body of its own kind, and takes the answer.
 
-use std::{fmt::Display, net::IpAddr, sync::Arc};
+use std::{fmt::Display, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use bytes::Bytes;
 use http_body::Body as HttpBody;
 
 use super::{
-    Handler, body,
-    connection::Shared,
+    activity::{Activity, InFlight},
+    body,
     guests::Guest,
+    handler::Handler,
     pace::Pace,
+    rejection::Rejection,
     reply::Reply,
-    request::{self, Rejection},
-    stream::Marks,
-    watch::{Activity, InFlight},
+    request,
+    shared::{Peer, Shared},
 };
-use crate::message::{Body, Client, Request, Response, Scheme, problem::problem};
+use crate::message::{Body, Client, Request, Response, problem::problem};
 
 /// What the requests of one connection have in common.
 pub(super) struct Conversation<H> {
     shared: Arc<Shared<H>>,
     activity: Arc<Activity>,
-    scheme: Scheme,
-    ip: IpAddr,
-    /// `None` if its address isn't limited.
-    guest: Option<Guest>,
+    peer: Peer,
 }
 
 impl<H: Handler> Conversation<H> {
-    pub(super) fn new(
-        shared: Arc<Shared<H>>,
-        activity: Arc<Activity>,
-        scheme: Scheme,
-        ip: IpAddr,
-        guest: Option<Guest>,
-    ) -> Self {
-        Self { shared, activity, scheme, ip, guest }
+    pub(super) fn new(shared: Arc<Shared<H>>, activity: Arc<Activity>, peer: Peer) -> Self {
+        Self { shared, activity, peer }
     }
 
     /// Answers one request, whatever it is.
@@ -50,8 +42,7 @@ impl<H: Handler> Conversation<H> {
         let (parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
-        let marks = if version == Version::HTTP_2 { Marks::current(&self.activity) } else { None };
-        let ticket = self.guest.as_ref().map(Guest::begin);
+        let ticket = self.peer.guest.as_ref().map(Guest::begin);
         let response = if matches!(ticket, Some(None)) {
             self.refuse(too_many())
         } else {
@@ -60,7 +51,7 @@ impl<H: Handler> Conversation<H> {
                 Err(rejection) => self.refuse(rejection.response(version)),
             }
         };
-        finish(response, is_head).map(|body| Reply::new(body, marks, in_flight, ticket.flatten()))
+        finish(response, is_head).map(|body| Reply::new(body, in_flight, ticket.flatten()))
     }
 
     fn refuse(&self, response: Response) -> Response {
@@ -73,8 +64,8 @@ impl<H: Handler> Conversation<H> {
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Display,
     {
-        let client = Client { ip: self.ip, version: parts.version };
-        let head = request::normalise(parts, self.scheme, client, &self.shared.limits)?;
+        let client = Client { ip: self.peer.ip, version: parts.version };
+        let head = request::normalise(parts, self.peer.scheme, client, &self.shared.limits)?;
         let timeouts = &self.shared.timeouts;
         let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts))?;
         Ok(Request { head, body })

@@ -1,8 +1,10 @@
 //! The whole room over loopback sockets.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use ::http::{Method, StatusCode, Version, header};
@@ -10,17 +12,20 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Notify,
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tracing::Level;
 
 use super::*;
-use crate::message::{Body, BodyError, problem::problem};
+use crate::message::{Body, BodyError, Request, Response, problem::problem};
 
 /// Far beyond what anything here takes; only a failure reaches it.
 const FOREVER: Duration = Duration::from_secs(20);
@@ -485,4 +490,52 @@ async fn connections_over_the_limit_wait_their_turn() {
     drop(first);
     read_until(&mut second, "hello a").await;
     assert_eq!(site.metrics.accepted.get(), 2);
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Story(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Story {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged at `level` of a connection with two requests, one line for each event.
+async fn logged(level: Level) -> Vec<String> {
+    let story = Story::default();
+    let sink = story.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(move || sink.clone()).finish();
+    // All tasks of a test run on its own thread.
+    let guard = tracing::subscriber::set_default(subscriber);
+    let site = Site::start(&limits(), &timeouts()).await;
+    let hello = "GET /hello HTTP/1.1\r\nHost: a\r\n";
+    site.talk(&format!("{hello}\r\n{hello}Connection: close\r\n\r\n")).await;
+    site.stop().await;
+    drop(guard);
+    let text = String::from_utf8(story.0.lock().clone()).unwrap();
+    text.lines().filter(|line| line.contains("holm::http")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_connection_tells_its_story_in_a_span_and_only_at_debug() {
+    let lines = logged(Level::DEBUG).await;
+    let wanted: [&[&str]; 3] = [
+        &["connection accepted", "tls=false"],
+        &["protocol detected", "tls=false", "protocol=\"http/1\""],
+        &["connection closed", "protocol=\"http/1\"", "reason=\"done\"", "requests=2", "unfinished=0"],
+    ];
+    assert_eq!(lines.len(), wanted.len(), "{lines:#?}");
+    for (line, pieces) in lines.iter().zip(wanted) {
+        assert!(line.contains("connection{peer=127.0.0.1:"), "{line}");
+        assert!(pieces.iter().all(|piece| line.contains(piece)), "{line} has not {pieces:?}");
+    }
+    assert_eq!(logged(Level::INFO).await, Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! Certificates, keys and the TLS settings of a listener.
+//! Certificates, keys and the TLS settings of an address, for every front.
 
 use std::{path::Path, sync::Arc};
 
@@ -10,26 +10,23 @@ use rustls::{
         pem::{self, PemObject},
     },
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::Error;
+use super::error::Error;
 use crate::config;
 
-/// ALPN's name of HTTP/2.
-pub(super) const ALPN_HTTP_2: &[u8] = b"h2";
-
-const ALPN_HTTP_11: &[u8] = b"http/1.1";
-
-/// Loads a listener's files.
-pub(super) async fn acceptor(files: &config::Tls) -> Result<TlsAcceptor, Error> {
+/// Loads an address's files. `protocols` are what is offered there, by their names in ALPN (RFC 7301), the preferred
+/// one first.
+///
+/// # Errors
+/// The file that can't be read or used.
+pub(super) async fn server(files: &config::Tls, protocols: &[&[u8]]) -> Result<ServerConfig, Error> {
     let chain = certificates(&files.certificate, &read(&files.certificate).await?)?;
     let key = private_key(&files.key, &read(&files.key).await?)?;
-    let settings = settings(chain, key).map_err(|reason| Error::Tls {
+    settings(chain, key, protocols).map_err(|reason| Error::Tls {
         certificate: files.certificate.clone(),
         key: files.key.clone(),
         reason: Box::new(reason),
-    })?;
-    Ok(TlsAcceptor::from(Arc::new(settings)))
+    })
 }
 
 async fn read(file: &Path) -> Result<Vec<u8>, Error> {
@@ -58,13 +55,17 @@ fn unfit(file: &Path, reason: String) -> Error {
     Error::Pem { file: file.to_owned(), reason }
 }
 
-fn settings(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {
+fn settings(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    protocols: &[&[u8]],
+) -> Result<ServerConfig, rustls::Error> {
     // The provider is named here, so that it doesn't depend on who installed which default first.
     let mut settings = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
-    settings.alpn_protocols = vec![ALPN_HTTP_2.to_vec(), ALPN_HTTP_11.to_vec()];
+    settings.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     // Stateless tickets: resumption costs no memory per client.
     settings.ticketer = ring::Ticketer::new()?;
     Ok(settings)
@@ -96,13 +97,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_matching_pair_offers_both_protocols() {
+    async fn a_matching_pair_offers_what_the_front_speaks() {
         let files = Files::new();
         let pair = generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let certificate = files.write("a.crt", &pair.cert.pem());
         let key = files.write("a.key", &pair.signing_key.serialize_pem());
-        let acceptor = acceptor(&config::Tls { certificate, key }).await.unwrap();
-        assert_eq!(acceptor.config().alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        let settings = server(&config::Tls { certificate, key }, &[b"h2", b"http/1.1"]).await.unwrap();
+        assert_eq!(settings.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     }
 
     #[tokio::test]
@@ -124,7 +125,7 @@ mod tests {
         ];
         for (certificate, key, file, words) in cases {
             let files = config::Tls { certificate: certificate.clone(), key: key.clone() };
-            let error = acceptor(&files).await.err().unwrap().to_string();
+            let error = server(&files, &[b"h2"]).await.err().unwrap().to_string();
             assert!(error.contains(file) && error.contains(words), "{error}");
         }
     }

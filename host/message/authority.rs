@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::Ipv6Addr, str::FromStr};
 
-use super::{Scheme, target};
+use super::{scheme::Scheme, target};
 
 /// The longest host name DNS knows.
 const HOST_BYTES_MAX: usize = 255;

@@ -6,7 +6,8 @@ use idna::AsciiDenyList;
 use thiserror::Error;
 
 use super::{
-    Scheme, authority,
+    authority,
+    scheme::Scheme,
     target::{self, TargetInvalid},
 };
 
@@ -114,11 +115,7 @@ pub(super) fn spelled(scheme: Scheme, authority: &str, path: &str, query: Option
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, Method, Version};
-    use proptest::prelude::*;
-
     use super::*;
-    use crate::message::{Client, RequestHead};
 
     #[test]
     fn urls_are_read_in_every_spelling() {
@@ -169,27 +166,6 @@ mod tests {
             ("http://a/../b", UrlInvalid::Target(TargetInvalid::AboveRoot)),
         ] {
             assert_eq!(Url::parse(given).map(|url| url.normal()), Err(wanted), "{given}");
-        }
-    }
-
-    proptest! {
-        /// Whatever spelling a client used, and whatever spelling it is purged by.
-        #[test]
-        fn a_request_and_a_url_have_the_same_form(path in "(/[a-z%éE29.;+ ]{0,4}){1,4}", query in "[a-z%{|é7eE&=+]{0,8}") {
-            let target = format!("{path}?{query}");
-            let purged = Url::parse(&format!("HTTP://Shop.Example.:80{target}#x")).map(|url| url.normal());
-            // A space would end the target of a request.
-            let asked = target.replace(' ', "%20").parse().unwrap();
-            let asked = target::normalise(asked).map(|(target, received)| RequestHead {
-                method: Method::GET,
-                scheme: Scheme::Http,
-                authority: HeaderValue::from_static("shop.example"),
-                target,
-                received,
-                headers: HeaderMap::new(),
-                client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
-            });
-            prop_assert_eq!(purged, asked.map(|head| head.url()).map_err(UrlInvalid::Target), "{}", target);
         }
     }
 }

@@ -158,20 +158,3 @@ fn what_was_meant_for_the_connection_stays_here() {
         assert_eq!(found, *kept, "{sent:?}");
     }
 }
-
-#[tokio::test]
-async fn a_refusal_says_why_and_is_not_stored() {
-    let response = Trace.response(V11);
-    let headers = response.headers().clone();
-    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(headers[header::CONNECTION], "close");
-    assert_eq!(headers[header::CACHE_CONTROL], "no-store");
-    assert!(headers[header::ALLOW].to_str().unwrap().contains("GET"));
-    let body = response.into_body().collect(1000).await.unwrap();
-    let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(read["status"], 405);
-    assert_eq!(read["detail"], Trace.detail());
-
-    let response = HostMissing.response(V2);
-    assert!(!response.headers().contains_key(header::CONNECTION));
-}

@@ -1,20 +1,21 @@
-//! How long a client may take. A connection's sockets and requests leave marks in its [`Activity`] (a few relaxed
-//! atomics, a clock reading per request); now and then its driver asks [`verdict`], a pure function of these marks,
-//! whether to go on and when to ask again. hyper's own timers would be set and cleared for every request.
+//! How long a client may take. A connection's requests leave marks in its [`Activity`], its sockets in its
+//! [`SocketActivity`] (a few relaxed atomics, a clock reading per request); now and then its driver asks [`verdict`], a
+//! pure function of these marks, whether to go on and when to ask again. hyper's own timers would be set and cleared
+//! for every request.
 
 use std::{
     os::fd::AsFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use prometheus_client::metrics::counter::Counter;
-
-use super::pace::Pace;
-use crate::{clock::millis, config::Timeouts};
+use crate::{
+    config::Timeouts,
+    http::{activity::Activity, driver::Verdict, end::Reason, pace::Pace},
+};
 
 /// The mark of something that isn't going on.
 const NEVER: u64 = u64::MAX;
@@ -35,44 +36,14 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// What took too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// Nothing came at all.
-    FirstByte,
-    /// A request began and its header section didn't end.
-    Headers,
-    /// No further request came.
-    Idle,
-    /// The client didn't take what it had asked for.
-    Send,
-    /// The client took it more slowly than it may.
-    Rate,
-}
-
-impl Reason {
-    /// The reason as metrics name it.
+impl Protocol {
+    /// The protocol as the log names it.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
-            Self::FirstByte => "first-byte",
-            Self::Headers => "headers",
-            Self::Idle => "idle",
-            Self::Send => "send",
-            Self::Rate => "rate",
+            Self::Http1 => "http/1",
+            Self::Http2 => "http/2",
         }
     }
-}
-
-/// Whether a connection may go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It may; no timeout can strike before `check_at`.
-    Fine {
-        /// When to ask again.
-        check_at: Duration,
-    },
-    /// It may not.
-    Close(Reason),
 }
 
 /// The marks of a connection at one moment. Times count from the connection's acceptance.
@@ -130,12 +101,11 @@ fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<
     }
 }
 
-/// Where the parts of a connection leave their marks. Times are milliseconds since `opened`.
-pub(super) struct Activity {
-    opened: Instant,
+/// Where the sockets of a connection leave their marks, beside those of its requests. Times are milliseconds since it
+/// was accepted.
+pub(super) struct SocketActivity {
+    activity: Arc<Activity>,
     heard: AtomicBool,
-    in_flight: AtomicU32,
-    idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
     /// Bytes that the socket has taken, and those of them that the client had acknowledged at the last look. Written by the
@@ -148,17 +118,14 @@ pub(super) struct Activity {
     waited: AtomicU64,
     taken: AtomicU64,
     pace: Pace,
-    panics: Counter,
 }
 
-impl Activity {
-    /// A connection that has just been accepted; a panic while it answers is counted in `panics`.
-    pub(super) fn new(panics: Counter, pace: Pace) -> Self {
+impl SocketActivity {
+    /// A connection that has just been accepted, and has to keep `pace`.
+    pub(super) fn new(activity: Arc<Activity>, pace: Pace) -> Self {
         Self {
-            opened: Instant::now(),
+            activity,
             heard: AtomicBool::new(false),
-            in_flight: AtomicU32::new(0),
-            idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
             sent: AtomicU64::new(0),
@@ -167,30 +134,25 @@ impl Activity {
             waited: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             pace,
-            panics,
         }
     }
 
     /// HTTP begins: the handshake, if there was one, is over.
     pub(super) fn begin(&self) {
-        self.idle_since.store(self.millis(), Ordering::Relaxed);
+        self.activity.idle_from(self.activity.millis());
         self.blocked_since.store(NEVER, Ordering::Relaxed);
     }
 
-    /// Time since the connection was accepted.
-    pub(super) fn now(&self) -> Duration {
-        Duration::from_millis(self.millis())
-    }
-
-    /// The instant that lies `at` after acceptance.
-    pub(super) fn instant(&self, at: Duration) -> Instant {
-        self.opened + at
+    /// A request's header section is complete. Called in the very poll in which the request is counted as in flight, so
+    /// that bytes of its body are never taken for those of another head.
+    pub(super) fn head_complete(&self) {
+        self.head_since.store(NEVER, Ordering::Relaxed);
     }
 
     /// Bytes came. Reads the clock only for the first ones of a request.
     pub(super) fn heard(&self) {
-        if self.head_since.load(Ordering::Relaxed) == NEVER && self.in_flight.load(Ordering::Relaxed) == 0 {
-            self.head_since.store(self.millis(), Ordering::Relaxed);
+        if self.head_since.load(Ordering::Relaxed) == NEVER && self.activity.is_idle() {
+            self.head_since.store(self.activity.millis(), Ordering::Relaxed);
             self.heard.store(true, Ordering::Relaxed);
         }
     }
@@ -211,7 +173,7 @@ impl Activity {
         if within_window {
             self.progress(blocked, acknowledged.saturating_sub(before), taken.is_some());
         } else {
-            self.blocked_since.store(self.millis(), Ordering::Relaxed);
+            self.blocked_since.store(self.activity.millis(), Ordering::Relaxed);
         }
     }
 
@@ -222,7 +184,7 @@ impl Activity {
         if bytes == 0 && !has_room && blocked != NEVER {
             return;
         }
-        let now = self.millis();
+        let now = self.activity.millis();
         self.progressed.store(self.progressed.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
         let taken = self.taken.load(Ordering::Relaxed).saturating_add(bytes);
         // The time before the first refusal counts for nothing, so a wait that is too short to be seen is one of 1 ms.
@@ -233,7 +195,7 @@ impl Activity {
         self.waited.store(waited, Ordering::Relaxed);
         if blocked != NEVER {
             // The last answer may be out of hyper's hands long before the client has taken it.
-            self.idle_since.store(now, Ordering::Relaxed);
+            self.activity.idle_from(now);
         }
         self.blocked_since.store(if has_room { NEVER } else { now }, Ordering::Release);
     }
@@ -241,25 +203,21 @@ impl Activity {
     /// Bytes that the client has acknowledged while it was waited for, since the connection was accepted, and the number of
     /// requests that share them.
     pub(super) fn progressed(&self) -> (u64, u32) {
-        (self.progressed.load(Ordering::Relaxed), self.in_flight.load(Ordering::Relaxed))
+        (self.progressed.load(Ordering::Relaxed), self.activity.in_flight())
     }
 
     /// The marks as they are now. The count is read before the times that were stored ahead of it.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let in_flight = self.in_flight.load(Ordering::Acquire);
+        let in_flight = self.activity.in_flight();
         let blocked_since = time(&self.blocked_since);
         Snapshot {
             in_flight,
             blocked_since,
             waited: Duration::from_millis(self.waited.load(Ordering::Relaxed)),
             heard: self.heard.load(Ordering::Relaxed),
-            idle_since: Duration::from_millis(self.idle_since.load(Ordering::Relaxed)),
+            idle_since: self.activity.idle_since(),
             head_since: time(&self.head_since),
         }
-    }
-
-    fn millis(&self) -> u64 {
-        millis(self.opened.elapsed())
     }
 }
 
@@ -285,37 +243,13 @@ fn time(mark: &AtomicU64) -> Option<Duration> {
     (millis != NEVER).then(|| Duration::from_millis(millis))
 }
 
-/// Lives as long as a request is being answered, to the last piece of its body.
-pub(super) struct InFlight {
-    activity: Arc<Activity>,
-}
-
-impl InFlight {
-    /// A request's header section is complete.
-    pub(super) fn begin(activity: &Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Ordering::Relaxed);
-        activity.head_since.store(NEVER, Ordering::Relaxed);
-        Self { activity: activity.clone() }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        // Every front's tasks unwind through here, so that no front has to look for panics itself.
-        if std::thread::panicking() {
-            self.activity.panics.inc();
-        }
-        // Stored ahead of the count: who sees no request in flight must not see the idleness of before.
-        self.activity.idle_since.store(self.activity.millis(), Ordering::Relaxed);
-        self.activity.in_flight.fetch_sub(1, Ordering::Release);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::counter::Counter;
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::http::activity::InFlight;
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -389,25 +323,31 @@ mod tests {
 
     #[test]
     fn marks_of_a_request() {
-        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&TIMEOUTS)));
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = SocketActivity::new(requests.clone(), Pace::of(&TIMEOUTS));
         activity.begin();
         assert!(!activity.snapshot().heard);
         activity.heard();
         assert!(activity.snapshot().heard && activity.snapshot().head_since.is_some());
 
-        let first = InFlight::begin(&activity);
-        let second = InFlight::begin(&activity);
+        activity.head_complete();
+        let first = InFlight::begin(&requests);
+        let second = InFlight::begin(&requests);
         activity.heard();
         assert_eq!((activity.snapshot().in_flight, activity.snapshot().head_since), (2, None), "a body isn't a head");
         drop((first, second));
         assert_eq!(activity.snapshot().in_flight, 0);
     }
 
+    fn activity() -> SocketActivity {
+        SocketActivity::new(Arc::new(Activity::new(Counter::default())), Pace::of(&TIMEOUTS))
+    }
+
     #[test]
     fn marks_of_a_slow_reader() {
         // With acknowledgements, and without: then what the socket takes counts.
         for queued in [Some(0), None] {
-            let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
+            let activity = activity();
             activity.wrote(Some(10), || panic!("needless"));
             assert_eq!(activity.snapshot().blocked_since, None);
             activity.wrote(None, || queued);
@@ -423,7 +363,7 @@ mod tests {
 
     #[test]
     fn what_is_acknowledged_is_progress_although_the_socket_takes_nothing() {
-        let activity = Activity::new(Counter::default(), Pace::of(&TIMEOUTS));
+        let activity = activity();
         activity.wrote(Some(100_000), || None);
         activity.wrote(None, || Some(90_000));
         let begun = activity.snapshot().blocked_since;
@@ -471,18 +411,5 @@ mod tests {
             }
         };
         tokio::time::timeout(secs(20), reading).await.expect("what is read makes room, and so is acknowledged");
-    }
-
-    #[test]
-    fn a_panic_is_counted_once() {
-        let panics = Counter::default();
-        let activity = Arc::new(Activity::new(panics.clone(), Pace::of(&TIMEOUTS)));
-        let in_flight = InFlight::begin(&activity);
-        let unwound: std::thread::Result<()> = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
-            let _in_flight = in_flight;
-            panic!("on purpose");
-        }));
-        assert!(unwound.is_err());
-        assert_eq!(panics.get(), 1);
     }
 }

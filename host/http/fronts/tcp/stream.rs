@@ -15,13 +15,18 @@ use std::{
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::Instrument;
 
-use super::{
-    Metrics,
-    pace::{Account, Pace},
-    watch::{Activity, Reason},
+use super::watch::SocketActivity;
+use crate::{
+    config::Timeouts,
+    http::{
+        end::Reason,
+        metrics::Metrics,
+        pace::{Account, Pace},
+        trace,
+    },
 };
-use crate::config::Timeouts;
 
 tokio::task_local! {
     static CURRENT: Arc<Marks>;
@@ -35,20 +40,20 @@ pub(super) struct Marks {
     /// Bytes handed over since the watch last looked.
     given: AtomicU64,
     /// Of the stream's connection.
-    activity: OnceLock<Arc<Activity>>,
+    activity: OnceLock<Arc<SocketActivity>>,
     /// Bytes that the connection had progressed by when the watch last looked.
     progressed: AtomicU64,
 }
 
 impl Marks {
     /// The marks of the stream whose task this is, on the connection with this activity; `None` outside of one.
-    pub(super) fn current(activity: &Arc<Activity>) -> Option<Arc<Self>> {
+    pub(super) fn current(activity: &Arc<SocketActivity>) -> Option<Arc<Self>> {
         let marks = CURRENT.try_with(Arc::clone).ok()?;
         marks.belong(activity);
         Some(marks)
     }
 
-    fn belong(&self, activity: &Arc<Activity>) {
+    fn belong(&self, activity: &Arc<SocketActivity>) {
         if self.activity.set(Arc::clone(activity)).is_ok() {
             self.progressed.store(activity.progressed().0, Ordering::Relaxed);
         }
@@ -99,8 +104,13 @@ where
 {
     fn execute(&self, stream: F) {
         let (rule, marks) = (Arc::clone(&self.0), Arc::new(Marks::default()));
-        let watched = watch(stream, Arc::clone(&marks), rule);
-        tokio::spawn(CURRENT.scope(marks, watched));
+        let watched = CURRENT.scope(Arc::clone(&marks), watch(stream, marks, rule));
+        let span = trace::current();
+        if span.is_disabled() {
+            tokio::spawn(watched);
+        } else {
+            tokio::spawn(watched.instrument(span));
+        }
     }
 }
 
@@ -163,6 +173,7 @@ mod tests {
     use prometheus_client::metrics::counter::Counter;
 
     use super::*;
+    use crate::http::activity::Activity;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -199,7 +210,7 @@ mod tests {
     async fn what_is_acknowledged_on_a_full_socket_counts_for_its_streams() {
         let (marks, step) = (Arc::new(Marks::default()), Duration::from_millis(25));
         let limits = timeouts(step * 4, 1_000, step * 4);
-        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&limits)));
+        let activity = Arc::new(SocketActivity::new(Arc::new(Activity::new(Counter::default())), Pace::of(&limits)));
         activity.wrote(Some(100_000), || None);
         activity.wrote(None, || Some(100_000));
         let Streams(rule) = Streams::new(&limits, Metrics::new());

@@ -14,16 +14,16 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::watch::{Activity, unacknowledged};
+use super::watch::{SocketActivity, unacknowledged};
 
 /// A TCP stream that notes whether it takes what is written. Below TLS, because there progress shows byte by byte.
 pub(super) struct Socket {
     stream: TcpStream,
-    activity: Arc<Activity>,
+    activity: Arc<SocketActivity>,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: TcpStream, activity: Arc<SocketActivity>) -> Self {
         Self { stream, activity }
     }
 
@@ -89,11 +89,11 @@ pub(super) enum Transport {
 pub(super) struct Front {
     transport: Transport,
     replay: Bytes,
-    activity: Arc<Activity>,
+    activity: Arc<SocketActivity>,
 }
 
 impl Front {
-    pub(super) fn new(transport: Transport, replay: Bytes, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(transport: Transport, replay: Bytes, activity: Arc<SocketActivity>) -> Self {
         Self { transport, replay, activity }
     }
 
@@ -171,14 +171,18 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::Timeouts, http::pace::Pace};
+    use crate::{
+        config::Timeouts,
+        http::{activity::Activity, pace::Pace},
+    };
 
     #[tokio::test]
     async fn the_replay_comes_first_in_pieces_of_any_size_and_counts_as_heard() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let activity = Arc::new(Activity::new(Counter::default(), Pace::of(&Timeouts::default())));
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(SocketActivity::new(requests, Pace::of(&Timeouts::default())));
         let socket = Socket::new(stream, activity.clone());
         let mut front = Front::new(Transport::Plain(socket), Bytes::from_static(b"GET "), activity.clone());
 

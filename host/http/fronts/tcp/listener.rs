@@ -16,11 +16,18 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Error, Handler,
-    connection::{self, Shared},
+    connection::{self, Builders},
     tls,
 };
-use crate::config;
+use crate::{
+    config,
+    http::{
+        error::Error,
+        handler::Handler,
+        shared::{Admitted, Shared},
+    },
+    message::Scheme,
+};
 
 /// Connections that wait in the kernel while all slots are taken; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -58,7 +65,8 @@ impl Listener {
     }
 
     /// Accepts until the drain begins; the socket closes on return.
-    pub(super) async fn accept<H: Handler>(self, shared: Arc<Shared<H>>) {
+    pub(super) async fn accept<H: Handler>(self, shared: Arc<Shared<H>>, builders: Arc<Builders>) {
+        let scheme = if self.tls.is_some() { Scheme::Https } else { Scheme::Http };
         loop {
             let next = tokio::select! {
                 biased;
@@ -67,16 +75,10 @@ impl Listener {
             };
             match next {
                 Ok((stream, client, slot)) => {
-                    shared.metrics.accepted.inc();
-                    // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
-                    let ip = client.ip().to_canonical();
-                    let Ok(guest) = shared.guests.admit(ip) else {
-                        shared.metrics.closed("client-limit");
-                        continue;
-                    };
-                    let caller = connection::Caller { ip, guest };
-                    let served = connection::serve(shared.clone(), stream, caller, self.tls.clone(), slot);
-                    shared.tracker.spawn(served);
+                    let Some(Admitted { peer, open, span }) = shared.admit(client, scheme, slot) else { continue };
+                    let common = (shared.clone(), builders.clone());
+                    let served = connection::serve(common, stream, self.tls.clone(), peer, open);
+                    shared.spawn(span, served);
                 }
                 Err(error) => {
                     shared.metrics.accept_errors.inc();
@@ -91,7 +93,7 @@ impl Listener {
 
     /// A slot first and a connection then, so that what exceeds the limit waits in the kernel and costs nothing here.
     async fn next<H>(&self, shared: &Shared<H>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let slot = shared.slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let slot = shared.slot().await?;
         let (stream, client) = self.socket.accept().await?;
         // Without it small answers may wait for the client's delayed ACK; a socket that refuses still works.
         let _ = stream.set_nodelay(true);

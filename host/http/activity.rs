@@ -1,0 +1,146 @@
+//! The marks that the requests of a connection leave, whichever front it came by: a few relaxed atomics and one reading
+//! of the clock per request. A front decides from them, and from what it measures itself, whether a client takes too
+//! long.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus_client::metrics::counter::Counter;
+
+use crate::clock::millis;
+
+/// One request in the upper half of [`Activity::requests`].
+const BEGUN: u64 = 1 << 32;
+
+/// What a connection is doing. Times are milliseconds since it was accepted.
+pub(super) struct Activity {
+    opened: Instant,
+    /// In the lower half the requests whose response isn't finished, in the upper one all that ever began, modulo 2^32.
+    /// One number, so that the count for the log costs a request nothing.
+    requests: AtomicU64,
+    idle_since: AtomicU64,
+    panics: Counter,
+}
+
+impl Activity {
+    /// A connection that has just been accepted; a panic while one of its requests is answered is counted in `panics`.
+    pub(super) fn new(panics: Counter) -> Self {
+        Self { opened: Instant::now(), requests: AtomicU64::new(0), idle_since: AtomicU64::new(0), panics }
+    }
+
+    /// Milliseconds since the connection was accepted.
+    pub(super) fn millis(&self) -> u64 {
+        millis(self.opened.elapsed())
+    }
+
+    /// Time since the connection was accepted, in whole milliseconds.
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_millis(self.millis())
+    }
+
+    /// The instant that lies `at` after acceptance.
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.opened + at
+    }
+
+    /// Requests whose response isn't finished. Read before the times, which are stored ahead of it.
+    pub(super) fn in_flight(&self) -> u32 {
+        low(self.requests.load(Ordering::Acquire))
+    }
+
+    /// Whether no request is in flight, without an order towards the times.
+    pub(super) fn is_idle(&self) -> bool {
+        low(self.requests.load(Ordering::Relaxed)) == 0
+    }
+
+    /// All requests that have begun.
+    pub(super) fn begun(&self) -> u32 {
+        low(self.requests.load(Ordering::Relaxed) >> 32)
+    }
+
+    /// Since when no request has been in flight; meaningless while one is.
+    pub(super) fn idle_since(&self) -> Duration {
+        Duration::from_millis(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// Idleness counts from this moment on, in milliseconds since acceptance.
+    pub(super) fn idle_from(&self, millis: u64) {
+        self.idle_since.store(millis, Ordering::Relaxed);
+    }
+}
+
+/// The lower half.
+#[expect(clippy::cast_possible_truncation, reason = "the upper half is another number")]
+const fn low(requests: u64) -> u32 {
+    requests as u32
+}
+
+/// Lives as long as a request is being answered, to the last piece of its body.
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+}
+
+impl InFlight {
+    /// A request's header section is complete.
+    pub(super) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.requests.fetch_add(BEGUN + 1, Ordering::Relaxed);
+        Self { activity: activity.clone() }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // Every front's tasks unwind through here, so that no front has to look for panics itself.
+        if std::thread::panicking() {
+            self.activity.panics.inc();
+        }
+        // Stored ahead of the count: who sees no request in flight must not see the idleness of before.
+        self.activity.idle_from(self.activity.millis());
+        self.activity.requests.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_while_they_are_answered_and_in_all() {
+        let activity = Arc::new(Activity::new(Counter::default()));
+        let counts = || (activity.in_flight(), activity.begun(), activity.is_idle());
+        assert_eq!(counts(), (0, 0, true));
+        let first = InFlight::begin(&activity);
+        let second = InFlight::begin(&activity);
+        assert_eq!(counts(), (2, 2, false));
+        drop((first, second));
+        assert_eq!(counts(), (0, 2, true));
+    }
+
+    #[test]
+    fn the_count_of_all_wraps_and_leaves_the_other_alone() {
+        let activity = Arc::new(Activity::new(Counter::default()));
+        activity.requests.store(u64::from(u32::MAX) << 32, Ordering::Relaxed);
+        let request = InFlight::begin(&activity);
+        assert_eq!((activity.in_flight(), activity.begun()), (1, 0));
+        drop(request);
+        assert_eq!((activity.in_flight(), activity.begun()), (0, 0));
+    }
+
+    #[test]
+    fn a_panic_is_counted_once() {
+        let panics = Counter::default();
+        let activity = Arc::new(Activity::new(panics.clone()));
+        let in_flight = InFlight::begin(&activity);
+        let unwound: std::thread::Result<()> = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _in_flight = in_flight;
+            panic!("on purpose");
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(panics.get(), 1);
+    }
+}

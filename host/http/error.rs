@@ -1,0 +1,42 @@
+//! Why a server can't start.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+/// Why a server can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address can't be bound.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A PEM file can't be read.
+    #[error("cannot read {}: {reason}", .file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// A PEM file holds something else than it should.
+    #[error("{}: {reason}", .file.display())]
+    Pem {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Certificate and key can't be used.
+    #[error("certificate {} with key {}: {reason}", .certificate.display(), .key.display())]
+    Tls {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong with them.
+        reason: Box<rustls::Error>,
+    },
+}

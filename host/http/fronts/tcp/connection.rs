@@ -1,0 +1,205 @@
+//! One connection from accept to close.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    detect::detect,
+    pieces::Pieces,
+    stream::{Marks, Streams},
+    tls,
+    transport::{Front, Socket, Transport},
+    watch::{Protocol, SocketActivity, verdict},
+};
+use crate::{
+    config::{Limits, Timeouts},
+    http::{
+        activity::Activity,
+        driver::{Driver, Phase},
+        end::{End, Reason},
+        handler::Handler,
+        metrics::Metrics,
+        pace::Pace,
+        reply::Reply,
+        service::Conversation,
+        shared::{Open, Peer, Shared},
+        trace,
+    },
+    message::Body,
+};
+
+/// hyper's smallest buffer.
+const BUFFER_MIN: usize = 8192;
+
+/// Header fields that hyper parses without an allocation.
+const FIELDS_INLINE: usize = 100;
+
+/// What HTTP/2 may hold of one answer that its client has yet to take.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What HTTP/2's header list size counts for a field beside its bytes (RFC 9113, section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+const PING_MIN: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// hyper's two state machines, within the limits of this node.
+pub(super) struct Builders {
+    http1: http1::Builder,
+    http2: http2::Builder<Streams>,
+}
+
+impl Builders {
+    pub(super) fn new(limits: &Limits, timeouts: &Timeouts, metrics: &Metrics) -> Self {
+        Self { http1: http1(limits), http2: http2(limits, timeouts, Streams::new(timeouts, metrics.clone())) }
+    }
+}
+
+/// What hyper's own end of a connection means.
+fn end(outcome: hyper::Result<()>, phase: Phase) -> End {
+    match (outcome, phase) {
+        (Ok(()), Phase::Open) => End::Done,
+        (Ok(()), Phase::Draining) => End::Drained,
+        (Ok(()), Phase::Closing) => End::Timeout(Reason::Idle),
+        (Err(error), _) if error.is_parse() => End::Malformed,
+        (Err(error), _) if error.is_timeout() => End::Unresponsive,
+        (Err(error), _) if error.is_user() => End::Aborted,
+        (Err(_), _) => End::Broken,
+    }
+}
+
+/// Serves one connection and counts how it ended; `common` is what it has in common with all others.
+pub(super) async fn serve<H: Handler>(
+    common: (Arc<Shared<H>>, Arc<Builders>),
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    peer: Peer,
+    open: Open,
+) {
+    let (shared, builders) = common;
+    let _open = open;
+    let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
+    let end = converse(&shared, &builders, &activity, stream, tls, peer).await;
+    shared.ended(end, &activity);
+}
+
+/// The requests of one connection, as hyper brings them.
+struct Service<H> {
+    conversation: Conversation<H>,
+    activity: Arc<SocketActivity>,
+    protocol: Protocol,
+}
+
+impl<H: Handler> Service<H> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Pieces<Reply<Body>>> {
+        self.activity.head_complete();
+        let marks = match self.protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => Marks::current(&self.activity),
+        };
+        self.conversation.answer(request).await.map(|reply| Pieces::new(reply, marks))
+    }
+}
+
+async fn converse<H: Handler>(
+    shared: &Arc<Shared<H>>,
+    builders: &Builders,
+    activity: &Arc<Activity>,
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    peer: Peer,
+) -> End {
+    let socket = Arc::new(SocketActivity::new(activity.clone(), Pace::of(&shared.timeouts)));
+    // A token of its own: the common one has a lock that every wake-up of every connection would take.
+    let drain = shared.drain.child_token();
+    let too_late = match tls {
+        Some(_) => End::Handshake,
+        None => End::Timeout(Reason::FirstByte),
+    };
+    let opening = timeout(shared.timeouts.first_byte, open(Socket::new(stream, socket.clone()), tls));
+    let opened = tokio::select! {
+        biased;
+        opened = opening => opened.unwrap_or(Err(too_late)),
+        () = drain.cancelled() => Err(End::Drained),
+    };
+    let (transport, protocol, replay) = match opened {
+        Ok(opened) => opened,
+        Err(end) => return end,
+    };
+    trace::protocol(protocol.as_str());
+
+    socket.begin();
+    let io = TokioIo::new(Front::new(transport, replay, socket.clone()));
+    let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
+    let requests = Arc::new(Service { conversation, activity: socket.clone(), protocol });
+    let service = service_fn(move |request: Request<Incoming>| {
+        let requests = requests.clone();
+        async move { Ok::<_, Infallible>(requests.answer(request).await) }
+    });
+    let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
+    let driver = Driver { activity, look, drain: &drain, cut: &shared.cut };
+    match protocol {
+        Protocol::Http1 => {
+            driver.drive(builders.http1.serve_connection(io, service), |it| it.graceful_shutdown(), end).await
+        }
+        Protocol::Http2 => {
+            driver.drive(builders.http2.serve_connection(io, service), |it| it.graceful_shutdown(), end).await
+        }
+    }
+}
+
+/// The TLS handshake, or on cleartext the first bytes. The caller bounds the time.
+async fn open(mut socket: Socket, tls: Option<TlsAcceptor>) -> Result<(Transport, Protocol, Bytes), End> {
+    let Some(acceptor) = tls else {
+        return match detect(&mut socket).await {
+            Ok(Some((protocol, replay))) => Ok((Transport::Plain(socket), protocol, replay)),
+            Ok(None) => Err(End::Done),
+            Err(_) => Err(End::Broken),
+        };
+    };
+    let stream = acceptor.accept(socket).await.map_err(|_| End::Handshake)?;
+    let protocol = tls::protocol(&stream);
+    Ok((Transport::Tls(Box::new(stream)), protocol, Bytes::new()))
+}
+
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .keep_alive(true)
+        .half_close(false)
+        // `watch` does it at less cost.
+        .header_read_timeout(None)
+        // It would flatten bodies into one buffer without a bound.
+        .pipeline_flush(false)
+        .max_header_size(limits.header_bytes_max)
+        .max_buf_size(limits.header_bytes_max.max(BUFFER_MIN));
+    // Up to that many are parsed on the stack, and `request` counts them again.
+    if limits.headers_max > FIELDS_INLINE {
+        builder.max_headers(limits.headers_max);
+    }
+    builder
+}
+
+fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
+    // Just a first sieve, in HTTP/2's own way of counting; `request` holds the limits themselves.
+    let list = limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD));
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval((timeouts.idle / 2).max(PING_MIN))
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}

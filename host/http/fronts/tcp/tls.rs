@@ -1,0 +1,30 @@
+//! TLS over TCP, and what ALPN chose there.
+
+use std::sync::Arc;
+
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::watch::Protocol;
+use crate::{
+    config,
+    http::{error::Error, tls},
+};
+
+/// ALPN's name of HTTP/2.
+const ALPN_HTTP_2: &[u8] = b"h2";
+
+const ALPN_HTTP_11: &[u8] = b"http/1.1";
+
+/// Loads a listener's files.
+pub(super) async fn acceptor(files: &config::Tls) -> Result<TlsAcceptor, Error> {
+    let settings = tls::server(files, &[ALPN_HTTP_2, ALPN_HTTP_11]).await?;
+    Ok(TlsAcceptor::from(Arc::new(settings)))
+}
+
+/// What is spoken on a connection: HTTP/1 unless both sides agreed on something else.
+pub(super) fn protocol<S>(stream: &TlsStream<S>) -> Protocol {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(ALPN_HTTP_2) => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
+}

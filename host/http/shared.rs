@@ -1,0 +1,249 @@
+//! What all connections of a server have in common, whichever front they come by: limits, counts, and the way it stops.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span, debug};
+
+use super::{
+    activity::Activity,
+    end::End,
+    guests::{Guest, Guests},
+    metrics::Metrics,
+    trace,
+};
+use crate::{
+    config::{Limits, Timeouts},
+    message::Scheme,
+};
+
+/// How long a connection that is being cut may take to notice.
+const CUT_WAIT: Duration = Duration::from_secs(1);
+
+/// What all connections of a server have in common.
+pub(super) struct Shared<H> {
+    pub(super) handler: H,
+    pub(super) limits: Limits,
+    pub(super) timeouts: Timeouts,
+    pub(super) metrics: Metrics,
+    /// Finish what is under way.
+    pub(super) drain: CancellationToken,
+    /// Don't even finish.
+    pub(super) cut: CancellationToken,
+    /// Connections that may still be opened.
+    slots: Arc<Semaphore>,
+    /// What each client address has open.
+    guests: Arc<Guests>,
+    tracker: TaskTracker,
+    /// Connections that ended by themselves after the drain had begun.
+    finished: AtomicUsize,
+    /// Connections that were cut.
+    cuts: AtomicUsize,
+}
+
+/// How the connections ended that were open when the drain began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that came to their own end in time.
+    pub finished: usize,
+    /// Connections that were still busy at the end of `timeouts.drain`.
+    pub cut: usize,
+}
+
+/// The client's end of a connection.
+pub(super) struct Peer {
+    /// An IPv4 address if it came over IPv4, whatever the socket is.
+    pub(super) ip: IpAddr,
+    /// What the connection is secured by.
+    pub(super) scheme: Scheme,
+    /// `None` if its address isn't limited.
+    pub(super) guest: Option<Guest>,
+}
+
+/// A connection within all limits.
+pub(super) struct Admitted {
+    pub(super) peer: Peer,
+    pub(super) open: Open,
+    /// Disabled unless somebody reads it.
+    pub(super) span: Span,
+}
+
+/// Counts a connection as open and holds its slot, also through a panic.
+pub(super) struct Open {
+    gauge: Gauge,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(gauge: Gauge, slot: OwnedSemaphorePermit) -> Self {
+        gauge.inc();
+        Self { gauge, _slot: slot }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+impl<H> Shared<H> {
+    /// A server that serves until `drain` is cancelled, at most `slots` connections at once.
+    pub(super) fn new(
+        handler: H,
+        limits: Limits,
+        timeouts: Timeouts,
+        metrics: Metrics,
+        drain: CancellationToken,
+        slots: usize,
+    ) -> Self {
+        Self {
+            guests: Guests::new(&limits),
+            handler,
+            limits,
+            timeouts,
+            metrics,
+            drain,
+            cut: CancellationToken::new(),
+            slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
+            tracker: TaskTracker::new(),
+            finished: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits until another connection may be opened. A front takes a slot before it accepts.
+    pub(super) async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
+        self.slots.clone().acquire_owned().await.map_err(io::Error::other)
+    }
+
+    /// Counts a connection that was accepted from `address`; `None` if that address has as many open as it may.
+    pub(super) fn admit(&self, address: SocketAddr, scheme: Scheme, slot: OwnedSemaphorePermit) -> Option<Admitted> {
+        self.metrics.accepted.inc();
+        // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
+        let ip = address.ip().to_canonical();
+        let Ok(guest) = self.guests.admit(ip) else {
+            self.metrics.closed("client-limit");
+            debug!(peer = %address, "connection refused: its address has as many open as it may");
+            return None;
+        };
+        let span = trace::connection(address, scheme);
+        debug!(parent: &span, "connection accepted");
+        let open = Open::new(self.metrics.open.clone(), slot);
+        Some(Admitted { peer: Peer { ip, scheme, guest }, open, span })
+    }
+
+    /// Runs a connection to its end; the drain waits for it.
+    pub(super) fn spawn<F>(&self, span: Span, connection: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if span.is_disabled() {
+            self.tracker.spawn(connection);
+        } else {
+            self.tracker.spawn(connection.instrument(span));
+        }
+    }
+
+    /// Counts how a connection ended.
+    pub(super) fn ended(&self, end: End, activity: &Activity) {
+        self.metrics.closed(end.as_str());
+        debug!(
+            reason = end.as_str(),
+            requests = activity.begun(),
+            unfinished = activity.in_flight(),
+            open_ms = activity.millis(),
+            "connection closed"
+        );
+        if end == End::Handshake {
+            self.metrics.handshakes_failed.inc();
+        }
+        if end == End::Cut {
+            self.cuts.fetch_add(1, Ordering::Relaxed);
+        } else if self.drain.is_cancelled() {
+            self.finished.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for the open connections, cuts what is left at the end of `timeouts.drain`, and counts both kinds. Called
+    /// once no front accepts any more.
+    pub(super) async fn drained(&self) -> Drained {
+        self.tracker.close();
+        if timeout(self.timeouts.drain, self.tracker.wait()).await.is_err() {
+            self.cut.cancel();
+            // Bounded, because a connection whose handler blocks its thread can't notice anything.
+            let _ = timeout(CUT_WAIT, self.tracker.wait()).await;
+        }
+        let stuck = self.tracker.len();
+        Drained { finished: self.finished.load(Ordering::Relaxed), cut: self.cuts.load(Ordering::Relaxed) + stuck }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+
+    fn shared(slots: usize, limits: &Limits) -> Shared<()> {
+        let timeouts = Timeouts { drain: Duration::from_millis(20), ..Timeouts::default() };
+        Shared::new((), limits.clone(), timeouts, Metrics::new(), CancellationToken::new(), slots)
+    }
+
+    async fn admit(shared: &Shared<()>, address: &str) -> Option<Admitted> {
+        let slot = shared.slot().await.unwrap();
+        shared.admit(address.parse().unwrap(), Scheme::Https, slot)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_counted_while_it_is_open_and_no_address_has_too_many() {
+        let limits = Limits { client_connections_max: 1, ..Limits::default() };
+        let shared = shared(2, &limits);
+        let first = admit(&shared, "[::ffff:192.0.2.1]:9").await.unwrap();
+        assert_eq!(first.peer.ip, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(first.peer.scheme, Scheme::Https);
+        assert!(admit(&shared, "192.0.2.1:10").await.is_none(), "one address, however it is written");
+        assert_eq!((shared.metrics.accepted.get(), shared.metrics.closes("client-limit")), (2, 1));
+
+        let second = admit(&shared, "192.0.2.2:9").await.unwrap();
+        assert_eq!((shared.metrics.open.get(), shared.slots.available_permits()), (2, 0));
+        drop((first, second));
+        assert_eq!((shared.metrics.open.get(), shared.slots.available_permits()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn ends_are_counted_by_reason_and_whether_they_came_in_time() {
+        let shared = shared(1, &Limits::default());
+        let activity = Activity::new(Counter::default());
+        shared.ended(End::Handshake, &activity);
+        assert_eq!((shared.metrics.closes("handshake"), shared.metrics.handshakes_failed.get()), (1, 1));
+        assert_eq!(shared.drained().await, Drained { finished: 0, cut: 0 }, "it ended before the drain");
+        shared.drain.cancel();
+        shared.ended(End::Done, &activity);
+        shared.ended(End::Drained, &activity);
+        shared.ended(End::Cut, &activity);
+        assert_eq!(shared.drained().await, Drained { finished: 2, cut: 1 });
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_by_itself_is_told_to_at_the_end_of_the_drain() {
+        let shared = shared(1, &Limits::default());
+        let cut = shared.cut.clone();
+        shared.spawn(Span::none(), async move { cut.cancelled().await });
+        assert_eq!(shared.drained().await, Drained { finished: 0, cut: 0 });
+        assert!(shared.cut.is_cancelled() && shared.tracker.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! A request as the rooms hand it on.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderValue, Method, Version, uri::PathAndQuery};
+
+use super::{body::Body, scheme::Scheme, url};
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The address of the connection's other end.
+    pub ip: IpAddr,
+    /// The HTTP version the client spoke.
+    pub version: Version,
+}
+
+/// A request whose framing, host and target have been checked by the listener.
+#[derive(Debug)]
+pub struct Request {
+    /// All of it but the body.
+    pub head: RequestHead,
+    /// The body.
+    pub body: Body,
+}
+
+/// A request without its body. Clones share their bytes.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The request method.
+    pub method: Method,
+    /// The scheme the client used.
+    pub scheme: Scheme,
+    /// Host and optional port in their [normal form](super::authority::normal): from `:authority`, the absolute target
+    /// or `Host`.
+    pub authority: HeaderValue,
+    /// The path in its [normal form](super::target::normalise), and the query as received.
+    pub target: PathAndQuery,
+    /// Path and query as received, if the path was spelled otherwise.
+    pub received: Option<PathAndQuery>,
+    /// The header fields, `Host` removed (it is [`RequestHead::authority`]).
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub client: Client,
+}
+
+impl RequestHead {
+    /// The authority as text. The listener has checked that it is visible ASCII.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
+    }
+
+    /// `scheme://authority/path?query` in the form by which a URL is purged: the same for all its spellings.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url::spelled(self.scheme, self.authority(), self.target.path(), self.target.query())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{
+        target,
+        url::{Url, UrlInvalid},
+    };
+
+    proptest! {
+        /// Whatever spelling a client used, and whatever spelling it is purged by.
+        #[test]
+        fn a_request_and_a_url_have_the_same_form(path in "(/[a-z%éE29.;+ ]{0,4}){1,4}", query in "[a-z%{|é7eE&=+]{0,8}") {
+            let target = format!("{path}?{query}");
+            let purged = Url::parse(&format!("HTTP://Shop.Example.:80{target}#x")).map(|url| url.normal());
+            // A space would end the target of a request.
+            let asked = target.replace(' ', "%20").parse().unwrap();
+            let asked = target::normalise(asked).map(|(target, received)| RequestHead {
+                method: Method::GET,
+                scheme: Scheme::Http,
+                authority: HeaderValue::from_static("shop.example"),
+                target,
+                received,
+                headers: HeaderMap::new(),
+                client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+            });
+            prop_assert_eq!(purged, asked.map(|head| head.url()).map_err(UrlInvalid::Target), "{}", target);
+        }
+    }
+}

@@ -6,6 +6,7 @@
     allow(clippy::needless_pass_by_value, clippy::redundant_clone, clippy::too_many_lines, clippy::type_complexity)
 )]
 
+pub mod admin;
 pub mod app;
 pub mod batch;
 pub mod breaker;
@@ -20,5 +21,6 @@ pub mod origin;
 pub mod pipeline;
 pub mod plugin;
 pub mod policy;
+pub mod report;
 pub mod telemetry;
 pub mod workbench;

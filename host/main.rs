@@ -6,10 +6,10 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 
 use clap::{Args, Parser, Subcommand};
 use holm::{
+    admin::{Purge, Scope, client},
     app::{self, App},
     config::{self, AccessLog, ByteSize, Config},
-    demo,
-    telemetry::{self, Purge, Scope, admin_client},
+    demo, telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -266,7 +266,7 @@ async fn check_policies(config: &Config) -> Done {
     for policy in checked {
         match policy.outcome {
             Ok(info) => {
-                let hooks: Vec<&str> = info.hooks.iter().map(|hook| hook.name).collect();
+                let hooks: Vec<&str> = info.hooks.iter().map(|hook| hook.name.as_str()).collect();
                 let (component, version) = (&info.component, &info.version);
                 println!("policy `{}` loads: {component} {version}, with {}", policy.name, hooks.join(", "));
             }
@@ -284,7 +284,7 @@ async fn purge(flags: PurgeFlags) -> Done {
     if let Some(node) = scope.sign_off {
         let path = format!("/nodes/{node}/sign-off");
         let body = serde_json::json!({});
-        let answered = admin_client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
+        let answered = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
         return reported(answered);
     }
     let scope = match (&scope.url, &scope.key, &scope.tag) {
@@ -293,11 +293,11 @@ async fn purge(flags: PurgeFlags) -> Done {
         (_, _, tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };
     let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft };
-    reported(admin_client::client_purge(&admin, &purge, PURGE_TIME).await)
+    reported(client::purge(&admin, &purge, PURGE_TIME).await)
 }
 
 /// Shows what the admin API replied to a purge.
-fn reported(answered: Result<(http::StatusCode, serde_json::Value), admin_client::ClientError>) -> Done {
+fn reported(answered: Result<(http::StatusCode, serde_json::Value), client::ClientError>) -> Done {
     let (status, report) = answered.map_err(|error| format!("holm purge: {error}"))?;
     println!("{report}");
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -34,5 +34,5 @@ mod upload;
 pub use failure::{Failure, Reason};
 pub use metrics::Metrics;
 pub use outbound::{Fetched, Outbound, OutboundBody};
-pub use pool::{Bounds, EndpointSnapshot, Error, Pool, PoolSnapshot};
+pub use pool::{Bounds, Error, Pool};
 pub use reaction::Reaction;

@@ -48,9 +48,7 @@ use crate::{
 pub use self::{
     engine::{Engine, EngineLimits},
     error::{Error, Flaw, Refusal, Unmade},
-    examples::Example,
-    generations::{Generations, Introduction, Loaded, Refused},
-    info::{EndedTrial, GenerationInfo, HookInfo, PolicyInfo, TrialHookInfo, TrialInfo},
+    generations::{Generations, Introduction, Refused},
     metrics::Metrics,
 };
 

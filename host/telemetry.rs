@@ -1,11 +1,9 @@
-//! What the node tells about itself: metrics, the access log, request ids and trace context, and the admin API.
+//! What the node tells about itself: metrics, the access log, request ids and trace context.
 //!
-//! The room depends on nobody: the other rooms register their metric handles with [`Registry`], hand plain values to
-//! [`AccessLog`], and what the admin API may ask of the node is the [`Control`] trait, which `app` implements.
+//! The room depends on nobody: the other rooms register their metric handles with [`Registry`], and hand plain values to
+//! [`AccessLog`].
 
 pub mod access;
-pub mod admin;
-pub mod admin_client;
 pub mod metrics;
 pub mod trace;
 
@@ -14,7 +12,6 @@ use std::io::{self, IsTerminal as _};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use access::{AccessLog, Line};
-pub use admin::{Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Scope, SignOffReport};
 pub use metrics::{Registry, Requests, RouteMetrics, Verdict};
 pub use trace::RequestTrace;
 

@@ -8,19 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-
 use super::policies::Policies;
 use crate::{
+    admin::{Api, BoxFuture, Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
     cache::{Cache, key::Key, purge},
     http::Handler,
     message::{Request, Response},
     origin::Pool,
     pipeline::Pipeline,
-    telemetry::{
-        Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, PurgeReport, Registry, Scope, SignOffReport,
-        admin::{self, BoxFuture},
-    },
+    report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
+    telemetry::Registry,
 };
 
 const STARTING: u8 = 0;
@@ -90,6 +87,7 @@ impl Control for Controls {
             let receipt = receipt.map_err(|error| PurgeFailure { reason: error.to_string() })?;
             self.cache.metrics().purges.inc();
             Ok(PurgeReport {
+                complete: receipt.missing.is_empty(),
                 position: receipt.position.to_string(),
                 applied: receipt.applied,
                 expired: receipt.expired,
@@ -137,32 +135,31 @@ impl Control for Controls {
         self.registry.encode()
     }
 
-    fn pools(&self) -> Value {
-        let pools: Vec<_> = self.pools.iter().map(|pool| pool.snapshot()).collect();
-        serde_json::json!(pools)
+    fn pools(&self) -> Vec<PoolInfo> {
+        self.pools.iter().map(|pool| pool.info()).collect()
     }
 
-    fn policies(&self) -> Value {
+    fn policies(&self) -> Vec<PolicyInfo> {
         self.policies.info()
     }
 
-    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>> {
+    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>> {
         Box::pin(async move { self.policies.act(&name, action).await })
     }
 }
 
 /// Serves the admin API through the same listeners as everything else.
 #[derive(Clone)]
-pub(super) struct AdminHandler(axum::Router);
+pub(super) struct AdminHandler(Api);
 
 impl AdminHandler {
     pub(super) fn new(controls: &Arc<Controls>) -> Self {
-        Self(admin::router(Arc::clone(controls) as Arc<dyn Control>))
+        Self(Api::new(Arc::clone(controls) as Arc<dyn Control>))
     }
 }
 
 impl Handler for AdminHandler {
     async fn handle(&self, request: Request) -> Response {
-        admin::call(&self.0, request).await
+        self.0.respond(request).await
     }
 }

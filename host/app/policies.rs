@@ -9,16 +9,16 @@ use std::{
 
 use notify::{RecursiveMode, Watcher};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Error;
 use crate::{
+    admin::{PolicyAction, PolicyFailure},
     config::{self, Config, PolicySource, RolloutMode},
-    plugin::{self, Engine, EngineLimits, GenerationInfo, Generations, Introduction, Loaded, Plugin},
-    telemetry::{PolicyAction, PolicyFailure},
+    plugin::{self, Engine, EngineLimits, Generations, Introduction, Plugin},
+    report::{GenerationInfo, Loaded, PolicyInfo},
 };
 
 /// An editor or a copy writes in several steps; what follows within this time is one change.
@@ -72,22 +72,21 @@ impl Policies {
         self.by_name.values().for_each(|policy| policy.refresh_metrics());
     }
 
-    pub(super) fn info(&self) -> Value {
-        let policies: Vec<_> = self.by_name.values().map(|policy| policy.info()).collect();
-        json!(policies)
+    pub(super) fn info(&self) -> Vec<PolicyInfo> {
+        self.by_name.values().map(|policy| policy.info()).collect()
     }
 
     /// Carries out what the admin API asks for.
-    pub(super) async fn act(&self, name: &str, action: PolicyAction) -> Result<Value, PolicyFailure> {
+    pub(super) async fn act(&self, name: &str, action: PolicyAction) -> Result<Loaded, PolicyFailure> {
         let Some(policy) = self.by_name.get(name).map(Arc::clone) else {
             let known: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(PolicyFailure::Unknown(format!("there is no policy `{name}`; configured are: {known}")));
         };
         let refused = |refused: plugin::Refused| PolicyFailure::Refused(refused.to_string());
-        let loaded = match action {
-            PolicyAction::Promote => policy.promote().map_err(refused)?,
-            PolicyAction::Rollback { to } => policy.rollback(to.as_deref()).map_err(refused)?,
+        match action {
+            PolicyAction::Promote => policy.promote().map_err(refused),
+            PolicyAction::Rollback { to } => policy.rollback(to.as_deref()).map_err(refused),
             PolicyAction::Load { file, mode, percent } => {
                 let mut config = self.reread(name)?;
                 if let Some(file) = file {
@@ -96,10 +95,9 @@ impl Policies {
                 let default = Introduction::of(&config.rollout);
                 let mode = mode.map_or(Ok(default.mode), |mode| rollout_mode(&mode))?;
                 let introduction = Introduction { mode, percent: percent.unwrap_or(default.percent) };
-                apart(move || policy.load(&config, Some(introduction))).await.map_err(refused)?
+                apart(move || policy.load(&config, Some(introduction))).await.map_err(refused)
             }
-        };
-        Ok(json!(loaded))
+        }
     }
 
     /// What the configuration says of a policy now. A file that is wrong is refused; what it said before still holds.

@@ -1,31 +1,22 @@
 //! Error answers as `application/problem+json` (RFC 9457).
 
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
 
 use super::{Body, Response};
+use crate::report::Problem;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// An answer that says what went wrong: `title` is the same for every such problem, `detail` is about this one.
 #[must_use]
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
-    let document = Document { kind: "about:blank", title, status: status.as_u16(), detail };
+    let document = Problem::new(status.as_u16(), title, detail);
     // Four plain members can't fail to serialise; an empty body would still carry the status.
     let body = serde_json::to_vec(&document).unwrap_or_default();
     let mut response = Response::new(Body::Full(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, MEDIA_TYPE);
     response
-}
-
-#[derive(Serialize)]
-struct Document<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
 }
 
 #[cfg(test)]

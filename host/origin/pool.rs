@@ -3,7 +3,6 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Uri, uri::PathAndQuery};
-use serde::Serialize;
 use thiserror::Error;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -24,9 +23,10 @@ use super::{
     spool::{Room, Spool},
 };
 use crate::{
-    clock::{self, Timestamp, Uptime},
+    clock::{self, Uptime},
     config,
     policy::PoolStats,
+    report::{EndpointInfo, PoolInfo},
 };
 
 /// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration.
@@ -109,36 +109,6 @@ pub enum Error {
     },
 }
 
-/// A pool as the admin API shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct PoolSnapshot {
-    /// The pool's name.
-    pub name: Arc<str>,
-    /// Requests that wait for a connection.
-    pub waiting: usize,
-    /// Its members, in the order of the configuration.
-    pub endpoints: Vec<EndpointSnapshot>,
-}
-
-/// An endpoint as the admin API shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct EndpointSnapshot {
-    /// `host:port`.
-    pub address: Arc<str>,
-    /// Requests that hold a connection.
-    pub inflight: usize,
-    /// Requests that wait for a connection.
-    pub waiting: usize,
-    /// Not down by its active checks; an ejected endpoint may be healthy.
-    pub healthy: bool,
-    /// When its ejection ends, by the wall clock as it is set now; if it is ejected.
-    pub ejected_until: Option<Timestamp>,
-    /// Requests answered to the end, since start.
-    pub ok: u64,
-    /// Requests failed or answered 502 to 504, since start.
-    pub failed: u64,
-}
-
 impl Pool {
     /// A pool whose metrics nobody sees, with the default bounds to itself. Opens no connection.
     ///
@@ -207,20 +177,20 @@ impl Pool {
         })
     }
 
-    /// The pool as the admin API shows it.
+    /// Returns what an operator wants to know of it.
     #[must_use]
-    pub fn snapshot(&self) -> PoolSnapshot {
+    pub fn info(&self) -> PoolInfo {
         let now = clock::uptime();
         let endpoints: Vec<_> = self.endpoints.iter().map(|endpoint| self.inspect(endpoint, now)).collect();
         let waiting = endpoints.iter().map(|endpoint| endpoint.waiting).sum();
-        PoolSnapshot { name: Arc::clone(&self.name), waiting, endpoints }
+        PoolInfo { name: self.name.to_string(), waiting, endpoints }
     }
 
-    fn inspect(&self, endpoint: &Endpoint, now: Uptime) -> EndpointSnapshot {
+    fn inspect(&self, endpoint: &Endpoint, now: Uptime) -> EndpointInfo {
         let (standing, ejected_until, counts) = self.ledger.inspect(endpoint.index, now);
         let inflight = endpoint.places.taken();
-        EndpointSnapshot {
-            address: Arc::clone(&endpoint.address),
+        EndpointInfo {
+            address: endpoint.address.to_string(),
             inflight,
             waiting: endpoint.places.wanted().saturating_sub(inflight),
             healthy: standing != Standing::Down,

@@ -24,8 +24,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{EndpointSnapshot, Fetched, Outbound, OutboundBody, Pool};
-use crate::config;
+use super::{Fetched, Outbound, OutboundBody, Pool};
+use crate::{config, report::EndpointInfo};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -82,8 +82,8 @@ fn post(body: &'static str) -> Outbound {
     request(Method::POST, OutboundBody::Replayable(Bytes::from_static(body.as_bytes())))
 }
 
-fn endpoint(pool: &Pool, index: usize) -> EndpointSnapshot {
-    pool.snapshot().endpoints.swap_remove(index)
+fn endpoint(pool: &Pool, index: usize) -> EndpointInfo {
+    pool.info().endpoints.swap_remove(index)
 }
 
 async fn text(fetched: Fetched) -> String {

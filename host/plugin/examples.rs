@@ -1,11 +1,13 @@
 //! What a trial has shown: one example of each kind of difference, kept for a person to read.
 
 use parking_lot::Mutex;
-use serde::Serialize;
 use serde_json::Value;
 use tracing::info;
 
-use crate::policy::{Decision, Hook, difference::differences, partition::Change};
+use crate::{
+    policy::{Decision, Hook, difference::differences, partition::Change},
+    report::Example,
+};
 
 /// Kinds of which an example is kept.
 const KINDS_MAX: usize = 24;
@@ -15,28 +17,6 @@ const KIND_CHARS_MAX: usize = 100;
 const VALUE_CHARS_MAX: usize = 1_000;
 /// Characters of a request's line.
 const REQUEST_CHARS_MAX: usize = 300;
-
-/// A request, or a pair of them, that a generation on trial treats otherwise than the active one.
-#[derive(Clone, Debug, Serialize)]
-pub struct Example {
-    /// The hook.
-    pub hook: &'static str,
-    /// What is different: of keys how responses are shared, of others where the decisions differ, or a fault.
-    pub kind: String,
-    /// How often this kind was met.
-    pub times: u64,
-    /// Method and URL of the request.
-    pub request: String,
-    /// The other request of a pair that newly shares, or no longer shares, a response.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub with: Option<String>,
-    /// What the active generation decides; of a pair, for `request` and for `with` if these differ.
-    pub active: Value,
-    /// The same of the one on trial.
-    pub trial: Value,
-    /// Where the decisions, or the keys of the pair, differ: pointers (RFC 6901).
-    pub differs: Vec<String>,
-}
 
 /// A request whose keys are known, to be shown as one of a pair.
 #[derive(Debug)]
@@ -63,7 +43,7 @@ impl Examples {
             members.join(", ")
         };
         self.note(hook, cut(kind, KIND_CHARS_MAX), |kind| Example {
-            hook: hook.name(),
+            hook: hook.name().to_owned(),
             kind,
             times: 1,
             request: request.to_owned(),
@@ -92,7 +72,7 @@ impl Examples {
             };
             let with = with.map(|with| with.request.clone());
             Example {
-                hook: Hook::Key.name(),
+                hook: Hook::Key.name().to_owned(),
                 kind,
                 times: 1,
                 request: this.request.clone(),
@@ -107,7 +87,7 @@ impl Examples {
     /// Takes a fault of the generation on trial.
     pub(super) fn faulted(&self, hook: Hook, request: &str, kind: &str, trial: Value) {
         self.note(hook, format!("fault: {kind}"), |kind| Example {
-            hook: hook.name(),
+            hook: hook.name().to_owned(),
             kind,
             times: 1,
             request: request.to_owned(),
@@ -134,13 +114,11 @@ impl Examples {
     }
 }
 
-impl Example {
-    /// Writes it to the log.
-    pub(super) fn log(&self, policy: &str) {
-        let Self { hook, kind, times, request, with, active, trial, differs } = self;
-        let (with, differs) = (with.as_deref().unwrap_or(""), differs.join(" "));
-        info!(target: "policy", policy, hook, kind, times, request, with, %active, %trial, differs, "seen on trial");
-    }
+/// Writes an example to the log.
+pub(super) fn log(example: &Example, policy: &str) {
+    let Example { hook, kind, times, request, with, active, trial, differs } = example;
+    let (with, differs) = (with.as_deref().unwrap_or(""), differs.join(" "));
+    info!(target: "policy", policy, hook, kind, times, request, with, %active, %trial, differs, "seen on trial");
 }
 
 /// A request's line.

@@ -15,24 +15,23 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use parking_lot::Mutex;
-use serde::Serialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
     Engine, Error, Metrics, Plugin,
     error::Refusal,
-    file,
-    info::{self, EndedTrial, PolicyInfo, TrialInfo},
+    examples, file, info,
     kept::Kept,
     rollout::{self, Bounds, Mode, Verdict},
     shadow::Trial,
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock,
     config::{self, RolloutMode},
     message::RequestHead,
     policy::{Chosen, Input, KeyPlan, Policy, Roster, Shadow, consult},
+    report::{EndedTrial, Event, Loaded, PolicyInfo},
 };
 
 /// What happened to a policy last, for the operator.
@@ -67,15 +66,6 @@ struct Desk {
     loading: bool,
 }
 
-/// Something that happened to a policy.
-#[derive(Clone, Debug, Serialize)]
-pub struct Event {
-    /// When, in milliseconds since 1970.
-    pub at: Timestamp,
-    /// What, in words.
-    pub what: String,
-}
-
 /// How a new generation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Introduction {
@@ -83,17 +73,6 @@ pub struct Introduction {
     pub mode: RolloutMode,
     /// Share of the clients, in percent, for a canary.
     pub percent: u8,
-}
-
-/// What came of a load.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Loaded {
-    /// The generation.
-    pub generation: String,
-    /// `active`, `shadow` or `canary`.
-    pub state: &'static str,
-    /// Was it there already?
-    pub unchanged: bool,
 }
 
 /// Why a change was refused. Nothing has changed then.
@@ -345,7 +324,7 @@ impl Generations {
             name: self.name.clone(),
             loading: desk.loading,
             generations,
-            trial: lineup.trial.as_ref().map(|trial| TrialInfo::new(trial, state(trial.mode))),
+            trial: lineup.trial.as_ref().map(|trial| info::trial(trial, state(trial.mode))),
             last_trial: desk.last_trial.clone(),
             experiments: info::experiments(&lineup.active),
             events: desk.events.iter().cloned().collect(),
@@ -461,15 +440,15 @@ impl Desk {
 
     /// Keeps what a trial has shown that ends now, and writes its examples to the log.
     fn remember(&mut self, trial: &Trial, outcome: String) {
-        let ended = EndedTrial { trial: TrialInfo::new(trial, state(trial.mode)), ended: clock::now(), outcome };
+        let ended = EndedTrial { trial: info::trial(trial, state(trial.mode)), ended: clock::now(), outcome };
         let policy = trial.plugin.label();
-        ended.trial.examples.iter().for_each(|example| example.log(policy));
+        ended.trial.examples.iter().for_each(|example| examples::log(example, policy));
         self.last_trial = Some(ended);
     }
 }
 
-fn loaded(plugin: &Plugin, state: &'static str) -> Loaded {
-    Loaded { generation: plugin.generation.short().to_owned(), state, unchanged: false }
+fn loaded(plugin: &Plugin, state: &str) -> Loaded {
+    Loaded { generation: plugin.generation.short().to_owned(), state: state.to_owned(), unchanged: false }
 }
 
 const fn state(mode: Mode) -> &'static str {

@@ -20,9 +20,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::policy::{
-    Fault, Hook,
-    experiment::{Estimate, Summary},
+use crate::{
+    policy::{Fault, Hook, experiment::Summary},
+    report::Estimate,
 };
 
 /// `policy`.

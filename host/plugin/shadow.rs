@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     Plugin, Sums,
-    examples::{self, Example, Examples, Keyed},
+    examples::{self, Examples, Keyed},
     rollout::{self, Bounds, Counts, Evidence, Mode, Origin, Verdict},
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
         Question, Shadow, consult,
         partition::{Change, Partition, Sharing},
     },
+    report::Example,
 };
 
 /// Decisions that may wait to be compared; further ones are skipped.

@@ -4,7 +4,7 @@ mod generations;
 mod hooks;
 mod memo;
 
-use std::{cell::Cell, collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{cell::Cell, sync::LazyLock, time::Duration};
 
 use http::HeaderName;
 
@@ -15,6 +15,7 @@ use crate::{
         KeyVerdict,
         key::{Part, Transform},
     },
+    report::GenerationInfo,
 };
 
 const MAD: &[u8] = include_bytes!("../../plugins/dist/mad.wasm");
@@ -93,6 +94,10 @@ fn info(plugin: &Plugin) -> GenerationInfo {
     plugin.info("active")
 }
 
+fn faults(info: &GenerationInfo) -> Vec<(&str, u64)> {
+    info.faults.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()
+}
+
 fn calls(plugin: &Plugin) -> u64 {
     plugin.sums().iter().map(|sums| sums.calls).sum()
 }
@@ -116,7 +121,7 @@ fn a_recipe_is_read_at_load_and_costs_no_call() {
     assert_eq!(*plugin.key_plan(), KeyPlan::Recipe(wanted));
     let info = info(&plugin);
     assert_eq!((info.component.as_str(), info.version.as_str(), calls(&plugin)), ("mad", "0.1.0", 0));
-    let names: Vec<&str> = info.hooks.iter().map(|hook| hook.name).collect();
+    let names: Vec<&str> = info.hooks.iter().map(|hook| hook.name.as_str()).collect();
     assert_eq!(names, ["key", "features", "admit", "route", "batch", "prefetch"]);
     assert_eq!(info.hooks[0].reads, ["header(x-tenant)", "path"]);
     assert_eq!(info.plan, "recipe: header(x-tenant) lowercase, path");
@@ -163,7 +168,7 @@ fn each_misdeed_is_a_fault_and_the_next_call_has_a_fresh_instance() {
         assert_eq!(count(&plugin), "1", "after {what}");
     }
     let info = info(&plugin);
-    assert_eq!(info.faults, BTreeMap::from([("malformed", 2), ("too-large", 2), ("trap", 3)]));
+    assert_eq!(faults(&info), [("malformed", 2), ("too-large", 2), ("trap", 3)]);
     assert_eq!((calls(&plugin), info.instances), (14, 1));
 }
 
@@ -181,7 +186,7 @@ fn an_error_of_its_own_leaves_the_instance_and_the_breaker_alone() {
     assert_eq!(count(&plugin), "1");
     assert_eq!(ask(&plugin, "fault"), Err(Fault::Own { code: 7, detail: "as ordered".into() }));
     assert_eq!(count(&plugin), "3");
-    assert_eq!(info(&plugin).faults, BTreeMap::from([("fault", 1)]));
+    assert_eq!(faults(&info(&plugin)), [("fault", 1)]);
 }
 
 #[test]

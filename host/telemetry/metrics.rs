@@ -14,9 +14,6 @@ use prometheus_client::{
 
 use crate::clock;
 
-/// The media type of [`Registry::encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Upper bounds of the duration buckets in seconds: from a hit in memory to a slow model.
 const DURATION_BUCKETS: [f64; 17] =
     [50e-6, 100e-6, 250e-6, 500e-6, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -51,7 +48,7 @@ impl Registry {
         register(&mut self.node.lock());
     }
 
-    /// Everything in OpenMetrics text ([`CONTENT_TYPE`]).
+    /// Everything in OpenMetrics text, version 1.0.0.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);

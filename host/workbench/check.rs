@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::Memo,
-    plugin::GenerationInfo,
     policy::{Hook, Policy},
+    report::GenerationInfo,
 };
 
 /// What a component says of itself, and what it takes.
@@ -55,7 +55,7 @@ impl Checked {
     /// The hooks that it exports.
     #[must_use]
     pub fn hooks(&self) -> Vec<Hook> {
-        self.info.hooks.iter().filter_map(|hook| Hook::named(hook.name)).collect()
+        self.info.hooks.iter().filter_map(|hook| Hook::named(&hook.name)).collect()
     }
 }
 
@@ -117,7 +117,7 @@ impl fmt::Display for Checked {
         let mut table = Table::new(&["hook", "reads"], &[]).indented(2);
         for hook in &info.hooks {
             let reads = if hook.reads.is_empty() { "nothing".to_owned() } else { hook.reads.join(", ") };
-            table.row([hook.name.to_owned(), reads]);
+            table.row([hook.name.clone(), reads]);
         }
         write!(f, "\n{}", table.to_string().trim_end())
     }

@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::{plugin, telemetry::admin_client::ClientError};
+use crate::{admin::client::ClientError, plugin};
 
 /// Why something wasn't done.
 #[derive(Debug, Error)]

@@ -5,12 +5,13 @@ mod listing;
 use std::{path::PathBuf, time::Duration};
 
 use http::{Method, StatusCode};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::listing::Listing;
 use super::error::Error;
-use crate::telemetry::admin_client;
+use crate::{
+    admin::client,
+    report::{Loaded, PolicyInfo, Problem},
+};
 
 /// What a node may take to compile a component: Python's takes seconds, on a busy machine more.
 const TIME: Duration = Duration::from_secs(120);
@@ -35,14 +36,6 @@ pub enum Introduce {
     Canary(u8),
 }
 
-/// What came of it.
-#[derive(Deserialize)]
-struct Loaded {
-    generation: String,
-    state: String,
-    unchanged: bool,
-}
-
 impl Remote {
     /// The policies, their generations, trials and experiments; all or the one of a name.
     ///
@@ -50,13 +43,13 @@ impl Remote {
     /// The node doesn't answer, or has no such policy.
     pub async fn list(&self, name: Option<&str>) -> Result<String, Error> {
         let answer = self.call(Method::GET, "/policies", None).await?;
-        let Ok(listing) = serde_json::from_value::<Listing>(answer) else {
+        let Ok(policies) = serde_json::from_value::<Vec<PolicyInfo>>(answer) else {
             return Err(Error::Step {
                 step: "the node's list of policies can't be read",
                 cause: OTHER_VERSION.to_owned(),
             });
         };
-        listing.shown(name).map_err(Error::Asked)
+        listing::shown(&policies, name).map_err(Error::Asked)
     }
 
     /// Loads a policy's component again, or another file in its place.
@@ -112,16 +105,22 @@ impl Remote {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
-        let (status, answer) = admin_client::call(&self.admin, method, path, body, TIME).await?;
+        let (status, answer) = client::call(&self.admin, method, path, body, TIME).await?;
         if status == StatusCode::OK {
             return Ok(answer);
         }
-        let detail = answer.get("detail").and_then(Value::as_str).unwrap_or("it says no reason").to_owned();
-        Err(Error::Refused { admin: self.admin.clone(), status, detail })
+        Err(Error::Refused { admin: self.admin.clone(), status, detail: reason(answer) })
     }
 }
 
 const OTHER_VERSION: &str = "is it a holm of another version?";
+
+/// The detail of a problem, if it is one.
+fn reason(answer: Value) -> String {
+    let problem = serde_json::from_value::<Problem<'_>>(answer);
+    let detail = problem.ok().map(|problem| problem.detail.into_owned()).filter(|detail| !detail.is_empty());
+    detail.unwrap_or_else(|| "it says no reason".to_owned())
+}
 
 fn in_words(name: &str, loaded: &Loaded) -> String {
     let Loaded { generation, state, unchanged } = loaded;
@@ -156,6 +155,15 @@ mod tests {
         ] {
             let loaded = Loaded { generation: "1a".into(), state: state.into(), unchanged };
             assert_eq!(in_words("p", &loaded), words);
+        }
+    }
+
+    #[test]
+    fn why_a_node_refuses_is_what_its_problem_says() {
+        let said = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "nothing is on trial"});
+        assert_eq!(reason(said), "nothing is on trial");
+        for other in [json!({}), json!([1]), json!({"detail": ""}), json!({"detail": 7})] {
+            assert_eq!(reason(other), "it says no reason");
         }
     }
 

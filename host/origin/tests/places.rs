@@ -43,7 +43,7 @@ async fn only_so_many_at_once_and_only_so_many_wait() {
         let pool = Arc::clone(&pool);
         fetches.spawn(async move { text(pool.fetch(get()).await.unwrap()).await });
     }
-    until(|| (endpoint(&pool, 0).inflight, pool.snapshot().waiting) == (2, 2)).await;
+    until(|| (endpoint(&pool, 0).inflight, pool.info().waiting) == (2, 2)).await;
     let failure = within(pool.fetch(get())).await.unwrap_err();
     assert_eq!((failure.status().as_u16(), failure.reason(), failure.endpoint()), (503, "pool-full", None));
 

@@ -11,6 +11,7 @@ use crate::{
     message::RequestHead,
     plugin::generations::{Introduction, Refused},
     policy::{Facts, Notes, Roster, consult, facts::tests::request},
+    report::TrialInfo,
 };
 
 /// What a `mad` does that puts this in front of its keys.
@@ -79,8 +80,8 @@ fn salt_of(generations: &Generations, head: &RequestHead) -> String {
     String::from_utf8(parts[0].clone().unwrap()).unwrap()
 }
 
-fn states(generations: &Generations) -> Vec<&'static str> {
-    generations.info().generations.iter().map(|generation| generation.state).collect()
+fn states(generations: &Generations) -> Vec<String> {
+    generations.info().generations.into_iter().map(|generation| generation.state).collect()
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn a_swap_is_for_those_who_come_after_it() {
     let generations = start(&Rollout::default());
     let before = generations.choose(&from(1));
     let loaded = generations.load(&salted("call", "two", &Rollout::default()), None).unwrap();
-    assert_eq!((loaded.state, loaded.unchanged), ("active", false));
+    assert_eq!((loaded.state.as_str(), loaded.unchanged), ("active", false));
     assert_eq!(salt_of(&generations, &from(1)), "two");
     assert_ne!(before.policy.label(), generations.choose(&from(1)).policy.label());
     assert_eq!(states(&generations), ["active", "cooling"], "a request is under way with it");
@@ -175,7 +176,7 @@ fn a_canary_that_faults_is_rolled_back_and_nobody_notices() {
     // What it showed is read when it is over.
     let ended = info.last_trial.expect("it is remembered");
     assert!(ended.outcome.contains("key faulted in"), "{}", ended.outcome);
-    assert_eq!((ended.trial.hooks.len(), ended.trial.hooks[0].name), (1, "key"));
+    assert_eq!((ended.trial.hooks.len(), ended.trial.hooks[0].name.as_str()), (1, "key"));
     assert!(ended.trial.hooks[0].faults >= 3, "{:?}", ended.trial.hooks);
 }
 
@@ -208,7 +209,7 @@ fn a_shadow_has_no_say_and_other_words_for_the_same_keys_are_no_disagreement() {
         assert_eq!(salt_of(&generations, &apart(client % 5)), "one");
     }
     let trial = compared(&generations, 10);
-    assert_eq!((trial.mode, trial.disagreed, trial.faults, trial.examples.len()), ("shadow", 0, 0, 0));
+    assert_eq!((trial.mode.as_str(), trial.disagreed, trial.faults, trial.examples.len()), ("shadow", 0, 0, 0));
     let promoted = generations.promote().unwrap();
     assert_eq!(promoted.state, "active");
     assert_eq!(salt_of(&generations, &from(1)), "two");
@@ -227,7 +228,7 @@ fn a_shadow_tells_which_requests_would_no_longer_share_a_response() {
     let trial = compared(&generations, 5);
     assert_eq!((trial.disagreed, trial.examples.len()), (4, 1));
     let example = &trial.examples[0];
-    assert_eq!((example.hook, example.kind.as_str(), example.times), ("key", "no longer shared", 4));
+    assert_eq!((example.hook.as_str(), example.kind.as_str(), example.times), ("key", "no longer shared", 4));
     assert!(example.request.starts_with("GET https://shop.example/7"), "{example:?}");
     assert_eq!(example.with.as_deref(), Some(example.request.as_str()));
     assert_eq!(example.differs, ["/lookup/1"]);
@@ -353,7 +354,10 @@ fn a_shadow_that_has_lost_a_hook_disagrees() {
     let trial = compared(&generations, 1);
     assert_eq!((trial.compared, trial.disagreed), (1, 1));
     let example = &trial.examples[0];
-    assert_eq!((example.hook, example.kind.as_str(), &example.trial["priority"]), ("batch", "priority", &json!(0)));
+    assert_eq!(
+        (example.hook.as_str(), example.kind.as_str(), &example.trial["priority"]),
+        ("batch", "priority", &json!(0))
+    );
 }
 
 #[test]

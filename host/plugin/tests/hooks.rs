@@ -103,8 +103,8 @@ fn a_hook_counts_by_itself() {
     assert!(ask_in(&plugin, "admit", "behave").is_ok());
     assert!(ask_in(&plugin, "admit", "trap").is_err());
     assert!(ask_in(&plugin, "route", "trap").is_ok(), "it misbehaves in `admit` only");
-    let counts: Vec<(&str, u64, u64)> =
-        info(&plugin).hooks.iter().map(|hook| (hook.name, hook.calls, hook.faults)).collect();
+    let hooks = info(&plugin).hooks;
+    let counts: Vec<(&str, u64, u64)> = hooks.iter().map(|hook| (&*hook.name, hook.calls, hook.faults)).collect();
     assert_eq!(
         counts,
         [("key", 0, 0), ("features", 0, 0), ("admit", 2, 1), ("route", 1, 0), ("batch", 0, 0), ("prefetch", 0, 0)]

@@ -54,7 +54,7 @@ fn a_policy_that_keeps_state_is_found_out_and_no_longer_remembered() {
     // The fourth use of what is remembered is a check: it counts on, and from then on every call does.
     assert_eq!(answers, ["1", "1", "1", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     let hook = &info(&plugin).hooks[0];
-    assert_eq!((hook.memo, hook.memo_hits), ("stateful", 4));
+    assert_eq!((&*hook.memo, hook.memo_hits), ("stateful", 4));
     assert_eq!(plugin.tally.of(Hook::Key).unwrap().disagreements.get(), 1);
 }
 

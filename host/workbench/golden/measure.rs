@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::super::{evaluate::evaluate, record::Record};
-use crate::{plugin::Plugin, policy::Hook};
+use crate::{plugin::Plugin, policy::Hook, report::HookInfo};
 
 /// Passes over all records whose times are told apart; the median holds.
 const PASSES: usize = 5;
@@ -97,9 +97,9 @@ fn ask_all(plugin: &Plugin, records: &[Record]) {
 /// Calls of each hook so far, and what they cost: by their mean time and their mean fuel.
 fn sums(plugin: &Plugin, cost: impl Fn((u64, u64)) -> f64) -> BTreeMap<Hook, Sum> {
     let hooks = plugin.info("").hooks.into_iter();
-    let sum = |info: crate::plugin::HookInfo| {
+    let sum = |info: HookInfo| {
         let cost = cost((info.mean_ns, info.mean_fuel)) * info.calls as f64;
-        Some((Hook::named(info.name)?, Sum { calls: info.calls, cost }))
+        Some((Hook::named(&info.name)?, Sum { calls: info.calls, cost }))
     };
     hooks.filter_map(sum).collect()
 }

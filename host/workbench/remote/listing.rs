@@ -1,11 +1,7 @@
 //! What a node says of its policies, for a person to read.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::fmt;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{
@@ -13,250 +9,135 @@ use super::super::{
     show::{Table, bytes, count, nanoseconds},
     time,
 };
-use crate::clock::Timestamp;
+use crate::report::{EndedTrial, Estimate, Example, ExperimentInfo, GenerationInfo, HookInfo, PolicyInfo, TrialInfo};
 
 /// Events that are shown.
 const EVENTS_MAX: usize = 8;
 
-/// The policies of a node.
-#[derive(Deserialize)]
-#[serde(transparent)]
-pub(super) struct Listing(Vec<Policy>);
+/// A part of the report, as it is shown.
+struct Shown<'a, T>(&'a T);
 
-#[derive(Deserialize)]
-struct Policy {
-    name: String,
-    loading: bool,
-    generations: Vec<Generation>,
-    trial: Option<Trial>,
-    last_trial: Option<EndedTrial>,
-    experiments: Vec<Experiment>,
-    events: Vec<Event>,
-}
-
-#[derive(Deserialize)]
-struct Generation {
-    generation: String,
-    state: String,
-    component: String,
-    version: String,
-    plan: String,
-    hooks: Vec<Hook>,
-    faults: BTreeMap<String, u64>,
-    instances: u64,
-    memory_bytes: i64,
-}
-
-#[derive(Deserialize)]
-struct Hook {
-    name: String,
-    calls: u64,
-    memo_hits: u64,
-    memo: String,
-    faults: u64,
-    breaker_open: bool,
-    mean_ns: u64,
-}
-
-#[derive(Deserialize)]
-struct Trial {
-    generation: String,
-    mode: String,
-    since: Timestamp,
-    requests: u64,
-    origin_fails: bool,
-    hooks: Vec<TrialHook>,
-    examples: Vec<Example>,
-}
-
-#[derive(Deserialize)]
-struct TrialHook {
-    name: String,
-    calls: u64,
-    faults: u64,
-    compared: u64,
-    disagreed: u64,
-    skipped: u64,
-}
-
-#[derive(Deserialize)]
-struct Example {
-    hook: String,
-    kind: String,
-    times: u64,
-    request: String,
-    with: Option<String>,
-    active: Value,
-    trial: Value,
-}
-
-#[derive(Deserialize)]
-struct EndedTrial {
-    #[serde(flatten)]
-    trial: Trial,
-    ended: Timestamp,
-    outcome: String,
-}
-
-#[derive(Deserialize)]
-struct Experiment {
-    name: String,
-    unit: String,
-    arms: Vec<Arm>,
-}
-
-#[derive(Deserialize)]
-struct Arm {
-    name: String,
-    weight: u32,
-    requests: u64,
-    hit_rate: Option<Estimate>,
-    latency_us: Option<Estimate>,
-    cost_micro: Option<f64>,
-    hit_rate_above_first: Option<Estimate>,
-}
-
-#[derive(Deserialize)]
-struct Estimate {
-    value: f64,
-    low: f64,
-    high: f64,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    at: Timestamp,
-    what: String,
-}
-
-impl Listing {
-    /// All policies, or the one of this name.
-    pub(super) fn shown(&self, name: Option<&str>) -> Result<String, String> {
-        let chosen: Vec<String> =
-            self.0.iter().filter(|it| name.is_none_or(|name| it.name == name)).map(ToString::to_string).collect();
-        match (name, chosen.is_empty()) {
-            (None, true) => Ok("the node has no policies".to_owned()),
-            (Some(name), true) => {
-                let known: Vec<&str> = self.0.iter().map(|policy| policy.name.as_str()).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                Err(format!("the node has no policy `{name}`; it has: {known}"))
-            }
-            _ => Ok(chosen.join("\n").trim_end().to_owned()),
+/// Shows all policies of a node, or the one of this name.
+pub(super) fn shown(policies: &[PolicyInfo], name: Option<&str>) -> Result<String, String> {
+    let chosen = policies.iter().filter(|policy| name.is_none_or(|name| policy.name == name));
+    let chosen: Vec<String> = chosen.map(|policy| Shown(policy).to_string()).collect();
+    match (name, chosen.is_empty()) {
+        (None, true) => Ok("the node has no policies".to_owned()),
+        (Some(name), true) => {
+            let known: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Err(format!("the node has no policy `{name}`; it has: {known}"))
         }
+        _ => Ok(chosen.join("\n").trim_end().to_owned()),
     }
 }
 
-impl fmt::Display for Policy {
+impl fmt::Display for Shown<'_, PolicyInfo> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}{}", self.name, if self.loading { ", and another generation is being compiled" } else { "" })?;
-        write!(f, "{}", self.generations())?;
-        if let Some(active) = self.generations.first() {
-            write!(f, "\n  keys: {}\n{}", active.plan, active.hooks())?;
+        let PolicyInfo { name, loading, generations, trial, last_trial, experiments, events } = self.0;
+        writeln!(f, "{name}{}", if *loading { ", and another generation is being compiled" } else { "" })?;
+        write!(f, "{}", table_of(generations))?;
+        if let Some(active) = generations.first() {
+            write!(f, "\n  keys: {}\n{}", active.plan, hooks(active))?;
         }
-        if let Some(trial) = &self.trial {
-            write!(f, "\n{trial}")?;
+        if let Some(trial) = trial {
+            write!(f, "\n{}", Shown(trial))?;
         }
-        if let Some(trial) = &self.last_trial {
-            write!(f, "\n{trial}")?;
+        if let Some(trial) = last_trial {
+            write!(f, "\n{}", Shown(trial))?;
         }
-        for experiment in &self.experiments {
-            write!(f, "\n{experiment}")?;
+        for experiment in experiments {
+            write!(f, "\n{}", Shown(experiment))?;
         }
-        if !self.events.is_empty() {
+        if !events.is_empty() {
             writeln!(f, "\n  last events")?;
         }
-        let skipped = self.events.len().saturating_sub(EVENTS_MAX);
-        self.events.iter().skip(skipped).try_for_each(|it| writeln!(f, "  {}  {}", time::format(it.at), it.what))
+        let skipped = events.len().saturating_sub(EVENTS_MAX);
+        events.iter().skip(skipped).try_for_each(|event| writeln!(f, "  {}  {}", time::format(event.at), event.what))
     }
 }
 
-impl Policy {
-    fn generations(&self) -> Table {
-        let headings =
-            ["generation", "state", "component", "calls", "from memo", "faults", "mean", "instances", "memory", ""];
-        let mut table = Table::new(&headings, &[3, 4, 5, 6, 7, 8]).indented(2);
-        for it in &self.generations {
-            let sum = |of: fn(&Hook) -> u64| it.hooks.iter().map(of).sum::<u64>();
-            let calls = sum(|hook| hook.calls);
-            let spent: f64 = it.hooks.iter().map(|hook| hook.mean_ns as f64 * hook.calls as f64).sum();
-            let mean = if calls > 0 { nanoseconds(spent / calls as f64) } else { "-".to_owned() };
-            table.row([
-                it.generation.clone(),
-                it.state.clone(),
-                format!("{} {}", it.component, it.version),
-                count(calls),
-                count(sum(|hook| hook.memo_hits)),
-                count(sum(|hook| hook.faults)),
-                mean,
-                count(it.instances),
-                bytes(u64::try_from(it.memory_bytes).unwrap_or(0)),
-                it.remarks(),
-            ]);
-        }
-        table
+fn table_of(generations: &[GenerationInfo]) -> Table {
+    let headings =
+        ["generation", "state", "component", "calls", "from memo", "faults", "mean", "instances", "memory", ""];
+    let mut table = Table::new(&headings, &[3, 4, 5, 6, 7, 8]).indented(2);
+    for it in generations {
+        let sum = |of: fn(&HookInfo) -> u64| it.hooks.iter().map(of).sum::<u64>();
+        let calls = sum(|hook| hook.calls);
+        let spent: f64 = it.hooks.iter().map(|hook| hook.mean_ns as f64 * hook.calls as f64).sum();
+        let mean = if calls > 0 { nanoseconds(spent / calls as f64) } else { "-".to_owned() };
+        table.row([
+            it.generation.clone(),
+            it.state.clone(),
+            format!("{} {}", it.component, it.version),
+            count(calls),
+            count(sum(|hook| hook.memo_hits)),
+            count(sum(|hook| hook.faults)),
+            mean,
+            count(it.instances as u64),
+            bytes(u64::try_from(it.memory_bytes).unwrap_or(0)),
+            remarks(it),
+        ]);
     }
+    table
 }
 
-impl Generation {
-    /// What isn't as it should be.
-    fn remarks(&self) -> String {
-        let mut remarks: Vec<String> =
-            self.faults.iter().map(|(kind, times)| format!("{kind} {}", count(*times))).collect();
-        let open = self.hooks.iter().filter(|hook| hook.breaker_open);
-        remarks.extend(open.map(|hook| format!("{} isn't asked at present: its breaker is open", hook.name)));
-        remarks.join(", ")
-    }
-
-    fn hooks(&self) -> Table {
-        let mut table =
-            Table::new(&["hook", "calls", "from memo", "faults", "mean", "memo"], &[1, 2, 3, 4]).indented(2);
-        for hook in &self.hooks {
-            let mean = if hook.calls > 0 { nanoseconds(hook.mean_ns as f64) } else { "-".to_owned() };
-            let [calls, memo_hits, faults] = [hook.calls, hook.memo_hits, hook.faults].map(count);
-            table.row([hook.name.clone(), calls, memo_hits, faults, mean, hook.memo.clone()]);
-        }
-        table
-    }
+/// What isn't as it should be.
+fn remarks(generation: &GenerationInfo) -> String {
+    let faults = generation.faults.iter();
+    let mut remarks: Vec<String> = faults.map(|(kind, times)| format!("{kind} {}", count(*times))).collect();
+    let open = generation.hooks.iter().filter(|hook| hook.breaker_open);
+    remarks.extend(open.map(|hook| format!("{} isn't asked at present: its breaker is open", hook.name)));
+    remarks.join(", ")
 }
 
-impl fmt::Display for Trial {
+fn hooks(generation: &GenerationInfo) -> Table {
+    let mut table = Table::new(&["hook", "calls", "from memo", "faults", "mean", "memo"], &[1, 2, 3, 4]).indented(2);
+    for hook in &generation.hooks {
+        let mean = if hook.calls > 0 { nanoseconds(hook.mean_ns as f64) } else { "-".to_owned() };
+        let [calls, memo_hits, faults] = [hook.calls, hook.memo_hits, hook.faults].map(count);
+        table.row([hook.name.clone(), calls, memo_hits, faults, mean, hook.memo.clone()]);
+    }
+    table
+}
+
+impl fmt::Display for Shown<'_, TrialInfo> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, mode, since, requests, .. } = self;
+        let TrialInfo { generation, mode, since, requests, origin_fails, .. } = self.0;
         let (since, requests) = (time::format(*since), count(*requests));
         writeln!(f, "  on trial: {generation} as {mode} since {since}: {requests} requests")?;
-        if self.origin_fails {
+        if *origin_fails {
             writeln!(f, "  its origin fails too often: it isn't promoted before that is over")?;
         }
-        self.shown(f)
+        findings(f, self.0)
     }
 }
 
-impl Trial {
-    /// What it has done, and what it does otherwise.
-    fn shown(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headings = ["hook", "calls", "faults", "compared", "otherwise", "skipped"];
-        let mut table = Table::new(&headings, &[1, 2, 3, 4, 5]).indented(4);
-        for hook in &self.hooks {
-            let numbers = [hook.calls, hook.faults, hook.compared, hook.disagreed, hook.skipped].map(count);
-            table.row(std::iter::once(hook.name.clone()).chain(numbers));
-        }
-        write!(f, "{table}")?;
-        self.examples.iter().try_for_each(|example| write!(f, "{example}"))
+/// What a trial has done, and what it does otherwise.
+fn findings(f: &mut fmt::Formatter<'_>, trial: &TrialInfo) -> fmt::Result {
+    let headings = ["hook", "calls", "faults", "compared", "otherwise", "skipped"];
+    let mut table = Table::new(&headings, &[1, 2, 3, 4, 5]).indented(4);
+    for hook in &trial.hooks {
+        let numbers = [hook.calls, hook.faults, hook.compared, hook.disagreed, hook.skipped].map(count);
+        table.row(std::iter::once(hook.name.clone()).chain(numbers));
     }
+    write!(f, "{table}")?;
+    trial.examples.iter().try_for_each(|example| write!(f, "{}", Shown(example)))
 }
 
-impl fmt::Display for EndedTrial {
+impl fmt::Display for Shown<'_, EndedTrial> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Trial { generation, mode, since, .. } = &self.trial;
-        let [since, ended] = [*since, self.ended].map(time::format);
-        writeln!(f, "  last trial: {generation} as {mode}, from {since} to {ended}, {}", self.outcome)?;
-        self.trial.shown(f)
+        let EndedTrial { trial, ended, outcome } = self.0;
+        let TrialInfo { generation, mode, since, .. } = trial;
+        let [since, ended] = [*since, *ended].map(time::format);
+        writeln!(f, "  last trial: {generation} as {mode}, from {since} to {ended}, {outcome}")?;
+        findings(f, trial)
     }
 }
 
-impl fmt::Display for Example {
+impl fmt::Display for Shown<'_, Example> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hook, kind, times, request, with, active, trial } = self;
+        let Example { hook, kind, times, request, with, active, trial, .. } = self.0;
         writeln!(f, "    {hook}, {kind}, {} times: {request}", count(*times))?;
         let Some(with) = with else {
             return f.write_str(&marked([active, trial], ["active", "trial"]));
@@ -284,22 +165,20 @@ fn marked([one, other]: [&Value; 2], names: [&str; 2]) -> String {
     }
 }
 
-impl fmt::Display for Experiment {
+impl fmt::Display for Shown<'_, ExperimentInfo> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  experiment {} by {}", self.name, self.unit)?;
+        let ExperimentInfo { name, unit, arms } = self.0;
+        writeln!(f, "  experiment {name} by {unit}")?;
         let headings = ["arm", "weight", "requests", "hit rate", "above the first", "latency", "cost"];
         let mut table = Table::new(&headings, &[1, 2]).indented(2);
-        for arm in &self.arms {
-            let shown = |estimate: Option<&Estimate>, show: fn(f64) -> String| {
-                estimate.map_or_else(|| "-".to_owned(), |it| it.shown(show))
-            };
+        for arm in arms {
             table.row([
                 arm.name.clone(),
                 arm.weight.to_string(),
                 count(arm.requests),
-                shown(arm.hit_rate.as_ref(), percent),
-                shown(arm.hit_rate_above_first.as_ref(), percent),
-                shown(arm.latency_us.as_ref(), |us| nanoseconds(us * 1_000.0)),
+                interval(arm.hit_rate, percent),
+                interval(arm.hit_rate_above_first, percent),
+                interval(arm.latency_us, |us| nanoseconds(us * 1_000.0)),
                 arm.cost_micro.map_or_else(|| "-".to_owned(), |micro| format!("{:.6}", micro / 1e6)),
             ]);
         }
@@ -307,14 +186,12 @@ impl fmt::Display for Experiment {
     }
 }
 
-impl Estimate {
-    /// With the interval that has the true value in 95 of 100 experiments.
-    fn shown(&self, show: impl Fn(f64) -> String) -> String {
-        let mut text = show(self.value);
-        // Writing to a String can't fail.
-        let _ = write!(text, " ({} to {})", show(self.low), show(self.high));
-        text
-    }
+/// A value with the interval that has the true one in 95 of 100 experiments.
+fn interval(estimate: Option<Estimate>, show: fn(f64) -> String) -> String {
+    estimate.map_or_else(
+        || "-".to_owned(),
+        |Estimate { value, low, high }| format!("{} ({} to {})", show(value), show(low), show(high)),
+    )
 }
 
 fn percent(share: f64) -> String {
@@ -327,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    fn listing() -> Listing {
+    fn listing() -> Vec<PolicyInfo> {
         let hook = json!({"name": "key", "reads": [], "calls": 1_200, "memo_hits": 3_400, "memo": "on", "faults": 1,
             "breaker_open": true, "mean_ns": 1_500, "mean_fuel": 0});
         let generation = |name: &str, state: &str| {
@@ -368,7 +245,7 @@ mod tests {
 
     #[test]
     fn all_that_a_node_says_is_shown() {
-        let text = listing().shown(None).unwrap();
+        let text = shown(&listing(), None).unwrap();
         for words in [
             "tenants, and another generation is being compiled\n",
             "aaaaaaaa    active  tenant-key 0.1.0  1,200      3,400       1  1.50 µs          2  128.0 KiB  trap 1, key isn't asked at present: its breaker is open\n",
@@ -387,15 +264,14 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words:?} in\n{text}");
         }
-        assert_eq!(listing().shown(Some("tenants")).unwrap(), text);
+        assert_eq!(shown(&listing(), Some("tenants")).unwrap(), text);
     }
 
     #[test]
     fn what_is_not_there_is_said() {
-        let wrong = listing().shown(Some("tenant")).unwrap_err();
+        let wrong = shown(&listing(), Some("tenant")).unwrap_err();
         assert_eq!(wrong, "the node has no policy `tenant`; it has: tenants");
-        let empty: Listing = serde_json::from_value(json!([])).unwrap();
-        assert_eq!(empty.shown(None).unwrap(), "the node has no policies");
-        assert_eq!(empty.shown(Some("a")).unwrap_err(), "the node has no policy `a`; it has: none");
+        assert_eq!(shown(&[], None).unwrap(), "the node has no policies");
+        assert_eq!(shown(&[], Some("a")).unwrap_err(), "the node has no policy `a`; it has: none");
     }
 }

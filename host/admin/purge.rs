@@ -1,4 +1,4 @@
-//! What a purge names, how it is said in JSON, and what comes back.
+//! What a purge names, how it is said in JSON, and why it may be refused.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,36 +30,6 @@ pub enum Scope {
     Key([u8; 32]),
     /// All that carry a tag.
     Tag(String),
-}
-
-/// What became of a purge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PurgeReport {
-    /// Where the purge is in the region's log.
-    pub position: String,
-    /// Nodes that have applied it.
-    pub applied: Vec<String>,
-    /// Nodes that are out of touch, and ask the origin before they serve what was stored before the purge.
-    pub expired: Vec<String>,
-    /// Nodes of neither kind when the time was up.
-    pub missing: Vec<String>,
-}
-
-impl PurgeReport {
-    /// Whether no node can serve what was purged any more.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.missing.is_empty()
-    }
-}
-
-/// What became of signing off a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignOffReport {
-    /// Processes of that name that purges no longer wait for.
-    pub signed_off: usize,
-    /// Processes of that name for which there was no time; `None` if there was none to find out.
-    pub left: Option<usize>,
 }
 
 /// Why nothing was purged.

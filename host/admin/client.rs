@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admin::Purge;
+use super::purge::Purge;
 use crate::clock;
 
 /// Bytes of an answer that are read.
@@ -80,7 +80,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// [`ClientError`] if there is no answer.
-pub async fn client_purge(admin: &str, purge: &Purge, timeout: Duration) -> Result<(StatusCode, Value), ClientError> {
+pub async fn purge(admin: &str, purge: &Purge, timeout: Duration) -> Result<(StatusCode, Value), ClientError> {
     call(admin, Method::POST, "/purge", Some(&purge.to_json()), timeout).await
 }
 
@@ -173,12 +173,11 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use tokio::net::TcpListener;
 
-    use super::*;
-    use crate::telemetry::admin::Scope;
+    use super::{super::purge::Scope, *};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn purge() -> Purge {
+    fn news() -> Purge {
         Purge { scope: Scope::Tag("news".to_owned()), soft: true }
     }
 
@@ -235,9 +234,9 @@ mod tests {
             (status, request.into_body())
         }
         let address = serve(Router::new().route("/purge", post(echo))).await;
-        let (status, answer) = client_purge(&format!("http://{address}"), &purge(), PATIENCE).await.unwrap();
+        let (status, answer) = purge(&format!("http://{address}"), &news(), PATIENCE).await.unwrap();
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
-        assert_eq!(Purge::parse(answer.to_string().as_bytes()), Ok(purge()));
+        assert_eq!(Purge::parse(answer.to_string().as_bytes()), Ok(news()));
     }
 
     #[tokio::test]
@@ -267,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_the_admin_api_is_said() {
         let address = serve(Router::new().fallback(|| async { "welcome" })).await;
-        let error = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        let error = purge(&address.to_string(), &news(), PATIENCE).await.unwrap_err();
         assert!(matches!(error, ClientError::NotJson { status: StatusCode::OK, .. }), "{error}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
@@ -275,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn an_endless_answer_is_not_read_to_its_end() {
         let address = serve(Router::new().fallback(|| async { vec![b' '; ANSWER_BYTES_MAX + 1] })).await;
-        let error = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        let error = purge(&address.to_string(), &news(), PATIENCE).await.unwrap_err();
         assert!(matches!(error, ClientError::Answer { .. }), "{error}");
     }
 
@@ -283,11 +282,11 @@ mod tests {
     async fn nobody_there_and_nobody_answering_are_told_apart() {
         let (closed, address) = listener().await;
         drop(closed);
-        let refused = client_purge(&address.to_string(), &purge(), PATIENCE).await.unwrap_err();
+        let refused = purge(&address.to_string(), &news(), PATIENCE).await.unwrap_err();
         assert!(matches!(refused, ClientError::Connect { .. }), "{refused}");
 
         let (_silent, address) = listener().await;
-        let late = client_purge(&address.to_string(), &purge(), Duration::from_millis(50)).await.unwrap_err();
+        let late = purge(&address.to_string(), &news(), Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(late, ClientError::Timeout { limit_ms: 50, .. }), "{late}");
     }
 }

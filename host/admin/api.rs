@@ -1,42 +1,35 @@
-//! The admin API: health, readiness, metrics, purge, pools and policies, as an axum router over a [`Control`].
-//!
-//! It has an address of its own, but a browser on the same machine can reach that too. So what changes something is a
-//! POST of `application/json`, which no page of another site can send: a form can't, and a script would have to ask
-//! first, which nothing here answers.
+//! The admin API as an axum router over a [`Control`].
 
-mod policy;
-mod purge;
-
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
-    http::{
-        HeaderMap, HeaderValue, Method, StatusCode, Uri,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
-    },
+    extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
     response::Response,
     routing::{get, post},
 };
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::metrics;
-use crate::message::{self, BodyError};
-
-pub use policy::{PolicyAction, PolicyFailure};
-pub use purge::{Purge, PurgeFailure, PurgeInvalid, PurgeReport, Scope, SignOffReport};
+use super::{
+    control::{Control, SignOffReport},
+    policy::PolicyAction,
+    purge::Purge,
+    reply::{JSON, PROBLEM, Refusal, TEXT, json, problem, respond},
+};
+use crate::{
+    message::{self, BodyError},
+    report::{IncompletePurge, IncompleteSignOff, Readiness, SignedOff},
+};
 
 /// Bytes of a request body; more are answered 413.
-pub const BODY_BYTES_MAX: usize = 64 * 1024;
+const BODY_BYTES_MAX: usize = 64 * 1024;
 
-const JSON: &str = "application/json";
-const PROBLEM: &str = "application/problem+json";
-const TEXT: &str = "text/plain; charset=utf-8";
+/// What [`Control::metrics`] returns.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const INDEX: &str = "\
 holm: the admin API
@@ -53,41 +46,42 @@ POST /policies/NAME/promote   {}: the generation on trial takes over
 POST /policies/NAME/rollback  {} or {\"to\": \"<digest>\"}: the trial ends, or a former generation takes over
 ";
 
-/// A future that a [`Control`] gives back.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// What [`IncompletePurge`] means.
+const INCOMPLETE: &str = "the purge is in the log, but not every node has applied it in time; \
+                          those that are missing may serve what it purged until they reach the log again or their \
+                          fence expires";
 
-/// What the admin API may ask of the node.
-pub trait Control: Send + Sync {
-    /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
-    fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
+/// The admin API of a node. Clones serve the same node.
+#[derive(Clone)]
+pub struct Api(Router);
 
-    /// Signs a node of the region off that is known not to serve any more, as far as the time for a purge allows.
-    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>>;
+impl Api {
+    /// Makes the API of the node behind `control`.
+    #[must_use]
+    pub fn new(control: Arc<dyn Control>) -> Self {
+        Self(router(control))
+    }
 
-    /// May this node be sent requests?
-    ///
-    /// # Errors
-    /// The reasons why not, for people to read.
-    fn ready(&self) -> Result<(), Vec<String>>;
-
-    /// All metrics as OpenMetrics text.
-    fn metrics(&self) -> String;
-
-    /// The pools, their endpoints and what is known of them.
-    fn pools(&self) -> Value;
-
-    /// The policies and their generations.
-    fn policies(&self) -> Value;
-
-    /// Loads, promotes or rolls back a policy, and says which generation is what now.
-    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>>;
+    /// Serves one request that our own listener took.
+    pub async fn respond(&self, request: message::Request) -> message::Response {
+        let mut inner = http::Request::new(request.body);
+        *inner.method_mut() = request.head.method;
+        *inner.uri_mut() = Uri::from(request.head.target);
+        *inner.headers_mut() = request.head.headers;
+        let Ok(response) = self.0.clone().oneshot(inner).await;
+        response.map(|body| {
+            if body.is_end_stream() {
+                return message::Body::Empty;
+            }
+            message::Body::stream(body.map_err(|error| BodyError::Broken(error.to_string())))
+        })
+    }
 }
 
-/// The API as a service.
-pub fn router(control: Arc<dyn Control>) -> Router {
+fn router(control: Arc<dyn Control>) -> Router {
     Router::new()
-        .route("/", get(|| async { text(INDEX) }))
-        .route("/healthz", get(|| async { text("ok") }))
+        .route("/", get(|| async { respond(StatusCode::OK, TEXT, INDEX) }))
+        .route("/healthz", get(|| async { respond(StatusCode::OK, TEXT, "ok") }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/purge", post(purge))
@@ -101,167 +95,96 @@ pub fn router(control: Arc<dyn Control>) -> Router {
         .with_state(control)
 }
 
-/// Serves one request that our own listener took.
-pub async fn call(router: &Router, request: message::Request) -> message::Response {
-    let mut inner = http::Request::new(request.body);
-    *inner.method_mut() = request.head.method;
-    *inner.uri_mut() = Uri::from(request.head.target);
-    *inner.headers_mut() = request.head.headers;
-    let Ok(response) = router.clone().oneshot(inner).await;
-    response.map(|body| {
-        if body.is_end_stream() {
-            return message::Body::Empty;
-        }
-        message::Body::stream(body.map_err(|error| BodyError::Broken(error.to_string())))
-    })
-}
+type Node = State<Arc<dyn Control>>;
 
-async fn ready(State(control): State<Arc<dyn Control>>) -> Response {
-    match control.ready() {
-        Ok(()) => answer(StatusCode::OK, JSON, json!({"ready": true}).to_string()),
-        Err(reasons) => {
-            let body = json!({"ready": false, "reasons": reasons});
-            answer(StatusCode::SERVICE_UNAVAILABLE, JSON, body.to_string())
+/// The body of a request that changes something. It is refused unless it is JSON by its media type, and not too long.
+struct Order(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Order {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        if !is_json(request.headers()) {
+            let detail = "what changes something is a POST with content-type: application/json";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
+        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Refusal::new(rejection.status(), format_args!("a body may have at most {BODY_BYTES_MAX} bytes"))
+            }
+            status => Refusal::new(status, rejection.body_text()),
+        })
     }
 }
 
-async fn metrics(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, metrics::CONTENT_TYPE, control.metrics())
+async fn ready(State(node): Node) -> Response {
+    match node.ready() {
+        Ok(()) => json(StatusCode::OK, JSON, &Readiness { ready: true, reasons: Vec::new() }),
+        Err(reasons) => json(StatusCode::SERVICE_UNAVAILABLE, JSON, &Readiness { ready: false, reasons }),
+    }
 }
 
-async fn pools(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, JSON, control.pools().to_string())
+async fn metrics(State(node): Node) -> Response {
+    respond(StatusCode::OK, OPENMETRICS, node.metrics())
 }
 
-async fn policies(State(control): State<Arc<dyn Control>>) -> Response {
-    answer(StatusCode::OK, JSON, control.policies().to_string())
+async fn pools(State(node): Node) -> Response {
+    json(StatusCode::OK, JSON, &node.pools())
+}
+
+async fn policies(State(node): Node) -> Response {
+    json(StatusCode::OK, JSON, &node.policies())
 }
 
 async fn policy(
-    State(control): State<Arc<dyn Control>>,
+    State(node): Node,
     Path((name, action)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match json_body(&headers, body) {
-        Ok(body) => body,
-        Err(refusal) => return *refusal,
-    };
-    let done = match PolicyAction::parse(&action, &body) {
-        Ok(action) => control.policy(name, action).await,
-        Err(failure) => Err(failure),
-    };
-    match done {
-        Ok(done) => answer(StatusCode::OK, JSON, done.to_string()),
-        Err(failure) => {
-            let status = match failure {
-                PolicyFailure::Unknown(_) => StatusCode::NOT_FOUND,
-                PolicyFailure::Invalid(_) => StatusCode::BAD_REQUEST,
-                PolicyFailure::Refused(_) => StatusCode::CONFLICT,
-            };
-            problem(status, &failure.to_string())
-        }
-    }
+    Order(body): Order,
+) -> Result<Response, Refusal> {
+    let loaded = node.policy(name, PolicyAction::parse(&action, &body)?).await?;
+    Ok(json(StatusCode::OK, JSON, &loaded))
 }
 
-/// The body of a request that changes something, or the refusal.
-fn json_body(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Bytes, Box<Response>> {
-    if !is_json(headers) {
-        let detail = "what changes something is a POST with content-type: application/json";
-        return Err(Box::new(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)));
+/// 200 only if no node can serve what was purged any more; a script that asks no further must not take less for done.
+async fn purge(State(node): Node, Order(body): Order) -> Result<Response, Refusal> {
+    let report = node.purge(Purge::parse(&body)?).await?;
+    if report.complete {
+        return Ok(json(StatusCode::OK, JSON, &report));
     }
-    body.map_err(|rejection| {
-        Box::new(if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            problem(rejection.status(), &format!("a body may have at most {BODY_BYTES_MAX} bytes"))
-        } else {
-            problem(rejection.status(), &rejection.body_text())
-        })
-    })
-}
-
-async fn purge(
-    State(control): State<Arc<dyn Control>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match json_body(&headers, body) {
-        Ok(body) => body,
-        Err(refusal) => return *refusal,
-    };
-    let purge = match Purge::parse(&body) {
-        Ok(purge) => purge,
-        Err(invalid) => return problem(StatusCode::BAD_REQUEST, &invalid.to_string()),
-    };
-    match control.purge(purge).await {
-        Ok(report) => reported(&report),
-        Err(failure) => problem(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
-    }
-}
-
-async fn sign_off(
-    State(control): State<Arc<dyn Control>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    if let Err(refusal) = json_body(&headers, body) {
-        return *refusal;
-    }
-    match control.sign_off(name.clone()).await {
-        Ok(SignOffReport { signed_off: 0, left: Some(0) }) => {
-            problem(StatusCode::NOT_FOUND, &format!("no node of the name {name:?} has signed on in this region"))
-        }
-        Ok(report) => signed_off(&name, report),
-        Err(failure) => problem(StatusCode::SERVICE_UNAVAILABLE, &failure.to_string()),
-    }
+    let status = StatusCode::GATEWAY_TIMEOUT;
+    Ok(json(status, PROBLEM, &IncompletePurge { problem: problem(status, INCOMPLETE.to_owned()), report }))
 }
 
 /// 200 only if nothing is left that purges would wait for.
-fn signed_off(name: &str, report: SignOffReport) -> Response {
-    let SignOffReport { signed_off, left } = report;
-    let mut body = json!({"node": name, "signed_off": signed_off});
+async fn sign_off(State(node): Node, Path(name): Path<String>, _: Order) -> Result<Response, Refusal> {
+    let SignOffReport { signed_off, left } = node.sign_off(name.clone()).await?;
     if left == Some(0) {
-        return answer(StatusCode::OK, JSON, body.to_string());
+        return match signed_off {
+            0 => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                format_args!("no node of the name {name:?} has signed on in this region"),
+            )),
+            signed_off => Ok(json(StatusCode::OK, JSON, &SignedOff { node: name, signed_off })),
+        };
     }
-    body["left"] = json!(left);
-    let status = StatusCode::GATEWAY_TIMEOUT;
     let detail = match left {
         Some(left) => format!("there was no time to sign off {left} of the processes of that name: repeat it"),
         None => "the region's purge log did not say in time which nodes have signed on: repeat it".to_owned(),
     };
-    describe(&mut body, status, &detail);
-    answer(status, PROBLEM, body.to_string())
-}
-
-/// 200 only if no node can serve what was purged any more; a script that asks no further must not take less for done.
-fn reported(report: &PurgeReport) -> Response {
-    let mut body = json!({
-        "complete": report.is_complete(),
-        "position": report.position,
-        "applied": report.applied,
-        "expired": report.expired,
-        "missing": report.missing,
-    });
-    if report.is_complete() {
-        return answer(StatusCode::OK, JSON, body.to_string());
-    }
     let status = StatusCode::GATEWAY_TIMEOUT;
-    let detail = "the purge is in the log, but not every node has applied it in time; \
-                  those that are missing may serve what it purged until they reach the log again or their fence expires";
-    describe(&mut body, status, detail);
-    answer(status, PROBLEM, body.to_string())
+    let report = IncompleteSignOff { problem: problem(status, detail), node: name, signed_off, left };
+    Ok(json(status, PROBLEM, &report))
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    problem(
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        &format!("{} does not take {method}; GET / lists what there is", uri.path()),
+        format_args!("{} does not take {method}; GET / lists what there is", uri.path()),
     )
 }
 
-async fn unknown(uri: Uri) -> Response {
-    problem(StatusCode::NOT_FOUND, &format!("there is no {}; GET / lists what there is", uri.path()))
+async fn unknown(uri: Uri) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, format_args!("there is no {}; GET / lists what there is", uri.path()))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -270,41 +193,29 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case(JSON)
 }
 
-/// Problem details (RFC 9457).
-fn problem(status: StatusCode, detail: &str) -> Response {
-    let mut body = json!({});
-    describe(&mut body, status, detail);
-    answer(status, PROBLEM, body.to_string())
-}
-
-fn describe(body: &mut Value, status: StatusCode, detail: &str) {
-    body["type"] = json!("about:blank");
-    body["title"] = json!(status.canonical_reason());
-    body["status"] = json!(status.as_u16());
-    body["detail"] = json!(detail);
-}
-
-fn text(body: &'static str) -> Response {
-    answer(StatusCode::OK, TEXT, body)
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll};
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
 
-    use http::{Version, uri::PathAndQuery};
+    use http::{HeaderValue, Version, uri::PathAndQuery};
     use parking_lot::Mutex;
+    use serde_json::{Value, json};
 
-    use super::*;
-    use crate::message::{Body, Client, Request, RequestHead, Scheme};
+    use super::{
+        super::{
+            control::BoxFuture,
+            policy::PolicyFailure,
+            purge::{PurgeFailure, Scope},
+        },
+        *,
+    };
+    use crate::{
+        message::{Body, Client, Request, RequestHead, Scheme},
+        report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
+    };
 
     /// A node that answers as it is told and remembers what it was asked.
     struct Node {
@@ -337,19 +248,19 @@ mod tests {
             "# EOF\n".to_owned()
         }
 
-        fn pools(&self) -> Value {
-            json!({"models": []})
+        fn pools(&self) -> Vec<PoolInfo> {
+            vec![PoolInfo { name: "models".to_owned(), waiting: 2, endpoints: Vec::new() }]
         }
 
-        fn policies(&self) -> Value {
-            json!({"tenant": 1})
+        fn policies(&self) -> Vec<PolicyInfo> {
+            Vec::new()
         }
 
-        fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Value, PolicyFailure>> {
+        fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>> {
             Box::pin(async move {
                 match action {
                     PolicyAction::Promote => Err(PolicyFailure::Refused("nothing is on trial".to_owned())),
-                    action => Ok(json!({"policy": name, "action": format!("{action:?}")})),
+                    action => Ok(Loaded { generation: name, state: format!("{action:?}"), unchanged: false }),
                 }
             })
         }
@@ -371,9 +282,9 @@ mod tests {
     }
 
     fn report(missing: &[&str]) -> PurgeReport {
-        let missing = missing.iter().map(|node| (*node).to_owned()).collect();
+        let missing: Vec<String> = missing.iter().map(|node| (*node).to_owned()).collect();
         let (applied, expired) = (vec!["a".to_owned()], vec!["c".to_owned()]);
-        PurgeReport { position: "17".to_owned(), applied, expired, missing }
+        PurgeReport { complete: missing.is_empty(), position: "17".to_owned(), applied, expired, missing }
     }
 
     fn node() -> Node {
@@ -419,7 +330,7 @@ mod tests {
 
     async fn ask(node: &Arc<Node>, request: Request) -> Answer {
         let control: Arc<dyn Control> = Arc::<Node>::clone(node);
-        let (parts, body) = call(&router(control), request).await.into_parts();
+        let (parts, body) = Api::new(control).respond(request).await.into_parts();
         let body = body.collect(1024 * 1024).await.unwrap();
         let text = String::from_utf8(body.to_vec()).unwrap();
         Answer { status: parts.status.as_u16(), headers: parts.headers, text }
@@ -432,9 +343,9 @@ mod tests {
             ("/", TEXT, INDEX),
             ("/healthz", TEXT, "ok"),
             ("/readyz", JSON, r#"{"ready":true}"#),
-            ("/metrics", metrics::CONTENT_TYPE, "# EOF\n"),
-            ("/pools?x=1", JSON, r#"{"models":[]}"#),
-            ("/policies", JSON, r#"{"tenant":1}"#),
+            ("/metrics", OPENMETRICS, "# EOF\n"),
+            ("/pools?x=1", JSON, r#"[{"endpoints":[],"name":"models","waiting":2}]"#),
+            ("/policies", JSON, "[]"),
         ] {
             let answer = ask(&node, request(Method::GET, target, Body::Empty)).await;
             assert_eq!((answer.status, answer.content_type()), (200, content_type), "{target}");
@@ -483,8 +394,11 @@ mod tests {
         let node = Node { outcome: Ok(report(&["b"])), ..node() };
         let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
         assert_eq!((answer.status, answer.content_type()), (504, PROBLEM));
-        let body = answer.json();
-        assert_eq!((&body["complete"], &body["missing"], &body["status"]), (&json!(false), &json!(["b"]), &json!(504)));
+        let wanted = json!({"complete": false, "position": "17", "applied": ["a"], "expired": ["c"],
+            "missing": ["b"], "type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": INCOMPLETE});
+        assert_eq!(answer.json(), wanted);
+        let read: IncompletePurge = serde_json::from_value(wanted).unwrap();
+        assert_eq!(read.report, report(&["b"]));
     }
 
     #[tokio::test]
@@ -502,7 +416,7 @@ mod tests {
         let post =
             async |target: &'static str, body: &str| ask(&node, request(Method::POST, target, body.to_owned())).await;
         let loaded = post("/policies/p/load", r#"{"mode":"canary"}"#).await;
-        assert_eq!((loaded.status, &loaded.json()["policy"]), (200, &json!("p")), "{}", loaded.text);
+        assert_eq!((loaded.status, &loaded.json()["generation"]), (200, &json!("p")), "{}", loaded.text);
         for (target, body, status) in [
             ("/policies/p/promote", "", 409),
             ("/policies/p/explode", "{}", 404),

@@ -1,0 +1,22 @@
+//! The admin API: health, readiness, metrics, purge, pools and policies, and its client.
+//!
+//! [`Api`] serves it as an axum router over a [`Control`], the trait for what may be asked of the node, which `app`
+//! implements. What is answered are the types of [`crate::report`]. [`client`] is the other end, for the command line.
+//!
+//! It has an address of its own, but a browser on the same machine can reach that too. So what changes something is a
+//! POST of `application/json`, which no page of another site can send: a form can't, and a script would have to ask
+//! first, which nothing here answers.
+
+mod api;
+pub mod client;
+mod control;
+mod policy;
+mod purge;
+mod reply;
+
+pub use self::{
+    api::Api,
+    control::{BoxFuture, Control, SignOffReport},
+    policy::{PolicyAction, PolicyFailure},
+    purge::{Purge, PurgeFailure, PurgeInvalid, Scope},
+};

@@ -1,0 +1,48 @@
+//! What the admin API may ask of the node.
+
+use std::pin::Pin;
+
+use super::{
+    policy::{PolicyAction, PolicyFailure},
+    purge::{Purge, PurgeFailure},
+};
+use crate::report::{Loaded, PolicyInfo, PoolInfo, PurgeReport};
+
+/// A future that a [`Control`] gives back.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What became of signing off a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignOffReport {
+    /// Processes of that name that purges no longer wait for.
+    pub signed_off: usize,
+    /// Processes of that name for which there was no time; `None` if there was none to find out.
+    pub left: Option<usize>,
+}
+
+/// What the admin API may ask of the node.
+pub trait Control: Send + Sync {
+    /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
+    fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
+
+    /// Signs a node of the region off that is known not to serve any more, as far as the time for a purge allows.
+    fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>>;
+
+    /// Whether this node may be sent requests.
+    ///
+    /// # Errors
+    /// The reasons why not, for people to read.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// Returns all metrics as OpenMetrics text, version 1.0.0.
+    fn metrics(&self) -> String;
+
+    /// Returns the pools, their endpoints and what is known of them.
+    fn pools(&self) -> Vec<PoolInfo>;
+
+    /// Returns the policies and their generations.
+    fn policies(&self) -> Vec<PolicyInfo>;
+
+    /// Loads, promotes or rolls back a policy, and says which generation is what now.
+    fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>>;
+}

@@ -1,0 +1,87 @@
+//! Responses of the admin API.
+
+use std::fmt::Display;
+
+use axum::{
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{
+    policy::PolicyFailure,
+    purge::{PurgeFailure, PurgeInvalid},
+};
+use crate::report::Problem;
+
+pub(super) const JSON: &str = "application/json";
+pub(super) const PROBLEM: &str = "application/problem+json";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Why a request isn't carried out; sent as a [`Problem`].
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, detail: impl Display) -> Self {
+        Self { status, detail: detail.to_string() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        json(self.status, PROBLEM, &problem(self.status, self.detail))
+    }
+}
+
+impl From<PurgeInvalid> for Refusal {
+    fn from(invalid: PurgeInvalid) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, invalid)
+    }
+}
+
+impl From<PurgeFailure> for Refusal {
+    fn from(failure: PurgeFailure) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, failure)
+    }
+}
+
+impl From<PolicyFailure> for Refusal {
+    fn from(failure: PolicyFailure) -> Self {
+        let status = match failure {
+            PolicyFailure::Unknown(_) => StatusCode::NOT_FOUND,
+            PolicyFailure::Invalid(_) => StatusCode::BAD_REQUEST,
+            PolicyFailure::Refused(_) => StatusCode::CONFLICT,
+        };
+        Self::new(status, failure)
+    }
+}
+
+/// A problem whose title is the status in words.
+pub(super) fn problem(status: StatusCode, detail: String) -> Problem<'static> {
+    Problem::new(status.as_u16(), status.canonical_reason().unwrap_or_default(), detail)
+}
+
+/// A value of [`crate::report`] as JSON.
+pub(super) fn json(status: StatusCode, content_type: &'static str, value: &impl Serialize) -> Response {
+    // By way of a tree, which has its members in alphabetical order: the text doesn't depend on how a type lists them.
+    match serde_json::to_value(value) {
+        Ok(tree) => respond(status, content_type, tree.to_string()),
+        // Can't be: plain values, and maps with text for keys.
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+    }
+}
+
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,24 @@
+//! What a node says about itself, as plain values: the JSON of the admin API.
+//!
+//! The rooms that know something fill these types, `admin` writes them, and the command line reads them again, so that
+//! there is one definition of each. They have no behaviour, and are known by everybody.
+//!
+//! A reader ignores members it doesn't know: a node may be of a later version. A word that may have further values one
+//! day, such as a generation's state, is therefore text and not an enum.
+
+mod node;
+mod policy;
+mod pool;
+mod problem;
+mod purge;
+
+pub use self::{
+    node::{IncompleteSignOff, Readiness, SignedOff},
+    policy::{
+        ArmInfo, EndedTrial, Estimate, Event, Example, ExperimentInfo, GenerationInfo, HookInfo, Loaded, PolicyInfo,
+        TrialHookInfo, TrialInfo,
+    },
+    pool::{EndpointInfo, PoolInfo},
+    problem::Problem,
+    purge::{IncompletePurge, PurgeReport},
+};

@@ -1,0 +1,35 @@
+//! Pools and their endpoints: `GET /pools`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolInfo {
+    /// The pool's name.
+    pub name: String,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+    /// Its members, in the order of the configuration.
+    pub endpoints: Vec<EndpointInfo>,
+}
+
+/// An endpoint of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointInfo {
+    /// `host:port`.
+    pub address: String,
+    /// Requests that hold a connection.
+    pub inflight: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+    /// Whether it isn't down by its active checks; an ejected endpoint may be healthy.
+    pub healthy: bool,
+    /// When its ejection ends, by the wall clock as it is set now, in milliseconds since 1970; if it is ejected.
+    pub ejected_until: Option<Timestamp>,
+    /// Requests answered to the end, since start.
+    pub ok: u64,
+    /// Requests failed or answered 502 to 504, since start.
+    pub failed: u64,
+}

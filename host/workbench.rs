@@ -5,6 +5,8 @@
 
 mod build;
 mod check;
+#[cfg(test)]
+mod contract;
 mod diff;
 mod error;
 mod evaluate;

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use holm_bindings::holm::policy::{
-    diagnostics::{self, Level},
-    facts,
-};
+use holm_bindings::holm::policy::diagnostics::Level;
 use parking_lot::Mutex;
 use tracing::{debug, trace};
 
-use super::instance::State;
 use crate::clock::{self, Uptime};
 
 /// The voice of one generation. All its instances share the quota.
@@ -24,7 +20,7 @@ impl Voice {
         Self { label, per_second_max, quota: Mutex::default() }
     }
 
-    fn say(&self, level: Level, message: &str) {
+    pub(super) fn say(&self, level: Level, message: &str) {
         let Some(lost) = self.quota.lock().spend(self.per_second_max, clock::uptime()) else { return };
         let policy = &*self.label;
         let message: String =
@@ -32,20 +28,6 @@ impl Voice {
         match level {
             Level::Trace => trace!(target: "policy", policy, lost, "{message}"),
             _ => debug!(target: "policy", policy, severity = word(level), lost, "{message}"),
-        }
-    }
-}
-
-impl facts::Host for State {}
-
-impl diagnostics::Host for State {
-    fn enabled(&mut self, level: Level) -> bool {
-        enabled(level)
-    }
-
-    fn log(&mut self, level: Level, message: String) {
-        if enabled(level) {
-            self.voice.say(level, &message);
         }
     }
 }
@@ -78,7 +60,7 @@ impl Quota {
 }
 
 /// Whatever a policy finds serious, to the operator it is diagnosis: only `trace` is kept apart.
-fn enabled(level: Level) -> bool {
+pub(super) fn enabled(level: Level) -> bool {
     match level {
         Level::Trace => tracing::enabled!(target: "policy", tracing::Level::TRACE),
         _ => tracing::enabled!(target: "policy", tracing::Level::DEBUG),

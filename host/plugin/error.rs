@@ -70,12 +70,28 @@ pub enum Refusal {
         /// What is missing.
         detail: String,
     },
+    /// An interface of the contract's package that this node has no hook for: a newer contract's, or a misspelt one.
+    #[error("exports `{interface}`, which this node doesn't know; the hooks that it knows are {known}")]
+    Interface {
+        /// The interface.
+        interface: String,
+        /// The node's hooks.
+        known: String,
+    },
     /// No instance could be made.
     #[error("doesn't start: {0}")]
     Unmade(#[from] Unmade),
     /// `plan` gave none.
     #[error("has no plan for keys: {0}")]
     Plan(Fault),
+    /// `reads` of a hook gave no inputs.
+    #[error("doesn't say what its {hook} hook reads: {fault}")]
+    Reads {
+        /// The hook.
+        hook: &'static str,
+        /// Why not.
+        fault: Fault,
+    },
     /// Its key knows nothing of a question's body.
     #[error(
         "makes keys without the body, so that all questions of an `infer` route would share one answer: have its key \
@@ -111,24 +127,6 @@ pub enum Flaw {
         field: &'static str,
         /// Characters that are allowed.
         limit: usize,
-    },
-    /// Two records for one hook.
-    #[error("the manifest says twice what the {hook} hook reads")]
-    Twice {
-        /// The hook.
-        hook: &'static str,
-    },
-    /// A hook that isn't there.
-    #[error("the manifest says what the {hook} hook reads, but the component doesn't export `{hook}`")]
-    NotExported {
-        /// The hook.
-        hook: &'static str,
-    },
-    /// A hook that the manifest doesn't know.
-    #[error("the component exports `{hook}`, but the manifest doesn't say what that reads: an empty list, if nothing")]
-    NotNamed {
-        /// The hook.
-        hook: &'static str,
     },
     /// A pool that isn't there.
     #[error("the {hook} hook reads pool-stats({pool}), but there is no such pool; configured are: {known}")]
@@ -190,7 +188,23 @@ pub enum Flaw {
         /// What is wrong with it.
         wrong: &'static str,
     },
-    /// An input whose argument makes no sense.
+    /// An input of a kind that this node doesn't know: of a newer contract, or misspelt.
+    #[error("input {input} is none that this node knows: {known}")]
+    UnknownInput {
+        /// The input.
+        input: String,
+        /// The kinds that the node knows.
+        known: String,
+    },
+    /// A transform that this node doesn't know: of a newer contract, or misspelt.
+    #[error("transform {transform} is none that this node knows: {known}")]
+    UnknownTransform {
+        /// The transform.
+        transform: String,
+        /// Those that the node knows.
+        known: String,
+    },
+    /// An input whose arguments make no sense.
     #[error("input {input}: {wrong}")]
     Input {
         /// The input.

@@ -18,10 +18,11 @@ use super::{
     diagnostics::Voice,
     engine::Engine,
     error::{Refusal, Unmade, told},
-    hook::{self, Indices},
-    instance::{self, Instance, State},
+    exports::{self, Indices},
+    instance::{self, Instance},
     limits::{Allowance, Limit},
     metrics::Tally,
+    state::State,
 };
 use crate::{
     config::{self, Memo, PolicyLimits, PolicySource},
@@ -52,7 +53,7 @@ impl Generation {
         refuse_core_module(&bytes)?;
         let component = engine.compile(&bytes)?;
         let linked = link(engine.wasm(), &component)?;
-        let hooks = hook::exported(engine.wasm(), &component);
+        let hooks = exports::exported(engine.wasm(), &component)?;
         let digest = digest(&bytes, config);
         let label: Arc<str> = format!("{name}@{}", &digest[..8]).into();
         Ok(Self {

@@ -19,10 +19,12 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{
-    Engine, Error, Metrics, Plugin,
-    error::Refusal,
-    examples, file, info,
+    component::{Plugin, file},
+    engine::Engine,
+    error::{Error, Refusal},
+    examples, info,
     kept::Kept,
+    metrics::Metrics,
     rollout::{self, Bounds, Mode, Verdict},
     shadow::Trial,
 };

@@ -1,6 +1,6 @@
 //! What an operator wants to know of a plugin.
 
-use super::{Metrics, Plugin, rollout::Counts, shadow::Trial, worth::State};
+use super::{component::Plugin, metrics::Metrics, rollout::Counts, shadow::Trial, worth::State};
 use crate::{
     policy::{
         Hook, KeyPlan,

@@ -2,7 +2,6 @@
 
 use std::{
     mem,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,10 +10,10 @@ use parking_lot::{Condvar, Mutex};
 use wasmtime::{Store, Trap};
 
 use super::{
-    diagnostics::Voice,
-    hook::Exports,
-    limits::{Allowance, Limit, plain},
+    exports::Exports,
+    limits::{Limit, plain},
     metrics::Live,
+    state::State,
 };
 use crate::policy::Fault;
 
@@ -26,12 +25,6 @@ pub(super) struct Instance {
     answered: u64,
     counts_fuel: bool,
     live: Live,
-}
-
-/// What the host keeps for an instance.
-pub(super) struct State {
-    pub(super) allowance: Allowance,
-    pub(super) voice: Arc<Voice>,
 }
 
 impl Instance {

@@ -18,8 +18,9 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 
 use super::{
-    Plugin, Sums,
+    component::Plugin,
     examples::{self, Examples, Keyed},
+    metrics::Sums,
     rollout::{self, Bounds, Counts, Evidence, Mode, Origin, Verdict},
 };
 use crate::{

@@ -4,15 +4,21 @@ mod generations;
 mod hooks;
 mod memo;
 
-use std::{cell::Cell, sync::LazyLock, time::Duration};
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use http::HeaderName;
 
 use super::*;
 use crate::{
-    config::{Breaker, Memo, PolicyLimits, Rollout},
+    clock::Uptime,
+    config::{self, Breaker, Memo, PolicyLimits, PolicySource, Rollout},
     policy::{
-        KeyVerdict,
+        Decision, Fault, Input, KeyPlan, KeyVerdict, Policy, Question,
         key::{Part, Transform},
     },
     report::GenerationInfo,
@@ -329,7 +335,11 @@ fn what_cannot_be_configured_is_refused_with_its_reason() {
         ("read-bad-pointer", "input body-json(model): not a pointer"),
         ("read-much", "the key hook declares 65 inputs; at most 64 are allowed"),
         ("read-nothing", "its call reads nothing"),
-        ("read-twice", "says twice what the key hook reads"),
+        ("read-unknown", "is refused: input moon-phase(full) is none that this node knows: method, scheme, authority"),
+        ("read-too-few", "is refused: input header: it takes one argument"),
+        ("unknown-transform", "is refused: transform rot13 is none that this node knows: identity, lowercase"),
+        ("refuse-reads", "doesn't say what its route hook reads: answered with fault 7: no reads"),
+        ("trap-in-reads", "doesn't say what its route hook reads: trapped: wasm `unreachable`"),
         ("nameless", "the manifest's name is not 1 to 64 visible ASCII characters"),
         ("empty-recipe", "its recipe reads nothing"),
         ("long-recipe", "the recipe has 65 parts; at most 64 are allowed"),
@@ -345,6 +355,10 @@ fn configuring_has_limits_too() {
     let hasty = PolicyLimits { load: Duration::from_millis(20), ..LIMITS };
     let error = mad("loop-in-config", hasty).unwrap_err().to_string();
     assert!(error.contains("`configure` took longer than 20000 µs"), "{error}");
+    // Long enough for the calls before that one, on any machine.
+    let patient = PolicyLimits { load: Duration::from_millis(500), ..LIMITS };
+    let error = mad("loop-in-reads", patient).unwrap_err().to_string();
+    assert!(error.contains("its route hook reads: took longer than 500000 µs"), "{error}");
     let small = PolicyLimits { memory_bytes_max: 64 << 10, ..LIMITS };
     let error = mad("echo", small).unwrap_err().to_string();
     assert!(error.contains("not instantiated: ") && error.contains("memory"), "{error}");

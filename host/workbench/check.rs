@@ -140,7 +140,7 @@ mod tests {
         for words in [
             "manifest    tenant-key 0.1.0",
             "imports     holm:policy/",
-            "exports     of holm:policy@0.1.0: plugin, key\n",
+            "exports     of holm:policy@0.1.0: key, plugin\n",
             "keys        recipe: header(x-tenant) lowercase, authority, path",
             "an instance, of 16.0 MiB that it may have",
             "\n\n  hook  reads\n  key   header(x-tenant), authority, path, query-all",

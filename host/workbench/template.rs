@@ -89,6 +89,7 @@ const RUST_SDK: &[File] = sdk![
     "bindings.rs",
     "config.rs",
     "features.rs",
+    "input.rs",
     "json.rs",
     "key.rs",
     "lib.rs",

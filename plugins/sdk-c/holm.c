@@ -151,48 +151,91 @@ void holm_log(holm_policy_diagnostics_level_t level, const char *message) {
 
 // ---- The manifest
 
-// The texts of all inputs lie at the same place in the union.
-static holm_input_t plain(uint8_t tag) { return (holm_input_t){tag, {.header = {0}}}; }
-static holm_input_t named(uint8_t tag, const char *name) { return (holm_input_t){tag, {.header = holm_string(name)}}; }
-static holm_input_t numbered(uint8_t tag, uint32_t number) { return (holm_input_t){tag, {.clock = number}}; }
+// An input is words in the contract: a kind and its arguments.
+static holm_input_t plain(const char *kind) { return (holm_input_t){holm_string(kind), {0}}; }
+static holm_input_t named(const char *kind, const char *name) {
+    holm_input_t input = plain(kind);
+    HOLM_PUSH(&input.arguments, holm_string(name));
+    return input;
+}
+static holm_input_t numbered(const char *kind, uint32_t number) {
+    holm_input_t input = plain(kind);
+    holm_string_t digits = {0};
+    holm_append_decimal(&digits, number);
+    HOLM_PUSH(&input.arguments, digits);
+    return input;
+}
 
-holm_input_t holm_method(void) { return plain(HOLM_POLICY_FACTS_INPUT_METHOD); }
-holm_input_t holm_scheme(void) { return plain(HOLM_POLICY_FACTS_INPUT_SCHEME); }
-holm_input_t holm_authority(void) { return plain(HOLM_POLICY_FACTS_INPUT_AUTHORITY); }
-holm_input_t holm_path(void) { return plain(HOLM_POLICY_FACTS_INPUT_PATH); }
-holm_input_t holm_query(const char *name) { return named(HOLM_POLICY_FACTS_INPUT_QUERY, name); }
-holm_input_t holm_query_all(void) { return plain(HOLM_POLICY_FACTS_INPUT_QUERY_ALL); }
-holm_input_t holm_header(const char *name) { return named(HOLM_POLICY_FACTS_INPUT_HEADER, name); }
-holm_input_t holm_cookie(const char *name) { return named(HOLM_POLICY_FACTS_INPUT_COOKIE, name); }
-holm_input_t holm_client_prefix(uint8_t bits) {
-    return (holm_input_t){HOLM_POLICY_FACTS_INPUT_CLIENT_PREFIX, {.client_prefix = bits}};
+holm_input_t holm_method(void) { return plain("method"); }
+holm_input_t holm_scheme(void) { return plain("scheme"); }
+holm_input_t holm_authority(void) { return plain("authority"); }
+holm_input_t holm_path(void) { return plain("path"); }
+holm_input_t holm_query(const char *name) { return named("query", name); }
+holm_input_t holm_query_all(void) { return plain("query-all"); }
+holm_input_t holm_header(const char *name) { return named("header", name); }
+holm_input_t holm_cookie(const char *name) { return named("cookie", name); }
+holm_input_t holm_client_prefix(uint8_t bits) { return numbered("client-prefix", bits); }
+holm_input_t holm_body_digest(void) { return plain("body-digest"); }
+holm_input_t holm_body_json(const char *pointer) { return named("body-json", pointer); }
+holm_input_t holm_body_prefix(uint32_t bytes) { return numbered("body-prefix", bytes); }
+holm_input_t holm_body_length(void) { return plain("body-length"); }
+holm_input_t holm_body_tokens(const char *pointer, holm_encoding_t encoding) {
+    static const char *const names[] = {[HOLM_CL100K_BASE] = "cl100k-base", [HOLM_O200K_BASE] = "o200k-base"};
+    holm_input_t input = named("body-tokens", pointer);
+    HOLM_PUSH(&input.arguments, holm_string(names[encoding]));
+    return input;
 }
-holm_input_t holm_body_digest(void) { return plain(HOLM_POLICY_FACTS_INPUT_BODY_DIGEST); }
-holm_input_t holm_body_json(const char *pointer) { return named(HOLM_POLICY_FACTS_INPUT_BODY_JSON, pointer); }
-holm_input_t holm_body_prefix(uint32_t bytes) { return numbered(HOLM_POLICY_FACTS_INPUT_BODY_PREFIX, bytes); }
-holm_input_t holm_body_length(void) { return plain(HOLM_POLICY_FACTS_INPUT_BODY_LENGTH); }
-holm_input_t holm_body_tokens(const char *pointer, holm_policy_facts_encoding_t encoding) {
-    holm_policy_facts_tokens_t tokens = {holm_string(pointer), encoding};
-    return (holm_input_t){HOLM_POLICY_FACTS_INPUT_BODY_TOKENS, {.body_tokens = tokens}};
-}
-holm_input_t holm_feature(const char *name) { return named(HOLM_POLICY_FACTS_INPUT_FEATURE, name); }
-holm_input_t holm_arm(const char *experiment) { return named(HOLM_POLICY_FACTS_INPUT_ARM, experiment); }
-holm_input_t holm_response_status(void) { return plain(HOLM_POLICY_FACTS_INPUT_RESPONSE_STATUS); }
-holm_input_t holm_response_header(const char *name) { return named(HOLM_POLICY_FACTS_INPUT_RESPONSE_HEADER, name); }
-holm_input_t holm_response_length(void) { return plain(HOLM_POLICY_FACTS_INPUT_RESPONSE_LENGTH); }
-holm_input_t holm_fetch_us(uint32_t multiple) { return numbered(HOLM_POLICY_FACTS_INPUT_FETCH_US, multiple); }
-holm_input_t holm_clock(uint32_t multiple) { return numbered(HOLM_POLICY_FACTS_INPUT_CLOCK, multiple); }
-holm_input_t holm_pool_stats(const char *pool) { return named(HOLM_POLICY_FACTS_INPUT_POOL_STATS, pool); }
+holm_input_t holm_feature(const char *name) { return named("feature", name); }
+holm_input_t holm_arm(const char *experiment) { return named("arm", experiment); }
+holm_input_t holm_response_status(void) { return plain("response-status"); }
+holm_input_t holm_response_header(const char *name) { return named("response-header", name); }
+holm_input_t holm_response_length(void) { return plain("response-length"); }
+holm_input_t holm_fetch_us(uint32_t multiple) { return numbered("fetch-us", multiple); }
+holm_input_t holm_clock(uint32_t multiple) { return numbered("clock", multiple); }
+holm_input_t holm_pool_stats(const char *pool) { return named("pool-stats", pool); }
 
 void holm_named(holm_manifest_t *manifest, const char *name, const char *version) {
     manifest->name = holm_string(name);
     manifest->version = holm_string(version);
 }
 
-void holm_reads(holm_manifest_t *manifest, holm_hook_t hook, const holm_input_t *inputs, size_t count) {
-    exports_holm_policy_plugin_reads_t reads = {hook, {0}};
-    for (size_t i = 0; i < count; i++) HOLM_PUSH(&reads.inputs, inputs[i]);
-    HOLM_PUSH(&manifest->reads, reads);
+// What each hook reads, as `configure` has said it.
+static struct {
+    bool said;
+    holm_inputs_t inputs;
+} declared[HOLM_HOOKS];
+
+void holm_reads(holm_hook_t hook, const holm_input_t *inputs, size_t count) {
+    declared[hook].said = true;
+    for (size_t i = 0; i < count; i++) HOLM_PUSH(&declared[hook].inputs, inputs[i]);
+}
+
+static holm_string_t copy(holm_string_t string) {
+    holm_bytes_t bytes = holm_bytes((holm_slice_t){string.ptr, string.len, true});
+    return (holm_string_t){bytes.ptr, bytes.len};
+}
+
+// Copies, since what the host has read is freed.
+bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault) {
+    if (!declared[hook].said) return holm_fail(fault, 1, "it has no HOLM_READS, which has no inputs if it reads nothing");
+    for (size_t i = 0; i < declared[hook].inputs.len; i++) {
+        const holm_input_t *from = &declared[hook].inputs.ptr[i];
+        holm_input_t input = {copy(from->kind), {0}};
+        for (size_t at = 0; at < from->arguments.len; at++) HOLM_PUSH(&input.arguments, copy(from->arguments.ptr[at]));
+        HOLM_PUSH(inputs, input);
+    }
+    return true;
+}
+
+holm_string_t holm_transform(holm_transform_t transform) {
+    static const char *const names[] = {
+        [HOLM_IDENTITY] = "identity",
+        [HOLM_LOWERCASE] = "lowercase",
+        [HOLM_SORT_QUERY] = "sort-query",
+        [HOLM_DROP_QUERY] = "drop-query",
+        [HOLM_JSON_CANONICAL] = "json-canonical",
+    };
+    return holm_string(names[transform]);
 }
 
 void holm_experiment(holm_manifest_t *manifest, const char *name, holm_input_t unit, const holm_weight_t *arms,

@@ -14,6 +14,7 @@
 #include "policy.h"
 
 typedef holm_policy_facts_input_t holm_input_t;
+typedef holm_policy_facts_inputs_t holm_inputs_t;
 typedef holm_policy_facts_values_t holm_values_t;
 typedef holm_policy_facts_fault_t holm_fault_t;
 typedef exports_holm_policy_plugin_manifest_t holm_manifest_t;
@@ -79,7 +80,10 @@ bool holm_fail(holm_fault_t *fault, uint16_t code, const char *detail);
 // Writes to the node's log at its level `debug`; HOLM_POLICY_DIAGNOSTICS_LEVEL_INFO and so on.
 void holm_log(holm_policy_diagnostics_level_t level, const char *message);
 
-// ---- The manifest
+// ---- The manifest, and what hooks read
+
+// The vocabulary that tokens are counted by.
+typedef enum holm_encoding { HOLM_CL100K_BASE, HOLM_O200K_BASE } holm_encoding_t;
 
 holm_input_t holm_method(void);
 holm_input_t holm_scheme(void);
@@ -94,7 +98,7 @@ holm_input_t holm_body_digest(void);
 holm_input_t holm_body_json(const char *pointer);
 holm_input_t holm_body_prefix(uint32_t bytes);
 holm_input_t holm_body_length(void);
-holm_input_t holm_body_tokens(const char *pointer, holm_policy_facts_encoding_t encoding);
+holm_input_t holm_body_tokens(const char *pointer, holm_encoding_t encoding);
 holm_input_t holm_feature(const char *name);
 holm_input_t holm_arm(const char *experiment);
 holm_input_t holm_response_status(void);
@@ -105,12 +109,13 @@ holm_input_t holm_clock(uint32_t multiple);
 holm_input_t holm_pool_stats(const char *pool);
 
 typedef enum holm_hook {
-    HOLM_OF_KEY = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_KEY,
-    HOLM_OF_FEATURES = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_FEATURES,
-    HOLM_OF_ADMIT = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_ADMIT,
-    HOLM_OF_ROUTE = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_ROUTE,
-    HOLM_OF_BATCH = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_BATCH,
-    HOLM_OF_PREFETCH = EXPORTS_HOLM_POLICY_PLUGIN_HOOK_PREFETCH,
+    HOLM_OF_KEY,
+    HOLM_OF_FEATURES,
+    HOLM_OF_ADMIT,
+    HOLM_OF_ROUTE,
+    HOLM_OF_BATCH,
+    HOLM_OF_PREFETCH,
+    HOLM_HOOKS,
 } holm_hook_t;
 typedef struct holm_weight {
     const char *arm;
@@ -118,11 +123,12 @@ typedef struct holm_weight {
 } holm_weight_t;
 
 void holm_named(holm_manifest_t *manifest, const char *name, const char *version);
-// HOLM_READS(manifest, HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
-#define HOLM_READS(manifest, hook, ...)                               \
-    holm_reads(manifest, hook, (holm_input_t[]){__VA_ARGS__},         \
+// What a hook reads, said in `configure`: HOLM_READS(HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
+// Each hook that is exported needs one, without inputs if it reads nothing; a key that is a recipe needs none.
+#define HOLM_READS(hook, ...)                             \
+    holm_reads(hook, (holm_input_t[]){__VA_ARGS__},       \
                sizeof((holm_input_t[]){__VA_ARGS__}) / sizeof(holm_input_t))
-void holm_reads(holm_manifest_t *manifest, holm_hook_t hook, const holm_input_t *inputs, size_t count);
+void holm_reads(holm_hook_t hook, const holm_input_t *inputs, size_t count);
 // HOLM_EXPERIMENT(manifest, "size", holm_header("x-user"), {"small", 9}, {"large", 1});
 #define HOLM_EXPERIMENT(manifest, name, unit, ...)                         \
     holm_experiment(manifest, name, unit, (holm_weight_t[]){__VA_ARGS__}, \
@@ -158,11 +164,19 @@ bool holm_texts_have(const holm_texts_t *texts, holm_slice_t slice);
 // ---- What hooks return. Results begin as zeroes: an empty recipe, a look-up of no
 // parts, an empty shape.
 
+// What the host does to a part of a recipe.
+typedef enum holm_transform {
+    HOLM_IDENTITY,
+    HOLM_LOWERCASE,
+    HOLM_SORT_QUERY,
+    HOLM_DROP_QUERY,
+    HOLM_JSON_CANONICAL,
+} holm_transform_t;
+holm_string_t holm_transform(holm_transform_t transform);
+
 #ifdef EXPORTS_HOLM_POLICY_KEY_VERDICT_LOOKUP
-// The transforms are EXPORTS_HOLM_POLICY_KEY_TRANSFORM_IDENTITY and so on.
-static inline void holm_recipe(holm_keying_t *keying, holm_input_t input,
-                               exports_holm_policy_key_transform_t transform) {
-    HOLM_PUSH(&keying->val.recipe, (exports_holm_policy_key_part_t){input, transform});
+static inline void holm_recipe(holm_keying_t *keying, holm_input_t input, holm_transform_t transform) {
+    HOLM_PUSH(&keying->val.recipe, (exports_holm_policy_key_part_t){input, holm_transform(transform)});
 }
 static inline void holm_part(holm_verdict_t *verdict, holm_bytes_t part) { HOLM_PUSH(&verdict->val.lookup, part); }
 // In place of parts: not after one was added.
@@ -241,6 +255,15 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
     free_arguments;                                     \
     return answered;
 
+// What the host is told that a hook reads. Not for use by hand.
+bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault);
+#define HOLM_DECLARED_(name, hook)                                                        \
+    bool exports_holm_policy_##name##_reads(holm_inputs_t *result, holm_fault_t *fault) { \
+        memset(result, 0, sizeof *result);                                                \
+        memset(fault, 0, sizeof *fault);                                                  \
+        return holm_declared(hook, result, fault);                                        \
+    }
+
 // bool configure(const holm_string_t *config, holm_manifest_t *manifest, holm_fault_t *fault)
 #define HOLM_CONFIGURE(configure)                                                                                    \
     bool exports_holm_policy_plugin_configure(holm_string_t *config, holm_manifest_t *result, holm_fault_t *fault) { \
@@ -253,6 +276,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 // bool derive(holm_values_t *values, holm_verdict_t *verdict, holm_fault_t *fault)
 // In place of `plan`, holm_plan_call says that `derive` is asked for each request; holm_no_derive goes with a recipe.
 #define HOLM_KEY(plan, derive)                                                                                  \
+    HOLM_DECLARED_(key, HOLM_OF_KEY)                                                                            \
     bool exports_holm_policy_key_plan(holm_keying_t *result, holm_fault_t *fault) {                             \
         memset(result, 0, sizeof *result);                                                                      \
         HOLM_ANSWER_(plan(result, fault), exports_holm_policy_key_keying_free, (void)0)                         \
@@ -265,6 +289,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 
 // bool extract(holm_values_t *values, holm_shape_t *shape, holm_fault_t *fault)
 #define HOLM_FEATURES(extract)                                                                                      \
+    HOLM_DECLARED_(features, HOLM_OF_FEATURES)                                                                      \
     bool exports_holm_policy_features_extract(holm_values_t *values, holm_shape_t *result, holm_fault_t *fault) {   \
         memset(result, 0, sizeof *result);                                                                          \
         HOLM_ANSWER_(extract(values, result, fault), exports_holm_policy_features_shape_free,                       \
@@ -274,6 +299,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 // bool decide(holm_values_t *values, holm_admission_t *admission, holm_fault_t *fault)
 // `admission` begins as what the host suggests: to change nothing is to agree.
 #define HOLM_ADMIT(decide)                                                                                  \
+    HOLM_DECLARED_(admit, HOLM_OF_ADMIT)                                                                    \
     bool exports_holm_policy_admit_decide(holm_values_t *values, holm_admission_t *suggested,               \
                                           holm_admission_t *result, holm_fault_t *fault) {                  \
         *result = *suggested;                                                                               \
@@ -283,6 +309,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 
 // bool choose(holm_values_t *values, const holm_candidates_t *candidates, holm_choice_t *choice, holm_fault_t *fault)
 #define HOLM_ROUTE(choose)                                                                                   \
+    HOLM_DECLARED_(route, HOLM_OF_ROUTE)                                                                     \
     bool exports_holm_policy_route_choose(holm_values_t *values, holm_candidates_t *candidates,              \
                                           holm_choice_t *result, holm_fault_t *fault) {                      \
         memset(result, 0, sizeof *result);                                                                   \
@@ -293,6 +320,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 
 // bool classify(holm_values_t *values, holm_class_t *class, holm_fault_t *fault)
 #define HOLM_BATCH(classify)                                                                                     \
+    HOLM_DECLARED_(batch, HOLM_OF_BATCH)                                                                         \
     bool exports_holm_policy_batch_classify(holm_values_t *values, holm_class_t *result, holm_fault_t *fault) {  \
         memset(result, 0, sizeof *result);                                                                       \
         HOLM_ANSWER_(classify(values, result, fault), exports_holm_policy_batch_class_free,                      \
@@ -301,6 +329,7 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 
 // bool suggest(holm_values_t *values, bool hit, holm_hints_t *hints, holm_fault_t *fault)
 #define HOLM_PREFETCH(suggest)                                                                                  \
+    HOLM_DECLARED_(prefetch, HOLM_OF_PREFETCH)                                                                  \
     bool exports_holm_policy_prefetch_suggest(holm_values_t *values, bool hit, holm_hints_t *result,            \
                                               holm_fault_t *fault) {                                            \
         memset(result, 0, sizeof *result);                                                                      \

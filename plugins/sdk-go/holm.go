@@ -16,7 +16,8 @@ type Policy interface {
 	// Configure reads the operator's table. It is called in every instance, before anything else. Fields that it
 	// doesn't ask for are refused.
 	Configure(table *Table) error
-	// Manifest says what the policy is called and what its hooks read. It is called once, after Configure.
+	// Manifest says what the policy is called and what its hooks read. It is called after Configure, for each hook
+	// again, and says the same each time.
 	Manifest() Manifest
 }
 
@@ -28,7 +29,7 @@ type Manifest struct {
 }
 
 // Reads has what each hook is given, in this order. A hook that is exported and reads nothing has an empty list that
-// isn't nil: a node refuses a policy that is silent about one of its hooks. A Key that is a recipe is left out.
+// isn't nil: a policy that is silent about one of its hooks isn't loaded. A Key that is a recipe is left out.
 type Reads struct {
 	Key, Features, Admit, Route, Batch, Prefetch []input.Input
 }

@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"holm/input"
 )
 
 func TestFieldsAreTakenByNameAndType(t *testing.T) {
@@ -95,5 +97,26 @@ func TestAnErrorIsAFault(t *testing.T) {
 	}
 	if fault := FaultOf(Fault{7, "w\xff"}); fault != (Fault{7, "w\ufffd"}) {
 		t.Error(fault)
+	}
+}
+
+func TestInputsAreTheWordsOfTheContract(t *testing.T) {
+	for _, row := range []struct {
+		input     input.Input
+		kind      string
+		arguments []string
+	}{
+		{input.QueryAll(), "query-all", nil},
+		{input.Header("Accept"), "header", []string{"Accept"}},
+		{input.ClientPrefix(24), "client-prefix", []string{"24"}},
+		{input.BodyTokens("/messages", input.O200kBase), "body-tokens", []string{"/messages", "o200k-base"}},
+		{input.Clock(4294967295), "clock", []string{"4294967295"}},
+	} {
+		if !reflect.DeepEqual(row.input, input.Input{Kind: row.kind, Arguments: row.arguments}) {
+			t.Error(row)
+		}
+	}
+	if Identity.String() != "identity" || JSONCanonical.String() != "json-canonical" {
+		t.Error("transforms")
 	}
 }

@@ -21,6 +21,11 @@ const (
 	JSONCanonical
 )
 
+// String is the contract's word for it.
+func (transform Transform) String() string {
+	return [...]string{"identity", "lowercase", "sort-query", "drop-query", "json-canonical"}[transform]
+}
+
 // Verdict is Lookup or Bypass.
 type Verdict interface{ verdict() }
 

@@ -5,16 +5,8 @@ export type Value = Uint8Array | null;
 export type Bytes = Uint8Array | number[];
 
 export type Encoding = "cl100k-base" | "o200k-base";
-type Plain =
-  | "method" | "scheme" | "authority" | "path" | "query-all" | "body-digest" | "body-length"
-  | "response-status" | "response-length";
-type Named = "query" | "header" | "cookie" | "body-json" | "feature" | "arm" | "response-header" | "pool-stats";
-type Sized = "client-prefix" | "body-prefix" | "fetch-us" | "clock";
-export type Input =
-  | { tag: Plain }
-  | { tag: Named; val: string }
-  | { tag: Sized; val: number }
-  | { tag: "body-tokens"; val: { pointer: string; encoding: Encoding } };
+/** A kind and its arguments, as the contract calls them. */
+export interface Input { kind: string; arguments: string[] }
 
 export const input: {
   method: Input;

@@ -1,29 +1,31 @@
 // Write a policy for holm in JavaScript. README.md beside this file shows one; holm.d.ts has the types.
 
-/** What a hook may read of a request: the cases of `input` in wit/policy.wit. */
+const word = (kind, ...values) => ({ kind, arguments: values.map(String) });
+
+/** What a hook may read of a request: the kinds of `input` in wit/policy.wit, each with its arguments. */
 export const input = {
-  method: { tag: "method" },
-  scheme: { tag: "scheme" },
-  authority: { tag: "authority" },
-  path: { tag: "path" },
-  query: (name) => ({ tag: "query", val: name }),
-  queryAll: { tag: "query-all" },
-  header: (name) => ({ tag: "header", val: name }),
-  cookie: (name) => ({ tag: "cookie", val: name }),
-  clientPrefix: (bits) => ({ tag: "client-prefix", val: bits }),
-  bodyDigest: { tag: "body-digest" },
-  bodyJson: (pointer) => ({ tag: "body-json", val: pointer }),
-  bodyPrefix: (bytes) => ({ tag: "body-prefix", val: bytes }),
-  bodyLength: { tag: "body-length" },
-  bodyTokens: (pointer, encoding) => ({ tag: "body-tokens", val: { pointer, encoding } }),
-  feature: (name) => ({ tag: "feature", val: name }),
-  arm: (experiment) => ({ tag: "arm", val: experiment }),
-  responseStatus: { tag: "response-status" },
-  responseHeader: (name) => ({ tag: "response-header", val: name }),
-  responseLength: { tag: "response-length" },
-  fetchUs: (step) => ({ tag: "fetch-us", val: step }),
-  clock: (step) => ({ tag: "clock", val: step }),
-  poolStats: (pool) => ({ tag: "pool-stats", val: pool }),
+  method: word("method"),
+  scheme: word("scheme"),
+  authority: word("authority"),
+  path: word("path"),
+  query: (name) => word("query", name),
+  queryAll: word("query-all"),
+  header: (name) => word("header", name),
+  cookie: (name) => word("cookie", name),
+  clientPrefix: (bits) => word("client-prefix", bits),
+  bodyDigest: word("body-digest"),
+  bodyJson: (pointer) => word("body-json", pointer),
+  bodyPrefix: (bytes) => word("body-prefix", bytes),
+  bodyLength: word("body-length"),
+  bodyTokens: (pointer, encoding) => word("body-tokens", pointer, encoding),
+  feature: (name) => word("feature", name),
+  arm: (experiment) => word("arm", experiment),
+  responseStatus: word("response-status"),
+  responseHeader: (name) => word("response-header", name),
+  responseLength: word("response-length"),
+  fetchUs: (step) => word("fetch-us", step),
+  clock: (step) => word("clock", step),
+  poolStats: (pool) => word("pool-stats", pool),
 };
 
 // Not an Error: the runtime takes a thrown Error for a crash of the component and drops what it says.
@@ -137,7 +139,10 @@ const HOOKS = {
 export function exported(policy) {
   const made = { plugin: { configure: guarded((json) => configured(policy, json)) } };
   for (const [hook, name] of Object.entries(HOOKS)) {
-    made[hook] = { [name]: guarded((...values) => unsigned(policy[name](...values))) };
+    made[hook] = {
+      reads: guarded(() => declared(policy, hook)),
+      [name]: guarded((...values) => unsigned(policy[name](...values))),
+    };
   }
   made.key.plan = guarded(() => policy.plan?.() ?? { tag: "call" });
   return made;
@@ -147,8 +152,13 @@ function configured(policy, json) {
   const table = new Table(JSON.parse(json));
   policy.configure?.(table);
   table.finish();
-  const reads = Object.entries(policy.reads?.() ?? {}).map(([hook, inputs]) => ({ hook, inputs }));
-  return { name: policy.name, version: policy.version, reads, experiments: policy.experiments ?? [] };
+  return { name: policy.name, version: policy.version, experiments: policy.experiments ?? [] };
+}
+
+function declared(policy, hook) {
+  const inputs = policy.reads?.()[hook];
+  if (!inputs) throw fault(1, "reads() has no list for it, which is empty if it reads nothing");
+  return inputs;
 }
 
 const U32 = ["hedgeAfterUs", "deadlineUs", "weight", "maxWaitUs", "maxSize"];

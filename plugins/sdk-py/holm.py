@@ -5,12 +5,95 @@ The types of the contract come from `wit_world`, which componentize-py makes of 
 
 import json
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Any
 
 from componentize_py_types import Err
-from wit_world.exports.plugin import Experiment, Hook, Manifest, Reads
+from wit_world.exports.plugin import Experiment, Manifest
 from wit_world.imports.facts import Fault, Input
+
+
+class Hook(Enum):
+    """A hook, under the contract's name for it."""
+
+    KEY = "key"
+    FEATURES = "features"
+    ADMIT = "admit"
+    ROUTE = "route"
+    BATCH = "batch"
+    PREFETCH = "prefetch"
+
+
+def _words(kind: str, *arguments: object) -> Input:
+    return Input(kind, [str(argument) for argument in arguments])
+
+
+class input:
+    """What a hook may read of a request: the kinds of `input` in wit/policy.wit, each with its arguments."""
+
+    method = _words("method")
+    scheme = _words("scheme")
+    authority = _words("authority")
+    path = _words("path")
+    query_all = _words("query-all")
+    body_digest = _words("body-digest")
+    body_length = _words("body-length")
+    response_status = _words("response-status")
+    response_length = _words("response-length")
+
+    @staticmethod
+    def query(name: str) -> Input:
+        return _words("query", name)
+
+    @staticmethod
+    def header(name: str) -> Input:
+        return _words("header", name)
+
+    @staticmethod
+    def cookie(name: str) -> Input:
+        return _words("cookie", name)
+
+    @staticmethod
+    def client_prefix(bits: int) -> Input:
+        return _words("client-prefix", bits)
+
+    @staticmethod
+    def body_json(pointer: str) -> Input:
+        return _words("body-json", pointer)
+
+    @staticmethod
+    def body_prefix(length: int) -> Input:
+        return _words("body-prefix", length)
+
+    @staticmethod
+    def body_tokens(pointer: str, encoding: str) -> Input:
+        """The encoding is `cl100k-base` or `o200k-base`."""
+        return _words("body-tokens", pointer, encoding)
+
+    @staticmethod
+    def feature(name: str) -> Input:
+        return _words("feature", name)
+
+    @staticmethod
+    def arm(experiment: str) -> Input:
+        return _words("arm", experiment)
+
+    @staticmethod
+    def response_header(name: str) -> Input:
+        return _words("response-header", name)
+
+    @staticmethod
+    def fetch_us(step: int) -> Input:
+        return _words("fetch-us", step)
+
+    @staticmethod
+    def clock(step: int) -> Input:
+        return _words("clock", step)
+
+    @staticmethod
+    def pool_stats(pool: str) -> Input:
+        return _words("pool-stats", pool)
 
 
 def fault(code: int, detail: str) -> Err:
@@ -96,37 +179,64 @@ class Policy:
         return {}
 
 
-METHODS = ("plan", "derive", "extract", "decide", "choose", "classify", "suggest")
+# The functions of each hook beside `reads`.
+METHODS = {
+    Hook.KEY: ("plan", "derive"),
+    Hook.FEATURES: ("extract",),
+    Hook.ADMIT: ("decide",),
+    Hook.ROUTE: ("choose",),
+    Hook.BATCH: ("classify",),
+    Hook.PREFETCH: ("suggest",),
+}
 
 
-class _Exported:
-    """The functions of all interfaces in one object."""
+class _Plugin:
+    """The functions of `plugin`."""
 
     def __init__(self, policy: Policy):
         self._policy = policy
         self.configure = _guarded(self._configured)
-        for name in METHODS:
-            setattr(self, name, _guarded(partial(self._call, name)))
-
-    def _call(self, name: str, *values: Any) -> Any:
-        return getattr(self._policy, name)(*values)
 
     def _configured(self, config: str) -> Manifest:
         policy = self._policy
         table = Table(json.loads(config))
         policy.configure(table)
         table.finish()
-        reads = [Reads(hook, inputs) for hook, inputs in policy.reads().items()]
-        return Manifest(policy.name, policy.version, reads, policy.experiments)
+        return Manifest(policy.name, policy.version, policy.experiments)
 
 
-def exported(policy: Policy) -> Callable[[], _Exported]:
-    """What a module binds to the name of each interface that it exports: `Plugin = Key = exported(Mine())`.
+class _Hook:
+    """The functions of a hook."""
 
-    componentize-py calls each name once; all of them are given the same object, so they share what `configure` left.
+    def __init__(self, policy: Policy, hook: Hook):
+        self._policy = policy
+        self._hook = hook
+        self.reads = _guarded(self._reads)
+        for name in METHODS[hook]:
+            setattr(self, name, _guarded(partial(self._call, name)))
+
+    def _call(self, name: str, *values: Any) -> Any:
+        return getattr(self._policy, name)(*values)
+
+    def _reads(self) -> list[Input]:
+        inputs = self._policy.reads().get(self._hook)
+        if inputs is None:
+            raise fault(1, "reads() has no list for it, which is empty if it reads nothing")
+        return inputs
+
+
+def exported(policy: Policy, *hooks: Hook) -> list[Callable[[], Any]]:
+    """What a module binds to the names of the interfaces that it exports, `Plugin` first and then these hooks:
+    `Plugin, Key = exported(Mine(), Hook.KEY)`.
+
+    componentize-py calls each name once; all of them are about the same policy, so they share what `configure` left.
     """
-    made = _Exported(policy)
-    return lambda: made
+    made = [_Plugin(policy), *(_Hook(policy, hook) for hook in hooks)]
+    return [partial(_itself, one) for one in made]
+
+
+def _itself(made: Any) -> Any:
+    return made
 
 
 def _guarded(run: Callable[..., Any]) -> Callable[..., Any]:

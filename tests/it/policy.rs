@@ -237,6 +237,7 @@ async fn a_policy_that_cannot_be_used_is_refused_at_the_start() {
         ("mad", "{ do = \"trap-in-config\" }", ""),
         ("mad", "{ do = \"loop-in-config\" }", ""),
         ("mad", "{ do = \"read-bad-header\" }", ""),
+        ("mad", "{ do = \"read-unknown\" }", "input moon-phase(full) is none that this node knows"),
         ("mad", "{ do = \"long-recipe\" }", ""),
     ] {
         let refused = started(name, config).await;

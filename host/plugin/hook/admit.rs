@@ -3,9 +3,10 @@
 use holm_bindings::exports::holm::policy::admit::{Admission as RawAdmission, Storage as RawStorage};
 use http::HeaderName;
 
-use super::{counted, present, weighed};
+use super::bounds::{counted, weighed};
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::{HEADERS_MAX, Limit, TAG_BYTES_MAX, TAGS_MAX, plain},
     },

@@ -1,8 +1,9 @@
 //! The `batch` hook.
 
-use super::{present, weighed};
+use super::bounds::weighed;
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::Limit,
     },

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use holm_bindings::exports::holm::policy::features::{Edit as RawEdit, Header, Shape as RawShape, Value as RawValue};
 use http::{HeaderName, HeaderValue};
 
-use super::{counted, present, request_field, weighed};
+use super::bounds::{counted, request_field, weighed};
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::{EDITS_MAX, FEATURES_MAX, HEADERS_MAX, Limit, plain},
     },

@@ -2,9 +2,10 @@
 
 use holm_bindings::exports::holm::policy::key::{Keying, Verdict};
 
-use super::{counted, present, weighed};
+use super::bounds::{counted, weighed};
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::{Limit, PARTS_MAX, plain},
     },
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// Asks how keys are made.
-pub(in crate::plugin) fn plan(instance: &mut Instance, limit: &Limit) -> Result<Keying, Fault> {
+pub(super) fn plan(instance: &mut Instance, limit: &Limit) -> Result<Keying, Fault> {
     let answer = instance.call(limit, |exports, store| present(exports.key.as_ref())?.call_plan(store))?;
     answer.map_err(|fault| own_fault(&fault))
 }

@@ -3,9 +3,10 @@
 use holm_bindings::exports::holm::policy::prefetch::Hint as RawHint;
 use http::uri::PathAndQuery;
 
-use super::{counted, present, request_field, weighed};
+use super::bounds::{counted, request_field, weighed};
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::{HEADERS_MAX, HINTS_MAX, Limit, plain},
     },

@@ -2,9 +2,10 @@
 
 use holm_bindings::exports::holm::policy::route::{Candidate as RawCandidate, Choice as RawChoice};
 
-use super::{counted, present};
+use super::bounds::counted;
 use crate::{
     plugin::{
+        exports::present,
         instance::{Instance, own_fault},
         limits::Limit,
     },

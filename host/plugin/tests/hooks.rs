@@ -1,7 +1,7 @@
 //! Every hook of a component that misbehaves in each.
 
 use super::*;
-use crate::policy::{Admission, Candidate, Hint, Storage};
+use crate::policy::{Admission, Candidate, Hint, Hook, Storage};
 
 const HOOKS: [&str; 6] = ["key", "features", "admit", "route", "batch", "prefetch"];
 

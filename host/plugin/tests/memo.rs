@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Admission, Storage};
+use crate::{
+    clock,
+    policy::{Admission, Hook, Storage},
+};
 
 const MEMO: Memo = Memo { entries_max: 64, check_every: 1_000_000 };
 

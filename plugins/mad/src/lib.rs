@@ -13,12 +13,12 @@ use exports::holm::policy::{
     admit::{self, Admission},
     batch::{self, Class},
     features::{self, Shape},
-    key::{self, Keying, Part, Transform, Verdict},
-    plugin::{self, Experiment, Hook, Manifest, Reads},
+    key::{self, Keying, Part, Verdict},
+    plugin::{self, Experiment, Manifest},
     prefetch::{self, Hint},
     route::{self, Candidate, Choice},
 };
-use holm::policy::facts::{Fault, Input, Values};
+use holm::policy::facts::{Fault, Input, Inputs, Values};
 
 mod orders;
 
@@ -70,7 +70,6 @@ impl plugin::Guest for Mad {
         let manifest = Manifest {
             name: if what == "nameless" { "" } else { "mad" }.into(),
             version: "0.1.0".into(),
-            reads: reads(&what),
             experiments: experiments(&what),
         };
         CONFIG.set(Config { hook: field("in", "key"), salt: field("salt", ""), what });
@@ -89,30 +88,22 @@ fn field<'c>(config: &'c str, name: &str) -> Option<&'c str> {
     None
 }
 
-fn reads(what: &str) -> Vec<Reads> {
-    let plain = || vec![Input::Header("X-Do".into()), Input::Path];
-    let and = |input: Input| [plain(), vec![input]].concat();
-    let key = match what {
-        "read-response" => vec![Input::ResponseStatus],
-        "read-bad-header" => vec![Input::Header("a b".into())],
-        "read-bad-pointer" => vec![Input::BodyJson("model".into())],
-        "read-much" => vec![Input::Path; 65],
-        "read-nothing" => vec![],
-        "feature-unknown" => and(Input::Feature("nope".into())),
-        "arm-undeclared" => and(Input::Arm("nope".into())),
-        _ => plain(),
-    };
-    let features = if what == "features-read-feature" { and(Input::Feature("x".into())) } else { plain() };
-    let mut reads = vec![
-        Reads { hook: Hook::Key, inputs: key },
-        Reads { hook: Hook::Features, inputs: features },
-        Reads { hook: Hook::Admit, inputs: and(Input::ResponseStatus) },
-    ];
-    reads.extend([Hook::Route, Hook::Batch, Hook::Prefetch].map(|hook| Reads { hook, inputs: plain() }));
-    if what == "read-twice" {
-        reads.push(reads[0].clone());
-    }
-    reads
+/// What all hooks read, and `admit` the status as well.
+fn plain() -> Inputs {
+    vec![input("header", &["X-Do"]), input("path", &[])]
+}
+
+fn and(input: Input) -> Inputs {
+    [plain(), vec![input]].concat()
+}
+
+fn input(kind: &str, arguments: &[&str]) -> Input {
+    Input { kind: kind.into(), arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }
+}
+
+/// The order of the configuration.
+fn ordered() -> String {
+    CONFIG.with_borrow(|config| config.what.clone())
 }
 
 fn experiments(what: &str) -> Vec<Experiment> {
@@ -122,22 +113,38 @@ fn experiments(what: &str) -> Vec<Experiment> {
         "experiment-twice" => vec![("a".into(), 1)],
         _ => return vec![],
     };
-    let experiment = Experiment { name: "e".into(), unit: Input::Header("x-user".into()), arms };
+    let experiment = Experiment { name: "e".into(), unit: input("header", &["x-user"]), arms };
     let times = if what == "experiment-twice" { 2 } else { 1 };
     vec![experiment; times]
 }
 
 impl key::Guest for Mad {
     fn plan() -> Result<Keying, Fault> {
-        let tenant = Part { input: Input::Header("X-Tenant".into()), transform: Transform::Lowercase };
-        let path = Part { input: Input::Path, transform: Transform::Identity };
-        match CONFIG.with_borrow(|config| config.what.clone()).as_str() {
+        let tenant = Part { input: input("header", &["X-Tenant"]), transform: "lowercase".into() };
+        let path = Part { input: input("path", &[]), transform: "identity".into() };
+        match ordered().as_str() {
             "recipe" => Ok(Keying::Recipe(vec![tenant, path])),
+            "unknown-transform" => Ok(Keying::Recipe(vec![Part { transform: "rot13".into(), ..path }])),
             "empty-recipe" => Ok(Keying::Recipe(vec![])),
             "long-recipe" => Ok(Keying::Recipe(vec![path; 65])),
             "refuse-plan" => Err(orders::fault("no plan")),
             _ => Ok(Keying::Call),
         }
+    }
+
+    fn reads() -> Result<Inputs, Fault> {
+        Ok(match ordered().as_str() {
+            "read-response" => vec![input("response-status", &[])],
+            "read-unknown" => and(input("moon-phase", &["full"])),
+            "read-too-few" => vec![input("header", &[])],
+            "read-bad-header" => vec![input("header", &["a b"])],
+            "read-bad-pointer" => vec![input("body-json", &["model"])],
+            "read-much" => vec![input("path", &[]); 65],
+            "read-nothing" => vec![],
+            "feature-unknown" => and(input("feature", &["nope"])),
+            "arm-undeclared" => and(input("arm", &["nope"])),
+            _ => plain(),
+        })
     }
 
     fn derive(values: Values) -> Result<Verdict, Fault> {
@@ -151,30 +158,55 @@ impl key::Guest for Mad {
 }
 
 impl features::Guest for Mad {
+    fn reads() -> Result<Inputs, Fault> {
+        Ok(if ordered() == "features-read-feature" { and(input("feature", &["x"])) } else { plain() })
+    }
+
     fn extract(values: Values) -> Result<Shape, Fault> {
         Ok(orders::features(&order("features", &values)?))
     }
 }
 
 impl admit::Guest for Mad {
+    fn reads() -> Result<Inputs, Fault> {
+        Ok(and(input("response-status", &[])))
+    }
+
     fn decide(values: Values, suggested: Admission) -> Result<Admission, Fault> {
         Ok(orders::admit(&order("admit", &values)?, suggested))
     }
 }
 
 impl route::Guest for Mad {
+    fn reads() -> Result<Inputs, Fault> {
+        match ordered().as_str() {
+            "refuse-reads" => Err(orders::fault("no reads")),
+            "trap-in-reads" => std::process::abort(),
+            "loop-in-reads" => orders::forever(),
+            _ => Ok(plain()),
+        }
+    }
+
     fn choose(values: Values, candidates: Vec<Candidate>) -> Result<Choice, Fault> {
         Ok(orders::route(&order("route", &values)?, &candidates))
     }
 }
 
 impl batch::Guest for Mad {
+    fn reads() -> Result<Inputs, Fault> {
+        Ok(plain())
+    }
+
     fn classify(values: Values) -> Result<Class, Fault> {
         Ok(orders::batch(&order("batch", &values)?))
     }
 }
 
 impl prefetch::Guest for Mad {
+    fn reads() -> Result<Inputs, Fault> {
+        Ok(plain())
+    }
+
     fn suggest(values: Values, _hit: bool) -> Result<Vec<Hint>, Fault> {
         Ok(orders::prefetch(&order("prefetch", &values)?))
     }

@@ -23,6 +23,6 @@ impl Guest for Nosy {
     fn configure(_config: String) -> Result<Manifest, Fault> {
         // Used, since an import that nobody calls is dropped from the component.
         let version = holm::evil::clock::now().to_string();
-        Ok(Manifest { name: "nosy".into(), version, reads: vec![], experiments: vec![] })
+        Ok(Manifest { name: "nosy".into(), version, experiments: vec![] })
     }
 }

@@ -5,9 +5,15 @@ import (
 	"holm"
 	"holm/holm_policy_admit"
 	"holm/holm_policy_facts"
+	"holm/input"
 	"holm/internal/answer"
 	"holm/wit/types"
 )
+
+// Reads says what Decide is given.
+func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
+	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Admit })
+}
 
 // Decide asks the policy about an answer.
 func Decide(

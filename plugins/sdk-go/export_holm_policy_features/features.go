@@ -5,9 +5,15 @@ import (
 	"holm"
 	"holm/holm_policy_facts"
 	"holm/holm_policy_features"
+	"holm/input"
 	"holm/internal/answer"
 	"holm/wit/types"
 )
+
+// Reads says what Extract is given.
+func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
+	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Features })
+}
 
 // Extract asks the policy about a request.
 func Extract(values holm_policy_features.Values) wit_types.Result[holm_policy_features.Shape, holm_policy_facts.Fault] {

@@ -5,6 +5,7 @@ import (
 	"holm"
 	"holm/holm_policy_facts"
 	"holm/holm_policy_key"
+	"holm/input"
 	"holm/internal/answer"
 	"holm/wit/types"
 )
@@ -27,8 +28,13 @@ func keying(parts []holm.Part) holm_policy_key.Keying {
 		return holm_policy_key.MakeKeyingCall()
 	}
 	return holm_policy_key.MakeKeyingRecipe(answer.Each(parts, func(part holm.Part) holm_policy_key.Part {
-		return holm_policy_key.Part{Input: answer.Input(part.Input), Transform: uint8(part.Transform)}
+		return holm_policy_key.Part{Input: answer.Input(part.Input), Transform: part.Transform.String()}
 	}))
+}
+
+// Reads says what Derive is given.
+func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
+	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Key })
 }
 
 // Derive asks the policy about a request.

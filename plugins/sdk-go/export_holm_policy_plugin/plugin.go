@@ -6,7 +6,6 @@ import (
 	"holm/holm_policy_diagnostics"
 	"holm/holm_policy_facts"
 	"holm/holm_policy_plugin"
-	"holm/input"
 	"holm/internal/answer"
 	"holm/wit/types"
 )
@@ -40,17 +39,8 @@ func configured(policy holm.Policy, config string) error {
 
 func manifest(policy holm.Policy) holm_policy_plugin.Manifest {
 	from := policy.Manifest()
-	to := holm_policy_plugin.Manifest{Name: from.Name, Version: from.Version}
-	reads := from.Reads
-	inputs := [][]input.Input{reads.Key, reads.Features, reads.Admit, reads.Route, reads.Batch, reads.Prefetch}
-	for hook, inputs := range inputs {
-		if inputs != nil {
-			read := holm_policy_plugin.Reads{Hook: uint8(hook), Inputs: answer.Each(inputs, answer.Input)}
-			to.Reads = append(to.Reads, read)
-		}
-	}
-	to.Experiments = answer.Each(from.Experiments, experiment)
-	return to
+	experiments := answer.Each(from.Experiments, experiment)
+	return holm_policy_plugin.Manifest{Name: from.Name, Version: from.Version, Experiments: experiments}
 }
 
 func experiment(from holm.Experiment) holm_policy_plugin.Experiment {

@@ -5,9 +5,15 @@ import (
 	"holm"
 	"holm/holm_policy_facts"
 	"holm/holm_policy_route"
+	"holm/input"
 	"holm/internal/answer"
 	"holm/wit/types"
 )
+
+// Reads says what Choose is given.
+func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
+	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Route })
+}
 
 // Choose asks the policy who answers.
 func Choose(

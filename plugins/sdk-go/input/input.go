@@ -1,78 +1,57 @@
 // Package input names what a hook may read of a request. The contract, wit/policy.wit, says what each of them is.
 package input
 
-// Input is one thing to read. Kind is its place in the contract.
+import "strconv"
+
+// Input is one thing to read: its kind and its arguments, as the contract calls them.
 type Input struct {
-	Kind   uint8
-	Name   string
-	Number uint32
+	Kind      string
+	Arguments []string
 }
 
 // Encoding is a vocabulary that tokens are counted by.
-type Encoding uint32
+type Encoding string
 
 // OpenAI's vocabularies: of GPT-4, and of GPT-4o and later.
 const (
-	Cl100kBase Encoding = iota
-	O200kBase
+	Cl100kBase Encoding = "cl100k-base"
+	O200kBase  Encoding = "o200k-base"
 )
 
-// The kinds of input, in the order of the contract.
-const (
-	kindMethod uint8 = iota
-	kindScheme
-	kindAuthority
-	kindPath
-	kindQuery
-	kindQueryAll
-	kindHeader
-	kindCookie
-	kindClientPrefix
-	kindBodyDigest
-	kindBodyJSON
-	kindBodyPrefix
-	kindBodyLength
-	kindBodyTokens
-	kindFeature
-	kindArm
-	kindResponseStatus
-	kindResponseHeader
-	kindResponseLength
-	kindFetchUs
-	kindClock
-	kindPoolStats
-)
+func of(kind string, arguments ...string) Input { return Input{Kind: kind, Arguments: arguments} }
+
+func decimal(number uint32) string { return strconv.FormatUint(uint64(number), 10) }
 
 // What every request has.
-func Method() Input              { return Input{Kind: kindMethod} }
-func Scheme() Input              { return Input{Kind: kindScheme} }
-func Authority() Input           { return Input{Kind: kindAuthority} }
-func Path() Input                { return Input{Kind: kindPath} }
-func Query(name string) Input    { return Input{Kind: kindQuery, Name: name} }
-func QueryAll() Input            { return Input{Kind: kindQueryAll} }
-func Header(name string) Input   { return Input{Kind: kindHeader, Name: name} }
-func Cookie(name string) Input   { return Input{Kind: kindCookie, Name: name} }
-func ClientPrefix(b uint8) Input { return Input{Kind: kindClientPrefix, Number: uint32(b)} }
+func Method() Input                 { return of("method") }
+func Scheme() Input                 { return of("scheme") }
+func Authority() Input              { return of("authority") }
+func Path() Input                   { return of("path") }
+func Query(name string) Input       { return of("query", name) }
+func QueryAll() Input               { return of("query-all") }
+func Header(name string) Input      { return of("header", name) }
+func Cookie(name string) Input      { return of("cookie", name) }
+func ClientPrefix(bits uint8) Input { return of("client-prefix", decimal(uint32(bits))) }
 
 // The body of a request.
-func BodyDigest() Input             { return Input{Kind: kindBodyDigest} }
-func BodyJSON(pointer string) Input { return Input{Kind: kindBodyJSON, Name: pointer} }
-func BodyPrefix(bytes uint32) Input { return Input{Kind: kindBodyPrefix, Number: bytes} }
-func BodyLength() Input             { return Input{Kind: kindBodyLength} }
+func BodyDigest() Input             { return of("body-digest") }
+func BodyJSON(pointer string) Input { return of("body-json", pointer) }
+func BodyPrefix(bytes uint32) Input { return of("body-prefix", decimal(bytes)) }
+func BodyLength() Input             { return of("body-length") }
 func BodyTokens(pointer string, encoding Encoding) Input {
-	return Input{Kind: kindBodyTokens, Name: pointer, Number: uint32(encoding)}
+	return of("body-tokens", pointer, string(encoding))
 }
 
 // What the policy itself, or the host, made of the request.
-func Feature(name string) Input   { return Input{Kind: kindFeature, Name: name} }
-func Arm(experiment string) Input { return Input{Kind: kindArm, Name: experiment} }
+func Feature(name string) Input   { return of("feature", name) }
+func Arm(experiment string) Input { return of("arm", experiment) }
 
 // The response, for the hook admit alone.
-func ResponseStatus() Input            { return Input{Kind: kindResponseStatus} }
-func ResponseHeader(name string) Input { return Input{Kind: kindResponseHeader, Name: name} }
-func ResponseLength() Input            { return Input{Kind: kindResponseLength} }
-func FetchUs(multiple uint32) Input    { return Input{Kind: kindFetchUs, Number: multiple} }
+func ResponseStatus() Input            { return of("response-status") }
+func ResponseHeader(name string) Input { return of("response-header", name) }
+func ResponseLength() Input            { return of("response-length") }
+func FetchUs(multiple uint32) Input    { return of("fetch-us", decimal(multiple)) }
 
 // What changes by itself.
-func Clock(multiple uint32) Input { return Input{Kind: kindClock, Number: multiple} }
-func PoolStats(pool string) Input { return Input{Kind: kindPoolStats, Name: pool} }
+func Clock(multiple uint32) Input { return of("clock", decimal(multiple)) }
+func PoolStats(pool string) Input { return of("pool-stats", pool) }

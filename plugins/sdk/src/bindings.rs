@@ -13,7 +13,7 @@ pub mod base {
         ",
         world: "holm:sdk/base",
         generate_all,
-        // `values` is first used by the worlds of the hooks.
+        // `inputs` and `values` are first used by the worlds of the hooks.
         generate_unused_types: true,
         pub_export_macro: true,
         export_macro_name: "export_base",

@@ -2,7 +2,7 @@
 
 use crate::{Fault, Input, Policy, Values, bindings::key::exports::holm::policy::key};
 
-pub use key::{Part, Transform, Verdict};
+pub use key::Verdict;
 
 /// How keys are made.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +54,49 @@ pub trait Key: Policy {
     fn derive(&self, values: Values) -> Result<Verdict, Fault> {
         let _ = values;
         Err(Fault::new(0, "this policy's plan is a recipe"))
+    }
+}
+
+/// An input, and what the host does to its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What is read.
+    pub input: Input,
+    /// What is done to it.
+    pub transform: Transform,
+}
+
+/// What the host does to a value of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transform {
+    /// Nothing.
+    Identity,
+    /// ASCII letters become lower case.
+    Lowercase,
+    /// `b=2&&a=1` becomes `a=1&b=2`: parameters sorted by name, the order of equal names kept, empty ones dropped.
+    SortQuery,
+    /// Everything from the first `?` on is dropped.
+    DropQuery,
+    /// JSON without insignificant white space, members sorted; what isn't JSON, or names a member twice, stays as it is.
+    JsonCanonical,
+}
+
+impl Transform {
+    /// As the contract calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Lowercase => "lowercase",
+            Self::SortQuery => "sort-query",
+            Self::DropQuery => "drop-query",
+            Self::JsonCanonical => "json-canonical",
+        }
+    }
+}
+
+impl From<Part> for key::Part {
+    fn from(part: Part) -> Self {
+        Self { input: part.input.into(), transform: part.transform.name().into() }
     }
 }
 

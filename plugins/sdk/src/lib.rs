@@ -39,6 +39,7 @@ mod batch;
 pub mod bindings;
 pub mod config;
 mod features;
+mod input;
 pub mod json;
 mod key;
 pub mod log;
@@ -50,11 +51,9 @@ mod values;
 
 pub use admit::{Admission, Admit, Storage};
 pub use batch::{Batch, Class};
-pub use bindings::base::{
-    exports::holm::policy::plugin::Experiment,
-    holm::policy::facts::{Encoding, Fault, Input, Tokens, Values},
-};
+pub use bindings::base::holm::policy::facts::{Fault, Values};
 pub use features::{Edit, Feature, Features, Header, Shape};
+pub use input::{Encoding, Experiment, Input, Tokens};
 pub use key::{Key, Part, Plan, Transform, Verdict, slot};
 pub use prefetch::{Hint, Prefetch};
 pub use route::{Candidate, Choice, Route, ranked};
@@ -113,11 +112,6 @@ macro_rules! policy {
                 const VERSION: &'static str = env!("CARGO_PKG_VERSION");
                 fn cell() -> &'static ::std::thread::LocalKey<::std::cell::OnceCell<Self>> {
                     &LOADED
-                }
-                fn manifest_reads(&self) -> ::std::vec::Vec<$crate::rt::Reads> {
-                    let mut reads = ::std::vec::Vec::new();
-                    $(reads.extend($crate::rt::$hook(self));)+
-                    reads
                 }
             }
             type Exported = $crate::rt::Component<$policy>;

@@ -3,27 +3,28 @@
 use std::{cell::OnceCell, marker::PhantomData, thread::LocalKey};
 
 use crate::{
-    Admission, Admit, Batch, Candidate, Choice, Class, Fault, Features, Hint, Input, Key, Plan, Policy, Prefetch,
-    Route, Shape, Values, Verdict,
+    Admission, Admit, Batch, Candidate, Choice, Class, Fault, Features, Hint, Key, Plan, Policy, Prefetch, Route,
+    Shape, Values, Verdict,
     bindings::{
         admit::exports::holm::policy::admit,
-        base::exports::holm::policy::plugin::{self, Hook, Manifest},
+        base::{
+            exports::holm::policy::plugin::{self, Manifest},
+            holm::policy::facts::Inputs,
+        },
         batch::exports::holm::policy::batch,
         features::exports::holm::policy::features,
         key::exports::holm::policy::key::{self, Keying},
         prefetch::exports::holm::policy::prefetch,
         route::exports::holm::policy::route,
     },
+    input::words,
 };
-
-pub use plugin::Reads;
 
 /// Where the instance's policy lives, and what its manifest says.
 pub trait Loaded: Policy {
     const NAME: &'static str;
     const VERSION: &'static str;
     fn cell() -> &'static LocalKey<OnceCell<Self>>;
-    fn manifest_reads(&self) -> Vec<Reads>;
 }
 
 /// A policy as a component.
@@ -33,9 +34,9 @@ impl<P: Loaded> plugin::Guest for Component<P> {
     fn configure(config: String) -> Result<Manifest, Fault> {
         tell_of_panics();
         let policy = P::configure(&config)?;
-        let (reads, experiments) = (policy.manifest_reads(), policy.experiments());
+        let experiments = policy.experiments().into_iter().map(Into::into).collect();
         P::cell().with(|cell| cell.set(policy)).map_err(|_| Fault::new(0, "configured twice"))?;
-        Ok(Manifest { name: P::NAME.into(), version: P::VERSION.into(), reads, experiments })
+        Ok(Manifest { name: P::NAME.into(), version: P::VERSION.into(), experiments })
     }
 }
 
@@ -43,8 +44,18 @@ impl<P: Loaded + Key> key::Guest for Component<P> {
     fn plan() -> Result<Keying, Fault> {
         asked(|policy: &P| {
             Ok(match policy.plan() {
-                Plan::Recipe(parts) => Keying::Recipe(parts),
+                Plan::Recipe(parts) => Keying::Recipe(parts.into_iter().map(Into::into).collect()),
                 Plan::Call(_) => Keying::Call,
+            })
+        })
+    }
+
+    /// A recipe names its inputs itself.
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| {
+            Ok(match policy.plan() {
+                Plan::Recipe(_) => Inputs::new(),
+                Plan::Call(inputs) => words(inputs),
             })
         })
     }
@@ -55,71 +66,53 @@ impl<P: Loaded + Key> key::Guest for Component<P> {
 }
 
 impl<P: Loaded + Features> features::Guest for Component<P> {
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| Ok(words(policy.reads())))
+    }
+
     fn extract(values: Values) -> Result<Shape, Fault> {
         asked(|policy: &P| policy.extract(values))
     }
 }
 
 impl<P: Loaded + Admit> admit::Guest for Component<P> {
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| Ok(words(policy.reads())))
+    }
+
     fn decide(values: Values, suggested: Admission) -> Result<Admission, Fault> {
         asked(|policy: &P| policy.decide(values, suggested))
     }
 }
 
 impl<P: Loaded + Route> route::Guest for Component<P> {
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| Ok(words(policy.reads())))
+    }
+
     fn choose(values: Values, candidates: Vec<Candidate>) -> Result<Choice, Fault> {
         asked(|policy: &P| policy.choose(values, &candidates))
     }
 }
 
 impl<P: Loaded + Batch> batch::Guest for Component<P> {
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| Ok(words(policy.reads())))
+    }
+
     fn classify(values: Values) -> Result<Class, Fault> {
         asked(|policy: &P| policy.classify(values))
     }
 }
 
 impl<P: Loaded + Prefetch> prefetch::Guest for Component<P> {
+    fn reads() -> Result<Inputs, Fault> {
+        asked(|policy: &P| Ok(words(policy.reads())))
+    }
+
     fn suggest(values: Values, hit: bool) -> Result<Vec<Hint>, Fault> {
         asked(|policy: &P| policy.suggest(values, hit))
     }
-}
-
-/// What the manifest says of the `key` hook: nothing if it is a recipe, which names its inputs itself.
-pub fn key(policy: &impl Key) -> Option<Reads> {
-    match policy.plan() {
-        Plan::Recipe(_) => None,
-        Plan::Call(inputs) => reads(Hook::Key, inputs),
-    }
-}
-
-/// What the manifest says of the `features` hook.
-pub fn features(policy: &impl Features) -> Option<Reads> {
-    reads(Hook::Features, policy.reads())
-}
-
-/// What the manifest says of the `admit` hook.
-pub fn admit(policy: &impl Admit) -> Option<Reads> {
-    reads(Hook::Admit, policy.reads())
-}
-
-/// What the manifest says of the `route` hook.
-pub fn route(policy: &impl Route) -> Option<Reads> {
-    reads(Hook::Route, policy.reads())
-}
-
-/// What the manifest says of the `batch` hook.
-pub fn batch(policy: &impl Batch) -> Option<Reads> {
-    reads(Hook::Batch, policy.reads())
-}
-
-/// What the manifest says of the `prefetch` hook.
-pub fn prefetch(policy: &impl Prefetch) -> Option<Reads> {
-    reads(Hook::Prefetch, policy.reads())
-}
-
-/// `Some` throughout, so that the macro joins them like that of a recipe.
-fn reads(hook: Hook, inputs: Vec<Input>) -> Option<Reads> {
-    Some(Reads { hook, inputs })
 }
 
 fn asked<P: Loaded, T>(question: impl FnOnce(&P) -> Result<T, Fault>) -> Result<T, Fault> {

@@ -3,15 +3,14 @@
 import re
 from dataclasses import replace
 
-from holm import Policy, Table, exported, slot, text
+from holm import Hook, Policy, Table, exported, input, slot, text
 from wit_world.exports.admit import Admission, Admission_MarkUncacheable, Admission_Store
 from wit_world.exports.batch import Class
 from wit_world.exports.features import Edit, Header, Shape, Value, Value_Flag, Value_Integer
 from wit_world.exports.key import Keying, Keying_Call, Verdict, Verdict_Bypass, Verdict_Lookup
-from wit_world.exports.plugin import Experiment, Hook
+from wit_world.exports.plugin import Experiment
 from wit_world.exports.prefetch import Hint
 from wit_world.exports.route import Candidate, Choice
-from wit_world.imports import facts
 from wit_world.imports.facts import Input
 
 MICROSECONDS_MAX = 0xFFFF_FFFF
@@ -23,23 +22,23 @@ Values = list[bytes | None]
 class Lane(Policy):
     name = "lane"
     version = "0.1.0"
-    experiments = [Experiment("size", facts.Input_Header("x-user"), [("small", 9), ("large", 1)])]
+    experiments = [Experiment("size", input.header("x-user"), [("small", 9), ("large", 1)])]
 
     def configure(self, table: Table) -> None:
-        self.tenant = facts.Input_Header(table.text("tenant_header", "x-tenant"))
+        self.tenant = input.header(table.text("tenant_header", "x-tenant"))
         self.premium = frozenset(table.texts("premium", []))
 
     def reads(self) -> dict[Hook, list[Input]]:
-        model = facts.Input_BodyJson("/model")
-        place: list[Input] = [facts.Input_Authority(), facts.Input_Path(), facts.Input_QueryAll()]
-        urgent = facts.Input_Feature("urgent")
+        model = input.body_json("/model")
+        place = [input.authority, input.path, input.query_all]
+        urgent = input.feature("urgent")
         return {
-            Hook.KEY: [self.tenant, *place, model, facts.Input_BodyJson("/messages")],
-            Hook.FEATURES: [facts.Input_BodyJson("/priority"), facts.Input_BodyLength(), self.tenant],
-            Hook.ADMIT: [facts.Input_ResponseStatus(), facts.Input_ResponseHeader("content-type"), self.tenant],
-            Hook.ROUTE: [urgent, facts.Input_Feature("premium"), facts.Input_Arm("size")],
+            Hook.KEY: [self.tenant, *place, model, input.body_json("/messages")],
+            Hook.FEATURES: [input.body_json("/priority"), input.body_length, self.tenant],
+            Hook.ADMIT: [input.response_status, input.response_header("content-type"), self.tenant],
+            Hook.ROUTE: [urgent, input.feature("premium"), input.arm("size")],
             Hook.BATCH: [self.tenant, urgent, model],
-            Hook.PREFETCH: [facts.Input_Path(), facts.Input_Query("page")],
+            Hook.PREFETCH: [input.path, input.query("page")],
         }
 
     def plan(self) -> Keying:
@@ -109,4 +108,4 @@ class Lane(Policy):
         return [Hint(f"{path}?page={int(page) + 1}", [], 900_000)]
 
 
-Plugin = Key = Features = Admit = Route = Batch = Prefetch = exported(Lane())
+Plugin, Key, Features, Admit, Route, Batch, Prefetch = exported(Lane(), *Hook)

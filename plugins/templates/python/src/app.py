@@ -1,9 +1,8 @@
 """Keys by tenant: each has answers of its own, and without a tenant nothing is shared."""
 
-from holm import Policy, Table, exported, slot
+from holm import Hook, Policy, Table, exported, input, slot
 from wit_world.exports.key import Keying, Keying_Call, Verdict, Verdict_Bypass, Verdict_Lookup
-from wit_world.exports.plugin import Hook
-from wit_world.imports.facts import Input, Input_Authority, Input_Header, Input_Path, Input_QueryAll
+from wit_world.imports.facts import Input
 
 
 class PerTenant(Policy):
@@ -11,10 +10,10 @@ class PerTenant(Policy):
     version = "0.1.0"
 
     def configure(self, table: Table) -> None:
-        self.tenant = Input_Header(table.text("tenant_header", "x-tenant"))
+        self.tenant = input.header(table.text("tenant_header", "x-tenant"))
 
     def reads(self) -> dict[Hook, list[Input]]:
-        return {Hook.KEY: [self.tenant, Input_Authority(), Input_Path(), Input_QueryAll()]}
+        return {Hook.KEY: [self.tenant, input.authority, input.path, input.query_all]}
 
     def plan(self) -> Keying:
         return Keying_Call()
@@ -27,4 +26,4 @@ class PerTenant(Policy):
         return Verdict_Lookup([tenant.lower(), authority or b"", path or b"", slot(query)])
 
 
-Plugin = Key = exported(PerTenant())
+Plugin, Key = exported(PerTenant(), Hook.KEY)

@@ -1,0 +1,33 @@
+//! What the host keeps for an instance, and what the instance may call of it.
+
+use std::sync::Arc;
+
+use holm_bindings::holm::policy::{
+    diagnostics::{self, Level},
+    facts,
+};
+
+use super::{
+    diagnostics::{Voice, enabled},
+    limits::Allowance,
+};
+
+/// What the host keeps for an instance.
+pub(super) struct State {
+    pub(super) allowance: Allowance,
+    pub(super) voice: Arc<Voice>,
+}
+
+impl facts::Host for State {}
+
+impl diagnostics::Host for State {
+    fn enabled(&mut self, level: Level) -> bool {
+        enabled(level)
+    }
+
+    fn log(&mut self, level: Level, message: String) {
+        if enabled(level) {
+            self.voice.say(level, &message);
+        }
+    }
+}

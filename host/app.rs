@@ -70,6 +70,10 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The bug that a debug build is to have isn't known.
+    #[cfg(debug_assertions)]
+    #[error(transparent)]
+    Planted(#[from] crate::planted::UnknownBug),
     /// The access log can't be opened.
     #[error("the access log: {0}")]
     AccessLog(#[source] io::Error),
@@ -94,6 +98,8 @@ impl App {
     /// # Errors
     /// [`Error`] names what can't be opened, bound or loaded.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        #[cfg(debug_assertions)]
+        announce_planted_bug()?;
         let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
         let admin = bind_admin(&config).await?;
         let registry = Registry::new();
@@ -196,6 +202,15 @@ impl App {
         close_log(self.log).await;
         drained
     }
+}
+
+/// Says which bug is planted, if one is. A name that stands for none keeps the node from starting.
+#[cfg(debug_assertions)]
+fn announce_planted_bug() -> Result<(), Error> {
+    if let Some(plant) = crate::planted::chosen()? {
+        warn!(bug = plant.name(), "a bug is planted: this node is wrong on purpose");
+    }
+    Ok(())
 }
 
 async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)>, Error> {

@@ -19,6 +19,7 @@ pub mod http;
 pub mod message;
 pub mod origin;
 pub mod pipeline;
+pub mod planted;
 pub mod plugin;
 pub mod policy;
 pub mod report;

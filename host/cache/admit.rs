@@ -14,7 +14,11 @@ use super::{
     tag::Tag,
     vary::{self, Vary},
 };
-use crate::{clock::Timestamp, config::Defaults};
+use crate::{
+    clock::Timestamp,
+    config::Defaults,
+    planted::{Plant, planted},
+};
 
 /// What is decided about an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +176,7 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
         (!asks, Refusal::Method),
         (Directives::of_request(exchange.request).no_store, Refusal::RequestNoStore),
         (directives.no_store, Refusal::NoStore),
-        (directives.private, Refusal::Private),
+        (directives.private && !planted(Plant::PrivateShared), Refusal::Private),
         (authorized, Refusal::Authorized),
         (cookie, Refusal::SetsCookie),
         (!storable(exchange), Refusal::Status),

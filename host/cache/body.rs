@@ -49,6 +49,7 @@ use super::{
 use crate::{
     clock,
     message::{Body, BodyError},
+    planted::{Plant, planted},
 };
 
 /// The range of a whole body. Ranges are cut to the body's length.
@@ -142,6 +143,7 @@ impl BodySource {
             Kind::Arriving(reader) => reader.body().length(),
         };
         let end = length.map_or(range.end, |length| range.end.min(length));
+        let end = if planted(Plant::BodyCutShort) { end.saturating_sub(1) } else { end };
         let left = length.map(|_| end.saturating_sub(range.start));
         if left == Some(0) {
             return Some(Body::Empty);

@@ -12,6 +12,7 @@ use super::control::{Directives, SECONDS_MAX, delta_seconds};
 use crate::{
     clock::{Timestamp, millis},
     config::Defaults,
+    planted::{Plant, planted},
 };
 
 /// An answer's lifetimes in milliseconds, counted from its creation at the origin.
@@ -73,8 +74,8 @@ pub enum Freshness {
 /// Judges lifetimes at an age.
 #[must_use]
 pub fn judge(lifetimes: &Lifetimes, age_ms: u64) -> Freshness {
-    if age_ms < lifetimes.ttl_ms {
-        return Freshness::Fresh { left_ms: lifetimes.ttl_ms - age_ms };
+    if age_ms < lifetimes.ttl_ms || planted(Plant::FreshnessIgnored) {
+        return Freshness::Fresh { left_ms: lifetimes.ttl_ms.saturating_sub(age_ms) };
     }
     if age_ms >= lifetimes.end_ms() {
         return Freshness::Dead;

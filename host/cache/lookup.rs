@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, header::AUTHORIZATION};
 
 use super::{control::Directives, entry::Object, freshness::Freshness, purge::Standing};
-use crate::clock::{Timestamp, millis};
+use crate::{
+    clock::{Timestamp, millis},
+    planted::{Plant, planted},
+};
 
 /// What a request asks of a cache, read once.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +64,7 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
     }
     match by_standing(object.head.freshness(now), standing, &object) {
         Freshness::Dead => Outcome::Miss,
-        Freshness::Fresh { .. } if directives.no_cache => stale(object, false, true),
+        Freshness::Fresh { .. } if directives.no_cache && !planted(Plant::ReloadIgnored) => stale(object, false, true),
         Freshness::Fresh { left_ms } if !fresh_enough(&object, left_ms, directives, now) => stale(object, true, true),
         Freshness::Fresh { .. } => Outcome::Hit(object),
         Freshness::Stale { over_ms, .. } if accepts_stale(&object, over_ms, standing, directives) => {

@@ -8,7 +8,11 @@ use http::{
 };
 
 use super::key::{Key, KeyHasher};
-use crate::{message::RequestHead, policy::Material};
+use crate::{
+    message::RequestHead,
+    planted::{Plant, planted},
+    policy::Material,
+};
 
 /// The origin reads these as we send them, whatever the client said.
 const CLIENT_ADDRESS: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -67,7 +71,7 @@ pub fn variant(key: &Key, names: &[HeaderName], request: &RequestHead) -> Key {
     let mut hasher = KeyHasher::under(key);
     for name in names {
         hasher.part(Some(name.as_str().as_bytes()));
-        let value = normalised(request, name);
+        let value = normalised(request, name).filter(|_| !planted(Plant::VaryIgnored));
         hasher.part(value.as_deref());
     }
     hasher.finish()

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{Facts, Input, json::Json};
+use crate::planted::{Plant, planted};
 
 /// Takes the material of a key, part by part. The cache's hasher is one; a test's list is another.
 pub trait Material {
@@ -118,7 +119,8 @@ pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
     material.part(Some(request.scheme.as_str().as_bytes()));
     material.part(Some(request.authority().as_bytes()));
     material.part(Some(request.target.path().as_bytes()));
-    material.part(request.target.query().map(str::as_bytes));
+    let query = request.target.query().filter(|_| !planted(Plant::KeyWithoutQuery));
+    material.part(query.map(str::as_bytes));
 }
 
 /// The native key of a question: how and where it is asked, the header fields that are sent with it, and its canonical

@@ -66,6 +66,17 @@ pub(crate) struct Client {
     wire: Option<(SocketAddr, Wire)>,
 }
 
+/// How a response is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// From the cache or not.
+    Any,
+    /// From the origin.
+    Anew,
+    /// Only if it isn't this version.
+    Unless(u64),
+}
+
 /// A request to be sent.
 struct Plan {
     resource: usize,
@@ -91,6 +102,18 @@ impl Client {
         }
     }
 
+    /// Asks once for what this path and `select` name, and returns what came.
+    pub(crate) async fn get(&mut self, path: &str, select: &str, wish: Wish) -> Seen {
+        let at = self.region.resources.iter().position(|resource| resource.path == path);
+        let at = at.unwrap_or_else(|| panic!("the origin has no {path}"));
+        let known = match wish {
+            Wish::Unless(version) => Some(version),
+            Wish::Any | Wish::Anew => None,
+        };
+        let plan = self.plan(at, select, wish == Wish::Anew, known);
+        self.ask(plan).await
+    }
+
     fn draw(&mut self) -> Plan {
         let at = self.rng.usize(..self.region.resources.len());
         let resource = &self.region.resources[at];
@@ -102,6 +125,14 @@ impl Client {
             Sort::Vary => LANGUAGES[self.rng.usize(..LANGUAGES.len())],
             _ => "",
         };
+        let reload = self.rng.u32(..32) == 0;
+        let known = self.has.get(&resource.key(select)).filter(|_| self.rng.u32(..4) == 0).copied();
+        self.plan(at, select, reload, known)
+    }
+
+    /// A request; it is conditional if the client knows a version of what has a validator.
+    fn plan(&self, at: usize, select: &str, reload: bool, known: Option<u64>) -> Plan {
+        let resource = &self.region.resources[at];
         let key = resource.key(select);
         let mut fields = format!("x-client: {}\r\n", self.name);
         match resource.sort {
@@ -110,12 +141,10 @@ impl Client {
             Sort::Authorized => write!(fields, "authorization: Bearer {}\r\n", self.name).unwrap(),
             _ => {}
         }
-        let reload = self.rng.u32(..32) == 0;
         if reload {
             fields += "cache-control: no-cache\r\n";
         }
-        let known = self.has.get(&key).filter(|_| self.rng.u32(..4) == 0);
-        let condition = known.and_then(|version| Some((*version, resource.condition(&key, *version)?)));
+        let condition = known.and_then(|version| Some((version, resource.condition(&key, version)?)));
         let condition = condition.map(|(version, field)| {
             fields += &field;
             version
@@ -123,8 +152,8 @@ impl Client {
         Plan { resource: at, key, fields, reload, condition }
     }
 
-    async fn ask(&mut self, plan: Plan) {
-        let Some(place) = self.region.places.get(self.node) else { return };
+    async fn ask(&mut self, plan: Plan) -> Seen {
+        let Some(place) = self.region.places.get(self.node) else { return Seen::default() };
         let history = Arc::clone(&self.region.history);
         let path = &self.region.resources[plan.resource].path;
         let text = format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n{}\r\n", plan.fields);
@@ -144,7 +173,9 @@ impl Client {
         }
         let Plan { key, reload, condition, .. } = plan;
         let (client, node) = (self.name.clone(), self.node);
-        history.push(Event::Request(Request { id, client, node, key, reload, condition, sent, received, seen }));
+        let request = Request { id, client, node, key, reload, condition, sent, received, seen: seen.clone() };
+        history.push(Event::Request(request));
+        seen
     }
 
     async fn exchange(&mut self, address: SocketAddr, text: &str) -> io::Result<Seen> {
@@ -202,9 +233,9 @@ pub(crate) async fn status(address: SocketAddr, target: &str) -> Option<u16> {
     once(address, &text, PATIENCE).await.map(|(status, _)| status)
 }
 
-/// Purges through a node. `hex` is the cache key of what [`Scope::Key`] names.
-pub(crate) async fn purge(region: &Region, node: usize, scope: Scope, hex: Option<&str>, soft: bool) {
-    let Some(place) = region.places.get(node) else { return };
+/// Purges through a node, and returns whether that is complete. `hex` is the cache key of what [`Scope::Key`] names.
+pub(crate) async fn purge(region: &Region, node: usize, scope: Scope, hex: Option<&str>, soft: bool) -> bool {
+    let Some(place) = region.places.get(node) else { return false };
     let body = match &scope {
         Scope::Url(path) => json!({"url": format!("http://{HOST}{path}"), "soft": soft}),
         Scope::Tag(tag) => json!({"tag": tag, "soft": soft}),
@@ -217,6 +248,7 @@ pub(crate) async fn purge(region: &Region, node: usize, scope: Scope, hex: Optio
     let applied = report["applied"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let applied = applied.map(str::to_owned).collect();
     region.history.push(Event::Purge(Purge { node, scope, soft, sent, done, status, complete, applied }));
+    complete
 }
 
 /// Sends an unsafe method through a node.

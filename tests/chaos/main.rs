@@ -1,6 +1,6 @@
 //! Proof that holds under faults: clients ask a region of real processes while its nodes, its Redis and its origin are
 //! killed, frozen, cut off, filled up and lied to, and a checker decides from the history whether each response was
-//! allowed. `tests/chaos/run` runs it; plain `cargo test` tests the checker itself.
+//! allowed. `tests/chaos/run` runs it; plain `cargo test` tests the checker itself, on nodes with planted bugs as well.
 
 // A helper of a test may panic as the test itself may, and nobody counts the bytes of a test's future.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
@@ -23,7 +23,6 @@ mod proxy;
 mod redis;
 mod schedule;
 mod stamp;
-mod toy;
 mod wire;
 
 /// What the head of a response may take from the origin to a node, in microseconds: the machine may be busy.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use holm::planted::{self, Plant};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     dir: PathBuf,
     /// Where it writes standard error, a file for each start, for whoever looks into a violation.
     said: PathBuf,
+    /// The bug that it has on purpose.
+    plant: Option<Plant>,
     starts: AtomicUsize,
     places: Arc<Places>,
     running: Mutex<Option<Running>>,
@@ -56,10 +59,23 @@ impl Node {
         places: &Arc<Places>,
     ) -> Self {
         let dir = dir.join(format!("n{number}"));
+        let config = config(number, &dir, surroundings);
+        Self::with(number, dir, said, &config, None, places).await
+    }
+
+    /// Starts node `number` with this configuration, which is written to `dir`, and with a bug if one is planted.
+    pub(crate) async fn with(
+        number: usize,
+        dir: PathBuf,
+        said: &Path,
+        config: &str,
+        plant: Option<Plant>,
+        places: &Arc<Places>,
+    ) -> Self {
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join("holm.toml"), config(number, &dir, surroundings)).unwrap();
+        fs::write(dir.join("holm.toml"), config).unwrap();
         let (said, places, starts) = (said.to_owned(), Arc::clone(places), AtomicUsize::new(0));
-        let node = Self { number, dir, said, starts, places, running: Mutex::default() };
+        let node = Self { number, dir, said, plant, starts, places, running: Mutex::default() };
         node.launch().await;
         node
     }
@@ -120,6 +136,9 @@ impl Node {
         let mut command = Command::new("sh");
         command.args(["-c", "trap '' XFSZ; exec \"$0\" serve --config \"$1\"", program]);
         command.arg(self.dir.join("holm.toml")).env("NO_COLOR", "1");
+        if let Some(plant) = self.plant {
+            command.env(planted::VARIABLE, plant.name());
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.log()).unwrap());
         Running::start(&mut command)
     }

@@ -63,6 +63,8 @@ struct Shared {
     rng: Mutex<Rng>,
     /// Share of the responses, in percent, that are lies.
     lying: AtomicU64,
+    /// The path of what breaks off in the middle of the body.
+    breaking: Mutex<Option<String>>,
     under_way: AtomicUsize,
 }
 
@@ -85,6 +87,7 @@ impl Origin {
             versions: Mutex::default(),
             rng: Mutex::new(Rng::with_seed(seed ^ 0x11e5)),
             lying: AtomicU64::new(0),
+            breaking: Mutex::default(),
             under_way: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -103,6 +106,11 @@ impl Origin {
     /// From now on so many responses of a hundred are lies.
     pub(crate) fn lie(&self, percent: u64) {
         self.shared.lying.store(percent, Ordering::Relaxed);
+    }
+
+    /// From now on responses with the body of this path break off in the middle; none do without a path.
+    pub(crate) fn break_off(&self, path: Option<&str>) {
+        *self.shared.breaking.lock() = path.map(str::to_owned);
     }
 
     /// Waits until what is under way has been recorded, within a limit.
@@ -212,7 +220,7 @@ impl Shared {
     async fn serve(&self, wire: &mut Wire, asked: Asked<'_>) -> io::Result<()> {
         let path = &asked.resource.path;
         let shared = asked.resource.sort.is_shared();
-        let lie = self.draw();
+        let lie = if self.breaks_off(path) { Some(Lie::Short) } else { self.draw() };
         match lie {
             Some(Lie::Late) => {
                 let wait_ms = 100 + self.rng.lock().u64(..1200);
@@ -239,6 +247,10 @@ impl Shared {
             }
             _ => end,
         }
+    }
+
+    fn breaks_off(&self, path: &str) -> bool {
+        self.breaking.lock().as_deref() == Some(path)
     }
 
     fn draw(&self) -> Option<Lie> {

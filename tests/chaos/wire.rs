@@ -39,13 +39,6 @@ impl Head {
         self.fields.iter().find_map(|(known, value)| (known == name).then_some(value.as_str()))
     }
 
-    /// The fields without those of the connection and of the framing, as text.
-    pub(crate) fn end_to_end(&self) -> String {
-        let hop = ["connection", "keep-alive", "transfer-encoding", "content-length", "age"];
-        let kept = self.fields.iter().filter(|(name, _)| !hop.contains(&name.as_str()));
-        kept.map(|(name, value)| format!("{name}: {value}\r\n")).collect()
-    }
-
     /// The method and the target of a request.
     pub(crate) fn request(&self) -> io::Result<(&str, &str)> {
         let mut words = self.first.split(' ');

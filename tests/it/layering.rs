@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 7] = [
     &["http", "pipeline", "plugin", "jobs", "admin", "telemetry"],
     &["cache", "batch", "origin"],
     &["policy"],
-    &["config", "error", "clock", "message", "breaker", "figures", "report"],
+    &["config", "error", "clock", "message", "breaker", "figures", "planted", "report"],
 ];
 
 /// The bottom row holds plain values that are made of each other.

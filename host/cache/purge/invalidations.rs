@@ -19,7 +19,10 @@ use super::{
     pending::{Added, Invalidation, Pending},
     table::{Cursor, Incarnation, Kind, Position},
 };
-use crate::cache::tag::Tag;
+use crate::{
+    cache::tag::Tag,
+    planted::{Plant, planted},
+};
 
 /// Between two attempts to make durable what the disk refused.
 const SAVE_AGAIN: Duration = Duration::from_millis(1_000);
@@ -72,6 +75,9 @@ impl Purger {
     /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes, or when it is
     /// on disk until the log does; dropping the future takes nothing back.
     pub async fn invalidate(&self, url: Tag) {
+        if planted(Plant::WriteIgnored) {
+            return;
+        }
         let (number, added) = {
             let mut state = self.state.write();
             let number = state.local.add(url);

@@ -2,9 +2,9 @@
 //!
 //! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
 //! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure;
-//! whether the request may be repeated is said by who sends it), and hands out the body as it arrives (`download`). A client that doesn't keep up reads from the `spool`, so that the place
-//! is free when the response has arrived (`relay`). What became of each request feeds `health` (pure), which tells
-//! `balance` whom to leave out.
+//! whether the request may be repeated is said by who sends it), and hands out the body as it arrives (`download`). A
+//! client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
+//! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
 mod balance;
 mod clients;
@@ -14,6 +14,7 @@ mod endpoint;
 mod failure;
 mod fetch;
 mod health;
+mod lagging;
 mod ledger;
 mod metrics;
 mod outbound;

@@ -7,24 +7,28 @@ pub mod difference;
 pub mod edit;
 pub mod experiment;
 pub mod facts;
+mod fault;
 pub mod fields;
 pub mod hook;
 mod json;
 pub mod key;
+mod material;
 mod notes;
 pub mod partition;
+mod pools;
 pub mod tokens;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use thiserror::Error;
-
-pub use decision::{Admission, Candidate, Choice, Decision, Grouping, Hint, PoolStats, Question, Shape, Storage};
+pub use decision::{Admission, Candidate, Choice, Decision, Grouping, Hint, KeyVerdict, Question, Shape, Storage};
 pub use experiment::Experiment;
-pub use facts::{Answer, Facts, Input, Pools};
+pub use facts::{Answer, Facts, Input};
+pub use fault::Fault;
 pub use hook::Hook;
-pub use key::{KeyPlan, KeyVerdict, Material};
+pub use key::KeyPlan;
+pub use material::Material;
 pub use notes::{Arm, Notes};
+pub use pools::{PoolStats, Pools};
 
 use crate::{clock::Timestamp, message::RequestHead};
 
@@ -106,74 +110,4 @@ pub trait Shadow: Send + Sync + fmt::Debug {
     /// Is told what was asked and what was decided (`None`: nothing, the policy doesn't have the hook), and finds out by
     /// itself, later, what it would have said. Of a canary's key `decided` isn't looked at.
     fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>);
-}
-
-/// Why a policy gave no verdict.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Fault {
-    /// The component trapped.
-    #[error("trapped: {0}")]
-    Trap(String),
-    /// The call took longer than its limit.
-    #[error("took longer than {limit_us} µs")]
-    Overrun {
-        /// The limit in microseconds.
-        limit_us: u64,
-    },
-    /// The verdict is over a limit.
-    #[error("result of {bytes} bytes or more is over the limit of {limit}")]
-    TooLarge {
-        /// Size met.
-        bytes: usize,
-        /// `result_bytes_max`.
-        limit: usize,
-    },
-    /// The verdict makes no sense.
-    #[error("its verdict is malformed: {0}")]
-    Malformed(String),
-    /// The component answered with its own error.
-    #[error("answered with fault {code}: {detail}")]
-    Own {
-        /// The component's code.
-        code: u16,
-        /// The component's words, shortened.
-        detail: String,
-    },
-    /// No instance was to be had: too many busy, or instantiation failed.
-    #[error("no instance: {0}")]
-    NoInstance(String),
-    /// The policy faulted too often and isn't asked at present.
-    #[error("not asked: its breaker is open")]
-    Open,
-}
-
-impl Fault {
-    /// The words of [`Fault::kind`].
-    pub const KINDS: [&str; 7] = ["trap", "overrun", "too-large", "malformed", "fault", "no-instance", "breaker-open"];
-
-    /// A word for metrics and `Cache-Status`.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        Self::KINDS[self.index()]
-    }
-
-    /// The place of its kind in [`Fault::KINDS`].
-    #[must_use]
-    pub const fn index(&self) -> usize {
-        match self {
-            Self::Trap(_) => 0,
-            Self::Overrun { .. } => 1,
-            Self::TooLarge { .. } => 2,
-            Self::Malformed(_) => 3,
-            Self::Own { .. } => 4,
-            Self::NoInstance(_) => 5,
-            Self::Open => 6,
-        }
-    }
-
-    /// A policy that answers another hook's question; implementations rule it out.
-    #[must_use]
-    pub fn mismatch(asked: Hook, answered: &Decision) -> Self {
-        Self::Malformed(format!("{} was asked, {} answered", asked.name(), answered.hook().name()))
-    }
 }

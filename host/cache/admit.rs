@@ -11,12 +11,13 @@ use http::{
 use super::{
     control::Directives,
     freshness::{self, Lifetimes},
-    tag::Tag,
+    tag::{self, Tag},
     vary::{self, Vary},
 };
 use crate::{
     clock::Timestamp,
     config::Defaults,
+    message::tag::is_nameable,
     planted::{Plant, planted},
 };
 
@@ -185,6 +186,21 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
     rules.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal))
 }
 
+/// Whether a response can't be stored for the tags that it names: more than `max` different ones, or one that no purge
+/// could name. To store it without them would acknowledge their purges and go on serving it.
+#[must_use]
+pub fn refuse_tags(response: &HeaderMap, headers: &[HeaderName], max: usize) -> Option<Refusal> {
+    let mut count = 0;
+    for name in tag::names(response, headers) {
+        if !is_nameable(name) {
+            return Some(Refusal::BadTag);
+        }
+        count += 1;
+    }
+    // Only now is it worth telling them apart: a response may name the same tags in two fields.
+    (count > max && tag::named(response, headers).len() > max).then_some(Refusal::TooManyTags)
+}
+
 /// Section 3: a final status that is understood. 206 and 304 need what a later version brings.
 fn storable(exchange: &Exchange<'_>) -> bool {
     let status = exchange.status;
@@ -310,5 +326,29 @@ mod tests {
         assert!(matches!(decide(&exchange, false, &defaults, 11), Admission::Store(_)));
         exchange.status = StatusCode::INTERNAL_SERVER_ERROR;
         assert_eq!(decide(&exchange, false, &defaults, 11), Admission::Refuse(Refusal::NoLifetime));
+    }
+
+    #[test]
+    fn a_response_has_tags_that_purges_can_name_and_not_too_many() {
+        let long = "x".repeat(1025);
+        for (field, value, wanted) in [
+            ("cache-tag", &b""[..], None),
+            ("cache-tag", b"a,b,c", None),
+            ("cache-tag", b"a, b,c,,d", Some(Refusal::TooManyTags)),
+            ("surrogate-key", b"a b c a b c", None),
+            ("surrogate-key", b"a b c d", Some(Refusal::TooManyTags)),
+            ("x-tags", b"a b,c d", Some(Refusal::TooManyTags)),
+            ("cache-tag", b"two words\tand a tab", None),
+            ("cache-tag", "größe".as_bytes(), None),
+            ("cache-tag", b"gr\xf6\xdfe", Some(Refusal::BadTag)),
+            ("surrogate-key", long.as_bytes(), Some(Refusal::BadTag)),
+            ("x-other", b"a b c d", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(field, HeaderValue::from_bytes(value).unwrap());
+            headers.append("surrogate-key", HeaderValue::from_static("a"));
+            let own = [HeaderName::from_static("x-tags")];
+            assert_eq!(refuse_tags(&headers, &own, 3), wanted, "{field}: {}", value.escape_ascii());
+        }
     }
 }

@@ -11,13 +11,13 @@
 pub mod budget;
 pub mod intake;
 pub mod lending;
+pub mod part;
 mod refill;
 #[cfg(test)]
 mod tests;
 mod window;
 
 use std::{
-    fmt,
     ops::Range,
     pin::Pin,
     sync::Arc,
@@ -26,23 +26,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    future::BoxFuture,
-    stream::{self, BoxStream, StreamExt as _},
-};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::warn;
 
+pub use self::refill::{Rest, Resumed};
 use self::{
     budget::{Held, SCARCE_BYTES},
+    part::PartRef,
     refill::Refill,
     window::Windows,
 };
 use super::{
     Cache,
     collapse::shared::{Reader, SharedBody, Step},
-    entry::{Digest, Layout, Object, Value, digest},
+    entry::{Layout, Object, Value},
     key::Key,
     store::TierReply,
 };
@@ -57,53 +56,6 @@ pub const WHOLE: Range<u64> = 0..u64::MAX;
 
 /// Between two looks for a part that a tier may have but didn't give.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// Asks for the rest of a body where it came from.
-pub trait Rest: fmt::Debug + Send + Sync {
-    /// The body from `offset` on, or from an earlier byte. `None` if it can't be had.
-    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>>;
-}
-
-/// A body that begins anew somewhere.
-#[derive(Debug)]
-pub struct Resumed {
-    /// The offset of its first byte.
-    pub offset: u64,
-    /// What comes from there on.
-    pub body: Body,
-}
-
-/// One part of a body: where it is stored, and how to know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartRef {
-    /// Its key.
-    pub key: Key,
-    /// The offset of its first byte in the body.
-    pub start: u64,
-    /// Its length in bytes.
-    pub length: usize,
-    /// Its digest.
-    pub digest: Digest,
-}
-
-impl PartRef {
-    /// The part that has the byte at `at`, of parts that are `length` bytes together.
-    #[must_use]
-    pub fn of(key: &Key, stamp: u64, part_bytes: u64, digests: &[Digest], length: u64, at: u64) -> Option<Self> {
-        let index = at.checked_div(part_bytes)?;
-        let digest = *digests.get(usize::try_from(index).ok()?)?;
-        let start = index * part_bytes;
-        let left = length.checked_sub(start).filter(|left| *left > 0)?;
-        let length = usize::try_from(left.min(part_bytes)).ok()?;
-        Some(Self { key: key.part(stamp, u32::try_from(index).ok()?), start, length, digest })
-    }
-
-    /// Whether these bytes are the part.
-    #[must_use]
-    pub fn is(&self, bytes: &[u8]) -> bool {
-        bytes.len() == self.length && digest(bytes) == self.digest
-    }
-}
 
 /// A body that can be read.
 #[derive(Debug)]

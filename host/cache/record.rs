@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::{
     Cache, Metrics,
     admit::{Storage, strip_for_storage},
-    body::lending::Lent,
+    body::part::Stored,
     collapse::shared::{SharedBody, Spill},
     conditional,
     entry::{self, Digest, Head, Layout, Object, Value},
@@ -103,15 +103,6 @@ pub struct Recorder {
 /// The body is over `object_bytes_max`; what was stored of it is unreachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
-
-/// A part that has just been stored.
-#[derive(Debug)]
-pub struct Stored {
-    /// The part, counted as being read.
-    pub part: Arc<Lent>,
-    /// Its digest.
-    pub digest: Digest,
-}
 
 impl Recorder {
     /// Begins to store a response.

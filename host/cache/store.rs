@@ -1,73 +1,22 @@
 //! The tiers: memory and disk of this node, Redis of its region. A tier that is slow, down or full is skipped.
 
+mod error;
 pub mod local;
 pub mod lock;
 mod seldom;
 pub mod shared;
+mod tier;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{body::budget::Budget, entry::Value, key::Key};
 use crate::config;
 
+pub use error::Error;
+pub use tier::{Tier, TierReply};
+
 use local::Local;
 use shared::Shared;
-
-/// Where a value was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// This node's memory.
-    Memory,
-    /// This node's disk.
-    Disk,
-    /// The region's Redis.
-    Redis,
-}
-
-impl Tier {
-    /// A word for `Cache-Status` and the access log.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Redis => "redis",
-        }
-    }
-}
-
-/// Why the tiers could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The disk tier.
-    #[error("the disk tier in {dir}: {reason}")]
-    Disk {
-        /// Its directory.
-        dir: String,
-        /// What the store says.
-        reason: String,
-    },
-    /// Another process holds the disk tier's directory.
-    #[error("the disk tier in {dir} is used by another node: give each node a directory of its own, or stop the other")]
-    InUse {
-        /// The directory.
-        dir: String,
-    },
-    /// The Redis tier's URL.
-    #[error("the Redis tier: {0}")]
-    Redis(String),
-}
-
-/// What a tier replies when it is asked for a value.
-#[derive(Clone, Debug)]
-pub enum TierReply {
-    /// It has this.
-    Found(Value),
-    /// It has nothing under the key, or nothing that can be read.
-    Missing,
-    /// It failed, or took too long: it may have the value.
-    Unanswered,
-}
 
 /// All tiers.
 pub struct Tiers {

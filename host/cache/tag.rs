@@ -3,8 +3,7 @@
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 
-use super::{admit::Refusal, key::Key};
-use crate::message::tag::is_nameable;
+use super::key::Key;
 
 /// A tag by its digest: 16 bytes, whatever its text. Should two texts meet, a purge takes one entry too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,21 +49,6 @@ impl Tag {
     }
 }
 
-/// Whether a response can't be stored for the tags that it names: more than `max` different ones, or one that no purge
-/// could name. To store it without them would acknowledge their purges and go on serving it.
-#[must_use]
-pub fn refusal(response: &HeaderMap, headers: &[HeaderName], max: usize) -> Option<Refusal> {
-    let mut count = 0;
-    for name in names(response, headers) {
-        if !is_nameable(name) {
-            return Some(Refusal::BadTag);
-        }
-        count += 1;
-    }
-    // Only now is it worth telling them apart: a response may name the same tags in two fields.
-    (count > max && named(response, headers).len() > max).then_some(Refusal::TooManyTags)
-}
-
 /// The tags that a response names, each once.
 #[must_use]
 pub fn named(response: &HeaderMap, headers: &[HeaderName]) -> Vec<Tag> {
@@ -106,30 +90,6 @@ mod tests {
         let wanted = ["a", "b", "two words", "c", "d", "e", "f"].map(|name| Tag::named(name.as_bytes()));
         assert_eq!(tags.len(), wanted.len());
         assert!(wanted.iter().all(|tag| tags.contains(tag)));
-    }
-
-    #[test]
-    fn a_response_has_tags_that_purges_can_name_and_not_too_many() {
-        let long = "x".repeat(1025);
-        for (field, value, wanted) in [
-            ("cache-tag", &b""[..], None),
-            ("cache-tag", b"a,b,c", None),
-            ("cache-tag", b"a, b,c,,d", Some(Refusal::TooManyTags)),
-            ("surrogate-key", b"a b c a b c", None),
-            ("surrogate-key", b"a b c d", Some(Refusal::TooManyTags)),
-            ("x-tags", b"a b,c d", Some(Refusal::TooManyTags)),
-            ("cache-tag", b"two words\tand a tab", None),
-            ("cache-tag", "größe".as_bytes(), None),
-            ("cache-tag", b"gr\xf6\xdfe", Some(Refusal::BadTag)),
-            ("surrogate-key", long.as_bytes(), Some(Refusal::BadTag)),
-            ("x-other", b"a b c d", None),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(field, HeaderValue::from_bytes(value).unwrap());
-            headers.append("surrogate-key", HeaderValue::from_static("a"));
-            let own = [HeaderName::from_static("x-tags")];
-            assert_eq!(refusal(&headers, &own, 3), wanted, "{field}: {}", value.escape_ascii());
-        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use serde_json::json;
 
 use super::model::MODEL;
 
+/// Requests that a demo sends at most.
+pub const REQUESTS_MAX: usize = 200_000;
+
 /// Clients, each with a connection of its own.
 pub(super) const CLIENTS: usize = 64;
 

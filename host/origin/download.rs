@@ -8,18 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, Response,
+    HeaderMap, HeaderName,
     header::{self, HeaderValue},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot, relay::Relay, spool::Room};
-use crate::{
-    clock,
-    message::{self, Body, BodyError},
-};
+use super::{failure::describe, ledger::Slot};
+use crate::{clock, message::BodyError};
 
 /// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for everybody.
 static CONNECTION_FIELDS: [HeaderName; 10] = [
@@ -38,26 +35,8 @@ static CONNECTION_FIELDS: [HeaderName; 10] = [
 /// Fields that `Connection` can't nominate for removal: without them more would be stored or shared than allowed.
 static KEPT_FIELDS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::SET_COOKIE];
 
-/// A response that can travel on. The slot is held until its body has arrived or is dropped; a client that lets it wait
-/// reads from the room that it has in the spool.
-pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration, room: Room) -> message::Response {
-    let (head, incoming) = response.into_parts();
-    let body = if incoming.is_end_stream() {
-        slot.report(true);
-        Body::Empty
-    } else {
-        let lent = slot.lent();
-        Body::stream(Relay::new(Download::new(incoming, slot, idle), room, lent))
-    };
-    // The version of the hop before, and the library's extensions, end here.
-    let mut received = Response::new(body);
-    *received.status_mut() = head.status;
-    *received.headers_mut() = head.headers;
-    remove_connection_fields(received.headers_mut());
-    received
-}
-
-fn remove_connection_fields(headers: &mut HeaderMap) {
+/// Removes the fields that concern only the connection on which the response came.
+pub(super) fn remove_connection_fields(headers: &mut HeaderMap) {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         // RFC 9112, section 6.3: the encoding decided where the body ends; a length beside it is a lie or an attack.
         headers.remove(header::CONTENT_LENGTH);
@@ -84,7 +63,7 @@ pub(super) struct Download {
 }
 
 impl Download {
-    fn new(incoming: Incoming, slot: Slot, idle: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, slot: Slot, idle: Duration) -> Self {
         Self { under_way: Some((incoming, slot)), idle, alarm: None, waiting: false, begun: false }
     }
 

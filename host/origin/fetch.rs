@@ -7,13 +7,13 @@ use hyper::body::Incoming;
 
 use super::{
     balance::Nobody,
-    download,
     endpoint::Endpoint,
     failure::{Failure, Fault, Reason},
     ledger::Slot,
     outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
     reaction::Reaction,
+    relay,
     retry::{self, Sequel},
     stats::Recent,
     upload::Payload,
@@ -167,7 +167,7 @@ impl<'a> Course<'a> {
     fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
         match attempted {
             Ok((response, slot)) => Ok(Fetched {
-                response: download::receive(response, slot, self.pool.limits.idle, self.pool.bounds.room(self.client)),
+                response: relay::receive(response, slot, self.pool.limits.idle, self.pool.bounds.room(self.client)),
                 endpoint: Arc::clone(&endpoint.address),
                 attempts: self.attempts,
             }),

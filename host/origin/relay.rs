@@ -1,5 +1,5 @@
 //! A response's body between its origin and its client. As long as the client keeps up, each piece goes straight through,
-//! and nothing runs beside it. A client that lets pieces lie is noticed ([`Lagging`] looks at all bodies now and then):
+//! and nothing runs beside it. A client that lets pieces lie is noticed (`lagging` looks at all bodies now and then):
 //! then a task takes the body in, into the spool, at the origin's speed, so that the place is free when the response has
 //! arrived; and the client reads from there.
 
@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
@@ -16,23 +16,24 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     task::{AbortHandle, JoinHandle},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
-    download::Download,
-    spool::{Room, Scratch, Segment, Spool, Stash},
+    download::{Download, remove_connection_fields},
+    lagging::Watched,
+    ledger::Slot,
+    spool::{Room, Scratch, Segment, Stash},
 };
-use crate::message::BodyError;
-
-/// Between two looks at the bodies under way. A client that has let a piece lie for that long lags.
-const LOOK: Duration = Duration::from_millis(50);
+use crate::message::{self, Body, BodyError};
 
 /// How long an origin may pause before others have the turn.
 const TURN_PAUSE: Duration = Duration::from_millis(10);
@@ -46,8 +47,27 @@ const GRACE: Duration = Duration::from_millis(250);
 /// How often a body that finds no room looks for some.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// A response that can travel on. The slot is held until its body has arrived or is dropped; a client that lets it wait
+/// reads from the room that it has in the spool.
+pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration, room: Room) -> message::Response {
+    let (head, incoming) = response.into_parts();
+    let body = if incoming.is_end_stream() {
+        slot.report(true);
+        Body::Empty
+    } else {
+        let lent = slot.lent();
+        Body::stream(Relay::new(Download::new(incoming, slot, idle), room, lent))
+    };
+    // The version of the hop before, and the library's extensions, end here.
+    let mut received = Response::new(body);
+    *received.status_mut() = head.status;
+    *received.headers_mut() = head.headers;
+    remove_connection_fields(received.headers_mut());
+    received
+}
+
 /// A body as its client reads it.
-pub(super) struct Relay {
+struct Relay {
     shared: Arc<Shared>,
     /// Wakes [`Bell`], which wakes whoever reads.
     waker: Waker,
@@ -107,7 +127,7 @@ type Piece = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl Relay {
     /// A body that has begun to arrive. Looked at from now on by a task that all bodies have in common.
-    pub(super) fn new(download: Download, room: Room, lent: Arc<Semaphore>) -> Self {
+    fn new(download: Download, room: Room, lent: Arc<Semaphore>) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(false), reader: AtomicWaker::new() });
         let left = download.size_hint().exact();
         let state = State {
@@ -123,7 +143,8 @@ impl Relay {
         };
         let waker = Waker::from(Arc::clone(&bell));
         let shared = Arc::new(Shared { state: Mutex::new(state), bell, took: Notify::new(), lent, room });
-        Lagging::add(shared.room.spool(), Arc::downgrade(&shared));
+        let body = Arc::downgrade(&shared);
+        shared.room.spool().lagging.add(body);
         Self { shared, waker, reading: None, left }
     }
 
@@ -254,29 +275,6 @@ impl Shared {
         drop((direct, scratch));
     }
 
-    /// Looks whether the client keeps up, and has the body taken in if it doesn't. False if no further look is needed.
-    fn look(self: &Arc<Self>) -> bool {
-        let mut state = self.state.lock();
-        let waits = state.waits && !self.bell.rung.load(Ordering::Acquire);
-        let keeps_up = std::mem::replace(&mut state.touched, false) || waits;
-        if keeps_up {
-            return state.direct.is_some();
-        }
-        let Some(download) = state.direct.take_if(|download| !download.is_end_stream()) else { return false };
-        drop(state);
-        // Not under the lock: a runtime that shuts down drops what it is given at once, and that takes the lock.
-        let intake = Intake::new(Arc::clone(self));
-        let task = tokio::spawn(intake.run(download)).abort_handle();
-        let mut state = self.state.lock();
-        if state.is_abandoned {
-            drop(state);
-            task.abort();
-        } else {
-            state.task = Some(task);
-        }
-        false
-    }
-
     /// Adds what `add` adds to what waits, and tells the client.
     fn add(&self, add: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
@@ -286,6 +284,31 @@ impl Shared {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+}
+
+impl Watched for Shared {
+    /// Looks whether the client keeps up, and has the body taken in if it doesn't. False if no further look is needed.
+    fn look(self: Arc<Self>) -> bool {
+        let mut state = self.state.lock();
+        let waits = state.waits && !self.bell.rung.load(Ordering::Acquire);
+        let keeps_up = std::mem::replace(&mut state.touched, false) || waits;
+        if keeps_up {
+            return state.direct.is_some();
+        }
+        let Some(download) = state.direct.take_if(|download| !download.is_end_stream()) else { return false };
+        drop(state);
+        // Not under the lock: a runtime that shuts down drops what it is given at once, and that takes the lock.
+        let intake = Intake::new(Arc::clone(&self));
+        let task = tokio::spawn(intake.run(download)).abort_handle();
+        let mut state = self.state.lock();
+        if state.is_abandoned {
+            drop(state);
+            task.abort();
+        } else {
+            state.task = Some(task);
+        }
+        false
     }
 }
 
@@ -395,48 +418,5 @@ impl Drop for Intake {
         self.shared.add(|state| {
             state.end.get_or_insert_with(|| Err(BodyError::Broken("taking the response in ended early".to_owned())));
         });
-    }
-}
-
-/// The bodies that go straight through. Looked at together, by one task that runs while there are any.
-#[derive(Default)]
-pub(super) struct Lagging(Mutex<Watched>);
-
-#[derive(Default)]
-struct Watched {
-    bodies: Vec<Weak<Shared>>,
-    /// The task runs.
-    running: bool,
-}
-
-impl Lagging {
-    fn add(spool: &Arc<Spool>, body: Weak<Shared>) {
-        let mut watched = spool.lagging.0.lock();
-        watched.bodies.push(body);
-        if !std::mem::replace(&mut watched.running, true) {
-            tokio::spawn(look_at_all(Arc::downgrade(spool)));
-        }
-    }
-
-    /// False if there are none any more.
-    fn look(spool: &Arc<Spool>) -> bool {
-        let mut watched = spool.lagging.0.lock();
-        watched.bodies.retain(|body| body.upgrade().is_some_and(|body| body.look()));
-        watched.running = !watched.bodies.is_empty();
-        watched.running
-    }
-}
-
-async fn look_at_all(spool: Weak<Spool>) {
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick comes at once.
-    looks.tick().await;
-    loop {
-        looks.tick().await;
-        let Some(spool) = spool.upgrade() else { return };
-        if !Lagging::look(&spool) {
-            return;
-        }
     }
 }

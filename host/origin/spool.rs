@@ -21,8 +21,8 @@ use tokio::sync::Semaphore;
 use self::room::{Budget, Grant, Medium, Share, Shares};
 pub(super) use self::scratch::Scratch;
 use super::{
+    lagging::Lagging,
     metrics::{Metrics, SpoolMeters},
-    relay::Lagging,
 };
 use crate::{config, message::network::ClientNetwork};
 
@@ -44,7 +44,7 @@ pub(super) struct Spool {
     /// Taking in a response whose client is slow.
     pub(super) turns: Semaphore,
     /// Responses whose clients are watched.
-    pub(super) lagging: Lagging,
+    pub(super) lagging: Arc<Lagging>,
     memory: Arc<Budget>,
     disk: Arc<Budget>,
     shares: Arc<Shares>,
@@ -60,7 +60,7 @@ impl Spool {
         Arc::new(Self {
             buffered_max: limits.body_buffered_bytes_max,
             turns: Semaphore::new(TURNS),
-            lagging: Lagging::default(),
+            lagging: Arc::default(),
             memory: Arc::new(Budget::new(memory, Some(meters.memory_bytes.clone()))),
             disk: Arc::new(Budget::new(disk, Some(meters.disk_bytes.clone()))),
             shares: Shares::new(memory, disk, limits.client_spool_bytes_max),

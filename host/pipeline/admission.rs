@@ -139,7 +139,7 @@ fn judged(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, cas
 fn natively(bounds: Bounds, route: &Route, case: &Case<'_>) -> Admission {
     let (exchange, config) = (&case.exchange, &route.config);
     let native = admit::decide(exchange, route.infers(), &config.freshness, bounds.object_bytes_max);
-    native.unless(|| tag::refusal(exchange.response, &config.tag_headers, bounds.object_tags_max))
+    native.unless(|| admit::refuse_tags(exchange.response, &config.tag_headers, bounds.object_tags_max))
 }
 
 /// Whether a response can't be stored for the tags that a policy gives it.

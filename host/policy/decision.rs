@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::{Fault, Hook, KeyVerdict, edit::Edit};
+use super::{Fault, Hook, PoolStats, edit::Edit};
 
 /// What a hook is asked beside the inputs it reads.
 #[derive(Clone, Debug)]
@@ -73,6 +73,15 @@ pub enum Decision {
     Prefetch(Vec<Hint>),
 }
 
+/// What a policy says of a request's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyVerdict {
+    /// Look up the key made of these parts. Only a recipe's may be missing.
+    Lookup(Vec<Option<Vec<u8>>>),
+    /// Don't use the cache, for this reason.
+    Bypass(String),
+}
+
 /// What matters in a request, and what changes before it travels.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shape {
@@ -134,25 +143,6 @@ pub struct Candidate {
     pub stats: PoolStats,
     /// What a request costs there, in millionths of whatever the operator counts in.
     pub cost_micro: u64,
-}
-
-/// How a pool does at present: times and rates of its last answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PoolStats {
-    /// Members.
-    pub endpoints: u32,
-    /// Members that take requests.
-    pub healthy: u32,
-    /// Requests that hold a connection.
-    pub inflight: u32,
-    /// Requests that wait for one.
-    pub queued: u32,
-    /// Median time to the response's head, in microseconds.
-    pub p50_us: u64,
-    /// The same, of 99 in a hundred.
-    pub p99_us: u64,
-    /// Failed requests in a million.
-    pub error_ppm: u32,
 }
 
 /// Who answers.
@@ -300,6 +290,12 @@ impl Fault {
             Self::Own { code, detail } => json!({"fault": {"code": code, "detail": detail}}),
             other => json!({"fault": {"kind": other.kind(), "detail": other.to_string()}}),
         }
+    }
+
+    /// A policy that answers another hook's question; implementations rule it out.
+    #[must_use]
+    pub fn mismatch(asked: Hook, answered: &Decision) -> Self {
+        Self::Malformed(format!("{} was asked, {} answered", asked.name(), answered.hook().name()))
     }
 }
 

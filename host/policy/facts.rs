@@ -13,9 +13,9 @@ use http::{
 };
 
 use super::{
-    Notes, PoolStats,
+    Notes, PoolStats, Pools,
     json::{Json, Place},
-    key::spell,
+    material::spell,
     tokens::Encoding,
 };
 use crate::{
@@ -147,12 +147,6 @@ pub struct Answer<'a> {
     pub length: Option<u64>,
     /// Microseconds from the request's leaving to this head.
     pub fetch_us: u64,
-}
-
-/// Tells how pools do.
-pub trait Pools: Send + Sync + fmt::Debug {
-    /// The state of the pool of this name.
-    fn stats(&self, pool: &str) -> Option<PoolStats>;
 }
 
 /// Bytes of a decoded body, where nobody sets another limit.

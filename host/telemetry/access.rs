@@ -22,7 +22,6 @@ use rustix::{
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
 };
-use thiserror::Error;
 
 use crate::config;
 
@@ -30,6 +29,7 @@ use line::Formatter;
 use queue::{Batch, Bounds, Queue};
 
 pub use line::Line;
+pub use queue::StillWriting;
 
 thread_local! {
     static FORMATTER: RefCell<Formatter> = const { RefCell::new(Formatter::new()) };
@@ -73,16 +73,6 @@ impl Metrics {
             self.reopen_failed.clone(),
         );
     }
-}
-
-/// The writer didn't finish in time; it goes on by itself as long as the process lives.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-#[error("{lines} lines of the access log were not written within {limit_ms} ms")]
-pub struct StillWriting {
-    /// Lines queued or being written.
-    pub lines: usize,
-    /// The limit.
-    pub limit_ms: u64,
 }
 
 impl AccessLog {

@@ -80,11 +80,6 @@ fn agree(project: &Project, exported: &[Hook]) -> Result<(), Error> {
     Err(Error::File { path: project.dir.join("policy.toml"), what })
 }
 
-/// Reads what a tool has made.
-fn made(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(Error::unreadable(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,7 +90,7 @@ mod tests {
         let file = dir.path().join("p.wasm");
         for component in [b"one", b"two"] {
             replace(&file, component).unwrap();
-            assert_eq!(made(&file).unwrap(), component);
+            assert_eq!(fs::read(&file).unwrap(), component);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let nowhere = replace(Path::new("/nowhere/p.wasm"), b"").unwrap_err().to_string();

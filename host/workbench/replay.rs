@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::keys::Keys;
+use self::keys::{Keys, SIDES};
 use super::{
     diff,
     error::Error,
@@ -192,9 +192,6 @@ fn example(hook: Hook, record: &Record, was: &Value, is: &Value) -> String {
     };
     format!("{}: {}\n{differences}", hook.name(), record.title())
 }
-
-/// What the two sides are called.
-const SIDES: [&str; 2] = ["against", "now"];
 
 /// What either side decides, as JSON; `None` if neither has a say. Who doesn't have the hook leaves it to the host.
 fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Option<(Value, Value)> {

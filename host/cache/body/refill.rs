@@ -1,13 +1,29 @@
 //! The rest of a body as it comes from the origin, part by part. A part is given on only if it is the one that was
 //! lost.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 
-use super::{PartRef, Rest, Resumed};
+use super::part::PartRef;
 use crate::message::Body;
+
+/// Asks for the rest of a body where it came from.
+pub trait Rest: fmt::Debug + Send + Sync {
+    /// The body from `offset` on, or from an earlier byte. `None` if it can't be had.
+    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>>;
+}
+
+/// A body that begins anew somewhere.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The offset of its first byte.
+    pub offset: u64,
+    /// What comes from there on.
+    pub body: Body,
+}
 
 /// What the origin sends.
 pub(super) struct Refill {

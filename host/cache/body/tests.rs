@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, StreamBody};
 use proptest::prelude::*;
 use tokio::{

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{PartRef, budget::SCARCE_BYTES};
+use super::{budget::SCARCE_BYTES, part::PartRef};
 use crate::cache::{
     entry::{Digest, Value, digest},
     key::Key,

@@ -24,13 +24,12 @@ use crate::{
     cache::{
         Cache,
         body::{
-            PartRef,
             budget::{Budget, Held, SCARCE_BYTES},
             lending::Lent,
+            part::{PartRef, Stored},
         },
         entry::Digest,
         key::Key,
-        record::Stored,
     },
     clock::Timestamp,
     message::BodyError,

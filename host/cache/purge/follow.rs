@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Error, Purger, RETRY, Region,
-    log::{Entry, Followed},
+    Error, Purger,
+    log::{Entry, Followed, RETRY},
+    region::Region,
     table::{Cursor, Incarnation, Position, Record, Table},
 };
 use crate::{

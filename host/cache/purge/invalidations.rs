@@ -9,14 +9,12 @@ use std::{
 };
 
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
-    Error, Purger, RETRY,
-    journal::Journal,
-    local::Local,
-    log::{Append, Appended},
-    pending::{Added, Invalidation, Pending},
+    Error, Purger,
+    log::{Append, Appended, RETRY},
+    pending::{Added, Invalidation},
     table::{Cursor, Incarnation, Kind, Position},
 };
 use crate::{
@@ -38,30 +36,6 @@ struct Unsettled {
     /// The log that counted when they were handed on.
     live: Incarnation,
     batch: Vec<Invalidation>,
-}
-
-/// Brings back what waited for the log when the process before ended: it holds on this node at once, and waits on.
-///
-/// # Errors
-/// [`Error::Journal`]
-pub(super) fn restore(
-    journal: Option<&Journal>,
-    tags_max: usize,
-    patience: Duration,
-) -> Result<(Local, Pending), Error> {
-    let (mut local, pending) = (Local::new(tags_max), Pending::new(tags_max, patience));
-    let (waiting, overflowed) = journal.map(Journal::waiting).transpose()?.unwrap_or_default();
-    if !waiting.is_empty() {
-        info!(count = waiting.len(), "invalidations from before the start have yet to reach the purge log");
-    }
-    if overflowed {
-        local.raise_floor();
-        pending.restore_overflow();
-    }
-    for tag in waiting {
-        pending.restore(tag, local.add(tag));
-    }
-    Ok((local, pending))
 }
 
 impl Purger {
@@ -275,7 +249,7 @@ fn joined(mut batch: Vec<Invalidation>, later: Vec<Invalidation>, tags_max: usiz
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::pending::Pending, *};
 
     #[test]
     fn batches_that_cannot_be_read_back_are_joined_within_bounds() {

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::cache::tag::Tag;
 
+/// Between two attempts while a log can't be reached.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
+
 /// A log that all nodes of a region append to and follow.
 ///
 /// Nothing is promised by the engine alone: it may lose its last records, be put back to an older state, or be emptied.

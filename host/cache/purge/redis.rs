@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Error, RETRY,
-    log::{Append, Appended, Entry, Followed, Listed, Log, Member, Report, Tied, chained},
+    Error,
+    log::{Append, Appended, Entry, Followed, Listed, Log, Member, RETRY, Report, Tied, chained},
     table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Record},
 };
 use crate::{cache::tag::Tag, clock, config};

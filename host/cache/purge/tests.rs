@@ -1,13 +1,25 @@
 //! Purgers over a log that loses, forgets and goes back as engines do.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    log::{Entry, Followed, Listed, Tied, chained},
+    log::{Append, Appended, Entry, Followed, Listed, Log, Member, Tied, chained},
     *,
+};
+use crate::{
+    cache::{Metrics, tag::Tag},
+    clock, config,
 };
 
 const ACK: Duration = Duration::from_secs(5);

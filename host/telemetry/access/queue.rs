@@ -4,8 +4,8 @@
 use std::{mem, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
+use thiserror::Error;
 
-use super::StillWriting;
 use crate::clock;
 
 /// Bytes that are written at once without waiting for more.
@@ -18,6 +18,16 @@ const LINE_BYTES_MEAN: usize = 1024;
 const QUEUE_BYTES_MIN: usize = 1024 * 1024;
 /// A buffer that a burst has blown up is given back.
 const BUFFER_BYTES_KEPT: usize = 4 * BATCH_BYTES;
+
+/// The writer didn't finish in time; it goes on by itself as long as the process lives.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("{lines} lines of the access log were not written within {limit_ms} ms")]
+pub struct StillWriting {
+    /// Lines queued or being written.
+    pub lines: usize,
+    /// The limit.
+    pub limit_ms: u64,
+}
 
 /// What the queue holds and when it is written.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use super::{
     super::{error::Error, pack, project::Project},
     bindings,
-    tool::Tool,
+    tool::{self, Tool},
 };
 
 const CLANG: Tool = Tool {
@@ -39,7 +39,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     clang.args(["gen/holm.c", "gen/policy.c", "gen/policy_component_type.o"]);
     clang.args(["-Wl,--strip-debug", "-o", "gen/core.wasm"]);
     CLANG.run(clang)?;
-    pack::pack(super::made(&dir.join("core.wasm"))?, None)
+    pack::pack(tool::made(&dir.join("core.wasm"))?, None)
 }
 
 /// The folder's own sources, in a fixed order, so that the same sources make the same component.

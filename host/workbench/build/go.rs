@@ -3,7 +3,7 @@
 use super::{
     super::{error::Error, pack, project::Project},
     bindings,
-    tool::Tool,
+    tool::{self, Tool},
 };
 
 const GO: Tool = Tool {
@@ -68,7 +68,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     go.args(["-o", "gen/core.wasm", "."]);
     GO.run(go)?;
     // What Go makes doesn't say what world it is of.
-    pack::pack(super::made(&dir.join("core.wasm"))?, Some((&resolve, world)))
+    pack::pack(tool::made(&dir.join("core.wasm"))?, Some((&resolve, world)))
 }
 
 #[cfg(test)]

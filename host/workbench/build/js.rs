@@ -3,7 +3,7 @@
 use super::{
     super::{error::Error, project::Project},
     bindings,
-    tool::Tool,
+    tool::{self, Tool},
 };
 
 const COMPONENTIZE: Tool = Tool {
@@ -28,5 +28,5 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     // Without WASI, and with the ABI that isn't asynchronous.
     componentize.args(["--sync", "--stub-wasi"]);
     COMPONENTIZE.run(componentize)?;
-    super::made(&dir.join("component.wasm"))
+    tool::made(&dir.join("component.wasm"))
 }

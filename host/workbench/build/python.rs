@@ -3,7 +3,7 @@
 use super::{
     super::{error::Error, project::Project},
     bindings,
-    tool::Tool,
+    tool::{self, Tool},
 };
 
 const COMPONENTIZE: Tool = Tool {
@@ -22,5 +22,5 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     componentize.args(["-d", "gen/wit", "-w", "policy", "componentize", "--stub-wasi", "-p", "src", "-p", "gen"]);
     componentize.args(["app", "-o", "gen/component.wasm"]);
     COMPONENTIZE.run(componentize)?;
-    super::made(&dir.join("component.wasm"))
+    tool::made(&dir.join("component.wasm"))
 }

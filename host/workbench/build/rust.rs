@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     super::{error::Error, pack, project::Project},
-    tool::Tool,
+    tool::{self, Tool},
 };
 
 const CARGO: Tool =
@@ -37,7 +37,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
         path: project.dir.join("Cargo.toml"),
         what: "makes no `.wasm` file; a policy is a library with `crate-type = [\"cdylib\"]`".to_owned(),
     })?;
-    let wasm = super::made(&file)?;
+    let wasm = tool::made(&file)?;
     // With `wasm-component-ld` as its linker it is a component already.
     if pack::is_core_module(&wasm) { pack::pack(wasm, None) } else { Ok(wasm) }
 }

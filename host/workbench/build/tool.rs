@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -60,6 +61,11 @@ fn found(program: &str, beside: &[PathBuf], path: &OsStr) -> Option<PathBuf> {
     let mut dirs = beside.iter().cloned().chain(env::split_paths(path).filter(|dir| !dir.as_os_str().is_empty()));
     // The command runs in another folder, so a relative one wouldn't be found there.
     dirs.find_map(|dir| absolute(dir).map(|dir| dir.join(program)).filter(|file| file.is_file()))
+}
+
+/// Reads what a tool has made.
+pub(super) fn made(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(Error::unreadable(path))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, value::RawValue};
 
-use super::{Answered, KnownPools, Record};
+use super::recorded::{Answered, KnownPools, Record};
 use crate::{
     clock::Timestamp,
     message::{Client, RequestHead, Scheme, url::Url},

@@ -4,20 +4,20 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{
-    super::{
-        diff,
-        evaluate::{Said, to_json},
-        record::Record,
-        show::{count, counted},
-    },
-    SIDES,
+use super::super::{
+    diff,
+    evaluate::{Said, to_json},
+    record::Record,
+    show::{count, counted},
 };
 use crate::policy::{
     Decision, Facts, Notes,
     key::shared_method,
     partition::{Change, Finding, Partition, Sharing},
 };
+
+/// What the two sides are called.
+pub(super) const SIDES: [&str; 2] = ["against", "now"];
 
 /// Keys of either side that are remembered at least.
 const KEYS_MAX: usize = 100_000;

@@ -14,48 +14,7 @@ use super::{collect, is_word, tokens};
 use crate::harness::repository;
 
 /// Circles that have yet to be opened, each with its files in alphabetical order. None is to be added.
-const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["app.rs", "app/control.rs", "app/policies.rs"],
-    &[
-        "cache.rs",
-        "cache/purge.rs",
-        "cache/purge/invalidations.rs",
-        "cache/purge/journal.rs",
-        "cache/purge/log.rs",
-        "cache/purge/receipt.rs",
-        "cache/purge/redis.rs",
-        "cache/purge/roll.rs",
-        "cache/store.rs",
-        "cache/store/local.rs",
-        "cache/store/lock.rs",
-        "cache/store/shared.rs",
-    ],
-    &["cache/admit.rs", "cache/tag.rs"],
-    &["cache/body.rs", "cache/body/refill.rs", "cache/body/window.rs", "cache/collapse/shared.rs", "cache/record.rs"],
-    &["demo.rs", "demo/scene.rs"],
-    &[
-        "origin/download.rs",
-        "origin/endpoint.rs",
-        "origin/ledger.rs",
-        "origin/read_ahead.rs",
-        "origin/relay.rs",
-        "origin/spool.rs",
-        "origin/spool/scratch.rs",
-        "origin/upload.rs",
-    ],
-    &["policy/decision.rs", "policy/facts.rs", "policy/key.rs", "policy/notes.rs"],
-    &["telemetry/access.rs", "telemetry/access/queue.rs"],
-    &[
-        "workbench/build.rs",
-        "workbench/build/c.rs",
-        "workbench/build/go.rs",
-        "workbench/build/js.rs",
-        "workbench/build/python.rs",
-        "workbench/build/rust.rs",
-    ],
-    &["workbench/record.rs", "workbench/record/raw.rs"],
-    &["workbench/replay.rs", "workbench/replay/keys.rs"],
-];
+const KNOWN_CIRCLES: &[&[&str]] = &[&["app.rs", "app/control.rs", "app/policies.rs"]];
 
 /// Names of names that are followed to the file which defines what is meant.
 const FOLLOWED_MAX: usize = 8;

@@ -1,0 +1,302 @@
+//! The cache as the other rooms see it: its tiers and what was purged, opened together and asked in one look-up.
+
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+
+use super::{
+    Metrics,
+    body::{budget::Budget, lending::Lending},
+    entry::{Object, Value},
+    key::Key,
+    lookup::{self, Demand, Outcome},
+    purge::{self, Purger},
+    store::{self, Tier, Tiers, lock::DirLock},
+    tag::Tag,
+    vary,
+};
+use crate::{
+    clock::{self, Timestamp, Uptime},
+    config,
+    message::RequestHead,
+};
+
+/// Why the cache could not be opened.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The tiers.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The purge table or log.
+    #[error(transparent)]
+    Purge(#[from] purge::Error),
+}
+
+/// A look-up's result.
+#[derive(Debug)]
+pub struct Found {
+    /// The key under which the answer lives, or will: of the variant, if one is known to be selected.
+    pub key: Key,
+    /// What it's good for.
+    pub outcome: Outcome,
+    /// Where it was found.
+    pub tier: Tier,
+    /// The key was of a variant.
+    pub varied: bool,
+    /// Requests for this key don't wait for each other at present.
+    pub uncacheable: bool,
+}
+
+/// What a look-up needs to know of a request.
+pub struct Query<'a> {
+    /// The request's key.
+    pub key: Key,
+    /// The request, to select a variant.
+    pub head: &'a RequestHead,
+    /// What it asks of a cache.
+    pub demand: &'a Demand,
+    /// Makes the tag of its URL, if its key may be shared by several.
+    pub url: Option<&'a (dyn Fn() -> Tag + Sync)>,
+    /// The current time.
+    pub now: Timestamp,
+}
+
+/// The node's cache.
+#[derive(Debug)]
+pub struct Cache {
+    pub(super) config: config::Cache,
+    pub(super) tiers: Tiers,
+    pub(super) lending: Arc<Lending>,
+    purger: Arc<Purger>,
+    pub(super) metrics: Metrics,
+    /// Dropped after what it guards.
+    _lock: Option<DirLock>,
+}
+
+impl Cache {
+    /// Opens the tiers and the purge table.
+    ///
+    /// # Errors
+    /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable, or another node uses the disk tier. A Redis
+    /// that is down is no error.
+    pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
+        // First of all: neither the store's files nor the purge table may be touched beside another node's.
+        let lock = config.disk.as_ref().map(|disk| DirLock::take(&disk.dir)).transpose()?;
+        let bodies = Budget::new(config.bodies_bytes_max, metrics.bodies_bytes.clone());
+        let tiers = Tiers::open(config, &bodies, &metrics).await?;
+        let log = match &config.redis {
+            Some(redis) => {
+                let log = purge::redis::RedisLog::new(&config.namespace, redis, &config.purge)?;
+                Some(Arc::new(log) as Arc<dyn purge::log::Log>)
+            }
+            None => None,
+        };
+        let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
+        let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            tiers,
+            lending: Lending::new(bodies),
+            purger,
+            metrics,
+            _lock: lock,
+        }))
+    }
+
+    /// What was purged.
+    #[must_use]
+    pub const fn purger(&self) -> &Arc<Purger> {
+        &self.purger
+    }
+
+    /// The counts.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Limits and lifetimes.
+    #[must_use]
+    pub const fn config(&self) -> &config::Cache {
+        &self.config
+    }
+
+    /// Looks in memory; never waits. `None` if another tier might know more.
+    #[must_use]
+    pub fn peek(&self, query: &Query<'_>) -> Option<Found> {
+        let found = match self.tiers.memory(&query.key) {
+            Some(Value::Varies(names)) => {
+                let key = vary::variant(&query.key, &names, query.head);
+                self.found(query, key, self.tiers.memory(&key), Tier::Memory, true)
+            }
+            value => self.found(query, query.key, value, Tier::Memory, false),
+        };
+        let settled = found.uncacheable || matches!(found.outcome, Outcome::Hit(_) | Outcome::Grace(_));
+        (settled || !self.tiers.has_deeper()).then_some(found)
+    }
+
+    /// Looks in memory, and in every other tier if that might know more.
+    pub async fn look_up(&self, query: &Query<'_>) -> Found {
+        if let Some(found) = self.peek(query) {
+            return found;
+        }
+        let first = self.reach(query, query.key, false).await;
+        let Err(names) = first else { return first.unwrap_or_else(|_| self.miss(query.key, false)) };
+        let key = vary::variant(&query.key, &names, query.head);
+        self.reach(query, key, true).await.unwrap_or_else(|_| self.miss(key, true))
+    }
+
+    /// The value under one key from whichever tier has the best; `Err` with the names it varies by.
+    async fn reach(&self, query: &Query<'_>, key: Key, varied: bool) -> Result<Found, Arc<[http::HeaderName]>> {
+        let mut best = self.miss(key, varied);
+        for tier in [Tier::Memory, Tier::Disk, Tier::Redis] {
+            let value = match tier {
+                Tier::Memory => self.tiers.memory(&key),
+                Tier::Disk => self.tiers.disk(&key).await,
+                // What a node that is out of step finds here may have been purged: see `Purger::in_step`.
+                Tier::Redis if self.purger.in_step() => self.tiers.redis(&key).await,
+                Tier::Redis => None,
+            };
+            if let (Some(Value::Varies(names)), false) = (&value, varied) {
+                if tier == Tier::Redis {
+                    self.tiers.insert_local(key, Value::Varies(Arc::clone(names)));
+                }
+                return Err(Arc::clone(names));
+            }
+            let found = self.found(query, key, value, tier, varied);
+            if rank(&found.outcome) > rank(&best.outcome) || found.uncacheable {
+                best = found;
+            }
+            if best.uncacheable || matches!(best.outcome, Outcome::Hit(_)) {
+                break;
+            }
+        }
+        if best.tier == Tier::Redis
+            && let Outcome::Hit(object) | Outcome::Grace(object) | Outcome::Stale { object, .. } = &best.outcome
+        {
+            self.tiers.insert_local(key, Value::Object(Arc::clone(object)));
+        }
+        Ok(best)
+    }
+
+    fn found(&self, query: &Query<'_>, key: Key, value: Option<Value>, tier: Tier, varied: bool) -> Found {
+        let mut found = Found { tier, ..self.miss(key, varied) };
+        match value {
+            Some(Value::Object(object)) => {
+                let head = &object.head;
+                let standing = self.purger.check(&head.tags, &head.mark, &object.checked, query.url);
+                found.outcome = lookup::judge(object, standing, query.demand, query.now, self.config.clock_skew);
+            }
+            Some(Value::Uncacheable(until)) => found.uncacheable = clock::uptime() < until,
+            // A part has a key that no request has; a second `Varies` would be a loop.
+            Some(Value::Part(_) | Value::Varies(_)) | None => {}
+        }
+        found
+    }
+
+    #[expect(clippy::unused_self, reason = "the empty form of what this cache finds")]
+    fn miss(&self, key: Key, varied: bool) -> Found {
+        Found { key, outcome: Outcome::Miss, tier: Tier::Memory, varied, uncacheable: false }
+    }
+
+    /// Was what is stored purged since it was looked up for this URL? Then it is neither to be renewed nor to be fallen
+    /// back on.
+    #[must_use]
+    pub fn is_gone(&self, object: &Object, url: &str) -> bool {
+        self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))
+    }
+
+    /// Lets requests for `key` go on without waiting for each other, for a while.
+    pub fn mark_uncacheable(&self, key: Key, now: Uptime, time: Option<Duration>) {
+        let until = now.plus(time.unwrap_or(self.config.collapse.uncacheable));
+        self.tiers.insert_local(key, Value::Uncacheable(until));
+    }
+
+    /// Stores a renewed or finished object under its key, and under `index` the fields it varies by.
+    pub(super) fn store(
+        &self,
+        key: Key,
+        object: &Arc<Object>,
+        index: Option<(Key, Arc<[http::HeaderName]>)>,
+        now: Timestamp,
+    ) {
+        let left_ms = object.head.left_ms(now);
+        self.metrics.stored.inc();
+        self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms);
+        if let Some((primary, names)) = index {
+            self.tiers.insert(primary, Value::Varies(names), left_ms);
+        }
+    }
+
+    /// Writes out and closes the tiers.
+    pub async fn close(&self) {
+        self.tiers.close().await;
+    }
+}
+
+/// The better of two tiers' outcomes is served.
+const fn rank(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Miss => 0,
+        Outcome::Stale { .. } => 1,
+        Outcome::Grace(_) => 2,
+        Outcome::Hit(_) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{super::codec, *};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_another_clock_stored_ahead_of_ours_is_asked_about() {
+        let config = config::Cache { clock_skew: Duration::from_secs(5), ..config::Cache::default() };
+        let cache = Cache::open("n", &config, Metrics::default()).await.unwrap();
+        let request = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
+        let now = Timestamp(1_000_000);
+        for (ahead_ms, hit) in [(0, true), (5_000, true), (5_001, false), (3_600_000, false)] {
+            let mut head = codec::tests::head(0);
+            (head.mark, head.stored_at) = (cache.purger().mark(), Timestamp(now.0 + ahead_ms));
+            let key = Key::from_bytes([7; 32]);
+            cache.tiers.insert_local(key, Value::Object(Object::new(head, Bytes::new())));
+            let query = Query { key, head: &request, demand: &Demand::default(), url: None, now };
+            let outcome = cache.look_up(&query).await.outcome;
+            let as_wanted = match &outcome {
+                Outcome::Hit(_) => hit,
+                Outcome::Stale { if_error, .. } => !hit && !if_error,
+                Outcome::Grace(_) | Outcome::Miss => false,
+            };
+            assert!(as_wanted, "{ahead_ms} ms ahead: {outcome:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_marker_lasts_by_the_clock_that_nobody_sets() {
+        let cache = Cache::open("n", &config::Cache::default(), Metrics::default()).await.unwrap();
+        let request = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
+        let key = Key::from_bytes([7; 32]);
+        for (marked, seconds, wanted) in [(clock::uptime(), 600, true), (Uptime(0), 0, false)] {
+            cache.mark_uncacheable(key, marked, Some(Duration::from_secs(seconds)));
+            // Whatever the wall clock says.
+            for now in [Timestamp(0), clock::now(), Timestamp(u64::MAX)] {
+                let query = Query { key, head: &request, demand: &Demand::default(), url: None, now };
+                let what = format!("marked at {marked:?}, asked at {now:?}");
+                assert_eq!(cache.look_up(&query).await.uncacheable, wanted, "{what}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_directory_in_use_is_refused_before_anything_in_it_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DirLock::take(dir.path()).unwrap();
+        let config = config::Cache { disk: Some(config::Disk::new(dir.path())), ..config::Cache::default() };
+        let refused = Cache::open("n", &config, Metrics::default()).await.unwrap_err();
+        assert!(matches!(refused, Error::Store(store::Error::InUse { .. })), "{refused}");
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["lock"], "nothing was made beside the lock");
+        drop(held);
+    }
+}

@@ -1,0 +1,105 @@
+//! The numbers of the cache.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counts of what the tiers do.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Values put into the tiers.
+    pub stored: Counter,
+    /// Reads from disk that failed.
+    pub disk_errors: Counter,
+    /// Values on disk that were damaged, or overwritten while they were read.
+    pub disk_lost: Counter,
+    /// Look-ups in Redis that were not made because its breaker is open.
+    pub redis_skipped: Counter,
+    /// Commands to Redis that failed or took too long.
+    pub redis_errors: Counter,
+    /// Writes to Redis that were dropped.
+    pub redis_writes_dropped: Counter,
+    /// Bodies of which a part was missing when it was to be sent.
+    pub parts_missing: Counter,
+    /// Bodies whose rest came from the origin, because a part was missing.
+    pub bodies_resumed: Counter,
+    /// Bodies that broke off, because a part was missing and the origin couldn't make up for it.
+    pub bodies_cut: Counter,
+    /// Bodies that were passed on without being stored, because all together held as much as they may.
+    pub bodies_unstored: Counter,
+    /// Bytes of bodies that are held outside of the tiers.
+    pub bodies_bytes: Gauge,
+    /// Fetches under way that others wait for.
+    pub flights: Gauge,
+    /// Purges made through this node.
+    pub purges: Counter,
+    /// URLs that unsafe methods invalidated.
+    pub purge_invalidations: Counter,
+    /// Of these, how many joined one of the same URL that waited for the region's purge log.
+    pub purge_invalidations_coalesced: Counter,
+    /// Invalidations that the purge log has taken, each with those that had joined it.
+    pub purge_invalidations_appended: Counter,
+    /// URLs whose invalidation waits for the purge log.
+    pub purge_invalidations_waiting: Gauge,
+    /// How many of them are on disk.
+    pub purge_invalidations_held: Gauge,
+    /// Records of the region's purge log that could not be read.
+    pub purge_unreadable: Counter,
+    /// How often the region's purge log had lost records or was put back to an older state.
+    pub purge_logs_lost: Counter,
+    /// Whether this node is in step with its region's purge log.
+    pub purge_in_step: Gauge,
+    /// Records of the region's purge log that this node has yet to apply.
+    pub purge_lag_records: Gauge,
+    /// Milliseconds since the purge log was last read to its end.
+    pub purge_lag_ms: Gauge,
+    /// Milliseconds for which this node still serves without asking should it not reach the log any more.
+    pub purge_fence_ms: Gauge,
+    /// Whether another node of the region has this node's name.
+    pub purge_namesakes: Gauge,
+    /// Responses not stored because of their tags.
+    pub tags_refused: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("cache_stored", "Values put into the tiers", &self.stored),
+            ("cache_disk_errors", "Reads from the disk tier that failed", &self.disk_errors),
+            ("cache_disk_lost", "Values on disk that were gone or damaged when they were read", &self.disk_lost),
+            ("cache_redis_skipped", "Look-ups skipped while Redis is left alone", &self.redis_skipped),
+            ("cache_redis_errors", "Redis commands that failed or took too long", &self.redis_errors),
+            ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
+            ("cache_parts_missing", "Bodies of which a part was missing", &self.parts_missing),
+            ("cache_bodies_resumed", "Bodies whose rest came from the origin", &self.bodies_resumed),
+            ("cache_bodies_cut", "Bodies that broke off for want of a part", &self.bodies_cut),
+            ("cache_bodies_unstored", "Bodies not stored for want of memory on their way", &self.bodies_unstored),
+            ("cache_purges", "Purges made through this node", &self.purges),
+            ("cache_purge_invalidations", "URLs that unsafe methods invalidated", &self.purge_invalidations),
+            ("cache_purge_invalidations_coalesced", "Of these, joined to another", &self.purge_invalidations_coalesced),
+            ("cache_purge_invalidations_appended", "Taken by the purge log", &self.purge_invalidations_appended),
+            ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
+            ("cache_purge_logs_lost", "How often the purge log had lost records", &self.purge_logs_lost),
+            ("cache_tags_refused", "Responses not stored because of their tags", &self.tags_refused),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let gauges = [
+            ("cache_flights", "Fetches under way that others wait for", &self.flights),
+            ("cache_bodies_bytes", "Bytes of bodies held outside of the tiers", &self.bodies_bytes),
+            ("cache_purge_in_step", "1 while in step with the region's purge log, or without one", &self.purge_in_step),
+            ("cache_purge_lag_records", "Records of the purge log yet to be applied", &self.purge_lag_records),
+            ("cache_purge_lag_ms", "Since the purge log was read to its end; -1 before", &self.purge_lag_ms),
+            ("cache_purge_fence_ms", "What is left of the fence", &self.purge_fence_ms),
+            ("cache_purge_invalidations_waiting", "URLs that wait for the log", &self.purge_invalidations_waiting),
+            ("cache_purge_invalidations_held", "How many of these are on disk", &self.purge_invalidations_held),
+            ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+    }
+}

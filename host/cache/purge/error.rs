@@ -1,0 +1,14 @@
+//! How purging fails.
+
+use thiserror::Error;
+
+/// Why a purge could not be made, or the table not opened.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The durable table failed.
+    #[error("the purge table on disk: {0}")]
+    Journal(String),
+    /// The region's log can't be reached; the purge may or may not take effect, and is to be made again.
+    #[error("the region's purge log can't be reached, make the purge again: {0}")]
+    Log(String),
+}

@@ -1,0 +1,483 @@
+//! What was purged, as this node knows it: applied, made durable, and asked about on each hit.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, timeout, timeout_at},
+};
+use tracing::info;
+
+use super::{
+    Error,
+    fence::Fence,
+    journal::{Journal, Snapshot},
+    local::Local,
+    log::{Append, Log},
+    pending::{self, Pending},
+    receipt::{Receipt, SignedOff},
+    region::{Region, UNREACHED},
+    seen::Seen,
+    table::{self, Cursor, Incarnation, Kind, Mark, Position, Record, Standing, Table},
+};
+use crate::{
+    cache::{Metrics, key::Key, tag::Tag},
+    clock::{self, Uptime},
+    config,
+};
+
+/// What to purge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The responses to this URL (scheme, host, path and query as clients send them).
+    Url(String),
+    /// One key.
+    Key(Key),
+    /// Everything with this tag.
+    Tag(String),
+}
+
+impl Scope {
+    const fn is_url(&self) -> bool {
+        matches!(self, Self::Url(_))
+    }
+
+    fn tag(&self) -> Tag {
+        match self {
+            Self::Url(url) => Tag::url(url),
+            Self::Key(key) => Tag::key(key),
+            Self::Tag(name) => Tag::named(name.as_bytes()),
+        }
+    }
+}
+
+/// Where things stood when a request came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    mark: Mark,
+    /// The fence held, so that all purges that were complete by then had been applied.
+    in_step: bool,
+}
+
+/// What has been applied.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) table: Table,
+    pub(super) local: Local,
+}
+
+impl State {
+    fn check(&self, tags: impl Iterator<Item = Tag> + Clone, mark: &Mark) -> Standing {
+        self.table.check(tags.clone(), mark).max(self.local.check(tags, mark))
+    }
+}
+
+/// What only a writer needs.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    /// What this node knew of its region's log when it stopped, until it meets that log again.
+    pub(super) parked: Option<Table>,
+    /// Applied in memory, but not yet on disk: a write failed.
+    pub(super) unsaved: Vec<Record>,
+    /// Rows that left the table with them.
+    folded: Vec<Tag>,
+    /// The log was changed for another, which the disk doesn't know yet.
+    anew: bool,
+}
+
+/// Records that may be unsaved; past it the floor is raised instead, which costs revalidations but no memory.
+const UNSAVED_MAX: usize = 10_000;
+
+/// A local log goes on this far behind what was durable: positions that were given out but not saved before a crash are
+/// in the marks of entries on disk, and must not be given out again.
+const POSITIONS_SKIPPED: u64 = 1 << 32;
+
+/// What a hit has to know without taking a lock.
+#[derive(Clone, Copy, Debug)]
+struct Glance {
+    log: Incarnation,
+    version: u64,
+    latest_url: Position,
+    local: u64,
+}
+
+/// The node's view of what was purged.
+#[derive(Debug)]
+pub struct Purger {
+    pub(super) node: String,
+    pub(super) state: RwLock<State>,
+    glance: ArcSwap<Glance>,
+    pub(super) fence: Fence,
+    pub(super) journal: Option<Arc<Journal>>,
+    pub(super) region: Option<Region>,
+    /// Serialises writers, so that positions reach the journal in order.
+    pub(super) writing: Mutex<Writing>,
+    pub(super) applied: watch::Sender<Cursor>,
+    /// Something that is applied isn't durable yet.
+    pub(super) unsaved: AtomicBool,
+    pub(super) pending: Arc<Pending>,
+    pub(super) seen: Seen,
+    pub(super) rows_max: usize,
+    pub(super) invalidations_max: usize,
+    pub(super) metrics: Metrics,
+}
+
+impl Purger {
+    /// Opens the durable table in `dir` if there is one, and prepares to follow the region's log if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Journal`] if the durable table can't be opened or read.
+    pub fn open(
+        node: &str,
+        config: &config::Purge,
+        dir: Option<&std::path::Path>,
+        log: Option<Arc<dyn Log>>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, Error> {
+        let rows_max = config.tags_max;
+        let journal = dir.map(Journal::open).transpose()?.map(Arc::new);
+        let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
+        // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
+        // log of its own, so that what it has on disk is doubtful until then.
+        // Its incarnation comes before any of a region's.
+        let own = || Table::new(Incarnation(fastrand::u64(1..1 << table::INCARNATION_BITS)), rows_max);
+        let (table, parked) = match (loaded, &log) {
+            (Some(mut table), None) => {
+                table.advance(Position(table.cursor().position.0.saturating_add(POSITIONS_SKIPPED)));
+                (table, None)
+            }
+            (parked, Some(_)) => (own(), parked),
+            (None, None) => (own(), None),
+        };
+        if let (None, Some(journal)) = (&log, &journal) {
+            // The identity of a log that only this node has must survive it.
+            journal.write(&Snapshot::from(&table), &[], &[])?;
+        }
+        let fence = match &log {
+            Some(_) => Fence::new(config.fence, config.lost, config.cut_off),
+            None => Fence::alone(),
+        };
+        let region = log.map(|log| Region::new(log, config, journal.as_deref())).transpose()?;
+        // A log of its own is on this disk anyway.
+        let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
+        let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
+        let cursor = table.cursor();
+        let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: local.horizon() };
+        Ok(Arc::new(Self {
+            node: node.to_owned(),
+            state: RwLock::new(State { table, local }),
+            glance: ArcSwap::from_pointee(glance),
+            fence,
+            journal,
+            region,
+            writing: Mutex::new(Writing { parked, ..Writing::default() }),
+            applied: watch::Sender::new(cursor),
+            unsaved: AtomicBool::new(false),
+            pending: Arc::new(pending),
+            seen: Seen::default(),
+            rows_max,
+            invalidations_max: config.invalidations_max,
+            metrics,
+        }))
+    }
+
+    /// Returns the mark of a fetch that begins now.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        let state = self.state.read();
+        let Cursor { log, position, .. } = state.table.cursor();
+        Mark { log, position, local: state.local.count(), at: clock::uptime() }
+    }
+
+    /// Returns the mark of a fetch that begins now and whose response may be stored under a URL with this tag.
+    #[must_use]
+    pub fn begin(&self, url: &Tag) -> Mark {
+        // Noted first: an invalidation that finds nothing noted has the fetch begin after it.
+        self.seen.add(url);
+        self.mark()
+    }
+
+    /// Returns where things stand for a request that comes now.
+    #[must_use]
+    pub fn arrived(&self) -> Arrived {
+        Arrived { in_step: self.in_step(), mark: self.mark() }
+    }
+
+    /// Whether the region's log has been read to its end within the fence, so that tiers that others write to may be
+    /// read. Always so without a region.
+    #[must_use]
+    pub fn in_step(&self) -> bool {
+        self.fence.is_alone() || self.fence.holds(clock::uptime())
+    }
+
+    /// Whether the node has yet to catch up with its region's log after its start.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        !self.fence.is_alone() && !self.fence.has_read()
+    }
+
+    /// Whether the region's log has replied lately.
+    #[must_use]
+    pub fn has_reached(&self) -> bool {
+        let now = clock::uptime();
+        let is_recent = |region: &Region| now.since(Uptime(region.reached.load(Ordering::Relaxed))) < RECENT;
+        self.region.as_ref().is_none_or(is_recent)
+    }
+
+    /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
+    /// after no purge takes no lock. `url` is given where a policy may let several URLs share one entry, each of which
+    /// can be purged; it is asked for only if some URL was purged since the entry's fetch.
+    #[must_use]
+    pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: Option<impl FnOnce() -> Tag>) -> Standing {
+        let observed = self.fence.observe();
+        let standing = self.check_purged(tags, mark, checked, url);
+        if self.fence.is_alone() || self.fence.lets(observed, mark.at, clock::uptime()) {
+            standing
+        } else {
+            standing.max(Standing::Unconfirmed)
+        }
+    }
+
+    fn check_purged(
+        &self,
+        tags: &[Tag],
+        mark: &Mark,
+        checked: &AtomicU64,
+        url: Option<impl FnOnce() -> Tag>,
+    ) -> Standing {
+        let glance = self.glance.load();
+        let newer = glance.log != mark.log || glance.latest_url > mark.position || glance.local > mark.local;
+        let url_purged = url.is_some() && newer;
+        if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
+            return Standing::Good;
+        }
+        let asked = url.filter(|_| url_purged).map(|url| url());
+        let standing = self.state.read().check(tags.iter().copied().chain(asked), mark);
+        if standing == Standing::Good {
+            checked.store(glance.version, Ordering::Relaxed);
+        }
+        standing
+    }
+
+    /// Purges, and returns when no node of the region can serve what it purged any more, or `ack` is over.
+    ///
+    /// # Errors
+    /// [`Error`]: it isn't known to be purged.
+    pub async fn purge(&self, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
+        let append = Append { tag: scope.tag(), kind, url: scope.is_url() };
+        match &self.region {
+            None => {
+                let (position, saved) = self.append_locally(&[append], false).await;
+                saved?;
+                Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
+            }
+            Some(region) => {
+                let appended = timeout(ack, region.log.append(std::slice::from_ref(&append))).await;
+                let appended = appended.unwrap_or_else(|_| Err(Error::Log("no reply in time".to_owned())))?;
+                region.acknowledged(&appended, ack).await
+            }
+        }
+    }
+
+    /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name, for
+    /// as long as `ack` isn't over.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    pub async fn sign_off(&self, node: &str, ack: Duration) -> Result<SignedOff, Error> {
+        let Some(region) = &self.region else { return Ok(SignedOff::default()) };
+        let end = Instant::now() + ack;
+        let Ok(listed) = timeout_at(end, region.log.members(None)).await else { return Ok(SignedOff::unknown()) };
+        let listed = listed?;
+        let members = {
+            let mut roll = region.roll.lock();
+            roll.look(listed, clock::uptime());
+            roll.named(node)
+        };
+        let mut outcome = SignedOff { done: 0, left: Some(members.len()) };
+        for member in &members {
+            // Before this node forgets it: one for which there was no time can be signed off by another attempt.
+            let Ok(signed_off) = timeout_at(end, region.log.sign_off(member, false)).await else { break };
+            signed_off?;
+            region.roll.lock().forget(member);
+            outcome = SignedOff { done: outcome.done + 1, left: outcome.left.map(|left| left - 1) };
+        }
+        Ok(outcome)
+    }
+
+    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
+    /// between the beginning of its fetch and then. `url` makes the tag of the request's URL.
+    #[must_use]
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl FnOnce() -> Tag) -> bool {
+        // Another URL of the same key may have led the flight.
+        let tags = || tags.iter().copied().chain([url()]);
+        if *mark != arrived.mark && self.state.read().check(tags(), mark) != Standing::Good {
+            return true;
+        }
+        !arrived.in_step && !self.fence.shares(mark.at, arrived.mark.at)
+    }
+
+    /// Judges what is stored, for a request of the URL with this tag: whether it was purged hard since its fetch began.
+    #[must_use]
+    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: Tag) -> bool {
+        self.state.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone
+    }
+
+    /// Brings the gauges up to date.
+    pub fn refresh_metrics(&self) {
+        let metrics = &self.metrics;
+        let now = clock::uptime();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.purge_in_step.set(i64::from(self.in_step()));
+        let (waiting, held) = self.pending.count();
+        metrics.purge_invalidations_waiting.set(gauge(waiting as u64));
+        metrics.purge_invalidations_held.set(gauge(held as u64));
+        let Some(region) = &self.region else { return };
+        let applied = self.applied.borrow().position.0;
+        let last = Some(region.last.load(Ordering::Relaxed)).filter(|last| *last != UNREACHED).unwrap_or(0);
+        metrics.purge_lag_records.set(gauge(last.saturating_sub(applied)));
+        metrics.purge_lag_ms.set(self.fence.age(now).map_or(-1, |age| gauge(clock::millis(age))));
+        metrics.purge_fence_ms.set(gauge(clock::millis(self.fence.left(now))));
+    }
+
+    /// Applies purges to this node's own log, and says whether they are durable. With `all`, everything that was fetched
+    /// before is to be confirmed as well.
+    pub(super) async fn append_locally(&self, appends: &[Append], all: bool) -> (Position, Result<(), Error>) {
+        let mut writing = self.writing.lock().await;
+        let mut position = self.state.read().table.cursor().position;
+        let records = appends.iter().map(|append| {
+            position.0 += 1;
+            Record { position, tag: append.tag, kind: append.kind, url: append.url }
+        });
+        let records = records.collect();
+        if all {
+            // A position that no mark has: what was fetched at the last one is meant, too.
+            position.0 += 1;
+        }
+        let further = |table: &mut Table| {
+            if all {
+                table.raise_floor(position);
+            }
+        };
+        (position, self.commit(&mut writing, records, further).await)
+    }
+
+    /// Applies records in memory first, so that no hit can slip between, then on disk, then tells those who wait.
+    /// What the disk refuses is held and written with the next records: it must not be forgotten at a restart.
+    pub(super) async fn commit(
+        &self,
+        writing: &mut Writing,
+        records: Vec<Record>,
+        further: impl FnOnce(&mut Table),
+    ) -> Result<(), Error> {
+        let snapshot = {
+            let mut state = self.state.write();
+            let table = &mut state.table;
+            writing.folded.extend(records.iter().flat_map(|record| table.apply(record)));
+            further(table);
+            writing.unsaved.extend(records);
+            // A tag that was folded and then purged again has a row.
+            writing.folded.retain(|tag| table.row(tag).is_none());
+            if writing.unsaved.len() > UNSAVED_MAX {
+                let applied = table.cursor().position;
+                table.raise_floor(applied);
+                // Nor is what the disk has of it worth anything below that floor.
+                (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), true);
+            }
+            Snapshot::from(&*table)
+        };
+        self.republish();
+        self.save(writing, snapshot).await
+    }
+
+    /// Tries again to make durable what the disk refused.
+    pub(super) async fn save_again(&self) -> Result<(), Error> {
+        let mut writing = self.writing.lock().await;
+        let snapshot = Snapshot::from(&self.state.read().table);
+        self.save(&mut writing, snapshot).await
+    }
+
+    /// Makes another table the one that counts, at once and as a whole, with what it has on top of what the disk has of
+    /// it: records, and rows that left it. `anew` if what the disk has is of another log.
+    pub(super) async fn swap_in(
+        &self,
+        writing: &mut Writing,
+        table: Table,
+        anew: bool,
+        (records, folded): (Vec<Record>, Vec<Tag>),
+    ) -> Result<(), Error> {
+        let snapshot = Snapshot::from(&table);
+        // A tag that was folded and then purged again has a row.
+        let folded: Vec<Tag> = folded.into_iter().filter(|tag| table.row(tag).is_none()).collect();
+        self.state.write().table = table;
+        self.republish();
+        if anew {
+            // Purges of a log that is gone say nothing about this one.
+            (writing.unsaved, writing.folded) = (Vec::new(), Vec::new());
+            writing.anew = true;
+        }
+        writing.unsaved.extend(records);
+        writing.folded.extend(folded);
+        self.save(writing, snapshot).await
+    }
+
+    async fn save(&self, writing: &mut Writing, snapshot: Snapshot) -> Result<(), Error> {
+        if let Some(journal) = self.journal.clone() {
+            let (records, folded, anew) = (writing.unsaved.clone(), writing.folded.clone(), writing.anew);
+            let write = move || {
+                if anew {
+                    journal.reset(&snapshot, &records, &folded)
+                } else {
+                    journal.write(&snapshot, &records, &folded)
+                }
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            let written = written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())));
+            self.unsaved.store(written.is_err(), Ordering::Relaxed);
+            written?;
+        }
+        (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), false);
+        self.applied.send_replace(snapshot.cursor);
+        Ok(())
+    }
+
+    pub(super) fn republish(&self) {
+        // Read anew whenever another has published meanwhile, which may have known more.
+        self.glance.rcu(|glance| {
+            let state = self.state.read();
+            let (log, latest_url) = (state.table.cursor().log, state.table.latest_url());
+            Glance { log, latest_url, local: state.local.horizon(), version: glance.version + 1 }
+        });
+    }
+}
+
+/// Brings back what waited for the log when the process before ended: it holds on this node at once, and waits on.
+///
+/// # Errors
+/// [`Error::Journal`]
+fn restore(journal: Option<&Journal>, tags_max: usize, patience: Duration) -> Result<(Local, Pending), Error> {
+    let (mut local, pending) = (Local::new(tags_max), Pending::new(tags_max, patience));
+    let (waiting, overflowed) = journal.map(Journal::waiting).transpose()?.unwrap_or_default();
+    if !waiting.is_empty() {
+        info!(count = waiting.len(), "invalidations from before the start have yet to reach the purge log");
+    }
+    if overflowed {
+        local.raise_floor();
+        pending.restore_overflow();
+    }
+    for tag in waiting {
+        pending.restore(tag, local.add(tag));
+    }
+    Ok((local, pending))
+}
+
+/// A log that hasn't replied for this long is out of reach.
+const RECENT: Duration = Duration::from_secs(5);

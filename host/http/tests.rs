@@ -415,6 +415,12 @@ async fn a_broken_answer_never_looks_complete() {
     let answer = site.talk("GET /broken HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
 
+    // To HTTP/1.0 a close would be the end of the body.
+    let mut old = site.connect().await;
+    old.write_all(b"GET /broken HTTP/1.0\r\nHost: a\r\n\r\n").await.unwrap();
+    let end = within(old.read_to_end(&mut Vec::new())).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
     let mut sender = connect_http2(&site).await;
     let collected = match within(sender.send_request(get(&site, "/broken"))).await {
         Ok(response) => within(response.into_body().collect()).await.map(|_| ()),

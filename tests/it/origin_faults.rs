@@ -1,14 +1,20 @@
 //! Origins that are down, slow, broken or lying.
 
-use tokio::task::JoinSet;
+use std::io;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 use crate::harness::{
     client::Answer,
     eventually,
     liar::{Liar, Lie, Refusing, crlf},
     node::{Builder, Node},
-    origin::{Gate, Origin, Reply},
-    sealed,
+    origin::{Gate, Origin, Reply, Taps},
+    sealed, within,
 };
 
 /// A pool that asks once and never ejects, so that every fault is seen as it is.
@@ -78,6 +84,45 @@ async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_kept() {
         }
         assert_eq!(liar.asked(), 2, "{words}: nothing was kept");
         assert!(node.cached("/x").await.is_none(), "{words}");
+    }
+}
+
+/// To HTTP/1.0 the end of a connection is the end of a body without a stated length.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_http_1_0_a_body_that_breaks_off_ends_in_a_reset_and_a_whole_one_in_a_close() {
+    let (origin, taps, piece) = (Origin::start().await, Taps::default(), sealed("piece", 40_000));
+    let feed = taps.clone();
+    origin.on("/fed", move |_| {
+        Reply::ok("").header("content-type", "text/event-stream").header("cache-control", "no-store").fed(&feed)
+    });
+    let node = bare(&[origin.url()]).start().await;
+    for is_whole in [true, false] {
+        let mut client = TcpStream::connect(node.address).await.unwrap();
+        client.write_all(&crlf("GET /fed HTTP/1.0\nHost: shop.test\n\n")).await.unwrap();
+        let (pipe, mut said) = (taps.next().await, Vec::new());
+        pipe.send(Ok("first".into())).await.unwrap();
+        while !said.ends_with(b"first") {
+            assert_ne!(within("the first piece", client.read_buf(&mut said)).await.unwrap(), 0);
+        }
+        let head = String::from_utf8_lossy(&said).to_lowercase();
+        assert!(!head.contains("content-length") && !head.contains("chunked"), "{head}");
+
+        if is_whole {
+            // All of it is in the hands of the kernel by the time the node closes.
+            pipe.send(Ok(piece.clone())).await.unwrap();
+            drop(pipe);
+            eventually("the close", async || {
+                node.metric("holm_http_connections_closed_total", "reason=\"done\"").await > 0.0
+            })
+            .await;
+            within("the rest", client.read_to_end(&mut said)).await.unwrap();
+            assert!(said.ends_with(&piece), "{} bytes", said.len());
+        } else {
+            pipe.send(Err(io::Error::other("on purpose"))).await.unwrap();
+            drop(pipe);
+            let end = within("the end", client.read_to_end(&mut said)).await;
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
     }
 }
 

@@ -69,6 +69,24 @@ async fn begun(node: &Doors) -> f64 {
     node.metric("holm_http_requests_total", "version=\"1.1\"").await
 }
 
+/// An HTTP/2 client's request for `/large` on stream 1, whose window has so many bytes.
+fn h2_request(window: u32) -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    let setting = [&[0_u8, 4][..], &window.to_be_bytes()].concat();
+    // GET and http from HPACK's static table, then a path and an authority as literals.
+    let fields = b"\x82\x86\x04\x06/large\x01\x09shop.test";
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    [preface, frame(SETTINGS, 0, 0, &setting), frame(HEADERS, END_STREAM_AND_HEADERS, 1, fields)].concat()
+}
+
+/// An HTTP/2 frame (RFC 9113, section 4.1) with a payload of less than 256 bytes.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
 /// Connects from this address with so small a receive buffer, if one is given, and sends `request`.
 #[cfg(target_os = "linux")]
 async fn socket_from(node: &Doors, ip: &str, buffer: Option<u32>, request: &str) -> TcpStream {
@@ -301,6 +319,80 @@ async fn a_reader_that_keeps_the_minimum_rate_is_not_cut_however_small_its_buffe
     for reason in ["reason=\"send\"", "reason=\"rate\""] {
         assert!(node.metric("holm_http_connections_closed_total", reason).await < 1.0, "{reason}");
     }
+}
+
+/// Large buffers are acknowledged in large steps, and the next one may take longer than a single pause may be.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_keeps_the_minimum_rate_is_not_cut_however_large_its_steps() {
+    let origin = origin().await;
+    let rates = "send_ms = 3_000\nrate_bytes_min = \"4KiB\"\nrate_window_ms = 3_000";
+    let node = node(&origin).set("timeouts", rates).start().await;
+    let asking = "GET /large HTTP/1.1\nHost: shop.test\n\n";
+    let mut slow = socket_from(&node, "127.0.0.1", Some(64 << 10), asking).await;
+    let mut piece = vec![0; 512 << 10];
+    // Long enough that what comes next isn't taken for the filling of buffers.
+    within("the first bytes", slow.read_exact(&mut piece[..12])).await.unwrap();
+    sleep(Duration::from_millis(1_500)).await;
+    for _ in 0..2 {
+        within("a step", slow.read_exact(&mut piece)).await.unwrap();
+        sleep(Duration::from_secs(7)).await;
+    }
+    within("a step", slow.read_exact(&mut piece)).await.unwrap();
+    for reason in ["reason=\"send\"", "reason=\"rate\""] {
+        assert!(node.metric("holm_http_connections_closed_total", reason).await < 1.0, "{reason}");
+    }
+}
+
+/// hyper hands over pieces of 16 KiB, each of which lasts this client longer than it may pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_keeps_the_minimum_rate_is_not_reset_however_little_its_window_is_opened() {
+    const DATA: u8 = 0;
+    const RST_STREAM: u8 = 3;
+    const WINDOW_UPDATE: u8 = 8;
+    let origin = origin().await;
+    let rates = "send_ms = 2_000\nrate_bytes_min = \"1KiB\"\nrate_window_ms = 2_000";
+    let node = node(&origin).set("timeouts", rates).start().await;
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    stream.write_all(&h2_request(1024)).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let opening = tokio::spawn(async move {
+        while write.write_all(&frame(WINDOW_UPDATE, 0, 1, &1_000_u32.to_be_bytes())).await.is_ok() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let (mut bytes, mut head) = (0, [0; 9]);
+    while bytes < 40_000 {
+        within("a frame", read.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        within("its payload", read.read_exact(&mut payload)).await.unwrap();
+        assert_ne!(head[3], RST_STREAM, "after {bytes} bytes");
+        if head[3] == DATA {
+            bytes += payload.len();
+        }
+    }
+    opening.abort();
+}
+
+/// To HTTP/1.0 the end of a connection is the end of a body without a stated length.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_http_1_0_that_is_cut_sees_that_the_body_is_not_whole() {
+    let (origin, taps) = (origin().await, Taps::default());
+    let feed = taps.clone();
+    origin.on("/fed", move |_| Reply::ok("").header("cache-control", "no-store").fed(&feed));
+    // At such a rate the last bytes that fill the client's buffer earn it next to nothing.
+    let node = node(&origin).set("timeouts", "send_ms = 1_000\nrate_bytes_min = \"64KiB\"").start().await;
+    let asking = "GET /fed HTTP/1.0\nHost: shop.test\n\n";
+    let mut stopped = socket_from(&node, "127.0.0.1", Some(4096), asking).await;
+    let pipe = taps.next().await;
+    pipe.send(Ok(sealed("large", LARGE))).await.unwrap();
+    drop(pipe);
+    eventually("the cut", async || node.metric("holm_http_connections_closed_total", "reason=\"send\"").await > 0.0)
+        .await;
+    let mut said = Vec::new();
+    let end = within("the end", stopped.read_to_end(&mut said)).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{} bytes", said.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -102,7 +102,7 @@ struct Service<H> {
 
 impl<H: Handler> Service<H> {
     async fn answer(&self, request: Request<Incoming>) -> Response<Pieces<Reply<Body>>> {
-        self.activity.head_complete();
+        self.activity.head_complete(request.version());
         let marks = match self.protocol {
             Protocol::Http1 => None,
             Protocol::Http2 => Marks::current(&self.activity),
@@ -148,6 +148,14 @@ async fn converse<H: Handler>(
     });
     let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
     let driver = Driver { activity, look, drain: &drain, cut: &shared.cut };
+    let end = |outcome, phase| {
+        let end = end(outcome, phase);
+        // The response's body has gone by now, and the socket, which goes next, has to know.
+        if end == End::Aborted {
+            socket.fail();
+        }
+        end
+    };
     match protocol {
         Protocol::Http1 => {
             driver.drive(builders.http1.serve_connection(io, service), |it| it.graceful_shutdown(), end).await

@@ -17,13 +17,13 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument;
 
-use super::watch::SocketActivity;
+use super::watch::{CHECK_MIN, LOOKS, SocketActivity};
 use crate::{
     config::Timeouts,
     http::{
         end::Reason,
         metrics::Metrics,
-        pace::{Account, Pace},
+        pace::{Credit, Pace, SETTLING},
         trace,
     },
 };
@@ -32,13 +32,14 @@ tokio::task_local! {
     static CURRENT: Arc<Marks>;
 }
 
-/// What a response's body tells the watch over its stream. Both live in one task, so that no order is needed.
+/// What a response's body tells the watch over its stream, and what its pieces tell it that are being written. No order
+/// between the marks is needed.
 #[derive(Default)]
 pub(super) struct Marks {
     /// A piece lies ready, and the client has yet to make room for it.
     waits_for_client: AtomicBool,
-    /// Bytes handed over since the watch last looked.
-    given: AtomicU64,
+    /// Bytes written since the watch last looked.
+    written: AtomicU64,
     /// Of the stream's connection.
     activity: OnceLock<Arc<SocketActivity>>,
     /// Bytes that the connection had progressed by when the watch last looked.
@@ -59,21 +60,28 @@ impl Marks {
         }
     }
 
-    /// Bytes that the client took since the watch last looked: those that were handed over and, as long as the socket as a
-    /// whole has no room, the stream's part of those that the client acknowledged. The pieces of many streams wait for
-    /// the socket then, and each is handed over only after tens of thousands of bytes.
-    fn took(&self) -> u64 {
-        let given = self.given.swap(0, Ordering::Relaxed);
-        let Some(activity) = self.activity.get() else { return given };
+    /// Bytes that the client took since the watch last looked: those that its windows let through and, as long as the
+    /// socket as a whole has no room, the stream's part of those that the client acknowledged. The pieces of many streams
+    /// wait for the socket then, and it takes more only by the tens of thousands.
+    pub(super) fn took(&self) -> u64 {
+        let written = self.written.swap(0, Ordering::Relaxed);
+        let Some(activity) = self.activity.get() else { return written };
         let (progressed, sharers) = activity.progressed();
         let before = self.progressed.swap(progressed, Ordering::Relaxed);
-        given + progressed.saturating_sub(before) / u64::from(sharers.max(1))
+        written + progressed.saturating_sub(before) / u64::from(sharers.max(1))
     }
 
-    /// A piece of so many bytes was handed over.
-    pub(super) fn gave(&self, bytes: usize) {
-        self.given.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// A piece was handed over.
+    pub(super) fn gave(&self) {
         self.waits_for_client.store(true, Ordering::Relaxed);
+    }
+
+    /// So many bytes of a piece were written: byte by byte what the windows let through.
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(activity) = self.activity.get() {
+            activity.passed();
+        }
     }
 
     /// It isn't the client that is waited for.
@@ -130,16 +138,18 @@ async fn watch<F: Future<Output = ()>>(stream: F, marks: Arc<Marks>, rule: Arc<R
 /// How long one stream's client is waited for.
 struct Patience {
     send: Duration,
-    account: Account,
-    /// Since when the piece that lies ready does so.
+    credit: Credit,
+    /// Since when the piece that lies ready does so, and nothing of it was taken.
     since: Option<Instant>,
+    /// When the client was waited for the first time.
+    first: Option<Instant>,
     /// Made at the first wait; a client that has room needs none.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
     const fn new(send: Duration, pace: Pace) -> Self {
-        Self { send, account: Account::new(pace), since: None, alarm: None }
+        Self { send, credit: Credit::new(pace), since: None, first: None, alarm: None }
     }
 
     /// Ready when the client has been waited for long enough.
@@ -148,23 +158,34 @@ impl Patience {
         let taken = marks.took();
         if taken > 0 || !waits {
             let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            self.account.book(taken, waited);
+            // What came at once lies in the windows that the client had opened ahead.
+            let reads = self.first.is_some_and(|first| first.elapsed() >= SETTLING);
+            self.credit.book(taken, waited, reads);
         }
         if !waits {
             return Poll::Pending;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        let (allowed, reason) = match self.account.left() {
-            Some(left) if left < self.send => (left, Reason::Rate),
-            _ => (self.send, Reason::Send),
-        };
-        let deadline = since + allowed;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if alarm.deadline() != deadline {
-            alarm.as_mut().reset(deadline);
-        }
-        ready!(alarm.as_mut().poll(cx));
+        self.first.get_or_insert(since);
+        let (allowed, reason) = self.credit.allowed(self.send);
+        ready!(self.poll_until(since + allowed, allowed, cx));
         Poll::Ready(reason)
+    }
+
+    /// Ready at the deadline. Wakes the task now and then before, because what is written doesn't.
+    fn poll_until(&mut self, deadline: Instant, allowed: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return Poll::Ready(());
+            }
+            let look = deadline.min(now + (allowed / LOOKS).max(CHECK_MIN));
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look)));
+            if alarm.is_elapsed() || alarm.deadline() > look {
+                alarm.as_mut().reset(look);
+            }
+            ready!(alarm.as_mut().poll(cx));
+        }
     }
 }
 
@@ -188,7 +209,8 @@ mod tests {
         let (given, gifts) = (Arc::clone(&marks), gifts.to_vec());
         let stream = async move {
             for (bytes, pause) in gifts {
-                given.gave(bytes);
+                given.gave();
+                given.wrote(bytes);
                 tokio::time::sleep(pause).await;
             }
             std::future::pending::<()>().await;
@@ -219,7 +241,7 @@ mod tests {
         let count = Arc::clone(&looks);
         let stream = async move {
             own.belong(&activity);
-            own.gave(1);
+            own.gave();
             for look in 1..=20 {
                 tokio::time::sleep(step).await;
                 activity.wrote(None, || Some(100_000 - look * 1_000));
@@ -238,7 +260,7 @@ mod tests {
         let Streams(rule) = Streams::new(&timeouts(short, 1_000_000, short), Metrics::new());
         let paused = Arc::clone(&marks);
         let stream = async move {
-            paused.gave(1);
+            paused.gave();
             paused.pause();
             tokio::time::sleep(short * 10).await;
         };

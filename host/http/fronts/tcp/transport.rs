@@ -5,9 +5,11 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::watch::{SocketActivity, unacknowledged};
 
 /// A TCP stream that notes whether it takes what is written. Below TLS, because there progress shows byte by byte.
+/// Dropped in the middle of a response it is reset: a mere close would be the end of a body to HTTP/1.0.
 pub(super) struct Socket {
     stream: TcpStream,
     activity: Arc<SocketActivity>,
@@ -29,6 +32,14 @@ impl Socket {
 
     fn note(&self, outcome: &Poll<io::Result<usize>>) {
         self.activity.wrote(taken(outcome), || unacknowledged(&self.stream));
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.activity.breaks_off() {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
@@ -173,8 +184,35 @@ mod tests {
     use super::*;
     use crate::{
         config::Timeouts,
-        http::{activity::Activity, pace::Pace},
+        http::{
+            activity::{Activity, InFlight},
+            pace::Pace,
+        },
     };
+
+    /// What a client reads to its end of a connection that is dropped after such a response.
+    async fn read(under_way: bool) -> io::Result<Vec<u8>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(SocketActivity::new(requests.clone(), Pace::of(&Timeouts::default())));
+        let mut socket = Socket::new(stream, activity.clone());
+        activity.head_complete(::http::Version::HTTP_10);
+        let request = InFlight::begin(&requests);
+        socket.write_all(&[b'x'; 10_000]).await.unwrap();
+        let request = under_way.then_some(request);
+        drop(socket);
+        drop(request);
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.map(|_| said)
+    }
+
+    #[tokio::test]
+    async fn a_response_that_breaks_off_ends_in_a_reset_and_a_complete_one_arrives() {
+        assert_eq!(read(true).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(read(false).await.unwrap().len(), 10_000);
+    }
 
     #[tokio::test]
     async fn the_replay_comes_first_in_pieces_of_any_size_and_counts_as_heard() {

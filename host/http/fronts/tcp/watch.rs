@@ -12,20 +12,28 @@ use std::{
     time::Duration,
 };
 
+use ::http::Version;
+use parking_lot::Mutex;
+
 use crate::{
     config::Timeouts,
-    http::{activity::Activity, driver::Verdict, end::Reason, pace::Pace},
+    http::{
+        activity::Activity,
+        driver::Verdict,
+        end::Reason,
+        pace::{Credit, Pace, SETTLING},
+    },
 };
 
 /// The mark of something that isn't going on.
 const NEVER: u64 = u64::MAX;
 
 /// Bounds of the time between two checks, whatever the timeouts are.
-const CHECK_MIN: Duration = Duration::from_millis(10);
+pub(super) const CHECK_MIN: Duration = Duration::from_millis(10);
 const CHECK_MAX: Duration = Duration::from_secs(3600);
 
-/// How often at least a socket that takes no bytes is looked at before its connection is closed for that.
-const LOOKS: u32 = 4;
+/// How often at least a client that takes no bytes is looked at before it is cut for that.
+pub(super) const LOOKS: u32 = 4;
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +68,8 @@ pub(super) struct Snapshot {
     pub(super) head_since: Option<Duration>,
     /// Since when the socket takes no bytes and the client acknowledges none.
     pub(super) blocked_since: Option<Duration>,
-    /// How long the socket took none before that, within the window of the minimum rate.
-    pub(super) waited: Duration,
+    /// How long the client may be waited for from then on.
+    pub(super) credit: Credit,
 }
 
 /// Decides about a connection. The order of the checks matters: who doesn't take an answer isn't idle.
@@ -83,11 +91,8 @@ pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeo
 /// The timeout that is running: since when, how long, and what it means.
 fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<(Duration, Duration, Reason)> {
     if let Some(since) = marks.blocked_since {
-        let left = Pace::of(timeouts).window().map(|window| window.saturating_sub(marks.waited));
-        return Some(match left {
-            Some(left) if left < timeouts.send => (since, left, Reason::Rate),
-            _ => (since, timeouts.send, Reason::Send),
-        });
+        let (allowed, reason) = marks.credit.allowed(timeouts.send);
+        return Some((since, allowed, reason));
     }
     if marks.in_flight > 0 {
         return None;
@@ -108,16 +113,21 @@ pub(super) struct SocketActivity {
     heard: AtomicBool,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// When the socket had no room for the first time.
+    first_blocked: AtomicU64,
     /// Bytes that the socket has taken, and those of them that the client had acknowledged at the last look. Written by the
-    /// connection's own task alone, as are the next three.
+    /// connection's own task alone, as are all that follow but the last two.
     sent: AtomicU64,
     acknowledged: AtomicU64,
-    /// Bytes that the client has acknowledged while it was waited for, in all.
+    /// Bytes that the client has acknowledged while the socket had no room, in all.
     progressed: AtomicU64,
-    /// Of the window of the minimum rate: how long the socket took no bytes, and how many the client has acknowledged.
-    waited: AtomicU64,
-    taken: AtomicU64,
-    pace: Pace,
+    /// Whether the client owes progress, and so is looked at although its socket has room.
+    owes: AtomicBool,
+    credit: Mutex<Credit>,
+    /// Whether a reset is the way to say that the response under way breaks off.
+    may_reset: AtomicBool,
+    /// Whether a response has failed on this side.
+    failed: AtomicBool,
 }
 
 impl SocketActivity {
@@ -128,12 +138,14 @@ impl SocketActivity {
             heard: AtomicBool::new(false),
             head_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
+            first_blocked: AtomicU64::new(NEVER),
             sent: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             progressed: AtomicU64::new(0),
-            waited: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-            pace,
+            owes: AtomicBool::new(false),
+            credit: Mutex::new(Credit::new(pace)),
+            may_reset: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -143,10 +155,36 @@ impl SocketActivity {
         self.blocked_since.store(NEVER, Ordering::Relaxed);
     }
 
-    /// A request's header section is complete. Called in the very poll in which the request is counted as in flight, so
-    /// that bytes of its body are never taken for those of another head.
-    pub(super) fn head_complete(&self) {
+    /// The header section of a request of this version is complete. Called in the very poll in which the request is
+    /// counted as in flight, and ahead of that: so bytes of its body are never taken for those of another head.
+    pub(super) fn head_complete(&self, version: Version) {
         self.head_since.store(NEVER, Ordering::Relaxed);
+        // To HTTP/1.0 a close may be the end of a body, so only a reset is plain. HTTP/1.1 has lengths and chunks, and a
+        // reset would take complete responses with it that are still on their way.
+        let is_first = self.activity.begun() == 0;
+        let may_reset = version == Version::HTTP_10 || (version == Version::HTTP_11 && is_first);
+        self.may_reset.store(may_reset, Ordering::Relaxed);
+    }
+
+    /// A response has failed on this side, and its connection ends.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection, if it ended at this moment, would have to be reset, because it would leave a response
+    /// unfinished: one whose body hasn't been handed over, or that the socket had no room for. What the socket has taken
+    /// of a complete response is sent after a close, and would be lost by a reset.
+    pub(super) fn breaks_off(&self) -> bool {
+        let is_blocked = || self.blocked_since.load(Ordering::Relaxed) != NEVER;
+        let is_unfinished = || !self.activity.is_idle() || is_blocked() || std::thread::panicking();
+        self.may_reset.load(Ordering::Relaxed) && (self.failed.load(Ordering::Relaxed) || is_unfinished())
+    }
+
+    /// Bytes of a response went to the socket. Those of one that is out of hyper's hands keep its connection from being idle.
+    pub(super) fn passed(&self) {
+        if self.activity.is_idle() {
+            self.activity.idle_from(self.activity.millis());
+        }
     }
 
     /// Bytes came. Reads the clock only for the first ones of a request.
@@ -164,44 +202,48 @@ impl SocketActivity {
         let sent = self.sent.load(Ordering::Relaxed) + taken.unwrap_or(0) as u64;
         self.sent.store(sent, Ordering::Relaxed);
         let blocked = self.blocked_since.load(Ordering::Relaxed);
-        let within_window = blocked != NEVER || self.waited.load(Ordering::Relaxed) != 0;
-        if !within_window && taken.is_some() {
+        if taken.is_some() && blocked == NEVER && !self.owes.load(Ordering::Relaxed) {
             return;
         }
         let acknowledged = sent.saturating_sub(queued().unwrap_or(0));
         let before = self.acknowledged.swap(acknowledged, Ordering::Relaxed);
-        if within_window {
-            self.progress(blocked, acknowledged.saturating_sub(before), taken.is_some());
+        if self.first_blocked.load(Ordering::Relaxed) == NEVER {
+            // Nobody knows how much of what has gone before lies unread in buffers.
+            let now = self.activity.millis();
+            self.first_blocked.store(now, Ordering::Relaxed);
+            self.blocked_since.store(now, Ordering::Relaxed);
         } else {
-            self.blocked_since.store(self.activity.millis(), Ordering::Relaxed);
+            self.progress(blocked, acknowledged.saturating_sub(before), taken.is_some());
         }
     }
 
-    /// Books bytes that the client acknowledged within a window, in which the socket had no room since `blocked`; once
-    /// enough came the window begins anew. A client that goes on taking bytes isn't waited for any longer than until the
-    /// last ones, although the socket, which takes more only by the tens of thousands, may still have no room.
+    /// Books bytes that the client acknowledged since the last look; the socket has had no room since `blocked`. A client
+    /// that goes on taking bytes isn't waited for any longer than until the last ones, although the socket, which takes
+    /// more only by the tens of thousands, may still have no room.
     fn progress(&self, blocked: u64, bytes: u64, has_room: bool) {
         if bytes == 0 && !has_room && blocked != NEVER {
             return;
         }
         let now = self.activity.millis();
-        self.progressed.store(self.progressed.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
-        let taken = self.taken.load(Ordering::Relaxed).saturating_add(bytes);
-        // The time before the first refusal counts for nothing, so a wait that is too short to be seen is one of 1 ms.
+        // A wait that is too short to be seen is one of 1 ms.
         let waited = if blocked == NEVER { 0 } else { now.saturating_sub(blocked).max(1) };
-        let enough = taken >= self.pace.bytes_min();
-        self.taken.store(if enough { 0 } else { taken }, Ordering::Relaxed);
-        let waited = if enough { 0 } else { self.waited.load(Ordering::Relaxed).saturating_add(waited) };
-        self.waited.store(waited, Ordering::Relaxed);
+        let first = self.first_blocked.load(Ordering::Relaxed);
+        let reads = Duration::from_millis(now.saturating_sub(first)) >= SETTLING;
+        {
+            let mut credit = self.credit.lock();
+            credit.book(bytes, Duration::from_millis(waited), reads);
+            self.owes.store(!credit.is_full(), Ordering::Relaxed);
+        }
         if blocked != NEVER {
+            self.progressed.store(self.progressed.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
             // The last answer may be out of hyper's hands long before the client has taken it.
             self.activity.idle_from(now);
         }
         self.blocked_since.store(if has_room { NEVER } else { now }, Ordering::Release);
     }
 
-    /// Bytes that the client has acknowledged while it was waited for, since the connection was accepted, and the number of
-    /// requests that share them.
+    /// Bytes that the client has acknowledged while the socket had no room, since the connection was accepted, and the number
+    /// of requests that share them.
     pub(super) fn progressed(&self) -> (u64, u32) {
         (self.progressed.load(Ordering::Relaxed), self.activity.in_flight())
     }
@@ -213,7 +255,7 @@ impl SocketActivity {
         Snapshot {
             in_flight,
             blocked_since,
-            waited: Duration::from_millis(self.waited.load(Ordering::Relaxed)),
+            credit: *self.credit.lock(),
             heard: self.heard.load(Ordering::Relaxed),
             idle_since: self.activity.idle_since(),
             head_since: time(&self.head_since),
@@ -266,6 +308,15 @@ mod tests {
         drain: secs(20),
     };
 
+    const PACE: Pace = Pace::of(&TIMEOUTS);
+
+    /// What is left to a client after such a step.
+    fn after(bytes: u64, waited: Duration, reads: bool) -> Credit {
+        let mut credit = Credit::new(PACE);
+        credit.book(bytes, waited, reads);
+        credit
+    }
+
     /// An idle connection that has been heard, since second 100.
     const QUIET: Snapshot = Snapshot {
         in_flight: 0,
@@ -273,7 +324,7 @@ mod tests {
         idle_since: secs(100),
         head_since: None,
         blocked_since: None,
-        waited: Duration::ZERO,
+        credit: Credit::new(PACE),
     };
 
     #[test]
@@ -288,7 +339,8 @@ mod tests {
         let busy = Snapshot { in_flight: 1, ..QUIET };
         let blocked = Snapshot { blocked_since: Some(secs(140)), ..busy };
         let rest_blocked = Snapshot { blocked_since: Some(secs(140)), ..QUIET };
-        let trickling = Snapshot { waited: secs(15), ..blocked };
+        let trickling = Snapshot { credit: after(0, secs(15), false), ..blocked };
+        let stepping = Snapshot { credit: after(6_000, secs(15), true), ..blocked };
         let cases = [
             ("silent, early", silent, Http1, 101, fine(105)),
             ("silent, late", silent, Http1, 105, close(FirstByte)),
@@ -307,6 +359,9 @@ mod tests {
             ("the tail of an answer isn't idleness", rest_blocked, Http1, 165, fine(170)),
             ("trickling, early", trickling, Http1, 164, fine(165)),
             ("trickling, late", trickling, Http2, 165, close(Rate)),
+            ("in large steps, after a pause that would be too long", stepping, Http1, 170, fine(180)),
+            ("in large steps, near the end of what the last one earned", stepping, Http1, 195, fine(200)),
+            ("in large steps, late", stepping, Http1, 200, close(Rate)),
         ];
         for (name, marks, protocol, now, expected) in cases {
             assert_eq!(verdict(&marks, protocol, secs(now), &TIMEOUTS), expected, "{name}");
@@ -330,7 +385,7 @@ mod tests {
         activity.heard();
         assert!(activity.snapshot().heard && activity.snapshot().head_since.is_some());
 
-        activity.head_complete();
+        activity.head_complete(Version::HTTP_2);
         let first = InFlight::begin(&requests);
         let second = InFlight::begin(&requests);
         activity.heard();
@@ -352,12 +407,13 @@ mod tests {
             assert_eq!(activity.snapshot().blocked_since, None);
             activity.wrote(None, || queued);
             assert!(activity.snapshot().blocked_since.is_some());
-            activity.wrote(Some(10), || queued);
-            assert_eq!(activity.snapshot().blocked_since, None);
-            assert!(!activity.snapshot().waited.is_zero(), "ten bytes don't start the window anew");
-
             activity.wrote(Some(4_000), || queued);
-            assert!(activity.snapshot().waited.is_zero(), "enough has been taken");
+            assert_eq!(activity.snapshot().blocked_since, None);
+            assert_eq!(
+                activity.snapshot().credit,
+                Credit::new(PACE),
+                "it makes up for the wait, and earns nothing yet"
+            );
         }
     }
 
@@ -369,18 +425,66 @@ mod tests {
         let begun = activity.snapshot().blocked_since;
         activity.wrote(None, || Some(90_000));
         assert_eq!(activity.snapshot().blocked_since, begun);
-        assert!(activity.snapshot().waited.is_zero(), "nothing came");
+        assert_eq!(activity.progressed(), (0, 0), "nothing came");
 
         activity.wrote(None, || Some(89_000));
-        assert!(!activity.snapshot().waited.is_zero(), "something, and not enough yet");
         assert!(activity.snapshot().blocked_since >= begun && begun.is_some(), "it still has no room");
         assert_eq!(activity.progressed(), (1_000, 0));
-        activity.wrote(None, || Some(86_000));
-        assert!(activity.snapshot().waited.is_zero(), "4,000 bytes are a window's worth");
-
-        activity.wrote(Some(50_000), || Some(136_000));
-        assert!(!activity.snapshot().waited.is_zero(), "what the socket takes and nobody acknowledges is no progress");
+        activity.wrote(Some(50_000), || Some(139_000));
+        assert_eq!(activity.progressed(), (1_000, 0), "what the socket takes and nobody acknowledges is no progress");
         assert_eq!(activity.snapshot().blocked_since, None);
+    }
+
+    #[tokio::test]
+    async fn only_a_client_that_reads_earns_more_time() {
+        let activity = activity();
+        activity.wrote(Some(1_000_000), || None);
+        activity.wrote(None, || Some(900_000));
+        activity.wrote(None, || Some(500_000));
+        assert_eq!(activity.snapshot().credit, Credit::new(PACE), "its buffers were filled");
+        let first = activity.snapshot().blocked_since.unwrap();
+        while activity.activity.now() < first + SETTLING {
+            tokio::time::sleep(CHECK_MIN).await;
+        }
+        activity.wrote(None, || Some(490_000));
+        assert_eq!(activity.snapshot().credit.allowed(TIMEOUTS.send), (secs(100), Reason::Rate));
+        activity.wrote(Some(100_000), || Some(590_000));
+        activity.wrote(Some(100_000), || panic!("needless: it owes nothing"));
+        activity.wrote(None, || Some(680_000));
+        let (allowed, _) = activity.snapshot().credit.allowed(TIMEOUTS.send);
+        assert!(allowed > secs(190) && allowed <= secs(200), "what came while there was room counts: {allowed:?}");
+    }
+
+    #[test]
+    fn a_connection_is_reset_only_in_the_middle_of_a_response() {
+        // The versions of the requests, and whether a response that breaks off then is told by a reset.
+        let cases: [(&[Version], bool); 5] = [
+            (&[], false),
+            (&[Version::HTTP_10], true),
+            (&[Version::HTTP_11], true),
+            (&[Version::HTTP_11, Version::HTTP_11], false),
+            (&[Version::HTTP_2], false),
+        ];
+        for (versions, resets) in cases {
+            let requests = Arc::new(Activity::new(Counter::default()));
+            let activity = SocketActivity::new(requests.clone(), PACE);
+            for version in versions {
+                assert!(!activity.breaks_off());
+                activity.head_complete(*version);
+                let under_way = InFlight::begin(&requests);
+                let is_first_of_two = versions.len() > requests.begun() as usize;
+                assert_eq!(activity.breaks_off(), resets || is_first_of_two, "{versions:?}");
+                drop(under_way);
+            }
+            assert!(!activity.breaks_off(), "{versions:?}: complete");
+            activity.wrote(Some(10), || None);
+            activity.wrote(None, || Some(10));
+            assert_eq!(activity.breaks_off(), resets, "{versions:?}: its tail has found no room");
+            activity.wrote(Some(10), || Some(20));
+            assert!(!activity.breaks_off(), "{versions:?}: what the socket has taken is sent");
+            activity.fail();
+            assert_eq!(activity.breaks_off(), resets, "{versions:?}: its body failed");
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -87,7 +87,7 @@ fn last(records: &[Tied]) -> (Position, Link) {
 }
 
 impl Log for Memory {
-    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
+    fn append<'a>(&'a self, purges: &'a [Append], _known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(async move {
             self.reach()?;
             let (position, link) = self.add(purges);
@@ -120,7 +120,11 @@ impl Log for Memory {
         })
     }
 
-    fn begin_anew(&self, _from: Incarnation) -> BoxFuture<'_, Result<(), Error>> {
+    fn begin_anew<'a>(&'a self, _from: Incarnation, _known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move { self.reach() })
+    }
+
+    fn sign_on<'a>(&'a self, _known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move { self.reach() })
     }
 

@@ -58,6 +58,8 @@ pub struct Metrics {
     pub purge_fence_ms: Gauge,
     /// Whether another node of the region has this node's name.
     pub purge_namesakes: Gauge,
+    /// 1 while purges wait for nodes of which nothing is known.
+    pub purge_strangers: Gauge,
     /// Responses not stored because of their tags.
     pub tags_refused: Counter,
 }
@@ -97,6 +99,7 @@ impl Metrics {
             ("cache_purge_invalidations_waiting", "URLs that wait for the log", &self.purge_invalidations_waiting),
             ("cache_purge_invalidations_held", "How many of these are on disk", &self.purge_invalidations_held),
             ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
+            ("cache_purge_strangers", "1 while purges wait for nodes of which nothing is known", &self.purge_strangers),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

@@ -2,6 +2,7 @@
 //! after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without Redis, this node's
 //! own counter; either way the resulting table is kept on disk where there is a disk tier.
 
+pub mod busy;
 mod error;
 pub mod fence;
 pub mod follow;

@@ -10,6 +10,7 @@ use super::{
     Error, Purger,
     log::{Entry, Followed, RETRY},
     region::Region,
+    roll::Roster,
     table::{Cursor, Incarnation, Position, Record, Table},
 };
 use crate::{
@@ -51,6 +52,8 @@ struct Reader {
     warned: Option<&'static str>,
     /// Nodes whose limits are known to differ from this one's.
     differing: Vec<String>,
+    /// What the disk has of the members.
+    roster: Option<Roster>,
 }
 
 /// Incarnations that are remembered.
@@ -130,21 +133,21 @@ impl Purger {
                     });
                     self.raise_floor(reader, floor, link).await;
                 }
-                Followed::Other(Incarnation(0)) => region.log.begin_anew(Incarnation(0)).await?,
+                Followed::Other(Incarnation(0)) => region.log.begin_anew(Incarnation(0), &region.known()).await?,
                 Followed::Other(log) if reader.left.contains(&log) => {
                     // It was put back to a state that this node has seen the end of.
                     warn!("the purge log has gone back to an older incarnation; it begins anew");
-                    region.log.begin_anew(log).await?;
+                    region.log.begin_anew(log, &region.known()).await?;
                 }
                 Followed::Other(log) if self.knows_later(log, live).await => {
                     warn!("the purge log has gone back to an older state; it begins anew");
-                    region.log.begin_anew(log).await?;
+                    region.log.begin_anew(log, &region.known()).await?;
                 }
                 Followed::Other(log) => self.meet(reader, log, live).await,
                 Followed::Forked => {
                     self.metrics.purge_logs_lost.inc();
                     warn!(at = %cursor.position, "the purge log has lost records or was put back to an older state; it begins anew");
-                    region.log.begin_anew(cursor.log).await?;
+                    region.log.begin_anew(cursor.log, &region.known()).await?;
                 }
             }
         }
@@ -223,6 +226,15 @@ impl Purger {
         server: Option<String>,
         began: Uptime,
     ) -> Result<(), Error> {
+        if self.is_doubted(at, server.as_deref()) {
+            warn!(
+                "the purge log's server was restarted, or is another one, since it took this node's last invalidations; \
+                 the log begins anew, and all nodes confirm what they have"
+            );
+            region.log.begin_anew(at.log, &region.known()).await?;
+            self.busy.lock().left = None;
+            return Ok(());
+        }
         if let Some(Candidate { table, records, folded, anew }) = reader.candidate.take() {
             let mut writing = self.writing.lock().await;
             let saved = self.swap_in(&mut writing, table, anew, (records, folded)).await;
@@ -234,20 +246,59 @@ impl Purger {
             member.instance = before;
             region.log.sign_off(&member, false).await?;
         }
-        let lapsed = !self.fence.holds(began);
+        // What isn't durable isn't reported, and past this node's fence nobody waits for it. So that has to end.
+        let is_refused = self.unsaved.load(Ordering::Relaxed);
+        let lapsed = !is_refused && !self.fence.holds(began);
         reader.unconfirmed |= region.roll.lock().read(at.log, server, lapsed && !reader.unconfirmed, began);
         if reader.unconfirmed {
             let listed = region.log.members(None).await?;
-            let mut roll = region.roll.lock();
-            roll.look(listed, clock::uptime());
-            reader.unconfirmed = !roll.is_confirmed(region.instance, clock::uptime());
+            reader.unconfirmed = {
+                let mut roll = region.roll.lock();
+                roll.look(listed, clock::uptime());
+                !roll.is_confirmed(region.instance, clock::uptime())
+            };
+            self.keep_roll(region, reader).await?;
         }
-        if !reader.unconfirmed {
+        if !reader.unconfirmed && !is_refused {
             if lapsed {
                 info!(position = %at.position, "in step with the region's purge log");
                 reader.warned = None;
             }
             self.fence.renew(began);
+        }
+        Ok(())
+    }
+
+    /// Whether the log that was found may have lost invalidations that it took from the process before. If not, that
+    /// process is done with.
+    fn is_doubted(&self, at: Cursor, server: Option<&str>) -> bool {
+        let mut note = self.busy.lock();
+        let is_doubted = note.left.is_some_and(|left| !left.is_kept_by(at.log, server));
+        if !is_doubted {
+            note.left = None;
+        }
+        is_doubted
+    }
+
+    /// Signs those on again that the log's list has lost, and writes down which members there are.
+    async fn keep_roll(&self, region: &Region, reader: &mut Reader) -> Result<(), Error> {
+        let (unlisted, roster) = {
+            let roll = region.roll.lock();
+            (roll.unlisted(), roll.roster(region.instance))
+        };
+        if !unlisted.is_empty() {
+            region.log.sign_on(&unlisted).await?;
+        }
+        let Some(journal) = self.journal.clone().filter(|_| reader.roster.as_ref() != Some(&roster)) else {
+            return Ok(());
+        };
+        let kept = roster.clone();
+        let written = tokio::task::spawn_blocking(move || journal.keep_roster(&kept)).await;
+        match written.unwrap_or_else(|error| Err(Error::Journal(error.to_string()))) {
+            Ok(()) => reader.roster = Some(roster),
+            Err(error) => {
+                reader.warn("roll", || warn!(%error, "the nodes of this region are not on disk; it is tried again"));
+            }
         }
         Ok(())
     }
@@ -260,11 +311,17 @@ impl Purger {
         }
         reader.swept = now;
         let listed = region.log.members(None).await?;
+        // Another node that knew it may have put it back when the list was lost.
+        let returned = listed.members.iter().find(|member| Some(member.instance) == region.before).cloned();
+        if let Some(before) = returned {
+            region.log.sign_off(&before, false).await?;
+        }
         let (lost, namesake, differing) = {
             let mut roll = region.roll.lock();
             roll.look(listed, now);
             (roll.lost(now), roll.has_namesake(&self.node, region.instance), roll.differing())
         };
+        self.keep_roll(region, reader).await?;
         if differing.iter().any(|name| !reader.differing.contains(name)) {
             warn!(
                 nodes = differing.join(" "),
@@ -273,7 +330,11 @@ impl Purger {
         }
         reader.differing = differing;
         for member in lost {
-            warn!(node = member.node, "a node has been silent for so long that purges no longer wait for it");
+            if member.is_strangers() {
+                info!("purges no longer wait for nodes of which nothing is known");
+            } else {
+                warn!(node = member.node, "a node has been silent for so long that purges no longer wait for it");
+            }
             region.log.sign_off(&member, true).await?;
         }
         self.metrics.purge_namesakes.set(i64::from(namesake));
@@ -298,7 +359,9 @@ impl Reader {
     /// What the disk refused is written with what comes next, and not acknowledged before.
     fn note_saved(&mut self, saved: Result<(), Error>) {
         if let Err(error) = saved {
-            self.warn("unsaved", || warn!(%error, "purges are applied but not yet durable"));
+            self.warn("unsaved", || {
+                warn!(%error, "purges are applied but not yet durable; past the fence, what is stored is confirmed by the origin");
+            });
         }
     }
 }

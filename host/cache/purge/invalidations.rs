@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     Error, Purger,
+    busy::Busy,
     log::{Append, Appended, RETRY},
     pending::{Added, Invalidation},
     table::{Cursor, Incarnation, Kind, Position},
@@ -25,6 +26,9 @@ use crate::{
 /// Between two attempts to make durable what the disk refused.
 const SAVE_AGAIN: Duration = Duration::from_millis(1_000);
 
+/// How long nothing may have been handed on before the disk's note that something was is taken back.
+const QUIET: Duration = Duration::from_millis(2_000);
+
 /// Batches that wait to be read back; past it they are joined.
 const UNSETTLED_MAX: usize = 64;
 
@@ -36,6 +40,15 @@ struct Unsettled {
     /// The log that counted when they were handed on.
     live: Incarnation,
     batch: Vec<Invalidation>,
+}
+
+/// Invalidations that the log has just taken.
+#[derive(Debug)]
+struct Taken {
+    /// Where the last of them stands.
+    at: Cursor,
+    /// What the disk is to note of it; `None` if the log is this node's own.
+    busy: Option<Busy>,
 }
 
 impl Purger {
@@ -70,24 +83,31 @@ impl Purger {
     pub(super) async fn drain(&self) {
         let mut warned = false;
         let mut unsettled: VecDeque<Unsettled> = VecDeque::new();
+        let mut last = Cursor::default();
         let mut applied = self.applied.subscribe();
         loop {
             let batch = tokio::select! {
                 batch = self.pending.next() => Some(batch),
                 _ = applied.changed(), if !unsettled.is_empty() => None,
-                () = sleep(SAVE_AGAIN), if self.unsaved.load(Ordering::Relaxed) => {
+                () = self.refused(), if self.journal.is_some() => {
                     // It was said when it failed first.
                     let _ = self.save_again().await;
+                    continue;
+                }
+                () = sleep(QUIET), if unsettled.is_empty() && self.busy.lock().on_disk.is_some() => {
+                    self.note_quiet(last).await;
                     continue;
                 }
             };
             if let Some(batch) = batch {
                 let live = self.state.read().table.cursor().log;
                 match self.hand_on(&batch).await {
-                    Ok(at) => {
+                    Ok(Taken { at, busy }) => {
                         warned = false;
+                        last = at;
+                        let is_safe = self.note_busy(busy).await;
                         self.metrics.purge_invalidations_appended.inc_by(batch.len() as u64);
-                        self.pending.done();
+                        self.pending.done(is_safe);
                         unsettled.push_back(Unsettled { at, live, batch });
                     }
                     Err(error) => {
@@ -103,6 +123,16 @@ impl Purger {
         }
     }
 
+    /// Waits until something is to be saved again. That may begin at any time.
+    async fn refused(&self) {
+        loop {
+            sleep(SAVE_AGAIN).await;
+            if self.unsaved.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
     /// Hands on what is left, for a node that stops.
     pub(super) async fn hand_on_rest(&self) {
         // What was being handed on may have been taken or not; twice does no harm.
@@ -112,18 +142,58 @@ impl Purger {
             if batch.is_empty() && self.pending.overflow().is_none() {
                 return;
             }
-            if let Err(error) = self.hand_on(&batch).await {
-                self.pending.put_back();
-                warn!(%error, count = self.pending.count().0, "invalidations were not handed on to the purge log");
-                return;
-            }
+            let Taken { busy, .. } = match self.hand_on(&batch).await {
+                Ok(taken) => taken,
+                Err(error) => {
+                    self.pending.put_back();
+                    warn!(%error, count = self.pending.count().0, "invalidations were not handed on to the purge log");
+                    return;
+                }
+            };
             self.metrics.purge_invalidations_appended.inc_by(batch.len() as u64);
-            self.pending.done();
+            self.pending.done(self.note_busy(busy).await);
+        }
+    }
+
+    /// Has the disk say, if it doesn't yet, that the log has taken invalidations which may not be saved here. Returns
+    /// whether it does, or there is none.
+    async fn note_busy(&self, busy: Option<Busy>) -> bool {
+        let (Some(journal), Some(busy)) = (self.journal.clone(), busy) else { return true };
+        let on_disk = self.busy.lock().on_disk;
+        let noted = on_disk.map_or(busy, |known| known.joined(busy));
+        if on_disk == Some(noted) {
+            return true;
+        }
+        let written = tokio::task::spawn_blocking(move || journal.note_busy(Some(noted))).await;
+        let written = written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())));
+        let mut note = self.busy.lock();
+        let was_refused = std::mem::replace(&mut note.refused, written.is_err());
+        match written {
+            Ok(()) => note.on_disk = Some(noted),
+            Err(error) if !was_refused => {
+                warn!(%error, "the purge log takes invalidations, which this node's disk can't note; they are replied to with a delay");
+            }
+            Err(_) => {}
+        }
+        !note.refused
+    }
+
+    /// Takes that back if all that was handed on, up to `last`, has been read back and saved.
+    async fn note_quiet(&self, last: Cursor) {
+        let Some(journal) = self.journal.clone() else { return };
+        let is_known = self.fence.has_read() && self.busy.lock().left.is_none();
+        if !is_known || self.unsaved.load(Ordering::Relaxed) || !self.is_durable(last) || !self.pending.is_idle() {
+            return;
+        }
+        // Nothing else writes it at the same time. If it fails, it is tried again.
+        let deleted = tokio::task::spawn_blocking(move || journal.note_busy(None)).await;
+        if matches!(deleted, Ok(Ok(()))) {
+            self.busy.lock().on_disk = None;
         }
     }
 
     /// Appends a batch, and returns where its last one stands. More than could wait are made up for first.
-    async fn hand_on(&self, batch: &[Invalidation]) -> Result<Cursor, Error> {
+    async fn hand_on(&self, batch: &[Invalidation]) -> Result<Taken, Error> {
         let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, url: true };
         let appends: Vec<Append> = batch.iter().map(append).collect();
         let overflow = self.pending.overflow();
@@ -135,11 +205,12 @@ impl Purger {
                 (Some(turned_away), Ok(())) => self.pending.make_up(turned_away),
                 (None, Ok(())) => {}
             }
-            return Ok(Cursor { position, ..self.state.read().table.cursor() });
+            let at = Cursor { position, ..self.state.read().table.cursor() };
+            return Ok(Taken { at, busy: None });
         };
         if let Some(turned_away) = overflow {
             let before = region.log.members(None).await?.log;
-            region.log.begin_anew(before).await?;
+            region.log.begin_anew(before, &region.known()).await?;
             warn!(
                 "there were more invalidations than may wait for the purge log; it begins anew, and all nodes confirm \
                  what they have"
@@ -147,10 +218,12 @@ impl Purger {
             self.pending.make_up(turned_away);
         }
         if appends.is_empty() {
-            return Ok(Cursor { log: region.log.members(None).await?.log, ..Cursor::default() });
+            let listed = region.log.members(None).await?;
+            let at = Cursor { log: listed.log, ..Cursor::default() };
+            return Ok(Taken { at, busy: Some(Busy::new(at.log, listed.server.as_deref())) });
         }
-        let Appended { log, position, link, .. } = region.log.append(&appends).await?;
-        Ok(Cursor { log, position, link })
+        let Appended { log, position, link, server } = region.log.append(&appends, &region.known()).await?;
+        Ok(Taken { at: Cursor { log, position, link }, busy: Some(Busy::new(log, server.as_deref())) })
     }
 
     /// Forgets what the log knows and this node has applied from it. What the log has lost is handed on again.
@@ -259,7 +332,7 @@ mod tests {
                 pending.add(Tag::named(&[*name]), number);
             }
             let batch = pending.take();
-            pending.done();
+            pending.done(true);
             batch
         };
         let joined = joined(batch(&[1, 2, 3], 1), batch(&[4, 1], 4), 3);

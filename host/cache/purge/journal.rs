@@ -11,7 +11,10 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 
 use super::{
     Error,
+    busy::Busy,
+    log::{Member, Report},
     pending::Change,
+    roll::Roster,
     table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
 };
 use crate::cache::tag::Tag;
@@ -20,6 +23,18 @@ const ROWS: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("purg
 const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("state");
 /// Tags of invalidations that wait for the log.
 const WAITING: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("waiting");
+
+/// The members of the region's log by name and process, with their fence ([`SERVES`] if they have none) and the time until
+/// they are lost, in milliseconds.
+const MEMBERS: TableDefinition<'_, (&str, u64), [u8; 16]> = TableDefinition::new("members");
+/// The server on whose list they were, with the log's incarnation.
+const LISTED: TableDefinition<'_, &str, u64> = TableDefinition::new("listed");
+
+/// Stands for the fence of a member that goes on serving when it is cut off.
+const SERVES: u64 = u64::MAX;
+
+/// The name in [`META`] of the note that the log has taken invalidations which may not be saved here.
+const BUSY: &str = "busy";
 
 /// The name in [`META`] that is there while invalidations found no room in [`WAITING`].
 const OVERFLOWED: &str = "overflowed";
@@ -92,6 +107,73 @@ impl Journal {
         })
     }
 
+    /// Returns the members that the process before knew.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn roster(&self) -> Result<Roster, Error> {
+        self.with(|database| {
+            let read = database.begin_read().map_err(journal)?;
+            let mut roster = Roster::default();
+            for entry in read.open_table(MEMBERS).map_err(journal)?.iter().map_err(journal)? {
+                let (key, limits) = entry.map_err(journal)?;
+                let ((node, instance), (fence, lost_ms)) = (key.value(), halves(limits.value()));
+                let fence_ms = Some(fence).filter(|fence| *fence != SERVES);
+                let report = Report { applied: Position(0), fence_ms, lost_ms, beat: 0 };
+                roster.members.push(Member { node: node.to_owned(), instance, log: Incarnation(0), report });
+            }
+            for entry in read.open_table(LISTED).map_err(journal)?.iter().map_err(journal)? {
+                let (server, log) = entry.map_err(journal)?;
+                roster.place = Some((Incarnation(log.value()), server.value().to_owned()));
+            }
+            Ok(roster)
+        })
+    }
+
+    /// Writes down which members are known.
+    ///
+    /// # Errors
+    /// What the database says; then nothing has changed.
+    pub fn keep_roster(&self, roster: &Roster) -> Result<(), Error> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(journal)?;
+            write_roster(&write, roster)?;
+            write.commit().map_err(journal)
+        })
+    }
+
+    /// Returns the note that the log has taken invalidations which may not be saved here.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn busy(&self) -> Result<Option<Busy>, Error> {
+        self.with(|database| {
+            let read = database.begin_read().map_err(journal)?;
+            let meta = read.open_table(META).map_err(journal)?;
+            let noted = meta.get(BUSY).map_err(journal)?.map(|packed| halves(packed.value()));
+            Ok(noted.map(|(log, server)| Busy { log: Incarnation(log), server }))
+        })
+    }
+
+    /// Writes that note down, or deletes it.
+    ///
+    /// # Errors
+    /// What the database says; then nothing has changed.
+    pub fn note_busy(&self, busy: Option<Busy>) -> Result<(), Error> {
+        self.with(|database| {
+            let write = database.begin_write().map_err(journal)?;
+            {
+                let mut meta = write.open_table(META).map_err(journal)?;
+                if let Some(Busy { log, server }) = busy {
+                    meta.insert(BUSY, &pair(log.0, server)).map_err(journal)?;
+                } else {
+                    meta.remove(BUSY).map_err(journal)?;
+                }
+            }
+            write.commit().map_err(journal)
+        })
+    }
+
     /// Returns the number that the process had that wrote here before, and writes down this one's.
     ///
     /// # Errors
@@ -157,6 +239,8 @@ fn open(path: &Path) -> Result<Database, Error> {
         write.open_table(ROWS).map_err(journal)?;
         write.open_table(META).map_err(journal)?;
         write.open_table(WAITING).map_err(journal)?;
+        write.open_table(MEMBERS).map_err(journal)?;
+        write.open_table(LISTED).map_err(journal)?;
         write.commit().map_err(journal)?;
         Ok(database)
     })
@@ -233,6 +317,21 @@ fn write_waiting(write: &WriteTransaction, change: &Change) -> Result<(), Error>
         meta.insert(OVERFLOWED, &pair(1, 0)).map_err(journal)?;
     } else {
         meta.remove(OVERFLOWED).map_err(journal)?;
+    }
+    Ok(())
+}
+
+fn write_roster(write: &WriteTransaction, roster: &Roster) -> Result<(), Error> {
+    write.delete_table(MEMBERS).map_err(journal)?;
+    write.delete_table(LISTED).map_err(journal)?;
+    let mut members = write.open_table(MEMBERS).map_err(journal)?;
+    for Member { node, instance, report, .. } in &roster.members {
+        let limits = pair(report.fence_ms.unwrap_or(SERVES), report.lost_ms);
+        members.insert((node.as_str(), *instance), &limits).map_err(journal)?;
+    }
+    let mut listed = write.open_table(LISTED).map_err(journal)?;
+    if let Some((log, server)) = &roster.place {
+        listed.insert(server.as_str(), log.0).map_err(journal)?;
     }
     Ok(())
 }
@@ -343,6 +442,33 @@ mod tests {
         for (change, waiting, overflowed) in steps {
             Journal::open(dir.path()).unwrap().keep_waiting(&change).unwrap();
             assert_eq!(Journal::open(dir.path()).unwrap().waiting().unwrap(), (waiting, overflowed), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn the_members_and_the_note_of_a_busy_period_are_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = |node: &str, instance, fence_ms| {
+            let report = Report { applied: Position(0), fence_ms, lost_ms: 60_000, beat: 0 };
+            Member { node: node.to_owned(), instance, log: Incarnation(0), report }
+        };
+        let members = vec![member("a", 1, Some(4_000)), member("a", 2, None), member("b", 1, Some(100))];
+        let steps = [
+            (Roster { members, place: Some((LOG, "s".to_owned())) }, Some(Busy::new(LOG, Some("s")))),
+            (Roster { members: vec![member("c", 9, None)], place: Some((LOG, "t".to_owned())) }, None),
+            (Roster::default(), Some(Busy::new(LOG, None))),
+        ];
+        {
+            let journal = Journal::open(dir.path()).unwrap();
+            assert_eq!((journal.roster().unwrap(), journal.busy().unwrap()), (Roster::default(), None));
+        }
+        for (roster, busy) in steps {
+            let journal = Journal::open(dir.path()).unwrap();
+            journal.keep_roster(&roster).unwrap();
+            journal.note_busy(busy).unwrap();
+            drop(journal);
+            let journal = Journal::open(dir.path()).unwrap();
+            assert_eq!((journal.roster().unwrap(), journal.busy().unwrap()), (roster, busy));
         }
     }
 

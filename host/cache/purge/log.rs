@@ -8,7 +8,7 @@ use super::{
     Error,
     table::{Cursor, Incarnation, Kind, Link, Position, Record},
 };
-use crate::cache::tag::Tag;
+use crate::{cache::tag::Tag, clock};
 
 /// Between two attempts while a log can't be reached.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
@@ -18,11 +18,12 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is promised by the engine alone: it may lose its last records, be put back to an older state, or be emptied.
 /// That is noticed by what each record carries (its number and the link of the one before), and ends the incarnation.
 pub trait Log: Send + Sync + fmt::Debug {
-    /// Appends purges in their order, and returns where the last one stands.
+    /// Appends purges in their order, and returns where the last one stands. If the log has to begin for that, `known`
+    /// members are put on its list in the same step, unless they are on it.
     ///
     /// # Errors
     /// [`Error::Log`]: it isn't known whether they have been appended.
-    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>>;
+    fn append<'a>(&'a self, purges: &'a [Append], known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>>;
 
     /// Signs `member` on with its report, checks that `from` is a point of this log, and reads what follows it: one step
     /// for the log, so that a purge afterwards counts with this node, and one before is in what was read. A report is
@@ -38,17 +39,23 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`Error::Log`]: the log can't be reached.
     fn wait<'a>(&'a self, from: Cursor, time: Duration) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Begins a new incarnation, if `from` is still the present one.
+    /// Begins a new incarnation, if `from` is still the present one, with `known` members as [`Log::append`].
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
-    fn begin_anew<'a>(&'a self, from: Incarnation) -> BoxFuture<'a, Result<(), Error>>;
+    fn begin_anew<'a>(&'a self, from: Incarnation, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>>;
 
     /// The nodes that have signed on and not off, and whether the log still has `purge`.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
     fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>>;
+
+    /// Puts members on the list that aren't on it; leaves the others as they are.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn sign_on<'a>(&'a self, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>>;
 
     /// Signs a member off; unless it has reported since, if `unless_changed`.
     ///
@@ -106,6 +113,30 @@ pub struct Member {
     pub log: Incarnation,
     /// What it said last.
     pub report: Report,
+}
+
+/// The name of the member that stands for nodes of which nothing is known.
+pub const STRANGERS: &str = "*";
+
+impl Member {
+    /// Returns the member that stands for nodes of which nothing is known. A log that is begun by a node that knows of no
+    /// earlier one may have been wiped, and its list with it: for `lost` purges wait for a fence in any case.
+    #[must_use]
+    pub fn strangers(fence: Duration, lost: Duration) -> Self {
+        let report = Report {
+            applied: Position(0),
+            fence_ms: Some(clock::millis(fence)),
+            lost_ms: clock::millis(lost),
+            beat: 0,
+        };
+        Self { node: STRANGERS.to_owned(), instance: 0, log: Incarnation(0), report }
+    }
+
+    /// Whether this is [`Member::strangers`]. No process has the number zero.
+    #[must_use]
+    pub fn is_strangers(&self) -> bool {
+        self.instance == 0 && self.node == STRANGERS
+    }
 }
 
 /// The members of a log at one moment.

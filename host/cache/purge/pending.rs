@@ -181,10 +181,12 @@ impl Pending {
         self.queue.lock().pop()
     }
 
-    /// Notes that the log has taken what was taken out last.
-    pub fn done(&self) {
-        let all = self.queue.lock().done(clock::uptime());
-        self.advance(all);
+    /// Notes that the log has taken what was taken out last. Unless that is `safe` now, the disk keeps what it has of it.
+    pub fn done(&self, safe: bool) {
+        let all = self.queue.lock().done(safe, clock::uptime());
+        if safe {
+            self.advance(all);
+        }
         self.changed.notify_one();
     }
 
@@ -348,10 +350,10 @@ impl Queue {
     }
 
     /// Returns the number up to which all have been taken.
-    fn done(&mut self, now: Uptime) -> u64 {
+    fn done(&mut self, safe: bool, now: Uptime) -> u64 {
         let batch = std::mem::take(&mut self.under_way);
         for tag in batch.keys() {
-            if !self.tags.contains_key(tag) && self.disk.held.remove(tag) {
+            if safe && !self.tags.contains_key(tag) && self.disk.held.remove(tag) {
                 self.disk.released.push(*tag);
             }
         }
@@ -454,7 +456,7 @@ mod tests {
         assert!(!is_safe(&pending, 1).await);
         assert_eq!(pending.count(), (2, 0));
         pending.next().await;
-        pending.done();
+        pending.done(true);
         assert!(is_safe(&pending, 3).await);
     }
 
@@ -465,7 +467,7 @@ mod tests {
         assert_eq!(added, [Added::Queued, Added::Joined, Added::TurnedAway]);
         assert_eq!(pending.overflow(), Some(1));
         assert_eq!(pending.next().await.len(), 1);
-        pending.done();
+        pending.done(true);
         assert_eq!(pending.next().await.len(), 0, "there is something to be done although nothing waits");
         assert_eq!((pending.add(tag(2), 4), pending.add(tag(3), 5)), (Added::Queued, Added::TurnedAway));
         pending.make_up(1);
@@ -482,7 +484,7 @@ mod tests {
         assert_eq!(queue.due(Uptime(1_000)), Some(HOLD_AFTER));
         assert!(queue.change(false, Uptime(1_074)).is_empty);
         assert_eq!(queue.pop().len(), 1);
-        assert_eq!(queue.done(Uptime(1_074)), 1);
+        assert_eq!(queue.done(true, Uptime(1_074)), 1);
         assert_eq!(queue.due(Uptime(9_000)), None);
         assert!(queue.change(false, Uptime(9_000)).is_empty);
         queue.add(tag(2), Numbers { first: 2, last: 2 }, 10, Uptime(9_000));
@@ -507,10 +509,10 @@ mod tests {
         assert!(is_safe(&pending, 2).await);
         pending.next().await;
         pending.add(tag(1), 3);
-        pending.done();
+        pending.done(true);
         assert!(written(&pending, &mut disk).release.is_empty(), "there is another of its tag");
         pending.next().await;
-        pending.done();
+        pending.done(true);
         assert_eq!(written(&pending, &mut disk).release, [tag(1)]);
         assert!(disk.is_empty());
     }
@@ -522,11 +524,27 @@ mod tests {
         pending.next().await;
         let write = |change: &Change| {
             disk.extend(&change.hold);
-            pending.done();
+            pending.done(true);
             Ok::<(), ()>(())
         };
         pending.write_down(true, write).unwrap();
         assert_eq!(pending.count(), (0, 0));
+        assert_eq!(written(&pending, &mut disk).release, [tag(1)]);
+    }
+
+    #[tokio::test]
+    async fn what_the_log_took_is_safe_only_with_the_note_that_it_did() {
+        let (pending, mut disk) = (Pending::new(10, HOLD_AFTER), HashSet::from([tag(1)]));
+        pending.restore(tag(1), 1);
+        pending.add(tag(2), 2);
+        assert_eq!(pending.next().await.len(), 2);
+        pending.done(false);
+        assert!(!is_safe(&pending, 2).await);
+        assert!(written(&pending, &mut disk).release.is_empty() && disk.contains(&tag(1)));
+        pending.add(tag(1), 3);
+        pending.next().await;
+        pending.done(true);
+        assert!(is_safe(&pending, 3).await);
         assert_eq!(written(&pending, &mut disk).release, [tag(1)]);
     }
 
@@ -539,7 +557,7 @@ mod tests {
         let change = written(&pending, &mut disk);
         assert_eq!((change.release, change.overflowed), (vec![tag(2)], true));
         assert_eq!(pending.next().await.len(), 1);
-        pending.done();
+        pending.done(true);
         pending.make_up(1);
         let change = written(&pending, &mut disk);
         assert_eq!((change.release, change.overflowed), (vec![tag(1)], false));

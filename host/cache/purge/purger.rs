@@ -18,10 +18,11 @@ use tracing::info;
 
 use super::{
     Error,
+    busy::Note,
     fence::Fence,
     journal::{Journal, Snapshot},
     local::Local,
-    log::{Append, Log},
+    log::{Append, Appended, Log},
     pending::{self, Pending},
     receipt::{Receipt, SignedOff},
     region::{Region, UNREACHED},
@@ -124,6 +125,7 @@ pub struct Purger {
     /// Something that is applied isn't durable yet.
     pub(super) unsaved: AtomicBool,
     pub(super) pending: Arc<Pending>,
+    pub(super) busy: parking_lot::Mutex<Note>,
     pub(super) seen: Seen,
     pub(super) rows_max: usize,
     pub(super) invalidations_max: usize,
@@ -169,6 +171,7 @@ impl Purger {
         // A log of its own is on this disk anyway.
         let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
         let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
+        let left = journal.as_deref().map(Journal::busy).transpose()?.flatten();
         let cursor = table.cursor();
         let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: local.horizon() };
         Ok(Arc::new(Self {
@@ -182,6 +185,7 @@ impl Purger {
             applied: watch::Sender::new(cursor),
             unsaved: AtomicBool::new(false),
             pending: Arc::new(pending),
+            busy: parking_lot::Mutex::new(Note { on_disk: left, left, refused: false }),
             seen: Seen::default(),
             rows_max,
             invalidations_max: config.invalidations_max,
@@ -280,11 +284,38 @@ impl Purger {
                 Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
             }
             Some(region) => {
-                let appended = timeout(ack, region.log.append(std::slice::from_ref(&append))).await;
+                let (end, known) = (Instant::now() + ack, region.known());
+                let appended = timeout(ack, region.log.append(std::slice::from_ref(&append), &known)).await;
                 let appended = appended.unwrap_or_else(|_| Err(Error::Log("no reply in time".to_owned())))?;
-                region.acknowledged(&appended, ack).await
+                let receipt = region.acknowledged(&appended, ack).await?;
+                let Appended { log, position, link, .. } = appended;
+                self.saved(receipt, Cursor { log, position, link }, end).await
             }
         }
+    }
+
+    /// Waits until `end` for the purge at `at` to be on this node's own disk, if it has one: the log alone may lose it.
+    async fn saved(&self, mut receipt: Receipt, at: Cursor, end: Instant) -> Result<Receipt, Error> {
+        let mut applied = self.applied.subscribe();
+        while self.journal.is_some() && !self.is_durable(at) {
+            if self.unsaved.load(Ordering::Relaxed) {
+                return Err(Error::Journal("it refused the purge, make it again".to_owned()));
+            }
+            if timeout_at(end, applied.changed()).await.is_err() && !self.unsaved.load(Ordering::Relaxed) {
+                receipt.expired.retain(|name| *name != self.node);
+                if !receipt.missing.contains(&self.node) {
+                    receipt.missing.push(self.node.clone());
+                }
+                break;
+            }
+        }
+        Ok(receipt)
+    }
+
+    /// Whether what stands there is applied and on disk, if there is one, or a later incarnation took its place.
+    pub(super) fn is_durable(&self, at: Cursor) -> bool {
+        let applied = *self.applied.borrow();
+        applied.log.is_after(at.log) || applied.log == at.log && applied.position >= at.position
     }
 
     /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name, for
@@ -343,6 +374,7 @@ impl Purger {
         let Some(region) = &self.region else { return };
         let applied = self.applied.borrow().position.0;
         let last = Some(region.last.load(Ordering::Relaxed)).filter(|last| *last != UNREACHED).unwrap_or(0);
+        metrics.purge_strangers.set(i64::from(region.roll.lock().has_strangers()));
         metrics.purge_lag_records.set(gauge(last.saturating_sub(applied)));
         metrics.purge_lag_ms.set(self.fence.age(now).map_or(-1, |age| gauge(clock::millis(age))));
         metrics.purge_fence_ms.set(gauge(clock::millis(self.fence.left(now))));

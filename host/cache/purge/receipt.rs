@@ -53,13 +53,20 @@ pub struct Standpoint {
 #[must_use]
 pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Uptime) -> (Receipt, bool) {
     let mut receipt = Receipt { position: purge.position, ..Receipt::default() };
+    let mut known = now >= point.known_from;
     for member in members {
+        let is_expired = member.report.fence_ms.is_some_and(|fence| is_over(Duration::from_millis(fence), point, now));
+        if member.is_strangers() {
+            // They have no names.
+            known &= is_expired;
+            continue;
+        }
         // A member of a later incarnation has begun anew: what it had stored before is doubtful to it.
         let applied =
             member.log.is_after(purge.log) || member.log == purge.log && member.report.applied >= purge.position;
         let names = if applied {
             &mut receipt.applied
-        } else if member.report.fence_ms.is_some_and(|fence| is_over(Duration::from_millis(fence), point, now)) {
+        } else if is_expired {
             &mut receipt.expired
         } else {
             &mut receipt.missing
@@ -67,7 +74,7 @@ pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Upti
         names.push(member.node.clone());
     }
     receipt.tidy();
-    let complete = receipt.missing.is_empty() && now >= point.known_from;
+    let complete = receipt.missing.is_empty() && known;
     (receipt, complete)
 }
 
@@ -112,6 +119,7 @@ mod tests {
 
     #[test]
     fn a_purge_is_complete_when_nobody_can_serve_what_it_purged() {
+        let strangers = Member::strangers(Duration::from_secs(4), Duration::from_secs(60));
         let (done, late) = (member("a", 1, 7, Some(4_000)), member("b", 1, 6, Some(4_000)));
         let table = [
             ("all have applied it", vec![done.clone(), member("b", 1, 9, None)], 0, 0, "a b||", true),
@@ -122,7 +130,9 @@ mod tests {
             ("now they are", vec![done.clone()], 4_130, 4_130, "a||", true),
             ("one began anew", vec![done.clone(), member("b", 2, 0, Some(4_000))], 0, 0, "a b||", true),
             ("one that hasn't begun anew yet", vec![done.clone(), member("b", 0, 9, Some(4_000))], 0, 0, "a||b", false),
-            ("two of one name", vec![done, member("a", 1, 6, Some(4_000))], 0, 0, "||a", false),
+            ("two of one name", vec![done.clone(), member("a", 1, 6, Some(4_000))], 0, 0, "||a", false),
+            ("there may be others", vec![done.clone(), strangers.clone()], 0, 4_100, "a||", false),
+            ("which would have no fence left", vec![done, strangers], 0, 4_130, "a||", true),
             ("nobody at all", vec![], 0, 0, "||", true),
         ];
         for (name, members, known_after, after, wanted, complete) in table {

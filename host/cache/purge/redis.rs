@@ -30,20 +30,21 @@ const PATIENCE: Duration = Duration::from_millis(1_000);
 /// Records taken by one read.
 const BATCH: usize = 512;
 
-/// Begins the log if it isn't there, or isn't whole, and appends to it.
+/// Begins the log if it isn't there, or isn't whole, and appends to it. Those who have signed on stay on the list.
 static APPEND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
+        "local known = tonumber(ARGV[4])
+        local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
         local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
         if not (s[1] and s[2] and s[3]) or (last and last[1] ~= s[2] .. '-0') then
           redis.call('DEL', KEYS[2])
-          if not s[1] then redis.call('DEL', KEYS[3]) end
           local number = math.max(math.floor(tonumber(s[1] or '0') / 4294967296), tonumber(ARGV[3])) + 1
           s = {string.format('%.0f', number * 4294967296 + tonumber(ARGV[1])), '0', '0'}
           redis.call('HSET', KEYS[1], 'id', s[1], 'seq', '0', 'tip', '0')
+          for i = 5, 4 + 2 * known, 2 do redis.call('HSETNX', KEYS[3], ARGV[i], ARGV[i + 1]) end
         end
         local seq, tip = tonumber(s[2]), s[3]
-        for i = 4, #ARGV, 4 do
+        for i = 5 + 2 * known, #ARGV, 4 do
           seq = seq + 1
           redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], string.format('%.0f-0', seq), 'before', tip,
             'link', ARGV[i], 'tag', ARGV[i + 1], 'kind', ARGV[i + 2], 'url', ARGV[i + 3], 'origin', 'region')
@@ -88,16 +89,17 @@ static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Those who have signed on stay on the list: they are waited for until they have begun anew as well.
+/// Those who have signed on stay on the list, and those that the caller knows join them: they are waited for until they
+/// have begun anew as well.
 static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local id = redis.call('HGET', KEYS[1], 'id')
         if (id or '0') == ARGV[1] then
           redis.call('DEL', KEYS[1], KEYS[2])
-          if not id then redis.call('DEL', KEYS[3]) end
           local number = math.max(math.floor(tonumber(ARGV[1]) / 4294967296), tonumber(ARGV[3])) + 1
           id = string.format('%.0f', number * 4294967296 + tonumber(ARGV[2]))
           redis.call('HSET', KEYS[1], 'id', id, 'seq', '0', 'tip', '0')
+          for i = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[3], ARGV[i], ARGV[i + 1]) end
         end",
     )
 });
@@ -122,6 +124,9 @@ static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
         return {id, lost, redis.call('HGETALL', KEYS[3])}",
     )
 });
+
+static SIGN_ON: LazyLock<Script> =
+    LazyLock::new(|| Script::new("for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end"));
 
 static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -251,10 +256,13 @@ impl RedisLog {
         Ok(Line { connection, server: info.ok().and_then(run_id) })
     }
 
-    async fn append(&self, purges: &[Append]) -> Result<Appended, Error> {
+    async fn append(&self, purges: &[Append], known: &[Member]) -> Result<Appended, Error> {
         let mut call = APPEND.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
-        call.arg(lower_bits()).arg(self.log_max).arg(self.highest.load(Ordering::Relaxed));
+        call.arg(lower_bits()).arg(self.log_max).arg(self.highest.load(Ordering::Relaxed)).arg(known.len());
+        for member in known {
+            call.arg(field(member)).arg(said(member));
+        }
         let mut link = 0;
         for purge in purges {
             link = random();
@@ -290,10 +298,23 @@ impl RedisLog {
         self.with(&self.waits, time + PATIENCE, call).await.map(drop)
     }
 
-    async fn begin_anew(&self, from: Incarnation) -> Result<(), Error> {
+    async fn begin_anew(&self, from: Incarnation, known: &[Member]) -> Result<(), Error> {
         let mut call = BEGIN_ANEW.prepare_invoke();
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
         call.arg(from.0).arg(lower_bits()).arg(self.highest.load(Ordering::Relaxed));
+        for member in known {
+            call.arg(field(member)).arg(said(member));
+        }
+        let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
+        self.with(&self.calls, PATIENCE, call).await.map(drop)
+    }
+
+    async fn sign_on(&self, known: &[Member]) -> Result<(), Error> {
+        let mut call = SIGN_ON.prepare_invoke();
+        call.key(&self.names.members);
+        for member in known {
+            call.arg(field(member)).arg(said(member));
+        }
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }
@@ -329,8 +350,8 @@ impl RedisLog {
 }
 
 impl Log for RedisLog {
-    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
-        Box::pin(self.append(purges))
+    fn append<'a>(&'a self, purges: &'a [Append], known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
+        Box::pin(self.append(purges, known))
     }
 
     fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>> {
@@ -341,8 +362,12 @@ impl Log for RedisLog {
         Box::pin(self.wait(from, time))
     }
 
-    fn begin_anew(&self, from: Incarnation) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(self.begin_anew(from))
+    fn begin_anew<'a>(&'a self, from: Incarnation, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.begin_anew(from, known))
+    }
+
+    fn sign_on<'a>(&'a self, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(self.sign_on(known))
     }
 
     fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {

@@ -51,14 +51,23 @@ pub(super) struct Region {
 impl Region {
     pub(super) fn new(log: Arc<dyn Log>, config: &config::Purge, journal: Option<&Journal>) -> Result<Self, Error> {
         let instance = fastrand::u64(1..1 << 53);
+        let mut roll = Roll::new(config.fence, config.lost);
+        let mut before = None;
+        if let Some(journal) = journal {
+            roll.restore(journal.roster()?, clock::uptime());
+            before = journal.sign(instance)?;
+        }
+        if let Some(before) = before {
+            roll.ended(before);
+        }
         Ok(Self {
             log,
-            roll: parking_lot::Mutex::new(Roll::new(config.fence, config.lost)),
+            roll: parking_lot::Mutex::new(roll),
             fence: config.fence,
             lost: config.lost,
             cut_off: config.cut_off,
             instance,
-            before: journal.map(|journal| journal.sign(instance)).transpose()?.flatten(),
+            before,
             last: AtomicU64::new(UNREACHED),
             reached: AtomicU64::new(0),
         })
@@ -75,7 +84,7 @@ impl Region {
             let pause = match self.log.members(Some(purge)).await {
                 Ok(listed) if listed.lost => {
                     // Nobody may have read it, so nobody else would notice.
-                    self.log.begin_anew(purge.log).await?;
+                    self.log.begin_anew(purge.log, &self.known()).await?;
                     return Err(Error::Log("it has lost the purge".to_owned()));
                 }
                 Ok(listed) => {
@@ -98,6 +107,11 @@ impl Region {
             }
             sleep(pause.min(ack.saturating_sub(now.since(appended)))).await;
         }
+    }
+
+    /// Returns the members that a log which begins now is to count with.
+    pub(super) fn known(&self) -> Vec<Member> {
+        self.roll.lock().known()
     }
 
     pub(super) fn member(&self, node: &str, cursor: Cursor, applied: Position, now: Uptime) -> Member {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{
     fence::certainly,
     log::{Appended, Listed, Member, Report},
-    table::Incarnation,
+    table::{Incarnation, Position},
 };
 use crate::clock::{self, Uptime};
 
@@ -23,6 +23,19 @@ pub struct Roll {
     /// Where the last list was read.
     listed_at: Option<Place>,
     seen: Vec<Seen>,
+    /// The list of a log was read in this life of the process.
+    has_looked: bool,
+    /// The process whose directory this one holds.
+    ended: Option<u64>,
+}
+
+/// The members as a disk has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// Their names and limits, in an order that doesn't depend on anything else. They have reported nothing.
+    pub members: Vec<Member>,
+    /// The log and the server whose list they were on; `None` if that isn't known.
+    pub place: Option<(Incarnation, String)>,
 }
 
 /// A log's incarnation, and its server.
@@ -52,7 +65,68 @@ impl Roll {
     /// An empty roll.
     #[must_use]
     pub const fn new(fence: Duration, lost: Duration) -> Self {
-        Self { fence, lost, place: None, since: Uptime(0), listed_at: None, seen: Vec::new() }
+        Self {
+            fence,
+            lost,
+            place: None,
+            since: Uptime(0),
+            listed_at: None,
+            seen: Vec::new(),
+            has_looked: false,
+            ended: None,
+        }
+    }
+
+    /// Puts back what the process before knew. To be missing on the list at that place still means to have signed off.
+    pub fn restore(&mut self, roster: Roster, now: Uptime) {
+        let Roster { members, place } = roster;
+        self.listed_at = place.map(|(log, server)| (log, Some(server)));
+        let seen = |member| Seen { member, at: now, listed: true, lively: false, looked: false, spoken: false };
+        self.seen = members.into_iter().map(seen).collect();
+    }
+
+    /// Notes that the process of this number has certainly ended, whatever a list says.
+    pub fn ended(&mut self, instance: u64) {
+        self.ended = Some(instance);
+        self.seen.retain(|seen| seen.member.instance != instance);
+    }
+
+    /// Returns what a disk is to have of the roll, without the process of this number, which will have ended by then.
+    #[must_use]
+    pub fn roster(&self, instance: u64) -> Roster {
+        let others = self.seen.iter().map(|seen| &seen.member).filter(|member| member.instance != instance);
+        let unreported = |member: &Member| Member {
+            log: Incarnation(0),
+            report: Report { applied: Position(0), beat: 0, ..member.report },
+            ..member.clone()
+        };
+        let mut members: Vec<Member> = others.map(unreported).collect();
+        members.sort_unstable_by(|one, other| (&one.node, one.instance).cmp(&(&other.node, other.instance)));
+        let place = self.listed_at.clone();
+        Roster { members, place: place.and_then(|(log, server)| Some((log, server?))) }
+    }
+
+    /// Returns the members that a log which begins now is to have on its list. If this process has never read a list,
+    /// there may be more than it knows.
+    #[must_use]
+    pub fn known(&self) -> Vec<Member> {
+        let mut known = self.look_back();
+        if !self.has_looked && !known.iter().any(Member::is_strangers) {
+            known.push(Member::strangers(self.fence, self.lost));
+        }
+        known
+    }
+
+    /// Returns the members that are carried on although the log's list doesn't have them.
+    #[must_use]
+    pub fn unlisted(&self) -> Vec<Member> {
+        self.seen.iter().filter(|seen| !seen.listed).map(|seen| seen.member.clone()).collect()
+    }
+
+    /// Whether purges wait for nodes of which nothing is known.
+    #[must_use]
+    pub fn has_strangers(&self) -> bool {
+        self.seen.iter().any(|seen| seen.member.is_strangers())
     }
 
     /// Notes that this node read the log of this place to its end; `lapsed` if its fence had expired before. Returns
@@ -83,13 +157,18 @@ impl Roll {
     /// they know, or had a fence's time to. A log that was put back may look right to a node that was behind.
     #[must_use]
     pub fn is_confirmed(&self, instance: u64, now: Uptime) -> bool {
-        let mut others = self.seen.iter().filter(|seen| seen.member.instance != instance);
+        // Nodes of which nothing is known are of a log before this one.
+        let is_other = |member: &Member| member.instance != instance && !member.is_strangers();
+        let mut others = self.seen.iter().filter(|seen| is_other(&seen.member));
         now >= self.since.plus(self.certain_fence()) || others.all(|seen| seen.spoken)
     }
 
     /// Takes the log's list, and returns it with those that are carried on.
     pub fn look(&mut self, listed: Listed, now: Uptime) -> Vec<Member> {
-        let Listed { log, server, members, .. } = listed;
+        let Listed { log, server, mut members, .. } = listed;
+        members.retain(|member| Some(member.instance) != self.ended);
+        // Before the log has begun there is nothing to be known.
+        self.has_looked |= log != Incarnation(0);
         let mut before = std::mem::take(&mut self.seen);
         let place = Some((log, server));
         if place != self.listed_at {
@@ -148,7 +227,7 @@ impl Roll {
         let (fence_ms, lost_ms) = (clock::millis(self.fence), clock::millis(self.lost));
         let differs =
             |report: &Report| report.lost_ms != lost_ms || report.fence_ms.is_some_and(|other| other != fence_ms);
-        let differing = self.seen.iter().filter(|seen| differs(&seen.member.report));
+        let differing = self.seen.iter().filter(|seen| differs(&seen.member.report) && !seen.member.is_strangers());
         let mut names: Vec<String> = differing.map(|seen| seen.member.node.clone()).collect();
         names.sort_unstable();
         names.dedup();
@@ -183,7 +262,7 @@ impl Roll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::table::{Link, Position};
+    use crate::cache::purge::table::Link;
 
     const FENCE: Duration = Duration::from_secs(4);
     const LOST: Duration = Duration::from_secs(60);
@@ -215,6 +294,53 @@ mod tests {
         assert_eq!(names(&roll.look(anew(3), Uptime(4))), "ca");
         assert_eq!(names(&roll.look(anew(3), Uptime(61_252))), "ca");
         assert_eq!(names(&roll.look(anew(4), Uptime(61_253))), "a", "silent for too long");
+    }
+
+    #[test]
+    fn the_process_whose_directory_this_one_holds_is_waited_for_by_no_list() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1)]), Uptime(1));
+        roll.ended(1);
+        assert_eq!(names(&roll.look_back()), "b");
+        let anew = Listed { server: server("t"), ..listed(vec![member("a", 1, 1), member("a", 3, 1)]) };
+        assert_eq!(names(&roll.look(anew, Uptime(2))), "ba", "somebody put it back");
+        assert!(roll.look_back().iter().all(|member| member.instance != 1));
+    }
+
+    #[test]
+    fn what_a_disk_has_of_the_roll_outlives_the_process() {
+        let mut roll = Roll::new(FENCE, LOST);
+        assert_eq!(roll.known(), [Member::strangers(FENCE, LOST)], "a list may have been lost");
+        roll.look(Listed { log: Incarnation(0), ..listed(vec![]) }, Uptime(1));
+        assert_eq!(names(&roll.known()), "*", "there was none");
+        let mut serving = member("s", 3, 9);
+        serving.report.fence_ms = None;
+        roll.look(listed(vec![serving, member("a", 1, 5), member("b", 2, 7)]), Uptime(1));
+        assert_eq!((names(&roll.known()), roll.unlisted()), ("sab".to_owned(), vec![]));
+        let roster = roll.roster(1);
+        assert_eq!(names(&roster.members), "bs", "without this process");
+        let restored = || {
+            let mut roll = Roll::new(FENCE, LOST);
+            roll.restore(roster.clone(), Uptime(5));
+            roll
+        };
+        let mut same = restored();
+        assert_eq!(names(&same.known()), "bs*", "the list may have had more since");
+        assert_eq!(names(&same.look(listed(vec![member("b", 2, 8)]), Uptime(6))), "b", "the other has signed off");
+        let mut other = restored();
+        let elsewhere = Listed { server: server("t"), ..listed(vec![member("b", 2, 8)]) };
+        assert_eq!(names(&other.look(elsewhere, Uptime(6))), "sb", "the list was lost");
+        assert_eq!((names(&other.unlisted()), names(&other.known())), ("s".to_owned(), "sb".to_owned()));
+    }
+
+    #[test]
+    fn nodes_of_which_nothing_is_known_confirm_no_log_and_are_lost_in_time() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.read(Incarnation(1), server("s"), true, Uptime(1_000));
+        roll.look(listed(vec![Member::strangers(FENCE * 2, LOST), member("a", 1, 1)]), Uptime(1_000));
+        assert!(roll.is_confirmed(1, Uptime(1_000)) && roll.differing().is_empty() && roll.has_strangers());
+        assert!(roll.lost(Uptime(62_249)).is_empty());
+        assert_eq!(names(&roll.lost(Uptime(62_250))), "*a");
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::{
     clock, config,
 };
 
+mod loss;
+
 const ACK: Duration = Duration::from_secs(5);
 const FENCE: Duration = Duration::from_millis(200);
 
@@ -65,6 +67,11 @@ impl FakeLog {
     fn add(&self, record: Option<(Tag, Kind)>) {
         self.server.lock().add(record);
     }
+
+    /// How many processes have signed on and not off.
+    fn nodes(&self) -> usize {
+        self.server.lock().members.values().filter(|member| !member.is_strangers()).count()
+    }
 }
 
 /// An incarnation after another.
@@ -75,12 +82,25 @@ fn after(id: u64) -> u64 {
 impl Server {
     fn add(&mut self, purge: Option<(Tag, Kind)>) {
         if self.id == 0 {
-            *self = Self { id: after(0), name: self.name, ..Self::default() };
+            self.begin(&[]);
         }
         let position = Position(self.last().0.0 + 1);
         let record = purge.map(|(tag, kind)| Record { position, tag, kind, url: false });
         let before = self.last().1;
         self.records.push(Tied { entry: Entry { position, link: table::Link(fastrand::u64(1..)), record }, before });
+    }
+
+    /// Begins anew, with those that had signed on and those that are known.
+    fn begin(&mut self, known: &[Member]) {
+        let members = std::mem::take(&mut self.members);
+        *self = Self { id: after(self.id), name: self.name, members, ..Self::default() };
+        self.sign_on(known);
+    }
+
+    fn sign_on(&mut self, known: &[Member]) {
+        for member in known {
+            self.members.entry(member.instance).or_insert_with(|| member.clone());
+        }
     }
 
     fn last(&self) -> (Position, table::Link) {
@@ -102,9 +122,12 @@ impl Server {
 }
 
 impl Log for FakeLog {
-    fn append<'a>(&'a self, purges: &'a [Append]) -> BoxFuture<'a, Result<Appended, Error>> {
+    fn append<'a>(&'a self, purges: &'a [Append], known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(async move {
             let mut server = self.reach()?;
+            if server.id == 0 {
+                server.begin(known);
+            }
             for purge in purges {
                 server.add(Some((purge.tag, purge.kind)));
             }
@@ -114,7 +137,10 @@ impl Log for FakeLog {
     }
 
     fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>> {
-        Box::pin(async move { Ok(self.reach()?.follow(member, from)) })
+        Box::pin(async move {
+            self.is_passed("follow").await;
+            Ok(self.reach()?.follow(member, from))
+        })
     }
 
     fn wait(&self, from: Cursor, time: Duration) -> BoxFuture<'_, Result<(), Error>> {
@@ -127,13 +153,19 @@ impl Log for FakeLog {
         })
     }
 
-    fn begin_anew(&self, from: Incarnation) -> BoxFuture<'_, Result<(), Error>> {
+    fn begin_anew<'a>(&'a self, from: Incarnation, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let mut server = self.reach()?;
             if server.id == from.0 {
-                let members = std::mem::take(&mut server.members);
-                *server = Server { id: after(from.0), name: server.name, members, ..Server::default() };
+                server.begin(known);
             }
+            Ok(())
+        })
+    }
+
+    fn sign_on<'a>(&'a self, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            self.reach()?.sign_on(known);
             Ok(())
         })
     }
@@ -472,7 +504,7 @@ async fn a_node_that_was_away_trusts_nothing_before_it_has_caught_up() {
         until("step", || node.in_step()).await;
         (Stored::new(&node, "gone"), Stored::new(&node, "stays"))
     };
-    until("signing off", || log.server.lock().members.is_empty()).await;
+    until("signing off", || log.nodes() == 0).await;
     for n in 0..500 {
         log.add(Some((Tag::named(format!("{n}").as_bytes()), Kind::Hard)));
     }
@@ -514,7 +546,7 @@ async fn a_purge_waits_for_the_fence_of_those_that_are_cut_off() {
     until("step", || one.in_step() && two.in_step()).await;
     let stored = Stored::new(&two, "t");
     stopped.1.cancel();
-    until("signing off", || log.server.lock().members.len() == 1).await;
+    until("signing off", || log.nodes() == 1).await;
     // As if it had been stopped without signing off, at this moment.
     two.fence.renew(clock::uptime());
     let region = two.region.as_ref().unwrap();
@@ -613,7 +645,7 @@ async fn a_node_trusts_a_restored_log_only_when_the_others_do() {
         until("step", || behind.in_step()).await;
         Stored::new(&behind, "t")
     };
-    until("signing off", || log.server.lock().members.len() == 1).await;
+    until("signing off", || log.nodes() == 1).await;
     // As if it had been stopped without signing off.
     let member =
         behind.region.as_ref().unwrap().member("behind", *behind.applied.borrow(), Position(0), clock::uptime());

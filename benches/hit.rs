@@ -72,7 +72,6 @@ async fn pipeline(policy: Option<Case>) -> Arc<Pipeline> {
     let config = config::parse("bench.toml", &text).unwrap_or_else(|error| panic!("{error}"));
     let cache = Cache::open("bench", &config.cache, cache::Metrics::default()).await.expect("a cache");
     let route = Route {
-        index: 0,
         config: config.routes[0].clone(),
         keys: KeySpace::new("bench", "web"),
         destinations: vec![Destination {

@@ -273,7 +273,6 @@ impl Whole {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             let route = Route {
-                index: 0,
                 config: config.routes[0].clone(),
                 keys: KeySpace::new("bench", "web"),
                 destinations: vec![Destination {

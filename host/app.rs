@@ -1,12 +1,19 @@
 //! Config → [`App`] → run(drain): the one place that knows every room, and wires them.
+//!
+//! What a configuration is made into is a `Serving`, which `serving` assembles and `exchange` exchanges while the node
+//! runs. `edge` is where requests come in, `control` what the admin API may ask; `policies` leads policies to other
+//! generations, which `components` loads.
 
+mod components;
 mod control;
 mod edge;
+mod error;
+mod exchange;
 mod policies;
+mod serving;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -18,76 +25,31 @@ use self::{
     control::{AdminHandler, Controls},
     edge::Edge,
     policies::Policies,
+    serving::{Base, Metrics},
 };
 use crate::{
-    batch::Batcher,
-    cache::{self, Cache, key::KeySpace},
+    cache::{self, Cache},
     config::{self, Config},
-    http, origin,
-    origin::Pool,
-    pipeline::{self, Destination, Pipeline, Route, Routes, infer::Batchers},
-    plugin,
-    policy::Roster,
-    telemetry::{AccessLog, Registry, Requests, access},
+    http,
+    telemetry::{AccessLog, Registry, access},
 };
 
-pub use self::policies::{CheckedPolicy, check_policies};
+pub use self::{
+    components::{CheckedPolicy, check_policies},
+    error::Error,
+    exchange::Exchange,
+};
 
 /// What the last lines of the access log may take to be written when the node stops.
 const LOG_CLOSE_TIME: Duration = Duration::from_secs(2);
-
-/// Why a node can't start.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// A listener.
-    #[error(transparent)]
-    Http(#[from] http::Error),
-    /// The admin API's listener.
-    #[error("the admin API: {0}")]
-    Admin(#[source] http::Error),
-    /// The tiers or the purge log.
-    #[error(transparent)]
-    Cache(#[from] cache::Error),
-    /// A pool.
-    #[error("pool {name}: {reason}")]
-    Pool {
-        /// Its name.
-        name: String,
-        /// What is wrong with it.
-        #[source]
-        reason: Box<origin::Error>,
-    },
-    /// A policy.
-    #[error(transparent)]
-    Policy(#[from] plugin::Error),
-    /// A route names what isn't there; `config` refuses such files, so only code can bring it about.
-    #[error("route {route} names {what} {name}, which is not configured")]
-    Dangling {
-        /// The route.
-        route: String,
-        /// A pool or a policy.
-        what: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The bug that a debug build is to have isn't known.
-    #[cfg(debug_assertions)]
-    #[error(transparent)]
-    Planted(#[from] crate::planted::UnknownBug),
-    /// The access log can't be opened.
-    #[error("the access log: {0}")]
-    AccessLog(#[source] io::Error),
-}
 
 /// A node that is bound and loaded, but accepts nothing yet.
 pub struct App {
     server: http::Server,
     addresses: Vec<SocketAddr>,
     admin: Option<(http::Server, SocketAddr)>,
-    edge: Edge,
+    exchange: Arc<Exchange>,
     controls: Arc<Controls>,
-    cache: Arc<Cache>,
-    pools: BTreeMap<String, Arc<Pool>>,
     policies: Arc<Policies>,
     log: Arc<AccessLog>,
 }
@@ -103,57 +65,29 @@ impl App {
         let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
         let admin = bind_admin(&config).await?;
         let registry = Registry::new();
-        let cache_metrics = cache::Metrics::default();
-        let origin_metrics = origin::Metrics::new();
-        let batch_metrics = crate::batch::Metrics::new();
-        let policy_metrics = plugin::Metrics::new();
-        let pipeline_metrics = pipeline::Metrics::default();
-        let requests = Requests::new();
+        let (cache_metrics, metrics) = (cache::Metrics::default(), Metrics::default());
         let log = Arc::new(AccessLog::start(config.log.clone()).map_err(Error::AccessLog)?);
         registry.register_with(|registry| {
             server.metrics().register(registry);
             cache_metrics.register(registry);
-            origin_metrics.register(registry);
-            batch_metrics.register(registry);
-            policy_metrics.register(registry);
-            pipeline_metrics.register(registry);
-            requests.register(registry);
+            metrics.origin.register(registry);
+            metrics.batch.register(registry);
+            metrics.plugin.register(registry);
+            metrics.pipeline.register(registry);
+            metrics.requests.register(registry);
             log.metrics().register(registry);
         });
-
-        let policies = Arc::new(Policies::start(&config, &policy_metrics).await?);
-        let pools = make_pools(&config, &origin_metrics)?;
-        let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
-        let routes = make_routes(&config, &pools, &policies)?;
-        let pipeline = Pipeline::new(
-            config.node.clone(),
-            Routes::new(routes),
-            make_batchers(&config, &batch_metrics),
-            Arc::clone(&cache),
-            config.limits.clone(),
-            config.prefetch,
-            pipeline_metrics,
-        );
-        let controls = Arc::new(Controls::new(
-            registry,
-            Arc::clone(&cache),
-            Arc::clone(&pipeline),
-            pools.values().map(Arc::clone).collect(),
-            Arc::clone(&policies),
-            config.cache.purge.ack,
-        ));
-        let names = config.routes.iter().map(|route| route.name.as_str());
-        Ok(Self {
-            addresses: server.addresses(),
-            server,
-            admin,
-            edge: Edge::new(pipeline, &requests, names, config.log.access != config::AccessLog::Off, Arc::clone(&log)),
-            controls,
-            cache,
-            pools,
-            policies,
-            log,
-        })
+        let base = Base {
+            node: config.node.clone(),
+            cache: Cache::open(&config.node, &config.cache, cache_metrics).await?,
+            metrics,
+            log: (config.log.access != config::AccessLog::Off).then(|| Arc::clone(&log)),
+        };
+        let exchange = Exchange::begin(base, &config).await?;
+        let policies = Arc::new(Policies::new(Arc::clone(&exchange), &config));
+        let ack = config.cache.purge.ack;
+        let controls = Controls::new(registry, Arc::clone(&exchange), Arc::clone(&policies), ack);
+        Ok(Self { addresses: server.addresses(), server, admin, controls: Arc::new(controls), exchange, policies, log })
     }
 
     /// The addresses that clients connect to, with the ports the system chose.
@@ -168,14 +102,17 @@ impl App {
         self.admin.as_ref().map(|(_, address)| *address)
     }
 
+    /// Returns what has the node go on by another configuration while it runs.
+    #[must_use]
+    pub fn exchange(&self) -> Arc<Exchange> {
+        Arc::clone(&self.exchange)
+    }
+
     /// Serves until `drain` is cancelled, then lets requests in flight finish, and closes the tiers.
     pub async fn run(self, drain: CancellationToken) -> http::Drained {
         let stop = CancellationToken::new();
         let mut background = JoinSet::new();
-        background.spawn(Arc::clone(self.cache.purger()).run(stop.clone()));
-        for pool in self.pools.values() {
-            background.spawn(Arc::clone(pool).watch(stop.clone()));
-        }
+        background.spawn(Arc::clone(self.exchange.cache().purger()).run(stop.clone()));
         background.spawn(Arc::clone(&self.policies).watch(stop.clone()));
         background.spawn(on_hangup(Arc::clone(&self.log), Arc::clone(&self.policies), stop.clone()));
         if let Some((server, _)) = self.admin {
@@ -193,12 +130,12 @@ impl App {
                 controls.closing();
             })
         };
-        let drained = self.server.run(self.edge, drain).await;
+        let drained = self.server.run(Edge::new(Arc::clone(&self.exchange)), drain).await;
         closing.abort();
         // The admin API answers until the last client is served: who drains a node wants to watch it.
         stop.cancel();
         while background.join_next().await.is_some() {}
-        self.cache.close().await;
+        self.exchange.close().await;
         close_log(self.log).await;
         drained
     }
@@ -220,57 +157,6 @@ async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)
     let server = http::Server::bind(&[listen], &config.limits, &timeouts).await.map_err(Error::Admin)?;
     let bound = server.addresses().first().copied().unwrap_or(address);
     Ok(Some((server, bound)))
-}
-
-fn make_pools(config: &Config, metrics: &origin::Metrics) -> Result<BTreeMap<String, Arc<Pool>>, Error> {
-    let bounds = origin::Bounds::new(&config.limits, metrics);
-    let make = |(name, pool): (&String, &config::Pool)| {
-        let made = Pool::of_node(name, pool, metrics, &bounds);
-        Ok((name.clone(), made.map_err(|reason| Error::Pool { name: name.clone(), reason: Box::new(reason) })?))
-    };
-    config.pools.iter().map(make).collect()
-}
-
-/// A pool's questions gather in one place, whichever routes lead to it: its slots are theirs together.
-fn make_batchers(config: &Config, metrics: &crate::batch::Metrics) -> Batchers {
-    let make = |(name, pool): (&String, &config::Pool)| {
-        (Arc::<str>::from(name.as_str()), Batcher::new(pool.batch, pipeline::infer::sender(), metrics.clone()))
-    };
-    config.pools.iter().map(make).collect()
-}
-
-fn make_routes(
-    config: &Config,
-    pools: &BTreeMap<String, Arc<Pool>>,
-    policies: &Policies,
-) -> Result<Vec<Arc<Route>>, Error> {
-    let destination = |route: &config::Route, to: &config::Candidate| -> Result<Destination, Error> {
-        let dangling = || Error::Dangling { route: route.name.clone(), what: "pool", name: to.pool.clone() };
-        Ok(Destination {
-            name: to.pool.as_str().into(),
-            pool: Arc::clone(pools.get(&to.pool).ok_or_else(dangling)?),
-            model: to.model.as_deref().map(Into::into),
-            cost_micro: to.cost_micro,
-        })
-    };
-    let make = |(index, route): (usize, &config::Route)| {
-        let dangling =
-            |name: &String| Error::Dangling { route: route.name.clone(), what: "policy", name: name.clone() };
-        let policy = match &route.policy {
-            None => None,
-            Some(name) => Some(policies.get(name).ok_or_else(|| dangling(name))?),
-        };
-        let alone = [config::Candidate { pool: route.pool.clone(), model: None, cost_micro: 0 }];
-        let candidates = if route.candidates.is_empty() { &alone[..] } else { &route.candidates };
-        Ok(Arc::new(Route {
-            index,
-            config: route.clone(),
-            keys: KeySpace::new(&config.cache.namespace, &route.name),
-            destinations: candidates.iter().map(|to| destination(route, to)).collect::<Result<_, _>>()?,
-            policy: policy.map(|policy| Arc::clone(policy) as Arc<dyn Roster>),
-        }))
-    };
-    config.routes.iter().enumerate().map(make).collect()
 }
 
 /// HUP: log rotation has moved the file away, or the operator has changed policies.

@@ -57,7 +57,7 @@ pub struct Config {
 }
 
 /// One listening address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Address and port; port 0 lets the system choose.
     pub address: SocketAddr,
@@ -66,7 +66,7 @@ pub struct Listen {
 }
 
 /// PEM files of one listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate chain, leaf first.
     pub certificate: PathBuf,
@@ -75,7 +75,7 @@ pub struct Tls {
 }
 
 /// Limits on what a client may send.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections, all listeners together; further ones wait in the kernel's queue.
     pub connections_max: usize,
@@ -114,7 +114,7 @@ pub struct Limits {
 }
 
 /// How long a client may take. Past any of them its connection is closed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From accept (or the end of the TLS handshake) to the first byte; also bounds the handshake itself.
     pub first_byte: Duration,
@@ -258,7 +258,7 @@ pub struct Plugins {
 }
 
 /// Fetching ahead.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefetch {
     /// Fetches under way at once.
     pub concurrency: usize,
@@ -370,7 +370,7 @@ pub struct PolicyLimits {
 }
 
 /// A named set of endpoints.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Members; at least one.
     pub endpoints: Vec<Endpoint>,
@@ -397,14 +397,14 @@ pub struct Pool {
 }
 
 /// A member of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `http://host:port` or `https://host:port`.
     pub url: Uri,
 }
 
 /// Active health checks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Path that is asked with GET; 2xx is healthy.
     pub path: String,
@@ -419,7 +419,7 @@ pub struct Health {
 }
 
 /// Passive ejection on failed requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eject {
     /// Consecutive failures (connect, reset, timeout, 502–504) that eject an endpoint.
     pub failures: u32,
@@ -430,7 +430,7 @@ pub struct Eject {
 }
 
 /// How questions are gathered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Items of one batch; 1 sends every question alone.
     pub size_max: usize,
@@ -447,7 +447,7 @@ pub struct Batch {
 }
 
 /// Which requests, and what to do with them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Name in logs and metrics; unique.
     pub name: String,
@@ -533,7 +533,7 @@ pub enum OnFault {
 }
 
 /// Lifetimes for answers that state none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// Freshness of a cacheable answer without explicit lifetime; `None` leaves it unstored.
     pub ttl: Option<Duration>,

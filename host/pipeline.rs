@@ -28,8 +28,8 @@ use http::{Method, StatusCode};
 
 use self::{
     advice::{Advice, Beside},
-    fetch::Fetcher,
-    infer::{Batchers, Infer},
+    fetch::{Fetcher, Landing},
+    infer::{Batchers, Infer, Told},
     pass::Passer,
     plan::{Aspects, Basis, Plan},
     prefetch::Prefetcher,
@@ -58,7 +58,18 @@ pub struct Pipeline {
     passer: Arc<Passer>,
     web: Web,
     infer: Arc<Infer>,
-    prefetcher: Prefetcher,
+    prefetcher: Arc<Prefetcher>,
+    metrics: Metrics,
+}
+
+/// What a pipeline has in common with the one that takes its place.
+struct Lasting {
+    node: String,
+    cache: Arc<Cache>,
+    web: Arc<Flights<Landing>>,
+    infer: Arc<Flights<Arc<Told>>>,
+    prefetcher: Arc<Prefetcher>,
+    metrics: Metrics,
 }
 
 impl Pipeline {
@@ -74,6 +85,45 @@ impl Pipeline {
         metrics: Metrics,
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
+        let lasting = Lasting {
+            node,
+            cache,
+            web: Flights::new(flights_max),
+            infer: Flights::new(flights_max),
+            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.clone())),
+            metrics,
+        };
+        Self::over(lasting, routes, batchers, limits)
+    }
+
+    /// A pipeline for another configuration, which takes the place of this one. Both share the cache and the fetches under
+    /// way, and hints that were followed unless there is another rule for them, so that an exchange makes no fetch twice.
+    #[must_use]
+    pub fn succeeded_by(
+        &self,
+        routes: Routes,
+        batchers: Batchers,
+        limits: config::Limits,
+        prefetch: config::Prefetch,
+    ) -> Arc<Self> {
+        let prefetcher = if self.prefetcher.follows(&prefetch) {
+            Arc::clone(&self.prefetcher)
+        } else {
+            Arc::new(Prefetcher::new(prefetch, self.metrics.clone()))
+        };
+        let lasting = Lasting {
+            node: self.replies.node.clone(),
+            cache: Arc::clone(&self.cache),
+            web: Arc::clone(&self.web.flights),
+            infer: Arc::clone(&self.infer.flights),
+            prefetcher,
+            metrics: self.metrics.clone(),
+        };
+        Self::over(lasting, routes, batchers, limits)
+    }
+
+    fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
+        let Lasting { node, cache, web, infer, prefetcher, metrics } = lasting;
         let beside = Arc::new(Beside { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
         let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), beside: Arc::clone(&beside) });
         let replies = Arc::new(Replies { node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher) });
@@ -84,7 +134,7 @@ impl Pipeline {
         });
         let web = Web {
             cache: Arc::clone(&cache),
-            flights: Flights::new(flights_max),
+            flights: web,
             fetcher,
             replies: Arc::clone(&replies),
             passer: Arc::clone(&passer),
@@ -92,14 +142,13 @@ impl Pipeline {
         };
         let infer = Arc::new(Infer {
             cache: Arc::clone(&cache),
-            flights: Flights::new(flights_max),
+            flights: infer,
             replies: Arc::clone(&replies),
             beside: Arc::clone(&beside),
             batchers,
             limits,
         });
-        let prefetcher = Prefetcher::new(prefetch, metrics);
-        Arc::new(Self { cache, beside, replies, passer, web, infer, prefetcher })
+        Arc::new(Self { cache, beside, replies, passer, web, infer, prefetcher, metrics })
     }
 
     /// Answers a request, and sees to what its policy thinks will be asked next.

@@ -8,14 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::policies::Policies;
+use super::{exchange::Exchange, policies::Policies};
 use crate::{
     admin::{Api, BoxFuture, Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
-    cache::{Cache, key::Key, purge},
+    cache::{key::Key, purge},
     http::Handler,
     message::{Request, Response},
-    origin::Pool,
-    pipeline::Pipeline,
     report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
     telemetry::Registry,
 };
@@ -27,9 +25,7 @@ const CLOSING: u8 = 2;
 /// The node behind the admin API.
 pub(super) struct Controls {
     registry: Registry,
-    cache: Arc<Cache>,
-    pipeline: Arc<Pipeline>,
-    pools: Vec<Arc<Pool>>,
+    exchange: Arc<Exchange>,
     policies: Arc<Policies>,
     ack: Duration,
     phase: AtomicU8,
@@ -42,19 +38,10 @@ pub(super) struct Controls {
 const REACH_TIME: Duration = Duration::from_secs(5);
 
 impl Controls {
-    pub(super) fn new(
-        registry: Registry,
-        cache: Arc<Cache>,
-        pipeline: Arc<Pipeline>,
-        pools: Vec<Arc<Pool>>,
-        policies: Arc<Policies>,
-        ack: Duration,
-    ) -> Self {
+    pub(super) fn new(registry: Registry, exchange: Arc<Exchange>, policies: Arc<Policies>, ack: Duration) -> Self {
         Self {
             registry,
-            cache,
-            pipeline,
-            pools,
+            exchange,
             policies,
             ack,
             phase: AtomicU8::new(STARTING),
@@ -83,9 +70,10 @@ impl Control for Controls {
                 Scope::Tag(tag) => purge::Scope::Tag(tag),
             };
             let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };
-            let receipt = self.cache.purger().purge(&scope, kind, self.ack).await;
+            let cache = self.exchange.cache();
+            let receipt = cache.purger().purge(&scope, kind, self.ack).await;
             let receipt = receipt.map_err(|error| PurgeFailure { reason: error.to_string() })?;
-            self.cache.metrics().purges.inc();
+            cache.metrics().purges.inc();
             Ok(PurgeReport {
                 complete: receipt.missing.is_empty(),
                 position: receipt.position.to_string(),
@@ -98,7 +86,7 @@ impl Control for Controls {
 
     fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
         Box::pin(async move {
-            let signed_off = self.cache.purger().sign_off(&node, self.ack).await;
+            let signed_off = self.exchange.cache().purger().sign_off(&node, self.ack).await;
             let purge::SignedOff { done, left } =
                 signed_off.map_err(|error| PurgeFailure { reason: error.to_string() })?;
             Ok(SignOffReport { signed_off: done, left })
@@ -109,7 +97,7 @@ impl Control for Controls {
         // A pool that is down is no reason: what is stored can still be served.
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
-            OPEN => match self.cache.purger() {
+            OPEN => match self.exchange.cache().purger() {
                 purger if !purger.is_catching_up() || self.was_ready.load(Ordering::Relaxed) => Ok(()),
                 purger if purger.has_reached() => {
                     Err(vec!["the node is catching up with its region's purge log".to_owned()])
@@ -128,15 +116,16 @@ impl Control for Controls {
     }
 
     fn metrics(&self) -> String {
-        let open = i64::try_from(self.pipeline.flights_open()).unwrap_or(i64::MAX);
-        self.cache.metrics().flights.set(open);
-        self.cache.purger().refresh_metrics();
+        let open = i64::try_from(self.exchange.serving().pipeline.flights_open()).unwrap_or(i64::MAX);
+        let cache = self.exchange.cache();
+        cache.metrics().flights.set(open);
+        cache.purger().refresh_metrics();
         self.policies.refresh_metrics();
         self.registry.encode()
     }
 
     fn pools(&self) -> Vec<PoolInfo> {
-        self.pools.iter().map(|pool| pool.info()).collect()
+        self.exchange.serving().pools().map(|pool| pool.info()).collect()
     }
 
     fn policies(&self) -> Vec<PolicyInfo> {

@@ -12,54 +12,42 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::{
+    exchange::Exchange,
+    serving::{NO_ROUTE, Serving},
+};
 use crate::{
     cache::store::Tier,
     clock::{self, Timestamp},
     http::Handler,
     message::{Body, BodyError, Request, RequestHead, Response, Scheme},
-    pipeline::{Lookup, Pipeline, Served, Trail},
+    pipeline::{Lookup, Served, Trail},
     policy::Outcome,
-    telemetry::{AccessLog, Line, RequestTrace, Requests, RouteMetrics, Verdict, trace},
+    telemetry::{Line, RequestTrace, Verdict, trace},
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The handler that clients' requests reach.
 #[derive(Clone)]
-pub(super) struct Edge(Arc<Inner>);
-
-struct Inner {
-    pipeline: Arc<Pipeline>,
-    /// By the route's index; the last is for requests that no route takes.
-    metrics: Vec<RouteMetrics>,
-    log: Option<Arc<AccessLog>>,
-}
+pub(super) struct Edge(Arc<Exchange>);
 
 impl Edge {
-    pub(super) fn new<'n>(
-        pipeline: Arc<Pipeline>,
-        requests: &Requests,
-        routes: impl Iterator<Item = &'n str>,
-        logs: bool,
-        log: Arc<AccessLog>,
-    ) -> Self {
-        let metrics = routes.chain([NO_ROUTE]).map(|name| requests.for_route(name)).collect();
-        Self(Arc::new(Inner { pipeline, metrics, log: logs.then_some(log) }))
+    pub(super) const fn new(exchange: Arc<Exchange>) -> Self {
+        Self(exchange)
     }
 }
-
-/// The route's name in metrics and logs when none takes the request.
-const NO_ROUTE: &str = "(none)";
 
 impl Handler for Edge {
     async fn handle(&self, mut request: Request) -> Response {
         let began = Instant::now();
+        // Whatever takes its place meanwhile: this request is served, counted and logged by what it began with.
+        let serving = self.0.serving();
         let trace = trace::prepare(&mut request.head.headers);
-        let about = self.0.log.is_some().then(|| About::new(&request.head, &trace));
-        let Served { mut response, trail } = self.0.pipeline.serve(request).await;
+        let about = serving.log.is_some().then(|| About::new(&request.head, &trace));
+        let Served { mut response, trail } = serving.pipeline.serve(request).await;
         response.headers_mut().insert(REQUEST_ID, trace.id);
-        let mut account =
-            Account { edge: Arc::clone(&self.0), began, about, trail, status: response.status(), bytes: 0 };
+        let mut account = Account { serving, began, about, trail, status: response.status(), bytes: 0 };
         match std::mem::take(response.body_mut()) {
             Body::Stream(stream) => *response.body_mut() = Body::stream(Accounted { stream, account }),
             whole => {
@@ -74,7 +62,7 @@ impl Handler for Edge {
     }
 
     fn refused(&self, response: Response) -> Response {
-        self.0.pipeline.refused(response)
+        self.0.serving().pipeline.refused(response)
     }
 }
 
@@ -109,7 +97,7 @@ impl About {
 
 /// Accounts for a request when its response has been handed over, or the client has left.
 struct Account {
-    edge: Arc<Inner>,
+    serving: Arc<Serving>,
     began: Instant,
     about: Option<About>,
     trail: Trail,
@@ -120,8 +108,10 @@ struct Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let duration = self.began.elapsed();
-        let index = self.trail.route.as_ref().map_or(self.edge.metrics.len() - 1, |route| route.index);
-        self.edge.metrics[index].record(verdict(&self.trail), self.status, duration);
+        let route = self.trail.route.as_ref().map(|route| route.config.name.as_str());
+        if let Some(metrics) = self.serving.route_metrics(route) {
+            metrics.record(verdict(&self.trail), self.status, duration);
+        }
         let roster = self.trail.route.as_ref().and_then(|route| route.policy.as_ref());
         if let (Some(roster), Some(failed)) = (roster, self.trail.origin_outcome()) {
             roster.origin_responded(failed);
@@ -130,7 +120,7 @@ impl Drop for Account {
             let outcome = Outcome { hit: self.trail.is_hit(), latency: duration, cost_micro: self.trail.cost_micro };
             policy.observe(&self.trail.arms, &outcome);
         }
-        if let (Some(log), Some(about)) = (&self.edge.log, &self.about) {
+        if let (Some(log), Some(about)) = (&self.serving.log, &self.about) {
             let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
             log.record(&line(about, &self.trail, self.status, self.bytes, duration_us));
         }

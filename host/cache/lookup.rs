@@ -114,7 +114,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cache::codec::tests::head;
+    use crate::cache::{
+        codec::tests::head,
+        purge::table::{Incarnation, Kind, Mark, Position, Record, Table},
+        tag::Tag,
+    };
 
     /// Stored at 1,000,000 with age 2.5 s, fresh for 60 s, grace and stale-if-error as given.
     fn judged(standing: Standing, demand: &Demand, at_ms: u64) -> &'static str {
@@ -136,6 +140,36 @@ mod tests {
             Outcome::Stale { if_error: true, by_request: true, .. } => "asked",
             Outcome::Stale { if_error: false, by_request: true, .. } => "forced",
             Outcome::Miss => "miss",
+        }
+    }
+
+    #[test]
+    fn no_setting_of_the_clock_brings_back_what_was_purged() {
+        const NOON: u64 = 43_200_000;
+        const HOUR: u64 = 3_600_000;
+        let (tag, log) = (Tag::named(b"news"), Incarnation(7));
+        for kind in [Kind::Hard, Kind::Soft] {
+            let mut table = Table::new(log, 10);
+            table.apply(&Record { position: Position(5), tag, kind, url: false });
+            let judged = |position, stored_at, now| {
+                let mut head = head(0);
+                head.stored_at = Timestamp(stored_at);
+                let mark = Mark { log, position: Position(position), ..Mark::default() };
+                let object = Object::new(head, Bytes::new());
+                described(judge(object, table.check([tag], &mark), &Demand::default(), Timestamp(now), SKEW))
+            };
+            // What the clock said when it was stored, and what it says now, less than a minute later.
+            for (stored_at, now) in [(0, 0), (0, HOUR), (HOUR, 0), (HOUR, HOUR), (0, 2 * HOUR), (2 * HOUR, 0)] {
+                let (stored_at, now) = (NOON - HOUR + stored_at, NOON - HOUR + now);
+                let what = format!("{kind:?}, stored at {stored_at}, asked at {now}");
+                // Its fetch began before the purge.
+                let outcome = judged(4, stored_at, now);
+                assert!(if kind == Kind::Hard { outcome == "miss" } else { outcome != "hit" }, "{what}: {outcome}");
+                // Its fetch began after it.
+                if stored_at == now {
+                    assert_eq!(judged(5, stored_at, now), "hit", "{what}");
+                }
+            }
         }
     }
 

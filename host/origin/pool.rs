@@ -29,7 +29,8 @@ use crate::{
     report::{EndpointInfo, PoolInfo},
 };
 
-/// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration.
+/// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration holds or a
+/// request uses it.
 ///
 /// One endpoint takes at most `connections_max` requests at a time, each from when its body has been read until its
 /// response body has arrived; further ones wait in the order they came, at most `waiting_max` in the whole pool and none
@@ -42,6 +43,8 @@ pub struct Pool {
     endpoints: Vec<Arc<Endpoint>>,
     waiting: Semaphore,
     check: Option<Arc<probe::Check>>,
+    /// Cancelled when nobody uses the pool any more.
+    stop: CancellationToken,
 }
 
 /// What the pools of a node have in common: room for bodies that wait, and the limits per client address. Clones are the
@@ -50,13 +53,33 @@ pub struct Pool {
 pub struct Bounds {
     pub(super) spool: Arc<Spool>,
     clients: Arc<Clients>,
+    /// The limits they were made of.
+    limits: Arc<config::Limits>,
 }
 
 impl Bounds {
     /// The bounds of one node, counted in `metrics`.
     #[must_use]
     pub fn new(limits: &config::Limits, metrics: &Metrics) -> Self {
-        Self { spool: Spool::new(limits, metrics), clients: Clients::new(limits) }
+        Self { spool: Spool::new(limits, metrics), clients: Clients::new(limits), limits: Arc::new(limits.clone()) }
+    }
+
+    /// Whether these limits make the same bounds.
+    #[must_use]
+    pub fn suit(&self, limits: &config::Limits) -> bool {
+        // Those that are named here are other rooms'. One that is new counts, until it is named as well.
+        let own = config::Limits {
+            connections_max: self.limits.connections_max,
+            streams_max: self.limits.streams_max,
+            headers_max: self.limits.headers_max,
+            header_bytes_max: self.limits.header_bytes_max,
+            body_bytes_max: self.limits.body_bytes_max,
+            questions_max: self.limits.questions_max,
+            client_connections_max: self.limits.client_connections_max,
+            client_streams_max: self.limits.client_streams_max,
+            ..limits.clone()
+        };
+        own == *self.limits
     }
 
     /// The room that bodies of this client have while they wait.
@@ -143,14 +166,31 @@ impl Pool {
             endpoints,
             waiting: Semaphore::new(config.waiting_max.min(Semaphore::MAX_PERMITS)),
             check,
+            stop: CancellationToken::new(),
         }))
     }
 
-    /// Runs active health checks until cancelled; returns at once when there are none.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        if let Some(check) = &self.check {
-            probe::run(&self.endpoints, &self.ledger, check, stop).await;
+    /// Runs active health checks until `stop` is cancelled or nobody uses the pool any more; this doesn't count as use.
+    /// Ends at once when there are none.
+    pub fn watch(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let (endpoints, ledger, check) = (self.endpoints.clone(), Arc::clone(&self.ledger), self.check.clone());
+        let unused = self.stop.clone();
+        async move {
+            let Some(check) = check else { return };
+            let over = async {
+                tokio::select! {
+                    () = unused.cancelled() => {}
+                    () = stop.cancelled() => {}
+                }
+            };
+            probe::run(&endpoints, &ledger, &check, over).await;
         }
+    }
+
+    /// Returns the token that is cancelled when nobody uses the pool any more.
+    #[must_use]
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// At least one endpoint isn't down by its active checks.
@@ -267,6 +307,12 @@ impl Pool {
                 Err(Fault::new(Reason::WaitTimeout, detail))
             }
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 

@@ -8,7 +8,6 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{endpoint::Endpoint, ledger::Ledger, upload::Upload};
 
@@ -25,19 +24,19 @@ pub(super) struct Check {
     pub(super) timeout: Duration,
 }
 
-/// Checks every endpoint by itself until cancelled. The first checks go out at once. A check takes no place: it must
+/// Checks every endpoint by itself until `over` ends. The first checks go out at once. A check takes no place: it must
 /// get through when the endpoint is busy.
 pub(super) async fn run(
     endpoints: &[Arc<Endpoint>],
     ledger: &Arc<Ledger>,
     check: &Arc<Check>,
-    stop: CancellationToken,
+    over: impl Future<Output = ()>,
 ) {
     let mut probes = JoinSet::new();
     for endpoint in endpoints {
         probes.spawn(repeat(Arc::clone(endpoint), Arc::clone(ledger), Arc::clone(check)));
     }
-    stop.cancelled_owned().await;
+    over.await;
     probes.shutdown().await;
 }
 

@@ -134,7 +134,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         config.mode = mode;
         config.ignore_headers = vec![HeaderName::from_static("x-turn")];
-        Route { index: 0, config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None }
+        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None }
     }
 
     const HEADERS: &[(&str, &str)] = &[

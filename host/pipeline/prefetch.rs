@@ -63,6 +63,11 @@ impl Prefetcher {
         }
     }
 
+    /// Whether this is the rule by which it follows hints.
+    pub(super) fn follows(&self, rule: &config::Prefetch) -> bool {
+        self.rule == *rule
+    }
+
     /// The requests that these hints foresee after one with this head, as far as they are to be made now. Each counts as
     /// waiting until [`Prefetcher::run`].
     pub(super) fn wanted(&self, hints: &[Hint], head: &RequestHead, now: Uptime) -> Vec<RequestHead> {

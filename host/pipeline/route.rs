@@ -29,8 +29,6 @@ pub(super) enum Kind {
 
 /// A route with everything a request needs on its way.
 pub struct Route {
-    /// Its place among the routes.
-    pub index: usize,
     /// What the operator wrote.
     pub config: config::Route,
     /// The start of its keys.
@@ -136,7 +134,7 @@ impl Routes {
         let (host, path) = (without_port(head.authority()), head.target.path());
         let route = self.first(host, path)?;
         // Where origins may take the path for one of another route, that one's rules might be the right ones.
-        let is_another = |reading: &String| self.first(host, reading).is_none_or(|other| other.index != route.index);
+        let is_another = |reading: &String| self.first(host, reading).is_none_or(|other| !Arc::ptr_eq(other, route));
         let is_unresolved = |received: &PathAndQuery| target::is_unresolved(received.path());
         let is_ambiguous = target::hides_dots(path)
             || target::readings(path).iter().any(is_another)
@@ -197,10 +195,10 @@ mod tests {
         assert_eq!(without_port("[::1]:80"), "[::1]");
     }
 
-    fn route(index: usize, path: &str, forward_path: ForwardPath) -> Arc<Route> {
+    fn route(path: &str, forward_path: ForwardPath) -> Arc<Route> {
         let config = config::Route { path: path.to_owned(), forward_path, ..config::Route::new(path, "web") };
         let keys = KeySpace::new("test", path);
-        Arc::new(Route { index, config, keys, destinations: Vec::new(), policy: None })
+        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None })
     }
 
     fn head(path: &str) -> RequestHead {
@@ -219,8 +217,7 @@ mod tests {
     #[test]
     fn no_spelling_of_a_path_escapes_its_route() {
         let paths = ["/account", "/@me", "/"];
-        let routes =
-            |forward| Routes::new(paths.iter().enumerate().map(|(index, path)| route(index, path, forward)).collect());
+        let routes = |forward| Routes::new(paths.iter().map(|path| route(path, forward)).collect());
         let (normal, as_received) = (routes(ForwardPath::Normalized), routes(ForwardPath::AsReceived));
         // The route, and whether it is ambiguous where the normal form is sent, and where it isn't.
         for (path, wanted) in [
@@ -250,10 +247,12 @@ mod tests {
             ("/accounts", (2, false, false)),
         ] {
             let head = head(path);
-            let taken =
-                |routes: &Routes| routes.find(&head).map(|taken| (taken.route.index, taken.is_ambiguous)).unwrap();
-            assert_eq!(taken(&normal), (wanted.0, wanted.1), "{path}");
-            assert_eq!(taken(&as_received), (wanted.0, wanted.2), "{path} as received");
+            let taken = |routes: &Routes| {
+                let Taken { route, is_ambiguous } = routes.find(&head).unwrap();
+                (route.config.path.clone(), is_ambiguous)
+            };
+            assert_eq!(taken(&normal), (paths[wanted.0].to_owned(), wanted.1), "{path}");
+            assert_eq!(taken(&as_received), (paths[wanted.0].to_owned(), wanted.2), "{path} as received");
         }
     }
 
@@ -263,7 +262,7 @@ mod tests {
         for (forward, sent, received) in
             [(ForwardPath::Normalized, "/a/b?c", None), (ForwardPath::AsReceived, "/a//b?c", Some("/a//b?c"))]
         {
-            let route = route(0, "/", forward);
+            let route = route("/", forward);
             assert_eq!(route.target_sent(&head), sent);
             assert_eq!(route.received(&head).map(PathAndQuery::as_str), received);
         }

@@ -86,7 +86,7 @@ impl Plugin {
         let (mut first, raw) = generation.instantiate(&tally)?;
         let declared = Declared::by(&mut first, raw, &generation.hooks, &generation.load)?;
         if let Some(pools) = engine.pools() {
-            manifest::check_pools(&declared.reads, pools)?;
+            manifest::check_pools(&declared.reads, &pools)?;
         }
         warm_vocabularies(&declared.reads);
         let Declared { name: component, version, experiments, key_plan, reads } = declared;

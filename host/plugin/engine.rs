@@ -5,13 +5,13 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::warn;
 use wasmtime::{Config, OptLevel, PoolingAllocationConfig, component::Component};
 
@@ -31,7 +31,7 @@ pub struct Engine {
     ticker: Arc<Ticker>,
     fuel: bool,
     /// The node's pools, where there is a node: policies may read the state of these.
-    pools: OnceLock<Vec<String>>,
+    pools: RwLock<Option<Arc<[String]>>>,
 }
 
 /// What the instances of all policies together may use.
@@ -63,18 +63,25 @@ impl Engine {
         let kept = limits.cache_dir.as_ref().map(open).transpose()?;
         let wasm = wasm_engine(limits).map_err(|error| Error::Engine(told(&error)))?;
         let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
-        Ok(Arc::new(Self { wasm, compiled: Mutex::default(), kept, ticker, fuel: limits.fuel, pools: OnceLock::new() }))
+        Ok(Arc::new(Self {
+            wasm,
+            compiled: Mutex::default(),
+            kept,
+            ticker,
+            fuel: limits.fuel,
+            pools: RwLock::default(),
+        }))
     }
 
     /// Tells it which pools the node has. Policies that are loaded from then on may read the state of no others;
     /// without it, as at the workbench, of any.
     pub fn set_pools<'n>(&self, names: impl Iterator<Item = &'n String>) {
-        let _ = self.pools.set(names.cloned().collect());
+        *self.pools.write() = Some(names.cloned().collect());
     }
 
     /// The node's pools, if they are known.
-    pub(super) fn pools(&self) -> Option<&[String]> {
-        self.pools.get().map(Vec::as_slice)
+    pub(super) fn pools(&self) -> Option<Arc<[String]>> {
+        self.pools.read().clone()
     }
 
     /// Keeps the clock going for as long as the answer lives. Whoever runs a guest holds one.

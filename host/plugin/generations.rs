@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    io,
+    io, iter,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,6 +24,7 @@ use super::{
     error::{Error, Refusal},
     examples, info,
     kept::Kept,
+    manifest,
     metrics::Metrics,
     rollout::{self, Bounds, Mode, Verdict},
     shadow::Trial,
@@ -155,28 +156,46 @@ impl Generations {
         }))
     }
 
-    /// Refuses keys that know nothing of the body: of `active`, which the active generation was loaded from, and of all
-    /// that are loaded from now on.
+    /// Checks whether a node with these pools can use the generations that decide, or are tried: none may make keys
+    /// that don't depend on the body if `keys_by_body`. Changes nothing. `config` is where they come from, for messages.
     ///
     /// # Errors
-    /// The active generation has such a key.
-    pub fn require_body_in_key(&self, active: &config::Policy) -> Result<(), Error> {
-        self.keys_by_body.store(true, Ordering::Relaxed);
-        let plugin = Arc::clone(&self.lineup.load().active);
-        self.fitting(plugin, active).map(drop)
+    /// One of them can't be used.
+    pub fn check(&self, keys_by_body: bool, pools: &[String], config: &config::Policy) -> Result<(), Error> {
+        let lineup = self.lineup.load();
+        let trial = lineup.trial.as_ref().map(|trial| &trial.plugin);
+        for plugin in iter::once(&lineup.active).chain(trial) {
+            if keys_by_body && is_blind(plugin) {
+                return Err(self.refused(config, Refusal::KeyWithoutBody));
+            }
+            manifest::check_pools(&plugin.reads, pools).map_err(|flaw| self.refused(config, flaw.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Says whether keys must depend on the body. If so, generations whose keys don't are neither loaded nor gone back to.
+    pub fn require_body_in_key(&self, required: bool) {
+        self.keys_by_body.store(required, Ordering::Relaxed);
+        if required {
+            self.desk.lock().kept.retain(|plugin| !is_blind(plugin));
+        }
+    }
+
+    /// Says which pools the node has. Generations that are loaded from now on may read the state of no others.
+    pub fn set_pools(&self, pools: &[String]) {
+        self.engine.set_pools(pools.iter());
     }
 
     /// The generation, if the routes that use the policy can do with it.
     fn fitting(&self, plugin: Arc<Plugin>, config: &config::Policy) -> Result<Arc<Plugin>, Error> {
-        let blind = *plugin.key_plan() != KeyPlan::Native && !consult::key_reads(&*plugin).any(Input::needs_body);
-        if blind && self.keys_by_body.load(Ordering::Relaxed) {
-            return Err(Error::Refused {
-                policy: self.name.clone(),
-                file: file(&config.source),
-                refusal: Box::new(Refusal::KeyWithoutBody),
-            });
+        if self.keys_by_body.load(Ordering::Relaxed) && is_blind(&plugin) {
+            return Err(self.refused(config, Refusal::KeyWithoutBody));
         }
         Ok(plugin)
+    }
+
+    fn refused(&self, config: &config::Policy, refusal: Refusal) -> Error {
+        Error::Refused { policy: self.name.clone(), file: file(&config.source), refusal: Box::new(refusal) }
     }
 
     /// The active generation's digest.
@@ -447,6 +466,11 @@ impl Desk {
         ended.trial.examples.iter().for_each(|example| examples::log(example, policy));
         self.last_trial = Some(ended);
     }
+}
+
+/// Whether it makes keys without reading the body.
+fn is_blind(plugin: &Plugin) -> bool {
+    *plugin.key_plan() != KeyPlan::Native && !consult::key_reads(plugin).any(Input::needs_body)
 }
 
 fn loaded(plugin: &Plugin, state: &str) -> Loaded {

@@ -59,6 +59,11 @@ impl<T> Kept<T> {
         self.0.remove(at).map(|former| former.generation)
     }
 
+    /// Lets those go that can't be gone back to any more.
+    pub(super) fn retain(&mut self, is_usable: impl Fn(&T) -> bool) {
+        self.0.retain(|former| is_usable(&former.generation));
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|former| &former.generation)
     }
@@ -116,6 +121,8 @@ mod tests {
         kept.push_given_up("tried");
         assert_eq!(kept.take_latest(), Some("d"));
         assert_eq!(kept.take(|it| *it == "tried"), Some("tried"));
+        kept.retain(|it| *it != "b");
+        assert_eq!(names(&kept), ["c"]);
         kept.push("e", false, 0);
         assert_eq!(names(&kept), [""; 0]);
     }

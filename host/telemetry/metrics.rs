@@ -190,6 +190,18 @@ impl Requests {
             duration: self.duration.get_or_create_owned(&RouteLabels { route }),
         }
     }
+
+    /// Removes the rows of a route that is no more. Handles that were resolved before count on, and nobody sees it.
+    pub fn forget(&self, name: &str) {
+        let route: Arc<str> = Arc::from(name);
+        for verdict in Verdict::ALL {
+            self.verdicts.remove(&VerdictLabels { route: Arc::clone(&route), verdict: verdict.as_str() });
+        }
+        for status in STATUS_CLASSES {
+            self.responses.remove(&StatusLabels { route: Arc::clone(&route), status });
+        }
+        self.duration.remove(&RouteLabels { route });
+    }
 }
 
 impl Default for Requests {
@@ -279,6 +291,20 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_route_that_is_no_more_has_no_rows() {
+        let (registry, requests) = (Registry::new(), Requests::new());
+        registry.register_with(|inner| requests.register(inner));
+        let (gone, stays) = (requests.for_route("gone"), requests.for_route("stays"));
+        stays.record(Verdict::Miss, StatusCode::OK, Duration::from_millis(1));
+        requests.forget("gone");
+        // Of a request that was under way.
+        gone.record(Verdict::Miss, StatusCode::OK, Duration::from_millis(1));
+        let text = registry.encode();
+        assert!(!text.contains("route=\"gone\""), "{text}");
+        assert!(text.contains("holm_requests_total{route=\"stays\",verdict=\"miss\"} 1\n"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The rules of the house, checked on the sources: which module may use which, who may know which library, and how
-//! long a file may grow; [`circles`] has which files may use which. `docs/ARCHITECTURE.md` has the picture.
+//! long a file may grow; [`circles`] has which files may use which, [`clocks`] which may read the wall clock.
+//! `docs/ARCHITECTURE.md` has the picture.
 
 mod circles;
+mod clocks;
 
 use std::{fs, path::Path};
 

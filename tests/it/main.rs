@@ -7,6 +7,7 @@ mod batch;
 mod bodies;
 mod caching;
 mod collapse;
+mod exchange;
 mod generations;
 mod harness;
 mod hooks;

@@ -158,7 +158,7 @@ async fn active_checks_take_an_endpoint_out_and_bring_it_back() {
     let pool = Pool::new("test", &config).unwrap();
     assert!(pool.available(), "nothing is known against it yet");
     let stop = CancellationToken::new();
-    let watch = tokio::spawn(Arc::clone(&pool).watch(stop.clone()));
+    let watch = tokio::spawn(pool.watch(stop.clone()));
 
     until(|| !pool.available()).await;
     assert!(!endpoint(&pool, 0).healthy);
@@ -174,4 +174,26 @@ async fn active_checks_take_an_endpoint_out_and_bring_it_back() {
 #[tokio::test]
 async fn there_is_nothing_to_watch_without_checks() {
     within(pool(&[nobody().await]).watch(CancellationToken::new())).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_nobody_uses_is_not_checked_any_more() {
+    let origin = Origin::saying(OK).await;
+    let mut config = config(&[origin.address]);
+    config.health = Some(config::Health {
+        path: "/health".to_owned(),
+        interval: Duration::from_millis(10),
+        timeout: PATIENCE,
+        healthy_after: 1,
+        unhealthy_after: 1,
+    });
+    let pool = Pool::new("test", &config).unwrap();
+    let (used, stop) = (Arc::clone(&pool), pool.stop_token());
+    let watch = tokio::spawn(pool.watch(CancellationToken::new()));
+    until(|| origin.connections.load(Ordering::SeqCst) > 1).await;
+    drop(pool);
+    assert!(!stop.is_cancelled() && !watch.is_finished(), "a request uses it still");
+    drop(used);
+    assert!(stop.is_cancelled());
+    within(watch).await.unwrap();
 }

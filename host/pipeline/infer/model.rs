@@ -240,7 +240,10 @@ fn group(asked: &Asked) -> Bytes {
         group.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
         group.update(bytes.unwrap_or_default());
     };
-    for text in [asked.route.config.name.as_str(), head.authority(), asked.route.target_sent(head).as_str()] {
+    // The route itself and not its name: after an exchange of the configuration another one of that name may lead
+    // elsewhere, while items of this one wait.
+    part(Some(&Arc::as_ptr(&asked.route).addr().to_le_bytes()));
+    for text in [head.authority(), asked.route.target_sent(head).as_str()] {
         part(Some(text.as_bytes()));
     }
     part(Some(&asked.sent.len().to_le_bytes()));

@@ -47,12 +47,14 @@ fn from(client: u32) -> RequestHead {
 fn a_key_that_knows_nothing_of_questions_is_refused_where_it_would_make_theirs() {
     let blind = salted("call", "one", &Rollout::default());
     let generations = Generations::start(&ENGINE, "p", &blind, &Metrics::new()).unwrap();
-    let refused = generations.require_body_in_key(&blind).unwrap_err().to_string();
+    generations.check(false, &[], &blind).unwrap();
+    let refused = generations.check(true, &[], &blind).unwrap_err().to_string();
     assert!(refused.starts_with("policy `p` (embedded) makes keys without the body"), "{refused}");
 
     let reading = config(TENANT_KEY, r#"{"body": ["/input"]}"#, LIMITS, FORGETFUL);
     let generations = Generations::start(&ENGINE, "p", &reading, &Metrics::new()).unwrap();
-    generations.require_body_in_key(&reading).unwrap();
+    generations.check(true, &[], &reading).unwrap();
+    generations.require_body_in_key(true);
     let digest = generations.digest();
     for table in ["{}", r#"{"require_tenant": true}"#] {
         let refused = generations.load(&config(TENANT_KEY, table, LIMITS, FORGETFUL), None).unwrap_err().to_string();
@@ -60,6 +62,18 @@ fn a_key_that_knows_nothing_of_questions_is_refused_where_it_would_make_theirs()
         assert_eq!(generations.digest(), digest);
     }
     assert!(!generations.load(&config(TENANT_KEY, r#"{"body": ["/b"]}"#, LIMITS, FORGETFUL), None).unwrap().unchanged);
+}
+
+#[test]
+fn what_routes_can_not_use_is_not_gone_back_to() {
+    let blind = salted("call", "one", &Rollout::default());
+    let generations = Generations::start(&ENGINE, "p", &blind, &Metrics::new()).unwrap();
+    let reading = config(TENANT_KEY, r#"{"body": ["/input"]}"#, LIMITS, FORGETFUL);
+    assert!(!generations.load(&reading, None).unwrap().unchanged);
+    generations.require_body_in_key(true);
+    assert!(matches!(generations.rollback(None), Err(Refused::NoFormer { .. })));
+    assert!(!generations.load(&config(TENANT_KEY, r#"{"body": ["/b"]}"#, LIMITS, FORGETFUL), None).unwrap().unchanged);
+    assert_eq!(generations.rollback(None).unwrap().generation, generations.digest()[..8]);
 }
 
 /// What the request's generation makes its key of; with what stands in for it if it faults.

@@ -1,8 +1,11 @@
 //! A node in this process, or its configuration for one in a process of its own.
 
-use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, ops::Deref, path::Path};
+use std::{collections::BTreeMap, fmt::Write, net::SocketAddr, ops::Deref, path::Path, sync::Arc};
 
-use holm::{app::App, http::Drained};
+use holm::{
+    app::{App, Exchange},
+    http::Drained,
+};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -115,6 +118,7 @@ pub(crate) struct Node {
     doors: Doors,
     drain: CancellationToken,
     running: Option<JoinHandle<Drained>>,
+    exchange: Arc<Exchange>,
 }
 
 impl Deref for Node {
@@ -128,6 +132,13 @@ impl Deref for Node {
 impl Node {
     pub(crate) fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// Has it go on by another configuration, or says why it won't.
+    pub(crate) async fn adopt(&self, builder: &Builder) -> Result<(), String> {
+        let config = holm::config::parse("test.toml", &builder.text()).map_err(|error| error.to_string())?;
+        let adopted = within("the exchange", self.exchange.adopt(&config)).await;
+        adopted.map_err(|error| error.to_string())
     }
 
     /// Drains it and waits until it has stopped.
@@ -323,9 +334,9 @@ impl Builder {
         let app = starting.await.map_err(|error| format!("{error} {error:?}"))?;
         let admin = app.admin().expect("tests have an admin address");
         let doors = Doors { address: app.addresses()[0], admin };
-        let drain = CancellationToken::new();
+        let (drain, exchange) = (CancellationToken::new(), app.exchange());
         let running = Some(tokio::spawn(app.run(drain.clone())));
-        Ok(Node { doors, drain, running })
+        Ok(Node { doors, drain, running, exchange })
     }
 
     /// Waits until a node with a region follows its purge log: before that it has a log of its own, and whatever it

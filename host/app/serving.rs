@@ -1,0 +1,311 @@
+//! What requests are served by: one whole that a configuration makes, and that is exchanged as a whole. Each request
+//! takes it once and keeps it to its end.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use tracing::warn;
+
+use super::{
+    components::{self, NodePolicy},
+    error::Error,
+};
+use crate::{
+    batch::{self, Batcher},
+    cache::{Cache, key::KeySpace},
+    config::{self, Config},
+    origin::{self, Bounds, Pool},
+    pipeline::{
+        self, Destination, Pipeline, Route, Routes,
+        infer::{Batchers, Batches},
+    },
+    plugin,
+    policy::Roster,
+    telemetry::{AccessLog, Requests, RouteMetrics},
+};
+
+/// The route's name in metrics and logs when none takes the request.
+pub(super) const NO_ROUTE: &str = "(none)";
+
+/// What outlives every exchange of the configuration: the tiers with the purge log, what is counted, the access log.
+pub(super) struct Base {
+    /// The node's name.
+    pub(super) node: String,
+    pub(super) cache: Arc<Cache>,
+    pub(super) metrics: Metrics,
+    /// `None` if nothing is logged.
+    pub(super) log: Option<Arc<AccessLog>>,
+}
+
+/// The metrics of what a configuration is made into. Rows of equal labels are the same, whoever asks for them.
+#[derive(Default)]
+pub(super) struct Metrics {
+    pub(super) origin: origin::Metrics,
+    pub(super) batch: batch::Metrics,
+    pub(super) plugin: plugin::Metrics,
+    pub(super) pipeline: pipeline::Metrics,
+    pub(super) requests: Requests,
+}
+
+/// One configuration, ready to serve.
+pub(super) struct Serving {
+    /// The way of all requests, along these routes.
+    pub(super) pipeline: Arc<Pipeline>,
+    routes: Vec<Arc<Route>>,
+    pools: BTreeMap<String, NodePool>,
+    policies: BTreeMap<String, PolicyUse>,
+    bounds: Bounds,
+    /// What a client may send and how long it may take. The listeners have theirs since they were bound.
+    limits: config::Limits,
+    timeouts: config::Timeouts,
+    /// Addresses with their certificates. Those that are bound stay bound.
+    listen: Vec<config::Listen>,
+    /// By route.
+    metrics: foldhash::HashMap<String, Arc<RouteMetrics>>,
+    pub(super) log: Option<Arc<AccessLog>>,
+}
+
+/// A pool and the place where its items gather.
+struct NodePool {
+    config: config::Pool,
+    pool: Arc<Pool>,
+    batches: Arc<Batches>,
+}
+
+/// A policy, and what this configuration says of it.
+struct PolicyUse {
+    policy: Arc<NodePolicy>,
+    config: config::Policy,
+    /// Whether its keys must depend on the body.
+    keys_by_body: bool,
+}
+
+/// Makes a configuration into what serves it. What `previous` has is taken from there where the configuration says the
+/// same of it: a pool with its connections, health and statistics, its batcher with the items that wait, a route, and a
+/// route's metrics by its name. A policy is known by its name alone, and its generations go on. Nothing of `previous` is
+/// changed.
+///
+/// # Errors
+/// [`Error`] names what can't be made. `previous` can go on.
+pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Serving>) -> Result<Serving, Error> {
+    let policies = policies(base, config, previous).await?;
+    let bounds = match previous {
+        Some(previous) if previous.bounds.suit(&config.limits) => previous.bounds.clone(),
+        _ => Bounds::new(&config.limits, &base.metrics.origin),
+    };
+    let pools = pools(base, config, &bounds, previous)?;
+    let routes = routes(base, config, &pools, &policies, previous)?;
+    // From here on nothing can fail.
+    let batchers: Batchers =
+        pools.iter().map(|(name, pool)| (Arc::<str>::from(name.as_str()), Arc::clone(&pool.batches))).collect();
+    let (limits, prefetch) = (config.limits.clone(), config.prefetch);
+    let pipeline = match previous {
+        Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, limits, prefetch),
+        None => {
+            let (node, cache, metrics) = (base.node.clone(), Arc::clone(&base.cache), base.metrics.pipeline.clone());
+            Pipeline::new(node, Routes::new(routes.clone()), batchers, cache, limits, prefetch, metrics)
+        }
+    };
+    Ok(Serving {
+        metrics: route_metrics(base, config, previous),
+        pipeline,
+        routes,
+        pools,
+        policies,
+        bounds,
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+        listen: config.listen.clone(),
+        log: base.log.clone(),
+    })
+}
+
+impl Serving {
+    /// The metrics of the route of this name, or of requests that none takes.
+    pub(super) fn route_metrics(&self, route: Option<&str>) -> Option<&RouteMetrics> {
+        self.metrics.get(route.unwrap_or(NO_ROUTE)).map(|metrics| &**metrics)
+    }
+
+    /// All pools.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.values().map(|known| &known.pool)
+    }
+
+    /// All policies, by their names.
+    pub(super) fn policies(&self) -> impl Iterator<Item = (&str, &Arc<NodePolicy>)> {
+        self.policies.iter().map(|(name, used)| (name.as_str(), &used.policy))
+    }
+
+    /// The policy of this name.
+    pub(super) fn policy(&self, name: &str) -> Option<&Arc<NodePolicy>> {
+        self.policies.get(name).map(|used| &used.policy)
+    }
+
+    /// The pools that `former` doesn't have, or has another one of.
+    pub(super) fn pools_beside(&self, former: Option<&Self>) -> Vec<Arc<Pool>> {
+        let is_known = |name: &str, own: &NodePool| {
+            let known = former.and_then(|former| former.pools.get(name));
+            known.is_some_and(|known| Arc::ptr_eq(&known.pool, &own.pool))
+        };
+        let new = self.pools.iter().filter(|(name, own)| !is_known(name, own));
+        new.map(|(_, own)| Arc::clone(&own.pool)).collect()
+    }
+
+    /// Has what it shares with `former` go by its own configuration, and lets go what is no more. To be called once, when it
+    /// takes the place of `former`.
+    pub(super) fn take_over(&self, former: Option<&Self>, metrics: &Metrics) {
+        let pools: Vec<String> = self.pools.keys().cloned().collect();
+        for used in self.policies.values() {
+            used.policy.set_config(used.config.clone());
+            used.policy.generations.set_pools(&pools);
+            used.policy.generations.require_body_in_key(used.keys_by_body);
+        }
+        let Some(former) = former else { return };
+        for gone in former.metrics.keys().filter(|name| !self.metrics.contains_key(*name)) {
+            metrics.requests.forget(gone);
+        }
+        for (what, is_same) in [
+            ("listen", self.listen == former.listen),
+            ("limits", self.limits == former.limits),
+            ("timeouts", self.timeouts == former.timeouts),
+        ] {
+            if !is_same {
+                warn!("`{what}` has changed; what the listeners take from it holds after a restart");
+            }
+        }
+    }
+}
+
+/// The policies of the configuration: known ones with their generations, new ones with their first.
+async fn policies(
+    base: &Base,
+    config: &Config,
+    previous: Option<&Serving>,
+) -> Result<BTreeMap<String, PolicyUse>, Error> {
+    let known = |name: &str| previous.and_then(|previous| previous.policy(name));
+    let new: Vec<_> = config.policies.iter().filter(|(name, _)| known(name).is_none()).collect();
+    let mut started = components::start(config, &new, &base.metrics.plugin).await?;
+    let pools: Vec<String> = config.pools.keys().cloned().collect();
+    let mut policies = BTreeMap::new();
+    for (name, said) in &config.policies {
+        // It is either.
+        let Some(policy) = started.remove(name).or_else(|| known(name).cloned()) else { continue };
+        let keys_by_body = components::must_key_by_body(config, name);
+        policy.generations.check(keys_by_body, &pools, said)?;
+        policies.insert(name.clone(), PolicyUse { policy, config: said.clone(), keys_by_body });
+    }
+    Ok(policies)
+}
+
+/// The pools of the configuration. The items of a pool gather in one place, whichever routes lead to it: its slots are
+/// theirs together, also while requests of `previous` use another pool of this name.
+fn pools(
+    base: &Base,
+    config: &Config,
+    bounds: &Bounds,
+    previous: Option<&Serving>,
+) -> Result<BTreeMap<String, NodePool>, Error> {
+    let keeps_bounds = previous.is_some_and(|previous| previous.bounds.suit(&config.limits));
+    let mut pools = BTreeMap::new();
+    for (name, said) in &config.pools {
+        let known = previous.and_then(|previous| previous.pools.get(name));
+        let pool = match known {
+            Some(known) if keeps_bounds && known.config == *said => Arc::clone(&known.pool),
+            _ => Pool::of_node(name, said, &base.metrics.origin, bounds)
+                .map_err(|reason| Error::Pool { name: name.clone(), reason: Box::new(reason) })?,
+        };
+        let batches = match known {
+            Some(known) if known.config.batch == said.batch => Arc::clone(&known.batches),
+            _ => Batcher::new(said.batch, pipeline::infer::sender(), base.metrics.batch.clone()),
+        };
+        pools.insert(name.clone(), NodePool { config: said.clone(), pool, batches });
+    }
+    Ok(pools)
+}
+
+/// The routes of the configuration, in its order.
+fn routes(
+    base: &Base,
+    config: &Config,
+    pools: &BTreeMap<String, NodePool>,
+    policies: &BTreeMap<String, PolicyUse>,
+    previous: Option<&Serving>,
+) -> Result<Vec<Arc<Route>>, Error> {
+    let known: HashMap<&str, &Arc<Route>> = previous
+        .into_iter()
+        .flat_map(|previous| &previous.routes)
+        .map(|route| (route.config.name.as_str(), route))
+        .collect();
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for said in &config.routes {
+        let made = route(base, said, pools, policies)?;
+        let same = known.get(said.name.as_str()).copied().filter(|known| is_same(known, &made));
+        routes.push(same.cloned().unwrap_or_else(|| Arc::new(made)));
+    }
+    Ok(routes)
+}
+
+fn route(
+    base: &Base,
+    said: &config::Route,
+    pools: &BTreeMap<String, NodePool>,
+    policies: &BTreeMap<String, PolicyUse>,
+) -> Result<Route, Error> {
+    let dangling =
+        |what: &'static str, name: &String| Error::Dangling { route: said.name.clone(), what, name: name.clone() };
+    let alone = [config::Candidate { pool: said.pool.clone(), model: None, cost_micro: 0 }];
+    let candidates = if said.candidates.is_empty() { &alone[..] } else { &said.candidates };
+    let mut destinations = Vec::with_capacity(candidates.len());
+    for to in candidates {
+        destinations.push(Destination {
+            name: to.pool.as_str().into(),
+            pool: Arc::clone(&pools.get(&to.pool).ok_or_else(|| dangling("pool", &to.pool))?.pool),
+            model: to.model.as_deref().map(Into::into),
+            cost_micro: to.cost_micro,
+        });
+    }
+    let policy = match &said.policy {
+        None => None,
+        Some(name) => Some(&policies.get(name).ok_or_else(|| dangling("policy", name))?.policy),
+    };
+    Ok(Route {
+        config: said.clone(),
+        // The tiers' own namespace: a changed one is no use before they are opened anew.
+        keys: KeySpace::new(&base.cache.config().namespace, &said.name),
+        destinations,
+        policy: policy.map(|policy| Arc::clone(&policy.generations) as Arc<dyn Roster>),
+    })
+}
+
+/// Whether two routes of one name are the same, with all that they lead to.
+fn is_same(one: &Route, other: &Route) -> bool {
+    // Names, models and costs of destinations are in the configuration.
+    let (to, also_to) = (&one.destinations, &other.destinations);
+    let same_policy = match (&one.policy, &other.policy) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    one.config == other.config
+        && same_policy
+        && to.len() == also_to.len()
+        && to.iter().zip(also_to).all(|(one, other)| Arc::ptr_eq(&one.pool, &other.pool))
+}
+
+/// The metrics of all routes by their names, and of requests that no route takes.
+fn route_metrics(
+    base: &Base,
+    config: &Config,
+    previous: Option<&Serving>,
+) -> foldhash::HashMap<String, Arc<RouteMetrics>> {
+    let known = |name: &str| previous.and_then(|previous| previous.metrics.get(name)).map(Arc::clone);
+    let make = |name: &str| {
+        let metrics = known(name).unwrap_or_else(|| Arc::new(base.metrics.requests.for_route(name)));
+        (name.to_owned(), metrics)
+    };
+    config.routes.iter().map(|route| route.name.as_str()).chain([NO_ROUTE]).map(make).collect()
+}

@@ -12,7 +12,7 @@ use holm::{
     origin::Pool,
     pipeline::{self, Destination, Pipeline, Route, Routes, infer},
     plugin::{Engine, EngineLimits, Generations, Metrics, Plugin},
-    policy::{Decision, Facts, Notes, Policy, Question, Roster, consult},
+    policy::{Decision, Facts, HookCall, Notes, Policy, Roster, consult},
 };
 use holm_bindings::{
     exports::holm::policy::{key as key_export, plugin as plugin_export},
@@ -254,7 +254,7 @@ fn call_of_three_inputs(bencher: Bencher<'_, '_>) {
         let notes = Notes::default();
         let facts = Facts::new(black_box(&head), None, &notes);
         let values = inputs.each_ref().map(|input| facts.read(input));
-        let decision = policy.decide(&Question::Key, &values, None);
+        let decision = policy.decide(&HookCall::Key, &values, None);
         assert!(matches!(decision.as_deref(), Ok(Decision::Key(_))));
     });
 }
@@ -294,7 +294,7 @@ fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
             assert!(scheduler.arrive(&class, black_box(item), terms, now, |_| true).is_ok());
         }
         let batch::Next::Send(batch) = scheduler.next(now, |_| true) else { panic!("a slot is free") };
-        scheduler.finished(&batch.seat, &returned);
+        scheduler.finished(&batch.queue_id, &returned);
         batch.items
     });
 }

@@ -1,11 +1,11 @@
 //! The admin API: health, readiness, metrics, purge, pools and policies, and its client.
 //!
-//! [`Api`] serves it as an axum router over a [`Control`], the trait for what may be asked of the node, which `app`
-//! implements. What is answered are the types of [`crate::report`]. [`client`] is the other end, for the command line.
+//! [`Api`] serves it as an axum router over a [`Control`], the trait of the node's operations, which `app` implements.
+//! Responses are the types of [`crate::report`]. [`client`] is the other end, for the command line.
 //!
 //! It has an address of its own, but a browser on the same machine can reach that too. So what changes something is a
-//! POST of `application/json`, which no page of another site can send: a form can't, and a script would have to ask
-//! first, which nothing here answers.
+//! POST of `application/json`, which no page of another site can send: a form can't, and a script would need a CORS
+//! preflight, which is refused here.
 
 mod api;
 pub mod client;

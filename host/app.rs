@@ -132,7 +132,7 @@ impl App {
         };
         let drained = self.server.run(Edge::new(Arc::clone(&self.exchange)), drain).await;
         closing.abort();
-        // The admin API answers until the last client is served: who drains a node wants to watch it.
+        // The admin API is available until the last client is served, so that a drain can be watched.
         stop.cancel();
         while background.join_next().await.is_some() {}
         self.exchange.close().await;

@@ -1,10 +1,10 @@
-//! Gathers questions that one request to a model can carry together.
+//! Gathers items that one request to a model can carry together.
 //!
-//! A [`Class`] says what may travel together and has one [`Former`], its queue. A pool's [`Scheduler`] stands above its
+//! A [`Class`] says what may share a batch and has one [`Former`], its queue. A pool's [`Scheduler`] stands above its
 //! classes: it owns the pool's slots and decides whose turn it is; its [`Pace`] decides when a batch leaves. All three
-//! are pure: they are told "item arrived", "batch came back" and "time is now", and answer "send these" or "wake me at".
-//! A [`Batcher`] is the edge around a scheduler: one task for each pool. Nobody here knows what an item is or how it is
-//! sent.
+//! are pure: their input is "item arrived", "batch came back" and "time is now", their output "send these" or "wake me
+//! at". A [`Batcher`] is the edge around a scheduler: one task for each pool. Nothing here depends on what an item is
+//! or how it is sent.
 
 mod class;
 mod dispatch;
@@ -19,4 +19,4 @@ pub use dispatch::{BatchResult, Batcher, Departure, Pending, Rejected, Results, 
 pub use former::{Former, FormerRule, Full, Step, Terms};
 pub use metrics::Metrics;
 pub use pace::{Gather, Outcome, Outlook, Pace, Returned, Verdict, Why};
-pub use scheduler::{Batch, Next, Scheduler, SchedulerRule, Seat};
+pub use scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule};

@@ -1,46 +1,47 @@
-//! A circuit breaker without a clock or a lock of its own: it is told the time and what happened.
+//! A circuit breaker without a clock or a lock of its own: the time and outcomes are its arguments.
 
 use std::time::Duration;
 
 use crate::{clock::Uptime, config};
 
-/// Whether to ask, and what to make of the outcome.
+/// A circuit breaker: decides whether a call may be made, by the outcomes of those before.
 #[derive(Clone, Copy, Debug)]
 pub struct Breaker {
     rule: config::Breaker,
     state: State,
 }
 
-/// Why a call is let through or not.
+/// The state, by which a call is let through or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Calls go through; so many failed in a row.
     Closed { failures: u32 },
     /// No call until then.
     Open { until: Uptime, lasted: Duration },
-    /// One call is out to see whether it heals; if nobody reports back by `until`, the next may try.
+    /// One call probes whether it works again; if its outcome isn't reported by `until`, the next may probe.
     Probing { until: Uptime, lasted: Duration },
 }
 
-/// The breaker's answer to "may I ask?".
+/// Whether a call may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Ask.
+    /// It may.
     Yes,
-    /// Ask; this is the one probe of an open breaker.
+    /// It may, as the one probe of an open breaker.
     Probe,
-    /// Don't.
+    /// It may not.
     No,
 }
 
 impl Breaker {
-    /// A closed breaker.
+    /// Returns a closed breaker.
     #[must_use]
     pub const fn new(rule: config::Breaker) -> Self {
         Self { rule, state: State::Closed { failures: 0 } }
     }
 
-    /// May the caller ask now? After [`Permit::Yes`] and [`Permit::Probe`] report with [`Breaker::record`].
+    /// Returns whether a call may be made now. After [`Permit::Yes`] and [`Permit::Probe`] the outcome must be reported
+    /// by [`Breaker::record`].
     pub fn permit(&mut self, now: Uptime) -> Permit {
         match self.state {
             State::Closed { .. } => Permit::Yes,
@@ -52,7 +53,7 @@ impl Breaker {
         }
     }
 
-    /// Reports how a permitted call went. Returns true if this report opened the breaker.
+    /// Reports the outcome of a permitted call. Returns true if this report opened the breaker.
     pub fn record(&mut self, ok: bool, now: Uptime) -> bool {
         if ok {
             // A late success of a call from before the opening doesn't close the breaker: only a probe does.
@@ -72,7 +73,7 @@ impl Breaker {
         }
     }
 
-    /// True while calls are refused or probed.
+    /// Whether calls are refused or probed at present.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed { .. })

@@ -1,6 +1,6 @@
 //! Two clocks. [`Timestamp`] is wall-clock time, for freshness, dates and logs: it may be set back or forward at any
-//! moment. [`Uptime`] only goes forward and counts suspension: everything that lasts (breakers, ejections, trials, fences)
-//! is measured with it. Pure cores take either as an argument; only edges call [`now`] and [`uptime`].
+//! moment. [`Uptime`] only goes forward and counts suspension: everything that lasts (breakers, ejections, trials,
+//! fences) is measured with it. Pure cores take either as an argument; only edges call [`now`] and [`uptime`].
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The time `duration` after this one; saturates.
+    /// Returns the time `duration` after this one; saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// How long ago `earlier` was; zero if it lies in the future.
+    /// Returns how long ago `earlier` was; zero if it lies in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// Whole seconds since the Unix epoch.
+    /// Returns the whole seconds since the Unix epoch.
     #[must_use]
     pub fn seconds(self) -> u64 {
         self.0 / 1000
@@ -37,7 +37,7 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// The current time.
+/// Returns the current time.
 #[must_use]
 pub fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
@@ -48,20 +48,20 @@ pub fn now() -> Timestamp {
 pub struct Uptime(pub u64);
 
 impl Uptime {
-    /// The moment `duration` after this one; saturates.
+    /// Returns the moment `duration` after this one; saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// Returns how long ago `earlier` was; zero if it lies ahead.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The current moment. No setting of the system clock moves it.
+/// Returns the current moment. No setting of the system clock moves it.
 #[must_use]
 pub fn uptime() -> Uptime {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -69,7 +69,7 @@ pub fn uptime() -> Uptime {
     Uptime(seconds.saturating_mul(1000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000))
 }
 
-/// A duration in whole milliseconds; saturates instead of wrapping.
+/// Returns a duration in whole milliseconds; saturates instead of wrapping.
 #[must_use]
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

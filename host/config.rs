@@ -1,5 +1,5 @@
-//! The validated configuration. What a file or the command line says is `raw`; `check` turns it into these types,
-//! so that everything past start-up works with values that make sense together.
+//! The validated configuration. `raw` has the values of a file or the command line; `check` turns them into these
+//! types, so that everything past start-up works with values that are valid together.
 
 mod check;
 mod defaults;
@@ -25,7 +25,7 @@ pub use flags::{Flags, from_flags};
 pub use load::{load, parse};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
 
-/// Everything one node is told.
+/// The configuration of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// This node's name: in `Cache-Status`, in purge acknowledgements and in logs.
@@ -34,13 +34,13 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The admin API's address, if there is to be one.
     pub admin: Option<SocketAddr>,
-    /// What a client may send.
+    /// The limits of what a client may send.
     pub limits: Limits,
-    /// How long a client may take.
+    /// The timeouts of clients.
     pub timeouts: Timeouts,
     /// The tiers.
     pub cache: Cache,
-    /// What holds for all policies.
+    /// What applies to all policies.
     pub plugins: Plugins,
     /// Policy components by name.
     pub policies: BTreeMap<String, Policy>,
@@ -52,7 +52,7 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// The access log.
     pub log: Log,
-    /// The file that said all this, if it was one: read again for its policies when they are reloaded.
+    /// The configuration file, if there is one: read again for its policies when they are reloaded.
     pub file: Option<PathBuf>,
 }
 
@@ -81,22 +81,22 @@ pub struct Limits {
     pub connections_max: usize,
     /// Concurrent requests of one HTTP/2 connection.
     pub streams_max: u32,
-    /// Header fields of a request; more are answered 431.
+    /// Header fields of a request; more are refused with 431.
     pub headers_max: usize,
-    /// Bytes of a request's header section; more are answered 431.
+    /// Bytes of a request's header section; more are refused with 431.
     pub header_bytes_max: usize,
-    /// Bytes of a request body; more are answered 413.
+    /// Bytes of a request body; more are refused with 413.
     pub body_bytes_max: u64,
-    /// Questions that one request to a batching route may ask; more are answered 400.
+    /// Items that a request to a route which splits bodies may have; more are refused with 400.
     pub questions_max: usize,
-    /// Bytes of a request body that are read into memory before the request takes a place at an origin; what goes beyond
-    /// is read into the spool.
+    /// Bytes of a request body that are read into memory before the request takes a place at an origin; what goes
+    /// beyond is read into the spool.
     pub body_buffered_bytes_max: usize,
-    /// Bytes of bodies that wait in memory for their origin or their client, all together; what goes beyond waits in the
-    /// spool.
+    /// Bytes of bodies that wait in memory for their origin or their client, all together; what goes beyond waits in
+    /// the spool.
     pub spool_memory_bytes_max: usize,
-    /// Bytes of the spool's files, all together; past it bodies stream, and at most half of an endpoint's places are lent
-    /// to clients that are waited for.
+    /// Bytes of the spool's files, all together; past it bodies stream, and at most half of an endpoint's places are
+    /// lent to clients that are waited for.
     pub spool_bytes_max: u64,
     /// Directory of the spool's files, which have no name there; the system's directory for temporary files if `None`.
     pub spool_dir: Option<PathBuf>,
@@ -105,11 +105,11 @@ pub struct Limits {
     pub client_spool_bytes_max: u64,
     /// Open connections of one client address; further ones are closed.
     pub client_connections_max: usize,
-    /// Concurrent requests of one client address; further ones are answered 429.
+    /// Concurrent requests of one client address; further ones are refused with 429.
     pub client_streams_max: usize,
-    /// Places at origins that one client address holds or waits for; further requests for one are answered 429.
+    /// Places at origins that one client address holds or waits for; further requests for one are refused with 429.
     pub client_places_max: usize,
-    /// Networks whose clients the limits per client address don't hold for.
+    /// Networks whose clients aren't limited per address.
     pub trusted_proxies: Vec<Cidr>,
 }
 
@@ -134,20 +134,21 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// The tiers and what guards them.
+/// The tiers and their limits.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// Separates deployments that share a Redis; part of every key.
     pub namespace: String,
-    /// Bytes of the largest body that is kept at all.
+    /// Bytes of the largest body that is stored at all.
     pub object_bytes_max: u64,
-    /// Bodies over this many bytes are kept in parts of this size.
+    /// Bodies over this many bytes are stored in parts of this size.
     pub part_bytes: usize,
     /// How far ahead of this node's clock the time of storing may lie; what lies further ahead is stale.
     pub clock_skew: Duration,
-    /// Different tags that a response may have; with more it isn't kept.
+    /// Different tags that a response may have; with more it isn't stored.
     pub object_tags_max: usize,
-    /// What a part of a body that is being sent may take to come from a tier; then the origin is asked for the rest.
+    /// How long a part of a body that is being sent may take to come from a tier; past it the rest comes from the
+    /// origin.
     pub part_time: Duration,
     /// Bytes of bodies that may be held outside of the tiers, all together.
     pub bodies_bytes_max: u64,
@@ -186,13 +187,13 @@ pub struct Disk {
 pub struct Redis {
     /// `redis://` or `rediss://` URL.
     pub url: String,
-    /// What one look-up may take before it counts as a miss.
+    /// How long one look-up may take before it counts as a miss.
     pub budget: Duration,
     /// Values over this many bytes are not sent to Redis.
     pub value_bytes_max: usize,
     /// Writes that may wait; further ones are dropped and counted.
     pub writes_queued_max: usize,
-    /// When to stop asking.
+    /// When Redis is no longer used.
     pub breaker: Breaker,
 }
 
@@ -214,7 +215,7 @@ pub struct Collapse {
     pub flights_max: usize,
     /// Bytes of an arriving body that are held for readers which lag behind.
     pub lag_bytes_max: u64,
-    /// How long an uncacheable answer lets later requests for its key go on without queueing.
+    /// How long an uncacheable response lets later requests for its key go on without queueing.
     pub uncacheable: Duration,
 }
 
@@ -227,7 +228,7 @@ pub struct Purge {
     pub log_max: usize,
     /// How long a purge waits for the region's nodes to apply it.
     pub ack: Duration,
-    /// How long after its last read of the region's log a node serves what is stored without asking.
+    /// How long after its last read of the region's log a node serves what is stored without revalidation.
     pub fence: Duration,
     /// What a node does past its fence.
     pub cut_off: CutOff,
@@ -240,20 +241,20 @@ pub struct Purge {
 /// What a node does once it hasn't read its region's log for longer than its fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CutOff {
-    /// Asks the origin before it serves what is stored.
+    /// Revalidates what is stored before it serves it.
     Ask,
     /// Goes on serving; then no purge that it hasn't applied is complete.
     Serve,
 }
 
-/// What holds for all policies.
+/// What applies to all policies.
 #[derive(Clone, Debug)]
 pub struct Plugins {
-    /// Where compiled components are kept, so that a restart doesn't compile them again.
+    /// The directory of compiled components, so that a restart doesn't compile them again.
     pub cache_dir: Option<PathBuf>,
     /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
     pub cache_bytes_max: u64,
-    /// Load a component again when its file changes.
+    /// Whether a component is loaded again when its file changes.
     pub watch: bool,
 }
 
@@ -268,18 +269,18 @@ pub struct Prefetch {
     pub confidence_percent_min: u32,
     /// How long the same hint isn't followed again.
     pub again: Duration,
-    /// What one fetch may take.
+    /// How long one fetch may take.
     pub time_max: Duration,
 }
 
 /// A policy component.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Where the component comes from.
+    /// The source of the component.
     pub source: PolicySource,
     /// The operator's table for `configure`, as JSON.
     pub config: String,
-    /// What an instance may use.
+    /// The limits of an instance.
     pub limits: PolicyLimits,
     /// How verdicts are remembered.
     pub memo: Memo,
@@ -292,7 +293,7 @@ pub struct Policy {
 pub struct Memo {
     /// Verdicts that are remembered, all hooks together; 0 remembers none.
     pub entries_max: usize,
-    /// One remembered verdict in so many is checked by asking the policy again.
+    /// One remembered verdict in so many is checked by calling the policy again.
     pub check_every: u64,
 }
 
@@ -305,9 +306,9 @@ pub struct Rollout {
     pub canary_percent: u8,
     /// The header field that tells clients apart, beside their addresses.
     pub canary_header: Option<HeaderName>,
-    /// How long a generation on trial must behave before it takes over.
+    /// How long a generation on trial must stay within its bounds before it takes over.
     pub hold: Duration,
-    /// Calls that each of its hooks must have answered by then.
+    /// Calls that each of its hooks must have had by then.
     pub requests_min: u64,
     /// Share of a hook's calls that may fault, in a million.
     pub faults_ppm_max: u32,
@@ -329,13 +330,13 @@ pub enum RolloutMode {
     /// It takes over at once.
     #[default]
     Swap,
-    /// It is asked beside the active one, without a say.
+    /// It is called beside the active one and decides nothing.
     Shadow,
     /// It decides for a share of the clients.
     Canary,
 }
 
-/// Where a component comes from.
+/// The source of a component.
 #[derive(Clone, Debug)]
 pub enum PolicySource {
     /// A `.wasm` file.
@@ -349,7 +350,7 @@ pub enum PolicySource {
 pub struct PolicyLimits {
     /// Linear memory of one instance in bytes.
     pub memory_bytes_max: usize,
-    /// Time of one call; past it the call is ended and its instance thrown away.
+    /// Time of one call; past it the call is ended and its instance discarded.
     pub call: Duration,
     /// Time of `configure` and `plan`, once at load.
     pub load: Duration,
@@ -363,9 +364,9 @@ pub struct PolicyLimits {
     pub result_bytes_max: usize,
     /// Items of any list in a result, beside what the contract allows.
     pub result_items_max: usize,
-    /// Messages that are written to the log in a second; further ones are lost, and counted in the next.
+    /// Messages that are written to the log in a second; further ones are dropped, and counted in the next.
     pub log_per_second_max: u32,
-    /// When a faulty policy is no longer asked.
+    /// When a hook that keeps faulting is no longer called.
     pub breaker: Breaker,
 }
 
@@ -378,13 +379,13 @@ pub struct Pool {
     pub connections_max: usize,
     /// Requests that may wait for a connection to the pool; further ones get 503.
     pub waiting_max: usize,
-    /// Opening a connection, TLS included.
+    /// How long opening a connection may take, TLS included.
     pub connect: Duration,
     /// From the request being sent until its response's head.
     pub response: Duration,
     /// Between two pieces of a response body.
     pub idle: Duration,
-    /// How long an unused connection is kept.
+    /// How long an unused connection stays open.
     pub keep_alive: Duration,
     /// Attempts at an idempotent request, the first included.
     pub attempts_max: u32,
@@ -406,11 +407,11 @@ pub struct Endpoint {
 /// Active health checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// Path that is asked with GET; 2xx is healthy.
+    /// Path that is requested with GET; 2xx is healthy.
     pub path: String,
     /// Between two checks.
     pub interval: Duration,
-    /// One check.
+    /// How long one check may take.
     pub timeout: Duration,
     /// Consecutive good checks that bring an endpoint back.
     pub healthy_after: u32,
@@ -429,24 +430,24 @@ pub struct Eject {
     pub percent_max: u32,
 }
 
-/// How questions are gathered.
+/// How items are batched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Items of one batch; 1 sends every question alone.
+    /// Items of one batch; 1 sends every item alone.
     pub size_max: usize,
     /// Bytes of one batch's items.
     pub bytes_max: usize,
-    /// What the oldest item may wait for company.
+    /// How long the oldest item may wait for others.
     pub wait_max: Duration,
     /// Items waiting in one class; further ones get 429.
     pub queue_max: usize,
     /// Batches of the pool under way at once, of all classes and routes together.
     pub concurrency: usize,
-    /// Classes of which something waits or is under way; questions of further ones travel alone, each in its turn.
+    /// Classes of which something waits or is under way; items of further ones are sent alone, each in its turn.
     pub classes_max: usize,
 }
 
-/// Which requests, and what to do with them.
+/// A route: which requests it takes, and how they are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Name in logs and metrics; unique.
@@ -455,13 +456,13 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// Path prefix in its normal form, matched at a segment border; `/` means any.
     pub path: String,
-    /// Which spelling of a path its origins are sent.
+    /// Which spelling of a path is sent to its origins.
     pub forward_path: ForwardPath,
-    /// HTTP semantics or questions.
+    /// HTTP semantics, or items of a protocol.
     pub mode: Mode,
     /// Name of the pool.
     pub pool: String,
-    /// Who may answer, for a policy to choose from; without one, in this order. The pool alone if there are none.
+    /// The candidates, for a policy to order; without one, in this order. The pool alone if there are none.
     pub candidates: Vec<Candidate>,
     /// Name of the policy.
     pub policy: Option<String>,
@@ -472,13 +473,13 @@ pub struct Route {
     pub ignore_headers: Vec<HeaderName>,
     /// Whether a policy may make the keys of an `infer` route without reading the body.
     pub key_without_body: bool,
-    /// Lifetimes for answers that state none.
+    /// Lifetimes for responses that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
     pub tag_headers: Vec<HeaderName>,
 }
 
-/// Who may answer the requests of a route.
+/// A pool, and perhaps a model, that may serve the requests of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Name of the pool.
@@ -494,26 +495,26 @@ pub struct Candidate {
 pub enum Mode {
     /// RFC 9110/9111 semantics.
     Http,
-    /// A POST whose answer depends on its body.
+    /// A POST whose response depends on its body.
     Infer(Protocol),
 }
 
-/// Which spelling of a request's path origins are sent. Routes are matched by the normal form in any case.
+/// Which spelling of a request's path is sent to origins. Routes are matched by the normal form in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardPath {
-    /// The one that came.
+    /// The one that was received.
     #[default]
     AsReceived,
     /// The normal form: the origin sees what was matched.
     Normalized,
 }
 
-/// How a body is split into questions and joined again.
+/// How a body is split into items and joined again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// The whole body is one question; never batched.
+    /// The whole body is one item; never batched.
     Plain,
-    /// A JSON array is many questions, anything else is one.
+    /// A JSON array is many items, anything else is one.
     JsonArray,
     /// OpenAI's `/v1/embeddings`.
     OpenAiEmbeddings,
@@ -522,33 +523,33 @@ pub enum Protocol {
 /// What happens to a request whose policy faults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFault {
-    /// Where `key` faults it isn't looked up, stored or collapsed, and where `admit` does its answer isn't stored; what
-    /// other hooks decide the native default does.
+    /// Where `key` faults it isn't looked up, stored or collapsed, and where `admit` does its response isn't stored;
+    /// for other hooks the native default decides.
     #[default]
     Bypass,
     /// The native default decides.
     Native,
-    /// The request is answered 503.
+    /// The request is refused with 503.
     Refuse,
 }
 
-/// Lifetimes for answers that state none.
+/// Lifetimes for responses that state none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// Freshness of a cacheable answer without explicit lifetime; `None` leaves it unstored.
+    /// Freshness of a cacheable response without explicit lifetime; `None` leaves it unstored.
     pub ttl: Option<Duration>,
-    /// `stale-while-revalidate` where the answer states none.
+    /// `stale-while-revalidate` where the response states none.
     pub grace: Duration,
-    /// `stale-if-error` where the answer states none.
+    /// `stale-if-error` where the response states none.
     pub stale_if_error: Duration,
-    /// How long a stale answer is kept for revalidation only.
+    /// How long a stale response is stored for revalidation only.
     pub keep: Duration,
 }
 
 /// The access log.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// Where JSON lines go.
+    /// Where JSON lines are written.
     pub access: AccessLog,
     /// Lines that may wait for the writer; further ones are dropped and counted.
     pub lines_queued_max: usize,

@@ -31,7 +31,7 @@ pub use self::{error::Error, workload::REQUESTS_MAX};
 /// Drawn from it, the workload is the same every time.
 const SEED: u64 = 7;
 
-/// What a demo is told.
+/// The options of a demo.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// End after the summary.
@@ -101,7 +101,7 @@ async fn act(label: &'static str, plan: &Arc<Plan>, target: SocketAddr) -> Run {
     run
 }
 
-/// Every answer must be there, good, and the same on both ways.
+/// Every response must be there, good, and the same with and without holm.
 fn compare(plan: &Plan, without: &Run, with: &Run) -> Result<(), Error> {
     let pairs = plan.asks.iter().zip(without.outcomes.iter().zip(&with.outcomes));
     let mut wrong = pairs.filter_map(|(ask, (without, with))| Some((ask, difference(without, with)?)));

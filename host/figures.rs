@@ -1,11 +1,11 @@
-//! Numbers as people read them.
+//! Formats of numbers for people.
 
-/// With thousands separated by a comma.
+/// Formats a number with thousands separated by a comma.
 pub(crate) fn count(number: u64) -> String {
     grouped(number, ',')
 }
 
-/// With thousands separated by `separator`.
+/// Formats a number with thousands separated by `separator`.
 pub(crate) fn grouped(number: u64, separator: char) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

@@ -1,10 +1,11 @@
-//! The way in: listeners, TLS, HTTP/1.1 and HTTP/2, for any [`Handler`].
+//! The HTTP server: listeners, TLS, HTTP/1.1 and HTTP/2, for any [`Handler`].
 //!
 //! A front (`fronts/tcp`) accepts connections and speaks HTTP on them. All fronts have the rest in common: `shared`
-//! (the limits, counts and tokens of a server; `guests` counts what one address has open), `driver` (a connection to
-//! its end, in time and in good order), `activity` (what its requests do), and `service` (one request: `request` checks
-//! and normalises its head, `body` bounds its body, `reply` guards the answer's). `pace` is the rate that a client has
-//! to keep. Only what lies in `fronts` knows sockets and hyper's connections, so HTTP/3 becomes another file there.
+//! (the limits, counts and tokens of a server; `guests` counts the open connections and requests of one address),
+//! `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its requests),
+//! and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply` guards the
+//! response's). `pace` is the minimum rate of a client. Only `fronts` depends on sockets and hyper's connections, so
+//! HTTP/3 becomes another file there.
 
 mod activity;
 mod authority;
@@ -36,7 +37,7 @@ use crate::config;
 
 pub use self::{error::Error, handler::Handler, metrics::Metrics, shared::Drained};
 
-/// Bound addresses with their certificates and limits; [`Server::run`] opens the doors.
+/// Bound addresses with their certificates and limits; [`Server::run`] accepts connections.
 pub struct Server {
     tcp: Tcp,
     limits: config::Limits,
@@ -58,13 +59,13 @@ impl Server {
         Ok(Self { tcp, limits: limits.clone(), timeouts: timeouts.clone(), metrics: Metrics::new() })
     }
 
-    /// The bound addresses, in the order of the configuration, with the ports that the system chose.
+    /// Returns the bound addresses, in the order of the configuration, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.addresses()
     }
 
-    /// Handles of this server's metrics.
+    /// Returns handles of this server's metrics.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()

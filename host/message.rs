@@ -1,4 +1,5 @@
-//! What travels between the rooms: a request, a response and their bodies, free of any server or client library.
+//! The types that rooms pass to each other: a request, a response and their bodies, independent of any server or client
+//! library.
 
 pub mod authority;
 pub mod body;

@@ -1,4 +1,4 @@
-//! Where answers come from: pools of endpoints, spoken to over HTTP/1.1. The only room that knows an HTTP client.
+//! Origins: pools of endpoints, over HTTP/1.1. The only room that depends on an HTTP client.
 //!
 //! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
 //! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure;

@@ -1,8 +1,8 @@
 //! The way of a request: plan → key → look-up → collapse → route → batch → upstream → admit → store → reply.
 //!
-//! `plan` decides what is done with it. `web` looks up requests with one response each, `infer` those that are split into
-//! items, and `pass` sends on what isn't looked up; `keying`, `fetch`, `upstream`, `admission` and `reply` are the steps
-//! they have in common. Every step's verdict ends up in the [`Trail`]. No step is handed more of the node than it
+//! `plan` decides what is done with it. `web` looks up requests with one response each, `infer` those that are split
+//! into items, and `pass` sends on what isn't looked up; `keying`, `fetch`, `upstream`, `admission` and `reply` are the
+//! steps they have in common. Every step's verdict ends up in the [`Trail`]. No step gets more of the node than it
 //! needs, and no two files use each other.
 
 mod admission;
@@ -27,9 +27,9 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 
 use self::{
-    advice::{Advice, Beside},
+    advice::{Advice, PolicyContext},
     fetch::{Fetcher, Landing},
-    infer::{Batchers, Infer, Told},
+    infer::{Batchers, Infer, ItemResult},
     pass::Passer,
     plan::{Aspects, Basis, Plan},
     prefetch::Prefetcher,
@@ -38,22 +38,22 @@ use self::{
 };
 pub use self::{
     prefetch::Metrics,
-    reply::Served,
-    route::{Destination, Route, Routes, Taken},
+    reply::Reply,
+    route::{Destination, Route, RouteMatch, Routes},
     trail::{Lookup, Trail},
 };
 use crate::{
     cache::{Cache, collapse::Flights},
     clock, config,
     message::{Body, Request, RequestHead, Response},
-    policy::{Decision, Hook, Question},
+    policy::{Decision, Hook, HookCall},
 };
 
 /// The way of all requests. Each step has its share of the node; here they are put together.
 #[derive(Debug)]
 pub struct Pipeline {
     cache: Arc<Cache>,
-    beside: Arc<Beside>,
+    policy_context: Arc<PolicyContext>,
     replies: Arc<Replies>,
     passer: Arc<Passer>,
     web: Web,
@@ -67,13 +67,13 @@ struct Lasting {
     node: String,
     cache: Arc<Cache>,
     web: Arc<Flights<Landing>>,
-    infer: Arc<Flights<Arc<Told>>>,
+    infer: Arc<Flights<Arc<ItemResult>>>,
     prefetcher: Arc<Prefetcher>,
     metrics: Metrics,
 }
 
 impl Pipeline {
-    /// A pipeline for `routes` over `cache`, whose questions gather in `batchers`.
+    /// A pipeline for `routes` over `cache`, whose items gather in `batchers`.
     #[must_use]
     pub fn new(
         node: String,
@@ -96,8 +96,9 @@ impl Pipeline {
         Self::over(lasting, routes, batchers, limits)
     }
 
-    /// A pipeline for another configuration, which takes the place of this one. Both share the cache and the fetches under
-    /// way, and hints that were followed unless there is another rule for them, so that an exchange makes no fetch twice.
+    /// A pipeline for another configuration, which takes the place of this one. Both share the cache and the fetches
+    /// under way, and hints that were followed unless there is another rule for them, so that an exchange makes no
+    /// fetch twice.
     #[must_use]
     pub fn succeeded_by(
         &self,
@@ -112,7 +113,7 @@ impl Pipeline {
             Arc::new(Prefetcher::new(prefetch, self.metrics.clone()))
         };
         let lasting = Lasting {
-            node: self.replies.node.clone(),
+            node: self.replies.node_name.clone(),
             cache: Arc::clone(&self.cache),
             web: Arc::clone(&self.web.flights),
             infer: Arc::clone(&self.infer.flights),
@@ -124,11 +125,12 @@ impl Pipeline {
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
         let Lasting { node, cache, web, infer, prefetcher, metrics } = lasting;
-        let beside = Arc::new(Beside { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
-        let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), beside: Arc::clone(&beside) });
-        let replies = Arc::new(Replies { node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher) });
+        let policy_context =
+            Arc::new(PolicyContext { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
+        let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
+        let replies = Arc::new(Replies { node_name: node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher) });
         let passer = Arc::new(Passer {
-            beside: Arc::clone(&beside),
+            policy_context: Arc::clone(&policy_context),
             purger: Arc::clone(cache.purger()),
             replies: Arc::clone(&replies),
         });
@@ -138,47 +140,47 @@ impl Pipeline {
             fetcher,
             replies: Arc::clone(&replies),
             passer: Arc::clone(&passer),
-            beside: Arc::clone(&beside),
+            policy_context: Arc::clone(&policy_context),
         };
         let infer = Arc::new(Infer {
             cache: Arc::clone(&cache),
             flights: infer,
             replies: Arc::clone(&replies),
-            beside: Arc::clone(&beside),
+            policy_context: Arc::clone(&policy_context),
             batchers,
             limits,
         });
-        Arc::new(Self { cache, beside, replies, passer, web, infer, prefetcher, metrics })
+        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, metrics })
     }
 
-    /// Answers a request, and sees to what its policy thinks will be asked next.
-    pub async fn serve(self: &Arc<Self>, request: Request) -> Served {
-        let Some(taken) = self.beside.routes.find(&request.head) else { return self.no_route(&request) };
+    /// Serves a request, and prefetches what its policy suggests after it.
+    pub async fn serve(self: &Arc<Self>, request: Request) -> Reply {
+        let Some(taken) = self.policy_context.routes.find(&request.head) else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head);
         if !advice.has(Hook::Prefetch) {
             return self.serve_on(taken, advice, request).await;
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
-        let served = self.serve_on(taken, advice, request).await;
-        let hit = served.trail.is_hit();
-        if !served.trail.failed && head.method == Method::GET {
+        let reply = self.serve_on(taken, advice, request).await;
+        let hit = reply.trail.is_hit();
+        if !reply.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
             let pipeline = Arc::clone(self);
             tokio::spawn(async move { pipeline.look_ahead(&ahead, &head, hit) });
         }
-        served
+        reply
     }
 
-    /// Answers a request of the node's own, which nothing follows from.
-    async fn answer(&self, request: Request) -> Served {
-        match self.beside.routes.find(&request.head) {
+    /// Serves a request of the node's own, after which nothing is prefetched.
+    async fn answer(&self, request: Request) -> Reply {
+        match self.policy_context.routes.find(&request.head) {
             None => self.no_route(&request),
             Some(taken) => self.serve_on(taken, Advice::of(taken.route, &request.head), request).await,
         }
     }
 
-    async fn serve_on(&self, taken: Taken<'_>, advice: Advice, request: Request) -> Served {
-        let Taken { route, is_ambiguous } = taken;
+    async fn serve_on(&self, taken: RouteMatch<'_>, advice: Advice, request: Request) -> Reply {
+        let RouteMatch { route, is_ambiguous } = taken;
         let has_body = !http_body::Body::is_end_stream(&request.body);
         let plan = Plan::of(&Aspects {
             kind: route.kind(),
@@ -190,7 +192,7 @@ impl Pipeline {
         let prepared = match plan {
             // A fresh memory hit, the case that counts, never enters the large futures below.
             Plan::LookUp(Basis::Head) => match self.web.quick(route, &advice, &request.head) {
-                Quick::Hit(response, key) => return Served { response, trail: Trail::of_hit(route, advice, key) },
+                Quick::Hit(response, key) => return Reply { response, trail: Trail::of_hit(route, advice, key) },
                 Quick::Onward(prepared) => Some(prepared),
             },
             Plan::LookUp(Basis::Body) => None,
@@ -205,10 +207,10 @@ impl Pipeline {
         }
     }
 
-    /// Asks the policy what will be asked after a GET, and sees to it.
+    /// Calls the policy's `prefetch` hook after a GET, and fetches what it suggests.
     fn look_ahead(self: &Arc<Self>, advice: &Advice, head: &RequestHead, hit: bool) {
-        let facts = advice.facts(&self.beside, head, None);
-        let Some(Ok(decision)) = advice.ask(&Question::Prefetch { hit }, &facts) else { return };
+        let facts = advice.facts(&self.policy_context, head, None);
+        let Some(Ok(decision)) = advice.ask(&HookCall::Prefetch { hit }, &facts) else { return };
         let Decision::Prefetch(hints) = &*decision else { return };
         for head in self.prefetcher.wanted(hints, head, clock::uptime()) {
             let pipeline = Arc::clone(self);
@@ -216,9 +218,9 @@ impl Pipeline {
         }
     }
 
-    /// Fetches what a policy foresees, and says what came of that.
+    /// Fetches what a policy suggests, and returns the outcome's label.
     async fn fetch_ahead(&self, head: RequestHead) -> &'static str {
-        let Served { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
+        let Reply { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
         // Read to its end, or it wouldn't be stored.
         let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
         match (trail.failed || read.is_err(), trail.forward.is_none()) {
@@ -228,18 +230,18 @@ impl Pipeline {
         }
     }
 
-    fn no_route(&self, request: &Request) -> Served {
+    fn no_route(&self, request: &Request) -> Reply {
         let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
         self.replies.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default())
     }
 
-    /// Completes a response to what was refused before it could take its way.
+    /// Completes a response to a request that was refused before the pipeline.
     #[must_use]
     pub fn refused(&self, response: Response) -> Response {
         self.replies.completed(response, &Trail { detail: Some("refused".into()), ..Trail::default() })
     }
 
-    /// How many fetches others wait for.
+    /// Returns how many fetches others may wait for.
     #[must_use]
     pub fn flights_open(&self) -> usize {
         self.web.flights.open() + self.infer.flights.open()

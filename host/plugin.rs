@@ -1,8 +1,8 @@
 //! Policies that are WebAssembly components: loading, limits, instances, calls.
 //!
 //! A [`Plugin`] is one generation of one policy and never changes; a reload makes another, and a [`Generations`] has
-//! them all. What they answer to the rest of the program is [`crate::policy::Policy`] and [`crate::policy::Roster`];
-//! nobody else knows wasmtime or the bindings.
+//! them all. To the rest of the program they are [`crate::policy::Policy`] and [`crate::policy::Roster`]; no other room
+//! depends on wasmtime or the bindings.
 
 mod compiled;
 mod component;
@@ -23,6 +23,7 @@ mod kept;
 mod limits;
 mod manifest;
 mod memo;
+mod memo_gate;
 mod metrics;
 mod remember;
 mod rollout;
@@ -30,7 +31,6 @@ mod shadow;
 mod state;
 #[cfg(test)]
 mod tests;
-mod worth;
 
 pub use self::{
     component::Plugin,

@@ -1,7 +1,6 @@
-//! What a node says about itself, as plain values: the JSON of the admin API.
-//!
-//! The rooms that know something fill these types, `admin` writes them, and the command line reads them again, so that
-//! there is one definition of each. They have no behaviour, and are known by everybody.
+//! The state of a node as plain values: the JSON of the admin API.
+//! The rooms fill these types, `admin` writes them, and the command line reads them again, so that there is one
+//! definition of each. They have no behaviour, and any room may use them.
 //!
 //! A reader ignores members it doesn't know: a node may be of a later version. A word that may have further values one
 //! day, such as a generation's state, is therefore text and not an enum.

@@ -1,7 +1,7 @@
-//! What the node tells about itself: metrics, the access log, request ids and trace context.
+//! The node's telemetry: metrics, the access log, request ids and trace context.
 //!
-//! The room depends on nobody: the other rooms register their metric handles with [`Registry`], and hand plain values to
-//! [`AccessLog`].
+//! The room depends on no other: the other rooms register their metric handles with [`Registry`], and hand plain values
+//! to [`AccessLog`].
 
 pub mod access;
 pub mod metrics;

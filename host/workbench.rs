@@ -1,7 +1,7 @@
 //! The workbench of policy authors and operators: `holm policy new|build|check|test|replay|list|load|promote|rollback`.
 //!
 //! Offline, policies run in the node's own engine ([`crate::plugin`]), so that what is seen here is what a node does.
-//! Online, the admin API of a node is asked. What is printed comes back as a value with a [`std::fmt::Display`].
+//! Online, by the admin API of a node. What is printed comes back as a value with a [`std::fmt::Display`].
 
 mod build;
 mod check;

@@ -25,10 +25,10 @@ use crate::{
     report::{IncompletePurge, IncompleteSignOff, Readiness, SignedOff},
 };
 
-/// Bytes of a request body; more are answered 413.
+/// Bytes of a request body; more are refused with 413.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// What [`Control::metrics`] returns.
+/// The media type of [`Control::metrics`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const INDEX: &str = "\
@@ -46,7 +46,7 @@ POST /policies/NAME/promote   {}: the generation on trial takes over
 POST /policies/NAME/rollback  {} or {\"to\": \"<digest>\"}: the trial ends, or a former generation takes over
 ";
 
-/// What [`IncompletePurge`] means.
+/// The detail of [`IncompletePurge`].
 const INCOMPLETE: &str = "the purge is in the log, but not every node has applied it in time; \
                           those that are missing may serve what it purged until they reach the log again or their \
                           fence expires";
@@ -62,7 +62,7 @@ impl Api {
         Self(router(control))
     }
 
-    /// Serves one request that our own listener took.
+    /// Serves one request of the node's own listener.
     pub async fn respond(&self, request: message::Request) -> message::Response {
         let mut inner = http::Request::new(request.body);
         *inner.method_mut() = request.head.method;
@@ -145,7 +145,7 @@ async fn policy(
     Ok(json(StatusCode::OK, JSON, &loaded))
 }
 
-/// 200 only if no node can serve what was purged any more; a script that asks no further must not take less for done.
+/// Purges. 200 only if no node can serve what was purged any more, so that a script can rely on the status alone.
 async fn purge(State(node): Node, Order(body): Order) -> Result<Response, Refusal> {
     let report = node.purge(Purge::parse(&body)?).await?;
     if report.complete {
@@ -155,7 +155,7 @@ async fn purge(State(node): Node, Order(body): Order) -> Result<Response, Refusa
     Ok(json(status, PROBLEM, &IncompletePurge { problem: problem(status, INCOMPLETE.to_owned()), report }))
 }
 
-/// 200 only if nothing is left that purges would wait for.
+/// Signs a node off. 200 only if nothing is left that purges would wait for.
 async fn sign_off(State(node): Node, Path(name): Path<String>, _: Order) -> Result<Response, Refusal> {
     let SignOffReport { signed_off, left } = node.sign_off(name.clone()).await?;
     if left == Some(0) {
@@ -217,7 +217,7 @@ mod tests {
         report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
     };
 
-    /// A node that answers as it is told and remembers what it was asked.
+    /// A node whose results the test sets, and which records the calls.
     struct Node {
         ready: Result<(), Vec<String>>,
         outcome: Result<PurgeReport, PurgeFailure>,

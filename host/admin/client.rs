@@ -18,10 +18,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::purge::Purge;
 use crate::clock;
 
-/// Bytes of an answer that are read.
+/// Bytes of a response that are read.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// The address isn't one.
@@ -38,18 +38,18 @@ pub enum ClientError {
     Connect {
         /// Host and port.
         address: String,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
-    /// The connection broke, or it isn't HTTP that is spoken there.
+    /// The connection broke, or the other end doesn't speak HTTP.
     #[error("the exchange with the admin API at {address} broke off: {cause}")]
     Exchange {
         /// Host and port.
         address: String,
-        /// What hyper says.
+        /// The error of hyper.
         cause: hyper::Error,
     },
-    /// The answer broke off or is too long.
+    /// The response broke off or is too long.
     #[error("the answer of the admin API at {address} could not be read: {reason}")]
     Answer {
         /// Host and port.
@@ -57,12 +57,12 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Something else lives at that address.
+    /// The response isn't JSON: another service has that address.
     #[error("{address} answered {status}, but not in JSON; is it the address of holm's admin API?")]
     NotJson {
         /// Host and port.
         address: String,
-        /// The status of the answer.
+        /// The status of the response.
         status: StatusCode,
     },
     /// It took too long.
@@ -75,20 +75,20 @@ pub enum ClientError {
     },
 }
 
-/// Asks the node whose admin API is at `admin` (`host:port` or an `http://` URL) to purge. Gives back the status and
-/// the JSON of whatever it answers: a refusal is an answer too.
+/// Requests a purge of the node whose admin API is at `admin` (`host:port` or an `http://` URL). Returns the status and
+/// the JSON of the response, also of a refusal.
 ///
 /// # Errors
-/// [`ClientError`] if there is no answer.
+/// [`ClientError`] if there is no response.
 pub async fn purge(admin: &str, purge: &Purge, timeout: Duration) -> Result<(StatusCode, Value), ClientError> {
     call(admin, Method::POST, "/purge", Some(&purge.to_json()), timeout).await
 }
 
-/// Asks the admin API at `admin` (`host:port` or an `http://` URL) for `path`. Gives back the status and the JSON of
-/// whatever it answers: a refusal is an answer too.
+/// Requests `path` of the admin API at `admin` (`host:port` or an `http://` URL). Returns the status and the JSON of
+/// the response, also of a refusal.
 ///
 /// # Errors
-/// [`ClientError`] if there is no answer.
+/// [`ClientError`] if there is no response.
 pub async fn call(
     admin: &str,
     method: Method,
@@ -103,7 +103,7 @@ pub async fn call(
         .unwrap_or_else(|_| Err(ClientError::Timeout { address: address.authority, limit_ms: clock::millis(timeout) }))
 }
 
-/// Where an admin API is.
+/// The address of an admin API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Address {
     /// A name or an IP address, without the brackets of IPv6.
@@ -143,7 +143,7 @@ impl Address {
         let stream = stream.map_err(|cause| ClientError::Connect { address: address(), cause })?;
         let broken = |cause| ClientError::Exchange { address: address(), cause };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // What goes wrong with the connection is told to the request as well.
+        // An error of the connection reaches the request as well.
         let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();

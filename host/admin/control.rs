@@ -1,4 +1,4 @@
-//! What the admin API may ask of the node.
+//! The operations of the node that the admin API serves.
 
 use std::pin::Pin;
 
@@ -8,19 +8,19 @@ use super::{
 };
 use crate::report::{Loaded, PolicyInfo, PoolInfo, PurgeReport};
 
-/// A future that a [`Control`] gives back.
+/// A future that a [`Control`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What became of signing off a node.
+/// The outcome of signing off a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignOffReport {
     /// Processes of that name that purges no longer wait for.
     pub signed_off: usize,
-    /// Processes of that name for which there was no time; `None` if there was none to find out.
+    /// Processes of that name for which there was no time; `None` if there was no time to count them.
     pub left: Option<usize>,
 }
 
-/// What the admin API may ask of the node.
+/// The operations of the node that the admin API serves.
 pub trait Control: Send + Sync {
     /// Purges, and waits until the region's live nodes have applied it or the time for that is up.
     fn purge(&self, purge: Purge) -> BoxFuture<'_, Result<PurgeReport, PurgeFailure>>;
@@ -31,18 +31,18 @@ pub trait Control: Send + Sync {
     /// Whether this node may be sent requests.
     ///
     /// # Errors
-    /// The reasons why not, for people to read.
+    /// The reasons why not, as text.
     fn ready(&self) -> Result<(), Vec<String>>;
 
     /// Returns all metrics as OpenMetrics text, version 1.0.0.
     fn metrics(&self) -> String;
 
-    /// Returns the pools, their endpoints and what is known of them.
+    /// Returns the pools, their endpoints and their state.
     fn pools(&self) -> Vec<PoolInfo>;
 
     /// Returns the policies and their generations.
     fn policies(&self) -> Vec<PolicyInfo>;
 
-    /// Loads, promotes or rolls back a policy, and says which generation is what now.
+    /// Loads, promotes or rolls back a policy, and returns the generation with its state.
     fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>>;
 }

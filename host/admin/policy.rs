@@ -1,9 +1,9 @@
-//! Changing policies: what may be asked, read from a request's body.
+//! Changes of policies, read from a request's body.
 
 use serde::Deserialize;
 use thiserror::Error;
 
-/// What is to be done with a policy.
+/// A change of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicyAction {
     /// Load its component again, or another one.
@@ -19,7 +19,7 @@ pub enum PolicyAction {
     Promote,
     /// The trial ends, or a former generation becomes the active one.
     Rollback {
-        /// How its digest begins; without one, the latest that wasn't gone back from.
+        /// How its digest begins; without one, the latest that wasn't rolled back from.
         to: Option<String>,
     },
 }
@@ -30,7 +30,7 @@ pub enum PolicyFailure {
     /// There is no such policy.
     #[error("{0}")]
     Unknown(String),
-    /// The request makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
     /// The component or the change was refused.

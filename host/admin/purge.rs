@@ -1,4 +1,4 @@
-//! What a purge names, how it is said in JSON, and why it may be refused.
+//! A purge: its scope, its JSON, and why it may be refused.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::message::{
     url::{Url, UrlInvalid},
 };
 
-/// Characters of what was given that a refusal repeats.
+/// Characters of the input that a refusal repeats.
 const SHOWN_CHARS_MAX: usize = 80;
 
 /// What to purge, and how.
@@ -17,7 +17,7 @@ const SHOWN_CHARS_MAX: usize = 80;
 pub struct Purge {
     /// The entries that are meant.
     pub scope: Scope,
-    /// Mark them stale instead of removing them.
+    /// Whether they are marked stale instead of removed.
     pub soft: bool,
 }
 
@@ -36,11 +36,11 @@ pub enum Scope {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{reason}")]
 pub struct PurgeFailure {
-    /// For people to read.
+    /// The reason, as text.
     pub reason: String,
 }
 
-/// Why something isn't a purge, and what would be.
+/// Why a request isn't a purge, and what is allowed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PurgeInvalid {
     /// The body isn't the JSON object that is expected.
@@ -113,7 +113,7 @@ impl Purge {
         Ok(Self { scope, soft: raw.soft })
     }
 
-    /// The JSON that [`Purge::parse`] reads.
+    /// Returns the JSON that [`Purge::parse`] reads.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match &self.scope {
@@ -125,7 +125,7 @@ impl Purge {
 }
 
 impl Scope {
-    /// A URL in any spelling.
+    /// Returns the scope of a URL in any spelling.
     ///
     /// # Errors
     /// [`PurgeInvalid::Url`]
@@ -136,7 +136,7 @@ impl Scope {
         }
     }
 
-    /// A key in hex.
+    /// Returns the scope of a key in hex.
     ///
     /// # Errors
     /// [`PurgeInvalid::Key`]
@@ -144,7 +144,7 @@ impl Scope {
         unhex(text).map(Self::Key).ok_or_else(|| PurgeInvalid::Key(shortened(text)))
     }
 
-    /// A tag, as an origin or a policy gave it.
+    /// Returns the scope of a tag, as an origin or a policy gave it.
     ///
     /// # Errors
     /// [`PurgeInvalid::Tag`]

@@ -63,17 +63,17 @@ impl From<PolicyFailure> for Refusal {
     }
 }
 
-/// A problem whose title is the status in words.
+/// Returns a problem whose title is the status's text.
 pub(super) fn problem(status: StatusCode, detail: String) -> Problem<'static> {
     Problem::new(status.as_u16(), status.canonical_reason().unwrap_or_default(), detail)
 }
 
-/// A value of [`crate::report`] as JSON.
+/// Returns a value of [`crate::report`] as JSON.
 pub(super) fn json(status: StatusCode, content_type: &'static str, value: &impl Serialize) -> Response {
     // By way of a tree, which has its members in alphabetical order: the text doesn't depend on how a type lists them.
     match serde_json::to_value(value) {
         Ok(tree) => respond(status, content_type, tree.to_string()),
-        // Can't be: plain values, and maps with text for keys.
+        // Doesn't occur: plain values, and maps with text for keys.
         Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
     }
 }

@@ -146,7 +146,7 @@ pub(super) fn must_key_by_body(config: &Config, policy: &str) -> bool {
     config.routes.iter().any(|route| asks(route) && route.policy.as_deref() == Some(policy))
 }
 
-/// Runs what keeps a core busy on a thread that serves nobody.
+/// Runs what keeps a core busy on a thread that serves no requests.
 async fn on_spare_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

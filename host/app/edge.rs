@@ -21,7 +21,7 @@ use crate::{
     clock::{self, Timestamp},
     http::Handler,
     message::{Body, BodyError, Request, RequestHead, Response, Scheme},
-    pipeline::{Lookup, Served, Trail},
+    pipeline::{Lookup, Reply, Trail},
     policy::Outcome,
     telemetry::{Line, RequestTrace, Verdict, trace},
 };
@@ -45,7 +45,7 @@ impl Handler for Edge {
         let serving = self.0.serving();
         let trace = trace::prepare(&mut request.head.headers);
         let about = serving.log.is_some().then(|| About::new(&request.head, &trace));
-        let Served { mut response, trail } = serving.pipeline.serve(request).await;
+        let Reply { mut response, trail } = serving.pipeline.serve(request).await;
         response.headers_mut().insert(REQUEST_ID, trace.id);
         let mut account = Account { serving, began, about, trail, status: response.status(), bytes: 0 };
         match std::mem::take(response.body_mut()) {

@@ -49,7 +49,7 @@ impl Policies {
         self.all().iter().map(|policy| policy.generations.info()).collect()
     }
 
-    /// Carries out what the admin API asks for.
+    /// Carries out the requests of the admin API.
     pub(super) async fn act(&self, name: &str, action: PolicyAction) -> Result<Loaded, PolicyFailure> {
         let policy = self.known(name)?;
         let refused = |refused: Refused| PolicyFailure::Refused(refused.to_string());

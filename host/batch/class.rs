@@ -1,10 +1,10 @@
-//! What may travel together.
+//! Classes: which items may share a batch.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Questions share a batch only when pool and group are equal.
+/// What items must have in common to share a batch: they do only if pool and group are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Class {
     /// The pool's name.

@@ -1,4 +1,4 @@
-//! The edge around a pool's scheduler: takes items in, sends the batches that leave, and hands out what comes back.
+//! The edge around a pool's scheduler: takes items in, sends batches, and hands out their results.
 
 use std::{
     fmt,
@@ -27,11 +27,11 @@ use super::{
     former::{Full, Terms},
     metrics::Metrics,
     pace::{Gather, Outcome, Pace, Returned},
-    scheduler::{Batch, Next, Scheduler, SchedulerRule, Seat},
+    scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule},
 };
 use crate::config;
 
-/// What came back for one batch.
+/// The results of one batch.
 #[derive(Clone, Debug)]
 pub struct BatchResult<O> {
     /// One for each item, in their order.
@@ -40,7 +40,7 @@ pub struct BatchResult<O> {
     pub outcome: Outcome,
 }
 
-/// The results of one batch, on their way.
+/// The future of one batch's results.
 pub type Results<O> = Pin<Box<dyn Future<Output = BatchResult<O>> + Send>>;
 
 /// Sends one batch.
@@ -49,21 +49,21 @@ pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>) -> Results<O> + Send + Sync
 /// Makes the pace of a pool, at the start and after a panic of the one before.
 type MakePace = Box<dyn Fn() -> Box<dyn Pace> + Send + Sync>;
 
-/// Why an item got no answer.
+/// Why an item got no result.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Rejected {
     /// Too many items of its class are waiting.
-    #[error("{queue_max} questions of the same kind are waiting already")]
+    #[error("{queue_max} items of the same class are waiting already")]
     QueueFull {
         /// The limit.
         queue_max: usize,
     },
-    /// Its batch came back without an answer to each item, or sending it failed in an unforeseen way.
-    #[error("the batch that carried the question came to nothing")]
+    /// Its batch came back without a result for each item, or sending it failed in an unforeseen way.
+    #[error("the batch of this item came to nothing")]
     Lost,
 }
 
-/// Takes the items for one pool and gives back answers; in between they are sent in batches, of which at most
+/// Takes the items for one pool and gives back their results; in between they are sent in batches, of which at most
 /// `concurrency` are under way.
 pub struct Batcher<I, O> {
     shared: Arc<Shared<I, O>>,
@@ -77,8 +77,8 @@ impl<I, O> fmt::Debug for Batcher<I, O> {
     }
 }
 
-/// An item, and the way to the request that waits for its answer. If none does any more, `reply` is closed.
-struct Asked<I, O> {
+/// An item, and the channel to the request that waits for its result. If none does any more, `reply` is closed.
+struct QueuedItem<I, O> {
     item: I,
     since: Instant,
     left: Arc<AtomicBool>,
@@ -86,7 +86,7 @@ struct Asked<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
-    /// A batcher that has nothing to do yet. Its scheduler is a task of the current runtime.
+    /// Returns a batcher that has nothing to do yet. Its scheduler is a task of the current runtime.
     #[must_use]
     pub fn new(rule: config::Batch, send: SendBatch<I, O>, metrics: Metrics) -> Arc<Self> {
         Self::paced(rule, Box::new(|| -> Box<dyn Pace> { Box::new(Gather) }), send, metrics)
@@ -105,51 +105,51 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
         Arc::new(Self { shared, _stop: stop.drop_guard() })
     }
 
-    /// Waits for the answer to `item`, which is sent on these terms. If the returned future is dropped before the item
-    /// has left, it won't leave; once it has left, its batch goes on without it.
+    /// Submits `item` on these terms, and waits for its result. If the returned future is dropped before the item was
+    /// sent, it isn't sent; after that, its batch goes on without it.
     ///
     /// # Errors
-    /// [`Rejected`]; there is always an answer or this.
+    /// [`Rejected`]; there is always a result or this.
     pub async fn submit(&self, class: &Class, item: I, terms: Terms) -> Result<O, Rejected> {
-        let mut pending = self.enlist(class, vec![(item, terms)]);
+        let mut pending = self.submit_all(class, vec![(item, terms)]);
         match pending.pop() {
-            Some(pending) => pending.answer().await,
+            Some(pending) => pending.result().await,
             None => Err(Rejected::Lost),
         }
     }
 
-    /// Like [`Batcher::submit`] for items that belong together, each with its terms: the scheduler sees them at once, so
-    /// that an idle backend doesn't get the first alone. One [`Pending`] an item, in their order.
-    pub fn enlist(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
+    /// Like [`Batcher::submit`] for items that belong together, each with its terms: the scheduler sees them at once,
+    /// so that an idle backend doesn't get the first alone. Returns one [`Pending`] an item, in their order.
+    pub fn submit_all(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
         let since = Instant::now();
-        let (party, pending): (Vec<_>, Vec<_>) = items
+        let (submission, pending): (Vec<_>, Vec<_>) = items
             .into_iter()
             .map(|(item, terms)| {
-                let (reply, answer) = oneshot::channel();
+                let (reply, result) = oneshot::channel();
                 let left = Arc::new(AtomicBool::new(false));
-                let pending = Pending { answer, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
-                ((Asked { item, since, left, reply }, terms), pending)
+                let pending = Pending { result, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
+                ((QueuedItem { item, since, left, reply }, terms), pending)
             })
             .unzip();
-        self.shared.take(class, party);
+        self.shared.take(class, submission);
         pending
     }
 }
 
-/// The answer to one item, on its way. Dropping it withdraws the item if it hasn't left yet.
+/// The pending result of one item. Dropping it withdraws the item if it wasn't sent yet.
 #[derive(Debug)]
 pub struct Pending<O> {
-    answer: oneshot::Receiver<Result<O, Rejected>>,
+    result: oneshot::Receiver<Result<O, Rejected>>,
     left: Arc<AtomicBool>,
     lost: Counter,
 }
 
-/// Tells whether an item has left with its batch; then it can't be withdrawn.
+/// Whether an item was sent with its batch, after which it can't be withdrawn.
 #[derive(Clone, Debug)]
 pub struct Departure(Arc<AtomicBool>);
 
 impl Departure {
-    /// Whether it has left.
+    /// Whether it was sent.
     #[must_use]
     pub fn has_left(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -157,19 +157,19 @@ impl Departure {
 }
 
 impl<O> Pending<O> {
-    /// What tells whether the item has left.
+    /// Returns a handle to whether the item was sent.
     #[must_use]
     pub fn departure(&self) -> Departure {
         Departure(Arc::clone(&self.left))
     }
 
-    /// Waits for the answer.
+    /// Waits for the result.
     ///
     /// # Errors
-    /// [`Rejected`]; there is always an answer or this.
-    pub async fn answer(self) -> Result<O, Rejected> {
+    /// [`Rejected`]; there is always a result or this.
+    pub async fn result(self) -> Result<O, Rejected> {
         // The other end is dropped unused when the batch comes to nothing.
-        let outcome = self.answer.await.unwrap_or(Err(Rejected::Lost));
+        let outcome = self.result.await.unwrap_or(Err(Rejected::Lost));
         if matches!(outcome, Err(Rejected::Lost)) {
             self.lost.inc();
         }
@@ -177,7 +177,7 @@ impl<O> Pending<O> {
     }
 }
 
-/// What a batcher, its task and its batches share.
+/// The state that a batcher, its task and its batches share.
 struct Shared<I, O> {
     rule: SchedulerRule,
     pace: MakePace,
@@ -189,13 +189,13 @@ struct Shared<I, O> {
 }
 
 struct State<I, O> {
-    scheduler: Scheduler<Class, Asked<I, O>>,
-    /// Batches that came back since the scheduler was asked; no more than were under way.
-    returned: Vec<(Seat<Class>, Returned)>,
+    scheduler: Scheduler<Class, QueuedItem<I, O>>,
+    /// Batches that came back since the scheduler's last decision; no more than were under way.
+    returned: Vec<(QueueId<Class>, Returned)>,
     classes: Counted,
 }
 
-/// Asks the scheduler whenever something happens, until the batcher is gone, and with it everybody who waited.
+/// Runs the scheduler whenever something happens, until the batcher is gone, and with it all that waited.
 async fn run<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>, stop: CancellationToken) {
     // A defect in a pace must not leave a pool without its scheduler for ever.
     while AssertUnwindSafe(shared.schedule(&stop)).catch_unwind().await.is_err() {
@@ -222,16 +222,16 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         }
     }
 
-    /// Sends all that may leave now, and returns when to try again.
+    /// Sends all batches that are due now, and returns when to try again.
     fn send_ready(self: &Arc<Self>) -> Option<Instant> {
         loop {
             let next = {
                 let mut state = self.state.lock();
                 let State { scheduler, returned, classes } = &mut *state;
-                for (seat, returned) in returned.drain(..) {
-                    scheduler.finished(&seat, &returned);
+                for (queue_id, returned) in returned.drain(..) {
+                    scheduler.finished(&queue_id, &returned);
                 }
-                let next = scheduler.next(Instant::now(), |asked| self.is_awaited(asked));
+                let next = scheduler.next(Instant::now(), |queued| self.is_awaited(queued));
                 classes.set(scheduler.classes());
                 next
             };
@@ -243,51 +243,53 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         }
     }
 
-    /// Each batch has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only itself.
-    fn launch(self: &Arc<Self>, batch: Batch<Class, Asked<I, O>>) {
-        let Batch { seat, items, why } = batch;
+    /// Sends a batch. Each has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only
+    /// itself.
+    fn launch(self: &Arc<Self>, batch: Batch<Class, QueuedItem<I, O>>) {
+        let Batch { queue_id, items, why } = batch;
         self.metrics.sent(why, items.len());
-        if seat.is_alone() {
+        if queue_id.is_alone() {
             self.metrics.alone.inc();
         }
-        for asked in &items {
-            asked.left.store(true, Ordering::Release);
-            self.metrics.wait.observe(asked.since.elapsed().as_secs_f64());
+        for queued in &items {
+            queued.left.store(true, Ordering::Release);
+            self.metrics.wait.observe(queued.since.elapsed().as_secs_f64());
         }
         let slot =
-            Slot { shared: Arc::downgrade(self), seat, items: items.len(), since: Instant::now(), came_back: None };
+            Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since: Instant::now(), came_back: None };
         tokio::spawn(carry(Arc::clone(&self.send), slot, items));
     }
 
-    /// Takes in what one request asks, and refuses what there is no room for.
-    fn take(&self, class: &Class, party: Vec<(Asked<I, O>, Terms)>) {
+    /// Takes in the items of one request, and refuses those that there is no room for.
+    fn take(&self, class: &Class, submission: Vec<(QueuedItem<I, O>, Terms)>) {
         let mut refused = Vec::new();
         {
             let mut state = self.state.lock();
-            for (asked, terms) in party {
-                let since = asked.since;
-                let taken = state.scheduler.arrive(class, asked, terms, since, |asked| self.is_awaited(asked));
-                refused.extend(taken.err().map(|Full(asked)| asked));
+            for (queued, terms) in submission {
+                let since = queued.since;
+                let taken = state.scheduler.arrive(class, queued, terms, since, |queued| self.is_awaited(queued));
+                refused.extend(taken.err().map(|Full(queued)| queued));
             }
             let classes = state.scheduler.classes();
             state.classes.set(classes);
         }
         self.happened.notify_one();
-        for asked in refused {
+        for queued in refused {
             self.metrics.queue_full.inc();
-            // It doesn't matter if the asker has gone in the meantime.
-            let _ = asked.reply.send(Err(Rejected::QueueFull { queue_max: self.rule.former.queue_max }));
+            // It doesn't matter if the request has gone in the meantime.
+            let _ = queued.reply.send(Err(Rejected::QueueFull { queue_max: self.rule.former.queue_max }));
         }
     }
 
-    /// Whether somebody waits for it still; if not, it is counted.
-    fn is_awaited(&self, asked: &Asked<I, O>) -> bool {
-        let is_awaited = !asked.reply.is_closed();
+    /// Whether a request waits for it still; if not, it is counted as withdrawn.
+    fn is_awaited(&self, queued: &QueuedItem<I, O>) -> bool {
+        let is_awaited = !queued.reply.is_closed();
         self.metrics.withdrawn.inc_by(u64::from(!is_awaited));
         is_awaited
     }
 
-    /// Begins with an empty scheduler: what the other one holds may not hold together. Whoever waits in it notices.
+    /// Begins with an empty scheduler: the state of the other one may be inconsistent. What waits in it is rejected as
+    /// lost.
     fn begin_anew(&self) {
         let fresh = Scheduler::new(self.rule, (self.pace)());
         let former = std::mem::replace(&mut self.state.lock().scheduler, fresh);
@@ -298,7 +300,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
 /// A slot of the pool, while a batch has it. It is given back when the batch's task ends, however it ends.
 struct Slot<I, O> {
     shared: Weak<Shared<I, O>>,
-    seat: Seat<Class>,
+    queue_id: QueueId<Class>,
     items: usize,
     since: Instant,
     came_back: Option<(Outcome, Duration)>,
@@ -309,27 +311,27 @@ impl<I, O> Drop for Slot<I, O> {
         let Some(shared) = self.shared.upgrade() else { return };
         let (outcome, took) = self.came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed()));
         let returned = Returned { items: self.items, took, outcome };
-        // The scheduler is told by its own task: a pace that panics must not do so within another panic.
-        shared.state.lock().returned.push((self.seat.clone(), returned));
+        // The scheduler is notified by its own task: a pace that panics must not do so within another panic.
+        shared.state.lock().returned.push((self.queue_id.clone(), returned));
         shared.happened.notify_one();
     }
 }
 
-/// Sends a batch and hands out its answers, then gives its slot back. If there isn't one for each item, nobody gets any:
-/// whose is whose can't be told. Whoever gets none notices that the other end of its channel is dropped.
-async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Asked<I, O>>) {
-    let class = slot.seat.class.clone();
+/// Sends a batch and hands out its results, then gives its slot back. If there isn't one for each item, none is handed
+/// out: which is whose is unknown. The channels are dropped then, which rejects the items as lost.
+async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>) {
+    let class = slot.queue_id.class.clone();
     let pool = Arc::clone(&class.pool);
-    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|asked| (asked.item, asked.reply)).unzip();
+    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
     let BatchResult { results, outcome } = send(class, items).await;
-    let (asked, answered) = (replies.len(), results.len());
-    if answered != asked {
-        tracing::error!(%pool, asked, answered, "a batch came back with the wrong number of answers");
+    let (sent, returned) = (replies.len(), results.len());
+    if returned != sent {
+        tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of answers");
         return;
     }
     slot.came_back = Some((outcome, slot.since.elapsed()));
     for (reply, result) in replies.into_iter().zip(results) {
-        // It doesn't matter if the asker has gone in the meantime.
+        // It doesn't matter if the request has gone in the meantime.
         let _ = reply.send(Ok(result));
     }
 }

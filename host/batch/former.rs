@@ -1,24 +1,24 @@
-//! The queue of one class: which items leave together, and in which order. Pure: it is told what happens and what time it
-//! is. Whether there is a slot for them is its pool's business (`scheduler`), and when they leave its pace's.
+//! The queue of one class: which items share a batch, and in which order. Pure: events and the time are its arguments.
+//! Whether there is a slot for a batch is decided by the pool's `scheduler`, and when it is sent by its pace.
 
 use std::time::{Duration, Instant};
 
 use super::{
-    line::{Line, Place},
+    line::{Entry, Line},
     pace::{Outlook, Pace, Verdict, Why},
 };
 
-/// A full queue is searched for items whose asker has gone at most this often.
+/// A full queue is searched for items that no request waits for at most this often.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
 
-/// What one former may do.
+/// The limits of one former.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormerRule {
     /// Items of one batch.
     pub size_max: usize,
-    /// Bytes of one batch's items; an item that is larger travels alone.
+    /// Bytes of one batch's items; an item that is larger is sent alone.
     pub bytes_max: usize,
-    /// What the oldest item may wait for company while a slot is free.
+    /// How long the oldest item may wait for others while a slot is free.
     pub wait_max: Duration,
     /// Items waiting; further ones are refused.
     pub queue_max: usize,
@@ -34,12 +34,12 @@ pub struct Former<T> {
     swept: Option<Instant>,
 }
 
-/// On what terms an item travels.
+/// The terms on which an item is batched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// What it counts for in [`FormerRule::bytes_max`].
     pub bytes: usize,
-    /// Higher ones leave first: an item is overtaken by those, in its first second.
+    /// Higher ones are sent first: an item is overtaken by those, in its first second.
     pub priority: u8,
     /// Bounds its wait, beside [`FormerRule::wait_max`].
     pub wait_max: Option<Duration>,
@@ -60,21 +60,21 @@ pub struct Full<T>(pub T);
 /// What to do with a slot that is free.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<T> {
-    /// Send these together, in this order; tell [`Former::finished`] when they are back.
+    /// Send these together, in this order; call [`Former::finished`] when they are back.
     Send {
         /// The batch; never empty.
         items: Vec<T>,
         /// Why now.
         why: Why,
     },
-    /// Ask again then, unless something happens before.
+    /// Decide again then, unless something happens before.
     WaitUntil(Instant),
     /// Nothing waits.
     Idle,
 }
 
 impl<T> Former<T> {
-    /// A former with an empty queue.
+    /// Returns a former with an empty queue.
     #[must_use]
     pub fn new(rule: FormerRule) -> Self {
         // A zero would keep items waiting for ever, or out.
@@ -100,9 +100,10 @@ impl<T> Former<T> {
     }
 
     /// Returns what to do with a slot that is free now; `freed` says whether a batch of the pool came back since one
-    /// left. An item that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
+    /// was sent. An item that `keep` is false for is dropped instead of sent; the decision is then made anew without
+    /// it.
     pub fn next(&mut self, now: Instant, freed: bool, pace: &dyn Pace, mut keep: impl FnMut(&T) -> bool) -> Step<T> {
-        while let Some(Load { items, due, full }) = self.load() {
+        while let Some(NextBatch { items, due, full }) = self.next_batch() {
             let outlook = Outlook { items, due, full, under_way: self.under_way, freed, now };
             let why = match pace.next(&outlook) {
                 Verdict::Send(why) => why,
@@ -138,35 +139,35 @@ impl<T> Former<T> {
         self.waiting.is_empty() && self.under_way == 0
     }
 
-    /// The highest priority in the batch that would leave next; `None` if nothing waits.
+    /// Returns the highest priority in the batch that would be sent next; `None` if nothing waits.
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
-        self.waiting.iter().take(self.rule.size_max).map(|place| place.priority).max()
+        self.waiting.iter().take(self.rule.size_max).map(|entry| entry.priority).max()
     }
 
-    /// The batch that would leave now; `None` if nothing waits.
-    fn load(&self) -> Option<Load> {
+    /// Returns the batch that would be sent now; `None` if nothing waits.
+    fn next_batch(&self) -> Option<NextBatch> {
         let (mut items, mut bytes, mut size_max) = (0, 0_usize, self.rule.size_max);
         let mut due: Option<Instant> = None;
-        for place in self.waiting.iter().take(self.rule.size_max) {
-            let terms = place.what.terms;
+        for entry in self.waiting.iter().take(self.rule.size_max) {
+            let terms = entry.what.terms;
             let sum = bytes.saturating_add(terms.bytes);
             let narrowed = terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
-            // The first one goes in any case: larger than a batch may be, it travels alone.
+            // The first one goes in any case: larger than a batch may be, it is sent alone.
             if items > 0 && (sum > self.rule.bytes_max || items + 1 > narrowed) {
                 break;
             }
-            let own = self.due(place);
+            let own = self.due(entry);
             due = Some(due.map_or(own, |due| due.min(own)));
             (items, bytes, size_max) = (items + 1, sum, narrowed);
         }
         let full = items == size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
-        due.map(|due| Load { items, due, full: full || self.is_full() })
+        due.map(|due| NextBatch { items, due, full: full || self.is_full() })
     }
 
-    fn due(&self, place: &Place<Waiting<T>>) -> Instant {
+    fn due(&self, entry: &Entry<Waiting<T>>) -> Instant {
         let wait_max = self.rule.wait_max;
-        place.since + place.what.terms.wait_max.map_or(wait_max, |own| own.min(wait_max))
+        entry.since + entry.what.terms.wait_max.map_or(wait_max, |own| own.min(wait_max))
     }
 
     /// Drops those of the first `count` items that `keep` is false for, and returns how many they were.
@@ -174,7 +175,7 @@ impl<T> Former<T> {
         let (mut at, mut end) = (0, count);
         while at < end {
             match self.waiting.get(at) {
-                Some(place) if keep(&place.what.item) => at += 1,
+                Some(entry) if keep(&entry.what.item) => at += 1,
                 _ => {
                     self.waiting.remove(at);
                     end -= 1;
@@ -196,7 +197,7 @@ pub(super) fn may_sweep(swept: &mut Option<Instant>, now: Instant) -> bool {
 
 /// The items at the head of the queue that fit into one batch.
 #[derive(Clone, Copy)]
-struct Load {
+struct NextBatch {
     items: usize,
     /// When the first of them has waited long enough.
     due: Instant,

@@ -1,24 +1,24 @@
-//! A queue in which higher priorities go first, but only past what came lately. Items of a class stand in one, and so do
-//! the classes of a pool.
+//! A queue in which higher priorities go first, but overtake only what came within the last second. The items of a
+//! class wait in one, and so do the classes of a pool.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-/// What has waited for so long isn't overtaken any more, so that a low priority is not a life sentence.
+/// What has waited for so long isn't overtaken any more, so that a low priority doesn't starve.
 const OVERTAKEN_MAX: Duration = Duration::from_secs(1);
 
 /// The queue, first come, first served within a priority. It is ordered when something joins it or is raised, and never
 /// because time has passed.
 #[derive(Debug)]
 pub(super) struct Line<T> {
-    places: VecDeque<Place<T>>,
+    entries: VecDeque<Entry<T>>,
 }
 
-/// A place in the queue.
+/// An entry of the queue.
 #[derive(Debug)]
-pub(super) struct Place<T> {
+pub(super) struct Entry<T> {
     pub(super) what: T,
     pub(super) priority: u8,
     pub(super) since: Instant,
@@ -26,58 +26,58 @@ pub(super) struct Place<T> {
 
 impl<T> Line<T> {
     pub(super) const fn new() -> Self {
-        Self { places: VecDeque::new() }
+        Self { entries: VecDeque::new() }
     }
 
     /// Puts `what` at the end, or before those of lower priority there that joined within the last second.
     pub(super) fn join(&mut self, what: T, priority: u8, now: Instant) {
-        let at = self.overtaking(self.places.len(), priority, now);
-        self.places.insert(at, Place { what, priority, since: now });
+        let at = self.overtaking(self.entries.len(), priority, now);
+        self.entries.insert(at, Entry { what, priority, since: now });
     }
 
-    /// Gives what stands at `at` a higher priority, by which it overtakes those right before it.
+    /// Gives the entry at `at` a higher priority, by which it overtakes those right before it.
     pub(super) fn raise(&mut self, at: usize, priority: u8, now: Instant) {
         let to = self.overtaking(at, priority, now);
-        if let Some(place) = self.places.remove(at) {
-            self.places.insert(to, Place { priority, ..place });
+        if let Some(entry) = self.entries.remove(at) {
+            self.entries.insert(to, Entry { priority, ..entry });
         }
     }
 
-    /// Where something of this priority that stands at `end` gets to.
+    /// Returns the index that something of this priority at `end` moves to.
     fn overtaking(&self, end: usize, priority: u8, now: Instant) -> usize {
         let is_overtaken =
-            |ahead: &&Place<T>| ahead.priority < priority && now.saturating_duration_since(ahead.since) < OVERTAKEN_MAX;
-        end - self.places.iter().take(end).rev().take_while(is_overtaken).count()
+            |ahead: &&Entry<T>| ahead.priority < priority && now.saturating_duration_since(ahead.since) < OVERTAKEN_MAX;
+        end - self.entries.iter().take(end).rev().take_while(is_overtaken).count()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.entries.is_empty()
     }
 
-    pub(super) fn get(&self, at: usize) -> Option<&Place<T>> {
-        self.places.get(at)
+    pub(super) fn get(&self, at: usize) -> Option<&Entry<T>> {
+        self.entries.get(at)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Place<T>> {
-        self.places.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+        self.entries.iter()
     }
 
     pub(super) fn remove(&mut self, at: usize) {
-        self.places.remove(at);
+        self.entries.remove(at);
     }
 
     /// Takes the first `count` out.
     pub(super) fn take(&mut self, count: usize) -> impl Iterator<Item = T> {
-        self.places.drain(..count.min(self.places.len())).map(|place| place.what)
+        self.entries.drain(..count.min(self.entries.len())).map(|entry| entry.what)
     }
 
     /// Drops those that `keep` is false for.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.places.retain(|place| keep(&place.what));
+        self.entries.retain(|entry| keep(&entry.what));
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn names(line: &Line<&'static str>) -> Vec<&'static str> {
-        line.iter().map(|place| place.what).collect()
+        line.iter().map(|entry| entry.what).collect()
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(names(&line), ["a", "c", "b", "d"]);
         line.raise(3, 9, start + SECOND);
         assert_eq!(names(&line), ["a", "c", "b", "d"], "all others have waited for a second");
-        assert_eq!(line.get(1).map(|place| (place.priority, place.since)), Some((5, start)));
+        assert_eq!(line.get(1).map(|entry| (entry.priority, entry.since)), Some((5, start)));
         line.join("e", 10, start + SECOND);
         assert_eq!(names(&line), ["a", "c", "b", "d", "e"], "and so has what was raised");
     }

@@ -1,4 +1,4 @@
-//! What the batch room counts.
+//! The metrics of the batch room.
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -58,7 +58,7 @@ impl Metrics {
             self.queue_full.clone(),
         );
         registry.register("batch_withdrawn", "Items whose asker went away before they left", self.withdrawn.clone());
-        registry.register("batch_lost", "Items of batches that came back without an answer to each", self.lost.clone());
+        registry.register("batch_lost", "Items of batches that came back without a result for each", self.lost.clone());
         registry.register("batch_alone", "Items sent alone because there were too many classes", self.alone.clone());
         registry.register(
             "batch_classes",

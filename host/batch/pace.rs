@@ -1,4 +1,4 @@
-//! When a batch leaves: the rule, and what it is fed with. Pure: it is told the time.
+//! When a batch is sent: the rule, and its input. Pure: the time is an argument.
 
 use std::{
     fmt,
@@ -8,10 +8,10 @@ use std::{
 /// Decides whether a class that may use a free slot of its pool does so now. One pace serves all classes of a pool, so
 /// that what one of them measures helps the others.
 pub trait Pace: fmt::Debug + Send {
-    /// Notes what a batch took, when it has come back.
+    /// Notes how long a batch took, when it has come back.
     fn on_batch(&mut self, returned: &Returned);
 
-    /// Returns whether the class sends now, while a slot is free. It is asked again whenever anything happens. A wait
+    /// Returns whether the class sends now, while a slot is free. It is called again whenever anything happens. A wait
     /// ends when a member has waited for as long as the operator or the policy allows, whatever is returned.
     fn next(&self, outlook: &Outlook) -> Verdict;
 }
@@ -21,16 +21,16 @@ pub trait Pace: fmt::Debug + Send {
 pub struct Returned {
     /// Items in it.
     pub items: usize,
-    /// From its leaving until its responses were there.
+    /// From its sending until its responses were there.
     pub took: Duration,
     /// How it went.
     pub outcome: Outcome,
 }
 
-/// How a batch went, for a pace: only [`Outcome::Answered`] says how long the model takes.
+/// How a batch went, for a pace: only [`Outcome::Answered`] shows how long the model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The model answered.
+    /// The model responded.
     Answered,
     /// The model refused it, failed or wasn't reached.
     Failed,
@@ -38,10 +38,10 @@ pub enum Outcome {
     Lost,
 }
 
-/// All that a decision looks at.
+/// The input of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Outlook {
-    /// Items that would leave together now; at least one.
+    /// Items that would be sent together now; at least one.
     pub items: usize,
     /// When the first of them has waited long enough.
     pub due: Instant,
@@ -49,13 +49,13 @@ pub struct Outlook {
     pub full: bool,
     /// Batches of the class that are under way.
     pub under_way: usize,
-    /// Whether a batch of the pool came back while items were waiting, and none has left since.
+    /// Whether a batch of the pool came back while items were waiting, and none was sent since.
     pub freed: bool,
     /// The current time.
     pub now: Instant,
 }
 
-/// Whether a batch leaves.
+/// Whether a batch is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Now.
@@ -64,7 +64,7 @@ pub enum Verdict {
     WaitUntil(Instant),
 }
 
-/// Why a batch leaves.
+/// Why a batch is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// Nothing of its class is under way: a slot would stay empty while it waits.
@@ -78,7 +78,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// A word for metrics.
+    /// Returns the label for metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,8 +1,8 @@
-//! Which class of a pool gets the next free slot. Pure: it is told what happens and what time it is.
+//! Which class of a pool gets the next free slot. Pure: events and the time are its arguments.
 //!
-//! The slots are the pool's. Classes that have something waiting stand in line for them, as items stand in line within
-//! their class: each takes a slot in its turn and then stands at the end again, so that none is kept out by another,
-//! however much that one asks. A higher priority goes before what joined the line within the last second.
+//! The slots are the pool's. Classes in which items wait queue for them, as items queue within their class: each takes
+//! a slot in its turn and then queues at the end again, so that none is kept out by another, however many items that
+//! one has. A higher priority goes before what joined the line within the last second.
 
 use std::{collections::HashMap, fmt, hash::Hash, time::Instant};
 
@@ -16,15 +16,15 @@ use crate::config;
 #[cfg(test)]
 mod tests;
 
-/// What a pool's scheduler may do.
+/// The limits of a pool's scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerRule {
-    /// What each class may do.
+    /// The limits of each class.
     pub former: FormerRule,
     /// Batches under way at once, of all classes together.
     pub concurrency: usize,
-    /// Classes that wait or are under way at once. An item of a further one is a class of its own: it travels alone, and
-    /// at most [`FormerRule::queue_max`] of such items wait.
+    /// Classes that wait or are under way at once. An item of a further one is a class of its own: it is sent alone,
+    /// and at most [`FormerRule::queue_max`] of such items wait.
     pub classes_max: usize,
 }
 
@@ -40,27 +40,27 @@ impl From<config::Batch> for SchedulerRule {
 pub struct Scheduler<K, T> {
     rule: SchedulerRule,
     pace: Box<dyn Pace>,
-    classes: HashMap<Seat<K>, Queue<T>>,
-    line: Line<Seat<K>>,
+    classes: HashMap<QueueId<K>, Queue<T>>,
+    line: Line<QueueId<K>>,
     under_way: usize,
-    /// A batch came back while items were waiting, and none has left since.
+    /// A batch came back while items were waiting, and none was sent since.
     freed: bool,
-    /// Items that wait to travel alone, and how many there have ever been.
+    /// Items that wait to be sent alone, and how many there have ever been.
     alone: usize,
     numbered: u64,
     swept: Option<Instant>,
 }
 
-/// Whose turn it is: a class's, or a single item's for which there are too many classes.
+/// The identity of a queue: a class's, or that of a single item for which there are too many classes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Seat<K> {
+pub struct QueueId<K> {
     /// The class.
     pub class: K,
-    /// The item's number, if it travels alone.
+    /// The item's number, if it is sent alone.
     alone: Option<u64>,
 }
 
-impl<K> Seat<K> {
+impl<K> QueueId<K> {
     /// Whether it is that of a single item.
     #[must_use]
     pub const fn is_alone(&self) -> bool {
@@ -68,10 +68,10 @@ impl<K> Seat<K> {
     }
 }
 
-/// What waits in a class, and where the class stands.
+/// The items that wait in a class, and the class's place in the line.
 struct Queue<T> {
     former: Former<T>,
-    /// The priority by which it stands in line; `None` if it doesn't.
+    /// The priority by which it waits in line; `None` if it doesn't.
     in_line: Option<u8>,
 }
 
@@ -81,30 +81,30 @@ impl<T> Queue<T> {
     }
 }
 
-/// A batch that leaves.
+/// A batch to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch<K, T> {
-    /// Whose it is; [`Scheduler::finished`] wants to know it.
-    pub seat: Seat<K>,
+    /// The queue that it is from, for [`Scheduler::finished`].
+    pub queue_id: QueueId<K>,
     /// Its items; never empty.
     pub items: Vec<T>,
-    /// Why it leaves now.
+    /// Why it is sent now.
     pub why: Why,
 }
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<K, T> {
-    /// Send this batch, and ask again; tell [`Scheduler::finished`] when it is back.
+    /// Send this batch, and decide again; call [`Scheduler::finished`] when it is back.
     Send(Batch<K, T>),
-    /// Ask again then, unless something happens before.
+    /// Decide again then, unless something happens before.
     WaitUntil(Instant),
     /// Nothing can be done until something happens: nothing waits, or every slot is taken.
     Idle,
 }
 
 impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
-    /// A scheduler that has nothing to do yet.
+    /// Returns a scheduler that has nothing to do yet.
     #[must_use]
     pub fn new(rule: SchedulerRule, pace: Box<dyn Pace>) -> Self {
         // A zero would keep items waiting for ever.
@@ -122,8 +122,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         }
     }
 
-    /// Takes an item in; its wait counts from `now`. In a full queue room is made by dropping items that `keep` is false
-    /// for.
+    /// Takes an item in; its wait counts from `now`. In a full queue room is made by dropping items that `keep` is
+    /// false for.
     ///
     /// # Errors
     /// [`Full`] with the item, if `queue_max` others of its class are waiting.
@@ -135,11 +135,13 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         now: Instant,
         mut keep: impl FnMut(&T) -> bool,
     ) -> Result<(), Full<T>> {
-        let Some(seat) = self.seat(class, now, &mut keep) else { return Err(Full(item)) };
-        let rule =
-            FormerRule { size_max: if seat.is_alone() { 1 } else { self.rule.former.size_max }, ..self.rule.former };
+        let Some(queue_id) = self.queue_for(class, now, &mut keep) else { return Err(Full(item)) };
+        let rule = FormerRule {
+            size_max: if queue_id.is_alone() { 1 } else { self.rule.former.size_max },
+            ..self.rule.former
+        };
         let made = || Queue { former: Former::new(rule), in_line: None };
-        let queue = self.classes.entry(seat.clone()).or_insert_with(made);
+        let queue = self.classes.entry(queue_id.clone()).or_insert_with(made);
         if queue.former.is_full() {
             queue.former.sweep(now, keep);
         }
@@ -148,24 +150,25 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             Some(priority) if priority >= terms.priority => {}
             Some(_) => {
                 queue.in_line = Some(terms.priority);
-                let at = self.line.iter().position(|place| place.what == seat);
+                let at = self.line.iter().position(|entry| entry.what == queue_id);
                 if let Some(at) = at {
                     self.line.raise(at, terms.priority, now);
                 }
             }
             None => {
                 queue.in_line = Some(terms.priority);
-                self.line.join(seat, terms.priority, now);
+                self.line.join(queue_id, terms.priority, now);
             }
         }
         Ok(())
     }
 
-    /// The seat for a class's next item; `None` if there are too many classes, and too many items without one.
-    fn seat(&mut self, class: &K, now: Instant, keep: impl FnMut(&T) -> bool) -> Option<Seat<K>> {
-        let seat = Seat { class: class.clone(), alone: None };
-        if self.classes.contains_key(&seat) || self.classes() < self.rule.classes_max {
-            return Some(seat);
+    /// Returns the queue for a class's next item; `None` if there are too many classes, and too many items that are
+    /// sent alone.
+    fn queue_for(&mut self, class: &K, now: Instant, keep: impl FnMut(&T) -> bool) -> Option<QueueId<K>> {
+        let queue_id = QueueId { class: class.clone(), alone: None };
+        if self.classes.contains_key(&queue_id) || self.classes() < self.rule.classes_max {
+            return Some(queue_id);
         }
         let alone_max = self.rule.former.queue_max.max(1);
         if self.alone >= alone_max {
@@ -176,99 +179,100 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         }
         self.alone += 1;
         self.numbered += 1;
-        Some(Seat { alone: Some(self.numbered), ..seat })
+        Some(QueueId { alone: Some(self.numbered), ..queue_id })
     }
 
-    /// Drops the items that would travel alone and `keep` is false for.
+    /// Drops the items that would be sent alone and `keep` is false for.
     fn sweep_alone(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) {
         if !may_sweep(&mut self.swept, now) {
             return;
         }
-        self.classes.retain(|seat, queue| {
-            if seat.is_alone() {
+        self.classes.retain(|queue_id, queue| {
+            if queue_id.is_alone() {
                 queue.former.sweep(now, &mut keep);
             }
-            !seat.is_alone() || !queue.former.is_idle()
+            !queue_id.is_alone() || !queue.former.is_idle()
         });
-        self.line.retain(|seat| self.classes.contains_key(seat));
-        self.alone = self.classes.keys().filter(|seat| seat.is_alone()).count();
+        self.line.retain(|queue_id| self.classes.contains_key(queue_id));
+        self.alone = self.classes.keys().filter(|queue_id| queue_id.is_alone()).count();
     }
 
-    /// Returns what to do now. It is to be asked after anything happened, until it no longer says [`Next::Send`]. An item
-    /// that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
+    /// Returns what to do now. It is to be called after anything happened, until it no longer returns [`Next::Send`].
+    /// An item that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
     pub fn next(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) -> Next<K, T> {
         let (mut at, mut wake): (usize, Option<Instant>) = (0, None);
         while self.under_way < self.rule.concurrency
-            && let Some(place) = self.line.get(at)
+            && let Some(entry) = self.line.get(at)
         {
-            let seat = &place.what;
+            let queue_id = &entry.what;
             let step = self
                 .classes
-                .get_mut(seat)
+                .get_mut(queue_id)
                 .map_or(Step::Idle, |queue| queue.former.next(now, self.freed, &*self.pace, &mut keep));
             match step {
                 Step::Send { items, why } => {
-                    let seat = seat.clone();
+                    let queue_id = queue_id.clone();
                     self.line.remove(at);
-                    self.left(&seat, now);
-                    return Next::Send(Batch { seat, items, why });
+                    self.left(&queue_id, now);
+                    return Next::Send(Batch { queue_id, items, why });
                 }
                 Step::WaitUntil(time) => {
                     wake = Some(wake.map_or(time, |wake| wake.min(time)));
                     at += 1;
                 }
                 Step::Idle => {
-                    let seat = seat.clone();
+                    let queue_id = queue_id.clone();
                     self.line.remove(at);
-                    self.leave_line(&seat);
+                    self.leave_line(&queue_id);
                 }
             }
         }
         wake.map_or(Next::Idle, Next::WaitUntil)
     }
 
-    /// A batch of this seat has left; what else waits there stands in line anew.
-    fn left(&mut self, seat: &Seat<K>, now: Instant) {
+    /// Notes that a batch of this queue was sent; what else waits there joins the line again.
+    fn left(&mut self, queue_id: &QueueId<K>, now: Instant) {
         self.under_way += 1;
         self.freed = false;
-        let Some(queue) = self.classes.get_mut(seat) else { return };
+        let Some(queue) = self.classes.get_mut(queue_id) else { return };
         queue.in_line = queue.former.priority();
         if let Some(priority) = queue.in_line {
-            self.line.join(seat.clone(), priority, now);
-        } else if seat.is_alone() {
-            self.forget(seat);
+            self.line.join(queue_id.clone(), priority, now);
+        } else if queue_id.is_alone() {
+            self.forget(queue_id);
         }
     }
 
-    /// Nothing of this seat waits any more.
-    fn leave_line(&mut self, seat: &Seat<K>) {
-        let Some(queue) = self.classes.get_mut(seat) else { return };
+    /// Notes that nothing waits in this queue any more.
+    fn leave_line(&mut self, queue_id: &QueueId<K>) {
+        let Some(queue) = self.classes.get_mut(queue_id) else { return };
         queue.in_line = None;
         if queue.is_idle() {
-            self.forget(seat);
+            self.forget(queue_id);
         }
     }
 
-    fn forget(&mut self, seat: &Seat<K>) {
-        if self.classes.remove(seat).is_some() && seat.is_alone() {
+    fn forget(&mut self, queue_id: &QueueId<K>) {
+        if self.classes.remove(queue_id).is_some() && queue_id.is_alone() {
             self.alone -= 1;
         }
     }
 
-    /// Notes that a batch of this seat came back: its slot is free.
-    pub fn finished(&mut self, seat: &Seat<K>, returned: &Returned) {
+    /// Notes that a batch of this queue came back: its slot is free.
+    pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned) {
         self.under_way = self.under_way.saturating_sub(1);
         self.freed = !self.line.is_empty();
-        if let Some(queue) = self.classes.get_mut(seat) {
+        if let Some(queue) = self.classes.get_mut(queue_id) {
             queue.former.finished();
             if queue.is_idle() {
-                self.forget(seat);
+                self.forget(queue_id);
             }
         }
         self.pace.on_batch(returned);
     }
 
-    /// Classes of which something waits or is under way, without those of items that travel alone.
+    /// Returns the number of classes of which something waits or is under way, without those of items that are sent
+    /// alone.
     #[must_use]
     pub fn classes(&self) -> usize {
         self.classes.len() - self.alone

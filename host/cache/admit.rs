@@ -1,4 +1,5 @@
-//! May an answer be stored, and for how long (RFC 9111, section 3)? Pure: heads in, a verdict with its reason out.
+//! Whether a response may be stored, and for how long (RFC 9111, section 3). Pure: heads in, a verdict with its reason
+//! out.
 
 use http::{
     HeaderMap, Method, StatusCode,
@@ -21,7 +22,7 @@ use crate::{
     planted::{Plant, planted},
 };
 
-/// What is decided about an answer.
+/// The decision about a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Store it.
@@ -41,31 +42,31 @@ impl Admission {
     }
 }
 
-/// How to store an answer.
+/// How a response is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     /// For how long.
     pub lifetimes: Lifetimes,
     /// Request fields that select it, if any.
     pub vary: Option<Vec<HeaderName>>,
-    /// May it answer requests with `Authorization`?
+    /// Whether it may be served to requests with `Authorization`.
     pub for_authorized: bool,
     /// What it can be purged by, if a policy says so instead of the response.
     pub tags: Option<Vec<Tag>>,
 }
 
-/// Why an answer isn't stored.
+/// Why a response isn't stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The method isn't one whose answers are reused.
+    /// The method isn't one whose responses are reused.
     Method,
     /// The request said `no-store`.
     RequestNoStore,
-    /// The answer said `no-store`.
+    /// The response says `no-store`.
     NoStore,
-    /// The answer is for one user.
+    /// The response is for one user.
     Private,
-    /// The request was authorized and the answer doesn't say that others may have it.
+    /// The request was authorized and the response doesn't permit sharing.
     Authorized,
     /// It sets a cookie and doesn't say `public`.
     SetsCookie,
@@ -106,7 +107,7 @@ impl Refusal {
         }
     }
 
-    /// May others who asked the same be given it, although it isn't stored?
+    /// Whether requests that wait for the same may get it, although it isn't stored.
     #[must_use]
     pub const fn is_shareable(self) -> bool {
         !matches!(
@@ -115,7 +116,7 @@ impl Refusal {
         )
     }
 
-    /// Will the next answer under this key be refused as well, as far as one can tell? What depends on the one
+    /// Whether the next response under this key will probably be refused as well. What depends on the one
     /// request says nothing about the next.
     #[must_use]
     pub const fn holds_for_key(self) -> bool {
@@ -132,17 +133,17 @@ pub struct Exchange<'a> {
     pub request: &'a HeaderMap,
     /// Credentials that the key knows nothing of were presented on the client's behalf.
     pub lent: bool,
-    /// The answer's status.
+    /// The response's status.
     pub status: StatusCode,
-    /// The answer's header fields.
+    /// The response's header fields.
     pub response: &'a HeaderMap,
-    /// The answer's length, if it's known.
+    /// The response's length, if it's known.
     pub length: Option<u64>,
     /// When the head arrived.
     pub received: Timestamp,
 }
 
-/// Decides about an answer to a GET or HEAD, or to a question (`infer`, where POST is what is asked).
+/// Decides about a response to a GET or HEAD, or to an item (`infer`, by POST).
 #[must_use]
 pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_bytes_max: u64) -> Admission {
     let directives = Directives::read(exchange.response);
@@ -154,11 +155,11 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
         Vary::By(names) => Some(names),
         Vary::Any => return Admission::Refuse(Refusal::VaryAny),
     };
-    // A default lifetime is for answers that are reusable by their status; errors must ask for it themselves.
+    // A default lifetime is for responses that are reusable by their status; errors must state one themselves.
     let defaults =
         if exchange.status.is_success() || redirects(exchange.status) { *defaults } else { Defaults::default() };
     match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
-        // Dead on arrival: kept it would only be in the way.
+        // Its lifetime is over on arrival: stored it would only take space.
         Some(lifetimes) if lifetimes.end_ms() == 0 => Admission::Refuse(Refusal::NoLifetime),
         Some(lifetimes) => {
             Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives), tags: None })
@@ -169,7 +170,7 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
 
 fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object_bytes_max: u64) -> Option<Refusal> {
     let asks = exchange.method == Method::GET || exchange.method == Method::HEAD || infer;
-    // A question's key has all the credentials that are sent with it: see `pipeline::forwarding`.
+    // An item's key has all the credentials that are sent with it: see `pipeline::forwarding`.
     let presented = exchange.lent || !infer && exchange.request.contains_key(AUTHORIZATION);
     let authorized = presented && !for_authorized(directives);
     let cookie = exchange.response.contains_key(SET_COOKIE) && !directives.public;
@@ -212,7 +213,7 @@ fn redirects(status: StatusCode) -> bool {
     status == StatusCode::MOVED_PERMANENTLY || status == StatusCode::PERMANENT_REDIRECT
 }
 
-/// May an answer to a request with `Authorization` be shared, by what the answer says (section 3.5)?
+/// Whether a response to a request with `Authorization` may be shared, by its directives (section 3.5).
 #[must_use]
 pub fn permits_authorized(response: &HeaderMap) -> bool {
     for_authorized(&Directives::read(response))

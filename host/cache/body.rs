@@ -181,7 +181,7 @@ struct Reading {
     refill: Option<Refill>,
     /// The body, or the part of it, for all of which there was no room.
     windows: Option<Windows>,
-    /// All tiers answered that they don't have the part that was missing.
+    /// All tiers responded that they don't have the part that was missing.
     gone: bool,
 }
 
@@ -336,7 +336,7 @@ fn lost() -> BodyError {
 enum Missing {
     /// No tier has it.
     Gone,
-    /// A tier that may have it didn't answer in time.
+    /// A tier that may have it didn't respond in time.
     Unanswered,
 }
 

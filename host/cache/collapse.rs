@@ -1,5 +1,5 @@
-//! One fetch for everybody who waits for the same answer. The table knows who leads and who follows; what a flight
-//! lands with is the caller's.
+//! One fetch for all requests that wait for the same response. The table holds the leader and the followers of each;
+//! what a flight lands with is the caller's.
 
 pub mod shared;
 
@@ -29,7 +29,7 @@ type Shard<T> = HashMap<Key, Flight<T>, KeyHash>;
 
 #[derive(Debug)]
 struct Flight<T> {
-    /// Tells it from an earlier flight of the same key.
+    /// Distinguishes it from an earlier flight of the same key.
     number: u64,
     sender: Arc<watch::Sender<Option<T>>>,
 }
@@ -102,7 +102,7 @@ impl<T> Flights<T> {
     }
 }
 
-/// The one who fetches. Dropped without landing, it tells its followers that the flight is lost.
+/// The part of the leader, which fetches. Dropped without landing, the flight is lost for its followers.
 #[derive(Debug)]
 pub struct Lead<T> {
     flights: Arc<Flights<T>>,
@@ -118,7 +118,7 @@ impl<T> Lead<T> {
         Follower { number: self.number, receiver: self.sender.subscribe() }
     }
 
-    /// Tells all followers how it went: those who wait now, and those who join until this is dropped.
+    /// Lands the flight for all followers: those that wait now, and those that join until this is dropped.
     pub fn land(&self, landing: T) {
         self.sender.send_replace(Some(landing));
     }

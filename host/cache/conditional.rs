@@ -15,7 +15,7 @@ use crate::planted::{Plant, planted};
 pub const CONDITIONS: [HeaderName; 6] =
     [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, IF_RANGE, RANGE];
 
-/// Would the client rather hear 304? Only for a stored 200 (section 13.2.1).
+/// Whether the client gets 304: only for a stored 200 (section 13.2.1).
 #[must_use]
 pub fn not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap) -> bool {
     if status != StatusCode::OK {
@@ -29,7 +29,7 @@ pub fn not_modified(request: &HeaderMap, status: StatusCode, stored: &HeaderMap)
     date(stored, LAST_MODIFIED).is_some_and(|modified| modified <= since)
 }
 
-/// Does the request depend on what the client has?
+/// Whether the request is conditional.
 #[must_use]
 pub fn is_conditional(request: &HeaderMap) -> bool {
     CONDITIONS.iter().any(|name| request.contains_key(name))
@@ -50,13 +50,13 @@ fn opaque(tag: &[u8]) -> &[u8] {
     tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
-/// Can the stored answer be renewed by asking whether it changed?
+/// Whether the stored response can be revalidated.
 #[must_use]
 pub fn renewable(stored: &HeaderMap) -> bool {
     stored.contains_key(ETAG) || stored.contains_key(LAST_MODIFIED)
 }
 
-/// Adds the conditions that renew the stored answer (RFC 9111, section 4.3.1).
+/// Adds the conditions that renew the stored response (RFC 9111, section 4.3.1).
 pub fn ask(request: &mut HeaderMap, stored: &HeaderMap) {
     for (validator, condition) in [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)] {
         if let Some(value) = stored.get(validator) {
@@ -79,7 +79,7 @@ pub fn renew(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     }
 }
 
-/// Does the 304 speak of the answer we have? Without a validator of its own it does (RFC 9111, section 4.3.4).
+/// Whether the 304 is about the stored response. Without a validator of its own it is (RFC 9111, section 4.3.4).
 #[must_use]
 pub fn same(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     match (stored.get(ETAG), not_modified.get(ETAG)) {
@@ -98,7 +98,7 @@ pub fn ask_rest(request: &mut HeaderMap, whole: &Whole, offset: u64) {
     }
 }
 
-/// A body of which the rest is asked for.
+/// A body of which the rest is fetched.
 #[derive(Clone, Debug)]
 pub struct Whole {
     /// The status that it came with.
@@ -138,7 +138,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     Some((first.trim().parse().ok()?, length))
 }
 
-/// Fields of a stored answer that a 304 to the client repeats (RFC 9110, section 15.4.5): all but the body's own.
+/// Fields of a stored response that a 304 to the client repeats (RFC 9110, section 15.4.5): all but the body's own.
 pub fn strip_for_not_modified(headers: &mut HeaderMap) {
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_TYPE, CONTENT_RANGE] {
         headers.remove(name);

@@ -18,14 +18,14 @@ use super::{
 };
 use crate::clock::{Timestamp, Uptime};
 
-/// What is known of an answer beside its bytes.
+/// The metadata of a stored response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// The status.
     pub status: StatusCode,
     /// End-to-end header fields as the origin sent them, `Age` left out.
     pub headers: HeaderMap,
-    /// When the answer (or the 304 that renewed it) arrived.
+    /// When the response (or the 304 that renewed it) arrived.
     pub stored_at: Timestamp,
     /// The age it had then, in milliseconds.
     pub initial_age_ms: u64,
@@ -35,22 +35,22 @@ pub struct Head {
     pub tags: Vec<Tag>,
     /// Where the purge log stood when its fetch began.
     pub mark: Mark,
-    /// May a request with `Authorization` be answered with it (RFC 9111, section 3.5)?
+    /// Whether it may be served to a request with `Authorization` (RFC 9111, section 3.5).
     pub for_authorized: bool,
     /// Length of the body in bytes.
     pub length: u64,
-    /// How the body is kept.
+    /// How the body is stored.
     pub layout: Layout,
 }
 
-/// How a body is kept.
+/// How a body is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// In one piece, with the head.
     Whole,
     /// In parts with keys of their own ([`super::key::Key::part`]).
     Parts {
-        /// Tells this body's parts from an older one's.
+        /// Distinguishes this body's parts from an older one's.
         stamp: u64,
         /// Bytes of each part but the last.
         part_bytes: u64,
@@ -108,7 +108,7 @@ impl Head {
     }
 }
 
-/// An answer in the tiers.
+/// A response in the tiers.
 #[derive(Debug)]
 pub struct Object {
     /// Its head.
@@ -168,7 +168,7 @@ impl Object {
         headers
     }
 
-    /// Is its body here, in one piece?
+    /// Whether its body is here, in one piece.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.head.layout == Layout::Whole
@@ -190,11 +190,11 @@ impl Object {
 /// A value under a key.
 #[derive(Clone, Debug)]
 pub enum Value {
-    /// An answer.
+    /// A response.
     Object(Arc<Object>),
     /// One part of a body.
     Part(Bytes),
-    /// The answer under this key varies by these request fields; its variants have keys of their own.
+    /// The response under this key varies by these request fields; its variants have keys of their own.
     Varies(Arc<[HeaderName]>),
     /// Not to be stored: until then requests for this key don't wait for each other.
     Uncacheable(Uptime),

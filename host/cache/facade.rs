@@ -35,7 +35,7 @@ pub enum Error {
 /// A look-up's result.
 #[derive(Debug)]
 pub struct Found {
-    /// The key under which the answer lives, or will: of the variant, if one is known to be selected.
+    /// The key under which the response is stored, or will be: of the variant, if one is known to be selected.
     pub key: Key,
     /// What it's good for.
     pub outcome: Outcome,
@@ -53,7 +53,7 @@ pub struct Query<'a> {
     pub key: Key,
     /// The request, to select a variant.
     pub head: &'a RequestHead,
-    /// What it asks of a cache.
+    /// Its demands on a cache.
     pub demand: &'a Demand,
     /// Makes the tag of its URL, if its key may be shared by several.
     pub url: Option<&'a (dyn Fn() -> Tag + Sync)>,
@@ -199,8 +199,8 @@ impl Cache {
         Found { key, outcome: Outcome::Miss, tier: Tier::Memory, varied, uncacheable: false }
     }
 
-    /// Was what is stored purged since it was looked up for this URL? Then it is neither to be renewed nor to be fallen
-    /// back on.
+    /// Whether what is stored was purged since it was looked up for this URL. Then it is neither to be renewed nor to
+    /// be fallen back on.
     #[must_use]
     pub fn is_gone(&self, object: &Object, url: &str) -> bool {
         self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))

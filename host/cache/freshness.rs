@@ -1,4 +1,4 @@
-//! How long an answer is good for (RFC 9111, section 4.2), as pure functions of heads and `now`.
+//! Freshness of a response (RFC 9111, section 4.2), as pure functions of heads and `now`.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ use crate::{
     planted::{Plant, planted},
 };
 
-/// An answer's lifetimes in milliseconds, counted from its creation at the origin.
+/// A response's lifetimes in milliseconds, counted from its creation at the origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifetimes {
     /// Fresh for this long.
@@ -95,7 +95,7 @@ pub fn lifetimes(
     let explicit = directives.s_maxage.or(directives.max_age).or_else(|| expires_in(headers, received));
     let validated = headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED);
     let ttl = match (directives.no_cache, explicit.or(defaults.ttl)) {
-        // Stored, but asked about each time: worth it only if the origin can answer 304.
+        // Stored, but revalidated each time: worth it only if the origin can answer 304.
         (true, _) | (false, None) if validated && (directives.no_cache || defaults.keep > Duration::ZERO) => {
             Duration::ZERO
         }

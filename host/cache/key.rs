@@ -16,7 +16,7 @@ use crate::{
 /// Bumped when the meaning of key material changes, so that old entries are misses.
 const SCHEME: u64 = 3;
 
-/// What an answer is stored under.
+/// The key and value of a stored response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
@@ -168,7 +168,7 @@ impl KeyHasher {
         Self { start, pending: ArrayVec::new(), before: None }
     }
 
-    /// A hasher that starts at another key: for the variants of an answer.
+    /// A hasher that starts at another key: for the variants of a response.
     #[must_use]
     pub fn under(key: &Key) -> Self {
         Self::new(key.0)

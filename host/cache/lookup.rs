@@ -1,4 +1,4 @@
-//! What a stored answer is good for, for one request, now. Pure.
+//! What a stored response may be used for, for one request, now. Pure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     planted::{Plant, planted},
 };
 
-/// What a request asks of a cache, read once.
+/// The demands of a request on a cache, read once.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
     /// Its directives.
@@ -27,7 +27,7 @@ impl Demand {
     }
 }
 
-/// What a stored answer is good for.
+/// What a stored response may be used for.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// Serve it.
@@ -40,7 +40,7 @@ pub enum Outcome {
         object: Arc<Object>,
         /// May be served if the origin fails.
         if_error: bool,
-        /// The request itself wants the origin asked.
+        /// The request itself demands the origin's response.
         by_request: bool,
     },
     /// Nothing that may be used.
@@ -100,7 +100,7 @@ fn fresh_enough(object: &Object, left_ms: u64, directives: &Directives, now: Tim
     young && directives.min_fresh.is_none_or(|fresh| left_ms >= millis(fresh))
 }
 
-/// `max-stale` of a request, unless the answer forbids stale reuse.
+/// `max-stale` of a request, unless the response forbids stale reuse.
 fn accepts_stale(object: &Object, over_ms: u64, standing: Standing, directives: &Directives) -> bool {
     let Some(accepted) = directives.max_stale else { return false };
     let answer = Directives::read(&object.head.headers);

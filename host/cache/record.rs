@@ -22,37 +22,43 @@ use super::{
 };
 use crate::clock::{self, Timestamp};
 
-/// Under which keys an answer is stored.
+/// The keys under which a response is stored.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct StorageKeys {
     /// The request's key.
     pub primary: Key,
-    /// The key of the answer: the variant's, if it varies.
+    /// The key of the response: the variant's, if it varies.
     pub key: Key,
     /// The fields it varies by.
     pub names: Option<Arc<[HeaderName]>>,
 }
 
-/// What a head is made of beside the answer itself.
+/// What a head is made of beside the response itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Origins<'a> {
-    /// The URL that was asked for.
+    /// The requested URL.
     pub url: &'a str,
     /// Where the purge log stood when the fetch began.
     pub mark: Mark,
     /// When the request was sent.
     pub requested: Timestamp,
-    /// When the answer's head arrived.
+    /// When the response's head arrived.
     pub received: Timestamp,
     /// The route's own tag headers.
     pub tag_headers: &'a [HeaderName],
 }
 
-/// Makes the head of an answer that is to be stored.
+/// Makes the head of a response that is to be stored.
 #[must_use]
-pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, place: &Place, origins: &Origins<'_>) -> Head {
+pub fn head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    storage: &Storage,
+    keys: &StorageKeys,
+    origins: &Origins<'_>,
+) -> Head {
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
-    tags.extend([Tag::url(origins.url), Tag::key(&place.primary)]);
+    tags.extend([Tag::url(origins.url), Tag::key(&keys.primary)]);
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
     let mut headers = detached(headers);
     // RFC 9110, section 6.6.1: without it later hits would claim to have been made when they are sent.
@@ -93,7 +99,7 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
 #[derive(Debug)]
 pub struct Recorder {
     cache: Arc<Cache>,
-    place: Place,
+    keys: StorageKeys,
     head: Head,
     part_bytes: usize,
     stamp: u64,
@@ -107,9 +113,9 @@ pub struct TooLarge;
 impl Recorder {
     /// Begins to store a response.
     #[must_use]
-    pub fn new(cache: Arc<Cache>, place: Place, head: Head) -> Self {
+    pub fn new(cache: Arc<Cache>, keys: StorageKeys, head: Head) -> Self {
         let part_bytes = cache.config().part_bytes;
-        Self { cache, place, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new() }
+        Self { cache, keys, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new() }
     }
 
     /// The body as others read it while it arrives, of `length` bytes if that's known.
@@ -117,7 +123,7 @@ impl Recorder {
     pub fn shared(&self, length: Option<u64>) -> SharedBody {
         let spill = Spill {
             cache: Arc::clone(&self.cache),
-            key: self.place.key,
+            key: self.keys.key,
             stamp: self.stamp,
             part_bytes: self.part_bytes as u64,
             expires: clock::now().plus(Duration::from_millis(self.head.lifetimes.end_ms())),
@@ -151,7 +157,7 @@ impl Recorder {
     pub fn part(&mut self, pieces: &[Bytes]) -> Stored {
         let bytes = joined(pieces);
         let digest = entry::digest(&bytes);
-        let key = self.place.key.part(self.stamp, u32::try_from(self.digests.len()).unwrap_or(u32::MAX));
+        let key = self.keys.key.part(self.stamp, u32::try_from(self.digests.len()).unwrap_or(u32::MAX));
         self.digests.push(digest);
         self.cache.tiers.insert(key, Value::Part(bytes.clone()), self.head.lifetimes.end_ms());
         let held = self.cache.lending.budget().force(bytes.len());
@@ -185,8 +191,8 @@ impl Recorder {
 
     fn store(self, body: Bytes) -> Arc<Object> {
         let object = Object::new(self.head, body);
-        let index = self.place.names.map(|names| (self.place.primary, names));
-        self.cache.store(self.place.key, &object, index, clock::now());
+        let index = self.keys.names.map(|names| (self.keys.primary, names));
+        self.cache.store(self.keys.key, &object, index, clock::now());
         object
     }
 }
@@ -199,13 +205,13 @@ fn joined(pieces: &[Bytes]) -> Bytes {
 }
 
 impl Cache {
-    /// Renews a stored object by a 304 and puts it back. `None` if the 304 speaks of another answer.
+    /// Renews a stored object by a 304 and puts it back. `None` if the 304 is about another response.
     pub fn renew(
         &self,
         object: &Object,
         not_modified: &HeaderMap,
         storage: &Storage,
-        place: &Place,
+        keys: &StorageKeys,
         origins: &Origins<'_>,
     ) -> Option<Arc<Object>> {
         if !conditional::same(&object.head.headers, not_modified) {
@@ -213,13 +219,13 @@ impl Cache {
         }
         let mut headers = object.head.headers.clone();
         conditional::renew(&mut headers, &detached(not_modified));
-        let mut renewed = head(object.head.status, &headers, storage, place, origins);
+        let mut renewed = head(object.head.status, &headers, storage, keys, origins);
         renewed.initial_age_ms = initial_age_ms(not_modified, origins.requested, origins.received);
         renewed.length = object.head.length;
         renewed.layout = object.head.layout.clone();
         let renewed = Object::new(renewed, object.body.clone());
-        let index = place.names.clone().map(|names| (place.primary, names));
-        self.store(place.key, &renewed, index, origins.received);
+        let index = keys.names.clone().map(|names| (keys.primary, names));
+        self.store(keys.key, &renewed, index, origins.received);
         Some(renewed)
     }
 }

@@ -12,7 +12,7 @@ pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub enum Forward {
     /// The route, the policy or a missing body limit keeps it out of the cache.
     Bypass,
-    /// The method isn't answered from a cache.
+    /// The method isn't served from a cache.
     Method,
     /// Nothing is stored under its key.
     UriMiss,
@@ -42,7 +42,7 @@ impl Forward {
 /// Everything a line can say. What is `None` or false is left out.
 #[derive(Clone, Debug, Default)]
 pub struct Line<'a> {
-    /// Answered from the cache.
+    /// Served from the cache.
     pub hit: bool,
     /// Why it went forward.
     pub forward: Option<Forward>,
@@ -50,7 +50,7 @@ pub struct Line<'a> {
     pub forward_status: Option<u16>,
     /// Remaining freshness in seconds; negative when stale.
     pub ttl: Option<i64>,
-    /// The answer was stored.
+    /// The response was stored.
     pub stored: bool,
     /// It shared another request's fetch.
     pub collapsed: bool,

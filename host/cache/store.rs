@@ -69,13 +69,13 @@ impl Tiers {
         self.local.has_disk()
     }
 
-    /// Is there a tier beside memory?
+    /// Whether there is a tier beside memory.
     #[must_use]
     pub fn has_deeper(&self) -> bool {
         self.shared.is_some() || self.local.has_disk()
     }
 
-    /// Could the value be on this node? Never waits; may say yes wrongly, and no only if it isn't.
+    /// Whether the value may be on this node. Never waits; true may be wrong, false never is.
     #[must_use]
     pub fn may_have(&self, key: &Key) -> bool {
         self.local.may_have(key)

@@ -10,13 +10,13 @@ use super::key::Key;
 pub struct Tag([u8; 16]);
 
 impl Tag {
-    /// The tag of an answer's URL.
+    /// The tag of a response's URL.
     #[must_use]
     pub fn url(url: &str) -> Self {
         Self::digest(b"url", url.as_bytes())
     }
 
-    /// The tag of an answer's key.
+    /// The tag of a response's key.
     #[must_use]
     pub fn key(key: &Key) -> Self {
         Self::digest(b"key", key.as_bytes())

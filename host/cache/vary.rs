@@ -1,4 +1,4 @@
-//! `Vary` (RFC 9110, section 12.5.5; RFC 9111, section 4.1): which variant of an answer a request selects.
+//! `Vary` (RFC 9110, section 12.5.5; RFC 9111, section 4.1): which variant of a response a request selects.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ pub const NAMES_MAX: usize = 16;
 /// What a response's `Vary` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vary {
-    /// The answer doesn't vary.
+    /// The response doesn't vary.
     No,
     /// It varies by these fields: sorted, without repetition.
     By(Vec<HeaderName>),
@@ -52,7 +52,7 @@ pub fn read(response: &HeaderMap) -> Vary {
 /// What it means to vary by these fields.
 #[must_use]
 pub fn by(mut names: Vec<HeaderName>) -> Vary {
-    // An answer for one address selects no other request.
+    // A response for one address is for no other request.
     if names.iter().any(|name| *name == "*" || *name == CLIENT_ADDRESS) {
         return Vary::Any;
     }

@@ -45,7 +45,7 @@ pub(crate) enum PolicyAction {
     Rollback {
         /// The policy's name in the node's configuration
         name: String,
-        /// How the digest of that generation begins [default: the latest that wasn't gone back from]
+        /// How the digest of that generation begins [default: the latest that wasn't rolled back from]
         #[arg(long)]
         to: Option<String>,
         #[command(flatten)]
@@ -184,7 +184,7 @@ impl Settings {
     }
 }
 
-/// Carries out what is asked for.
+/// Carries out the request.
 ///
 /// # Errors
 /// What a person reads when it went wrong.

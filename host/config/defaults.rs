@@ -1,4 +1,4 @@
-//! What holds where the operator says nothing. Written here once; `config/holm.toml` documents the same values, and a
+//! The default values. Written here once; `config/holm.toml` documents the same values, and a
 //! test compares the two.
 
 use std::{path::PathBuf, time::Duration};
@@ -17,15 +17,15 @@ const GIB: usize = 1 << 30;
 /// The most batches of a pool that may be under way at once.
 const BATCHES_MAX: usize = 1_000;
 
-/// The host's name where the environment tells it, else `holm`.
+/// Returns the host's name where the environment has it, else `holm`.
 pub(super) fn node() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| is_name(name)).unwrap_or_else(|| "holm".to_owned())
 }
 
 impl Default for Limits {
-    /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB, of which 1 MiB is read
-    /// into memory first; 64 MiB of memory and 1 GiB of disk for bodies that wait; 1,000 connections, 1,000 requests, 64
-    /// places and a quarter of the room for bodies that wait for each client address that isn't loopback.
+    /// 10,000 connections of 128 streams; 100 header fields of 64 KiB altogether; bodies of 16 MiB, of which 1 MiB is
+    /// read into memory first; 64 MiB of memory and 1 GiB of disk for bodies that wait; 1,000 connections, 1,000
+    /// requests, 64 places and a quarter of the room for bodies that wait for each client address that isn't loopback.
     fn default() -> Self {
         Self {
             connections_max: 10_000,
@@ -48,8 +48,8 @@ impl Default for Limits {
 }
 
 impl Default for Timeouts {
-    /// 10 s for a request's head, 30 s without progress in a body and at least 128 bytes a second over 30 s, 75 s between
-    /// requests, 30 s to drain.
+    /// 10 s for a request's head, 30 s without progress in a body and at least 128 bytes a second over 30 s, 75 s
+    /// between requests, 30 s to drain.
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
@@ -65,8 +65,8 @@ impl Default for Timeouts {
 }
 
 impl Default for Cache {
-    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB that may take a second, with up to 1,024 tags; 256 MiB of
-    /// bodies on their way; clocks that differ by 2 s agree.
+    /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB that may take a second, with up to 1,024 tags; 256 MiB
+    /// of bodies on their way; clocks that differ by 2 s agree.
     fn default() -> Self {
         Self {
             namespace: "holm".to_owned(),
@@ -124,14 +124,15 @@ impl Breaker {
 }
 
 impl Default for Collapse {
-    /// 10,000 flights; a slow reader may lag 1 MiB; an uncacheable answer is remembered for 10 s.
+    /// 10,000 flights; a slow reader may lag 1 MiB; an uncacheable response is remembered for 10 s.
     fn default() -> Self {
         Self { flights_max: 10_000, lag_bytes_max: 1 << 20, uncacheable: Duration::from_secs(10) }
     }
 }
 
 impl Default for Purge {
-    /// 100,000 rows, a log of 100,000 entries, 5 s to acknowledge, a fence of 4 s past which the origin is asked.
+    /// 100,000 rows, a log of 100,000 entries, 5 s to acknowledge, a fence of 4 s past which what is stored is
+    /// revalidated.
     fn default() -> Self {
         Self {
             tags_max: 100_000,
@@ -146,14 +147,14 @@ impl Default for Purge {
 }
 
 impl Default for Plugins {
-    /// Compiled components are kept in memory only, 1 GiB of them where there is a directory; changed files are loaded.
+    /// Compiled components are held in memory only, 1 GiB of them where there is a directory; changed files are loaded.
     fn default() -> Self {
         Self { cache_dir: None, cache_bytes_max: 1 << 30, watch: true }
     }
 }
 
 impl Default for Prefetch {
-    /// 4 fetches at once, 256 waiting, of what is asked for in half of all cases, each at most every 10 s and for
+    /// 4 fetches at once, 256 waiting, of what is requested in half of all cases, each at most every 10 s and for
     /// 30 s.
     fn default() -> Self {
         Self {
@@ -174,8 +175,9 @@ impl Default for Memo {
 }
 
 impl Default for Rollout {
-    /// At once. On trial: 5 % of the clients for a canary, a minute and 200 calls to behave, 1 % of faults, 1 % of other
-    /// decisions, twice the time, while at most 5 % of the origin's responses fail; three former generations are kept.
+    /// At once. On trial: 5 % of the clients for a canary, a minute and 200 calls within the bounds, 1 % of faults, 1 %
+    /// of other decisions, twice the time, while at most 5 % of the origin's responses fail; three former generations
+    /// are kept.
     fn default() -> Self {
         Self {
             mode: RolloutMode::Swap,
@@ -193,8 +195,8 @@ impl Default for Rollout {
 }
 
 impl Default for PolicyLimits {
-    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, 1 ms to wait for one, results of 64 KiB and as
-    /// many items as the contract allows, 50 messages a second.
+    /// 16 MiB and 10 ms a call, 2 s to load, 64 instances of 100,000 calls, 1 ms to wait for one, results of 64 KiB and
+    /// as many items as the contract allows, 50 messages a second.
     fn default() -> Self {
         Self {
             memory_bytes_max: 16 * MIB,
@@ -234,7 +236,7 @@ impl Pool {
 }
 
 impl Health {
-    /// Asks for `path` every 5 s and waits 1 s; two good checks bring an endpoint back, three bad ones take it out.
+    /// Requests `path` every 5 s and waits 1 s; two good checks bring an endpoint back, three bad ones take it out.
     #[must_use]
     pub fn new(path: impl Into<String>) -> Self {
         Self {

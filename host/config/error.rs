@@ -1,4 +1,4 @@
-//! Why a configuration is refused, shown where it stands.
+//! Why a configuration is refused, with the place of each problem.
 
 use std::{fmt, io, iter, ops::Range, path::PathBuf};
 
@@ -6,7 +6,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Na
 
 use super::{nearest::choices, units::ByteSize};
 
-/// More are counted, not shown: who made that many mistakes mends some and asks again.
+/// Problems that are shown; more are only counted, since one corrects some and tries again.
 const PROBLEMS_SHOWN_MAX: usize = 20;
 
 /// Why a configuration is refused. Its `Display` is one line per problem, for logs; [`Error::render`] shows the places.
@@ -17,7 +17,7 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         cause: io::Error,
     },
     /// The file is too long to be a configuration.
@@ -28,7 +28,7 @@ pub enum Error {
         /// The limit.
         bytes_max: ByteSize,
     },
-    /// What it says can't be.
+    /// Its values are invalid.
     #[error("{0}")]
     Invalid(Box<Invalid>),
 }
@@ -39,7 +39,7 @@ impl Error {
         Self::Invalid(Box::new(Invalid { source: NamedSource::new(name, text.to_owned()), problems }))
     }
 
-    /// For people: every problem with its line, the offending piece underlined, and what is allowed.
+    /// Renders it for the terminal: every problem with its line, the offending piece underlined, and what is allowed.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         match self {
@@ -49,7 +49,7 @@ impl Error {
     }
 }
 
-/// All that is wrong with one text, in its order.
+/// All problems of one text, in its order.
 #[derive(Debug)]
 pub struct Invalid {
     source: NamedSource<String>,
@@ -115,14 +115,14 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// What the TOML reader refused, in this program's words.
+    /// Returns the TOML reader's error in this program's terms.
     pub(super) fn from_toml(error: &toml::de::Error) -> Self {
         let (message, help) = translate(error.message());
         Self { span: error.span(), message, help }
     }
 }
 
-/// A problem together with its text, the way miette wants it.
+/// A problem together with its text, in miette's form.
 #[derive(Debug)]
 struct Shown<'a> {
     problem: &'a Problem,
@@ -159,12 +159,12 @@ impl Diagnostic for Shown<'_> {
     }
 }
 
-/// Names in backquotes.
+/// Returns the names in backquotes.
 pub(super) fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// serde's sentences speak of fields, maps and sequences; TOML's readers know keys, tables and arrays.
+/// Translates serde's messages, which have fields, maps and sequences, into TOML's keys, tables and arrays.
 fn translate(message: &str) -> (String, Option<String>) {
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let mut names = quoted(rest);
@@ -193,7 +193,7 @@ fn in_toml(words: &str) -> &str {
     }
 }
 
-/// Line and column, both from 1, the column in bytes as miette counts it.
+/// Returns line and column, both from 1, the column in bytes as miette counts it.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..offset.min(text.len())];
     let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;

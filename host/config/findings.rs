@@ -1,5 +1,5 @@
-//! What a check collects: every problem rather than the first, and the files that have to be there. A value that is
-//! refused is replaced by its default, so that the rest can still be looked at.
+//! The findings of a check: every problem rather than the first, and the files that have to be there. A value that is
+//! refused is replaced by its default, so that the rest can still be checked.
 
 use std::{
     fs::{self, File},
@@ -47,7 +47,7 @@ impl<'a> Findings<'a> {
         self.problems.push(Problem { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 
-    /// Something is missing, so that there is no place to point at.
+    /// Reports that something is missing, so that there is no place to point at.
     pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem { span: None, message: message.into(), help: Some(help.into()) });
     }
@@ -111,7 +111,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// One of a few words.
+    /// Reads one of a few words.
     pub(super) fn word<T: Copy>(&mut self, key: &str, given: &Spanned<String>, words: &[(&str, T)]) -> Option<T> {
         let text = given.get_ref().as_str();
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -122,7 +122,7 @@ impl<'a> Findings<'a> {
         found
     }
 
-    /// The name of a header field.
+    /// Reads the name of a header field.
     pub(super) fn header(&mut self, given: &Spanned<String>) -> Option<HeaderName> {
         let name = HeaderName::from_bytes(given.get_ref().as_bytes()).ok();
         if name.is_none() {
@@ -132,7 +132,7 @@ impl<'a> Findings<'a> {
         name
     }
 
-    /// A network in CIDR notation.
+    /// Reads a network in CIDR notation.
     pub(super) fn network(&mut self, given: &Spanned<String>) -> Option<Cidr> {
         match given.get_ref().parse::<Cidr>() {
             Ok(network) => Some(network),
@@ -143,7 +143,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// The name of a thing, as it appears in logs, metrics and keys.
+    /// Reads a name, as it appears in logs, metrics and keys.
     pub(super) fn name(&mut self, given: &Spanned<String>, role: &str) -> String {
         let name = given.get_ref();
         if !is_name(name) {
@@ -156,7 +156,7 @@ impl<'a> Findings<'a> {
         name.clone()
     }
 
-    /// A name that something else must have.
+    /// Reads a name that must be defined elsewhere.
     pub(super) fn reference(&mut self, given: &Spanned<String>, role: &str, known: &[&str]) -> String {
         let name = given.get_ref();
         if !known.contains(&name.as_str()) {
@@ -170,7 +170,7 @@ impl<'a> Findings<'a> {
         name.clone()
     }
 
-    /// A path, seen from where relative ones begin.
+    /// Reads a path; a relative one begins at the base.
     pub(super) fn path(&mut self, given: &Spanned<PathBuf>, role: &str) -> PathBuf {
         if given.get_ref().as_os_str().is_empty() {
             self.refuse(given.span(), format!("the path of the {role} is empty"), "write a path");
@@ -178,14 +178,14 @@ impl<'a> Findings<'a> {
         self.base.join(given.get_ref())
     }
 
-    /// A path of a file that has to be there.
+    /// Reads the path of a file that has to be there.
     pub(super) fn file(&mut self, given: &Spanned<PathBuf>, role: &'static str) -> PathBuf {
         let path = self.path(given, role);
         self.files.push(NeededFile { span: given.span(), role, path: path.clone() });
         path
     }
 
-    /// A word or a path.
+    /// Reads the destination of the access log: a word or a path.
     pub(super) fn access_log(&mut self, given: &Spanned<String>) -> Option<AccessLog> {
         match given.get_ref().parse::<AccessLog>() {
             Ok(AccessLog::File(path)) => Some(AccessLog::File(self.base.join(path))),
@@ -218,7 +218,7 @@ impl<'a> Findings<'a> {
 }
 
 impl NeededFile {
-    /// What keeps the file from being used, if anything does.
+    /// Returns the problem that keeps the file from being used, if there is one.
     pub(super) fn problem(&self) -> Option<Problem> {
         let reason = match readable(&self.path) {
             Ok(true) => return None,
@@ -233,13 +233,14 @@ impl NeededFile {
     }
 }
 
-/// Also a label of a metric and a part of a key in Redis, so: no spaces, quotes, braces or control characters.
+/// Whether a text may be a name. It is also a label of a metric and a part of a key in Redis, so: no spaces, quotes,
+/// braces or control characters.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-/// Asks what it is before opening it: opening a pipe would wait for its writer.
+/// Whether a file can be read. Its kind is checked first: opening a pipe would wait for its writer.
 fn readable(path: &Path) -> io::Result<bool> {
     if !fs::metadata(path)?.is_file() {
         return Ok(false);

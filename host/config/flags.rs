@@ -37,7 +37,7 @@ pub struct Flags {
     pub redis: Option<String>,
     /// `--admin`: address of the admin API.
     pub admin: Option<SocketAddr>,
-    /// `--access-log`: where the access log goes.
+    /// `--access-log`: where the access log is written.
     pub access_log: AccessLog,
 }
 
@@ -157,7 +157,7 @@ impl CommandLine {
     }
 }
 
-/// What no flag says.
+/// Wraps a value that isn't from a flag.
 fn nowhere<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
 }

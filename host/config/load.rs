@@ -10,7 +10,7 @@ use super::{
     units::ByteSize,
 };
 
-/// Far above any configuration, far below what a mistaken path may lead to.
+/// Bytes of a file: far above any configuration, far below what a mistaken path may lead to.
 const FILE_BYTES_MAX: ByteSize = ByteSize::mib(4);
 
 /// Reads and validates a file; the files it names must be there. Relative paths begin at the file's own directory.

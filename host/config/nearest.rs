@@ -3,7 +3,7 @@
 /// Longer texts are no slips of a name, and the comparison is quadratic.
 const CHARS_MAX: usize = 64;
 
-/// The known name that is at most a third of its letters away from `given`.
+/// Returns the known name that is at most a third of its letters away from `given`.
 pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     if given.chars().count() > CHARS_MAX {
         return None;

@@ -1,5 +1,5 @@
-//! What a file says: names and types, nothing checked that needs a second look. Values whose meaning is checked later
-//! carry their place. `config/holm.toml` explains every key.
+//! The values of a file: checked for names and types only. Values that are checked later carry their place.
+//! `config/holm.toml` explains every key.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! What the room promises as a whole: `config/holm.toml` tells the truth, and every mistake is named where it stands.
+//! Tests of the room as a whole: `config/holm.toml` documents the real defaults and bounds, and every mistake is
+//! reported at its place.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -143,7 +144,7 @@ fn tables(value: &toml::Value, path: &str, out: &mut BTreeMap<String, BTreeSet<S
         items.iter().filter(|item| item.is_table()).for_each(|item| tables(item, path, out));
     }
     let toml::Value::Table(table) = value else { return };
-    // What a policy is told is its own affair.
+    // A policy's own configuration is checked by the policy.
     if path == "policy.*.config" {
         return;
     }
@@ -374,7 +375,7 @@ fn what_looks_odd_but_makes_sense_is_taken() {
     assert_eq!(breaker.open_max, breaker.open, "no less than at first");
 }
 
-/// The examples' text and files in a directory of their own.
+/// Returns the examples' text and files in a directory of their own.
 fn on_disk() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for sub in ["tls", "policies"] {

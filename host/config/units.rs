@@ -1,4 +1,4 @@
-//! How values are written, in files and in flags: sizes, durations, counts, the access log's destination.
+//! The notation of values in files and in flags: sizes, durations, counts, the access log's destination.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -55,19 +55,19 @@ pub enum ByteSizeError {
 pub struct AccessLogError(String);
 
 impl ByteSize {
-    /// So many times 1024 bytes.
+    /// Returns so many times 1024 bytes.
     #[must_use]
     pub const fn kib(count: u64) -> Self {
         Self(count * KIB)
     }
 
-    /// So many times 1024² bytes.
+    /// Returns so many times 1024² bytes.
     #[must_use]
     pub const fn mib(count: u64) -> Self {
         Self(count * MIB)
     }
 
-    /// So many times 1024³ bytes.
+    /// Returns so many times 1024³ bytes.
     #[must_use]
     pub const fn gib(count: u64) -> Self {
         Self(count * GIB)
@@ -110,7 +110,7 @@ impl FromStr for AccessLog {
         match text {
             "off" => Ok(Self::Off),
             "stdout" => Ok(Self::Stdout),
-            // A bare word is more likely a slip of the pen than a file's name.
+            // A bare word is more likely a mistake than a file's name.
             path if path.contains(['/', '.']) => Ok(Self::File(PathBuf::from(path))),
             word => Err(AccessLogError(word.to_owned())),
         }
@@ -200,12 +200,12 @@ fn factor(unit: &str) -> Result<u64, ByteSizeError> {
         .ok_or_else(|| ByteSizeError::UnknownUnit(unit.to_owned()))
 }
 
-/// `10000` as `10_000`, the way the file may write it.
+/// Formats `10000` as `10_000`, as the file may have it.
 fn grouped(number: u64) -> String {
     figures::grouped(number, '_')
 }
 
-/// Takes whole numbers only, and says what is expected instead of anything else.
+/// A visitor of whole numbers, with what is expected instead of anything else.
 struct Whole(&'static str);
 
 impl<'de> de::Visitor<'de> for Whole {

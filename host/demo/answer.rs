@@ -1,4 +1,4 @@
-//! What a client learns from an answer: what it means, whatever its bytes look like, and where holm says it came from.
+//! What a client reads from a response: its meaning, whatever its bytes look like, and where holm says it came from.
 
 use std::ops::AddAssign;
 
@@ -14,16 +14,16 @@ pub(super) struct Tally {
     pub(super) disk: u64,
     /// From Redis.
     pub(super) redis: u64,
-    /// From a fetch that somebody else had begun.
+    /// From a fetch that another request had begun.
     pub(super) collapsed: u64,
     /// From the origin.
     pub(super) fetched: u64,
-    /// The answer doesn't say.
+    /// The response doesn't say.
     pub(super) unsaid: u64,
 }
 
 impl Tally {
-    /// Reads the `Cache-Status` (RFC 9211) of an answer to `units` page views or questions.
+    /// Reads the `Cache-Status` (RFC 9211) of a response to `units` page views or questions.
     pub(super) fn read(cache_status: Option<&str>, units: u64) -> Self {
         // The cache nearest to the client adds itself last; that is holm.
         let Some(member) = cache_status.and_then(|value| pieces(value, ',').pop()) else {
@@ -86,8 +86,8 @@ pub(super) fn page_meaning(body: &[u8]) -> Hash {
     blake3::hash(body)
 }
 
-/// A digest of what an embeddings answer says: its model and its embeddings, value by value and in their order. White
-/// space, the order of members and the spelling of numbers don't count. What is no such answer means its bytes.
+/// A digest of what an embeddings response means: its model and its embeddings, value by value and in their order.
+/// White space, the order of members and the spelling of numbers don't count. What is no such answer means its bytes.
 pub(super) fn embeddings_meaning(body: &[u8]) -> Hash {
     serde_json::from_slice::<Value>(body).ok().and_then(|answer| meaning(&answer)).unwrap_or_else(|| page_meaning(body))
 }

@@ -25,9 +25,9 @@ use super::{
     workload::{Ask, CLIENTS, Pace, Phase, Plan},
 };
 
-/// What one answer may take, to its last byte.
+/// How long one response may take, to its last byte.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
-/// Bytes of one answer's body.
+/// Bytes of one response's body.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// What became of a plan.
@@ -35,19 +35,19 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub(super) struct Run {
     /// One for each of the plan's requests, in its order.
     pub(super) outcomes: Vec<Outcome>,
-    /// From the first request to the last answer.
+    /// From the first request to the last response.
     pub(super) wall: Duration,
 }
 
 /// What became of a request.
 pub(super) type Outcome = Result<Answer, Failure>;
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// Its status.
     pub(super) status: StatusCode,
-    /// Equal for answers that say the same.
+    /// Equal for responses that mean the same.
     pub(super) meaning: Hash,
     /// From the request to the last byte.
     pub(super) latency: Duration,
@@ -55,7 +55,7 @@ pub(super) struct Answer {
     pub(super) tally: Tally,
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, Error)]
 pub(super) enum Failure {
     /// No connection.

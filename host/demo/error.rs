@@ -22,7 +22,7 @@ pub enum Error {
     /// The node can't listen, for another reason than that the port is taken.
     #[error("can't listen on {address}: {cause}")]
     Address {
-        /// What was asked for.
+        /// The request.
         address: SocketAddr,
         /// What the system says.
         #[source]
@@ -40,7 +40,7 @@ pub enum Error {
     /// The signals that stop the demo can't be watched.
     #[error("signals can't be watched: {0}")]
     Signal(#[source] io::Error),
-    /// An answer through holm is not what the origin says.
+    /// A response through holm differs from the origin's.
     #[error("{count} of {total} answers are missing or not the same through holm as without it; the first: {first}")]
     Mismatch {
         /// How many.

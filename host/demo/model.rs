@@ -35,7 +35,7 @@ pub(super) struct Call {
     encoding: Encoding,
 }
 
-/// Why a call is not answered.
+/// Why a call is refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// Not the JSON of an embeddings call.
@@ -95,12 +95,12 @@ impl Call {
         Ok(Self { texts, dimensions, encoding: wire.encoding_format })
     }
 
-    /// How many embeddings are asked for.
+    /// How many embeddings are requested.
     pub(super) fn items(&self) -> usize {
         self.texts.len()
     }
 
-    /// The JSON of the answer.
+    /// The JSON of the response.
     pub(super) fn answer(&self) -> Bytes {
         let data: Vec<Item> = self.texts.iter().enumerate().map(|(index, text)| self.item(index, text)).collect();
         let tokens: usize = self.texts.iter().map(|text| text.split_whitespace().count()).sum();

@@ -84,7 +84,7 @@ struct Counters {
 }
 
 impl Origin {
-    /// Listens on a free loopback port and begins to answer.
+    /// Listens on a free loopback port and begins to serve.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -105,7 +105,7 @@ impl Origin {
         self.shared.site.paths()
     }
 
-    /// What it did since the last time this was asked.
+    /// What it did since this was read last.
     pub(super) fn take_counts(&self) -> Counts {
         let counters = &self.shared.counters;
         Counts {
@@ -144,7 +144,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 }
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, _slot: Option<OwnedSemaphorePermit>) {
-    // Without it answers are only later, not wrong.
+    // Without it responses are only later, not wrong.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
@@ -154,7 +154,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, 
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    // A client that breaks off is the client's affair; it counts the missing answer itself.
+    // A client that breaks off is no failure here; it counts the missing response itself.
     let _ = stop.run_until_cancelled(connection).await;
 }
 

@@ -85,7 +85,7 @@ fn load(table: &mut Table, without: &Counts, with: &Counts) {
     table.row("body bytes from the origin", bytes(without.body_bytes), bytes(with.body_bytes), change);
 }
 
-/// Where the answers came from.
+/// Where the responses came from.
 fn sources(tally: &Tally) -> String {
     let total = tally.total();
     let mut table = Table::default();

@@ -12,7 +12,7 @@ use super::workload::question;
 const PAGE: &str = "public, max-age=600";
 /// Kept for a day.
 const ASSET: &str = "public, max-age=86400";
-/// Different for everybody, so never kept.
+/// Different for every user, so never stored.
 const PERSONAL: &str = "no-store";
 
 /// The site, its resources in the order of their popularity.
@@ -64,7 +64,7 @@ impl Site {
         self.resources.iter().map(|resource| resource.path.clone()).collect()
     }
 
-    /// Answers a request; a validator that still matches gets 304.
+    /// Serves a request; a validator that still matches gets 304.
     pub(super) fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return bare(StatusCode::METHOD_NOT_ALLOWED);

@@ -1,4 +1,4 @@
-//! What the clients of the demo ask, drawn from a seed: the same seed gives the same requests in the same order.
+//! The workload of the demo, drawn from a seed: the same seed gives the same requests in the same order.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -13,10 +13,10 @@ pub const REQUESTS_MAX: usize = 200_000;
 /// Clients, each with a connection of its own.
 pub(super) const CLIENTS: usize = 64;
 
-/// Where questions are sent.
+/// The path of embedding calls.
 pub(super) const EMBEDDINGS: &str = "/v1/embeddings";
 
-/// Who asks; the policy keeps their answers apart.
+/// The tenant; the policy keeps responses of different ones apart.
 pub(super) const TENANTS: [&str; 3] = ["acme", "borealis", "cormorant"];
 
 /// Share of embedding calls between the bursts; the rest are page views.
@@ -29,7 +29,7 @@ const NEW_SHARE: f64 = 0.40;
 const ARRAY_ITEMS: RangeInclusive<usize> = 8..=32;
 /// Requests for each burst.
 const REQUESTS_PER_BURST: usize = 500;
-/// Clients that ask the same thing in a burst.
+/// Clients that send the same request in a burst.
 const BURST_CLIENTS: RangeInclusive<usize> = 50..=CLIENTS;
 
 /// The whole workload.
@@ -37,7 +37,7 @@ const BURST_CLIENTS: RangeInclusive<usize> = 50..=CLIENTS;
 pub(super) struct Plan {
     /// All requests, in the order in which they are begun.
     pub(super) asks: Vec<Ask>,
-    /// The requests again, cut into phases; each begins when the one before has been answered in full.
+    /// The requests again, cut into phases; each begins when the one before has all its responses.
     pub(super) phases: Vec<Phase>,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct Plan {
 pub(super) struct Ask {
     /// Path and query.
     pub(super) target: String,
-    /// Who asks, for `x-tenant`.
+    /// The tenant, for `x-tenant`.
     pub(super) tenant: Option<&'static str>,
     /// The body of an embedding call; a page view has none.
     pub(super) body: Option<Bytes>,
-    /// Questions of an embedding call.
+    /// Inputs of an embedding call.
     pub(super) questions: usize,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Phase {
 /// How clients share the requests of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Whoever is free takes the next one.
+    /// A client that is free takes the next one.
     Spread,
     /// All at the same instant, one each.
     Burst,
@@ -89,7 +89,7 @@ pub(super) fn plan(seed: u64, requests: usize, paths: &[String]) -> Plan {
     plan
 }
 
-/// The text of a question. Different numbers give different texts.
+/// Returns the text of an input. Different numbers give different texts.
 pub(super) fn question(number: usize) -> String {
     const OPENINGS: [&str; 8] =
         ["how far is", "who looks after", "when was", "what became of", "where is", "why is", "how old is", "what is"];
@@ -141,7 +141,7 @@ pub(super) fn question(number: usize) -> String {
 }
 
 impl Plan {
-    /// Questions of all calls.
+    /// Returns the inputs of all calls.
     pub(super) fn questions(&self) -> usize {
         self.asks.iter().map(|ask| ask.questions).sum()
     }
@@ -159,13 +159,13 @@ impl Plan {
 }
 
 impl Ask {
-    /// Is it an embedding call? Otherwise it is a page view.
+    /// Whether it is an embedding call; otherwise it is a page view.
     pub(super) const fn is_call(&self) -> bool {
         self.body.is_some()
     }
 }
 
-/// Draws requests and remembers what has been asked.
+/// Draws requests and remembers those that were drawn.
 struct Author<'p> {
     random: fastrand::Rng,
     paths: &'p [String],

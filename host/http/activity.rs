@@ -1,4 +1,4 @@
-//! The marks that the requests of a connection leave, whichever front it came by: a few relaxed atomics and one reading
+//! The state of a connection's requests, whichever front it came by: a few relaxed atomics and one reading
 //! of the clock per request. A front decides from them, and from what it measures itself, whether a client takes too
 //! long.
 
@@ -17,7 +17,7 @@ use crate::clock::millis;
 /// One request in the upper half of [`Activity::requests`].
 const BEGUN: u64 = 1 << 32;
 
-/// What a connection is doing. Times are milliseconds since it was accepted.
+/// The state of a connection's requests. Times are milliseconds since it was accepted.
 pub(super) struct Activity {
     opened: Instant,
     /// In the lower half the requests whose response isn't finished, in the upper one all that ever began, modulo 2^32.
@@ -28,27 +28,29 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    /// A connection that has just been accepted; a panic while one of its requests is answered is counted in `panics`.
+    /// Returns a connection that has just been accepted; a panic while one of its requests is served is counted in
+    /// `panics`.
     pub(super) fn new(panics: Counter) -> Self {
         Self { opened: Instant::now(), requests: AtomicU64::new(0), idle_since: AtomicU64::new(0), panics }
     }
 
-    /// Milliseconds since the connection was accepted.
+    /// Returns milliseconds since the connection was accepted.
     pub(super) fn millis(&self) -> u64 {
         millis(self.opened.elapsed())
     }
 
-    /// Time since the connection was accepted, in whole milliseconds.
+    /// Returns the time since the connection was accepted, in whole milliseconds.
     pub(super) fn now(&self) -> Duration {
         Duration::from_millis(self.millis())
     }
 
-    /// The instant that lies `at` after acceptance.
+    /// Returns the instant that lies `at` after acceptance.
     pub(super) fn instant(&self, at: Duration) -> Instant {
         self.opened + at
     }
 
-    /// Requests whose response isn't finished. Read before the times, which are stored ahead of it.
+    /// Returns the number of requests whose response isn't finished. Read before the times, which are stored ahead of
+    /// it.
     pub(super) fn in_flight(&self) -> u32 {
         low(self.requests.load(Ordering::Acquire))
     }
@@ -58,35 +60,35 @@ impl Activity {
         low(self.requests.load(Ordering::Relaxed)) == 0
     }
 
-    /// All requests that have begun.
+    /// Returns all requests that have begun.
     pub(super) fn begun(&self) -> u32 {
         low(self.requests.load(Ordering::Relaxed) >> 32)
     }
 
-    /// Since when no request has been in flight; meaningless while one is.
+    /// Returns when the last request ended; meaningless while one is in flight.
     pub(super) fn idle_since(&self) -> Duration {
         Duration::from_millis(self.idle_since.load(Ordering::Relaxed))
     }
 
-    /// Idleness counts from this moment on, in milliseconds since acceptance.
+    /// Counts idleness from this moment on, in milliseconds since acceptance.
     pub(super) fn idle_from(&self, millis: u64) {
         self.idle_since.store(millis, Ordering::Relaxed);
     }
 }
 
-/// The lower half.
+/// Returns the lower half.
 #[expect(clippy::cast_possible_truncation, reason = "the upper half is another number")]
 const fn low(requests: u64) -> u32 {
     requests as u32
 }
 
-/// Lives as long as a request is being answered, to the last piece of its body.
+/// A request in flight: lives until the last piece of its response's body.
 pub(super) struct InFlight {
     activity: Arc<Activity>,
 }
 
 impl InFlight {
-    /// A request's header section is complete.
+    /// Notes that a request's header section is complete.
     pub(super) fn begin(activity: &Arc<Activity>) -> Self {
         activity.requests.fetch_add(BEGUN + 1, Ordering::Relaxed);
         Self { activity: activity.clone() }
@@ -99,7 +101,7 @@ impl Drop for InFlight {
         if std::thread::panicking() {
             self.activity.panics.inc();
         }
-        // Stored ahead of the count: who sees no request in flight must not see the idleness of before.
+        // Stored ahead of the count: a reader that sees no request in flight must not see the idleness of before.
         self.activity.idle_from(self.activity.millis());
         self.activity.requests.fetch_sub(1, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! Which host a request is for (RFC 9110, section 7.2; RFC 9112, section 3.2; RFC 9113, section 8.3.1).
+//! The host that a request is for (RFC 9110, section 7.2; RFC 9112, section 3.2; RFC 9113, section 8.3.1).
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use ::http::{HeaderMap, HeaderValue, Uri, Version, header};
 use super::rejection::Rejection;
 use crate::message::{Scheme, authority};
 
-/// Takes `Host` out of the header fields and settles, with the target's authority, what the request is for.
+/// Takes `Host` out of the header fields and determines, with the target's authority, the host that the request is for.
 pub(super) fn resolve(
     uri: &Uri,
     headers: &mut HeaderMap,

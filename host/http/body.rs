@@ -58,9 +58,9 @@ struct Bounded<B> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// Something came since the last pause.
+    /// Bytes came since the last pause.
     Unspent,
-    /// The body pauses since then.
+    /// The body has paused since then.
     Running(Instant),
     /// The body has failed.
     Over,
@@ -116,7 +116,7 @@ where
             };
             match next {
                 Some(Ok(frame)) => {
-                    // Trailers aren't passed on: nothing behind knows what to do with them.
+                    // Trailers aren't passed on: nothing behind uses them.
                     if let Ok(data) = frame.into_data() {
                         return Poll::Ready(Some(self.count(data)));
                     }

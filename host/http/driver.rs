@@ -1,4 +1,4 @@
-//! Keeps a connection of any front going: within its time, and in good order to its end when the server stops.
+//! Drives a connection of any front: within its timeouts, and to a graceful end when the server stops.
 
 use std::{
     pin::{Pin, pin},
@@ -13,15 +13,15 @@ use super::{
     end::{End, Reason},
 };
 
-/// How long an idle connection that was told to close may take over it.
+/// How long an idle connection that was asked to close may take for it.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Whether a connection may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It may; no timeout can strike before `check_at`.
+    /// It may; no timeout can expire before `check_at`.
     Fine {
-        /// When to ask again.
+        /// When to check again.
         check_at: Duration,
     },
     /// It may not.
@@ -33,13 +33,13 @@ pub(super) enum Verdict {
 pub(super) enum Phase {
     /// It does.
     Open,
-    /// It has been told to close after having been idle.
+    /// It has been asked to close after having been idle.
     Closing,
-    /// It has been told to close because the server stops.
+    /// It has been asked to close because the server stops.
     Draining,
 }
 
-/// Drives one connection. `look` judges it at a moment, counted from its acceptance.
+/// Drives one connection. `look` returns the verdict on it at a time, counted from its acceptance.
 pub(super) struct Driver<'a, L> {
     pub(super) activity: &'a Activity,
     pub(super) look: L,
@@ -48,8 +48,8 @@ pub(super) struct Driver<'a, L> {
 }
 
 impl<L: Fn(Duration) -> Verdict> Driver<'_, L> {
-    /// Polls `connection` to its end, or to the end of our patience. `wind_up` tells it to finish what is under way,
-    /// and `end` says what its own end means.
+    /// Polls `connection` to its end, or until it is closed for a timeout or a cut. `wind_up` makes it finish what is
+    /// under way, and `end` classifies its own end.
     pub(super) async fn drive<C: Future>(
         &self,
         connection: C,
@@ -61,7 +61,7 @@ impl<L: Fn(Duration) -> Verdict> Driver<'_, L> {
         let mut phase = Phase::Open;
         loop {
             tokio::select! {
-                // The connection first: a request that is already there is answered, whatever else has come up.
+                // The connection first: a request that is already there is served, whatever else has happened.
                 biased;
                 outcome = connection.as_mut() => return end(outcome, phase),
                 () = self.drain.cancelled(), if phase == Phase::Open => {
@@ -99,7 +99,7 @@ mod tests {
     /// Far beyond what anything here takes; only a failure reaches it.
     const FOREVER: Duration = Duration::from_secs(20);
 
-    /// Goes on until it is told to wind up, or for ever if it is deaf.
+    /// Goes on until it is asked to wind up, or for ever if it is deaf.
     struct Fake {
         is_deaf: bool,
         is_told: bool,

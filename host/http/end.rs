@@ -1,4 +1,4 @@
-//! How a connection ends, as metrics and the log name it.
+//! The ways a connection ends, as metrics and the log name them.
 
 /// The timeout that a client exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,14 +9,14 @@ pub(super) enum Reason {
     Headers,
     /// No further request came.
     Idle,
-    /// The client didn't take what it had asked for.
+    /// The client didn't read the response that it had requested.
     Send,
-    /// The client took it more slowly than it may.
+    /// The client read it more slowly than it may.
     Rate,
 }
 
 impl Reason {
-    /// The reason as metrics name it.
+    /// Returns the reason as metrics name it.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::FirstByte => "first-byte",
@@ -31,28 +31,28 @@ impl Reason {
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// By the client, or after an answer that announced it.
+    /// By the client, or after a response that announced it.
     Done,
-    /// In good order because the server stops.
+    /// Gracefully, because the server stops.
     Drained,
     /// Too busy at the end of the drain.
     Cut,
     /// The client took too long.
     Timeout(Reason),
-    /// No ping was answered.
+    /// A ping got no response.
     Unresponsive,
-    /// No TLS session came about.
+    /// The TLS handshake failed.
     Handshake,
     /// What came wasn't HTTP, or its header section was too large.
     Malformed,
-    /// An answer broke off on our side, and the client must not take it for complete.
+    /// A response broke off on this side, and the client must not take it for complete.
     Aborted,
-    /// The client broke off in the middle of something.
+    /// The client broke off in the middle of a request or a response.
     Broken,
 }
 
 impl End {
-    /// The end as metrics name it.
+    /// Returns the end as metrics name it.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",

@@ -10,7 +10,7 @@ pub enum Error {
     Listen {
         /// The address as configured.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
     /// A PEM file can't be read.
@@ -18,7 +18,7 @@ pub enum Error {
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: io::Error,
     },
     /// A PEM file holds something else than it should.

@@ -17,7 +17,7 @@ use crate::{
     message::network::{Cidr, ClientNetwork},
 };
 
-/// The addresses that have connections open.
+/// The client addresses that have connections open, and what they have open.
 pub(super) struct Guests {
     connections_max: usize,
     requests_max: usize,
@@ -30,7 +30,7 @@ struct Row {
     requests: Arc<AtomicUsize>,
 }
 
-/// An address has as many connections open as it may.
+/// The error of an address that has as many connections open as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooMany;
 
@@ -44,7 +44,7 @@ impl Guests {
         })
     }
 
-    /// Counts a connection of this address, until the guest is dropped; a trusted one isn't counted and has no guest.
+    /// Counts a connection of this address, until the guest is dropped; for a trusted one `None`: it isn't counted.
     ///
     /// # Errors
     /// [`TooMany`], if the address has as many open as it may.
@@ -81,7 +81,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Counts a request until the ticket is dropped; `None` if the address has as many under way as it may.
+    /// Counts a request until the ticket is dropped; `None` if the address has as many in flight as it may.
     pub(super) fn begin(&self) -> Option<Ticket> {
         // Taken first and looked at then: of two that come at once, at most one too many is turned away.
         let ticket = Ticket(Arc::clone(&self.requests));

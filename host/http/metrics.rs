@@ -1,4 +1,4 @@
-//! What the listeners count.
+//! The metrics of the server.
 
 use ::http::{StatusCode, Version};
 use prometheus_client::{
@@ -28,7 +28,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Everything at zero.
+    /// Returns metrics that are all zero.
     #[must_use]
     pub fn new() -> Self {
         let requests = ByName::default();

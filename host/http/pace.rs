@@ -1,5 +1,5 @@
-//! The minimum rate of a client: so many bytes in each window of the time that is spent waiting for it. Pure. A limit on
-//! single pauses is none on the whole: it starts anew with each byte.
+//! The minimum rate of a client: so many bytes in each window of the time that is spent waiting for it. Pure. A limit
+//! on single pauses doesn't bound the whole: it starts anew with each byte.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const CREDIT_WINDOWS: u32 = 20;
 /// What a client's system takes within this time of the first wait may lie in its buffers, unread.
 pub(super) const SETTLING: Duration = Duration::from_millis(500);
 
-/// How late a wait may be looked at before that is our doing and not the client's.
+/// How late a wait may be checked before the delay is this node's and not the client's.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The minimum rate.
@@ -24,36 +24,36 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// The configured minimum.
+    /// Returns the configured minimum.
     pub(super) const fn of(timeouts: &Timeouts) -> Self {
         Self { rate: timeouts.rate_bytes_min, window: timeouts.rate_window }
     }
 
-    /// Bytes that have to come within a window.
+    /// Returns bytes that have to come within a window.
     pub(super) fn bytes_min(&self) -> u64 {
         let bytes = u128::from(self.rate) * self.window.as_millis() / 1000;
-        // Of a rate that rounds to nothing a byte is left.
+        // A rate that rounds to nothing is one byte.
         u64::try_from(bytes).unwrap_or(u64::MAX).max(u64::from(self.rate > 0))
     }
 
-    /// The window, if there is a minimum.
+    /// Returns the window, if there is a minimum.
     pub(super) fn window(&self) -> Option<Duration> {
         (self.rate > 0).then_some(self.window)
     }
 
-    /// The time that so many bytes take at the minimum rate, if there is one.
+    /// Returns the time that so many bytes take at the minimum rate, if there is one.
     fn worth(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// What a body that is too slow fails with.
+    /// Returns the error of a body that is too slow.
     pub(super) fn error(&self) -> BodyError {
         BodyError::TooSlow { rate: self.rate, window_ms: millis(self.window) }
     }
 }
 
-/// What one client has brought, or taken, in the window that runs.
+/// What one client has sent, or read, in the current window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
     pub(super) pace: Pace,
@@ -62,7 +62,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// A window of which nothing has passed.
+    /// Returns an account at the start of a window.
     pub(super) const fn new(pace: Pace) -> Self {
         Self { pace, bytes: 0, waited: Duration::ZERO }
     }
@@ -77,7 +77,7 @@ impl Account {
         }
     }
 
-    /// How long the client may be waited for from now on, if there is a minimum.
+    /// Returns how long the client may be waited for from now on, if there is a minimum.
     pub(super) fn left(&self) -> Option<Duration> {
         self.pace.window().map(|window| window.saturating_sub(self.waited))
     }
@@ -87,8 +87,8 @@ impl Account {
 /// waiting, and for each byte that it takes the time that the byte lasts at that rate.
 ///
 /// A reader's progress shows in steps, of tens of kilobytes if its buffers are large. So a step buys the time until the
-/// next one, also if that is longer than a single pause may be: a client that keeps the rate and shows steps of one size
-/// is never cut after the first. The credit is bounded, and a client that only fills its buffers has none.
+/// next one, also if that is longer than a single pause may be: a client that keeps the rate and shows steps of one
+/// size is never cut after the first. The credit is bounded, and a client that only fills its buffers has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Credit {
     pace: Pace,
@@ -99,7 +99,7 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// A client that has taken nothing yet.
+    /// Returns a client that has taken nothing yet.
     pub(super) const fn new(pace: Pace) -> Self {
         Self { pace, left: pace.window, earned: Duration::ZERO }
     }
@@ -124,8 +124,8 @@ impl Credit {
         self.pace.window().is_none_or(|window| self.left >= window)
     }
 
-    /// How long the client may be waited for from now on, and the limit that it exceeds then. `send` bounds a single
-    /// pause of a client that has earned no longer one.
+    /// Returns how long the client may be waited for from now on, and the limit that it exceeds then. `send` bounds a
+    /// single pause of a client that has earned no longer one.
     pub(super) fn allowed(&self, send: Duration) -> (Duration, Reason) {
         if self.pace.window().is_none() {
             (send, Reason::Send)
@@ -217,7 +217,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever keeps the rate is never cut, in steps of whatever size the credit holds, once the first one has come.
+        /// Whoever keeps the rate is never cut, in steps of whatever size the credit holds, once the first one has
+        /// come.
         #[test]
         fn a_reader_above_the_rate_is_never_cut(
             step in 1_u64..20_000,

@@ -1,10 +1,10 @@
-//! Why a request doesn't reach the handler, and the answer that says so.
+//! Why a request doesn't reach the handler, and its response.
 
 use ::http::{HeaderValue, StatusCode, Version, header};
 
 use crate::message::{Response, problem::problem, target::TargetInvalid};
 
-/// Methods that an answer with 405 names.
+/// The methods that a response of 405 names.
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Why a request doesn't reach the handler.
@@ -86,12 +86,12 @@ impl Rejection {
         }
     }
 
-    /// The answer. HTTP/1 closes after it: who sends such a request may mean the next bytes differently, too.
+    /// Returns the response. HTTP/1 closes after it: the client may also have framed the next bytes otherwise.
     pub(super) fn response(self, version: Version) -> Response {
         let status = self.status();
         let mut response = problem(status, status.canonical_reason().unwrap_or("Refused"), self.detail());
         let headers = response.headers_mut();
-        // Some of these statuses may be stored without being asked (RFC 9110, section 15.1).
+        // Some of these statuses may be stored by default (RFC 9110, section 15.1).
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if version < Version::HTTP_2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

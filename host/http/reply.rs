@@ -1,4 +1,4 @@
-//! An answer's body on its way out.
+//! The body of a response while it is sent.
 
 use std::{
     pin::Pin,
@@ -18,7 +18,7 @@ pub(super) struct Reply<B> {
 }
 
 impl<B> Reply<B> {
-    /// A body on its way; `ticket` is that of a client whose address is limited.
+    /// Returns a body to be sent; `ticket` is that of a client whose address is limited.
     pub(super) fn new(body: B, in_flight: InFlight, ticket: Option<Ticket>) -> Self {
         Self { body, _in_flight: in_flight, _ticket: ticket }
     }

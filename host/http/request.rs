@@ -1,6 +1,6 @@
-//! From a head as a front has parsed it to a request that the rest of the program may trust: one host, one framing,
-//! a target, and no field that was meant for this connection only. Whatever leaves room for doubt is refused, because
-//! a server behind us might resolve the doubt the other way.
+//! Checks and normalisation of a head as a front has parsed it, so that the rest of the program may trust it: one host,
+//! one framing, a target, and no field that was meant for this connection only. Whatever is ambiguous is refused,
+//! because a server behind this one might resolve it the other way.
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
@@ -57,8 +57,8 @@ fn check_size(uri: &Uri, headers: &HeaderMap, version: Version, limits: &Limits)
     Ok(())
 }
 
-/// hyper refuses most of this itself, and of two framings it drops `Content-Length` and closes after the answer, as
-/// RFC 9112, section 6.1 allows. The rules stand here nevertheless, for every front alike.
+/// Checks the framing. hyper refuses most of this itself, and of two framings it drops `Content-Length` and closes
+/// after the response, as RFC 9112, section 6.1 allows. The rules are here nevertheless, for every front alike.
 fn check_framing(headers: &mut HeaderMap, version: Version) -> Result<(), Rejection> {
     if let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
         if version != Version::HTTP_11 {
@@ -99,7 +99,7 @@ fn read_length(value: &HeaderValue) -> Result<u64, Rejection> {
     digits.and_then(|text| text.parse().ok()).ok_or(Rejection::LengthMalformed)
 }
 
-/// The expectation ends here: the front sends 100 when somebody begins to read the body.
+/// Removes an expectation of 100, or refuses any other: the front sends 100 when reading of the body begins.
 fn check_expectation(headers: &mut HeaderMap) -> Result<(), Rejection> {
     match headers.remove(header::EXPECT) {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Rejection::ExpectationUnknown),
@@ -113,13 +113,14 @@ fn check_form(uri: &Uri, method: &Method) -> Result<(), Rejection> {
         return Err(if *method == Method::OPTIONS { Rejection::Asterisk } else { Rejection::TargetMalformed });
     }
     match uri.scheme_str() {
-        // The scheme itself is the connection's: what a client claims must not choose what its answer is stored as.
+        // The scheme itself is the connection's: what a client claims must not choose under which URL its response is
+        // stored.
         None | Some("http" | "https") => Ok(()),
         Some(_) => Err(Rejection::TargetMalformed),
     }
 }
 
-/// Path and query; an absolute target may lack the path.
+/// Returns path and query; an absolute target may lack the path.
 fn stated_target(uri: Uri) -> Result<PathAndQuery, Rejection> {
     let given = uri.into_parts().path_and_query.ok_or(Rejection::TargetMalformed)?;
     match given.as_str().as_bytes() {
@@ -129,7 +130,7 @@ fn stated_target(uri: Uri) -> Result<PathAndQuery, Rejection> {
     }
 }
 
-/// Removes what RFC 9110, section 7.6.1 says must not travel on.
+/// Removes the fields that must not be forwarded by RFC 9110, section 7.6.1.
 fn remove_connection_fields(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let nominated: Vec<HeaderName> =
@@ -153,13 +154,13 @@ fn remove_connection_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// The members of a list without the white space around them.
+/// Returns the members of a list without the white space around them.
 fn tokens(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     list.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// The field that a connection option names, unless it is one that has its own treatment here. The usual options
-/// name none, and so cost no allocation.
+/// Returns the field that a connection option names, unless it is one that has its own treatment here. The usual
+/// options name none, and so cost no allocation.
 fn nominated(option: &[u8]) -> Option<HeaderName> {
     const OURS: [&[u8]; 6] = [b"close", b"keep-alive", b"upgrade", b"te", b"content-length", b"transfer-encoding"];
     if OURS.iter().any(|ours| option.eq_ignore_ascii_case(ours)) {

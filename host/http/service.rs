@@ -1,5 +1,5 @@
-//! One request: checked, handed to the handler, and its answer made fit for the wire. The same for every front; a
-//! front brings a request with a body of its own kind, and takes the answer.
+//! One request: checked, passed to the handler, and its response framed. The same for every front; a front brings a
+//! request with a body of its own kind, and takes the response.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::message::{Body, Client, Request, Response, problem::problem};
 
-/// What the requests of one connection have in common.
+/// The state that the requests of one connection share.
 pub(super) struct Conversation<H> {
     shared: Arc<Shared<H>>,
     activity: Arc<Activity>,
@@ -32,7 +32,7 @@ impl<H: Handler> Conversation<H> {
         Self { shared, activity, peer }
     }
 
-    /// Answers one request, whatever it is.
+    /// Serves one request, whatever it is.
     pub(super) async fn answer<B>(&self, request: ::http::Request<B>) -> ::http::Response<Reply<Body>>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
@@ -72,7 +72,7 @@ impl<H: Handler> Conversation<H> {
     }
 }
 
-/// The answer to a request beyond those that its client's address may have under way.
+/// Returns the response to a request beyond those that its client's address may have in flight.
 fn too_many() -> Response {
     let detail = "this client's address has as many requests under way as it may; see `limits.client_streams_max`";
     let mut response = problem(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests", detail);
@@ -81,14 +81,14 @@ fn too_many() -> Response {
     response
 }
 
-/// Makes an answer's framing true, wherever its header fields came from.
+/// Makes a response's framing true, wherever its header fields came from.
 fn finish(mut response: Response, is_head: bool) -> Response {
-    // The version of an origin's answer says nothing about this connection.
+    // The version of an origin's response says nothing about this connection.
     *response.version_mut() = Version::HTTP_11;
     response.headers_mut().remove(header::TRANSFER_ENCODING);
     let exact = response.body().size_hint().exact();
     if is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        // An empty body doesn't tell what GET would have got; any other one does.
+        // An empty body doesn't show the length that GET would have got; any other one does.
         let exact = exact.filter(|_| is_head && !response.body().is_end_stream());
         if let Some(exact) = exact {
             response.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(exact));
@@ -100,7 +100,8 @@ fn finish(mut response: Response, is_head: bool) -> Response {
     response
 }
 
-/// A wrong length would make the client wait, or take the rest for the next answer. hyper writes the true one.
+/// Removes a wrong length, which would make the client wait, or take the rest for the next response. hyper writes the
+/// true one.
 fn remove_wrong_length(headers: &mut HeaderMap, exact: u64) {
     let is_right = |value: &HeaderValue| value.to_str().ok().and_then(|text| text.parse().ok()) == Some(exact);
     if headers.get(header::CONTENT_LENGTH).is_some_and(|value| !is_right(value)) {
@@ -112,7 +113,7 @@ fn remove_wrong_length(headers: &mut HeaderMap, exact: u64) {
 mod tests {
     use super::*;
 
-    /// A response of `body` whose header says `length`.
+    /// Returns a response of `body` whose header says `length`.
     fn response(status: u16, length: Option<&str>, body: &'static str) -> Response {
         let mut builder = ::http::Response::builder().status(status).version(Version::HTTP_2);
         if let Some(length) = length {

@@ -1,4 +1,5 @@
-//! What all connections of a server have in common, whichever front they come by: limits, counts, and the way it stops.
+//! The state that all connections of a server share, whichever front they come by: limits, counts, and the tokens by
+//! which it stops.
 
 use std::{
     io,
@@ -33,19 +34,19 @@ use crate::{
 /// How long a connection that is being cut may take to notice.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
-/// What all connections of a server have in common.
+/// The state that all connections of a server share.
 pub(super) struct Shared<H> {
     pub(super) handler: H,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) metrics: Metrics,
-    /// Finish what is under way.
+    /// Cancelled when connections shall finish what is under way.
     pub(super) drain: CancellationToken,
-    /// Don't even finish.
+    /// Cancelled when connections shall be cut.
     pub(super) cut: CancellationToken,
     /// Connections that may still be opened.
     slots: Arc<Semaphore>,
-    /// What each client address has open.
+    /// The open connections and requests of each client address.
     guests: Arc<Guests>,
     tracker: TaskTracker,
     /// Connections that ended by themselves after the drain had begun.
@@ -54,10 +55,10 @@ pub(super) struct Shared<H> {
     cuts: AtomicUsize,
 }
 
-/// How the connections ended that were open when the drain began.
+/// The counts of how the connections ended that were open when the drain began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that came to their own end in time.
+    /// Connections that ended by themselves in time.
     pub finished: usize,
     /// Connections that were still busy at the end of `timeouts.drain`.
     pub cut: usize,
@@ -67,7 +68,7 @@ pub struct Drained {
 pub(super) struct Peer {
     /// An IPv4 address if it came over IPv4, whatever the socket is.
     pub(super) ip: IpAddr,
-    /// What the connection is secured by.
+    /// The scheme of the connection.
     pub(super) scheme: Scheme,
     /// `None` if its address isn't limited.
     pub(super) guest: Option<Guest>,
@@ -77,7 +78,7 @@ pub(super) struct Peer {
 pub(super) struct Admitted {
     pub(super) peer: Peer,
     pub(super) open: Open,
-    /// Disabled unless somebody reads it.
+    /// Disabled unless the log's level needs it.
     pub(super) span: Span,
 }
 
@@ -101,7 +102,7 @@ impl Drop for Open {
 }
 
 impl<H> Shared<H> {
-    /// A server that serves until `drain` is cancelled, at most `slots` connections at once.
+    /// Returns a server that serves until `drain` is cancelled, at most `slots` connections at once.
     pub(super) fn new(
         handler: H,
         limits: Limits,

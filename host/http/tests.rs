@@ -60,7 +60,7 @@ fn timeouts() -> config::Timeouts {
     }
 }
 
-/// Answers by path, and lets a test see and steer it.
+/// A handler that responds by path, and lets a test see and steer it.
 #[derive(Clone, Default)]
 struct Script {
     started: Arc<Notify>,
@@ -88,7 +88,7 @@ impl Handler for Script {
     }
 }
 
-/// A body without an end, which tells when it is given up.
+/// A body without an end, which notifies the test when it is dropped.
 struct Endless {
     dropped: Arc<Notify>,
 }
@@ -513,7 +513,7 @@ impl io::Write for Story {
     }
 }
 
-/// What is logged at `level` of a connection with two requests, one line for each event.
+/// Returns what is logged at `level` of a connection with two requests, one line for each event.
 async fn logged(level: Level) -> Vec<String> {
     let story = Story::default();
     let sink = story.clone();

@@ -14,8 +14,8 @@ use rustls::{
 use super::error::Error;
 use crate::config;
 
-/// Loads an address's files. `protocols` are what is offered there, by their names in ALPN (RFC 7301), the preferred
-/// one first.
+/// Loads an address's files. `protocols` are those that are offered there, by their names in ALPN (RFC 7301), the
+/// preferred one first.
 ///
 /// # Errors
 /// The file that can't be read or used.
@@ -46,7 +46,7 @@ fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
 fn private_key(file: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
         pem::Error::NoItemsFound => unfit(file, "no PEM private key in it".to_owned()),
-        // The parser's words may quote a line of the file, which is a secret here.
+        // The parser's message may quote a line of the file, which is a secret here.
         _ => unfit(file, "not a well-formed PEM private key".to_owned()),
     })
 }
@@ -60,7 +60,7 @@ fn settings(
     key: PrivateKeyDer<'static>,
     protocols: &[&[u8]],
 ) -> Result<ServerConfig, rustls::Error> {
-    // The provider is named here, so that it doesn't depend on who installed which default first.
+    // The provider is named here, so that it doesn't depend on which default was installed first.
     let mut settings = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()

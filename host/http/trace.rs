@@ -7,12 +7,12 @@ use tracing::{Level, Span, debug, debug_span, field, span_enabled};
 
 use crate::message::Scheme;
 
-/// Returns the span of a connection that was accepted from `peer`, disabled unless somebody reads it.
+/// Returns the span of a connection that was accepted from `peer`, disabled unless the log's level needs it.
 pub(super) fn connection(peer: SocketAddr, scheme: Scheme) -> Span {
     debug_span!("connection", %peer, tls = scheme == Scheme::Https, protocol = field::Empty)
 }
 
-/// Notes in the connection's span what it speaks.
+/// Notes the protocol in the connection's span.
 pub(super) fn protocol(name: &'static str) {
     if span_enabled!(Level::DEBUG) {
         Span::current().record("protocol", name);
@@ -20,7 +20,7 @@ pub(super) fn protocol(name: &'static str) {
     }
 }
 
-/// Returns the connection's span for a task that it spawns, disabled unless somebody reads it.
+/// Returns the connection's span for a task that it spawns, disabled unless the log's level needs it.
 pub(super) fn current() -> Span {
     if span_enabled!(Level::DEBUG) { Span::current() } else { Span::none() }
 }

@@ -4,11 +4,11 @@ use std::{borrow::Cow, net::Ipv6Addr, str::FromStr};
 
 use super::{scheme::Scheme, target};
 
-/// The longest host name DNS knows.
+/// The longest host name in DNS.
 const HOST_BYTES_MAX: usize = 255;
 
-/// `host[:port]` in lower case, without the scheme's own port, the dot that ends a fully qualified name, and escapes;
-/// `None` if it isn't one. Borrowed if it has this form already.
+/// Returns `host[:port]` in lower case, without the scheme's own port, the dot that ends a fully qualified name, and
+/// escapes; `None` if it isn't one. Borrowed if it has this form already.
 #[must_use]
 pub fn normal(text: &[u8], scheme: Scheme) -> Option<Cow<'_, [u8]>> {
     let (host, digits) = split(text)?;
@@ -52,7 +52,7 @@ const fn own_port(scheme: Scheme) -> u16 {
     }
 }
 
-/// A registered name, an IPv4 address (which looks like one), or an IPv6 address in brackets.
+/// Returns a registered name, an IPv4 address (which looks like one), or an IPv6 address in brackets.
 fn normal_host(host: &[u8]) -> Option<Cow<'_, [u8]>> {
     if host.len() > HOST_BYTES_MAX {
         return None;
@@ -66,14 +66,14 @@ fn normal_host(host: &[u8]) -> Option<Cow<'_, [u8]>> {
     is_name(&name).then(|| without_dot(lower(name)))
 }
 
-/// A name without its escapes; `None` if any stands for what no name may have. No name in DNS needs one.
+/// Returns a name without its escapes; `None` if any stands for what a name can't have. No name in DNS needs one.
 fn unescaped(host: &[u8]) -> Option<Vec<u8>> {
     let host = target::normal_query(str::from_utf8(host).ok()?).into_owned();
     (!host.contains('%')).then(|| host.into_bytes())
 }
 
-/// `reg-name` of RFC 3986, section 3.2.2, with no more than one dot at its end. Without `*`: to purge `*.example.org`
-/// would purge nothing.
+/// Whether a name is a `reg-name` (RFC 3986, section 3.2.2), with no more than one dot at its end. Without `*`: to
+/// purge `*.example.org` would purge nothing.
 fn is_name(name: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()+,;=".contains(byte);
     !name.is_empty() && name != b"." && !name.ends_with(b"..") && name.iter().all(is_plain)
@@ -83,7 +83,7 @@ fn lower(name: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     if name.iter().any(u8::is_ascii_uppercase) { Cow::Owned(name.to_ascii_lowercase()) } else { name }
 }
 
-/// `example.org.` is `example.org` that no search list may add to, which is nothing to a server.
+/// Returns a name without the dot at its end, by which `example.org.` only keeps resolvers from using a search list.
 fn without_dot(name: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     match name {
         Cow::Borrowed(bytes) => Cow::Borrowed(bytes.strip_suffix(b".").unwrap_or(bytes)),

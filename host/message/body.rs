@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-/// Why a body could not be read to its end. Cloneable, because one failed fetch is told to everybody who waits for it.
+/// Why a body could not be read to its end. Cloneable, because one failed fetch fails all requests that wait for it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BodyError {
     /// More bytes than the limit allows.
@@ -32,7 +32,7 @@ pub enum BodyError {
     TooSlow {
         /// The least rate in bytes a second.
         rate: u64,
-        /// Over which time, in milliseconds, it is measured.
+        /// The window over which it is measured, in milliseconds.
         window_ms: u64,
     },
     /// The body ended before its declared end, or its framing was broken.
@@ -49,7 +49,7 @@ pub enum Body {
     /// No bytes.
     #[default]
     Empty,
-    /// All bytes, at hand; shared, never copied.
+    /// All bytes, in memory; shared, never copied.
     Full(Bytes),
     /// Frames as they arrive.
     Stream(Stream),
@@ -64,8 +64,8 @@ impl Body {
         Self::Stream(Box::pin(body))
     }
 
-    /// A body fed by its [`Sender`], `depth` pieces ahead of the reader. Dropping the sender ends it; to break it
-    /// off use [`Sender::fail`].
+    /// Returns a body fed by its [`Sender`], `depth` pieces ahead of the reader. Dropping the sender ends it; to break
+    /// it off use [`Sender::fail`].
     #[must_use]
     pub fn channel(depth: usize, length: Option<u64>) -> (Sender, Self) {
         let (sender, pieces) = mpsc::channel(depth);
@@ -103,7 +103,7 @@ impl Body {
 #[derive(Debug)]
 pub struct Sender(mpsc::Sender<Result<Bytes, BodyError>>);
 
-/// Nobody reads the body any more.
+/// The error of a body whose reader is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unread;
 
@@ -118,7 +118,7 @@ impl Sender {
 
     /// Breaks the body off.
     pub async fn fail(self, error: BodyError) {
-        // If the reader is gone there is nobody to tell.
+        // If the reader is gone, the error has no receiver.
         let _ = self.0.send(Err(error)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Content codings (RFC 9110, section 8.4): what a body says once they are taken off. Pure, and within limits.
+//! Content codings (RFC 9110, section 8.4): decoding of bodies. Pure, and within limits.
 
 use std::io::{self, BufRead, Read};
 
@@ -53,7 +53,7 @@ pub fn decode(headers: &HeaderMap, body: &Bytes, bytes_max: u64) -> Result<Bytes
     Ok(decoded)
 }
 
-/// The codings in the order in which they were applied.
+/// Returns the codings in the order in which they were applied.
 fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Undecodable> {
     let mut codings = Vec::new();
     for line in headers.get_all(CONTENT_ENCODING) {
@@ -134,7 +134,8 @@ fn whole(decoded: Vec<u8>, left: &[u8]) -> Result<Vec<u8>, Undecodable> {
     if left.is_empty() { Ok(decoded) } else { Err(Undecodable::Broken) }
 }
 
-/// Hands over the last byte by itself: a decoder with a buffer of its own that never asks for it has met an end before.
+/// A reader that returns the last byte by itself: a decoder with a buffer of its own that never asks for it has met an
+/// end before.
 struct LastByteApart<'e>(&'e [u8]);
 
 impl Read for LastByteApart<'_> {

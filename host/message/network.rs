@@ -57,12 +57,12 @@ impl Cidr {
     }
 }
 
-/// The highest `bits` bits.
+/// Returns the highest `bits` bits.
 fn mask_v4(bits: u32) -> u32 {
     u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0)
 }
 
-/// The highest `bits` bits.
+/// Returns the highest `bits` bits.
 fn mask_v6(bits: u32) -> u128 {
     u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0)
 }

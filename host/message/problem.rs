@@ -1,4 +1,4 @@
-//! Error answers as `application/problem+json` (RFC 9457).
+//! Error responses as `application/problem+json` (RFC 9457).
 
 use http::{HeaderValue, StatusCode, header};
 
@@ -7,7 +7,7 @@ use crate::report::Problem;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// An answer that says what went wrong: `title` is the same for every such problem, `detail` is about this one.
+/// Returns an error response: `title` is the same for every such problem, `detail` is about this one.
 #[must_use]
 pub fn problem(status: StatusCode, title: &str, detail: &str) -> Response {
     let document = Problem::new(status.as_u16(), title, detail);

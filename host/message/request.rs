@@ -1,4 +1,4 @@
-//! A request as the rooms hand it on.
+//! The request that the rooms pass to each other.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, uri::PathAndQuery};
 
 use super::{body::Body, scheme::Scheme, url};
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     /// The address of the connection's other end.
@@ -40,18 +40,18 @@ pub struct RequestHead {
     pub received: Option<PathAndQuery>,
     /// The header fields, `Host` removed (it is [`RequestHead::authority`]).
     pub headers: HeaderMap,
-    /// Who asks.
+    /// The client of a request.
     pub client: Client,
 }
 
 impl RequestHead {
-    /// The authority as text. The listener has checked that it is visible ASCII.
+    /// Returns the authority as text. The listener has checked that it is visible ASCII.
     #[must_use]
     pub fn authority(&self) -> &str {
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// `scheme://authority/path?query` in the form by which a URL is purged: the same for all its spellings.
+    /// Returns `scheme://authority/path?query` in the form by which a URL is purged: the same for all its spellings.
     #[must_use]
     pub fn url(&self) -> String {
         url::spelled(self.scheme, self.authority(), self.target.path(), self.target.query())

@@ -14,7 +14,7 @@ use thiserror::Error;
 /// Why a target has no normal form.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TargetInvalid {
-    /// `/../a`: servers differ in what that is, and no client that means well sends it.
+    /// `/../a`: servers differ in what that is, and no well-behaved client sends it.
     #[error("`..` in its path leads above the root")]
     AboveRoot,
     /// Percent-encoding has made it longer than a target can be.
@@ -22,8 +22,8 @@ pub enum TargetInvalid {
     TooLong,
 }
 
-/// A target in its normal form, and as it was received if that differs. The query stays as it came: origins may have
-/// signed its very bytes.
+/// Returns a target in its normal form, and as it was received if that differs. The query stays as it came: origins may
+/// have signed its very bytes.
 ///
 /// # Errors
 /// [`TargetInvalid`].
@@ -41,7 +41,7 @@ pub fn normalise(received: PathAndQuery) -> Result<(PathAndQuery, Option<PathAnd
     Ok((normal, Some(received)))
 }
 
-/// The normal form of a path that begins with `/`; borrowed if the path has it already.
+/// Returns the normal form of a path that begins with `/`; borrowed if the path has it already.
 ///
 /// # Errors
 /// [`TargetInvalid::AboveRoot`].
@@ -53,8 +53,8 @@ pub fn normal_path(path: &str) -> Result<Cow<'_, str>, TargetInvalid> {
     if is_within { Ok(Cow::Owned(resolved)) } else { Err(TargetInvalid::AboveRoot) }
 }
 
-/// The normal form of a query, without its `?`: escapes as in a path, the order of its parameters as it came. It is
-/// what a URL is purged by, and is never sent.
+/// Returns the normal form of a query, without its `?`: escapes as in a path, the order of its parameters as it came.
+/// It is what a URL is purged by, and is never sent.
 #[must_use]
 pub fn normal_query(query: &str) -> Cow<'_, str> {
     let bytes = query.as_bytes();
@@ -68,9 +68,9 @@ pub fn normal_query(query: &str) -> Cow<'_, str> {
     Cow::Owned(recoded(bytes, is_query_char))
 }
 
-/// Other paths that lax servers take a path in its normal form for; none, and no allocation, for most paths. Some decode
-/// `%2F`, `%5C` and `%3B` before they split the path, some drop what follows a `;` in a segment, some do both, in
-/// either order, and resolve dots only then.
+/// Returns other paths that lax servers take a path in its normal form for; none, and no allocation, for most paths.
+/// Some decode `%2F`, `%5C` and `%3B` before they split the path, some drop what follows a `;` in a segment, some do
+/// both, in either order, and resolve dots only then.
 #[must_use]
 pub fn readings(path: &str) -> Vec<String> {
     let mut readings: Vec<String> = Vec::new();
@@ -84,15 +84,17 @@ pub fn readings(path: &str) -> Vec<String> {
     readings
 }
 
-/// Whether a path has dot segments once its delimiters are decoded or its parameters dropped: whatever it resolves to by
-/// this node's rules, a server that decodes without resolving, or resolves only some of it, takes it for another path.
+/// Whether a path has dot segments once its delimiters are decoded or its parameters dropped: whatever it resolves to
+/// by this node's rules, a server that decodes without resolving, or resolves only some of it, takes it for another
+/// path.
 #[must_use]
 pub fn hides_dots(path: &str) -> bool {
     let has_dots = |text: &String| text.split('/').any(|segment| segment == "." || segment == "..");
     unresolved_readings(path).is_some_and(|readings| readings.iter().any(has_dots))
 }
 
-/// What lax servers make of a path before they resolve its dots; `None`, and no allocation, for most paths.
+/// Returns the readings of a path by lax servers before they resolve its dots; `None`, and no allocation, for most
+/// paths.
 fn unresolved_readings(path: &str) -> Option<[String; 4]> {
     let is_divided = |path: &str| DELIMITERS.iter().any(|(escape, _)| path.contains(escape));
     if !(path.contains(';') || path.contains('%') && is_divided(path)) {
@@ -112,8 +114,8 @@ pub fn is_unresolved(path: &str) -> bool {
 }
 
 /// Whether a path lies at or below a prefix, both in their normal form. They are compared decoded, as most servers look
-/// at a path (`%40me` is `@me`), but for `%2F` and `%5C`, which separate nothing. A prefix ends at a segment's border: in
-/// front of a `/`, or of the `;` that begins a segment's parameters.
+/// at a path (`%40me` is `@me`), but for `%2F` and `%5C`, which separate nothing. A prefix ends at a segment's
+/// boundary: in front of a `/`, or of the `;` that begins a segment's parameters.
 #[must_use]
 pub fn reaches(prefix: &str, path: &str) -> bool {
     let is_border = |rest: Option<u16>| prefix.ends_with('/') || matches!(rest, None | Some(SLASH | SEMICOLON));
@@ -137,7 +139,7 @@ const SEMICOLON: u16 = b';' as u16;
 /// Added to the byte of an escape that stands for itself.
 const ESCAPED: u16 = 0x100;
 
-/// A path's decoded bytes; escaped separators and semicolons are none of them.
+/// Returns a path's decoded bytes; escaped separators and semicolons are none of them.
 fn symbols(path: &str) -> impl Iterator<Item = u16> {
     decoded(path.as_bytes()).map(|(byte, is_escaped)| match byte {
         b'/' | b'\\' | b';' if is_escaped => u16::from(byte) + ESCAPED,
@@ -149,7 +151,7 @@ fn decoded_name(name: &str) -> impl Iterator<Item = u8> {
     decoded(name.as_bytes()).map(|(byte, is_escaped)| if byte == b'+' && !is_escaped { b' ' } else { byte })
 }
 
-/// Bytes, and whether each was escaped.
+/// Returns the decoded bytes, and whether each was escaped.
 fn decoded(mut text: &[u8]) -> impl Iterator<Item = (u8, bool)> {
     std::iter::from_fn(move || {
         let (first, rest) = text.split_first()?;
@@ -169,7 +171,7 @@ fn decoded(mut text: &[u8]) -> impl Iterator<Item = (u8, bool)> {
 /// Bytes of `%2F`.
 const ESCAPE: usize = 3;
 
-/// The byte that the escape at the beginning stands for, if there is one.
+/// Returns the byte that the escape at the beginning stands for, if there is one.
 fn escaped(text: &[u8]) -> Option<u8> {
     let &[b'%', high, low, ..] = text else { return None };
     let (high, low) = (char::from(high).to_digit(16)?, char::from(low).to_digit(16)?);
@@ -177,12 +179,12 @@ fn escaped(text: &[u8]) -> Option<u8> {
     Some((high * 16 + low) as u8)
 }
 
-/// RFC 3986, section 2.3.
+/// Whether a byte is `unreserved` (RFC 3986, section 2.3).
 const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// `pchar` of RFC 3986, section 3.3, but for escapes; and the `/` between segments.
+/// Whether a byte is `pchar` (RFC 3986, section 3.3), but for escapes, or the `/` between segments.
 const fn is_path_char(byte: u8) -> bool {
     PATH_CHARS[byte as usize]
 }
@@ -202,12 +204,12 @@ const PATH_CHARS: [bool; 256] = {
     chars
 };
 
-/// RFC 3986, section 3.4.
+/// Whether a byte may be in a query (RFC 3986, section 3.4).
 const fn is_query_char(byte: u8) -> bool {
     is_path_char(byte) || byte == b'?'
 }
 
-/// One pass without an allocation: most paths are in their normal form.
+/// Whether a path is in its normal form, as most are: one pass without an allocation.
 fn is_normal_path(path: &[u8]) -> bool {
     let mut before = 0;
     for (at, &byte) in path.iter().enumerate() {
@@ -236,7 +238,7 @@ fn is_normal_escape(text: &[u8]) -> bool {
     escaped(text).is_none_or(|byte| !is_unreserved(byte) && !is_lower(text.get(1)) && !is_lower(text.get(2)))
 }
 
-/// Text with its escapes in their normal form.
+/// Returns text with its escapes in their normal form.
 fn recoded(mut text: &[u8], is_allowed: impl Fn(u8) -> bool) -> String {
     let mut whole = String::with_capacity(text.len() + ESCAPE);
     while let Some((&first, rest)) = text.split_first() {
@@ -271,7 +273,7 @@ fn escape(text: &mut String, byte: u8) {
     }
 }
 
-/// The path without empty and dot segments, and whether it never climbed above the root.
+/// Returns the path without empty and dot segments, and whether it never climbed above the root.
 fn resolved(path: &str) -> (String, bool) {
     let (mut segments, mut is_within, mut is_folder) = (Vec::new(), true, true);
     for segment in path.split('/').skip(1) {
@@ -300,7 +302,7 @@ fn decoded_delimiters(path: &str) -> String {
     DELIMITERS.iter().fold(path.to_owned(), |path, (escape, meant)| path.replace(escape, meant))
 }
 
-/// Every segment up to its first `;`.
+/// Returns every segment up to its first `;`.
 fn without_parameters(path: &str) -> String {
     let names: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
     names.join("/")

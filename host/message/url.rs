@@ -1,4 +1,4 @@
-//! URLs that this node could be asked for, in all spellings, and the one form in which they are purged.
+//! URLs that could be requested of this node, in all spellings, and the one form in which they are purged.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::{
     target::{self, TargetInvalid},
 };
 
-/// Why a text is no URL that this node could be asked for.
+/// Why a text is no URL that could be requested of this node.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum UrlInvalid {
     /// Pasted with too much, or damaged.
@@ -78,20 +78,20 @@ impl<'a> Url<'a> {
         Ok(Self { scheme, authority, path, query })
     }
 
-    /// The normal form, by which it is purged.
+    /// Returns the normal form, by which it is purged.
     #[must_use]
     pub fn normal(&self) -> String {
         spelled(self.scheme, &self.authority, &self.path, self.query)
     }
 }
 
-/// RFC 3986, section 3.1.
+/// Whether a text is a scheme (RFC 3986, section 3.1).
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
-/// Requests name hosts in ASCII alone.
+/// Returns the authority as requests name it: in ASCII.
 fn authority_of(named: &str, scheme: Scheme) -> Option<String> {
     let ascii = if named.is_ascii() {
         Cow::Borrowed(named)
@@ -104,7 +104,7 @@ fn authority_of(named: &str, scheme: Scheme) -> Option<String> {
     String::from_utf8(normal.into_owned()).ok()
 }
 
-/// A URL from its parts, the query brought into its normal form.
+/// Returns a URL from its parts, the query brought into its normal form.
 pub(super) fn spelled(scheme: Scheme, authority: &str, path: &str, query: Option<&str>) -> String {
     let (scheme, query) = (scheme.as_str(), query.map(target::normal_query));
     match query {

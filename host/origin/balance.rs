@@ -22,10 +22,10 @@ pub(super) struct Member {
     pub(super) full: bool,
 }
 
-/// Why there is nobody to pick.
+/// Why no endpoint can be picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nobody {
-    /// All who could be asked have been asked in this fetch.
+pub(super) enum NoEndpoint {
+    /// All endpoints that could be tried have been tried in this fetch.
     Tried,
     /// All are down by their active checks.
     Down,
@@ -36,16 +36,16 @@ pub(super) enum Nobody {
 /// Only members that are up count, and among them those with a free place come first. When nobody in the whole pool is
 /// up, those that are merely ejected are picked from (panic mode): some answers are better than none, and a success
 /// brings its endpoint back. A member that is down by active checks is never picked.
-pub(super) fn pick(members: &[Member], excluded: &[usize], random: u64) -> Result<usize, Nobody> {
+pub(super) fn pick(members: &[Member], excluded: &[usize], random: u64) -> Result<usize, NoEndpoint> {
     if members.iter().all(|member| member.standing == Standing::Down) {
-        return Err(Nobody::Down);
+        return Err(NoEndpoint::Down);
     }
     let calm = members.iter().any(|member| member.standing == Standing::Up);
     let wanted = if calm { Standing::Up } else { Standing::Ejected };
     let fits = |at: usize| members[at].standing == wanted && !excluded.contains(&at);
     less_loaded(members, |at| fits(at) && !members[at].full, random)
         .or_else(|| less_loaded(members, fits, random))
-        .ok_or(Nobody::Tried)
+        .ok_or(NoEndpoint::Tried)
 }
 
 /// The less loaded of two members drawn from those that fit; the first drawn when they are equal.
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     /// Name, members, who is excluded, who is picked.
-    type Case = (&'static str, Vec<Member>, &'static [usize], Result<usize, Nobody>);
+    type Case = (&'static str, Vec<Member>, &'static [usize], Result<usize, NoEndpoint>);
 
     fn member(standing: Standing, load: usize, full: bool) -> Member {
         Member { standing, load, full }
@@ -93,18 +93,18 @@ mod tests {
             ("the only one", vec![member(Up, 9, false)], &[], Ok(0)),
             ("the less loaded", vec![member(Up, 2, false), member(Up, 1, false)], &[], Ok(1)),
             ("not the excluded", vec![member(Up, 2, false), member(Up, 1, false)], &[1], Ok(0)),
-            ("nobody is left", vec![member(Up, 0, false)], &[0], Err(Nobody::Tried)),
+            ("nobody is left", vec![member(Up, 0, false)], &[0], Err(NoEndpoint::Tried)),
             ("not the ejected", vec![member(Ejected, 0, false), member(Up, 5, false)], &[], Ok(1)),
             (
                 "a retry doesn't go to the ejected",
                 vec![member(Ejected, 0, false), member(Up, 5, false)],
                 &[1],
-                Err(Nobody::Tried),
+                Err(NoEndpoint::Tried),
             ),
             ("panic: all are ejected", vec![member(Ejected, 3, false), member(Ejected, 1, false)], &[], Ok(1)),
             ("panic, but not the tried", vec![member(Ejected, 3, false), member(Ejected, 1, false)], &[1], Ok(0)),
             ("panic leaves out the down", vec![member(Down, 0, false), member(Ejected, 7, false)], &[], Ok(1)),
-            ("all are down", vec![member(Down, 0, false), member(Down, 0, false)], &[], Err(Nobody::Down)),
+            ("all are down", vec![member(Down, 0, false), member(Down, 0, false)], &[], Err(NoEndpoint::Down)),
             (
                 "a free place comes first",
                 vec![member(Up, 4, true), member(Up, 4, true), member(Up, 5, false)],
@@ -112,7 +112,7 @@ mod tests {
                 Ok(2),
             ),
             ("all are full", vec![member(Up, 4, true), member(Up, 6, true)], &[], Ok(0)),
-            ("no members", vec![], &[], Err(Nobody::Down)),
+            ("no members", vec![], &[], Err(NoEndpoint::Down)),
         ];
         for (name, members, excluded, expected) in cases {
             for random in [0, 1, u64::MAX, 0x8000_0000, 0x8000_0000_8000_0000] {
@@ -156,8 +156,8 @@ mod tests {
                     prop_assert!(!excluded.contains(&at));
                     prop_assert_eq!(members[at].standing, wanted);
                 }
-                Err(Nobody::Down) => prop_assert!(members.iter().all(|member| member.standing == Standing::Down)),
-                Err(Nobody::Tried) => prop_assert_eq!(left, 0),
+                Err(NoEndpoint::Down) => prop_assert!(members.iter().all(|member| member.standing == Standing::Down)),
+                Err(NoEndpoint::Tried) => prop_assert_eq!(left, 0),
             }
         }
 

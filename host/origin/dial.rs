@@ -104,7 +104,7 @@ impl Used {
         }
     }
 
-    /// Has this connection brought a response before?
+    /// Whether this connection has carried a response before.
     pub(super) fn before(connected: &Connected) -> bool {
         let mut extensions = Extensions::new();
         connected.get_extras(&mut extensions);

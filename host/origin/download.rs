@@ -18,7 +18,8 @@ use tokio::time::{Sleep, sleep};
 use super::{failure::describe, ledger::Slot};
 use crate::{clock, message::BodyError};
 
-/// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for everybody.
+/// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for all
+/// recipients.
 static CONNECTION_FIELDS: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -113,7 +114,7 @@ impl HttpBody for Download {
             this.waiting = false;
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(this.take(data)))),
-                // Trailers aren't kept, so nobody gets to see them only sometimes.
+                // Trailers aren't stored, and so are never served, rather than only sometimes.
                 Some(Ok(Err(_trailers))) => {}
                 Some(Err(error)) => return this.fail(BodyError::Broken(describe(&error))),
                 None => {

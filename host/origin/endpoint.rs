@@ -151,7 +151,7 @@ async fn await_head(
 fn head(result: Result<Response<Incoming>, Error>) -> Result<Response<Incoming>, Fault> {
     let response = result.map_err(|error| Fault::of_client(&error))?;
     if response.status().is_informational() {
-        // The client library skips the others; a 101 comes through, though nobody asked to switch protocols.
+        // The client library skips the others; a 101 comes through, though no switch of protocols was requested.
         return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {}", response.status())));
     }
     Used::mark(response.extensions());

@@ -8,7 +8,7 @@ use hyper_util::client::legacy;
 use super::dial::{DialError, Used};
 use crate::message::BodyError;
 
-/// Why a fetch brought no response. Cloneable, because one failed fetch is told to everybody who waits for it.
+/// Why a fetch brought no response. Cloneable, because one failed fetch fails all requests that wait for it.
 #[derive(Clone, Debug)]
 pub struct Failure {
     reason: Reason,
@@ -20,7 +20,7 @@ pub struct Failure {
 /// The kinds of failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Nobody listens at the endpoint's address.
+    /// Nothing listens at the endpoint's address.
     ConnectRefused,
     /// The connection didn't come about in time, TLS included.
     ConnectTimeout,
@@ -72,7 +72,7 @@ impl Reason {
         }
     }
 
-    /// The status a client is answered with.
+    /// The status of the client's response.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -136,7 +136,7 @@ impl Failure {
         Self { endpoint: Some(Arc::clone(endpoint)), ..Self::of_pool(pool, fault) }
     }
 
-    /// The status a client is answered with: mostly 502, 503 or 504.
+    /// The status of the client's response: mostly 502, 503 or 504.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.reason.status()

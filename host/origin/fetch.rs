@@ -1,4 +1,4 @@
-//! One request on its way: attempts, one after the other, until there is an answer or no hope.
+//! One request on its way: attempts, one after the other, until there is a response or none can be expected.
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Response, uri::PathAndQuery};
 use hyper::body::Incoming;
 
 use super::{
-    balance::Nobody,
+    balance::NoEndpoint,
     endpoint::Endpoint,
     failure::{Failure, Fault, Reason},
     ledger::Slot,
@@ -26,21 +26,21 @@ impl Pool {
     /// Dropping the future, or later the response body, ends the exchange.
     ///
     /// # Errors
-    /// [`Failure`], if no endpoint answered. A status of 502 to 504 that no other endpoint could better is an answer.
+    /// [`Failure`], if no endpoint answered. A status of 502 to 504 that no other endpoint could better is a response.
     pub async fn fetch(&self, outbound: Outbound) -> Result<Fetched, Failure> {
-        let outcome = Course::new(self, outbound).run().await;
+        let outcome = Attempts::new(self, outbound).run().await;
         self.ledger.meters.count(&outcome);
         outcome
     }
 }
 
-/// An attempt that its caller gives up on: it took at least that long, and whose fault that is nobody knows.
-struct GivenUp<'a> {
+/// An attempt that its caller abandons: it took at least that long, and it isn't known whose fault that is.
+struct AbandonedAttempt<'a> {
     recent: &'a Recent,
     begun: Instant,
 }
 
-impl Drop for GivenUp<'_> {
+impl Drop for AbandonedAttempt<'_> {
     fn drop(&mut self) {
         self.recent.record(self.begun.elapsed().as_micros(), false);
     }
@@ -50,7 +50,7 @@ impl Drop for GivenUp<'_> {
 type Attempted = Result<(Response<Incoming>, Slot), Fault>;
 
 /// A request and what has been tried with it.
-struct Course<'a> {
+struct Attempts<'a> {
     pool: &'a Pool,
     method: Method,
     target: PathAndQuery,
@@ -58,14 +58,14 @@ struct Course<'a> {
     payload: Payload,
     client: Option<IpAddr>,
     repeatable: bool,
-    /// Endpoints that aren't asked again.
+    /// Endpoints that aren't tried again.
     tried: Vec<usize>,
     attempts: u32,
     /// Has had its second attempt at the same endpoint.
     repeated: bool,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
         let Outbound { method, authority, target, mut headers, body, client, repeatable } = outbound;
         let payload = Payload::new(body, &method);
@@ -116,9 +116,9 @@ impl<'a> Course<'a> {
         let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
-        let given_up = GivenUp { recent: &ledger.recent, begun };
+        let abandoned = AbandonedAttempt { recent: &ledger.recent, begun };
         let exchanged = endpoint.exchange(request, progress, self.pool.limits.response).await;
-        std::mem::forget(given_up);
+        std::mem::forget(abandoned);
         match exchanged {
             Ok(response) => {
                 let took = begun.elapsed();
@@ -140,12 +140,12 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Who gets the next attempt; nobody, if this one is the outcome.
+    /// Returns the endpoint of the next attempt; `None`, if this one is the outcome.
     fn next(&mut self, endpoint: &Arc<Endpoint>, attempted: &Attempted) -> Option<Arc<Endpoint>> {
         if self.attempts >= self.pool.limits.attempts_max {
             return None;
         }
-        let (repeatable, body) = (self.repeatable, self.payload.is_home());
+        let (repeatable, body) = (self.repeatable, self.payload.is_available());
         let sequel = match attempted {
             Ok((response, _)) => retry::after_status(response.status(), repeatable, body),
             Err(fault) => retry::after_fault(&fault.reason, fault.reused, repeatable, body),
@@ -178,10 +178,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn no_endpoint(&self, nobody: Nobody) -> Failure {
+    fn no_endpoint(&self, nobody: NoEndpoint) -> Failure {
         let detail = match nobody {
-            Nobody::Down => "all endpoints are down by their health checks",
-            Nobody::Tried => "all endpoints have been tried",
+            NoEndpoint::Down => "all endpoints are down by their health checks",
+            NoEndpoint::Tried => "all endpoints have been tried",
         };
         Failure::of_pool(&self.pool.name, Fault::new(Reason::NoEndpoint, detail))
     }

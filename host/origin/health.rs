@@ -1,4 +1,4 @@
-//! Who is fit to be asked: active checks and passive ejection. A state machine without a clock of its own.
+//! The health of endpoints: active checks and passive ejection. A state machine without a clock of its own.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ struct Member {
 /// Requests by outcome, since start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    /// Answered to the end.
+    /// Served to the end.
     pub(super) ok: u64,
-    /// Failed, or answered 502 to 504.
+    /// Failed, or responded with 502 to 504.
     pub(super) failed: u64,
 }
 

@@ -112,14 +112,15 @@ impl Slot {
         Arc::clone(&self.claim.0.places.lent)
     }
 
-    /// Tells how the request went. Only the first word counts: an answer of 503 is a failure even if its body arrives.
+    /// Reports the outcome of the request. Only the first report counts: a response of 503 is a failure even if its
+    /// body arrives.
     pub(super) fn report(&mut self, ok: bool) {
         if !std::mem::replace(&mut self.reported, true) {
             self.ledger.record(&self.claim.0, ok, self.started);
         }
     }
 
-    /// Tells that the response body stalled or broke off.
+    /// Reports that the response body stalled or broke off.
     pub(super) fn report_broken(&mut self) {
         self.ledger.meters.bodies_broken.inc();
         self.report(false);

@@ -1,4 +1,4 @@
-//! What is asked of a pool and what it answers.
+//! The requests to a pool and its responses.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,7 +18,7 @@ pub struct Outbound {
     pub method: Method,
     /// Becomes the `Host` field.
     pub authority: HeaderValue,
-    /// Path and query to ask for.
+    /// Path and query of the request.
     pub target: PathAndQuery,
     /// The header fields, those that concern only one connection already removed. `Host`, `Content-Length` and
     /// `Transfer-Encoding` are set here, whatever they say.

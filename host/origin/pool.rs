@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    balance::{self, Member, Nobody, Standing},
+    balance::{self, Member, NoEndpoint, Standing},
     clients::{ClientShare, Clients},
     dial::Dialer,
     endpoint::Endpoint,
@@ -29,12 +29,12 @@ use crate::{
     report::{EndpointInfo, PoolInfo},
 };
 
-/// A named set of endpoints that answer the same requests. Cheap to share; lives as long as its configuration holds or a
+/// A named set of endpoints that serve the same requests. Cheap to share; lives as long as its configuration holds or a
 /// request uses it.
 ///
 /// One endpoint takes at most `connections_max` requests at a time, each from when its body has been read until its
-/// response body has arrived; further ones wait in the order they came, at most `waiting_max` in the whole pool and none
-/// longer than `connect`.
+/// response body has arrived; further ones wait in the order they came, at most `waiting_max` in the whole pool and
+/// none longer than `connect`.
 pub struct Pool {
     pub(super) name: Arc<str>,
     pub(super) ledger: Arc<Ledger>,
@@ -133,7 +133,7 @@ pub enum Error {
 }
 
 impl Pool {
-    /// A pool whose metrics nobody sees, with the default bounds to itself. Opens no connection.
+    /// A pool whose metrics aren't registered, with the default bounds to itself. Opens no connection.
     ///
     /// # Errors
     /// [`Error`], if the configuration doesn't make a pool.
@@ -241,7 +241,7 @@ impl Pool {
     }
 
     /// The endpoint that takes the next attempt.
-    pub(super) fn choose(&self, tried: &[usize]) -> Result<Arc<Endpoint>, Nobody> {
+    pub(super) fn choose(&self, tried: &[usize]) -> Result<Arc<Endpoint>, NoEndpoint> {
         let standings = self.ledger.standings();
         let members: Vec<_> = standings
             .into_iter()
@@ -253,7 +253,7 @@ impl Pool {
             })
             .collect();
         let index = balance::pick(&members, tried, fastrand::u64(..))?;
-        self.endpoints.get(index).cloned().ok_or(Nobody::Tried)
+        self.endpoints.get(index).cloned().ok_or(NoEndpoint::Tried)
     }
 
     /// A place at the endpoint, at once or after a wait of at most `connect` among a bounded number. A request that
@@ -285,7 +285,8 @@ impl Pool {
         })
     }
 
-    /// A permit, at once if one is free and nobody waits for it, else first come, first served until the deadline.
+    /// A permit, at once if one is free and no other request waits for it, else first come, first served until the
+    /// deadline.
     async fn permit(
         &self,
         free: &Arc<Semaphore>,

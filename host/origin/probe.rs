@@ -1,4 +1,4 @@
-//! Active health checks: a GET now and then, whose answer should be 2xx.
+//! Active health checks: a GET now and then, whose response should be 2xx.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use tokio::{
 
 use super::{endpoint::Endpoint, ledger::Ledger, upload::Upload};
 
-/// Bytes of a check's answer that are read, so that its connection can be used again; a longer one loses it.
+/// Bytes of a check's response that are read, so that its connection can be used again; a longer one loses it.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Shortest time between two checks, whatever the configuration says: without a pause they would be a flood.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// What is asked, and how often.
+/// The requests, and how often each is sent.
 pub(super) struct Check {
     pub(super) target: PathAndQuery,
     pub(super) interval: Duration,
@@ -57,7 +57,7 @@ async fn ask(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
     let request = request.map_err(|fault| fault.detail)?;
     let response = endpoint.exchange(request, None, check.timeout).await.map_err(|fault| fault.detail)?;
     let status = response.status();
-    // The status is the answer; if the body fails, only the connection is lost.
+    // The status is the result; if the body fails, only the connection is lost.
     let _ = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     if status.is_success() { Ok(()) } else { Err(format!("status {status}")) }
 }

@@ -1,9 +1,10 @@
-//! How a request is split into questions, how questions share one request to a model, and the way back. No I/O.
+//! Protocols of models: how a request is split into items, how items share one request, and the way back. No I/O.
 //!
-//! `contract` is the trait, `item` and `fault` are what it speaks of; each protocol is a file of its own, and [`of`] finds
-//! it by its name in the configuration. A further one is a file, its name in `config::Protocol` and a line in [`of`].
+//! `contract` is the trait, `item` and `fault` are its types; each protocol is a file of its own, and [`of`]
+//! finds it by its name in the configuration. A further one is a file, its name in `config::Protocol` and a line in
+//! [`of`].
 //!
-//! The text of a number is never read as a number: `1`, `1.0` and `10e-1` are three different questions, and an
+//! The text of a number is never read as a number: `1`, `1.0` and `10e-1` are three different items, and an
 //! embedding's digits reach the client as the model wrote them.
 
 mod contract;
@@ -17,13 +18,15 @@ mod plain;
 mod tests;
 
 pub use contract::Protocol;
-pub use fault::{BadAnswer, Malformed};
-pub use item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split};
-pub use plain::question as whole;
+pub use fault::{BadResponse, Malformed};
+pub use item::{
+    Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
+};
+pub use plain::item_of as whole;
 
 use crate::config;
 
-/// The protocol of this name.
+/// Returns the protocol of this name.
 #[must_use]
 pub fn of(name: config::Protocol) -> &'static dyn Protocol {
     match name {

@@ -5,7 +5,7 @@ use http::StatusCode;
 /// What may follow a response, by its status alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaction {
-    /// The endpoint can't answer at present: its health suffers, and another one of its pool may be asked.
+    /// The endpoint can't serve at present: its health suffers, and another one of its pool may be tried.
     pub retries_endpoint: bool,
     /// Another candidate may do better.
     pub tries_next_candidate: bool,

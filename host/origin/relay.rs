@@ -47,8 +47,8 @@ const GRACE: Duration = Duration::from_millis(250);
 /// How often a body that finds no room looks for some.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// A response that can travel on. The slot is held until its body has arrived or is dropped; a client that lets it wait
-/// reads from the room that it has in the spool.
+/// A response that can be sent on. The slot is held until its body has arrived or is dropped; a client that lets it
+/// wait reads from the room that it has in the spool.
 pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration, room: Room) -> message::Response {
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
@@ -94,7 +94,7 @@ struct State {
     direct: Option<Download>,
     /// The client has been here since the last look.
     touched: bool,
-    /// The client has asked for more than there was.
+    /// The client has requested more than there was.
     waits: bool,
     stash: Stash,
     /// Once some of it has been written to the file, until all of it has been read.
@@ -252,7 +252,7 @@ impl State {
             Some(Ok(())) => Poll::Ready(None),
             Some(Err(error)) => {
                 let error = error.clone();
-                // Told once; whoever asks again hears the end.
+                // Returned once; after that the end is.
                 self.end = Some(Ok(()));
                 Poll::Ready(Some(Err(error)))
             }
@@ -275,7 +275,7 @@ impl Shared {
         drop((direct, scratch));
     }
 
-    /// Adds what `add` adds to what waits, and tells the client.
+    /// Adds what `add` adds to what waits, and notifies the client.
     fn add(&self, add: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         add(&mut state);

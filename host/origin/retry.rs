@@ -1,8 +1,8 @@
-//! Whether another attempt may follow. Pure. Whether a request may be repeated although an endpoint may have acted on it
-//! is decided by who sends it ([`super::Outbound::repeatable`]); here that is obeyed.
+//! Whether another attempt may follow. Pure. Whether a request may be repeated although an endpoint may have acted on
+//! it is decided by who sends it ([`super::Outbound::repeatable`]); here that is obeyed.
 //!
 //! A timeout of the response is never followed by another attempt: the client has waited as long as the operator
-//! allows, a second try could double that, and the endpoint may still be at work on the first. Neither is an answer
+//! allows, a second try could double that, and the endpoint may still be at work on the first. Neither is a response
 //! that isn't HTTP.
 
 use http::StatusCode;

@@ -1,4 +1,4 @@
-//! How a pool does at present: times and failures of its last answers. Pure but for the lock around it.
+//! The current state of a pool: times and failures of its last responses. Pure but for the lock around it.
 
 use parking_lot::Mutex;
 
@@ -7,10 +7,10 @@ use crate::{
     policy::{PoolStats, facts::POOL_STATS_MS},
 };
 
-/// Answers that are looked back on.
+/// Responses that the statistics cover.
 const ANSWERS_MAX: usize = 1024;
 
-/// The last answers of a pool.
+/// The last responses of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Recent(Mutex<Window>);
 

@@ -140,7 +140,7 @@ impl Origin {
         .await
     }
 
-    /// Reads one request of each connection and never answers.
+    /// Reads one request of each connection and never responds.
     async fn silent() -> Self {
         Self::start(|_, mut stream| async move {
             read_request(&mut stream).await;
@@ -160,7 +160,7 @@ impl Drop for Origin {
     }
 }
 
-/// An address at which nobody listens.
+/// An address at which nothing listens.
 ///
 /// The port stays bound, and nothing listens on it: a free one could become that of another test's origin.
 async fn nobody() -> SocketAddr {

@@ -26,10 +26,10 @@ pub(super) enum Payload {
     /// Read to its end, and waiting in memory or in a file.
     Stored(Arc<Whole>),
     /// Lent to one attempt at a time; it comes home if that attempt took nothing of it.
-    Once(Home),
+    Once(BodySlot),
 }
 
-type Home = Arc<Mutex<Option<Body>>>;
+type BodySlot = Arc<Mutex<Option<Body>>>;
 
 impl Payload {
     /// Takes what the caller brought.
@@ -64,8 +64,8 @@ impl Payload {
     /// # Errors
     /// What the body fails with.
     pub(super) async fn read_ahead(&mut self, room: &Room) -> Result<(), BodyError> {
-        let Self::Once(home) = self else { return Ok(()) };
-        let Some(body) = home.lock().take() else { return Ok(()) };
+        let Self::Once(slot) = self else { return Ok(()) };
+        let Some(body) = slot.lock().take() else { return Ok(()) };
         *self = match read_ahead(body, room).await? {
             ReadAhead::Whole(whole) if whole.is_empty() => Self::Whole(Bytes::new()),
             ReadAhead::Whole(whole) => Self::Stored(whole),
@@ -74,15 +74,15 @@ impl Payload {
         Ok(())
     }
 
-    /// Can an attempt have it (again)?
-    pub(super) fn is_home(&self) -> bool {
+    /// Whether it is available for an attempt (again).
+    pub(super) fn is_available(&self) -> bool {
         match self {
             Self::Whole(_) | Self::Stored(_) => true,
-            Self::Once(home) => home.lock().is_some(),
+            Self::Once(slot) => slot.lock().is_some(),
         }
     }
 
-    /// The body for one attempt and, if it comes in piece by piece, what tells whom it waits for.
+    /// The body for one attempt and, if it comes in piece by piece, a watcher of the side that it waits for.
     pub(super) fn lend(&self) -> (Upload, Option<watch::Receiver<WaitsFor>>) {
         match self {
             Self::Whole(bytes) => (Upload::Whole(bytes.clone()), None),
@@ -90,17 +90,18 @@ impl Payload {
                 let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
                 (Upload::Stored(Replay::new(Arc::clone(whole)), progress), Some(watcher))
             }
-            Self::Once(home) => {
+            Self::Once(slot) => {
                 let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
-                let body = home.lock().take();
-                let lent = Lent { body, home: Arc::clone(home), taken: false, progress: Some(progress) };
-                (Upload::Once(lent), Some(watcher))
+                let body = slot.lock().take();
+                let borrowed = BorrowedBody { body, slot: Arc::clone(slot), taken: false, progress: Some(progress) };
+                (Upload::Once(borrowed), Some(watcher))
             }
         }
     }
 }
 
-/// Who has to act before more of a body can travel. Only the time spent waiting for the endpoint counts against it.
+/// The side that has to act before more of a body can be sent. Only the time spent waiting for the endpoint counts
+/// against it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitsFor {
     /// The client, to send more.
@@ -116,7 +117,7 @@ pub(super) enum Upload {
     /// From memory and file, each piece news of progress.
     Stored(Replay, watch::Sender<WaitsFor>),
     /// Piece by piece.
-    Once(Lent),
+    Once(BorrowedBody),
 }
 
 impl Upload {
@@ -127,9 +128,9 @@ impl Upload {
 }
 
 /// A body that goes home when it is dropped untouched.
-pub(super) struct Lent {
+pub(super) struct BorrowedBody {
     body: Option<Body>,
-    home: Home,
+    slot: BodySlot,
     taken: bool,
     progress: Option<watch::Sender<WaitsFor>>,
 }
@@ -149,7 +150,7 @@ impl HttpBody for Upload {
                 }
                 piece.map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
             }
-            Self::Once(lent) => lent.poll_frame(cx),
+            Self::Once(borrowed) => borrowed.poll_frame(cx),
         }
     }
 
@@ -157,7 +158,7 @@ impl HttpBody for Upload {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Stored(replay, _) => replay.left() == 0,
-            Self::Once(lent) => lent.body.as_ref().is_none_or(HttpBody::is_end_stream),
+            Self::Once(borrowed) => borrowed.body.as_ref().is_none_or(HttpBody::is_end_stream),
         }
     }
 
@@ -165,12 +166,12 @@ impl HttpBody for Upload {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stored(replay, _) => SizeHint::with_exact(replay.left()),
-            Self::Once(lent) => lent.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint),
+            Self::Once(borrowed) => borrowed.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint),
         }
     }
 }
 
-impl Lent {
+impl BorrowedBody {
     /// The next piece; trailers are left out, because HTTP/1.1 would have to announce them.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
@@ -199,7 +200,7 @@ impl Lent {
         }
     }
 
-    /// Tells the attempt whom the body waits for. Each piece is news; that the client still dawdles isn't.
+    /// Reports to the attempt which side the body waits for, at each piece.
     fn waits_for(&self, whom: WaitsFor) {
         let Some(progress) = &self.progress else { return };
         progress.send_if_modified(|known| {
@@ -210,10 +211,10 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for BorrowedBody {
     fn drop(&mut self) {
         if !self.taken {
-            *self.home.lock() = self.body.take();
+            *self.slot.lock() = self.body.take();
         }
     }
 }
@@ -246,14 +247,14 @@ mod tests {
         let payload = Payload::new(OutboundBody::Once(stream(b"abc")), &Method::POST);
         let (upload, _watcher) = payload.lend();
         assert_eq!(upload.size_hint().exact(), Some(3));
-        assert!(!payload.is_home());
+        assert!(!payload.is_available());
         drop(upload);
-        assert!(payload.is_home());
+        assert!(payload.is_available());
 
         let (mut upload, _watcher) = payload.lend();
         assert_eq!(upload.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
         drop(upload);
-        assert!(!payload.is_home());
+        assert!(!payload.is_available());
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Whether a response is stored: by RFC 9111 and the route's defaults, and by the policy, which may decide otherwise. Pure,
-//! but for the policy that is asked and the count of refused tags.
+//! Whether a response is stored: by RFC 9111 and the route's defaults, and by the policy, which may decide otherwise.
+//! Pure, but for the policy that is called and the count of refused tags.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     clock::Timestamp,
     config::OnFault,
     message::tag::is_nameable,
-    policy::{self, Answer, Decision, Facts, Hook, Question},
+    policy::{self, Decision, Facts, Hook, HookCall, ResponseFacts},
 };
 
-/// What is done about a response.
+/// The decision about a response.
 pub(super) struct Ruling {
     pub(super) admission: Admission,
     /// How long requests for the key go on without queueing, if the policy says so.
@@ -30,7 +30,7 @@ pub(super) struct Ruling {
     pub(super) reason: Option<Arc<str>>,
 }
 
-/// When an exchange took place.
+/// The times of an exchange.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     /// Where the purge log stood when it began.
@@ -40,7 +40,7 @@ pub(super) struct Times {
     pub(super) fetch: Duration,
 }
 
-/// A response as it is ruled on.
+/// The parts of a response that the decision depends on.
 #[derive(Clone, Copy)]
 pub(super) struct Responded<'a> {
     pub(super) status: StatusCode,
@@ -58,7 +58,7 @@ pub(super) struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// The case of a response to a client's request with this method and these header fields.
+    /// Returns the case of a response to a client's request with this method and these header fields.
     pub(super) fn new(
         method: &'a Method,
         request: &'a HeaderMap,
@@ -73,7 +73,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What may be stored at most.
+/// The limits of what may be stored.
 #[derive(Clone, Copy)]
 struct Bounds {
     object_bytes_max: u64,
@@ -92,7 +92,7 @@ pub(super) fn rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Facts<
 }
 
 fn ruled(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
-    if advice.is_unshaped() {
+    if advice.is_unedited() {
         let reason = advice.remarked().cloned();
         return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
     }
@@ -112,14 +112,14 @@ fn judged(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, cas
         return native.into();
     }
     let exchange = &case.exchange;
-    let answer = Answer {
+    let response = ResponseFacts {
         status: exchange.status,
         headers: exchange.response,
         length: exchange.length,
         fetch_us: u64::try_from(case.fetch.as_micros()).unwrap_or(u64::MAX),
     };
     let suggested = suggestion(&native, route, case);
-    match advice.ask(&Question::Admit(&suggested), &facts.answered(answer)) {
+    match advice.ask(&HookCall::Admit(&suggested), &facts.with_response(response)) {
         None => native.into(),
         Some(Ok(decision)) => match &*decision {
             Decision::Admit(said) if *said != suggested => overruled(said, &native, case, bounds.object_tags_max),
@@ -212,7 +212,7 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
     .bounded();
     let lifetimes = Lifetimes { ttl_ms: bounded.ttl_ms.saturating_add(case.initial_age_ms), ..bounded };
     if storage.ttl_ms.max(storage.grace_ms).max(storage.stale_if_error_ms).max(storage.keep_ms) == 0 {
-        // Dead on arrival: stored, it would only be in the way.
+        // Its lifetime is over on arrival: stored, it would only take space.
         return Admission::Refuse(Refusal::NoLifetime).into();
     }
     let vary = match vary::by(storage.vary.clone()) {
@@ -315,7 +315,7 @@ mod tests {
         policy::Admission::Store(policy::Storage { ttl_ms, tags, vary, ..policy::Storage::default() })
     }
 
-    /// What a policy's word makes of a response that is refused natively, for this reason.
+    /// The ruling on a response that is refused natively for this reason, if a policy says otherwise.
     fn overruling(said: &policy::Admission, native: Refusal) -> Ruling {
         let (method, headers) = (Method::GET, HeaderMap::new());
         overruled(said, &Admission::Refuse(native), &case(&method, &headers, &headers, 1), BOUNDS.object_tags_max)

@@ -1,5 +1,5 @@
-//! The policy's side of one request, or of one of its questions: which generation decides, what it has said, and what
-//! else was found out on the way. Made when the request comes, and the same until it is answered.
+//! The policy's side of one request, or of one of its items: which generation decides, what it has decided, and what
+//! else was found out on the way. Made when the request comes, and the same until it has its response.
 
 use std::sync::{
     Arc, OnceLock,
@@ -14,32 +14,35 @@ use super::route::{Route, Routes};
 use crate::{
     config::OnFault,
     message::RequestHead,
-    policy::{Arm, Chosen, Decision, Facts, Fault, Hook, Input, Notes, Policy, Question, Shape, consult, fields},
+    policy::{
+        Arm, Chosen, Decision, Facts, Fault, Hook, HookCall, Input, Notes, Policy, RequestEdits, consult, fields,
+    },
 };
 
-/// What policies may know beside a request.
+/// What policies may read beside a request.
 #[derive(Debug)]
-pub(super) struct Beside {
-    /// The node's routes, and so how its pools do.
+pub(super) struct PolicyContext {
+    /// The node's routes, and with them the state of its pools.
     pub(super) routes: Arc<Routes>,
     /// Bytes of a body as it reads, its codings taken off.
     pub(super) body_bytes_max: u64,
 }
 
-/// Who decides for a request, and what is known by now. Without a policy, nobody and nothing.
+/// The generation that decides for a request, and what it has decided by now. Empty without a policy.
 #[derive(Debug, Default)]
 pub(super) struct Advice {
     chosen: Option<Chosen>,
     notes: Notes,
-    /// The canary has faulted: from then on the fallback decides, which is the active generation, with notes of its own.
+    /// The canary has faulted: from then on the fallback decides, which is the active generation, with notes of its
+    /// own.
     canary_failed: AtomicBool,
     fallback_notes: Notes,
     /// Which generation made the key: [`CHOSEN`], [`FALLBACK`], or none: it was made natively.
     maker: AtomicU8,
     /// Header fields that the policy set or removed on what is sent upstream.
     changed: OnceLock<Vec<HeaderName>>,
-    /// It faulted when it should have edited the request, which is sent as it came.
-    unshaped: AtomicBool,
+    /// Whether it faulted when it should have edited the request, which is then sent as it came.
+    unedited: AtomicBool,
     remark: OnceLock<Arc<str>>,
 }
 
@@ -49,30 +52,30 @@ const CHOSEN: u8 = 1;
 const FALLBACK: u8 = 2;
 
 impl Advice {
-    /// The advice for a request on a route.
+    /// Returns the advice for a request on a route.
     pub(super) fn of(route: &Route, request: &RequestHead) -> Self {
         Self { chosen: route.policy.as_ref().map(|roster| roster.choose(request)), ..Self::default() }
     }
 
-    /// The same generation's for another request: one of several questions, or one that follows from this.
+    /// Returns the same generation's for another request: one of several items, or one that follows from this.
     pub(super) fn afresh(&self) -> Self {
         Self { chosen: self.chosen.clone(), ..Self::default() }
     }
 
-    /// The generation that decides at present.
+    /// Returns the generation that decides at present.
     pub(super) fn policy(&self) -> Option<&Arc<dyn Policy>> {
         let chosen = self.chosen.as_ref()?;
-        match &chosen.instead {
-            Some(instead) if self.canary_failed.load(Ordering::Relaxed) => Some(instead),
+        match &chosen.fallback {
+            Some(fallback) if self.canary_failed.load(Ordering::Relaxed) => Some(fallback),
             _ => Some(&chosen.policy),
         }
     }
 
-    /// The generation that decided, and the arms that were drawn.
+    /// Returns the generation that decided, and the arms that were drawn.
     pub(super) fn into_parts(self) -> (Option<Arc<dyn Policy>>, Vec<Arm>) {
-        let Some(Chosen { policy, instead, .. }) = self.chosen else { return (None, Vec::new()) };
-        match instead.filter(|_| self.canary_failed.into_inner()) {
-            Some(instead) => (Some(instead), self.fallback_notes.into_arms()),
+        let Some(Chosen { policy, fallback, .. }) = self.chosen else { return (None, Vec::new()) };
+        match fallback.filter(|_| self.canary_failed.into_inner()) {
+            Some(fallback) => (Some(fallback), self.fallback_notes.into_arms()),
             None => (Some(policy), self.notes.into_arms()),
         }
     }
@@ -81,7 +84,7 @@ impl Advice {
         if self.canary_failed.load(Ordering::Relaxed) { &self.fallback_notes } else { &self.notes }
     }
 
-    /// Whether the body must be at hand for it. Of a request that is only passed on, fewer hooks are asked.
+    /// Whether the body must be in memory for it. For a request that is only passed on, fewer hooks are called.
     pub(super) fn needs_body(&self, passed: bool) -> bool {
         let reads = |policy: &Arc<dyn Policy>| {
             if !passed {
@@ -91,19 +94,19 @@ impl Advice {
             let units = policy.experiments().iter().map(|experiment| &experiment.unit);
             hooks.chain(units).any(Input::needs_body)
         };
-        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) || chosen.instead.iter().any(reads))
+        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) || chosen.fallback.iter().any(reads))
     }
 
     /// Whether the key depends on the body.
     pub(super) fn keys_by_body(&self) -> bool {
         let reads = |policy: &Arc<dyn Policy>| consult::key_reads(&**policy).any(Input::needs_body);
-        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.instead.iter().all(reads))
+        self.chosen.as_ref().is_some_and(|chosen| reads(&chosen.policy) && chosen.fallback.iter().all(reads))
     }
 
-    /// The label of its generation, if that is a canary which still decides. What a canary stores is not for others: should it
-    /// go, its mistakes go with it.
+    /// The label of its generation, if that is a canary which still decides. What a canary stores is not shared with
+    /// others: if it is dropped, its mistakes are dropped with it.
     pub(super) fn on_trial(&self) -> Option<&Arc<str>> {
-        let chosen = self.chosen.as_ref().filter(|chosen| chosen.instead.is_some())?;
+        let chosen = self.chosen.as_ref().filter(|chosen| chosen.fallback.is_some())?;
         (!self.canary_failed.load(Ordering::Relaxed)).then(|| chosen.policy.label())
     }
 
@@ -118,7 +121,7 @@ impl Advice {
         let chosen = self.chosen.as_ref()?;
         match self.maker.load(Ordering::Relaxed) {
             CHOSEN => Some(&chosen.policy),
-            FALLBACK => chosen.instead.as_ref(),
+            FALLBACK => chosen.fallback.as_ref(),
             _ => None,
         }
     }
@@ -135,9 +138,16 @@ impl Advice {
         shadowed || self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
-    /// What is read for it from a request.
-    pub(super) fn facts<'a>(&'a self, beside: &'a Beside, head: &'a RequestHead, body: Option<&'a Bytes>) -> Facts<'a> {
-        Facts::new(head, body, self.notes()).decoded_within(beside.body_bytes_max).beside(&*beside.routes)
+    /// Returns what it may read of a request.
+    pub(super) fn facts<'a>(
+        &'a self,
+        policy_context: &'a PolicyContext,
+        head: &'a RequestHead,
+        body: Option<&'a Bytes>,
+    ) -> Facts<'a> {
+        Facts::new(head, body, self.notes())
+            .decoded_within(policy_context.body_bytes_max)
+            .beside(&*policy_context.routes)
     }
 
     /// Draws the arms of the policy's experiments.
@@ -154,18 +164,18 @@ impl Advice {
         self.notes().arms()
     }
 
-    /// Asks a hook; `None` if the policy doesn't have it.
-    pub(super) fn ask(&self, question: &Question<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
-        let said = self.by_each(facts, |policy, facts| consult::ask(&**policy, question, facts));
+    /// Calls a hook; `None` if the policy doesn't have it.
+    pub(super) fn ask(&self, call: &HookCall<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
+        let said = self.with_fallback(facts, |policy, facts| consult::ask(&**policy, call, facts));
         if let Some(shadow) = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref()) {
-            shadow.witness(question, facts, said.as_ref());
+            shadow.witness(call, facts, said.as_ref());
         }
         said
     }
 
-    /// Makes something by the generation that decides. If that is a canary and faults, the active one decides, for this
+    /// Runs `make` with the generation that decides. If that is a canary and faults, the active one decides, for this
     /// and for all that follows.
-    pub(super) fn by_each<T>(
+    pub(super) fn with_fallback<T>(
         &self,
         facts: &Facts<'_>,
         make: impl Fn(&Arc<dyn Policy>, &Facts<'_>) -> Option<Result<T, Fault>>,
@@ -182,61 +192,62 @@ impl Advice {
         make(self.policy()?, &facts.noted(self.notes()))
     }
 
-    /// Tells a shadow which key was made.
+    /// Notifies a shadow of the key that was made.
     pub(super) fn witness_key(&self, facts: &Facts<'_>) {
-        if let Some(Chosen { policy, instead, shadow: Some(shadow) }) = &self.chosen {
+        if let Some(Chosen { policy, fallback, shadow: Some(shadow) }) = &self.chosen {
             // The keys of a canary and of the active generation are compared off the request path.
-            let made = if instead.is_none() { consult::key(&**policy, facts) } else { None };
+            let made = if fallback.is_none() { consult::key(&**policy, facts) } else { None };
             let decided = made.map(|decided| decided.map(Arc::new));
-            shadow.witness(&Question::Key, facts, decided.as_ref());
+            shadow.witness(&HookCall::Key, facts, decided.as_ref());
         }
     }
 
-    /// What the policy changes before the request is sent upstream, if anything.
+    /// Returns what the policy changes before the request is sent upstream, if anything.
     ///
     /// # Errors
-    /// The policy faulted, and the route wants no answer then.
-    pub(super) fn shape(&self, route: &Route, facts: &Facts<'_>) -> Result<Option<Shape>, Fault> {
+    /// The policy faulted, and the route refuses the request then.
+    pub(super) fn request_edits(&self, route: &Route, facts: &Facts<'_>) -> Result<Option<RequestEdits>, Fault> {
         if !self.has(Hook::Features) {
             return Ok(None);
         }
-        let opinion = self.opinion(route, &Question::Features, facts)?;
+        let opinion = self.opinion(route, &HookCall::Features, facts)?;
         match opinion.as_deref() {
             None if route.config.on_fault == OnFault::Bypass && self.policy_has(Hook::Features) => {
-                // It goes as it came, and so what it is answered is for nobody else.
-                self.unshaped.store(true, Ordering::Relaxed);
+                // It is sent as it came, and so its response must not be shared.
+                self.unedited.store(true, Ordering::Relaxed);
                 Ok(None)
             }
-            Some(Decision::Features(shape)) => {
-                let _ = self.changed.set(shape.headers.iter().map(|(name, _)| name.clone()).collect());
-                Ok(Some(shape.clone()))
+            Some(Decision::Features(request_edits)) => {
+                let _ = self.changed.set(request_edits.headers.iter().map(|(name, _)| name.clone()).collect());
+                Ok(Some(request_edits.clone()))
             }
             _ => Ok(None),
         }
     }
 
-    /// Whether the policy set or removed this header field on what was sent; then the client's own says nothing about it.
+    /// Whether the policy set or removed this header field on what was sent, so that the client's own value doesn't
+    /// count.
     pub(super) fn changed(&self, name: &HeaderName) -> bool {
         self.changed.get().is_some_and(|names| names.contains(name))
     }
 
-    /// Whether the policy presented credentials that the key knows nothing of.
+    /// Whether the policy set or removed credentials that aren't part of the key.
     pub(super) fn lends_credentials(&self) -> bool {
         let lends = |names: &Vec<HeaderName>| names.iter().any(fields::is_credential);
         self.key_maker().is_none() && self.changed.get().is_some_and(lends)
     }
 
-    /// What the policy says; `None` where the native default decides.
+    /// Returns the policy's decision; `None` where the native default decides.
     ///
     /// # Errors
-    /// The policy faulted, and the route wants no answer then.
+    /// The policy faulted, and the route refuses the request then.
     pub(super) fn opinion(
         &self,
         route: &Route,
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         facts: &Facts<'_>,
     ) -> Result<Option<Arc<Decision>>, Fault> {
-        match self.ask(question, facts) {
+        match self.ask(call, facts) {
             None => Ok(None),
             Some(Ok(decision)) => Ok(Some(decision)),
             Some(Err(fault)) if route.config.on_fault == OnFault::Refuse => Err(fault),
@@ -246,22 +257,22 @@ impl Advice {
 
     /// Whether the policy faulted when it should have edited the request, so that the response is to what a client sent
     /// and not to what its key says.
-    pub(super) fn is_unshaped(&self) -> bool {
-        self.unshaped.load(Ordering::Relaxed)
+    pub(super) fn is_unedited(&self) -> bool {
+        self.unedited.load(Ordering::Relaxed)
     }
 
     fn policy_has(&self, hook: Hook) -> bool {
         self.policy().is_some_and(|policy| policy.reads(hook).is_some())
     }
 
-    /// Notes a word on what the policy did out of the ordinary; the first one stays.
+    /// Notes what the policy did out of the ordinary, in a word; the first one stays.
     fn remark(&self, word: &str) {
         if self.remark.get().is_none() {
             let _ = self.remark.set(word.into());
         }
     }
 
-    /// The word, if there is one.
+    /// Returns that word, if there is one.
     pub(super) fn remarked(&self) -> Option<&Arc<str>> {
         self.remark.get()
     }
@@ -279,7 +290,7 @@ mod tests {
         policy::{Experiment, KeyPlan, Outcome, facts::tests::request},
     };
 
-    /// A generation that has no hook; what it would say is the test's.
+    /// A generation that has no hook; the test decides for it.
     #[derive(Debug)]
     struct Generation(Arc<str>);
 
@@ -306,7 +317,7 @@ mod tests {
 
         fn decide(
             &self,
-            _: &Question<'_>,
+            _: &HookCall<'_>,
             _: &[Option<Cow<'_, [u8]>>],
             _: Option<Timestamp>,
         ) -> Result<Arc<Decision>, Fault> {
@@ -322,14 +333,15 @@ mod tests {
 
     fn advice(fallback: Option<&str>) -> Advice {
         let generation = |label: &str| Arc::new(Generation(label.into())) as Arc<dyn Policy>;
-        let chosen = Chosen { policy: generation("chosen"), instead: fallback.map(generation), shadow: None };
+        let chosen = Chosen { policy: generation("chosen"), fallback: fallback.map(generation), shadow: None };
         Advice { chosen: Some(chosen), ..Advice::default() }
     }
 
     #[test]
     fn a_canary_that_faults_is_replaced_for_this_and_all_that_follows() {
         const CANARY: Option<&str> = Some("active");
-        // the fallback, who faults, who decides, who decides from then on, the word about it, who made the key
+        // the fallback, the generations that fault, the one that decides, the one that decides after that, the word,
+        // the trial
         for (fallback, faulting, said, after, remark, trial) in [
             (None, &[][..], Some("chosen"), "chosen", None, None),
             (None, &["chosen"], None, "chosen", Some("breaker-open"), None),
@@ -340,7 +352,7 @@ mod tests {
         ] {
             let (head, notes) = (request(Method::GET, "/", &[]), Notes::default());
             let (facts, advice) = (Facts::new(&head, None, &notes), advice(fallback));
-            let made = advice.by_each(&facts, |policy, _| {
+            let made = advice.with_fallback(&facts, |policy, _| {
                 let label = policy.label();
                 Some(if faulting.contains(&&**label) { Err(Fault::Open) } else { Ok(label.to_string()) })
             });
@@ -364,7 +376,7 @@ mod tests {
         let advice = Advice::default();
         let (head, notes) = (request(Method::GET, "/", &[]), Notes::default());
         let facts = Facts::new(&head, None, &notes);
-        assert_eq!(advice.by_each::<()>(&facts, |_, _| panic!("nobody is asked")), None);
+        assert_eq!(advice.with_fallback::<()>(&facts, |_, _| panic!("nobody is asked")), None);
         assert!(advice.keys_natively() && advice.policy().is_none() && !advice.has(Hook::Key));
     }
 }

@@ -1,4 +1,5 @@
-//! One exchange with the origin: ask, judge the response, store it while it arrives, and tell everybody who waits.
+//! One exchange with the origin: sends the request, decides about the response, stores it while it arrives, and lands
+//! the flight for all that wait.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::{
     admission::{self, Case, Responded, Ruling, Times},
-    advice::{Advice, Beside},
+    advice::{Advice, PolicyContext},
     forwarding,
     route::Route,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -28,7 +29,7 @@ use crate::{
         key::Key,
         lookup::Demand,
         purge::Mark,
-        record::{Origins, Place, Recorder, head},
+        record::{Origins, Recorder, StorageKeys, head},
         tag::Tag,
         vary::{self, Vary},
     },
@@ -38,14 +39,14 @@ use crate::{
     policy::{Facts, key},
 };
 
-/// An error body up to this size is shared with all who wait; a larger one goes to one of them.
+/// An error body up to this size is shared with all requests that wait; a larger one is for one of them.
 const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
 
-/// What fetching needs of the node.
+/// The parts of the node that fetching needs.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) cache: Arc<Cache>,
-    pub(super) beside: Arc<Beside>,
+    pub(super) policy_context: Arc<PolicyContext>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -56,7 +57,7 @@ pub(super) struct KeyedRequest {
     /// Its body, if its key is made of that.
     pub(super) body: Bytes,
     pub(super) advice: Arc<Advice>,
-    /// What it asks of the cache.
+    /// Its demands on the cache.
     pub(super) demand: Demand,
     /// The URL that it can be purged by, and that one's tag.
     pub(super) url: Arc<str>,
@@ -86,31 +87,31 @@ impl KeyedRequest {
         Self { route, head, body, advice, demand, url, url_tag, primary: key, key, stale: None, if_error: false }
     }
 
-    /// What policies are told of it.
-    pub(super) fn facts<'a>(&'a self, beside: &'a Beside) -> Facts<'a> {
-        self.advice.facts(beside, &self.head, Some(&self.body))
+    /// Returns what policies may read of it.
+    pub(super) fn facts<'a>(&'a self, policy_context: &'a PolicyContext) -> Facts<'a> {
+        self.advice.facts(policy_context, &self.head, Some(&self.body))
     }
 
-    /// What is looked up for it; `url` makes the tag of its URL.
+    /// Returns its look-up; `url` makes the tag of its URL.
     pub(super) fn query<'a>(&'a self, url: &'a (dyn Fn() -> Tag + Sync), now: Timestamp) -> Query<'a> {
         Query { key: self.primary, head: &self.head, demand: &self.demand, url: Some(url), now }
     }
 }
 
-/// How a flight landed, for everybody on it.
+/// How a flight landed, for the requests that wait for it.
 #[derive(Clone, Debug)]
 pub(super) enum Landing {
     /// A response that all may have.
     Shared(Arrival),
     /// What was stored is good again.
     Renewed(Arc<Object>, UpstreamReport),
-    /// A response for one only: the others ask by themselves.
+    /// A response for one only: the others fetch by themselves.
     Private(Refusal),
     /// No response.
     Failed(Failed),
 }
 
-/// How a response was come by.
+/// Where a response came from, and at what cost.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamReport {
     pub(super) endpoint: Arc<str>,
@@ -144,7 +145,7 @@ pub(super) struct Arrival {
     pub(super) headers: Arc<HeaderMap>,
     pub(super) body: SharedBody,
     /// Where it is stored, and so which variant it is.
-    pub(super) place: Place,
+    pub(super) keys: StorageKeys,
     /// What it can be purged by.
     pub(super) tags: Arc<[Tag]>,
     /// Where the purge log stood when its fetch began.
@@ -189,7 +190,7 @@ pub(super) async fn lead(
     match exchange(&fetcher, &request).await {
         Exchanged::Renewed(object, report) => lead.land(Landing::Renewed(object, report)),
         Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
-        // One client's limit says nothing about the others who wait: each asks by itself, and so does this one.
+        // One client's limit says nothing about the others that wait: each fetches by itself, and so does this one.
         Exchanged::Failed(failed) if failed.status == StatusCode::TOO_MANY_REQUESTS => {
             lead.land(Landing::Private(Refusal::Status));
         }
@@ -206,13 +207,13 @@ pub(super) async fn lead(
                 fetcher.cache.mark_uncacheable(request.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
-            // The client may be gone; then nobody wants this response.
+            // The client may have left; then this response isn't needed.
             let _ = own.send((response, report));
         }
     }
 }
 
-/// Asks the origin and judges what comes.
+/// Sends the request to the origin and decides about the response.
 pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Exchanged {
     let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
@@ -232,33 +233,30 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Excha
                 if let Some(renewed) = renew(fetcher, request, object, arrived.fetched.response.headers(), &times) {
                     return Exchanged::Renewed(renewed, report);
                 }
-                // The 304 spoke of a response we don't have: ask again, for the whole.
+                // The 304 is about a response that isn't stored here: fetch again, the whole.
             }
             _ => return settle(fetcher, request, arrived, &times).await,
         }
     }
 }
 
-/// Sends the request as the policy shapes it, to the candidates that the policy chooses.
+/// Sends the request with the policy's edits, to the candidates that the policy chooses.
 pub(super) async fn send(
     fetcher: &Fetcher,
     request: &KeyedRequest,
     mut upstream: UpstreamRequest,
 ) -> Result<Arrived, Failed> {
     let route = &request.route;
-    let shaped = upstream.shape(route, &request.advice, &request.facts(&fetcher.beside));
-    let choice = shaped.map_err(|fault| Failed::of_fault(route, &fault))?;
+    let prepared = upstream.prepare(route, &request.advice, &request.facts(&fetcher.policy_context));
+    let choice = prepared.map_err(|fault| Failed::of_fault(route, &fault))?;
     upstream.send(route, &choice).await
 }
 
-/// The request to the origin: without the client's conditions, because what is to be stored must come whole.
+/// Returns the request to the origin: without the client's conditions, because what is to be stored must come whole.
 pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> UpstreamRequest {
     let (route, head) = (&request.route, &request.head);
-    let mut headers = if route.infers() {
-        forwarding::of_question(route, &request.advice, head)
-    } else {
-        forwarding::of_request(head)
-    };
+    let mut headers =
+        if route.infers() { forwarding::of_item(route, &request.advice, head) } else { forwarding::of_request(head) };
     for name in &conditional::CONDITIONS {
         headers.remove(name);
     }
@@ -266,7 +264,7 @@ pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> Up
         conditional::ask(&mut headers, &object.head.headers);
     }
     UpstreamRequest {
-        // What answers GET answers HEAD as well.
+        // A response to GET serves HEAD as well.
         method: key::shared_method(&head.method).clone(),
         authority: head.authority.clone(),
         target: route.target_sent(head),
@@ -288,11 +286,11 @@ fn renew(
     let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
     // A response that may no longer be shared, or is another variant now, must come whole.
     let Admission::Store(storage) = rule(fetcher, request, response, times).admission else { return None };
-    let place = place(request, &storage);
-    if place.key != request.key {
+    let keys = storage_keys(request, &storage);
+    if keys.key != request.key {
         return None;
     }
-    fetcher.cache.renew(object, not_modified, &storage, &place, &origins(request, times))
+    fetcher.cache.renew(object, not_modified, &storage, &keys, &origins(request, times))
 }
 
 async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
@@ -319,7 +317,7 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
     }
 }
 
-/// What is to be stored, on its way in.
+/// Returns the exchange of a response that is to be stored while it arrives.
 fn arriving(
     fetcher: &Fetcher,
     request: &KeyedRequest,
@@ -329,8 +327,8 @@ fn arriving(
     times: &Times,
 ) -> Exchanged {
     let (parts, body) = response.into_parts();
-    let place = place(request, storage);
-    let head = head(parts.status, &parts.headers, storage, &place, &origins(request, times));
+    let keys = storage_keys(request, storage);
+    let head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times));
     let mut headers = head.headers.clone();
     if let Some(age) = parts.headers.get(header::AGE) {
         headers.insert(header::AGE, age.clone());
@@ -339,19 +337,19 @@ fn arriving(
     let mark = head.mark;
     let age_ms = head.initial_age_ms;
     let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(age_ms));
-    let recorder = Recorder::new(Arc::clone(&fetcher.cache), place.clone(), head);
+    let recorder = Recorder::new(Arc::clone(&fetcher.cache), keys.clone(), head);
     let shared = recorder.shared(body.size_hint().exact());
     let (headers, body_read, at) = (Arc::new(headers), shared.clone(), clock::uptime());
-    let arrival = Arrival { headers, body: body_read, place, tags, mark, ttl_ms, age_ms, at, report };
+    let arrival = Arrival { headers, body: body_read, keys, tags, mark, ttl_ms, age_ms, at, report };
     Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder) }))
 }
 
-/// An error isn't stored, but those who already wait get it together, instead of asking a failing origin each: if it
-/// isn't for one of them only.
+/// Shares an error, without storing it, with the requests that wait already, so that each doesn't go to a failing
+/// origin; unless it is specific to one of them.
 async fn share_error(request: &KeyedRequest, response: Response, report: UpstreamReport, mark: Mark) -> Exchanged {
     let (parts, body) = response.into_parts();
-    let place = match shared_place(request, &parts.headers) {
-        Ok(place) => place,
+    let keys = match shared_storage_keys(request, &parts.headers) {
+        Ok(keys) => keys,
         Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), report, refusal),
     };
     if body.size_hint().lower() > SHARED_ERROR_BYTES_MAX {
@@ -372,7 +370,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
     Exchanged::Error(Arrival {
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
-        place,
+        keys,
         tags: [request.url_tag, Tag::key(&request.primary)].into(),
         mark,
         ttl_ms: None,
@@ -382,8 +380,8 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
     })
 }
 
-/// For whom an error is that several wait for: which variant it is, or why it is for one client only.
-fn shared_place(request: &KeyedRequest, response: &HeaderMap) -> Result<Place, Refusal> {
+/// Returns the keys of an error that several requests wait for: of its variant, or why it is for one client only.
+fn shared_storage_keys(request: &KeyedRequest, response: &HeaderMap) -> Result<StorageKeys, Refusal> {
     let KeyedRequest { route, advice, head, .. } = request;
     let directives = Directives::read(response);
     let rules = [
@@ -397,28 +395,28 @@ fn shared_place(request: &KeyedRequest, response: &HeaderMap) -> Result<Place, R
     }
     match vary::read(response) {
         // A flight may be of a variant already.
-        Vary::No => Ok(Place { primary: request.primary, key: request.key, names: None }),
-        Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => Ok(variant_place(request, &names)),
+        Vary::No => Ok(StorageKeys { primary: request.primary, key: request.key, names: None }),
+        Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => Ok(variant_storage_keys(request, &names)),
         // What the origin answered to isn't what the client sent.
         Vary::By(_) | Vary::Any => Err(Refusal::VaryAny),
     }
 }
 
-fn variant_place(request: &KeyedRequest, names: &[HeaderName]) -> Place {
+fn variant_storage_keys(request: &KeyedRequest, names: &[HeaderName]) -> StorageKeys {
     let primary = request.primary;
-    Place { primary, key: vary::variant(&primary, names, &request.head), names: Some(names.into()) }
+    StorageKeys { primary, key: vary::variant(&primary, names, &request.head), names: Some(names.into()) }
 }
 
 fn rule(fetcher: &Fetcher, request: &KeyedRequest, response: Responded<'_>, times: &Times) -> Ruling {
     let KeyedRequest { route, advice, head, .. } = request;
     let case = Case::new(&head.method, &head.headers, advice, response, times);
-    admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.beside), &case)
+    admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.policy_context), &case)
 }
 
-fn place(request: &KeyedRequest, storage: &Storage) -> Place {
+fn storage_keys(request: &KeyedRequest, storage: &Storage) -> StorageKeys {
     match &storage.vary {
-        None => Place { primary: request.primary, key: request.primary, names: None },
-        Some(names) => variant_place(request, names),
+        None => StorageKeys { primary: request.primary, key: request.primary, names: None },
+        Some(names) => variant_storage_keys(request, names),
     }
 }
 
@@ -432,7 +430,7 @@ fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
     }
 }
 
-/// Takes a body in: into the tiers, and to all who read along.
+/// Takes a body in: into the tiers, and to all readers.
 pub(super) struct Pump {
     body: Body,
     intake: Intake<Lead<Landing>>,

@@ -1,7 +1,7 @@
-//! Which header fields of a question are sent to the model, and which of these its key has: one rule for both, so that
-//! no answer depends on a field that the key doesn't know.
+//! Which header fields of an item are sent to the model, and which of these its key has: one rule for both, so that
+//! no response depends on a field that isn't part of the key.
 //!
-//! With a native key all fields are sent and keyed, except those that say nothing about the answer (`policy::fields`,
+//! With a native key all fields are sent and keyed, except those that say nothing about the response (`policy::fields`,
 //! and the route's `ignore_headers`). With a policy's key, those that the key reads, credentials and the model's
 //! context are sent; what of them the policy doesn't read is keyed by the host.
 
@@ -13,7 +13,7 @@ use crate::{
     policy::{Input, Policy, consult, fields, key},
 };
 
-/// The fields of a request that are sent with a question, sorted by name. `maker` made its key, or nobody if the native
+/// The fields of a request that are sent with an item, sorted by name. `maker` made its key; `None` if the native
 /// default did.
 pub(super) fn sent(route: &Route, maker: Option<&dyn Policy>, headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = headers.keys().filter(|name| is_sent(route, maker, name)).cloned().collect();
@@ -33,7 +33,8 @@ pub(super) fn unread(route: &Route, policy: &dyn Policy, headers: &HeaderMap) ->
     })
 }
 
-/// What of where a question is sent the policy's key doesn't read: the host's part of the key, too.
+/// Returns a digest of the parts of an item's target that the policy's key doesn't read: the host's part of the key,
+/// too.
 pub(super) fn unread_target(policy: &dyn Policy, head: &RequestHead) -> [u8; 32] {
     let is_read = |wanted: &Input| consult::key_reads(policy).any(|input| input == wanted);
     let mut digest = Digest::default();
@@ -47,9 +48,9 @@ pub(super) fn unread_target(policy: &dyn Policy, head: &RequestHead) -> [u8; 32]
     *digest.0.finalize().as_bytes()
 }
 
-/// The header fields of a question that isn't split, as they are sent on for all who ask the same: without the client's
-/// address, which is in no key.
-pub(super) fn of_question(route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
+/// Returns the header fields of an item whose body isn't split, as they are sent for all requests with its key: without
+/// the client's address, which is in no key.
+pub(super) fn of_item(route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
     let maker = advice.key_maker().map(|policy| &**policy);
     let mut headers = head.headers.clone();
     for name in head.headers.keys().filter(|name| !is_sent(route, maker, name) && !fields::is_carried(name)) {
@@ -61,7 +62,8 @@ pub(super) fn of_question(route: &Route, advice: &Advice, head: &RequestHead) ->
     headers
 }
 
-/// The client's header fields as they are sent upstream: what it said, and through whom it came (RFC 9110, section 7.6.3).
+/// Returns the client's header fields as they are sent upstream, with the intermediaries that the request came through
+/// (RFC 9110, section 7.6.3).
 pub(super) fn of_request(head: &RequestHead) -> HeaderMap {
     let mut headers = head.headers.clone();
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
@@ -79,7 +81,7 @@ pub(super) fn of_request(head: &RequestHead) -> HeaderMap {
     headers
 }
 
-/// Whether a request presents credentials that its key doesn't have, so that what it is answered may be for it alone.
+/// Whether a request presents credentials that its key doesn't have, so that its response may be for it alone.
 pub(super) fn has_unkeyed_credentials(route: &Route, advice: &Advice, headers: &HeaderMap) -> bool {
     if route.infers() {
         // What is sent is in the key.
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_sent_on_is_in_the_key_or_made_of_what_is() {
         let head = request(Method::POST, "/", HEADERS);
-        let headers = of_question(&route(Mode::Infer(Protocol::Plain)), &Advice::default(), &head);
+        let headers = of_item(&route(Mode::Infer(Protocol::Plain)), &Advice::default(), &head);
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let wanted = [

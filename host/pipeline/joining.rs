@@ -1,5 +1,5 @@
-//! Joining a flight, and looking once more: between a look-up and the flight that it leads to, an earlier flight may have
-//! landed and stored what is wanted.
+//! Joining a flight, and looking once more: between a look-up and the flight that it leads to, an earlier flight may
+//! have landed and stored what is wanted.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::cache::{
     store::Tier,
 };
 
-/// What a request is to a flight.
+/// A request's part in a flight.
 #[derive(Debug)]
 pub(super) enum Turn<T> {
-    /// It leads one: fetch, then [`Lead::land`]. If what it wants has been stored meanwhile, that may be served instead;
-    /// dropping the lead ends the flight.
+    /// It leads one: fetch, then [`Lead::land`]. If what it wants has been stored meanwhile, that may be served
+    /// instead; dropping the lead ends the flight.
     Lead(Lead<T>, Option<Stored>),
     /// One is under way: wait.
     Follow(Follower<T>),
@@ -33,7 +33,7 @@ pub(super) struct Stored {
     pub(super) tier: Tier,
 }
 
-/// Joins the flight for `key`, or starts it. Whoever starts it looks again, at what no tier has to be awaited for.
+/// Joins the flight for `key`, or starts it; then `look` is called once more, for what can be found without waiting.
 pub(super) fn join<T>(flights: &Arc<Flights<T>>, key: &Key, look: impl FnOnce() -> Option<Found>) -> Turn<T> {
     match flights.join(key) {
         Joined::Full => Turn::Full,

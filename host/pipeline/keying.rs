@@ -1,4 +1,4 @@
-//! Which key a request has: by its policy if that has an opinion, else natively.
+//! The key of a request: by its policy if that makes keys, else natively.
 
 use super::{advice::Advice, forwarding, route::Route};
 use crate::{
@@ -17,9 +17,10 @@ pub(super) enum Keyed {
         /// Why the policy didn't make it.
         fault: Option<Fault>,
     },
-    /// The request is kept out of the cache: the policy wants it so, or faulted, and nobody else may make the key.
+    /// The request is kept out of the cache: the policy wants it so, or faulted, and the native default may not make
+    /// the key.
     Bypass(String),
-    /// The policy faulted, and the route wants no response then.
+    /// The policy faulted, and the route refuses the request then.
     Refused(Fault),
 }
 
@@ -34,9 +35,9 @@ impl Keyed {
     }
 }
 
-/// Makes the key of a request, or of one of its questions, whose canonical form is `canonical`.
+/// Makes the key of a request, or of one of its items, whose canonical form is `canonical`.
 pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
-    let made = advice.by_each(facts, |policy, facts| {
+    let made = advice.with_fallback(facts, |policy, facts| {
         let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
         Some(keyed.inspect(|_| advice.made_key()))
     });
@@ -54,7 +55,7 @@ pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonica
     Keyed::Key { key: natively(route, advice, facts, canonical), fault }
 }
 
-/// The native key of a request.
+/// Returns the native key of a request.
 fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
     let mut hasher = begin(route, advice, facts, Decider::Native);
     match canonical {
@@ -67,8 +68,8 @@ fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option
     hasher.finish()
 }
 
-/// What a canary keeps has keys of its own, and so has another spelling of a path if that is what is sent. No label, no
-/// method and no scheme begins with `/`, so such a part is none of theirs.
+/// Begins a key. What a canary stores has keys of its own, and so has another spelling of a path if that is what is
+/// sent. No label, no method and no scheme begins with `/`, so such a part is none of theirs.
 fn begin(route: &Route, advice: &Advice, facts: &Facts<'_>, decider: Decider<'_>) -> KeyHasher {
     let mut hasher = route.keys.hasher(decider);
     if let Some(label) = advice.on_trial() {
@@ -85,7 +86,7 @@ fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<
         return Ok(None);
     }
     let mut hasher = begin(route, advice, facts, Decider::Policy { meaning: policy.meaning() });
-    // The method is the host's part: a policy may forget it, and a POST must never be answered with a GET's answer.
+    // The method is the host's part: a policy may forget it, and a POST must never be served a GET's response.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
     if route.infers() {
         // So is what is sent to the model although the policy doesn't read it: where, and with which fields.

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::{
-    advice::{Advice, Beside},
+    advice::{Advice, PolicyContext},
     fetch::UpstreamReport,
     forwarding,
     plan::Why,
-    reply::{Replies, Served},
+    reply::{Replies, Reply},
     route::Route,
     trail::{Lookup, Trail},
     upstream::UpstreamRequest,
@@ -23,10 +23,10 @@ use crate::{
 /// Invalidating after an unsafe method must not hold up its response for longer than this.
 const INVALIDATE_TIME: Duration = Duration::from_millis(250);
 
-/// What passing on needs of the node.
+/// The parts of the node that passing on needs.
 #[derive(Debug)]
 pub(super) struct Passer {
-    pub(super) beside: Arc<Beside>,
+    pub(super) policy_context: Arc<PolicyContext>,
     pub(super) purger: Arc<Purger>,
     pub(super) replies: Arc<Replies>,
 }
@@ -42,13 +42,13 @@ pub(super) struct Passed<'a> {
 
 impl Passer {
     /// Passes on a request whose plan says so as soon as its head is there.
-    pub(super) async fn take(&self, route: &Arc<Route>, advice: &Advice, request: Request, why: Why) -> Served {
+    pub(super) async fn take(&self, route: &Arc<Route>, advice: &Advice, request: Request, why: Why) -> Reply {
         let Request { head, body } = request;
         let trail = Trail { detail: why.detail().map(Into::into), ..Trail::on(route, advice) };
         let body = if http_body::Body::is_end_stream(&body) {
             Body::Empty
         } else if advice.needs_body(true) {
-            match body.collect(self.beside.body_bytes_max).await {
+            match body.collect(self.policy_context.body_bytes_max).await {
                 Ok(bytes) => Body::from(bytes),
                 Err(error) => return self.replies.bad_body(&error, trail),
             }
@@ -58,9 +58,9 @@ impl Passer {
         self.pass(Passed { route, advice, head, body, why }, trail).await
     }
 
-    /// Passes it on as the policy shapes it, to the candidates that the policy chooses. An unsafe method that succeeds
+    /// Passes it on with the policy's edits, to the candidates that the policy chooses. An unsafe method that succeeds
     /// invalidates what is stored for its URL (RFC 9111, section 4.4).
-    pub(super) async fn pass(&self, passed: Passed<'_>, mut trail: Trail) -> Served {
+    pub(super) async fn pass(&self, passed: Passed<'_>, mut trail: Trail) -> Reply {
         let Passed { route, advice, head, body, why } = passed;
         let forward = why.forward();
         trail.lookup = if forward == Forward::Method { Lookup::Pass } else { Lookup::Bypass };
@@ -70,7 +70,7 @@ impl Passer {
             Body::Full(bytes) => Some(bytes.clone()),
             Body::Stream(_) => None,
         };
-        let facts = advice.facts(&self.beside, &head, bytes.as_ref());
+        let facts = advice.facts(&self.policy_context, &head, bytes.as_ref());
         advice.draw(&facts);
         trail.arms = advice.arms().to_vec();
         let mut upstream = UpstreamRequest {
@@ -83,7 +83,7 @@ impl Passer {
         };
         // From here on the request may have an effect, whether or not its client waits for the response.
         let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, &head));
-        let choice = match upstream.shape(route, advice, &facts) {
+        let choice = match upstream.prepare(route, advice, &facts) {
             Ok(choice) => choice,
             Err(fault) => return self.replies.fault_reply(route, &fault, trail),
         };
@@ -102,8 +102,8 @@ impl Passer {
         self.replies.passed_reply(arrived.fetched.response, &report, trail)
     }
 
-    /// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line in
-    /// the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
+    /// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line
+    /// in the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
     async fn invalidate(&self, route: &Route, head: &RequestHead) {
         let url = Tag::url(&head.url());
         if route.policy.is_none() && !self.purger.may_hold(&url) {
@@ -119,7 +119,7 @@ impl Passer {
     }
 }
 
-/// An unsafe request of which nobody knows yet what it did. Dropped before its response is there (the client left, or the
+/// An unsafe request whose effect isn't known yet. Dropped before its response is there (the client left, or the
 /// origin failed), it invalidates its URL.
 struct Changing(Option<(Arc<Purger>, Tag)>);
 

@@ -27,13 +27,13 @@ pub(super) struct Aspects<'a> {
 pub(super) enum Plan {
     /// It is looked up.
     LookUp(Basis),
-    /// It is passed on, although requests of its kind are answered from the cache.
+    /// It is passed on, although requests of its kind are served from the cache.
     Bypass(Why),
     /// It is passed on: no response to a request of its kind is ever stored.
     Pass(Why),
 }
 
-/// What a key is made of.
+/// The parts of a request that a key is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Basis {
     /// The head alone.
@@ -42,7 +42,7 @@ pub(super) enum Basis {
     Body,
 }
 
-/// Why a request isn't answered from the cache.
+/// Why a request isn't served from the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// Its method has an effect, or isn't understood.
@@ -51,7 +51,7 @@ pub(super) enum Why {
     AmbiguousPath,
     /// It has a body that its key doesn't depend on, and so no meaning that a cache could know.
     UnkeyedBody,
-    /// The policy wants it so, or faulted when nobody else may make the key.
+    /// The policy wants it so, or faulted and the native default may not make the key.
     Policy,
     /// The client wants no response stored (`no-store`).
     NoStore,
@@ -63,7 +63,7 @@ pub(super) enum Why {
 }
 
 impl Plan {
-    /// The plan for a request.
+    /// Returns the plan for a request.
     pub(super) fn of(aspects: &Aspects<'_>) -> Self {
         let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body } = *aspects;
         let is_read = method == Method::GET || method == Method::HEAD;
@@ -83,7 +83,7 @@ impl Plan {
 }
 
 impl Why {
-    /// The reason in RFC 9211's words.
+    /// Returns the reason in RFC 9211's terms.
     pub(super) const fn forward(self) -> Forward {
         match self {
             Self::Method => Forward::Method,
@@ -92,7 +92,8 @@ impl Why {
         }
     }
 
-    /// What `Cache-Status` and the access log say beside that, where it says too little. A policy has its own words.
+    /// Returns what `Cache-Status` and the access log say beside that, where it says too little. A policy has reasons
+    /// of its own.
     pub(super) const fn detail(self) -> Option<&'static str> {
         match self {
             Self::AmbiguousPath => Some("ambiguous-path"),
@@ -108,24 +109,24 @@ pub(super) enum KeyedPlan<'k> {
     LookUp(Key),
     /// It is sent to the origin, and nothing is stored; with its key if it has a valid one.
     Bypass(Why, Option<Key>),
-    /// The policy faulted, and the route wants no response then.
+    /// The policy faulted, and the route refuses the request then.
     Refuse(&'k Fault),
 }
 
 impl<'k> KeyedPlan<'k> {
-    /// The plan for what `keyed` has come to, as the client's directives allow.
+    /// Returns the plan for a request with this key, as the client's directives allow.
     pub(super) fn of(keyed: &'k Keyed, kind: Kind, has_body: bool, demand: &Demand) -> Self {
         match keyed {
             Keyed::Refused(fault) => Self::Refuse(fault),
             Keyed::Bypass(_) => Self::Bypass(Why::Policy, None),
-            // The native key of HTTP doesn't know the body; the policy's would have.
+            // HTTP's native key doesn't contain the body; the policy's would have.
             Keyed::Key { fault: Some(_), .. } if kind == Kind::Http && has_body => Self::Bypass(Why::Policy, None),
             Keyed::Key { key, .. } if demand.directives.no_store => Self::Bypass(Why::NoStore, Some(*key)),
             Keyed::Key { key, .. } => Self::LookUp(*key),
         }
     }
 
-    /// The key, if it has a valid one.
+    /// Returns the key, if it has a valid one.
     pub(super) const fn key(self) -> Option<Key> {
         match self {
             Self::LookUp(key) => Some(key),
@@ -152,18 +153,18 @@ pub(super) struct Miss<'a> {
 /// What is done with a request for which nothing was found that could be served at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MissPlan {
-    /// It shares one fetch with all who ask the same.
+    /// It shares one fetch with all requests for the same.
     Collapse,
     /// A fetch for it alone; what may be stored is stored.
     Alone,
     /// It is passed on, and nothing is stored.
     Bypass(Why),
-    /// It isn't answered: the client wants nothing from the origin (`only-if-cached`).
+    /// It is refused: the client wants nothing from the origin (`only-if-cached`).
     Refuse,
 }
 
 impl MissPlan {
-    /// The plan for a miss.
+    /// Returns the plan for a miss.
     pub(super) fn of(miss: &Miss<'_>) -> Self {
         let Demand { directives, authorized } = miss.demand;
         // A flight that is under way began before the client asked for something newer.

@@ -1,4 +1,4 @@
-//! Fetching ahead: what a policy thinks will be asked next is put into the cache before it is.
+//! Fetching ahead: what a policy suggests is put into the cache before it is requested.
 
 use std::{
     collections::HashMap,
@@ -37,14 +37,14 @@ pub(super) struct Prefetcher {
     metrics: Metrics,
 }
 
-/// What became of hints.
+/// Counts of hints by their outcome.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Family<[(&'static str, &'static str); 1], Counter>);
 
 impl Metrics {
     /// Adds them to what the node reports.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("prefetch_hints", "Hints of policies, by what became of them", self.0.clone());
+        registry.register("prefetch_hints", "Hints of policies, by outcome", self.0.clone());
     }
 
     fn count(&self, outcome: &'static str) {
@@ -68,8 +68,8 @@ impl Prefetcher {
         self.rule == *rule
     }
 
-    /// The requests that these hints foresee after one with this head, as far as they are to be made now. Each counts as
-    /// waiting until [`Prefetcher::run`].
+    /// Returns the requests that these hints suggest after one with this head, as far as they are to be made now. Each
+    /// counts as waiting until [`Prefetcher::run`].
     pub(super) fn wanted(&self, hints: &[Hint], head: &RequestHead, now: Uptime) -> Vec<RequestHead> {
         let wanted = |hint| {
             let ahead = ahead(head, hint)?;
@@ -81,11 +81,11 @@ impl Prefetcher {
         hints.iter().filter_map(wanted).collect()
     }
 
-    /// Makes one of these requests when it has a place, and counts what `fetching` says became of it.
+    /// Makes one of these requests when it has a place, and counts the outcome that `fetching` returns.
     pub(super) async fn run(&self, fetching: impl Future<Output = &'static str>) {
         let place = Arc::clone(&self.places).acquire_owned().await;
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        // What streams for ever is none of ours.
+        // A stream that never ends isn't waited for.
         let outcome = tokio::time::timeout(self.rule.time_max, fetching).await.unwrap_or("failed");
         self.metrics.count(outcome);
         drop(place);
@@ -131,7 +131,7 @@ impl Prefetcher {
     }
 }
 
-/// The request that a hint foresees: as the same client would send it, with the hint's header fields only.
+/// Returns the request that a hint suggests: as the same client would send it, with the hint's header fields only.
 fn ahead(head: &RequestHead, hint: &Hint) -> Option<RequestHead> {
     let mut headers = HeaderMap::with_capacity(hint.headers.len());
     for (name, value) in &hint.headers {

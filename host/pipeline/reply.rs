@@ -1,5 +1,5 @@
-//! Responses as clients get them: from a stored object, from a response on its way in, passed through, or of this node's
-//! own.
+//! Responses as clients get them: from a stored object, from a response on its way in, passed through, or of this
+//! node's own.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::{
     policy::Fault,
 };
 
-/// The response to a request, and why it is that.
+/// The response to a request, and the trail of decisions that led to it.
 #[derive(Debug)]
-pub struct Served {
+pub struct Reply {
     /// The response.
     pub response: Response,
-    /// The verdicts on its way.
+    /// The decisions on its way.
     pub trail: Trail,
 }
 
-/// What of a request shapes the reply.
+/// The parts of a request that the reply depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     /// GET, HEAD or POST.
@@ -38,8 +38,8 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether the client has the response already, so that it gets 304. Only GET and HEAD ask so (RFC 9110, section
-    /// 13.2.1).
+    /// Whether the client has the response already, so that it gets 304. Only GET and HEAD can ask for that (RFC 9110,
+    /// section 13.2.1).
     fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let asks = self.method == Method::GET || self.method == Method::HEAD;
         asks && conditional::not_modified(self.headers, status, headers)
@@ -52,18 +52,18 @@ impl<'a> From<&'a RequestHead> for Wanted<'a> {
     }
 }
 
-/// Makes replies. Each says in its `Cache-Status` what its trail says.
+/// Makes replies, each with its trail's `Cache-Status`.
 #[derive(Debug)]
 pub(super) struct Replies {
     /// The node's name.
-    pub(super) node: String,
+    pub(super) node_name: String,
     pub(super) cache: Arc<Cache>,
     pub(super) fetcher: Arc<Fetcher>,
 }
 
 impl Replies {
-    /// The reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing copied.
-    /// `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
+    /// Returns the reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing
+    /// copied. `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
     pub(super) fn hit_reply(
         &self,
         object: &Object,
@@ -80,11 +80,11 @@ impl Replies {
         } else {
             Body::Full(self.cache.lend(&object.body)?)
         };
-        let headers = object.hit_headers(&self.node, policy, now);
-        Some(shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
+        let headers = object.hit_headers(&self.node_name, policy, now);
+        Some(response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
 
-    /// The reply from a stored object, whatever tier it was in. `None` if its body isn't there.
+    /// Returns the reply from a stored object, whatever tier it was in. `None` if its body isn't there.
     pub(super) async fn object_reply(
         &self,
         request: &KeyedRequest,
@@ -92,11 +92,11 @@ impl Replies {
         object: &Arc<Object>,
         mut trail: Trail,
         now: Timestamp,
-    ) -> Option<Served> {
+    ) -> Option<Reply> {
         let wanted = Wanted::from(&request.head);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
-        headers.append(CACHE_STATUS, trail.cache_status(&self.node));
+        headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
         let body = if not_modified || wanted.method == Method::HEAD {
             Body::Empty
@@ -105,17 +105,17 @@ impl Replies {
             let rest = || rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length));
             self.cache.body(key, object, rest).await?
         };
-        let response = shaped(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
-        Some(Served { response, trail })
+        let response = response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
+        Some(Reply { response, trail })
     }
 
-    /// The reply from a response that is still coming in. `None` if its beginning is gone.
+    /// Returns the reply from a response that is still arriving. `None` if its beginning is gone.
     pub(super) async fn arrival_reply(
         &self,
         request: &KeyedRequest,
         arrival: &Arrival,
         mut trail: Trail,
-    ) -> Option<Served> {
+    ) -> Option<Reply> {
         let wanted = Wanted::from(&request.head);
         let status = arrival.report.status;
         let length = arrival.body.length();
@@ -132,58 +132,58 @@ impl Replies {
         let mut headers = (*arrival.headers).clone();
         let waited_ms = clock::millis(clock::uptime().since(arrival.at));
         if arrival.ttl_ms.is_some() && waited_ms >= 1_000 {
-            // One that joined late gets what has been on its way for as long (RFC 9111, section 5.1).
+            // A request that joined late gets a response that has been arriving for as long (RFC 9111, section 5.1).
             headers.insert(header::AGE, HeaderValue::from(arrival.age_ms.saturating_add(waited_ms) / 1_000));
         }
-        headers.append(CACHE_STATUS, trail.cache_status(&self.node));
-        let response = shaped(status, headers, body, length, wanted, not_modified);
-        Some(Served { response, trail })
+        headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
+        let response = response_for(status, headers, body, length, wanted, not_modified);
+        Some(Reply { response, trail })
     }
 
-    /// The reply from a response that isn't stored; one that the client has already is cut down to a 304.
+    /// Returns the reply from a response that isn't stored; one that the client has already is cut down to a 304.
     pub(super) fn unstored_reply(
         &self,
         response: Response,
         report: &UpstreamReport,
         wanted: Wanted<'_>,
         trail: Trail,
-    ) -> Served {
+    ) -> Reply {
         let (parts, body) = response.into_parts();
         let not_modified = wanted.not_modified(parts.status, &parts.headers);
         let length = http_body::Body::size_hint(&body).exact();
-        let response = shaped(parts.status, parts.headers, body, length, wanted, not_modified);
+        let response = response_for(parts.status, parts.headers, body, length, wanted, not_modified);
         self.passed_reply(response, report, trail)
     }
 
-    /// The reply passed through from the origin.
-    pub(super) fn passed_reply(&self, mut response: Response, report: &UpstreamReport, mut trail: Trail) -> Served {
+    /// Returns the reply passed through from the origin.
+    pub(super) fn passed_reply(&self, mut response: Response, report: &UpstreamReport, mut trail: Trail) -> Reply {
         note(&mut trail, report);
-        response.headers_mut().append(CACHE_STATUS, trail.cache_status(&self.node));
-        Served { response, trail }
+        response.headers_mut().append(CACHE_STATUS, trail.cache_status(&self.node_name));
+        Reply { response, trail }
     }
 
-    /// The reply when no response came.
-    pub(super) fn failed_reply(&self, failed: &Failed, mut trail: Trail) -> Served {
+    /// Returns the reply when no response came.
+    pub(super) fn failed_reply(&self, failed: &Failed, mut trail: Trail) -> Reply {
         trail.endpoint.clone_from(&failed.endpoint);
         trail.note_failure(failed.reason);
         trail.detail = Some(failed.reason.into());
         let title = failed.status.canonical_reason().unwrap_or("Origin error");
-        let mut served = self.own(failed.status, title, &failed.detail, trail);
+        let mut reply = self.own(failed.status, title, &failed.detail, trail);
         if failed.status == StatusCode::TOO_MANY_REQUESTS {
-            served.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            reply.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        served
+        reply
     }
 
-    /// The reply when the policy faulted and the route wants no response then.
-    pub(super) fn fault_reply(&self, route: &Route, fault: &Fault, mut trail: Trail) -> Served {
+    /// Returns the reply when the policy faulted and the route refuses the request then.
+    pub(super) fn fault_reply(&self, route: &Route, fault: &Fault, mut trail: Trail) -> Reply {
         trail.detail.get_or_insert(fault.kind().into());
         let failed = Failed::of_fault(route, fault);
         self.own(failed.status, "Policy fault", &failed.detail, trail)
     }
 
-    /// The reply to a request whose body could not be read.
-    pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Served {
+    /// Returns the reply to a request whose body could not be read.
+    pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Reply {
         let status = match error {
             BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::Stalled { .. } | BodyError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -193,21 +193,21 @@ impl Replies {
         self.own(status, title, &error.to_string(), trail)
     }
 
-    /// A response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
-    pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Served {
+    /// Returns a response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
+    pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Reply {
         trail.failed = status.is_server_error();
         let response = self.completed(problem(status, title, detail), &trail);
-        Served { response, trail }
+        Reply { response, trail }
     }
 
-    /// A response of this node's own with its `Cache-Status`.
+    /// Returns a response of this node's own with its `Cache-Status`.
     pub(super) fn completed(&self, mut response: Response, trail: &Trail) -> Response {
-        response.headers_mut().insert(CACHE_STATUS, trail.cache_status(&self.node));
+        response.headers_mut().insert(CACHE_STATUS, trail.cache_status(&self.node_name));
         response
     }
 }
 
-/// Notes on the trail how a response was come by.
+/// Notes on the trail where a response came from.
 pub(super) fn note(trail: &mut Trail, report: &UpstreamReport) {
     trail.forward_status = Some(report.status.as_u16());
     trail.endpoint = Some(Arc::clone(&report.endpoint));
@@ -218,8 +218,8 @@ pub(super) fn note(trail: &mut Trail, report: &UpstreamReport) {
     }
 }
 
-/// A whole response, its head alone (HEAD), or 304, as the client wants.
-fn shaped(
+/// Returns the whole response, its head alone (HEAD), or 304, as the client wants.
+fn response_for(
     status: StatusCode,
     mut headers: HeaderMap,
     body: Body,

@@ -15,7 +15,7 @@ use crate::{
     policy::key,
 };
 
-/// Asks as the client did whose response it is: with its credentials, and shaped by its policy.
+/// Fetches the rest with the request of the client that gets it: with its credentials and its policy's edits.
 #[derive(Debug)]
 struct FromOrigin {
     fetcher: Arc<Fetcher>,
@@ -23,7 +23,7 @@ struct FromOrigin {
     whole: Whole,
 }
 
-/// Where the rest of a response's body comes from. Nowhere, if asking again might have an effect or a price.
+/// Returns where the rest of a response's body comes from; `None` if another request might have an effect or a price.
 pub(super) fn of(
     fetcher: &Arc<Fetcher>,
     request: &KeyedRequest,

@@ -1,4 +1,4 @@
-//! Which route takes a request. Routes are tried in order; the first whose host and path match wins.
+//! Routes, and which one takes a request. They are tried in order; the first whose host and path match wins.
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     policy::{PoolStats, Pools, Roster},
 };
 
-/// How the requests of a route are answered.
+/// How the requests of a route are keyed and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// By HTTP's rules.
@@ -27,19 +27,19 @@ pub(super) enum Kind {
     Items,
 }
 
-/// A route with everything a request needs on its way.
+/// A route with everything that a request needs on its way.
 pub struct Route {
     /// What the operator wrote.
     pub config: config::Route,
     /// The start of its keys.
     pub keys: KeySpace,
-    /// Where its requests may go; at least one.
+    /// Where its requests may be sent; at least one.
     pub destinations: Vec<Destination>,
-    /// What decides for it.
+    /// The policy that decides for it.
     pub policy: Option<Arc<dyn Roster>>,
 }
 
-/// One of those who may answer.
+/// A candidate: a pool, and perhaps a model, that may serve a route's requests.
 pub struct Destination {
     /// The pool's name.
     pub name: Arc<str>,
@@ -52,13 +52,13 @@ pub struct Destination {
 }
 
 impl Route {
-    /// Are its requests questions?
+    /// Whether it is of mode `infer`: its responses depend on the body.
     #[must_use]
     pub const fn infers(&self) -> bool {
         matches!(self.config.mode, Mode::Infer(_))
     }
 
-    /// The protocol by which its bodies are split, if they are.
+    /// Returns the protocol by which its bodies are split, if they are.
     #[must_use]
     pub fn splits(&self) -> Option<&'static dyn Protocol> {
         match self.config.mode {
@@ -67,7 +67,7 @@ impl Route {
         }
     }
 
-    /// How its requests are answered.
+    /// Returns how its requests are keyed and served.
     pub(super) fn kind(&self) -> Kind {
         match (self.splits(), self.infers()) {
             (Some(_), _) => Kind::Items,
@@ -76,21 +76,22 @@ impl Route {
         }
     }
 
-    /// What a request asks of the cache. By whose right a question is asked is in its key, or a policy has the say.
+    /// Returns a request's demands on the cache. The credentials of an item are in its key, or a policy decides about
+    /// them.
     #[must_use]
     pub fn demand(&self, headers: &HeaderMap) -> Demand {
         let demand = Demand::of(headers);
         Demand { authorized: demand.authorized && !self.infers(), ..demand }
     }
 
-    /// The target that its candidates are asked for.
+    /// Returns the target that is sent to its candidates.
     #[must_use]
     pub fn target_sent(&self, head: &RequestHead) -> PathAndQuery {
         self.received(head).unwrap_or(&head.target).clone()
     }
 
-    /// The target as it was received, if that is what is sent and isn't the normal form. Such a request has keys of its
-    /// own: what an origin says to `/a//b` needn't hold for `/a/b`.
+    /// Returns the target as it was received, if that is what is sent and isn't the normal form. Such a request has
+    /// keys of its own: an origin's response to `/a//b` needn't be that to `/a/b`.
     #[must_use]
     pub fn received<'h>(&self, head: &'h RequestHead) -> Option<&'h PathAndQuery> {
         head.received.as_ref().filter(|_| self.config.forward_path == ForwardPath::AsReceived)
@@ -107,13 +108,13 @@ impl fmt::Debug for Route {
     }
 }
 
-/// A request's route.
+/// The route that takes a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Taken<'r> {
+pub struct RouteMatch<'r> {
     /// The route.
     pub route: &'r Arc<Route>,
-    /// Whether origins may take the request's path for another than this node does. Such a request is passed on, past
-    /// the cache: nobody else's response is for it, and its own for nobody else.
+    /// Whether origins may take the request's path for another than this node does. Such a request bypasses the cache:
+    /// its response isn't shared, and it gets none of another's.
     pub is_ambiguous: bool,
 }
 
@@ -122,15 +123,15 @@ pub struct Taken<'r> {
 pub struct Routes(Vec<Arc<Route>>);
 
 impl Routes {
-    /// These routes.
+    /// Returns these routes.
     #[must_use]
     pub const fn new(routes: Vec<Arc<Route>>) -> Self {
         Self(routes)
     }
 
-    /// The first route that takes the request.
+    /// Returns the first route that takes the request.
     #[must_use]
-    pub fn find(&self, head: &RequestHead) -> Option<Taken<'_>> {
+    pub fn find(&self, head: &RequestHead) -> Option<RouteMatch<'_>> {
         let (host, path) = (without_port(head.authority()), head.target.path());
         let route = self.first(host, path)?;
         // Where origins may take the path for one of another route, that one's rules might be the right ones.
@@ -139,14 +140,14 @@ impl Routes {
         let is_ambiguous = target::hides_dots(path)
             || target::readings(path).iter().any(is_another)
             || route.received(head).is_some_and(is_unresolved);
-        Some(Taken { route, is_ambiguous })
+        Some(RouteMatch { route, is_ambiguous })
     }
 
     fn first(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         self.0.iter().find(|route| route.takes(host, path))
     }
 
-    /// The pool of this name, if a route leads to it.
+    /// Returns the pool of this name, if a route leads to it.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         let mut destinations = self.0.iter().flat_map(|route| &route.destinations);
@@ -248,7 +249,7 @@ mod tests {
         ] {
             let head = head(path);
             let taken = |routes: &Routes| {
-                let Taken { route, is_ambiguous } = routes.find(&head).unwrap();
+                let RouteMatch { route, is_ambiguous } = routes.find(&head).unwrap();
                 (route.config.path.clone(), is_ambiguous)
             };
             assert_eq!(taken(&normal), (paths[wanted.0].to_owned(), wanted.1), "{path}");

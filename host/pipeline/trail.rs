@@ -1,4 +1,4 @@
-//! What each stage decided about one request: the source of its `Cache-Status`, its line in the access log, its counts.
+//! The decisions about one request: the source of its `Cache-Status`, its line in the access log, its counts.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     policy::{Arm, Fault, Policy},
 };
 
-/// The look-up's verdict (DESIGN, "Words").
+/// The outcome of the look-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lookup {
     /// Fresh from a tier.
@@ -31,7 +31,7 @@ pub enum Lookup {
 }
 
 impl Lookup {
-    /// A word for the access log.
+    /// Returns the access log's label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Lookup {
     }
 }
 
-/// The verdicts on one request's way.
+/// The decisions on one request's way.
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
     /// The route that took it.
@@ -59,34 +59,34 @@ pub struct Trail {
     pub lookup: Lookup,
     /// Where it was found.
     pub tier: Option<Tier>,
-    /// Why it went forward.
+    /// Why it was forwarded to the origin.
     pub forward: Option<Forward>,
     /// The origin's status.
     pub forward_status: Option<u16>,
-    /// The origin gave no response.
+    /// Whether the origin gave no response.
     pub origin_failed: bool,
     /// Remaining freshness in milliseconds; negative when stale.
     pub ttl_ms: Option<i64>,
-    /// The answer is being stored.
+    /// Whether the response is being stored.
     pub stored: bool,
-    /// It shared another request's fetch.
+    /// Whether it shared another request's fetch.
     pub collapsed: bool,
-    /// The endpoint that answered.
+    /// The endpoint that responded.
     pub endpoint: Option<Arc<str>>,
     /// Attempts at the origin.
     pub attempts: u32,
-    /// What the candidate that answered costs.
+    /// What the candidate that responded costs.
     pub cost_micro: u64,
-    /// Questions in the batch, or the largest of its batches.
+    /// Items in the batch, or the largest of its batches.
     pub batch: Option<usize>,
-    /// No answer came: the response is holm's own.
+    /// Whether no response came, so that this one is the node's own.
     pub failed: bool,
-    /// What else is worth a word.
+    /// The `detail` of `Cache-Status` and of the access log.
     pub detail: Option<Cow<'static, str>>,
 }
 
 impl Trail {
-    /// The start of a request's trail on `route`.
+    /// Returns the start of a request's trail on `route`.
     pub(super) fn on(route: &Arc<Route>, advice: &Advice) -> Self {
         Self {
             route: Some(Arc::clone(route)),
@@ -96,14 +96,14 @@ impl Trail {
         }
     }
 
-    /// The whole trail of a fresh memory hit.
+    /// Returns the whole trail of a fresh memory hit.
     pub(super) fn of_hit(route: &Arc<Route>, advice: Advice, key: Key) -> Self {
         let (policy, arms) = advice.into_parts();
         let (route, key, tier) = (Some(Arc::clone(route)), Some(key), Some(Tier::Memory));
         Self { route, policy, arms, key, tier, lookup: Lookup::Hit, ..Self::default() }
     }
 
-    /// Whether it was answered from the cache: what went forward was no hit, even if something stored was served in the
+    /// Whether it was served from the cache: what was forwarded was no hit, even if something stored was served in the
     /// end (RFC 9211, section 2.1).
     #[must_use]
     pub const fn is_hit(&self) -> bool {
@@ -123,7 +123,7 @@ impl Trail {
         (asked && self.forward.is_some() && !self.collapsed).then_some(failed)
     }
 
-    /// The trail as a `Cache-Status` line.
+    /// Returns the trail as a `Cache-Status` line.
     #[must_use]
     pub fn cache_status(&self, node: &str) -> HeaderValue {
         let detail = self.detail.as_deref().or(self.tier.map(Tier::as_str));

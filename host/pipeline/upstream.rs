@@ -1,5 +1,5 @@
 //! Sending a request upstream: to the candidates in the order that the policy chose, to the next one when one fails or
-//! takes too long. Whether a request may be repeated is said here, once ([`may_repeat`]); the pools obey.
+//! takes too long. Whether a request may be repeated is decided here, once ([`may_repeat`]); the pools obey.
 
 use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -18,26 +18,26 @@ use crate::{
     message::{Body, coding},
     origin::{Failure, Fetched, Outbound, OutboundBody, Reaction},
     policy::{
-        Candidate, Choice, Decision, Facts, Fault, Hook, Question, Shape,
+        Candidate, Choice, Decision, Facts, Fault, Hook, HookCall, RequestEdits,
         edit::{self, Edit, Pointer},
     },
 };
 
-/// A request to whichever candidate will answer it.
+/// A request to whichever candidate responds first.
 pub(super) struct UpstreamRequest {
     pub(super) method: Method,
     pub(super) authority: HeaderValue,
     pub(super) target: PathAndQuery,
     pub(super) headers: HeaderMap,
     pub(super) body: UpstreamBody,
-    /// The client in whose limit of places it counts.
+    /// The client whose limit of places it counts in.
     pub(super) client: Option<IpAddr>,
 }
 
 /// A body, by whether it can be sent again.
 pub(super) enum UpstreamBody {
     Bytes(Bytes),
-    /// Taken by the first candidate that is asked.
+    /// Taken by the first candidate that is tried.
     Once(Option<Body>),
 }
 
@@ -67,12 +67,12 @@ pub(super) struct Failed {
     pub(super) reason: &'static str,
     /// A sentence for the client.
     pub(super) detail: Arc<str>,
-    /// The endpoint, if one was asked.
+    /// The endpoint, if one was tried.
     pub(super) endpoint: Option<Arc<str>>,
 }
 
 impl Failed {
-    /// What comes of a policy's fault where the route wants no response then.
+    /// Returns the failure for a policy's fault where the route refuses the request then.
     pub(super) fn of_fault(route: &Route, fault: &Fault) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -94,28 +94,29 @@ impl From<Failure> for Failed {
     }
 }
 
-/// Whether a request may be sent again although an origin may have acted on it. Doing it twice is as good as doing it once
-/// if its method is idempotent (RFC 9110, section 9.2.2), and if a model is asked: its response has no effect but itself.
+/// Whether a request may be sent again although an origin may have acted on it. Doing it twice is as good as doing it
+/// once if its method is idempotent (RFC 9110, section 9.2.2), and if a model is asked: its response has no effect but
+/// itself.
 fn may_repeat(method: &Method, infers: bool) -> bool {
     method.is_idempotent() || infers && *method == Method::POST
 }
 
-/// Whether a second candidate may be asked while the first one is still at work: only where there is nothing that the
+/// Whether a second candidate may be tried while the first one is still at work: only where there is nothing that the
 /// later one could undo.
 fn may_hedge(method: &Method, infers: bool) -> bool {
     method.is_safe() || infers && *method == Method::POST
 }
 
-/// Which candidates are asked, in which order.
+/// Returns which candidates are tried, in which order.
 ///
 /// # Errors
-/// The policy faulted, and the route wants no response then.
+/// The policy faulted, and the route refuses the request then.
 pub(super) fn choose(route: &Route, advice: &Advice, facts: &Facts<'_>) -> Result<Choice, Fault> {
     if route.destinations.len() == 1 && !advice.has(Hook::Route) {
         return Ok(Choice { order: vec![0], hedge_after_us: None, deadline_us: None });
     }
     let candidates: Vec<Candidate> = route.destinations.iter().map(candidate).collect();
-    match advice.opinion(route, &Question::Route(&candidates), facts)?.as_deref() {
+    match advice.opinion(route, &HookCall::Route(&candidates), facts)?.as_deref() {
         Some(Decision::Route(choice)) => Ok(choice.clone()),
         _ => Ok(Choice::native(&candidates)),
     }
@@ -134,36 +135,36 @@ impl UpstreamRequest {
     /// Edits it as the policy says, and returns the candidates that the policy chooses.
     ///
     /// # Errors
-    /// The policy faulted, and the route wants no response then.
-    pub(super) fn shape(&mut self, route: &Route, advice: &Advice, facts: &Facts<'_>) -> Result<Choice, Fault> {
-        let shape = advice.shape(route, facts)?;
-        self.decode(route, shape.as_ref(), facts);
-        if let Some(shape) = &shape {
-            self.apply(shape);
+    /// The policy faulted, and the route refuses the request then.
+    pub(super) fn prepare(&mut self, route: &Route, advice: &Advice, facts: &Facts<'_>) -> Result<Choice, Fault> {
+        let request_edits = advice.request_edits(route, facts)?;
+        self.decode(route, request_edits.as_ref(), facts);
+        if let Some(request_edits) = &request_edits {
+            self.apply(request_edits);
         }
         choose(route, advice, facts)
     }
 
     /// Applies what a policy changes. A body that isn't JSON, or comes as a stream, stays as it is.
-    pub(super) fn apply(&mut self, shape: &Shape) {
-        for (name, value) in &shape.headers {
+    pub(super) fn apply(&mut self, request_edits: &RequestEdits) {
+        for (name, value) in &request_edits.headers {
             match value {
                 Some(value) => drop(self.headers.insert(name.clone(), value.clone())),
                 None => drop(self.headers.remove(name)),
             }
         }
         if let UpstreamBody::Bytes(bytes) = &mut self.body
-            && !shape.edits.is_empty()
-            && let Some(edited) = edit::edited(bytes, &shape.edits)
+            && !request_edits.edits.is_empty()
+            && let Some(edited) = edit::edited(bytes, &request_edits.edits)
         {
             *bytes = edited;
         }
     }
 
     /// Takes the body's content codings off if it is to be changed on its way, by these edits or by a candidate's
-    /// model: what can't be read can't be changed, and the key is that of the body as it reads.
-    fn decode(&mut self, route: &Route, shape: Option<&Shape>, facts: &Facts<'_>) {
-        let edits = shape.is_some_and(|shape| !shape.edits.is_empty());
+    /// model: what can't be read can't be changed, and the key is that of the decoded body.
+    fn decode(&mut self, route: &Route, request_edits: Option<&RequestEdits>, facts: &Facts<'_>) {
+        let edits = request_edits.is_some_and(|request_edits| !request_edits.edits.is_empty());
         let changes = edits || route.destinations.iter().any(|destination| destination.model.is_some());
         if changes
             && coding::is_encoded(&self.headers)
@@ -198,7 +199,7 @@ impl UpstreamRequest {
         let hedgeable = may_hedge(&self.method, route.infers()) && at_hand;
         let hedge = choice.hedge_after_us.filter(|_| hedgeable).map(|us| Duration::from_micros(us.into()));
         let mut left = choice.order.as_slice();
-        let mut result = Err(nobody());
+        let mut result = Err(no_candidate());
         while let [first, rest @ ..] = left {
             let (Some(destination), Some(outbound)) = (route.destinations.get(*first), self.outbound(route, *first))
             else {
@@ -227,7 +228,7 @@ impl UpstreamRequest {
         result.map_err(|missed| missed.failed)
     }
 
-    /// The request as one candidate gets it; none if its body has been taken.
+    /// Returns the request as one candidate gets it; `None` if its body has been taken.
     fn outbound(&mut self, route: &Route, index: usize) -> Option<Outbound> {
         let destination = route.destinations.get(index)?;
         let body = match &mut self.body {
@@ -247,7 +248,7 @@ impl UpstreamRequest {
     }
 }
 
-/// The body with the candidate's model in it, if it names one and the body is a JSON object.
+/// Returns the body with the candidate's model in it, if it names one and the body is a JSON object.
 fn for_model(body: &Bytes, model: Option<&str>) -> Bytes {
     let edit = |model: &str| {
         let pointer = Pointer::parse("/model").ok()?;
@@ -258,12 +259,12 @@ fn for_model(body: &Bytes, model: Option<&str>) -> Bytes {
 
 /// A candidate gave no response.
 #[derive(Debug)]
-struct Missed {
+struct CandidateFailure {
     failed: Failed,
     outcome: Outcome,
 }
 
-/// How a candidate did, as far as it matters to the next one.
+/// The outcome of one candidate, as far as it matters to the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     /// A response with this status.
@@ -274,42 +275,42 @@ enum Outcome {
     Failed,
     /// The client has waited as long as the operator allows, and the endpoint may still be at work.
     TimedOut,
-    /// There was no candidate to ask.
-    Nobody,
+    /// There was no candidate to try.
+    NoCandidate,
 }
 
 impl Outcome {
-    fn of(result: &Result<Arrived, Missed>) -> Self {
+    fn of(result: &Result<Arrived, CandidateFailure>) -> Self {
         match result {
             Ok(arrived) => Self::Responded(arrived.fetched.response.status()),
             Err(missed) => missed.outcome,
         }
     }
 
-    /// Whether it is a response that no other candidate need be asked to better.
+    /// Whether it is a response that no other candidate could better.
     const fn is_good(self) -> bool {
         matches!(self, Self::Responded(status) if !Reaction::to(status).tries_next_candidate)
     }
 
-    /// Whether the next candidate is asked.
+    /// Whether the next candidate is tried.
     const fn tries_next(self, repeatable: bool) -> bool {
         match self {
             Self::Responded(status) => repeatable && Reaction::to(status).tries_next_candidate,
             Self::Unsent => true,
             Self::Failed => repeatable,
-            Self::TimedOut | Self::Nobody => false,
+            Self::TimedOut | Self::NoCandidate => false,
         }
     }
 }
 
-/// The result if there is nobody to ask, which a checked choice rules out.
-fn nobody() -> Missed {
+/// Returns the failure if there is no candidate to try, which a checked choice rules out.
+fn no_candidate() -> CandidateFailure {
     let (status, detail) = (StatusCode::BAD_GATEWAY, "no candidate was chosen");
     let failed = Failed { status, reason: "no-candidate", detail: detail.into(), endpoint: None };
-    Missed { failed, outcome: Outcome::Nobody }
+    CandidateFailure { failed, outcome: Outcome::NoCandidate }
 }
 
-async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, Missed> {
+async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, CandidateFailure> {
     match destination.pool.fetch(outbound).await {
         Ok(fetched) => Ok(Arrived { fetched, cost_micro: destination.cost_micro }),
         Err(failure) => {
@@ -318,18 +319,18 @@ async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, M
                 (false, true) => Outcome::TimedOut,
                 (false, false) => Outcome::Failed,
             };
-            Err(Missed { failed: failure.into(), outcome })
+            Err(CandidateFailure { failed: failure.into(), outcome })
         }
     }
 }
 
-/// Asks a second candidate if the first hasn't responded in time, and takes the first good response. True if the second
-/// was asked.
+/// Tries a second candidate if the first hasn't responded in time, and takes the first good response. Returns true with
+/// it if the second was tried.
 async fn hedged(
-    first: impl Future<Output = Result<Arrived, Missed>>,
+    first: impl Future<Output = Result<Arrived, CandidateFailure>>,
     after: Duration,
-    second: impl Future<Output = Result<Arrived, Missed>>,
-) -> (Result<Arrived, Missed>, bool) {
+    second: impl Future<Output = Result<Arrived, CandidateFailure>>,
+) -> (Result<Arrived, CandidateFailure>, bool) {
     let mut first = pin!(first);
     tokio::select! {
         result = &mut first => return (result, false),
@@ -399,7 +400,7 @@ mod tests {
             (Outcome::Unsent, true, true, false),
             (Outcome::Failed, true, false, false),
             (Outcome::TimedOut, false, false, false),
-            (Outcome::Nobody, false, false, false),
+            (Outcome::NoCandidate, false, false, false),
         ] {
             let found = (outcome.tries_next(true), outcome.tries_next(false), outcome.is_good());
             assert_eq!(found, (repeatable, once, good), "{outcome:?}");
@@ -425,13 +426,13 @@ mod tests {
     }
 
     /// The response of the candidate whose cost tells it from the other.
-    fn arrived(status: u16, cost_micro: u64) -> Result<Arrived, Missed> {
+    fn arrived(status: u16, cost_micro: u64) -> Result<Arrived, CandidateFailure> {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         Ok(Arrived { fetched: Fetched { response, endpoint: "e".into(), attempts: 1 }, cost_micro })
     }
 
-    fn seen(result: (Result<Arrived, Missed>, bool)) -> (Option<(u16, u64)>, bool) {
+    fn seen(result: (Result<Arrived, CandidateFailure>, bool)) -> (Option<(u16, u64)>, bool) {
         let status = |arrived: Arrived| (arrived.fetched.response.status().as_u16(), arrived.cost_micro);
         (result.0.ok().map(status), result.1)
     }
@@ -447,9 +448,9 @@ mod tests {
         // The second has responded when the first does.
         for (second, first, wanted) in [
             (arrived(503, 2), arrived(200, 1), Some((200, 1))),
-            (Err(nobody()), arrived(200, 1), Some((200, 1))),
+            (Err(no_candidate()), arrived(200, 1), Some((200, 1))),
             (arrived(429, 2), arrived(503, 1), Some((503, 1))),
-            (arrived(429, 2), Err(nobody()), None),
+            (arrived(429, 2), Err(no_candidate()), None),
             (arrived(200, 2), arrived(200, 1), Some((200, 2))),
         ] {
             let (asked, begun) = oneshot::channel();
@@ -470,7 +471,7 @@ mod tests {
         let first = async {
             begun.await.unwrap();
             failed.send(()).unwrap();
-            Err(nobody())
+            Err(no_candidate())
         };
         let second = async {
             asked.send(()).unwrap();

@@ -7,14 +7,14 @@ use http::{HeaderMap, StatusCode, header};
 use tokio::sync::oneshot;
 
 use super::{
-    advice::{Advice, Beside},
+    advice::{Advice, PolicyContext},
     fetch::{self, Exchanged, Fetcher, KeyedRequest, Landing, Pump, UpstreamReport},
     forwarding,
     joining::{self, Stored, Turn},
     keying::{self, Keyed},
     pass::{Passed, Passer},
     plan::{KeyedPlan, Miss, MissPlan, Why},
-    reply::{Replies, Served, found, note},
+    reply::{Replies, Reply, found, note},
     route::Route,
     trail::{Lookup, Trail},
     upstream::Failed,
@@ -39,11 +39,11 @@ use crate::{
     policy::facts,
 };
 
-/// How often a request joins a flight before it asks for itself: by its key, by its variant's, and once more if what
+/// How often a request joins a flight before it fetches for itself: by its key, by its variant's, and once more if what
 /// came was purged meanwhile.
 const JOINS_MAX: usize = 3;
 
-/// What these requests need of the node.
+/// The parts of the node that these requests need.
 #[derive(Debug)]
 pub(super) struct Web {
     pub(super) cache: Arc<Cache>,
@@ -51,14 +51,14 @@ pub(super) struct Web {
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) replies: Arc<Replies>,
     pub(super) passer: Arc<Passer>,
-    pub(super) beside: Arc<Beside>,
+    pub(super) policy_context: Arc<PolicyContext>,
 }
 
-/// The outcome of the quick way.
+/// The outcome of the look-up in memory alone.
 pub(super) enum Quick {
     /// A fresh hit in memory.
     Hit(Response, Key),
-    /// The long way, with what has been made already: a policy is asked once a request.
+    /// The full look-up is needed, with what has been made already: a policy is called once a request.
     Onward(Prepared),
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Prepared {
 static NOTHING: Bytes = Bytes::new();
 
 impl Web {
-    /// Answers at once what is fresh in memory, if it has a key that is made of its head alone.
+    /// Serves a request at once if its response is fresh in memory and its key is made of its head alone.
     pub(super) fn quick(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead) -> Quick {
         let prepared = self.prepare(route, advice, head, &NOTHING, None);
         if let Keyed::Key { key, fault: None } = prepared.keyed
@@ -91,7 +91,7 @@ impl Web {
         body: &Bytes,
         canonical: Option<&[u8]>,
     ) -> Prepared {
-        let facts = advice.facts(&self.beside, head, Some(body));
+        let facts = advice.facts(&self.policy_context, head, Some(body));
         advice.draw(&facts);
         Prepared { keyed: keying::derive(route, advice, &facts, canonical), demand: route.demand(&head.headers) }
     }
@@ -106,25 +106,25 @@ impl Web {
         let query = Query { key, head, demand, url, now };
         let Some(Found { outcome: Outcome::Hit(object), .. }) = self.cache.peek(&query) else { return None };
         if object.head.age_ms(now) >= object.head.lifetimes.ttl_ms {
-            // A stale response that the client accepts: the long way says so.
+            // A stale response that the client accepts: the full look-up notes that.
             return None;
         }
         let policy = advice.policy().map(|policy| policy.label());
         self.replies.hit_reply(&object, policy, head.into(), now)
     }
 
-    /// Answers a request that is to be looked up, of a route whose bodies aren't split.
+    /// Serves a request that is to be looked up, of a route whose bodies aren't split.
     pub(super) async fn serve(
         &self,
         route: Arc<Route>,
         advice: Arc<Advice>,
         request: Request,
         prepared: Option<Prepared>,
-    ) -> Served {
+    ) -> Reply {
         let Request { head, body } = request;
         let trail = Trail::on(&route, &advice);
         let body = if http_body::Body::is_end_stream(&body) { Body::Empty } else { body };
-        let body = match body.collect(self.beside.body_bytes_max).await {
+        let body = match body.collect(self.policy_context.body_bytes_max).await {
             Ok(body) => body,
             Err(error) => return self.replies.bad_body(&error, trail),
         };
@@ -146,7 +146,7 @@ impl Web {
         }
     }
 
-    async fn look_up(&self, mut request: KeyedRequest, mut trail: Trail) -> Served {
+    async fn look_up(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
         let now = clock::now();
         let tag = request.url_tag;
         let found_here = self.cache.look_up(&request.query(&move || tag, now)).await;
@@ -159,16 +159,16 @@ impl Web {
                 let fresh = object.head.age_ms(now) < object.head.lifetimes.ttl_ms;
                 found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
                 let reply = self.replies.object_reply(&request, request.key, &object, trail.clone(), now).await;
-                if let Some(served) = reply {
-                    return served;
+                if let Some(reply) = reply {
+                    return reply;
                 }
             }
             Outcome::Grace(object) => {
                 found(&mut trail, Lookup::Stale, found_here.tier);
                 let reply = self.replies.object_reply(&request, request.key, &object, trail.clone(), now).await;
-                if let Some(served) = reply {
+                if let Some(reply) = reply {
                     self.refresh(request, object);
-                    return served;
+                    return reply;
                 }
             }
             Outcome::Stale { object, if_error, by_request } => {
@@ -198,12 +198,12 @@ impl Web {
         }
     }
 
-    async fn bypass(&self, request: KeyedRequest, why: Why, trail: Trail) -> Served {
+    async fn bypass(&self, request: KeyedRequest, why: Why, trail: Trail) -> Reply {
         let KeyedRequest { route, advice, head, body, .. } = request;
         self.passer.pass(Passed { route: &route, advice: &advice, head, body: body.into(), why }, trail).await
     }
 
-    /// A stale response was served: fetch anew in the background, unless somebody does already.
+    /// Refreshes a stale response that was served, in the background, unless a fetch is under way already.
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
         request.stale = Some(object);
         if let Joined::Lead(lead) = self.flights.join(&request.key) {
@@ -211,8 +211,8 @@ impl Web {
         }
     }
 
-    /// Waits for the one fetch that serves all who ask the same, starting it if need be.
-    async fn collapse(&self, mut request: KeyedRequest, mut trail: Trail) -> Served {
+    /// Waits for the one fetch that serves all requests for the same, starting it if need be.
+    async fn collapse(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
         for _ in 0..JOINS_MAX {
             let joined = self.cache.purger().arrived();
             let (follower, own) = match joining::join(&self.flights, &request.key, || self.look_again(&request)) {
@@ -220,9 +220,9 @@ impl Web {
                 Turn::Follow(follower) => (follower, None),
                 Turn::Lead(lead, stored) => {
                     if let Some(stored) = stored
-                        && let Some(served) = self.stored_reply(&request, &stored, &trail).await
+                        && let Some(reply) = self.stored_reply(&request, &stored, &trail).await
                     {
-                        return served;
+                        return reply;
                     }
                     let (sender, own) = oneshot::channel();
                     let follower = lead.follower();
@@ -232,7 +232,7 @@ impl Web {
             };
             trail.collapsed = own.is_none();
             match self.land(&mut request, joined, follower, own, trail.clone()).await {
-                Landed::Served(served) => return *served,
+                Landed::Reply(reply) => return *reply,
                 Landed::Again => {}
                 Landed::Alone => break,
             }
@@ -241,7 +241,7 @@ impl Web {
         self.fetch_alone(request, trail).await
     }
 
-    /// What memory has by now, for a request that found nothing.
+    /// Returns what memory has by now, for a request that found nothing.
     fn look_again(&self, request: &KeyedRequest) -> Option<Found> {
         if request.stale.is_some() {
             return None;
@@ -250,7 +250,7 @@ impl Web {
         self.cache.peek(&request.query(&move || tag, clock::now()))
     }
 
-    async fn stored_reply(&self, request: &KeyedRequest, stored: &Stored, trail: &Trail) -> Option<Served> {
+    async fn stored_reply(&self, request: &KeyedRequest, stored: &Stored, trail: &Trail) -> Option<Reply> {
         let mut trail = Trail { forward: None, ..trail.clone() };
         found(&mut trail, Lookup::Hit, stored.tier);
         self.replies.object_reply(request, stored.key, &stored.object, trail, clock::now()).await
@@ -268,7 +268,7 @@ impl Web {
         // What was purged between the start of the flight and the moment we joined it is not for us.
         let url = request.url_tag;
         let outdated = |tags: &[Tag], mark: &Mark| self.cache.purger().is_outdated(tags, mark, &joined, || url);
-        let served = match follower.landed().await {
+        let reply = match follower.landed().await {
             None => None,
             Some(Landing::Shared(arrival)) => {
                 if outdated(&arrival.tags, &arrival.mark) {
@@ -276,7 +276,7 @@ impl Web {
                     return Landed::Again;
                 }
                 if own.is_none() && arrival.ttl_ms == Some(0) {
-                    // Good only for whoever asked before it was made (RFC 9111, section 4).
+                    // Good only for requests that came before it was made (RFC 9111, section 4).
                     return Landed::Alone;
                 }
                 if own.is_none() && arrival.is_over(clock::uptime()) {
@@ -285,19 +285,20 @@ impl Web {
                     return Landed::Again;
                 }
                 if own.is_none() && arrival.ttl_ms.is_none() && has_unkeyed_credentials(request) {
-                    // An error, made for somebody without these credentials.
+                    // An error, made for a request without these credentials.
                     return Landed::Alone;
                 }
-                if let Some(names) = &arrival.place.names {
+                if let Some(names) = &arrival.keys.names {
                     let variant = vary::variant(&request.primary, names, &request.head);
-                    if variant != arrival.place.key {
+                    if variant != arrival.keys.key {
                         request.key = variant;
                         return Landed::Again;
                     }
                 }
                 self.replies.arrival_reply(request, &arrival, trail).await
             }
-            // Found good for the one who asked; stale again, it is to be asked about for each (RFC 9111, section 5.2.2.4).
+            // Found good for the request that revalidated it; stale again, it is to be revalidated for each (RFC 9111,
+            // section 5.2.2.4).
             Some(Landing::Renewed(object, _)) if own.is_none() && !object.head.is_fresh(clock::now()) => {
                 return Landed::Alone;
             }
@@ -317,7 +318,7 @@ impl Web {
                 None => None,
             },
         };
-        served.map_or(Landed::Alone, |served| Landed::Served(Box::new(served)))
+        reply.map_or(Landed::Alone, |reply| Landed::Reply(Box::new(reply)))
     }
 
     async fn renewed(
@@ -326,13 +327,13 @@ impl Web {
         object: &Arc<Object>,
         report: &UpstreamReport,
         mut trail: Trail,
-    ) -> Option<Served> {
+    ) -> Option<Reply> {
         note(&mut trail, report);
         trail.stored = true;
         self.replies.object_reply(request, request.key, object, trail, clock::now()).await
     }
 
-    /// The response that isn't stored, and why it isn't.
+    /// Returns the reply from a response that isn't stored, and notes why it isn't.
     fn unstored(
         &self,
         head: &RequestHead,
@@ -340,30 +341,30 @@ impl Web {
         report: &UpstreamReport,
         refusal: Refusal,
         mut trail: Trail,
-    ) -> Served {
+    ) -> Reply {
         let remark = report.remark.as_ref();
         let reason = || remark.map_or(Cow::Borrowed(refusal.as_str()), |remark| remark.to_string().into());
         trail.detail.get_or_insert_with(reason);
         self.replies.unstored_reply(response, report, head.into(), trail)
     }
 
-    /// The origin failed: what is stored, if it may be served then, else the failure.
-    async fn or_stale(&self, request: &KeyedRequest, failed: &Failed, trail: Trail) -> Served {
+    /// Returns what is stored, if it may be served when the origin fails, else the failure.
+    async fn or_stale(&self, request: &KeyedRequest, failed: &Failed, trail: Trail) -> Reply {
         let usable = |object: &&Arc<Object>| request.if_error && !self.cache.is_gone(object, &request.url);
         if let Some(object) = request.stale.as_ref().filter(usable) {
             let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
             stale.note_failure(failed.reason);
             stale.lookup = Lookup::Stale;
             let reply = self.replies.object_reply(request, request.key, object, stale, clock::now());
-            if let Some(served) = reply.await {
-                return served;
+            if let Some(reply) = reply.await {
+                return reply;
             }
         }
         self.replies.failed_reply(failed, trail)
     }
 
     /// Fetches for one client only; what may be stored is stored.
-    async fn fetch_alone(&self, mut request: KeyedRequest, trail: Trail) -> Served {
+    async fn fetch_alone(&self, mut request: KeyedRequest, trail: Trail) -> Reply {
         loop {
             let reply = match fetch::exchange(&self.fetcher, &request).await {
                 Exchanged::Failed(failed) => return self.or_stale(&request, &failed, trail).await,
@@ -373,44 +374,44 @@ impl Web {
                 Exchanged::Renewed(object, report) => self.renewed(&request, &object, &report, trail.clone()).await,
                 Exchanged::Error(arrival) => self.replies.arrival_reply(&request, &arrival, trail.clone()).await,
                 Exchanged::Stored(arrival, pump) => {
-                    // Whoever asked `no-cache`, and every request from now on, finds what this fetch brings.
+                    // After a `no-cache`, too, every request from now on finds what this fetch brings.
                     let reply = self.replies.arrival_reply(&request, &arrival, trail.clone()).await;
                     tokio::spawn(Pump::run(*pump, None));
                     reply
                 }
             };
             match reply {
-                Some(served) => return served,
-                // The origin says that what we have is good, but a part of it is gone: ask for the whole.
+                Some(reply) => return reply,
+                // The origin says that what is stored is good, but a part of it is gone: fetch the whole.
                 None if request.stale.take().is_some() => {}
                 None => return self.lost(trail),
             }
         }
     }
 
-    /// The response broke off before its first reader was there.
-    fn lost(&self, mut trail: Trail) -> Served {
+    /// Returns the reply when the response broke off before its first reader was there.
+    fn lost(&self, mut trail: Trail) -> Reply {
         (trail.origin_failed, trail.detail) = (true, Some("body-lost".into()));
         self.replies.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's answer broke off", trail)
     }
 }
 
-/// What a landing means for one who waited.
+/// What a landing means for a request that waited.
 enum Landed {
-    Served(Box<Served>),
+    Reply(Box<Reply>),
     /// It was another variant, or it was purged meanwhile: join again.
     Again,
     Alone,
 }
 
-/// The way to the client that began a flight, for a response that is for nobody else.
+/// The channel to the client that began a flight, for a response that isn't shared.
 type Own = oneshot::Receiver<(Response, UpstreamReport)>;
 
 fn has_unkeyed_credentials(request: &KeyedRequest) -> bool {
     forwarding::has_unkeyed_credentials(&request.route, &request.advice, &request.head.headers)
 }
 
-/// The body as it is sent, and its canonical form if it is an item.
+/// Returns the body as it is sent, and its canonical form if it is an item.
 fn item(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes>) {
     if !route.infers() {
         return (body, None);
@@ -418,6 +419,6 @@ fn item(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes
     if !facts::may_be_json(headers) {
         return (body.clone(), Some(body));
     }
-    let question = protocol::whole(&body);
-    (question.body, Some(question.canonical))
+    let item = protocol::whole(&body);
+    (item.body, Some(item.canonical))
 }

@@ -1,5 +1,6 @@
-//! Compiled components on disk, so that a restart doesn't compile them again. What is read back is run as it is, and damaged
-//! machine code ends the process or worse; so each file has a checksum, and one that doesn't fit is compiled anew.
+//! Compiled components on disk, so that a restart doesn't compile them again. What is read back is run as it is, and
+//! damaged machine code ends the process or worse; so each file has a checksum, and one that doesn't fit is compiled
+//! anew.
 
 use std::{
     cmp::Reverse,
@@ -13,9 +14,9 @@ use std::{
 use tracing::warn;
 use wasmtime::{Engine, component::Component};
 
-use super::error::told;
+use super::error::one_line;
 
-/// What a file begins with. Another format has another.
+/// The first bytes of a file. Another format has others.
 const MAGIC: [u8; 8] = *b"holmcwa1";
 const HEADER_BYTES: usize = MAGIC.len() + blake3::OUT_LEN;
 /// The end of a file's name.
@@ -44,7 +45,7 @@ impl Compiled {
         Ok(Self { dir: dir.to_owned(), bytes_max })
     }
 
-    /// The component of this name; `None` if it isn't there, not whole, or not of this engine.
+    /// Returns the component of this name; `None` if it isn't there, not whole, or not of this engine.
     pub(super) fn load(&self, engine: &Engine, name: &blake3::Hash) -> Option<Component> {
         let path = self.path(name);
         let file = path.display();
@@ -60,25 +61,25 @@ impl Compiled {
             warn!(%file, "a compiled policy is damaged; it is compiled anew");
             return None;
         };
-        // SAFETY: by the checksum these are the bytes that `store` wrote, which `Component::serialize` made of a component
-        // that an engine of the same version and settings compiled. They are not defended against somebody who may write
-        // to the directory and computes a checksum of his own: that has to be the node's user alone.
+        // SAFETY: by the checksum these are the bytes that `store` wrote, which `Component::serialize` made of a
+        // component that an engine of the same version and settings compiled. They are not defended against somebody
+        // who may write to the directory and computes a checksum of his own: that has to be the node's user alone.
         match unsafe { Component::deserialize(engine, code) } {
             Ok(component) => {
                 touch(&path);
                 Some(component)
             }
             Err(error) => {
-                let error = told(&error);
+                let error = one_line(&error);
                 warn!(%file, error, "a compiled policy doesn't fit this node; it is compiled anew");
                 None
             }
         }
     }
 
-    /// Keeps a component under its name. If that fails it is compiled again at the next start.
+    /// Stores a component under its name. If that fails it is compiled again at the next start.
     pub(super) fn store(&self, name: &blake3::Hash, component: &Component) {
-        let code = component.serialize().map_err(|error| told(&error));
+        let code = component.serialize().map_err(|error| one_line(&error));
         let kept = code.and_then(|code| self.write(name, &code).map_err(|error| error.to_string()));
         match kept {
             Ok(()) => self.make_room(&self.path(name)),
@@ -86,7 +87,7 @@ impl Compiled {
         }
     }
 
-    /// Other processes see all of the file or nothing of it.
+    /// Writes a file, so that other processes see all of it or nothing.
     fn write(&self, name: &blake3::Hash, code: &[u8]) -> io::Result<()> {
         let path = self.path(name);
         let half = path.with_extension(format!("{:016x}.{HALF}", fastrand::u64(..)));
@@ -106,7 +107,7 @@ impl Compiled {
         }
     }
 
-    /// What this module wrote; other files are nobody's business.
+    /// Returns the files that this module wrote; others aren't touched.
     fn files(&self) -> Vec<Kept> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries
@@ -124,8 +125,8 @@ impl Compiled {
     }
 }
 
-/// Names what an engine makes of a component: another version of the compiler, other settings and another processor make
-/// something else of it.
+/// Returns the name of what an engine compiles from a component: another version of the compiler, other settings and
+/// another processor make something else of it.
 pub(super) fn name(engine: &Engine, component: &blake3::Hash) -> blake3::Hash {
     let mut all = Digest(blake3::Hasher::new());
     engine.precompile_compatibility_hash().hash(&mut all);
@@ -133,7 +134,7 @@ pub(super) fn name(engine: &Engine, component: &blake3::Hash) -> blake3::Hash {
     all.0.finalize()
 }
 
-/// Whatever can be hashed, as a digest long enough to be a name.
+/// A hasher whose digest is long enough to be a name.
 struct Digest(blake3::Hasher);
 
 impl Hasher for Digest {
@@ -155,19 +156,19 @@ fn put(path: &Path, name: &blake3::Hash, code: &[u8]) -> io::Result<()> {
     file.write_all(code)
 }
 
-/// Of the name as well, so that no file passes for another.
+/// Returns a file's checksum. It covers the name as well, so that no file passes for another.
 fn checksum(name: &blake3::Hash, code: &[u8]) -> blake3::Hash {
     blake3::Hasher::new().update(&MAGIC).update(name.as_bytes()).update(code).finalize()
 }
 
-/// The code of a file of this name, if it is what was written.
+/// Returns the code of a file of this name, if it is what was written.
 fn verified<'f>(name: &blake3::Hash, file: &'f [u8]) -> Option<&'f [u8]> {
     let (header, code) = file.split_at_checked(HEADER_BYTES)?;
     let stated = header.strip_prefix(&MAGIC)?;
     (checksum(name, code).as_bytes() == stated).then_some(code)
 }
 
-/// What is to be deleted so that the rest is within `bytes_max`: what was used longest ago, and never `newest`.
+/// Returns the files to delete so that the rest is within `bytes_max`: those used longest ago, and never `newest`.
 fn surplus(mut files: Vec<Kept>, newest: &Path, bytes_max: u64) -> Vec<PathBuf> {
     files.sort_by_key(|file| (file.path != newest, Reverse(file.used)));
     let mut total = 0_u64;

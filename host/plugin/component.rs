@@ -1,4 +1,5 @@
-//! One generation of one policy: a component that was loaded, with its instances, what it has said before, and its health.
+//! One generation of one policy: a component that was loaded, with its instances, its remembered verdicts, and its
+//! health.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp, Uptime},
     config::{self, PolicySource},
-    policy::{Arm, Decision, Experiment, Fault, Hook, Input, KeyPlan, Outcome, Policy, Question, experiment::Stats},
+    policy::{Arm, Decision, Experiment, Fault, Hook, HookCall, Input, KeyPlan, Outcome, Policy, experiment::Stats},
 };
 
 /// One generation of one policy.
@@ -44,7 +45,8 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The digest of the generation that a configuration makes now, without compiling it; `None` if its file can't be read.
+    /// Returns the digest of the generation that a configuration makes now, without compiling it; `None` if its file
+    /// can't be read.
     #[must_use]
     pub fn digest_of(config: &config::Policy) -> Option<String> {
         generation::digest_of(config).ok()
@@ -53,7 +55,7 @@ impl Plugin {
     /// Compiles and configures a policy. Takes as long as a compiler does: not for a thread that serves requests.
     ///
     /// # Errors
-    /// The component can't be read, isn't one, imports what no policy is given, or is not configured by `config`.
+    /// The component can't be read, isn't one, imports what no policy may import, or is not configured by `config`.
     pub fn load(
         engine: &Arc<Engine>,
         name: &str,
@@ -67,13 +69,13 @@ impl Plugin {
         })
     }
 
-    /// blake3 over component, configuration and limits, in hex. The generation is its first eight digits.
+    /// Returns blake3 over component, configuration and limits, in hex. The generation is its first eight digits.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.generation.digest
     }
 
-    /// Time every call from now on, not one in sixteen.
+    /// Makes it time every call from now on, not one in sixteen.
     pub fn time_every_call(&self) {
         self.tally.set_exact(true);
     }
@@ -109,44 +111,44 @@ impl Plugin {
         })
     }
 
-    /// Asks an instance.
-    fn ask(&self, question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Result<Arc<Decision>, Fault> {
-        let answer = self.answer(&clock::uptime, question, values);
+    /// Calls an instance, and counts a fault.
+    fn ask(&self, call: &HookCall<'_>, values: &[Option<Cow<'_, [u8]>>]) -> Result<Arc<Decision>, Fault> {
+        let answer = self.answer(&clock::uptime, call, values);
         if let Err(fault) = &answer {
-            self.tally.fault(question.hook(), fault);
-            debug!(target: "policy", policy = %self.generation.label, hook = question.hook().name(), %fault, "no verdict");
+            self.tally.fault(call.hook(), fault);
+            debug!(target: "policy", policy = %self.generation.label, hook = call.hook().name(), %fault, "no verdict");
         }
         answer.map(Arc::new)
     }
 
-    /// `now` is called only while the policy isn't healthy.
+    /// Calls an instance unless the hook's breaker is open. `now` is called only while the policy isn't healthy.
     pub(super) fn answer(
         &self,
         now: &impl Fn() -> Uptime,
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         values: &[Option<Cow<'_, [u8]>>],
     ) -> Result<Decision, Fault> {
-        let hook = question.hook();
+        let hook = call.hook();
         if !self.health[hook.index()].permit(now) {
             return Err(Fault::Open);
         }
         let _watched = self.engine.watch();
-        let (place, idle) = self.instances.take()?;
+        let (permit, idle) = self.instances.take()?;
         let mut instance = match idle {
             Some(instance) => instance,
             None => self.make(hook, now)?,
         };
         let timer = self.tally.call(hook);
-        let answer = hook::ask(&mut instance, &self.call, question, values);
+        let answer = hook::ask(&mut instance, &self.call, call, values);
         if let Some(took) = self.tally.answered(hook, timer) {
             self.remembered.call_took(hook, took);
         }
         if let Some(burned) = instance.burned() {
             self.tally.burned(hook, burned);
         }
-        // An error of the policy's own is an answer like any other; after anything else the instance is not trusted.
+        // An error of the policy's own is a result like any other; after anything else the instance is not trusted.
         let sound = matches!(answer, Ok(_) | Err(Fault::Own { .. }));
-        if sound && !place.keep(instance) {
+        if sound && !permit.keep(instance) {
             self.tally.retired();
         }
         self.record(hook, sound, now);
@@ -168,15 +170,15 @@ impl Plugin {
         }
     }
 
-    /// A remembered verdict is held against what the policy says now.
+    /// Compares a remembered verdict with a new one of the policy, which is the error if they differ.
     fn check(
         &self,
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         values: &[Option<Cow<'_, [u8]>>],
         remembered: &Decision,
     ) -> Result<(), Arc<Decision>> {
-        let hook = question.hook();
-        let Ok(now) = self.ask(question, values) else { return Ok(()) };
+        let hook = call.hook();
+        let Ok(now) = self.ask(call, values) else { return Ok(()) };
         if *now == *remembered {
             return Ok(());
         }
@@ -225,25 +227,25 @@ impl Policy for Plugin {
 
     fn decide(
         &self,
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         values: &[Option<Cow<'_, [u8]>>],
         until: Option<Timestamp>,
     ) -> Result<Arc<Decision>, Fault> {
-        let hook = question.hook();
-        match self.remembered.recall(question, values, clock::uptime) {
+        let hook = call.hook();
+        match self.remembered.recall(call, values, clock::uptime) {
             Recalled::Known(decision) => {
                 let uses = self.tally.memo_hit(hook);
                 if !self.remembered.is_to_be_checked(uses) {
                     return Ok(decision);
                 }
-                Ok(self.check(question, values, &decision).err().unwrap_or(decision))
+                Ok(self.check(call, values, &decision).err().unwrap_or(decision))
             }
             Recalled::Unknown(place) => {
-                let decision = self.ask(question, values)?;
+                let decision = self.ask(call, values)?;
                 self.remembered.keep(place, &decision, until.map(lasting));
                 Ok(decision)
             }
-            Recalled::Off => self.ask(question, values),
+            Recalled::Off => self.ask(call, values),
         }
     }
 
@@ -266,8 +268,8 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// A moment of the wall clock as one that no setting of it moves: what is remembered until then doesn't last an hour longer
-/// because the clock is set back by one.
+/// Returns a moment of the wall clock as one that no setting of it moves: what is remembered until then doesn't last an
+/// hour longer because the clock is set back by one.
 fn lasting(until: Timestamp) -> Uptime {
     clock::uptime().plus(until.since(clock::now()))
 }
@@ -281,7 +283,7 @@ fn warm_vocabularies(reads: &[Option<Vec<Input>>]) {
     }
 }
 
-/// Where a component comes from, for messages.
+/// Returns where a component comes from, for messages.
 pub(super) fn file(source: &PolicySource) -> String {
     match source {
         PolicySource::File(path) => path.display().to_string(),

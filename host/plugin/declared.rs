@@ -1,4 +1,5 @@
-//! What a component says once, when it is loaded: who it is, how keys are made, what each of its hooks reads.
+//! The declarations of a component, made once when it is loaded: its manifest, how keys are made, what each of its
+//! hooks reads.
 
 use holm_bindings::{
     exports::holm::policy::{key::Keying, plugin::Manifest as RawManifest},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::policy::{Experiment, Hook, Input, KeyPlan};
 
-/// What a component has declared, checked.
+/// The checked declarations of a component.
 pub(super) struct Declared {
     pub(super) name: String,
     pub(super) version: String,
@@ -25,10 +26,11 @@ pub(super) struct Declared {
 }
 
 impl Declared {
-    /// Asks an instance that was configured and returned the manifest `raw`, each question within `limit`.
+    /// Reads the declarations of an instance that was configured and returned the manifest `raw`, each call within
+    /// `limit`.
     ///
     /// # Errors
-    /// It has no answer, or one that makes no sense to this node.
+    /// A call gave no result, or one that this node refuses.
     pub(super) fn by(
         instance: &mut Instance,
         raw: RawManifest,
@@ -53,7 +55,7 @@ impl Declared {
     }
 }
 
-/// How keys are made. Inputs are asked for only if `derive` is called with them.
+/// Returns how keys are made. `reads` is called only if `derive` is called with its inputs.
 fn plan(instance: &mut Instance, limit: &Limit, scope: &Scope<'_>) -> Result<KeyPlan, Refusal> {
     Ok(match hook::plan(instance, limit).map_err(Refusal::Plan)? {
         Keying::Recipe(parts) => scope.recipe(&parts)?,
@@ -61,7 +63,7 @@ fn plan(instance: &mut Instance, limit: &Limit, scope: &Scope<'_>) -> Result<Key
     })
 }
 
-/// What a hook reads, as the component writes it.
+/// Returns the inputs of a hook, as the component writes them.
 fn asked(instance: &mut Instance, limit: &Limit, hook: Hook) -> Result<Vec<RawInput>, Refusal> {
     hook::reads(instance, limit, hook).map_err(|fault| Refusal::Reads { hook: hook.name(), fault })
 }

@@ -1,4 +1,4 @@
-//! What a component may import: a voice in the node's log.
+//! The interface that a component may import: messages to the node's log.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tracing::{debug, trace};
 
 use crate::clock::{self, Uptime};
 
-/// The voice of one generation. All its instances share the quota.
+/// The log messages of one generation. All its instances share the quota.
 pub(super) struct Voice {
     label: Arc<str>,
     per_second_max: u32,
@@ -34,7 +34,7 @@ impl Voice {
 
 const MESSAGE_CHARS_MAX: usize = 1024;
 
-/// How many messages there were in the present second.
+/// The messages of the current second.
 #[derive(Debug, Default)]
 struct Quota {
     second: u64,
@@ -43,7 +43,7 @@ struct Quota {
 }
 
 impl Quota {
-    /// May a message be written? If so, how many were lost before it?
+    /// Returns how many messages were dropped before this one; `None` if this one may not be written.
     fn spend(&mut self, per_second_max: u32, now: Uptime) -> Option<u64> {
         let second = now.0 / 1000;
         if second != self.second {
@@ -59,7 +59,7 @@ impl Quota {
     }
 }
 
-/// Whatever a policy finds serious, to the operator it is diagnosis: only `trace` is kept apart.
+/// Whether a level is logged. Whatever level a policy chooses, for the operator it is `debug`; only `trace` stays.
 pub(super) fn enabled(level: Level) -> bool {
     match level {
         Level::Trace => tracing::enabled!(target: "policy", tracing::Level::TRACE),

@@ -1,4 +1,5 @@
-//! What all policies of a process share: the compiler, the memory their instances live in, and the clock that ends calls.
+//! The engine that all policies of a process share: the compiler, the memory of their instances, and the clock that
+//! ends calls.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use wasmtime::{Config, OptLevel, PoolingAllocationConfig, component::Component};
 
 use super::{
     compiled::{self, Compiled},
-    error::{Error, Refusal, told},
+    error::{Error, Refusal, one_line},
     limits::{TABLE_ELEMENTS_MAX, TICK},
 };
 
@@ -26,7 +27,7 @@ pub struct Engine {
     wasm: wasmtime::Engine,
     /// The latest components by digest: a policy whose configuration or limits changed is not compiled again.
     compiled: Mutex<VecDeque<(blake3::Hash, Component)>>,
-    /// Those that outlive the process.
+    /// The compiled components on disk.
     kept: Option<Compiled>,
     ticker: Arc<Ticker>,
     fuel: bool,
@@ -34,18 +35,19 @@ pub struct Engine {
     pools: RwLock<Option<Arc<[String]>>>,
 }
 
-/// What the instances of all policies together may use.
+/// The limits of the instances of all policies together.
 #[derive(Clone, Debug)]
 pub struct EngineLimits {
     /// Live instances of one generation of each policy.
     pub instances_max: usize,
     /// Linear memory of one instance in bytes; at least that of the policy with the most.
     pub memory_bytes_max: usize,
-    /// Where compiled components are kept. A checksum tells damaged ones, not forged ones.
+    /// The directory of compiled components. A checksum detects damaged ones, not forged ones.
     pub cache_dir: Option<PathBuf>,
     /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
     pub cache_bytes_max: u64,
-    /// Count what calls burn, in instructions about. Costs a tenth to a quarter of their time: for measuring.
+    /// Whether to count the fuel of calls, about one per instruction. It costs a tenth to a quarter of their time: for
+    /// measuring.
     pub fuel: bool,
 }
 
@@ -53,15 +55,15 @@ impl Engine {
     /// Reserves address space for all instances and starts the clock.
     ///
     /// # Errors
-    /// The machine isn't one that wasmtime supports, has no more threads, or the directory of compiled components can't be
-    /// made.
+    /// The machine isn't one that wasmtime supports, has no more threads, or the directory of compiled components can't
+    /// be made.
     pub fn new(limits: &EngineLimits) -> Result<Arc<Self>, Error> {
         let open = |dir: &PathBuf| {
             let opened = Compiled::open(dir, limits.cache_bytes_max);
             opened.map_err(|reason| Error::CacheDir { dir: dir.display().to_string(), reason })
         };
         let kept = limits.cache_dir.as_ref().map(open).transpose()?;
-        let wasm = wasm_engine(limits).map_err(|error| Error::Engine(told(&error)))?;
+        let wasm = wasm_engine(limits).map_err(|error| Error::Engine(one_line(&error)))?;
         let ticker = Ticker::start(wasm.clone()).map_err(Error::Ticker)?;
         Ok(Arc::new(Self {
             wasm,
@@ -73,18 +75,18 @@ impl Engine {
         }))
     }
 
-    /// Tells it which pools the node has. Policies that are loaded from then on may read the state of no others;
+    /// Sets the names of the node's pools. Policies that are loaded from then on may read the state of no others;
     /// without it, as at the workbench, of any.
     pub fn set_pools<'n>(&self, names: impl Iterator<Item = &'n String>) {
         *self.pools.write() = Some(names.cloned().collect());
     }
 
-    /// The node's pools, if they are known.
+    /// Returns the node's pools, if they are known.
     pub(super) fn pools(&self) -> Option<Arc<[String]>> {
         self.pools.read().clone()
     }
 
-    /// Keeps the clock going for as long as the answer lives. Whoever runs a guest holds one.
+    /// Keeps the clock running until the returned guard is dropped. It is held while a guest runs.
     pub(super) fn watch(&self) -> Watched<'_> {
         self.ticker.calls.fetch_add(1, Ordering::SeqCst);
         if self.ticker.asleep.load(Ordering::SeqCst) {
@@ -93,7 +95,7 @@ impl Engine {
         Watched(&self.ticker)
     }
 
-    /// Is fuel counted?
+    /// Whether fuel is counted.
     pub(super) const fn counts_fuel(&self) -> bool {
         self.fuel
     }
@@ -117,7 +119,7 @@ impl Engine {
 
     fn kept_or_compiled(&self, bytes: &[u8], digest: &blake3::Hash) -> Result<Component, Refusal> {
         let compile =
-            || Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(told(&error)));
+            || Component::from_binary(&self.wasm, bytes).map_err(|error| Refusal::NotAComponent(one_line(&error)));
         let Some(kept) = &self.kept else { return compile() };
         let name = compiled::name(&self.wasm, digest);
         if let Some(component) = kept.load(&self.wasm, &name) {
@@ -139,14 +141,16 @@ const MEMORIES_PER_INSTANCE: u32 = 2;
 /// Places of instances that are gone which keep the image of their component's memory mapped. Instances are kept, not
 /// made anew for each call, so that more would only be the traces of old generations.
 const WARM_SLOTS_MAX: u32 = 8;
-/// Zeroed by `memset` instead of given back to the system when an instance ends: most are smaller.
+/// Bytes of a memory that are zeroed by `memset` instead of given back to the system when an instance ends: most are
+/// smaller.
 const MEMORY_KEPT_BYTES: usize = 64 << 10;
 const TABLE_KEPT_BYTES: usize = 16 << 10;
-/// The active one, one on trial, one on its way out.
+/// Generations that have instances at once: the active one, one on trial, one that cools.
 const GENERATIONS_AT_ONCE: usize = 3;
-/// Only addresses are reserved, and a policy that is loaded later may want more than those at the start.
+/// The least that is reserved for a memory: only addresses, and a policy that is loaded later may need more than those
+/// at the start.
 const MEMORY_BYTES_LEAST: usize = 64 << 20;
-/// What 32 bits can address.
+/// The bytes that 32 bits can address.
 const MEMORY_BYTES_LIMIT: usize = 4 << 30;
 const INSTANCE_BYTES_MAX: usize = 16 << 20;
 
@@ -154,7 +158,7 @@ fn wasm_engine(limits: &EngineLimits) -> wasmtime::Result<wasmtime::Engine> {
     let mut pooled = base(limits);
     pooled.allocation_strategy(pool(limits));
     wasmtime::Engine::new(&pooled).or_else(|error| {
-        let error = told(&error);
+        let error = one_line(&error);
         warn!(error, "no address space for a pool of policy instances; each is allocated when it is made");
         wasmtime::Engine::new(&base(limits))
     })
@@ -214,7 +218,7 @@ impl Ticker {
         Ok(ticker)
     }
 
-    /// A tick that comes late is not made up for: on a machine that is short of time, so is the policy.
+    /// Counts ticks. One that comes late is not made up for: on a machine that is short of time, so is the policy.
     fn run(&self, engine: &wasmtime::Engine) {
         let mut idle = 0;
         while !self.ended.load(Ordering::SeqCst) {
@@ -223,7 +227,7 @@ impl Ticker {
                 engine.increment_epoch();
             } else {
                 self.asleep.store(true, Ordering::SeqCst);
-                // One that began before it could see us asleep is seen here; one that begins later wakes us.
+                // A call that began before the clock was marked asleep is seen here; one that begins later wakes it.
                 if self.calls.load(Ordering::SeqCst) == 0 {
                     thread::park();
                 }
@@ -241,7 +245,7 @@ impl Ticker {
     }
 }
 
-/// A guest is running.
+/// A guard while a guest is running.
 pub(super) struct Watched<'e>(&'e Ticker);
 
 impl Drop for Watched<'_> {

@@ -20,7 +20,7 @@ pub enum Error {
     CacheDir {
         /// The directory.
         dir: String,
-        /// What the system says.
+        /// The error of the system.
         reason: io::Error,
     },
     /// A policy is not loaded.
@@ -28,14 +28,14 @@ pub enum Error {
     Refused {
         /// Its name in the configuration.
         policy: String,
-        /// Where it comes from.
+        /// The source of its component.
         file: String,
         /// What is wrong with it.
         refusal: Box<Refusal>,
     },
 }
 
-/// What is wrong with a component. Reads on after the component's name.
+/// What is wrong with a component. Its text continues a sentence that begins with the component's name.
 #[derive(Debug, Error)]
 pub enum Refusal {
     /// No file, or no right to read it.
@@ -53,10 +53,10 @@ pub enum Refusal {
     /// Not a component that this engine compiles.
     #[error("is not a component: {0}")]
     NotAComponent(String),
-    /// Asks for what no policy is given.
+    /// It imports what no policy may import.
     #[error("imports `{0}`; a policy may import `holm:policy/diagnostics` and nothing else")]
     Import(String),
-    /// Asks for a version or a type of an import that isn't there.
+    /// It imports a version or a type that isn't there.
     #[error("doesn't fit its imports: {0}")]
     Unlinked(String),
     /// Isn't a policy.
@@ -92,18 +92,18 @@ pub enum Refusal {
         /// Why not.
         fault: Fault,
     },
-    /// Its key knows nothing of a question's body.
+    /// Its key doesn't depend on an item's body.
     #[error(
-        "makes keys without the body, so that all questions of an `infer` route would share one answer: have its key \
+        "makes keys without the body, so that all items of an `infer` route would share one result: have its key \
          read the body, or write `key_without_body = true` at the route"
     )]
     KeyWithoutBody,
-    /// The manifest or the plan asks for what can't be.
+    /// The manifest or the plan is invalid.
     #[error("is refused: {0}")]
     Flaw(#[from] Flaw),
 }
 
-/// Why there is no instance.
+/// Why no instance was made.
 #[derive(Debug, Error)]
 pub enum Unmade {
     /// Its memory or tables are over a limit, or the pool is empty.
@@ -120,7 +120,7 @@ pub enum Unmade {
 /// What is wrong with a manifest or a plan.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Flaw {
-    /// A name or version that can't be shown.
+    /// A name or version that can't be printed.
     #[error("the manifest's {field} is not 1 to {limit} visible ASCII characters")]
     Name {
         /// `name` or `version`.
@@ -162,7 +162,7 @@ pub enum Flaw {
         /// How many are allowed.
         limit: usize,
     },
-    /// An input that isn't there when the hook is asked.
+    /// An input that isn't there when the hook is called.
     #[error("input {input} is not provided to the {hook} hook: {why}")]
     NotProvided {
         /// The input.
@@ -204,7 +204,7 @@ pub enum Flaw {
         /// Those that the node knows.
         known: String,
     },
-    /// An input whose arguments make no sense.
+    /// An input with invalid arguments.
     #[error("input {input}: {wrong}")]
     Input {
         /// The input.
@@ -214,8 +214,9 @@ pub enum Flaw {
     },
 }
 
-/// An error of the engine in one line. Its own words may take several, and hold the first bytes of a file, one in each.
-pub(super) fn told(error: &wasmtime::Error) -> String {
+/// Returns an error of the engine in one line. Its own text may take several, and quote the first bytes of a file, one
+/// in each.
+pub(super) fn one_line(error: &wasmtime::Error) -> String {
     let words = format!("{error:#}");
     let line: Vec<&str> = words.split_whitespace().collect();
     line.join(" ").chars().take(TOLD_CHARS_MAX).collect()
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn an_error_takes_one_line() {
         let error = wasmtime::Error::msg(format!("expected=[\n    0x0,\n    0x61,\n] {}", "x".repeat(600)));
-        let line = told(&error);
+        let line = one_line(&error);
         assert!(line.starts_with("expected=[ 0x0, 0x61, ] xxx") && line.len() == TOLD_CHARS_MAX, "{line}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a trial has shown: one example of each kind of difference, kept for a person to read.
+//! The differences that a trial has shown: one example of each kind, for the operator.
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -54,7 +54,7 @@ impl Examples {
         });
     }
 
-    /// Takes a request whose responses are shared otherwise.
+    /// Takes a request that shares responses otherwise.
     pub(super) fn shares(&self, change: Change, this: &Keyed, with: Option<&Keyed>) {
         self.note(Hook::Key, change.name().to_owned(), |kind| {
             let pair = |with: &Value, this: &Value| Value::Array(vec![this.clone(), with.clone()]);
@@ -108,7 +108,7 @@ impl Examples {
         }
     }
 
-    /// Those so far.
+    /// Returns the examples so far.
     pub(super) fn list(&self) -> Vec<Example> {
         self.0.lock().clone()
     }
@@ -121,12 +121,12 @@ pub(super) fn log(example: &Example, policy: &str) {
     info!(target: "policy", policy, hook, kind, times, request, with, %active, %trial, differs, "seen on trial");
 }
 
-/// A request's line.
+/// Returns a request's line.
 pub(super) fn title(method: &str, url: &str) -> String {
     cut(format!("{method} {url}"), REQUEST_CHARS_MAX)
 }
 
-/// A value that isn't long.
+/// Returns a value that is cut to the limit.
 pub(super) fn bounded(value: Value) -> Value {
     let text = value.to_string();
     if text.len() <= VALUE_CHARS_MAX { value } else { Value::String(cut(text, VALUE_CHARS_MAX)) }
@@ -141,7 +141,7 @@ fn pointers(one: &Value, other: &Value) -> Vec<String> {
     differences(one, other).into_iter().take(KINDS_MAX).map(|difference| difference.path).collect()
 }
 
-/// The first member of a decision, which says what it is: `store`, `pass`, `lookup`.
+/// Returns the first member of a decision, which says what it is: `store`, `pass`, `lookup`.
 fn word(decision: &Value) -> &str {
     match decision {
         Value::Object(members) => members.keys().next().map_or("nothing", String::as_str),
@@ -151,7 +151,7 @@ fn word(decision: &Value) -> &str {
     }
 }
 
-/// A pointer without the places in lists, which tell examples apart but not kinds.
+/// Returns a pointer without indices of lists, which differ between examples of one kind.
 fn member(pointer: &str) -> String {
     let steps = pointer.split('/').skip(1);
     let named: Vec<&str> =

@@ -1,4 +1,4 @@
-//! Which hooks a component exports, and where.
+//! The hooks that a component exports, and where they are.
 
 use holm_bindings::exports::holm::policy::{
     admit as admit_exports, batch as batch_exports, features as features_exports, key as key_exports, plugin,
@@ -10,13 +10,13 @@ use wasmtime::{
 };
 
 use super::{
-    error::{Refusal, told},
+    error::{Refusal, one_line},
     limits::plain,
     state::State,
 };
 use crate::policy::Hook;
 
-/// The hooks that a component exports, in whatever version.
+/// Returns the hooks that a component exports, in whatever version.
 ///
 /// # Errors
 /// It exports another interface of the contract's package.
@@ -29,8 +29,8 @@ pub(super) fn exported(engine: &wasmtime::Engine, component: &Component) -> Resu
 /// Interfaces that are no hooks: the one that every component exports, and the one that has types only.
 const OTHERS: [&str; 2] = ["plugin", "facts"];
 
-/// The hooks among exports. A hook that this node doesn't have would never be called, and the policy would decide
-/// something else than its author meant: so such a component is refused.
+/// Returns the hooks among exports. A hook that this node doesn't have would never be called, and the policy would
+/// decide something else than its author meant: so such a component is refused.
 fn hooks(exports: &[&str]) -> Result<Vec<Hook>, Refusal> {
     let is_known = |name: &str| OTHERS.contains(&name) || Hook::named(name).is_some();
     match exports.iter().find(|export| interface(export).is_some_and(|name| !is_known(name))) {
@@ -72,14 +72,14 @@ pub(super) struct Exports {
 
 impl Indices {
     pub(super) fn of(linked: &InstancePre<State>, hooks: &[Hook]) -> Result<Self, Refusal> {
-        /// Those of one hook, if the component exports it.
+        /// Returns the exports of one hook, if the component has it.
         fn found<I>(
             hooks: &[Hook],
             hook: Hook,
             indices: impl FnOnce() -> wasmtime::Result<I>,
         ) -> Result<Option<I>, Refusal> {
             let indices = hooks.contains(&hook).then(indices).transpose();
-            indices.map_err(|error| Refusal::Hook { hook: hook.name(), detail: told(&error) })
+            indices.map_err(|error| Refusal::Hook { hook: hook.name(), detail: one_line(&error) })
         }
         Ok(Self {
             plugin: plugin::GuestIndices::new(linked).map_err(|_| Refusal::NoPlugin)?,
@@ -106,7 +106,7 @@ impl Indices {
     }
 }
 
-/// A hook's export. Who asks a hook has found it in the list of what is exported.
+/// Returns a hook's export. A caller has found it in the list of what is exported.
 pub(super) fn present<G>(guest: Option<&G>) -> wasmtime::Result<&G> {
     guest.ok_or_else(|| wasmtime::Error::msg("the component doesn't export the hook"))
 }

@@ -1,4 +1,4 @@
-//! A component, compiled, linked and told its configuration: what instances are made of.
+//! A component that is compiled and linked, with its configuration: the source of instances.
 
 use std::{
     borrow::Cow,
@@ -17,7 +17,7 @@ use wasmtime::{
 use super::{
     diagnostics::Voice,
     engine::Engine,
-    error::{Refusal, Unmade, told},
+    error::{Refusal, Unmade, one_line},
     exports::{self, Indices},
     instance::{self, Instance},
     limits::{Allowance, Limit},
@@ -34,9 +34,9 @@ pub(super) struct Generation {
     pub(super) label: Arc<str>,
     /// blake3 over component, configuration and limits, in hex.
     pub(super) digest: String,
-    /// What the component exports.
+    /// The hooks that the component exports.
     pub(super) hooks: Vec<Hook>,
-    /// Limits of what is called once in an instance.
+    /// Limits of the calls that are made once in an instance.
     pub(super) load: Limit,
     memory_bytes_max: usize,
     config: String,
@@ -70,7 +70,7 @@ impl Generation {
         })
     }
 
-    /// The digest's first eight digits.
+    /// Returns the digest's first eight digits.
     pub(super) fn short(&self) -> &str {
         &self.digest[..8]
     }
@@ -82,10 +82,10 @@ impl Generation {
         store.limiter(|state| &mut state.allowance);
         store.set_epoch_deadline(self.load.ticks);
         if self.counts_fuel {
-            store.set_fuel(u64::MAX).map_err(|error| Unmade::Instance(told(&error)))?;
+            store.set_fuel(u64::MAX).map_err(|error| Unmade::Instance(one_line(&error)))?;
         }
-        let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(told(&error)))?;
-        let exports = self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(told(&error)))?;
+        let instance = self.linked.instantiate(&mut store).map_err(|error| Unmade::Instance(one_line(&error)))?;
+        let exports = self.indices.load(&mut store, &instance).map_err(|error| Unmade::Exports(one_line(&error)))?;
         let mut instance = Box::new(Instance::new(store, exports, self.counts_fuel, tally.instance()));
         let manifest = instance
             .call(&self.load, |exports, store| exports.plugin.call_configure(store, &self.config))
@@ -95,12 +95,12 @@ impl Generation {
     }
 }
 
-/// The digest of the generation that a configuration makes, without making it.
+/// Returns the digest of the generation that a configuration makes, without making it.
 pub(super) fn digest_of(config: &config::Policy) -> Result<String, Refusal> {
     Ok(digest(&read(&config.source)?, config))
 }
 
-/// The largest known, Python's, have 18 MiB.
+/// Bytes of a component. The largest known, Python's, have 18 MiB.
 const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 fn read(source: &PolicySource) -> Result<Cow<'static, [u8]>, Refusal> {
@@ -116,22 +116,23 @@ fn read(source: &PolicySource) -> Result<Cow<'static, [u8]>, Refusal> {
     }
 }
 
-/// None if there is more than is allowed.
+/// Reads a file; `None` if it is over the limit.
 fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let length = File::open(path)?.take(COMPONENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok((length as u64 <= COMPONENT_BYTES_MAX).then_some(bytes))
 }
 
-/// The commonest mistake has its own words. Both begin with `\0asm`; then a module says version 1, layer 0.
+/// Refuses a core module, the most common mistake, with a message of its own. Both begin with `\0asm`; then a module
+/// says version 1, layer 0.
 fn refuse_core_module(bytes: &[u8]) -> Result<(), Refusal> {
     if bytes.starts_with(b"\0asm\x01\0\0\0") { Err(Refusal::CoreModule) } else { Ok(()) }
 }
 
-/// Gives a component what policies are given: `diagnostics`, and for languages whose runtime insists on WASI, functions
-/// that trap when called.
+/// Links a component with what policies may import: `diagnostics`, and for languages whose runtime insists on WASI,
+/// functions that trap when called.
 fn link(engine: &wasmtime::Engine, component: &Component) -> Result<InstancePre<State>, Refusal> {
-    let unlinked = |error: wasmtime::Error| Refusal::Unlinked(told(&error));
+    let unlinked = |error: wasmtime::Error| Refusal::Unlinked(one_line(&error));
     let mut linker = Linker::<State>::new(engine);
     holm_bindings::Policy::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(unlinked)?;
     let mut wasi = false;
@@ -155,7 +156,7 @@ enum Import {
     Refused,
 }
 
-/// `facts` has no functions: a component names it for the types.
+/// Classifies an import. `facts` has no functions: a component imports it for the types.
 fn import(name: &str) -> Import {
     match name.split('@').next() {
         Some("holm:policy/diagnostics" | "holm:policy/facts") => Import::Given,
@@ -164,7 +165,7 @@ fn import(name: &str) -> Import {
     }
 }
 
-/// Everything that makes a generation decide as it does; how it takes over is not part of it.
+/// Returns the digest of everything that a generation's decisions depend on; how it takes over is not part of it.
 fn digest(component: &[u8], config: &config::Policy) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in [component, config.config.as_bytes()] {

@@ -1,7 +1,8 @@
-//! The generations of one policy: which decides, which is on trial, which can be gone back to.
+//! The generations of one policy: the active one, the one on trial, and those that can be rolled back to.
 //!
-//! `loading → warm → (shadow | canary) → active → cooling → gone`: [`Generations::load`] compiles and configures one off
-//! the request path; [`Generations::install`] gives it its place; [`Roster::choose`] hands a request the one it keeps.
+//! `loading → warm → (shadow | canary) → active → cooling → gone`: [`Generations::load`] compiles and configures one
+//! off the request path; [`Generations::install`] activates it or begins its trial; [`Roster::choose`] returns the one
+//! that a request keeps.
 
 use std::{
     collections::VecDeque,
@@ -37,33 +38,33 @@ use crate::{
     report::{EndedTrial, Event, Loaded, PolicyInfo},
 };
 
-/// What happened to a policy last, for the operator.
+/// Events of a policy that are kept for the operator.
 const EVENTS_MAX: usize = 32;
 
-/// One policy, all its generations.
+/// A policy with all its generations.
 pub struct Generations {
     name: String,
     engine: Arc<Engine>,
     metrics: Metrics,
-    lineup: ArcSwap<Lineup>,
-    desk: Mutex<Desk>,
-    /// One load at a time, so that what is asked for last is what holds.
+    deployment: ArcSwap<Deployment>,
+    history: Mutex<History>,
+    /// Allows one load at a time, so that the last one requested takes effect.
     loading: Mutex<()>,
     /// Whether its keys must depend on the body.
     keys_by_body: AtomicBool,
 }
 
-/// Who has a say. Exchanged as a whole.
-struct Lineup {
+/// The generations that decide. Exchanged as a whole.
+struct Deployment {
     active: Arc<Plugin>,
     trial: Option<Arc<Trial>>,
 }
 
-/// What only those who change something look at.
-struct Desk {
+/// The former generations, trials and events; read only by operators' calls and changes.
+struct History {
     rule: config::Rollout,
     kept: Kept<Arc<Plugin>>,
-    /// What the last trial showed: it is read when the trial is over.
+    /// The results of the last trial, to be read when it is over.
     last_trial: Option<EndedTrial>,
     events: VecDeque<Event>,
     loading: bool,
@@ -89,9 +90,9 @@ pub enum Refused {
     NotKept {
         /// The policy.
         policy: String,
-        /// What was asked for.
+        /// The generation that was requested.
         wanted: String,
-        /// What there is.
+        /// Those that there are.
         kept: String,
     },
     /// There is nothing to go back to.
@@ -99,10 +100,10 @@ pub enum Refused {
     NoFormer {
         /// The policy.
         policy: String,
-        /// Those that were gone back from.
+        /// Those that were rolled back from.
         kept: String,
     },
-    /// The component.
+    /// The component is refused.
     #[error(transparent)]
     Load(#[from] Error),
     /// There is no thread for a shadow.
@@ -110,7 +111,7 @@ pub enum Refused {
     Thread(io::Error),
 }
 
-/// What else can be done where something is kept.
+/// Returns the advice for a policy that has kept generations.
 fn by_name(kept: &str) -> &'static str {
     if kept == NONE { "" } else { ", which were gone back from; name one in `to`" }
 }
@@ -119,7 +120,7 @@ fn by_name(kept: &str) -> &'static str {
 const NONE: &str = "none";
 
 impl Introduction {
-    /// As the configuration says.
+    /// Returns the introduction that is configured.
     #[must_use]
     pub const fn of(rule: &config::Rollout) -> Self {
         Self { mode: rule.mode, percent: rule.canary_percent }
@@ -143,8 +144,8 @@ impl Generations {
             name: name.to_owned(),
             engine: Arc::clone(engine),
             metrics: metrics.clone(),
-            lineup: ArcSwap::from_pointee(Lineup { active, trial: None }),
-            desk: Mutex::new(Desk {
+            deployment: ArcSwap::from_pointee(Deployment { active, trial: None }),
+            history: Mutex::new(History {
                 rule: config.rollout.clone(),
                 kept: Kept::new(),
                 last_trial: None,
@@ -157,14 +158,15 @@ impl Generations {
     }
 
     /// Checks whether a node with these pools can use the generations that decide, or are tried: none may make keys
-    /// that don't depend on the body if `keys_by_body`. Changes nothing. `config` is where they come from, for messages.
+    /// that don't depend on the body if `keys_by_body`. Changes nothing. `config` is where they come from, for
+    /// messages.
     ///
     /// # Errors
     /// One of them can't be used.
     pub fn check(&self, keys_by_body: bool, pools: &[String], config: &config::Policy) -> Result<(), Error> {
-        let lineup = self.lineup.load();
-        let trial = lineup.trial.as_ref().map(|trial| &trial.plugin);
-        for plugin in iter::once(&lineup.active).chain(trial) {
+        let deployment = self.deployment.load();
+        let trial = deployment.trial.as_ref().map(|trial| &trial.plugin);
+        for plugin in iter::once(&deployment.active).chain(trial) {
             if keys_by_body && is_blind(plugin) {
                 return Err(self.refused(config, Refusal::KeyWithoutBody));
             }
@@ -173,11 +175,12 @@ impl Generations {
         Ok(())
     }
 
-    /// Says whether keys must depend on the body. If so, generations whose keys don't are neither loaded nor gone back to.
+    /// Says whether keys must depend on the body. If so, generations whose keys don't are neither loaded nor gone back
+    /// to.
     pub fn require_body_in_key(&self, required: bool) {
         self.keys_by_body.store(required, Ordering::Relaxed);
         if required {
-            self.desk.lock().kept.retain(|plugin| !is_blind(plugin));
+            self.history.lock().kept.retain(|plugin| !is_blind(plugin));
         }
     }
 
@@ -186,7 +189,7 @@ impl Generations {
         self.engine.set_pools(pools.iter());
     }
 
-    /// The generation, if the routes that use the policy can do with it.
+    /// Returns the generation, if the routes that use the policy accept its key.
     fn fitting(&self, plugin: Arc<Plugin>, config: &config::Policy) -> Result<Arc<Plugin>, Error> {
         if self.keys_by_body.load(Ordering::Relaxed) && is_blind(&plugin) {
             return Err(self.refused(config, Refusal::KeyWithoutBody));
@@ -198,13 +201,13 @@ impl Generations {
         Error::Refused { policy: self.name.clone(), file: file(&config.source), refusal: Box::new(refusal) }
     }
 
-    /// The active generation's digest.
+    /// Returns the active generation's digest.
     #[must_use]
     pub fn digest(&self) -> String {
-        self.lineup.load().active.digest().to_owned()
+        self.deployment.load().active.digest().to_owned()
     }
 
-    /// The policy's name.
+    /// Returns the policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -217,10 +220,10 @@ impl Generations {
     /// The component is refused; nothing has changed then.
     pub fn load(&self, config: &config::Policy, introduction: Option<Introduction>) -> Result<Loaded, Refused> {
         let _one = self.loading.lock();
-        self.desk.lock().loading = true;
+        self.history.lock().loading = true;
         let plugin = Plugin::load(&self.engine, &self.name, config, &self.metrics);
         let plugin = plugin.and_then(|plugin| self.fitting(plugin, config));
-        self.desk.lock().loading = false;
+        self.history.lock().loading = false;
         match plugin {
             Ok(plugin) => {
                 let introduction = introduction.unwrap_or_else(|| Introduction::of(&config.rollout));
@@ -230,58 +233,58 @@ impl Generations {
             }
             Err(error) => {
                 self.metrics.loaded(&self.name, "refused");
-                self.desk.lock().tell(format!("refused: {error}"));
+                self.history.lock().record_event(format!("refused: {error}"));
                 warn!(target: "policy", %error, "not loaded; the active generation goes on");
                 Err(error.into())
             }
         }
     }
 
-    /// Gives a generation its place.
+    /// Activates a generation, or begins its trial.
     fn install(&self, plugin: Arc<Plugin>, rule: &config::Rollout, how: Introduction) -> Result<Loaded, Refused> {
-        let mut desk = self.desk.lock();
-        desk.rule = rule.clone();
-        let lineup = self.lineup.load_full();
-        if plugin.digest() == lineup.active.digest() {
-            // Whoever goes back to what is active wants nothing else tried.
-            if lineup.trial.is_some() {
-                self.end_trial(&mut desk, &lineup, "the active generation was loaded again");
+        let mut history = self.history.lock();
+        history.rule = rule.clone();
+        let deployment = self.deployment.load_full();
+        if plugin.digest() == deployment.active.digest() {
+            // Loading what is active already ends a trial.
+            if deployment.trial.is_some() {
+                self.end_trial(&mut history, &deployment, "the active generation was loaded again");
             }
-            return Ok(Loaded { unchanged: true, ..loaded(&lineup.active, "active") });
+            return Ok(Loaded { unchanged: true, ..loaded(&deployment.active, "active") });
         }
-        if let Some(trial) = lineup.trial.as_ref().filter(|trial| trial.plugin.digest() == plugin.digest()) {
+        if let Some(trial) = deployment.trial.as_ref().filter(|trial| trial.plugin.digest() == plugin.digest()) {
             return Ok(Loaded { unchanged: true, ..loaded(&plugin, state(trial.mode)) });
         }
         // One that is kept has its counters.
-        let kept = desk.kept.take(|kept| kept.digest() == plugin.digest());
+        let kept = history.kept.take(|kept| kept.digest() == plugin.digest());
         let was_kept = kept.is_some();
         let plugin = kept.unwrap_or(plugin);
         plugin.instances.open();
         let mode = match how.mode {
             RolloutMode::Swap => {
-                self.end_trial(&mut desk, &lineup, "another generation was loaded");
-                self.activate(&mut desk, &plugin, &lineup.active, false);
+                self.end_trial(&mut history, &deployment, "another generation was loaded");
+                self.activate(&mut history, &plugin, &deployment.active, false);
                 return Ok(loaded(&plugin, "active"));
             }
             RolloutMode::Shadow => Mode::Shadow,
             RolloutMode::Canary => Mode::Canary { percent: how.percent },
         };
         let counters = self.metrics.shadow(&self.name);
-        let rule = (bounds(&desk.rule), desk.rule.canary_header.clone());
-        let trial = match Trial::begin(Arc::clone(&plugin), &lineup.active, mode, rule, was_kept, counters) {
+        let rule = (bounds(&history.rule), history.rule.canary_header.clone());
+        let trial = match Trial::begin(Arc::clone(&plugin), &deployment.active, mode, rule, was_kept, counters) {
             Ok(trial) => trial,
             Err(error) => {
                 if was_kept {
-                    desk.kept.push_given_up(plugin);
+                    history.kept.push_given_up(plugin);
                 }
                 return Err(Refused::Thread(error));
             }
         };
-        self.end_trial(&mut desk, &lineup, "another generation was loaded");
+        self.end_trial(&mut history, &deployment, "another generation was loaded");
         plugin.tally.set_exact(true);
-        lineup.active.tally.set_exact(true);
-        self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: Some(trial) }));
-        desk.tell(format!("{} is tried as {}", plugin.generation.short(), described(mode)));
+        deployment.active.tally.set_exact(true);
+        self.deployment.store(Arc::new(Deployment { active: Arc::clone(&deployment.active), trial: Some(trial) }));
+        history.record_event(format!("{} is tried as {}", plugin.generation.short(), described(mode)));
         info!(target: "policy", policy = %plugin.label(), mode = described(mode), "on trial");
         Ok(loaded(&plugin, state(mode)))
     }
@@ -291,38 +294,38 @@ impl Generations {
     /// # Errors
     /// Nothing is on trial.
     pub fn promote(&self) -> Result<Loaded, Refused> {
-        let mut desk = self.desk.lock();
-        let lineup = self.lineup.load_full();
-        let Some(trial) = &lineup.trial else { return Err(Refused::NoTrial(self.name.clone())) };
-        self.promoted(&mut desk, &lineup, trial, "promoted by the operator");
+        let mut history = self.history.lock();
+        let deployment = self.deployment.load_full();
+        let Some(trial) = &deployment.trial else { return Err(Refused::NoTrial(self.name.clone())) };
+        self.promoted(&mut history, &deployment, trial, "promoted by the operator");
         Ok(loaded(&trial.plugin, "active"))
     }
 
     /// Ends a trial; without one, goes back to a former generation: the one whose digest begins so, or the latest that
-    /// wasn't gone back from before, so that each step goes further back.
+    /// wasn't rolled back from before, so that each step goes further back.
     ///
     /// # Errors
     /// There is no such former generation.
     pub fn rollback(&self, to: Option<&str>) -> Result<Loaded, Refused> {
-        let mut desk = self.desk.lock();
-        let lineup = self.lineup.load_full();
-        if lineup.trial.is_some() && to.is_none() {
-            self.end_trial(&mut desk, &lineup, "by the operator");
-            return Ok(loaded(&lineup.active, "active"));
+        let mut history = self.history.lock();
+        let deployment = self.deployment.load_full();
+        if deployment.trial.is_some() && to.is_none() {
+            self.end_trial(&mut history, &deployment, "by the operator");
+            return Ok(loaded(&deployment.active, "active"));
         }
         let found = match to {
-            None => desk.kept.take_latest().map(|plugin| (plugin, false)),
-            Some(to) => desk.kept.take_wanted(|plugin| plugin.digest().starts_with(to)),
+            None => history.kept.take_latest().map(|plugin| (plugin, false)),
+            Some(to) => history.kept.take_wanted(|plugin| plugin.digest().starts_with(to)),
         };
-        let Some((plugin, was_left)) = found else { return Err(self.not_kept(&desk, to)) };
-        self.end_trial(&mut desk, &lineup, "by the operator");
-        // Who returns to what was gone back from doesn't go back from what is active.
-        self.activate(&mut desk, &plugin, &lineup.active, !was_left);
+        let Some((plugin, was_left)) = found else { return Err(self.not_kept(&history, to)) };
+        self.end_trial(&mut history, &deployment, "by the operator");
+        // Returning to a generation that was rolled back from is no rollback from the active one.
+        self.activate(&mut history, &plugin, &deployment.active, !was_left);
         Ok(loaded(&plugin, "active"))
     }
 
-    fn not_kept(&self, desk: &Desk, to: Option<&str>) -> Refused {
-        let kept: Vec<&str> = desk.kept.iter().map(|plugin| plugin.generation.short()).collect();
+    fn not_kept(&self, history: &History, to: Option<&str>) -> Refused {
+        let kept: Vec<&str> = history.kept.iter().map(|plugin| plugin.generation.short()).collect();
         let kept = if kept.is_empty() { NONE.to_owned() } else { kept.join(", ") };
         let policy = self.name.clone();
         match to {
@@ -331,93 +334,94 @@ impl Generations {
         }
     }
 
-    /// What an operator wants to know of it.
+    /// Returns the policy's state for the admin API.
     #[must_use]
     pub fn info(&self) -> PolicyInfo {
-        let desk = self.desk.lock();
-        let lineup = self.lineup.load_full();
-        let mut generations = vec![lineup.active.info("active")];
-        generations.extend(lineup.trial.iter().map(|trial| trial.plugin.info(state(trial.mode))));
-        // The desk holds one reference, whoever is being served by it another.
+        let history = self.history.lock();
+        let deployment = self.deployment.load_full();
+        let mut generations = vec![deployment.active.info("active")];
+        generations.extend(deployment.trial.iter().map(|trial| trial.plugin.info(state(trial.mode))));
+        // The history holds one reference, a request that uses it another.
         let cooling = |plugin: &Arc<Plugin>| if Arc::strong_count(plugin) > 1 { "cooling" } else { "kept" };
-        generations.extend(desk.kept.iter().map(|plugin| plugin.info(cooling(plugin))));
+        generations.extend(history.kept.iter().map(|plugin| plugin.info(cooling(plugin))));
         PolicyInfo {
             name: self.name.clone(),
-            loading: desk.loading,
+            loading: history.loading,
             generations,
-            trial: lineup.trial.as_ref().map(|trial| info::trial(trial, state(trial.mode))),
-            last_trial: desk.last_trial.clone(),
-            experiments: info::experiments(&lineup.active),
-            events: desk.events.iter().cloned().collect(),
+            trial: deployment.trial.as_ref().map(|trial| info::trial(trial, state(trial.mode))),
+            last_trial: history.last_trial.clone(),
+            experiments: info::experiments(&deployment.active),
+            events: history.events.iter().cloned().collect(),
         }
     }
 
-    /// Writes down what is only known when it is asked for; to be called before metrics are read.
+    /// Updates the metrics that are computed on demand; to be called before metrics are read.
     pub fn refresh_metrics(&self) {
-        let lineup = self.lineup.load_full();
-        lineup.active.refresh_metrics();
-        lineup.active.refresh_arms(&self.name, &self.metrics);
-        if let Some(trial) = &lineup.trial {
+        let deployment = self.deployment.load_full();
+        deployment.active.refresh_metrics();
+        deployment.active.refresh_arms(&self.name, &self.metrics);
+        if let Some(trial) = &deployment.trial {
             trial.plugin.refresh_metrics();
         }
     }
 
-    /// `plugin` takes over from `former`, which is kept for a while; `left` if it is gone back from.
-    fn activate(&self, desk: &mut Desk, plugin: &Arc<Plugin>, former: &Arc<Plugin>, left: bool) {
+    /// Makes `plugin` take over from `former`, which is kept for a while; `left` if it is rolled back from.
+    fn activate(&self, history: &mut History, plugin: &Arc<Plugin>, former: &Arc<Plugin>, left: bool) {
         plugin.instances.open();
         plugin.tally.set_exact(false);
-        self.lineup.store(Arc::new(Lineup { active: Arc::clone(plugin), trial: None }));
+        self.deployment.store(Arc::new(Deployment { active: Arc::clone(plugin), trial: None }));
         former.instances.close();
         former.tally.set_exact(false);
         self.metrics.clear_arms();
-        desk.kept.push(Arc::clone(former), left, desk.rule.kept_max);
-        desk.tell(format!("{} is active, after {}", plugin.generation.short(), former.generation.short()));
+        history.kept.push(Arc::clone(former), left, history.rule.kept_max);
+        history.record_event(format!("{} is active, after {}", plugin.generation.short(), former.generation.short()));
         info!(target: "policy", policy = %plugin.label(), former = %former.label(), "active");
     }
 
-    fn end_trial(&self, desk: &mut Desk, lineup: &Lineup, why: &str) {
-        let Some(trial) = &lineup.trial else { return };
-        self.lineup.store(Arc::new(Lineup { active: Arc::clone(&lineup.active), trial: None }));
+    fn end_trial(&self, history: &mut History, deployment: &Deployment, why: &str) {
+        let Some(trial) = &deployment.trial else { return };
+        self.deployment.store(Arc::new(Deployment { active: Arc::clone(&deployment.active), trial: None }));
         trial.plugin.instances.close();
         if trial.was_kept {
-            desk.kept.push_given_up(Arc::clone(&trial.plugin));
+            history.kept.push_given_up(Arc::clone(&trial.plugin));
         }
-        lineup.active.tally.set_exact(false);
-        desk.remember(trial, format!("no longer tried: {why}"));
-        desk.tell(format!("{} is no longer tried: {why}", trial.plugin.generation.short()));
+        deployment.active.tally.set_exact(false);
+        history.remember(trial, format!("no longer tried: {why}"));
+        history.record_event(format!("{} is no longer tried: {why}", trial.plugin.generation.short()));
         warn!(target: "policy", policy = %trial.plugin.label(), why, "no longer on trial");
     }
 
-    /// The generation on trial takes over.
-    fn promoted(&self, desk: &mut Desk, lineup: &Lineup, trial: &Trial, why: &str) {
-        desk.remember(trial, why.to_owned());
-        self.activate(desk, &trial.plugin, &lineup.active, false);
+    /// Makes the generation on trial the active one.
+    fn promoted(&self, history: &mut History, deployment: &Deployment, trial: &Trial, why: &str) {
+        history.remember(trial, why.to_owned());
+        self.activate(history, &trial.plugin, &deployment.active, false);
     }
 
-    /// Carries out what the trial has come to. Whoever comes at the same time finds it done.
-    fn judge(&self, lineup: &Arc<Lineup>, trial: &Trial) {
-        let verdict = trial.judge(&lineup.active, clock::uptime());
+    /// Carries out the trial's verdict, once, if several requests come at the same time.
+    fn judge(&self, deployment: &Arc<Deployment>, trial: &Trial) {
+        let verdict = trial.judge(&deployment.active, clock::uptime());
         if verdict == Verdict::Wait {
             return;
         }
-        let mut desk = self.desk.lock();
-        if !Arc::ptr_eq(lineup, &self.lineup.load_full()) {
+        let mut history = self.history.lock();
+        if !Arc::ptr_eq(deployment, &self.deployment.load_full()) {
             return;
         }
         match verdict {
             Verdict::Wait => {}
-            Verdict::Promote => self.promoted(&mut desk, lineup, trial, "promoted: it kept its bounds"),
-            Verdict::RollBack(reason) => self.end_trial(&mut desk, lineup, &reason.to_string()),
+            Verdict::Promote => self.promoted(&mut history, deployment, trial, "promoted: it kept its bounds"),
+            Verdict::RollBack(reason) => self.end_trial(&mut history, deployment, &reason.to_string()),
         }
     }
 }
 
 impl Roster for Generations {
     fn choose(&self, request: &RequestHead) -> Chosen {
-        let lineup = self.lineup.load();
-        let active = |shadow| Chosen { policy: Arc::clone(&lineup.active) as Arc<dyn Policy>, instead: None, shadow };
-        let Some(trial) = &lineup.trial else { return active(None) };
-        self.judge(&lineup, trial);
+        let deployment = self.deployment.load();
+        let active =
+            |shadow| Chosen { policy: Arc::clone(&deployment.active) as Arc<dyn Policy>, fallback: None, shadow };
+        let Some(trial) = &deployment.trial else { return active(None) };
+        self.judge(&deployment, trial);
         match trial.mode {
             Mode::Shadow => {
                 trial.requested();
@@ -431,15 +435,15 @@ impl Roster for Generations {
                     return active(None);
                 }
                 trial.requested();
-                let instead = Some(Arc::clone(&lineup.active) as Arc<dyn Policy>);
+                let fallback = Some(Arc::clone(&deployment.active) as Arc<dyn Policy>);
                 let shadow = Some(Arc::clone(trial) as Arc<dyn Shadow>);
-                Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, instead, shadow }
+                Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, fallback, shadow }
             }
         }
     }
 
     fn origin_responded(&self, failed: bool) {
-        if let Some(trial) = &self.lineup.load().trial {
+        if let Some(trial) = &self.deployment.load().trial {
             trial.origin_responded(failed);
         }
     }
@@ -451,15 +455,15 @@ impl std::fmt::Debug for Generations {
     }
 }
 
-impl Desk {
-    fn tell(&mut self, what: String) {
+impl History {
+    fn record_event(&mut self, what: String) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }
         self.events.push_back(Event { at: clock::now(), what });
     }
 
-    /// Keeps what a trial has shown that ends now, and writes its examples to the log.
+    /// Keeps the results of a trial that ends now, and writes its examples to the log.
     fn remember(&mut self, trial: &Trial, outcome: String) {
         let ended = EndedTrial { trial: info::trial(trial, state(trial.mode)), ended: clock::now(), outcome };
         let policy = trial.plugin.label();

@@ -1,4 +1,4 @@
-//! When a faulty policy is no longer asked. A healthy one costs a read of a flag: no lock, no clock.
+//! A hook's breaker, behind a flag: for a healthy one a call reads only that, without a lock or a clock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,12 +21,12 @@ impl Health {
         Self { failing: AtomicBool::new(false), breaker: Mutex::new(Breaker::new(rule)) }
     }
 
-    /// May the policy be asked?
+    /// Whether the hook may be called.
     pub(super) fn permit(&self, now: &impl Fn() -> Uptime) -> bool {
         !self.failing.load(Ordering::Relaxed) || self.breaker.lock().permit(now()) != Permit::No
     }
 
-    /// Reports how a permitted question went. Returns true if this report opened the breaker.
+    /// Reports the outcome of a permitted call. Returns true if this report opened the breaker.
     pub(super) fn record(&self, ok: bool, now: &impl Fn() -> Uptime) -> bool {
         if ok && !self.failing.load(Ordering::Relaxed) {
             return false;

@@ -1,4 +1,4 @@
-//! The hooks a component may export. Each has a module of its own, which knows its types and what makes sense of it.
+//! The hooks a component may export. Each has a module of its own, which converts its types and checks its verdicts.
 
 mod admit;
 mod batch;
@@ -18,32 +18,32 @@ use super::{
     instance::{Instance, own_fault},
     limits::Limit,
 };
-use crate::policy::{Decision, Fault, Hook, Question, consult::INPUTS_USUAL};
+use crate::policy::{Decision, Fault, Hook, HookCall, consult::INPUTS_USUAL};
 
-/// Asks an instance.
+/// Calls a hook of an instance.
 pub(super) fn ask(
     instance: &mut Instance,
     limit: &Limit,
-    question: &Question<'_>,
+    call: &HookCall<'_>,
     values: &[Option<Cow<'_, [u8]>>],
 ) -> Result<Decision, Fault> {
     let values: SmallVec<[Option<&[u8]>; INPUTS_USUAL]> = values.iter().map(Option::as_deref).collect();
-    match question {
-        Question::Key => key::derive(instance, limit, &values).map(Decision::Key),
-        Question::Features => features::extract(instance, limit, &values).map(Decision::Features),
-        Question::Admit(suggested) => admit::decide(instance, limit, &values, suggested).map(Decision::Admit),
-        Question::Route(candidates) => route::choose(instance, limit, &values, candidates).map(Decision::Route),
-        Question::Batch => batch::classify(instance, limit, &values).map(Decision::Batch),
-        Question::Prefetch { hit } => prefetch::suggest(instance, limit, &values, *hit).map(Decision::Prefetch),
+    match call {
+        HookCall::Key => key::derive(instance, limit, &values).map(Decision::Key),
+        HookCall::Features => features::extract(instance, limit, &values).map(Decision::Features),
+        HookCall::Admit(suggested) => admit::decide(instance, limit, &values, suggested).map(Decision::Admit),
+        HookCall::Route(candidates) => route::choose(instance, limit, &values, candidates).map(Decision::Route),
+        HookCall::Batch => batch::classify(instance, limit, &values).map(Decision::Batch),
+        HookCall::Prefetch { hit } => prefetch::suggest(instance, limit, &values, *hit).map(Decision::Prefetch),
     }
 }
 
-/// Asks an instance how keys are made.
+/// Calls `plan` of an instance: how keys are made.
 pub(super) fn plan(instance: &mut Instance, limit: &Limit) -> Result<Keying, Fault> {
     key::plan(instance, limit)
 }
 
-/// Asks an instance what a hook reads.
+/// Calls `reads` of a hook of an instance: its inputs.
 pub(super) fn reads(instance: &mut Instance, limit: &Limit, hook: Hook) -> Result<Vec<Input>, Fault> {
     let answer = instance.call(limit, |exports, store| match hook {
         Hook::Key => present(exports.key.as_ref())?.call_reads(store),

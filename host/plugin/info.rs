@@ -1,6 +1,6 @@
-//! What an operator wants to know of a plugin.
+//! The state of a plugin, for the admin API and metrics.
 
-use super::{component::Plugin, metrics::Metrics, rollout::Counts, shadow::Trial, worth::State};
+use super::{component::Plugin, memo_gate::State, metrics::Metrics, rollout::Counts, shadow::Trial};
 use crate::{
     policy::{
         Hook, KeyPlan,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Plugin {
-    /// What an operator wants to know of it; `state` is what it is at present.
+    /// Returns the generation's state for the admin API; `state` is its place in the rollout.
     #[must_use]
     pub fn info(&self, state: &str) -> GenerationInfo {
         GenerationInfo {
@@ -43,7 +43,7 @@ impl Plugin {
         }
     }
 
-    /// Writes down how the arms of its experiments do.
+    /// Updates the metrics of the arms of its experiments.
     pub(super) fn refresh_arms(&self, policy: &str, metrics: &Metrics) {
         for (experiment, stats) in self.experiments.iter().zip(&self.arms) {
             for (arm, stats) in experiment.arms.iter().zip(stats) {
@@ -52,7 +52,7 @@ impl Plugin {
         }
     }
 
-    /// Writes down what is only known when it is asked for.
+    /// Updates the metrics that are computed on demand.
     pub(super) fn refresh_metrics(&self) {
         for hook in &self.generation.hooks {
             let Some(tally) = self.tally.of(*hook) else { continue };
@@ -65,7 +65,7 @@ impl Plugin {
     }
 }
 
-/// How a generation on trial does.
+/// Returns the state of a trial.
 pub(super) fn trial(trial: &Trial, mode: &str) -> TrialInfo {
     let counts = trial.counts();
     let sum = |of: fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>();
@@ -84,14 +84,14 @@ pub(super) fn trial(trial: &Trial, mode: &str) -> TrialInfo {
     }
 }
 
-/// How one of its hooks does; `None` if it was never called.
+/// Returns the state of one hook's trial; `None` if it was never called.
 fn trial_hook(hook: Hook, counts: &Counts) -> Option<TrialHookInfo> {
     let Counts { calls, faults, compared, disagreed, skipped, .. } = *counts;
     let was_called = calls > 0 || compared > 0 || skipped > 0;
     was_called.then(|| TrialHookInfo { name: hook.name().to_owned(), calls, faults, compared, disagreed, skipped })
 }
 
-/// How the arms of a generation do.
+/// Returns the results of a generation's experiments.
 pub(super) fn experiments(plugin: &Plugin) -> Vec<ExperimentInfo> {
     let stats = plugin.experiments.iter().zip(&plugin.arms);
     stats
@@ -112,7 +112,7 @@ pub(super) fn experiments(plugin: &Plugin) -> Vec<ExperimentInfo> {
         .collect()
 }
 
-/// A plan in words.
+/// Returns a plan as text.
 pub(super) fn plan(plan: &KeyPlan) -> String {
     let list = |words: Vec<String>| words.join(", ");
     match plan {

@@ -45,7 +45,7 @@ const SHOWN_CHARS_MAX: usize = 80;
 /// Reads an input.
 ///
 /// # Errors
-/// Its kind isn't known here, or its arguments make no sense.
+/// Its kind isn't known here, or its arguments are invalid.
 pub(super) fn read(raw: &RawInput) -> Result<Input, Flaw> {
     let arguments: Vec<&str> = raw.arguments.iter().map(String::as_str).collect();
     match (raw.kind.as_str(), &*arguments) {
@@ -75,7 +75,7 @@ pub(super) fn read(raw: &RawInput) -> Result<Input, Flaw> {
     }
 }
 
-/// What is wrong with an input that no kind takes.
+/// Returns the flaw of an input that no kind accepts.
 fn unread(raw: &RawInput) -> Flaw {
     match KINDS.iter().find(|(kind, _)| *kind == raw.kind) {
         Some((_, 0)) => wrong(raw, "it takes no argument"),
@@ -110,7 +110,7 @@ fn step(raw: &RawInput, digits: &str) -> Result<u32, Flaw> {
     number::<u32>(raw, digits, WRONG).and_then(|step| if step > 0 { Ok(step) } else { Err(wrong(raw, WRONG)) })
 }
 
-/// A number of decimal digits; `words` say what is wrong with anything else.
+/// Returns a number of decimal digits; `words` are the error for anything else.
 fn number<N: FromStr>(raw: &RawInput, digits: &str, words: &'static str) -> Result<N, Flaw> {
     // Numbers of Rust may begin with a plus sign.
     let parsed = if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None };
@@ -121,7 +121,7 @@ fn wrong(raw: &RawInput, wrong: &'static str) -> Flaw {
     Flaw::Input { input: written(raw), wrong }
 }
 
-/// An input as the contract's documentation writes it: `header(accept)`.
+/// Returns an input as the contract's documentation writes it: `header(accept)`.
 fn written(raw: &RawInput) -> String {
     if raw.arguments.is_empty() {
         return shown(&raw.kind);
@@ -129,12 +129,12 @@ fn written(raw: &RawInput) -> String {
     shown(&format!("{}({})", raw.kind, raw.arguments.join(", ")))
 }
 
-/// A component's words, fit for a message.
+/// Returns a component's text, fit for a message.
 pub(super) fn shown(words: &str) -> String {
     plain(words, SHOWN_CHARS_MAX)
 }
 
-/// An input as a component writes it.
+/// Returns an input as a component writes it.
 #[cfg(test)]
 pub(super) fn raw(kind: &str, arguments: &[&str]) -> RawInput {
     RawInput { kind: kind.to_owned(), arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }

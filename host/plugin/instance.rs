@@ -21,7 +21,7 @@ use crate::policy::Fault;
 pub(super) struct Instance {
     exports: Exports,
     store: Store<State>,
-    /// Questions it has answered.
+    /// Calls it has had.
     answered: u64,
     counts_fuel: bool,
     live: Live,
@@ -32,7 +32,7 @@ impl Instance {
         Self { exports, store, answered: 0, counts_fuel, live }
     }
 
-    /// What the last call has burned, if it is counted.
+    /// Returns the fuel that the last call has burned, if it is counted.
     pub(super) fn burned(&self) -> Option<u64> {
         if self.counts_fuel { self.store.get_fuel().ok().map(|left| FUEL.saturating_sub(left)) } else { None }
     }
@@ -57,7 +57,7 @@ impl Instance {
 /// More than any call burns in its time.
 const FUEL: u64 = 1 << 60;
 
-/// A component's own error, fit for headers and the log.
+/// Returns a component's own error, fit for headers and the log.
 pub(super) fn own_fault(fault: &facts::Fault) -> Fault {
     Fault::Own { code: fault.code, detail: plain(&fault.detail, DETAIL_CHARS_MAX) }
 }
@@ -80,98 +80,100 @@ fn fault(error: &wasmtime::Error, limit: &Limit, memory_exhausted: Option<usize>
     })
 }
 
-/// How wasmtime's error begins when a guest hands over more than it may; the type isn't public.
+/// The beginning of wasmtime's error when a guest returns more than it may; the type isn't public.
 const COPIED_TOO_MUCH: &str = "too much data is being copied";
 
 /// The instances of one generation. The one used last is used next, so that its memory is in the cache and a burst's
 /// surplus stays cold.
 pub(super) struct Instances {
-    shelf: Mutex<Shelf>,
-    /// An instance was laid aside, or a place became free.
+    pool: Mutex<PoolState>,
+    /// Notified when an instance was returned, or a permit became free.
     freed: Condvar,
     instances_max: usize,
     calls_max: u64,
     wait: Duration,
 }
 
-struct Shelf {
+struct PoolState {
     #[expect(clippy::vec_box, reason = "an instance has hundreds of bytes; each call takes one out and lays it back")]
     idle: Vec<Box<Instance>>,
     live: usize,
-    /// Nothing is kept for later any more.
+    /// Whether instances that are returned are dropped.
     closed: bool,
 }
 
 impl Instances {
-    /// With the one that the policy was loaded with. At the limit a call waits for as long as `wait`.
+    /// Returns the instances of a generation, with the one that the policy was loaded with. At the limit a call waits
+    /// for as long as `wait`.
     pub(super) fn new(instances_max: usize, calls_max: u64, wait: Duration, first: Box<Instance>) -> Self {
-        let shelf = Shelf { idle: vec![first], live: 1, closed: false };
-        Self { shelf: Mutex::new(shelf), freed: Condvar::new(), instances_max, calls_max, wait }
+        let pool = PoolState { idle: vec![first], live: 1, closed: false };
+        Self { pool: Mutex::new(pool), freed: Condvar::new(), instances_max, calls_max, wait }
     }
 
-    /// An idle instance, or none where the caller is to make one. Whoever calls holds a thread, so there are never more
-    /// callers than threads; only with fewer instances than threads does anybody wait, and not for long.
-    pub(super) fn take(&self) -> Result<(Place<'_>, Option<Box<Instance>>), Fault> {
-        let mut shelf = self.shelf.lock();
+    /// Returns an idle instance, or none where the caller is to make one. A caller holds a thread, so there are never
+    /// more callers than threads; only with fewer instances than threads does a call wait, and not for long.
+    pub(super) fn take(&self) -> Result<(InstancePermit<'_>, Option<Box<Instance>>), Fault> {
+        let mut pool = self.pool.lock();
         let mut until = None;
         loop {
-            let idle = shelf.idle.pop();
-            if idle.is_some() || shelf.live < self.instances_max {
-                shelf.live += usize::from(idle.is_none());
-                return Ok((Place(self), idle));
+            let idle = pool.idle.pop();
+            if idle.is_some() || pool.live < self.instances_max {
+                pool.live += usize::from(idle.is_none());
+                return Ok((InstancePermit(self), idle));
             }
             let until = *until.get_or_insert_with(|| Instant::now() + self.wait);
-            let full = |shelf: &Shelf| shelf.idle.is_empty() && shelf.live >= self.instances_max;
-            if self.freed.wait_until(&mut shelf, until).timed_out() && full(&shelf) {
+            let full = |pool: &PoolState| pool.idle.is_empty() && pool.live >= self.instances_max;
+            if self.freed.wait_until(&mut pool, until).timed_out() && full(&pool) {
                 return Err(Fault::NoInstance(format!("all {} are busy", self.instances_max)));
             }
         }
     }
 
-    /// Drops what is idle, and from now on what is laid aside: for a generation that is on its way out.
+    /// Drops idle instances, and from now on those that are returned: for a generation that cools.
     pub(super) fn close(&self) {
-        let mut shelf = self.shelf.lock();
-        shelf.closed = true;
-        let idle = mem::take(&mut shelf.idle);
-        shelf.live -= idle.len();
+        let mut pool = self.pool.lock();
+        pool.closed = true;
+        let idle = mem::take(&mut pool.idle);
+        pool.live -= idle.len();
     }
 
-    /// Keeps instances again.
+    /// Keeps instances that are returned, again.
     pub(super) fn open(&self) {
-        self.shelf.lock().closed = false;
+        self.pool.lock().closed = false;
     }
 
     pub(super) fn live(&self) -> usize {
-        self.shelf.lock().live
+        self.pool.lock().live
     }
 }
 
-/// The right to have one live instance. Whoever drops it has dropped the instance.
-pub(super) struct Place<'a>(&'a Instances);
+/// The right to have one live instance. It is dropped after the instance.
+pub(super) struct InstancePermit<'a>(&'a Instances);
 
-impl Place<'_> {
-    /// Lays an instance aside for the next call. Returns false if it has had all its calls and is dropped instead.
+impl InstancePermit<'_> {
+    /// Returns an instance to the pool for the next call. Returns false if it has had all its calls and is dropped
+    /// instead.
     pub(super) fn keep(self, mut instance: Box<Instance>) -> bool {
         let instances = self.0;
         instance.answered += 1;
         if instance.answered >= instances.calls_max {
             return false;
         }
-        let mut shelf = instances.shelf.lock();
-        if !shelf.closed {
+        let mut pool = instances.pool.lock();
+        if !pool.closed {
             // Its instance lives on.
             mem::forget(self);
-            shelf.idle.push(instance);
-            drop(shelf);
+            pool.idle.push(instance);
+            drop(pool);
             instances.freed.notify_one();
         }
         true
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for InstancePermit<'_> {
     fn drop(&mut self) {
-        self.0.shelf.lock().live -= 1;
+        self.0.pool.lock().live -= 1;
         self.0.freed.notify_one();
     }
 }

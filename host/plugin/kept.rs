@@ -1,4 +1,4 @@
-//! The former generations of a policy, to go back to. Pure.
+//! The former generations of a policy, to roll back to. Pure.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ pub(super) struct Kept<T>(VecDeque<Former<T>>);
 #[derive(Debug)]
 struct Former<T> {
     generation: T,
-    /// The operator or a trial went back from it, or past it: to be had by its name only.
+    /// Whether it was rolled back from, or past: then it is returned to by its name only.
     left: bool,
 }
 
@@ -18,8 +18,8 @@ impl<T> Kept<T> {
         Self(VecDeque::new())
     }
 
-    /// Keeps what was active until now; `left` if it is gone back from. There are no more than `max` then: first those
-    /// go that were left, the oldest before others.
+    /// Keeps what was active until now; `left` if it is rolled back from. Past `max`, those that were left are dropped
+    /// first, the oldest before others.
     pub(super) fn push(&mut self, generation: T, left: bool, max: usize) {
         self.0.push_front(Former { generation, left });
         while self.0.len() > max {
@@ -28,19 +28,19 @@ impl<T> Kept<T> {
         }
     }
 
-    /// Keeps again what was on trial and is given up.
+    /// Keeps again a generation whose trial has ended.
     pub(super) fn push_given_up(&mut self, generation: T) {
         self.0.push_back(Former { generation, left: true });
     }
 
-    /// Takes out the latest that wasn't gone back from.
+    /// Takes out the latest that wasn't rolled back from.
     pub(super) fn take_latest(&mut self) -> Option<T> {
         let at = self.0.iter().position(|former| !former.left)?;
         Some(self.take_at(at)?.generation)
     }
 
-    /// Takes out the latest that is wanted, and whether it was gone back from before. Those that are later are gone
-    /// back from as well.
+    /// Takes out the latest that is wanted, and whether it was rolled back from before. Those that are later count as
+    /// rolled back from as well.
     pub(super) fn take_wanted(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<(T, bool)> {
         let at = self.0.iter().position(|former| is_wanted(&former.generation))?;
         self.take_at(at).map(|former| (former.generation, former.left))

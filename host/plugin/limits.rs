@@ -1,4 +1,4 @@
-//! What an instance may use: time, memory, tables, and what it may hand back.
+//! The limits of an instance: time, memory, tables, and the size of its results.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use wasmtime::ResourceLimiter;
 
 use crate::config::PolicyLimits;
 
-/// How exactly time is kept.
+/// The resolution of a call's time limit.
 pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Inputs of one hook.
 pub(super) const INPUTS_MAX: usize = 64;
@@ -21,7 +21,7 @@ pub(super) const HEADERS_MAX: usize = 16;
 /// Bytes of a header field's name and of its value.
 pub(super) const FIELD_NAME_BYTES_MAX: usize = 256;
 pub(super) const FIELD_VALUE_BYTES_MAX: usize = 8 << 10;
-/// Tags that a policy may give an answer.
+/// Tags that a policy may give a response.
 pub(super) const TAGS_MAX: usize = 64;
 /// Bytes of a tag: what a purge can name.
 pub(super) const TAG_BYTES_MAX: usize = 1024;
@@ -33,11 +33,11 @@ pub(super) const ARMS_MAX: usize = 16;
 /// Elements of one table.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// What a manifest or a plan may take up.
+/// Bytes of a manifest or a plan.
 const MANIFEST_BYTES_MAX: usize = 1 << 20;
-/// What the largest verdict takes up beside its text: a shape with all its edits.
+/// Bytes that the largest verdict takes beside its text: one with all its edits.
 const FRAME_BYTES_MAX: usize = 128 << 10;
-/// The runtime of a language comes as dozens of core modules; more is none.
+/// Core instances of a component: the runtime of a language comes as dozens of core modules, not as more than this.
 const CORE_INSTANCES_MAX: usize = 200;
 const TABLES_MAX: usize = 200;
 const MEMORIES_MAX: usize = 8;
@@ -56,18 +56,18 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Of a hook.
+    /// Returns the limits of a hook's call.
     pub(super) fn of_call(limits: &PolicyLimits) -> Self {
         Self::new(limits.call, limits.result_bytes_max, limits.result_items_max)
     }
 
-    /// Of what is called once.
+    /// Returns the limits of a call that is made once, at load.
     pub(super) fn of_load(limits: &PolicyLimits) -> Self {
         Self::new(limits.load, MANIFEST_BYTES_MAX, usize::MAX)
     }
 
-    /// What the engine may copy out of the guest in one go. It counts the lists and records around the text, too; how
-    /// much the text has is checked afterwards, exactly.
+    /// Returns the bytes that the engine may copy out of the guest in one go. It counts the lists and records around
+    /// the text, too; how much the text has is checked afterwards, exactly.
     pub(super) const fn copied_bytes(&self) -> usize {
         self.result_bytes.saturating_add(FRAME_BYTES_MAX)
     }
@@ -82,17 +82,17 @@ impl Limit {
     }
 }
 
-/// One tick more than the time has: the first may come at once, and nobody is cut short.
+/// Returns one tick more than the time has: the first may come at once, and no call is cut short.
 fn ticks(time: Duration) -> u64 {
     let whole = time.as_nanos().div_ceil(TICK.as_nanos()).max(1) + 1;
     u64::try_from(whole).unwrap_or(u64::MAX).min(TICKS_MAX)
 }
 
-/// Far away, but the engine adds to it.
+/// A deadline that is far away, but to which the engine can add.
 const TICKS_MAX: u64 = 1 << 40;
 
-/// What one instance has taken so far. wasmtime's own limits are per memory, so that a component of many memories
-/// would have as many times the limit.
+/// The memory and tables that one instance has taken so far. wasmtime's own limits are per memory, so that a component
+/// of many memories would have as many times the limit.
 #[derive(Debug)]
 pub(super) struct Allowance {
     memory_bytes_max: usize,
@@ -105,12 +105,12 @@ impl Allowance {
         Self { memory_bytes_max, memory_bytes: 0, refused: false }
     }
 
-    /// What it has taken.
+    /// Returns the bytes of memory that it has taken.
     pub(super) const fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
 
-    /// The limit, if the instance has run into it: what traps afterwards, traps of that.
+    /// Returns the limit, if the instance has run into it: a trap after that is attributed to it.
     pub(super) fn exhausted(&self) -> Option<usize> {
         self.refused.then_some(self.memory_bytes_max)
     }
@@ -147,7 +147,7 @@ impl ResourceLimiter for Allowance {
     }
 }
 
-/// Text of a component as it may stand in headers and in the log: visible ASCII and spaces, cut to a length.
+/// Returns a component's text as it may appear in headers and in the log: visible ASCII and spaces, cut to a length.
 pub(super) fn plain(text: &str, length_max: usize) -> String {
     text.chars().take(length_max).map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
 }

@@ -1,4 +1,4 @@
-//! What a component says of itself, checked: from the contract's types to the policy room's.
+//! A component's manifest and inputs, checked: from the contract's types to the policy room's.
 
 use holm_bindings::{
     exports::holm::policy::{
@@ -19,7 +19,7 @@ use crate::policy::{
     key::{Part, Transform},
 };
 
-/// A manifest that makes sense.
+/// A valid manifest.
 #[derive(Debug)]
 pub(super) struct Manifest {
     pub(super) name: String,
@@ -38,7 +38,7 @@ pub(super) fn check(raw: RawManifest, hooks: &[Hook]) -> Result<Manifest, Flaw> 
 }
 
 impl Manifest {
-    /// What the inputs of these hooks may refer to.
+    /// Returns what the inputs of these hooks may refer to.
     pub(super) fn scope<'h>(&self, hooks: &'h [Hook]) -> Scope<'h> {
         Scope { hooks, experiments: self.experiments.iter().map(|it| it.name.clone()).collect() }
     }
@@ -51,7 +51,7 @@ pub(super) struct Scope<'h> {
 }
 
 impl Scope<'_> {
-    /// What a hook reads, from what its `reads` returned.
+    /// Returns the inputs of a hook, from what its `reads` returned.
     pub(super) fn inputs(&self, hook: Hook, raw: &[RawInput]) -> Result<Vec<Input>, Flaw> {
         if raw.len() > INPUTS_MAX {
             return Err(Flaw::Inputs { hook: hook.name(), count: raw.len(), limit: INPUTS_MAX });
@@ -59,7 +59,7 @@ impl Scope<'_> {
         raw.iter().map(|input| self.input(hook, input)).collect()
     }
 
-    /// How keys are made that are called for.
+    /// Returns the plan of keys that are made by a call.
     pub(super) fn call(&self, raw: &[RawInput]) -> Result<KeyPlan, Flaw> {
         match self.inputs(Hook::Key, raw)? {
             inputs if inputs.is_empty() => Err(Flaw::Nothing { what: "call" }),
@@ -67,7 +67,7 @@ impl Scope<'_> {
         }
     }
 
-    /// How keys are made by a recipe.
+    /// Returns the plan of keys that are made by a recipe.
     pub(super) fn recipe(&self, raw: &[RawPart]) -> Result<KeyPlan, Flaw> {
         match raw.len() {
             0 => Err(Flaw::Nothing { what: "recipe" }),
@@ -80,12 +80,14 @@ impl Scope<'_> {
         Ok(Part { input: self.input(Hook::Key, &raw.input)?, transform: transform(&raw.transform)? })
     }
 
-    /// An input of a hook; it must be there by the time that the hook is asked.
+    /// Returns an input of a hook; it must be there by the time that the hook is called.
     fn input(&self, hook: Hook, raw: &RawInput) -> Result<Input, Flaw> {
         let input = inputs::read(raw)?;
         let refused = |why| Err(Flaw::NotProvided { input: shown(&input.to_string()), hook: hook.name(), why });
         match &input {
-            answer if answer.needs_answer() && hook != Hook::Admit => refused("only `admit` is asked about an answer"),
+            answer if answer.needs_response() && hook != Hook::Admit => {
+                refused("only `admit` is asked about an answer")
+            }
             Input::Feature(_) if hook == Hook::Features => refused("`features` makes it"),
             Input::Feature(_) if !self.hooks.contains(&Hook::Features) => {
                 refused("the component doesn't export `features`")
@@ -129,7 +131,7 @@ fn experiments(raw: Vec<RawExperiment>, scope: &Scope<'_>) -> Result<Vec<Experim
 }
 
 fn experiment(raw: RawExperiment, scope: &Scope<'_>) -> Result<Experiment, Flaw> {
-    // The unit is read before any hook has been asked.
+    // The unit is read before any hook has been called.
     let unit = match scope.input(Hook::Features, &raw.unit)? {
         Input::Arm(_) | Input::Clock(_) | Input::PoolStats(_) => {
             return Err(Flaw::Experiment { name: shown(&raw.name), wrong: "its unit isn't a part of the request" });
@@ -194,7 +196,7 @@ mod tests {
         RawExperiment { name: name.into(), unit: raw("cookie", &["sid"]), arms }
     }
 
-    /// What `of` is made of, in a component with these hooks and the experiment `e`.
+    /// Returns the inputs of the hook `of`, in a component with these hooks and the experiment `e`.
     fn inputs_of(of: Hook, hooks: &[Hook], raw: &[RawInput]) -> Result<Vec<Input>, Flaw> {
         check(manifest(vec![experiment("e", &[("a", 1)])]), hooks)?.scope(hooks).inputs(of, raw)
     }

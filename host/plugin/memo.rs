@@ -1,5 +1,5 @@
-//! Verdicts of one generation, remembered by the values they were given for. What it costs in memory is bounded by its
-//! entries and their longest key; a table that nobody writes to takes none.
+//! Verdicts of one generation, remembered by the values they were given for. Its memory is bounded by its entries and
+//! their longest key; a table that is never written to takes none.
 
 use std::{hash::BuildHasher, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::clock::Uptime;
 /// Keys that are longer are not remembered: comparing them would cost as much as many a call.
 pub(super) const KEY_BYTES_MAX: usize = 2048;
 
-/// Locks at most, so that threads seldom meet.
+/// The most shards, each with a lock, so that threads seldom contend.
 const SHARDS_MAX: usize = 16;
 
 /// Entries that a key may take the place of: enough to choose from, few enough to look through.
@@ -19,7 +19,7 @@ const WAYS_MAX: usize = 4;
 
 /// Verdicts by key.
 pub(super) struct Memo<V> {
-    /// Seeded anew for each memo, so that nobody outside can aim at one set.
+    /// Seeded anew for each memo, so that clients can't aim at one set.
     hasher: RandomState,
     ways: usize,
     sets: usize,
@@ -35,7 +35,7 @@ struct Table<V> {
     slots: Vec<Option<Entry<V>>>,
     /// Counts uses, to tell old ones from recent ones.
     tick: u64,
-    /// The latest time it was told: what had expired by then has expired.
+    /// The latest time that was passed in: what had expired by then has expired.
     seen: Uptime,
 }
 
@@ -48,8 +48,8 @@ struct Entry<V> {
     verdict: Arc<V>,
 }
 
-/// Where a key belongs.
-struct Place {
+/// The shard and set of a key.
+struct Bucket {
     hash: u64,
     shard: usize,
     /// The first slot of its set.
@@ -57,7 +57,7 @@ struct Place {
 }
 
 impl<V> Memo<V> {
-    /// An empty memo of at most so many entries; with none it never remembers. From 4 on it is a multiple of 4.
+    /// Returns an empty memo of at most so many entries; with none it never remembers. From 4 on it is a multiple of 4.
     pub(super) fn new(entries_max: usize) -> Self {
         let ways = entries_max.min(WAYS_MAX);
         let sets = entries_max.checked_div(ways).unwrap_or(0);
@@ -65,33 +65,33 @@ impl<V> Memo<V> {
         Self { hasher: RandomState::default(), ways, sets, shards }
     }
 
-    /// The verdict for a key, unless it has expired. `now` is called only if it can expire.
+    /// Returns the verdict for a key, unless it has expired. `now` is called only if it can expire.
     pub(super) fn get(&self, key: &[u8], now: impl Fn() -> Uptime) -> Option<Arc<V>> {
-        let place = self.place(key)?;
-        let mut table = self.shards[place.shard].0.lock();
-        table.get(&place, self.ways, key, now)
+        let bucket = self.bucket(key)?;
+        let mut table = self.shards[bucket.shard].0.lock();
+        table.get(&bucket, self.ways, key, now)
     }
 
-    /// Remembers a verdict until it expires, or until the place is needed.
+    /// Remembers a verdict until it expires, or is replaced.
     pub(super) fn put(&self, key: Box<[u8]>, verdict: Arc<V>, expires: Option<Uptime>) {
-        let Some(place) = self.place(&key) else { return };
-        let entry = Entry { hash: place.hash, key, expires, used: 0, verdict };
-        let slots = self.slots(place.shard);
-        // What had the place is dropped after the lock is free again.
-        let replaced = self.shards[place.shard].0.lock().put(&place, self.ways, slots, entry);
+        let Some(bucket) = self.bucket(&key) else { return };
+        let entry = Entry { hash: bucket.hash, key, expires, used: 0, verdict };
+        let slots = self.slots(bucket.shard);
+        // What was replaced is dropped after the lock is free again.
+        let replaced = self.shards[bucket.shard].0.lock().put(&bucket, self.ways, slots, entry);
         drop(replaced);
     }
 
-    fn place(&self, key: &[u8]) -> Option<Place> {
+    fn bucket(&self, key: &[u8]) -> Option<Bucket> {
         if self.sets == 0 || key.len() > KEY_BYTES_MAX {
             return None;
         }
         let hash = self.hasher.hash_one(key);
         let set = ((u128::from(hash) * self.sets as u128) >> 64) as usize;
-        Some(Place { hash, shard: set % self.shards.len(), first: set / self.shards.len() * self.ways })
+        Some(Bucket { hash, shard: set % self.shards.len(), first: set / self.shards.len() * self.ways })
     }
 
-    /// How many slots a shard has: sets go round the shards.
+    /// Returns how many slots a shard has: sets are distributed round robin.
     fn slots(&self, shard: usize) -> usize {
         (self.sets - shard).div_ceil(self.shards.len()) * self.ways
     }
@@ -102,9 +102,9 @@ impl<V> Table<V> {
         Self { slots: Vec::new(), tick: 0, seen: Uptime(0) }
     }
 
-    fn get(&mut self, place: &Place, ways: usize, key: &[u8], now: impl Fn() -> Uptime) -> Option<Arc<V>> {
-        let set = self.slots.get_mut(place.first..place.first + ways)?;
-        let entry = set.iter_mut().flatten().find(|entry| entry.is_of(place.hash, key))?;
+    fn get(&mut self, bucket: &Bucket, ways: usize, key: &[u8], now: impl Fn() -> Uptime) -> Option<Arc<V>> {
+        let set = self.slots.get_mut(bucket.first..bucket.first + ways)?;
+        let entry = set.iter_mut().flatten().find(|entry| entry.is_of(bucket.hash, key))?;
         if let Some(expires) = entry.expires {
             let now = now();
             self.seen = self.seen.max(now);
@@ -118,14 +118,14 @@ impl<V> Table<V> {
     }
 
     /// Puts it in the place of the same key, else a free one, else one that has expired, else the least recently used.
-    fn put(&mut self, place: &Place, ways: usize, slots: usize, mut entry: Entry<V>) -> Option<Entry<V>> {
+    fn put(&mut self, bucket: &Bucket, ways: usize, slots: usize, mut entry: Entry<V>) -> Option<Entry<V>> {
         if self.slots.is_empty() {
             self.slots.resize_with(slots, || None);
         }
         self.tick += 1;
         entry.used = self.tick;
         let seen = self.seen;
-        let set = self.slots.get_mut(place.first..place.first + ways)?;
+        let set = self.slots.get_mut(bucket.first..bucket.first + ways)?;
         let slot = set.iter_mut().min_by_key(|slot| match slot {
             Some(old) if old.is_of(entry.hash, &entry.key) => (0, 0),
             None => (1, 0),
@@ -137,7 +137,7 @@ impl<V> Table<V> {
 }
 
 impl<V> Entry<V> {
-    /// The bytes decide: a hash may be shared.
+    /// Whether it is the entry of this key, by its bytes: a hash may be shared.
     fn is_of(&self, hash: u64, key: &[u8]) -> bool {
         self.hash == hash && *self.key == *key
     }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     proptest! {
-        /// It may forget; what it gives is what was put last, and hasn't expired.
+        /// It may forget; what it returns is what was put last, and hasn't expired.
         #[test]
         fn it_never_lies(
             entries_max in 0..40_usize,

@@ -1,4 +1,4 @@
-//! What the plugin room counts.
+//! The metrics of the plugin room.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -90,7 +90,7 @@ impl Metrics {
     /// Adds them to what the node reports.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("plugin_calls", "Calls of a policy's hooks", self.calls.clone());
-        registry.register("plugin_memo_hits", "Questions answered from memory", self.memo_hits.clone());
+        registry.register("plugin_memo_hits", "Verdicts used from memory", self.memo_hits.clone());
         registry.register(
             "plugin_memo_state",
             "Whether verdicts of a hook are remembered: 1 yes, 0 not while it costs more than it saves, -1 no more, \
@@ -99,7 +99,7 @@ impl Metrics {
         );
         registry.register(
             "plugin_memo_disagreements",
-            "Remembered verdicts that the policy disagreed with when it was asked again",
+            "Remembered verdicts that the policy disagreed with when it was called again",
             self.disagreements.clone(),
         );
         registry.register("plugin_faults", "Questions that a policy gave no verdict on, by kind", self.faults.clone());
@@ -108,7 +108,7 @@ impl Metrics {
         registry.register("plugin_instances_live", "Instances there are", self.live.clone());
         registry.register("plugin_instances_created", "Instances made", self.created.clone());
         registry.register("plugin_instances_retired", "Instances replaced after calls_max calls", self.retired.clone());
-        registry.register("plugin_loads", "Generations asked for, by what came of it", self.loads.clone());
+        registry.register("plugin_loads", "Generations requested, by outcome", self.loads.clone());
         registry.register(
             "plugin_experiment",
             "How the arms of an active generation's experiments do: requests, hits, hit rate and mean latency with their \
@@ -123,12 +123,12 @@ impl Metrics {
         );
     }
 
-    /// A generation was asked for, with this outcome.
+    /// Counts a load of a generation, by its outcome.
     pub(super) fn loaded(&self, policy: &str, outcome: &'static str) {
         self.loads.get_or_create_owned(&[("policy", policy.to_owned()), ("outcome", outcome.to_owned())]).inc();
     }
 
-    /// How an arm does.
+    /// Sets the gauges of an arm.
     pub(super) fn arm(&self, policy: &str, experiment: &str, arm: &str, summary: &Summary) {
         let set = |of: &str, value: f64| {
             let row = [("policy", policy), ("experiment", experiment), ("arm", arm), ("of", of)];
@@ -153,19 +153,19 @@ impl Metrics {
         self.experiments.clear();
     }
 
-    /// Counters of compared and skipped decisions.
+    /// Returns the counters of compared and skipped decisions.
     pub(super) fn shadow(&self, policy: &str) -> (Counter, Counter) {
         let name = [("policy", policy.to_owned())];
         (self.shadowed.get_or_create_owned(&name), self.unshadowed.get_or_create_owned(&name))
     }
 }
 
-/// From half a microsecond, a small policy's call, to 16 ms, more than the default limit.
+/// Returns a histogram from half a microsecond, a small policy's call, to 16 ms, more than the default limit.
 fn call_seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.000_000_5, 2.0, 16))
 }
 
-/// What one generation counts. Its rows leave the node's metrics with it.
+/// The counts of one generation. Its rows are removed from the node's metrics with it.
 pub(super) struct Tally {
     metrics: Metrics,
     policy: String,
@@ -175,11 +175,11 @@ pub(super) struct Tally {
     retired: Counter,
     live: Gauge,
     memory: Gauge,
-    /// Time every call, because it is compared with another generation's.
+    /// Whether every call is timed, because it is compared with another generation's.
     exact: AtomicBool,
 }
 
-/// What one hook of a generation counts.
+/// The counts of one hook of a generation.
 pub(super) struct HookTally {
     calls: Counter,
     memo_hits: Counter,
@@ -192,7 +192,7 @@ pub(super) struct HookTally {
     burned: AtomicU64,
 }
 
-/// What has come of the calls of one hook of a generation.
+/// The sums over the calls of one hook of a generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) calls: u64,
@@ -204,11 +204,11 @@ pub(super) struct Sums {
     pub(super) timed_ns: u64,
 }
 
-/// Where those faults are among [`Fault::KINDS`].
+/// The range of those faults in [`Fault::KINDS`].
 const UNCALLED: std::ops::RangeFrom<usize> = 5..;
 
 impl Sums {
-    /// Questions, however they were answered.
+    /// Returns the calls, and the faults that came before a call.
     pub(super) const fn asked(&self) -> u64 {
         self.calls + self.memo_hits + self.uncalled
     }
@@ -236,32 +236,32 @@ impl Tally {
         }
     }
 
-    /// That of a hook which the component exports.
+    /// Returns the tally of a hook which the component exports.
     pub(super) fn of(&self, hook: Hook) -> Option<&HookTally> {
         self.hooks[hook.index()].as_ref()
     }
 
-    /// A call begins; it is timed if it is one of the sample.
+    /// Counts a call that begins; returns its timer if it is one of the sample.
     pub(super) fn call(&self, hook: Hook) -> Option<Instant> {
         let before = self.of(hook)?.calls.inc();
         (before.is_multiple_of(TIMED) || self.exact.load(Ordering::Relaxed)).then(Instant::now)
     }
 
-    /// A timed call has ended.
+    /// Counts the time of a call that has ended, and returns it.
     pub(super) fn answered(&self, hook: Hook, timer: Option<Instant>) -> Option<Duration> {
         let took = timer?.elapsed();
         self.of(hook)?.timed(took);
         Some(took)
     }
 
-    /// A call has burned so much, where that is counted.
+    /// Counts the fuel of a call.
     pub(super) fn burned(&self, hook: Hook, fuel: u64) {
         if let Some(tally) = self.of(hook) {
             tally.burned.fetch_add(fuel, Ordering::Relaxed);
         }
     }
 
-    /// A remembered verdict is used; how many have been by now.
+    /// Counts the use of a remembered verdict, and returns how many there have been by now.
     pub(super) fn memo_hit(&self, hook: Hook) -> u64 {
         self.of(hook).map_or(0, |tally| tally.memo_hits.inc()) + 1
     }
@@ -272,7 +272,7 @@ impl Tally {
         }
     }
 
-    /// Time every call from now on, or a sample again.
+    /// Sets whether every call is timed from now on, or a sample.
     pub(super) fn set_exact(&self, exact: bool) {
         self.exact.store(exact, Ordering::Relaxed);
     }
@@ -281,14 +281,14 @@ impl Tally {
         self.retired.inc();
     }
 
-    /// An instance is made; it counts as live until what is returned is dropped.
+    /// Counts an instance that is made; it counts as live until what is returned is dropped.
     pub(super) fn instance(&self) -> Live {
         self.created.inc();
         self.live.inc();
         Live { live: self.live.clone(), memory: self.memory.clone(), bytes: 0 }
     }
 
-    /// By [`Hook::index`].
+    /// Returns the sums by [`Hook::index`].
     pub(super) fn sums(&self) -> [Sums; Hook::ALL.len()] {
         Hook::ALL.map(|hook| self.of(hook).map(HookTally::sums).unwrap_or_default())
     }
@@ -297,7 +297,7 @@ impl Tally {
         self.memory.get()
     }
 
-    /// Faults by kind, without those that didn't occur.
+    /// Returns the faults by kind, without those that didn't occur.
     pub(super) fn faults(&self) -> BTreeMap<&'static str, u64> {
         let mut faults = BTreeMap::new();
         for tally in self.hooks.iter().flatten() {
@@ -377,12 +377,12 @@ impl HookTally {
         self.faults.iter().map(Counter::get).sum()
     }
 
-    /// Mean fuel of a call; 0 where it isn't counted.
+    /// Returns the mean fuel of a call; 0 where it isn't counted.
     pub(super) fn mean_fuel(&self) -> u64 {
         self.burned.load(Ordering::Relaxed) / self.calls().max(1)
     }
 
-    /// Mean time of a timed call.
+    /// Returns the mean time of a timed call, in nanoseconds.
     pub(super) fn mean_ns(&self) -> u64 {
         self.timed_ns.load(Ordering::Relaxed) / self.timed.load(Ordering::Relaxed).max(1)
     }
@@ -407,7 +407,7 @@ fn by_fault(row: &ByHook, kind: &'static str) -> ByFault {
     [policy, generation, hook, ("kind", kind.to_owned())]
 }
 
-/// A live instance, as far as counting goes.
+/// The count of a live instance.
 #[derive(Debug)]
 pub(super) struct Live {
     live: Gauge,
@@ -416,7 +416,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Its linear memory has so many bytes now.
+    /// Sets the bytes of its linear memory.
     pub(super) fn holds(&mut self, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if bytes != self.bytes {

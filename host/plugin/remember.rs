@@ -1,4 +1,4 @@
-//! The verdicts of one generation, and whether they are looked for: its memo, and for each hook whether that pays.
+//! The remembered verdicts of one generation: its memo, and for each hook a gate that decides whether it pays.
 
 use std::{
     borrow::Cow,
@@ -10,34 +10,34 @@ use arrayvec::ArrayVec;
 
 use super::{
     memo::{KEY_BYTES_MAX, Memo},
-    worth::{State, Worth},
+    memo_gate::{MemoGate, State},
 };
 use crate::{
     clock::Uptime,
     config,
-    policy::{Admission, Decision, Hook, Material, Question, key::spell},
+    policy::{Admission, Decision, Hook, HookCall, Material, key::spell},
 };
 
-/// What was said before.
+/// The remembered verdicts of one generation.
 pub(super) struct Remembered {
     memo: Memo<Decision>,
-    worth: [Worth; Hook::ALL.len()],
+    gates: [MemoGate; Hook::ALL.len()],
     remembers: bool,
     check_every: u64,
 }
 
-/// What the memory has to say about a question.
+/// The outcome of looking a call up.
 pub(super) enum Recalled {
-    /// This was said before.
+    /// The verdict is remembered.
     Known(Arc<Decision>),
-    /// Nothing; keep here what is said now.
-    Unknown(Place),
-    /// It isn't asked at present.
+    /// It isn't; the verdict may be remembered under this key.
+    Unknown(VerdictKey),
+    /// Verdicts of the hook aren't looked up at present.
     Off,
 }
 
-/// Where a verdict belongs.
-pub(super) struct Place {
+/// The key of a verdict.
+pub(super) struct VerdictKey {
     hook: Hook,
     key: Box<[u8]>,
 }
@@ -62,22 +62,22 @@ impl Spelling {
         self.part(Some(piece));
     }
 
-    /// Everything that a verdict may depend on, so that different questions are never spelled alike.
-    fn question(&mut self, question: &Question<'_>, values: &[Option<Cow<'_, [u8]>>]) {
-        self.write(&[question.hook() as u8]);
+    /// Everything that a verdict may depend on, so that different calls are never spelled alike.
+    fn call(&mut self, call: &HookCall<'_>, values: &[Option<Cow<'_, [u8]>>]) {
+        self.write(&[call.hook() as u8]);
         values.iter().for_each(|value| self.part(value.as_deref()));
-        match question {
-            Question::Key | Question::Features | Question::Batch => {}
-            Question::Prefetch { hit } => self.write(&[u8::from(*hit)]),
-            Question::Admit(Admission::Pass(reason)) => {
+        match call {
+            HookCall::Key | HookCall::Features | HookCall::Batch => {}
+            HookCall::Prefetch { hit } => self.write(&[u8::from(*hit)]),
+            HookCall::Admit(Admission::Pass(reason)) => {
                 self.write(&[0]);
                 self.piece(reason.as_bytes());
             }
-            Question::Admit(Admission::MarkUncacheable { ms }) => {
+            HookCall::Admit(Admission::MarkUncacheable { ms }) => {
                 self.write(&[1]);
                 self.number(*ms);
             }
-            Question::Admit(Admission::Store(storage)) => {
+            HookCall::Admit(Admission::Store(storage)) => {
                 self.write(&[2]);
                 for ms in [storage.ttl_ms, storage.grace_ms, storage.stale_if_error_ms, storage.keep_ms] {
                     self.number(ms);
@@ -86,7 +86,7 @@ impl Spelling {
                 storage.tags.iter().for_each(|tag| self.piece(tag.as_bytes()));
                 storage.vary.iter().for_each(|name| self.piece(name.as_str().as_bytes()));
             }
-            Question::Route(candidates) => {
+            HookCall::Route(candidates) => {
                 for candidate in *candidates {
                     self.piece(candidate.pool.as_bytes());
                     self.piece(candidate.model.as_deref().unwrap_or_default().as_bytes());
@@ -116,74 +116,75 @@ impl Remembered {
     pub(super) fn new(rule: config::Memo) -> Self {
         Self {
             memo: Memo::new(rule.entries_max),
-            worth: Hook::ALL.map(|_| Worth::new()),
+            gates: Hook::ALL.map(|_| MemoGate::new()),
             remembers: rule.entries_max > 0,
             check_every: rule.check_every,
         }
     }
 
-    /// Looks for an earlier verdict on the same question and values.
+    /// Looks for an earlier verdict of the same hook on the same values.
     pub(super) fn recall(
         &self,
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         values: &[Option<Cow<'_, [u8]>>],
         now: impl Fn() -> Uptime,
     ) -> Recalled {
-        let hook = question.hook();
-        let worth = &self.worth[hook.index()];
-        if !self.remembers || !worth.is_on() {
+        let hook = call.hook();
+        let gate = &self.gates[hook.index()];
+        if !self.remembers || !gate.is_on() {
             return Recalled::Off;
         }
-        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
+        let timer = gate.lookups().is_multiple_of(TIMED).then(Instant::now);
         let mut spelling = Spelling::default();
-        spelling.question(question, values);
+        spelling.call(call, values);
         if spelling.too_long {
-            worth.looked_up(false);
+            gate.looked_up(false);
             return Recalled::Off;
         }
         let key = &*spelling.key;
         let found = self.memo.get(key, now);
-        worth.looked_up(found.is_some());
+        gate.looked_up(found.is_some());
         if let Some(timer) = timer {
-            worth.lookup_took(nanos(timer.elapsed()));
+            gate.lookup_took(nanos(timer.elapsed()));
         }
         match found {
-            None => Recalled::Unknown(Place { hook, key: key.into() }),
+            None => Recalled::Unknown(VerdictKey { hook, key: key.into() }),
             Some(decision) => Recalled::Known(decision),
         }
     }
 
-    /// Is it time to see whether what was remembered would be said again? `uses` counts this one.
+    /// Whether this use of a remembered verdict is to be checked by calling the policy. `uses` counts this one.
     pub(super) fn is_to_be_checked(&self, uses: u64) -> bool {
         uses.is_multiple_of(self.check_every)
     }
 
     /// Remembers a verdict.
-    pub(super) fn keep(&self, place: Place, decision: &Arc<Decision>, until: Option<Uptime>) {
-        let worth = &self.worth[place.hook.index()];
-        let timer = worth.lookups().is_multiple_of(TIMED).then(Instant::now);
+    pub(super) fn keep(&self, place: VerdictKey, decision: &Arc<Decision>, until: Option<Uptime>) {
+        let gate = &self.gates[place.hook.index()];
+        let timer = gate.lookups().is_multiple_of(TIMED).then(Instant::now);
         self.memo.put(place.key, Arc::clone(decision), until);
         if let Some(timer) = timer {
-            worth.insert_took(nanos(timer.elapsed()));
+            gate.insert_took(nanos(timer.elapsed()));
         }
     }
 
-    /// What a sampled call took.
+    /// Notes the time of a sampled call.
     pub(super) fn call_took(&self, hook: Hook, took: Duration) {
-        self.worth[hook.index()].call_took(nanos(took));
+        self.gates[hook.index()].call_took(nanos(took));
     }
 
-    /// The policy contradicts what was remembered: what the hook says isn't, from now on. True the first time.
+    /// Notes that the policy contradicted a remembered verdict: the hook's aren't remembered from now on. Returns true
+    /// the first time.
     pub(super) fn disagreed(&self, hook: Hook) -> bool {
-        let worth = &self.worth[hook.index()];
-        let first = worth.state() != State::Stateful;
-        worth.disagreed();
+        let gate = &self.gates[hook.index()];
+        let first = gate.state() != State::Stateful;
+        gate.disagreed();
         first
     }
 
     /// Whether verdicts of a hook are remembered.
     pub(super) fn state(&self, hook: Hook) -> State {
-        if self.remembers { self.worth[hook.index()].state() } else { State::Off }
+        if self.remembers { self.gates[hook.index()].state() } else { State::Off }
     }
 }
 
@@ -198,10 +199,10 @@ mod tests {
     use super::*;
     use crate::policy::{Candidate, PoolStats, Storage};
 
-    fn key(question: &Question<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
+    fn key(call: &HookCall<'_>, values: &[Option<Vec<u8>>]) -> Vec<u8> {
         let values: Vec<_> = values.iter().map(|value| value.as_deref().map(Cow::Borrowed)).collect();
         let mut spelling = Spelling::default();
-        spelling.question(question, &values);
+        spelling.call(call, &values);
         spelling.key.to_vec()
     }
 
@@ -212,7 +213,7 @@ mod tests {
             a in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
             b in prop::array::uniform3(prop::option::of(prop::collection::vec(any::<u8>(), 0..4))),
         ) {
-            prop_assert_eq!(a == b, key(&Question::Key, &a) == key(&Question::Key, &b));
+            prop_assert_eq!(a == b, key(&HookCall::Key, &a) == key(&HookCall::Key, &b));
         }
     }
 
@@ -224,7 +225,7 @@ mod tests {
         for (length, fits) in [(KEY_BYTES_MAX - 12, true), (KEY_BYTES_MAX, false), (1 << 20, false)] {
             let value = vec![0; length];
             let values = [Some(Cow::Borrowed(&*value)), Some(Cow::Borrowed(&b"x"[..]))];
-            let recalled = remembered.recall(&Question::Key, &values, || Uptime(0));
+            let recalled = remembered.recall(&HookCall::Key, &values, || Uptime(0));
             assert_eq!(matches!(recalled, Recalled::Unknown(_)), fits, "{length}");
             assert_eq!(matches!(recalled, Recalled::Off), !fits, "{length}");
         }
@@ -244,16 +245,16 @@ mod tests {
         ];
         let busy = Candidate { stats: PoolStats { inflight: 1, ..PoolStats::default() }, ..Candidate::default() };
         let lists = [vec![], vec![Candidate::default()], vec![busy]];
-        let mut questions = vec![
-            Question::Key,
-            Question::Features,
-            Question::Batch,
-            Question::Prefetch { hit: true },
-            Question::Prefetch { hit: false },
+        let mut calls = vec![
+            HookCall::Key,
+            HookCall::Features,
+            HookCall::Batch,
+            HookCall::Prefetch { hit: true },
+            HookCall::Prefetch { hit: false },
         ];
-        questions.extend(admissions.iter().map(Question::Admit));
-        questions.extend(lists.iter().map(|list| Question::Route(list)));
-        let mut keys: Vec<Vec<u8>> = questions.iter().map(|question| key(question, &[None])).collect();
+        calls.extend(admissions.iter().map(HookCall::Admit));
+        calls.extend(lists.iter().map(|list| HookCall::Route(list)));
+        let mut keys: Vec<Vec<u8>> = calls.iter().map(|call| key(call, &[None])).collect();
         let all = keys.len();
         keys.sort();
         keys.dedup();

@@ -1,5 +1,5 @@
-//! Judges a new generation that is on trial beside the active one, hook by hook. Pure: it is told what was counted and
-//! what time it is.
+//! Judges a new generation that is on trial beside the active one, hook by hook. Pure: counts and the time are its
+//! arguments.
 
 use std::{fmt, time::Duration};
 
@@ -11,24 +11,25 @@ use crate::{
     },
 };
 
-/// It is judged after every few calls, so that chance gets many tries: only what lies three standard deviations beyond
-/// the bound is clear.
+/// How far beyond its bound a rate must be to be clear, in standard deviations. It is judged after every few calls, so
+/// that chance gets many tries.
 const CLEAR_Z: f64 = 3.0;
 
-/// So far within its bound a rate must be before a generation is promoted. For the same reason: a hook that faults a
-/// little more often than it may is within its bound at some moment.
+/// How far within its bound a rate must be before a generation is promoted, in standard deviations: a hook that faults
+/// a little more often than it may is within its bound at some moment.
 const SURE_Z: f64 = 2.0;
 
-/// Fewer than this are an accident, whatever share of the calls they are; except where none are allowed.
+/// Faults or disagreements that a rollback takes at least, whatever share of the calls they are; except where none are
+/// allowed.
 const TIMES_MIN: u64 = 3;
 
-/// After so many times the hold a hook that is asked too rarely to be judged no longer holds up the promotion.
+/// Multiples of the hold after which a hook that is called too rarely to be judged no longer delays the promotion.
 const PATIENCE: u32 = 10;
 
 /// How a generation is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// It is asked as well, and its verdicts are compared and thrown away.
+    /// It is called as well, and its verdicts are compared and dropped.
     Shadow,
     /// It decides for a share of the clients.
     Canary {
@@ -37,7 +38,7 @@ pub(super) enum Mode {
     },
 }
 
-/// What a generation on trial is held to.
+/// The bounds of a generation on trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     /// Cases of each hook before the generation is promoted, and timed calls of either generation's hook before their
@@ -51,18 +52,18 @@ pub(super) struct Bounds {
     pub(super) latency_percent_max: u32,
     /// Failures allowed in a million of the origin's last responses.
     pub(super) origin_failures_ppm_max: u32,
-    /// How long it must behave before it is promoted.
+    /// How long it must stay within them before it is promoted.
     pub(super) hold: Duration,
 }
 
-/// What one hook of one generation did since the trial began.
+/// The counts of one hook of one generation since the trial began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Calls made.
     pub(super) calls: u64,
     /// Those without a verdict.
     pub(super) faults: u64,
-    /// Cases in which the hook showed what it does: a canary's calls, or requests where it is a recipe, which is never
+    /// Cases in which the hook was tried: a canary's calls, or requests where it is a recipe, which is never
     /// called; a shadow's comparisons and faults.
     pub(super) tried: u64,
     /// Verdicts compared with the other generation's.
@@ -71,49 +72,49 @@ pub(super) struct Counts {
     pub(super) disagreed: u64,
     /// Verdicts that should have been compared and weren't.
     pub(super) skipped: u64,
-    /// What the timed calls took together.
+    /// Time of the timed calls together, in nanoseconds.
     pub(super) call_ns_sum: u64,
     /// Calls timed.
     pub(super) timed: u64,
 }
 
-/// All that a trial is judged by.
+/// Everything that a trial is judged by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Evidence {
-    /// What the hooks of the generation on trial did, by [`Hook::index`].
+    /// The counts of the generation on trial, by [`Hook::index`].
     pub(super) trial: [Counts; Hook::ALL.len()],
     /// The same of the active generation.
     pub(super) active: [Counts; Hook::ALL.len()],
     /// Requests that the one on trial decided for, or that it was compared on.
     pub(super) requests: u64,
-    /// How the origin does.
+    /// The state of the origin.
     pub(super) origin: Origin,
 }
 
-/// How the origin did lately with requests of the policy. While it fails, nothing that a policy decides shows its
-/// effect.
+/// The origin's last responses to requests of the policy. While it fails, the effect of a policy's decisions can't be
+/// seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Origin {
     /// A bit for each of the last responses, the latest lowest: 1 is a failure.
     recent: u128,
     /// How many of them there are.
     seen: u32,
-    /// When too many of them were failures last.
+    /// When there were too many failures among them last.
     failing_at: Option<Uptime>,
 }
 
-/// What becomes of the generation on trial.
+/// The verdict on the generation on trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing yet.
     Wait,
     /// It takes over.
     Promote,
-    /// It goes.
+    /// It is rolled back.
     RollBack(Reason),
 }
 
-/// Why a generation goes.
+/// Why a generation is rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// A hook gave no verdict too often.
@@ -133,12 +134,12 @@ pub(super) enum Reason {
     },
 }
 
-/// How often something happened, and how often it may.
+/// A rate and its bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
-    /// So often it happened.
+    /// How often it happened.
     pub(super) times: u64,
-    /// In so many cases.
+    /// The number of cases.
     pub(super) of: u64,
     /// What is allowed in a million.
     pub(super) ppm_max: u32,
@@ -146,12 +147,12 @@ pub(super) struct Rate {
 
 /// Judges a trial that has been going on since `since`.
 ///
-/// Each hook is judged by itself, because one that fails would be hidden behind others that are asked more often. The
+/// Each hook is judged by itself, because one that fails would be hidden by others that are called more often. The
 /// generation is rolled back as soon as a hook's bound is clearly exceeded: the lower end of the rate's interval
-/// (Wilson's) lies above it. So a hook that faults in every call takes its generation along after three, and one that
-/// is a little worse than allowed is found out when there are enough calls to tell. It is promoted when all hooks are
-/// flawless or surely within their bounds (the upper end of a narrower interval), for as long as `hold` since the
-/// origin last failed.
+/// (Wilson's) lies above it. So a hook that faults in every call ends its generation's trial after three, and one that
+/// is a little worse than allowed does when there are enough calls to tell. It is promoted when all hooks are flawless
+/// or surely within their bounds (the upper end of a narrower interval), for as long as `hold` since the origin last
+/// failed.
 pub(super) fn judge(bounds: &Bounds, evidence: &Evidence, since: Uptime, now: Uptime) -> Verdict {
     if let Some(reason) = Hook::ALL.into_iter().find_map(|hook| evidence.exceeded(bounds, hook)) {
         return Verdict::RollBack(reason);
@@ -159,15 +160,14 @@ pub(super) fn judge(bounds: &Bounds, evidence: &Evidence, since: Uptime, now: Up
     if evidence.is_proved(bounds, since, now) { Verdict::Promote } else { Verdict::Wait }
 }
 
-/// Whether a unit is in the share that the canary decides for. The same unit always is or isn't, and a larger share
-/// keeps those of a smaller one. Another salt makes another choice, so that not always the same clients try what is
-/// new.
+/// Whether a unit is in the share that the canary decides for. It is the same for a unit at any time, and a larger
+/// share contains a smaller one. Another salt selects others, so that not always the same clients try what is new.
 pub(super) fn in_canary(unit: &[u8], salt: &[u8], percent: u8) -> bool {
     below(100, stable_hash(&[b"canary", salt, unit])) < u64::from(percent)
 }
 
 impl Evidence {
-    /// The bound that a hook clearly exceeds.
+    /// Returns the bound that a hook clearly exceeds.
     fn exceeded(&self, bounds: &Bounds, hook: Hook) -> Option<Reason> {
         let trial = &self.trial[hook.index()];
         let (faults, disagreements) = (trial.fault_rate(bounds), trial.disagreement_rate(bounds));
@@ -201,7 +201,7 @@ impl Counts {
         Rate { times: self.disagreed, of: self.compared, ppm_max: bounds.disagreements_ppm_max }
     }
 
-    /// Whether the hook allows the promotion. One that was never asked does; one of which nothing could be compared
+    /// Whether the hook allows the promotion. One that was never called does; one of which nothing could be compared
     /// doesn't.
     fn permits(&self, bounds: &Bounds, patient: bool) -> bool {
         let enough = match self.tried {
@@ -213,7 +213,7 @@ impl Counts {
 }
 
 impl Origin {
-    /// Takes whether a response was a failure.
+    /// Records whether a response was a failure.
     pub(super) fn record(&mut self, failed: bool, ppm_max: u32, now: Uptime) {
         self.recent = (self.recent << 1) | u128::from(failed);
         self.seen = u128::BITS.min(self.seen + 1);
@@ -236,7 +236,7 @@ fn too_slow(bounds: &Bounds, hook: Hook, trial: &Counts, active: &Counts) -> Opt
     let trial_ns = trial.call_ns_sum.checked_div(trial.timed)?;
     let active_ns = active.call_ns_sum.checked_div(active.timed)?;
     let over = u128::from(trial_ns) * 100 > u128::from(active_ns) * u128::from(percent_max);
-    // A clock too coarse to time the active one can't tell how much slower the other is.
+    // A clock too coarse to time the active one can't show how much slower the other is.
     (over && active_ns > 0).then_some(Reason::Latency { hook, trial_ns, active_ns, percent_max })
 }
 
@@ -287,7 +287,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Parts of a million as percent. Small ones keep the digits that make them different from 0.
+/// Formats parts of a million as percent. Small ones keep the digits that make them different from 0.
 fn percent(ppm: u64) -> String {
     let percent = ppm as f64 / 1e4;
     if ppm >= 10_000 || ppm.is_multiple_of(1_000) { format!("{percent:.1}") } else { format!("{percent}") }
@@ -306,7 +306,7 @@ mod tests {
         hold: Duration::from_secs(60),
     };
 
-    /// What these hooks of the generation on trial did, the others nothing.
+    /// Returns evidence in which these hooks of the generation on trial were called, and no others.
     fn of(hooks: &[(Hook, Counts)]) -> Evidence {
         let mut evidence = Evidence::default();
         for (hook, counts) in hooks {
@@ -480,7 +480,8 @@ mod tests {
         assert_eq!(judge(&now, &Evidence::default(), Uptime(0), Uptime(0)), Verdict::Wait);
     }
 
-    /// The call after which a generation that faults at this rate is rolled back, judged after each; none within 3,000.
+    /// Returns the call after which a generation that faults at this rate is rolled back, judged after each; none
+    /// within 3,000.
     fn rolled_back(rate: f64, seed: u64) -> Option<u64> {
         let mut chance = fastrand::Rng::with_seed(seed);
         let mut trial = Counts::default();

@@ -1,5 +1,5 @@
-//! A generation on trial: what it is measured by, and the thread on which its decisions are compared with the active
-//! one's, so that no request waits for that.
+//! A generation on trial: its counts, and the thread on which its decisions are compared with the active one's, so that
+//! no request waits for that.
 
 use std::{
     io,
@@ -27,8 +27,8 @@ use crate::{
     clock::{self, Timestamp, Uptime},
     message::RequestHead,
     policy::{
-        Admission, Answer, Candidate, Decision, Facts, Fault, Hook, Input, KeyPlan, Notes, Policy, PoolStats, Pools,
-        Question, Shadow, consult,
+        Admission, Candidate, Decision, Facts, Fault, Hook, HookCall, Input, KeyPlan, Notes, Policy, PoolStats, Pools,
+        ResponseFacts, Shadow, consult,
         partition::{Change, Partition, Sharing},
     },
     report::Example,
@@ -36,33 +36,33 @@ use crate::{
 
 /// Decisions that may wait to be compared; further ones are skipped.
 const QUEUE_MAX: usize = 256;
-/// A request with a larger body isn't compared: what waits holds it.
+/// Bytes of a body. A request with a larger one isn't compared, because what waits holds it in memory.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Keys of either generation that are remembered at least, to find out which requests share a response.
+/// Keys of either generation that are remembered at least, to see which requests share a response.
 const KEYS_MAX: usize = 2_048;
 
 /// A number for each hook.
 type ByHook<T> = [T; Hook::ALL.len()];
 
-/// A generation that has to prove itself beside the active one.
+/// The trial of a generation beside the active one.
 pub(super) struct Trial {
     pub(super) plugin: Arc<Plugin>,
     pub(super) mode: Mode,
-    /// When it began, to be shown.
+    /// When it began, for display.
     pub(super) since: Timestamp,
     began: Uptime,
     /// The header field that tells clients apart, if it isn't their address.
     pub(super) unit: Option<HeaderName>,
     bounds: Bounds,
-    /// Whose keys a canary's are compared with. It isn't kept alive by that.
+    /// The active generation, with whose keys a canary's are compared; weak, so that it isn't kept alive by that.
     active: Weak<Plugin>,
     /// Whether either makes keys, so that there is something to compare.
     keys: bool,
-    /// What both had counted when the trial began.
+    /// The counts of both when the trial began.
     before: (ByHook<Sums>, ByHook<Sums>),
-    /// It was kept from an earlier time, and is kept again if the trial ends.
+    /// Whether it was kept from an earlier time, so that it is kept again if the trial ends.
     pub(super) was_kept: bool,
-    /// Requests since: a recipe is never called, and has to prove itself all the same.
+    /// Requests since then, by which a recipe is judged, which is never called.
     requests: AtomicU64,
     waiting: AtomicUsize,
     compared: ByHook<Compared>,
@@ -73,7 +73,7 @@ pub(super) struct Trial {
     counters: (Counter, Counter),
 }
 
-/// What came of comparing the decisions of one hook.
+/// The counts of comparing the decisions of one hook.
 #[derive(Debug, Default)]
 struct Compared {
     compared: AtomicU64,
@@ -122,7 +122,7 @@ impl Trial {
         Ok(trial)
     }
 
-    /// Whether it has proved itself, or failed.
+    /// Returns the verdict on the trial as of `now`.
     pub(super) fn judge(&self, active: &Plugin, now: Uptime) -> Verdict {
         let (sums, before) = (active.sums(), &self.before.1);
         let evidence = Evidence {
@@ -134,12 +134,12 @@ impl Trial {
         rollout::judge(&self.bounds, &evidence, self.began, now)
     }
 
-    /// A request came that it decides for, or that it is compared on.
+    /// Counts a request that it decides for, or that it is compared on.
     pub(super) fn requested(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes how the origin did with a request of the policy.
+    /// Records whether the origin failed for a request of the policy.
     pub(super) fn origin_responded(&self, failed: bool) {
         self.origin.lock().record(failed, self.bounds.origin_failures_ppm_max, clock::uptime());
     }
@@ -149,12 +149,12 @@ impl Trial {
         self.origin.lock().is_failing(self.bounds.origin_failures_ppm_max)
     }
 
-    /// Requests since it began.
+    /// Returns the requests since it began.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// What each hook has done since it began, by [`Hook::index`].
+    /// Returns the counts of each hook since it began, by [`Hook::index`].
     pub(super) fn counts(&self) -> ByHook<Counts> {
         let sums = self.plugin.sums();
         Hook::ALL.map(|hook| {
@@ -174,7 +174,7 @@ impl Trial {
         })
     }
 
-    /// An example of each kind of difference so far.
+    /// Returns an example of each kind of difference so far.
     pub(super) fn examples(&self) -> Vec<Example> {
         self.examples.list()
     }
@@ -184,15 +184,15 @@ impl Trial {
     }
 
     fn compare(&self, case: &Case) {
-        let hook = case.question().hook();
+        let hook = case.call().hook();
         if hook == Hook::Key {
             return self.compare_keys(case);
         }
-        // What it has no say about is decided natively.
+        // A hook that it doesn't have is decided natively.
         let said = match case.ask(&*self.plugin) {
             Some(Err(fault)) => return self.faulted(case, &fault),
             Some(Ok(said)) => Some(said),
-            None => case.question().native(),
+            None => case.call().native(),
         };
         let (Some(decided), Some(said)) = (case.decided.as_deref(), said) else { return };
         let differs = *decided != said;
@@ -202,7 +202,7 @@ impl Trial {
         self.count(hook, differs);
     }
 
-    /// Keys are compared by what they are for: which requests share a response.
+    /// Compares keys by their effect: which requests share a response.
     fn compare_keys(&self, case: &Case) {
         let trial = match case.ask(&*self.plugin).transpose() {
             Err(fault) => return self.faulted(case, &fault),
@@ -232,7 +232,7 @@ impl Trial {
         self.count(Hook::Key, findings.iter().any(|finding| counts(finding.change)));
     }
 
-    /// Examples are taken before: who sees the count finds them.
+    /// Counts a comparison. Examples are taken before, so that whoever reads the count finds them.
     fn count(&self, hook: Hook, disagreed: bool) {
         let counts = &self.compared[hook.index()];
         if disagreed {
@@ -243,7 +243,7 @@ impl Trial {
     }
 
     fn faulted(&self, case: &Case, fault: &Fault) {
-        let hook = case.question().hook();
+        let hook = case.call().hook();
         self.examples.faulted(hook, &case.title(), fault.kind(), json!(fault.to_string()));
         self.compared[hook.index()].faulted.fetch_add(1, Ordering::Relaxed);
     }
@@ -260,7 +260,7 @@ impl std::fmt::Debug for Trial {
     }
 }
 
-/// A key, or that the host makes it.
+/// Returns a key for display, or the text for the native one.
 fn shown(decision: Option<&Decision>) -> Value {
     decision.map_or_else(|| json!("the native key"), |decision| examples::bounded(decision.to_readable()))
 }
@@ -270,8 +270,8 @@ impl Shadow for Trial {
         self.mode == Mode::Shadow || hook == Hook::Key && self.keys
     }
 
-    fn witness(&self, question: &Question<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>) {
-        let hook = question.hook();
+    fn witness(&self, call: &HookCall<'_>, facts: &Facts<'_>, decided: Option<&Result<Arc<Decision>, Fault>>) {
+        let hook = call.hook();
         let has_say =
             if hook == Hook::Key { self.keys } else { decided.is_some() || self.plugin.reads(hook).is_some() };
         if !has_say || !self.compares(hook) {
@@ -281,7 +281,7 @@ impl Shadow for Trial {
         let decided = match decided {
             Some(Err(_)) => return,
             Some(Ok(decided)) => Some(Arc::clone(decided)),
-            None => question.native().map(Arc::new),
+            None => call.native().map(Arc::new),
         };
         let unread = facts.body().is_none() && self.plugin.needs_body();
         let large = facts.body().is_some_and(|body| body.len() > BODY_BYTES_MAX);
@@ -289,10 +289,10 @@ impl Shadow for Trial {
             return self.skip(hook);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // A canary's key is compared with what the active one makes of the same.
+        // A canary's key is compared with the active one's of the same request.
         let active = if self.mode == Mode::Shadow { None } else { self.active.upgrade() };
-        let asked = [Some(&*self.plugin), active.as_deref()];
-        match self.cases.try_send(Case::new(question, facts, decided, asked)) {
+        let plugins = [Some(&*self.plugin), active.as_deref()];
+        match self.cases.try_send(Case::new(call, facts, decided, plugins)) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -302,7 +302,7 @@ impl Shadow for Trial {
     }
 }
 
-/// The thread of the comparisons: ends with its trial.
+/// Runs the comparisons on a thread of their own until the trial ends.
 fn work(trial: &Weak<Trial>, inbox: &Receiver<Case>) {
     while let Ok(case) = inbox.recv() {
         let Some(trial) = trial.upgrade() else { return };
@@ -321,20 +321,20 @@ fn since(now: Sums, before: Sums) -> Counts {
     }
 }
 
-/// A question that was decided, with all that the decision could be made from.
+/// A call that was decided, with everything that the decision may depend on.
 struct Case {
-    asked: Asked,
+    call: OwnedHookCall,
     head: RequestHead,
     body: Option<Bytes>,
     content_bytes_max: u64,
-    answer: Option<(StatusCode, HeaderMap, Option<u64>, u64)>,
+    response: Option<(StatusCode, HeaderMap, Option<u64>, u64)>,
     pools: Seen,
     now: Timestamp,
     decided: Option<Arc<Decision>>,
 }
 
-/// A question that holds what it is about.
-enum Asked {
+/// A [`HookCall`] that owns its values.
+enum OwnedHookCall {
     Key,
     Features,
     Admit(Admission),
@@ -345,14 +345,14 @@ enum Asked {
 
 impl Case {
     fn new(
-        question: &Question<'_>,
+        call: &HookCall<'_>,
         facts: &Facts<'_>,
         decided: Option<Arc<Decision>>,
-        asked: [Option<&Plugin>; 2],
+        plugins: [Option<&Plugin>; 2],
     ) -> Self {
         let mut pools = Vec::new();
-        for plugin in asked.into_iter().flatten() {
-            let read = [question.hook(), Hook::Features].into_iter().filter_map(|hook| plugin.reads(hook)).flatten();
+        for plugin in plugins.into_iter().flatten() {
+            let read = [call.hook(), Hook::Features].into_iter().filter_map(|hook| plugin.reads(hook)).flatten();
             for input in read {
                 if let Input::PoolStats(pool) = input
                     && let Some(stats) = facts.pool(pool)
@@ -362,39 +362,40 @@ impl Case {
             }
         }
         Self {
-            asked: match question {
-                Question::Key => Asked::Key,
-                Question::Features => Asked::Features,
-                Question::Admit(suggested) => Asked::Admit((*suggested).clone()),
-                Question::Route(candidates) => Asked::Route(candidates.to_vec()),
-                Question::Batch => Asked::Batch,
-                Question::Prefetch { hit } => Asked::Prefetch { hit: *hit },
+            call: match call {
+                HookCall::Key => OwnedHookCall::Key,
+                HookCall::Features => OwnedHookCall::Features,
+                HookCall::Admit(suggested) => OwnedHookCall::Admit((*suggested).clone()),
+                HookCall::Route(candidates) => OwnedHookCall::Route(candidates.to_vec()),
+                HookCall::Batch => OwnedHookCall::Batch,
+                HookCall::Prefetch { hit } => OwnedHookCall::Prefetch { hit: *hit },
             },
             head: facts.request().clone(),
             body: facts.body().cloned(),
             content_bytes_max: facts.content_bytes_max(),
-            answer: facts.answer().map(|it| (it.status, it.headers.clone(), it.length, it.fetch_us)),
+            response: facts.response().map(|it| (it.status, it.headers.clone(), it.length, it.fetch_us)),
             pools: Seen(pools),
             now: clock::now(),
             decided,
         }
     }
 
-    /// What this policy would have said.
+    /// Returns the decision of this policy for the same call.
     fn ask(&self, policy: &dyn Policy) -> Option<Result<Decision, Fault>> {
         let notes = Notes::default();
         let facts = Facts::new(&self.head, self.body.as_ref(), &notes).decoded_within(self.content_bytes_max);
         let mut facts = facts.beside(&self.pools).at(self.now);
-        if let Some((status, headers, length, fetch_us)) = &self.answer {
-            facts = facts.answered(Answer { status: *status, headers, length: *length, fetch_us: *fetch_us });
+        if let Some((status, headers, length, fetch_us)) = &self.response {
+            facts =
+                facts.with_response(ResponseFacts { status: *status, headers, length: *length, fetch_us: *fetch_us });
         }
-        match self.question() {
-            Question::Key => consult::key(policy, &facts),
-            question => consult::ask(policy, &question, &facts).map(|said| said.map(|said| (*said).clone())),
+        match self.call() {
+            HookCall::Key => consult::key(policy, &facts),
+            call => consult::ask(policy, &call, &facts).map(|said| said.map(|said| (*said).clone())),
         }
     }
 
-    /// Which requests share its response by this key; by the native one if there is none.
+    /// Returns which requests share its response by this key; by the native one if there is none.
     fn sharing(&self, key: Option<&Decision>) -> Sharing {
         match key {
             Some(Decision::Key(verdict)) => Sharing::of(&self.head, verdict),
@@ -402,24 +403,24 @@ impl Case {
         }
     }
 
-    /// The request in a line.
+    /// Returns the request in a line.
     fn title(&self) -> String {
         examples::title(self.head.method.as_str(), &self.head.url())
     }
 
-    fn question(&self) -> Question<'_> {
-        match &self.asked {
-            Asked::Key => Question::Key,
-            Asked::Features => Question::Features,
-            Asked::Admit(suggested) => Question::Admit(suggested),
-            Asked::Route(candidates) => Question::Route(candidates),
-            Asked::Batch => Question::Batch,
-            Asked::Prefetch { hit } => Question::Prefetch { hit: *hit },
+    fn call(&self) -> HookCall<'_> {
+        match &self.call {
+            OwnedHookCall::Key => HookCall::Key,
+            OwnedHookCall::Features => HookCall::Features,
+            OwnedHookCall::Admit(suggested) => HookCall::Admit(suggested),
+            OwnedHookCall::Route(candidates) => HookCall::Route(candidates),
+            OwnedHookCall::Batch => HookCall::Batch,
+            OwnedHookCall::Prefetch { hit } => HookCall::Prefetch { hit: *hit },
         }
     }
 }
 
-/// How pools did when a question was asked.
+/// The state of pools at the time of a call.
 #[derive(Debug)]
 struct Seen(Vec<(String, PoolStats)>);
 

@@ -1,4 +1,4 @@
-//! What the host keeps for an instance, and what the instance may call of it.
+//! The host's state for an instance, and the functions that the instance may call.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
     limits::Allowance,
 };
 
-/// What the host keeps for an instance.
+/// The host's state for an instance.
 pub(super) struct State {
     pub(super) allowance: Allowance,
     pub(super) voice: Arc<Voice>,

@@ -1,4 +1,4 @@
-//! Real components against the host's defences. `plugins/mad` does what it is told; `plugins/build` makes it.
+//! Real components against the host's limits. `plugins/mad` does what its input says; `plugins/build` makes it.
 
 mod generations;
 mod hooks;
@@ -18,7 +18,7 @@ use crate::{
     clock::Uptime,
     config::{self, Breaker, Memo, PolicyLimits, PolicySource, Rollout},
     policy::{
-        Decision, Fault, Input, KeyPlan, KeyVerdict, Policy, Question,
+        Decision, Fault, HookCall, Input, KeyPlan, KeyVerdict, Policy,
         key::{Part, Transform},
     },
     report::GenerationInfo,
@@ -54,7 +54,7 @@ const LIMITS: PolicyLimits = PolicyLimits {
     breaker: Breaker { failures: 1_000, open: Duration::from_millis(100), open_max: Duration::from_millis(100) },
 };
 
-/// Every question is asked: these tests are about calls.
+/// A memo that remembers nothing: these tests are about calls.
 const FORGETFUL: Memo = Memo { entries_max: 0, check_every: 1 };
 
 fn config(component: &'static [u8], table: &str, limits: PolicyLimits, memo: Memo) -> config::Policy {
@@ -66,12 +66,12 @@ fn load(component: &'static [u8], table: &str, limits: PolicyLimits) -> Result<A
     Plugin::load(&ENGINE, "p", &config(component, table, limits, FORGETFUL), &Metrics::new())
 }
 
-/// A component that does this, always.
+/// Loads a component that does this at every call.
 fn mad(what: &str, limits: PolicyLimits) -> Result<Arc<Plugin>, Error> {
     load(MAD, &format!(r#"{{"do": "{what}"}}"#), limits)
 }
 
-/// A component that does what each request says.
+/// Loads a component that does what each request says.
 fn obedient(limits: PolicyLimits) -> Arc<Plugin> {
     mad("ask", limits).unwrap()
 }
@@ -80,9 +80,9 @@ fn values<'a>(values: &[Option<&'a str>]) -> Vec<Option<Cow<'a, [u8]>>> {
     values.iter().map(|value| value.map(|text| Cow::Borrowed(text.as_bytes()))).collect()
 }
 
-/// The key of a request with these values.
+/// Returns the key of a request with these values.
 fn derive(plugin: &Plugin, values: &[Option<Cow<'_, [u8]>>]) -> Result<KeyVerdict, Fault> {
-    plugin.decide(&Question::Key, values, None).map(|decision| match &*decision {
+    plugin.decide(&HookCall::Key, values, None).map(|decision| match &*decision {
         Decision::Key(verdict) => verdict.clone(),
         other => panic!("{other:?}"),
     })
@@ -108,7 +108,7 @@ fn calls(plugin: &Plugin) -> u64 {
     plugin.sums().iter().map(|sums| sums.calls).sum()
 }
 
-/// How many calls the instance that answers has had.
+/// Returns how many calls the instance that is called has had.
 fn count(plugin: &Plugin) -> String {
     match ask(plugin, "count") {
         Ok(KeyVerdict::Lookup(parts)) => String::from_utf8(parts.into_iter().flatten().flatten().collect()).unwrap(),
@@ -261,8 +261,8 @@ fn fuel_is_counted_where_it_is_wanted() {
     assert!(short > 0 && mean > 2 * short, "{short}, {mean}");
 }
 
-/// Starts anew with compiled components in `dir`, has one decide, and returns the only file there with its inode: another
-/// one has been written anew.
+/// Starts anew with compiled components in `dir`, has one decide, and returns the only file there with its inode:
+/// another one has been written anew.
 fn started_with(dir: &std::path::Path) -> (std::path::PathBuf, u64) {
     let engine = Engine::new(&EngineLimits { cache_dir: Some(dir.to_owned()), ..ENGINE_LIMITS }).unwrap();
     let mad = config(MAD, r#"{"do": "ask"}"#, LIMITS, FORGETFUL);
@@ -308,7 +308,7 @@ fn the_breaker_opens_and_heals() {
     let now = || Uptime(time.get());
     let breaker = Breaker { failures: 3, ..LIMITS.breaker };
     let plugin = obedient(PolicyLimits { breaker, ..LIMITS });
-    let ask = |what| plugin.answer(&now, &Question::Key, &values(&[Some(what), None]));
+    let ask = |what| plugin.answer(&now, &HookCall::Key, &values(&[Some(what), None]));
     for _ in 0..3 {
         assert!(matches!(ask("trap"), Err(Fault::Trap(_))));
     }
@@ -405,7 +405,7 @@ fn instances_are_shared_by_threads() {
 /// Names the directory with components freshly built from `plugins/`; `.ci/run` sets it.
 const FRESH: &str = "HOLM_PLUGINS_FRESH";
 
-/// Configurations in which the committed and the fresh component must agree, each with what they are asked.
+/// Configurations in which the committed and the fresh component must agree, each with the inputs of their calls.
 const AGREED: [(&str, &str, &[&[Option<&str>]]); 5] = [
     ("tenant-key", "{}", &[]),
     ("tenant-key", r#"{"tenant_header":"x-org","body":["/model","/input"]}"#, &[]),

@@ -1,33 +1,33 @@
-//! Asking a policy: what a hook reads is read, what it needs first is found out first.
+//! Calling a policy's hooks: reads their inputs, and extracts the features and draws the arms among them first.
 
 use std::{borrow::Cow, sync::Arc};
 
 use smallvec::SmallVec;
 
-use super::{Arm, Decision, Facts, Fault, Hook, Input, KeyPlan, KeyVerdict, Material, Policy, Question, key};
+use super::{Arm, Decision, Facts, Fault, Hook, HookCall, Input, KeyPlan, KeyVerdict, Material, Policy, key};
 
-/// Asks a hook. None if the policy doesn't have it.
-pub fn ask(policy: &dyn Policy, question: &Question<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
-    if question.hook() == Hook::Features {
+/// Calls a hook. `None` if the policy doesn't have it.
+pub fn ask(policy: &dyn Policy, call: &HookCall<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
+    if call.hook() == Hook::Features {
         return extract(policy, facts).cloned();
     }
-    let inputs = policy.reads(question.hook())?;
-    Some(prepare(policy, inputs.iter(), facts).and_then(|()| decide(policy, question, inputs, facts)))
+    let inputs = policy.reads(call.hook())?;
+    Some(prepare(policy, inputs.iter(), facts).and_then(|()| decide(policy, call, inputs, facts)))
 }
 
-/// What `features` says of the request, asked once. None if the policy doesn't have the hook.
+/// Returns the verdict of `features` on the request, which is called once. `None` if the policy doesn't have the hook.
 pub fn extract<'n>(policy: &dyn Policy, facts: &Facts<'n>) -> Option<&'n Result<Arc<Decision>, Fault>> {
     let inputs = policy.reads(Hook::Features)?;
     facts.notes().extracted(|| {
         arms(policy, inputs.iter(), facts);
-        Some(decide(policy, &Question::Features, inputs, facts))
+        Some(decide(policy, &HookCall::Features, inputs, facts))
     })
 }
 
 /// Makes key material as the policy's plan says. `Ok(Some(reason))` keeps the request out of the cache.
 ///
 /// Keys fall closed: where something that the key depends on couldn't be read of the body, a digest of the body as it
-/// came is part of the material, whatever the policy says. It stands behind a missing part: of a recipe the number of
+/// came is part of the material, whatever the policy returns. It follows a missing part: of a recipe the number of
 /// parts is fixed, and a call's are never missing, so that no other material is spelled alike.
 ///
 /// # Errors
@@ -43,8 +43,8 @@ pub fn material(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Mate
     Ok(bypass)
 }
 
-/// Everything that a policy's key depends on: what it reads itself, and what the features and the arms among that are
-/// made from. Nothing if the key is native.
+/// Returns everything that a policy's key depends on: what it reads itself, and what the features and the arms among
+/// that are made from. Nothing if the key is native.
 pub fn key_reads(policy: &dyn Policy) -> impl Iterator<Item = &Input> {
     let reads = |hook| policy.reads(hook).unwrap_or_default();
     let key: &[Input] = if *policy.key_plan() == KeyPlan::Native { &[] } else { reads(Hook::Key) };
@@ -55,7 +55,7 @@ pub fn key_reads(policy: &dyn Policy) -> impl Iterator<Item = &Input> {
     key.iter().chain(features).chain(units)
 }
 
-/// The material that the policy itself states.
+/// Returns the material that the policy itself states.
 fn stated(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Material) -> Result<Option<String>, Fault> {
     match policy.key_plan() {
         KeyPlan::Native => Ok(None),
@@ -66,7 +66,7 @@ fn stated(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Material) 
         }
         KeyPlan::Call(inputs) => {
             prepare(policy, inputs.iter(), facts)?;
-            match &*decide(policy, &Question::Key, inputs, facts)? {
+            match &*decide(policy, &HookCall::Key, inputs, facts)? {
                 Decision::Key(KeyVerdict::Lookup(parts)) => {
                     parts.iter().for_each(|part| material.part(part.as_deref()));
                     Ok(None)
@@ -78,8 +78,8 @@ fn stated(policy: &dyn Policy, facts: &Facts<'_>, material: &mut impl Material) 
     }
 }
 
-/// What the policy says of the key, as a decision, whether by recipe or by call: for comparisons, and so without what
-/// the host adds to it. None if the policy has no say about keys.
+/// Returns the policy's decision about the key, whether by recipe or by call: for comparisons, and so without what the
+/// host adds to it. `None` if the policy doesn't make keys.
 pub fn key(policy: &dyn Policy, facts: &Facts<'_>) -> Option<Result<Decision, Fault>> {
     if *policy.key_plan() == KeyPlan::Native {
         return None;
@@ -116,7 +116,7 @@ pub fn draw<'n>(policy: &dyn Policy, facts: &Facts<'n>) -> &'n [Arm] {
     })
 }
 
-/// Finds out what the inputs need beside the request itself.
+/// Extracts the features and draws the arms that the inputs need.
 fn prepare<'i>(
     policy: &dyn Policy,
     inputs: impl Iterator<Item = &'i Input> + Clone,
@@ -137,18 +137,18 @@ fn arms<'i>(policy: &dyn Policy, mut inputs: impl Iterator<Item = &'i Input>, fa
     }
 }
 
-/// As many values as policies usually read are listed without an allocation.
+/// Values that are listed without an allocation: as many as policies usually read.
 pub const INPUTS_USUAL: usize = 8;
 
 fn decide(
     policy: &dyn Policy,
-    question: &Question<'_>,
+    call: &HookCall<'_>,
     inputs: &[Input],
     facts: &Facts<'_>,
 ) -> Result<Arc<Decision>, Fault> {
     let values: SmallVec<[Option<Cow<'_, [u8]>>; INPUTS_USUAL]> =
         inputs.iter().map(|input| facts.read(input)).collect();
-    policy.decide(question, &values, facts.good_until(inputs))
+    policy.decide(call, &values, facts.good_until(inputs))
 }
 
 #[cfg(test)]
@@ -160,10 +160,12 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        policy::{Experiment, Notes, Outcome, Shape, experiment, facts::tests::request, key::Part, key::Transform},
+        policy::{
+            Experiment, Notes, Outcome, RequestEdits, experiment, facts::tests::request, key::Part, key::Transform,
+        },
     };
 
-    /// A policy that hands on what it reads.
+    /// A policy that returns what it reads.
     #[derive(Debug)]
     struct Echo {
         label: Arc<str>,
@@ -200,16 +202,16 @@ mod tests {
 
         fn decide(
             &self,
-            question: &Question<'_>,
+            call: &HookCall<'_>,
             values: &[Option<Cow<'_, [u8]>>],
             _: Option<Timestamp>,
         ) -> Result<Arc<Decision>, Fault> {
             let values = values.iter().map(|value| value.as_deref().unwrap_or_default().to_vec());
-            Ok(Arc::new(match question {
-                Question::Key => Decision::Key(KeyVerdict::Lookup(values.map(Some).collect())),
+            Ok(Arc::new(match call {
+                HookCall::Key => Decision::Key(KeyVerdict::Lookup(values.map(Some).collect())),
                 _ => {
                     let features = values.map(|value| ("f".to_owned(), value.into())).collect();
-                    Decision::Features(Shape { features, ..Shape::default() })
+                    Decision::Features(RequestEdits { features, ..RequestEdits::default() })
                 }
             }))
         }

@@ -1,4 +1,4 @@
-//! What a policy is asked and what it answers, hook by hook, in plain values.
+//! Calls and decisions, hook by hook, in plain values.
 
 use std::sync::Arc;
 
@@ -8,33 +8,33 @@ use serde_json::{Map, Value, json};
 
 use super::{Fault, Hook, PoolStats, edit::Edit};
 
-/// What a hook is asked beside the inputs it reads.
+/// A call of a hook, with its arguments beside the inputs it reads.
 #[derive(Clone, Debug)]
-pub enum Question<'a> {
-    /// What does the answer depend on?
+pub enum HookCall<'a> {
+    /// `key`: what the response depends on.
     Key,
-    /// What matters in the request?
+    /// `features`: what matters in the request.
     Features,
-    /// Is the answer kept? The host would do this.
+    /// `admit`: whether the response is stored; the host would do this.
     Admit(&'a Admission),
-    /// Who answers, of these?
+    /// `route`: the order of these candidates.
     Route(&'a [Candidate]),
-    /// What may the question travel with?
+    /// `batch`: what the item may share a batch with.
     Batch,
-    /// What will be asked next?
+    /// `prefetch`: what will be requested next.
     Prefetch {
-        /// Was the request answered from the cache?
+        /// Whether the request was served from the cache.
         hit: bool,
     },
 }
 
-impl Question<'_> {
-    /// What the host decides by itself; `None` for the key, which it makes otherwise.
+impl HookCall<'_> {
+    /// Returns the native decision; `None` for the key, which is made elsewhere.
     #[must_use]
     pub fn native(&self) -> Option<Decision> {
         Some(match self {
             Self::Key => return None,
-            Self::Features => Decision::Features(Shape::default()),
+            Self::Features => Decision::Features(RequestEdits::default()),
             Self::Admit(suggested) => Decision::Admit((*suggested).clone()),
             Self::Route(candidates) => Decision::Route(Choice::native(candidates)),
             Self::Batch => Decision::Batch(Grouping::default()),
@@ -42,7 +42,7 @@ impl Question<'_> {
         })
     }
 
-    /// The hook that answers it.
+    /// Returns the hook that is called.
     #[must_use]
     pub const fn hook(&self) -> Hook {
         match self {
@@ -62,7 +62,7 @@ pub enum Decision {
     /// Of `key`.
     Key(KeyVerdict),
     /// Of `features`.
-    Features(Shape),
+    Features(RequestEdits),
     /// Of `admit`.
     Admit(Admission),
     /// Of `route`.
@@ -82,9 +82,9 @@ pub enum KeyVerdict {
     Bypass(String),
 }
 
-/// What matters in a request, and what changes before it travels.
+/// What matters in a request, and what changes before it is sent upstream.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shape {
+pub struct RequestEdits {
     /// Values by name, as other hooks read them.
     pub features: Vec<(String, Bytes)>,
     /// Edits of a JSON body, in their order.
@@ -93,18 +93,18 @@ pub struct Shape {
     pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
 }
 
-impl Shape {
-    /// The feature of this name.
+impl RequestEdits {
+    /// Returns the feature of this name.
     #[must_use]
     pub fn feature(&self, name: &str) -> Option<&[u8]> {
         self.features.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 }
 
-/// Whether an answer is kept.
+/// Whether a response is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Keep it.
+    /// Store it.
     Store(Storage),
     /// Don't, and let requests for its key go on without queueing for one another, for so many milliseconds.
     MarkUncacheable {
@@ -115,7 +115,7 @@ pub enum Admission {
     Pass(String),
 }
 
-/// How an answer is kept. Times in milliseconds from its arrival.
+/// How a response is stored. Times in milliseconds from its arrival.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Storage {
     /// Fresh for this long.
@@ -124,40 +124,40 @@ pub struct Storage {
     pub grace_ms: u64,
     /// Served stale for this long after if the origin fails.
     pub stale_if_error_ms: u64,
-    /// Kept for this long after, for revalidation only.
+    /// Stored for this long after, for revalidation only.
     pub keep_ms: u64,
-    /// What it can be purged by, beside its URL and its key.
+    /// The tags that it can be purged by, beside its URL and its key.
     pub tags: Vec<String>,
     /// Header fields of the request that tell variants apart.
     pub vary: Vec<HeaderName>,
 }
 
-/// One of a route's candidates, and how it does at present.
+/// One of a route's candidates, and its current state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidate {
     /// The pool.
     pub pool: Arc<str>,
     /// The model, if the operator named one.
     pub model: Option<Arc<str>>,
-    /// How the pool does.
+    /// The state of the pool.
     pub stats: PoolStats,
     /// What a request costs there, in millionths of whatever the operator counts in.
     pub cost_micro: u64,
 }
 
-/// Who answers.
+/// The order in which candidates are tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// Indices of candidates, best first, each once.
     pub order: Vec<usize>,
-    /// Ask the next one as well if no answer has come by then.
+    /// Try the next one as well if no response has come by then.
     pub hedge_after_us: Option<u32>,
     /// Give up after so long.
     pub deadline_us: Option<u32>,
 }
 
 impl Choice {
-    /// Candidates in the operator's order, those without a healthy member last.
+    /// Returns the candidates in the operator's order, those without a healthy member last.
     #[must_use]
     pub fn native(candidates: &[Candidate]) -> Self {
         let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -166,14 +166,14 @@ impl Choice {
     }
 }
 
-/// What a question may travel with.
+/// What an item may share a batch with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grouping {
     /// What must be equal in a batch, beside what the host demands.
     pub group: Bytes,
-    /// Higher ones leave first.
+    /// Higher ones are sent first.
     pub priority: u8,
-    /// What the question counts for in `batch.bytes_max`; 0 leaves the host's count.
+    /// The bytes that the item counts for in `batch.bytes_max`; 0 leaves the host's count.
     pub weight: u32,
     /// Bounds its wait beside the pool's `batch.wait_us_max`.
     pub max_wait_us: Option<u32>,
@@ -193,7 +193,7 @@ pub struct Hint {
 }
 
 impl Decision {
-    /// The hook whose verdict it is.
+    /// Returns the hook whose verdict it is.
     #[must_use]
     pub const fn hook(&self) -> Hook {
         match self {
@@ -206,7 +206,7 @@ impl Decision {
         }
     }
 
-    /// As golden files and the admin API write it.
+    /// Returns the form in golden files and in the admin API.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
@@ -215,7 +215,7 @@ impl Decision {
                 json!({"lookup": parts.iter().map(part).collect::<Vec<_>>()})
             }
             Self::Key(KeyVerdict::Bypass(reason)) => json!({"bypass": reason}),
-            Self::Features(shape) => shape.to_json(),
+            Self::Features(request_edits) => request_edits.to_json(),
             Self::Admit(admission) => admission.to_json(),
             Self::Route(Choice { order, hedge_after_us, deadline_us }) => {
                 json!({"order": order, "hedge_after_us": hedge_after_us, "deadline_us": deadline_us})
@@ -228,8 +228,8 @@ impl Decision {
         }
     }
 
-    /// As a person reads it: of a key's parts, without the byte by which `slot` of the SDKs keeps a missing value apart
-    /// from an empty one.
+    /// Returns the form for the operator: a key's parts, without the byte by which `slot` of the SDKs keeps a missing
+    /// value apart from an empty one.
     #[must_use]
     pub fn to_readable(&self) -> Value {
         let Self::Key(KeyVerdict::Lookup(parts)) = self else { return self.to_json() };
@@ -242,7 +242,7 @@ impl Decision {
     }
 }
 
-impl Shape {
+impl RequestEdits {
     fn to_json(&self) -> Value {
         let features: Map<_, _> =
             self.features.iter().map(|(name, value)| (name.clone(), bytes_to_json(value))).collect();
@@ -283,7 +283,7 @@ impl Hint {
 }
 
 impl Fault {
-    /// As golden files write it.
+    /// Returns the form in golden files.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match self {
@@ -292,14 +292,14 @@ impl Fault {
         }
     }
 
-    /// A policy that answers another hook's question; implementations rule it out.
+    /// Returns a policy that answers another hook's question; implementations rule it out.
     #[must_use]
     pub fn mismatch(asked: Hook, answered: &Decision) -> Self {
         Self::Malformed(format!("{} was asked, {} answered", asked.name(), answered.hook().name()))
     }
 }
 
-/// Text as it is, anything else in hex.
+/// Returns text as it is, anything else in hex.
 fn bytes_to_json(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => Value::from(text),

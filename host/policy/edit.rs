@@ -1,5 +1,5 @@
-//! Edits of a JSON body by pointers (RFC 6901). What no edit leads to travels as the client wrote it, because a model
-//! may care for the order of members, and an origin for how a number is written.
+//! Edits of a JSON body by pointers (RFC 6901). What no edit changes is sent as the client wrote it, because a model
+//! may depend on the order of members, and an origin on how a number is written.
 
 use std::{
     borrow::Cow,
@@ -40,7 +40,7 @@ pub enum BadPointer {
 pub struct Edit {
     /// Where.
     pub pointer: Pointer,
-    /// What is set there; none removes what is there.
+    /// The value that is set there; `None` removes what is there.
     pub value: Option<Value>,
 }
 
@@ -79,7 +79,7 @@ pub fn apply(body: &mut Value, edits: &[Edit]) {
     }
 }
 
-/// The body after edits; what they don't touch keeps its bytes. None if it isn't JSON.
+/// Returns the body after edits; what they don't touch keeps its bytes. None if it isn't JSON.
 #[must_use]
 pub fn edited(body: &[u8], edits: &[Edit]) -> Option<Bytes> {
     let text: &RawValue = serde_json::from_slice(body).ok()?;
@@ -149,7 +149,7 @@ fn change_list<T>(items: &mut VecDeque<T>, step: &str, value: Option<T>) {
     }
 }
 
-/// The element that a step means. Neither a sign nor a leading zero: an element has one name.
+/// Returns the element that a step means. Neither a sign nor a leading zero: an element has one name.
 fn index(step: &str, length: usize) -> Option<usize> {
     let plain = step == "0" || step.starts_with(|first| matches!(first, '1'..='9'));
     step.parse().ok().filter(|at| plain && *at < length)
@@ -257,7 +257,7 @@ struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Of a name that comes twice the last counts, as it does for whoever reads the body: were the first one kept, a
+    /// Of a name that comes twice the last counts, as it does for readers of the body: were the first one kept, a
     /// client could write a member twice to have it survive its removal.
     fn push(&mut self, written: &'a str, value: &'a str) {
         // A name with half a surrogate pair is no text, so that no pointer can mean it.
@@ -290,7 +290,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The characters of a name in quotes.
+/// Returns the characters of a name in quotes.
 fn name(written: &str) -> Option<Cow<'_, str>> {
     if written.contains('\\') {
         return serde_json::from_str(written).ok().map(Cow::Owned);

@@ -1,4 +1,4 @@
-//! A/B experiments: who gets which arm, and how the arms do.
+//! A/B experiments: the draw of arms, and their results.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ const Z_95: f64 = 1.959_963_984_540_054;
 pub struct Experiment {
     /// Its name; it is part of the draw, so that experiments don't share their arms' clients.
     pub name: String,
-    /// What is drawn for: requests with the same value get the same arm.
+    /// The input that is drawn by: requests with the same value get the same arm.
     pub unit: Input,
-    /// What is tried.
+    /// The alternatives.
     pub arms: Vec<Arm>,
 }
 
-/// One of the things that an experiment tries.
+/// One of the alternatives of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arm {
     /// Its name.
@@ -31,7 +31,7 @@ pub struct Arm {
 }
 
 impl Experiment {
-    /// The place of the arm that a unit gets: the same on every node and after every restart.
+    /// Returns the place of the arm that a unit gets: the same on every node and after every restart.
     #[must_use]
     pub fn draw(&self, unit: &[u8]) -> usize {
         let total = self.arms.iter().map(|arm| u64::from(arm.weight)).sum();
@@ -47,8 +47,8 @@ impl Experiment {
     }
 }
 
-/// The first eight bytes of blake3 over parts, each after its length. Not for keys: too short against whoever looks for
-/// two that meet.
+/// Returns the first eight bytes of blake3 over parts, each after its length. Not for keys: too short to resist a
+/// search for collisions.
 #[must_use]
 pub fn stable_hash(parts: &[&[u8]]) -> u64 {
     let mut hasher = blake3::Hasher::new();
@@ -67,7 +67,7 @@ pub fn below(end: u64, hash: u64) -> u64 {
     ((u128::from(hash) * u128::from(end)) >> 64) as u64
 }
 
-/// How one arm does. Shared by all requests that drew it.
+/// The results of one arm. Shared by all requests that drew it.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<Sums>);
 
@@ -82,7 +82,7 @@ struct Sums {
 }
 
 impl Stats {
-    /// A request was answered: from the cache or not, after this time, at this cost.
+    /// Records a request: whether it was a hit, its latency and its cost.
     pub fn record(&self, hit: bool, latency: Duration, cost_micro: u64) {
         // More than an hour is an hour: it bounds the sums.
         let latency_us = latency.as_micros().min(u128::from(u32::MAX));
@@ -94,7 +94,7 @@ impl Stats {
         sums.cost_micro += u128::from(cost_micro);
     }
 
-    /// What is known by now.
+    /// Returns the results by now.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let sums = *self.0.lock();
@@ -125,22 +125,22 @@ impl Sums {
     }
 }
 
-/// What is known of one arm.
+/// The results of one arm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// Requests answered.
+    /// Requests served.
     pub requests: u64,
-    /// Those answered from the cache.
+    /// Those served from the cache.
     pub hits: u64,
     /// Hits by requests, with Wilson's interval. None if there was no request.
     pub hit_rate: Option<Estimate>,
-    /// Mean time to answer in microseconds. None before the second request.
+    /// Mean latency in microseconds. None before the second request.
     pub latency_us: Option<Estimate>,
     /// Mean cost of a request in millionths of what the operator counts in. None if there was no request.
     pub cost_micro: Option<f64>,
 }
 
-/// A share of trials, of which there was at least one, with Wilson's interval.
+/// Returns a share of trials, of which there was at least one, with Wilson's interval.
 fn rate(hits: u64, trials: u64) -> Estimate {
     let (low, high) = wilson(hits, trials, Z_95);
     Estimate { value: hits as f64 / trials as f64, low, high }
@@ -180,7 +180,7 @@ mod tests {
         Experiment { name: name.to_owned(), unit: Input::Method, arms: arms.collect() }
     }
 
-    /// How often each arm is drawn for the units `0` to `count`.
+    /// Returns how often each arm is drawn for the units `0` to `count`.
     fn drawn(experiment: &Experiment, count: u32) -> Vec<u32> {
         let mut times = vec![0; experiment.arms.len()];
         (0..count).for_each(|unit| times[experiment.draw(unit.to_string().as_bytes())] += 1);

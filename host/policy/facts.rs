@@ -1,4 +1,4 @@
-//! What a policy may read of a request, and how the host reads it.
+//! The inputs that a policy may read of a request, and how the host reads them.
 
 use std::{
     borrow::Cow,
@@ -23,7 +23,7 @@ use crate::{
     message::{RequestHead, coding, target},
 };
 
-/// A declared input. The host hands over these and nothing else.
+/// A declared input. The host passes these and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The request method.
@@ -74,11 +74,11 @@ pub enum Input {
     PoolStats(String),
 }
 
-/// How long a reading of a pool's state is good for.
+/// Milliseconds for which a reading of a pool's state is used.
 pub const POOL_STATS_MS: u64 = 100;
 
 impl Input {
-    /// Does reading this need the body in memory?
+    /// Whether reading this needs the body in memory.
     #[must_use]
     pub const fn needs_body(&self) -> bool {
         matches!(
@@ -87,13 +87,13 @@ impl Input {
         )
     }
 
-    /// Is there such a thing only once the origin has answered?
+    /// Whether this exists only once the origin has responded.
     #[must_use]
-    pub const fn needs_answer(&self) -> bool {
+    pub const fn needs_response(&self) -> bool {
         matches!(self, Self::ResponseStatus | Self::ResponseHeader(_) | Self::ResponseLength | Self::FetchUs(_))
     }
 
-    /// When its value at `now` may change by itself.
+    /// Returns when its value at `now` may change by itself.
     const fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Clock(seconds) => {
@@ -107,7 +107,7 @@ impl Input {
 }
 
 impl fmt::Display for Input {
-    /// As the contract writes it: `header(accept)`.
+    /// Writes it as the contract does: `header(accept)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Method => f.write_str("method"),
@@ -136,108 +136,109 @@ impl fmt::Display for Input {
     }
 }
 
-/// What the origin answered, as far as `admit` may read it.
+/// The parts of the origin's response that `admit` may read.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
+pub struct ResponseFacts<'a> {
     /// The status.
     pub status: StatusCode,
     /// The header fields.
     pub headers: &'a HeaderMap,
     /// The body's length, if it is known.
     pub length: Option<u64>,
-    /// Microseconds from the request's leaving to this head.
+    /// Microseconds from the request's sending to this head.
     pub fetch_us: u64,
 }
 
-/// Bytes of a decoded body, where nobody sets another limit.
+/// Bytes of a decoded body, where no other limit is set.
 const CONTENT_BYTES_MAX: u64 = 16 << 20;
 
-/// A request as policies see it. The body is decoded and parsed at most once, and only if somebody asks.
+/// A request as policies see it. The body is decoded and parsed at most once, and only if that is needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     request: &'a RequestHead,
     body: Option<&'a Bytes>,
     content_bytes_max: u64,
     notes: &'a Notes,
-    answer: Option<Answer<'a>>,
+    response: Option<ResponseFacts<'a>>,
     pools: Option<&'a dyn Pools>,
     now: Option<Timestamp>,
 }
 
 impl<'a> Facts<'a> {
-    /// Facts of `request`, whose body, if it has been read, is `body`, and what is found out about it.
+    /// Returns the facts of `request`, whose body, if it has been read, is `body`; `notes` holds what is found out
+    /// about it.
     #[must_use]
     pub const fn new(request: &'a RequestHead, body: Option<&'a Bytes>, notes: &'a Notes) -> Self {
-        Self { request, body, content_bytes_max: CONTENT_BYTES_MAX, notes, answer: None, pools: None, now: None }
+        Self { request, body, content_bytes_max: CONTENT_BYTES_MAX, notes, response: None, pools: None, now: None }
     }
 
-    /// With another limit for the bytes of a decoded body.
+    /// Sets another limit for the bytes of a decoded body.
     #[must_use]
     pub const fn decoded_within(self, content_bytes_max: u64) -> Self {
         Self { content_bytes_max, ..self }
     }
 
-    /// The limit for the bytes of a decoded body.
+    /// Returns the limit for the bytes of a decoded body.
     #[must_use]
     pub const fn content_bytes_max(&self) -> u64 {
         self.content_bytes_max
     }
 
-    /// With what the origin answered.
+    /// Adds the origin's response.
     #[must_use]
-    pub const fn answered(self, answer: Answer<'a>) -> Self {
-        Self { answer: Some(answer), ..self }
+    pub const fn with_response(self, response: ResponseFacts<'a>) -> Self {
+        Self { response: Some(response), ..self }
     }
 
-    /// With a view of the pools.
+    /// Adds a view of the pools.
     #[must_use]
     pub const fn beside(self, pools: &'a dyn Pools) -> Self {
         Self { pools: Some(pools), ..self }
     }
 
-    /// At this time instead of the present one.
+    /// Sets this time instead of the current one.
     #[must_use]
     pub const fn at(self, now: Timestamp) -> Self {
         Self { now: Some(now), ..self }
     }
 
-    /// With other notes: for another generation.
+    /// Sets other notes: for another generation.
     #[must_use]
     pub const fn noted(self, notes: &'a Notes) -> Self {
         Self { notes, ..self }
     }
 
-    /// The request these facts are of.
+    /// Returns the request these facts are of.
     #[must_use]
     pub const fn request(&self) -> &'a RequestHead {
         self.request
     }
 
-    /// Its body, if it has been read.
+    /// Returns its body, if it has been read.
     #[must_use]
     pub const fn body(&self) -> Option<&'a Bytes> {
         self.body
     }
 
-    /// What the origin answered, if it has.
+    /// Returns the origin's response, if there is one.
     #[must_use]
-    pub const fn answer(&self) -> Option<Answer<'a>> {
-        self.answer
+    pub const fn response(&self) -> Option<ResponseFacts<'a>> {
+        self.response
     }
 
-    /// The state of a pool, if there is a view of the pools.
+    /// Returns the state of a pool, if there is a view of the pools.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<PoolStats> {
         self.pools?.stats(name)
     }
 
-    /// What has been found out.
+    /// Returns the notes.
     #[must_use]
     pub const fn notes(&self) -> &'a Notes {
         self.notes
     }
 
-    /// The value of `input`, or `None` if the request has none. Borrows wherever it can.
+    /// Returns the value of `input`, or `None` if the request has none. Borrows wherever it can.
     #[must_use]
     pub fn read(&self, input: &Input) -> Option<Cow<'a, [u8]>> {
         let request = self.request;
@@ -260,21 +261,21 @@ impl<'a> Facts<'a> {
             }
             Input::BodyLength => self.content_or_body().map(|body| decimal(body.len() as u64)),
             Input::BodyTokens(pointer, encoding) => Some(owned(encoding.count(self.place(pointer)?.value?))),
-            Input::Feature(name) => self.notes.shape()?.feature(name).map(Cow::Borrowed),
+            Input::Feature(name) => self.notes.request_edits()?.feature(name).map(Cow::Borrowed),
             Input::Arm(name) => {
                 let arm = self.notes.arms().iter().find(|arm| &*arm.experiment == name.as_str())?;
                 Some(borrowed(&arm.name))
             }
-            Input::ResponseStatus => self.answer.map(|answer| decimal(answer.status.as_u16().into())),
-            Input::ResponseHeader(name) => header_values(self.answer?.headers, name),
-            Input::ResponseLength => self.answer?.length.map(decimal),
-            Input::FetchUs(step) => self.answer.map(|answer| decimal(cut(answer.fetch_us, *step))),
+            Input::ResponseStatus => self.response.map(|response| decimal(response.status.as_u16().into())),
+            Input::ResponseHeader(name) => header_values(self.response?.headers, name),
+            Input::ResponseLength => self.response?.length.map(decimal),
+            Input::FetchUs(step) => self.response.map(|response| decimal(cut(response.fetch_us, *step))),
             Input::Clock(step) => Some(decimal(cut(self.now().seconds(), *step))),
             Input::PoolStats(pool) => serde_json::to_vec(&self.pool(pool)?).ok().map(Cow::Owned),
         }
     }
 
-    /// When the first of these values may change by itself, if any does.
+    /// Returns when the first of these values may change by itself, if any does.
     #[must_use]
     pub fn good_until(&self, inputs: &[Input]) -> Option<Timestamp> {
         let volatile = |input: &Input| matches!(input, Input::Clock(_) | Input::PoolStats(_));
@@ -289,9 +290,9 @@ impl<'a> Facts<'a> {
         self.now.unwrap_or_else(clock::now)
     }
 
-    /// Whether an input reads the body, and its value doesn't tell what the origin finds there: the body can't be
-    /// decoded or isn't JSON, or another reader may find something else at the pointer. Two such bodies may be
-    /// different questions although their values are equal.
+    /// Whether an input reads the body, and its value may not be what the origin finds there: the body can't be
+    /// decoded or isn't JSON, or another reader may find something else at the pointer. Two such bodies may mean
+    /// different requests although their values are equal.
     #[must_use]
     pub fn misreads(&self, input: &Input) -> bool {
         if self.body.is_none_or(Bytes::is_empty) {
@@ -307,7 +308,7 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// A digest of the body as it came, and of what the request says about how to read it.
+    /// Returns a digest of the body as it came, and of the header fields that say how to read it.
     #[must_use]
     pub fn raw_digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
@@ -320,7 +321,7 @@ impl<'a> Facts<'a> {
         *hasher.finalize().as_bytes()
     }
 
-    /// The body without its content codings. `None` if it can't be decoded, or has not been read.
+    /// Returns the body without its content codings. `None` if it can't be decoded, or has not been read.
     #[must_use]
     pub fn content(&self) -> Option<&'a Bytes> {
         let (body, headers) = (self.body?, &self.request.headers);
@@ -334,7 +335,7 @@ impl<'a> Facts<'a> {
         self.content().or(self.body)
     }
 
-    /// What is at a pointer of the body. `None` if the body can't be read as JSON.
+    /// Returns what is at a pointer of the body. `None` if the body can't be read as JSON.
     fn place(&self, pointer: &str) -> Option<Place<'a>> {
         let content = self.content()?;
         let read = || if is_unicode(&self.request.headers) { Json::read(content) } else { None };
@@ -342,7 +343,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Whether a body may be taken for JSON by what its `Content-Type` says: it says nothing, or JSON in UTF-8.
+/// Whether a body may be taken for JSON by its `Content-Type`: there is none, or it is JSON in UTF-8.
 #[must_use]
 pub fn may_be_json(headers: &HeaderMap) -> bool {
     let is_json = |value: &http::HeaderValue| {
@@ -352,7 +353,7 @@ pub fn may_be_json(headers: &HeaderMap) -> bool {
     headers.get_all(CONTENT_TYPE).iter().all(is_json) && is_unicode(headers)
 }
 
-/// Whether a body is UTF-8, as JSON has to be, by what its `Content-Type` says: in another charset the same bytes are
+/// Whether a body is UTF-8, as JSON has to be, by its `Content-Type`: in another charset the same bytes are
 /// other characters.
 fn is_unicode(headers: &HeaderMap) -> bool {
     let types = headers.get_all(CONTENT_TYPE).iter();
@@ -374,7 +375,7 @@ fn decimal(number: u64) -> Cow<'static, [u8]> {
     owned(number.to_string())
 }
 
-/// A step of 0 is ruled out when a manifest is checked.
+/// Rounds down to a multiple of `step`; 0 is ruled out when a manifest is checked.
 const fn cut(value: u64, step: u32) -> u64 {
     value - value % step as u64
 }
@@ -383,7 +384,7 @@ fn borrowed(text: &str) -> Cow<'_, [u8]> {
     Cow::Borrowed(text.as_bytes())
 }
 
-/// The raw values of `name` in a query. `&` can't occur inside one, so joining by it loses nothing.
+/// Returns the raw values of `name` in a query. `&` can't occur inside one, so joining by it loses nothing.
 fn query_values<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
     let values = query.split('&').filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -396,7 +397,7 @@ fn header_values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h
     joined(headers.get_all(name).iter().map(|value| value.as_bytes()), b", ")
 }
 
-/// All values of a cookie: origins differ in which of several they take. `;` can't occur inside one.
+/// Returns all values of a cookie: origins differ in which of several they take. `;` can't occur inside one.
 fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, [u8]>> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let values = pairs.map(<[u8]>::trim_ascii);
@@ -533,7 +534,7 @@ pub(crate) mod tests {
         assert_eq!(Facts::new(&request, Some(&body), &notes).read(&Input::BodyJson("/a".into())), None);
     }
 
-    /// What an input reads of a body with these header fields, and whether it says less than it should.
+    /// Returns what an input reads of a body with these header fields, and whether it misreads it.
     fn read(headers: &[(&'static str, &'static str)], body: &[u8], input: &Input) -> (Option<String>, bool) {
         let request = request(Method::POST, "/", headers);
         let (body, notes) = (Bytes::copy_from_slice(body), Notes::default());
@@ -619,8 +620,8 @@ pub(crate) mod tests {
         let notes = Notes::stated(Some(vec![arm]), Some(vec![("f".to_owned(), Bytes::from_static(b"1"))]));
         let mut headers = HeaderMap::new();
         headers.append("x-a", HeaderValue::from_static("1"));
-        let answer = Answer { status: StatusCode::OK, headers: &headers, length: Some(7), fetch_us: 1_999 };
-        let facts = Facts::new(&request, None, &notes).answered(answer).at(Timestamp(61_500)).beside(&One);
+        let response = ResponseFacts { status: StatusCode::OK, headers: &headers, length: Some(7), fetch_us: 1_999 };
+        let facts = Facts::new(&request, None, &notes).with_response(response).at(Timestamp(61_500)).beside(&One);
         let table: Vec<(Input, Option<&str>)> = vec![
             (Input::Feature("f".into()), Some("1")),
             (Input::Feature("g".into()), None),

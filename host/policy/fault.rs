@@ -45,13 +45,13 @@ impl Fault {
     /// The words of [`Fault::kind`].
     pub const KINDS: [&str; 7] = ["trap", "overrun", "too-large", "malformed", "fault", "no-instance", "breaker-open"];
 
-    /// A word for metrics and `Cache-Status`.
+    /// Returns a word for metrics and `Cache-Status`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         Self::KINDS[self.index()]
     }
 
-    /// The place of its kind in [`Fault::KINDS`].
+    /// Returns the place of its kind in [`Fault::KINDS`].
     #[must_use]
     pub const fn index(&self) -> usize {
         match self {

@@ -1,12 +1,11 @@
-//! Request header fields of questions, by what they can do to an answer.
+//! Request header fields of items, by their effect on a response.
 
 use http::HeaderName;
 
-/// Fields that say nothing about which answer is the right one: how the message is framed, what a cache may do with it,
-/// who carried it, what it is called in logs. They are neither sent with a question that others may share nor part of
-/// its key.
+/// Fields that don't affect the response: how the message is framed, what a cache may do with it, its intermediaries,
+/// its names in logs. They are neither sent with an item that others may share nor part of its key.
 const IGNORABLE: [&str; 52] = [
-    // The message, and what the node itself makes of it.
+    // The message, and what the node itself sets.
     "accept-encoding",
     "connection",
     "content-length",
@@ -17,7 +16,7 @@ const IGNORABLE: [&str; 52] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    // Caching, conditions and parts are the node's business.
+    // Caching, conditions and ranges, which the node handles.
     "cache-control",
     "if-match",
     "if-modified-since",
@@ -33,7 +32,7 @@ const IGNORABLE: [&str; 52] = [
     "priority",
     "upgrade-insecure-requests",
     "user-agent",
-    // Those between it and us.
+    // Intermediaries between it and the node.
     "cdn-loop",
     "cf-connecting-ip",
     "cf-ipcountry",
@@ -65,20 +64,20 @@ const IGNORABLE: [&str; 52] = [
     "x-trace-id",
 ];
 
-/// The same, whatever follows.
+/// Prefixes of further such fields.
 const IGNORABLE_PREFIXES: [&str; 6] = ["sec-", "x-b3-", "x-datadog-", "x-envoy-", "x-forwarded-", "x-stainless-"];
 
-/// Fields that are sent although no key has them: the names of the request in traces, and what the client says to
-/// caches. Neither says which answer is the right one.
+/// Fields that are sent although no key has them: the names of the request in traces, and the client's directives for
+/// caches. Neither affects the response.
 const CARRIED: [&str; 5] = ["cache-control", "pragma", "traceparent", "tracestate", "x-request-id"];
 
-/// Fields that choose between answers of a model beside its credentials.
+/// Fields that affect a model's response beside its credentials.
 const CONTEXT: [&str; 4] = ["accept", "content-encoding", "content-type", "x-goog-user-project"];
 
-/// The same, whatever follows.
+/// Prefixes of further such fields.
 const CONTEXT_PREFIXES: [&str; 2] = ["anthropic-", "openai-"];
 
-/// Whether a field says nothing about which answer is the right one.
+/// Whether a field doesn't affect the response.
 #[must_use]
 pub fn is_ignorable(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -91,26 +90,26 @@ pub fn is_carried(name: &HeaderName) -> bool {
     CARRIED.contains(&name.as_str())
 }
 
-/// Whether a field says by whose right something is asked, as far as its name tells: `authorization`, `cookie`,
+/// Whether a field holds credentials, by its name: `authorization`, `cookie`,
 /// `x-api-key`, `x-goog-api-key`, `ocp-apim-subscription-key`, `x-auth-token`, …
 #[must_use]
 pub fn is_credential(name: &HeaderName) -> bool {
     const WORDS: [&str; 11] =
         ["auth", "cookie", "token", "secret", "password", "signature", "apikey", "jwt", "assertion", "oidc", "session"];
     let text = name.as_str();
-    // A proxy's word on who the client is counts, whatever else it says by such fields doesn't.
+    // A proxy's statement of the client's identity counts, others of its fields don't.
     let may_be = text.starts_with("x-forwarded-") || !is_ignorable(name);
     may_be && (text.ends_with("-key") || WORDS.iter().any(|word| text.contains(word)))
 }
 
-/// Whether a field chooses between answers of a model beside its credentials.
+/// Whether a field affects a model's response beside its credentials.
 #[must_use]
 pub fn is_context(name: &HeaderName) -> bool {
     let name = name.as_str();
     CONTEXT.contains(&name) || begins(name, &CONTEXT_PREFIXES)
 }
 
-/// Whether a field describes the body that came, which a question that was cut out of it no longer is.
+/// Whether a field describes the whole body, and so not the item that was cut out of it.
 #[must_use]
 pub fn is_of_whole_body(name: &HeaderName) -> bool {
     let name = name.as_str();

@@ -3,17 +3,17 @@
 /// One of the contract's hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hook {
-    /// What the answer depends on.
+    /// What the response depends on.
     Key,
-    /// What matters in a request, and what of it travels.
+    /// What matters in a request, and what of it is sent upstream.
     Features,
-    /// Whether an answer is kept, and for how long.
+    /// Whether a response is stored, and for how long.
     Admit,
-    /// Who answers.
+    /// The order in which candidates are tried.
     Route,
-    /// Which questions travel together.
+    /// Which items share a batch.
     Batch,
-    /// What will be asked next.
+    /// What will be requested next.
     Prefetch,
 }
 
@@ -21,7 +21,7 @@ impl Hook {
     /// All of them, in the contract's order.
     pub const ALL: [Self; 6] = [Self::Key, Self::Features, Self::Admit, Self::Route, Self::Batch, Self::Prefetch];
 
-    /// As the contract calls it.
+    /// Returns its name in the contract.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,13 +34,13 @@ impl Hook {
         }
     }
 
-    /// Its place in [`Hook::ALL`].
+    /// Returns its place in [`Hook::ALL`].
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The hook of this name.
+    /// Returns the hook of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|hook| hook.name() == name)

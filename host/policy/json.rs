@@ -47,7 +47,7 @@ impl Json {
         Scanner { rest: text.get() }.value(0)
     }
 
-    /// Finds what a pointer (RFC 6901) leads to. The empty one leads to the whole.
+    /// Returns what a pointer (RFC 6901) leads to. The empty one leads to the whole.
     pub(super) fn at(&self, pointer: &str) -> Place<'_> {
         let mut place = Place { value: Some(self), clear: true };
         for step in pointer.split('/').skip(1) {
@@ -75,7 +75,7 @@ impl Json {
         }
     }
 
-    /// The characters of a string; half a surrogate pair stands as U+FFFD. `None` if it is something else.
+    /// Returns the characters of a string; half a surrogate pair stands as U+FFFD. `None` if it is something else.
     pub(super) fn characters(&self) -> Option<String> {
         match self {
             Self::Text(text) => {
@@ -125,7 +125,7 @@ struct Scanner<'t> {
 }
 
 impl Scanner<'_> {
-    /// A value within so many lists and objects.
+    /// Reads a value within so many lists and objects.
     fn value(&mut self, depth: usize) -> Option<Json> {
         match self.peek()? {
             b'{' | b'[' if depth >= DEPTH_MAX => None,
@@ -258,7 +258,7 @@ fn hex(chars: &mut Chars<'_>) -> Option<u16> {
     (0..4).try_fold(0, |code: u16, _| Some((code << 4) | u16::try_from(chars.next()?.to_digit(16)?).ok()?))
 }
 
-/// The characters as they stand between quotes, with the shortest escapes.
+/// Returns the characters as they stand between quotes, with the shortest escapes.
 fn text_of(characters: impl Iterator<Item = Result<char, u16>>) -> Box<str> {
     let mut text = String::new();
     for character in characters {

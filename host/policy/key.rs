@@ -1,4 +1,4 @@
-//! How a key is made: the native defaults, recipes that the host evaluates, and what a call may answer.
+//! How a key is made: the native defaults, recipes that the host evaluates, and the verdict of a call.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::planted::{Plant, planted};
 /// How a policy makes keys, known when it is loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KeyPlan {
-    /// It doesn't: the native default holds.
+    /// By the native default.
     #[default]
     Native,
     /// These parts, evaluated by the host; no call.
@@ -22,8 +22,9 @@ pub enum KeyPlan {
 }
 
 impl KeyPlan {
-    /// A digest of what its material means; `version` names the component and its configuration, which make what a call
-    /// answers and the features that a recipe reads. Material of plans with different meanings must not meet in one key.
+    /// Returns a digest of what its material means; `version` names the component and its configuration, which
+    /// determine a call's verdict and the features that a recipe reads. Material of plans with different meanings must
+    /// not lead to the same key.
     #[must_use]
     pub fn meaning(&self, version: &str) -> [u8; 32] {
         let meaning = match self {
@@ -37,7 +38,7 @@ impl KeyPlan {
         *blake3::hash(meaning.as_bytes()).as_bytes()
     }
 
-    /// What it reads.
+    /// Returns its inputs.
     #[must_use]
     pub fn inputs(&self) -> Vec<Input> {
         match self {
@@ -51,13 +52,13 @@ impl KeyPlan {
 /// One part of a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What is read.
+    /// The input.
     pub input: Input,
-    /// What is done to it.
+    /// Its transform.
     pub transform: Transform,
 }
 
-/// What a recipe does to a value.
+/// The change that a recipe makes to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transform {
     /// Nothing.
@@ -81,7 +82,7 @@ pub fn evaluate(recipe: &[Part], facts: &Facts<'_>, material: &mut impl Material
     }
 }
 
-/// The native key of an `http` route: method, scheme, authority, path and query. HEAD shares GET's entry.
+/// Writes the native key of an `http` route: method, scheme, authority, path and query. HEAD shares GET's entry.
 pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
     let request = facts.request();
     material.part(Some(shared_method(&request.method).as_str().as_bytes()));
@@ -92,8 +93,8 @@ pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
     material.part(query.map(str::as_bytes));
 }
 
-/// The native key of a question: how and where it is asked, the header fields that are sent with it, and its canonical
-/// form. Credentials are among the fields, so that nobody is served what another paid for.
+/// Writes the native key of an item: method, target, the header fields that are sent with it, and its canonical form.
+/// Credentials are among the fields, so that no client is served what another paid for.
 pub fn infer_default(facts: &Facts<'_>, sent: &[HeaderName], canonical: &[u8], material: &mut impl Material) {
     let request = facts.request();
     material.part(Some(shared_method(&request.method).as_str().as_bytes()));
@@ -104,7 +105,7 @@ pub fn infer_default(facts: &Facts<'_>, sent: &[HeaderName], canonical: &[u8], m
     material.part(Some(canonical));
 }
 
-/// Header fields by name and value. The lines of one are kept apart: some readers see only the first.
+/// Writes header fields by name and value. The lines of one are kept apart: some readers see only the first.
 pub fn header_fields(headers: &HeaderMap, names: &[HeaderName], material: &mut impl Material) {
     for name in names {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
@@ -113,14 +114,14 @@ pub fn header_fields(headers: &HeaderMap, names: &[HeaderName], material: &mut i
     }
 }
 
-/// The method whose entry a request may use.
+/// Returns the method whose entry a request may use.
 #[must_use]
 pub fn shared_method(method: &Method) -> &Method {
     if method == Method::HEAD { &Method::GET } else { method }
 }
 
 impl Transform {
-    /// Applies it; borrows where nothing changes.
+    /// Applies the transform; borrows where nothing changes.
     #[must_use]
     pub fn apply(self, value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
         match self {
@@ -153,7 +154,7 @@ fn sort_query(query: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
     Cow::Owned(sorted.join(&b'&'))
 }
 
-/// The name of a parameter.
+/// Returns the name of a parameter.
 fn parameter(pair: &[u8]) -> &[u8] {
     let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
     &pair[..end]

@@ -1,15 +1,15 @@
-//! What has been found out about one request: each thing once, for all stages that ask a policy about it.
+//! The notes about one request: what is found out once, for all stages that call a policy.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::{Decision, Fault, Shape, json::Json};
+use super::{Decision, Fault, RequestEdits, json::Json};
 
-/// What the `features` hook said of a request.
+/// The verdict of the `features` hook on a request.
 pub(super) type Extracted = Result<Arc<Decision>, Fault>;
 
-/// Findings about one request, or about one of its questions, for one generation of a policy.
+/// Findings about one request, or about one of its items, for one generation of a policy.
 #[derive(Debug, Default)]
 pub struct Notes {
     content: OnceLock<Option<Bytes>>,
@@ -30,7 +30,7 @@ pub struct Arm {
 }
 
 impl Notes {
-    /// Notes of a record that states its arms and its features itself.
+    /// Returns the notes of a record that states its arms and its features itself.
     #[must_use]
     pub fn stated(arms: Option<Vec<Arm>>, features: Option<Vec<(String, Bytes)>>) -> Self {
         let notes = Self::default();
@@ -38,47 +38,47 @@ impl Notes {
             let _ = notes.arms.set(arms);
         }
         if let Some(features) = features {
-            let shape = Shape { features, ..Shape::default() };
-            let _ = notes.extracted.set(Some(Ok(Arc::new(Decision::Features(shape)))));
+            let request_edits = RequestEdits { features, ..RequestEdits::default() };
+            let _ = notes.extracted.set(Some(Ok(Arc::new(Decision::Features(request_edits)))));
         }
         notes
     }
 
-    /// The body without its content codings; `decode` is called the first time. `None` if it can't be decoded.
+    /// Returns the body without its content codings; `decode` is called the first time. `None` if it can't be decoded.
     pub(super) fn content(&self, decode: impl FnOnce() -> Option<Bytes>) -> Option<&Bytes> {
         self.content.get_or_init(decode).as_ref()
     }
 
-    /// The body as JSON; `read` is called the first time. `None` if it can't be read.
+    /// Returns the body as JSON; `read` is called the first time. `None` if it can't be read.
     pub(super) fn json(&self, read: impl FnOnce() -> Option<Json>) -> Option<&Json> {
         self.json.get_or_init(read).as_ref()
     }
 
-    /// What `features` said; `extract` is called the first time.
+    /// Returns the verdict of `features`; `extract` is called the first time.
     pub(super) fn extracted(&self, extract: impl FnOnce() -> Option<Extracted>) -> Option<&Extracted> {
         self.extracted.get_or_init(extract).as_ref()
     }
 
-    /// What `features` said, if it has been asked.
-    pub(super) fn shape(&self) -> Option<&Shape> {
+    /// Returns the verdict of `features`, if it has been called.
+    pub(super) fn request_edits(&self) -> Option<&RequestEdits> {
         match self.extracted.get()?.as_ref()?.as_deref() {
-            Ok(Decision::Features(shape)) => Some(shape),
+            Ok(Decision::Features(request_edits)) => Some(request_edits),
             _ => None,
         }
     }
 
-    /// The arms; `draw` is called the first time.
+    /// Returns the arms; `draw` is called the first time.
     pub(super) fn draw(&self, draw: impl FnOnce() -> Vec<Arm>) -> &[Arm] {
         self.arms.get_or_init(draw)
     }
 
-    /// The arms that have been drawn, to keep.
+    /// Returns the arms that have been drawn, to keep.
     #[must_use]
     pub fn into_arms(self) -> Vec<Arm> {
         self.arms.into_inner().unwrap_or_default()
     }
 
-    /// The arms that have been drawn.
+    /// Returns the arms that have been drawn.
     #[must_use]
     pub fn arms(&self) -> &[Arm] {
         self.arms.get().map(Vec::as_slice).unwrap_or_default()

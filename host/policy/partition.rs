@@ -1,5 +1,5 @@
 //! How two makers of keys divide the same requests. A changed key matters by which requests share a response, not by
-//! how it is spelled. Pure: told the keys of one request after the other, within a bound of memory.
+//! how it is spelled. Pure: takes the keys of one request after the other, within a bound of memory.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::message::RequestHead;
 
-/// A key, as far as being equal to others goes.
+/// A digest by which keys are compared.
 type Digest = [u8; 16];
 
 /// Which responses a request may share.
@@ -24,7 +24,7 @@ pub enum Sharing {
 }
 
 impl Sharing {
-    /// By what a policy says of the request's key. As in the cache, the method is a part of it.
+    /// Returns it by a policy's verdict on the request's key. As in the cache, the method is a part of it.
     #[must_use]
     pub fn of(request: &RequestHead, verdict: &KeyVerdict) -> Self {
         match verdict {
@@ -37,7 +37,7 @@ impl Sharing {
         }
     }
 
-    /// By the host's own key: of a POST as an `infer` route makes it, of anything else as an `http` route does.
+    /// Returns it by the native key: of a POST as an `infer` route makes it, of anything else as an `http` route does.
     #[must_use]
     pub fn native(facts: &Facts<'_>) -> Self {
         let method = &facts.request().method;
@@ -85,7 +85,7 @@ impl Material for Hasher {
     }
 }
 
-/// How the new keys treat a request otherwise than the old ones.
+/// A difference in how the new keys treat a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
     /// It shares a response with a request that it didn't share one with.
@@ -102,7 +102,7 @@ impl Change {
     /// All of them, the most dangerous first.
     pub const ALL: [Self; 4] = [Self::NewlyShared, Self::NoLongerShared, Self::NewlyBypassed, Self::NoLongerBypassed];
 
-    /// In words.
+    /// Returns its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -117,13 +117,13 @@ impl Change {
 /// A change that one request shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding<E> {
-    /// Which.
+    /// The change.
     pub change: Change,
     /// The request that it newly shares, or no longer shares, a response with.
     pub with: Option<E>,
 }
 
-/// What was found in the requests so far.
+/// The counts of the requests so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests of each [`Change`], in the order of [`Change::ALL`]; one request may be in two of them.
@@ -153,7 +153,7 @@ impl<E: Clone> Partition<E> {
         Self { old: Classes::new(keys_max), new: Classes::new(keys_max), changes: Default::default() }
     }
 
-    /// Takes the two keys of a request, and returns how the new one treats it otherwise. Nothing if it doesn't.
+    /// Takes the two keys of a request, and returns how the new one treats it differently.
     pub fn compare(&mut self, old: Sharing, new: Sharing, request: &E) -> Vec<Finding<E>> {
         let mut found = Vec::new();
         match (old, new) {
@@ -173,7 +173,7 @@ impl<E: Clone> Partition<E> {
         found
     }
 
-    /// What was found so far.
+    /// Returns the counts so far.
     #[must_use]
     pub const fn counts(&self) -> Counts {
         Counts { changes: self.changes, old_keys: self.old.count, new_keys: self.new.count }
@@ -235,13 +235,13 @@ mod tests {
     };
 
     /// A request, by the keys that both makers give it; 0 keeps it out of the cache.
-    type Asked = (u8, u8);
+    type KeyPair = (u8, u8);
 
     fn sharing(key: u8) -> Sharing {
         if key == 0 { Sharing::Bypass } else { Sharing::Key([key; 16]) }
     }
 
-    fn compared(keys_max: usize, requests: &[Asked]) -> (Counts, Vec<(Asked, Finding<Asked>)>) {
+    fn compared(keys_max: usize, requests: &[KeyPair]) -> (Counts, Vec<(KeyPair, Finding<KeyPair>)>) {
         let mut partition = Partition::new(keys_max);
         let mut findings = Vec::new();
         for request in requests {
@@ -272,11 +272,11 @@ mod tests {
     #[test]
     fn a_key_that_is_met_again_and_again_is_not_forgotten() {
         // One key for all, among as many old keys as there may be.
-        let requests: Vec<Asked> = (1..=255).map(|old| (old, 1)).collect();
+        let requests: Vec<KeyPair> = (1..=255).map(|old| (old, 1)).collect();
         assert_eq!(compared(2, &requests).0.changes, [254, 0, 0, 0]);
     }
 
-    fn requests() -> impl Strategy<Value = Vec<Asked>> {
+    fn requests() -> impl Strategy<Value = Vec<KeyPair>> {
         prop::collection::vec((0_u8..6, 0_u8..6), 0..40)
     }
 
@@ -285,14 +285,14 @@ mod tests {
         #[test]
         fn partitions_differ_if_and_only_if_a_pair_tells(requests in requests()) {
             let (counts, _) = compared(16, &requests);
-            let looked_up = |it: &&Asked| it.0 > 0 && it.1 > 0;
+            let looked_up = |it: &&KeyPair| it.0 > 0 && it.1 > 0;
             let pair = |merged: bool| requests.iter().filter(looked_up).any(|a| {
                 requests.iter().filter(looked_up).any(|b| {
                     if merged { a.1 == b.1 && a.0 != b.0 } else { a.0 == b.0 && a.1 != b.1 }
                 })
             });
             prop_assert_eq!((counts.changes[0] > 0, counts.changes[1] > 0), (pair(true), pair(false)));
-            let count = |is: fn(&Asked) -> bool| requests.iter().filter(|it| is(it)).count() as u64;
+            let count = |is: fn(&KeyPair) -> bool| requests.iter().filter(|it| is(it)).count() as u64;
             prop_assert_eq!(counts.changes[2], count(|it| it.0 > 0 && it.1 == 0));
             prop_assert_eq!(counts.changes[3], count(|it| it.0 == 0 && it.1 > 0));
         }
@@ -316,7 +316,7 @@ mod tests {
             olds in prop::collection::vec(0_u8..20, 0..60),
             keys_max in 0_usize..30,
         ) {
-            let renamed: Vec<Asked> = olds.iter().map(|old| (*old, if *old == 0 { 0 } else { 100 - old })).collect();
+            let renamed: Vec<KeyPair> = olds.iter().map(|old| (*old, if *old == 0 { 0 } else { 100 - old })).collect();
             prop_assert_eq!(compared(keys_max, &renamed).0.changes, [0; 4]);
         }
     }

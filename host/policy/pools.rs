@@ -23,6 +23,6 @@ pub struct PoolStats {
 
 /// Tells how pools do.
 pub trait Pools: Send + Sync + fmt::Debug {
-    /// The state of the pool of this name.
+    /// Returns the state of the pool of this name.
     fn stats(&self, pool: &str) -> Option<PoolStats>;
 }

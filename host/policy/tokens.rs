@@ -31,7 +31,7 @@ impl Encoding {
         self.vocabulary();
     }
 
-    /// A number for text and objects, a list of numbers for an array.
+    /// Returns a number for text and objects, a list of numbers for an array.
     pub(super) fn count(self, value: &Json) -> String {
         let Json::List(elements) = value else { return self.tokens(value).to_string() };
         let counts: Vec<String> = elements.iter().map(|element| self.tokens(element).to_string()).collect();

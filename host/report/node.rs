@@ -1,4 +1,4 @@
-//! A node and its region.
+//! The state of a node and its region.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::Problem;
 pub struct Readiness {
     /// Whether it may.
     pub ready: bool,
-    /// Why it may not, for people to read. Empty, and left out, if it may.
+    /// Why it may not, as text. Empty, and left out, if it may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
 }
@@ -23,10 +23,10 @@ pub struct SignedOff {
     pub signed_off: usize,
 }
 
-/// Signing off that did not come to its end in time: a problem (RFC 9457) with what is known.
+/// Signing off that wasn't completed in time: a problem (RFC 9457) with what was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncompleteSignOff {
-    /// What that means.
+    /// The problem.
     #[serde(flatten)]
     pub problem: Problem<'static>,
     /// The node's name.

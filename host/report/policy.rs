@@ -1,4 +1,4 @@
-//! Policies, their generations, trials and experiments: `GET /policies`, and what comes of a change.
+//! Policies, their generations, trials and experiments: `GET /policies`, and the outcome of a change.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ pub struct PolicyInfo {
     pub loading: bool,
     /// The active one first, then the one on trial, then those that are kept.
     pub generations: Vec<GenerationInfo>,
-    /// How the one on trial does.
+    /// The trial, if there is one.
     pub trial: Option<TrialInfo>,
-    /// How the last one did that is over.
+    /// The last trial that is over.
     pub last_trial: Option<EndedTrial>,
-    /// How the arms of the active one's experiments do.
+    /// The results of the active one's experiments.
     pub experiments: Vec<ExperimentInfo>,
-    /// What happened last.
+    /// The last events.
     pub events: Vec<Event>,
 }
 
@@ -74,7 +74,7 @@ pub struct HookInfo {
     pub mean_fuel: u64,
 }
 
-/// How a generation on trial does.
+/// The state of a trial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialInfo {
     /// The generation.
@@ -101,7 +101,7 @@ pub struct TrialInfo {
     pub examples: Vec<Example>,
 }
 
-/// How a hook of a generation on trial does.
+/// The state of one hook's trial.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialHookInfo {
     /// Its name.
@@ -121,13 +121,13 @@ pub struct TrialHookInfo {
 /// A trial that is over: the members of the trial, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedTrial {
-    /// What it showed.
+    /// The trial.
     // Without a fraction anywhere: such numbers don't survive being flattened when they are read from text.
     #[serde(flatten)]
     pub trial: TrialInfo,
     /// When it ended, in milliseconds since 1970.
     pub ended: Timestamp,
-    /// How, in words.
+    /// How, as text.
     pub outcome: String,
 }
 
@@ -153,7 +153,7 @@ pub struct Example {
     pub differs: Vec<String>,
 }
 
-/// How an experiment goes.
+/// An experiment and its results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExperimentInfo {
     /// Its name.
@@ -164,20 +164,20 @@ pub struct ExperimentInfo {
     pub arms: Vec<ArmInfo>,
 }
 
-/// How an arm of an experiment does.
+/// An arm of an experiment and its results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArmInfo {
     /// Its name.
     pub name: String,
     /// Its weight.
     pub weight: u32,
-    /// Requests answered.
+    /// Requests served.
     pub requests: u64,
-    /// Those answered from the cache.
+    /// Those served from the cache.
     pub hits: u64,
     /// Hits by requests. None if there was no request.
     pub hit_rate: Option<Estimate>,
-    /// Mean time to answer in microseconds. None before the second request.
+    /// Mean latency in microseconds. None before the second request.
     pub latency_us: Option<Estimate>,
     /// Mean cost of a request in millionths of what the operator counts in. None if there was no request.
     pub cost_micro: Option<f64>,
@@ -196,16 +196,16 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// Something that happened to a policy.
+/// An event of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in milliseconds since 1970.
     pub at: Timestamp,
-    /// What, in words.
+    /// What happened, as text.
     pub what: String,
 }
 
-/// What came of a load, a promotion or a rollback.
+/// The outcome of a load, a promotion or a rollback.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     /// The generation.

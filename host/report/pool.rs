@@ -28,8 +28,8 @@ pub struct EndpointInfo {
     pub healthy: bool,
     /// When its ejection ends, by the wall clock as it is set now, in milliseconds since 1970; if it is ejected.
     pub ejected_until: Option<Timestamp>,
-    /// Requests answered to the end, since start.
+    /// Requests with a complete response, since start.
     pub ok: u64,
-    /// Requests failed or answered 502 to 504, since start.
+    /// Requests that failed or had a response of 502 to 504, since start.
     pub failed: u64,
 }

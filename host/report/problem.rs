@@ -1,4 +1,4 @@
-//! What went wrong, as `application/problem+json` (RFC 9457).
+//! Errors as `application/problem+json` (RFC 9457).
 
 use std::borrow::Cow;
 
@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 
 /// The members of a problem that is told apart by its status alone.
 ///
-/// When read, each member may be missing (RFC 9457, section 3.1): something else may live at the address, or in between.
+/// When read, each member may be missing (RFC 9457, section 3.1): another service may have the address, or be in
+/// between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem<'a> {
     /// A URI that names the kind of problem; `about:blank` if the status says all.
     #[serde(rename = "type", default = "about_blank")]
     pub kind: Cow<'a, str>,
-    /// The same words for every problem of this kind.
+    /// The same text for every problem of this kind.
     #[serde(default)]
     pub title: Cow<'a, str>,
-    /// The status of the response; 0 if it wasn't said.
+    /// The status of the response; 0 if it is missing.
     #[serde(default)]
     pub status: u16,
     /// What is wrong this time.

@@ -1,10 +1,10 @@
-//! What became of a purge: `POST /purge`.
+//! The outcome of a purge: `POST /purge`.
 
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
 
-/// What became of a purge, node by node.
+/// The outcome of a purge, node by node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeReport {
     /// Whether no node can serve what was purged any more: none is missing.
@@ -13,7 +13,7 @@ pub struct PurgeReport {
     pub position: String,
     /// Nodes that have applied it.
     pub applied: Vec<String>,
-    /// Nodes that are out of touch, and ask the origin before they serve what was stored before the purge.
+    /// Nodes that are out of touch, and revalidate what was stored before the purge before they serve it.
     pub expired: Vec<String>,
     /// Nodes of neither kind when the time was up.
     pub missing: Vec<String>,
@@ -22,7 +22,7 @@ pub struct PurgeReport {
 /// A purge that is in the log, but not complete: a problem (RFC 9457) with the members of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncompletePurge {
-    /// What that means.
+    /// The problem.
     #[serde(flatten)]
     pub problem: Problem<'static>,
     /// Which nodes are missing.

@@ -75,23 +75,23 @@ impl Default for Registry {
 /// What the node made of a request, as far as metrics tell it apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Answered from memory.
+    /// Served from memory.
     HitMemory,
-    /// Answered from disk.
+    /// Served from disk.
     HitDisk,
-    /// Answered from Redis.
+    /// Served from Redis.
     HitRedis,
-    /// Answered with a stale entry.
+    /// Served with a stale entry.
     Stale,
     /// Fetched.
     Miss,
-    /// Answered by a fetch that another request began.
+    /// Served by a fetch that another request began.
     Collapsed,
     /// The request or its route asked for no look-up.
     Bypass,
-    /// Fetched by itself because the answer isn't to be kept.
+    /// Fetched by itself because the response isn't to be stored.
     Pass,
-    /// Answered by the node with an error of its own.
+    /// The node responded with an error of its own.
     Error,
 }
 
@@ -239,7 +239,7 @@ fn duration_histogram() -> Histogram {
     Histogram::new(DURATION_BUCKETS)
 }
 
-/// Read when somebody scrapes, not before.
+/// Read when metrics are scraped, not before.
 #[derive(Debug)]
 struct ResidentMemory;
 

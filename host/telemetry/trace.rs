@@ -56,7 +56,7 @@ impl Traceparent {
 }
 
 /// Settles the id and the trace of a request, and makes its headers say so to the origin: an id that isn't acceptable
-/// is replaced, an invalid `traceparent` is removed together with `tracestate`, a valid pair travels on unchanged.
+/// is replaced, an invalid `traceparent` is removed together with `tracestate`, a valid pair is sent on unchanged.
 pub fn prepare(headers: &mut HeaderMap) -> RequestTrace {
     let accepted = only(headers, &REQUEST_ID).filter(|value| is_acceptable(value.as_bytes())).cloned();
     let id = accepted.unwrap_or_else(|| {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     plugin::Plugin,
-    policy::{Decision, Grouping, Hook, Input, Policy, Question},
+    policy::{Decision, Grouping, Hook, HookCall, Input, Policy},
 };
 
 /// The contract when `batch` was its only hook. A text of its own and not a piece of `wit/policy.wit`, because such
@@ -139,7 +139,7 @@ fn a_component_built_before_other_hooks_and_inputs_loads_and_decides() {
     }
     for group in ["acme", "umbrella"] {
         let values = [Some(Cow::Borrowed(group.as_bytes())), None];
-        let decided = plugin.decide(&Question::Batch, &values, None).unwrap();
+        let decided = plugin.decide(&HookCall::Batch, &values, None).unwrap();
         let wanted =
             Grouping { group: group.into(), priority: 7, weight: 3, max_wait_us: Some(250), ..Grouping::default() };
         assert_eq!(*decided, Decision::Batch(wanted));

@@ -44,13 +44,13 @@ pub enum Error {
         /// What is wrong, and what is allowed.
         what: String,
     },
-    /// What was asked for can't be.
+    /// The request is invalid.
     #[error("{0}")]
     Asked(String),
     /// The engine or the component.
     #[error(transparent)]
     Plugin(#[from] plugin::Error),
-    /// There is no answer from a node.
+    /// There is no response from a node.
     #[error(transparent)]
     Node(#[from] ClientError),
     /// A node refuses.
@@ -58,7 +58,7 @@ pub enum Error {
     Refused {
         /// Its admin API.
         admin: String,
-        /// The status of its answer.
+        /// The status of its response.
         status: StatusCode,
         /// Its words.
         detail: String,

@@ -69,15 +69,15 @@ pub(super) fn ask(policy: &dyn Policy, record: &Record) -> Evaluated {
 }
 
 fn ask_hook(policy: &dyn Policy, record: &Record, hook: Hook, notes: &Notes) -> Option<Said> {
-    let question = record.question(hook)?;
+    let call = record.hook_call(hook)?;
     let mut facts = facts(record, notes);
     match hook {
         Hook::Key => consult::key(policy, &facts).map(|said| said.map(Arc::new)),
         Hook::Admit => {
-            facts = facts.answered(record.answered.as_ref()?.answer());
-            consult::ask(policy, &question, &facts)
+            facts = facts.with_response(record.answered.as_ref()?.answer());
+            consult::ask(policy, &call, &facts)
         }
-        _ => consult::ask(policy, &question, &facts),
+        _ => consult::ask(policy, &call, &facts),
     }
 }
 

@@ -94,7 +94,7 @@ pub struct Tested {
 ///
 /// # Errors
 /// The component or the records can't be had, or a line of them isn't one. A decision that is not as expected is no
-/// error: the answer tells.
+/// error: the response tells.
 pub fn test(golden: &Golden) -> Result<Tested, Error> {
     let (_, groups) = golden.read()?;
     let [bench, counting] = [false, true].map(|fuel| Bench::new(golden.subject.memory_bytes_max, fuel));

@@ -57,7 +57,7 @@ pub fn config(argument: &str) -> Result<String, Error> {
     }
 }
 
-/// How strictly time is kept.
+/// How strictly time is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clock {
     /// As in a node.
@@ -85,7 +85,7 @@ impl Bench {
         Ok(Self { engine: Engine::new(&limits)?, metrics: Metrics::new() })
     }
 
-    /// Compiles and configures it. It is asked every question, with no memory of what it said before, unless `memo` says
+    /// Compiles and configures it. It is called every time, without remembered verdicts, unless `memo` says
     /// otherwise.
     pub(super) fn load(&self, subject: &Subject, clock: Clock, memo: Memo) -> Result<Arc<Plugin>, Error> {
         let defaults = PolicyLimits::default();
@@ -111,7 +111,7 @@ impl Bench {
 /// Questions are asked one after the other.
 const INSTANCES_MAX: usize = 2;
 
-/// Every question is asked anew.
+/// Every call is made.
 pub(super) const FORGETFUL: Memo = Memo { entries_max: 0, check_every: 1 };
 
 fn name(file: &Path) -> String {

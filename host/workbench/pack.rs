@@ -29,7 +29,7 @@ fn packed(mut core: Vec<u8>, world: Option<(&Resolve, WorldId)>) -> Result<Vec<u
     encoded.map_err(|error| format!("{error:#}"))
 }
 
-/// Is it WebAssembly of the older kind, which is still to be packed?
+/// Whether it is a core module, which is still to be packed.
 pub(super) fn is_core_module(wasm: &[u8]) -> bool {
     wasm.starts_with(b"\0asm\x01\0\0\0")
 }

@@ -132,7 +132,7 @@ const NAME_CHARS_MAX: usize = 64;
 /// Names of the SDK's own packages.
 const TAKEN: [&str; 2] = ["holm", "holm-sdk"];
 
-/// Is it a name in every language?
+/// Whether it is a valid name in every language.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.len() <= NAME_CHARS_MAX

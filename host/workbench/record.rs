@@ -1,4 +1,4 @@
-//! Recorded requests, one JSON object a line: what a policy is asked about, and what it is expected to decide.
+//! Recorded requests, one JSON object a line: the calls of a policy, and the decisions that are expected.
 //! `docs/PLUGINS.md` has the format.
 
 mod raw;
@@ -79,7 +79,7 @@ mod tests {
         assert!(record.body.is_none() && record.expect.is_empty());
         assert_eq!(record.title(), "line 1, GET https://shop.example:8443/p?b=2");
         let asked: Vec<&str> =
-            Hook::ALL.into_iter().filter(|hook| record.question(*hook).is_some()).map(Hook::name).collect();
+            Hook::ALL.into_iter().filter(|hook| record.hook_call(*hook).is_some()).map(Hook::name).collect();
         assert_eq!(asked, ["key", "features", "batch"]);
     }
 
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(record.head.headers.get_all("x-a").iter().count(), 2);
         assert_eq!(record.head.headers["x-b"].as_bytes(), "ü".as_bytes());
         assert_eq!((record.at.0, record.title().as_str()), (61_000, "line 1, all"));
-        assert!(Hook::ALL.into_iter().all(|hook| record.question(hook).is_some()));
+        assert!(Hook::ALL.into_iter().all(|hook| record.hook_call(hook).is_some()));
         let answered = record.answered.unwrap();
         assert_eq!((answered.status.as_u16(), answered.length, answered.fetch_us), (404, Some(3), 9));
         assert!(

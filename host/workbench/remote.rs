@@ -40,7 +40,7 @@ impl Remote {
     /// The policies, their generations, trials and experiments; all or the one of a name.
     ///
     /// # Errors
-    /// The node doesn't answer, or has no such policy.
+    /// The node doesn't respond, or has no such policy.
     pub async fn list(&self, name: Option<&str>) -> Result<String, Error> {
         let answer = self.call(Method::GET, "/policies", None).await?;
         let Ok(policies) = serde_json::from_value::<Vec<PolicyInfo>>(answer) else {
@@ -55,7 +55,7 @@ impl Remote {
     /// Loads a policy's component again, or another file in its place.
     ///
     /// # Errors
-    /// The node doesn't answer, or refuses.
+    /// The node doesn't respond, or refuses.
     pub async fn load(&self, name: &str, file: Option<PathBuf>, how: Introduce) -> Result<String, Error> {
         let mut body = json!({});
         if let Some(file) = file {
@@ -78,7 +78,7 @@ impl Remote {
     /// Makes the generation on trial the active one.
     ///
     /// # Errors
-    /// The node doesn't answer, or nothing is on trial.
+    /// The node doesn't respond, or nothing is on trial.
     pub async fn promote(&self, name: &str) -> Result<String, Error> {
         self.act(name, "promote", &json!({})).await
     }
@@ -86,7 +86,7 @@ impl Remote {
     /// Ends a trial, or goes back to a former generation: the latest, or the one whose digest begins so.
     ///
     /// # Errors
-    /// The node doesn't answer, or has no such generation.
+    /// The node doesn't respond, or has no such generation.
     pub async fn rollback(&self, name: &str, to: Option<&str>) -> Result<String, Error> {
         let body = to.map_or_else(|| json!({}), |to| json!({"to": to}));
         self.act(name, "rollback", &body).await

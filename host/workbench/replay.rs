@@ -1,4 +1,4 @@
-//! What would change: two policies, or a policy and the native default, are asked about the same recorded traffic. Keys
+//! Replay: two policies, or a policy and the native default, are called with the same recorded traffic. Keys
 //! are compared by which requests share a response, anything else by what is decided.
 
 mod har;
@@ -132,7 +132,7 @@ fn plural(items: &str) -> String {
     items.strip_suffix('y').map_or_else(|| format!("{items}s"), |stem| format!("{stem}ies"))
 }
 
-/// Who is asked.
+/// The endpoint.
 struct Sides {
     new: Arc<Plugin>,
     old: Option<Arc<Plugin>>,
@@ -200,7 +200,7 @@ fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Op
         (Some(was), Some(is)) => Some((evaluate::to_json(was), evaluate::to_json(is))),
         (was, is) => {
             let said = evaluate::to_json(was.or(is)?);
-            let native = record.question(hook)?.native()?.to_json();
+            let native = record.hook_call(hook)?.native()?.to_json();
             Some(if was.is_some() { (said, native) } else { (native, said) })
         }
     }
@@ -226,7 +226,7 @@ impl Traffic {
         }
     }
 
-    /// Does a file of this kind say enough for the hook?
+    /// Whether a file of this kind has all inputs of the hook.
     const fn asks(self, hook: Hook) -> bool {
         match hook {
             Hook::Key | Hook::Features | Hook::Batch => true,
@@ -236,12 +236,12 @@ impl Traffic {
         }
     }
 
-    /// Does a file of this kind know nothing of the input?
+    /// Whether a file of this kind lacks the input.
     const fn lacks(self, input: &Input) -> bool {
         match self {
             Self::Log => {
                 input.needs_body()
-                    || input.needs_answer()
+                    || input.needs_response()
                     || matches!(input, Input::Header(_) | Input::Cookie(_) | Input::PoolStats(_))
             }
             Self::Har => matches!(input, Input::ClientPrefix(_) | Input::PoolStats(_)),

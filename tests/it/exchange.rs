@@ -5,13 +5,13 @@ use serde_json::Value;
 use crate::harness::{
     eventually,
     load::{Load, sealed_origin},
-    node::{Builder, Doors, Node},
+    node::{Builder, Node, NodeHandle},
     origin::{Origin, Reply, Taps},
     within,
 };
 
-async fn addresses(doors: &Doors) -> Vec<String> {
-    let pools = doors.admin("/pools").send().await.json();
+async fn addresses(handle: &NodeHandle) -> Vec<String> {
+    let pools = handle.admin("/pools").send().await.json();
     let endpoints = pools.as_array().unwrap().iter().flat_map(|pool| pool["endpoints"].as_array().unwrap());
     endpoints.map(|endpoint| endpoint["address"].as_str().unwrap().to_owned()).collect()
 }

@@ -12,7 +12,7 @@ use crate::harness::{
     client::Ask,
     eventually, found,
     load::{Load, sealed_origin},
-    node::{Builder, Doors, Node},
+    node::{Builder, Node, NodeHandle},
     origin::{Origin, Reply},
     process::Process,
     repository,
@@ -42,16 +42,16 @@ fn node(origin: &Origin, file: &Path, config: &str) -> Builder {
     Node::builder().origin(&origin.url()).policy("p", file, config).route("policy = \"p\"")
 }
 
-async fn generations(doors: &Doors) -> Value {
-    doors.admin("/policies").send().await.json()[0].clone()
+async fn generations(handle: &NodeHandle) -> Value {
+    handle.admin("/policies").send().await.json()[0].clone()
 }
 
-async fn active(doors: &Doors) -> String {
-    generations(doors).await["generations"][0]["generation"].as_str().unwrap().to_owned()
+async fn active(handle: &NodeHandle) -> String {
+    generations(handle).await["generations"][0]["generation"].as_str().unwrap().to_owned()
 }
 
-async fn act(doors: &Doors, action: &str, body: &Value) -> (u16, Value) {
-    let ask = Ask::new(doors.admin, http::Method::POST, &format!("/policies/p/{action}"));
+async fn act(handle: &NodeHandle, action: &str, body: &Value) -> (u16, Value) {
+    let ask = Ask::new(handle.admin, http::Method::POST, &format!("/policies/p/{action}"));
     let answer = ask.json(body).send().await;
     (answer.status, answer.json())
 }
@@ -173,8 +173,8 @@ async fn what_a_canary_decided_goes_with_it() {
 }
 
 /// How trials ended, oldest first.
-async fn rollbacks(doors: &Doors) -> Vec<String> {
-    let policy = generations(doors).await;
+async fn rollbacks(handle: &NodeHandle) -> Vec<String> {
+    let policy = generations(handle).await;
     let events = policy["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap().to_owned());
     events.filter(|what| what.contains("is no longer tried")).collect()
 }

@@ -1,5 +1,5 @@
-//! What the tests stand on: nodes, origins, a Redis and clients, all over real sockets. Every wait has a limit and
-//! waits for a condition; nothing sleeps for luck.
+//! The harness of the tests: nodes, origins, a Redis and clients, all over real sockets. Every wait has a limit and
+//! waits for a condition; nothing sleeps for a fixed time.
 
 pub(crate) mod client;
 pub(crate) mod liar;
@@ -59,7 +59,7 @@ pub(crate) fn sealed(seed: &str, length: usize) -> Bytes {
     whole.into()
 }
 
-/// Is it whole and unmixed?
+/// Whether it is whole and unmixed.
 pub(crate) fn is_sealed(body: &[u8]) -> bool {
     body.len() > SEAL && blake3::hash(&body[SEAL..]).to_hex().as_bytes() == &body[..SEAL]
 }

@@ -129,21 +129,21 @@ async fn a_streamed_answer_is_ruled_on_when_its_head_has_come() {
 }
 
 /// Two pools of one origin each: `web`, dear, and `cheap`.
-async fn two(dear: &Origin, cheap: &Origin) -> Builder {
-    lane(dear).set("pool.cheap", &format!("endpoints = [\"{}\"]", cheap.url())).route(
+async fn two(expensive: &Origin, cheap: &Origin) -> Builder {
+    lane(expensive).set("pool.cheap", &format!("endpoints = [\"{}\"]", cheap.url())).route(
         "candidates = [{ pool = \"web\", model = \"m-large\", cost_micro = 900 }, { pool = \"cheap\", model = \"m-small\", cost_micro = 20 }]",
     )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_chooses_who_answers_and_the_next_one_is_asked_when_that_fails() {
-    let (dear, cheap) = (Origin::start().await, Origin::start().await);
-    dear.on("*", |seen| Reply::ok(seen.body.clone()));
+    let (expensive, cheap) = (Origin::start().await, Origin::start().await);
+    expensive.on("*", |seen| Reply::ok(seen.body.clone()));
     cheap.on("*", |seen| Reply::ok(seen.body.clone()));
-    let node = two(&dear, &cheap).await.infer("plain").start().await;
+    let node = two(&expensive, &cheap).await.infer("plain").start().await;
     let ask = |n: u32| node.post("/chat").header("x-tenant", "t").json(&question(n)).send();
     assert_eq!(ask(1).await.json()["model"], json!("m-small"));
-    assert_eq!((dear.total(), cheap.total()), (0, 1));
+    assert_eq!((expensive.total(), cheap.total()), (0, 1));
     cheap.on("*", |_| Reply::status(503));
     let fallen = ask(2).await;
     assert_eq!((fallen.status, &fallen.json()["model"]), (200, &json!("m-large")));
@@ -153,31 +153,31 @@ async fn the_policy_chooses_who_answers_and_the_next_one_is_asked_when_that_fail
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_have_had_an_effect_is_not_asked_of_the_next_one() {
-    let (dear, cheap) = (Origin::start().await, Origin::start().await);
+    let (expensive, cheap) = (Origin::start().await, Origin::start().await);
     cheap.on("*", |_| Reply::status(503));
-    dear.on("*", |_| Reply::ok("done twice"));
-    let node = two(&dear, &cheap).await.start().await;
+    expensive.on("*", |_| Reply::ok("done twice"));
+    let node = two(&expensive, &cheap).await.start().await;
     let order = |n: u32| node.post("/orders").header("x-tenant", "t").json(&question(n)).send();
     assert_eq!(order(1).await.status, 503);
-    assert_eq!((dear.total(), cheap.total()), (0, 1));
+    assert_eq!((expensive.total(), cheap.total()), (0, 1));
     cheap.stop().await;
     assert_eq!(order(2).await.status, 200, "nobody was there to take it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_slow_is_overtaken_by_the_next_one() {
-    let (dear, cheap, gate) = (Origin::start().await, Origin::start().await, Gate::closed());
+    let (expensive, cheap, gate) = (Origin::start().await, Origin::start().await, Gate::closed());
     let held = gate.clone();
     cheap.on("*", move |_| Reply::ok("late").behind(&held));
-    dear.on("*", |_| Reply::ok("in time"));
-    let node = two(&dear, &cheap).await.start().await;
+    expensive.on("*", |_| Reply::ok("in time"));
+    let node = two(&expensive, &cheap).await.start().await;
     let answer = node.get("/page").header("x-tenant", "acme").send().await;
-    assert_eq!((answer.text(), dear.total()), ("in time", 1));
+    assert_eq!((answer.text(), expensive.total()), ("in time", 1));
     let patient = tokio::spawn(node.get("/other").header("x-tenant", "t").send());
     eventually("the request", async || cheap.hits("/other") == 1).await;
     gate.open();
     assert_eq!(patient.await.unwrap().text(), "late", "only premium tenants are hedged for");
-    assert_eq!(dear.hits("/other"), 0);
+    assert_eq!(expensive.hits("/other"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -338,9 +338,9 @@ async fn a_write_during_an_outage_outlives_its_node() {
         let other = node(&origin, &redis).start().await;
         let builder = node(&origin, &redis).name("n2").disk(dir.path());
         let mut writer = builder.spawn().await;
-        for doors in [&*other, &*writer] {
-            doors.fetch("/x").await;
-            doors.hit("/x").await;
+        for handle in [&*other, &*writer] {
+            handle.fetch("/x").await;
+            handle.hit("/x").await;
         }
         redis.command(&["SAVE"]).await;
         redis.stop();

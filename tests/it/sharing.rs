@@ -22,7 +22,7 @@ use tokio::task::{JoinSet, yield_now};
 
 use crate::harness::{
     client::{Answer, Conn, Failure},
-    node::{Doors, Node},
+    node::{Node, NodeHandle},
     origin::Origin,
     within,
 };
@@ -91,7 +91,7 @@ impl Table {
 
 /// Sends pairs over one connection.
 struct Worker {
-    doors: Doors,
+    handle: NodeHandle,
     conn: Option<Conn>,
 }
 
@@ -106,7 +106,7 @@ struct Tried {
 
 impl Worker {
     fn of(node: &Node) -> Self {
-        Self { doors: Doors::clone(node), conn: None }
+        Self { handle: NodeHandle::clone(node), conn: None }
     }
 
     /// Takes rows until there are no more, and returns what is wrong.
@@ -161,7 +161,7 @@ impl Worker {
         {
             return answer;
         }
-        let conn = self.doors.h1().await;
+        let conn = self.handle.h1().await;
         match self.exchange(conn, target, request).await {
             Ok(answer) => answer,
             Err(error) => panic!("{target} {request:?}: {error}"),
@@ -169,7 +169,7 @@ impl Worker {
     }
 
     async fn exchange(&mut self, mut conn: Conn, target: &str, request: &Req) -> Result<Answer, Failure> {
-        let ask = request.ask(&self.doors, target);
+        let ask = request.ask(&self.handle, target);
         let answer = within(target, async { conn.open(ask).await?.whole().await }).await?;
         self.conn = (answer.header("connection") != "close").then_some(conn);
         Ok(answer)

@@ -14,7 +14,7 @@ use crate::harness::{
     client::{Conn, piped, read_to_close},
     eventually,
     liar::crlf,
-    node::{Builder, Doors, Node},
+    node::{Builder, Node, NodeHandle},
     origin::{Gate, Origin, Reply, Taps},
     sealed, within,
 };
@@ -42,7 +42,7 @@ fn node(origin: &Origin) -> Builder {
 }
 
 /// Other clients ask for what isn't cached: all are answered, and none waits for the attackers to go.
-async fn others_notice_nothing(node: &Doors) {
+async fn others_notice_nothing(node: &NodeHandle) {
     let mut others = JoinSet::new();
     for client in 0..4 {
         let node = node.clone();
@@ -60,12 +60,12 @@ async fn others_notice_nothing(node: &Doors) {
 }
 
 /// Requests that hold a place at the origin.
-async fn places(node: &Doors) -> f64 {
+async fn places(node: &NodeHandle) -> f64 {
     node.metric("holm_origin_inflight", "").await
 }
 
 /// Requests that have come over HTTP/1.1.
-async fn begun(node: &Doors) -> f64 {
+async fn begun(node: &NodeHandle) -> f64 {
     node.metric("holm_http_requests_total", "version=\"1.1\"").await
 }
 
@@ -89,7 +89,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Connects from this address with so small a receive buffer, if one is given, and sends `request`.
 #[cfg(target_os = "linux")]
-async fn socket_from(node: &Doors, ip: &str, buffer: Option<u32>, request: &str) -> TcpStream {
+async fn socket_from(node: &NodeHandle, ip: &str, buffer: Option<u32>, request: &str) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     if let Some(bytes) = buffer {
         socket.set_recv_buffer_size(bytes).unwrap();
@@ -101,12 +101,12 @@ async fn socket_from(node: &Doors, ip: &str, buffer: Option<u32>, request: &str)
 }
 
 /// Bytes of bodies that wait.
-async fn spooled(node: &Doors) -> f64 {
+async fn spooled(node: &NodeHandle) -> f64 {
     node.metric("holm_origin_spool_memory_bytes", "").await + node.metric("holm_origin_spool_disk_bytes", "").await
 }
 
 /// Connects, sends `request`, and leaves it at that.
-async fn sockets(node: &Doors, count: usize, request: &str) -> Vec<TcpStream> {
+async fn sockets(node: &NodeHandle, count: usize, request: &str) -> Vec<TcpStream> {
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(node.address).await.unwrap();

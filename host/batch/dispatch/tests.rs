@@ -94,7 +94,7 @@ impl Bench {
         Self { model, batcher, metrics, pace, asked: Arc::default() }
     }
 
-    /// A bench whose model holds the batch `[0]`.
+    /// Returns a bench whose model holds the batch `[0]`.
     async fn held(rule: config::Batch) -> (Self, JoinHandle<Result<u32, Rejected>>) {
         let bench = Self::new(rule, 0);
         let first = bench.ask("a", 0);
@@ -290,7 +290,7 @@ async fn a_pace_that_panics_costs_what_waits_and_not_the_pool() {
 #[tokio::test]
 async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
     let bench = Bench::new(RULE, 0);
-    let ask = |group, item| bench.batcher.enlist(&class(group), vec![(item, Terms::default())]).remove(0);
+    let ask = |group, item| bench.batcher.submit_all(&class(group), vec![(item, Terms::default())]).remove(0);
     let out = ask("a", 7);
     until(|| bench.model.batches() == [[7]]).await;
     let waits = ask("b", 8);
@@ -298,8 +298,8 @@ async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
         (Arc::downgrade(&bench.batcher.shared), Arc::clone(&bench.model), bench.metrics.classes.clone());
     drop(bench);
     until(|| shared.strong_count() == 0 && classes.get() == 0).await;
-    assert_eq!(waits.answer().await, Err(Rejected::Lost));
+    assert_eq!(waits.result().await, Err(Rejected::Lost));
     model.permits.add_permits(1);
-    assert_eq!(out.answer().await, Ok(7000));
+    assert_eq!(out.result().await, Ok(7000));
     assert_eq!(model.batches(), [[7]]);
 }

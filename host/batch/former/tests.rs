@@ -4,7 +4,7 @@ use crate::batch::pace::{Gather, Returned};
 const RULE: FormerRule =
     FormerRule { size_max: 10, bytes_max: 1_000, wait_max: Duration::from_millis(10), queue_max: 100 };
 
-/// The terms of an item without wishes of its own.
+/// Returns the terms of an item without bounds of its own.
 fn of(bytes: usize) -> Terms {
     Terms { bytes, ..Terms::default() }
 }
@@ -18,7 +18,7 @@ fn sent<T>(former: &mut Former<T>, now: Instant) -> Vec<T> {
     }
 }
 
-/// A former of which a batch is under way, so that items gather.
+/// Returns a former of which a batch is under way, so that items gather.
 fn busy(rule: FormerRule, start: Instant) -> Former<&'static str> {
     let mut former = Former::new(rule);
     former.arrive("first", of(1), start).unwrap();

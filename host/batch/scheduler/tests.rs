@@ -20,7 +20,7 @@ const fn slots(concurrency: usize) -> SchedulerRule {
 
 const RETURNED: Returned = Returned { items: 1, took: Duration::from_millis(5), outcome: Outcome::Answered };
 
-/// The terms of an item without wishes of its own.
+/// Returns the terms of an item without bounds of its own.
 fn of(bytes: usize) -> Terms {
     Terms { bytes, ..Terms::default() }
 }
@@ -34,7 +34,7 @@ enum Happens {
     Comes(char, u8),
     /// The batch that has been out for longest comes back.
     Finishes,
-    /// The item's asker goes away.
+    /// The request that waits for the item goes away.
     Leaves(u32),
     /// Time passes.
     Nothing,
@@ -71,10 +71,10 @@ fn play(name: &str, rule: SchedulerRule, script: &[(u64, Happens, &str)]) {
         }
         loop {
             match scheduler.next(now, |item| !gone.contains(item)) {
-                Next::Send(Batch { seat, items, why }) => {
-                    let class = if seat.class == 'a' { String::new() } else { format!("{} ", seat.class) };
+                Next::Send(Batch { queue_id, items, why }) => {
+                    let class = if queue_id.class == 'a' { String::new() } else { format!("{} ", queue_id.class) };
                     said.push(format!("{class}{}{items:?}", why.as_str()));
-                    out.push_back(seat);
+                    out.push_back(queue_id);
                 }
                 Next::WaitUntil(time) => {
                     said.push(format!("until {}", (time - start).as_millis()));
@@ -365,12 +365,12 @@ fn items_without_a_class_have_a_limit_and_make_room_when_they_are_gone() {
     assert_eq!(scheduler.arrive(&'c', 5, of(1), later, |item| *item != 1), Ok(()));
     assert_eq!(scheduler.classes(), 1);
     let mut left = Vec::new();
-    let mut out = Seat { class: 'a', alone: None };
+    let mut out = QueueId { class: 'a', alone: None };
     loop {
         scheduler.finished(&out, &RETURNED);
         let Next::Send(batch) = scheduler.next(later, |_| true) else { break };
-        left.push((batch.seat.class, batch.items));
-        out = batch.seat;
+        left.push((batch.queue_id.class, batch.items));
+        out = batch.queue_id;
     }
     assert_eq!(left, [('b', vec![2]), ('c', vec![5])]);
     assert!(scheduler.is_idle() && scheduler.classes() == 0);
@@ -400,7 +400,7 @@ struct World {
     known: BTreeMap<Class, Known>,
     gone: HashSet<u32>,
     sent: Vec<u32>,
-    out: Vec<Seat<Class>>,
+    out: Vec<QueueId<Class>>,
     wakes: u32,
 }
 
@@ -441,9 +441,9 @@ impl World {
         if self.out.is_empty() {
             return;
         }
-        let seat = self.out.remove(which % self.out.len());
-        self.of(seat.class).under_way -= 1;
-        self.scheduler.finished(&seat, &RETURNED);
+        let queue_id = self.out.remove(which % self.out.len());
+        self.of(queue_id.class).under_way -= 1;
+        self.scheduler.finished(&queue_id, &RETURNED);
     }
 
     /// Lets time pass, asking the scheduler whenever it wanted to be asked.
@@ -498,14 +498,14 @@ impl World {
     }
 
     fn leaves(&mut self, batch: Batch<Class, u32>) {
-        let Batch { seat, items, .. } = batch;
+        let Batch { queue_id, items, .. } = batch;
         let former = self.rule.former;
         assert!(!items.is_empty() && items.len() <= former.size_max, "{} items", items.len());
-        assert!(!seat.is_alone() || items.len() == 1);
+        assert!(!queue_id.is_alone() || items.len() == 1);
         let mut bytes = 0;
         for item in &items {
             let (oldest, size, _) = loop {
-                let oldest = self.of(seat.class).waiting.pop_front();
+                let oldest = self.of(queue_id.class).waiting.pop_front();
                 let oldest = oldest.expect("nothing leaves that hasn't arrived, and nothing twice");
                 if !self.gone.contains(&oldest.0) {
                     break oldest;
@@ -515,9 +515,9 @@ impl World {
             bytes += size;
         }
         assert!(items.len() == 1 || bytes <= former.bytes_max, "{bytes} bytes");
-        self.of(seat.class).under_way += 1;
-        self.passes_by(seat.class);
-        self.out.push(seat);
+        self.of(queue_id.class).under_way += 1;
+        self.passes_by(queue_id.class);
+        self.out.push(queue_id);
         assert!(self.out.len() <= self.rule.concurrency, "more out than there are slots");
         self.sent.extend(items);
     }
@@ -530,12 +530,12 @@ impl World {
         for (other, known) in self.known.iter_mut().filter(|(_, known)| known.since.is_some()) {
             let passed = known.passed.entry(class).or_default();
             *passed += 1;
-            // An item that travels alone is a class of its own.
+            // An item that is sent alone is a class of its own.
             assert!(*passed <= 1 || !has_room, "class {other} was passed by {class} {passed} times");
         }
     }
 
-    /// Whether no item travels alone for lack of classes.
+    /// Whether no item is sent alone for lack of classes.
     fn has_room(&self) -> bool {
         self.rule.classes_max >= usize::from(CLASSES)
     }
@@ -569,13 +569,13 @@ enum Event {
     Arrives(Class, usize),
     /// One of the batches that are out comes back.
     Finishes(usize),
-    /// The item's asker goes away.
+    /// The request that waits for the item goes away.
     Leaves(u32),
     /// Time passes.
     Nothing,
 }
 
-/// An event and the milliseconds after it.
+/// Returns an event and the milliseconds after it.
 fn event() -> impl Strategy<Value = (Event, u64)> {
     let happens = prop_oneof![
         6 => (0..CLASSES, 0_usize..150).prop_map(|(class, bytes)| Event::Arrives(class, bytes)),
@@ -632,23 +632,23 @@ proptest! {
                 waits.entry(class).or_insert((0, now, 0)).0 += 1;
             }
             if out.len() == concurrency {
-                let seat: Seat<Class> = out.pop_front().unwrap();
-                scheduler.finished(&seat, &RETURNED);
+                let queue_id: QueueId<Class> = out.pop_front().unwrap();
+                scheduler.finished(&queue_id, &RETURNED);
             }
             while let Next::Send(batch) = scheduler.next(now, |_| true) {
-                let Batch { seat, items, .. } = batch;
+                let Batch { queue_id, items, .. } = batch;
                 for (other, (_, since, passed)) in &mut waits {
-                    let is_under_way = out.iter().any(|seat: &Seat<Class>| seat.class == *other);
-                    if *other != seat.class && !is_under_way && now.duration_since(*since) >= Duration::from_secs(1) {
+                    let is_under_way = out.iter().any(|queue_id: &QueueId<Class>| queue_id.class == *other);
+                    if *other != queue_id.class && !is_under_way && now.duration_since(*since) >= Duration::from_secs(1) {
                         *passed += 1;
                         prop_assert!(*passed < u32::from(CLASSES), "class {} starves", other);
                     }
                 }
-                let (waiting, ..) = waits.remove(&seat.class).unwrap();
+                let (waiting, ..) = waits.remove(&queue_id.class).unwrap();
                 if waiting > items.len() {
-                    waits.insert(seat.class, (waiting - items.len(), now, 0));
+                    waits.insert(queue_id.class, (waiting - items.len(), now, 0));
                 }
-                out.push_back(seat);
+                out.push_back(queue_id);
                 prop_assert!(out.len() <= concurrency);
             }
         }

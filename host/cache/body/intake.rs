@@ -15,7 +15,7 @@ use crate::{
 /// A body that is being taken in. `G` is whatever is to be dropped as soon as the body isn't stored any more, or can be
 /// found.
 ///
-/// Dropped before its end, it tells all readers that the body broke off.
+/// Dropped before its end, it breaks the body off for all readers.
 #[derive(Debug)]
 pub struct Intake<G> {
     shared: SharedBody,
@@ -83,7 +83,7 @@ impl<G> Intake<G> {
         self.shared.release();
     }
 
-    /// The body is complete. Once it can be found in the tiers, nobody need join any more.
+    /// The body is complete. Once it can be found in the tiers, no request needs to join any more.
     pub fn finish(mut self) {
         if let Some(recorder) = self.recorder.take() {
             let (_, last) = recorder.finish(&self.shared.open_pieces());

@@ -24,7 +24,7 @@ type Place = (usize, usize);
 #[derive(Debug)]
 pub struct Lending {
     budget: Arc<Budget>,
-    parts: Mutex<HashMap<Key, Weak<Lent>, KeyHash>>,
+    parts: Mutex<HashMap<Key, Weak<LentPart>, KeyHash>>,
     /// Bodies in one piece. Under one key there may be several in memory, and under several keys the same one.
     wholes: Mutex<HashMap<Place, Weak<Whole>>>,
     scarce: Arc<Semaphore>,
@@ -61,18 +61,18 @@ impl Lending {
 
     /// The part under this key, if somebody reads it.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<Arc<Lent>> {
+    pub fn get(&self, key: &Key) -> Option<Arc<LentPart>> {
         self.parts.lock().get(key)?.upgrade()
     }
 
     /// Notes that a part is being read. If it is already, the bytes that are there count.
     #[must_use]
-    pub fn lend(self: &Arc<Self>, key: Key, bytes: Bytes, held: Held) -> Arc<Lent> {
+    pub fn lend(self: &Arc<Self>, key: Key, bytes: Bytes, held: Held) -> Arc<LentPart> {
         let mut parts = self.parts.lock();
         if let Some(lent) = parts.get(&key).and_then(Weak::upgrade) {
             return lent;
         }
-        let lent = Arc::new(Lent { key, bytes, lending: Arc::clone(self), _held: held });
+        let lent = Arc::new(LentPart { key, bytes, lending: Arc::clone(self), _held: held });
         parts.insert(key, Arc::downgrade(&lent));
         lent
     }
@@ -126,14 +126,14 @@ fn place(bytes: &Bytes) -> Place {
 
 /// A part that is being read.
 #[derive(Debug)]
-pub struct Lent {
+pub struct LentPart {
     key: Key,
     bytes: Bytes,
     lending: Arc<Lending>,
     _held: Held,
 }
 
-impl Lent {
+impl LentPart {
     /// Its bytes from `from` on; the part counts as being read until they are dropped.
     #[must_use]
     pub fn slice(self: &Arc<Self>, from: usize) -> Bytes {
@@ -154,17 +154,17 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentPart {
     fn drop(&mut self) {
         let mut parts = self.lending.parts.lock();
-        // Somebody else may have begun to read the same part since.
+        // Another request may have begun to read the same part since.
         if parts.get(&self.key).is_some_and(|lent| lent.strong_count() == 0) {
             parts.remove(&self.key);
         }
     }
 }
 
-struct Reading(Arc<Lent>);
+struct Reading(Arc<LentPart>);
 
 impl AsRef<[u8]> for Reading {
     fn as_ref(&self) -> &[u8] {
@@ -184,7 +184,7 @@ impl Drop for Whole {
     fn drop(&mut self) {
         let place = place(&self.bytes);
         let mut wholes = self.lending.wholes.lock();
-        // Somebody else may have begun to read the same body since.
+        // Another request may have begun to read the same body since.
         if wholes.get(&place).is_some_and(|whole| whole.strong_count() == 0) {
             wholes.remove(&place);
         }

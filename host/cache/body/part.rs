@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::lending::Lent;
+use super::lending::LentPart;
 use crate::cache::{
     entry::{Digest, digest},
     key::Key,
@@ -44,7 +44,7 @@ impl PartRef {
 #[derive(Debug)]
 pub struct Stored {
     /// The part, counted as being read.
-    pub part: Arc<Lent>,
+    pub part: Arc<LentPart>,
     /// Its digest.
     pub digest: Digest,
 }

@@ -1,4 +1,4 @@
-//! Bodies on their way in and out, over a memory tier that loses what the tests tell it to lose.
+//! Bodies on their way in and out, over a memory tier that loses what the tests make it lose.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -16,7 +16,7 @@ use crate::{
         Metrics,
         codec::tests::head,
         collapse::shared::Unwanted,
-        record::{Place, Recorder},
+        record::{Recorder, StorageKeys},
     },
     config,
 };
@@ -41,8 +41,8 @@ fn bytes(length: usize, seed: &str) -> Bytes {
 }
 
 fn intake(cache: &Arc<Cache>, length: Option<u64>) -> (SharedBody, Intake<()>) {
-    let place = Place { primary: KEY, key: KEY, names: None };
-    let recorder = Recorder::new(Arc::clone(cache), place, head(0));
+    let keys = StorageKeys { primary: KEY, key: KEY, names: None };
+    let recorder = Recorder::new(Arc::clone(cache), keys, head(0));
     let shared = recorder.shared(length);
     (shared.clone(), Intake::new(shared, recorder))
 }
@@ -78,11 +78,11 @@ fn part_key(object: &Object, index: u32) -> Key {
     KEY.part(stamp, index)
 }
 
-/// An origin that is asked for the rest of a body.
+/// An origin from which the rest of a body is fetched.
 #[derive(Debug)]
 struct Origin {
     body: Bytes,
-    /// It answers ranges.
+    /// It serves ranges.
     ranges: bool,
     /// It breaks off after so many bytes.
     breaks_after: Option<usize>,
@@ -275,8 +275,8 @@ async fn with_room_for(count: usize) -> Arc<Cache> {
 }
 
 fn stored_whole(cache: &Arc<Cache>, key: Key, body: &Bytes) -> Arc<Object> {
-    let place = Place { primary: key, key, names: None };
-    Recorder::new(Arc::clone(cache), place, head(0)).whole(body).unwrap()
+    let keys = StorageKeys { primary: key, key, names: None };
+    Recorder::new(Arc::clone(cache), keys, head(0)).whole(body).unwrap()
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ use crate::{
         Cache,
         body::{
             budget::{Budget, Held, SCARCE_BYTES},
-            lending::Lent,
+            lending::LentPart,
             part::{PartRef, Stored},
         },
         entry::Digest,
@@ -49,7 +49,7 @@ pub struct Spill {
     pub cache: Arc<Cache>,
     /// The body's key.
     pub key: Key,
-    /// Tells its parts from those of another body under the same key.
+    /// Distinguishes its parts from those of another body under the same key.
     pub stamp: u64,
     /// Bytes of each part but the last.
     pub part_bytes: u64,
@@ -71,7 +71,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     /// Finished parts in the window, one after the other; the last ends where `open` begins.
-    kept: VecDeque<Arc<Lent>>,
+    kept: VecDeque<Arc<LentPart>>,
     /// Pieces that belong to no finished part, each with the offset of its first byte.
     open: VecDeque<(u64, Bytes)>,
     /// Where `open` begins.
@@ -98,14 +98,14 @@ struct Place {
     waker: Option<Waker>,
 }
 
-/// Nobody reads and nothing is stored: the fetch may end.
+/// It has no reader and nothing is stored: the fetch may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unwanted;
 
 /// Why a piece wasn't taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Nobody reads and nothing is stored.
+    /// It has no reader and nothing is stored.
     Unwanted,
     /// All bodies together hold as much as they may; this one can't be stored.
     Scarce,
@@ -226,7 +226,7 @@ impl SharedBody {
         state.wake_readers();
     }
 
-    /// Stops storing it. Only for a body that nobody can join any more.
+    /// Stops storing it. Only for a body that no request can join any more.
     pub fn release(&self) {
         let mut state = self.0.state.lock();
         state.released = true;

@@ -207,7 +207,7 @@ mod tests {
             (20_000, 23_999, true),
             (20_000, 24_000, false),
             (65_900, 65_999, true),
-            // From here on nobody waits for this node.
+            // From here on no purge waits for this node.
             (65_999, 66_000, false),
             (66_000, 66_000, true),
             (66_001, 66_000, true),

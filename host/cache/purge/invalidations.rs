@@ -302,7 +302,7 @@ impl Purger {
     async fn write_down(&self, all: bool) -> Result<(), Error> {
         let Some(journal) = self.journal.clone() else { return Ok(()) };
         let pending = Arc::clone(&self.pending);
-        // As a whole, even if nobody waits for it any more: one change must not overtake another.
+        // As a whole, even if no request waits for it any more: one change must not overtake another.
         let write = move || pending.write_down(all, |change| journal.keep_waiting(change));
         let written = tokio::task::spawn_blocking(write).await;
         written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))

@@ -88,7 +88,7 @@ pub struct Appended {
     pub server: Option<String>,
 }
 
-/// What a node tells of itself when it reads on.
+/// What a node reports when it reads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// What it has applied and made durable.

@@ -402,7 +402,7 @@ impl Purger {
         (position, self.commit(&mut writing, records, further).await)
     }
 
-    /// Applies records in memory first, so that no hit can slip between, then on disk, then tells those who wait.
+    /// Applies records in memory first, so that no hit can slip between, then on disk, then notifies those that wait.
     /// What the disk refuses is held and written with the next records: it must not be forgotten at a restart.
     pub(super) async fn commit(
         &self,

@@ -1,4 +1,4 @@
-//! The purge table: which tag was purged last at which position of the log. Pure; it is told what the log says.
+//! The purge table: which tag was purged last at which position of the log. Pure; it takes the records of the log.
 
 use std::collections::{BTreeSet, HashMap};
 

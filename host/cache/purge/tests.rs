@@ -604,7 +604,7 @@ async fn a_log_that_went_back_makes_everything_doubtful_and_misses_no_purge() {
     }
 }
 
-/// Nobody has read it, so nobody but its writer can miss it.
+/// It was never read, so only its writer can miss it.
 #[tokio::test]
 async fn a_purge_that_the_log_lost_before_anybody_read_it_is_not_acknowledged() {
     for others in [0, 1] {

@@ -28,7 +28,7 @@ use crate::{
     clock, config,
 };
 
-/// A write may take this long; nobody waits for it.
+/// A write may take this long; no request waits for it.
 const WRITE_TIME: Duration = Duration::from_millis(500);
 /// What a stopping node waits for its last writes.
 const FLUSH_TIME: Duration = Duration::from_millis(1_000);
@@ -222,7 +222,7 @@ async fn write(
     }
 }
 
-/// Tells the breaker how a call went; an opening is worth a line in the log, a single failure a count.
+/// Reports the outcome of a call to the breaker; an opening is worth a line in the log, a single failure a count.
 fn note(breaker: &Mutex<Breaker>, metrics: &Metrics, failure: Option<&str>) {
     if failure.is_some() {
         metrics.redis_errors.inc();

@@ -25,7 +25,7 @@ impl Tier {
     }
 }
 
-/// What a tier replies when it is asked for a value.
+/// A tier's reply to a look-up.
 #[derive(Clone, Debug)]
 pub enum TierReply {
     /// It has this.

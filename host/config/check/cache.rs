@@ -1,4 +1,4 @@
-//! The tiers and what guards them.
+//! The tiers and their limits.
 
 use crate::config::{
     Cache, Collapse, CutOff, Disk, Memory, Purge, Redis,
@@ -10,33 +10,33 @@ use crate::config::{
 /// How many parts `bodies_bytes_max` must have room for.
 const PARTS_MIN: u64 = 8;
 
-pub(super) fn cache(raw: &raw::Cache, it: &mut Findings<'_>) -> Cache {
+pub(super) fn cache(raw: &raw::Cache, findings: &mut Findings<'_>) -> Cache {
     let base = Cache::default();
-    let part_bytes = it.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB));
+    let part_bytes = findings.bytes("part_bytes", &raw.part_bytes, base.part_bytes, &(4 * KIB..=16 * MIB));
     Cache {
-        namespace: raw.namespace.as_ref().map_or(base.namespace, |given| it.name(given, "namespace")),
-        object_bytes_max: it.bytes("object_bytes_max", &raw.object_bytes_max, base.object_bytes_max, &(1..=TIB)),
+        namespace: raw.namespace.as_ref().map_or(base.namespace, |given| findings.name(given, "namespace")),
+        object_bytes_max: findings.bytes("object_bytes_max", &raw.object_bytes_max, base.object_bytes_max, &(1..=TIB)),
         part_bytes,
-        clock_skew: it.millis("clock_skew_ms", &raw.clock_skew_ms, base.clock_skew, &(0..=HOUR_MS)),
-        object_tags_max: it.count("object_tags_max", &raw.object_tags_max, base.object_tags_max, &(1..=100_000)),
-        part_time: it.millis("part_ms", &raw.part_ms, base.part_time, &(1..=MINUTE_MS)),
-        bodies_bytes_max: bodies_bytes_max(raw, part_bytes as u64, base.bodies_bytes_max, it),
-        memory: memory(&raw.memory, it),
-        disk: raw.disk.as_ref().map(|raw| disk(raw, it)),
-        redis: raw.redis.as_ref().map(|raw| redis(raw, it)),
-        collapse: collapse(&raw.collapse, it),
-        purge: purge(&raw.purge, it),
+        clock_skew: findings.millis("clock_skew_ms", &raw.clock_skew_ms, base.clock_skew, &(0..=HOUR_MS)),
+        object_tags_max: findings.count("object_tags_max", &raw.object_tags_max, base.object_tags_max, &(1..=100_000)),
+        part_time: findings.millis("part_ms", &raw.part_ms, base.part_time, &(1..=MINUTE_MS)),
+        bodies_bytes_max: bodies_bytes_max(raw, part_bytes as u64, base.bodies_bytes_max, findings),
+        memory: memory(&raw.memory, findings),
+        disk: raw.disk.as_ref().map(|raw| disk(raw, findings)),
+        redis: raw.redis.as_ref().map(|raw| redis(raw, findings)),
+        collapse: collapse(&raw.collapse, findings),
+        purge: purge(&raw.purge, findings),
     }
 }
 
-/// Less than a few parts, and nothing in parts could be stored or read without a fuss.
-fn bodies_bytes_max(raw: &raw::Cache, part_bytes: u64, default: u64, it: &mut Findings<'_>) -> u64 {
-    let bytes = it.bytes("bodies_bytes_max", &raw.bodies_bytes_max, default, &(MIB..=16 * TIB));
+/// Checks `bodies_bytes_max`: with less than a few parts, nothing in parts could be stored or read without stalling.
+fn bodies_bytes_max(raw: &raw::Cache, part_bytes: u64, default: u64, findings: &mut Findings<'_>) -> u64 {
+    let bytes = findings.bytes("bodies_bytes_max", &raw.bodies_bytes_max, default, &(MIB..=16 * TIB));
     let least = PARTS_MIN * part_bytes;
     if let Some(given) = &raw.bodies_bytes_max
         && bytes < least
     {
-        it.refuse(
+        findings.refuse(
             given.span(),
             format!("`bodies_bytes_max` is less than {PARTS_MIN} parts of a body"),
             format!("allowed is {}, as long as `part_bytes` is {}, or more", ByteSize(least), ByteSize(part_bytes)),
@@ -45,15 +45,15 @@ fn bodies_bytes_max(raw: &raw::Cache, part_bytes: u64, default: u64, it: &mut Fi
     bytes
 }
 
-fn memory(raw: &raw::Memory, it: &mut Findings<'_>) -> Memory {
+fn memory(raw: &raw::Memory, findings: &mut Findings<'_>) -> Memory {
     let base = Memory::default();
-    let bytes = it.bytes("bytes", &raw.bytes, base.bytes, &(MIB..=16 * TIB));
+    let bytes = findings.bytes("bytes", &raw.bytes, base.bytes, &(MIB..=16 * TIB));
     let default = base.value_bytes_max.min(bytes);
-    let value_bytes_max = it.bytes("value_bytes_max", &raw.value_bytes_max, default, &(1..=16 * TIB));
+    let value_bytes_max = findings.bytes("value_bytes_max", &raw.value_bytes_max, default, &(1..=16 * TIB));
     if let Some(given) = &raw.value_bytes_max
         && value_bytes_max > bytes
     {
-        it.refuse(
+        findings.refuse(
             given.span(),
             "`value_bytes_max` is more than the memory tier holds",
             format!("allowed is its `bytes`, {}, or less", ByteSize(bytes as u64)),
@@ -62,60 +62,65 @@ fn memory(raw: &raw::Memory, it: &mut Findings<'_>) -> Memory {
     Memory { bytes, value_bytes_max }
 }
 
-fn disk(raw: &raw::Disk, it: &mut Findings<'_>) -> Disk {
-    let base = Disk::new(it.path(&raw.dir, "disk tier"));
-    Disk { bytes: it.bytes("bytes", &raw.bytes, base.bytes, &(64 * MIB..=1024 * TIB)), ..base }
+fn disk(raw: &raw::Disk, findings: &mut Findings<'_>) -> Disk {
+    let base = Disk::new(findings.path(&raw.dir, "disk tier"));
+    Disk { bytes: findings.bytes("bytes", &raw.bytes, base.bytes, &(64 * MIB..=1024 * TIB)), ..base }
 }
 
-fn redis(raw: &raw::Redis, it: &mut Findings<'_>) -> Redis {
+fn redis(raw: &raw::Redis, findings: &mut Findings<'_>) -> Redis {
     // The URL may hold a password, so a message shows none of it; only the excerpt of the operator's own file does.
     if let Some(fault) = url_fault(raw.url.get_ref()) {
-        it.refuse(raw.url.span(), fault, "write `redis://host:port` or, with TLS, `rediss://host:port`");
+        findings.refuse(raw.url.span(), fault, "write `redis://host:port` or, with TLS, `rediss://host:port`");
     }
     let base = Redis::new(raw.url.get_ref().as_str());
     Redis {
-        budget: it.millis("budget_ms", &raw.budget_ms, base.budget, &(1..=10_000)),
+        budget: findings.millis("budget_ms", &raw.budget_ms, base.budget, &(1..=10_000)),
         // Redis itself takes no larger values.
-        value_bytes_max: it.bytes("value_bytes_max", &raw.value_bytes_max, base.value_bytes_max, &(1..=512 * MIB)),
-        writes_queued_max: it.count(
+        value_bytes_max: findings.bytes(
+            "value_bytes_max",
+            &raw.value_bytes_max,
+            base.value_bytes_max,
+            &(1..=512 * MIB),
+        ),
+        writes_queued_max: findings.count(
             "writes_queued_max",
             &raw.writes_queued_max,
             base.writes_queued_max,
             &(1..=1_000_000),
         ),
-        breaker: it.breaker(&raw.breaker, base.breaker),
+        breaker: findings.breaker(&raw.breaker, base.breaker),
         ..base
     }
 }
 
-fn collapse(raw: &raw::Collapse, it: &mut Findings<'_>) -> Collapse {
+fn collapse(raw: &raw::Collapse, findings: &mut Findings<'_>) -> Collapse {
     let base = Collapse::default();
     Collapse {
-        flights_max: it.count("flights_max", &raw.flights_max, base.flights_max, &(1..=10_000_000)),
-        lag_bytes_max: it.bytes("lag_bytes_max", &raw.lag_bytes_max, base.lag_bytes_max, &(4 * KIB..=GIB)),
-        uncacheable: it.millis("uncacheable_ms", &raw.uncacheable_ms, base.uncacheable, &(0..=HOUR_MS)),
+        flights_max: findings.count("flights_max", &raw.flights_max, base.flights_max, &(1..=10_000_000)),
+        lag_bytes_max: findings.bytes("lag_bytes_max", &raw.lag_bytes_max, base.lag_bytes_max, &(4 * KIB..=GIB)),
+        uncacheable: findings.millis("uncacheable_ms", &raw.uncacheable_ms, base.uncacheable, &(0..=HOUR_MS)),
     }
 }
 
-fn purge(raw: &raw::Purge, it: &mut Findings<'_>) -> Purge {
+fn purge(raw: &raw::Purge, findings: &mut Findings<'_>) -> Purge {
     let base = Purge::default();
     let words = [("ask", CutOff::Ask), ("serve", CutOff::Serve)];
-    let fence = it.millis("fence_ms", &raw.fence_ms, base.fence, &(100..=MINUTE_MS));
-    let lost = it.millis("lost_ms", &raw.lost_ms, base.lost, &(1_000..=DAY_MS));
+    let fence = findings.millis("fence_ms", &raw.fence_ms, base.fence, &(100..=MINUTE_MS));
+    let lost = findings.millis("lost_ms", &raw.lost_ms, base.lost, &(1_000..=DAY_MS));
     if let Some(given) = &raw.lost_ms
         && lost < fence * 2
     {
         let allowed = format!("allowed is {} or more", (fence * 2).as_millis());
-        it.refuse(given.span(), "`lost_ms` is less than two times `fence_ms`", allowed);
+        findings.refuse(given.span(), "`lost_ms` is less than two times `fence_ms`", allowed);
     }
     Purge {
-        tags_max: it.count("tags_max", &raw.tags_max, base.tags_max, &(1..=100_000_000)),
-        log_max: it.count("log_max", &raw.log_max, base.log_max, &(1..=100_000_000)),
-        ack: it.millis("ack_ms", &raw.ack_ms, base.ack, &(1..=10 * MINUTE_MS)),
+        tags_max: findings.count("tags_max", &raw.tags_max, base.tags_max, &(1..=100_000_000)),
+        log_max: findings.count("log_max", &raw.log_max, base.log_max, &(1..=100_000_000)),
+        ack: findings.millis("ack_ms", &raw.ack_ms, base.ack, &(1..=10 * MINUTE_MS)),
         fence,
-        cut_off: raw.cut_off.as_ref().and_then(|given| it.word("cut_off", given, &words)).unwrap_or(base.cut_off),
+        cut_off: raw.cut_off.as_ref().and_then(|given| findings.word("cut_off", given, &words)).unwrap_or(base.cut_off),
         lost: lost.max(fence * 2),
-        invalidations_max: it.count(
+        invalidations_max: findings.count(
             "invalidations_max",
             &raw.invalidations_max,
             base.invalidations_max,

@@ -1,4 +1,4 @@
-//! Pools: their endpoints, and what guards each.
+//! Pools: their endpoints and limits.
 
 use std::collections::BTreeMap;
 
@@ -12,47 +12,47 @@ use crate::config::{
     units::{DAY_MS, GIB, HOUR_MS, MINUTE_MS},
 };
 
-pub(super) fn pools(raw: &Named<raw::Pool>, it: &mut Findings<'_>) -> BTreeMap<String, Pool> {
-    raw.iter().map(|(name, raw)| (it.name(name, "pool"), pool(name, raw, it))).collect()
+pub(super) fn pools(raw: &Named<raw::Pool>, findings: &mut Findings<'_>) -> BTreeMap<String, Pool> {
+    raw.iter().map(|(name, raw)| (findings.name(name, "pool"), pool(name, raw, findings))).collect()
 }
 
-fn pool(name: &Spanned<String>, raw: &raw::Pool, it: &mut Findings<'_>) -> Pool {
-    let base = Pool::new(endpoints(name, raw, it));
+fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Pool {
+    let base = Pool::new(endpoints(name, raw, findings));
     let allowed = &(1..=DAY_MS);
     Pool {
-        connections_max: it.count("connections_max", &raw.connections_max, base.connections_max, &(1..=100_000)),
-        waiting_max: it.count("waiting_max", &raw.waiting_max, base.waiting_max, &(0..=1_000_000)),
-        connect: it.millis("connect_ms", &raw.connect_ms, base.connect, allowed),
-        response: it.millis("response_ms", &raw.response_ms, base.response, allowed),
-        idle: it.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
-        keep_alive: it.millis("keep_alive_ms", &raw.keep_alive_ms, base.keep_alive, &(0..=DAY_MS)),
-        attempts_max: it.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
-        health: raw.health.as_ref().map(|raw| health(raw, it)),
-        eject: eject(&raw.eject, it),
-        batch: batch(&raw.batch, base.batch, it),
+        connections_max: findings.count("connections_max", &raw.connections_max, base.connections_max, &(1..=100_000)),
+        waiting_max: findings.count("waiting_max", &raw.waiting_max, base.waiting_max, &(0..=1_000_000)),
+        connect: findings.millis("connect_ms", &raw.connect_ms, base.connect, allowed),
+        response: findings.millis("response_ms", &raw.response_ms, base.response, allowed),
+        idle: findings.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
+        keep_alive: findings.millis("keep_alive_ms", &raw.keep_alive_ms, base.keep_alive, &(0..=DAY_MS)),
+        attempts_max: findings.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
+        health: raw.health.as_ref().map(|raw| health(raw, findings)),
+        eject: eject(&raw.eject, findings),
+        batch: batch(&raw.batch, base.batch, findings),
         ..base
     }
 }
 
-fn endpoints(name: &Spanned<String>, raw: &raw::Pool, it: &mut Findings<'_>) -> Vec<Endpoint> {
+fn endpoints(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Vec<Endpoint> {
     let given = raw.endpoints.as_ref().filter(|given| !given.get_ref().is_empty());
     let Some(given) = given else {
         let span = raw.endpoints.as_ref().map_or_else(|| name.span(), Spanned::span);
         let help = "write `endpoints = [\"http://127.0.0.1:9000\"]`";
-        it.refuse(span, format!("the pool `{}` has no endpoint", name.get_ref()), help);
+        findings.refuse(span, format!("the pool `{}` has no endpoint", name.get_ref()), help);
         return Vec::new();
     };
     let mut out: Vec<Endpoint> = Vec::with_capacity(given.get_ref().len());
     for given in given.get_ref() {
         let text = given.get_ref();
         match endpoint(text) {
-            Err(fault) => it.refuse(
+            Err(fault) => findings.refuse(
                 given.span(),
                 format!("`{text}` is no endpoint: {fault}"),
                 "write `http://host:port` or `https://host:port`",
             ),
             Ok(url) if out.iter().any(|known| known.url == url) => {
-                it.refuse(
+                findings.refuse(
                     given.span(),
                     format!("the endpoint `{text}` is in this pool twice"),
                     "name each endpoint once",
@@ -64,42 +64,46 @@ fn endpoints(name: &Spanned<String>, raw: &raw::Pool, it: &mut Findings<'_>) -> 
     out
 }
 
-fn health(raw: &raw::Health, it: &mut Findings<'_>) -> Health {
+fn health(raw: &raw::Health, findings: &mut Findings<'_>) -> Health {
     let path = raw.path.get_ref();
     if !(path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')) {
-        it.refuse(raw.path.span(), format!("{path:?} is no path to ask for"), "it begins with `/`, as in `/healthz`");
+        findings.refuse(
+            raw.path.span(),
+            format!("{path:?} is no path to ask for"),
+            "it begins with `/`, as in `/healthz`",
+        );
     }
     let base = Health::new(path.as_str());
     Health {
-        interval: it.millis("interval_ms", &raw.interval_ms, base.interval, &(10..=HOUR_MS)),
-        timeout: it.millis("timeout_ms", &raw.timeout_ms, base.timeout, &(1..=10 * MINUTE_MS)),
-        healthy_after: it.count("healthy_after", &raw.healthy_after, base.healthy_after, &(1..=100)),
-        unhealthy_after: it.count("unhealthy_after", &raw.unhealthy_after, base.unhealthy_after, &(1..=100)),
+        interval: findings.millis("interval_ms", &raw.interval_ms, base.interval, &(10..=HOUR_MS)),
+        timeout: findings.millis("timeout_ms", &raw.timeout_ms, base.timeout, &(1..=10 * MINUTE_MS)),
+        healthy_after: findings.count("healthy_after", &raw.healthy_after, base.healthy_after, &(1..=100)),
+        unhealthy_after: findings.count("unhealthy_after", &raw.unhealthy_after, base.unhealthy_after, &(1..=100)),
         ..base
     }
 }
 
-fn eject(raw: &raw::Eject, it: &mut Findings<'_>) -> Eject {
+fn eject(raw: &raw::Eject, findings: &mut Findings<'_>) -> Eject {
     let base = Eject::default();
     Eject {
-        failures: it.count("failures", &raw.failures, base.failures, &(1..=1_000_000)),
-        duration: it.millis("duration_ms", &raw.duration_ms, base.duration, &(1..=HOUR_MS)),
-        percent_max: it.count("percent_max", &raw.percent_max, base.percent_max, &(0..=100)),
+        failures: findings.count("failures", &raw.failures, base.failures, &(1..=1_000_000)),
+        duration: findings.millis("duration_ms", &raw.duration_ms, base.duration, &(1..=HOUR_MS)),
+        percent_max: findings.count("percent_max", &raw.percent_max, base.percent_max, &(0..=100)),
     }
 }
 
-fn batch(raw: &raw::Batch, base: Batch, it: &mut Findings<'_>) -> Batch {
+fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
     Batch {
-        size_max: it.count("size_max", &raw.size_max, base.size_max, &(1..=10_000)),
-        bytes_max: it.bytes("bytes_max", &raw.bytes_max, base.bytes_max, &(1..=GIB)),
-        wait_max: it.micros("wait_us_max", &raw.wait_us_max, base.wait_max, &(0..=10_000_000)),
-        queue_max: it.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
-        concurrency: it.count("concurrency", &raw.concurrency, base.concurrency, &(1..=1_000)),
-        classes_max: it.count("classes_max", &raw.classes_max, base.classes_max, &(1..=100_000)),
+        size_max: findings.count("size_max", &raw.size_max, base.size_max, &(1..=10_000)),
+        bytes_max: findings.bytes("bytes_max", &raw.bytes_max, base.bytes_max, &(1..=GIB)),
+        wait_max: findings.micros("wait_us_max", &raw.wait_us_max, base.wait_max, &(0..=10_000_000)),
+        queue_max: findings.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
+        concurrency: findings.count("concurrency", &raw.concurrency, base.concurrency, &(1..=1_000)),
+        classes_max: findings.count("classes_max", &raw.classes_max, base.classes_max, &(1..=100_000)),
     }
 }
 
-/// The path and the query are the client's, so an endpoint has none of its own.
+/// Reads an endpoint's URL. Path and query are the client's, so it has none of its own.
 fn endpoint(text: &str) -> Result<Uri, &'static str> {
     let url: Uri = text.parse().map_err(|_| "it isn't a URL")?;
     match url.scheme_str() {

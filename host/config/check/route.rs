@@ -39,31 +39,31 @@ struct Known<'a> {
     policies: Vec<&'a str>,
 }
 
-pub(super) fn routes(raw: &Raw, it: &mut Findings<'_>) -> Vec<Route> {
+pub(super) fn routes(raw: &Raw, findings: &mut Findings<'_>) -> Vec<Route> {
     let known = Known {
         pools: raw.pool.keys().map(|name| name.get_ref().as_str()).collect(),
         policies: raw.policy.keys().map(|name| name.get_ref().as_str()).collect(),
     };
     if raw.route.is_empty() {
-        return implied(&known, it).into_iter().collect();
+        return implied(&known, findings).into_iter().collect();
     }
     let mut names = BTreeSet::new();
-    raw.route.iter().map(|raw| route(raw, &known, &mut names, it)).collect()
+    raw.route.iter().map(|raw| route(raw, &known, &mut names, findings)).collect()
 }
 
-/// With a single pool there is nothing to choose, so everything goes there.
-fn implied(known: &Known<'_>, it: &mut Findings<'_>) -> Option<Route> {
+/// Returns the route of a configuration without routes: to its pool, if it is the only one.
+fn implied(known: &Known<'_>, findings: &mut Findings<'_>) -> Option<Route> {
     match known.pools.as_slice() {
         [pool] => Some(Route::new("default", *pool)),
         [] => {
-            it.missing(
+            findings.missing(
                 "there is no pool to send requests to",
                 "add `[pool.web]` with `endpoints = [\"http://127.0.0.1:9000\"]`",
             );
             None
         }
         [first, ..] => {
-            it.missing(
+            findings.missing(
                 "there is more than one pool and no route to choose between them",
                 format!("add `[[route]]` with `name = \"…\"` and `pool = \"{first}\"`"),
             );
@@ -72,47 +72,60 @@ fn implied(known: &Known<'_>, it: &mut Findings<'_>) -> Option<Route> {
     }
 }
 
-fn route<'a>(raw: &'a raw::Route, known: &Known<'_>, names: &mut BTreeSet<&'a str>, it: &mut Findings<'_>) -> Route {
-    let name = it.name(&raw.name, "route");
+fn route<'a>(
+    raw: &'a raw::Route,
+    known: &Known<'_>,
+    names: &mut BTreeSet<&'a str>,
+    findings: &mut Findings<'_>,
+) -> Route {
+    let name = findings.name(&raw.name, "route");
     if !names.insert(raw.name.get_ref()) {
-        it.refuse(raw.name.span(), format!("there is another route `{name}`"), "give each route a name of its own");
+        findings.refuse(
+            raw.name.span(),
+            format!("there is another route `{name}`"),
+            "give each route a name of its own",
+        );
     }
-    let mode = mode(raw, it);
+    let mode = mode(raw, findings);
     if mode == Mode::Http {
-        infer_only(raw, it);
+        infer_only(raw, findings);
     }
     Route {
-        hosts: raw.hosts.iter().map(|given| host(given, it)).collect(),
-        path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, it)),
-        forward_path: forward_path(raw, it),
+        hosts: raw.hosts.iter().map(|given| host(given, findings)).collect(),
+        path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, findings)),
+        forward_path: forward_path(raw, findings),
         mode,
-        pool: it.reference(&raw.pool, "pool", &known.pools),
-        candidates: candidates(raw, known, it),
-        policy: raw.policy.as_ref().map(|given| it.reference(given, "policy", &known.policies)),
-        on_fault: raw.on_fault.as_ref().and_then(|given| it.word("on_fault", given, &ON_FAULT)).unwrap_or_default(),
-        ignore_headers: ignored(raw, it),
+        pool: findings.reference(&raw.pool, "pool", &known.pools),
+        candidates: candidates(raw, known, findings),
+        policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),
+        on_fault: raw
+            .on_fault
+            .as_ref()
+            .and_then(|given| findings.word("on_fault", given, &ON_FAULT))
+            .unwrap_or_default(),
+        ignore_headers: ignored(raw, findings),
         key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
-        freshness: freshness(raw, it),
-        tag_headers: raw.tag_headers.iter().filter_map(|given| it.header(given)).collect(),
+        freshness: freshness(raw, findings),
+        tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         name,
     }
 }
 
-/// More than anybody's clients make up.
+/// Header fields that a route may ignore: more than clients make up.
 const IGNORED_MAX: usize = 64;
 
-fn ignored(raw: &raw::Route, it: &mut Findings<'_>) -> Vec<HeaderName> {
+fn ignored(raw: &raw::Route, findings: &mut Findings<'_>) -> Vec<HeaderName> {
     if let Some(given) = raw.ignore_headers.get(IGNORED_MAX) {
         let message = format!("a route ignores at most {IGNORED_MAX} header fields");
-        it.refuse(given.span(), message, "name those that matter least");
+        findings.refuse(given.span(), message, "name those that matter least");
     }
-    raw.ignore_headers.iter().filter_map(|given| it.header(given)).collect()
+    raw.ignore_headers.iter().filter_map(|given| findings.header(given)).collect()
 }
 
-/// Refuses what says something of questions on a route that has none.
-fn infer_only(raw: &raw::Route, it: &mut Findings<'_>) {
+/// Refuses keys of `infer` routes on a route that isn't one.
+fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
-        // Its mode is wrong, or its protocol; that is enough to say.
+        // Its mode is wrong, or its protocol; that is reported already.
         return;
     }
     let places = [
@@ -122,33 +135,33 @@ fn infer_only(raw: &raw::Route, it: &mut Findings<'_>) {
     for (key, span) in places {
         if let Some(span) = span {
             let message = format!("only a route of `mode = \"infer\"` has `{key}`");
-            it.refuse(span, message, "add `mode = \"infer\"` and a protocol, or leave it out");
+            findings.refuse(span, message, "add `mode = \"infer\"` and a protocol, or leave it out");
         }
     }
 }
 
-/// More than anybody fails over to.
+/// Candidates of a route: more than a request would be tried at.
 const CANDIDATES_MAX: usize = 64;
 
-fn candidates(raw: &raw::Route, known: &Known<'_>, it: &mut Findings<'_>) -> Vec<Candidate> {
+fn candidates(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> Vec<Candidate> {
     if raw.candidates.len() > CANDIDATES_MAX {
         let message = format!("a route has at most {CANDIDATES_MAX} candidates");
-        it.refuse(raw.name.span(), message, "name those that matter");
+        findings.refuse(raw.name.span(), message, "name those that matter");
     }
     let candidate = |raw: &raw::Candidate| Candidate {
-        pool: it.reference(&raw.pool, "pool", &known.pools),
+        pool: findings.reference(&raw.pool, "pool", &known.pools),
         model: raw.model.as_ref().map(|given| given.get_ref().clone()),
-        cost_micro: it.count("cost_micro", &raw.cost_micro, 0, &(0..=1_000_000_000_000)),
+        cost_micro: findings.count("cost_micro", &raw.cost_micro, 0, &(0..=1_000_000_000_000)),
     };
     raw.candidates.iter().map(candidate).collect()
 }
 
-fn mode(raw: &raw::Route, it: &mut Findings<'_>) -> Mode {
+fn mode(raw: &raw::Route, findings: &mut Findings<'_>) -> Mode {
     let kind = match &raw.mode {
         None => Kind::Http,
-        Some(given) => match it.word("mode", given, &MODES) {
+        Some(given) => match findings.word("mode", given, &MODES) {
             Some(kind) => kind,
-            // Which of the two was meant is unknown, so there is nothing to say about the protocol.
+            // Which of the two was meant is unknown, so the protocol isn't checked.
             None => return Mode::Http,
         },
     };
@@ -156,36 +169,36 @@ fn mode(raw: &raw::Route, it: &mut Findings<'_>) -> Mode {
         (Kind::Http, None) => Mode::Http,
         (Kind::Http, Some(given)) => {
             let help = "add `mode = \"infer\"`, or leave `protocol` out";
-            it.refuse(given.span(), "only a route of `mode = \"infer\"` has a protocol", help);
+            findings.refuse(given.span(), "only a route of `mode = \"infer\"` has a protocol", help);
             Mode::Http
         }
-        (Kind::Infer, Some(given)) => it.word("protocol", given, &PROTOCOLS).map_or(Mode::Http, Mode::Infer),
+        (Kind::Infer, Some(given)) => findings.word("protocol", given, &PROTOCOLS).map_or(Mode::Http, Mode::Infer),
         (Kind::Infer, None) => {
             let span = raw.mode.as_ref().map_or_else(|| raw.name.span(), Spanned::span);
             let help = "add `protocol` with one of `plain`, `json-array`, `openai-embeddings`";
-            it.refuse(span, "a route of `mode = \"infer\"` needs a protocol", help);
+            findings.refuse(span, "a route of `mode = \"infer\"` needs a protocol", help);
             Mode::Http
         }
     }
 }
 
-fn freshness(raw: &raw::Route, it: &mut Findings<'_>) -> Defaults {
+fn freshness(raw: &raw::Route, findings: &mut Findings<'_>) -> Defaults {
     let base = Defaults::default();
     let allowed = &(0..=YEAR_MS);
     Defaults {
-        ttl: raw.ttl_ms.as_ref().map(|_| it.millis("ttl_ms", &raw.ttl_ms, Duration::ZERO, allowed)),
-        grace: it.millis("grace_ms", &raw.grace_ms, base.grace, allowed),
-        stale_if_error: it.millis("stale_if_error_ms", &raw.stale_if_error_ms, base.stale_if_error, allowed),
-        keep: it.millis("keep_ms", &raw.keep_ms, base.keep, allowed),
+        ttl: raw.ttl_ms.as_ref().map(|_| findings.millis("ttl_ms", &raw.ttl_ms, Duration::ZERO, allowed)),
+        grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, allowed),
+        stale_if_error: findings.millis("stale_if_error_ms", &raw.stale_if_error_ms, base.stale_if_error, allowed),
+        keep: findings.millis("keep_ms", &raw.keep_ms, base.keep, allowed),
     }
 }
 
-fn host(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
+fn host(given: &Spanned<String>, findings: &mut Findings<'_>) -> String {
     let host = given.get_ref();
     if let Some(fault) = host_fault(host) {
         let help =
             "write a name in lower case, such as `example.org` or `*.example.org`; leave `hosts` out for any host";
-        it.refuse(given.span(), format!("{host:?} is no host: {fault}"), help);
+        findings.refuse(given.span(), format!("{host:?} is no host: {fault}"), help);
     }
     // Requests name an address in one form only.
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok());
@@ -224,30 +237,30 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-fn path(given: &Spanned<String>, it: &mut Findings<'_>) -> String {
+fn path(given: &Spanned<String>, findings: &mut Findings<'_>) -> String {
     let path = given.get_ref();
     if let Some(fault) = path_fault(path) {
         let help = "write where the paths of its requests begin, such as `/v1/embeddings`; `/` takes any";
-        it.refuse(given.span(), format!("{path:?} is no path of a route: {fault}"), help);
+        findings.refuse(given.span(), format!("{path:?} is no path of a route: {fault}"), help);
         return path.clone();
     }
     match target::normal_path(path) {
         Ok(normal) if normal == *path => {}
-        Ok(normal) => it.refuse(
+        Ok(normal) => findings.refuse(
             given.span(),
             format!("{path:?} is no path of a route: requests are matched in their normal form"),
             format!("write `{normal}`"),
         ),
         Err(invalid) => {
             let help = "write the path that it comes to";
-            it.refuse(given.span(), format!("{path:?} is no path of a route: {invalid}"), help);
+            findings.refuse(given.span(), format!("{path:?} is no path of a route: {invalid}"), help);
         }
     }
     path.clone()
 }
 
-fn forward_path(raw: &raw::Route, it: &mut Findings<'_>) -> ForwardPath {
-    raw.forward_path.as_ref().and_then(|given| it.word("forward_path", given, &FORWARD_PATH)).unwrap_or_default()
+fn forward_path(raw: &raw::Route, findings: &mut Findings<'_>) -> ForwardPath {
+    raw.forward_path.as_ref().and_then(|given| findings.word("forward_path", given, &FORWARD_PATH)).unwrap_or_default()
 }
 
 fn path_fault(path: &str) -> Option<&'static str> {

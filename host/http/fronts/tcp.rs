@@ -1,7 +1,8 @@
 //! HTTP/1.1 and HTTP/2 over TCP, cleartext or TLS.
 //!
 //! A connection goes `listener` (accept) → `connection` (handshake by `tls`, or `detect`, then one of hyper's two state
-//! machines over `transport`, watched by `watch`; HTTP/2 streams by `stream`, which `pieces` tells what it hands over).
+//! machines over `transport`, watched by `watch`; HTTP/2 streams by `stream`, to which `pieces` reports what it hands
+//! over).
 
 mod connection;
 mod detect;
@@ -40,12 +41,12 @@ impl Tcp {
         Ok(Self { listeners })
     }
 
-    /// The bound addresses, in the order of the configuration.
+    /// Returns the bound addresses, in the order of the configuration.
     pub(in crate::http) fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(Listener::address).collect()
     }
 
-    /// Accepts until the drain begins; what is open then goes on.
+    /// Accepts until the drain begins; connections that are open then go on.
     pub(in crate::http) async fn run<H: Handler>(self, shared: Arc<Shared<H>>) {
         let builders = Arc::new(Builders::new(&shared.limits, &shared.timeouts, &shared.metrics));
         let mut acceptors = JoinSet::new();

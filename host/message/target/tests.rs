@@ -186,7 +186,8 @@ fn odd() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
 }
 
-/// The same path in other words: letters escaped, digits of escapes in the other case, slashes doubled, detours made.
+/// Returns the same path in other words: letters escaped, digits of escapes in the other case, slashes doubled, detours
+/// made.
 fn respelled(path: &str, choices: &[u8]) -> String {
     let mut whole = String::new();
     let mut rest = path;

@@ -1,11 +1,11 @@
-//! Why a body can't be split.
+//! Why a request's or a response's body can't be split.
 
 use thiserror::Error;
 
-/// Why a request body is no question: answered 400.
+/// Why a request's body can't be split: refused with 400.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
-    /// The body can't be read; the words say at which line and column.
+    /// The body can't be read; the text says at which line and column.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
     /// The protocol wants an object.
@@ -20,10 +20,10 @@ pub enum Malformed {
         /// The limit.
         max: usize,
     },
-    /// Nothing is asked.
+    /// There is no input.
     #[error("`input` is missing")]
     InputMissing,
-    /// An empty list asks nothing.
+    /// A list is empty.
     #[error("`{at}` must not be empty")]
     InputEmpty {
         /// Where: `input` or `input[3]`.
@@ -39,15 +39,15 @@ pub enum Malformed {
         /// What is there.
         found: &'static str,
     },
-    /// More questions than a request may ask.
-    #[error("{count} questions are more than the {max} that one request may ask")]
+    /// More items than a request may have.
+    #[error("{count} items are more than the {max} that one request may have")]
     TooMany {
-        /// Questions asked.
+        /// Items of the request.
         count: usize,
         /// The limit.
         max: usize,
     },
-    /// Every question repeats the members beside `input`, so they must be small.
+    /// Every item repeats the members beside `input`, so they must be small.
     #[error("the members beside `input` take {bytes} bytes; {max} are allowed")]
     SharedTooLarge {
         /// Their size.
@@ -58,7 +58,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// The member of the body that is at fault, if it is one.
+    /// Returns the member of the body that is at fault, if it is one.
     #[must_use]
     pub const fn param(&self) -> Option<&'static str> {
         match self {
@@ -70,9 +70,9 @@ impl Malformed {
     }
 }
 
-/// Why a model's answer to a batch can't be given to those who asked.
+/// Why a model's response to a batch can't be split into results.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum BadAnswer {
+pub enum BadResponse {
     /// Not JSON, or JSON of another form.
     #[error("the answer is not {wanted}: {why}")]
     Unreadable {
@@ -82,14 +82,14 @@ pub enum BadAnswer {
         why: String,
     },
     /// A list of another length.
-    #[error("{found} answers to {asked} questions")]
+    #[error("{found} results for {asked} items")]
     Count {
-        /// Questions asked.
+        /// Items of the request.
         asked: usize,
-        /// Answers found.
+        /// Results found.
         found: usize,
     },
-    /// It can't be told which question an entry answers.
+    /// It can't be told which item an entry is for.
     #[error("entry {position} has an index that is out of range, taken or not a number")]
     Index {
         /// Place of the entry in the list.

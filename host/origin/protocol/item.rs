@@ -1,4 +1,4 @@
-//! What protocols read and make: requests and responses, and the questions and answers in them.
+//! The types of protocols: requests and responses, and the items and results in them.
 
 use std::ops::Range;
 
@@ -17,9 +17,9 @@ pub struct Received<'r> {
     pub body: &'r Bytes,
 }
 
-/// A request for one or more questions, as it is sent to a model.
+/// A request for one or more items, as it is sent to a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
+pub struct JoinedRequest {
     /// Path and query.
     pub target: PathAndQuery,
     /// The header fields that describe the body; they replace those that are sent anyway.
@@ -37,92 +37,92 @@ pub struct Message<'m> {
     pub body: &'m Bytes,
 }
 
-/// A request body as questions.
+/// A request's body as items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     /// How the reply must look.
-    pub shape: Shape,
-    /// The questions in the client's order; none if the client sent an empty array.
-    pub questions: Vec<Question>,
+    pub form: ReplyForm,
+    /// The items in the client's order; none if the client sent an empty array.
+    pub items: Vec<Item>,
 }
 
-/// Whether the client asked one question or a list.
+/// The form of a reply: whether the client sent one item or a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// The reply is the answer itself.
+pub enum ReplyForm {
+    /// The reply is the result itself.
     Single,
-    /// The reply is a list of answers, even if it is a list of one.
+    /// The reply is a list of results, even if it is a list of one.
     Many,
 }
 
-/// One question. Clones share their bytes.
+/// One item of a request. Clones share their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The body as if the client had asked just this.
+pub struct Item {
+    /// The body as if the client had sent just this.
     pub body: Bytes,
-    /// What the default key compares: the question's JSON without insignificant white space, members sorted (OpenAI's
-    /// `input` leads), escapes in their shortest form, numbers as written. Every member counts, `user` too; to leave
-    /// one out is a policy's business. A body that isn't JSON stands for itself.
+    /// What the default key compares: the item's JSON without insignificant white space, members sorted (OpenAI's
+    /// `input` leads), escapes in their shortest form, numbers as written. Every member counts, `user` too; a policy
+    /// may leave one out. For a body that isn't JSON, the body.
     pub canonical: Bytes,
-    /// Only questions with equal groups may travel together.
+    /// Only items with equal groups may share a request.
     pub group: Bytes,
     /// The part of `body` that a joined request lists.
-    pub(super) item: Range<usize>,
+    pub(super) span: Range<usize>,
 }
 
-impl Question {
-    /// The bytes by which this question counts in a batch.
+impl Item {
+    /// Returns the bytes by which this item counts in a batch.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.item.len()
+        self.span.len()
     }
 
-    pub(super) fn item(&self) -> &[u8] {
-        self.body.get(self.item.clone()).unwrap_or_default()
+    pub(super) fn listed(&self) -> &[u8] {
+        self.body.get(self.span.clone()).unwrap_or_default()
     }
 }
 
-/// One question's answer, as if it had been asked alone.
+/// The response to one item, as if it had been sent alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ItemResponse {
     /// The header fields that describe the body; they replace those of the response that brought it.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
 }
 
-impl From<Bytes> for Answer {
-    /// An answer for which the header fields of the whole response hold.
+impl From<Bytes> for ItemResponse {
+    /// Returns a response with the header fields of the whole one.
     fn from(body: Bytes) -> Self {
         Self { headers: HeaderMap::new(), body }
     }
 }
 
-/// One question's failure; the others of its batch are not touched by it.
+/// The failure of one item; the others of its batch are not affected by it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the question was answered with status {status}")]
+#[error("the item failed with status {status}")]
 pub struct ItemError {
-    /// The status of a reply to this question alone.
+    /// The status of a reply to this item alone.
     pub status: u16,
     /// The body of such a reply.
     pub body: Bytes,
 }
 
-/// What became of one question.
-pub type Outcome = Result<Answer, ItemError>;
+/// The outcome of one item.
+pub type Outcome = Result<ItemResponse, ItemError>;
 
-/// What became of one question, wherever it is held: its answer comes with the header fields it would have alone.
-pub type Reported<'r> = Result<Message<'r>, &'r ItemError>;
+/// The outcome of one item by reference, with the header fields that its response would have alone.
+pub type OutcomeRef<'r> = Result<Message<'r>, &'r ItemError>;
 
-/// An outcome as it is told if its header fields are all there are.
+/// Returns an outcome by reference, with no other header fields than its own.
 #[cfg(test)]
-pub(super) fn reported(outcome: &Outcome) -> Reported<'_> {
+pub(super) fn outcome_ref(outcome: &Outcome) -> OutcomeRef<'_> {
     outcome.as_ref().map(|answer| Message { headers: &answer.headers, body: &answer.body })
 }
 
-/// What the client gets.
+/// The reply to the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct JoinedReply {
     /// The status.
     pub status: u16,
     /// The header fields that describe the body.

@@ -1,7 +1,7 @@
 //! JSON as text: a canonical form to compare by, in which numbers stay as they were written.
 //!
 //! `serde_json::Value` won't do for that: it reads integers past 64 bits and long fractions as the nearest `f64`, so
-//! that two questions could share a key, and one be served the other's answer.
+//! that two items could share a key, and one be served the other's result.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -15,8 +15,8 @@ use serde_json::value::RawValue;
 
 use super::{
     contract::Protocol,
-    fault::{BadAnswer, Malformed},
-    item::{ItemError, Reply, Reported},
+    fault::{BadResponse, Malformed},
+    item::{ItemError, JoinedReply, OutcomeRef},
 };
 
 /// Deepest nesting. The same as serde_json's own, so that what is accepted here can be read for policies too.
@@ -47,39 +47,39 @@ pub(super) struct Canonical {
     pub(super) repeated: bool,
 }
 
-/// The one JSON value that `body` must be, without the white space around it.
+/// Returns the one JSON value that `body` must be, without the white space around it.
 pub(super) fn text(body: &[u8]) -> Result<&RawValue, Malformed> {
     serde_json::from_slice(body).map_err(|error| Malformed::NotJson(error.to_string()))
 }
 
-/// Reads an answer, or a part of one.
-pub(super) fn read<'t, T: Deserialize<'t>>(text: &'t [u8], wanted: &'static str) -> Result<T, BadAnswer> {
-    serde_json::from_slice(text).map_err(|error| BadAnswer::Unreadable { wanted, why: error.to_string() })
+/// Reads a response, or a part of one.
+pub(super) fn read<'t, T: Deserialize<'t>>(text: &'t [u8], wanted: &'static str) -> Result<T, BadResponse> {
+    serde_json::from_slice(text).map_err(|error| BadResponse::Unreadable { wanted, why: error.to_string() })
 }
 
-/// The header fields of a JSON body.
+/// Returns the header fields of a JSON body.
 pub(super) fn headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
 }
 
-/// A reply of JSON.
-pub(super) fn reply(status: u16, body: Bytes) -> Reply {
-    Reply { status, headers: headers(), body }
+/// Returns a reply of JSON.
+pub(super) fn reply(status: u16, body: Bytes) -> JoinedReply {
+    JoinedReply { status, headers: headers(), body }
 }
 
-/// The reply to one question: its answer or its error, byte for byte.
-pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[Reported<'_>]) -> Reply {
+/// Returns the reply to one item: its result or its error, byte for byte.
+pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     match outcomes.first() {
         Some(Ok(answer)) => reply(200, answer.body.clone()),
         Some(Err(error)) => reply(error.status, error.body.clone()),
         None => {
-            let error = protocol.failure(502, "the question was not answered", None);
+            let error = protocol.failure(502, "there is no result for the item", None);
             reply(error.status, error.body)
         }
     }
 }
 
-/// A failure in the words of models that take plain JSON.
+/// Returns a failure in the format of models that take plain JSON.
 pub(super) fn failure(status: u16, message: &str) -> ItemError {
     let body = serde_json::json!({ "error": { "status": status, "message": message } });
     ItemError { status, body: Bytes::from(body.to_string()) }
@@ -92,7 +92,7 @@ pub(super) fn parse(text: &RawValue, depth: usize) -> Result<Parsed<'_>, Malform
     Ok(Parsed { node, repeated: scanner.repeated })
 }
 
-/// The canonical form of a value that lies `depth` levels deep in its document.
+/// Returns the canonical form of a value that lies `depth` levels deep in its document.
 pub(super) fn canonical(text: &RawValue, depth: usize) -> Result<Canonical, Malformed> {
     let parsed = parse(text, depth)?;
     let mut canonical = String::with_capacity(text.get().len());
@@ -267,7 +267,8 @@ impl<'t> Scanner<'t> {
     }
 }
 
-/// The shortest escapes for the same characters. A lone surrogate, which stands for no character, stays as written.
+/// Returns the shortest escapes for the same characters. A lone surrogate, which stands for no character, stays as
+/// written.
 fn shortest(inner: &str) -> Cow<'_, str> {
     let read = serde_json::from_str::<String>(&format!("\"{inner}\""));
     match read.and_then(|characters| serde_json::to_string(&characters)) {

@@ -1,5 +1,5 @@
-//! A JSON array is many questions, any other JSON value is one. The model is always sent an array, of one element if
-//! need be, and answers with an array of the same length in the same order.
+//! JSON arrays: an array is many items, any other JSON value is one. An array is sent to the model in any case, of one
+//! element if need be, and the response is an array of the same length in the same order.
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -8,15 +8,18 @@ use serde_json::value::RawValue;
 
 use super::{
     contract::Protocol,
-    fault::{BadAnswer, Malformed},
-    item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split},
+    fault::{BadResponse, Malformed},
+    item::{
+        Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
+        Split,
+    },
     json,
 };
 
 /// The status of an error that states none.
 const STATUS_DEFAULT: u16 = 502;
 
-/// Arrays of any JSON values. An error keeps its place among the answers.
+/// Arrays of any JSON values. An error keeps its place among the results.
 #[derive(Debug)]
 pub(super) struct JsonArray;
 
@@ -25,18 +28,18 @@ impl Protocol for JsonArray {
         split(request.body, items_max)
     }
 
-    fn join(&self, target: &PathAndQuery, questions: &[&Question]) -> Joined {
-        Joined { target: target.clone(), headers: json::headers(), body: join_questions(questions) }
+    fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
+        JoinedRequest { target: target.clone(), headers: json::headers(), body: join_items(items) }
     }
 
-    fn split_response(&self, response: Message<'_>, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
-        split_answers(response.body, questions)
+    fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
+        split_results(response.body, items)
     }
 
-    fn join_outcomes(&self, shape: Shape, outcomes: &[Reported<'_>]) -> Reply {
-        match shape {
-            Shape::Single => json::alone(self, outcomes),
-            Shape::Many => join_answers(outcomes),
+    fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
+        match form {
+            ReplyForm::Single => json::alone(self, outcomes),
+            ReplyForm::Many => join_results(outcomes),
         }
     }
 
@@ -48,57 +51,59 @@ impl Protocol for JsonArray {
 fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
     let text = json::text(body)?;
     if !text.get().starts_with('[') {
-        return Ok(Split { shape: Shape::Single, questions: vec![question(body, text, 0)?] });
+        return Ok(Split { form: ReplyForm::Single, items: vec![item_of(body, text, 0)?] });
     }
     let elements: Vec<&RawValue> =
         serde_json::from_str(text.get()).map_err(|error| Malformed::NotJson(error.to_string()))?;
     if elements.len() > items_max {
         return Err(Malformed::TooMany { count: elements.len(), max: items_max });
     }
-    let questions = elements.into_iter().map(|element| question(body, element, 1)).collect::<Result<_, _>>()?;
-    Ok(Split { shape: Shape::Many, questions })
+    let items = elements.into_iter().map(|element| item_of(body, element, 1)).collect::<Result<_, _>>()?;
+    Ok(Split { form: ReplyForm::Many, items })
 }
 
-/// The element as the client wrote it; one that repeats a member, in its canonical form.
-fn question(body: &Bytes, element: &RawValue, depth: usize) -> Result<Question, Malformed> {
+/// Returns the element as the client wrote it; one that repeats a member, in its canonical form.
+fn item_of(body: &Bytes, element: &RawValue, depth: usize) -> Result<Item, Malformed> {
     let canonical = json::canonical(element, depth)?;
     let body = if canonical.repeated { canonical.text.clone() } else { body.slice_ref(element.get().as_bytes()) };
-    let item = 0..body.len();
-    Ok(Question { body, canonical: canonical.text, group: Bytes::new(), item })
+    let span = 0..body.len();
+    Ok(Item { body, canonical: canonical.text, group: Bytes::new(), span })
 }
 
-fn join_questions(questions: &[&Question]) -> Bytes {
-    let mut body = Vec::with_capacity(questions.iter().map(|question| question.weight() + 1).sum::<usize>() + 2);
-    json::write_list(questions.iter().map(|question| question.item()), &mut body);
+fn join_items(items: &[&Item]) -> Bytes {
+    let mut body = Vec::with_capacity(items.iter().map(|item| item.weight() + 1).sum::<usize>() + 2);
+    json::write_list(items.iter().map(|item| item.listed()), &mut body);
     body.into()
 }
 
-fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+fn split_results(body: &Bytes, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
     let elements: Vec<&RawValue> = json::read(body, "a JSON array")?;
-    if elements.len() != questions.len() {
-        return Err(BadAnswer::Count { asked: questions.len(), found: elements.len() });
+    if elements.len() != items.len() {
+        return Err(BadResponse::Count { asked: items.len(), found: elements.len() });
     }
     Ok(elements.into_iter().map(outcome).collect())
 }
 
-/// An element that is an error fits in as it is; one that isn't recognisable as an error in its place is worded anew.
-fn join_answers(outcomes: &[Reported<'_>]) -> Reply {
+/// Joins results. An element that is an error stays as it is; one that isn't recognisable as an error in its place is
+/// worded anew.
+fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     let elements: Vec<Bytes> = outcomes.iter().copied().map(element).collect();
     let mut body = Vec::with_capacity(elements.iter().map(|element| element.len() + 1).sum::<usize>() + 2);
     json::write_list(elements.iter().map(|element| &element[..]), &mut body);
     json::reply(200, body.into())
 }
 
-/// The bytes are copied: an answer that is kept must not keep its whole batch in memory.
+/// Returns the outcome in an element. The bytes are copied: a result that is stored must not keep its whole batch in
+/// memory.
 fn outcome(element: &RawValue) -> Outcome {
     let body = Bytes::copy_from_slice(element.get().as_bytes());
     match error_status(element.get()) {
         Some(status) => Err(ItemError { status, body }),
-        None => Ok(Answer::from(body)),
+        None => Ok(ItemResponse::from(body)),
     }
 }
 
-fn element(outcome: Reported<'_>) -> Bytes {
+fn element(outcome: OutcomeRef<'_>) -> Bytes {
     match outcome {
         Ok(answer) => answer.body.clone(),
         Err(error) => match std::str::from_utf8(&error.body).ok().and_then(error_status) {
@@ -120,7 +125,7 @@ struct Stated {
     status: u16,
 }
 
-/// The status of an element that is `{"error": …}` and nothing else; `None` for an answer.
+/// Returns the status of an element that is `{"error": …}` and nothing else; `None` for a result.
 fn error_status(element: &str) -> Option<u16> {
     let only: OnlyError<'_> = object(element)?;
     let stated = object::<Stated>(only.error.get()).map(|error| error.status);
@@ -135,42 +140,47 @@ fn object<'t, T: Deserialize<'t>>(text: &'t str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::protocol::item::reported;
+    use crate::origin::protocol::item::outcome_ref;
 
     fn asked(body: &'static str) -> Split {
         split(&Bytes::from_static(body.as_bytes()), 4).unwrap()
     }
 
-    fn answered(body: &'static str, questions: usize) -> Result<Vec<Outcome>, BadAnswer> {
-        let one = asked("1").questions.remove(0);
-        split_answers(&Bytes::from_static(body.as_bytes()), &vec![&one; questions])
+    fn answered(body: &'static str, items: usize) -> Result<Vec<Outcome>, BadResponse> {
+        let one = asked("1").items.remove(0);
+        split_results(&Bytes::from_static(body.as_bytes()), &vec![&one; items])
     }
 
     #[test]
     fn an_array_is_many_questions_and_anything_else_is_one() {
-        for (body, shape, questions, sent) in [
-            ("[]", Shape::Many, vec![], "[]"),
-            ("[ 1 ]", Shape::Many, vec!["1"], "[1]"),
-            (" [1, {\"b\" :2, \"a\":3}] ", Shape::Many, vec!["1", "{\"b\" :2, \"a\":3}"], "[1,{\"b\" :2, \"a\":3}]"),
-            ("[[1],[2]]", Shape::Many, vec!["[1]", "[2]"], "[[1],[2]]"),
-            ("[{\"a\": 1, \"a\": 2}]", Shape::Many, vec!["{\"a\":2}"], "[{\"a\":2}]"),
-            (" {\"a\": 1} ", Shape::Single, vec!["{\"a\": 1}"], "[{\"a\": 1}]"),
-            ("\"text\"", Shape::Single, vec!["\"text\""], "[\"text\"]"),
-            ("null", Shape::Single, vec!["null"], "[null]"),
+        for (body, form, items, sent) in [
+            ("[]", ReplyForm::Many, vec![], "[]"),
+            ("[ 1 ]", ReplyForm::Many, vec!["1"], "[1]"),
+            (
+                " [1, {\"b\" :2, \"a\":3}] ",
+                ReplyForm::Many,
+                vec!["1", "{\"b\" :2, \"a\":3}"],
+                "[1,{\"b\" :2, \"a\":3}]",
+            ),
+            ("[[1],[2]]", ReplyForm::Many, vec!["[1]", "[2]"], "[[1],[2]]"),
+            ("[{\"a\": 1, \"a\": 2}]", ReplyForm::Many, vec!["{\"a\":2}"], "[{\"a\":2}]"),
+            (" {\"a\": 1} ", ReplyForm::Single, vec!["{\"a\": 1}"], "[{\"a\": 1}]"),
+            ("\"text\"", ReplyForm::Single, vec!["\"text\""], "[\"text\"]"),
+            ("null", ReplyForm::Single, vec!["null"], "[null]"),
         ] {
             let split = asked(body);
-            let bodies: Vec<&Bytes> = split.questions.iter().map(|question| &question.body).collect();
-            assert_eq!(split.shape, shape, "{body}");
-            assert_eq!(bodies, questions, "{body}");
-            assert_eq!(join_questions(&split.questions.iter().collect::<Vec<_>>()), sent, "{body}");
+            let bodies: Vec<&Bytes> = split.items.iter().map(|item| &item.body).collect();
+            assert_eq!(split.form, form, "{body}");
+            assert_eq!(bodies, items, "{body}");
+            assert_eq!(join_items(&split.items.iter().collect::<Vec<_>>()), sent, "{body}");
         }
     }
 
     #[test]
     fn the_canonical_form_is_that_of_the_element() {
         let split = asked("[{\"b\": 1, \"a\": 2.0}, [ 1 ]]");
-        assert_eq!(split.questions[0].canonical, "{\"a\":2.0,\"b\":1}");
-        assert_eq!(split.questions[1].canonical, "[1]");
+        assert_eq!(split.items[0].canonical, "{\"a\":2.0,\"b\":1}");
+        assert_eq!(split.items[1].canonical, "[1]");
     }
 
     #[test]
@@ -206,30 +216,30 @@ mod tests {
     #[test]
     fn every_element_is_an_answer_in_its_place() {
         let outcomes = answered(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
-        assert_eq!(outcomes[0], Ok(Answer::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
+        assert_eq!(outcomes[0], Ok(ItemResponse::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
         let failed = ItemError { status: 400, body: Bytes::from_static(br#"{"error":{"status":400}}"#) };
         assert_eq!(outcomes[1], Err(failed));
-        let reply = join_answers(&outcomes.iter().map(reported).collect::<Vec<_>>());
+        let reply = join_results(&outcomes.iter().map(outcome_ref).collect::<Vec<_>>());
         assert_eq!((reply.status, &reply.body[..]), (200, &br#"[{"x" : 1.50},{"error":{"status":400}}]"#[..]));
     }
 
     #[test]
     fn a_list_of_another_length_is_nobodys_answer() {
-        assert_eq!(answered("[1]", 2), Err(BadAnswer::Count { asked: 2, found: 1 }));
-        assert_eq!(answered("[1,2,3]", 2), Err(BadAnswer::Count { asked: 2, found: 3 }));
+        assert_eq!(answered("[1]", 2), Err(BadResponse::Count { asked: 2, found: 1 }));
+        assert_eq!(answered("[1,2,3]", 2), Err(BadResponse::Count { asked: 2, found: 3 }));
         for body in ["{}", "1", "[1", "not json"] {
-            assert!(matches!(answered(body, 1), Err(BadAnswer::Unreadable { .. })), "{body}");
+            assert!(matches!(answered(body, 1), Err(BadResponse::Unreadable { .. })), "{body}");
         }
     }
 
     #[test]
     fn an_origins_page_can_not_break_the_array() {
         let page = ItemError { status: 503, body: Bytes::from_static(b"<h1>Sorry</h1>") };
-        let one = Ok(Answer::from(Bytes::from_static(b"1")));
-        let reply = join_answers(&[Err(&page), reported(&one)]);
+        let one = Ok(ItemResponse::from(Bytes::from_static(b"1")));
+        let reply = join_results(&[Err(&page), outcome_ref(&one)]);
         let elements: Vec<serde_json::Value> = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(elements[0]["error"]["status"], 503);
         assert_eq!(elements[1], 1);
-        assert_eq!(join_answers(&[]).body, "[]");
+        assert_eq!(join_results(&[]).body, "[]");
     }
 }

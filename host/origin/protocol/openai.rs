@@ -1,5 +1,5 @@
-//! OpenAI's `/v1/embeddings`. `input` is a string, an array of strings, an array of token ids (one question), or an
-//! array of such arrays; the members beside it (`model`, `dimensions`, `encoding_format`, `user`, …) hold for all.
+//! OpenAI's `/v1/embeddings`. `input` is a string, an array of strings, an array of token ids (one item), or an array
+//! of such arrays; the members beside it (`model`, `dimensions`, `encoding_format`, `user`, …) apply to all.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,22 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     contract::Protocol,
-    fault::{BadAnswer, Malformed},
-    item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split},
+    fault::{BadResponse, Malformed},
+    item::{
+        Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
+        Split,
+    },
     json::{self, Node},
 };
 
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the members beside `input`. Every question of a list repeats them, and so does the name of a batch's class,
+/// Bytes of the members beside `input`. Every item of a list repeats them, and so does the name of a batch's class,
 /// so that without a limit a body could take many times its size in memory.
 const SHARED_BYTES_MAX: usize = 16 * 1024;
 
-/// How every question begins.
+/// The beginning of every item's body.
 const HEAD: &str = "{\"input\":";
 
 /// OpenAI's embeddings. It has no errors per item, so that the first is the whole reply.
@@ -33,18 +36,18 @@ impl Protocol for OpenAi {
         split(request.body, items_max)
     }
 
-    fn join(&self, target: &PathAndQuery, questions: &[&Question]) -> Joined {
-        Joined { target: target.clone(), headers: json::headers(), body: join_questions(questions) }
+    fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
+        JoinedRequest { target: target.clone(), headers: json::headers(), body: join_items(items) }
     }
 
-    fn split_response(&self, response: Message<'_>, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
-        split_answers(response.body, questions)
+    fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
+        split_results(response.body, items)
     }
 
-    fn join_outcomes(&self, shape: Shape, outcomes: &[Reported<'_>]) -> Reply {
-        match (shape, outcomes) {
-            (Shape::Single, _) | (Shape::Many, [_]) => json::alone(self, outcomes),
-            (Shape::Many, _) => join_answers(outcomes),
+    fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
+        match (form, outcomes) {
+            (ReplyForm::Single, _) | (ReplyForm::Many, [_]) => json::alone(self, outcomes),
+            (ReplyForm::Many, _) => join_results(outcomes),
         }
     }
 
@@ -59,7 +62,7 @@ fn failure(status: u16, message: &str, param: Option<&str>) -> ItemError {
     ItemError { status, body: Bytes::from(body.to_string()) }
 }
 
-/// What OpenAI calls an error of this status.
+/// Returns OpenAI's type of an error with this status.
 const fn error_type(status: u16) -> &'static str {
     match status {
         401 | 403 => "authentication_error",
@@ -75,7 +78,7 @@ fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
         other => return Err(Malformed::NotAnObject { found: other.kind() }),
     };
     let input = shared.remove("input").ok_or(Malformed::InputMissing)?;
-    let (shape, kind, items) = inputs(input)?;
+    let (form, kind, items) = inputs(input)?;
     if items.len() > items_max {
         return Err(Malformed::TooMany { count: items.len(), max: items_max });
     }
@@ -90,24 +93,25 @@ fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
     tail.push('}');
     // A list must not mix text and token ids, so the kind of the input belongs to the group.
     let group = Bytes::from(format!("{HEAD}\"{kind}\"{tail}"));
-    Ok(Split { shape, questions: items.iter().map(|item| question(item, &tail, &group)).collect() })
+    Ok(Split { form, items: items.iter().map(|item| item_of(item, &tail, &group)).collect() })
 }
 
-/// The body is canonical already: nothing beside `input` depends on the order of members.
-fn question(item: &Node<'_>, tail: &str, group: &Bytes) -> Question {
+/// Returns the item of one input. Its body is canonical already: nothing beside `input` depends on the order of
+/// members.
+fn item_of(item: &Node<'_>, tail: &str, group: &Bytes) -> Item {
     let mut body = String::from(HEAD);
     item.write(&mut body);
-    let item = HEAD.len()..body.len();
+    let span = HEAD.len()..body.len();
     body.push_str(tail);
     let body = Bytes::from(body);
-    Question { canonical: body.clone(), body, group: group.clone(), item }
+    Item { canonical: body.clone(), body, group: group.clone(), span }
 }
 
-/// What the client asks for: in which shape, whether as text or as tokens, and one node for each question.
-fn inputs(input: Node<'_>) -> Result<(Shape, &'static str, Vec<Node<'_>>), Malformed> {
+/// Returns the inputs: the form of the reply, whether they are text or tokens, and one node for each item.
+fn inputs(input: Node<'_>) -> Result<(ReplyForm, &'static str, Vec<Node<'_>>), Malformed> {
     const WANTED: &str = "a string, an array of strings, an array of token ids or an array of such arrays";
     let items = match input {
-        Node::Text(_) => return Ok((Shape::Single, "text", vec![input])),
+        Node::Text(_) => return Ok((ReplyForm::Single, "text", vec![input])),
         Node::List(items) => items,
         other => return Err(wrong("input".to_owned(), WANTED, &other)),
     };
@@ -115,18 +119,18 @@ fn inputs(input: Node<'_>) -> Result<(Shape, &'static str, Vec<Node<'_>>), Malfo
         None => Err(Malformed::InputEmpty { at: "input".to_owned() }),
         Some(Node::Text(_)) => {
             check_texts(&items)?;
-            Ok((Shape::Many, "text", items))
+            Ok((ReplyForm::Many, "text", items))
         }
         Some(Node::List(_)) => {
             for (index, item) in items.iter().enumerate() {
                 check_tokens(item, || format!("input[{index}]"))?;
             }
-            Ok((Shape::Many, "tokens", items))
+            Ok((ReplyForm::Many, "tokens", items))
         }
         Some(Node::Word(_)) => {
             let tokens = Node::List(items);
             check_tokens(&tokens, || "input".to_owned())?;
-            Ok((Shape::Single, "tokens", vec![tokens]))
+            Ok((ReplyForm::Single, "tokens", vec![tokens]))
         }
         Some(other) => Err(wrong("input[0]".to_owned(), "a string, a token id or an array of token ids", other)),
     }
@@ -158,39 +162,39 @@ fn wrong(at: String, wanted: &'static str, found: &Node<'_>) -> Malformed {
     Malformed::InputType { at, wanted, found: found.kind() }
 }
 
-/// One question travels as if the client had asked it; more become a list.
-fn join_questions(questions: &[&Question]) -> Bytes {
-    let [first, _, ..] = questions else {
-        return questions.first().map(|only| only.body.clone()).unwrap_or_default();
+/// Joins items: a single one is sent as if the client had sent it; more become a list.
+fn join_items(items: &[&Item]) -> Bytes {
+    let [first, _, ..] = items else {
+        return items.first().map(|only| only.body.clone()).unwrap_or_default();
     };
-    let tail = first.body.get(first.item.end..).unwrap_or_default();
-    let items: usize = questions.iter().map(|question| question.weight() + 1).sum();
-    let mut body = Vec::with_capacity(HEAD.len() + items + tail.len() + 2);
+    let tail = first.body.get(first.span.end..).unwrap_or_default();
+    let bytes: usize = items.iter().map(|item| item.weight() + 1).sum();
+    let mut body = Vec::with_capacity(HEAD.len() + bytes + tail.len() + 2);
     body.extend_from_slice(HEAD.as_bytes());
-    json::write_list(questions.iter().map(|question| question.item()), &mut body);
+    json::write_list(items.iter().map(|item| item.listed()), &mut body);
     body.extend_from_slice(tail);
     body.into()
 }
 
-/// A single answer stays as the model wrote it.
-fn split_answers(body: &Bytes, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
+/// Splits a response; one to a single item stays as the model wrote it.
+fn split_results(body: &Bytes, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
     let List { rest, data, usage } = List::parse(body)?;
-    let entries = in_order(data, questions.len())?;
+    let entries = in_order(data, items.len())?;
     if entries.len() == 1 {
-        return Ok(vec![Ok(Answer::from(body.clone()))]);
+        return Ok(vec![Ok(ItemResponse::from(body.clone()))]);
     }
-    let weights: Vec<u64> = questions.iter().map(|question| length(question.item())).collect();
+    let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
         Some(usage) => usage.divide(&weights).into_iter().map(Some).collect(),
         None => vec![None; entries.len()],
     };
     let answer = |(entry, usage): (&Members<'_>, &Option<Usage<'_>>)| {
-        Ok(Answer::from(write_reply(&rest, &[entry], usage.as_ref())))
+        Ok(ItemResponse::from(write_reply(&rest, &[entry], usage.as_ref())))
     };
     Ok(entries.iter().zip(&usages).map(answer).collect())
 }
 
-fn join_answers(outcomes: &[Reported<'_>]) -> Reply {
+fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     let answers: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
     match answers.map(|answers| join(&answers)) {
         Ok(Ok(body)) => json::reply(200, body),
@@ -214,16 +218,16 @@ struct List<'t> {
 }
 
 impl<'t> List<'t> {
-    fn parse(body: &'t [u8]) -> Result<Self, BadAnswer> {
+    fn parse(body: &'t [u8]) -> Result<Self, BadResponse> {
         const WANTED: &str = "an object with a list of embeddings in `data`";
         let mut rest: Members<'t> = json::read(body, WANTED)?;
         let Some(data) = rest.remove("data") else {
-            return Err(BadAnswer::Unreadable { wanted: WANTED, why: "`data` is missing".to_owned() });
+            return Err(BadResponse::Unreadable { wanted: WANTED, why: "`data` is missing".to_owned() });
         };
         let data: Vec<Members<'t>> = json::read(data.get().as_bytes(), WANTED)?;
         if let Some(position) = data.iter().position(|entry| !entry.contains_key("embedding")) {
             let why = format!("`data[{position}]` has no `embedding`");
-            return Err(BadAnswer::Unreadable { wanted: WANTED, why });
+            return Err(BadResponse::Unreadable { wanted: WANTED, why });
         }
         let usage = rest.get("usage").copied().and_then(Usage::parse);
         if usage.is_some() {
@@ -233,24 +237,24 @@ impl<'t> List<'t> {
     }
 }
 
-/// The entries by their `index`; one without stands where it belongs.
-fn in_order(data: Vec<Members<'_>>, asked: usize) -> Result<Vec<Members<'_>>, BadAnswer> {
+/// Returns the entries by their `index`; one without has its place in the list.
+fn in_order(data: Vec<Members<'_>>, asked: usize) -> Result<Vec<Members<'_>>, BadResponse> {
     if data.len() != asked {
-        return Err(BadAnswer::Count { asked, found: data.len() });
+        return Err(BadResponse::Count { asked, found: data.len() });
     }
     let mut slots: Vec<Option<Members<'_>>> = vec![None; asked];
     for (position, entry) in data.into_iter().enumerate() {
         let index = entry.get("index").map_or(Some(position), |index| index.get().parse::<usize>().ok());
         match index.and_then(|index| slots.get_mut(index)) {
             Some(slot) if slot.is_none() => *slot = Some(entry),
-            _ => return Err(BadAnswer::Index { position }),
+            _ => return Err(BadResponse::Index { position }),
         }
     }
     // As many entries as slots and none taken twice: every slot is filled.
     Ok(slots.into_iter().flatten().collect())
 }
 
-/// What the model counted. Counts are shared out and summed up; other members are handed to everybody.
+/// The model's `usage`. Counts are divided among items and summed up; other members are copied to each.
 #[derive(Clone)]
 struct Usage<'t>(BTreeMap<String, Tally<'t>>);
 
@@ -325,7 +329,7 @@ fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
     weights.iter().map(share).collect()
 }
 
-/// How much of a batch's usage an input stands for: its tokens if it is token ids, else its bytes. Never nothing.
+/// Returns how much of a batch's usage an input stands for: its tokens if it is token ids, else its bytes. At least 1.
 fn length(item: &[u8]) -> u64 {
     let length = match item.first() {
         Some(b'[') => item.iter().filter(|byte| **byte == b',').count() + 1,
@@ -334,19 +338,19 @@ fn length(item: &[u8]) -> u64 {
     length.max(1) as u64
 }
 
-/// Usage is what the answers took when they were made, even if some of them come from the cache now.
-fn join(answers: &[Message<'_>]) -> Result<Bytes, BadAnswer> {
+/// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
+fn join(answers: &[Message<'_>]) -> Result<Bytes, BadResponse> {
     let lists = answers.iter().map(|answer| List::parse(answer.body)).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
-        return Err(BadAnswer::Count { asked: 1, found: list.data.len() });
+        return Err(BadResponse::Count { asked: 1, found: list.data.len() });
     }
-    let Some(first) = lists.first() else { return Err(BadAnswer::Count { asked: 1, found: 0 }) };
+    let Some(first) = lists.first() else { return Err(BadResponse::Count { asked: 1, found: 0 }) };
     let entries: Vec<&Members<'_>> = lists.iter().flat_map(|list| &list.data).collect();
     let usage = lists.iter().filter_map(|list| list.usage.clone()).reduce(Usage::plus);
     Ok(write_reply(&first.rest, &entries, usage.as_ref()))
 }
 
-/// A reply with these entries, numbered from zero.
+/// Returns a reply with these entries, numbered from zero.
 fn write_reply(rest: &Members<'_>, entries: &[&Members<'_>], usage: Option<&Usage<'_>>) -> Bytes {
     let mut out = vec![b'{'];
     for (name, value) in rest {

@@ -1,16 +1,19 @@
-//! The whole body is one question.
+//! Plain bodies: the whole body is one item.
 
 use bytes::Bytes;
 use http::{HeaderMap, uri::PathAndQuery};
 
 use super::{
     contract::Protocol,
-    fault::{BadAnswer, Malformed},
-    item::{Answer, ItemError, Joined, Message, Outcome, Question, Received, Reply, Reported, Shape, Split},
+    fault::{BadResponse, Malformed},
+    item::{
+        Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
+        Split,
+    },
     json,
 };
 
-/// Bodies of any kind, one question each.
+/// Bodies of any kind, one item each.
 #[derive(Debug)]
 pub(super) struct Plain;
 
@@ -20,27 +23,27 @@ impl Protocol for Plain {
     }
 
     fn split(&self, request: &Received<'_>, _: usize) -> Result<Split, Malformed> {
-        Ok(Split { shape: Shape::Single, questions: vec![question(request.body)] })
+        Ok(Split { form: ReplyForm::Single, items: vec![item_of(request.body)] })
     }
 
-    /// The header fields stay the client's.
-    fn join(&self, target: &PathAndQuery, questions: &[&Question]) -> Joined {
-        let body = questions.first().map(|question| question.body.clone()).unwrap_or_default();
-        Joined { target: target.clone(), headers: HeaderMap::new(), body }
+    /// Joins the only item into a request, whose header fields stay the client's.
+    fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
+        let body = items.first().map(|item| item.body.clone()).unwrap_or_default();
+        JoinedRequest { target: target.clone(), headers: HeaderMap::new(), body }
     }
 
-    /// Fails for more than one question, so that a mistake of the caller can't give one's answer to another.
-    fn split_response(&self, response: Message<'_>, questions: &[&Question]) -> Result<Vec<Outcome>, BadAnswer> {
-        match questions.len() {
-            1 => Ok(vec![Ok(Answer::from(response.body.clone()))]),
-            asked => Err(BadAnswer::Count { asked, found: 1 }),
+    /// Fails for more than one item, so that a mistake of the caller can't give one's result to another.
+    fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
+        match items.len() {
+            1 => Ok(vec![Ok(ItemResponse::from(response.body.clone()))]),
+            asked => Err(BadResponse::Count { asked, found: 1 }),
         }
     }
 
-    /// The header fields of an answer stay the model's.
-    fn join_outcomes(&self, _: Shape, outcomes: &[Reported<'_>]) -> Reply {
+    /// Returns the only result as the reply, whose header fields stay the model's.
+    fn join_outcomes(&self, _: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
         match outcomes.first() {
-            Some(Ok(answer)) => Reply { status: 200, headers: HeaderMap::new(), body: answer.body.clone() },
+            Some(Ok(answer)) => JoinedReply { status: 200, headers: HeaderMap::new(), body: answer.body.clone() },
             Some(Err(_)) | None => json::alone(self, outcomes),
         }
     }
@@ -50,19 +53,19 @@ impl Protocol for Plain {
     }
 }
 
-/// The whole body as one question. One that is JSON is keyed by its canonical form, any other by its bytes. Either is
-/// sent as the client wrote it, because a model may care for the order of members; one that repeats a member is sent in
-/// its canonical form.
+/// Returns the whole body as one item. One that is JSON is keyed by its canonical form, any other by its bytes.
+/// Either is sent as the client wrote it, because a model may depend on the order of members; one that repeats a member
+/// is sent in its canonical form.
 #[must_use]
-pub fn question(body: &Bytes) -> Question {
+pub fn item_of(body: &Bytes) -> Item {
     let canonical = json::text(body).and_then(|text| json::canonical(text, 0)).ok();
     let (body, canonical) = match canonical {
         Some(canonical) if canonical.repeated => (canonical.text.clone(), canonical.text),
         Some(canonical) => (body.clone(), canonical.text),
         None => (body.clone(), body.clone()),
     };
-    let item = 0..body.len();
-    Question { body, canonical, group: Bytes::new(), item }
+    let span = 0..body.len();
+    Item { body, canonical, group: Bytes::new(), span }
 }
 
 #[cfg(test)]
@@ -78,10 +81,10 @@ mod tests {
             ("{broken", "{broken", "{broken"),
             ("", "", ""),
         ] {
-            let question = question(&Bytes::from(body));
-            assert_eq!(question.body, sent, "{body}");
-            assert_eq!(question.canonical, canonical, "{body}");
-            let joined = Plain.join(&PathAndQuery::from_static("/chat?n=1"), &[&question]);
+            let item = item_of(&Bytes::from(body));
+            assert_eq!(item.body, sent, "{body}");
+            assert_eq!(item.canonical, canonical, "{body}");
+            let joined = Plain.join(&PathAndQuery::from_static("/chat?n=1"), &[&item]);
             assert_eq!((joined.target.as_str(), joined.headers.len()), ("/chat?n=1", 0), "{body}");
             assert_eq!(joined.body, sent, "{body}");
         }
@@ -89,11 +92,11 @@ mod tests {
 
     #[test]
     fn two_questions_get_no_answer_at_all() {
-        let one = question(&Bytes::from_static(b"1"));
+        let one = item_of(&Bytes::from_static(b"1"));
         let (headers, body) = (HeaderMap::new(), Bytes::from_static(b"2"));
         let response = Message { headers: &headers, body: &body };
-        assert_eq!(Plain.split_response(response, &[&one]), Ok(vec![Ok(Answer::from(body.clone()))]));
+        assert_eq!(Plain.split_response(response, &[&one]), Ok(vec![Ok(ItemResponse::from(body.clone()))]));
         let refused = Plain.split_response(response, &[&one, &one]);
-        assert_eq!(refused, Err(BadAnswer::Count { asked: 2, found: 1 }));
+        assert_eq!(refused, Err(BadResponse::Count { asked: 2, found: 1 }));
     }
 }

@@ -1,11 +1,11 @@
-//! What holds for every protocol: asking through us is asking the model.
+//! Properties of every protocol: a request through the node has the model's own response.
 
 use bytes::Bytes;
 use http::{HeaderMap, uri::PathAndQuery};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{item::reported, *};
+use super::{item::outcome_ref, *};
 use crate::config::Protocol::{JsonArray, OpenAiEmbeddings, Plain};
 
 fn split(protocol: config::Protocol, body: &Bytes) -> Split {
@@ -13,21 +13,21 @@ fn split(protocol: config::Protocol, body: &Bytes) -> Split {
     of(protocol).split(&Received { target: &target, headers: &headers, body }, usize::MAX).unwrap()
 }
 
-/// Splits `body`, asks `model` in requests of at most `size` questions, and joins what it answers.
-fn ask(protocol: config::Protocol, body: &Bytes, size: usize, model: impl Fn(&Bytes) -> Bytes) -> Reply {
+/// Splits `body`, calls `model` with requests of at most `size` items, and joins the results.
+fn ask(protocol: config::Protocol, body: &Bytes, size: usize, model: impl Fn(&Bytes) -> Bytes) -> JoinedReply {
     let target = PathAndQuery::from_static("/v1/model?n=1");
     let split = split(protocol, body);
     let protocol = of(protocol);
-    let questions: Vec<&Question> = split.questions.iter().collect();
+    let items: Vec<&Item> = split.items.iter().collect();
     let mut outcomes = Vec::new();
-    for batch in questions.chunks(size) {
-        assert!(batch.iter().all(|question| question.group == batch[0].group));
+    for batch in items.chunks(size) {
+        assert!(batch.iter().all(|item| item.group == batch[0].group));
         let joined = protocol.join(&target, batch);
         assert_eq!(joined.target, target);
         let (headers, body) = (HeaderMap::new(), model(&joined.body));
         outcomes.extend(protocol.split_response(Message { headers: &headers, body: &body }, batch).unwrap());
     }
-    protocol.join_outcomes(split.shape, &outcomes.iter().map(reported).collect::<Vec<_>>())
+    protocol.join_outcomes(split.form, &outcomes.iter().map(outcome_ref).collect::<Vec<_>>())
 }
 
 fn parsed(body: &Bytes) -> Value {
@@ -38,7 +38,7 @@ fn bytes(value: &Value) -> Bytes {
     Bytes::from(serde_json::to_string_pretty(value).unwrap())
 }
 
-/// Answers each element with itself; `{"fail": …}` with an error.
+/// Returns each element as its own result, and an error for `{"fail": …}`.
 fn echo(body: &Bytes) -> Bytes {
     let one = |element: &Value| match element.get("fail") {
         Some(status) => json!({ "error": { "status": status } }),
@@ -50,7 +50,7 @@ fn echo(body: &Bytes) -> Bytes {
     }
 }
 
-/// An embedding that tells its input, and a token for each of its characters; entries come in reverse order.
+/// Returns an embedding that contains its input, and a token for each of its characters; entries come in reverse order.
 fn embed(body: &Bytes) -> Bytes {
     let body = parsed(body);
     let inputs = match &body["input"] {
@@ -130,7 +130,7 @@ proptest! {
     #[test]
     fn white_space_and_order_make_no_other_question_and_content_does(one in value(), other in value()) {
         let key = |body: &[u8]| {
-            split(Plain, &Bytes::copy_from_slice(body)).questions[0].canonical.clone()
+            split(Plain, &Bytes::copy_from_slice(body)).items[0].canonical.clone()
         };
         let compact = key(one.to_string().as_bytes());
         prop_assert_eq!(&compact, &key(&bytes(&one)));
@@ -171,12 +171,12 @@ fn a_failure_speaks_the_protocol() {
 fn numbers_that_differ_past_a_float_are_different_questions() {
     let body = Bytes::from_static(b"[12345678901234567890123, 12345678901234567890124, 1, 1.0]");
     let split = split(JsonArray, &body);
-    for (index, question) in split.questions.iter().enumerate() {
-        for other in &split.questions[..index] {
-            assert_ne!(question.canonical, other.canonical);
+    for (index, item) in split.items.iter().enumerate() {
+        for other in &split.items[..index] {
+            assert_ne!(item.canonical, other.canonical);
         }
     }
-    let joined = of(JsonArray).join(&PathAndQuery::from_static("/"), &split.questions.iter().collect::<Vec<_>>());
+    let joined = of(JsonArray).join(&PathAndQuery::from_static("/"), &split.items.iter().collect::<Vec<_>>());
     assert_eq!(joined.body.len(), body.len() - 3);
     assert_eq!(joined.headers["content-type"], "application/json");
 }

@@ -25,7 +25,7 @@ const BLOCK: u64 = 4096;
 /// Bytes that have been read before they are given back to the file system: less would cost more than it is worth.
 const FREE_BYTES: u64 = 256 * 1024;
 
-/// A body's file. Made when first written to, gone when nobody uses it any more. Clones are the same.
+/// A body's file. Made when first written to, removed when it is no longer used. Clones are the same.
 #[derive(Clone)]
 pub(in crate::origin) struct Scratch(Arc<Inner>);
 

@@ -1,4 +1,4 @@
-//! Which endpoint is asked, and who is asked next.
+//! The choice of the endpoint for an attempt, and for the next.
 
 use std::sync::atomic::AtomicBool;
 

@@ -1,4 +1,4 @@
-//! One request, one answer, or the reason why there is none.
+//! One request, one response, or the reason why there is none.
 
 use http::{Version, header};
 use tokio::sync::mpsc;

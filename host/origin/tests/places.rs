@@ -4,7 +4,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::*;
 
-/// An origin that answers only when told, and notes how many asked at once.
+/// An origin that responds only when the test lets it, and notes how many requests wait at once.
 struct Gated {
     origin: Origin,
     gate: Arc<Semaphore>,

@@ -20,7 +20,7 @@ fn large() -> Bytes {
     (0..LARGE).map(|at| u8::try_from(at / 251 % 251).unwrap()).collect::<Vec<_>>().into()
 }
 
-/// An origin whose every answer is large, with its length or in chunks.
+/// An origin whose every response is large, with its length or in chunks.
 async fn large_origin(chunked: bool) -> Origin {
     let body = large();
     Origin::start(move |_, mut stream| {

@@ -1,27 +1,27 @@
-//! How the questions of one request were answered, for its trail.
+//! Where the results of one request's items came from, for its trail.
 
 use std::sync::Arc;
 
-use super::model::Told;
+use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
     pipeline::trail::{Lookup, Trail},
 };
 
-/// How one question was answered.
-pub(super) enum Answered {
+/// The reply to one item, by where it came from.
+pub(super) enum ItemReply {
     /// From a tier.
     Stored { object: Arc<Object>, tier: Tier, stale: bool },
     /// From a tier, because the model failed in this way.
-    Fallback { object: Arc<Object>, tier: Tier, told: Arc<Told> },
-    /// From the model; with another request's question if `collapsed`.
-    Told { told: Arc<Told>, collapsed: bool },
+    Fallback { object: Arc<Object>, tier: Tier, result: Arc<ItemResult> },
+    /// From the model; through another request's fetch if `collapsed`.
+    Fetched { result: Arc<ItemResult>, collapsed: bool },
 }
 
-/// How the questions of one request were answered.
+/// A count of where the results of one request's items came from.
 #[derive(Default)]
 pub(super) struct Tally {
-    questions: usize,
+    items: usize,
     by_tier: [usize; 3],
     stale: bool,
     fell_back: bool,
@@ -38,58 +38,58 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn of(answers: &[Answered]) -> Self {
-        let mut tally = Self { questions: answers.len(), ..Self::default() };
-        for answer in answers {
+    pub(super) fn of(item_replies: &[ItemReply]) -> Self {
+        let mut tally = Self { items: item_replies.len(), ..Self::default() };
+        for answer in item_replies {
             match answer {
-                Answered::Stored { tier, stale, .. } => {
+                ItemReply::Stored { tier, stale, .. } => {
                     tally.by_tier[*tier as usize] += 1;
                     tally.stale |= stale;
                 }
-                Answered::Fallback { tier, told, .. } => {
+                ItemReply::Fallback { tier, result, .. } => {
                     tally.by_tier[*tier as usize] += 1;
                     tally.fell_back = true;
-                    tally.credit(told);
+                    tally.credit(result);
                 }
-                Answered::Told { told, collapsed } => tally.add(told, *collapsed),
+                ItemReply::Fetched { result, collapsed } => tally.add(result, *collapsed),
             }
         }
         tally
     }
 
-    fn add(&mut self, told: &Told, collapsed: bool) {
+    fn add(&mut self, result: &ItemResult, collapsed: bool) {
         if collapsed {
             self.collapsed += 1;
         } else {
             self.batched += 1;
-            self.cost_micro = self.cost_micro.saturating_add(told.cost_micro);
+            self.cost_micro = self.cost_micro.saturating_add(result.cost_micro);
         }
-        self.stored += usize::from(told.stored);
-        self.credit(told);
+        self.stored += usize::from(result.stored);
+        self.credit(result);
     }
 
-    /// Who was asked, and how it went.
-    fn credit(&mut self, told: &Told) {
-        self.batch = self.batch.max(told.batch);
-        self.attempts = self.attempts.max(told.attempts);
-        self.status = self.status.or(told.status);
-        self.reason = self.reason.or(told.reason);
+    /// Notes the endpoint, the attempts and the outcome of a result.
+    fn credit(&mut self, result: &ItemResult) {
+        self.batch = self.batch.max(result.batch);
+        self.attempts = self.attempts.max(result.attempts);
+        self.status = self.status.or(result.status);
+        self.reason = self.reason.or(result.reason);
         if self.remark.is_none() {
-            self.remark.clone_from(&told.remark);
+            self.remark.clone_from(&result.remark);
         }
         if self.endpoint.is_none() {
-            self.endpoint.clone_from(&told.endpoint);
+            self.endpoint.clone_from(&result.endpoint);
         }
     }
 
     pub(super) fn note(&self, trail: &mut Trail) {
         let hits: usize = self.by_tier.iter().sum();
-        trail.lookup = match (hits == self.questions, self.stale || self.fell_back) {
+        trail.lookup = match (hits == self.items, self.stale || self.fell_back) {
             (true, false) => Lookup::Hit,
             (true, true) => Lookup::Stale,
             (false, _) => Lookup::Miss,
         };
-        trail.forward = match (self.fell_back, hits < self.questions) {
+        trail.forward = match (self.fell_back, hits < self.items) {
             (true, _) => Some(Forward::Stale),
             (false, true) => Some(Forward::UriMiss),
             (false, false) => None,
@@ -102,18 +102,18 @@ impl Tally {
             trail.note_failure(reason);
         }
         trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
-        // A failure says most; then what the policy did; then how the questions were answered.
+        // A failure says most; then what the policy did; then where the results came from.
         let remark = || self.remark.as_ref().map(|remark| remark.to_string().into());
-        let told = self.reason.map(Into::into).or_else(|| trail.detail.take()).or_else(remark);
+        let detail = self.reason.map(Into::into).or_else(|| trail.detail.take()).or_else(remark);
         trail.cost_micro = self.cost_micro;
-        trail.detail = told.or_else(|| (self.questions != 1).then(|| self.summary(hits).into()));
+        trail.detail = detail.or_else(|| (self.items != 1).then(|| self.summary(hits).into()));
     }
 
     fn summary(&self, hits: usize) -> String {
         let [memory, disk, redis] = self.by_tier;
         format!(
             "questions={} hit={hits} memory={memory} disk={disk} redis={redis} collapsed={} batched={}",
-            self.questions, self.collapsed, self.batched
+            self.items, self.collapsed, self.batched
         )
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     policy::{Admission, Fault, Storage},
 };
 
-/// Asks whether an answer is kept.
+/// Calls `decide`: whether a response is stored.
 pub(super) fn decide(
     instance: &mut Instance,
     limit: &Limit,
@@ -43,7 +43,7 @@ fn raw(admission: &Admission) -> RawAdmission {
 
 /// Characters of a reason, which ends up in `Cache-Status`.
 const REASON_CHARS_MAX: usize = 128;
-/// No answer is good for longer than a year, and none is uncacheable for longer.
+/// The longest lifetime in milliseconds, and the longest time that a key is uncacheable: a year.
 const LIFETIME_MS_MAX: u64 = 366 * 24 * 3_600_000;
 
 fn checked(raw: RawAdmission, limit: &Limit) -> Result<Admission, Fault> {
@@ -70,7 +70,7 @@ fn checked(raw: RawAdmission, limit: &Limit) -> Result<Admission, Fault> {
     }))
 }
 
-/// A tag that no purge can name would be kept for nothing, and believed in.
+/// Refuses a tag that no purge can name, on which the author would rely in vain.
 fn purgeable(at: usize, tag: &str) -> Result<(), Fault> {
     let wrong = |why: String| Err(Fault::Malformed(format!("tag {at}, counted from 0, {why}")));
     match tag.len() {

@@ -10,7 +10,7 @@ use crate::{
     policy::{Fault, Grouping},
 };
 
-/// Asks what one question may travel with.
+/// Calls `classify`: what one item may share a batch with.
 pub(super) fn classify(instance: &mut Instance, limit: &Limit, values: &[Option<&[u8]>]) -> Result<Grouping, Fault> {
     let answer =
         instance.call(limit, |exports, store| present(exports.batch.as_ref())?.call_classify(store, values))?;

@@ -1,4 +1,4 @@
-//! What is asked of any verdict: sizes within their limits, and header fields that a policy may set.
+//! Checks of any verdict: sizes within their limits, and header fields that a policy may set.
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -7,7 +7,7 @@ use crate::{
     policy::Fault,
 };
 
-/// A list that is within the contract's limit, and the operator's.
+/// Checks that a list is within the contract's limit, and the operator's.
 pub(super) fn counted<T>(what: &'static str, list: &[T], max: usize, limit: &Limit) -> Result<(), Fault> {
     let max = max.min(limit.result_items);
     if list.len() <= max {
@@ -16,13 +16,13 @@ pub(super) fn counted<T>(what: &'static str, list: &[T], max: usize, limit: &Lim
     Err(Fault::Malformed(format!("{} {what}; at most {max} are allowed", list.len())))
 }
 
-/// Sizes that together are within the limit of a result.
+/// Checks that sizes together are within the limit of a result.
 pub(super) fn weighed(sizes: impl Iterator<Item = usize>, limit: &Limit) -> Result<(), Fault> {
     let bytes: usize = sizes.sum();
     if bytes <= limit.result_bytes { Ok(()) } else { Err(Fault::TooLarge { bytes, limit: limit.result_bytes }) }
 }
 
-/// A header field of a request, as a component names it; without a value it is one to be removed.
+/// Returns a header field of a request, as a component names it; without a value it is one to be removed.
 pub(super) fn request_field(name: &str, value: Option<&str>) -> Result<(HeaderName, Option<HeaderValue>), Fault> {
     let wrong = |why: String| Fault::Malformed(format!("the header field `{}` {why}", plain(name, 80)));
     if name.len() > FIELD_NAME_BYTES_MAX {
@@ -45,8 +45,8 @@ pub(super) fn request_field(name: &str, value: Option<&str>) -> Result<(HeaderNa
     Ok((name, Some(value)))
 }
 
-/// Whether a field is the host's own: by it a connection knows where a request ends and whom it is for, or it is for
-/// one hop only (RFC 9110, section 7.6.1).
+/// Whether a field is the host's own: it frames the request or names its host, or it is for one hop only (RFC 9110,
+/// section 7.6.1).
 fn is_hosts(name: &HeaderName) -> bool {
     const OWN: [HeaderName; 10] = [
         header::HOST,

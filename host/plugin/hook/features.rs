@@ -1,7 +1,7 @@
 //! The `features` hook.
 
 use bytes::Bytes;
-use holm_bindings::exports::holm::policy::features::{Edit as RawEdit, Header, Shape as RawShape, Value as RawValue};
+use holm_bindings::exports::holm::policy::features::{Edit as RawEdit, Header, Shape as RawEdits, Value as RawValue};
 use http::{HeaderName, HeaderValue};
 
 use super::bounds::{counted, request_field, weighed};
@@ -12,19 +12,19 @@ use crate::{
         limits::{EDITS_MAX, FEATURES_MAX, HEADERS_MAX, Limit, plain},
     },
     policy::{
-        Fault, Shape,
+        Fault, RequestEdits,
         edit::{Edit, Pointer},
     },
 };
 
-/// Asks what matters in one request.
-pub(super) fn extract(instance: &mut Instance, limit: &Limit, values: &[Option<&[u8]>]) -> Result<Shape, Fault> {
+/// Calls `extract`: what matters in one request.
+pub(super) fn extract(instance: &mut Instance, limit: &Limit, values: &[Option<&[u8]>]) -> Result<RequestEdits, Fault> {
     let answer =
         instance.call(limit, |exports, store| present(exports.features.as_ref())?.call_extract(store, values))?;
-    answer.map_err(|fault| own_fault(&fault)).and_then(|shape| checked(shape, limit))
+    answer.map_err(|fault| own_fault(&fault)).and_then(|request_edits| checked(request_edits, limit))
 }
 
-fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
+fn checked(raw: RawEdits, limit: &Limit) -> Result<RequestEdits, Fault> {
     counted("features", &raw.features, FEATURES_MAX, limit)?;
     counted("edits", &raw.edits, EDITS_MAX, limit)?;
     counted("header fields", &raw.headers, HEADERS_MAX, limit)?;
@@ -33,14 +33,14 @@ fn checked(raw: RawShape, limit: &Limit) -> Result<Shape, Fault> {
     let edits = raw.edits.iter().map(|edit| edit.pointer.len() + edit.value.as_ref().map_or(0, String::len));
     let fields = raw.headers.iter().map(|field| field.name.len() + field.value.as_ref().map_or(0, String::len));
     weighed(sizes.chain(edits).chain(fields), limit)?;
-    Ok(Shape {
+    Ok(RequestEdits {
         features,
         edits: raw.edits.iter().map(edit).collect::<Result<_, _>>()?,
         headers: raw.headers.iter().map(field).collect::<Result<_, _>>()?,
     })
 }
 
-/// As other hooks read it.
+/// Returns a value as other hooks read it.
 fn bytes(value: RawValue) -> Bytes {
     match value {
         RawValue::Text(text) => text.into(),
@@ -66,12 +66,15 @@ fn field(raw: &Header) -> Result<(HeaderName, Option<HeaderValue>), Fault> {
 mod tests {
     use super::*;
 
-    fn shape(edits: Vec<(&str, Option<&str>)>, headers: Vec<(&str, Option<&str>)>) -> Result<Shape, Fault> {
+    fn request_edits(
+        edits: Vec<(&str, Option<&str>)>,
+        headers: Vec<(&str, Option<&str>)>,
+    ) -> Result<RequestEdits, Fault> {
         let edits =
             edits.into_iter().map(|(pointer, value)| RawEdit { pointer: pointer.into(), value: value.map(Into::into) });
         let headers =
             headers.into_iter().map(|(name, value)| Header { name: name.into(), value: value.map(Into::into) });
-        checked(RawShape { features: vec![], edits: edits.collect(), headers: headers.collect() }, &Limit::of_bytes(64))
+        checked(RawEdits { features: vec![], edits: edits.collect(), headers: headers.collect() }, &Limit::of_bytes(64))
     }
 
     #[test]
@@ -96,15 +99,15 @@ mod tests {
             (vec![], vec![("Content-Length", Some("1"))], "`Content-Length` is not a policy's to set"),
             (vec![("/a", None); EDITS_MAX + 1], vec![], "1025 edits; at most 1024"),
         ] {
-            let fault = shape(edits, headers).unwrap_err().to_string();
+            let fault = request_edits(edits, headers).unwrap_err().to_string();
             assert!(fault.contains(words), "{fault}");
         }
         assert!(matches!(
-            shape(vec![("/a", Some(&format!("\"{}\"", "x".repeat(70))))], vec![]),
+            request_edits(vec![("/a", Some(&format!("\"{}\"", "x".repeat(70))))], vec![]),
             Err(Fault::TooLarge { .. })
         ));
         let long = "x".repeat(70);
-        assert!(matches!(shape(vec![], vec![("x-a", Some(&long))]), Err(Fault::TooLarge { bytes: 73, .. })));
-        assert!(shape(vec![("", Some("1")), ("/a~1b", None)], vec![("X-A", None)]).is_ok());
+        assert!(matches!(request_edits(vec![], vec![("x-a", Some(&long))]), Err(Fault::TooLarge { bytes: 73, .. })));
+        assert!(request_edits(vec![("", Some("1")), ("/a~1b", None)], vec![("X-A", None)]).is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! The `key` hook: its plan, asked once, and its call.
+//! The `key` hook: its plan, called once, and its call.
 
 use holm_bindings::exports::holm::policy::key::{Keying, Verdict};
 
@@ -12,13 +12,13 @@ use crate::{
     policy::{Fault, KeyVerdict},
 };
 
-/// Asks how keys are made.
+/// Calls `plan`: how keys are made.
 pub(super) fn plan(instance: &mut Instance, limit: &Limit) -> Result<Keying, Fault> {
     let answer = instance.call(limit, |exports, store| present(exports.key.as_ref())?.call_plan(store))?;
     answer.map_err(|fault| own_fault(&fault))
 }
 
-/// Asks for the key of one request.
+/// Calls `derive`: the key of one request.
 pub(super) fn derive(instance: &mut Instance, limit: &Limit, values: &[Option<&[u8]>]) -> Result<KeyVerdict, Fault> {
     let answer = instance.call(limit, |exports, store| present(exports.key.as_ref())?.call_derive(store, values))?;
     answer.map_err(|fault| own_fault(&fault)).and_then(|verdict| checked(verdict, limit))
@@ -33,7 +33,7 @@ fn checked(verdict: Verdict, limit: &Limit) -> Result<KeyVerdict, Fault> {
         Verdict::Lookup(parts) => parts,
     };
     if parts.is_empty() {
-        // One key for every request would serve anybody anything.
+        // One key for every request would share every response.
         return Err(Fault::Malformed("its key has no parts".to_owned()));
     }
     counted("parts of a key", &parts, PARTS_MAX, limit)?;

@@ -13,7 +13,7 @@ use crate::{
     policy::{Fault, Hint},
 };
 
-/// Asks what will be asked next.
+/// Calls `suggest`: what will be requested next.
 pub(super) fn suggest(
     instance: &mut Instance,
     limit: &Limit,

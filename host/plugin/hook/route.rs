@@ -12,7 +12,7 @@ use crate::{
     policy::{Candidate, Choice, Fault},
 };
 
-/// Asks who answers.
+/// Calls `choose`: the order of the candidates.
 pub(super) fn choose(
     instance: &mut Instance,
     limit: &Limit,

@@ -1,4 +1,4 @@
-//! Generations that come and go.
+//! Generations that are loaded, tried and rolled back.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,7 +14,7 @@ use crate::{
     report::TrialInfo,
 };
 
-/// What a `mad` does that puts this in front of its keys.
+/// Returns a `mad` that puts this in front of its keys.
 fn salted(what: &str, salt: &str, rollout: &Rollout) -> config::Policy {
     let table = format!(r#"{{"do": "{what}", "salt": "{salt}"}}"#);
     config::Policy { rollout: rollout.clone(), ..config(MAD, &table, LIMITS, FORGETFUL) }
@@ -76,19 +76,19 @@ fn what_routes_can_not_use_is_not_gone_back_to() {
     assert_eq!(generations.rollback(None).unwrap().generation, generations.digest()[..8]);
 }
 
-/// What the request's generation makes its key of; with what stands in for it if it faults.
+/// Returns the salt of the key that the request's generation makes, or its fallback if it faults.
 fn salt_of(generations: &Generations, head: &RequestHead) -> String {
     let chosen = generations.choose(head);
     let notes = Notes::default();
     let facts = Facts::new(head, None, &notes);
     let made = consult::key(&*chosen.policy, &facts).unwrap();
-    let made = made.or_else(|fault| match &chosen.instead {
-        Some(instead) => consult::key(&**instead, &facts.noted(&Notes::default())).unwrap(),
+    let made = made.or_else(|fault| match &chosen.fallback {
+        Some(fallback) => consult::key(&**fallback, &facts.noted(&Notes::default())).unwrap(),
         None => Err(fault),
     });
     let decision = made.unwrap();
     if let Some(shadow) = &chosen.shadow {
-        shadow.witness(&Question::Key, &facts, Some(&Ok(Arc::new(decision.clone()))));
+        shadow.witness(&HookCall::Key, &facts, Some(&Ok(Arc::new(decision.clone()))));
     }
     let Decision::Key(KeyVerdict::Lookup(parts)) = decision else { panic!("{decision:?}") };
     String::from_utf8(parts[0].clone().unwrap()).unwrap()
@@ -207,7 +207,7 @@ fn compared(generations: &Generations, count: u64) -> TrialInfo {
     }
 }
 
-/// From the client, for a path of its own.
+/// Returns a request of the client, for a path of its own.
 fn apart(client: u32) -> RequestHead {
     let mut head = from(client);
     head.target = format!("/{client}").parse().unwrap();
@@ -229,7 +229,7 @@ fn a_shadow_has_no_say_and_other_words_for_the_same_keys_are_no_disagreement() {
     assert_eq!(salt_of(&generations, &from(1)), "two");
 }
 
-/// `count` makes a key of how often the instance was asked.
+/// `count` makes a key of how often the instance was called.
 #[test]
 fn a_shadow_tells_which_requests_would_no_longer_share_a_response() {
     let rollout =
@@ -253,7 +253,7 @@ fn a_shadow_tells_which_requests_would_no_longer_share_a_response() {
     assert_eq!((ended.trial.examples[0].times, ended.outcome.as_str()), (4, "no longer tried: by the operator"));
 }
 
-/// `chatter` makes one key of all requests. Such a canary goes, whatever else it does right.
+/// `chatter` makes one key of all requests. Such a canary is rolled back, whatever else it does right.
 #[test]
 fn a_canary_whose_key_makes_all_equal_is_rolled_back() {
     let rollout = Rollout { canary_percent: 100, requests_min: 1_000_000, ..TRIAL.clone() };
@@ -333,7 +333,7 @@ fn loading_what_is_active_ends_a_trial() {
     assert_eq!(states(&generations), ["active"]);
 }
 
-/// A recipe is never called, and has to prove itself all the same.
+/// A recipe is never called, and is judged by its requests.
 #[test]
 fn a_recipe_on_trial_is_promoted_by_its_requests() {
     let generations = start(&TRIAL);
@@ -362,9 +362,9 @@ fn a_shadow_that_has_lost_a_hook_disagrees() {
     let chosen = generations.choose(&head);
     let shadow = chosen.shadow.unwrap();
     let grouped = Decision::Batch(crate::policy::Grouping { priority: 9, ..crate::policy::Grouping::default() });
-    shadow.witness(&Question::Batch, &facts, Some(&Ok(Arc::new(grouped))));
-    // Neither has a say: there is nothing to compare.
-    shadow.witness(&Question::Batch, &facts, None);
+    shadow.witness(&HookCall::Batch, &facts, Some(&Ok(Arc::new(grouped))));
+    // Neither has the hook: there is nothing to compare.
+    shadow.witness(&HookCall::Batch, &facts, None);
     let trial = compared(&generations, 1);
     assert_eq!((trial.compared, trial.disagreed), (1, 1));
     let example = &trial.examples[0];

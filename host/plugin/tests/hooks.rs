@@ -5,7 +5,7 @@ use crate::policy::{Admission, Candidate, Hint, Hook, Storage};
 
 const HOOKS: [&str; 6] = ["key", "features", "admit", "route", "batch", "prefetch"];
 
-/// A component that does in this hook what each request says.
+/// Loads a component that does in this hook what each request says.
 fn obedient_in(hook: &str) -> Arc<Plugin> {
     load(MAD, &format!(r#"{{"do": "ask", "in": "{hook}"}}"#), LIMITS).unwrap()
 }
@@ -18,15 +18,15 @@ fn candidates() -> Vec<Candidate> {
 fn ask_in(plugin: &Plugin, hook: &str, what: &str) -> Result<Arc<Decision>, Fault> {
     let suggested = Admission::Store(Storage::default());
     let candidates = candidates();
-    let question = match Hook::named(hook).unwrap() {
-        Hook::Key => Question::Key,
-        Hook::Features => Question::Features,
-        Hook::Admit => Question::Admit(&suggested),
-        Hook::Route => Question::Route(&candidates),
-        Hook::Batch => Question::Batch,
-        Hook::Prefetch => Question::Prefetch { hit: true },
+    let call = match Hook::named(hook).unwrap() {
+        Hook::Key => HookCall::Key,
+        Hook::Features => HookCall::Features,
+        Hook::Admit => HookCall::Admit(&suggested),
+        Hook::Route => HookCall::Route(&candidates),
+        Hook::Batch => HookCall::Batch,
+        Hook::Prefetch => HookCall::Prefetch { hit: true },
     };
-    plugin.decide(&question, &values(&[Some(what), Some("/p"), Some("200")][..inputs(hook)]), None)
+    plugin.decide(&call, &values(&[Some(what), Some("/p"), Some("200")][..inputs(hook)]), None)
 }
 
 /// `admit` reads the status as well.
@@ -41,7 +41,7 @@ fn who_behaves_is_heard_in_every_hook() {
         let decided = ask_in(&plugin, hook, "behave").unwrap_or_else(|fault| panic!("{hook}: {fault}"));
         assert_eq!(decided.hook().name(), hook);
         match &*decided {
-            Decision::Features(shape) => assert_eq!(shape.feature("f"), Some(b"1".as_slice())),
+            Decision::Features(request_edits) => assert_eq!(request_edits.feature("f"), Some(b"1".as_slice())),
             Decision::Admit(admission) => assert_eq!(*admission, Admission::Store(Storage::default())),
             Decision::Route(choice) => assert_eq!(choice.order, [0, 1, 2]),
             Decision::Prefetch(hints) => assert_eq!(*hints, Vec::<Hint>::new()),

@@ -1,4 +1,4 @@
-//! Remembered verdicts against asked ones.
+//! Remembered verdicts against those of calls.
 
 use proptest::prelude::*;
 
@@ -43,7 +43,7 @@ fn faults_are_not_remembered() {
 fn what_changes_by_itself_is_forgotten_in_time() {
     let plugin = remembering(MAD, r#"{"do": "call"}"#, MEMO);
     let inputs = values(&[Some("a"), None]);
-    let ask = |until| plugin.decide(&Question::Key, &inputs, Some(until)).unwrap();
+    let ask = |until| plugin.decide(&HookCall::Key, &inputs, Some(until)).unwrap();
     ask(clock::now());
     ask(clock::now().plus(Duration::from_secs(3_600)));
     ask(clock::now().plus(Duration::from_secs(3_600)));
@@ -68,7 +68,7 @@ fn what_is_asked_beside_the_inputs_counts_as_well() {
     let suggestions = [Admission::Pass("a".into()), Admission::Store(Storage::default()), Admission::Pass("b".into())];
     for _ in 0..2 {
         for suggested in &suggestions {
-            let decided = plugin.decide(&Question::Admit(suggested), &values, None).unwrap();
+            let decided = plugin.decide(&HookCall::Admit(suggested), &values, None).unwrap();
             assert_eq!(*decided, Decision::Admit(suggested.clone()));
         }
     }

@@ -18,7 +18,7 @@ const LATEST_MS: u64 = 253_402_300_799_999;
 pub struct Line<'a> {
     /// When the request arrived.
     pub time: Timestamp,
-    /// The request's id, as it travels on.
+    /// The request's id, as it is sent on.
     pub id: &'a [u8],
     /// The trace that the client named.
     pub trace_id: Option<[u8; 16]>,
@@ -48,19 +48,19 @@ pub struct Line<'a> {
     pub key: Option<[u8; 32]>,
     /// The outcome of the look-up: `hit`, `stale`, `miss`, `bypass`, `pass`, …
     pub lookup: &'a str,
-    /// The tier that had the answer.
+    /// The tier that had the response.
     pub tier: Option<&'a str>,
     /// Why the request was forwarded, in the words of RFC 9211.
     pub fwd: Option<&'a str>,
-    /// The answer was kept.
+    /// The response was stored.
     pub stored: bool,
-    /// The answer came from a fetch that another request began.
+    /// The response came from a fetch that another request began.
     pub collapsed: bool,
-    /// The endpoint that answered.
+    /// The endpoint that responded.
     pub endpoint: Option<&'a str>,
-    /// Times the origin was asked.
+    /// Requests that the origin had.
     pub attempts: u32,
-    /// Items of the batch that the request's question was part of.
+    /// Items of the batch that the request's item was part of.
     pub batch_size: Option<u32>,
     /// What else is worth knowing, such as why the request failed.
     pub detail: Option<&'a str>,

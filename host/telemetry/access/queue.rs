@@ -149,7 +149,7 @@ impl Queue {
         state.take(written)
     }
 
-    /// For the writer: however it ends, nobody waits for it any longer.
+    /// For the writer: however it ends, nothing waits for it any longer.
     pub(super) const fn closes_when_dropped(&self) -> Closes<'_> {
         Closes(self)
     }
@@ -218,7 +218,7 @@ impl State {
         if due && !mem::replace(&mut self.due, true) { Pushed::Due } else { Pushed::Queued }
     }
 
-    /// Is there a reason not to wait?
+    /// Whether there is a reason not to wait.
     fn is_due(&self) -> bool {
         self.due || self.reopen || self.phase != Phase::Open
     }

@@ -42,7 +42,7 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Error> {
     if pack::is_core_module(&wasm) { pack::pack(wasm, None) } else { Ok(wasm) }
 }
 
-/// Is the standard library of the target there?
+/// Whether the standard library of the target is there.
 fn find_target(project: &Project) -> Result<(), Error> {
     let mut rustc = RUSTC.command(&project.dir, &[])?;
     rustc.args(["--print", "target-libdir", "--target", TARGET]);

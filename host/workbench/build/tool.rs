@@ -10,7 +10,7 @@ use std::{
 
 use super::super::error::Error;
 
-/// A program of somebody else's.
+/// A program that isn't part of holm.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tool {
     pub(super) program: &'static str,

@@ -59,7 +59,7 @@ impl Costs {
 pub(super) fn time(plugin: &Plugin, records: &[Record], costs: &mut BTreeMap<Hook, Costs>) {
     for (hook, _) in sums(plugin, |_| 0.0) {
         let costs = costs.entry(hook).or_default();
-        costs.records += records.iter().filter(|record| record.question(hook).is_some()).count() as u64;
+        costs.records += records.iter().filter(|record| record.hook_call(hook).is_some()).count() as u64;
     }
     if records.is_empty() {
         return;

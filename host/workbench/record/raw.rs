@@ -189,7 +189,7 @@ fn expectations(raw: BTreeMap<String, Value>, record: &Record) -> Result<Vec<(Ho
         let Some(hook) = Hook::named(&name) else {
             return Err(format!("`expect.{name}`: allowed are {}", Hook::ALL.map(Hook::name).join(", ")));
         };
-        if let Some(member) = Record::needs(hook).filter(|_| record.question(hook).is_none()) {
+        if let Some(member) = Record::needs(hook).filter(|_| record.hook_call(hook).is_none()) {
             return Err(format!("`expect.{name}` needs `{member}` beside it"));
         }
         expect.push((hook, value));

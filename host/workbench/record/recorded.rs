@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     clock::Timestamp,
     message::RequestHead,
-    policy::{Admission, Answer, Candidate, Hook, PoolStats, Pools, Question},
+    policy::{Admission, Candidate, Hook, HookCall, PoolStats, Pools, ResponseFacts},
 };
 
 /// A request that was recorded, and what else is known about it.
@@ -27,21 +27,21 @@ pub struct Record {
     pub at: Timestamp,
     /// Arms that are stated instead of drawn.
     pub arms: BTreeMap<String, String>,
-    /// Features that are stated instead of asked for.
+    /// Features that are stated instead of extracted.
     pub features: Option<Vec<(String, Bytes)>>,
-    /// What the origin answered.
+    /// The origin's response.
     pub answered: Option<Answered>,
-    /// Who may answer; nobody if that isn't asked.
+    /// The candidates; empty if `route` isn't called.
     pub candidates: Vec<Candidate>,
     /// How pools did.
     pub pools: KnownPools,
-    /// Was it answered from the cache?
+    /// Whether it was served from the cache.
     pub hit: Option<bool>,
     /// What the hooks decide.
     pub expect: Vec<(Hook, Value)>,
 }
 
-/// An answer of the origin.
+/// A response of the origin.
 #[derive(Clone, Debug)]
 pub struct Answered {
     /// The status.
@@ -85,20 +85,20 @@ impl Record {
         }
     }
 
-    /// What a hook is asked; `None` if the record doesn't say enough for it.
+    /// Returns the call of a hook; `None` if the record lacks what it takes.
     #[must_use]
-    pub fn question(&self, hook: Hook) -> Option<Question<'_>> {
+    pub fn hook_call(&self, hook: Hook) -> Option<HookCall<'_>> {
         match hook {
-            Hook::Key => Some(Question::Key),
-            Hook::Features => Some(Question::Features),
-            Hook::Admit => self.answered.as_ref().map(|answered| Question::Admit(&answered.suggested)),
-            Hook::Route => (!self.candidates.is_empty()).then_some(Question::Route(&self.candidates)),
-            Hook::Batch => Some(Question::Batch),
-            Hook::Prefetch => self.hit.map(|hit| Question::Prefetch { hit }),
+            Hook::Key => Some(HookCall::Key),
+            Hook::Features => Some(HookCall::Features),
+            Hook::Admit => self.answered.as_ref().map(|answered| HookCall::Admit(&answered.suggested)),
+            Hook::Route => (!self.candidates.is_empty()).then_some(HookCall::Route(&self.candidates)),
+            Hook::Batch => Some(HookCall::Batch),
+            Hook::Prefetch => self.hit.map(|hit| HookCall::Prefetch { hit }),
         }
     }
 
-    /// The member that a hook can't be asked without.
+    /// Returns the member that a hook can't be called without.
     #[must_use]
     pub const fn needs(hook: Hook) -> Option<&'static str> {
         match hook {
@@ -124,7 +124,7 @@ impl Record {
 impl Answered {
     /// As policies see it.
     #[must_use]
-    pub const fn answer(&self) -> Answer<'_> {
-        Answer { status: self.status, headers: &self.headers, length: self.length, fetch_us: self.fetch_us }
+    pub const fn answer(&self) -> ResponseFacts<'_> {
+        ResponseFacts { status: self.status, headers: &self.headers, length: self.length, fetch_us: self.fetch_us }
     }
 }

@@ -122,7 +122,7 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
     Some(Record { answered, ..record })
 }
 
-/// The fields that travel: what begins with `:` is HTTP/2's way to say method and place.
+/// The fields that are sent: what begins with `:` is HTTP/2's way to say method and place.
 fn fields(fields: &[Field]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for field in fields {
@@ -136,8 +136,8 @@ fn fields(fields: &[Field]) -> HeaderMap {
     headers
 }
 
-/// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for a question. `None` if no policy
-/// is asked about such an answer.
+/// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for a question. `None` if no
+/// policy is asked about such a response.
 fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length: Option<u64>) -> Option<Admission> {
     let exchange = Exchange {
         lent: false,

@@ -37,10 +37,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{LIMIT, within};
 
-/// The authority that requests name unless told otherwise; the same for every node, because it is part of the key.
+/// The authority that requests name by default; the same for every node, because it is part of the key.
 pub(crate) const HOST_NAME: &str = "shop.test";
 
-/// Why a request got no whole answer.
+/// Why a request got no whole response.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// A body that a test sends, as a client or as an origin.
@@ -49,12 +49,12 @@ pub(crate) type OutBody = UnsyncBoxBody<Bytes, io::Error>;
 /// Writes pieces of a body while it is being sent; dropping it ends the body.
 pub(crate) type Pipe = mpsc::Sender<io::Result<Bytes>>;
 
-/// All bytes at once.
+/// Returns all bytes at once.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> OutBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body that the test feeds piece by piece.
+/// Returns a body that the test feeds piece by piece.
 pub(crate) fn piped() -> (Pipe, OutBody) {
     let (pipe, pieces) = mpsc::channel(1);
     (pipe, Piped(pieces).boxed_unsync())
@@ -113,7 +113,7 @@ impl Ask {
         self.body(value.to_string())
     }
 
-    /// Sends it over an HTTP/1.1 connection of its own and reads the whole answer.
+    /// Sends it over an HTTP/1.1 connection of its own and reads the whole response.
     pub(crate) async fn send(self) -> Answer {
         let what = format!("{} {}", self.method, self.target);
         match self.try_send().await {
@@ -126,7 +126,7 @@ impl Ask {
         timeout(LIMIT, async { self.open().await?.whole().await }).await?
     }
 
-    /// Sends it over an HTTP/1.1 connection of its own and returns when the answer's head is there.
+    /// Sends it over an HTTP/1.1 connection of its own and returns when the response's head is there.
     pub(crate) async fn open(self) -> Result<Opened, Failure> {
         let mut conn = Conn::h1(self.address).await?;
         let mut opened = conn.open(self).await?;
@@ -135,7 +135,7 @@ impl Ask {
     }
 }
 
-/// An answer whose head is there and whose body may still be on its way.
+/// A response whose head is there and whose body may still be arriving.
 pub(crate) struct Opened {
     pub(crate) status: u16,
     pub(crate) version: Version,
@@ -145,7 +145,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// The next bytes of the body; `None` at its end.
+    /// Returns the next bytes of the body; `None` at its end.
     pub(crate) async fn piece(&mut self) -> Option<Result<Bytes, hyper::Error>> {
         within("a piece of the body", self.body.frame())
             .await
@@ -163,7 +163,7 @@ impl Opened {
     }
 }
 
-/// A whole answer.
+/// A whole response.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -173,7 +173,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// A header field's value, or nothing.
+    /// Returns a header field's value, or nothing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -221,7 +221,7 @@ impl CacheStatus {
         self.params.contains_key(name)
     }
 
-    /// A parameter's value, or nothing.
+    /// Returns a parameter's value, or nothing.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.params.get(name).map_or("", String::as_str)
     }
@@ -266,17 +266,17 @@ impl Conn {
         Self::over_h1(TcpStream::connect(address).await?, "http").await
     }
 
-    /// HTTP/2 on cleartext, by prior knowledge.
+    /// Connects by HTTP/2 on cleartext, by prior knowledge.
     pub(crate) async fn h2(address: SocketAddr) -> Result<Self, Failure> {
         Self::over_h2(TcpStream::connect(address).await?, "http").await
     }
 
-    /// HTTP/2 on cleartext by a client that lets no byte of any body through.
+    /// Connects by HTTP/2 on cleartext as a client that lets no byte of any body through.
     pub(crate) async fn h2_shut(address: SocketAddr) -> Result<Self, Failure> {
         Self::h2_ahead(address, 0).await
     }
 
-    /// HTTP/2 on cleartext by a client that lets so many bytes of a body through before the test reads it.
+    /// Connects by HTTP/2 on cleartext as a client that lets so many bytes of a body through before the test reads it.
     pub(crate) async fn h2_ahead(address: SocketAddr, bytes: u32) -> Result<Self, Failure> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(bytes);
@@ -285,7 +285,7 @@ impl Conn {
         Ok(Self { sender: Sender::H2(sender), scheme: "http", running: Arc::new(running) })
     }
 
-    /// TLS to `localhost`, trusting `root`, with the protocols offered in this order; the server chooses.
+    /// Connects by TLS to `localhost`, trusting `root`, with the protocols offered in this order; the server chooses.
     pub(crate) async fn tls(
         address: SocketAddr,
         root: &CertificateDer<'static>,
@@ -327,13 +327,13 @@ impl Conn {
         Ok(Self { sender: Sender::H2(sender), scheme, running: Arc::new(running) })
     }
 
-    /// Another handle to the same HTTP/2 connection.
+    /// Returns another handle to the same HTTP/2 connection.
     pub(crate) fn stream(&self) -> Self {
         let Sender::H2(sender) = &self.sender else { panic!("only HTTP/2 has streams") };
         Self { sender: Sender::H2(sender.clone()), scheme: self.scheme, running: Arc::clone(&self.running) }
     }
 
-    /// Sends a request and returns when the answer's head is there.
+    /// Sends a request and returns when the response's head is there.
     pub(crate) async fn open(&mut self, ask: Ask) -> Result<Opened, Failure> {
         let mut request = Request::new(ask.body);
         *request.method_mut() = ask.method;
@@ -355,7 +355,7 @@ impl Conn {
         Ok(Opened { status: head.status.as_u16(), version: head.version, headers: head.headers, body, _held: None })
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the whole response.
     pub(crate) async fn send(&mut self, ask: Ask) -> Answer {
         let what = format!("{} {}", ask.method, ask.target);
         let answer = async { self.open(ask).await?.whole().await };
@@ -370,7 +370,7 @@ impl Conn {
 /// A reset counts as a close.
 pub(crate) async fn raw(address: SocketAddr, bytes: &[u8], finished: bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The other side may refuse before it has read everything; then writing fails, which is its right.
+    // The other side may refuse before it has read everything; then writing fails, which is allowed.
     let _ = stream.write_all(bytes).await;
     if finished {
         let _ = stream.shutdown().await;

@@ -1,4 +1,4 @@
-//! Origins that break the protocol: raw sockets that count what they are asked.
+//! Origins that break the protocol: raw sockets that count requests.
 
 use std::{
     net::SocketAddr,
@@ -17,9 +17,9 @@ use tokio::{
 /// What is done with every request.
 #[derive(Clone, Debug)]
 pub(crate) enum Lie {
-    /// Never answered.
+    /// No response.
     Silence,
-    /// Answered by a reset.
+    /// A reset.
     Reset,
     /// These bytes, then an orderly close.
     Say(Vec<u8>),
@@ -45,7 +45,7 @@ impl Liar {
         Self { address, asked, task }
     }
 
-    /// A liar that says `text` with its line ends as HTTP wants them, and closes.
+    /// Returns a liar that says `text` with its line ends as HTTP wants them, and closes.
     pub(crate) async fn says(text: &str) -> Self {
         Self::start(Lie::Say(crlf(text))).await
     }
@@ -54,7 +54,7 @@ impl Liar {
         format!("http://{}", self.address)
     }
 
-    /// Requests so far.
+    /// Returns the requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
@@ -66,7 +66,7 @@ impl Drop for Liar {
     }
 }
 
-/// Text whose line ends become CRLF.
+/// Returns text whose line ends are CRLF.
 pub(crate) fn crlf(text: &str) -> Vec<u8> {
     text.replace('\n', "\r\n").into_bytes()
 }

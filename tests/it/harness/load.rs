@@ -1,4 +1,4 @@
-//! Clients that ask without a pause and check every answer, while a test pulls at something.
+//! Clients that send requests without a pause and check every response, while a test changes something.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     eventually, is_sealed,
-    node::Doors,
+    node::NodeHandle,
     origin::{Origin, Reply},
     sealed, within,
 };
@@ -34,7 +34,7 @@ struct Tally {
     slowest: Mutex<Duration>,
 }
 
-/// Makes `origin` answer every path with a sealed body that names what was asked; `version` is part of it.
+/// Makes `origin` respond to every path with a sealed body that names the request; `version` is part of it.
 pub(crate) fn sealed_origin(origin: &Origin, version: &'static str, length: usize) {
     origin.on("*", move |seen| {
         let body = sealed(&format!("{version} {}", seen.target), length);
@@ -43,28 +43,28 @@ pub(crate) fn sealed_origin(origin: &Origin, version: &'static str, length: usiz
 }
 
 impl Load {
-    /// So many clients, each asking for `target(n)` with ever higher `n`.
-    pub(crate) fn start(doors: &Doors, clients: usize, target: fn(usize) -> String) -> Self {
+    /// Starts so many clients, each requesting `target(n)` with ever higher `n`.
+    pub(crate) fn start(handle: &NodeHandle, clients: usize, target: fn(usize) -> String) -> Self {
         let (tally, stop) = (Arc::new(Tally::default()), CancellationToken::new());
         let mut set = JoinSet::new();
         for _ in 0..clients {
-            let (doors, tally, stop) = (doors.clone(), Arc::clone(&tally), stop.clone());
+            let (handle, tally, stop) = (handle.clone(), Arc::clone(&tally), stop.clone());
             set.spawn(async move {
                 while !stop.is_cancelled() {
-                    ask(&doors, &tally, target).await;
+                    ask(&handle, &tally, target).await;
                 }
             });
         }
         Self { tally, stop, clients: set }
     }
 
-    /// Waits until `count` more requests have been answered well.
+    /// Waits until `count` more requests have had a good response.
     pub(crate) async fn more(&self, count: usize) {
         let goal = self.tally.good.load(SeqCst) + count;
         eventually("the load going on", async || self.tally.good.load(SeqCst) >= goal).await;
     }
 
-    /// Ends it; what went wrong, and how long the slowest request took.
+    /// Ends it, and returns what went wrong, and how long the slowest request took.
     pub(crate) async fn finish(self) -> (Vec<String>, Duration) {
         self.stop.cancel();
         within("the clients ending", self.clients.join_all()).await;
@@ -73,10 +73,10 @@ impl Load {
     }
 }
 
-async fn ask(doors: &Doors, tally: &Tally, target: fn(usize) -> String) {
+async fn ask(handle: &NodeHandle, tally: &Tally, target: fn(usize) -> String) {
     let target = target(tally.begun.fetch_add(1, SeqCst));
     let begun = Instant::now();
-    let wrong = match doors.get(&target).try_send().await {
+    let wrong = match handle.get(&target).try_send().await {
         Err(error) => Some(format!("{target}: {error}")),
         Ok(answer) if answer.status != 200 => Some(format!("{target}: {} {:?}", answer.status, answer.headers)),
         Ok(answer) if answer.header("x-for") != target => Some(format!("{target}: the answer of another")),

@@ -1,16 +1,17 @@
-//! Models: origins that answer questions, several in one request.
+//! Models: origins whose requests may have several items.
 
 use serde_json::{Value, json};
 
 use super::origin::{Gate, Origin, Reply, Seen};
 
-/// The path of a model that answers a JSON array, element by element.
+/// The path of a model that responds to a JSON array, element by element.
 pub(crate) const ARRAY: &str = "/double";
 
 /// The path of an embeddings model.
 pub(crate) const EMBEDDINGS: &str = "/v1/embeddings";
 
-/// A model at [`ARRAY`]: `{"n": 3}` is answered by `{"double": 6}`, an element without a number by an error of its own.
+/// A model at [`ARRAY`]: the result of `{"n": 3}` is `{"double": 6}`, that of an element without a number by an error
+/// of its own.
 pub(crate) fn doubling(origin: &Origin, gate: Gate) {
     origin.on(ARRAY, move |seen| {
         let answers: Vec<Value> = items(seen).iter().map(double).collect();
@@ -40,14 +41,14 @@ pub(crate) fn embedding(origin: &Origin, gate: Gate) {
     });
 }
 
-/// What the embeddings model says of a text.
+/// Returns the embedding of a text.
 pub(crate) fn vector(text: &str) -> Value {
     let digest = blake3::hash(text.as_bytes());
     let [first, second, ..] = *digest.as_bytes();
     json!([f32::from(first) / 256.0, f32::from(second) / 256.0])
 }
 
-/// The items of each request that a model has got.
+/// Returns the items of each request that a model has had.
 pub(crate) fn batches(origin: &Origin, path: &str) -> Vec<Vec<Value>> {
     origin.seen(path).iter().map(items).collect()
 }

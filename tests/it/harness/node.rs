@@ -20,14 +20,14 @@ use super::{
     within,
 };
 
-/// Where a node is reached; what can be asked of it there.
+/// The addresses of a node, and the requests that can be sent there.
 #[derive(Clone, Debug)]
-pub(crate) struct Doors {
+pub(crate) struct NodeHandle {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
 
-impl Doors {
+impl NodeHandle {
     pub(crate) fn ask(&self, method: Method, target: &str) -> Ask {
         Ask::new(self.address, method, target)
     }
@@ -40,18 +40,18 @@ impl Doors {
         self.ask(Method::POST, target)
     }
 
-    /// GETs it, from wherever it comes.
+    /// GETs it, from the cache or the origin.
     pub(crate) async fn fetch(&self, target: &str) -> Answer {
         self.get(target).send().await
     }
 
-    /// What the cache has, without asking the origin.
+    /// Returns what the cache has, without the origin.
     pub(crate) async fn cached(&self, target: &str) -> Option<Answer> {
         let answer = self.get(target).header("cache-control", "only-if-cached").send().await;
         (answer.status != 504).then_some(answer)
     }
 
-    /// What the cache has, as soon as it has it: storing goes on after the answer's last byte.
+    /// Returns what the cache has, as soon as it has it: storing goes on after the response's last byte.
     pub(crate) async fn hit(&self, target: &str) -> Answer {
         found("a hit", async || self.cached(target).await.filter(Answer::is_hit)).await
     }
@@ -64,12 +64,12 @@ impl Doors {
         Conn::h2(self.address).await.unwrap()
     }
 
-    /// Asks the admin API.
+    /// Returns a request to the admin API.
     pub(crate) fn admin(&self, target: &str) -> Ask {
         Ask::new(self.admin, Method::GET, target)
     }
 
-    /// Purges, expects that to work, and returns what the admin API says.
+    /// Purges, expects that to succeed, and returns the admin API's response.
     pub(crate) async fn purge(&self, what: &Value) -> Value {
         let answer = Ask::new(self.admin, Method::POST, "/purge").json(what).send().await;
         assert_eq!(answer.status, 200, "{what}: {}", answer.text());
@@ -81,7 +81,7 @@ impl Doors {
         self.purge(&json!({"url": url(target), "soft": soft})).await
     }
 
-    /// The sum of all samples whose name is `name` and whose labels contain `labels`.
+    /// Returns the sum of all samples whose name is `name` and whose labels contain `labels`.
     pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
         let text = self.admin("/metrics").send().await.text().to_owned();
         samples(&text).filter(|sample| sample.0 == name && sample.1.contains(labels)).map(|sample| sample.2).sum()
@@ -99,12 +99,12 @@ impl Doors {
     }
 }
 
-/// The URL by which requests of the tests name `target`.
+/// Returns the URL by which requests of the tests name `target`.
 pub(crate) fn url(target: &str) -> String {
     format!("http://{HOST_NAME}{target}")
 }
 
-/// Name, labels and value of each sample of a metrics page.
+/// Returns name, labels and value of each sample of a metrics page.
 pub(crate) fn samples(text: &str) -> impl Iterator<Item = (&str, &str, f64)> {
     text.lines().filter(|line| !line.starts_with('#')).map(|line| {
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line}"));
@@ -115,17 +115,17 @@ pub(crate) fn samples(text: &str) -> impl Iterator<Item = (&str, &str, f64)> {
 
 /// A node in this process.
 pub(crate) struct Node {
-    doors: Doors,
+    handle: NodeHandle,
     drain: CancellationToken,
     running: Option<JoinHandle<Drained>>,
     exchange: Arc<Exchange>,
 }
 
 impl Deref for Node {
-    type Target = Doors;
+    type Target = NodeHandle;
 
-    fn deref(&self) -> &Doors {
-        &self.doors
+    fn deref(&self) -> &NodeHandle {
+        &self.handle
     }
 }
 
@@ -204,13 +204,13 @@ impl Builder {
         self
     }
 
-    /// The URLs of the pool `web`.
+    /// Sets the URLs of the pool `web`.
     pub(crate) fn endpoints<U: AsRef<str>>(self, urls: &[U]) -> Self {
         let urls: Vec<String> = urls.iter().map(|url| quoted(url.as_ref())).collect();
         self.set("pool.web", &format!("endpoints = [{}]", urls.join(", ")))
     }
 
-    /// The one URL of the pool `web`.
+    /// Sets the one URL of the pool `web`.
     pub(crate) fn origin(self, url: &str) -> Self {
         self.endpoints(&[url])
     }
@@ -222,13 +222,13 @@ impl Builder {
         self
     }
 
-    /// The route that takes everything answers questions of this protocol.
+    /// Makes the route that takes everything an `infer` route of this protocol.
     pub(crate) fn infer(mut self, protocol: &str) -> Self {
         self.mode = format!("mode = \"infer\"\nprotocol = {}", quoted(protocol));
         self
     }
 
-    /// A whole route, tried before the one that takes everything.
+    /// Adds a whole route, tried before the one that takes everything.
     pub(crate) fn route_before(mut self, lines: &str) -> Self {
         self.routes.push(lines.to_owned());
         self
@@ -244,7 +244,7 @@ impl Builder {
         self.set("cache.disk", &format!("dir = {dir}\nbytes = \"64MiB\""))
     }
 
-    /// A Redis whose budget is no matter; tests of the budget set their own.
+    /// Adds a Redis with an ample budget; tests of the budget set their own.
     pub(crate) fn redis(self, redis: &Redis) -> Self {
         self.redis_within(redis, 2000)
     }
@@ -253,7 +253,7 @@ impl Builder {
         self.redis_at(&redis.url(), budget_ms)
     }
 
-    /// A Redis that is reached under this URL.
+    /// Adds a Redis at this URL.
     pub(crate) fn redis_at(mut self, url: &str, budget_ms: u64) -> Self {
         self.in_step = true;
         let url = quoted(url);
@@ -291,7 +291,7 @@ impl Builder {
         self
     }
 
-    /// The configuration as a file would have it.
+    /// Returns the configuration as a file would have it.
     pub(crate) fn text(&self) -> String {
         let mut text = format!("node = {}\n[log]\naccess = {}\n", quoted(&self.name), self.access_log);
         write!(text, "[[listen]]\naddress = \"127.0.0.1:0\"\n{}\n", self.listen).unwrap();
@@ -333,21 +333,21 @@ impl Builder {
         let starting = within("the node starting", Box::pin(App::start(config)));
         let app = starting.await.map_err(|error| format!("{error} {error:?}"))?;
         let admin = app.admin().expect("tests have an admin address");
-        let doors = Doors { address: app.addresses()[0], admin };
+        let handle = NodeHandle { address: app.addresses()[0], admin };
         let (drain, exchange) = (CancellationToken::new(), app.exchange());
         let running = Some(tokio::spawn(app.run(drain.clone())));
-        Ok(Node { doors, drain, running, exchange })
+        Ok(Node { handle, drain, running, exchange })
     }
 
     /// Waits until a node with a region follows its purge log: before that it has a log of its own, and whatever it
-    /// stores is doubted as soon as it meets the region's.
-    async fn settle(&self, doors: &Doors) {
+    /// stores is doubtful as soon as it joins the region's.
+    async fn settle(&self, handle: &NodeHandle) {
         if !self.in_step {
             return;
         }
         let nothing = json!({"tag": "nothing has this tag"});
         eventually("following the purge log", async || {
-            let answer = Ask::new(doors.admin, Method::POST, "/purge").json(&nothing).send().await;
+            let answer = Ask::new(handle.admin, Method::POST, "/purge").json(&nothing).send().await;
             let applied = answer.json()["applied"].clone();
             answer.status == 200 && applied.as_array().is_some_and(|names| names.iter().any(|name| *name == self.name))
         })

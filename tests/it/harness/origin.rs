@@ -1,4 +1,4 @@
-//! A polite origin whose answers the tests program, and which remembers everything it was asked.
+//! A well-behaved origin whose responses the tests program, and which records all requests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,13 +35,13 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// A header field's value, or nothing.
+    /// Returns a header field's value, or nothing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
-/// What is answered.
+/// A response.
 pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
@@ -50,22 +50,22 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// 200 with this body.
+    /// Returns 200 with this body.
     pub(crate) fn ok(body: impl Into<Bytes>) -> Self {
         Self { status: 200, headers: Vec::new(), body: full(body), gate: None }
     }
 
-    /// 200 that may be kept for this many seconds.
+    /// Returns 200 that may be stored for this many seconds.
     pub(crate) fn fresh(max_age: u64, body: impl Into<Bytes>) -> Self {
         Self::ok(body).header("cache-control", &format!("max-age={max_age}"))
     }
 
-    /// This status with its number as body.
+    /// Returns this status with its number as body.
     pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::ok(if status == 304 { String::new() } else { status.to_string() }) }
     }
 
-    /// What a request for this body gets: all of it, or with `Range: bytes=N-` the rest, as 206.
+    /// Returns the response to a request for this body: all of it, or with `Range: bytes=N-` the rest, as 206.
     pub(crate) fn ranged(seen: &Seen, max_age: u64, body: &Bytes) -> Self {
         let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));
         let Some(first) = range else { return Self::fresh(max_age, body.clone()) };
@@ -79,13 +79,13 @@ impl Reply {
         self
     }
 
-    /// Held back, head and all, until the gate lets it through.
+    /// Holds it back, head and all, until the gate lets it through.
     pub(crate) fn behind(mut self, gate: &Gate) -> Self {
         self.gate = Some(gate.clone());
         self
     }
 
-    /// A body that the test feeds through `taps`, a pipe for each request.
+    /// Sets a body that the test feeds through `taps`, a pipe for each request.
     pub(crate) fn fed(mut self, taps: &Taps) -> Self {
         let (pipe, body) = piped();
         taps.0.lock().push_back(pipe);
@@ -105,7 +105,7 @@ impl Reply {
     }
 }
 
-/// Lets answers through one by one, or all.
+/// A gate that lets responses through one by one, or all.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate(Arc<Semaphore>);
 
@@ -114,7 +114,7 @@ impl Gate {
         Self(Arc::new(Semaphore::new(0)))
     }
 
-    /// Lets `count` answers through, now or when they come.
+    /// Lets `count` responses through, now or when they come.
     pub(crate) fn release(&self, count: usize) {
         self.0.add_permits(count);
     }
@@ -131,12 +131,12 @@ impl Gate {
     }
 }
 
-/// The bodies under way of answers that are [`Reply::fed`].
+/// The bodies of responses that are [`Reply::fed`].
 #[derive(Clone, Default)]
 pub(crate) struct Taps(Arc<Mutex<VecDeque<Pipe>>>);
 
 impl Taps {
-    /// The next request's body.
+    /// Returns the next request's body.
     pub(crate) async fn next(&self) -> Pipe {
         found("a request whose answer is fed", async || self.0.lock().pop_front()).await
     }
@@ -152,7 +152,7 @@ struct State {
     body_bytes: Mutex<HashMap<String, usize>>,
 }
 
-/// A polite origin.
+/// A well-behaved origin.
 pub(crate) struct Origin {
     address: SocketAddr,
     state: Arc<State>,
@@ -160,7 +160,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Answers 404 to everything until told otherwise.
+    /// Starts an origin that responds with 404 to everything until it is programmed.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -169,7 +169,7 @@ impl Origin {
         Self { address, state, task }
     }
 
-    /// From now on `path` (without query; `*` is any other) is answered by `handler`.
+    /// From now on `path` (without query; `*` is any other) is served by `handler`.
     pub(crate) fn on(&self, path: &str, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         self.state.handlers.lock().insert(path.to_owned(), Arc::new(handler));
     }
@@ -178,22 +178,22 @@ impl Origin {
         format!("http://{}", self.address)
     }
 
-    /// Requests for exactly this path and query whose head has arrived.
+    /// Returns the number of requests for exactly this path and query whose head has arrived.
     pub(crate) fn hits(&self, target: &str) -> usize {
         self.state.begun.lock().iter().filter(|begun| *begun == target).count()
     }
 
-    /// All requests whose head has arrived.
+    /// Returns the number of all requests whose head has arrived.
     pub(crate) fn total(&self) -> usize {
         self.state.begun.lock().len()
     }
 
-    /// Whole requests for this path and query, oldest first.
+    /// Returns the whole requests for this path and query, oldest first.
     pub(crate) fn seen(&self, target: &str) -> Vec<Seen> {
         self.state.seen.lock().iter().filter(|seen| seen.target == target).cloned().collect()
     }
 
-    /// Bytes of request bodies that have arrived so far for this path and query.
+    /// Returns the bytes of request bodies that have arrived so far for this path and query.
     pub(crate) fn body_bytes(&self, target: &str) -> usize {
         self.state.body_bytes.lock().get(target).copied().unwrap_or(0)
     }
@@ -222,7 +222,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
         let state = Arc::clone(&state);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&state), request));
-            // A client that goes away isn't this origin's business.
+            // A client that goes away is no error of this origin.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

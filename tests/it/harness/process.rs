@@ -15,14 +15,14 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{eventually, found, node::Doors};
+use super::{eventually, found, node::NodeHandle};
 
 /// The configuration file's name.
 const CONFIG: &str = "holm.toml";
 
 /// `holm serve`, running; killed with this value.
 pub(crate) struct Process {
-    doors: Doors,
+    handle: NodeHandle,
     child: Running,
     said: Arc<Mutex<String>>,
     /// Holds the configuration file.
@@ -30,15 +30,15 @@ pub(crate) struct Process {
 }
 
 impl Deref for Process {
-    type Target = Doors;
+    type Target = NodeHandle;
 
-    fn deref(&self) -> &Doors {
-        &self.doors
+    fn deref(&self) -> &NodeHandle {
+        &self.handle
     }
 }
 
 impl Process {
-    /// `holm serve --config` with this text, ready.
+    /// Starts `holm serve --config` with this text, and waits until it is ready.
     pub(crate) async fn serve(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(CONFIG);
@@ -47,7 +47,7 @@ impl Process {
         Self::launch(&mut command, dir).await
     }
 
-    /// `holm serve` with flags alone, ready.
+    /// Starts `holm serve` with flags alone, and waits until it is ready.
     pub(crate) async fn serve_with<S: AsRef<OsStr>>(flags: &[S]) -> Self {
         let mut command = holm(["serve"]);
         command.args(flags);
@@ -74,7 +74,7 @@ impl Process {
             Some((announced(&text, "listening on http")?, announced(&text, "admin on http")?))
         })
         .await;
-        let process = Self { doors: Doors { address, admin }, child, said, dir };
+        let process = Self { handle: NodeHandle { address, admin }, child, said, dir };
         eventually("/readyz", async || {
             process.admin("/readyz").try_send().await.is_ok_and(|ready| ready.status == 200)
         })
@@ -82,12 +82,12 @@ impl Process {
         process
     }
 
-    /// The configuration file that it was started with.
+    /// Returns the configuration file that it was started with.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join(CONFIG)
     }
 
-    /// Resident memory in KiB, and how many mappings it has.
+    /// Returns its resident memory in KiB, and the number of its mappings.
     #[cfg(target_os = "linux")]
     pub(crate) fn footprint(&self) -> (usize, usize) {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", self.id())).unwrap();
@@ -97,7 +97,7 @@ impl Process {
         (kib, read("maps").lines().count())
     }
 
-    /// Everything it has written to standard error.
+    /// Returns everything it has written to standard error.
     pub(crate) fn said(&self) -> String {
         self.said.lock().clone()
     }
@@ -166,7 +166,7 @@ fn holm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
-/// The address in a line such as `listening on http://127.0.0.1:8080`.
+/// Returns the address in a line such as `listening on http://127.0.0.1:8080`.
 fn announced(text: &str, words: &str) -> Option<SocketAddr> {
     let rest = text.split_once(words)?.1.trim_start_matches('s').strip_prefix("://")?;
     let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))?;

@@ -18,14 +18,14 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What is read at once.
+/// Bytes that are read at once.
 const PIECE: usize = 64 << 10;
 
 /// A piece over this many bytes belongs to a large reply.
 const SMALL: usize = 4 << 10;
 
-/// Stands before a server. Small replies pass at once; large ones wait at every piece, and past a number of bytes for
-/// ever.
+/// A proxy in front of a server. Small replies pass at once; large ones wait at every piece, and past a number of bytes
+/// for ever.
 pub(crate) struct Proxy {
     address: SocketAddr,
     rule: Arc<Rule>,
@@ -39,7 +39,7 @@ struct Rule {
 }
 
 impl Proxy {
-    /// A proxy for the server at this address, in no hurry to be slow.
+    /// Starts a proxy for the server at this address, not slow yet.
     pub(crate) async fn start(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -52,12 +52,12 @@ impl Proxy {
         self.address
     }
 
-    /// Each piece of a large reply waits for this long.
+    /// Makes each piece of a large reply wait for this long.
     pub(crate) fn wait(&self, time: Duration) {
         self.rule.wait_ms.store(u64::try_from(time.as_millis()).unwrap(), SeqCst);
     }
 
-    /// So many more bytes of large replies pass.
+    /// Lets only so many more bytes of large replies pass.
     pub(crate) fn stop_after(&self, bytes: u64) {
         self.rule.left.store(bytes, SeqCst);
     }

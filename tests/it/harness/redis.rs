@@ -24,7 +24,8 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // Somebody else may take the port between our look and Redis's bind; then it ends at once and we look again.
+        // Another process may take the port between the look and Redis's bind; then it ends at once, and another port
+        // is tried.
         for _ in 0..10 {
             let port = free_port();
             let mut child = run(port, &dir);
@@ -44,7 +45,7 @@ impl Redis {
         command.query_async(&mut self.connection().await).await.unwrap()
     }
 
-    /// Names of values that a cache has stored here, with their lengths in bytes.
+    /// Returns the names of values that a cache has stored here, with their lengths in bytes.
     pub(crate) async fn values(&self) -> BTreeMap<Vec<u8>, usize> {
         let mut connection = self.connection().await;
         let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*:o:*").query_async(&mut connection).await.unwrap();
@@ -60,7 +61,7 @@ impl Redis {
         redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// Ends it; connections are refused from now on. Nothing it knew is kept, unless it was told to `SAVE`.
+    /// Ends it; connections are refused from now on. Its data is lost, unless `SAVE` was called.
     pub(crate) fn stop(&self) {
         if let Some(mut child) = self.child.lock().take() {
             end(&mut child);
@@ -74,7 +75,7 @@ impl Redis {
         *self.child.lock() = Some(child);
     }
 
-    /// Freezes it: connections stay and are even accepted, nothing answers.
+    /// Freezes it: connections stay and are even accepted, but get no response.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
     }
@@ -83,7 +84,7 @@ impl Redis {
         self.signal("CONT");
     }
 
-    /// What a command returns, as text.
+    /// Returns the reply to a command, as text.
     pub(crate) async fn command(&self, words: &[&str]) -> String {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -95,7 +96,7 @@ impl Redis {
         }
     }
 
-    /// The URL for a user of its own, who may do everything.
+    /// Returns the URL for a user of its own, which may do everything.
     pub(crate) async fn user(&self, name: &str) -> String {
         self.command(&["ACL", "SETUSER", name, "on", ">word", "~*", "&*", "+@all"]).await;
         format!("redis://{name}:word@127.0.0.1:{}", self.port)
@@ -122,7 +123,7 @@ fn run(port: u16, dir: &TempDir) -> Child {
     }
 }
 
-/// True when it answers, false when it has ended.
+/// Returns true when it responds, false when it has ended.
 async fn answers_or_ends(port: u16, child: &mut Child) -> bool {
     let mut alive = true;
     eventually("redis-server answering", async || {

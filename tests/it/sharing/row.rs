@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 
 use super::places::Place;
-use crate::harness::{client::Ask, node::Doors};
+use crate::harness::{client::Ask, node::NodeHandle};
 
 /// What a route may do with a pair.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +89,8 @@ impl Req {
     }
 
     /// The request as it is sent to a node, under this path.
-    pub(super) fn ask(&self, doors: &Doors, target: &str) -> Ask {
-        let mut ask = doors.ask(self.method.clone(), &format!("{target}{}", self.rest)).body(self.body.clone());
+    pub(super) fn ask(&self, handle: &NodeHandle, target: &str) -> Ask {
+        let mut ask = handle.ask(self.method.clone(), &format!("{target}{}", self.rest)).body(self.body.clone());
         if let Some(host) = self.host {
             ask = ask.host(host);
         }

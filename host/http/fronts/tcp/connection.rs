@@ -44,10 +44,10 @@ const BUFFER_MIN: usize = 8192;
 /// Header fields that hyper parses without an allocation.
 const FIELDS_INLINE: usize = 100;
 
-/// What HTTP/2 may hold of one answer that its client has yet to take.
+/// Bytes of one response that HTTP/2 may hold until its client takes them.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What HTTP/2's header list size counts for a field beside its bytes (RFC 9113, section 6.5.2).
+/// Bytes that HTTP/2's header list size counts for a field beside its own (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
 const PING_MIN: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ impl Builders {
     }
 }
 
-/// What hyper's own end of a connection means.
+/// Classifies hyper's own end of a connection.
 fn end(outcome: hyper::Result<()>, phase: Phase) -> End {
     match (outcome, phase) {
         (Ok(()), Phase::Open) => End::Done,
@@ -78,7 +78,7 @@ fn end(outcome: hyper::Result<()>, phase: Phase) -> End {
     }
 }
 
-/// Serves one connection and counts how it ended; `common` is what it has in common with all others.
+/// Serves one connection and counts how it ended; `common` is the state that it shares with all others.
 pub(super) async fn serve<H: Handler>(
     common: (Arc<Shared<H>>, Arc<Builders>),
     stream: TcpStream,
@@ -93,7 +93,7 @@ pub(super) async fn serve<H: Handler>(
     shared.ended(end, &activity);
 }
 
-/// The requests of one connection, as hyper brings them.
+/// The service that hyper calls with the requests of one connection.
 struct Service<H> {
     conversation: Conversation<H>,
     activity: Arc<SocketActivity>,
@@ -166,7 +166,7 @@ async fn converse<H: Handler>(
     }
 }
 
-/// The TLS handshake, or on cleartext the first bytes. The caller bounds the time.
+/// Does the TLS handshake, or on cleartext reads the first bytes. The caller bounds the time.
 async fn open(mut socket: Socket, tls: Option<TlsAcceptor>) -> Result<(Transport, Protocol, Bytes), End> {
     let Some(acceptor) = tls else {
         return match detect(&mut socket).await {
@@ -185,7 +185,7 @@ fn http1(limits: &Limits) -> http1::Builder {
     builder
         .keep_alive(true)
         .half_close(false)
-        // `watch` does it at less cost.
+        // `watch` times it at less cost.
         .header_read_timeout(None)
         // It would flatten bodies into one buffer without a bound.
         .pipeline_flush(false)
@@ -199,7 +199,7 @@ fn http1(limits: &Limits) -> http1::Builder {
 }
 
 fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
-    // Just a first sieve, in HTTP/2's own way of counting; `request` holds the limits themselves.
+    // Only a first check, in HTTP/2's own way of counting; `request` enforces the limits themselves.
     let list = limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD));
     let mut builder = http2::Builder::new(streams);
     builder

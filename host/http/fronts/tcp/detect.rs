@@ -1,4 +1,4 @@
-//! Which HTTP a cleartext client speaks, told from its first bytes.
+//! Detection of the HTTP version that a cleartext client speaks, by its first bytes.
 
 use std::io;
 
@@ -7,14 +7,14 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::watch::Protocol;
 
-/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+/// The first bytes of every HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Enough for most request heads, so that detection rarely costs a read of its own.
 const FIRST_READ: usize = 2048;
 
-/// Reads until it is clear. Returns what has been read, which the protocol has yet to see; `None` if the client
-/// closed without a byte. The caller bounds the time.
+/// Reads until the version is clear. Returns it with what has been read, which the protocol has yet to parse; `None` if
+/// the client closed without a byte. The caller bounds the time.
 pub(super) async fn detect<R: AsyncRead + Unpin>(io: &mut R) -> io::Result<Option<(Protocol, Bytes)>> {
     let mut seen = BytesMut::with_capacity(FIRST_READ);
     loop {
@@ -26,13 +26,13 @@ pub(super) async fn detect<R: AsyncRead + Unpin>(io: &mut R) -> io::Result<Optio
             return Ok(Some((protocol, seen.freeze())));
         }
         if ended {
-            // Half a preface; HTTP/1 knows how to refuse it.
+            // Half a preface; HTTP/1 refuses it.
             return Ok(Some((Protocol::Http1, seen.freeze())));
         }
     }
 }
 
-/// `None` while the bytes could still become the preface.
+/// Returns the version; `None` while the bytes could still become the preface.
 fn decide(seen: &[u8]) -> Option<Protocol> {
     if seen.len() >= PREFACE.len() {
         return Some(if seen.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 });

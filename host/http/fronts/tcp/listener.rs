@@ -32,11 +32,11 @@ use crate::{
 /// Connections that wait in the kernel while all slots are taken; the kernel lowers it to `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Pause after an accept that failed for lack of a resource, which asking again at once would not bring back.
+/// Pause after an accept that failed for lack of a resource, which another try at once would not bring back.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Bytes that a socket takes without having sent them. The kernel would take megabytes for each client that doesn't read,
-/// and progress of one that reads slowly would show only when a third of them has been read.
+/// Bytes that a socket takes without having sent them. The kernel would take megabytes for each client that doesn't
+/// read, and progress of one that reads slowly would show only when a third of them has been read.
 const UNSENT_MAX: u32 = 64 * 1024;
 
 /// One listening address.
@@ -59,7 +59,7 @@ impl Listener {
         Ok(Self { socket, address, tls })
     }
 
-    /// The bound address.
+    /// Returns the bound address.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -91,11 +91,12 @@ impl Listener {
         }
     }
 
-    /// A slot first and a connection then, so that what exceeds the limit waits in the kernel and costs nothing here.
+    /// Takes a slot first and a connection then, so that what exceeds the limit waits in the kernel and costs nothing
+    /// here.
     async fn next<H>(&self, shared: &Shared<H>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let slot = shared.slot().await?;
         let (stream, client) = self.socket.accept().await?;
-        // Without it small answers may wait for the client's delayed ACK; a socket that refuses still works.
+        // Without it small responses may wait for the client's delayed ACK; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX);
         Ok((stream, client, slot))

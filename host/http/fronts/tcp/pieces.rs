@@ -1,4 +1,4 @@
-//! An answer's body as an HTTP/2 stream takes it.
+//! A response's body in the pieces that an HTTP/2 stream takes.
 
 use std::{
     pin::Pin,
@@ -11,13 +11,13 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::stream::Marks;
 
-/// What an HTTP/2 stream is handed at a time: a frame of the usual size.
+/// Bytes that an HTTP/2 stream is given at a time: a frame of the usual size.
 const PIECE: usize = 16 * 1024;
 
 /// A piece of a body as hyper writes it.
 ///
-/// A client may open its window by a few bytes at a time, and hyper asks for the next piece only once the whole of the one
-/// before has been let through. So a piece notes each part of it that is written.
+/// A client may open its window by a few bytes at a time, and hyper asks for the next piece only once the whole of the
+/// one before has been let through. So a piece notes each part of it that is written.
 pub(super) struct Piece {
     bytes: Bytes,
     /// Of the HTTP/2 stream.
@@ -25,7 +25,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// A piece that notes nothing.
+    /// Returns a piece that notes nothing.
     fn plain(bytes: Bytes) -> Self {
         Self { bytes, marks: None }
     }
@@ -54,14 +54,14 @@ impl Buf for Piece {
 /// gets small pieces, each only when the one before has found room. On HTTP/1 the socket holds back by itself.
 pub(super) struct Pieces<B> {
     body: B,
-    /// What is left of the frame that is being handed over.
+    /// The rest of the frame that is being handed over.
     rest: Bytes,
     /// Of the HTTP/2 stream.
     marks: Option<Arc<Marks>>,
 }
 
 impl<B> Pieces<B> {
-    /// A body on its way; `marks` are those of the HTTP/2 stream, if it is one.
+    /// Returns a body to be sent; `marks` are those of the HTTP/2 stream, if it is one.
     pub(super) fn new(body: B, marks: Option<Arc<Marks>>) -> Self {
         Self { body, rest: Bytes::new(), marks }
     }
@@ -93,7 +93,7 @@ where
                     Err(trailers) => return Poll::Ready(Some(Ok(plain(trailers)))),
                 },
                 other => {
-                    // Asked for more than there is, so all that there was has found room.
+                    // Polled for more, so all that there was has found room.
                     marks.pause();
                     return other.map_ok(plain);
                 }

@@ -1,7 +1,7 @@
-//! HTTP/2 streams one by one. A client can stop one stream while the others and the socket go on, so each is watched by
-//! itself: its task runs under a watch, which knows from the response's body ([`Marks`]) whom the stream waits for, and
-//! ends the task, and so resets the stream, when the client takes too long. hyper gives a body no other way to do so: it
-//! doesn't poll one while the window is shut.
+//! A watch over each HTTP/2 stream. A client can stop one stream while the others and the socket go on, so each is
+//! watched by itself: its task runs under a watch, which sees from the response's body ([`Marks`]) whether the stream
+//! waits for its client, and ends the task, and so resets the stream, when the client takes too long. hyper gives a
+//! body no other way to do so: it doesn't poll one while the window is shut.
 
 use std::{
     future::poll_fn,
@@ -40,14 +40,14 @@ pub(super) struct Marks {
     waits_for_client: AtomicBool,
     /// Bytes written since the watch last looked.
     written: AtomicU64,
-    /// Of the stream's connection.
+    /// The activity of the stream's connection.
     activity: OnceLock<Arc<SocketActivity>>,
     /// Bytes that the connection had progressed by when the watch last looked.
     progressed: AtomicU64,
 }
 
 impl Marks {
-    /// The marks of the stream whose task this is, on the connection with this activity; `None` outside of one.
+    /// Returns the marks of the stream whose task this is, on the connection with this activity; `None` outside of one.
     pub(super) fn current(activity: &Arc<SocketActivity>) -> Option<Arc<Self>> {
         let marks = CURRENT.try_with(Arc::clone).ok()?;
         marks.belong(activity);
@@ -60,9 +60,9 @@ impl Marks {
         }
     }
 
-    /// Bytes that the client took since the watch last looked: those that its windows let through and, as long as the
-    /// socket as a whole has no room, the stream's part of those that the client acknowledged. The pieces of many streams
-    /// wait for the socket then, and it takes more only by the tens of thousands.
+    /// Returns the bytes that the client took since the watch last looked: those that its windows let through and, as
+    /// long as the socket as a whole has no room, the stream's part of those that the client acknowledged. The pieces
+    /// of many streams wait for the socket then, and it takes more only by the tens of thousands.
     pub(super) fn took(&self) -> u64 {
         let written = self.written.swap(0, Ordering::Relaxed);
         let Some(activity) = self.activity.get() else { return written };
@@ -84,7 +84,7 @@ impl Marks {
         }
     }
 
-    /// It isn't the client that is waited for.
+    /// Notes that it isn't the client that the stream waits for.
     pub(super) fn pause(&self) {
         self.waits_for_client.store(false, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ where
     }
 }
 
-/// Runs a stream to its end, or to the end of our patience with its client.
+/// Runs a stream to its end, or until its client takes too long.
 async fn watch<F: Future<Output = ()>>(stream: F, marks: Arc<Marks>, rule: Arc<Rule>) {
     let mut stream = pin!(stream);
     let mut patience = Patience::new(rule.send, rule.pace);
@@ -135,7 +135,7 @@ async fn watch<F: Future<Output = ()>>(stream: F, marks: Arc<Marks>, rule: Arc<R
     }
 }
 
-/// How long one stream's client is waited for.
+/// The time that one stream's client is waited for.
 struct Patience {
     send: Duration,
     credit: Credit,

@@ -1,4 +1,4 @@
-//! TLS over TCP, and what ALPN chose there.
+//! TLS over TCP, and the protocol that ALPN chose.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) async fn acceptor(files: &config::Tls) -> Result<TlsAcceptor, Error> 
     Ok(TlsAcceptor::from(Arc::new(settings)))
 }
 
-/// What is spoken on a connection: HTTP/1 unless both sides agreed on something else.
+/// Returns the protocol of a connection: HTTP/1 unless both sides agreed on another.
 pub(super) fn protocol<S>(stream: &TlsStream<S>) -> Protocol {
     match stream.get_ref().1.alpn_protocol() {
         Some(ALPN_HTTP_2) => Protocol::Http2,

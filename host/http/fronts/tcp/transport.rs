@@ -79,7 +79,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The bytes that the socket took; `None` if it had no room. A broken one holds nobody up.
+/// Returns the bytes that the socket took; `None` if it had no room. On a broken one the client isn't waited for.
 fn taken(outcome: &Poll<io::Result<usize>>) -> Option<usize> {
     match outcome {
         Poll::Ready(written) => Some(*written.as_ref().unwrap_or(&0)),
@@ -95,8 +95,8 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// What hyper reads and writes: first the bytes that detection has read, then the transport's.
-/// Above TLS, because there bytes are HTTP's; it notes that some came.
+/// The stream that hyper reads and writes: first the bytes that detection has read, then the transport's. Above TLS,
+/// because there bytes are HTTP's; it notes that some came.
 pub(super) struct Front {
     transport: Transport,
     replay: Bytes,

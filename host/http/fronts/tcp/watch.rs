@@ -1,7 +1,7 @@
-//! How long a client may take. A connection's requests leave marks in its [`Activity`], its sockets in its
-//! [`SocketActivity`] (a few relaxed atomics, a clock reading per request); now and then its driver asks [`verdict`], a
-//! pure function of these marks, whether to go on and when to ask again. hyper's own timers would be set and cleared
-//! for every request.
+//! The timeouts of a client. A connection's requests leave marks in its [`Activity`], its sockets in its
+//! [`SocketActivity`] (a few relaxed atomics, a clock reading per request); now and then its driver calls [`verdict`],
+//! a pure function of these marks, which returns whether to go on and when to check again. hyper's own timers would be
+//! set and cleared for every request.
 
 use std::{
     os::fd::AsFd,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// The mark of something that isn't going on.
+/// The mark of a state that doesn't hold.
 const NEVER: u64 = u64::MAX;
 
 /// Bounds of the time between two checks, whatever the timeouts are.
@@ -35,7 +35,7 @@ const CHECK_MAX: Duration = Duration::from_secs(3600);
 /// How often at least a client that takes no bytes is looked at before it is cut for that.
 pub(super) const LOOKS: u32 = 4;
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
@@ -45,7 +45,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol as the log names it.
+    /// Returns the protocol as the log names it.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "http/1",
@@ -57,13 +57,13 @@ impl Protocol {
 /// The marks of a connection at one moment. Times count from the connection's acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
-    /// Requests whose answer isn't finished.
+    /// Requests whose response isn't finished.
     pub(super) in_flight: u32,
     /// Whether anything came since HTTP began on the connection.
     pub(super) heard: bool,
-    /// Since when no request is in flight; meaningless while one is.
+    /// When the last request ended; meaningless while one is in flight.
     pub(super) idle_since: Duration,
-    /// When the first bytes of a request came whose header section isn't complete. Means something in HTTP/1 only:
+    /// When the first bytes of a request came whose header section isn't complete. Meaningful in HTTP/1 only:
     /// in HTTP/2 any frame brings bytes, and a header block that doesn't end counts as idleness.
     pub(super) head_since: Option<Duration>,
     /// Since when the socket takes no bytes and the client acknowledges none.
@@ -72,7 +72,7 @@ pub(super) struct Snapshot {
     pub(super) credit: Credit,
 }
 
-/// Decides about a connection. The order of the checks matters: who doesn't take an answer isn't idle.
+/// Decides about a connection. The order of the checks matters: a client that doesn't take a response isn't idle.
 pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeouts: &Timeouts) -> Verdict {
     // What begins right after now can't be over before the shortest of the timeouts that might then run.
     let send = timeouts.send.min(Pace::of(timeouts).window().unwrap_or(CHECK_MAX));
@@ -81,14 +81,14 @@ pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeo
     let Some((since, allowed, reason)) = running(marks, protocol, timeouts) else {
         return Verdict::Fine { check_at: next };
     };
-    // Meanwhile the client may acknowledge bytes, and that is found out by looking.
+    // Meanwhile the client may acknowledge bytes, which only a check shows.
     let look = now.saturating_add((allowed / LOOKS).max(CHECK_MIN));
     let next = if marks.blocked_since.is_some() { next.min(look) } else { next };
     let deadline = since.saturating_add(allowed);
     if now >= deadline { Verdict::Close(reason) } else { Verdict::Fine { check_at: deadline.min(next) } }
 }
 
-/// The timeout that is running: since when, how long, and what it means.
+/// Returns the timeout that is running: since when, how long, and what it means.
 fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<(Duration, Duration, Reason)> {
     if let Some(since) = marks.blocked_since {
         let (allowed, reason) = marks.credit.allowed(timeouts.send);
@@ -106,7 +106,7 @@ fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<
     }
 }
 
-/// Where the sockets of a connection leave their marks, beside those of its requests. Times are milliseconds since it
+/// The state of a connection's socket, beside that of its requests. Times are milliseconds since it
 /// was accepted.
 pub(super) struct SocketActivity {
     activity: Arc<Activity>,
@@ -115,8 +115,8 @@ pub(super) struct SocketActivity {
     blocked_since: AtomicU64,
     /// When the socket had no room for the first time.
     first_blocked: AtomicU64,
-    /// Bytes that the socket has taken, and those of them that the client had acknowledged at the last look. Written by the
-    /// connection's own task alone, as are all that follow but the last two.
+    /// Bytes that the socket has taken, and those of them that the client had acknowledged at the last look. Written by
+    /// the connection's own task alone, as are all that follow but the last two.
     sent: AtomicU64,
     acknowledged: AtomicU64,
     /// Bytes that the client has acknowledged while the socket had no room, in all.
@@ -131,7 +131,7 @@ pub(super) struct SocketActivity {
 }
 
 impl SocketActivity {
-    /// A connection that has just been accepted, and has to keep `pace`.
+    /// Returns a connection that has just been accepted, and has to keep `pace`.
     pub(super) fn new(activity: Arc<Activity>, pace: Pace) -> Self {
         Self {
             activity,
@@ -149,7 +149,7 @@ impl SocketActivity {
         }
     }
 
-    /// HTTP begins: the handshake, if there was one, is over.
+    /// Notes that HTTP begins: the handshake, if there was one, is over.
     pub(super) fn begin(&self) {
         self.activity.idle_from(self.activity.millis());
         self.blocked_since.store(NEVER, Ordering::Relaxed);
@@ -159,8 +159,8 @@ impl SocketActivity {
     /// counted as in flight, and ahead of that: so bytes of its body are never taken for those of another head.
     pub(super) fn head_complete(&self, version: Version) {
         self.head_since.store(NEVER, Ordering::Relaxed);
-        // To HTTP/1.0 a close may be the end of a body, so only a reset is plain. HTTP/1.1 has lengths and chunks, and a
-        // reset would take complete responses with it that are still on their way.
+        // To HTTP/1.0 a close may be the end of a body, so only a reset is plain. HTTP/1.1 has lengths and chunks, and
+        // a reset would take complete responses with it that are still on their way.
         let is_first = self.activity.begun() == 0;
         let may_reset = version == Version::HTTP_10 || (version == Version::HTTP_11 && is_first);
         self.may_reset.store(may_reset, Ordering::Relaxed);
@@ -172,22 +172,23 @@ impl SocketActivity {
     }
 
     /// Whether the connection, if it ended at this moment, would have to be reset, because it would leave a response
-    /// unfinished: one whose body hasn't been handed over, or that the socket had no room for. What the socket has taken
-    /// of a complete response is sent after a close, and would be lost by a reset.
+    /// unfinished: one whose body hasn't been handed over, or that the socket had no room for. What the socket has
+    /// taken of a complete response is sent after a close, and would be lost by a reset.
     pub(super) fn breaks_off(&self) -> bool {
         let is_blocked = || self.blocked_since.load(Ordering::Relaxed) != NEVER;
         let is_unfinished = || !self.activity.is_idle() || is_blocked() || std::thread::panicking();
         self.may_reset.load(Ordering::Relaxed) && (self.failed.load(Ordering::Relaxed) || is_unfinished())
     }
 
-    /// Bytes of a response went to the socket. Those of one that is out of hyper's hands keep its connection from being idle.
+    /// Bytes of a response went to the socket. Those of one that is out of hyper's hands keep its connection from being
+    /// idle.
     pub(super) fn passed(&self) {
         if self.activity.is_idle() {
             self.activity.idle_from(self.activity.millis());
         }
     }
 
-    /// Bytes came. Reads the clock only for the first ones of a request.
+    /// Notes that bytes came. Reads the clock only for the first ones of a request.
     pub(super) fn heard(&self) {
         if self.head_since.load(Ordering::Relaxed) == NEVER && self.activity.is_idle() {
             self.head_since.store(self.activity.millis(), Ordering::Relaxed);
@@ -195,9 +196,9 @@ impl SocketActivity {
         }
     }
 
-    /// The socket was offered bytes and took so many, or had no room (`None`). `queued` says how many of all that it has
-    /// taken the client hasn't acknowledged; where it can't, what the socket takes counts as acknowledged. A socket that
-    /// always has room costs three loads and a store.
+    /// Notes that the socket was offered bytes and took so many, or had no room (`None`). `queued` says how many of all
+    /// that it has taken the client hasn't acknowledged; where it can't, what the socket takes counts as acknowledged.
+    /// A socket that always has room costs three loads and a store.
     pub(super) fn wrote(&self, taken: Option<usize>, queued: impl FnOnce() -> Option<u64>) {
         let sent = self.sent.load(Ordering::Relaxed) + taken.unwrap_or(0) as u64;
         self.sent.store(sent, Ordering::Relaxed);
@@ -217,9 +218,9 @@ impl SocketActivity {
         }
     }
 
-    /// Books bytes that the client acknowledged since the last look; the socket has had no room since `blocked`. A client
-    /// that goes on taking bytes isn't waited for any longer than until the last ones, although the socket, which takes
-    /// more only by the tens of thousands, may still have no room.
+    /// Books bytes that the client acknowledged since the last look; the socket has had no room since `blocked`. A
+    /// client that goes on taking bytes isn't waited for any longer than until the last ones, although the socket,
+    /// which takes more only by the tens of thousands, may still have no room.
     fn progress(&self, blocked: u64, bytes: u64, has_room: bool) {
         if bytes == 0 && !has_room && blocked != NEVER {
             return;
@@ -236,19 +237,19 @@ impl SocketActivity {
         }
         if blocked != NEVER {
             self.progressed.store(self.progressed.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
-            // The last answer may be out of hyper's hands long before the client has taken it.
+            // hyper may have written the last response long before the client has taken it.
             self.activity.idle_from(now);
         }
         self.blocked_since.store(if has_room { NEVER } else { now }, Ordering::Release);
     }
 
-    /// Bytes that the client has acknowledged while the socket had no room, since the connection was accepted, and the number
-    /// of requests that share them.
+    /// Returns the bytes that the client has acknowledged while the socket had no room, since the connection was
+    /// accepted, and the number of requests that share them.
     pub(super) fn progressed(&self) -> (u64, u32) {
         (self.progressed.load(Ordering::Relaxed), self.activity.in_flight())
     }
 
-    /// The marks as they are now. The count is read before the times that were stored ahead of it.
+    /// Returns the marks as they are now. The count is read before the times that were stored ahead of it.
     pub(super) fn snapshot(&self) -> Snapshot {
         let in_flight = self.activity.in_flight();
         let blocked_since = time(&self.blocked_since);
@@ -263,7 +264,7 @@ impl SocketActivity {
     }
 }
 
-/// Bytes that a TCP socket has taken and its peer hasn't acknowledged; `None` if the system can't tell.
+/// Returns the bytes that a TCP socket has taken and its peer hasn't acknowledged; `None` if the system can't tell.
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 pub(super) fn unacknowledged(socket: &impl AsFd) -> Option<u64> {
     use rustix::ioctl::{Getter, Opcode, ioctl};
@@ -317,7 +318,7 @@ mod tests {
         credit
     }
 
-    /// An idle connection that has been heard, since second 100.
+    /// An idle connection on which bytes came, since second 100.
     const QUIET: Snapshot = Snapshot {
         in_flight: 0,
         heard: true,

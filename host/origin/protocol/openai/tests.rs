@@ -1,77 +1,77 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::origin::protocol::item::reported;
+use crate::origin::protocol::item::outcome_ref;
 
 fn asked(body: &str) -> Result<Split, Malformed> {
     split(&Bytes::copy_from_slice(body.as_bytes()), 4)
 }
 
-fn questions(body: &str) -> Vec<Question> {
-    asked(body).unwrap().questions
+fn items(body: &str) -> Vec<Item> {
+    asked(body).unwrap().items
 }
 
-fn joined(questions: &[Question]) -> Bytes {
-    join_questions(&questions.iter().collect::<Vec<_>>())
+fn joined(items: &[Item]) -> Bytes {
+    join_items(&items.iter().collect::<Vec<_>>())
 }
 
-fn answered(body: &str, questions: &[Question]) -> Result<Vec<Outcome>, BadAnswer> {
-    split_answers(&Bytes::copy_from_slice(body.as_bytes()), &questions.iter().collect::<Vec<_>>())
+fn answered(body: &str, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
+    split_results(&Bytes::copy_from_slice(body.as_bytes()), &items.iter().collect::<Vec<_>>())
 }
 
 fn bodies(outcomes: Vec<Outcome>) -> Vec<Bytes> {
     outcomes.into_iter().map(|outcome| outcome.unwrap().body).collect()
 }
 
-/// The reply to a list of questions.
-fn many(outcomes: &[Outcome]) -> Reply {
-    OpenAi.join_outcomes(Shape::Many, &outcomes.iter().map(reported).collect::<Vec<_>>())
+/// Returns the reply to a list of items.
+fn many(outcomes: &[Outcome]) -> JoinedReply {
+    OpenAi.join_outcomes(ReplyForm::Many, &outcomes.iter().map(outcome_ref).collect::<Vec<_>>())
 }
 
 #[test]
 fn every_kind_of_input_is_split_as_if_each_had_been_asked_alone() {
-    for (body, shape, wanted, sent) in [
+    for (body, form, wanted, sent) in [
         (
             r#"{"model": "m", "input": "a b"}"#,
-            Shape::Single,
+            ReplyForm::Single,
             vec![r#"{"input":"a b","model":"m"}"#],
             r#"{"input":"a b","model":"m"}"#,
         ),
         (
             r#"{"user":"u","input":["a","\u0062"],"model":"m"}"#,
-            Shape::Many,
+            ReplyForm::Many,
             vec![r#"{"input":"a","model":"m","user":"u"}"#, r#"{"input":"b","model":"m","user":"u"}"#],
             r#"{"input":["a","b"],"model":"m","user":"u"}"#,
         ),
-        (r#"{"input":["a"]}"#, Shape::Many, vec![r#"{"input":"a"}"#], r#"{"input":"a"}"#),
-        (r#"{"input":[1, 2]}"#, Shape::Single, vec![r#"{"input":[1,2]}"#], r#"{"input":[1,2]}"#),
+        (r#"{"input":["a"]}"#, ReplyForm::Many, vec![r#"{"input":"a"}"#], r#"{"input":"a"}"#),
+        (r#"{"input":[1, 2]}"#, ReplyForm::Single, vec![r#"{"input":[1,2]}"#], r#"{"input":[1,2]}"#),
         (
             r#"{"dimensions":1.50,"input":[[1],[2, 3]]}"#,
-            Shape::Many,
+            ReplyForm::Many,
             vec![r#"{"input":[1],"dimensions":1.50}"#, r#"{"input":[2,3],"dimensions":1.50}"#],
             r#"{"input":[[1],[2,3]],"dimensions":1.50}"#,
         ),
         (
             r#"{"input":"a","model":"x","model":"y"}"#,
-            Shape::Single,
+            ReplyForm::Single,
             vec![r#"{"input":"a","model":"y"}"#],
             r#"{"input":"a","model":"y"}"#,
         ),
     ] {
         let split = asked(body).unwrap();
-        assert_eq!(split.shape, shape, "{body}");
-        for (question, wanted) in split.questions.iter().zip(&wanted) {
-            assert_eq!(question.body, *wanted, "{body}");
-            assert_eq!(question.canonical, *wanted, "{body}");
+        assert_eq!(split.form, form, "{body}");
+        for (item, wanted) in split.items.iter().zip(&wanted) {
+            assert_eq!(item.body, *wanted, "{body}");
+            assert_eq!(item.canonical, *wanted, "{body}");
         }
-        assert_eq!(split.questions.len(), wanted.len(), "{body}");
-        assert_eq!(joined(&split.questions), sent, "{body}");
+        assert_eq!(split.items.len(), wanted.len(), "{body}");
+        assert_eq!(joined(&split.items), sent, "{body}");
     }
 }
 
 #[test]
 fn questions_share_a_group_only_if_a_list_can_hold_them() {
-    let group = |body| questions(body).remove(0).group;
+    let group = |body| items(body).remove(0).group;
     let base = group(r#"{"model":"m","input":"a"}"#);
     for (body, same) in [
         (r#"{"input":["b","c"], "model":"m"}"#, true),
@@ -112,11 +112,7 @@ fn what_is_not_an_input_is_refused_with_its_place() {
             "`input[0]` must be a string, a token id or an array of token ids, not an object",
             "input".into(),
         ),
-        (
-            r#"{"input":["a","a","a","a","a"]}"#,
-            "5 questions are more than the 4 that one request may ask",
-            "input".into(),
-        ),
+        (r#"{"input":["a","a","a","a","a"]}"#, "5 items are more than the 4 that one request may have", "input".into()),
     ] {
         let reply = OpenAi.refusal(&asked(body).unwrap_err());
         let error: Value = serde_json::from_slice(&reply.body).unwrap();
@@ -137,12 +133,12 @@ fn large_members_are_not_multiplied_but_a_large_input_is_fine() {
 
 #[test]
 fn answers_are_sorted_renumbered_and_their_digits_untouched() {
-    let questions = questions(r#"{"input":["aaaaaaaa","b"]}"#);
+    let items = items(r#"{"input":["aaaaaaaa","b"]}"#);
     let answer = r#"{"object":"list","data":[
         {"object":"embedding","index":1,"embedding":[1.0e-9, 2]},
         {"object":"embedding","index":0,"embedding":"AAAAPw=="}
     ],"model":"m","usage":{"prompt_tokens":14,"total_tokens":13,"details":null}}"#;
-    let bodies = bodies(answered(answer, &questions).unwrap());
+    let bodies = bodies(answered(answer, &items).unwrap());
     let first = concat!(
         r#"{"model":"m","object":"list","data":[{"embedding":"AAAAPw==","object":"embedding","index":0}],"#,
         r#""usage":{"details":null,"prompt_tokens":10,"total_tokens":10}}"#
@@ -156,7 +152,7 @@ fn answers_are_sorted_renumbered_and_their_digits_untouched() {
 
 #[test]
 fn the_reply_to_many_is_numbered_and_summed_up() {
-    let answer = |body: &'static str| Ok(Answer::from(Bytes::from_static(body.as_bytes())));
+    let answer = |body: &'static str| Ok(ItemResponse::from(Bytes::from_static(body.as_bytes())));
     let reply = many(&[
         answer(r#"{"model":"m","data":[{"index":0,"embedding":[1.10]}],"usage":{"total_tokens":2,"note":"x"}}"#),
         answer(r#"{"model":"n","data":[{"embedding":[2]}]}"#),
@@ -171,9 +167,9 @@ fn the_reply_to_many_is_numbered_and_summed_up() {
 
 #[test]
 fn one_answer_stays_as_it_is() {
-    let questions = questions(r#"{"input":["a"]}"#);
+    let items = items(r#"{"input":["a"]}"#);
     let answer = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
-    let outcomes = answered(answer, &questions).unwrap();
+    let outcomes = answered(answer, &items).unwrap();
     let reply = many(&outcomes);
     assert_eq!(
         (&reply.body[..], reply.headers["content-type"].as_bytes()),
@@ -184,36 +180,36 @@ fn one_answer_stays_as_it_is() {
 
 #[test]
 fn the_first_error_is_the_whole_reply() {
-    let ok = || Ok(Answer::from(Bytes::from_static(br#"{"data":[{"embedding":[]}]}"#)));
+    let ok = || Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[]}]}"#)));
     let failed = |status, body: &'static str| Err(ItemError { status, body: Bytes::from_static(body.as_bytes()) });
     let reply = many(&[ok(), failed(429, "slow down"), failed(500, "oops")]);
     assert_eq!((reply.status, &reply.body[..]), (429, &b"slow down"[..]));
-    let spoilt = Ok(Answer::from(Bytes::from_static(b"{}")));
+    let spoilt = Ok(ItemResponse::from(Bytes::from_static(b"{}")));
     assert_eq!(many(&[ok(), spoilt]).status, 502);
 }
 
 #[test]
 fn an_answer_that_fits_nobody_is_refused() {
-    let questions = questions(r#"{"input":["a","b"]}"#);
+    let items = items(r#"{"input":["a","b"]}"#);
     for (answer, wanted) in [
-        (r#"{"data":[{"embedding":1}]}"#, Some(BadAnswer::Count { asked: 2, found: 1 })),
+        (r#"{"data":[{"embedding":1}]}"#, Some(BadResponse::Count { asked: 2, found: 1 })),
         (
             r#"{"data":[{"embedding":1},{"embedding":1},{"embedding":1}]}"#,
-            Some(BadAnswer::Count { asked: 2, found: 3 }),
+            Some(BadResponse::Count { asked: 2, found: 3 }),
         ),
-        (r#"{"data":[{"embedding":1,"index":0},{"embedding":1,"index":0}]}"#, Some(BadAnswer::Index { position: 1 })),
-        (r#"{"data":[{"embedding":1,"index":2},{"embedding":1}]}"#, Some(BadAnswer::Index { position: 0 })),
-        (r#"{"data":[{"embedding":1,"index":"0"},{"embedding":1}]}"#, Some(BadAnswer::Index { position: 0 })),
+        (r#"{"data":[{"embedding":1,"index":0},{"embedding":1,"index":0}]}"#, Some(BadResponse::Index { position: 1 })),
+        (r#"{"data":[{"embedding":1,"index":2},{"embedding":1}]}"#, Some(BadResponse::Index { position: 0 })),
+        (r#"{"data":[{"embedding":1,"index":"0"},{"embedding":1}]}"#, Some(BadResponse::Index { position: 0 })),
         (r#"{"data":[{"embedding":1},{"error":1}]}"#, None),
         (r#"{"data":{}}"#, None),
         (r#"{"error":{"message":"x"}}"#, None),
         ("[]", None),
         ("upstream request timeout", None),
     ] {
-        let refused = answered(answer, &questions).unwrap_err();
+        let refused = answered(answer, &items).unwrap_err();
         match wanted {
             Some(wanted) => assert_eq!(refused, wanted, "{answer}"),
-            None => assert!(matches!(refused, BadAnswer::Unreadable { .. }), "{answer}: {refused:?}"),
+            None => assert!(matches!(refused, BadResponse::Unreadable { .. }), "{answer}: {refused:?}"),
         }
     }
 }

@@ -1,25 +1,26 @@
-//! Does remembering verdicts pay? A look-up that finds nothing is lost time, and a call may be cheaper than a look-up.
+//! Whether remembering a hook's verdicts pays: a look-up that finds nothing is lost time, and a call may be cheaper
+//! than a look-up.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Lookups that are judged together.
 pub(super) const WINDOW: u64 = 1024;
 
-/// How long it stays off at first, in windows; each time it is tried in vain twice as long.
+/// How long it stays off at first, in windows; twice as long after each trial that didn't pay.
 const REST_WINDOWS: u64 = 16;
 
 /// The longest that it stays off, in windows.
 const REST_WINDOWS_MAX: u64 = 256;
 
-/// What a new cost weighs beside those before it.
+/// The weight of a new cost in the mean.
 const WEIGHT: f64 = 1.0 / 8.0;
 
 /// A cost counts for so many times what is known at most: that a thread was put to sleep says nothing about a look-up.
 const OUTLIER: f64 = 8.0;
 
-/// Whether verdicts of one hook are remembered. All its fields are hints to themselves: an update that is lost to
-/// another thread's makes a judgement a little later or a little coarser, never a verdict wrong.
-pub(super) struct Worth {
+/// Decides whether verdicts of one hook are remembered. Its fields are approximations: an update that is lost to
+/// another thread's makes the decision a little later or a little coarser, never a verdict wrong.
+pub(super) struct MemoGate {
     state: AtomicU8,
     /// Lookups of this window in the lower half, hits among them in the upper: one step counts both.
     window: AtomicU64,
@@ -40,12 +41,12 @@ pub(super) enum State {
     On,
     /// It doesn't pay at present.
     Off,
-    /// The policy answered the same question in two ways: it keeps state, and is always asked.
+    /// The policy gave two verdicts on the same inputs: it keeps state, and is always called.
     Stateful,
 }
 
 impl State {
-    /// A word for metrics.
+    /// Returns the label for metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::On => "on",
@@ -55,8 +56,8 @@ impl State {
     }
 }
 
-impl Worth {
-    /// It is on until it turns out not to pay.
+impl MemoGate {
+    /// Returns a gate that is on until it turns out not to pay.
     pub(super) fn new() -> Self {
         Self {
             state: AtomicU8::new(State::On as u8),
@@ -69,7 +70,8 @@ impl Worth {
         }
     }
 
-    /// Is it worth looking? To be asked once before each call: while it is off, that is how the calls are counted.
+    /// Whether to look a verdict up. To be called once before each call of the policy: while it is off, that counts the
+    /// calls.
     pub(super) fn is_on(&self) -> bool {
         match self.state() {
             State::On => true,
@@ -78,7 +80,7 @@ impl Worth {
         }
     }
 
-    /// A verdict was looked up, and found or not. Judges after every [`WINDOW`].
+    /// Notes that a verdict was looked up, and found or not. Decides after every [`WINDOW`].
     pub(super) fn looked_up(&self, hit: bool) {
         let step = 1 | (u64::from(hit) << 32);
         if lookups(self.window.fetch_add(step, Relaxed) + step) == WINDOW {
@@ -88,27 +90,27 @@ impl Worth {
         }
     }
 
-    /// Look-ups of this window so far: to draw a sample by.
+    /// Returns the look-ups of this window so far: to draw a sample by.
     pub(super) fn lookups(&self) -> u64 {
         lookups(self.window.load(Relaxed))
     }
 
-    /// What a sampled look-up took.
+    /// Notes the time of a sampled look-up.
     pub(super) fn lookup_took(&self, ns: u64) {
         self.lookup.took(ns);
     }
 
-    /// What it took to remember a sampled verdict.
+    /// Notes the time it took to remember a sampled verdict.
     pub(super) fn insert_took(&self, ns: u64) {
         self.insert.took(ns);
     }
 
-    /// What a sampled call of the policy took, with all that belongs to it.
+    /// Notes the time of a sampled call of the policy, with all that belongs to it.
     pub(super) fn call_took(&self, ns: u64) {
         self.call.took(ns);
     }
 
-    /// The policy gave another verdict than the remembered one. From now on nothing is remembered.
+    /// Notes that the policy gave another verdict than the remembered one. From now on nothing is remembered.
     pub(super) fn disagreed(&self) {
         self.state.store(State::Stateful as u8, Relaxed);
     }
@@ -146,14 +148,14 @@ impl Worth {
         self.turn(State::On, State::Off);
     }
 
-    /// While nobody knows what a call costs, it is assumed to pay.
+    /// Whether look-ups pay. While the cost of a call is unknown, they are assumed to.
     fn pays(&self, lookups: f64, hits: f64) -> bool {
         let Some(call) = self.call.known() else { return true };
         let [lookup, insert] = [&self.lookup, &self.insert].map(|cost| cost.known().unwrap_or(0.0));
         hits * call >= lookups * lookup + (lookups - hits) * insert
     }
 
-    /// Never turns back what has been found to keep state.
+    /// Switches from one state to another. What was found to keep state never changes.
     fn turn(&self, from: State, to: State) -> bool {
         self.state.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
     }
@@ -186,87 +188,87 @@ mod tests {
 
     use super::*;
 
-    /// A call costs ten times a look-up; to remember costs two.
-    fn worth() -> Worth {
-        let worth = Worth::new();
-        worth.lookup_took(100);
-        worth.insert_took(200);
-        worth.call_took(1_000);
-        worth
+    /// Returns a gate by which a call costs ten times a look-up, and remembering twice.
+    fn gate() -> MemoGate {
+        let gate = MemoGate::new();
+        gate.lookup_took(100);
+        gate.insert_took(200);
+        gate.call_took(1_000);
+        gate
     }
 
-    /// So many lookups as the caller makes them; a share of them, in percent, hits.
-    fn look(worth: &Worth, lookups: u64, hit_percent: u64) {
+    /// Makes so many look-ups; a share of them, in percent, hits.
+    fn look(gate: &MemoGate, lookups: u64, hit_percent: u64) {
         for at in 0..lookups {
-            assert!(worth.is_on());
-            worth.looked_up(at % 100 < hit_percent);
+            assert!(gate.is_on());
+            gate.looked_up(at % 100 < hit_percent);
         }
     }
 
-    /// How many calls in a row are not worth a look.
-    fn rest(worth: &Worth) -> u64 {
-        (1..).find(|_| worth.is_on()).unwrap()
+    /// Returns how many calls in a row aren't looked up.
+    fn rest(gate: &MemoGate) -> u64 {
+        (1..).find(|_| gate.is_on()).unwrap()
     }
 
     #[test]
     fn it_stays_on_while_it_pays() {
         for (hit_percent, wanted) in [(0, State::Off), (20, State::Off), (30, State::On), (100, State::On)] {
-            let worth = worth();
-            look(&worth, WINDOW - 1, hit_percent);
-            assert_eq!(worth.state(), State::On, "judged by whole windows");
-            worth.looked_up(hit_percent == 100);
-            assert_eq!(worth.state(), wanted, "{hit_percent} % hits");
+            let gate = gate();
+            look(&gate, WINDOW - 1, hit_percent);
+            assert_eq!(gate.state(), State::On, "judged by whole windows");
+            gate.looked_up(hit_percent == 100);
+            assert_eq!(gate.state(), wanted, "{hit_percent} % hits");
         }
     }
 
     #[test]
     fn a_call_that_is_cheaper_than_a_lookup_is_made() {
-        let worth = worth();
-        (0..100).for_each(|_| worth.call_took(50));
-        look(&worth, WINDOW, 100);
-        assert_eq!(worth.state(), State::Off);
+        let gate = gate();
+        (0..100).for_each(|_| gate.call_took(50));
+        look(&gate, WINDOW, 100);
+        assert_eq!(gate.state(), State::Off);
     }
 
     #[test]
     fn it_is_tried_again_after_ever_longer_rests() {
-        let worth = worth();
+        let gate = gate();
         for windows in [16, 32, 64, 128, 256, 256] {
-            look(&worth, WINDOW, 0);
-            assert_eq!(worth.state(), State::Off);
-            assert_eq!(rest(&worth), windows * WINDOW);
+            look(&gate, WINDOW, 0);
+            assert_eq!(gate.state(), State::Off);
+            assert_eq!(rest(&gate), windows * WINDOW);
         }
-        look(&worth, WINDOW - 1, 90);
-        worth.looked_up(true);
-        assert_eq!(worth.state(), State::On);
-        look(&worth, WINDOW, 0);
-        assert_eq!(rest(&worth), 16 * WINDOW, "a window that paid is a new beginning");
+        look(&gate, WINDOW - 1, 90);
+        gate.looked_up(true);
+        assert_eq!(gate.state(), State::On);
+        look(&gate, WINDOW, 0);
+        assert_eq!(rest(&gate), 16 * WINDOW, "a window that paid is a new beginning");
     }
 
     #[test]
     fn nothing_is_judged_before_a_call_was_timed() {
-        let worth = Worth::new();
-        worth.lookup_took(100);
-        look(&worth, 4 * WINDOW, 0);
-        assert_eq!(worth.state(), State::On);
+        let gate = MemoGate::new();
+        gate.lookup_took(100);
+        look(&gate, 4 * WINDOW, 0);
+        assert_eq!(gate.state(), State::On);
     }
 
     #[test]
     fn a_policy_that_keeps_state_is_asked_for_good() {
-        let worth = worth();
-        look(&worth, WINDOW, 0);
-        worth.disagreed();
-        assert!((0..1_000 * WINDOW).all(|_| !worth.is_on()));
-        assert_eq!((worth.state(), worth.state().as_str()), (State::Stateful, "stateful"));
+        let gate = gate();
+        look(&gate, WINDOW, 0);
+        gate.disagreed();
+        assert!((0..1_000 * WINDOW).all(|_| !gate.is_on()));
+        assert_eq!((gate.state(), gate.state().as_str()), (State::Stateful, "stateful"));
     }
 
     #[test]
     fn late_reports_do_not_lengthen_the_rest() {
-        let worth = worth();
-        look(&worth, WINDOW, 0);
-        (0..3 * WINDOW + 500).for_each(|_| worth.looked_up(false));
-        assert_eq!(rest(&worth), 16 * WINDOW);
-        look(&worth, WINDOW, 0);
-        assert_eq!(rest(&worth), 32 * WINDOW);
+        let gate = gate();
+        look(&gate, WINDOW, 0);
+        (0..3 * WINDOW + 500).for_each(|_| gate.looked_up(false));
+        assert_eq!(rest(&gate), 16 * WINDOW);
+        look(&gate, WINDOW, 0);
+        assert_eq!(rest(&gate), 32 * WINDOW);
     }
 
     #[test]
@@ -284,18 +286,18 @@ mod tests {
 
     #[test]
     fn threads_judge_each_window_once() {
-        let worth = worth();
+        let gate = gate();
         thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..WINDOW / 4).for_each(|_| worth.looked_up(false)));
+                scope.spawn(|| (0..WINDOW / 4).for_each(|_| gate.looked_up(false)));
             }
         });
-        assert_eq!(worth.state(), State::Off);
+        assert_eq!(gate.state(), State::Off);
         let tried = thread::scope(|scope| {
-            let count = || (0..4 * WINDOW).filter(|_| worth.is_on()).count();
+            let count = || (0..4 * WINDOW).filter(|_| gate.is_on()).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
         });
-        assert!(tried >= 1 && worth.state() == State::On, "one of 16 windows' calls was the last");
+        assert!(tried >= 1 && gate.state() == State::On, "one of 16 windows' calls was the last");
     }
 }

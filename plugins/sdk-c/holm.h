@@ -123,11 +123,11 @@ typedef struct holm_weight {
 } holm_weight_t;
 
 void holm_named(holm_manifest_t *manifest, const char *name, const char *version);
-// What a hook reads, said in `configure`: HOLM_READS(HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
+// What a hook reads, said in `configure`: HOLM_READS(manifest, HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
 // Each hook that is exported needs one, without inputs if it reads nothing; a key that is a recipe needs none.
-#define HOLM_READS(hook, ...)                             \
-    holm_reads(hook, (holm_input_t[]){__VA_ARGS__},       \
-               sizeof((holm_input_t[]){__VA_ARGS__}) / sizeof(holm_input_t))
+#define HOLM_READS(manifest, hook, ...)                   \
+    ((void)(manifest), holm_reads(hook, (holm_input_t[]){__VA_ARGS__}, \
+               sizeof((holm_input_t[]){__VA_ARGS__}) / sizeof(holm_input_t)))
 void holm_reads(holm_hook_t hook, const holm_input_t *inputs, size_t count);
 // HOLM_EXPERIMENT(manifest, "size", holm_header("x-user"), {"small", 9}, {"large", 1});
 #define HOLM_EXPERIMENT(manifest, name, unit, ...)                         \

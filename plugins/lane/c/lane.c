@@ -12,14 +12,14 @@ static bool configure(const holm_string_t *config, holm_manifest_t *manifest, ho
     if (!holm_table_end(&table, fault)) return false;
     holm_named(manifest, "lane", "0.1.0");
     HOLM_EXPERIMENT(manifest, "size", holm_header("x-user"), {"small", 9}, {"large", 1});
-    HOLM_READS(HOLM_OF_KEY, holm_header(tenant_header), holm_authority(), holm_path(), holm_query_all(),
+    HOLM_READS(manifest, HOLM_OF_KEY, holm_header(tenant_header), holm_authority(), holm_path(), holm_query_all(),
                holm_body_json("/model"), holm_body_json("/messages"));
-    HOLM_READS(HOLM_OF_FEATURES, holm_body_json("/priority"), holm_body_length(), holm_header(tenant_header));
-    HOLM_READS(HOLM_OF_ADMIT, holm_response_status(), holm_response_header("content-type"),
+    HOLM_READS(manifest, HOLM_OF_FEATURES, holm_body_json("/priority"), holm_body_length(), holm_header(tenant_header));
+    HOLM_READS(manifest, HOLM_OF_ADMIT, holm_response_status(), holm_response_header("content-type"),
                holm_header(tenant_header));
-    HOLM_READS(HOLM_OF_ROUTE, holm_feature("urgent"), holm_feature("premium"), holm_arm("size"));
-    HOLM_READS(HOLM_OF_BATCH, holm_header(tenant_header), holm_feature("urgent"), holm_body_json("/model"));
-    HOLM_READS(HOLM_OF_PREFETCH, holm_path(), holm_query("page"));
+    HOLM_READS(manifest, HOLM_OF_ROUTE, holm_feature("urgent"), holm_feature("premium"), holm_arm("size"));
+    HOLM_READS(manifest, HOLM_OF_BATCH, holm_header(tenant_header), holm_feature("urgent"), holm_body_json("/model"));
+    HOLM_READS(manifest, HOLM_OF_PREFETCH, holm_path(), holm_query("page"));
     return true;
 }
 

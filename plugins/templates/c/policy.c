@@ -9,7 +9,7 @@ static bool configure(const holm_string_t *config, holm_manifest_t *manifest, ho
     tenant_header = holm_table_text(&table, "tenant_header", "x-tenant");
     if (!holm_table_end(&table, fault)) return false;
     holm_named(manifest, "{{name}}", "0.1.0");
-    HOLM_READS(HOLM_OF_KEY, holm_header(tenant_header), holm_authority(), holm_path(), holm_query_all());
+    HOLM_READS(manifest, HOLM_OF_KEY, holm_header(tenant_header), holm_authority(), holm_path(), holm_query_all());
     return true;
 }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Error, Purger,
+    Error, Purger, journal,
     log::{Entry, Followed, RETRY},
     region::Region,
     roll::Roster,
@@ -293,8 +293,7 @@ impl Purger {
             return Ok(());
         };
         let kept = roster.clone();
-        let written = tokio::task::spawn_blocking(move || journal.keep_roster(&kept)).await;
-        match written.unwrap_or_else(|error| Err(Error::Journal(error.to_string()))) {
+        match journal::blocking(move || journal.keep_roster(&kept)).await {
             Ok(()) => reader.roster = Some(roster),
             Err(error) => {
                 reader.warn("roll", || warn!(%error, "the nodes of this region are not on disk; it is tried again"));

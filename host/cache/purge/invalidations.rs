@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{
     Error, Purger,
     busy::Busy,
+    journal,
     log::{Append, Appended, RETRY},
     pending::{Added, Invalidation},
     table::{Cursor, Incarnation, Kind, Position},
@@ -164,8 +165,7 @@ impl Purger {
         if on_disk == Some(noted) {
             return true;
         }
-        let written = tokio::task::spawn_blocking(move || journal.note_busy(Some(noted))).await;
-        let written = written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())));
+        let written = journal::blocking(move || journal.note_busy(Some(noted))).await;
         let mut note = self.busy.lock();
         let was_refused = std::mem::replace(&mut note.refused, written.is_err());
         match written {
@@ -186,8 +186,7 @@ impl Purger {
             return;
         }
         // Nothing else writes it at the same time. If it fails, it is tried again.
-        let deleted = tokio::task::spawn_blocking(move || journal.note_busy(None)).await;
-        if matches!(deleted, Ok(Ok(()))) {
+        if journal::blocking(move || journal.note_busy(None)).await.is_ok() {
             self.busy.lock().on_disk = None;
         }
     }
@@ -303,9 +302,7 @@ impl Purger {
         let Some(journal) = self.journal.clone() else { return Ok(()) };
         let pending = Arc::clone(&self.pending);
         // As a whole, even if no request waits for it any more: one change must not overtake another.
-        let write = move || pending.write_down(all, |change| journal.keep_waiting(change));
-        let written = tokio::task::spawn_blocking(write).await;
-        written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())))
+        journal::blocking(move || pending.write_down(all, |change| journal.keep_waiting(change))).await
     }
 }
 

@@ -368,6 +368,14 @@ fn journal(error: impl std::fmt::Display) -> Error {
     Error::Journal(error.to_string())
 }
 
+/// Does work on the database on a thread that may block. It is done as a whole, whether or not it is waited for.
+///
+/// # Errors
+/// Those of the work; [`Error::Journal`] if it panicked.
+pub(super) async fn blocking(work: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(journal(error)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::table::Standing, *};

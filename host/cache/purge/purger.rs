@@ -20,7 +20,7 @@ use super::{
     Error,
     busy::Note,
     fence::Fence,
-    journal::{Journal, Snapshot},
+    journal::{self, Journal, Snapshot},
     local::Local,
     log::{Append, Appended, Log},
     pending::{self, Pending},
@@ -315,7 +315,7 @@ impl Purger {
     /// Whether what stands there is applied and on disk, if there is one, or a later incarnation took its place.
     pub(super) fn is_durable(&self, at: Cursor) -> bool {
         let applied = *self.applied.borrow();
-        applied.log.is_after(at.log) || applied.log == at.log && applied.position >= at.position
+        applied.log.covers(applied.position, at.log, at.position)
     }
 
     /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name, for
@@ -471,8 +471,7 @@ impl Purger {
                     journal.write(&snapshot, &records, &folded)
                 }
             };
-            let written = tokio::task::spawn_blocking(write).await;
-            let written = written.unwrap_or_else(|error| Err(Error::Journal(error.to_string())));
+            let written = journal::blocking(write).await;
             self.unsaved.store(written.is_err(), Ordering::Relaxed);
             written?;
         }

@@ -61,10 +61,7 @@ pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Upti
             known &= is_expired;
             continue;
         }
-        // A member of a later incarnation has begun anew: what it had stored before is doubtful to it.
-        let applied =
-            member.log.is_after(purge.log) || member.log == purge.log && member.report.applied >= purge.position;
-        let names = if applied {
+        let names = if member.log.covers(member.report.applied, purge.log, purge.position) {
             &mut receipt.applied
         } else if is_expired {
             &mut receipt.expired

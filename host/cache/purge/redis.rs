@@ -329,15 +329,10 @@ impl RedisLog {
         let log = Incarnation(log);
         let members = listed.iter().map(|(field, said)| {
             // A node that speaks otherwise is waited for like one that is out of touch.
-            self::member(field, said).unwrap_or_else(|| self.stranger(field))
+            let unknown = || Member { node: field.clone(), ..Member::strangers(self.fence, self.lost) };
+            self::member(field, said).unwrap_or_else(unknown)
         });
         Ok(Listed { log, server, members: members.collect(), lost: lost == 1 })
-    }
-
-    fn stranger(&self, field: &str) -> Member {
-        let fence = clock::millis(self.fence);
-        let report = Report { applied: Position(0), fence_ms: Some(fence), lost_ms: clock::millis(self.lost), beat: 0 };
-        Member { node: field.to_owned(), instance: 0, log: Incarnation(0), report }
     }
 
     async fn sign_off(&self, member: &Member, unless_changed: bool) -> Result<(), Error> {

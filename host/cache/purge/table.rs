@@ -34,6 +34,13 @@ impl Incarnation {
     pub const fn is_after(self, other: Self) -> bool {
         self.0 >> INCARNATION_BITS > other.0 >> INCARNATION_BITS
     }
+
+    /// Whether a node that has applied this incarnation up to `applied` has applied what stands at `position` of `log`:
+    /// one of a later incarnation has begun anew, and what it had stored before is doubtful to it.
+    #[must_use]
+    pub fn covers(self, applied: Position, log: Self, position: Position) -> bool {
+        self.is_after(log) || self == log && applied >= position
+    }
 }
 
 /// The lower bits of an incarnation are random, the others its running number.

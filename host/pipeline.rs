@@ -59,7 +59,6 @@ pub struct Pipeline {
     web: Web,
     infer: Arc<Infer>,
     prefetcher: Arc<Prefetcher>,
-    metrics: Metrics,
 }
 
 /// What a pipeline has in common with the one that takes its place.
@@ -69,7 +68,6 @@ struct Lasting {
     web: Arc<Flights<Landing>>,
     infer: Arc<Flights<Arc<ItemResult>>>,
     prefetcher: Arc<Prefetcher>,
-    metrics: Metrics,
 }
 
 impl Pipeline {
@@ -90,8 +88,7 @@ impl Pipeline {
             cache,
             web: Flights::new(flights_max),
             infer: Flights::new(flights_max),
-            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.clone())),
-            metrics,
+            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics)),
         };
         Self::over(lasting, routes, batchers, limits)
     }
@@ -107,24 +104,18 @@ impl Pipeline {
         limits: config::Limits,
         prefetch: config::Prefetch,
     ) -> Arc<Self> {
-        let prefetcher = if self.prefetcher.follows(&prefetch) {
-            Arc::clone(&self.prefetcher)
-        } else {
-            Arc::new(Prefetcher::new(prefetch, self.metrics.clone()))
-        };
         let lasting = Lasting {
             node: self.replies.node_name.clone(),
             cache: Arc::clone(&self.cache),
             web: Arc::clone(&self.web.flights),
             infer: Arc::clone(&self.infer.flights),
-            prefetcher,
-            metrics: self.metrics.clone(),
+            prefetcher: self.prefetcher.under(prefetch),
         };
         Self::over(lasting, routes, batchers, limits)
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, prefetcher, metrics } = lasting;
+        let Lasting { node, cache, web, infer, prefetcher } = lasting;
         let policy_context =
             Arc::new(PolicyContext { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
         let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
@@ -150,7 +141,7 @@ impl Pipeline {
             batchers,
             limits,
         });
-        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, metrics })
+        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher })
     }
 
     /// Serves a request, and prefetches what its policy suggests after it.

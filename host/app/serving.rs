@@ -94,11 +94,9 @@ struct PolicyUse {
 /// [`Error`] names what can't be made. `previous` can go on.
 pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Serving>) -> Result<Serving, Error> {
     let policies = policies(base, config, previous).await?;
-    let bounds = match previous {
-        Some(previous) if previous.bounds.suit(&config.limits) => previous.bounds.clone(),
-        _ => Bounds::new(&config.limits, &base.metrics.origin),
-    };
-    let pools = pools(base, config, &bounds, previous)?;
+    let kept = previous.map(|previous| &previous.bounds).filter(|bounds| bounds.suit(&config.limits));
+    let bounds = kept.cloned().unwrap_or_else(|| Bounds::new(&config.limits, &base.metrics.origin));
+    let pools = pools(base, config, &bounds, kept.is_some(), previous)?;
     let routes = routes(base, config, &pools, &policies, previous)?;
     // From here on nothing can fail.
     let batchers: Batchers =
@@ -208,9 +206,9 @@ fn pools(
     base: &Base,
     config: &Config,
     bounds: &Bounds,
+    keeps_bounds: bool,
     previous: Option<&Serving>,
 ) -> Result<BTreeMap<String, NodePool>, Error> {
-    let keeps_bounds = previous.is_some_and(|previous| previous.bounds.suit(&config.limits));
     let mut pools = BTreeMap::new();
     for (name, said) in &config.pools {
         let known = previous.and_then(|previous| previous.pools.get(name));

@@ -251,12 +251,12 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         if queue_id.is_alone() {
             self.metrics.alone.inc();
         }
+        let since = Instant::now();
         for queued in &items {
             queued.left.store(true, Ordering::Release);
-            self.metrics.wait.observe(queued.since.elapsed().as_secs_f64());
+            self.metrics.wait.observe(since.saturating_duration_since(queued.since).as_secs_f64());
         }
-        let slot =
-            Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since: Instant::now(), came_back: None };
+        let slot = Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since, came_back: None };
         tokio::spawn(carry(Arc::clone(&self.send), slot, items));
     }
 
@@ -321,11 +321,11 @@ impl<I, O> Drop for Slot<I, O> {
 /// out: which is whose is unknown. The channels are dropped then, which rejects the items as lost.
 async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>) {
     let class = slot.queue_id.class.clone();
-    let pool = Arc::clone(&class.pool);
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
     let BatchResult { results, outcome } = send(class, items).await;
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
+        let pool = &slot.queue_id.class.pool;
         tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of answers");
         return;
     }

@@ -167,7 +167,7 @@ impl<'a> Attempts<'a> {
     fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
         match attempted {
             Ok((response, slot)) => Ok(Fetched {
-                response: relay::receive(response, slot, self.pool.limits.idle, self.pool.bounds.room(self.client)),
+                response: relay::receive(response, slot, self.pool.limits.idle, || self.pool.bounds.room(self.client)),
                 endpoint: Arc::clone(&endpoint.address),
                 attempts: self.attempts,
             }),

@@ -49,14 +49,21 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// A response that can be sent on. The slot is held until its body has arrived or is dropped; a client that lets it
 /// wait reads from the room that it has in the spool.
-pub(super) fn receive(response: Response<Incoming>, mut slot: Slot, idle: Duration, room: Room) -> message::Response {
+///
+/// A response without a body needs no room, and looking for the client's costs a lock.
+pub(super) fn receive(
+    response: Response<Incoming>,
+    mut slot: Slot,
+    idle: Duration,
+    room: impl FnOnce() -> Room,
+) -> message::Response {
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
         slot.report(true);
         Body::Empty
     } else {
         let lent = slot.lent();
-        Body::stream(Relay::new(Download::new(incoming, slot, idle), room, lent))
+        Body::stream(Relay::new(Download::new(incoming, slot, idle), room(), lent))
     };
     // The version of the hop before, and the library's extensions, end here.
     let mut received = Response::new(body);

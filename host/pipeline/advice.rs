@@ -135,7 +135,7 @@ impl Advice {
     pub(super) fn has(&self, hook: Hook) -> bool {
         let shadow = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref());
         let shadowed = shadow.is_some_and(|shadow| shadow.compares(hook));
-        shadowed || self.policy().is_some_and(|policy| policy.reads(hook).is_some())
+        shadowed || self.policy_has(hook)
     }
 
     /// Returns what it may read of a request.

@@ -63,9 +63,9 @@ impl Prefetcher {
         }
     }
 
-    /// Whether this is the rule by which it follows hints.
-    pub(super) fn follows(&self, rule: &config::Prefetch) -> bool {
-        self.rule == *rule
+    /// Returns what follows hints by this rule: itself, with all that it remembers, if the rule is the same.
+    pub(super) fn under(self: &Arc<Self>, rule: config::Prefetch) -> Arc<Self> {
+        if self.rule == rule { Arc::clone(self) } else { Arc::new(Self::new(rule, self.metrics.clone())) }
     }
 
     /// Returns the requests that these hints suggest after one with this head, as far as they are to be made now. Each

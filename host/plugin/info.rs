@@ -123,14 +123,10 @@ pub(super) fn plan(plan: &KeyPlan) -> String {
 }
 
 fn part(part: &Part) -> String {
-    let transform = match part.transform {
-        Transform::Identity => return part.input.to_string(),
-        Transform::Lowercase => "lowercase",
-        Transform::SortQuery => "sort-query",
-        Transform::DropQuery => "drop-query",
-        Transform::JsonCanonical => "json-canonical",
-    };
-    format!("{} {transform}", part.input)
+    match part.transform {
+        Transform::Identity => part.input.to_string(),
+        transform => format!("{} {}", part.input, transform.name()),
+    }
 }
 
 #[cfg(test)]

@@ -164,20 +164,15 @@ fn name(field: &'static str, name: String) -> Result<String, Flaw> {
     if fits { Ok(name) } else { Err(Flaw::Name { field, limit: NAME_CHARS_MAX }) }
 }
 
-/// The transforms that this node knows, as the contract names them.
-const TRANSFORMS: [(&str, Transform); 5] = [
-    ("identity", Transform::Identity),
-    ("lowercase", Transform::Lowercase),
-    ("sort-query", Transform::SortQuery),
-    ("drop-query", Transform::DropQuery),
-    ("json-canonical", Transform::JsonCanonical),
-];
+/// The transforms that this node knows.
+const TRANSFORMS: [Transform; 5] =
+    [Transform::Identity, Transform::Lowercase, Transform::SortQuery, Transform::DropQuery, Transform::JsonCanonical];
 
 fn transform(word: &str) -> Result<Transform, Flaw> {
-    let found = TRANSFORMS.into_iter().find(|(name, _)| *name == word);
-    found.map(|(_, transform)| transform).ok_or_else(|| Flaw::UnknownTransform {
+    let found = TRANSFORMS.into_iter().find(|transform| transform.name() == word);
+    found.ok_or_else(|| Flaw::UnknownTransform {
         transform: shown(word),
-        known: TRANSFORMS.map(|(name, _)| name).join(", "),
+        known: TRANSFORMS.map(Transform::name).join(", "),
     })
 }
 
@@ -301,8 +296,8 @@ mod tests {
 
     #[test]
     fn an_unknown_transform_is_named_beside_those_that_are_known() {
-        for (word, wanted) in TRANSFORMS {
-            assert_eq!(transform(word), Ok(wanted));
+        for wanted in TRANSFORMS {
+            assert_eq!(transform(wanted.name()), Ok(wanted));
         }
         let flaw = transform("rot13\n").unwrap_err().to_string();
         let known = "identity, lowercase, sort-query, drop-query, json-canonical";

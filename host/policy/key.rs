@@ -121,6 +121,18 @@ pub fn shared_method(method: &Method) -> &Method {
 }
 
 impl Transform {
+    /// Returns the contract's word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Lowercase => "lowercase",
+            Self::SortQuery => "sort-query",
+            Self::DropQuery => "drop-query",
+            Self::JsonCanonical => "json-canonical",
+        }
+    }
+
     /// Applies the transform; borrows where nothing changes.
     #[must_use]
     pub fn apply(self, value: Cow<'_, [u8]>) -> Cow<'_, [u8]> {

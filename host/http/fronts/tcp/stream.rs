@@ -156,10 +156,13 @@ impl Patience {
     fn poll_over(&mut self, marks: &Marks, cx: &mut Context<'_>) -> Poll<Reason> {
         let waits = marks.waits_for_client.load(Ordering::Relaxed);
         let taken = marks.took();
-        if taken > 0 || !waits {
+        // Before the first wait the credit is whole, and nothing can be booked on it.
+        if let Some(first) = self.first
+            && (taken > 0 || !waits)
+        {
             let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
             // What came at once lies in the windows that the client had opened ahead.
-            let reads = self.first.is_some_and(|first| first.elapsed() >= SETTLING);
+            let reads = first.elapsed() >= SETTLING;
             self.credit.book(taken, waited, reads);
         }
         if !waits {

@@ -8,14 +8,14 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{eventually, found, node::NodeHandle};
+use super::{LIMIT, eventually, found, node::NodeHandle};
 
 /// The configuration file's name.
 const CONFIG: &str = "holm.toml";
@@ -142,6 +142,23 @@ impl Drop for Running {
 pub(crate) fn signal(process: u32, name: &str) {
     let status = Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap();
     assert!(status.success(), "kill -s {name} {process}");
+    if name == "STOP" {
+        // On a busy machine its threads go on for a while after the signal was sent.
+        let end = Instant::now() + LIMIT;
+        while !has_stopped(process) {
+            assert!(Instant::now() < end, "process {process} doesn't stop");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Whether each thread of a process stands still.
+fn has_stopped(process: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let mut states =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default());
+    // The state follows the name, which stands in parentheses and may have some of its own.
+    states.all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
 
 /// Runs `holm` to its end.

@@ -7,8 +7,7 @@ use divan::{Bencher, counter::ItemsCount};
 use futures_util::future::{BoxFuture, join_all};
 use holm::{
     cache::{
-        Cache, Metrics,
-        key::KeySpace,
+        Metrics,
         purge::{
             Error, Purger,
             log::{Append, Appended, Entry, Followed, Listed, Log, Member, Tied, chained},
@@ -18,23 +17,15 @@ use holm::{
         tag::Tag,
     },
     config,
-    message::{Body, Client, Request, RequestHead, Scheme},
-    origin::Pool,
-    pipeline::{self, Destination, Pipeline, Route, Routes, infer::Batchers},
+    pipeline::Pipeline,
 };
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::Method;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    runtime::Runtime,
-    sync::Notify,
-};
+use tokio::{runtime::Runtime, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "support/node.rs"]
+mod node;
 
 fn main() {
     divan::main();
@@ -156,13 +147,7 @@ fn logs() -> Vec<&'static str> {
 
 fn settings(redis: Option<&str>, endpoint: &str) -> config::Config {
     let redis = redis.map(|url| format!("[cache.redis]\nurl = \"{url}\"\n")).unwrap_or_default();
-    let text = format!(
-        "listen = [{{ address = \"127.0.0.1:0\" }}]\n[cache]\nnamespace = \"bench-{}\"\n{redis}\
-         [pool.web]\nendpoints = [\"{endpoint}\"]\n\
-         [[route]]\nname = \"web\"\npool = \"web\"\nmode = \"http\"\n",
-        fastrand::u32(..)
-    );
-    config::parse("bench.toml", &text).unwrap_or_else(|error| panic!("{error}"))
+    node::configuration(endpoint, &format!("[cache]\nnamespace = \"bench-{}\"\n{redis}", fastrand::u32(..)))
 }
 
 /// A node's purger at work.
@@ -253,7 +238,7 @@ fn of_one_url(bencher: Bencher<'_, '_>, case: &str) {
     });
 }
 
-/// A node whose origin answers each request with 2 bytes that may be stored.
+/// A node whose origin sends 2 bytes that may be stored for each request.
 struct Whole {
     runtime: Runtime,
     pipeline: Arc<Pipeline>,
@@ -263,71 +248,21 @@ impl Whole {
     fn new(redis: Option<&str>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let pipeline = runtime.block_on(async {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let url = format!("http://{}", listener.local_addr().expect("its address"));
-            tokio::spawn(origin(listener));
-            let config = settings(redis, &url);
-            let cache = Cache::open("bench", &config.cache, Metrics::default()).await.expect("a cache");
+            let response = b"HTTP/1.1 200 OK\r\ncache-control: max-age=3600\r\ncontent-length: 2\r\n\r\nok";
+            let config = settings(redis, &node::origin(response.to_vec()).await);
+            let cache = node::cache(&config).await;
             tokio::spawn(Arc::clone(cache.purger()).run(CancellationToken::new()));
             while !cache.purger().in_step() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let route = Route {
-                config: config.routes[0].clone(),
-                keys: KeySpace::new("bench", "web"),
-                destinations: vec![Destination {
-                    name: "web".into(),
-                    pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
-                    model: None,
-                    cost_micro: 0,
-                }],
-                policy: None,
-            };
-            let routes = Routes::new(vec![Arc::new(route)]);
-            let metrics = pipeline::Metrics::default();
-            Pipeline::new(
-                "bench".to_owned(),
-                routes,
-                Batchers::default(),
-                cache,
-                config.limits,
-                config.prefetch,
-                metrics,
-            )
+            node::pipeline(config, cache, None)
         });
         Self { runtime, pipeline }
     }
 
     fn serve(&self, method: Method, target: &str) {
-        let served = self.runtime.block_on(self.pipeline.serve(request(method, target)));
+        let served = self.runtime.block_on(self.pipeline.serve(node::request(method, target, &[])));
         assert_eq!(served.response.status(), 200);
-    }
-}
-
-fn request(method: Method, target: &str) -> Request {
-    let head = RequestHead {
-        method,
-        scheme: Scheme::Http,
-        authority: HeaderValue::from_static("bench.example"),
-        target: target.parse().expect("a target"),
-        received: None,
-        headers: HeaderMap::new(),
-        client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
-    };
-    Request { head, body: Body::Empty }
-}
-
-async fn origin(listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 4096];
-            let answer = b"HTTP/1.1 200 OK\r\ncache-control: max-age=3600\r\ncontent-length: 2\r\n\r\nok";
-            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
-                if stream.write_all(answer).await.is_err() {
-                    return;
-                }
-            }
-        });
     }
 }
 

@@ -95,8 +95,8 @@ fn bare_call(bencher: Bencher<'_, '_>) {
     assert!(matches!(configured, Ok(Ok(_))));
     let values: [Option<&[u8]>; 3] = [Some(b"acme"), Some(b"bench.example"), Some(b"/catalogue/item")];
     bencher.bench_local(|| {
-        let answer = key.call_derive(&mut store, black_box(&values));
-        assert!(matches!(answer, Ok(Ok(key_export::Verdict::Lookup(_)))));
+        let verdict = key.call_derive(&mut store, black_box(&values));
+        assert!(matches!(verdict, Ok(Ok(key_export::Verdict::Lookup(_)))));
     });
 }
 

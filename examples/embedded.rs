@@ -27,9 +27,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for _ in 0..2 {
         let mut client = TcpStream::connect(address).await?;
         client.write_all(b"GET /hello HTTP/1.1\r\nhost: example.org\r\nconnection: close\r\n\r\n").await?;
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await?;
-        println!("{answer}\n");
+        let mut response = String::new();
+        client.read_to_string(&mut response).await?;
+        println!("{response}\n");
     }
 
     drain.cancel();
@@ -38,14 +38,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An origin that says the same to everybody.
+/// An origin that sends the same response to each request.
 async fn greet(listener: TcpListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let mut request = [0; 4096];
         if stream.read(&mut request).await.is_ok() {
-            let answer = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 6\r\n\r\nhello\n";
+            let response = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ncontent-length: 6\r\n\r\nhello\n";
             // A client that has gone is none of this origin's business.
-            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.write_all(response.as_bytes()).await;
         }
     }
 }

@@ -88,7 +88,7 @@ pub struct Limits {
     /// Bytes of a request body; more are refused with 413.
     pub body_bytes_max: u64,
     /// Items that a request to a route which splits bodies may have; more are refused with 400.
-    pub questions_max: usize,
+    pub items_max: usize,
     /// Bytes of a request body that are read into memory before the request takes a place at an origin; what goes
     /// beyond is read into the spool.
     pub body_buffered_bytes_max: usize,
@@ -252,7 +252,7 @@ pub enum CutOff {
 pub struct Plugins {
     /// The directory of compiled components, so that a restart doesn't compile them again.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
+    /// Bytes of compiled components that are stored there; past it those used least recently are deleted.
     pub cache_bytes_max: u64,
     /// Whether a component is loaded again when its file changes.
     pub watch: bool,

@@ -1,11 +1,11 @@
 //! `holm demo`: a node, an origin and clients in one process, joined by real sockets. Everything it shows is counted.
 
-mod answer;
 mod drive;
 mod error;
 mod model;
 mod origin;
 mod report;
+mod response;
 mod scene;
 mod site;
 mod workload;
@@ -54,7 +54,7 @@ impl Default for Options {
 /// Runs the demo until its summary is printed (`once`), or until INT or TERM.
 ///
 /// # Errors
-/// [`Error`], of which [`Error::Mismatch`] means that holm answered wrongly.
+/// [`Error`], of which [`Error::Mismatch`] means that a response through holm was wrong.
 pub async fn run(options: Options) -> Result<(), Error> {
     if options.requests == 0 || options.requests > REQUESTS_MAX {
         return Err(Error::Requests(options.requests));
@@ -80,7 +80,7 @@ async fn show(options: Options, scene: &Scene) -> Result<(), Error> {
 
     print(&format!("\n{}\n", report::render(&plan, &without_side, &with_side)))?;
     compare(&plan, &without, &with)?;
-    print(&format!("All {} answers through holm equal the origin's own.\n", count(plan.asks.len() as u64)))?;
+    print(&format!("All {} responses through holm equal the origin's own.\n", count(plan.asks.len() as u64)))?;
     if options.once {
         return Ok(());
     }
@@ -149,9 +149,9 @@ fn introduction(options: Options, scene: &Scene, plan: &Plan) -> String {
         count((plan.asks.len() - calls) as u64),
     );
     text += &format!(
-        "              {} embedding calls with {} questions; in {} bursts 50 clients or more ask the same at once\n",
+        "              {} embedding calls with {} items; in {} bursts 50 clients or more send the same at once\n",
         count(calls as u64),
-        count(plan.questions() as u64),
+        count(plan.items() as u64),
         plan.bursts(),
     );
     text
@@ -162,12 +162,12 @@ fn invitation(scene: &Scene, plan: &Plan) -> String {
     let (address, admin) = (scene.address, scene.admin);
     let mut text = String::from("\nholm stays up. To try, with an eye on `cache-status`:\n");
     let mut offer = |what: &str, command: &str| text += &format!("\n  # {what}\n  {command}\n");
-    offer("a page, kept in memory", &format!("curl -sI http://{address}/articles/3"));
+    offer("a page, stored in memory", &format!("curl -sI http://{address}/articles/3"));
     offer(
         "a large asset: stored on disk, in memory once it is asked for again",
         &format!("curl -sI http://{address}/assets/app.js"),
     );
-    if let Some(Ask { tenant: Some(tenant), body: Some(body), .. }) = plan.asks.iter().find(|ask| ask.questions == 1) {
+    if let Some(Ask { tenant: Some(tenant), body: Some(body), .. }) = plan.asks.iter().find(|ask| ask.items == 1) {
         let call = format!(
             "curl -s -D - -o /dev/null http://{address}{} -H 'content-type: application/json' -H 'x-tenant: {tenant}'",
             workload::EMBEDDINGS
@@ -175,7 +175,7 @@ fn invitation(scene: &Scene, plan: &Plan) -> String {
         // Bodies of the plan are JSON text of ASCII words without an apostrophe, so a shell takes them as they are.
         let known = String::from_utf8_lossy(body);
         let more = known.replace("\"input\":", "\"input\":[\"something new\",").replace("?\"", "?\"]");
-        offer("a question that has been answered", &format!("{call} -d '{known}'"));
+        offer("an item whose response is stored", &format!("{call} -d '{known}'"));
         offer("the same beside a new one: only that one is sent", &format!("{call} -d '{more}'"));
     }
     let purge = "-H 'content-type: application/json' -d '{\"tag\":\"articles\"}'";

@@ -57,7 +57,7 @@ plants! {
     FreshnessIgnored = "freshness-ignored",
     /// A fresh response is served although the request says `no-cache`.
     ReloadIgnored = "reload-ignored",
-    /// Every `If-None-Match` is answered with 304, whatever validator it names.
+    /// Every `If-None-Match` gets 304, whatever validator it names.
     ConditionIgnored = "condition-ignored",
 }
 

@@ -34,7 +34,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const INDEX: &str = "\
 holm: the admin API
 
-GET  /healthz   the process answers
+GET  /healthz   the process responds
 GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
 POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale

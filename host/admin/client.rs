@@ -19,7 +19,7 @@ use super::purge::Purge;
 use crate::clock;
 
 /// Bytes of a response that are read.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why there is no response.
 #[derive(Debug, Error)]
@@ -50,7 +50,7 @@ pub enum ClientError {
         cause: hyper::Error,
     },
     /// The response broke off or is too long.
-    #[error("the answer of the admin API at {address} could not be read: {reason}")]
+    #[error("the response of the admin API at {address} could not be read: {reason}")]
     Answer {
         /// Host and port.
         address: String,
@@ -58,7 +58,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The response isn't JSON: another service has that address.
-    #[error("{address} answered {status}, but not in JSON; is it the address of holm's admin API?")]
+    #[error("{address} responded {status}, but not in JSON; is it the address of holm's admin API?")]
     NotJson {
         /// Host and port.
         address: String,
@@ -66,7 +66,7 @@ pub enum ClientError {
         status: StatusCode,
     },
     /// It took too long.
-    #[error("the admin API at {address} has not answered within {limit_ms} ms")]
+    #[error("the admin API at {address} has not responded within {limit_ms} ms")]
     Timeout {
         /// Host and port.
         address: String,
@@ -147,7 +147,7 @@ impl Address {
         let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
         let body = body.map_err(|error| ClientError::Answer { address: address(), reason: error.to_string() })?;
         let value = serde_json::from_slice(&body.to_bytes());
         value.map(|value| (status, value)).map_err(|_| ClientError::NotJson { address: address(), status })
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_purge_is_sent_as_json_and_any_answer_comes_back() {
+    async fn the_purge_is_sent_as_json_and_any_response_comes_back() {
         async fn echo(request: axum::extract::Request) -> (StatusCode, axum::body::Body) {
             let is_json = request.headers()["content-type"] == "application/json";
             let status = if is_json { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::UNSUPPORTED_MEDIA_TYPE };
@@ -272,14 +272,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endless_answer_is_not_read_to_its_end() {
-        let address = serve(Router::new().fallback(|| async { vec![b' '; ANSWER_BYTES_MAX + 1] })).await;
+    async fn an_endless_response_is_not_read_to_its_end() {
+        let address = serve(Router::new().fallback(|| async { vec![b' '; RESPONSE_BYTES_MAX + 1] })).await;
         let error = purge(&address.to_string(), &news(), PATIENCE).await.unwrap_err();
         assert!(matches!(error, ClientError::Answer { .. }), "{error}");
     }
 
     #[tokio::test]
-    async fn nobody_there_and_nobody_answering_are_told_apart() {
+    async fn a_closed_and_a_silent_address_are_told_apart() {
         let (closed, address) = listener().await;
         drop(closed);
         let refused = purge(&address.to_string(), &news(), PATIENCE).await.unwrap_err();

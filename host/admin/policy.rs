@@ -85,7 +85,7 @@ impl PolicyAction {
                 Ok(Self::Rollback { to })
             }
             other => {
-                let words = format!("a policy can't be told to `{other}`; allowed are load, promote, rollback");
+                let words = format!("a policy has no action `{other}`; allowed are load, promote, rollback");
                 Err(PolicyFailure::Unknown(words))
             }
         }

@@ -110,7 +110,7 @@ pub async fn check_policies(config: &Config) -> Result<Vec<CheckedPolicy>, Error
     if config.policies.is_empty() {
         return Ok(checked);
     }
-    // Not in the node's cache: whoever checks may be another user than the node is.
+    // Not in the node's cache: the user that checks may be another than the node's.
     let engine = engine(config, config.policies.values(), None)?;
     for (name, policy) in &config.policies {
         let (engine, key, policy) = (Arc::clone(&engine), name.clone(), policy.clone());

@@ -1,4 +1,4 @@
-//! What the admin API may ask of the node.
+//! The operations of the node behind the admin API.
 
 use std::{
     sync::{

@@ -71,7 +71,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// What is at work now. Whoever uses it takes it once.
+    /// What is at work now. A request takes it once.
     pub(super) fn serving(&self) -> Arc<Serving> {
         self.serving.load_full()
     }

@@ -109,7 +109,7 @@ impl Policies {
         }
     }
 
-    /// Loads policies whose files change, until told to stop.
+    /// Loads policies whose files change, until it is stopped.
     pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let folders = self.folders();
         if !self.watch || folders.is_empty() {

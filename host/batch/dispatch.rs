@@ -199,7 +199,7 @@ struct State<I, O> {
 async fn run<I: Send + 'static, O: Send + 'static>(shared: Arc<Shared<I, O>>, stop: CancellationToken) {
     // A defect in a pace must not leave a pool without its scheduler for ever.
     while AssertUnwindSafe(shared.schedule(&stop)).catch_unwind().await.is_err() {
-        tracing::error!("a batch scheduler panicked and begins anew; what was waiting gets no answer");
+        tracing::error!("a batch scheduler panicked and begins anew; what was waiting gets no result");
         shared.begin_anew();
     }
 }
@@ -326,7 +326,7 @@ async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Que
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
         let pool = &slot.queue_id.class.pool;
-        tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of answers");
+        tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of results");
         return;
     }
     slot.came_back = Some((outcome, slot.since.elapsed()));

@@ -57,7 +57,11 @@ impl Metrics {
             "Items refused because their class's queue was full",
             self.queue_full.clone(),
         );
-        registry.register("batch_withdrawn", "Items whose asker went away before they left", self.withdrawn.clone());
+        registry.register(
+            "batch_withdrawn",
+            "Items whose client went away before they were sent",
+            self.withdrawn.clone(),
+        );
         registry.register("batch_lost", "Items of batches that came back without a result for each", self.lost.clone());
         registry.register("batch_alone", "Items sent alone because there were too many classes", self.alone.clone());
         registry.register(

@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110, section 13): answering a client's, and making our own to renew an entry.
+//! Conditional requests (RFC 9110, section 13): evaluating a client's, and making our own to renew an entry.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_it_is_told_so() {
+    fn a_client_that_has_the_stored_response_is_recognised() {
         const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
         const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
         for (request, stored, wanted) in [

@@ -24,7 +24,7 @@ pub struct Lifetimes {
     pub grace_ms: u64,
     /// Served stale for this long after if the origin fails.
     pub stale_if_error_ms: u64,
-    /// Kept for this long after, for revalidation only.
+    /// Stored for this long after, for revalidation only.
     pub keep_ms: u64,
 }
 
@@ -95,7 +95,7 @@ pub fn lifetimes(
     let explicit = directives.s_maxage.or(directives.max_age).or_else(|| expires_in(headers, received));
     let validated = headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED);
     let ttl = match (directives.no_cache, explicit.or(defaults.ttl)) {
-        // Stored, but revalidated each time: worth it only if the origin can answer 304.
+        // Stored, but revalidated each time: worth it only if the origin can send 304.
         (true, _) | (false, None) if validated && (directives.no_cache || defaults.keep > Duration::ZERO) => {
             Duration::ZERO
         }
@@ -117,7 +117,7 @@ pub fn lifetimes(
     Some(lifetimes.bounded())
 }
 
-/// Entries with a validator are kept for revalidation as long again as they were fresh, between these bounds.
+/// Entries with a validator stay stored for revalidation as long again as they were fresh, between these bounds.
 const KEEP_MIN: Duration = Duration::from_secs(60);
 const KEEP_MAX: Duration = Duration::from_secs(86_400);
 

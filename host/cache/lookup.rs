@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authorized_request_needs_an_answer_that_permits_it() {
+    fn an_authorized_request_needs_a_response_that_permits_it() {
         let authorized = Demand { authorized: true, ..Demand::default() };
         assert_eq!(judged(Standing::Good, &authorized, 10_000), "hit");
         let mut head = head(0);

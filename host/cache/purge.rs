@@ -1,6 +1,6 @@
 //! Purging. Not by finding entries: a purge is appended to a log, and an entry is good only if none of its tags was purged
 //! after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without Redis, this node's
-//! own counter; either way the resulting table is kept on disk where there is a disk tier.
+//! own counter; either way the resulting table is stored on disk where there is a disk tier.
 
 pub mod busy;
 mod error;

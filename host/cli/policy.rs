@@ -21,7 +21,7 @@ pub(crate) enum PolicyAction {
     Build(BuildFlags),
     /// Loads a component as a node does, and says what it is
     Check(CheckFlags),
-    /// Asks a policy about recorded requests, compares with what is expected, and measures
+    /// Calls a policy for recorded requests, compares with what is expected, and measures
     Test(TestFlags),
     /// Shows which decisions change for recorded traffic
     Replay(ReplayFlags),
@@ -139,7 +139,7 @@ pub(crate) struct LoadFlags {
 #[derive(Args)]
 #[group(multiple = false)]
 struct How {
-    /// Ask it beside the active one first, without a say
+    /// Call it beside the active one first; it decides nothing
     #[arg(long)]
     shadow: bool,
     /// Let it decide for this share of the clients first
@@ -203,7 +203,7 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
     done.map_err(|error| format!("holm policy: {error}"))
 }
 
-/// Prints what there is to say. Whoever reads only the beginning closes the pipe, and that is no reason to panic.
+/// Prints what there is to say. A reader of only the beginning closes the pipe, and that is no reason to panic.
 fn print(words: impl Display) {
     let _unread = writeln!(io::stdout().lock(), "{words}");
 }

@@ -119,7 +119,7 @@ fn limits(raw: &raw::Limits, findings: &mut Findings<'_>) -> Limits {
             &(8 * KIB..=16 * MIB),
         ),
         body_bytes_max: findings.bytes("body_bytes_max", &raw.body_bytes_max, base.body_bytes_max, &(0..=TIB)),
-        questions_max: findings.count("questions_max", &raw.questions_max, base.questions_max, &(1..=1_000_000)),
+        items_max: findings.count("items_max", &raw.items_max, base.items_max, &(1..=1_000_000)),
         body_buffered_bytes_max: findings.bytes(
             "body_buffered_bytes_max",
             &raw.body_buffered_bytes_max,

@@ -33,7 +33,7 @@ impl Default for Limits {
             headers_max: 100,
             header_bytes_max: 64 * KIB,
             body_bytes_max: 16 << 20,
-            questions_max: 2_048,
+            items_max: 2_048,
             body_buffered_bytes_max: MIB,
             spool_memory_bytes_max: 64 * MIB,
             spool_bytes_max: 1 << 30,

@@ -58,7 +58,7 @@ pub(super) struct Limits {
     pub(super) headers_max: Field<Count>,
     pub(super) header_bytes_max: Field<ByteSize>,
     pub(super) body_bytes_max: Field<ByteSize>,
-    pub(super) questions_max: Field<Count>,
+    pub(super) items_max: Field<Count>,
     pub(super) body_buffered_bytes_max: Field<ByteSize>,
     pub(super) spool_memory_bytes_max: Field<ByteSize>,
     pub(super) spool_bytes_max: Field<ByteSize>,

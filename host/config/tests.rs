@@ -328,7 +328,7 @@ fn wrong_pools_are_named_where_they_stand() {
 }
 
 #[test]
-fn a_pool_has_a_batch_under_way_for_each_endpoint_unless_it_is_told_otherwise() {
+fn a_pool_has_a_batch_under_way_for_each_endpoint_unless_configured_otherwise() {
     let concurrency = |line: &str| {
         let text = format!("{LISTENING}[pool.web]\nendpoints = [\"http://a\", \"http://b\"]\n{line}");
         valid(&text).pools["web"].batch.concurrency

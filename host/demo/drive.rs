@@ -21,14 +21,14 @@ use thiserror::Error;
 use tokio::{net::TcpStream, sync::Barrier, task::JoinSet, time::timeout};
 
 use super::{
-    answer::{Tally, embeddings_meaning, page_meaning},
+    response::{Tally, embeddings_meaning, page_meaning},
     workload::{Ask, CLIENTS, Pace, Phase, Plan},
 };
 
 /// How long one response may take, to its last byte.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+const RESPONSE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of one response's body.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+const RESPONSE_BYTES_MAX: usize = 16 << 20;
 
 /// What became of a plan.
 #[derive(Debug)]
@@ -40,11 +40,11 @@ pub(super) struct Run {
 }
 
 /// What became of a request.
-pub(super) type Outcome = Result<Answer, Failure>;
+pub(super) type Outcome = Result<Received, Failure>;
 
 /// A whole response.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Received {
     /// Its status.
     pub(super) status: StatusCode,
     /// Equal for responses that mean the same.
@@ -71,7 +71,7 @@ pub(super) enum Failure {
     #[error("no whole body: {0}")]
     Body(String),
     /// It took too long.
-    #[error("no whole answer within {} s", ANSWER_TIME_MAX.as_secs())]
+    #[error("no whole response within {} s", RESPONSE_TIME_MAX.as_secs())]
     Slow,
     /// Its client ended before it came to it.
     #[error("never asked")]
@@ -152,23 +152,23 @@ impl Connection {
     async fn ask(&mut self, ask: &Ask) -> Outcome {
         let request = request(ask, self.target).map_err(Failure::Request)?;
         let begun = Instant::now();
-        let exchanged = timeout(ANSWER_TIME_MAX, self.exchange(request)).await.unwrap_or(Err(Failure::Slow));
+        let exchanged = timeout(RESPONSE_TIME_MAX, self.exchange(request)).await.unwrap_or(Err(Failure::Slow));
         let latency = begun.elapsed();
         // After a failure nobody knows what is still in the pipe.
         let (head, body) = exchanged.inspect_err(|_| self.sender = None)?;
         let status = head.headers.get_all("cache-status").iter().next_back().and_then(|value| value.to_str().ok());
-        Ok(Answer {
+        Ok(Received {
             status: head.status,
             meaning: if ask.is_call() { embeddings_meaning(&body) } else { page_meaning(&body) },
             latency,
-            tally: Tally::read(status, ask.questions.max(1) as u64),
+            tally: Tally::read(status, ask.items.max(1) as u64),
         })
     }
 
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(response::Parts, Bytes), Failure> {
         let response = self.sender().await?.send_request(request).await.map_err(Failure::Connection)?;
         let (head, body) = response.into_parts();
-        let whole = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let whole = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
         let bytes = whole.map_err(|error| Failure::Body(error.to_string()))?.to_bytes();
         Ok((head, bytes))
     }

@@ -41,7 +41,7 @@ pub enum Error {
     #[error("signals can't be watched: {0}")]
     Signal(#[source] io::Error),
     /// A response through holm differs from the origin's.
-    #[error("{count} of {total} answers are missing or not the same through holm as without it; the first: {first}")]
+    #[error("{count} of {total} responses are missing or not the same through holm as without it; the first: {first}")]
     Mismatch {
         /// How many.
         count: usize,

@@ -1,5 +1,5 @@
 //! The stand-in for a model server: feature-hashing embeddings behind OpenAI's `/v1/embeddings`, and the time that one
-//! accelerator needs for them. Deterministic and without I/O, so that two answers can be compared value by value.
+//! accelerator needs for them. Deterministic and without I/O, so that two responses can be compared value by value.
 
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl Call {
     }
 
     /// The JSON of the response.
-    pub(super) fn answer(&self) -> Bytes {
+    pub(super) fn respond(&self) -> Bytes {
         let data: Vec<Item> = self.texts.iter().enumerate().map(|(index, text)| self.item(index, text)).collect();
         let tokens: usize = self.texts.iter().map(|text| text.split_whitespace().count()).sum();
         let usage = Usage { prompt_tokens: tokens, total_tokens: tokens };
@@ -322,12 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_numbered_and_says_the_same_in_both_encodings() {
-        let answer = |more: &str| -> Value {
+    fn a_response_is_numbered_and_says_the_same_in_both_encodings() {
+        let response = |more: &str| -> Value {
             let body = format!(r#"{{"model":"{MODEL}","input":["one two","three"],"dimensions":3{more}}}"#);
-            serde_json::from_slice(&Call::parse(body.as_bytes()).unwrap().answer()).unwrap()
+            serde_json::from_slice(&Call::parse(body.as_bytes()).unwrap().respond()).unwrap()
         };
-        let (float, packed) = (answer(""), answer(r#","encoding_format":"base64""#));
+        let (float, packed) = (response(""), response(r#","encoding_format":"base64""#));
         assert_eq!(float["usage"]["prompt_tokens"], 3);
         assert_eq!(float["data"][1]["index"], 1);
         let bytes: Vec<u8> = embed("three", 3).iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -148,7 +148,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, 
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(shared.answer(request).await) }
+        async move { Ok::<_, Infallible>(shared.respond(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,7 +159,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, stop: CancellationToken, 
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let response =
             if head.uri.path() == EMBEDDINGS { self.call(&head.method, body).await } else { self.page(&head).await };
@@ -170,7 +170,7 @@ impl Shared {
     async fn page(&self, head: &request::Parts) -> Response<Full<Bytes>> {
         self.counters.pages.fetch_add(1, Relaxed);
         tokio::time::sleep(RENDER_COST).await;
-        self.site.answer(&head.method, head.uri.path(), &head.headers)
+        self.site.respond(&head.method, head.uri.path(), &head.headers)
     }
 
     async fn call(&self, method: &Method, body: Incoming) -> Response<Full<Bytes>> {
@@ -193,9 +193,9 @@ impl Shared {
         let call = Call::parse(&body)?;
         let done = self.accelerator.lock().take(call.items(), Instant::now()).ok_or(Refusal::Busy)?;
         self.counters.batch(call.items() as u64);
-        let answer = call.answer();
+        let response = call.respond();
         tokio::time::sleep_until(done.into()).await;
-        Ok(answer)
+        Ok(response)
     }
 }
 

@@ -1,8 +1,8 @@
-//! The table at the end: the same requests without and with holm, and where holm's answers came from.
+//! The table at the end: the same requests without and with holm, and where holm's responses came from.
 
 use std::{fmt::Write, time::Duration};
 
-use super::{answer::Tally, drive::Run, origin::Counts, workload::Plan};
+use super::{drive::Run, origin::Counts, response::Tally, workload::Plan};
 pub(super) use crate::figures::count;
 
 /// The figures of one run.
@@ -22,10 +22,10 @@ impl Side {
     pub(super) fn new(plan: &Plan, run: &Run, origin: Counts) -> Self {
         let mut side = Self { wall: run.wall, origin, ..Self::default() };
         for (ask, outcome) in plan.asks.iter().zip(&run.outcomes) {
-            let Ok(answer) = outcome else { continue };
-            side.tally += answer.tally;
+            let Ok(response) = outcome else { continue };
+            side.tally += response.tally;
             let latencies = if ask.is_call() { &mut side.calls } else { &mut side.views };
-            latencies.push(answer.latency);
+            latencies.push(response.latency);
         }
         side.calls.sort_unstable();
         side.views.sort_unstable();
@@ -37,11 +37,11 @@ impl Side {
 pub(super) fn render(plan: &Plan, without: &Side, with: &Side) -> String {
     let mut table = Table::default();
     table.rows.push(["", "without holm", "with holm", "change"].map(str::to_owned));
-    let questions = plan.questions() as u64;
-    table.counts("requests answered", without.answers(), with.answers());
+    let items = plan.items() as u64;
+    table.counts("requests with a response", without.responses(), with.responses());
     table.counts("  page views", without.views.len() as u64, with.views.len() as u64);
     table.counts("  embedding calls", without.calls.len() as u64, with.calls.len() as u64);
-    table.counts("  questions in them", questions, questions);
+    table.counts("  items in them", items, items);
     load(&mut table, &without.origin, &with.origin);
     for (label, latencies) in
         [("page view", [&without.views, &with.views]), ("embedding call", [&without.calls, &with.calls])]
@@ -68,7 +68,7 @@ pub(super) fn duration(time: Duration) -> String {
 }
 
 impl Side {
-    fn answers(&self) -> u64 {
+    fn responses(&self) -> u64 {
         (self.views.len() + self.calls.len()) as u64
     }
 }
@@ -78,7 +78,7 @@ fn load(table: &mut Table, without: &Counts, with: &Counts) {
     table.counts("requests at the origin", without.pages + without.batches, with.pages + with.batches);
     table.counts("  for pages", without.pages, with.pages);
     table.counts("  batches for the model", without.batches, with.batches);
-    table.counts("questions at the model", without.items, with.items);
+    table.counts("items at the model", without.items, with.items);
     table.row("  mean batch", mean(without), mean(with), String::new());
     table.row("  largest batch", count(without.batch_items_max), count(with.batch_items_max), String::new());
     let change = change(without.body_bytes as f64, with.body_bytes as f64);
@@ -89,7 +89,7 @@ fn load(table: &mut Table, without: &Counts, with: &Counts) {
 fn sources(tally: &Tally) -> String {
     let total = tally.total();
     let mut table = Table::default();
-    let title = format!("where {} page views and questions were answered", count(total));
+    let title = format!("responses to {} page views and items came from", count(total));
     table.rows.push([title, "number".to_owned(), "share".to_owned(), String::new()]);
     for (label, number, always) in [
         ("  hit in memory", tally.memory, true),
@@ -97,7 +97,7 @@ fn sources(tally: &Tally) -> String {
         ("  hit in Redis", tally.redis, false),
         ("  collapsed: waited for another's fetch", tally.collapsed, true),
         ("  origin", tally.fetched, true),
-        ("  not said by the answer", tally.unsaid, false),
+        ("  not said by the response", tally.unsaid, false),
     ] {
         if always || number > 0 {
             table.row(label, count(number), share(number, total), String::new());
@@ -207,14 +207,14 @@ mod tests {
         let tally = Tally { memory: 75, disk: 5, fetched: 20, ..Tally::default() };
         let text = render(&plan(1, 0, &[]), &side(400, 1_200, Tally::default()), &side(4, 60, tally));
         let wanted = "                             without holm   with holm    change
-requests answered                     101         101
+requests with a response              101         101
   page views                          100         100
   embedding calls                       1           1
-  questions in them                     0           0
+  items in them                         0           0
 requests at the origin              1,203          63   -94.8 %
   for pages                             3           3
   batches for the model             1,200          60   -95.0 %
-questions at the model              1,200       1,200
+items at the model                  1,200       1,200
   mean batch                          1.0        20.0
   largest batch                        32          32
 body bytes from the origin        2.3 MiB   120.0 KiB   -95.0 %
@@ -224,11 +224,11 @@ embedding call, p50              400.0 ms      4.0 ms   -99.0 %
 embedding call, p99              400.0 ms      4.0 ms   -99.0 %
 wall time                          4.00 s     40.0 ms   -99.0 %
 
-where 100 page views and questions were answered   number    share
-  hit in memory                                        75   75.0 %
-  hit on disk                                           5    5.0 %
-  collapsed: waited for another's fetch                 0    0.0 %
-  origin                                               20   20.0 %
+responses to 100 page views and items came from   number    share
+  hit in memory                                       75   75.0 %
+  hit on disk                                          5    5.0 %
+  collapsed: waited for another's fetch                0    0.0 %
+  origin                                              20   20.0 %
 ";
         assert_eq!(text, wanted, "\n{text}");
     }

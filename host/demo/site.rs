@@ -1,4 +1,4 @@
-//! The small web site of the demo: forty resources with the header fields that a well-kept origin sends.
+//! The small web site of the demo: forty resources with the header fields that a well-configured origin sends.
 
 use std::collections::HashMap;
 
@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::workload::question;
+use super::workload::input_text;
 
-/// Kept for ten minutes.
+/// Fresh for ten minutes.
 const PAGE: &str = "public, max-age=600";
-/// Kept for a day.
+/// Fresh for a day.
 const ASSET: &str = "public, max-age=86400";
 /// Different for every user, so never stored.
 const PERSONAL: &str = "no-store";
@@ -65,19 +65,19 @@ impl Site {
     }
 
     /// Serves a request; a validator that still matches gets 304.
-    pub(super) fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    pub(super) fn respond(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return bare(StatusCode::METHOD_NOT_ALLOWED);
         }
         let Some(resource) = self.by_path.get(path).and_then(|index| self.resources.get(*index)) else {
             return bare(StatusCode::NOT_FOUND);
         };
-        resource.answer(method == Method::HEAD, headers.get_all(header::IF_NONE_MATCH))
+        resource.respond(method == Method::HEAD, headers.get_all(header::IF_NONE_MATCH))
     }
 }
 
 impl Resource {
-    fn answer<'h>(
+    fn respond<'h>(
         &self,
         head: bool,
         if_none_match: impl IntoIterator<Item = &'h HeaderValue>,
@@ -130,7 +130,7 @@ fn resource(path: &str, media: &'static str, cache_control: &'static str, tags: 
 fn filled(mut text: String, kilobytes: usize, line: impl Fn(&str) -> String) -> String {
     let mut number = text.len();
     while text.len() < kilobytes * 1_000 {
-        text.push_str(&line(&question(number)));
+        text.push_str(&line(&input_text(number)));
         number += 1;
     }
     text
@@ -153,11 +153,11 @@ mod tests {
         if let Some(validator) = validator {
             headers.insert(header::IF_NONE_MATCH, validator.parse().unwrap());
         }
-        Site::new().answer(method, path, &headers)
+        Site::new().respond(method, path, &headers)
     }
 
     #[test]
-    fn there_are_forty_resources_and_each_answers() {
+    fn there_are_forty_resources_and_each_responds() {
         let paths = Site::new().paths();
         assert_eq!(paths.len(), 40);
         for path in paths {

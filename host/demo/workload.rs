@@ -23,7 +23,7 @@ pub(super) const TENANTS: [&str; 3] = ["acme", "borealis", "cormorant"];
 const CALL_SHARE: f64 = 0.35;
 /// Share of calls that carry an array.
 const ARRAY_SHARE: f64 = 0.10;
-/// Share of single questions that nobody of the tenant has asked before.
+/// Share of single inputs that the tenant has not sent before.
 const NEW_SHARE: f64 = 0.40;
 /// Items of an array.
 const ARRAY_ITEMS: RangeInclusive<usize> = 8..=32;
@@ -51,7 +51,7 @@ pub(super) struct Ask {
     /// The body of an embedding call; a page view has none.
     pub(super) body: Option<Bytes>,
     /// Inputs of an embedding call.
-    pub(super) questions: usize,
+    pub(super) items: usize,
 }
 
 /// A stretch of the plan.
@@ -83,14 +83,14 @@ pub(super) fn plan(seed: u64, requests: usize, paths: &[String]) -> Plan {
         let length = between * (stretch + 1) / stretches - between * stretch / stretches;
         plan.add(Pace::Spread, (0..length).map(|_| author.ask()));
         if let Some(clients) = bursts.get(stretch) {
-            plan.add(Pace::Burst, std::iter::repeat_n(author.new_question(), *clients));
+            plan.add(Pace::Burst, std::iter::repeat_n(author.new_input(), *clients));
         }
     }
     plan
 }
 
 /// Returns the text of an input. Different numbers give different texts.
-pub(super) fn question(number: usize) -> String {
+pub(super) fn input_text(number: usize) -> String {
     const OPENINGS: [&str; 8] =
         ["how far is", "who looks after", "when was", "what became of", "where is", "why is", "how old is", "what is"];
     const SUBJECTS: [&str; 9] = [
@@ -142,8 +142,8 @@ pub(super) fn question(number: usize) -> String {
 
 impl Plan {
     /// Returns the inputs of all calls.
-    pub(super) fn questions(&self) -> usize {
-        self.asks.iter().map(|ask| ask.questions).sum()
+    pub(super) fn items(&self) -> usize {
+        self.asks.iter().map(|ask| ask.items).sum()
     }
 
     /// How many bursts there are.
@@ -169,7 +169,7 @@ impl Ask {
 struct Author<'p> {
     random: fastrand::Rng,
     paths: &'p [String],
-    /// Numbers of the questions that each tenant has asked, the oldest first.
+    /// Numbers of the inputs that each tenant has sent, the oldest first.
     known: [Vec<usize>; TENANTS.len()],
     written: usize,
 }
@@ -186,7 +186,7 @@ impl Author<'_> {
 
     fn view(&mut self) -> Ask {
         let page = zipf(&mut self.random, self.paths.len());
-        Ask { target: self.paths[page].clone(), tenant: None, body: None, questions: 0 }
+        Ask { target: self.paths[page].clone(), tenant: None, body: None, items: 0 }
     }
 
     fn single(&mut self, tenant: usize) -> Ask {
@@ -196,16 +196,16 @@ impl Author<'_> {
         } else {
             self.known[tenant][zipf(&mut self.random, known)]
         };
-        call(tenant, &json!(question(number)), 1)
+        call(tenant, &json!(input_text(number)), 1)
     }
 
-    fn new_question(&mut self) -> Ask {
+    fn new_input(&mut self) -> Ask {
         let tenant = self.tenant();
         let number = self.invent(tenant);
-        call(tenant, &json!(question(number)), 1)
+        call(tenant, &json!(input_text(number)), 1)
     }
 
-    /// Half of it a run of what the tenant has asked before, as far as there is so much, the rest new.
+    /// Half of it a run of what the tenant has sent before, as far as there is so much, the rest new.
     fn array(&mut self, tenant: usize) -> Ask {
         let items = self.random.usize(ARRAY_ITEMS);
         let known = &self.known[tenant];
@@ -216,7 +216,7 @@ impl Author<'_> {
             numbers.push(number);
         }
         self.random.shuffle(&mut numbers);
-        let texts: Vec<String> = numbers.into_iter().map(question).collect();
+        let texts: Vec<String> = numbers.into_iter().map(input_text).collect();
         call(tenant, &json!(texts), items)
     }
 
@@ -232,9 +232,9 @@ impl Author<'_> {
     }
 }
 
-fn call(tenant: usize, input: &serde_json::Value, questions: usize) -> Ask {
+fn call(tenant: usize, input: &serde_json::Value, items: usize) -> Ask {
     let body = json!({ "model": MODEL, "input": input }).to_string();
-    Ask { target: EMBEDDINGS.to_owned(), tenant: Some(TENANTS[tenant]), body: Some(body.into()), questions }
+    Ask { target: EMBEDDINGS.to_owned(), tenant: Some(TENANTS[tenant]), body: Some(body.into()), items }
 }
 
 /// A rank below `ranks`, drawn by Zipf's law with exponent one: the second is about half as likely as the first.
@@ -270,7 +270,7 @@ mod tests {
         let distinct: HashSet<(&Option<&str>, &Option<Bytes>)> =
             calls.iter().map(|ask| (&ask.tenant, &ask.body)).collect();
         assert!(distinct.len() * 3 < calls.len() * 2, "{} of {} differ", distinct.len(), calls.len());
-        assert!(calls.iter().any(|ask| ask.questions > 1));
+        assert!(calls.iter().any(|ask| ask.items > 1));
         assert!((1_000..2_000).contains(&calls.len()), "{} calls", calls.len());
 
         for phase in plan.phases.iter().filter(|phase| phase.pace == Pace::Burst) {
@@ -281,8 +281,8 @@ mod tests {
     }
 
     #[test]
-    fn no_two_questions_are_alike() {
-        let texts: HashSet<String> = (0..10_000).map(question).collect();
+    fn no_two_inputs_are_alike() {
+        let texts: HashSet<String> = (0..10_000).map(input_text).collect();
         assert_eq!(texts.len(), 10_000);
     }
 

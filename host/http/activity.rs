@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_counted_while_they_are_answered_and_in_all() {
+    fn requests_are_counted_while_they_are_served_and_in_all() {
         let activity = Arc::new(Activity::new(Counter::default()));
         let counts = || (activity.in_flight(), activity.begun(), activity.is_idle());
         assert_eq!(counts(), (0, 0, true));

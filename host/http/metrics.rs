@@ -63,7 +63,7 @@ impl Metrics {
         registry.register("http_handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
         registry.register("http_rejects", "Requests refused before the handler, by status", self.rejects.clone());
-        registry.register("http_panics", "Panics while a request was being answered", self.panics.clone());
+        registry.register("http_panics", "Panics while a request was being served", self.panics.clone());
     }
 
     pub(super) fn request(&self, version: Version) {

@@ -55,7 +55,7 @@ mod tests {
     use crate::http::activity::Activity;
 
     #[tokio::test]
-    async fn a_request_is_in_flight_until_its_answer_is_dropped() {
+    async fn a_request_is_in_flight_until_its_response_is_dropped() {
         let activity = Arc::new(Activity::new(Counter::default()));
         let body = Full::new(Bytes::from_static(b"x"));
         let mut reply = Reply::new(body, InFlight::begin(&activity), None);

@@ -130,7 +130,7 @@ mod tests {
             ("wrong", response(200, Some("6"), "hello"), false, None, 5),
             ("no number", response(200, Some("five"), "hello"), false, None, 5),
             ("empty but not", response(200, Some("5"), ""), false, None, 0),
-            ("HEAD answered like GET", response(200, None, "hello"), true, Some("5"), 0),
+            ("a HEAD whose response is like GET's", response(200, None, "hello"), true, Some("5"), 0),
             ("HEAD with the origin's length", response(200, Some("700"), ""), true, Some("700"), 0),
             ("HEAD of unknown length", response(200, None, ""), true, None, 0),
             ("204 with a body", response(204, None, "hello"), false, None, 0),

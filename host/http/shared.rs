@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_end_by_itself_is_told_to_at_the_end_of_the_drain() {
+    async fn a_task_that_does_not_end_is_stopped_at_the_end_of_the_drain() {
         let shared = shared(1, &Limits::default());
         let cut = shared.cut.clone();
         shared.spawn(Span::none(), async move { cut.cancelled().await });

@@ -42,7 +42,7 @@ fn limits() -> config::Limits {
         headers_max: 20,
         header_bytes_max: 16 * 1024,
         body_bytes_max: 10,
-        questions_max: 1,
+        items_max: 1,
         ..config::Limits::default()
     }
 }
@@ -215,7 +215,7 @@ fn get(site: &Site, path: &str) -> ::http::Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn http_1_answers_in_a_row_on_one_connection() {
+async fn http_1_responds_in_a_row_on_one_connection() {
     let site = Site::start(&limits(), &timeouts()).await;
     let mut stream = site.connect().await;
     for _ in 0..2 {
@@ -231,7 +231,7 @@ async fn http_1_answers_in_a_row_on_one_connection() {
 }
 
 #[tokio::test]
-async fn http_2_answers_without_being_asked_for_http_1_first() {
+async fn http_2_responds_without_an_http_1_request_first() {
     let site = Site::start(&limits(), &timeouts()).await;
     let mut sender = connect_http2(&site).await;
     let response = within(sender.send_request(get(&site, "/hello"))).await.unwrap();
@@ -410,7 +410,7 @@ async fn one_address_has_so_many_connections_and_requests() {
 }
 
 #[tokio::test]
-async fn a_broken_answer_never_looks_complete() {
+async fn a_broken_response_never_looks_complete() {
     let site = Site::start(&limits(), &timeouts()).await;
     let answer = site.talk("GET /broken HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");

@@ -34,7 +34,7 @@ pub(super) enum NoEndpoint {
 /// Picks a member that isn't in `excluded`: of two drawn at random the one with the smaller load.
 ///
 /// Only members that are up count, and among them those with a free place come first. When nobody in the whole pool is
-/// up, those that are merely ejected are picked from (panic mode): some answers are better than none, and a success
+/// up, those that are merely ejected are picked from (panic mode): some responses are better than none, and a success
 /// brings its endpoint back. A member that is down by active checks is never picked.
 pub(super) fn pick(members: &[Member], excluded: &[usize], random: u64) -> Result<usize, NoEndpoint> {
     if members.iter().all(|member| member.standing == Standing::Down) {

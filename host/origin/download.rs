@@ -54,7 +54,7 @@ fn nominations(value: &HeaderValue) -> impl Iterator<Item = HeaderName> {
 
 /// A response body as it arrives.
 pub(super) struct Download {
-    /// Gone once the end, or an error, has been told.
+    /// Gone once the end, or an error, has been returned.
     under_way: Option<(Incoming, Slot)>,
     idle: Duration,
     /// Runs while `waiting`; made at the first wait.

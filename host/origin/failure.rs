@@ -166,7 +166,7 @@ impl Failure {
         &self.reason
     }
 
-    /// `host:port` of the endpoint that failed last, if one was asked.
+    /// `host:port` of the endpoint that failed last, if one was tried.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_error_wraps_is_found_and_told_once() {
+    fn what_an_error_wraps_is_found_and_named_once() {
         let inner = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
         let outer = io::Error::other(DialError::Failed(Box::new(io::Error::other(inner))));
         assert!(find::<rustls::Error>(&outer).is_some());

@@ -26,7 +26,7 @@ impl Pool {
     /// Dropping the future, or later the response body, ends the exchange.
     ///
     /// # Errors
-    /// [`Failure`], if no endpoint answered. A status of 502 to 504 that no other endpoint could better is a response.
+    /// [`Failure`], if no endpoint responded. A status of 502 to 504 that no other endpoint could better is a response.
     pub async fn fetch(&self, outbound: Outbound) -> Result<Fetched, Failure> {
         let outcome = Attempts::new(self, outbound).run().await;
         self.ledger.meters.count(&outcome);

@@ -48,7 +48,7 @@ pub enum OutboundBody {
 pub struct Fetched {
     /// The response, connection-specific fields removed; its body is a stream, or empty.
     pub response: Response,
-    /// `host:port` of the endpoint that answered.
+    /// `host:port` of the endpoint that responded.
     pub endpoint: Arc<str>,
     /// How many attempts it took.
     pub attempts: u32,

@@ -74,7 +74,7 @@ impl Bounds {
             headers_max: self.limits.headers_max,
             header_bytes_max: self.limits.header_bytes_max,
             body_bytes_max: self.limits.body_bytes_max,
-            questions_max: self.limits.questions_max,
+            items_max: self.limits.items_max,
             client_connections_max: self.limits.client_connections_max,
             client_streams_max: self.limits.client_streams_max,
             ..limits.clone()

@@ -12,7 +12,7 @@ use tokio::{
 use super::{endpoint::Endpoint, ledger::Ledger, upload::Upload};
 
 /// Bytes of a check's response that are read, so that its connection can be used again; a longer one loses it.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
 /// Shortest time between two checks, whatever the configuration says: without a pause they would be a flood.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -43,7 +43,7 @@ pub(super) async fn run(
 async fn repeat(endpoint: Arc<Endpoint>, ledger: Arc<Ledger>, check: Arc<Check>) {
     loop {
         let outcome = timeout(check.timeout, ask(&endpoint, &check)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {:?}", check.timeout)));
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no response within {:?}", check.timeout)));
         ledger.checked(&endpoint, &outcome);
         sleep(jittered(check.interval, fastrand::f64())).await;
     }
@@ -58,7 +58,7 @@ async fn ask(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
     let response = endpoint.exchange(request, None, check.timeout).await.map_err(|fault| fault.detail)?;
     let status = response.status();
     // The status is the result; if the body fails, only the connection is lost.
-    let _ = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let _ = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
     if status.is_success() { Ok(()) } else { Err(format!("status {status}")) }
 }
 

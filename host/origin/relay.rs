@@ -76,7 +76,7 @@ pub(super) fn receive(
 /// A body as its client reads it.
 struct Relay {
     shared: Arc<Shared>,
-    /// Wakes [`Bell`], which wakes whoever reads.
+    /// Wakes [`Bell`], which wakes the reader.
     waker: Waker,
     /// A piece that is being read from the file.
     reading: Option<JoinHandle<io::Result<Bytes>>>,

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_answers_count() {
+    fn only_the_last_responses_count() {
         let recent = Recent::default();
         (0..ANSWERS_MAX).for_each(|_| recent.record(7, true));
         (0..ANSWERS_MAX).for_each(|_| recent.record(u128::MAX, false));

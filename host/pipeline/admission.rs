@@ -98,7 +98,7 @@ fn ruled(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, case
     }
     let ruling = judged(bounds, route, advice, facts, case);
     match &ruling.admission {
-        // The client's field isn't the one that the origin answered to.
+        // The client's field isn't the one that the origin responded to.
         Admission::Store(Storage { vary: Some(names), .. }) if names.iter().any(|name| advice.changed(name)) => {
             Admission::Refuse(Refusal::VaryAny).into()
         }

@@ -297,7 +297,7 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
     let mut report = UpstreamReport::of(&arrived, &request.advice);
     let (parts, body) = arrived.fetched.response.into_parts();
     if request.if_error && Reaction::to(parts.status).permits_stale_if_error {
-        let detail = format!("endpoint {} answered {}", report.endpoint, parts.status);
+        let detail = format!("endpoint {} sent {}", report.endpoint, parts.status);
         let (status, endpoint) = (parts.status, Some(report.endpoint));
         return Exchanged::Failed(Failed { status, reason: "origin-error", detail: detail.into(), endpoint });
     }
@@ -361,7 +361,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
             return Exchanged::Failed(Failed {
                 status: StatusCode::BAD_GATEWAY,
                 reason: "error-body",
-                detail: format!("endpoint {} answered {}, but {error}", report.endpoint, parts.status).into(),
+                detail: format!("endpoint {} sent {}, but {error}", report.endpoint, parts.status).into(),
                 endpoint: Some(report.endpoint),
             });
         }
@@ -397,7 +397,7 @@ fn shared_storage_keys(request: &KeyedRequest, response: &HeaderMap) -> Result<S
         // A flight may be of a variant already.
         Vary::No => Ok(StorageKeys { primary: request.primary, key: request.key, names: None }),
         Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => Ok(variant_storage_keys(request, &names)),
-        // What the origin answered to isn't what the client sent.
+        // What the origin responded to isn't what the client sent.
         Vary::By(_) | Vary::Any => Err(Refusal::VaryAny),
     }
 }

@@ -81,7 +81,7 @@ pub(super) async fn serve(
     // Its items are sent decoded.
     head.headers.remove(header::CONTENT_ENCODING);
     let received = Received { target: &head.target, headers: &head.headers, body: &body };
-    let split = match protocol.split(&received, infer.limits.questions_max) {
+    let split = match protocol.split(&received, infer.limits.items_max) {
         Ok(split) => split,
         Err(malformed) => {
             let joined_reply = protocol.refusal(&malformed);

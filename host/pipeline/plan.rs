@@ -55,7 +55,7 @@ pub(super) enum Why {
     Policy,
     /// The client wants no response stored (`no-store`).
     NoStore,
-    /// It asks for a range of what isn't stored.
+    /// It is for a range of what isn't stored.
     Range,
     /// It is conditional, and nothing that comes will be stored: the origin is the one to say that the client's copy is
     /// good.
@@ -167,7 +167,7 @@ impl MissPlan {
     /// Returns the plan for a miss.
     pub(super) fn of(miss: &Miss<'_>) -> Self {
         let Demand { directives, authorized } = miss.demand;
-        // A flight that is under way began before the client asked for something newer.
+        // A flight that is under way began before the client's request for something newer.
         let is_alone = miss.is_uncacheable || miss.is_by_request || *authorized || directives.no_cache;
         if directives.only_if_cached {
             Self::Refuse
@@ -267,7 +267,7 @@ mod tests {
         for (miss, wanted) in [
             (miss(&plain), MissPlan::Collapse),
             (Miss { has_stale: true, ..miss(&plain) }, MissPlan::Collapse),
-            // What comes is stored, and this node answers the condition.
+            // What comes is stored, and this node evaluates the condition.
             (Miss { is_conditional: true, ..miss(&plain) }, MissPlan::Collapse),
             (miss(&no_cache), MissPlan::Alone),
             (miss(&authorized), MissPlan::Alone),

@@ -187,7 +187,7 @@ impl UpstreamRequest {
             Err(_) => Err(Failed {
                 status: StatusCode::GATEWAY_TIMEOUT,
                 reason: "deadline",
-                detail: format!("no answer within the {deadline} µs that the policy gave").into(),
+                detail: format!("no response within the {deadline} µs that the policy gave").into(),
                 endpoint: None,
             }),
         }

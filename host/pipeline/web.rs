@@ -392,7 +392,7 @@ impl Web {
     /// Returns the reply when the response broke off before its first reader was there.
     fn lost(&self, mut trail: Trail) -> Reply {
         (trail.origin_failed, trail.detail) = (true, Some("body-lost".into()));
-        self.replies.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's answer broke off", trail)
+        self.replies.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's response broke off", trail)
     }
 }
 

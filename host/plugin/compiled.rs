@@ -83,7 +83,7 @@ impl Compiled {
         let kept = code.and_then(|code| self.write(name, &code).map_err(|error| error.to_string()));
         match kept {
             Ok(()) => self.make_room(&self.path(name)),
-            Err(error) => warn!(dir = %self.dir.display(), error, "a compiled policy can't be kept"),
+            Err(error) => warn!(dir = %self.dir.display(), error, "a compiled policy can't be stored"),
         }
     }
 

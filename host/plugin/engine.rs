@@ -44,7 +44,7 @@ pub struct EngineLimits {
     pub memory_bytes_max: usize,
     /// The directory of compiled components. A checksum detects damaged ones, not forged ones.
     pub cache_dir: Option<PathBuf>,
-    /// Bytes of compiled components that are kept there; past it those used least recently are deleted.
+    /// Bytes of compiled components that are stored there; past it those used least recently are deleted.
     pub cache_bytes_max: u64,
     /// Whether to count the fuel of calls, about one per instruction. It costs a tenth to a quarter of their time: for
     /// measuring.

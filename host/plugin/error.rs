@@ -16,7 +16,7 @@ pub enum Error {
     #[error("no thread for the clock of policies: {0}")]
     Ticker(io::Error),
     /// No place for compiled components.
-    #[error("compiled policies can't be kept in {dir}: {reason}")]
+    #[error("compiled policies can't be stored in {dir}: {reason}")]
     CacheDir {
         /// The directory.
         dir: String,

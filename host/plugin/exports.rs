@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn hooks_are_told_by_their_interface() {
+    fn hooks_are_recognised_by_their_interface() {
         for (export, wanted) in [
             ("holm:policy/key@0.1.0", Some("key")),
             ("holm:policy/admit", Some("admit")),

@@ -86,7 +86,7 @@ impl Scope<'_> {
         let refused = |why| Err(Flaw::NotProvided { input: shown(&input.to_string()), hook: hook.name(), why });
         match &input {
             answer if answer.needs_response() && hook != Hook::Admit => {
-                refused("only `admit` is asked about an answer")
+                refused("only `admit` is called about a response")
             }
             Input::Feature(_) if hook == Hook::Features => refused("`features` makes it"),
             Input::Feature(_) if !self.hooks.contains(&Hook::Features) => {

@@ -102,7 +102,7 @@ impl Metrics {
             "Remembered verdicts that the policy disagreed with when it was called again",
             self.disagreements.clone(),
         );
-        registry.register("plugin_faults", "Questions that a policy gave no verdict on, by kind", self.faults.clone());
+        registry.register("plugin_faults", "Calls of a policy without a verdict, by kind", self.faults.clone());
         registry.register("plugin_call_seconds", "Time of a call, of every sixteenth", self.seconds.clone());
         registry.register("plugin_memory_bytes", "Linear memory of the instances there are", self.memory.clone());
         registry.register("plugin_instances_live", "Instances there are", self.live.clone());

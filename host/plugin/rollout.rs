@@ -401,7 +401,7 @@ mod tests {
         ] {
             assert_eq!(after(seconds, &asked(rare)), wanted, "{rare:?} after {seconds} s");
         }
-        // None of its hooks alone has been asked often enough, but there were requests enough.
+        // None of its hooks alone has been called often enough, but there were requests enough.
         let requests = Evidence { requests: 100, ..of(&[(Hook::Route, faults(0, 9))]) };
         assert_eq!((after(599, &requests), after(600, &requests)), (Verdict::Wait, Verdict::Promote));
     }
@@ -470,7 +470,7 @@ mod tests {
             (timed(100, 1_600), timed(100, 0), Verdict::Promote),
             (timed(100, 500), timed(100, 1_000), Verdict::Promote),
         ] {
-            // Another hook, asked more often, is as fast as before.
+            // Another hook, called more often, is as fast as before.
             let mut evidence = of(&[(Hook::Features, trial), (Hook::Key, timed(10_000, 100))]);
             evidence.active[Hook::Features.index()] = active;
             evidence.active[Hook::Key.index()] = timed(10_000, 100);

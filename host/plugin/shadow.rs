@@ -232,7 +232,7 @@ impl Trial {
         self.count(Hook::Key, findings.iter().any(|finding| counts(finding.change)));
     }
 
-    /// Counts a comparison. Examples are taken before, so that whoever reads the count finds them.
+    /// Counts a comparison. Examples are taken before, so that a reader of the count finds them.
     fn count(&self, hook: Hook, disagreed: bool) {
         let counts = &self.compared[hook.index()];
         if disagreed {

@@ -323,7 +323,7 @@ fn the_breaker_opens_and_heals() {
 #[test]
 fn what_cannot_be_configured_is_refused_with_its_reason() {
     for (what, words) in [
-        ("refuse-config", "doesn't start: `configure` answered with fault 7: not in the mood"),
+        ("refuse-config", "doesn't start: `configure` returned fault 7: not in the mood"),
         ("trap-in-config", "doesn't start: `configure` trapped: wasm `unreachable`"),
         ("read-response", "is refused: input response-status is not provided to the key hook"),
         ("features-read-feature", "input feature(x) is not provided to the features hook"),
@@ -338,12 +338,12 @@ fn what_cannot_be_configured_is_refused_with_its_reason() {
         ("read-unknown", "is refused: input moon-phase(full) is none that this node knows: method, scheme, authority"),
         ("read-too-few", "is refused: input header: it takes one argument"),
         ("unknown-transform", "is refused: transform rot13 is none that this node knows: identity, lowercase"),
-        ("refuse-reads", "doesn't say what its route hook reads: answered with fault 7: no reads"),
+        ("refuse-reads", "doesn't say what its route hook reads: returned fault 7: no reads"),
         ("trap-in-reads", "doesn't say what its route hook reads: trapped: wasm `unreachable`"),
         ("nameless", "the manifest's name is not 1 to 64 visible ASCII characters"),
         ("empty-recipe", "its recipe reads nothing"),
         ("long-recipe", "the recipe has 65 parts; at most 64 are allowed"),
-        ("refuse-plan", "has no plan for keys: answered with fault 7: no plan"),
+        ("refuse-plan", "has no plan for keys: returned fault 7: no plan"),
     ] {
         let error = mad(what, LIMITS).unwrap_err().to_string();
         assert!(error.starts_with("policy `p` (embedded) ") && error.contains(words), "{what}: {error}");

@@ -292,10 +292,10 @@ impl Fault {
         }
     }
 
-    /// Returns a policy that answers another hook's question; implementations rule it out.
+    /// Returns the fault of a verdict on another hook's call; implementations rule it out.
     #[must_use]
     pub fn mismatch(asked: Hook, answered: &Decision) -> Self {
-        Self::Malformed(format!("{} was asked, {} answered", asked.name(), answered.hook().name()))
+        Self::Malformed(format!("{} was called, the verdict is of {}", asked.name(), answered.hook().name()))
     }
 }
 

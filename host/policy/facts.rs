@@ -614,7 +614,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_answer_the_time_and_what_was_noted_are_read() {
+    fn the_response_the_time_and_what_was_noted_are_read() {
         let request = request(Method::GET, "/", &[]);
         let arm = Arm { experiment: "e".into(), place: (0, 1), name: "large".into() };
         let notes = Notes::stated(Some(vec![arm]), Some(vec![("f".to_owned(), Bytes::from_static(b"1"))]));

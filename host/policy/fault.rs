@@ -25,8 +25,8 @@ pub enum Fault {
     /// The verdict makes no sense.
     #[error("its verdict is malformed: {0}")]
     Malformed(String),
-    /// The component answered with its own error.
-    #[error("answered with fault {code}: {detail}")]
+    /// The component returned its own error.
+    #[error("returned fault {code}: {detail}")]
     Own {
         /// The component's code.
         code: u16,
@@ -36,7 +36,7 @@ pub enum Fault {
     /// No instance was to be had: too many busy, or instantiation failed.
     #[error("no instance: {0}")]
     NoInstance(String),
-    /// The policy faulted too often and isn't asked at present.
+    /// The policy faulted too often and isn't called at present.
     #[error("not asked: its breaker is open")]
     Open,
 }

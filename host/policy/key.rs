@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_keyed_by_all_that_is_sent_with_it() {
+    fn an_item_is_keyed_by_all_that_is_sent_with_it() {
         let keyed = |method, headers: &[(&'static str, &'static str)]| {
             let request = request(method, "/v1/embeddings", headers);
             let mut sent: Vec<HeaderName> = request.headers.keys().cloned().collect();

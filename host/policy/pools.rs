@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How a pool does at present: times and rates of its last answers.
+/// How a pool does at present: times and rates of its last responses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PoolStats {
     /// Members.

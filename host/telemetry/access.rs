@@ -1,6 +1,6 @@
 //! The access log: one JSON line for each request. A request's thread formats its line and appends it to a bounded
 //! queue; one thread of its own writes what has gathered. Whatever happens to the destination, a request neither waits
-//! nor fails: lines that can't be kept or written are counted.
+//! nor fails: lines that can't be queued or written are counted.
 
 mod line;
 mod queue;
@@ -131,7 +131,7 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        // With a limit of zero this only tells the writer; who wants to know the outcome calls `close` before.
+        // With a limit of zero this only tells the writer; a caller that needs the outcome calls `close` before.
         let _unfinished = self.close(Duration::ZERO);
     }
 }

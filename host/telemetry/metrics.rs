@@ -87,7 +87,7 @@ pub enum Verdict {
     Miss,
     /// Served by a fetch that another request began.
     Collapsed,
-    /// The request or its route asked for no look-up.
+    /// The request or its route wants no look-up.
     Bypass,
     /// Fetched by itself because the response isn't to be stored.
     Pass,

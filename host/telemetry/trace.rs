@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acceptable_id_is_kept_and_any_other_is_replaced() {
+    fn an_acceptable_id_is_used_and_any_other_is_replaced() {
         let (longest, too_long) = ("x".repeat(128), "x".repeat(129));
         let table = [
             ("7f3c", true),
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_trace_travels_on_and_an_invalid_one_does_not() {
+    fn a_valid_trace_is_passed_on_and_an_invalid_one_is_not() {
         let mut valid = headers(&[("traceparent", VALID), ("tracestate", "a=1"), ("tracestate", "b=2")]);
         assert!(prepare(&mut valid).trace_id.is_some());
         assert_eq!(valid["traceparent"], VALID);

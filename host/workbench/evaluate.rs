@@ -48,17 +48,17 @@ pub(super) fn to_json(said: &Said) -> Value {
     }
 }
 
-/// Asks every hook about every record.
+/// Calls every hook for every record.
 #[must_use]
 pub fn evaluate(plugin: &Plugin, records: &[Record]) -> Vec<Evaluated> {
     records.iter().map(|record| ask(plugin, record)).collect()
 }
 
-/// Asks every hook about one record.
+/// Calls every hook for one record.
 pub(super) fn ask(policy: &dyn Policy, record: &Record) -> Evaluated {
     let arms = stated_arms(policy, record);
     let notes = Notes::stated(arms.clone(), record.features.clone());
-    // Where the record states features for the other hooks, the hook that makes them is asked all the same.
+    // Where the record states features for the other hooks, the hook that makes them is called all the same.
     let own = record.features.is_some().then(|| Notes::stated(arms, None));
     let mut evaluated = Evaluated::default();
     for hook in Hook::ALL {

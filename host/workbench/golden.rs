@@ -90,7 +90,7 @@ pub struct Tested {
     recipe: bool,
 }
 
-/// Asks the component about all records, compares, and measures.
+/// Calls the component for all records, compares, and measures.
 ///
 /// # Errors
 /// The component or the records can't be had, or a line of them isn't one. A decision that is not as expected is no
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_place() {
+    fn what_is_wrong_is_reported_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         for (lines, words) in [
             (vec![r#"{"config":{"x":1}}"#.to_owned(), expecting("{}")], "r.jsonl:1: policy `tenant-key`"),

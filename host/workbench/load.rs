@@ -92,7 +92,7 @@ impl Bench {
         let patient = PolicyLimits {
             call: Duration::from_secs(1),
             load: Duration::from_secs(10),
-            // What one record brings about must not keep the next one from being asked.
+            // What one record brings about must not affect the call for the next one.
             breaker: Breaker { failures: u32::MAX, ..defaults.breaker },
             ..defaults
         };
@@ -108,7 +108,7 @@ impl Bench {
     }
 }
 
-/// Questions are asked one after the other.
+/// Hooks are called one after the other.
 const INSTANCES_MAX: usize = 2;
 
 /// Every call is made.
@@ -118,7 +118,7 @@ fn name(file: &Path) -> String {
     file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Where compiled components are kept: Python's take seconds, and they are loaded again and again while they are tested.
+/// The directory of compiled components: Python's take seconds, and are loaded again and again while they are tested.
 fn cache_dir() -> Option<PathBuf> {
     if cfg!(test) {
         return None;

@@ -10,7 +10,7 @@ use std::fmt;
 pub use recorded::Record;
 pub(super) use {raw::place, recorded::Answered, rewrite::with_expectation};
 
-/// Records that are asked about under one configuration.
+/// Records that are evaluated under one configuration.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// The line that states it; 0 for what stands before the first such line.

@@ -30,7 +30,7 @@ pub enum Introduce {
     Configured,
     /// At once.
     Swap,
-    /// Asked beside the active one, without a say.
+    /// Called beside the active one; it decides nothing.
     Shadow,
     /// Decides for so many percent of the clients.
     Canary(u8),
@@ -99,7 +99,7 @@ impl Remote {
             Ok(loaded) => Ok(in_words(name, &loaded)),
             Err(error) => {
                 let cause = format!("{OTHER_VERSION} ({error})");
-                Err(Error::Step { step: "the node's answer can't be read", cause })
+                Err(Error::Step { step: "the node's response can't be read", cause })
             }
         }
     }
@@ -126,7 +126,7 @@ fn in_words(name: &str, loaded: &Loaded) -> String {
     let Loaded { generation, state, unchanged } = loaded;
     let what = match state.as_str() {
         "active" => "decides for all requests".to_owned(),
-        "shadow" => "is asked beside the active generation, without a say".to_owned(),
+        "shadow" => "is called beside the active generation and decides nothing".to_owned(),
         "canary" => "decides for a share of the clients".to_owned(),
         other => format!("is {other}"),
     };
@@ -145,11 +145,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_node_answers_is_said_in_words() {
+    fn a_nodes_response_is_put_into_words() {
         for (state, unchanged, words) in [
             ("active", false, "p@1a decides for all requests"),
             ("active", true, "p@1a decides for all requests, as before: nothing has changed"),
-            ("shadow", false, "p@1a is asked beside the active generation, without a say"),
+            ("shadow", false, "p@1a is called beside the active generation and decides nothing"),
             ("canary", false, "p@1a decides for a share of the clients"),
             ("new", false, "p@1a is new"),
         ] {

@@ -79,7 +79,7 @@ impl Replayed {
     }
 }
 
-/// Asks both about all requests of a file.
+/// Calls both for all requests of a file.
 ///
 /// # Errors
 /// A component or the file can't be had, the file is neither of the two kinds, or nothing in it is a request.
@@ -193,7 +193,7 @@ fn example(hook: Hook, record: &Record, was: &Value, is: &Value) -> String {
     format!("{}: {}\n{differences}", hook.name(), record.title())
 }
 
-/// What either side decides, as JSON; `None` if neither has a say. Who doesn't have the hook leaves it to the host.
+/// What either side decides, as JSON; `None` if neither has a verdict. A side without one leaves it to the host.
 fn compared(record: &Record, hook: Hook, old: &Evaluated, new: &Evaluated) -> Option<(Value, Value)> {
     match (old.of(hook), new.of(hook)) {
         (None, None) => None,

@@ -101,7 +101,7 @@ void holm_append_decimal(holm_string_t *string, uint64_t number) {
     holm_append(string, digits + at);
 }
 
-// What may follow the first byte of a character: how many bytes, and the bounds of the first of them.
+// The bytes that may follow the first byte of a character: their number, and the bounds of the first of them.
 typedef struct lead {
     uint8_t more, low, high;
 } lead_t;
@@ -114,7 +114,7 @@ static lead_t lead_of(uint8_t first) {
     return (lead_t){0xff, 0, 0};
 }
 
-// How many bytes the character at the front has, or what stands for one that is none; false if it is none.
+// The number of bytes of the character at the front, or of what stands for one that is none; false if it is none.
 static bool character(const uint8_t *at, size_t left, size_t *len) {
     lead_t lead = lead_of(at[0]);
     *len = 1;
@@ -199,7 +199,7 @@ void holm_named(holm_manifest_t *manifest, const char *name, const char *version
     manifest->version = holm_string(version);
 }
 
-// What each hook reads, as `configure` has said it.
+// The inputs of each hook, as `configure` declared them.
 static struct {
     bool said;
     holm_inputs_t inputs;
@@ -293,7 +293,7 @@ static int32_t four_digits(reader_t *reader) {
     return sum;
 }
 
-// What follows `\u`: a character, or half of one beyond U+FFFF with the other half behind it. The character U+0000 is
+// The code point after `\u`: a whole one, or half of one beyond U+FFFF with the other half behind it. U+0000 is
 // refused, as it would end a string of C.
 static int32_t code_point(reader_t *reader) {
     int32_t first = four_digits(reader);

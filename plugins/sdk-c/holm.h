@@ -1,6 +1,6 @@
-// What a policy in C is written with, on top of the bindings that `holm policy build` writes to gen/ (policy.h).
+// The SDK for policies in C, on top of the bindings that `holm policy build` writes to gen/ (policy.h).
 //
-// Who owns what. A hook's arguments are its own while it runs: a holm_slice_t points into them, and their bytes may be
+// Ownership. A hook's arguments are its own while it runs: a holm_slice_t points into them, and their bytes may be
 // changed in place. What it returns is freed once the host has read it, so it must come from malloc: the functions here
 // that return a string, bytes or an input make a copy, and to add one to a result hands it over. The macros at the end
 // (HOLM_KEY and so on) free the arguments, and a half-made result if the hook fails. A hook frees nothing itself.
@@ -60,7 +60,7 @@ bool holm_decimal(holm_slice_t slice, uint64_t *number);
 holm_bytes_t holm_bytes(holm_slice_t slice);
 holm_string_t holm_string(const char *text);
 holm_string_t holm_string_of(holm_slice_t slice);
-// What keeps "not present" and "empty" apart in a key: a byte 0, or a byte 1 and the value.
+// Keeps "not present" and "empty" apart in a key: a byte 0, or a byte 1 and the value.
 holm_bytes_t holm_slot(holm_slice_t slice);
 
 // A string that grows; begin with {0}.
@@ -123,7 +123,8 @@ typedef struct holm_weight {
 } holm_weight_t;
 
 void holm_named(holm_manifest_t *manifest, const char *name, const char *version);
-// What a hook reads, said in `configure`: HOLM_READS(manifest, HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
+// Declares the inputs of a hook, in `configure`:
+// HOLM_READS(manifest, HOLM_OF_KEY, holm_path(), holm_header("accept-language"));
 // Each hook that is exported needs one, without inputs if it reads nothing; a key that is a recipe needs none.
 #define HOLM_READS(manifest, hook, ...)                   \
     ((void)(manifest), holm_reads(hook, (holm_input_t[]){__VA_ARGS__}, \
@@ -138,8 +139,8 @@ void holm_experiment(holm_manifest_t *manifest, const char *name, holm_input_t u
 
 // ---- The operator's table
 
-// A table is read field by field, each with a default for where it is missing; holm_table_end then tells of the first
-// thing that was wrong, a field that nobody asked for included. What is read stays for the life of the instance.
+// A table is read field by field, each with a default for where it is missing; holm_table_end then reports the first
+// thing that was wrong, a field that was not read included. What is read stays for the life of the instance.
 typedef struct holm_table {
     struct holm_field *ptr;
     size_t len;
@@ -164,7 +165,7 @@ bool holm_texts_have(const holm_texts_t *texts, holm_slice_t slice);
 // ---- What hooks return. Results begin as zeroes: an empty recipe, a look-up of no
 // parts, an empty shape.
 
-// What the host does to a part of a recipe.
+// The transforms of the host for a part of a recipe.
 typedef enum holm_transform {
     HOLM_IDENTITY,
     HOLM_LOWERCASE,
@@ -220,7 +221,7 @@ static inline void holm_edit(holm_shape_t *shape, const char *pointer, const cha
     policy_option_string_t value = {json != NULL, json ? holm_string(json) : (holm_string_t){0}};
     HOLM_PUSH(&shape->edits, (exports_holm_policy_features_edit_t){holm_string(pointer), value});
 }
-// Sets a header field of the request that travels; NULL removes it.
+// Sets a header field of the request that is sent to the origin; NULL removes it.
 static inline void holm_edit_header(holm_shape_t *shape, const char *name, const char *text) {
     policy_option_string_t value = {text != NULL, text ? holm_string(text) : (holm_string_t){0}};
     HOLM_PUSH(&shape->headers, (exports_holm_policy_features_header_t){holm_string(name), value});
@@ -245,17 +246,17 @@ static inline void holm_pass(holm_admission_t *admission, const char *reason) {
 // An optional number of a choice or a class; they begin as none.
 #define HOLM_SOME(number) ((policy_option_u32_t){true, (number)})
 
-// ---- What the component exports: one of these per hook, with the functions that answer it. All return true, or false
-// with a fault filled in.
+// ---- What the component exports: one of these per hook, with the functions behind it. All return true, or false with
+// a fault filled in.
 
-#define HOLM_ANSWER_(call, free_result, free_arguments) \
+#define HOLM_RESULT_(call, free_result, free_arguments) \
     memset(fault, 0, sizeof *fault);                    \
-    bool answered = call;                               \
-    if (!answered) free_result(result);                 \
+    bool returned = call;                               \
+    if (!returned) free_result(result);                 \
     free_arguments;                                     \
-    return answered;
+    return returned;
 
-// What the host is told that a hook reads. Not for use by hand.
+// Returns the inputs of a hook to the host. Not for use by hand.
 bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault);
 #define HOLM_DECLARED_(name, hook)                                                        \
     bool exports_holm_policy_##name##_reads(holm_inputs_t *result, holm_fault_t *fault) { \
@@ -268,22 +269,22 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
 #define HOLM_CONFIGURE(configure)                                                                                    \
     bool exports_holm_policy_plugin_configure(holm_string_t *config, holm_manifest_t *result, holm_fault_t *fault) { \
         memset(result, 0, sizeof *result);                                                                           \
-        HOLM_ANSWER_(configure(config, result, fault), exports_holm_policy_plugin_manifest_free,                     \
+        HOLM_RESULT_(configure(config, result, fault), exports_holm_policy_plugin_manifest_free,                     \
                      policy_string_free(config))                                                                     \
     }
 
 // bool plan(holm_keying_t *keying, holm_fault_t *fault)
 // bool derive(holm_values_t *values, holm_verdict_t *verdict, holm_fault_t *fault)
-// In place of `plan`, holm_plan_call says that `derive` is asked for each request; holm_no_derive goes with a recipe.
+// In place of `plan`, holm_plan_call has `derive` called for each request; holm_no_derive goes with a recipe.
 #define HOLM_KEY(plan, derive)                                                                                  \
     HOLM_DECLARED_(key, HOLM_OF_KEY)                                                                            \
     bool exports_holm_policy_key_plan(holm_keying_t *result, holm_fault_t *fault) {                             \
         memset(result, 0, sizeof *result);                                                                      \
-        HOLM_ANSWER_(plan(result, fault), exports_holm_policy_key_keying_free, (void)0)                         \
+        HOLM_RESULT_(plan(result, fault), exports_holm_policy_key_keying_free, (void)0)                         \
     }                                                                                                           \
     bool exports_holm_policy_key_derive(holm_values_t *values, holm_verdict_t *result, holm_fault_t *fault) {   \
         memset(result, 0, sizeof *result);                                                                      \
-        HOLM_ANSWER_(derive(values, result, fault), exports_holm_policy_key_verdict_free,                       \
+        HOLM_RESULT_(derive(values, result, fault), exports_holm_policy_key_verdict_free,                       \
                      holm_policy_facts_values_free(values))                                                     \
     }
 
@@ -292,7 +293,7 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
     HOLM_DECLARED_(features, HOLM_OF_FEATURES)                                                                      \
     bool exports_holm_policy_features_extract(holm_values_t *values, holm_shape_t *result, holm_fault_t *fault) {   \
         memset(result, 0, sizeof *result);                                                                          \
-        HOLM_ANSWER_(extract(values, result, fault), exports_holm_policy_features_shape_free,                       \
+        HOLM_RESULT_(extract(values, result, fault), exports_holm_policy_features_shape_free,                       \
                      holm_policy_facts_values_free(values))                                                         \
     }
 
@@ -303,7 +304,7 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
     bool exports_holm_policy_admit_decide(holm_values_t *values, holm_admission_t *suggested,               \
                                           holm_admission_t *result, holm_fault_t *fault) {                  \
         *result = *suggested;                                                                               \
-        HOLM_ANSWER_(decide(values, result, fault), exports_holm_policy_admit_admission_free,               \
+        HOLM_RESULT_(decide(values, result, fault), exports_holm_policy_admit_admission_free,               \
                      holm_policy_facts_values_free(values))                                                 \
     }
 
@@ -313,7 +314,7 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
     bool exports_holm_policy_route_choose(holm_values_t *values, holm_candidates_t *candidates,              \
                                           holm_choice_t *result, holm_fault_t *fault) {                      \
         memset(result, 0, sizeof *result);                                                                   \
-        HOLM_ANSWER_(choose(values, candidates, result, fault), exports_holm_policy_route_choice_free,       \
+        HOLM_RESULT_(choose(values, candidates, result, fault), exports_holm_policy_route_choice_free,       \
                      (holm_policy_facts_values_free(values),                                                 \
                       exports_holm_policy_route_list_candidate_free(candidates)))                            \
     }
@@ -323,7 +324,7 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
     HOLM_DECLARED_(batch, HOLM_OF_BATCH)                                                                         \
     bool exports_holm_policy_batch_classify(holm_values_t *values, holm_class_t *result, holm_fault_t *fault) {  \
         memset(result, 0, sizeof *result);                                                                       \
-        HOLM_ANSWER_(classify(values, result, fault), exports_holm_policy_batch_class_free,                      \
+        HOLM_RESULT_(classify(values, result, fault), exports_holm_policy_batch_class_free,                      \
                      holm_policy_facts_values_free(values))                                                      \
     }
 
@@ -333,7 +334,7 @@ bool holm_declared(holm_hook_t hook, holm_inputs_t *inputs, holm_fault_t *fault)
     bool exports_holm_policy_prefetch_suggest(holm_values_t *values, bool hit, holm_hints_t *result,            \
                                               holm_fault_t *fault) {                                            \
         memset(result, 0, sizeof *result);                                                                      \
-        HOLM_ANSWER_(suggest(values, hit, result, fault), exports_holm_policy_prefetch_list_hint_free,          \
+        HOLM_RESULT_(suggest(values, hit, result, fault), exports_holm_policy_prefetch_list_hint_free,          \
                      holm_policy_facts_values_free(values))                                                     \
     }
 

@@ -21,7 +21,7 @@ type Policy interface {
 	Manifest() Manifest
 }
 
-// Manifest is what the host is told: Name and Version are shown to the operator.
+// Manifest is what the host learns of a policy: Name and Version are shown to the operator.
 type Manifest struct {
 	Name, Version string
 	Reads         Reads
@@ -76,7 +76,7 @@ var served Policy
 // Serve names the policy of this component. Call it from init: main isn't called in a component.
 func Serve(policy Policy) { served = policy }
 
-// Served is the policy as something that answers a hook. Not for use by hand.
+// Served is the policy as something that has a hook. Not for use by hand.
 func Served[Hook any]() (Hook, error) {
 	hook, ok := served.(Hook)
 	if !ok {
@@ -85,7 +85,7 @@ func Served[Hook any]() (Hook, error) {
 	return hook, nil
 }
 
-// Key says what the answer to a request depends on.
+// Key decides what the response to a request depends on.
 type Key interface {
 	Derive(values Values) (Verdict, error)
 }
@@ -96,27 +96,27 @@ type Planner interface {
 	Plan() ([]Part, error)
 }
 
-// Features says what matters in a request.
+// Features extracts what matters in a request.
 type Features interface {
 	Extract(values Values) (Shape, error)
 }
 
-// Admit says whether an answer is kept. To agree it returns what is suggested.
+// Admit decides whether a response is stored. To agree it returns what is suggested.
 type Admit interface {
 	Decide(values Values, suggested Admission) (Admission, error)
 }
 
-// Route says which of the candidates answers.
+// Route chooses which of the candidates gets a request.
 type Route interface {
 	Choose(values Values, candidates []Candidate) (Choice, error)
 }
 
-// Batch says which questions travel together.
+// Batch decides which items share a batch.
 type Batch interface {
 	Classify(values Values) (Class, error)
 }
 
-// Prefetch says what will be asked next.
+// Prefetch suggests which requests will follow.
 type Prefetch interface {
 	Suggest(values Values, hit bool) ([]Hint, error)
 }

@@ -28,7 +28,7 @@ func TestFieldsAreTakenByNameAndType(t *testing.T) {
 	}
 }
 
-func TestTheFirstThingThatIsWrongIsTold(t *testing.T) {
+func TestTheFirstThingThatIsWrongIsReported(t *testing.T) {
 	for config, detail := range map[string]string{
 		`{"t": 1}`:                      `"t" isn't a string`,
 		`{"t": null}`:                   `"t" isn't a string`,

@@ -36,8 +36,8 @@ func Log(level Level, message string) {
 	}
 }
 
-// TellOfPanic says what a panic said before it ends as a trap, which has no words. Not for use by hand.
-func TellOfPanic() {
+// ReportPanic logs the message of a panic before it ends as a trap, which has none. Not for use by hand.
+func ReportPanic() {
 	switch words := recover().(type) {
 	case nil:
 		return
@@ -48,5 +48,5 @@ func TellOfPanic() {
 	default:
 		Log(Error, "panic")
 	}
-	panic("told of")
+	panic("reported")
 }

@@ -11,7 +11,7 @@ type Part struct {
 // Transform is what the host does to a part of a recipe.
 type Transform uint8
 
-// What a part goes through: nothing; ASCII letters to lower case; parameters sorted; everything from `?` on dropped;
+// The transforms of a part: nothing; ASCII letters to lower case; parameters sorted; everything from `?` on dropped;
 // JSON in its canonical form.
 const (
 	Identity Transform = iota
@@ -38,7 +38,7 @@ type Bypass string
 func (Lookup) verdict() {}
 func (Bypass) verdict() {}
 
-// Shape is what matters in a request, and how it travels.
+// Shape is what matters in a request, and the edits to what is sent to the origin.
 type Shape struct {
 	Features []Feature
 	Edits    []Edit
@@ -75,7 +75,7 @@ type Edit struct {
 	Value   Option[string]
 }
 
-// HeaderEdit sets a header field of the request that travels, or removes it.
+// HeaderEdit sets a header field of the request that is sent to the origin, or removes it.
 type HeaderEdit struct {
 	Name  string
 	Value Option[string]
@@ -84,7 +84,7 @@ type HeaderEdit struct {
 // Admission is Storage, Uncacheable or Pass.
 type Admission interface{ admission() }
 
-// Storage keeps an answer. Lifetimes count from its arrival.
+// Storage is how a response is stored. Lifetimes count from its arrival.
 type Storage struct {
 	TtlMs, GraceMs, StaleIfErrorMs, KeepMs uint64
 	Tags, Vary                             []string
@@ -100,7 +100,7 @@ func (Storage) admission()     {}
 func (Uncacheable) admission() {}
 func (Pass) admission()        {}
 
-// Candidate is one that may answer, as the operator wrote it, and how it does at present.
+// Candidate is one that may get the request, as the operator wrote it, and how it does at present.
 type Candidate struct {
 	Pool, Model      string
 	Inflight, Queued uint32
@@ -110,13 +110,13 @@ type Candidate struct {
 	Draining         bool
 }
 
-// Choice is the order in which candidates are asked, best first, by their indices.
+// Choice is the order in which candidates are tried, best first, by their indices.
 type Choice struct {
 	Order                    []uint32
 	HedgeAfterUs, DeadlineUs Option[uint32]
 }
 
-// Class is what a question may share a batch with.
+// Class is what an item may share a batch with.
 type Class struct {
 	Group              []byte
 	Priority           uint8

@@ -6,7 +6,7 @@ import (
 )
 
 // Table is the operator's table, read field by field, each with a default for where it is missing. It remembers the
-// first thing that was wrong; that is told after Configure, a field that nobody asked for included.
+// first thing that was wrong; that is reported after Configure, a field that was not taken included.
 type Table struct {
 	fields []field
 	wrong  error

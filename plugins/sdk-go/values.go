@@ -59,7 +59,7 @@ func String(value []byte) string {
 	return text.String()
 }
 
-// How many bytes begin a character that isn't there to the end.
+// The number of bytes that begin a character that isn't there to the end.
 func beginning(value []byte) int {
 	for length := min(3, len(value)); length > 1; length-- {
 		if !utf8.FullRune(value[:length]) {

@@ -108,7 +108,7 @@ export interface Class {
 
 export interface Hint { path: string; headers: [string, string][]; confidencePpm: number }
 
-/** What a policy is made of: a function for each hook, under the contract's name for it. */
+/** The functions of a policy: one for each hook, under the contract's name for it. */
 export interface Policy {
   name: string;
   version: string;

@@ -2,7 +2,7 @@
 
 const word = (kind, ...values) => ({ kind, arguments: values.map(String) });
 
-/** What a hook may read of a request: the kinds of `input` in wit/policy.wit, each with its arguments. */
+/** The inputs of hooks: the kinds of `input` in wit/policy.wit, each with its arguments. */
 export const input = {
   method: word("method"),
   scheme: word("scheme"),
@@ -41,7 +41,7 @@ export function fault(code, detail) {
   return new Fault(code, detail);
 }
 
-/** The operator's table, field by field. What nobody takes is refused, so that a misspelt name is no silent default. */
+/** The operator's table, field by field. One that isn't taken is refused: a misspelt name is no silent default. */
 export class Table {
   #fields;
 
@@ -135,7 +135,7 @@ const HOOKS = {
   prefetch: "suggest",
 };
 
-/** What a module exports, made of a policy: `export const { plugin, key } = exported(new Mine())`. */
+/** Makes a module's exports of a policy: `export const { plugin, key } = exported(new Mine())`. */
 export function exported(policy) {
   const made = { plugin: { configure: guarded((json) => configured(policy, json)) } };
   for (const [hook, name] of Object.entries(HOOKS)) {

@@ -30,7 +30,7 @@ def _words(kind: str, *arguments: object) -> Input:
 
 
 class input:
-    """What a hook may read of a request: the kinds of `input` in wit/policy.wit, each with its arguments."""
+    """The inputs of hooks: the kinds of `input` in wit/policy.wit, each with its arguments."""
 
     method = _words("method")
     scheme = _words("scheme")
@@ -102,7 +102,7 @@ def fault(code: int, detail: str) -> Err:
 
 
 class Table:
-    """The operator's table, field by field. What nobody takes is refused: a misspelt name is no silent default."""
+    """The operator's table, field by field. One that isn't taken is refused: a misspelt name is no silent default."""
 
     def __init__(self, fields: dict[str, Any]):
         self._fields = dict(fields)
@@ -175,7 +175,7 @@ class Policy:
         """Takes the operator's settings."""
 
     def reads(self) -> dict[Hook, list[Input]]:
-        """The inputs of each hook, asked after `configure`."""
+        """Returns the inputs of each hook. Called after `configure`."""
         return {}
 
 
@@ -226,7 +226,7 @@ class _Hook:
 
 
 def exported(policy: Policy, *hooks: Hook) -> list[Callable[[], Any]]:
-    """What a module binds to the names of the interfaces that it exports, `Plugin` first and then these hooks:
+    """Returns what a module binds to the names of the interfaces that it exports, `Plugin` first and then these hooks:
     `Plugin, Key = exported(Mine(), Hook.KEY)`.
 
     componentize-py calls each name once; all of them are about the same policy, so they share what `configure` left.

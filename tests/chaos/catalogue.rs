@@ -1,4 +1,4 @@
-//! What the origin has, drawn from a seed: how each resource is selected, how long it lives, how it is validated.
+//! The origin's resources, drawn from a seed: how each is selected, how long it lives, how it is validated.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ const TTLS_S: [u64; 8] = [600, 1, 600, 30, 600, 2, 0, 600];
 /// Version 0's `Last-Modified` in seconds of Unix time; each version is a second younger.
 const EPOCH_S: u64 = 1_000_000_000;
 
-/// How responses to a resource's URL are selected, and who may share them.
+/// How responses to a resource's URL are selected, and which clients may share them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Sort {
@@ -49,7 +49,7 @@ impl Sort {
     }
 }
 
-/// What a conditional request names.
+/// The validator that conditional requests name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Validator {
@@ -82,7 +82,7 @@ impl Resource {
         if select.is_empty() { self.path.clone() } else { format!("{}#{select}", self.path) }
     }
 
-    /// How old a response may be when it is served, by what the origin states.
+    /// The greatest age of a response that is served, by what the origin states.
     pub(crate) fn life(&self) -> Micros {
         (self.ttl_s + self.grace_s.max(self.if_error_s)) * 1_000_000
     }
@@ -160,7 +160,7 @@ pub(crate) fn version_of(date: &str) -> Option<u64> {
     seconds.checked_sub(EPOCH_S)
 }
 
-/// What the origin has.
+/// The origin's resources.
 pub(crate) fn generate(seed: u64) -> Vec<Resource> {
     let mut rng = Rng::with_seed(seed ^ 0xca7a_1064);
     (0..RESOURCES).map(|at| resource(at, &mut rng)).collect()

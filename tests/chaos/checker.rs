@@ -1,6 +1,6 @@
 //! Decides from a history whether each response was allowed. Pure: events in, violations out.
 //!
-//! What it relies on: all times are of one clock. `sent` is taken before a request's first byte leaves, `received` and
+//! It relies on this: all times are of one clock. `sent` is taken before a request's first byte leaves, `received` and
 //! `done` after a response's last byte, an exchange's `from` after the origin has read the request's head and before it
 //! reads the version, its `until` after the last byte has been sent. So an interval never looks shorter than it was, and
 //! no scheduling of the test process makes an allowed response look forbidden.
@@ -10,10 +10,10 @@
 //!
 //! * an exchange of (K, V) began before R;
 //! * for each purge of K that was acknowledged as complete before S, an exchange of (K, V) began after that purge was
-//!   sent: a node takes an entry's mark before it asks the origin, and the mark of what is good again is later than the
-//!   purge. A soft purge lets what states a grace or stale-if-error go on; where nothing is stated, it asks the same;
-//! * for each unsafe method that was answered with 2xx or 3xx through the same node before S, an exchange of (K, V) began
-//!   after the resource had changed, unless the node couldn't reach its log (it may then have been unable to tell its
+//!   sent: a node takes an entry's mark before it sends to the origin, and the mark of what is good again is later than
+//!   the purge. A soft one lets what states a grace or stale-if-error go on; where nothing is stated, it is a hard one;
+//! * for each unsafe method that got 2xx or 3xx through the same node before S, an exchange of (K, V) began
+//!   after the resource had changed, unless the node couldn't reach its log (it may then have been unable to notify its
 //!   tiers, and promises nothing here);
 //! * the last exchange of (K, V) was over at most a lifetime, what may be added to it, and a slack before S;
 //! * everybody may be given the response, or it was made for this client and an exchange of it began after S;
@@ -21,7 +21,7 @@
 //!   fetch that was under way.
 //!
 //! A 304 carries the version that the client has. Errors, and responses that visibly break off, are allowed: that a
-//! region answers at all is asserted by the run, from its counts.
+//! region responds at all is asserted by the run, from its counts.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -39,7 +39,7 @@ mod tests;
 /// After a fault that cuts a node off, it may need so long to reach its log again.
 const RECOVERY: Micros = 3_000_000;
 
-/// What a response may have done wrong.
+/// The rules that a response can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rule {
     /// It is a response to another key.
@@ -56,16 +56,16 @@ pub(crate) enum Rule {
     Written,
     /// It is older than its life.
     Expired,
-    /// It was stored, and the client wanted the origin asked.
+    /// It was stored, and the client wanted it from the origin.
     Reload,
-    /// A 304 that wasn't asked for, or that speaks of another version than the client's.
+    /// A 304 to an unconditional request, or for another version than the client's.
     NotModified,
 }
 
 /// A response that wasn't allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Violation {
-    /// What it did wrong.
+    /// The rule that it broke.
     pub(crate) rule: Rule,
     /// The request's number.
     pub(crate) request: u64,
@@ -91,7 +91,7 @@ pub(crate) fn check(events: &[Event], slack: Micros) -> Vec<Violation> {
         let cache = request.seen.cache.as_deref().unwrap_or("-");
         let age = request.seen.age.as_deref().unwrap_or("-");
         let because = format!(
-            "{because} ({} asked node {} for {}, sent {} received {}, cache-status {cache}, age {age})",
+            "{because} ({} at node {} for {}, sent {} received {}, cache-status {cache}, age {age})",
             request.client, request.node, request.key, request.sent, request.received
         );
         Some(Violation { rule, request: request.id, because })
@@ -228,7 +228,7 @@ impl<'h> Index<'h> {
                 None => Err((Rule::Torn, "it has no stamp".to_owned())),
             },
             (true, 304) => self.judge_confirmation(request),
-            (true, status) => Err((Rule::NeverIssued, format!("the origin never answers {status}"))),
+            (true, status) => Err((Rule::NeverIssued, format!("the origin never sends {status}"))),
         }
     }
 
@@ -258,22 +258,23 @@ impl<'h> Index<'h> {
         let (Some((from, until)), Some(resource)) = (last, self.resources.get(url)) else {
             return Err((Rule::NeverIssued, format!("the origin never sent version {version}")));
         };
-        let told = |what: &str| format!("version {version} was last sent or confirmed from {from} to {until}, {what}");
+        let describe =
+            |what: &str| format!("version {version} was last sent or confirmed from {from} to {until}, {what}");
         if !resource.sort.is_shared() && from < request.sent {
-            return Err((Rule::AnotherClient, told("for an earlier request, and is for one only")));
+            return Err((Rule::AnotherClient, describe("for an earlier request, and is for one only")));
         }
         if request.reload && until + self.slack < request.sent {
-            return Err((Rule::Reload, told("and the client wanted the origin asked")));
+            return Err((Rule::Reload, describe("and the client wanted it from the origin")));
         }
-        self.judge_cuts(request, url, from, &told)?;
+        self.judge_cuts(request, url, from, &describe)?;
         let end = until + resource.life() + self.slack;
         if request.sent > end {
-            return Err((Rule::Expired, told(&format!("and was to be served until {end}"))));
+            return Err((Rule::Expired, describe(&format!("and was to be served until {end}"))));
         }
         Ok(())
     }
 
-    fn judge_cuts(&self, request: &Request, url: &str, from: Micros, told: &dyn Fn(&str) -> String) -> Verdict {
+    fn judge_cuts(&self, request: &Request, url: &str, from: Micros, describe: &dyn Fn(&str) -> String) -> Verdict {
         let holds = |cut: &&Cut| {
             cut.acknowledged <= request.sent && cut.node.is_none_or(|node| node == request.node) && from < cut.since
         };
@@ -284,7 +285,7 @@ impl<'h> Index<'h> {
                     Rule::Written => "the resource changed at",
                     _ => "a purge was sent at",
                 };
-                Err((cut.rule, told(&format!("{what} {} and acknowledged at {}", cut.since, cut.acknowledged))))
+                Err((cut.rule, describe(&format!("{what} {} and acknowledged at {}", cut.since, cut.acknowledged))))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Clients: they ask, remember what they were given, ask whether it is still good, write, and purge. What they see goes
+//! Clients: they send requests, remember the responses, revalidate them, write, and purge. What they see goes
 //! into the history.
 
 use std::{collections::HashMap, fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -15,22 +15,22 @@ use crate::{
     wire::{Head, Wire},
 };
 
-/// How long a client waits for a response; longer than most faults, so that what was asked of a node that stands still
-/// is answered when it goes on.
+/// The time that a client waits for a response; longer than most faults, so that a node that stood still can send its
+/// response when it goes on.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long a purge may take: its own limit in the node, and something for the way.
+/// The time that a purge may take: its own limit in the node, and something for the network.
 const PURGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two requests of a client, at most.
 const PAUSE_MS_MAX: u64 = 25;
 
-/// Where a node is reached.
+/// The addresses of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
 
-/// Where each node is reached; a node that is down is nowhere.
+/// The addresses of each node; none of a node that is down.
 pub(crate) struct Places(Mutex<Vec<Option<Place>>>);
 
 impl Places {
@@ -47,7 +47,7 @@ impl Places {
     }
 }
 
-/// What clients know of a region.
+/// The knowledge that clients share of a region.
 #[derive(Clone)]
 pub(crate) struct Region {
     pub(crate) history: Arc<History>,
@@ -117,7 +117,7 @@ impl Client {
     fn draw(&mut self) -> Plan {
         let at = self.rng.usize(..self.region.resources.len());
         let resource = &self.region.resources[at];
-        // Long bodies are asked for less often: a few are enough, and the machine has better to do.
+        // Long bodies are requested less often: a few are enough, and the machine has better to do.
         let at = if resource.length > 1 << 20 && self.rng.u32(..8) > 0 { 0 } else { at };
         let resource = &self.region.resources[at];
         let select = match resource.sort {
@@ -179,8 +179,8 @@ impl Client {
     }
 
     async fn exchange(&mut self, address: SocketAddr, text: &str) -> io::Result<Seen> {
-        let kept = self.wire.take().filter(|(known, _)| *known == address);
-        let mut wire = match kept {
+        let open = self.wire.take().filter(|(known, _)| *known == address);
+        let mut wire = match open {
             Some((_, wire)) => wire,
             None => Wire::connect(address).await?,
         };

@@ -1,4 +1,4 @@
-//! A run: a region of real processes, clients that ask all the time, and a schedule that is carried out meanwhile.
+//! A run: a region of real processes, clients that send requests all the time, and a schedule that is carried out.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
 };
 
 const NODES: usize = 3;
-/// Clients of each node: enough that several ask for the same at once.
+/// Clients of each node: enough that several request the same at once.
 const CLIENTS: usize = 3;
 /// Bytes that a file of a node on a full disk may have.
 const FULL: &str = "4096";
@@ -128,7 +128,7 @@ impl World {
             Target::Tag(at) => (Scope::Tag(TAGS[at].to_owned()), None),
             Target::Key(at) => {
                 let path = &resources[at].path;
-                // Its key isn't known before somebody has asked for it.
+                // Its key isn't known before it has been requested.
                 let Some(hex) = self.nodes.iter().find_map(|node| node.key(path)) else { return };
                 (Scope::Key(path.clone()), Some(hex))
             }

@@ -1,4 +1,4 @@
-//! What happened in a run, with the times of one monotonic clock: all that the checker knows.
+//! The events of a run, with the times of one monotonic clock: all that the checker knows.
 
 use std::{
     fs::{self, File},
@@ -24,11 +24,11 @@ pub(crate) type Micros = u64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Event {
-    /// What the run was made from.
+    /// The inputs of the run.
     Begun {
         /// Everything was drawn from it.
         seed: u64,
-        /// How long it was to run.
+        /// The time it was to run.
         seconds: u64,
     },
     /// A resource of the origin.
@@ -50,7 +50,7 @@ pub(crate) enum Event {
 /// A GET as the origin served it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Exchange {
-    /// What was asked for.
+    /// The key that was requested.
     pub(crate) key: String,
     /// The version that was sent, or confirmed by a 304.
     pub(crate) version: u64,
@@ -80,11 +80,11 @@ pub(crate) struct Request {
     pub(crate) id: u64,
     /// The client's name.
     pub(crate) client: String,
-    /// The node that was asked.
+    /// The node that got the request.
     pub(crate) node: usize,
-    /// What was asked for: the path and what else selects the response.
+    /// The key that was requested: the path and what else selects the response.
     pub(crate) key: String,
-    /// Whether the request said `no-cache`.
+    /// Whether the request had `no-cache`.
     pub(crate) reload: bool,
     /// The version that the client has, if the request was conditional.
     pub(crate) condition: Option<u64>,
@@ -103,7 +103,7 @@ pub(crate) struct Seen {
     pub(crate) status: u16,
     /// Whether it ended as its framing says. Otherwise it broke off for everybody to see.
     pub(crate) whole: bool,
-    /// What its body says about itself, even if it broke off later.
+    /// The stamp of its body, even if that broke off later.
     pub(crate) stamp: Option<Stamp>,
     /// Whether length and checksum of the body agree with its stamp.
     pub(crate) sound: bool,
@@ -115,7 +115,7 @@ pub(crate) struct Seen {
     pub(crate) age: Option<String>,
 }
 
-/// What a purge names.
+/// The target of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Scope {
@@ -130,9 +130,9 @@ pub(crate) enum Scope {
 /// A purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Purge {
-    /// The node whose admin API was asked.
+    /// The node whose admin API was called.
     pub(crate) node: usize,
-    /// What was purged.
+    /// The target.
     pub(crate) scope: Scope,
     /// Whether it only marks stale.
     pub(crate) soft: bool,
@@ -170,7 +170,7 @@ pub(crate) struct Write {
 /// Something that was done to the region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fault {
-    /// What.
+    /// The step.
     pub(crate) what: String,
     /// To which node; to all if there is none.
     pub(crate) node: Option<usize>,

@@ -1,6 +1,7 @@
-//! Proof that holds under faults: clients ask a region of real processes while its nodes, its Redis and its origin are
-//! killed, frozen, cut off, filled up and lied to, and a checker decides from the history whether each response was
-//! allowed. `tests/chaos/run` runs it; plain `cargo test` tests the checker itself, on nodes with planted bugs as well.
+//! Proof that holds under faults: clients send requests to a region of real processes while its nodes, its Redis and
+//! its origin are killed, frozen, cut off, filled up and lied to, and a checker decides from the history whether each
+//! response was allowed. `tests/chaos/run` runs it; plain `cargo test` tests the checker itself, on nodes with planted
+//! bugs as well.
 
 // A helper of a test may panic as the test itself may, and nobody counts the bytes of a test's future.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
@@ -25,14 +26,14 @@ mod schedule;
 mod stamp;
 mod wire;
 
-/// What the head of a response may take from the origin to a node, in microseconds: the machine may be busy.
+/// The time that the head of a response may take from the origin to a node, in microseconds: the machine may be busy.
 const SLACK: history::Micros = 1_000_000;
 /// Violations that are shown.
 const SHOWN: usize = 10;
 
 /// `tests/chaos/run SECONDS SEED`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes as long as it is told: tests/chaos/run SECONDS SEED"]
+#[ignore = "takes as long as it is set to: tests/chaos/run SECONDS SEED"]
 async fn region() {
     let (seconds, seed) = (number("HOLM_CHAOS_SECONDS", 20), number("HOLM_CHAOS_SEED", 1));
     let folder = folder();
@@ -78,7 +79,7 @@ fn report(events: &[history::Event]) -> usize {
     violations.len()
 }
 
-/// Where histories are written: `chaos` in the target directory.
+/// The directory that histories are written to: `chaos` in the target directory.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("chaos")
 }

@@ -1,5 +1,5 @@
 //! Whether the checker finds what it is for. Each bug that a debug build of holm can have is planted in real nodes, which
-//! clients of a seed ask, purge and write to, while the steps of that bug bring it about for certain: the checker must
+//! clients of a seed read, purge and write to, while the steps of that bug bring it about for certain: the checker must
 //! find what the bug breaks, and nothing in the same run without it.
 
 use std::{
@@ -36,9 +36,9 @@ use crate::{
 const SEED: u64 = 11;
 /// A run lasts at least so long, whatever its steps take.
 const RUN_MIN: Duration = Duration::from_secs(1);
-/// What the seed has happen is drawn for so long; no run is longer.
+/// The time for which events are drawn from the seed; no run is longer.
 const SECONDS: u64 = 120;
-/// Clients of each node that ask for what the seed says.
+/// Clients of each node that request what the seed draws.
 const CLIENTS: usize = 2;
 /// Bugs that are looked for at a time.
 const AT_ONCE: usize = 2;
@@ -49,7 +49,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The fence of a node that has a region.
 const FENCE_MS: u64 = 1_000;
 
-// What only the steps ask for.
+// Resources that only the steps request.
 const PLAIN: &str = "/m/plain";
 const PAGES: [&str; 2] = ["/m/list?page=1", "/m/list?page=2"];
 const LANGUAGES: &str = "/m/languages";
@@ -74,7 +74,7 @@ const fn broken(plant: Plant) -> Rule {
 /// A run under way.
 struct Run {
     region: Region,
-    /// The same without what only the steps ask for.
+    /// The same without the resources that only the steps request.
     crowd: Region,
     origin: Arc<Origin>,
     nodes: Vec<Node>,
@@ -135,7 +135,7 @@ impl Run {
         Client::new(&self.region, 100 + number, node, SEED)
     }
 
-    /// What brings a bug about. Each step waits for what the next one builds on.
+    /// Brings a bug about. Each step waits for what the next one builds on.
     async fn steps(&self, plant: Plant) {
         let (mut one, mut other) = (self.client(1, 0), self.client(2, self.nodes.len() - 1));
         match plant {
@@ -236,7 +236,7 @@ async fn outlast(age: Micros) {
     sleep(Duration::from_micros(age + SLACK) + LOOK).await;
 }
 
-/// What only the steps ask for. All of it lives long but for one.
+/// The resources that only the steps request. All live long but for one.
 fn subjects() -> Vec<Resource> {
     let subject = |path: &str, sort: Sort, ttl_s: u64, length: usize| Resource {
         path: path.to_owned(),
@@ -288,7 +288,7 @@ async fn purge(origin: &Origin, region: &Region, node: usize, scope: Scope, soft
     client::purge(region, node, scope, None, soft).await;
 }
 
-/// What was wrong in a run with this bug, or in the same run without it.
+/// The rules that were broken in a run with this bug, or in the same run without it.
 async fn violations(plant: Plant, is_planted: bool) -> Vec<Violation> {
     let run = Run::start(plant, is_planted).await;
     let enough = Instant::now() + RUN_MIN;
@@ -312,7 +312,7 @@ fn label(plant: Plant, is_planted: bool) -> String {
     format!("{}-{how}", plant.name())
 }
 
-/// What the checker got wrong about a bug, if anything.
+/// The checker's mistake about a bug, if it made one.
 async fn misjudged(plant: Plant) -> Option<String> {
     let (absent, planted) = tokio::join!(violations(plant, false), violations(plant, true));
     if let Some(violation) = absent.first() {

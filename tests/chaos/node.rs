@@ -26,14 +26,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
-/// How much of the end of an access log is searched for a key.
+/// Bytes at the end of an access log that are searched for a key.
 const LOG_TAIL: usize = 512 << 10;
 
 /// A node and its directory.
 pub(crate) struct Node {
     number: usize,
     dir: PathBuf,
-    /// Where it writes standard error, a file for each start, for whoever looks into a violation.
+    /// The directory of its standard error, a file for each start, to look into a violation.
     said: PathBuf,
     /// The bug that it has on purpose.
     plant: Option<Plant>,
@@ -42,7 +42,7 @@ pub(crate) struct Node {
     running: Mutex<Option<Running>>,
 }
 
-/// What a node is to use.
+/// The servers and tiers of a node.
 pub(crate) struct Surroundings<'s> {
     pub(crate) origin: SocketAddr,
     pub(crate) redis: SocketAddr,

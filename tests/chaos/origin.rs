@@ -1,5 +1,5 @@
-//! The origin: it stamps a version on everything it sends, changes its resources, records what it said and when, and
-//! lies when it is told to.
+//! The origin: it stamps a version on everything it sends, changes its resources, records what it sent and when, and
+//! lies when the schedule says so.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use crate::{
     wire::{Head, Wire},
 };
 
-/// What goes wrong with a response.
+/// Faults of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
     /// Half of the stated length, then the end.
@@ -59,7 +59,7 @@ struct Shared {
     history: Arc<History>,
     resources: HashMap<String, Resource>,
     versions: Mutex<HashMap<String, u64>>,
-    /// Draws lies; which request gets which isn't the seed's to say.
+    /// Draws lies; which request gets which doesn't follow from the seed.
     rng: Mutex<Rng>,
     /// Share of the responses, in percent, that are lies.
     lying: AtomicU64,
@@ -69,7 +69,7 @@ struct Shared {
 }
 
 /// A GET, read.
-struct Asked<'r> {
+struct GetRequest<'r> {
     resource: &'r Resource,
     key: String,
     client: String,
@@ -156,7 +156,7 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             None => wire.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await?,
             Some(resource) if method == "GET" => {
                 let (key, client) = (key(resource, &head), head.get("x-client").unwrap_or("-").to_owned());
-                shared.serve(&mut wire, Asked { resource, key, client, head, from }).await?;
+                shared.serve(&mut wire, GetRequest { resource, key, client, head, from }).await?;
             }
             Some(_) => shared.write(&mut wire, &head, &target).await?,
         }
@@ -217,9 +217,9 @@ impl Shared {
     }
 
     /// A GET. Each response that isn't shared has a version of its own.
-    async fn serve(&self, wire: &mut Wire, asked: Asked<'_>) -> io::Result<()> {
-        let path = &asked.resource.path;
-        let shared = asked.resource.sort.is_shared();
+    async fn serve(&self, wire: &mut Wire, request: GetRequest<'_>) -> io::Result<()> {
+        let path = &request.resource.path;
+        let shared = request.resource.sort.is_shared();
         let lie = if self.breaks_off(path) { Some(Lie::Short) } else { self.draw() };
         match lie {
             Some(Lie::Late) => {
@@ -234,13 +234,14 @@ impl Shared {
             _ => {}
         }
         let version = if shared { self.version(path) } else { self.change(path) };
-        let unchanged = shared && has(&asked, version);
-        let end = if unchanged { confirm(wire, &asked, version).await } else { send(wire, &asked, version, lie).await };
+        let unchanged = shared && has(&request, version);
+        let end =
+            if unchanged { confirm(wire, &request, version).await } else { send(wire, &request, version, lie).await };
         let status = if unchanged { 304 } else { 200 };
         let whole = end.is_ok() && (unchanged || !matches!(lie, Some(Lie::Short | Lie::Unfinished)));
         let until = self.history.now();
-        let from = asked.from;
-        self.history.push(Event::Exchange(Exchange { key: asked.key, version, status, whole, from, until }));
+        let from = request.from;
+        self.history.push(Event::Exchange(Exchange { key: request.key, version, status, whole, from, until }));
         match lie {
             Some(Lie::Short | Lie::Unfinished | Lie::Long) if !unchanged => {
                 Err(io::ErrorKind::ConnectionAborted.into())
@@ -261,24 +262,25 @@ impl Shared {
 }
 
 /// Whether the request's condition names this version.
-fn has(asked: &Asked<'_>, version: u64) -> bool {
+fn has(request: &GetRequest<'_>, version: u64) -> bool {
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    if let (Some(tags), Some(ours)) = (asked.head.get("if-none-match"), asked.resource.etag(&asked.key, version)) {
+    if let (Some(tags), Some(ours)) = (request.head.get("if-none-match"), request.resource.etag(&request.key, version))
+    {
         return tags.split(',').any(|tag| opaque(tag) == opaque(&ours));
     }
-    let since = asked.head.get("if-modified-since").and_then(catalogue::version_of);
+    let since = request.head.get("if-modified-since").and_then(catalogue::version_of);
     since.is_some_and(|since| since >= version)
 }
 
-async fn confirm(wire: &mut Wire, asked: &Asked<'_>, version: u64) -> io::Result<()> {
-    let fields = asked.resource.fields(&asked.key, version);
+async fn confirm(wire: &mut Wire, request: &GetRequest<'_>, version: u64) -> io::Result<()> {
+    let fields = request.resource.fields(&request.key, version);
     wire.send(format!("HTTP/1.1 304 Not Modified\r\ndate: {}\r\n{fields}\r\n", date()).as_bytes()).await
 }
 
-async fn send(wire: &mut Wire, asked: &Asked<'_>, version: u64, lie: Option<Lie>) -> io::Result<()> {
-    let to = if asked.resource.sort.is_shared() { "-".to_owned() } else { asked.client.clone() };
-    let body = Stamp { key: asked.key.clone(), version, to, length: asked.resource.length }.body();
-    let fields = asked.resource.fields(&asked.key, version);
+async fn send(wire: &mut Wire, request: &GetRequest<'_>, version: u64, lie: Option<Lie>) -> io::Result<()> {
+    let to = if request.resource.sort.is_shared() { "-".to_owned() } else { request.client.clone() };
+    let body = Stamp { key: request.key.clone(), version, to, length: request.resource.length }.body();
+    let fields = request.resource.fields(&request.key, version);
     let start = format!("HTTP/1.1 200 OK\r\ndate: {}\r\n{fields}", date());
     let chunked = lie == Some(Lie::Unfinished) || lie.is_none() && version.is_multiple_of(3);
     if chunked {

@@ -19,11 +19,11 @@ impl Running {
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        // It may have ended; then the next thing that is asked of it says so.
+        // It may have ended; then the next use of it shows that.
         let _ = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().unwrap()
     }

@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What is done with what passes.
+/// The treatment of what passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// It passes.
@@ -21,7 +21,7 @@ pub(crate) enum Mode {
     Pass,
     /// Each piece waits so long before it passes.
     Delay(Duration),
-    /// Nothing passes, and nobody is told.
+    /// Nothing passes, and neither side is notified.
     Hold,
     /// Connections are cut, and no new one is let through.
     Cut,
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A proxy before something that says back what it hears.
+    /// A proxy before something that echoes.
     async fn echo() -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

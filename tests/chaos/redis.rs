@@ -46,7 +46,7 @@ impl Redis {
         self.port
     }
 
-    /// Stands still: connections stay and are even accepted, nothing is answered.
+    /// Stands still: connections stay and are even accepted, no command gets a reply.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
     }
@@ -97,7 +97,7 @@ impl Redis {
         }
     }
 
-    /// True when it answers, false when it has ended.
+    /// Returns true when it replies, false when it has ended.
     async fn launch(&self) -> bool {
         let mut command = Command::new("redis-server");
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
@@ -115,7 +115,7 @@ impl Redis {
             }
             sleep(LOOK).await;
         }
-        panic!("redis-server doesn't answer");
+        panic!("redis-server doesn't reply");
     }
 
     /// Whether it replies to a command as it should.

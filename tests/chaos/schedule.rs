@@ -1,4 +1,4 @@
-//! What is done to a region, and when: drawn from a seed, pure. Things that exclude each other share a lane and follow
+//! The steps of a run, and their times: drawn from a seed, pure. Things that exclude each other share a lane and follow
 //! one another there; lanes know nothing of each other.
 
 use fastrand::Rng;
@@ -13,7 +13,7 @@ const QUIET_MS: u64 = 2_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Act {
-    /// A resource changes, and nobody is told.
+    /// A resource changes, and nothing is purged.
     Change { resource: usize },
     /// A purge, after what it names has changed if `publish`.
     Purge { node: usize, target: Target, soft: bool, publish: bool },
@@ -33,7 +33,7 @@ pub(crate) enum Act {
     FlushRedis,
     /// A copy of what Redis has is laid aside, for [`Back::Older`].
     CopyRedis,
-    /// What a node and Redis say to each other takes longer for a while.
+    /// Bytes between a node and Redis take longer for a while.
     Delay { node: usize, ms: u64, by_ms: u64 },
     /// Connections between a node and Redis are cut, and none is let through for a while.
     Cut { node: usize, ms: u64 },
@@ -49,7 +49,7 @@ pub(crate) enum Act {
     RollBack { node: usize },
 }
 
-/// What a purge names.
+/// The target of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {
@@ -80,19 +80,19 @@ impl Method {
     }
 }
 
-/// What Redis knows when it is back.
+/// The data of Redis when it is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Back {
     /// Nothing.
     Empty,
-    /// What it knew.
+    /// All it had.
     Same,
-    /// What it knew when the last copy was made.
+    /// What it had when the last copy was made.
     Older,
 }
 
-/// How a policy takes over.
+/// The way in which a policy takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Mode {
@@ -143,7 +143,7 @@ pub(crate) fn draw_calm(seed: u64, seconds: u64, resources: &[Resource]) -> Vec<
     lanes
 }
 
-/// What a lane is drawn from.
+/// Draws the events of a lane.
 struct Lot<'r> {
     rng: Rng,
     end_ms: u64,
@@ -193,7 +193,7 @@ impl Lot<'_> {
     }
 }
 
-/// What is done to the nodes' processes. The longest stop is longer than a fence.
+/// The faults of the nodes' processes. The longest stop is longer than a fence.
 fn processes(lot: &mut Lot<'_>) -> Lane {
     lot.lane(1_000..3_000, &[0, 1, 2, 3], |lot, card| {
         let node = lot.node();
@@ -207,7 +207,7 @@ fn processes(lot: &mut Lot<'_>) -> Lane {
     })
 }
 
-/// What is done to Redis. Before each fault a copy is laid aside, so that an older one is a few seconds old.
+/// The faults of Redis. Before each fault a copy is laid aside, so that an older one is a few seconds old.
 fn redis(lot: &mut Lot<'_>) -> Lane {
     let faults = lot.lane(2_500..5_000, &[0, 1, 2, 3, 4, 5], |lot, card| {
         let (short, long) = (lot.rng.u64(100..1_500), lot.rng.u64(4_500..6_500));
@@ -224,7 +224,7 @@ fn redis(lot: &mut Lot<'_>) -> Lane {
     faults.iter().flat_map(|step| [copy(step), *step]).collect()
 }
 
-/// What is done to the connections between nodes and Redis.
+/// The faults of the connections between nodes and Redis.
 fn links(lot: &mut Lot<'_>) -> Lane {
     lot.lane(1_500..4_000, &[0, 1, 2, 3], |lot, card| {
         let (node, by_ms) = (lot.node(), lot.rng.u64(5..400));

@@ -1,4 +1,4 @@
-//! Bodies that say what they are and prove that they are whole and unmixed: a line, filler, a checksum. All of it is
+//! Bodies that name themselves and prove that they are whole and unmixed: a line, filler, a checksum. All of it is
 //! made from the stamp, so two bodies with one validator are equal byte for byte.
 
 use serde::{Deserialize, Serialize};
@@ -12,12 +12,12 @@ const LINE_MAX: usize = 200;
 /// Shortest body: it has room for the longest line and the checksum.
 pub(crate) const LENGTH_MIN: usize = 300;
 
-/// What a body says about itself.
+/// The stamp of a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
-    /// What it is a response to.
+    /// The key that it is a response to.
     pub(crate) key: String,
-    /// Which version.
+    /// The version.
     pub(crate) version: u64,
     /// The only client that may see it; `-` if all may.
     pub(crate) to: String,
@@ -39,7 +39,7 @@ impl Stamp {
         body
     }
 
-    /// What a body, or the beginning of one, says about itself.
+    /// Reads the stamp of a body, or of the beginning of one.
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let end = body.iter().take(LINE_MAX).position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(&body[..end]).ok()?;

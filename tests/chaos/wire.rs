@@ -11,7 +11,7 @@ use tokio::{
 const HEAD_MAX: usize = 64 << 10;
 /// Longest body.
 const BODY_MAX: usize = 16 << 20;
-/// Bytes asked of the socket at once.
+/// Bytes read from the socket at once.
 const PIECE: usize = 32 << 10;
 
 /// The start line and the fields of a message.
@@ -51,12 +51,12 @@ impl Head {
         word.and_then(|word| word.parse().ok()).ok_or_else(|| broken("not a status line"))
     }
 
-    /// How the body of a request ends.
+    /// The framing of a request's body.
     pub(crate) fn request_framing(&self) -> io::Result<Framing> {
         Ok(self.framing()?.unwrap_or(Framing::Length(0)))
     }
 
-    /// How the body of a response to a method other than HEAD ends.
+    /// The framing of the body of a response to a method other than HEAD.
     pub(crate) fn response_framing(&self) -> io::Result<Framing> {
         match self.status()? {
             100..200 | 204 | 304 => Ok(Framing::Length(0)),
@@ -73,7 +73,7 @@ impl Head {
     }
 }
 
-/// How a body ends.
+/// The framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// After so many bytes.
@@ -225,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client reads when the other side says this and closes.
+    /// Returns what a client reads when the other side sends this and closes.
     async fn heard(said: &'static str) -> (u16, Received) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Questions: gathered into batches, each distinct one asked once, each with an answer or an error of its own.
+//! Items: gathered into batches, each distinct one sent once, each with a result or an error of its own.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    client::Answer,
+    client::Response,
     eventually, found,
     model::{ARRAY, EMBEDDINGS, batches, doubling, embedding, vector},
     node::{Builder, Node},
@@ -25,20 +25,20 @@ fn open() -> Gate {
     gate
 }
 
-/// A node for questions of this protocol whose answers are kept.
+/// A node for items of this protocol whose responses are stored.
 fn asking(origin: &Origin, protocol: &str) -> Builder {
     Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000")
 }
 
-async fn doubled(node: &Node, question: &Value) -> Answer {
-    node.post(ARRAY).json(question).send().await
+async fn doubled(node: &Node, item: &Value) -> Response {
+    node.post(ARRAY).json(item).send().await
 }
 
 /// Asks for the embeddings of `inputs` and checks that each is in its place.
 async fn embedded(node: &Node, inputs: &[String]) -> Value {
-    let answer = node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs})).send().await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    let list = answer.json();
+    let response = node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs})).send().await;
+    assert_eq!(response.status, 200, "{}", response.text());
+    let list = response.json();
     let data = list["data"].as_array().unwrap();
     assert_eq!(data.len(), inputs.len());
     for (index, (entry, input)) in data.iter().zip(inputs).enumerate() {
@@ -53,7 +53,7 @@ fn texts(range: std::ops::Range<usize>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn single_posts_become_few_batches_and_each_gets_its_own_answer() {
+async fn single_posts_become_few_batches_and_each_gets_its_own_response() {
     let origin = Origin::start().await;
     doubling(&origin, open());
     let batch = "size_max = 16\nwait_us_max = 20000\nconcurrency = 1";
@@ -64,18 +64,18 @@ async fn single_posts_become_few_batches_and_each_gets_its_own_answer() {
         let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"n": n})));
         asks.spawn(async move { (n, stream.send(ask).await) });
     }
-    for (n, answer) in asks.join_all().await {
-        assert_eq!((answer.status, answer.json()), (200, json!({"double": 2 * n})));
+    for (n, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})));
     }
     let sent = batches(&origin, ARRAY);
-    assert_eq!(sent.iter().map(Vec::len).sum::<usize>(), 64, "each question once");
+    assert_eq!(sent.iter().map(Vec::len).sum::<usize>(), 64, "each item once");
     assert!(sent.iter().all(|batch| batch.len() <= 16) && sent.len() <= 16, "{} batches", sent.len());
 
     for n in 0..64 {
-        let answer = doubled(&node, &json!({"n": n})).await;
-        assert_eq!((answer.is_hit(), answer.json()), (true, json!({"double": 2 * n})), "{:?}", answer.cache());
+        let response = doubled(&node, &json!({"n": n})).await;
+        assert_eq!((response.is_hit(), response.json()), (true, json!({"double": 2 * n})), "{:?}", response.cache());
     }
-    assert_eq!(batches(&origin, ARRAY).len(), sent.len(), "known answers aren't asked for");
+    assert_eq!(batches(&origin, ARRAY).len(), sent.len(), "known items aren't sent");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,7 +98,7 @@ async fn of_thirty_two_inputs_twelve_are_new_and_twelve_are_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_question_that_stands_twice_in_a_request_is_asked_once() {
+async fn an_item_that_stands_twice_in_a_request_is_sent_once() {
     let origin = Origin::start().await;
     embedding(&origin, open());
     let node = asking(&origin, "openai-embeddings").start().await;
@@ -122,26 +122,26 @@ async fn requests_that_overlap_share_what_they_have_in_common() {
     assert_eq!(batches(&origin, EMBEDDINGS).concat().len(), 15);
 }
 
-/// Counts what a model is asked before it has answered: `begun` when a request has arrived, `answered` when the test lets
-/// an answer through. `most` is the most that it had at once.
+/// Counts a model's requests: `begun` when one has arrived, `responded` when the test lets its response through. `most`
+/// is the most that it had at once.
 #[derive(Default)]
 struct AtOnce {
     begun: AtomicUsize,
-    answered: AtomicUsize,
+    responded: AtomicUsize,
     most: AtomicUsize,
 }
 
 impl AtOnce {
     fn begins(&self) {
         let begun = self.begun.fetch_add(1, SeqCst) + 1;
-        self.most.fetch_max(begun - self.answered.load(SeqCst), SeqCst);
+        self.most.fetch_max(begun - self.responded.load(SeqCst), SeqCst);
     }
 
-    /// Lets the answers to `count` requests through, each when it has come.
-    async fn answer(&self, gate: &Gate, count: usize) {
+    /// Lets the responses to `count` requests through, each when its request has come.
+    async fn respond(&self, gate: &Gate, count: usize) {
         for one in 1..=count {
             eventually("a request", async || self.begun.load(SeqCst) >= one).await;
-            self.answered.fetch_add(1, SeqCst);
+            self.responded.fetch_add(1, SeqCst);
             gate.release(1);
         }
     }
@@ -149,29 +149,29 @@ impl AtOnce {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_with_one_slot_sends_one_batch_at_a_time_whoever_asks() {
-    const ASKERS: usize = 12;
+    const CLIENTS: usize = 12;
     let (origin, gate, model) = (Origin::start().await, Gate::closed(), Arc::new(AtOnce::default()));
     let (held, counting) = (gate.clone(), Arc::clone(&model));
     origin.on(ARRAY, move |seen| {
         counting.begins();
         let asked: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
-        let answers: Vec<Value> =
+        let responses: Vec<Value> =
             asked.iter().map(|item| json!({"n": item["n"], "who": seen.header("authorization")})).collect();
-        Reply::ok(Value::Array(answers).to_string()).behind(&held)
+        Reply::ok(Value::Array(responses).to_string()).behind(&held)
     });
     let node = asking(&origin, "json-array").set("pool.web.batch", "concurrency = 1").start().await;
     let (conn, mut asks) = (node.h2().await, JoinSet::new());
-    for n in 0..ASKERS {
+    for n in 0..CLIENTS {
         let (mut stream, who) = (conn.stream(), format!("Bearer {n}"));
         let ask = node.post(ARRAY).header("authorization", &who).json(&json!({"n": n}));
         asks.spawn(async move { (n, who, stream.send(ask).await) });
     }
-    node.took_over_h2(u32::try_from(ASKERS).unwrap()).await;
-    model.answer(&gate, ASKERS).await;
-    for (n, who, answer) in asks.join_all().await {
-        assert_eq!((answer.status, answer.json()), (200, json!({"n": n, "who": who})));
+    node.took_over_h2(u32::try_from(CLIENTS).unwrap()).await;
+    model.respond(&gate, CLIENTS).await;
+    for (n, who, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"n": n, "who": who})));
     }
-    assert_eq!((origin.hits(ARRAY), model.most.load(SeqCst)), (ASKERS, 1));
+    assert_eq!((origin.hits(ARRAY), model.most.load(SeqCst)), (CLIENTS, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,52 +197,52 @@ async fn routes_to_one_pool_share_its_slots() {
         asks.spawn(async move { (path, stream.send(ask).await) });
     }
     node.took_over_h2(2).await;
-    model.answer(&gate, 2).await;
-    for (path, answer) in asks.join_all().await {
-        assert_eq!((answer.status, answer.json()), (200, json!(path)));
+    model.respond(&gate, 2).await;
+    for (path, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!(path)));
     }
     assert_eq!(model.most.load(SeqCst), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_items_error_is_its_own_and_is_not_kept() {
+async fn one_items_error_is_its_own_and_is_not_stored() {
     let origin = Origin::start().await;
     doubling(&origin, open());
     let node = asking(&origin, "json-array").start().await;
-    let questions = json!([{"n": 1}, {"n": "x"}, {"n": 3}]);
+    let items = json!([{"n": 1}, {"n": "x"}, {"n": 3}]);
     for _ in 0..2 {
-        let answer = doubled(&node, &questions).await;
-        let list = answer.json();
-        assert_eq!((answer.status, &list[0], &list[2]), (200, &json!({"double": 2}), &json!({"double": 6})));
+        let response = doubled(&node, &items).await;
+        let list = response.json();
+        assert_eq!((response.status, &list[0], &list[2]), (200, &json!({"double": 2}), &json!({"double": 6})));
         assert_eq!(list[1]["error"]["status"], 422);
     }
     let sent = batches(&origin, ARRAY).concat();
-    assert_eq!(sent.iter().filter(|question| question["n"] == "x").count(), 2, "asked again");
+    assert_eq!(sent.iter().filter(|item| item["n"] == "x").count(), 2, "sent again");
     assert_eq!(sent.len(), 4, "and nothing else is");
     let alone = doubled(&node, &json!({"n": "x"})).await;
     assert_eq!((alone.status, &alone.json()["error"]["status"]), (422, &json!(422)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_models_failure_reaches_all_who_asked_and_is_not_kept() {
+async fn a_models_failure_reaches_all_its_clients_and_is_not_stored() {
     let origin = Origin::start().await;
     let node = asking(&origin, "json-array").set("pool.web", "attempts_max = 1").start().await;
     for (status, body) in [(500, "broken"), (200, "<h1>not JSON</h1>"), (200, "[1]"), (200, "{\"double\": 2}")] {
         origin.on(ARRAY, move |_| if status == 200 { Reply::ok(body) } else { Reply::status(status) });
-        let answer = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
-        let list = answer.json();
+        let response = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
+        let list = response.json();
         let all_failed = list.as_array().is_some_and(|list| list.iter().all(|item| item["error"].is_object()));
-        assert!(answer.status >= 500 || (all_failed && answer.status == 200), "{}: {list}", answer.status);
+        assert!(response.status >= 500 || (all_failed && response.status == 200), "{}: {list}", response.status);
         let alone = doubled(&node, &json!({"n": 3})).await;
         assert!(alone.status >= 500 || alone.text() == "1", "{}: {}", alone.status, alone.text());
     }
     doubling(&origin, open());
-    let answer = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
-    assert_eq!((answer.status, answer.json()), (200, json!([{"double": 2}, {"double": 4}])));
+    let response = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
+    assert_eq!((response.status, response.json()), (200, json!([{"double": 2}, {"double": 4}])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_is_unavailable_costs_no_question_its_answer() {
+async fn an_endpoint_that_is_unavailable_costs_no_item_its_response() {
     for protocol in ["json-array", "plain"] {
         let (failing, sound) = (Origin::start().await, Origin::start().await);
         failing.on(ARRAY, |_| Reply::status(503));
@@ -257,8 +257,8 @@ async fn an_endpoint_that_is_unavailable_costs_no_question_its_answer() {
         let mut asked = 0;
         // Either is drawn with equal chances.
         while asked < 8 || failing.total() == 0 {
-            let answer = doubled(&node, &json!([{"n": asked}])).await;
-            assert_eq!((answer.status, answer.json()), (200, json!([{"double": 2 * asked}])), "{protocol}");
+            let response = doubled(&node, &json!([{"n": asked}])).await;
+            assert_eq!((response.status, response.json()), (200, json!([{"double": 2 * asked}])), "{protocol}");
             asked += 1;
         }
         let refused = u32::try_from(failing.total()).unwrap();
@@ -268,20 +268,20 @@ async fn an_endpoint_that_is_unavailable_costs_no_question_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_no_question_is_400_and_the_model_is_not_asked() {
+async fn a_body_that_cannot_be_split_is_400_and_the_model_gets_no_request() {
     let origin = Origin::start().await;
     embedding(&origin, open());
     let node = asking(&origin, "openai-embeddings").start().await;
     for body in ["", "{", "[]", "{\"model\": \"m\"}", "{\"input\": []}", "{\"input\": [1, \"a\"]}", "{\"input\": {}}"] {
-        let answer = node.post(EMBEDDINGS).header("content-type", "application/json").body(body).send().await;
-        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
-        assert!(answer.json()["error"]["message"].is_string(), "{body}: {}", answer.text());
+        let response = node.post(EMBEDDINGS).header("content-type", "application/json").body(body).send().await;
+        assert_eq!(response.status, 400, "{body}: {}", response.text());
+        assert!(response.json()["error"]["message"].is_string(), "{body}: {}", response.text());
     }
     assert_eq!(origin.total(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_question_in_other_words_is_known_and_another_askers_is_not() {
+async fn the_same_item_in_another_spelling_is_a_hit_and_another_clients_is_not() {
     let origin = Origin::start().await;
     doubling(&origin, open());
     let node = asking(&origin, "json-array").start().await;
@@ -296,7 +296,7 @@ async fn the_same_question_in_other_words_is_known_and_another_askers_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_are_kept_only_if_somebody_says_so_and_the_client_agrees() {
+async fn responses_are_stored_only_if_somebody_says_so_and_the_client_agrees() {
     let origin = Origin::start().await;
     doubling(&origin, open());
     let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
@@ -314,20 +314,20 @@ async fn answers_are_kept_only_if_somebody_says_so_and_the_client_agrees() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_questions_are_kept_by_their_body_and_travel_alone() {
+async fn plain_items_are_stored_by_their_body_and_sent_alone() {
     let origin = Origin::start().await;
     origin.on("/chat", |seen| Reply::ok([&b"echo "[..], &seen.body[..]].concat()));
     let node = asking(&origin, "plain").start().await;
     let ask = |body: &'static str| node.post("/chat").body(body).send();
     assert_eq!(ask("hello").await.text(), "echo hello");
-    let again = found("a hit", async || Some(ask("hello").await).filter(Answer::is_hit)).await;
+    let again = found("a hit", async || Some(ask("hello").await).filter(Response::is_hit)).await;
     assert_eq!(again.text(), "echo hello");
     assert_eq!(ask("hello!").await.text(), "echo hello!");
     assert_eq!(origin.hits("/chat"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plain_answer_is_kept_for_whom_it_was_given() {
+async fn a_plain_response_is_stored_for_its_own_client() {
     let origin = Origin::start().await;
     origin.on("/chat", |seen| Reply::ok(seen.header("authorization").to_owned()));
     let node = Node::builder().origin(&origin.url()).infer("plain").route("ttl_ms = 60000").start().await;
@@ -335,20 +335,20 @@ async fn a_plain_answer_is_kept_for_whom_it_was_given() {
     for user in ["Bearer a", "Bearer b"] {
         let first = ask(user).await;
         assert_eq!((first.status, first.is_hit(), first.text()), (200, false, user));
-        let again = found("a hit", async || Some(ask(user).await).filter(Answer::is_hit)).await;
+        let again = found("a hit", async || Some(ask(user).await).filter(Response::is_hit)).await;
         assert_eq!(again.text(), user);
     }
     assert_eq!(ask("Bearer a").await.text(), "Bearer a");
     assert_eq!(origin.hits("/chat"), 2);
 }
 
-/// A model that numbers its answers and says this about keeping them.
+/// A model that numbers its responses and sends this `Cache-Control`.
 fn numbering(origin: &Origin, control: &'static str, gate: Gate) {
-    let answered = AtomicUsize::new(0);
+    let responded = AtomicUsize::new(0);
     origin.on(ARRAY, move |seen| {
         let asked: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
-        let answers: Vec<Value> = asked.iter().map(|_| json!({"number": answered.fetch_add(1, SeqCst)})).collect();
-        let reply = Reply::ok(Value::Array(answers).to_string()).header("cache-control", control);
+        let responses: Vec<Value> = asked.iter().map(|_| json!({"number": responded.fetch_add(1, SeqCst)})).collect();
+        let reply = Reply::ok(Value::Array(responses).to_string()).header("cache-control", control);
         reply.header("set-cookie", "who=first").behind(&gate)
     });
 }
@@ -358,32 +358,32 @@ async fn a_client_that_wants_it_new_renews_it_for_all() {
     let origin = Origin::start().await;
     numbering(&origin, "max-age=600", open());
     let node = asking(&origin, "json-array").start().await;
-    let question = json!({"n": 1});
-    assert_eq!(doubled(&node, &question).await.json(), json!({"number": 0}));
-    let anew = node.post(ARRAY).json(&question).header("cache-control", "no-cache").send().await;
+    let item = json!({"n": 1});
+    assert_eq!(doubled(&node, &item).await.json(), json!({"number": 0}));
+    let anew = node.post(ARRAY).json(&item).header("cache-control", "no-cache").send().await;
     assert_eq!((anew.is_hit(), anew.json()), (false, json!({"number": 1})));
-    let later = doubled(&node, &question).await;
+    let later = doubled(&node, &item).await;
     assert_eq!((later.is_hit(), later.json()), (true, json!({"number": 1})));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_answer_is_for_the_one_who_asked() {
-    const ASKERS: u32 = 8;
+async fn a_private_response_is_for_its_own_client() {
+    const CLIENTS: u32 = 8;
     let (origin, gate) = (Origin::start().await, Gate::closed());
     numbering(&origin, "private", gate.clone());
     let node = asking(&origin, "json-array").start().await;
     let (conn, mut asks) = (node.h2().await, JoinSet::new());
-    for _ in 0..ASKERS {
+    for _ in 0..CLIENTS {
         let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"n": 1})));
         asks.spawn(async move { stream.send(ask).await });
     }
-    node.took_over_h2(ASKERS).await;
+    node.took_over_h2(CLIENTS).await;
     eventually("the first", async || batches(&origin, ARRAY).len() == 1).await;
     assert_eq!(batches(&origin, ARRAY).concat().len(), 1, "the others wait for it");
     gate.open();
-    let answers = asks.join_all().await;
-    assert!(answers.iter().all(|answer| answer.status == 200 && !answer.is_hit()), "{answers:?}");
-    let different: BTreeSet<&str> = answers.iter().map(Answer::text).collect();
+    let responses = asks.join_all().await;
+    assert!(responses.iter().all(|response| response.status == 200 && !response.is_hit()), "{responses:?}");
+    let different: BTreeSet<&str> = responses.iter().map(Response::text).collect();
     assert_eq!((different.len(), batches(&origin, ARRAY).concat().len()), (8, 8), "{different:?}");
 
     let later = doubled(&node, &json!({"n": 1})).await;
@@ -396,9 +396,9 @@ async fn a_models_cookie_reaches_nobody() {
     for control in ["public, max-age=600", "max-age=600", "private"] {
         numbering(&origin, control, open());
         let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
-        for question in [json!({"n": 1}), json!({"n": 1}), json!([{"n": 1}, {"n": 2}])] {
-            let answer = doubled(&node, &question).await;
-            assert_eq!((answer.status, answer.header("set-cookie")), (200, ""), "{control}: {question}");
+        for body in [json!({"n": 1}), json!({"n": 1}), json!([{"n": 1}, {"n": 2}])] {
+            let response = doubled(&node, &body).await;
+            assert_eq!((response.status, response.header("set-cookie")), (200, ""), "{control}: {body}");
         }
     }
     origin.on(ARRAY, |_| Reply::status(429).header("set-cookie", "who=first"));
@@ -408,7 +408,7 @@ async fn a_models_cookie_reaches_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn organizations_share_neither_a_batch_nor_an_answer() {
+async fn organizations_share_neither_a_batch_nor_a_response() {
     let origin = Origin::start().await;
     embedding(&origin, open());
     let batch = "size_max = 16\nwait_us_max = 50000\nconcurrency = 8";
@@ -419,18 +419,18 @@ async fn organizations_share_neither_a_batch_nor_an_answer() {
     };
     let (left, right) = tokio::join!(ask("left", "a"), ask("right", "b"));
     assert!(left.status == 200 && right.status == 200 && !left.is_hit() && !right.is_hit());
-    assert!(!ask("right", "a").await.is_hit(), "left's answer isn't right's");
+    assert!(!ask("right", "a").await.is_hit(), "left's response isn't right's");
     assert!(ask("left", "a").await.is_hit() && ask("right", "b").await.is_hit());
 
-    let told = origin.seen(EMBEDDINGS).into_iter().zip(batches(&origin, EMBEDDINGS));
-    let mut told: Vec<String> =
-        told.map(|(seen, inputs)| format!("{} {}", seen.header("openai-organization"), Value::Array(inputs))).collect();
-    told.sort();
-    assert_eq!(told, ["left [\"a\"]", "right [\"a\"]", "right [\"b\"]"]);
+    let sent = origin.seen(EMBEDDINGS).into_iter().zip(batches(&origin, EMBEDDINGS));
+    let mut sent: Vec<String> =
+        sent.map(|(seen, inputs)| format!("{} {}", seen.header("openai-organization"), Value::Array(inputs))).collect();
+    sent.sort();
+    assert_eq!(sent, ["left [\"a\"]", "right [\"a\"]", "right [\"b\"]"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stale_answer_is_given_while_the_model_fails() {
+async fn a_stale_response_is_served_while_the_model_fails() {
     let origin = Origin::start().await;
     doubling(&origin, open());
     let route = "ttl_ms = 1\nstale_if_error_ms = 600000";
@@ -438,18 +438,18 @@ async fn a_stale_answer_is_given_while_the_model_fails() {
     assert_eq!(doubled(&node, &json!({"n": 1})).await.json(), json!({"double": 2}));
     origin.on(ARRAY, |_| Reply::status(500));
     eventually("the model failing", async || {
-        let answer = doubled(&node, &json!({"n": 1})).await;
-        assert_eq!((answer.status, answer.json()), (200, json!({"double": 2})), "{:?}", answer.cache());
+        let response = doubled(&node, &json!({"n": 1})).await;
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2})), "{:?}", response.cache());
         origin.hits(ARRAY) >= 2
     })
     .await;
     let list = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await.json();
-    assert_eq!(list[0], json!({"double": 2}), "an answer that is known is given beside one that isn't");
+    assert_eq!(list[0], json!({"double": 2}), "a result that is known is returned beside one that isn't");
     assert!(list[1]["error"].is_object(), "{list}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_over_the_size_of_a_part_comes_whole_each_time() {
+async fn a_response_over_the_size_of_a_part_comes_whole_each_time() {
     let origin = Origin::start().await;
     let one = json!({"text": "x".repeat(10_000)});
     let body = json!([one]).to_string();
@@ -457,7 +457,7 @@ async fn an_answer_over_the_size_of_a_part_comes_whole_each_time() {
     let node = asking(&origin, "json-array").set("cache", "part_bytes = \"4KiB\"").start().await;
     for asked in 1..=3 {
         let got = doubled(&node, &json!({"n": 1})).await;
-        assert_eq!((got.status, got.json()), (200, one.clone()), "asked {asked} times");
+        assert_eq!((got.status, got.json()), (200, one.clone()), "sent {asked} times");
     }
     assert_eq!(doubled(&node, &json!([{"n": 1}])).await.json(), json!([one]));
 }

@@ -89,10 +89,10 @@ async fn a_body_of_which_redis_has_lost_a_part_is_whole_and_healed() {
                 let parts = parts(&redis, &before, &body).await;
                 harm(&redis, &parts[index], kind).await;
                 for _ in 0..2 {
-                    let answer = two.fetch(&target).await;
-                    assert!(answer.status == 200 && answer.body == body, "{target}: {} bytes", answer.body.len());
+                    let response = two.fetch(&target).await;
+                    assert!(response.status == 200 && response.body == body, "{target}: {} bytes", response.body.len());
                 }
-                assert_eq!(origin.hits(&target), 2, "{target}: asked once more, for what was lost");
+                assert_eq!(origin.hits(&target), 2, "{target}: one request more, for what was lost");
                 let resumes = two.metric("holm_cache_bodies_resumed_total", "").await;
                 // Without its beginning it is a miss, and comes anew, under other names.
                 let anew = if resumes > resumed { 0 } else { PARTS - usize::from(matches!(kind, Harm::Gone)) };
@@ -137,7 +137,7 @@ async fn a_body_that_cannot_be_made_whole_is_reset_and_the_next_one_is_whole() {
     assert!(two.get("/big").try_send().await.is_err(), "a body of two halves isn't ended as if it were one");
     assert_eq!(two.metric("holm_cache_bodies_cut_total", "").await, 1.0);
     eventually("the next one being whole", async || {
-        two.get("/big").try_send().await.is_ok_and(|answer| answer.body == new)
+        two.get("/big").try_send().await.is_ok_and(|response| response.body == new)
     })
     .await;
 }
@@ -158,16 +158,16 @@ async fn a_redis_that_is_slow_over_parts_is_waited_for_and_one_that_stops_is_not
     eventually("both in Redis", async || redis.values().await.len() == 2 * (PARTS + 1)).await;
 
     proxy.wait(Duration::from_millis(20));
-    let answer = two.fetch("/slow").await;
-    assert!(answer.body == body && answer.cache().get("detail") == "redis", "{:?}", answer.cache());
+    let response = two.fetch("/slow").await;
+    assert!(response.body == body && response.cache().get("detail") == "redis", "{:?}", response.cache());
     assert_eq!((origin.hits("/slow"), two.metric("holm_cache_parts_missing_total", "").await), (1, 0.0));
     two.stop().await;
 
     proxy.wait(Duration::ZERO);
     let three = behind.name("n3").set("cache", "part_ms = 500").start().await;
     proxy.stop_after((MIB + MIB / 2) as u64);
-    let answer = three.fetch("/stopping").await;
-    assert!(answer.body == body && answer.cache().get("detail") == "redis", "{:?}", answer.cache());
+    let response = three.fetch("/stopping").await;
+    assert!(response.body == body && response.cache().get("detail") == "redis", "{:?}", response.cache());
     assert_eq!((origin.hits("/stopping"), three.metric("holm_cache_bodies_resumed_total", "").await), (2, 1.0));
 }
 
@@ -188,7 +188,7 @@ fn flip(dir: &Path, bytes: &[u8]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flipped_bit_on_disk_costs_a_question_and_no_byte() {
+async fn a_flipped_bit_on_disk_costs_a_request_and_no_byte() {
     let (origin, dir, body) = (Origin::start().await, tempfile::tempdir().unwrap(), sealed("big", LENGTH));
     let sent = body.clone();
     origin.on("/big", move |seen| Reply::ranged(seen, 600, &sent));
@@ -202,8 +202,8 @@ async fn a_flipped_bit_on_disk_costs_a_question_and_no_byte() {
 
     let node = builder.start().await;
     for _ in 0..2 {
-        let answer = node.fetch("/big").await;
-        assert!(answer.body == body && answer.is_hit(), "{} bytes, {:?}", answer.body.len(), answer.cache());
+        let response = node.fetch("/big").await;
+        assert!(response.body == body && response.is_hit(), "{} bytes, {:?}", response.body.len(), response.cache());
     }
     assert_eq!((origin.hits("/big"), node.metric("holm_cache_bodies_cut_total", "").await), (2, 0.0));
 }
@@ -251,8 +251,8 @@ async fn memory_of_bodies_is_bounded_however_slowly_they_are_read() {
     let mut peak = 0;
     while !fast.is_empty() {
         // Not a wait for luck: memory is looked at every now and then.
-        if let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(10), fast.join_next()).await {
-            assert!(answer.unwrap().body == body);
+        if let Ok(Some(response)) = tokio::time::timeout(Duration::from_millis(10), fast.join_next()).await {
+            assert!(response.unwrap().body == body);
         }
         peak = peak.max(process.footprint().0);
     }
@@ -299,9 +299,9 @@ async fn memory_of_bodies_in_one_piece_is_bounded_however_slowly_they_are_read()
     let held = process.metric("holm_cache_bodies_bytes", "").await;
     assert!((0.5..=1.0).contains(&(held / LIMIT as f64)), "{held} bytes are held");
     for (opened, target) in slow {
-        let answer = within("a slow one's turn", opened.whole()).await.unwrap();
-        assert!(answer.is_hit(), "{target}: {:?}", answer.cache());
-        assert!(answer.body == sealed(&target, EACH), "{target}: {} bytes", answer.body.len());
+        let response = within("a slow one's turn", opened.whole()).await.unwrap();
+        assert!(response.is_hit(), "{target}: {:?}", response.cache());
+        assert!(response.body == sealed(&target, EACH), "{target}: {} bytes", response.body.len());
         peak = peak.max(process.footprint().0);
     }
     let grown = peak.saturating_sub(before) / 1024;
@@ -345,7 +345,7 @@ async fn replies_of_infer_routes_are_bounded_and_refused_past_it() {
     drop(open);
     eventually("all given back", async || node.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
 
-    // One answer for many clients is in memory once.
+    // One response for many clients is in memory once.
     let mut open = Vec::new();
     for _ in 0..COUNT {
         let opened = conn.stream().open(node.post(ARRAY).json(&json!(0))).await.unwrap();

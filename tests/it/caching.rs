@@ -1,4 +1,4 @@
-//! What HTTP's caching rules (RFC 9111) say, as a client sees it.
+//! HTTP's caching rules (RFC 9111), as a client sees them.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -44,7 +44,7 @@ async fn a_miss_is_followed_by_hits_from_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_shared_is_not() {
-    const ANSWERS: [(&str, &[(&str, &str)]); 6] = [
+    const RESPONSES: [(&str, &[(&str, &str)]); 6] = [
         ("/no-store", &[("cache-control", "no-store, max-age=60")]),
         ("/private", &[("cache-control", "private, max-age=60")]),
         ("/cookie", &[("cache-control", "max-age=60"), ("set-cookie", "id=1")]),
@@ -53,15 +53,15 @@ async fn what_must_not_be_shared_is_not() {
         ("/silent", &[]),
     ];
     let origin = Origin::start().await;
-    for (path, fields) in ANSWERS {
+    for (path, fields) in RESPONSES {
         origin
             .on(path, move |_| fields.iter().fold(Reply::ok("mine"), |reply, (name, value)| reply.header(name, value)));
     }
     let node = front(&origin).await;
-    for (path, _) in ANSWERS {
+    for (path, _) in RESPONSES {
         for asked in 1..=3 {
-            let answer = node.fetch(path).await;
-            assert_eq!((answer.status, answer.is_hit(), answer.text()), (200, false, "mine"), "{path}");
+            let response = node.fetch(path).await;
+            assert_eq!((response.status, response.is_hit(), response.text()), (200, false, "mine"), "{path}");
             assert_eq!(origin.hits(path), asked, "{path}");
         }
         assert!(node.cached(path).await.is_none(), "{path}");
@@ -69,16 +69,16 @@ async fn what_must_not_be_shared_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authorized_answer_is_shared_only_if_it_says_so() {
+async fn an_authorized_response_is_shared_only_if_it_says_so() {
     let origin = Origin::start().await;
     origin.on("/mine", |seen| Reply::fresh(60, seen.header("authorization").to_owned()));
     origin.on("/all", |_| Reply::ok("all").header("cache-control", "public, max-age=60"));
     let node = front(&origin).await;
     for user in ["Bearer a", "Bearer b", "Bearer a"] {
-        let answer = node.get("/mine").header("authorization", user).send().await;
-        assert_eq!((answer.text(), answer.is_hit()), (user, false));
+        let response = node.get("/mine").header("authorization", user).send().await;
+        assert_eq!((response.text(), response.is_hit()), (user, false));
     }
-    // An answer to nobody in particular may not be given to somebody either.
+    // A response to a request without credentials isn't shared with one that has some either.
     assert_eq!(node.fetch("/mine").await.text(), "");
     node.hit("/mine").await;
     assert_eq!(node.get("/mine").header("authorization", "Bearer a").send().await.text(), "Bearer a");
@@ -110,7 +110,7 @@ async fn every_way_to_state_a_lifetime_is_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_may_give_lifetimes_to_answers_that_state_none() {
+async fn a_route_may_give_lifetimes_to_responses_that_state_none() {
     let origin = Origin::start().await;
     origin.on("/plain", |_| Reply::ok("p"));
     origin.on("/error", |_| Reply::status(500));
@@ -119,7 +119,7 @@ async fn a_route_may_give_lifetimes_to_answers_that_state_none() {
     assert!((30..=60).contains(&node.hit("/plain").await.cache().ttl()));
     for asked in 1..=2 {
         assert_eq!(node.fetch("/error").await.status, 500);
-        assert_eq!(origin.hits("/error"), asked, "an error isn't kept unless it asks for it");
+        assert_eq!(origin.hits("/error"), asked, "an error isn't stored unless it says so");
     }
 }
 
@@ -156,7 +156,7 @@ async fn ages_and_lifetimes_of_any_length_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_age_of_an_answer_is_passed_on() {
+async fn the_age_of_a_response_is_passed_on() {
     let origin = Origin::start().await;
     origin.on("/kept", |_| Reply::fresh(6000, "k").header("age", "500"));
     origin.on("/own", |_| Reply::ok("o").header("cache-control", "private, max-age=6000").header("age", "500"));
@@ -183,8 +183,8 @@ async fn variants_live_side_by_side() {
     assert_eq!((other.cache().get("fwd"), other.text()), ("vary-miss", "in de"));
     eventually("the second variant", async || ask("de").await.is_hit()).await;
     for language in ["en", "de", "en"] {
-        let answer = ask(language).await;
-        assert_eq!((answer.is_hit(), answer.text()), (true, format!("in {language}").as_str()));
+        let response = ask(language).await;
+        assert_eq!((response.is_hit(), response.text()), (true, format!("in {language}").as_str()));
     }
     assert_eq!(origin.hits("/v"), 2);
 }
@@ -199,7 +199,7 @@ async fn what_holm_itself_tells_the_origin_selects_variants_too() {
     let node = front(&origin).await;
     for asked in 1..=2 {
         assert!(!node.fetch("/by-address").await.is_hit());
-        assert_eq!(origin.hits("/by-address"), asked, "an answer to one address is nobody else's");
+        assert_eq!(origin.hits("/by-address"), asked, "a response to one address is nobody else's");
     }
     assert!(node.cached("/by-address").await.is_none());
 
@@ -225,7 +225,7 @@ async fn host_and_query_are_part_of_the_key_and_the_hosts_case_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_answer_is_fetched_again() {
+async fn an_expired_response_is_fetched_again() {
     let origin = Origin::start().await;
     origin.on("/brief", |_| Reply::fresh(1, "b"));
     let node = front(&origin).await;
@@ -242,9 +242,10 @@ async fn a_304_of_the_origin_renews_what_is_stored() {
     });
     let node = front(&origin).await;
     node.fetch("/r").await;
-    let renewed =
-        found("a renewal", async || Some(node.fetch("/r").await).filter(|answer| answer.cache().get("fwd") == "stale"))
-            .await;
+    let renewed = found("a renewal", async || {
+        Some(node.fetch("/r").await).filter(|response| response.cache().get("fwd") == "stale")
+    })
+    .await;
     assert_eq!((renewed.status, &renewed.body), (200, &sealed("r", 3000)));
     assert_eq!(renewed.cache().get("fwd-status"), "304");
     assert_eq!(origin.seen("/r")[1].header("if-none-match"), "\"v1\"");
@@ -265,18 +266,19 @@ async fn a_renewal_that_turns_private_is_not_shared() {
     let node = front(&origin).await;
     assert_eq!(node.fetch("/r").await.text(), "for all");
     let changed =
-        found("the change", async || Some(node.fetch("/r").await).filter(|answer| answer.text() != "for all")).await;
-    assert_eq!((changed.text(), changed.is_hit()), ("own 2", false), "after the 304 it is asked for as a whole");
+        found("the change", async || Some(node.fetch("/r").await).filter(|response| response.text() != "for all"))
+            .await;
+    assert_eq!((changed.text(), changed.is_hit()), ("own 2", false), "after the 304 it is fetched as a whole");
     assert_eq!(origin.seen("/r")[1].header("if-none-match"), "\"v1\"");
     assert!(node.cached("/r").await.is_none());
     for text in ["own 3", "own 4"] {
-        let answer = node.fetch("/r").await;
-        assert_eq!((answer.text(), answer.is_hit()), (text, false));
+        let response = node.fetch("/r").await;
+        assert_eq!((response.text(), response.is_hit()), (text, false));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_answer_replaces_the_old_one() {
+async fn a_changed_response_replaces_the_old_one() {
     let origin = Origin::start().await;
     origin.on("/c", |seen| match seen.header("if-none-match") {
         "" => Reply::fresh(1, "old").header("etag", "\"v1\""),
@@ -290,7 +292,7 @@ async fn a_changed_answer_replaces_the_old_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_has_it_hears_304() {
+async fn a_client_that_has_it_gets_304() {
     let origin = Origin::start().await;
     let then = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3600));
     let modified = then.clone();
@@ -299,7 +301,7 @@ async fn a_client_that_has_it_hears_304() {
 
     let first = node.get("/e").header("if-none-match", "\"v1\"").send().await;
     assert_eq!((first.status, first.text()), (304, ""), "even when it had to be fetched");
-    assert_eq!(origin.seen("/e")[0].header("if-none-match"), "", "what is to be stored is asked for as a whole");
+    assert_eq!(origin.seen("/e")[0].header("if-none-match"), "", "what is to be stored is fetched as a whole");
     node.hit("/e").await;
     for (name, value, status) in [
         ("if-none-match", "\"v1\"", 304),
@@ -307,15 +309,15 @@ async fn a_client_that_has_it_hears_304() {
         ("if-none-match", "\"v2\"", 200),
         ("if-modified-since", then.as_str(), 304),
     ] {
-        let answer = node.get("/e").header(name, value).send().await;
-        assert_eq!(answer.status, status, "{name}: {value}");
-        assert_eq!((answer.text(), answer.header("etag")), (if status == 304 { "" } else { "e" }, "\"v1\""));
+        let response = node.get("/e").header(name, value).send().await;
+        assert_eq!(response.status, status, "{name}: {value}");
+        assert_eq!((response.text(), response.header("etag")), (if status == 304 { "" } else { "e" }, "\"v1\""));
     }
     assert_eq!(origin.hits("/e"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_has_its_own_private_answer_hears_304() {
+async fn a_client_that_has_its_own_private_response_gets_304() {
     let origin = Origin::start().await;
     origin.on("/p", |seen| {
         let reply = if seen.header("if-none-match") == "\"v1\"" { Reply::status(304) } else { Reply::ok("p") };
@@ -323,9 +325,13 @@ async fn a_client_that_has_its_own_private_answer_hears_304() {
     });
     let node = front(&origin).await;
     for asked in 1..=3 {
-        let answer = node.get("/p").header("if-none-match", "\"v1\"").send().await;
-        assert_eq!((answer.status, answer.text(), answer.header("etag")), (304, "", "\"v1\""), "asked {asked} times");
-        assert_eq!((answer.is_hit(), origin.hits("/p")), (false, asked));
+        let response = node.get("/p").header("if-none-match", "\"v1\"").send().await;
+        assert_eq!(
+            (response.status, response.text(), response.header("etag")),
+            (304, "", "\"v1\""),
+            "asked {asked} times"
+        );
+        assert_eq!((response.is_hit(), origin.hits("/p")), (false, asked));
     }
     let other = node.get("/p").header("if-none-match", "\"v0\"").send().await;
     assert_eq!((other.status, other.text()), (200, "p"));
@@ -387,18 +393,18 @@ async fn stale_is_served_while_one_refresh_runs_in_the_background() {
     let node = front(&origin).await;
     node.fetch("/s").await;
     eventually("the refresh", async || {
-        let answer = node.fetch("/s").await;
-        assert_eq!((answer.status, answer.text()), (200, "old"), "nobody waits for the refresh");
+        let response = node.fetch("/s").await;
+        assert_eq!((response.status, response.text()), (200, "old"), "nobody waits for the refresh");
         origin.hits("/s") == 2
     })
     .await;
     for _ in 0..20 {
-        let answer = node.fetch("/s").await;
-        assert_eq!((answer.text(), answer.is_hit()), ("old", true), "{:?}", answer.cache());
-        assert!(answer.cache().ttl() <= 0, "{:?}", answer.cache());
+        let response = node.fetch("/s").await;
+        assert_eq!((response.text(), response.is_hit()), ("old", true), "{:?}", response.cache());
+        assert!(response.cache().ttl() <= 0, "{:?}", response.cache());
     }
     gate.open();
-    eventually("the new answer", async || node.fetch("/s").await.text() == "new").await;
+    eventually("the new response", async || node.fetch("/s").await.text() == "new").await;
     assert_eq!(origin.hits("/s"), 2, "one refresh for all");
 }
 
@@ -415,16 +421,20 @@ async fn stale_is_served_when_the_origin_fails() {
     });
     let node = front(&origin).await;
     node.fetch("/s").await;
-    eventually("an answer of the failing origin", async || {
-        let answer = node.fetch("/s").await;
-        assert_eq!((answer.status, answer.text()), (200, "old"), "{:?}", answer.cache());
+    eventually("a response of the failing origin", async || {
+        let response = node.fetch("/s").await;
+        assert_eq!((response.status, response.text()), (200, "old"), "{:?}", response.cache());
         origin.hits("/s") >= 2
     })
     .await;
     origin.stop().await;
-    let answer = node.fetch("/s").await;
-    assert_eq!((answer.status, answer.text()), (200, "old"), "an origin that is gone fails as well");
-    assert!(answer.cache().get("ttl").starts_with('-') || answer.cache().get("ttl") == "0", "{:?}", answer.cache());
+    let response = node.fetch("/s").await;
+    assert_eq!((response.status, response.text()), (200, "old"), "an origin that is gone fails as well");
+    assert!(
+        response.cache().get("ttl").starts_with('-') || response.cache().get("ttl") == "0",
+        "{:?}",
+        response.cache()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -453,7 +463,7 @@ async fn a_clients_directives_are_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_over_the_object_limit_passes_but_is_not_kept() {
+async fn a_body_over_the_object_limit_passes_but_is_not_stored() {
     let origin = Origin::start().await;
     let taps = Taps::default();
     let feed = taps.clone();
@@ -462,8 +472,8 @@ async fn a_body_over_the_object_limit_passes_but_is_not_kept() {
     let node = Node::builder().origin(&origin.url()).set("cache", "object_bytes_max = 2000").start().await;
 
     for asked in 1..=2 {
-        let answer = node.fetch("/declared").await;
-        assert_eq!((&answer.body, answer.is_hit()), (&sealed("d", 3000), false));
+        let response = node.fetch("/declared").await;
+        assert_eq!((&response.body, response.is_hit()), (&sealed("d", 3000), false));
         assert_eq!(origin.hits("/declared"), asked);
     }
     for asked in 1..=2 {
@@ -473,8 +483,8 @@ async fn a_body_over_the_object_limit_passes_but_is_not_kept() {
             pipe.send(Ok(vec![b'x'; 1000].into())).await.unwrap();
         }
         drop(pipe);
-        let answer = reading.await.unwrap();
-        assert_eq!((answer.body.len(), answer.is_hit()), (3000, false));
+        let response = reading.await.unwrap();
+        assert_eq!((response.body.len(), response.is_hit()), (3000, false));
         assert_eq!(origin.hits("/streamed"), asked);
     }
     assert!(node.cached("/declared").await.is_none());

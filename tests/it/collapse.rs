@@ -1,4 +1,4 @@
-//! One fetch for all who wait for the same answer.
+//! One fetch for all requests that wait for the same response.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 use crate::harness::{
-    client::{Answer, Opened},
+    client::{Opened, Response},
     eventually, is_sealed,
     liar::{Liar, Lie, crlf},
     node::Node,
@@ -35,7 +35,7 @@ async fn a_thousand_requests_for_a_missing_key_make_one_origin_request() {
         }
         conns.push(conn);
     }
-    // The origin sends a piece and then waits: whoever holds an answer's head now waits for the one fetch.
+    // The origin sends a piece and then waits: a client that has a response's head now waits for the one fetch.
     let pipe = taps.next().await;
     pipe.send(Ok(body.slice(..5_000))).await.unwrap();
     let mut waiting: Vec<Opened> = within("a thousand heads", clients.join_all()).await;
@@ -47,10 +47,10 @@ async fn a_thousand_requests_for_a_missing_key_make_one_origin_request() {
 
     let mut collapsed = 0;
     for (index, opened) in waiting.into_iter().enumerate() {
-        let answer = opened.whole().await.unwrap();
+        let response = opened.whole().await.unwrap();
         let rest = if index == 0 { &body[first.len()..] } else { &body[..] };
-        assert!(answer.status == 200 && answer.body == rest, "client {index} got {} bytes", answer.body.len());
-        collapsed += usize::from(answer.cache().has("collapsed"));
+        assert!(response.status == 200 && response.body == rest, "client {index} got {} bytes", response.body.len());
+        collapsed += usize::from(response.cache().has("collapsed"));
     }
     assert_eq!((collapsed, conns.len()), (CONNECTIONS * STREAMS - 1, CONNECTIONS));
     assert_eq!(origin.hits("/hot"), 1);
@@ -95,19 +95,24 @@ async fn a_client_that_leaves_amid_the_body_harms_nobody() {
     drop(leader);
     pipe.send(Ok(body.slice(100_000..))).await.unwrap();
     drop(pipe);
-    let answer = waiter.whole().await.unwrap();
-    assert!(answer.body == body && is_sealed(&answer.body) && answer.cache().has("collapsed"));
+    let response = waiter.whole().await.unwrap();
+    assert!(response.body == body && is_sealed(&response.body) && response.cache().has("collapsed"));
     node.hit("/amid").await;
     assert_eq!(origin.hits("/amid"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_fetch_is_told_to_all_who_wait_and_asked_once() {
+async fn a_failed_fetch_reaches_all_who_wait_and_is_made_once() {
     let origin = Liar::start(Lie::Silence).await;
     let node =
         Node::builder().origin(&origin.url()).set("pool.web", "response_ms = 2000\nattempts_max = 1").start().await;
-    for answer in at_once(&node, "/down", 20).await {
-        assert_eq!((answer.status, answer.cache().get("detail")), (504, "response-timeout"), "{:?}", answer.cache());
+    for response in at_once(&node, "/down", 20).await {
+        assert_eq!(
+            (response.status, response.cache().get("detail")),
+            (504, "response-timeout"),
+            "{:?}",
+            response.cache()
+        );
     }
     assert_eq!(origin.asked(), 1);
 }
@@ -128,15 +133,15 @@ async fn an_error_is_shared_unless_it_is_private() {
             assert_eq!(origin.hits("/error"), 1, "{control}: all wait for the first");
             gate.open();
         };
-        let (answers, ()) = tokio::join!(at_once(&node, "/error", 6), watching);
-        assert!(answers.iter().all(|answer| (answer.status, answer.text()) == (500, "500")), "{control}");
-        let numbers: BTreeSet<&str> = answers.iter().map(|answer| answer.header("x-number")).collect();
+        let (responses, ()) = tokio::join!(at_once(&node, "/error", 6), watching);
+        assert!(responses.iter().all(|response| (response.status, response.text()) == (500, "500")), "{control}");
+        let numbers: BTreeSet<&str> = responses.iter().map(|response| response.header("x-number")).collect();
         assert_eq!((numbers.len(), origin.hits("/error")), (hits, hits), "{control}");
     }
 }
 
-/// An error that says for whom it was made, and six requests of three tenants that wait for the first answer.
-async fn errors(reply: fn(Reply) -> Reply, header: (&str, &str)) -> (usize, Vec<Answer>) {
+/// An error that names the tenant it was made for, and six requests of three tenants that wait for the first response.
+async fn errors(reply: fn(Reply) -> Reply, header: (&str, &str)) -> (usize, Vec<Response>) {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     let held = gate.clone();
     origin.on("/error", move |seen| reply(Reply::status(500).header("x-for", seen.header("x-tenant"))).behind(&held));
@@ -151,12 +156,12 @@ async fn errors(reply: fn(Reply) -> Reply, header: (&str, &str)) -> (usize, Vec<
     node.took_over_h2(6).await;
     eventually("the first", async || origin.hits("/error") >= 1).await;
     gate.open();
-    let mut answers = clients.join_all().await;
-    answers.sort_by_key(|(n, _)| *n);
-    (origin.hits("/error"), answers.into_iter().map(|(_, answer)| answer).collect())
+    let mut responses = clients.join_all().await;
+    responses.sort_by_key(|(n, _)| *n);
+    (origin.hits("/error"), responses.into_iter().map(|(_, response)| response).collect())
 }
 
-/// What the origin adds to an error, a field of the requests, and whether they may share it.
+/// The origin's addition to an error, a field of the requests, and whether they may share it.
 type Case = (fn(Reply) -> Reply, (&'static str, &'static str), bool);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,27 +177,27 @@ async fn an_error_that_is_for_somebody_is_not_for_others() {
         (|reply| reply, ("authorization", "Bearer k"), true),
     ];
     for (reply, header, alone) in table {
-        let (hits, answers) = errors(reply, header).await;
-        for (n, answer) in answers.iter().enumerate() {
+        let (hits, responses) = errors(reply, header).await;
+        for (n, response) in responses.iter().enumerate() {
             let own = ["a", "b", "c"][n % 3];
-            assert_eq!((answer.status, answer.header("x-for")), (500, own), "{header:?}: {:?}", answer.headers);
+            assert_eq!((response.status, response.header("x-for")), (500, own), "{header:?}: {:?}", response.headers);
         }
         assert!(if alone { hits == 6 } else { (3..=6).contains(&hits) }, "{header:?}: {hits}");
     }
-    let (hits, answers) = errors(|reply| reply, nothing).await;
-    assert!(answers.iter().all(|answer| answer.status == 500), "nothing tells them apart");
+    let (hits, responses) = errors(|reply| reply, nothing).await;
+    assert!(responses.iter().all(|response| response.status == 500), "nothing tells them apart");
     assert_eq!(hits, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_uncacheable_answer_does_not_make_the_next_ones_queue() {
+async fn an_uncacheable_response_does_not_make_the_next_ones_queue() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     let held = gate.clone();
     origin.on("/own", move |_| Reply::ok("own").header("cache-control", "no-store").behind(&held));
     let node =
         Node::builder().origin(&origin.url()).set("pool.web", "connections_max = 64\nwaiting_max = 64").start().await;
 
-    // Cold: they may wait for the first answer, but no longer than that.
+    // Cold: they may wait for the first response, but no longer than that.
     let waiting = at_once(&node, "/own", 20);
     let watching = async {
         eventually("the first", async || origin.hits("/own") >= 1).await;
@@ -200,8 +205,8 @@ async fn an_uncacheable_answer_does_not_make_the_next_ones_queue() {
         eventually("all the others side by side", async || origin.hits("/own") == 20).await;
         gate.release(19);
     };
-    let (answers, ()) = tokio::join!(waiting, watching);
-    assert!(answers.iter().all(|answer| answer.text() == "own" && !answer.is_hit()));
+    let (responses, ()) = tokio::join!(waiting, watching);
+    assert!(responses.iter().all(|response| response.text() == "own" && !response.is_hit()));
 
     // Known to be uncacheable: nobody waits for anybody.
     let waiting = at_once(&node, "/own", 20);
@@ -209,8 +214,8 @@ async fn an_uncacheable_answer_does_not_make_the_next_ones_queue() {
         eventually("all side by side", async || origin.hits("/own") == 40).await;
         gate.release(20);
     };
-    let (answers, ()) = tokio::join!(waiting, watching);
-    assert!(answers.iter().all(|answer| answer.text() == "own" && !answer.cache().has("collapsed")));
+    let (responses, ()) = tokio::join!(waiting, watching);
+    assert!(responses.iter().all(|response| response.text() == "own" && !response.cache().has("collapsed")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +233,7 @@ async fn flights_past_the_limit_go_to_the_origin_by_themselves() {
 }
 
 /// So many requests at once over one HTTP/2 connection.
-async fn at_once(node: &Node, target: &str, count: usize) -> Vec<Answer> {
+async fn at_once(node: &Node, target: &str, count: usize) -> Vec<Response> {
     let conn = node.h2().await;
     let mut clients = JoinSet::new();
     for _ in 0..count {

@@ -34,7 +34,7 @@ async fn a_request_ends_by_the_configuration_that_it_began_with() {
 
     pipe.send(Ok(" one!".into())).await.unwrap();
     drop(pipe);
-    assert_eq!(within("the old answer", asked.whole()).await.unwrap().text(), "old one!");
+    assert_eq!(within("the old response", asked.whole()).await.unwrap().text(), "old one!");
     assert_eq!((old.total(), new.total()), (1, 1));
     eventually("both in the route's metrics", async || {
         node.metric("holm_requests_total", "route=\"all\"").await == 2.0
@@ -72,7 +72,7 @@ async fn a_hundred_exchanges_fail_no_request() {
         load.more(10).await;
     }
     let (bad, _) = load.finish().await;
-    assert!(bad.is_empty(), "{} bad answers: {:?}", bad.len(), &bad[..bad.len().min(3)]);
+    assert!(bad.is_empty(), "{} bad responses: {:?}", bad.len(), &bad[..bad.len().min(3)]);
     // The last one was the first configuration: the route of the third is gone, and its rows with it.
     assert_eq!(node.metric("holm_requests_total", "route=\"some\"").await, 0.0);
     assert!(node.metric("holm_requests_total", "route=\"all\"").await >= 500.0);

@@ -52,8 +52,8 @@ async fn active(handle: &NodeHandle) -> String {
 
 async fn act(handle: &NodeHandle, action: &str, body: &Value) -> (u16, Value) {
     let ask = Ask::new(handle.admin, http::Method::POST, &format!("/policies/p/{action}"));
-    let answer = ask.json(body).send().await;
-    (answer.status, answer.json())
+    let response = ask.json(body).send().await;
+    (response.status, response.json())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,7 +149,7 @@ async fn the_admin_api_loads_promotes_and_rolls_back() {
     assert!(unknown.status == 404 && unknown.text().contains("configured are: p"), "{}", unknown.text());
 }
 
-/// What a canary keeps is found by its own clients only, and by nobody once it has gone.
+/// Responses stored under a canary are found by its own clients only, and by nobody once it has gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_canary_decided_goes_with_it() {
     let origin = Origin::start().await;
@@ -172,7 +172,7 @@ async fn what_a_canary_decided_goes_with_it() {
     assert_eq!(origin.hits("/x"), 2);
 }
 
-/// How trials ended, oldest first.
+/// Returns the outcomes of trials, oldest first.
 async fn rollbacks(handle: &NodeHandle) -> Vec<String> {
     let policy = generations(handle).await;
     let events = policy["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap().to_owned());
@@ -212,7 +212,7 @@ async fn a_bad_hook_is_not_hidden_by_the_good_ones() {
     origin.on("*", |_| Reply::fresh(600, "page"));
     let node = node(&origin, &component("mad"), "{ do = \"ask\" }")
         .set("policy.p.rollout", "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 100\nhold_ms = 0")
-        // How long calls take is a matter of what else the machine does.
+        // The time of a call depends on what else the machine does.
         .set("policy.p.rollout", "latency_percent_max = 100000")
         .set("policy.p.memo", "entries_max = 0")
         .set("policy.p.limits", "call_us = 50000\nbreaker = { failures = 1000 }")
@@ -226,8 +226,8 @@ async fn a_bad_hook_is_not_hidden_by_the_good_ones() {
         for _ in 0..33 {
             asked += 1;
             let order = if asked % 33 == 0 { "trap" } else { "behave" };
-            let answer = node.get(&format!("/{asked}")).header("x-do", order).send().await;
-            assert_eq!(answer.status, 200, "{:?}", answer.headers);
+            let response = node.get(&format!("/{asked}")).header("x-do", order).send().await;
+            assert_eq!(response.status, 200, "{:?}", response.headers);
         }
         rollbacks(&node).await.first().cloned()
     })
@@ -270,7 +270,7 @@ async fn nothing_is_promoted_while_its_origin_fails() {
     assert!(n > 30 + 100, "the failures had to leave the last 128 responses first, but for 5 %: {n}");
 }
 
-/// Tenants have been told apart, and are no longer.
+/// Tenants had keys of their own, and share them now.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_canary_whose_key_is_shared_by_others_goes_and_shows_a_pair() {
     let origin = Origin::start().await;
@@ -336,7 +336,7 @@ async fn a_thousand_reloads_under_load_fail_no_request_and_leave_nothing_behind(
     let files = ["a", "b"].map(|mark| dir.path().join(format!("{mark}.wasm")));
     put(&files[0], &marked("tenant-key", "a"));
     put(&files[1], &marked("tenant-key", "b"));
-    // None is kept, so that each is made anew and goes as soon as its last request has been answered.
+    // None is kept, so that each is made anew and goes as soon as its last request has its response.
     let process = node(&origin, &files[0], "{ require_tenant = true }")
         .set("plugins", "watch = false")
         .set("policy.p.rollout", "kept_max = 0")

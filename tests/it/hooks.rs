@@ -1,9 +1,9 @@
-//! What a policy's hooks do to requests on their way. The policy is `lane` (`plugins/lane`), which has all of them.
+//! The effects of a policy's hooks on requests. The policy is `lane` (`plugins/lane`), which has all of them.
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    client::Answer,
+    client::Response,
     eventually, found,
     model::{ARRAY, batches, doubling},
     node::{Builder, Node, samples},
@@ -13,33 +13,33 @@ use crate::harness::{
 
 const PREMIUM: &str = "{ premium = [\"acme\"] }";
 
-/// A node that asks `lane` about everything, in front of this origin.
+/// A node with `lane` in every hook, in front of this origin.
 fn lane(origin: &Origin) -> Builder {
     let file = repository("plugins/dist/lane-rust.wasm");
     Node::builder().origin(&origin.url()).policy("lane", &file, PREMIUM).route("policy = \"lane\"")
 }
 
-fn question(n: u32) -> Value {
+fn chat_request(n: u32) -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": format!("question {n}")}], "user": "u-1", "metadata": {"trace": n}})
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_policy_sets_aside_does_not_travel_and_does_not_tell_questions_apart() {
+async fn what_a_policy_sets_aside_is_not_sent_and_does_not_tell_requests_apart() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::ok(seen.body.clone()));
     let node = lane(&origin).infer("plain").route("ttl_ms = 600000").start().await;
     let ask = |body: Value| node.post("/chat").header("x-tenant", "umbrella").header("x-debug", "1").json(&body).send();
-    let first = ask(question(1)).await;
+    let first = ask(chat_request(1)).await;
     assert_eq!((first.status, first.is_hit()), (200, false), "{:?}", first.headers);
     let seen = origin.seen("/chat").remove(0);
-    let travelled: Value = serde_json::from_slice(&seen.body).unwrap();
-    assert_eq!(travelled, json!({"model": "m", "messages": question(1)["messages"]}));
+    let sent: Value = serde_json::from_slice(&seen.body).unwrap();
+    assert_eq!(sent, json!({"model": "m", "messages": chat_request(1)["messages"]}));
     assert_eq!((seen.header("x-lane"), seen.header("x-debug")), ("slow", ""));
-    let mut other = question(1);
+    let mut other = chat_request(1);
     other["user"] = json!("u-2");
-    found("a hit", async || Some(ask(other.clone()).await).filter(Answer::is_hit)).await;
+    found("a hit", async || Some(ask(other.clone()).await).filter(Response::is_hit)).await;
     assert_eq!(origin.hits("/chat"), 1);
-    let mut urgent = question(2);
+    let mut urgent = chat_request(2);
     urgent["priority"] = json!("high");
     ask(urgent).await;
     let seen = origin.seen("/chat").pop().unwrap();
@@ -52,8 +52,8 @@ async fn what_passes_through_is_shaped_as_well() {
     let origin = Origin::start().await;
     origin.on("*", |_| Reply::ok("done"));
     let node = lane(&origin).start().await;
-    let answer = node.post("/orders").header("x-tenant", "acme").json(&question(1)).send().await;
-    assert_eq!((answer.status, answer.cache().get("fwd")), (200, "method"), "{:?}", answer.headers);
+    let response = node.post("/orders").header("x-tenant", "acme").json(&chat_request(1)).send().await;
+    assert_eq!((response.status, response.cache().get("fwd")), (200, "method"), "{:?}", response.headers);
     let seen = origin.seen("/orders").remove(0);
     assert_eq!(serde_json::from_slice::<Value>(&seen.body).unwrap().get("user"), None);
     assert_eq!(seen.header("x-lane"), "fast", "acme is premium");
@@ -61,20 +61,20 @@ async fn what_passes_through_is_shaped_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_of_a_batch_are_shaped_each_by_itself() {
+async fn items_of_a_batch_are_shaped_each_by_itself() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     gate.open();
     doubling(&origin, gate);
     let node = lane(&origin).infer("json-array").start().await;
     let body = json!([{"messages": 1, "n": 1, "user": "u-1"}, {"messages": 2, "n": 2, "metadata": {}, "user": "u-2"}]);
-    let answer = node.post(ARRAY).header("x-tenant", "acme").json(&body).send().await;
-    assert_eq!(answer.json(), json!([{"double": 2}, {"double": 4}]));
+    let response = node.post(ARRAY).header("x-tenant", "acme").json(&body).send().await;
+    assert_eq!(response.json(), json!([{"double": 2}, {"double": 4}]));
     assert_eq!(batches(&origin, ARRAY), [[json!({"messages": 1, "n": 1}), json!({"messages": 2, "n": 2})]]);
     assert_eq!(origin.seen(ARRAY)[0].header("x-lane"), "fast");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_travel_together_only_within_their_group() {
+async fn items_share_a_batch_only_within_their_group() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     gate.open();
     doubling(&origin, gate);
@@ -84,15 +84,15 @@ async fn questions_travel_together_only_within_their_group() {
         {"model": "b", "messages": 1, "n": 2},
         {"model": "a", "messages": 2, "n": 3},
     ]);
-    let answer = node.post(ARRAY).header("x-tenant", "t").json(&body).send().await;
-    assert_eq!(answer.json(), json!([{"double": 2}, {"double": 4}, {"double": 6}]));
+    let response = node.post(ARRAY).header("x-tenant", "t").json(&body).send().await;
+    assert_eq!(response.json(), json!([{"double": 2}, {"double": 4}, {"double": 6}]));
     let mut sizes: Vec<usize> = batches(&origin, ARRAY).iter().map(Vec::len).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_policy_says_what_is_kept_and_what_it_is_purged_by() {
+async fn the_policy_says_what_is_stored_and_what_it_is_purged_by() {
     let origin = Origin::start().await;
     origin.on("/page", |_| Reply::fresh(600, "page").header("surrogate-key", "pages"));
     let node = lane(&origin).start().await;
@@ -100,7 +100,7 @@ async fn the_policy_says_what_is_kept_and_what_it_is_purged_by() {
     for tag in ["tenant:acme", "pages"] {
         let before = origin.hits("/page");
         ask().await;
-        found("a hit", async || Some(ask().await).filter(Answer::is_hit)).await;
+        found("a hit", async || Some(ask().await).filter(Response::is_hit)).await;
         assert_eq!(origin.hits("/page"), before + 1);
         node.purge(&json!({"tag": tag})).await;
     }
@@ -111,7 +111,7 @@ async fn the_policy_says_what_is_kept_and_what_it_is_purged_by() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_streamed_answer_is_ruled_on_when_its_head_has_come() {
+async fn a_streamed_response_is_ruled_on_when_its_head_has_come() {
     let (origin, taps) = (Origin::start().await, Taps::default());
     let feed = taps.clone();
     origin.on("/events", move |_| Reply::fresh(600, "").header("content-type", "text/event-stream").fed(&feed));
@@ -123,7 +123,7 @@ async fn a_streamed_answer_is_ruled_on_when_its_head_has_come() {
         assert_eq!(opened.piece().await.unwrap().unwrap(), "data: 1\n\n");
         drop(pipe);
         opened.whole().await.unwrap();
-        // By its own head it could be kept for ten minutes; the policy takes that away.
+        // By its own head it could be stored for ten minutes; the policy takes that away.
         eventually("the second request", async || origin.hits("/events") == asked).await;
     }
 }
@@ -136,12 +136,12 @@ async fn two(expensive: &Origin, cheap: &Origin) -> Builder {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_policy_chooses_who_answers_and_the_next_one_is_asked_when_that_fails() {
+async fn the_policy_orders_the_candidates_and_the_next_one_is_tried_when_one_fails() {
     let (expensive, cheap) = (Origin::start().await, Origin::start().await);
     expensive.on("*", |seen| Reply::ok(seen.body.clone()));
     cheap.on("*", |seen| Reply::ok(seen.body.clone()));
     let node = two(&expensive, &cheap).await.infer("plain").start().await;
-    let ask = |n: u32| node.post("/chat").header("x-tenant", "t").json(&question(n)).send();
+    let ask = |n: u32| node.post("/chat").header("x-tenant", "t").json(&chat_request(n)).send();
     assert_eq!(ask(1).await.json()["model"], json!("m-small"));
     assert_eq!((expensive.total(), cheap.total()), (0, 1));
     cheap.on("*", |_| Reply::status(503));
@@ -152,12 +152,12 @@ async fn the_policy_chooses_who_answers_and_the_next_one_is_asked_when_that_fail
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_may_have_had_an_effect_is_not_asked_of_the_next_one() {
+async fn what_may_have_had_an_effect_is_not_sent_to_the_next_one() {
     let (expensive, cheap) = (Origin::start().await, Origin::start().await);
     cheap.on("*", |_| Reply::status(503));
     expensive.on("*", |_| Reply::ok("done twice"));
     let node = two(&expensive, &cheap).await.start().await;
-    let order = |n: u32| node.post("/orders").header("x-tenant", "t").json(&question(n)).send();
+    let order = |n: u32| node.post("/orders").header("x-tenant", "t").json(&chat_request(n)).send();
     assert_eq!(order(1).await.status, 503);
     assert_eq!((expensive.total(), cheap.total()), (0, 1));
     cheap.stop().await;
@@ -171,8 +171,8 @@ async fn who_is_slow_is_overtaken_by_the_next_one() {
     cheap.on("*", move |_| Reply::ok("late").behind(&held));
     expensive.on("*", |_| Reply::ok("in time"));
     let node = two(&expensive, &cheap).await.start().await;
-    let answer = node.get("/page").header("x-tenant", "acme").send().await;
-    assert_eq!((answer.text(), expensive.total()), ("in time", 1));
+    let response = node.get("/page").header("x-tenant", "acme").send().await;
+    assert_eq!((response.text(), expensive.total()), ("in time", 1));
     let patient = tokio::spawn(node.get("/other").header("x-tenant", "t").send());
     eventually("the request", async || cheap.hits("/other") == 1).await;
     gate.open();
@@ -181,15 +181,15 @@ async fn who_is_slow_is_overtaken_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_will_be_asked_next_is_there_already() {
+async fn what_will_be_requested_next_is_there_already() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
     let node = lane(&origin).start().await;
     let ask = |page: u32| node.get(&format!("/list?page={page}")).header("x-tenant", "t").send();
     ask(1).await;
     assert_eq!(origin.hits("/list?page=2"), 0, "only a hit is a reason to look ahead");
-    found("a hit", async || Some(ask(1).await).filter(Answer::is_hit)).await;
-    // The hint has no header fields, so it has no tenant, and is asked for past the cache.
+    found("a hit", async || Some(ask(1).await).filter(Response::is_hit)).await;
+    // The hint has no header fields, so it has no tenant, and is fetched past the cache.
     eventually("the next page", async || origin.hits("/list?page=2") == 1).await;
     eventually("its count", async || node.metric("holm_prefetch_hints_total", "outcome=\"fetched\"").await == 1.0)
         .await;
@@ -233,7 +233,7 @@ async fn hits_name_the_generation_that_decided() {
     let node = lane(&origin).start().await;
     let ask = || node.get("/page").header("x-tenant", "t").send();
     ask().await;
-    let hit = found("a hit", async || Some(ask().await).filter(Answer::is_hit)).await;
+    let hit = found("a hit", async || Some(ask().await).filter(Response::is_hit)).await;
     let generation = node.admin("/policies").send().await.json()[0]["generations"][0]["generation"].clone();
     assert_eq!(hit.cache().get("detail"), format!("lane@{}:memory", generation.as_str().unwrap()));
     let text = node.admin("/metrics").send().await.text().to_owned();
@@ -244,14 +244,14 @@ async fn hits_name_the_generation_that_decided() {
     }
 }
 
-/// `lane` sets `x-lane`; what the client sends of that name says nothing about the answer.
+/// `lane` sets `x-lane`; what the client sends of that name says nothing about the response.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_varies_by_what_the_policy_sets_is_not_shared() {
+async fn a_response_that_varies_by_what_the_policy_sets_is_not_shared() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::fresh(600, seen.header("x-lane").to_owned()).header("vary", "x-lane"));
     let node = lane(&origin).infer("plain").start().await;
     let ask = |priority: &str| {
-        let mut body = question(1);
+        let mut body = chat_request(1);
         body["priority"] = json!(priority);
         node.post("/chat").header("x-tenant", "t").json(&body).send()
     };

@@ -47,9 +47,9 @@ async fn one_connection_serves_many_requests() {
     for (mut conn, version) in [(node.h1().await, Version::HTTP_11), (node.h2().await, Version::HTTP_2)] {
         for n in 0..20 {
             let body = sealed(&n.to_string(), 1000);
-            let answer = conn.send(node.post("/echo").body(body.clone())).await;
-            assert_eq!((answer.version, answer.status), (version, 200));
-            assert!(answer.body == body, "request {n} of {version:?}");
+            let response = conn.send(node.post("/echo").body(body.clone())).await;
+            assert_eq!((response.version, response.status), (version, 200));
+            assert!(response.body == body, "request {n} of {version:?}");
         }
     }
 }
@@ -66,14 +66,14 @@ async fn tls_speaks_what_both_sides_prefer() {
         (&[], Version::HTTP_11),
     ] {
         let mut conn = Conn::tls(node.address, &certificate.der, offered).await.unwrap();
-        let answer = conn.send(node.post("/tls").host("localhost").body("secret")).await;
-        assert_eq!((answer.version, answer.text()), (version, "secret"), "{offered:?}");
+        let response = conn.send(node.post("/tls").host("localhost").body("secret")).await;
+        assert_eq!((response.version, response.text()), (version, "secret"), "{offered:?}");
     }
     assert!(Conn::tls(node.address, &certificate.der, &["nonsense/1"]).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_1_0_gets_its_answer_and_a_close() {
+async fn http_1_0_gets_its_response_and_a_close() {
     let origin = Origin::start().await;
     origin.on("/old", |_| Reply::fresh(60, "old friend"));
     let node = Node::builder().origin(&origin.url()).start().await;
@@ -84,7 +84,7 @@ async fn http_1_0_gets_its_answer_and_a_close() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pipelined_requests_are_answered_in_their_order() {
+async fn pipelined_requests_get_their_responses_in_order() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::ok(format!("<{}>", seen.target)).header("cache-control", "no-store"));
     let node = Node::builder().origin(&origin.url()).start().await;
@@ -102,17 +102,17 @@ async fn a_request_body_streams_up() {
     for (path, mut conn) in [("/h1", node.h1().await), ("/h2", node.h2().await)] {
         let (pipe, body) = piped();
         let ask = node.post(path).stream(body);
-        let answer = tokio::spawn(async move { conn.send(ask).await });
+        let response = tokio::spawn(async move { conn.send(ask).await });
         pipe.send(Ok("first ".into())).await.unwrap();
         eventually("the first piece at the origin", async || origin.body_bytes(path) == 6).await;
         pipe.send(Ok("second".into())).await.unwrap();
         drop(pipe);
-        assert_eq!(answer.await.unwrap().text(), "first second", "{path}");
+        assert_eq!(response.await.unwrap().text(), "first second", "{path}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_response_body_streams_down_kept_or_not() {
+async fn a_response_body_streams_down_stored_or_not() {
     let (origin, taps) = (Origin::start().await, Taps::default());
     for (path, control) in [("/kept", "max-age=60"), ("/passing", "no-store")] {
         let feed = taps.clone();
@@ -146,8 +146,8 @@ async fn large_bodies_pass_whole_both_ways() {
     let node = Node::builder().origin(&origin.url()).start().await;
     let body = sealed("large", 8 * 1024 * 1024);
     for mut conn in [node.h1().await, node.h2().await] {
-        let answer = conn.send(node.post("/echo").body(body.clone())).await;
-        assert!(answer.body == body, "{:?}: {} bytes", answer.version, answer.body.len());
+        let response = conn.send(node.post("/echo").body(body.clone())).await;
+        assert!(response.body == body, "{:?}: {} bytes", response.version, response.body.len());
     }
 }
 
@@ -158,8 +158,8 @@ async fn fields_of_one_connection_stay_on_it() {
         .on("/hop", |_| Reply::fresh(60, "x").header("connection", "x-hop").header("x-hop", "1").header("x-end", "2"));
     let node = Node::builder().origin(&origin.url()).start().await;
     let ask = node.get("/hop").header("connection", "x-mine").header("x-mine", "1").header("te", "gzip");
-    let answer = ask.header("x-through", "2").send().await;
-    assert_eq!((answer.header("x-hop"), answer.header("x-end")), ("", "2"));
+    let response = ask.header("x-through", "2").send().await;
+    assert_eq!((response.header("x-hop"), response.header("x-end")), ("", "2"));
     let seen = &origin.seen("/hop")[0];
     assert_eq!((seen.header("x-mine"), seen.header("te"), seen.header("x-through")), ("", "", "2"));
     assert_eq!(node.hit("/hop").await.header("x-hop"), "");

@@ -1,4 +1,4 @@
-//! Who shares an answer with whom: keys fall closed, and whatever a model is sent is in the key or isn't sent.
+//! Which requests share a response: keys fall closed, and whatever a model is sent is in the key or isn't sent.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::json;
 
 use crate::harness::{
-    client::{Answer, Ask},
+    client::{Ask, Response},
     found,
     model::{ARRAY, EMBEDDINGS, batches, doubling, embedding},
     node::{Builder, Node},
@@ -32,11 +32,11 @@ fn tenants(origin: &Origin, table: &str) -> Builder {
     Node::builder().origin(&origin.url()).policy("keys", &file, table).route("policy = \"keys\"\nttl_ms = 600000")
 }
 
-async fn repeated(ask: impl Fn() -> Ask) -> Answer {
-    found("a hit", async || Some(ask().send().await).filter(Answer::is_hit)).await
+async fn repeated(ask: impl Fn() -> Ask) -> Response {
+    found("a hit", async || Some(ask().send().await).filter(Response::is_hit)).await
 }
 
-/// A question in a spelling of its own: its header fields and its body.
+/// A request in a spelling of its own: its content coding and its body.
 type Spelling = (&'static str, fn(&str) -> Vec<u8>);
 
 const SPELLINGS: [(&str, Spelling); 11] = [
@@ -56,8 +56,8 @@ const SPELLINGS: [(&str, Spelling); 11] = [
     ),
 ];
 
-fn spelled(node: &Node, target: &str, (coding, body): Spelling, question: &str) -> Ask {
-    let ask = node.post(target).header("x-tenant", "acme").body(body(question));
+fn spelled(node: &Node, target: &str, (coding, body): Spelling, input: &str) -> Ask {
+    let ask = node.post(target).header("x-tenant", "acme").body(body(input));
     if coding.is_empty() { ask } else { ask.header("content-encoding", coding) }
 }
 
@@ -69,12 +69,12 @@ async fn bodies_that_a_policy_cannot_read_are_never_taken_for_one_another() {
         let node = tenants(&origin, table).infer("plain").start().await;
         for (at, (name, spelling)) in SPELLINGS.into_iter().enumerate() {
             let target = format!("/ask/{at}");
-            for question in ["salary of ann", "weather"] {
-                let ask = || spelled(&node, &target, spelling, question);
-                let answer = ask().send().await;
-                assert_eq!((answer.status, answer.is_hit()), (200, false), "{name}: {question}");
-                assert_eq!(answer.body, spelling.1(question), "{name}: {question}");
-                assert_eq!(repeated(ask).await.body, spelling.1(question), "{name}: {question} is known to itself");
+            for input in ["salary of ann", "weather"] {
+                let ask = || spelled(&node, &target, spelling, input);
+                let response = ask().send().await;
+                assert_eq!((response.status, response.is_hit()), (200, false), "{name}: {input}");
+                assert_eq!(response.body, spelling.1(input), "{name}: {input}");
+                assert_eq!(repeated(ask).await.body, spelling.1(input), "{name}: {input} is known to itself");
             }
         }
         assert_eq!(origin.total(), 2 * SPELLINGS.len(), "{table}");
@@ -95,34 +95,34 @@ async fn a_get_whose_body_cannot_be_read_is_keyed_by_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compressed_question_is_read_as_it_reads() {
+async fn a_compressed_request_is_read_decoded() {
     let origin = Origin::start().await;
     embedding(&origin, open());
     let builder = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
     let node = builder.set("limits", "body_bytes_max = \"64KiB\"").start().await;
-    let question = json!({"model": "m", "input": "a"}).to_string();
+    let input = json!({"model": "m", "input": "a"}).to_string();
     let ask = |coding: &str, body: Vec<u8>| node.post(EMBEDDINGS).header("content-encoding", coding).body(body).send();
-    assert_eq!(ask("gzip", gzip(question.as_bytes())).await.status, 200);
+    assert_eq!(ask("gzip", gzip(input.as_bytes())).await.status, 200);
     assert_eq!(origin.seen(EMBEDDINGS)[0].header("content-encoding"), "");
-    assert!(node.post(EMBEDDINGS).body(question.clone()).send().await.is_hit(), "it is the same question");
-    let unknown = ask("snappy", question.clone().into_bytes()).await;
+    assert!(node.post(EMBEDDINGS).body(input.clone()).send().await.is_hit(), "it is the same item");
+    let unknown = ask("snappy", input.clone().into_bytes()).await;
     assert_eq!((unknown.status, unknown.header("accept-encoding")), (415, "gzip, deflate, br, zstd"));
-    assert_eq!(ask("gzip", question.into_bytes()).await.status, 400);
+    assert_eq!(ask("gzip", input.into_bytes()).await.status, 400);
     assert_eq!(ask("gzip", gzip(&[b' '; 100_000])).await.status, 413);
     assert_eq!(origin.total(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_is_compressed_unasked_is_read() {
+async fn a_response_that_is_compressed_unasked_is_read() {
     let origin = Origin::start().await;
     origin.on(ARRAY, |_| {
         let reply = Reply::ok(gzip(b"[{\"double\":2},{\"double\":4}]")).header("content-encoding", "gzip");
         reply.header("vary", "accept-encoding")
     });
     let node = Node::builder().origin(&origin.url()).infer("json-array").route("ttl_ms = 600000").start().await;
-    let answer = node.post(ARRAY).json(&json!([{"n": 1}, {"n": 2}])).header("accept-encoding", "gzip").send().await;
-    assert_eq!((answer.status, answer.header("content-encoding")), (200, ""), "{:?}", answer.headers);
-    assert_eq!(answer.json(), json!([{"double": 2}, {"double": 4}]));
+    let response = node.post(ARRAY).json(&json!([{"n": 1}, {"n": 2}])).header("accept-encoding", "gzip").send().await;
+    assert_eq!((response.status, response.header("content-encoding")), (200, ""), "{:?}", response.headers);
+    assert_eq!(response.json(), json!([{"double": 2}, {"double": 4}]));
 }
 
 const CREDENTIALS: [&str; 9] = [
@@ -137,7 +137,7 @@ const CREDENTIALS: [&str; 9] = [
     "x-auth-token",
 ];
 
-/// A model that asks for the credential that its query names.
+/// A model that demands the credential that its query names.
 fn guarded(origin: &Origin) {
     origin.on("*", |seen| {
         let wanted = seen.target.split('?').nth(1).unwrap_or_default();
@@ -149,7 +149,7 @@ fn guarded(origin: &Origin) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_somebody_paid_for_is_not_given_to_others() {
+async fn a_response_that_one_client_paid_for_is_not_given_to_others() {
     for protocol in ["plain", "json-array"] {
         let origin = Origin::start().await;
         guarded(&origin);
@@ -170,7 +170,7 @@ async fn an_answer_that_somebody_paid_for_is_not_given_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_a_model_is_sent_tells_questions_apart_and_what_it_is_not_sent_does_not() {
+async fn whatever_a_model_is_sent_tells_items_apart_and_what_it_is_not_sent_does_not() {
     for protocol in ["plain", "json-array"] {
         let origin = Origin::start().await;
         doubling(&origin, open());
@@ -192,8 +192,8 @@ async fn whatever_a_model_is_sent_tells_questions_apart_and_what_it_is_not_sent_
         assert_eq!((seen.header("x-turn"), seen.header("x-forwarded-for")), ("", ""), "{protocol}");
         for name in ["anthropic-beta", "anthropic-version", "openai-beta", "x-anything"] {
             for value in ["one", "two"] {
-                let answer = ask().header(name, value).send().await;
-                assert!(!answer.is_hit(), "{protocol}: {name}: {value}");
+                let response = ask().header(name, value).send().await;
+                assert!(!response.is_hit(), "{protocol}: {name}: {value}");
                 repeated(|| ask().header(name, value)).await;
                 assert_eq!(origin.seen(ARRAY).last().unwrap().header(name), value, "{protocol}");
             }
@@ -219,7 +219,7 @@ async fn under_a_policys_key_what_it_does_not_read_is_not_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_reads_no_question_is_refused_unless_the_operator_wants_it() {
+async fn a_key_that_reads_no_item_is_refused_unless_the_operator_wants_it() {
     let origin = Origin::start().await;
     let refused = tenants(&origin, "{}").infer("plain").try_start().await.err().unwrap_or_default();
     assert!(refused.contains("policy `keys`") && refused.contains("key_without_body"), "{refused}");

@@ -1,4 +1,4 @@
-//! One policy, `lane`, in five languages: built by `holm policy build`, and asked the same by the node's own engine.
+//! One policy, `lane`, in five languages: built by `holm policy build`, and called alike by the node's own engine.
 
 use std::{
     fs,
@@ -25,10 +25,10 @@ const LANGUAGES: &str = "HOLM_LANGUAGES";
 /// Python's interpreter is compiled to machine code here, with a compiler that is hardly optimized itself.
 const BUILD_TIME: Duration = Duration::from_secs(900);
 
-/// Where `holm policy` keeps compiled components below `XDG_CACHE_HOME`.
+/// The directory of compiled components below `XDG_CACHE_HOME`.
 const COMPILED: &str = "holm/policies";
 
-/// What Python needs.
+/// The memory that Python needs.
 const MEMORY_BYTES: usize = 32 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +67,7 @@ async fn build(project: &Path, file: &Path, cache: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What every hook says of every record that it can be asked about, each with the record's title.
+/// The verdicts of every hook on every record that it can be called for, each with the record's title.
 fn decisions(file: &Path, groups: &[Group], cache_dir: Option<PathBuf>) -> Vec<(String, Hook, Value)> {
     let limits = EngineLimits {
         instances_max: 2,
@@ -89,7 +89,7 @@ fn of_group(plugin: &Plugin, group: &Group) -> Vec<(String, Hook, Value)> {
 }
 
 fn load(engine: &Arc<Engine>, file: &Path, group: &Group) -> Arc<Plugin> {
-    // As much time as a busy machine needs: what is compared is what is said.
+    // As much time as a busy machine needs: only the verdicts are compared.
     let long = Duration::from_secs(60);
     let limits = PolicyLimits {
         memory_bytes_max: MEMORY_BYTES,

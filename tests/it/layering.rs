@@ -1,4 +1,4 @@
-//! The rules of the house, checked on the sources: which module may use which, who may know which library, and how
+//! The rules of the house, checked on the sources: which module may use which, which may know which library, and how
 //! long a file may grow; [`circles`] has which files may use which, [`clocks`] which may read the wall clock.
 //! `docs/ARCHITECTURE.md` has the picture.
 
@@ -152,7 +152,7 @@ fn faults(path: &str, text: &str) -> Vec<String> {
     faults
 }
 
-/// What is wrong with `module` using `used`, if anything is.
+/// Returns what is wrong with `module` using `used`, if anything is.
 fn arrow(module: &str, used: &str) -> Option<String> {
     if module == used {
         return None;
@@ -176,7 +176,7 @@ struct Paths<'t> {
     tokens: &'t [&'t str],
     /// Modules that the source's own is deep.
     depth: usize,
-    /// Is it a part of the program, which uses the library as others do?
+    /// Whether it is a part of the program, which uses the library as others do.
     program: bool,
 }
 

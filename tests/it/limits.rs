@@ -1,4 +1,4 @@
-//! What a client may send, and how long it may take.
+//! Limits on what a client sends, and on the time it takes.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ async fn a_body_over_the_limit_is_413_declared_or_not() {
     assert_eq!(declared.cache().get("detail"), "refused");
 
     let (pipe, body) = piped();
-    let answer = tokio::spawn(node.post("/chunked").stream(body).send());
+    let response = tokio::spawn(node.post("/chunked").stream(body).send());
     for _ in 0..3 {
         // Refused pieces are what this is about.
         let _ = pipe.send(Ok(vec![b'x'; 400].into())).await;
     }
     drop(pipe);
-    assert_eq!(answer.await.unwrap().status, 413);
+    assert_eq!(response.await.unwrap().status, 413);
     assert!(origin.seen("/chunked").iter().all(|seen| seen.body.len() <= 1000));
 
     let mut conn = node.h2().await;
@@ -91,7 +91,7 @@ async fn a_client_that_never_ends_its_body_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_is_closed_after_its_answer() {
+async fn an_idle_connection_is_closed_after_its_response() {
     let said = sends_and_waits("idle_ms = 200", "GET / HTTP/1.1\nHost: shop.test\n\n").await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
 }
@@ -131,7 +131,7 @@ async fn streams_past_the_limit_wait_their_turn() {
     let origin = Origin::start().await;
     let node = node_with("limits", "streams_max = 2", &origin).await;
     let mut conn = node.h2().await;
-    // Only with the first answer can a client know the limit.
+    // Only with the first response can a client know the limit.
     assert_eq!(conn.send(node.get("/x")).await.status, 200);
     let mut asks = tokio::task::JoinSet::new();
     for _ in 0..20 {

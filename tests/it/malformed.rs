@@ -64,10 +64,10 @@ async fn a_request_with_two_framings_smuggles_nothing() {
 async fn accepted(address: SocketAddr, (words, bytes): Wrong) -> Option<String> {
     let said = raw(address, &bytes, true).await;
     let status = said.strip_prefix(b"HTTP/1.1 ").or_else(|| said.strip_prefix(b"HTTP/1.0 "));
-    // Without a status line it was cut off, or told in HTTP/2's own way.
+    // Without a status line it was cut off, or refused in HTTP/2's own way.
     let refused =
         status.is_none_or(|rest| rest.starts_with(b"4") || rest.starts_with(b"501") || rest.starts_with(b"505"));
-    (!refused).then(|| format!("{words}: {} was answered {}", bytes.escape_ascii(), said.escape_ascii()))
+    (!refused).then(|| format!("{words}: {} got {}", bytes.escape_ascii(), said.escape_ascii()))
 }
 
 fn all() -> Vec<Wrong> {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::harness::{
-    client::Answer,
+    client::Response,
     eventually,
     liar::{Liar, Lie, Refusing, crlf},
     node::{Builder, Node},
@@ -17,7 +17,7 @@ use crate::harness::{
     sealed, within,
 };
 
-/// A pool that asks once and never ejects, so that every fault is seen as it is.
+/// A pool that makes one attempt and never ejects, so that every fault is seen as it is.
 fn bare<U: AsRef<str>>(urls: &[U]) -> Builder {
     Node::builder()
         .endpoints(urls)
@@ -48,16 +48,16 @@ async fn each_failure_has_its_status_and_its_reason() {
             None => None,
         };
         let node = bare(&[liar.as_ref().map_or_else(|| refusing.url(), Liar::url)]).start().await;
-        let answer = node.fetch("/x").await;
-        assert_eq!((answer.status, answer.cache().get("detail")), (status, reason), "{words}");
-        assert_eq!(answer.header("content-type"), "application/problem+json", "{words}");
-        assert_eq!(answer.json()["status"], status, "{words}");
-        assert!(node.cached("/x").await.is_none(), "{words}: a failure isn't kept");
+        let response = node.fetch("/x").await;
+        assert_eq!((response.status, response.cache().get("detail")), (status, reason), "{words}");
+        assert_eq!(response.header("content-type"), "application/problem+json", "{words}");
+        assert_eq!(response.json()["status"], status, "{words}");
+        assert!(node.cached("/x").await.is_none(), "{words}: a failure isn't stored");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_kept() {
+async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_stored() {
     let short = "HTTP/1.1 200 OK\nCache-Control: max-age=600\nContent-Length: 1000\n\nonly this";
     let chunked = "HTTP/1.1 200 OK\nCache-Control: max-age=600\nTransfer-Encoding: chunked\n\n9\nonly this\n";
     let garbled = "HTTP/1.1 200 OK\nCache-Control: max-age=600\nTransfer-Encoding: chunked\n\nzz\nonly this\n";
@@ -72,17 +72,17 @@ async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_kept() {
         let words = format!("{lie:?}");
         let liar = Liar::start(lie).await;
         let node = bare(&[liar.url()]).set("pool.web", "idle_ms = 300").start().await;
-        // A fault that is seen before the head has left may be answered as one; a whole 200 may not.
-        if let Ok(answer) = node.get("/x").try_send().await {
-            assert!(answer.status >= 500, "{words}: {} {}", answer.status, answer.text());
+        // A fault that is seen before the head has left may become a 5xx; a whole 200 may not follow.
+        if let Ok(response) = node.get("/x").try_send().await {
+            assert!(response.status >= 500, "{words}: {} {}", response.status, response.text());
         }
         let mut conn = node.h2().await;
         if let Ok(opened) = conn.open(node.get("/x")).await
-            && let Ok(answer) = opened.whole().await
+            && let Ok(response) = opened.whole().await
         {
-            assert!(answer.status >= 500, "{words}: {} {}", answer.status, answer.text());
+            assert!(response.status >= 500, "{words}: {} {}", response.status, response.text());
         }
-        assert_eq!(liar.asked(), 2, "{words}: nothing was kept");
+        assert_eq!(liar.asked(), 2, "{words}: nothing was stored");
         assert!(node.cached("/x").await.is_none(), "{words}");
     }
 }
@@ -135,7 +135,7 @@ async fn an_origin_that_says_more_than_it_declared_is_cut_at_its_word() {
         assert_eq!(node.fetch("/x").await.text(), "good");
     }
     assert_eq!(node.hit("/x").await.text(), "good");
-    assert_eq!(node.fetch("/y").await.text(), "good", "what it said beyond is nobody's answer");
+    assert_eq!(node.fetch("/y").await.text(), "good", "what it sent beyond is nobody's response");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,8 +149,8 @@ async fn an_idempotent_request_is_tried_at_another_endpoint() {
         .start()
         .await;
     for n in 0..40 {
-        let answer = node.fetch(&format!("/{n}")).await;
-        assert_eq!((answer.status, answer.text()), (200, format!("/{n}").as_str()));
+        let response = node.fetch(&format!("/{n}")).await;
+        assert_eq!((response.status, response.text()), (200, format!("/{n}").as_str()));
     }
     assert!(liar.asked() > 0, "somebody met the liar");
 }
@@ -173,7 +173,7 @@ async fn a_request_that_may_have_had_effect_is_not_repeated() {
             other => panic!("{other}"),
         }
     }
-    assert_eq!((origin.hits("/pay"), liar.asked()), (paid, failed), "each was asked once");
+    assert_eq!((origin.hits("/pay"), liar.asked()), (paid, failed), "each got one request");
     assert!(paid > 0 && failed > 0);
 }
 
@@ -197,7 +197,7 @@ async fn an_endpoint_that_keeps_failing_is_ejected() {
     for n in 0..50 {
         assert_eq!(node.fetch(&format!("/after/{n}")).await.status, 200);
     }
-    assert_eq!(liar.asked(), 3, "an ejected endpoint isn't asked");
+    assert_eq!(liar.asked(), 3, "an ejected endpoint gets no request");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,13 +244,13 @@ async fn health_checks_take_an_endpoint_out_and_bring_it_back() {
         origin.on("/health", |_| Reply::status(503));
     }
     eventually("nobody left", async || {
-        let answer = node.fetch("/x").await;
-        answer.status == 503 && answer.cache().get("detail") == "no-endpoint"
+        let response = node.fetch("/x").await;
+        response.status == 503 && response.cache().get("detail") == "no-endpoint"
     })
     .await;
 }
 
-/// Is it in use? An endpoint that is escapes so many requests with odds of a million to one.
+/// Whether it is in use. An endpoint that is escapes so many requests with odds of a million to one.
 async fn is_met(node: &Node, origin: &Origin) -> bool {
     let before = origin.hits("/x");
     for _ in 0..20 {
@@ -268,7 +268,7 @@ async fn a_pool_holds_a_limited_number_and_refuses_the_rest() {
         Node::builder().origin(&origin.url()).set("pool.web", "connections_max = 1\nwaiting_max = 1").start().await;
     let first = tokio::spawn(node.get("/1").send());
     eventually("the first", async || origin.total() == 1).await;
-    let mut others: JoinSet<Answer> = JoinSet::new();
+    let mut others: JoinSet<Response> = JoinSet::new();
     others.spawn(node.get("/2").send());
     others.spawn(node.get("/3").send());
     let refused = others.join_next().await.unwrap().unwrap();

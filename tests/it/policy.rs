@@ -1,11 +1,11 @@
-//! Policy components, real ones: who shares what, and what happens to a policy that misbehaves.
+//! Policy components, real ones: which requests share a response, and what happens to a policy that misbehaves.
 
 use std::{ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use serde_json::json;
 
 use crate::harness::{
-    client::Answer,
+    client::Response,
     eventually, found,
     model::{EMBEDDINGS, embedding},
     node::{Builder, Node},
@@ -26,7 +26,7 @@ async fn tenants(config: &str) -> (Origin, Builder) {
     (origin, builder.route("policy = \"keys\""))
 }
 
-/// A node whose policy does what a request's header `x-do` says.
+/// A node whose policy obeys a request's header field `x-do`.
 async fn mad(limits: &str) -> (Origin, Builder) {
     let origin = Origin::start().await;
     origin.on("*", |_| Reply::fresh(600, "from the origin"));
@@ -42,18 +42,18 @@ async fn tenants_never_share_and_the_order_of_a_query_does_not_matter() {
         let node = builder.start().await;
         let ask = |tenant: &str, target: &str| node.get(target).header("x-tenant", tenant);
         for tenant in ["acme", "umbrella"] {
-            let answer = ask(tenant, "/x?a=1&b=2").send().await;
+            let response = ask(tenant, "/x?a=1&b=2").send().await;
             assert_eq!(
-                (answer.is_hit(), answer.text()),
+                (response.is_hit(), response.text()),
                 (false, format!("/x?a=1&b=2 of {tenant}").as_str()),
                 "{config}"
             );
             eventually("storing", async || ask(tenant, "/x?a=1&b=2").send().await.is_hit()).await;
         }
         for (tenant, target) in [("acme", "/x?b=2&a=1"), ("umbrella", "/x?a=1&&b=2"), ("ACME", "/x?a=1&b=2")] {
-            let answer = ask(tenant, target).send().await;
+            let response = ask(tenant, target).send().await;
             let own = format!("/x?a=1&b=2 of {}", tenant.to_ascii_lowercase());
-            assert_eq!((answer.is_hit(), answer.text()), (true, own.as_str()), "{config}: {tenant} {target}");
+            assert_eq!((response.is_hit(), response.text()), (true, own.as_str()), "{config}: {tenant} {target}");
         }
         assert!(!ask("acme", "/x?a=2&b=1").send().await.is_hit(), "{config}");
         assert!(!ask("acme", "/x?a=1&b=2").host("other.test").send().await.is_hit(), "{config}");
@@ -66,9 +66,9 @@ async fn a_policy_may_keep_a_request_out_of_the_cache() {
     let (origin, builder) = tenants("{ require_tenant = true }").await;
     let node = builder.start().await;
     for asked in 1..=2 {
-        let answer = node.fetch("/x").await;
-        assert_eq!((answer.status, answer.cache().get("fwd")), (200, "bypass"), "{:?}", answer.cache());
-        assert!(answer.cache().get("detail").contains("no tenant"), "{:?}", answer.cache());
+        let response = node.fetch("/x").await;
+        assert_eq!((response.status, response.cache().get("fwd")), (200, "bypass"), "{:?}", response.cache());
+        assert!(response.cache().get("detail").contains("no tenant"), "{:?}", response.cache());
         assert_eq!(origin.hits("/x"), asked);
     }
 }
@@ -81,7 +81,7 @@ async fn a_policy_chooses_the_fields_of_a_body_that_count() {
     let ask = |body: &'static str| node.post("/ask").header("x-tenant", "a").body(body).send();
     let first = ask(r#"{"model":"m","input":{"b":1,"a":2},"user":"1"}"#).await;
     let same = found("a hit", async || {
-        Some(ask(r#"{"user":"2", "input":{"a":2, "b":1}, "model":"m"}"#).await).filter(Answer::is_hit)
+        Some(ask(r#"{"user":"2", "input":{"a":2, "b":1}, "model":"m"}"#).await).filter(Response::is_hit)
     })
     .await;
     assert_eq!((first.is_hit(), same.text()), (false, first.text()));
@@ -100,7 +100,7 @@ async fn a_get_whose_body_is_in_its_key_reaches_the_origin_with_it() {
     for q in [1, 2] {
         let first = ask(q).await;
         assert_eq!((first.status, first.is_hit(), first.json()), (200, false, json!({"q": q})));
-        found("a hit", async || Some(ask(q).await).filter(Answer::is_hit)).await;
+        found("a hit", async || Some(ask(q).await).filter(Response::is_hit)).await;
     }
     for q in [1, 2] {
         let again = ask(q).await;
@@ -115,8 +115,8 @@ async fn a_get_whose_body_is_not_in_its_key_passes_by_the_cache() {
     origin.on("/search", |seen| Reply::fresh(600, seen.body.clone()));
     let node = builder.start().await;
     for q in [1, 2, 1] {
-        let answer = node.get("/search").header("x-do", "behave").json(&json!({"q": q})).send().await;
-        assert_eq!((answer.cache().get("fwd"), answer.json()), ("bypass", json!({"q": q})));
+        let response = node.get("/search").header("x-do", "behave").json(&json!({"q": q})).send().await;
+        assert_eq!((response.cache().get("fwd"), response.json()), ("bypass", json!({"q": q})));
     }
 }
 
@@ -127,18 +127,18 @@ async fn what_a_policy_reads_reaches_the_model() {
     gate.open();
     embedding(&origin, gate);
     let node = builder.infer("openai-embeddings").route("ttl_ms = 600000").start().await;
-    let question = json!({"model": "m", "input": "a"});
-    let ask = |tenant: &str| node.post(EMBEDDINGS).header("x-tenant", tenant).json(&question).send();
+    let body = json!({"model": "m", "input": "a"});
+    let ask = |tenant: &str| node.post(EMBEDDINGS).header("x-tenant", tenant).json(&body).send();
     for tenant in ["acme", "umbrella"] {
         let first = ask(tenant).await;
         assert_eq!((first.status, first.is_hit()), (200, false), "{tenant}: {}", first.text());
         assert!(ask(tenant).await.is_hit(), "{tenant}");
     }
-    let told: Vec<String> = origin.seen(EMBEDDINGS).iter().map(|seen| seen.header("x-tenant").to_owned()).collect();
-    assert_eq!(told, ["acme", "umbrella"]);
+    let sent: Vec<String> = origin.seen(EMBEDDINGS).iter().map(|seen| seen.header("x-tenant").to_owned()).collect();
+    assert_eq!(sent, ["acme", "umbrella"]);
 }
 
-/// What `mad` may be ordered to do, and the kind of fault that it is.
+/// Orders for `mad`, and the kinds of fault that they cause.
 const MISDEEDS: [(&str, &str); 7] = [
     ("trap", "trap"),
     ("recurse", "trap"),
@@ -158,9 +158,9 @@ async fn a_fault_in_the_key_goes_past_the_cache() {
     for (order, kind) in MISDEEDS {
         let target = format!("/{order}");
         for asked in 1..=2 {
-            let answer = node.get(&target).header("x-do", order).send().await;
-            let status = answer.cache();
-            assert_eq!((answer.status, status.get("fwd"), status.has("stored")), (200, "bypass", false), "{order}");
+            let response = node.get(&target).header("x-do", order).send().await;
+            let status = response.cache();
+            assert_eq!((response.status, status.get("fwd"), status.has("stored")), (200, "bypass", false), "{order}");
             assert!(status.get("detail").ends_with(&format!(":{kind}")), "{order}: {status:?}");
             assert_eq!(origin.hits(&target), asked, "{order}");
         }
@@ -168,7 +168,7 @@ async fn a_fault_in_the_key_goes_past_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_that_faults_costs_its_opinion_and_not_the_answer() {
+async fn a_policy_that_faults_costs_its_opinion_and_not_the_response() {
     let (origin, builder) = mad(HASTY).await;
     let node = builder.route("on_fault = \"native\"").start().await;
     for (order, kind) in MISDEEDS {
@@ -176,9 +176,9 @@ async fn a_policy_that_faults_costs_its_opinion_and_not_the_answer() {
         let mut asked = 0.0;
         eventually("the native key finding it", async || {
             asked += 1.0;
-            let answer = node.get(&target).header("x-do", order).send().await;
-            assert_eq!((answer.status, answer.text()), (200, "from the origin"), "{order}: {:?}", answer.cache());
-            answer.is_hit()
+            let response = node.get(&target).header("x-do", order).send().await;
+            assert_eq!((response.status, response.text()), (200, "from the origin"), "{order}: {:?}", response.cache());
+            response.is_hit()
         })
         .await;
         assert_eq!(origin.hits(&target), 1, "{order}");
@@ -198,7 +198,7 @@ async fn faults(node: &Node, kind: &str) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_that_keeps_faulting_is_no_longer_asked() {
+async fn a_policy_that_keeps_faulting_is_no_longer_called() {
     let (_origin, builder) = mad("breaker = { failures = 3, open_ms = 60000, open_ms_max = 60000 }").await;
     let node = builder.start().await;
     for n in 0..10 {
@@ -206,8 +206,8 @@ async fn a_policy_that_keeps_faulting_is_no_longer_asked() {
     }
     assert_eq!(faults(&node, "trap").await, 3.0);
     // With the breaker open even an order to bypass isn't heard: the request goes past the cache for another reason.
-    let answer = node.get("/b").header("x-do", "bypass").send().await;
-    let status = answer.cache();
+    let response = node.get("/b").header("x-do", "bypass").send().await;
+    let status = response.cache();
     assert_eq!(status.get("fwd"), "bypass");
     assert!(status.get("detail").ends_with(":breaker-open"), "{status:?}");
 }
@@ -246,7 +246,7 @@ async fn a_policy_that_cannot_be_used_is_refused_at_the_start() {
     assert_eq!(started("tenant-key", "{}").await, None);
 }
 
-/// What a node would refuse at its start is known before.
+/// What a node would refuse at its start is reported before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_configuration_is_checked_with_its_policies() {
     let dir = tempfile::tempdir().unwrap();
@@ -266,7 +266,7 @@ async fn a_configuration_is_checked_with_its_policies() {
             .policy("third", &component("mad"), "{ do = \"refuse-config\" }")
     };
     fs::write(&file, with("{ tenant = \"x\" }").text()).unwrap();
-    assert_eq!(checked(false).await.0, Some(0), "what only the components know isn't asked");
+    assert_eq!(checked(false).await.0, Some(0), "what only the components know isn't checked");
     let (code, text) = checked(true).await;
     assert_eq!(code, Some(1), "{text}");
     for words in

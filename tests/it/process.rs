@@ -68,21 +68,21 @@ async fn kill_9_under_load_leaves_nothing_torn_and_brings_nothing_back() {
         load.more(50).await;
         process.kill();
         let (wrong, _) = load.finish().await;
-        let torn = |wrong: &&String| wrong.contains("torn") || wrong.contains("the answer of another");
+        let torn = |wrong: &&String| wrong.contains("torn") || wrong.contains("the response of another");
         assert_eq!(wrong.iter().find(torn), None, "round {round}: even while it was being killed");
 
         let process = builder.spawn().await;
         let mut hits = 0;
         for n in 0..KEYS {
             let target = format!("/k/{n}");
-            let answer = process.fetch(&target).await;
-            hits += usize::from(answer.is_hit());
+            let response = process.fetch(&target).await;
+            hits += usize::from(response.is_hit());
             assert!(
-                answer.status == 200 && is_sealed(&answer.body) && answer.header("x-for") == target,
+                response.status == 200 && is_sealed(&response.body) && response.header("x-for") == target,
                 "{target} is torn"
             );
-            let back = n < PURGED && answer.header("x-version") == "v1";
-            assert!(!back, "round {round}: {target} was purged and came back: {:?}", answer.cache());
+            let back = n < PURGED && response.header("x-version") == "v1";
+            assert!(!back, "round {round}: {target} was purged and came back: {:?}", response.cache());
         }
         assert!(hits > 0, "nothing was on disk, so nothing was tried");
         process.kill();

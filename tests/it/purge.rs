@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     LIMIT,
-    client::{Answer, Ask},
+    client::{Ask, Response},
     eventually, found,
     load::sealed_origin,
     node::{Node, url},
@@ -97,7 +97,7 @@ async fn a_soft_purge_marks_stale() {
     node.purge_url("/kept", false).await;
     assert!(node.cached("/kept").await.is_none());
     node.fetch("/kept").await;
-    assert_eq!(origin.seen("/kept")[2].header("if-none-match"), "", "what was purged hard isn't even asked about");
+    assert_eq!(origin.seen("/kept")[2].header("if-none-match"), "", "what was purged hard isn't even revalidated");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,8 +112,8 @@ async fn a_fetch_that_began_before_a_purge_brings_nothing_back() {
     origin.on("/slow", |_| Reply::fresh(600, "new"));
     let late = tokio::spawn(node.get("/slow").send());
     gate.open();
-    assert_eq!(early.await.unwrap().text(), "old", "who asked before the purge may get what was true then");
-    assert_eq!(late.await.unwrap().text(), "new", "who asked after it may not");
+    assert_eq!(early.await.unwrap().text(), "old", "a request from before the purge may get what was true then");
+    assert_eq!(late.await.unwrap().text(), "new", "one from after it may not");
     assert_eq!(node.fetch("/slow").await.text(), "new");
 }
 
@@ -135,9 +135,9 @@ async fn what_is_purged_during_a_refresh_is_not_fallen_back_on() {
     eventually("the refresh", async || origin.hits("/s") > before).await;
     node.purge_url("/s", false).await;
     gate.open();
-    let answer = refresh.await.unwrap();
-    assert_eq!(answer.status, 503, "{}: {:?}", answer.text(), answer.cache());
-    assert_ne!(answer.text(), "old");
+    let response = refresh.await.unwrap();
+    assert_eq!(response.status, 503, "{}: {:?}", response.text(), response.cache());
+    assert_ne!(response.text(), "old");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -217,9 +217,9 @@ async fn a_purge_outlives_kill_9_right_after_its_acknowledgement() {
     let process = builder.spawn().await;
     let mut hits = 0;
     for (index, target) in targets.iter().enumerate() {
-        let answer = process.fetch(target).await;
-        hits += usize::from(answer.is_hit());
-        assert!(index >= 100 || answer.header("x-version") == "v2", "{target} came back: {:?}", answer.cache());
+        let response = process.fetch(target).await;
+        hits += usize::from(response.is_hit());
+        assert!(index >= 100 || response.header("x-version") == "v2", "{target} came back: {:?}", response.cache());
     }
     assert!(hits > 0, "nothing was on disk, so nothing was tried");
 }
@@ -288,7 +288,7 @@ async fn a_node_that_was_away_catches_up_before_it_serves() {
     let receipt = one.purge_url("/gone", false).await;
     assert_eq!(names(&receipt["applied"]), ["n1"], "nobody waits for a node that has left: {receipt}");
 
-    // It has the old answer on its disk, and cannot learn of the purge yet.
+    // It has the old response on its disk, and cannot learn of the purge yet.
     redis.freeze();
     let two = away.at_once().start().await;
     assert_eq!(two.fetch("/gone").await.header("x-version"), "v2");
@@ -312,9 +312,9 @@ async fn a_purge_names_the_nodes_that_have_not_applied_it_in_time() {
     two.hit("/x").await;
     sealed_origin(&origin, "v2", 500);
     two.signal("STOP");
-    let answer = post_purge(&one, &json!({"url": url("/x")})).await;
-    let receipt = answer.json();
-    assert_eq!((answer.status, names(&receipt["missing"])), (504, vec!["n2"]), "{receipt}");
+    let response = post_purge(&one, &json!({"url": url("/x")})).await;
+    let receipt = response.json();
+    assert_eq!((response.status, names(&receipt["missing"])), (504, vec!["n2"]), "{receipt}");
     assert_eq!(names(&receipt["applied"]), ["n1"], "{receipt}");
     two.signal("CONT");
     eventually("catching up", async || two.fetch("/x").await.header("x-version") == "v2").await;
@@ -325,13 +325,13 @@ async fn a_purge_that_cannot_be_logged_is_refused() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     let node = Node::builder().origin(&origin.url()).redis(&redis).start().await;
     redis.stop();
-    let answer = post_purge(&node, &json!({"tag": "x"})).await;
-    assert_eq!((answer.status, answer.header("content-type")), (503, "application/problem+json"));
+    let response = post_purge(&node, &json!({"tag": "x"})).await;
+    assert_eq!((response.status, response.header("content-type")), (503, "application/problem+json"));
     redis.start_again().await;
     eventually("purging again", async || post_purge(&node, &json!({"tag": "x"})).await.status == 200).await;
 }
 
-async fn post_purge(node: &Node, what: &Value) -> Answer {
+async fn post_purge(node: &Node, what: &Value) -> Response {
     Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await
 }
 
@@ -348,9 +348,9 @@ async fn a_wrong_purge_is_refused_with_its_reason() {
         json!({"tag": "x", "soft": "yes"}),
         json!({"tags": "x"}),
     ] {
-        let answer = post_purge(&node, &wrong).await;
-        assert_eq!(answer.status, 400, "{wrong}: {}", answer.text());
-        assert!(answer.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{wrong}");
+        let response = post_purge(&node, &wrong).await;
+        assert_eq!(response.status, 400, "{wrong}: {}", response.text());
+        assert!(response.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{wrong}");
     }
     assert_eq!(node.admin("/purge").send().await.status, 405);
     let text = Ask::new(node.admin, http::Method::POST, "/purge").header("content-type", "text/plain").body("{}");

@@ -1,10 +1,10 @@
-//! What a region's log, its server and its nodes may do to each other without a purged response being served.
+//! Faults of a region's log, of its server and of its nodes, under which no purged response may be served.
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     LIMIT,
-    client::{Answer, Ask},
+    client::{Ask, Response},
     eventually,
     load::sealed_origin,
     node::{Builder, Node, url},
@@ -20,7 +20,7 @@ fn node(origin: &Origin, redis: &Redis) -> Builder {
     Node::builder().origin(&origin.url()).redis_within(redis, 100).fence(FENCE_MS)
 }
 
-async fn post(admin: std::net::SocketAddr, what: &Value) -> Answer {
+async fn post(admin: std::net::SocketAddr, what: &Value) -> Response {
     Ask::new(admin, http::Method::POST, "/purge").json(what).send().await
 }
 
@@ -43,17 +43,17 @@ async fn a_node_that_stood_still_serves_nothing_that_was_purged_meanwhile() {
     two.signal("STOP");
     for target in &targets {
         // The first waits for the fence; so does each that is purged while the node is out of touch.
-        let answer = post(one.admin, &json!({"url": url(target)})).await;
-        let receipt = answer.json();
-        assert_eq!((answer.status, names(&receipt, "expired")), (200, vec!["n2"]), "{receipt}");
+        let response = post(one.admin, &json!({"url": url(target)})).await;
+        let receipt = response.json();
+        assert_eq!((response.status, names(&receipt, "expired")), (200, vec!["n2"]), "{receipt}");
         if target == "/x/3" {
             break;
         }
     }
     two.signal("CONT");
     let asked = targets[..4].iter().map(|target| two.fetch(target));
-    for answer in futures_util::future::join_all(asked).await {
-        assert_eq!(answer.header("x-version"), "v2");
+    for response in futures_util::future::join_all(asked).await {
+        assert_eq!(response.header("x-version"), "v2");
     }
     eventually("being in step", async || two.metric("holm_cache_purge_in_step", "").await > 0.5).await;
     assert_eq!(two.hit("/x/9").await.header("x-version"), "v1", "what wasn't purged is good again");
@@ -93,12 +93,12 @@ async fn a_purge_after_its_server_stood_still_names_every_node() {
     sealed_origin(&origin, "v2", 500);
     redis.thaw();
     eventually("a purge", async || {
-        let answer = post(nodes[1].admin, &json!({"url": url("/x")})).await;
-        let receipt = answer.json();
-        if answer.status == 200 {
+        let response = post(nodes[1].admin, &json!({"url": url("/x")})).await;
+        let receipt = response.json();
+        if response.status == 200 {
             assert_eq!(names(&receipt, "applied").len() + names(&receipt, "expired").len(), 3, "{receipt}");
         }
-        answer.status == 200
+        response.status == 200
     })
     .await;
     for node in &nodes {
@@ -150,8 +150,8 @@ async fn a_server_that_lost_everything_brings_nothing_back() {
     }
     sealed_origin(&origin, "v2", 500);
     redis.command(&["FLUSHALL"]).await;
-    let answer = post(nodes[0].admin, &json!({"url": url("/a")})).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let response = post(nodes[0].admin, &json!({"url": url("/a")})).await;
+    assert_eq!(response.status, 200, "{}", response.text());
     for node in &nodes {
         assert_eq!(node.fetch("/a").await.header("x-version"), "v2");
     }
@@ -202,15 +202,15 @@ async fn past_the_fence_the_origin_is_asked_once_and_its_failure_is_covered() {
     eventually("the fence's end", async || node.metric("holm_cache_purge_fence_ms", "").await < 0.5).await;
     let before = origin.hits("/x");
     eventually("the confirmation", async || {
-        let answers = futures_util::future::join_all((0..50).map(|_| node.fetch("/x"))).await;
-        assert!(answers.iter().all(|answer| answer.status == 200 && answer.text() == "x"));
+        let responses = futures_util::future::join_all((0..50).map(|_| node.fetch("/x"))).await;
+        assert!(responses.iter().all(|response| response.status == 200 && response.text() == "x"));
         origin.hits("/x") > before
     })
     .await;
     for _ in 0..50 {
         node.fetch("/x").await;
     }
-    assert_eq!(origin.hits("/x") - before, 1, "one request a key and fence, for all who ask");
+    assert_eq!(origin.hits("/x") - before, 1, "one request a key and fence, for all clients");
     origin.on("/x", |_| Reply::status(503));
     eventually("the fence's end", async || node.fetch("/x").await.cache().get("detail") == "origin-error").await;
     assert_eq!(node.fetch("/x").await.text(), "x", "a failing origin is covered as ever");
@@ -225,8 +225,8 @@ async fn one_that_serves_when_cut_off_holds_purges_up_until_it_is_signed_off() {
     two.fetch("/x").await;
     two.hit("/x").await;
     two.signal("STOP");
-    let answer = post(one.admin, &json!({"url": url("/x")})).await;
-    assert_eq!((answer.status, names(&answer.json(), "missing")), (504, vec!["n2"]));
+    let response = post(one.admin, &json!({"url": url("/x")})).await;
+    assert_eq!((response.status, names(&response.json(), "missing")), (504, vec!["n2"]));
     let admin = one.admin.to_string();
     let said = run(&["purge", "--admin", admin.as_str(), "--sign-off", "n2"], LIMIT).await;
     assert!(String::from_utf8_lossy(&said.stdout).contains("\"signed_off\":1"), "{said:?}");
@@ -271,9 +271,9 @@ async fn a_node_is_not_ready_before_it_has_caught_up() {
     assert!(node.metric("holm_cache_purge_fence_ms", "").await > 0.0);
     redis.freeze();
     let away = self::node(&origin, &redis).name("n2").launch().await.unwrap();
-    let answer = away.admin("/readyz").send().await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.text().contains("purge log"), "{}", answer.text());
+    let response = away.admin("/readyz").send().await;
+    assert_eq!(response.status, 503);
+    assert!(response.text().contains("purge log"), "{}", response.text());
     assert_eq!(away.admin("/healthz").send().await.status, 200);
     redis.thaw();
     eventually("being ready", async || away.admin("/readyz").send().await.status == 200).await;
@@ -351,10 +351,10 @@ async fn a_write_during_an_outage_outlives_its_node() {
         writer.ended().await;
         origin.on("/x", |_| Reply::fresh(600, "new"));
         redis.start_again().await;
-        assert_eq!(other.hit("/x").await.text(), "old", "{signal}: nobody has told it");
+        assert_eq!(other.hit("/x").await.text(), "old", "{signal}: it has not learned of the purge");
         let writer = builder.spawn().await;
         assert_eq!(writer.fetch("/x").await.text(), "new", "{signal}");
-        eventually("the other node's being told", async || other.fetch("/x").await.text() == "new").await;
+        eventually("the purge on the other node", async || other.fetch("/x").await.text() == "new").await;
         let waiting = async || writer.metric("holm_cache_purge_invalidations_held", "").await;
         eventually("the disk's release", async || waiting().await < 0.5).await;
     }
@@ -392,7 +392,7 @@ async fn purges_no_longer_wait_for_a_lost_node_and_that_one_asks_for_each_reques
         names(&receipt, "applied") == ["n1", "n2"]
     })
     .await;
-    // What it stored while it was lost is confirmed first, so the origin may be asked once more.
+    // What it stored while it was lost is confirmed first, so the origin may get one request more.
     eventually("a hit", async || two.fetch("/x").await.is_hit()).await;
     assert_eq!(two.hit("/x").await.header("x-version"), "v2");
 }
@@ -420,7 +420,7 @@ async fn limits_that_differ_are_noticed_once_and_the_longer_one_counts() {
     assert_eq!(one.said().matches(words).count(), 1, "{}", one.said());
 }
 
-/// Then it isn't known whether the server was restarted since, and with it who has signed on.
+/// Then it isn't known whether the server was restarted since, and with it which nodes have signed on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_not_be_asked_who_it_is_costs_each_purge_a_fence_and_no_more() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
@@ -450,11 +450,11 @@ async fn signing_off_ends_in_time_though_the_log_does_not_reply() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     let one = node(&origin, &redis).set("cache.purge", "ack_ms = 300").at_once().start().await;
     redis.freeze();
-    let answer = Ask::new(one.admin, http::Method::POST, "/nodes/n2/sign-off").json(&json!({})).send().await;
+    let response = Ask::new(one.admin, http::Method::POST, "/nodes/n2/sign-off").json(&json!({})).send().await;
     redis.thaw();
-    let known = answer.json();
+    let known = response.json();
     assert_eq!(
-        (answer.status, known.get("left"), &known["signed_off"]),
+        (response.status, known.get("left"), &known["signed_off"]),
         (504, Some(&Value::Null), &json!(0)),
         "{known}"
     );
@@ -490,12 +490,12 @@ async fn a_node_that_is_cut_off_is_known_though_the_server_was_wiped_and_the_pur
         eventually("the list's being carried on", async || is_listed(&redis, "n2").await).await;
         one.kill();
         let one = builder.at_once().spawn().await;
-        // Fetched within a fence of the purge, so that only the wait for its fence has it asked about.
+        // Fetched within a fence of the purge, so that only the wait for its fence has it revalidated.
         two.fetch("/x").await;
         sealed_origin(&origin, "v2", 500);
-        let answer = post(one.admin, &json!({"url": url("/x")})).await;
-        let receipt = answer.json();
-        assert_eq!(answer.status, status, "{cut_off}: {receipt}");
+        let response = post(one.admin, &json!({"url": url("/x")})).await;
+        let receipt = response.json();
+        assert_eq!(response.status, status, "{cut_off}: {receipt}");
         assert!(names(&receipt, part).contains(&"n2"), "{cut_off}: {receipt}");
         if status == 200 {
             assert_eq!(two.fetch("/x").await.header("x-version"), "v2");

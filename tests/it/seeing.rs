@@ -1,4 +1,4 @@
-//! What operators see: metrics, health, the access log, request ids and traces.
+//! The operators' view: metrics, health, the access log, request ids and traces.
 
 use std::path::Path;
 
@@ -101,7 +101,7 @@ async fn every_request_has_a_line_with_the_verdict_of_each_stage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ids_and_traces_travel_to_the_origin_and_back() {
+async fn ids_and_traces_reach_the_origin_and_come_back() {
     let origin = Origin::start().await;
     origin.on("*", |_| Reply::ok("x").header("cache-control", "no-store"));
     let node = Node::builder().origin(&origin.url()).start().await;
@@ -127,14 +127,14 @@ async fn errors_of_the_node_say_what_happened_where_people_look() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("access.log");
     let node = Node::builder().origin(&refusing.url()).access_log(&log).start().await;
-    let answer = node.get("/x").header("x-request-id", "lost-1").send().await;
-    let problem = answer.json();
-    assert_eq!((answer.status, answer.header("content-type")), (502, "application/problem+json"));
+    let response = node.get("/x").header("x-request-id", "lost-1").send().await;
+    let problem = response.json();
+    assert_eq!((response.status, response.header("content-type")), (502, "application/problem+json"));
     assert_eq!(problem["status"], 502);
     for member in ["type", "title", "detail"] {
         assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {problem}");
     }
-    assert_eq!((answer.header("x-request-id"), answer.cache().node.as_str()), ("lost-1", "n1"));
+    assert_eq!((response.header("x-request-id"), response.cache().node.as_str()), ("lost-1", "n1"));
     let line = logged(&log, "lost-1").await;
     assert_eq!(line["status"], 502);
     assert!(line["detail"].as_str().is_some_and(|detail| detail.contains("connect-refused")), "{line}");

@@ -21,7 +21,7 @@ use std::{
 use tokio::task::{JoinSet, yield_now};
 
 use crate::harness::{
-    client::{Answer, Conn, Failure},
+    client::{Conn, Failure, Response},
     node::{Node, NodeHandle},
     origin::Origin,
     within,
@@ -32,10 +32,10 @@ use row::{Req, Row, Verdict};
 /// Connections that send rows at the same time.
 const WORKERS: usize = 8;
 
-/// How often the first request is repeated until it is a hit. One with `no-cache` never is.
+/// Repetitions of the first request, at most, until it is a hit. One with `no-cache` never is.
 const REPEATS_MAX: usize = 10;
 
-/// What the issue asks for.
+/// Pairs that the table has at least.
 const PAIRS_MIN: usize = 200;
 
 /// Failures that are shown.
@@ -45,7 +45,7 @@ const SHOWN_MAX: usize = 60;
 async fn no_pair_shares_a_response_unless_the_table_says_why() {
     let (table, places) = (Arc::new(Table::new()), Arc::new(places::all()));
     let origin = Origin::start().await;
-    model::answer(&origin, table.says());
+    model::respond(&origin, table.says());
     let node = places::node(&origin, &places).start().await;
     let next = Arc::new(AtomicUsize::new(0));
     let mut workers = JoinSet::new();
@@ -83,7 +83,7 @@ impl Table {
         Self { rows: http_rows::rows().into_iter().chain(infer_rows::rows()).collect() }
     }
 
-    /// The header fields that the origin answers each row with.
+    /// The header fields of the origin's responses to each row.
     fn says(&self) -> Vec<model::Says> {
         self.rows.iter().map(|row| row.says_of_origin().to_vec()).collect()
     }
@@ -95,10 +95,10 @@ struct Worker {
     conn: Option<Conn>,
 }
 
-/// What came of sending a pair in one direction.
+/// The outcome of sending a pair in one direction.
 struct Tried {
     shared: bool,
-    /// What the origin was sent for the first request; empty if it wasn't asked.
+    /// The digest of what the origin was sent for the first request; empty if it was sent nothing.
     digest: String,
     /// Both responses, for the message.
     seen: String,
@@ -139,9 +139,9 @@ impl Worker {
 
     /// Sends one request until its response is stored, if it is to be stored, and then the other.
     async fn send_pair(&mut self, target: &str, first: &Req, second: &Req) -> Tried {
-        let answer = self.send(target, first).await;
-        let (mut given, digest) = (serials(&answer), answer.header(model::DIGEST).to_owned());
-        let (mut last, mut left) = (answer.clone(), REPEATS_MAX);
+        let response = self.send(target, first).await;
+        let (mut given, digest) = (serials(&response), response.header(model::DIGEST).to_owned());
+        let (mut last, mut left) = (response.clone(), REPEATS_MAX);
         while !last.is_hit() && last.cache().has("stored") && left > 0 {
             left -= 1;
             yield_now().await;
@@ -149,37 +149,37 @@ impl Worker {
             given.extend(serials(&last));
         }
         let other = self.send(target, second).await;
-        let told = |answer: &Answer| format!("{} {}", answer.status, answer.header("cache-status"));
+        let summary = |response: &Response| format!("{} {}", response.status, response.header("cache-status"));
         let shared = serials(&other).iter().any(|serial| given.contains(serial));
-        Tried { shared, digest, seen: format!("{} | {}", told(&answer), told(&other)) }
+        Tried { shared, digest, seen: format!("{} | {}", summary(&response), summary(&other)) }
     }
 
-    async fn send(&mut self, target: &str, request: &Req) -> Answer {
+    async fn send(&mut self, target: &str, request: &Req) -> Response {
         // A node may have closed a connection after what it refused.
         if let Some(conn) = self.conn.take()
-            && let Ok(answer) = self.exchange(conn, target, request).await
+            && let Ok(response) = self.exchange(conn, target, request).await
         {
-            return answer;
+            return response;
         }
         let conn = self.handle.h1().await;
         match self.exchange(conn, target, request).await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(error) => panic!("{target} {request:?}: {error}"),
         }
     }
 
-    async fn exchange(&mut self, mut conn: Conn, target: &str, request: &Req) -> Result<Answer, Failure> {
+    async fn exchange(&mut self, mut conn: Conn, target: &str, request: &Req) -> Result<Response, Failure> {
         let ask = request.ask(&self.handle, target);
-        let answer = within(target, async { conn.open(ask).await?.whole().await }).await?;
-        self.conn = (answer.header("connection") != "close").then_some(conn);
-        Ok(answer)
+        let response = within(target, async { conn.open(ask).await?.whole().await }).await?;
+        self.conn = (response.header("connection") != "close").then_some(conn);
+        Ok(response)
     }
 }
 
 /// The numbers that a response carries: one, or one for each item; a response to HEAD has its in a header field.
-fn serials(answer: &Answer) -> BTreeSet<u64> {
-    let body = String::from_utf8_lossy(&answer.body);
+fn serials(response: &Response) -> BTreeSet<u64> {
+    let body = String::from_utf8_lossy(&response.body);
     let numbers = body.match_indices(model::MEMBER).map(|(at, member)| &body[at + member.len()..]);
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().ok();
-    numbers.filter_map(digits).chain(digits(answer.header(model::SERIAL))).collect()
+    numbers.filter_map(digits).chain(digits(response.header(model::SERIAL))).collect()
 }

@@ -24,7 +24,7 @@ const ATTACKERS: usize = 300;
 const CONNECTIONS: usize = 3;
 const STREAMS: usize = 100;
 
-/// What a request may wait for a place; with the places gone it is answered 503 then.
+/// The wait of a request for a place; with the places gone it gets 503 then.
 const WAIT: Duration = Duration::from_secs(15);
 
 const LARGE: usize = 4 << 20;
@@ -41,7 +41,7 @@ fn node(origin: &Origin) -> Builder {
     Node::builder().origin(&origin.url()).set("pool.web", &format!("connect_ms = {}", WAIT.as_millis()))
 }
 
-/// Other clients ask for what isn't cached: all are answered, and none waits for the attackers to go.
+/// Other clients request what isn't cached: all get their responses, and none waits for the attackers to go.
 async fn others_notice_nothing(node: &NodeHandle) {
     let mut others = JoinSet::new();
     for client in 0..4 {
@@ -50,8 +50,8 @@ async fn others_notice_nothing(node: &NodeHandle) {
             for number in 0..20 {
                 let (begun, target) = (Instant::now(), format!("/free?{client}-{number}"));
                 let ask = if number % 4 == 0 { node.post(&target).body("a body") } else { node.get(&target) };
-                let answer = ask.send().await;
-                assert_eq!((answer.status, answer.text()), (200, "free"), "{target}: {:?}", answer.headers);
+                let response = ask.send().await;
+                assert_eq!((response.status, response.text()), (200, "free"), "{target}: {:?}", response.headers);
                 assert!(begun.elapsed() < WAIT, "{target} waited for the attackers");
             }
         });
@@ -202,8 +202,8 @@ async fn large_bodies_are_whole_through_the_spool() {
     let node = node(&origin).set("limits", limits).start().await;
     let body = sealed("up", LARGE);
     for mut conn in [node.h1().await, node.h2().await] {
-        let answer = conn.send(node.post("/echo").body(body.clone())).await;
-        assert!(answer.body == body, "{:?}: {} bytes", answer.version, answer.body.len());
+        let response = conn.send(node.post("/echo").body(body.clone())).await;
+        assert!(response.body == body, "{:?}: {} bytes", response.version, response.body.len());
     }
     assert!(origin.seen("/echo").iter().all(|seen| seen.body == body), "what came up is what was sent");
 
@@ -211,8 +211,8 @@ async fn large_bodies_are_whole_through_the_spool() {
     for mut conn in [node.h1().await, Conn::h2(node.address).await.unwrap()] {
         let opened = conn.open(node.get("/large")).await.unwrap();
         eventually("the place", async || places(&node).await < 1.0).await;
-        let answer = within("the body", opened.whole()).await.unwrap();
-        assert!(answer.body == large, "{:?}: {} bytes", answer.version, answer.body.len());
+        let response = within("the body", opened.whole()).await.unwrap();
+        assert!(response.body == large, "{:?}: {} bytes", response.version, response.body.len());
     }
     eventually("all room", async || spooled(&node).await < 1.0).await;
 }
@@ -459,9 +459,9 @@ async fn one_address_is_limited_in_connections_requests_and_places() {
     drop(streams);
     gate.open();
     let held = within("those that are held", holding.join_all()).await;
-    assert!(held.iter().all(|answer| answer.status == 200));
+    assert!(held.iter().all(|response| response.status == 200));
     eventually("the address may go on", async || {
-        node.get("/free").try_send().await.is_ok_and(|answer| answer.status == 200)
+        node.get("/free").try_send().await.is_ok_and(|response| response.status == 200)
     })
     .await;
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    client::{Answer, Ask},
+    client::{Ask, Response},
     found,
     node::Node,
     origin::{Origin, Reply},
@@ -83,10 +83,10 @@ async fn no_spelling_of_a_private_path_is_shared() {
             assert_eq!(node.hit(target).await.text(), "public", "{target} is shared as ever");
         }
         for target in ACCOUNT {
-            let answer = get(target, "bob").await;
+            let response = get(target, "bob").await;
             let wanted = if ABOVE_ROOT.contains(&target) { 400 } else { 200 };
-            assert_eq!(answer.status, wanted, "{sent}: {target}: {}", answer.text());
-            assert!(wanted == 400 || answer.text() == "account of bob", "{sent}: {target}: {}", answer.text());
+            assert_eq!(response.status, wanted, "{sent}: {target}: {}", response.text());
+            assert!(wanted == 400 || response.text() == "account of bob", "{sent}: {target}: {}", response.text());
         }
         let ambiguous = get("/x/..;/account", "bob").await;
         assert_eq!((ambiguous.cache().get("fwd"), ambiguous.cache().get("detail")), ("bypass", "ambiguous-path"));
@@ -150,12 +150,12 @@ async fn the_origin_sees_what_was_matched_or_what_came() {
 /// Stores what a host says to a target, and waits until it's there.
 async fn store(node: &Node, host: &str, target: &str) {
     node.get(target).host(host).send().await;
-    found("a hit", async || cached(node, host, target).await.filter(Answer::is_hit)).await;
+    found("a hit", async || cached(node, host, target).await.filter(Response::is_hit)).await;
 }
 
-async fn cached(node: &Node, host: &str, target: &str) -> Option<Answer> {
-    let answer = node.get(target).host(host).header("cache-control", "only-if-cached").send().await;
-    (answer.status != 504).then_some(answer)
+async fn cached(node: &Node, host: &str, target: &str) -> Option<Response> {
+    let response = node.get(target).host(host).header("cache-control", "only-if-cached").send().await;
+    (response.status != 504).then_some(response)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,9 +210,9 @@ async fn a_url_is_purged_by_any_of_its_spellings() {
 }
 
 async fn refusal(node: &Node, what: &Value) -> String {
-    let answer = Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await;
-    assert_eq!(answer.status, 400, "{what}: {}", answer.text());
-    answer.json()["detail"].as_str().unwrap().to_owned()
+    let response = Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await;
+    assert_eq!(response.status, 400, "{what}: {}", response.text());
+    response.json()["detail"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,8 +261,11 @@ async fn every_tag_of_what_is_stored_purges_it() {
     node.purge(&json!({"tag": "x".repeat(1024)})).await;
     assert!(node.cached("/longest").await.is_none());
     for (target, detail) in [("/more", "too-many-tags"), ("/long", "bad-tag")] {
-        let answer = node.fetch(target).await;
-        assert_eq!((answer.status, answer.cache().has("stored"), answer.cache().get("detail")), (200, false, detail));
+        let response = node.fetch(target).await;
+        assert_eq!(
+            (response.status, response.cache().has("stored"), response.cache().get("detail")),
+            (200, false, detail)
+        );
     }
     assert_eq!(node.metric("holm_cache_tags_refused_total", "").await, 2.0);
 

@@ -28,9 +28,14 @@ async fn what_is_on_disk_is_there_after_a_restart() {
 
     let node = builder.start().await;
     for target in &targets {
-        let answer = node.fetch(target).await;
-        assert_eq!((answer.is_hit(), answer.cache().get("detail")), (true, "disk"), "{target}: {:?}", answer.cache());
-        assert!(is_sealed(&answer.body) && answer.header("x-for") == target);
+        let response = node.fetch(target).await;
+        assert_eq!(
+            (response.is_hit(), response.cache().get("detail")),
+            (true, "disk"),
+            "{target}: {:?}",
+            response.cache()
+        );
+        assert!(is_sealed(&response.body) && response.header("x-for") == target);
         assert_eq!(origin.hits(target), 1, "{target}");
     }
     eventually("promotion", async || node.fetch("/kept/0").await.cache().get("detail") == "memory").await;
@@ -53,7 +58,7 @@ async fn nodes_of_a_region_share_a_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn namespaces_that_share_a_redis_do_not_share_answers() {
+async fn namespaces_that_share_a_redis_do_not_share_responses() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     sealed_origin(&origin, "v1", 500);
     let builder = Node::builder().origin(&origin.url()).redis(&redis);
@@ -108,7 +113,7 @@ async fn redis_may_freeze_stop_and_start_under_load_without_a_failed_request() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     sealed_origin(&origin, "v1", 2000);
     let node = Node::builder().origin(&origin.url()).redis_within(&redis, 50).start().await;
-    // Every second request is for something new, so that every tier is asked all the time.
+    // Every second request is for something new, so that every tier is read all the time.
     let load = Load::start(&node, 8, |n| if n % 2 == 0 { format!("/new/{n}") } else { format!("/old/{}", n % 50) });
     load.more(200).await;
     redis.freeze();
@@ -186,8 +191,8 @@ async fn a_disk_that_cannot_be_read_is_one_line_in_the_log() {
         std::fs::File::options().write(true).open(entry.unwrap().path()).unwrap().set_len(0).unwrap();
     }
     for target in &targets {
-        let answer = process.fetch(target).await;
-        assert!(answer.status == 200 && is_sealed(&answer.body), "{target}");
+        let response = process.fetch(target).await;
+        assert!(response.status == 200 && is_sealed(&response.body), "{target}");
     }
     assert!(process.metric("holm_cache_disk_errors_total", "").await > 5.0);
     let said = process.said();

@@ -89,7 +89,7 @@ async fn what_would_change_for_past_traffic_is_counted() {
     assert!(same.status.success(), "{}", said(&same));
 }
 
-/// What a changed key changes is which requests share a response.
+/// A changed key changes which requests share a response.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_are_compared_by_whose_responses_they_share() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
@@ -171,30 +171,30 @@ async fn a_running_nodes_policies_are_listed_and_changed() {
     bytes.extend([0, 2, 1, b'm']);
     fs::write(&other, bytes).unwrap();
     let admin = node.admin.to_string();
-    let told = async |arguments: &[&dyn AsRef<Path>]| {
+    let output_of = async |arguments: &[&dyn AsRef<Path>]| {
         let mut all: Vec<OsString> = vec!["policy".into()];
         all.extend(arguments.iter().map(|argument| argument.as_ref().as_os_str().to_owned()));
         all.extend(["--admin".into(), admin.clone().into()]);
         let output = run(&all, LIMIT).await;
         (output.status.success(), said(&output))
     };
-    let (listed, text) = told(&[&"list"]).await;
+    let (listed, text) = output_of(&[&"list"]).await;
     assert!(listed && text.contains("tenant-key 0.1.0") && text.contains("active"), "{text}");
-    let (loaded, text) = told(&[&"load", &"keys", &"--file", &other, &"--shadow"]).await;
-    assert!(loaded && text.contains("is asked beside the active generation"), "{text}");
-    let (promoted, text) = told(&[&"promote", &"keys"]).await;
+    let (loaded, text) = output_of(&[&"load", &"keys", &"--file", &other, &"--shadow"]).await;
+    assert!(loaded && text.contains("is called beside the active generation"), "{text}");
+    let (promoted, text) = output_of(&[&"promote", &"keys"]).await;
     assert!(promoted && text.contains("decides for all requests"), "{text}");
-    let (again, text) = told(&[&"promote", &"keys"]).await;
+    let (again, text) = output_of(&[&"promote", &"keys"]).await;
     assert!(!again && text.contains("on trial"), "{text}");
-    let (back, text) = told(&[&"rollback", &"keys"]).await;
+    let (back, text) = output_of(&[&"rollback", &"keys"]).await;
     assert!(back && text.contains("decides for all requests"), "{text}");
-    let (_, text) = told(&[&"list", &"keys"]).await;
+    let (_, text) = output_of(&[&"list", &"keys"]).await;
     assert!(text.contains("kept") && text.contains("is active, after"), "{text}");
-    let (unknown, text) = told(&[&"rollback", &"locks"]).await;
+    let (unknown, text) = output_of(&[&"rollback", &"locks"]).await;
     assert!(!unknown && text.contains("configured are: keys"), "{text}");
 }
 
-/// What is written by `new` is a policy that can be built and passes its tests; with the language whose tools build fastest.
+/// `new` writes a policy that can be built and passes its tests; with the language whose tools build fastest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_project_builds_and_passes_its_tests() {
     if !std::env::var("HOLM_LANGUAGES").is_ok_and(|known| known.split_whitespace().any(|known| known == "c")) {

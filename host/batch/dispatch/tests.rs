@@ -18,8 +18,8 @@ const RULE: config::Batch = config::Batch {
 
 /// Answers that spoil a batch.
 const PANICS: u32 = 1001;
-const ANSWERS_TOO_FEW: u32 = 1002;
-const ANSWERS_TOO_MANY: u32 = 1003;
+const RESULTS_TOO_FEW: u32 = 1002;
+const RESULTS_TOO_MANY: u32 = 1003;
 
 /// A model that keeps each batch until it is given a permit, then answers each item with its thousandfold.
 struct Model {
@@ -41,10 +41,10 @@ impl Model {
         self.permits.acquire().await.unwrap().forget();
         assert!(!items.contains(&PANICS), "asked to panic");
         let mut results: Vec<u32> = items.iter().map(|item| item * 1000).collect();
-        if items.contains(&ANSWERS_TOO_FEW) {
+        if items.contains(&RESULTS_TOO_FEW) {
             results.clear();
         }
-        if items.contains(&ANSWERS_TOO_MANY) {
+        if items.contains(&RESULTS_TOO_MANY) {
             results.push(0);
         }
         BatchResult { results, outcome: Outcome::Answered }
@@ -69,7 +69,7 @@ impl Pace for Noted {
     fn next(&self, outlook: &Outlook) -> Verdict {
         let panics = &self.0.panics;
         let told = panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        assert!(told.is_err(), "told to panic");
+        assert!(told.is_err(), "ordered to panic");
         Gather.next(outlook)
     }
 }
@@ -169,7 +169,7 @@ async fn who_goes_away_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn a_batch_goes_on_when_one_of_its_askers_goes_away() {
+async fn a_batch_goes_on_when_one_of_its_clients_goes_away() {
     let (bench, first) = Bench::held(RULE).await;
     first.abort();
     let next = bench.ask("a", 1);
@@ -182,7 +182,7 @@ async fn a_batch_goes_on_when_one_of_its_askers_goes_away() {
 #[tokio::test]
 async fn a_batch_that_comes_to_nothing_leaves_nobody_waiting_and_the_class_working() {
     let bench = Bench::new(RULE, 100);
-    for spoilt in [PANICS, ANSWERS_TOO_FEW, ANSWERS_TOO_MANY] {
+    for spoilt in [PANICS, RESULTS_TOO_FEW, RESULTS_TOO_MANY] {
         assert_eq!(outcome(bench.ask("a", spoilt)).await, Err(Rejected::Lost), "{spoilt}");
         assert_eq!(outcome(bench.ask("a", 5)).await, Ok(5000), "after {spoilt}");
     }
@@ -249,7 +249,7 @@ async fn all_classes_of_a_pool_share_its_slots() {
 }
 
 #[tokio::test]
-async fn a_class_too_many_travels_alone_and_in_its_turn() {
+async fn a_class_too_many_is_sent_alone_and_in_its_turn() {
     let rule = config::Batch { classes_max: 1, queue_max: 2, ..RULE };
     let (bench, first) = Bench::held(rule).await;
     let others = [bench.ask("b", 1), bench.ask("b", 2)];

@@ -136,7 +136,7 @@ fn when_a_batch_leaves() {
             ],
         ),
         (
-            "what is too large for any batch travels alone, in its turn",
+            "what is too large for any batch is sent alone, in its turn",
             slots(1),
             &[
                 (0, Arrives(500), "full[0]"),
@@ -327,7 +327,7 @@ fn whose_turn_it_is() {
             ],
         ),
         (
-            "items of further classes travel alone, in their turn, and a class without work makes room",
+            "items of further classes are sent alone, in their turn, and a class without work makes room",
             few,
             &[
                 (0, Comes('a', 0), "idle[0]"),

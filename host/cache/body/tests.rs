@@ -400,7 +400,7 @@ async fn a_late_reader_starts_at_the_beginning() {
 }
 
 #[tokio::test]
-async fn a_breach_is_told_to_all_and_nothing_is_stored() {
+async fn a_breach_reaches_all_readers_and_nothing_is_stored() {
     let body = bytes(3 * PART, "body");
     let cache = cache(|config| config.collapse.lag_bytes_max = 1 << 20).await;
     let (shared, mut intake) = intake(&cache, Some(4 * PART as u64));

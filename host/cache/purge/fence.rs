@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_may_be_told_to_go_on() {
+    fn a_node_may_be_configured_to_go_on() {
         let fence = read_at(10_000, CutOff::Serve);
         assert!(!fence.holds(Uptime(99_000)) && lets(&fence, 0, 99_000));
     }

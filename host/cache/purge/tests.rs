@@ -378,7 +378,7 @@ async fn what_the_log_did_not_take_outlives_the_node_and_reaches_the_others() {
 }
 
 #[tokio::test]
-async fn more_than_could_be_kept_make_all_nodes_confirm_what_they_have() {
+async fn more_than_may_be_stored_make_all_nodes_confirm_what_they_have() {
     let (log, dir) = (Arc::new(FakeLog::default()), tempfile::tempdir().unwrap());
     let config = config::Purge { invalidations_max: 2, ..config() };
     let other = run(&follower("b", &log, None));

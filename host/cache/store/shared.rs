@@ -64,7 +64,7 @@ impl Shared {
         bodies: &Arc<Budget>,
         metrics: &Metrics,
     ) -> Result<Self, Error> {
-        // Look-ups, parts and writes have a connection each: a big value on its way must not hold up small answers.
+        // Look-ups, parts and writes have a connection each: a big value on its way must not hold up small replies.
         let reads = connection(redis, redis.budget)?;
         let parts = connection(redis, cache.part_time)?;
         let writer = connection(redis, WRITE_TIME)?;
@@ -92,7 +92,7 @@ impl Shared {
         decode(&Bytes::from(bytes?))
     }
 
-    /// The part under `key`. Redis has `limit` to answer, and with `patience` even while the breaker is open.
+    /// The part under `key`. Redis has `limit` to reply, and with `patience` even while the breaker is open.
     pub(super) async fn part(&self, key: &Key, limit: Duration, patience: bool) -> TierReply {
         if !patience && self.breaker.lock().is_open() {
             self.metrics.redis_skipped.inc();

@@ -19,7 +19,7 @@ const LIMITS: Limits = Limits {
     headers_max: 4,
     header_bytes_max: 100,
     body_bytes_max: 1,
-    questions_max: 1,
+    items_max: 1,
     body_buffered_bytes_max: 1,
     spool_memory_bytes_max: 1,
     spool_bytes_max: 1,

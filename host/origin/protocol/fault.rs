@@ -74,7 +74,7 @@ impl Malformed {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BadResponse {
     /// Not JSON, or JSON of another form.
-    #[error("the answer is not {wanted}: {why}")]
+    #[error("the response is not {wanted}: {why}")]
     Unreadable {
         /// What it should be.
         wanted: &'static str,

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_many_questions_and_anything_else_is_one() {
+    fn an_array_is_many_items_and_anything_else_is_one() {
         for (body, form, items, sent) in [
             ("[]", ReplyForm::Many, vec![], "[]"),
             ("[ 1 ]", ReplyForm::Many, vec!["1"], "[1]"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_element_is_an_answer_in_its_place() {
+    fn every_element_is_the_response_to_its_item() {
         let outcomes = answered(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
         assert_eq!(outcomes[0], Ok(ItemResponse::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
         let failed = ItemError { status: 400, body: Bytes::from_static(br#"{"error":{"status":400}}"#) };
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_another_length_is_nobodys_answer() {
+    fn a_list_of_another_length_is_refused() {
         assert_eq!(answered("[1]", 2), Err(BadResponse::Count { asked: 2, found: 1 }));
         assert_eq!(answered("[1,2,3]", 2), Err(BadResponse::Count { asked: 2, found: 3 }));
         for body in ["{}", "1", "[1", "not json"] {

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn two_questions_get_no_answer_at_all() {
+    fn two_items_get_no_response_at_all() {
         let one = item_of(&Bytes::from_static(b"1"));
         let (headers, body) = (HeaderMap::new(), Bytes::from_static(b"2"));
         let response = Message { headers: &headers, body: &body };

@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn white_space_and_order_make_no_other_question_and_content_does(one in value(), other in value()) {
+    fn white_space_and_order_make_no_other_item_and_content_does(one in value(), other in value()) {
         let key = |body: &[u8]| {
             split(Plain, &Bytes::copy_from_slice(body)).items[0].canonical.clone()
         };
@@ -143,7 +143,7 @@ proptest! {
 }
 
 #[test]
-fn an_error_is_its_own_in_a_list_and_the_status_of_a_single_question() {
+fn an_error_is_its_own_in_a_list_and_the_status_of_a_single_item() {
     let many = Bytes::from_static(br#"[1,{"fail":429},3]"#);
     let reply = ask(JsonArray, &many, 8, echo);
     assert_eq!(reply.status, 200);
@@ -168,7 +168,7 @@ fn a_failure_speaks_the_protocol() {
 }
 
 #[test]
-fn numbers_that_differ_past_a_float_are_different_questions() {
+fn numbers_that_differ_past_a_float_are_different_items() {
     let body = Bytes::from_static(b"[12345678901234567890123, 12345678901234567890124, 1, 1.0]");
     let split = split(JsonArray, &body);
     for (index, item) in split.items.iter().enumerate() {

@@ -28,7 +28,7 @@ async fn a_refused_connection_leads_elsewhere_and_in_the_end_to_ejection() {
 }
 
 #[tokio::test]
-async fn when_all_refuse_the_last_refusal_is_told() {
+async fn when_all_refuse_the_last_refusal_is_returned() {
     let dead = [nobody().await, nobody().await];
     let pool = pool(&dead);
     let failure = within(pool.fetch(get())).await.unwrap_err();
@@ -40,7 +40,7 @@ async fn when_all_refuse_the_last_refusal_is_told() {
 }
 
 #[tokio::test]
-async fn a_body_that_was_not_touched_travels_elsewhere() {
+async fn a_body_that_was_not_touched_is_sent_elsewhere() {
     let (dead, origin) = (
         nobody().await,
         Origin::start(|_, mut stream| async move {
@@ -84,7 +84,7 @@ async fn a_failing_endpoint_is_ejected_and_comes_back() {
 }
 
 #[tokio::test]
-async fn when_all_are_unavailable_the_last_answer_is_passed_on() {
+async fn when_all_are_unavailable_the_last_response_is_passed_on() {
     let origins = [Origin::saying(UNAVAILABLE).await, Origin::saying(UNAVAILABLE).await];
     let pool = pool(&[origins[0].address, origins[1].address]);
     let fetched = within(pool.fetch(get())).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_reset_is_repeated_elsewhere_if_the_method_allows() {
 }
 
 #[tokio::test]
-async fn a_reset_of_a_kept_connection_is_repeated_at_the_only_endpoint() {
+async fn a_reset_of_a_reused_connection_is_repeated_at_the_only_endpoint() {
     let origin = Origin::start(|_, mut stream| async move {
         read_request(&mut stream).await;
         write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;

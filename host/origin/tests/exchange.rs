@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use super::*;
 
 #[tokio::test]
-async fn a_request_travels_and_its_answer_comes_back() {
+async fn a_request_is_sent_and_its_response_comes_back() {
     let (seen, mut requests) = mpsc::unbounded_channel();
     let origin = Origin::start(move |_, mut stream| {
         let seen = seen.clone();
@@ -45,7 +45,7 @@ async fn a_request_travels_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_frees_its_place_at_once() {
+async fn a_response_without_a_body_frees_its_place_at_once() {
     let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n").await;
     let pool = pool(&[origin.address]);
     let fetched = within(pool.fetch(request(Method::HEAD, OutboundBody::Empty))).await.unwrap();
@@ -55,7 +55,7 @@ async fn an_answer_without_a_body_frees_its_place_at_once() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_skipped() {
+async fn interim_responses_are_skipped() {
     let answer = concat!(
         "HTTP/1.1 100 Continue\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",

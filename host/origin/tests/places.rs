@@ -1,4 +1,4 @@
-//! How many requests an endpoint takes at once, and who waits.
+//! How many requests an endpoint takes at once, and which wait.
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -47,7 +47,7 @@ async fn only_so_many_at_once_and_only_so_many_wait() {
     let failure = within(pool.fetch(get())).await.unwrap_err();
     assert_eq!((failure.status().as_u16(), failure.reason(), failure.endpoint()), (503, "pool-full", None));
 
-    // A place is taken before the origin has read the request: both are there before any may be answered.
+    // A place is taken before the origin has read the request: both are there before any gets its response.
     until(|| gated.most.load(Ordering::SeqCst) == 2).await;
     gated.gate.add_permits(4);
     while let Some(answer) = within(fetches.join_next()).await {

@@ -304,7 +304,7 @@ async fn send(batch: Vec<BatchItem>) -> Vec<ItemResult> {
     }
     let codings = take_codings(&mut parts.headers);
     let base = ItemResult {
-        outcome: Err(protocol.failure(502, "no answer", None)),
+        outcome: Err(protocol.failure(502, "no response", None)),
         headers: Arc::new(parts.headers),
         endpoint: Some(fetched.endpoint),
         attempts: fetched.attempts,
@@ -320,12 +320,12 @@ async fn send(batch: Vec<BatchItem>) -> Vec<ItemResult> {
     let limit = first.response_bytes_max.saturating_mul(count as u64);
     let bytes = match body.collect(limit).await {
         Ok(bytes) => bytes,
-        Err(error) => return for_all(unusable(&base, protocol, "answer-body", &error.to_string())),
+        Err(error) => return for_all(unusable(&base, protocol, "response-body", &error.to_string())),
     };
     // No coding was requested, but an intermediary may have added one.
     let bytes = match coding::decode(&codings, &bytes, limit) {
         Ok(bytes) => bytes,
-        Err(error) => return for_all(unusable(&base, protocol, "answer-coding", &error.to_string())),
+        Err(error) => return for_all(unusable(&base, protocol, "response-coding", &error.to_string())),
     };
     if !parts.status.is_success() {
         let error = ItemError { status: parts.status.as_u16(), body: bytes };
@@ -333,7 +333,7 @@ async fn send(batch: Vec<BatchItem>) -> Vec<ItemResult> {
     }
     match protocol.split_response(Message { headers: &base.headers, body: &bytes }, &items) {
         Ok(outcomes) => outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect(),
-        Err(error) => for_all(unusable(&base, protocol, "bad-answer", &error.to_string())),
+        Err(error) => for_all(unusable(&base, protocol, "bad-response", &error.to_string())),
     }
 }
 
@@ -409,7 +409,7 @@ mod tests {
     };
 
     #[test]
-    fn an_answers_own_header_fields_replace_those_of_its_response() {
+    fn an_items_own_header_fields_replace_those_of_its_response() {
         let fields = |media_type| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))]);
         let mut headers = fields("application/json");
         headers.insert("x-model", HeaderValue::from_static("m"));

@@ -112,7 +112,7 @@ impl Tally {
     fn summary(&self, hits: usize) -> String {
         let [memory, disk, redis] = self.by_tier;
         format!(
-            "questions={} hit={hits} memory={memory} disk={disk} redis={redis} collapsed={} batched={}",
+            "items={} hit={hits} memory={memory} disk={disk} redis={redis} collapsed={} batched={}",
             self.items, self.collapsed, self.batched
         )
     }

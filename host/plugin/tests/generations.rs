@@ -44,7 +44,7 @@ fn from(client: u32) -> RequestHead {
 }
 
 #[test]
-fn a_key_that_knows_nothing_of_questions_is_refused_where_it_would_make_theirs() {
+fn a_key_that_knows_nothing_of_items_is_refused_where_it_would_make_theirs() {
     let blind = salted("call", "one", &Rollout::default());
     let generations = Generations::start(&ENGINE, "p", &blind, &Metrics::new()).unwrap();
     generations.check(false, &[], &blind).unwrap();

@@ -172,7 +172,7 @@ struct State {
     batch: Batch,
     /// Taken by the writer and not written yet.
     writing: Held,
-    /// The writer has been told to write the batch now.
+    /// The writer has been notified to write the batch now.
     due: bool,
     reopen: bool,
     phase: Phase,

@@ -30,7 +30,7 @@ const SDK: &[(&str, &str)] = sdk![
     "json.go",
     "log.go",
     "input/input.go",
-    "internal/answer/answer.go",
+    "internal/result/result.go",
     "wit/types/types.go",
     "wit/runtime/runtime.go",
     "export_holm_policy_plugin/plugin.go",

@@ -31,7 +31,7 @@ impl Tool {
         let program =
             program.ok_or(Error::NoTool { program: self.program, purpose: self.purpose, install: self.install })?;
         let mut command = Command::new(program);
-        // Some of these tools are written in Rust, and where they failed is of no use to who runs them.
+        // Some of these tools are written in Rust, and where they failed is of no use to their users.
         command.current_dir(dir).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
         Ok(command)
     }

@@ -17,7 +17,7 @@ const PASS_TIME: Duration = Duration::from_millis(20);
 /// What the calls of one hook cost.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Costs {
-    /// Records that it was asked about.
+    /// Records that it was called for.
     pub(super) records: u64,
     timed: [Sum; PASSES],
     fuel: Sum,
@@ -55,7 +55,7 @@ impl Costs {
     }
 }
 
-/// Times the calls of a plugin that times them all, and has been asked before, so that nothing is done for the first time.
+/// Times the calls of a plugin that times them all, and has been called before: nothing is done for the first time.
 pub(super) fn time(plugin: &Plugin, records: &[Record], costs: &mut BTreeMap<Hook, Costs>) {
     for (hook, _) in sums(plugin, |_| 0.0) {
         let costs = costs.entry(hook).or_default();
@@ -89,7 +89,7 @@ pub(super) fn fuel(plugin: &Plugin, records: &[Record], costs: &mut BTreeMap<Hoo
     }
 }
 
-/// Asks about all records; what is said doesn't matter here.
+/// Calls the hooks for all records; the verdicts don't matter here.
 fn ask_all(plugin: &Plugin, records: &[Record]) {
     let _said = evaluate(plugin, records);
 }

@@ -1,4 +1,4 @@
-//! A recorded request, and what a hook can be asked about it.
+//! A recorded request, and the hook calls that it allows.
 
 use std::collections::BTreeMap;
 

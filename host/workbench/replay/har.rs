@@ -111,7 +111,7 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
         ..Record::new(0, head)
     };
     let wait_ms = timings.and_then(|timings| timings.wait).unwrap_or(0.0);
-    // A request that was blocked or never answered has the status 0.
+    // A request that was blocked or never got a response has the status 0.
     let answered = StatusCode::from_u16(response.status).ok().and_then(|status| {
         let headers = fields(&response.headers);
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -136,8 +136,8 @@ fn fields(fields: &[Field]) -> HeaderMap {
     headers
 }
 
-/// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for a question. `None` if no
-/// policy is asked about such a response.
+/// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for an item. `None` if no
+/// policy is called for such a response.
 fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length: Option<u64>) -> Option<Admission> {
     let exchange = Exchange {
         lent: false,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_a_request_and_its_answer() {
+    fn an_entry_is_a_request_and_its_response() {
         let entry = json!({
             "startedDateTime": "2025-11-21T03:16:00.007+01:00",
             "request": {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_policy_is_asked_about_has_an_answer() {
+    fn only_what_admit_decides_about_has_a_response() {
         for (method, status, wanted) in [
             ("GET", 200, Some(Admission::Pass("no-lifetime".into()))),
             ("POST", 200, Some(Admission::Pass("no-lifetime".into()))),

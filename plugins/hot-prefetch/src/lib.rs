@@ -6,20 +6,20 @@ use holm_sdk::{Fault, Hint, Input, Policy, Prefetch, Values, config::Table, text
 #[derive(Debug)]
 struct HotPrefetch {
     follow: Vec<Rule>,
-    /// Only after a hit: what nobody has asked for before isn't followed either.
+    /// Only after a hit: what has not been requested before isn't followed either.
     only_hits: bool,
     /// Header fields that the next request has as well, in the order of the inputs.
     headers: Vec<String>,
 }
 
-/// What follows what.
+/// A pattern of paths, and the paths that follow.
 #[derive(Debug)]
 struct Rule {
     place: Place,
     confidence_ppm: u32,
 }
 
-/// Where a page has its number.
+/// The place of the number in a page's path.
 #[derive(Debug)]
 enum Place {
     /// In the path, between these two; the next is at the same distance from other two.
@@ -65,7 +65,7 @@ impl Rule {
         Ok(Self { place, confidence_ppm: (confidence * 1_000_000.0).round() as u32 })
     }
 
-    /// What follows a request, if this rule is about it.
+    /// The path that follows a request, if this rule applies to it.
     fn next(&self, path: &str, query: Option<&str>) -> Option<String> {
         match &self.place {
             Place::Path { now, next, step } => {

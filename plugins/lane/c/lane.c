@@ -1,7 +1,7 @@
 // The policy `lane` in C. What it does is in ../README.md; the same in other languages lies beside this folder.
 #include "holm.h"
 
-// What the operator configured.
+// The operator's configuration.
 static const char *tenant_header;
 static holm_texts_t premium;
 
@@ -23,7 +23,7 @@ static bool configure(const holm_string_t *config, holm_manifest_t *manifest, ho
     return true;
 }
 
-// The tenant first, so that no two tenants share an answer.
+// The tenant first, so that no two tenants share a response.
 static bool derive(holm_values_t *values, holm_verdict_t *verdict, holm_fault_t *fault) {
     (void)fault;
     holm_slice_t tenant = holm_lowercased(holm_value(values, 0));
@@ -71,7 +71,7 @@ static bool decide(holm_values_t *values, holm_admission_t *admission, holm_faul
     return true;
 }
 
-// Is candidate `a` better than `b`? What is equal keeps its place.
+// Whether candidate `a` is better than `b`. Equal ones keep their order.
 static bool better(const holm_candidate_t *a, const holm_candidate_t *b, bool large, bool urgent) {
     bool a_large = holm_contains(a->model, "large"), b_large = holm_contains(b->model, "large");
     if (large && a_large != b_large) return a_large;
@@ -111,7 +111,7 @@ static bool classify(holm_values_t *values, holm_class_t *class, holm_fault_t *f
     return true;
 }
 
-// Who reads one page of a list reads the next.
+// A client that reads one page of a list reads the next.
 static bool suggest(holm_values_t *values, bool hit, holm_hints_t *hints, holm_fault_t *fault) {
     (void)fault;
     uint64_t page;

@@ -48,7 +48,7 @@ func (lane *lane) Manifest() holm.Manifest {
 	}
 }
 
-// The tenant first, so that no two tenants share an answer.
+// The tenant first, so that no two tenants share a response.
 func (lane *lane) Derive(values holm.Values) (holm.Verdict, error) {
 	tenant, _ := values.Bytes(0)
 	if len(tenant) == 0 {
@@ -154,7 +154,7 @@ func (lane *lane) Classify(values holm.Values) (holm.Class, error) {
 	return class, nil
 }
 
-// Who reads one page of a list reads the next.
+// A client that reads one page of a list reads the next.
 func (lane *lane) Suggest(values holm.Values, hit bool) ([]holm.Hint, error) {
 	page, _ := values.Bytes(1)
 	if !hit || len(page) == 0 || len(page) > 6 || len(bytes.Trim(page, "0123456789")) > 0 {

@@ -1,4 +1,4 @@
 package main
 
-// What the host calls. It links for WebAssembly only, and this file's name keeps it out of `go test`.
+// The exports to the host. They link for WebAssembly only, and this file's name keeps it out of `go test`.
 import _ "holm/wit_exports"

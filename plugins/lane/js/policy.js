@@ -1,4 +1,4 @@
-// Lanes: urgent questions and premium tenants first. In five languages; ../requests.jsonl says what each must answer.
+// Lanes: urgent requests and premium tenants first. In five languages; ../requests.jsonl has what each must decide.
 
 import { exported, input, lower, slot, text } from "./gen/holm.js";
 
@@ -53,7 +53,7 @@ class Lane {
     if (code === "404") return { tag: "mark-uncacheable", val: 5000 };
     if (code !== "200" || suggested.tag !== "store") return suggested;
     const stored = suggested.val;
-    // A stream of events is kept for those who wait for it now, and no longer.
+    // A stream of events is stored for the clients that wait for it now, and no longer.
     const ttlMs = text(contentType).startsWith("text/event-stream") ? 0 : stored.ttlMs;
     const tags = tenant?.length ? [...stored.tags, `tenant:${text(lower(tenant))}`] : stored.tags;
     return { tag: "store", val: { ...stored, ttlMs, graceMs: Math.floor(ttlMs / 2), tags } };

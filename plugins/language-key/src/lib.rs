@@ -1,5 +1,5 @@
 //! Keys by language: what a client accepts (RFC 9110, section 12.5.4) is brought down to one of the few languages that
-//! there are, so that the many ways to ask for German share one answer.
+//! there are, so that the many ways to ask for German share one response.
 
 use std::cmp::Reverse;
 
@@ -8,7 +8,7 @@ use holm_sdk::{Fault, Input, Key, Plan, Policy, Values, Verdict, config::Table, 
 /// The operator's table.
 #[derive(Debug)]
 struct LanguageKey {
-    /// The languages that there are; the first is for all who ask for none of them.
+    /// The languages that there are; the first is for clients that ask for none of them.
     languages: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl LanguageKey {
 struct Range<'a> {
     /// Such as `de`, `de-AT` or `*`.
     name: &'a str,
-    /// How well it is liked, in thousandths.
+    /// Its quality value (RFC 9110, section 12.4.2), in thousandths.
     quality: u32,
 }
 
@@ -69,17 +69,17 @@ impl<'a> Range<'a> {
         Some(Self { name: name.trim(), quality }).filter(|range| !range.name.is_empty())
     }
 
-    /// Is this language what the range means? `de` means `de-AT` as well.
+    /// Whether the range covers this language: `de` covers `de-AT` as well.
     fn covers(&self, language: &str) -> bool {
         begins(language, self.name)
     }
 
-    /// Does this one, of weight 0, keep a language from another range? Not if that one names it more closely.
+    /// Whether this one, of weight 0, keeps a language from another range; not if that one names it more closely.
     fn bars(&self, language: &str, other: &Self) -> bool {
         self.covers(language) && !(other.covers(language) && other.name.len() > self.name.len())
     }
 
-    /// How well a language serves the range: exactly best, then the more particular of those that cover it (`de` for
+    /// The rank of a language for the range: exactly best, then the more particular of those that cover it (`de` for
     /// `de-AT`), then any that it covers (`de-AT` for `de` or `*`).
     fn fit(&self, language: &str) -> Option<usize> {
         if begins(self.name, language) {
@@ -92,7 +92,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Is `prefix` the whole of `tag`, or its first subtags?
+/// Whether `prefix` is the whole of `tag`, or its first subtags.
 fn begins(tag: &str, prefix: &str) -> bool {
     let (tag, prefix) = (tag.as_bytes(), prefix.as_bytes());
     tag.len() >= prefix.len()

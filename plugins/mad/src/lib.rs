@@ -2,7 +2,7 @@
 //! what and in which hook:
 //!
 //! - `do`: the order, see [`orders`]. With `"ask"` each request says it, in its header `x-do`.
-//! - `in`: the hook that obeys; `key` if there is none. The other hooks answer as if nothing were wrong.
+//! - `in`: the hook that obeys; `key` if there is none. The other hooks return verdicts as if nothing were wrong.
 //! - `salt`: put in front of the parts of every key.
 //!
 //! Written against the bare contract, without the SDK: what the host survives is what any component may do.
@@ -88,7 +88,7 @@ fn field<'c>(config: &'c str, name: &str) -> Option<&'c str> {
     None
 }
 
-/// What all hooks read, and `admit` the status as well.
+/// The inputs of all hooks; `admit` reads the status as well.
 fn plain() -> Inputs {
     vec![input("header", &["X-Do"]), input("path", &[])]
 }
@@ -224,7 +224,7 @@ fn order(hook: &str, values: &Values) -> Result<String, Fault> {
     Ok(what)
 }
 
-/// How many calls of the hook that obeys this instance has had.
+/// The number of calls of the obeying hook in this instance.
 fn calls() -> u32 {
     CALLS.get()
 }

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What any hook can do before it answers.
+/// The orders that any hook can obey before it returns.
 pub(crate) fn anywhere(order: &str) -> Result<(), Fault> {
     match order {
         "trap" => std::process::abort(),
@@ -68,7 +68,7 @@ pub(crate) fn features(order: &str) -> Shape {
     shape
 }
 
-/// Without an order, or where the host wouldn't keep the answer, its suggestion.
+/// Without an order, or where the host wouldn't store the response, its suggestion.
 pub(crate) fn admit(order: &str, suggested: Admission) -> Admission {
     let Admission::Store(mut storage) = suggested else { return suggested };
     match order {
@@ -119,7 +119,7 @@ pub(crate) fn prefetch(order: &str) -> Vec<Hint> {
     }
 }
 
-/// How many bytes that is.
+/// The number of bytes of the order.
 fn size(order: &str) -> usize {
     match order {
         "giant" => 8 << 20,

@@ -1,4 +1,4 @@
-//! The right model for each question: a hard one goes to a model that is large enough, an easy one to a cheap model, an
+//! The right model for each request: a hard one goes to a model that is large enough, an easy one to a cheap model, an
 //! urgent one to a fast model, and nobody waits behind a model that fails or is busy.
 
 use holm_sdk::{
@@ -9,30 +9,30 @@ use holm_sdk::{
 /// The operator's table. Lower scores are better.
 #[derive(Debug)]
 struct ModelRouter {
-    /// How large a model is, by its name: 1 is the smallest, and what isn't named is of that size.
+    /// The size of a model, by its name: 1 is the smallest, and what isn't named is of that size.
     sizes: Vec<(String, u64)>,
     /// Tokens of a prompt that is as hard as a prompt gets by its length.
     tokens_hard: u64,
-    /// What tells that an answer needs thought, in the last message; in lower case.
+    /// Words of the last message that show that a response needs thought; in lower case.
     words_hard: Vec<String>,
     weights: Weights,
     encoding: Encoding,
 }
 
-/// What counts how much in a candidate's score.
+/// The weights in a candidate's score.
 #[derive(Debug)]
 struct Weights {
-    /// Being smaller than the question asks for.
+    /// Being smaller than the request needs.
     size: u64,
     /// Its price.
     cost: u64,
     /// The time it takes: half of it p50, half p99.
     latency: u64,
-    /// The same, where the question is urgent.
+    /// The same, where the request is urgent.
     urgent: u64,
     /// Requests that it has or that wait for it.
     load: u64,
-    /// Answers that failed.
+    /// Responses that failed.
     errors: u64,
 }
 
@@ -91,7 +91,7 @@ impl Route for ModelRouter {
         let over = |candidate: &Candidate| budget.is_some_and(|budget| candidate.cost_micro > budget);
         let score = self.scores(self.hardness(&values), urgent, candidates);
         let mut order = ranked(candidates, |candidate| (over(candidate), candidate.draining, score(candidate)));
-        // Those over the budget are last by now. Where all are, too dear an answer is better than none.
+        // Those over the budget are last by now. Where all are, too expensive a response is better than none.
         let affordable = candidates.iter().filter(|candidate| !over(candidate)).count();
         order.truncate(if affordable > 0 { affordable } else { candidates.len() });
         let first = order.first().and_then(|index| candidates.get(*index as usize)).filter(|_| urgent);
@@ -101,8 +101,8 @@ impl Route for ModelRouter {
 }
 
 impl ModelRouter {
-    /// How hard a question is, in thousandths: half by its length, a third by what its last message says, the rest by how
-    /// many messages there were before.
+    /// The difficulty of a request, in thousandths: half by its length, a third by what its last message says, the rest
+    /// by the number of messages before.
     fn hardness(&self, values: &Values) -> u64 {
         let counts = parsed(values, 0).unwrap_or(Value::Null);
         let counts = counts.as_list().unwrap_or_default();
@@ -140,7 +140,7 @@ fn latency(candidate: &Candidate) -> u64 {
     candidate.p50_us / 2 + candidate.p99_us / 2
 }
 
-/// What part `value` is of `most`, as a part of `whole`; all of it from there on, nothing where there is no most.
+/// The part that `value` is of `most`, as a part of `whole`; all of it from there on, nothing where there is no most.
 fn share(value: u64, most: u64, whole: u64) -> u64 {
     let part = u128::from(value.min(most)) * u128::from(whole);
     part.checked_div(most.into()).map_or(0, |part| part as u64)
@@ -162,7 +162,7 @@ mod tests {
         [candidate("m-large", 900, 40_000), candidate("m-small", 100, 8_000), candidate("m-medium", 300, 15_000)]
     }
 
-    /// What is chosen for these counts, last message, priority and budget.
+    /// The choice for these counts, last message, priority and budget.
     fn chosen(values: [Option<&str>; 5], candidates: &[Candidate]) -> Choice {
         let values = values.map(|value| value.map(|text| text.as_bytes().to_vec()));
         ModelRouter::configure(SIZES).unwrap().choose(values.into(), candidates).unwrap()
@@ -172,14 +172,14 @@ mod tests {
     const HARD: [Option<&str>; 5] = [Some("[1800,900]"), Some(r#"["", "Think Step by Step"]"#), None, None, None];
 
     #[test]
-    fn hard_questions_go_to_large_models_and_easy_ones_to_cheap_ones() {
+    fn hard_requests_go_to_large_models_and_easy_ones_to_cheap_ones() {
         assert_eq!(chosen(EASY, &three()).order, [1, 2, 0]);
         assert_eq!(chosen(HARD, &three()).order, [0, 2, 1]);
         assert_eq!(chosen([None; 5], &three()).order, [1, 2, 0], "no chat at all");
     }
 
     #[test]
-    fn what_makes_a_question_hard() {
+    fn what_makes_a_request_hard() {
         let router = ModelRouter::configure(r#"{"tokens_hard": 1000}"#).unwrap();
         for (counts, messages, hardness) in [
             ("[100,400]", r#"["a","b"]"#, 250 + 16),

@@ -1,5 +1,5 @@
-//! What a model needs of a prompt, and nothing else: fields that applications put around a question (identifiers, times,
-//! traces, a customer's whole record) neither travel nor tell one question from another.
+//! Reduces a prompt to what a model needs: fields that applications put around it (identifiers, times, traces, a
+//! customer's whole record) are neither sent nor tell one request from another.
 
 use holm_sdk::{
     Edit, Fault, Feature, Features, Input, Key, Part, Plan, Policy, Shape, Transform, Values, bytes,
@@ -17,7 +17,7 @@ struct PromptFeatures {
     drop: Vec<String>,
     /// Names of members that are left out wherever they are.
     volatile: Vec<String>,
-    /// Header fields that tell answers apart.
+    /// Header fields that tell responses apart.
     headers: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ impl Features for PromptFeatures {
 
     fn extract(&self, values: Values) -> Result<Shape, Fault> {
         let Some(mut body) = self.kept(&values) else {
-            // Not JSON, or nothing of what was expected: it travels as it is, and all of it tells questions apart.
+            // Not JSON, or nothing of what was expected: it is sent as it is, and all of it tells requests apart.
             let digest = bytes(&values, 0).map(|digest| (PROMPT.into(), Feature::Bytes(digest.to_vec())));
             return Ok(Shape { features: digest.into_iter().collect(), ..Shape::default() });
         };
@@ -83,7 +83,7 @@ impl Features for PromptFeatures {
 }
 
 impl PromptFeatures {
-    /// The body, or an object with those parts of it that are to be kept. `None` if there are none.
+    /// The body, or an object with the parts named in `keep`. `None` if there are none.
     fn kept(&self, values: &Values) -> Option<Value> {
         if self.keep.is_empty() {
             return parsed(values, 1);
@@ -136,7 +136,7 @@ mod tests {
         PromptFeatures::configure(config).unwrap()
     }
 
-    /// What is made of a body whose declared values are these.
+    /// The shape of a body whose declared values are these.
     fn extracted(config: &str, values: &[Option<&str>]) -> Shape {
         let digest = [Some(vec![7; 32])].into_iter();
         let values = values.iter().map(|value| value.map(|text| text.as_bytes().to_vec()));

@@ -1,5 +1,5 @@
 //! Fits a conversation into a budget of tokens: instructions stay, then the newest messages as far as they fit. What was
-//! left out neither travels nor tells one question from another.
+//! left out is neither sent nor tells one request from another.
 
 use holm_sdk::{
     Edit, Encoding, Fault, Feature, Features, Header, Input, Key, Part, Plan, Policy, Shape, Tokens, Transform, Values,
@@ -12,9 +12,9 @@ struct PromptWindow {
     /// Tokens that the messages may have together.
     budget: u64,
     encoding: Encoding,
-    /// Pointers (RFC 6901) to what travels but doesn't tell questions apart.
+    /// Pointers (RFC 6901) to what is sent but doesn't tell requests apart.
     ignore: Vec<String>,
-    /// Header fields that tell answers apart.
+    /// Header fields that tell responses apart.
     headers: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ impl Features for PromptWindow {
 
     fn extract(&self, values: Values) -> Result<Shape, Fault> {
         let Some(Chat { messages, counts, mut rest }) = Chat::read(&values) else {
-            // No chat: it travels as it is, and all of it tells questions apart.
+            // No chat: it is sent as it is, and all of it tells requests apart.
             let digest = bytes(&values, 0).map(|digest| ("rest".into(), Feature::Bytes(digest.to_vec())));
             return Ok(Shape { features: digest.into_iter().collect(), ..Shape::default() });
         };
@@ -65,14 +65,14 @@ impl Features for PromptWindow {
         let (all, tokens) = (kept.len(), tokens(&counts, &kept));
         let messages: Vec<Value> = messages.into_iter().zip(kept).filter_map(|(m, kept)| kept.then_some(m)).collect();
         let (stay, dropped) = (messages.len(), all - messages.len());
-        let told = format!("kept={stay}; dropped={dropped}; tokens={tokens}; budget={}", self.budget);
+        let summary = format!("kept={stay}; dropped={dropped}; tokens={tokens}; budget={}", self.budget);
         let window = Value::List(messages).to_string();
         let edits = if dropped > 0 { vec![Edit::set("/messages", window.clone())] } else { vec![] };
         let features = [("window", window), ("rest", rest.to_string())];
         Ok(Shape {
             features: features.map(|(name, text)| (name.into(), Feature::Text(text))).into(),
             edits,
-            headers: vec![Header::set("x-prompt-window", told)],
+            headers: vec![Header::set("x-prompt-window", summary)],
         })
     }
 }
@@ -96,11 +96,11 @@ impl Chat {
 }
 
 impl PromptWindow {
-    /// Which messages stay: all instructions, the newest question, and the newest others as far as they fit. There is no
-    /// gap between those, and no tool's answer without its call, which models refuse.
+    /// Which messages stay: all instructions, the user's newest, and the newest others as far as they fit. There is no
+    /// gap between those, and no tool's result without its call, which models refuse.
     fn window(&self, messages: &[Value], counts: &[u64]) -> Vec<bool> {
-        let question = messages.iter().rposition(|message| role(message) == "user");
-        let must = |n: usize| matches!(role(&messages[n]), "system" | "developer") || Some(n) == question;
+        let newest = messages.iter().rposition(|message| role(message) == "user");
+        let must = |n: usize| matches!(role(&messages[n]), "system" | "developer") || Some(n) == newest;
         let mut kept: Vec<bool> = (0..messages.len()).map(must).collect();
         let mut used = tokens(counts, &kept);
         for n in (0..messages.len()).rev() {
@@ -109,8 +109,8 @@ impl PromptWindow {
             }
             used = used.saturating_add(counts[n]);
             if used > self.budget {
-                let answers = messages[n + 1..].iter().take_while(|message| role(message) == "tool").count();
-                kept[n + 1..][..answers].fill(false);
+                let results = messages[n + 1..].iter().take_while(|message| role(message) == "tool").count();
+                kept[n + 1..][..results].fill(false);
                 break;
             }
             kept[n] = true;
@@ -123,7 +123,7 @@ fn role(message: &Value) -> &str {
     message.at("/role").and_then(Value::as_text).unwrap_or_default()
 }
 
-/// How many tokens the kept messages have.
+/// The tokens of the messages that stay.
 fn tokens(counts: &[u64], kept: &[bool]) -> u64 {
     counts.iter().zip(kept).filter(|(_, kept)| **kept).fold(0, |sum, (count, _)| sum.saturating_add(*count))
 }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_of_a_tool_stays_without_its_call() {
+    fn no_result_of_a_tool_stays_without_its_call() {
         let messages = [("user", 1), ("assistant", 9), ("tool", 1), ("tool", 1), ("assistant", 1), ("user", 1)];
         assert_eq!(window(&messages), "----kk");
         let messages = [("user", 1), ("assistant", 2), ("tool", 1), ("user", 1)];
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_neither_travels_nor_counts() {
+    fn what_is_left_out_is_neither_sent_nor_counted() {
         let body =
             r#"{"messages":[{"content":"a","role":"user"},{"content":"b","role":"user"}],"model":"m","user":"u"}"#;
         let shape = extracted(r#"{"budget_tokens": 3, "ignore": ["/user"]}"#, Some(body), Some("[2,2]"));

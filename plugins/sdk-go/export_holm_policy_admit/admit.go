@@ -1,4 +1,4 @@
-// Package export_holm_policy_admit answers the host for the policy. The bindings call it.
+// Package export_holm_policy_admit exports the hook of the policy to the host. The bindings call it.
 package export_holm_policy_admit
 
 import (
@@ -6,26 +6,26 @@ import (
 	"holm/holm_policy_admit"
 	"holm/holm_policy_facts"
 	"holm/input"
-	"holm/internal/answer"
+	"holm/internal/result"
 	"holm/wit/types"
 )
 
-// Reads says what Decide is given.
+// Reads returns the inputs of Decide.
 func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
-	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Admit })
+	return result.Reads(func(reads holm.Reads) []input.Input { return reads.Admit })
 }
 
-// Decide asks the policy about an answer.
+// Decide has the policy decide about a response.
 func Decide(
 	values holm_policy_admit.Values, suggested holm_policy_admit.Admission,
 ) wit_types.Result[holm_policy_admit.Admission, holm_policy_facts.Fault] {
-	defer holm.TellOfPanic()
+	defer holm.ReportPanic()
 	var given holm.Admission
 	policy, err := holm.Served[holm.Admit]()
 	if err == nil {
 		given, err = policy.Decide(values, suggestion(suggested))
 	}
-	return answer.Of(given, err, admission)
+	return result.Of(given, err, admission)
 }
 
 func suggestion(from holm_policy_admit.Admission) holm.Admission {

@@ -1,4 +1,4 @@
-// Package export_holm_policy_features answers the host for the policy. The bindings call it.
+// Package export_holm_policy_features exports the hook of the policy to the host. The bindings call it.
 package export_holm_policy_features
 
 import (
@@ -6,33 +6,33 @@ import (
 	"holm/holm_policy_facts"
 	"holm/holm_policy_features"
 	"holm/input"
-	"holm/internal/answer"
+	"holm/internal/result"
 	"holm/wit/types"
 )
 
-// Reads says what Extract is given.
+// Reads returns the inputs of Extract.
 func Reads() wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
-	return answer.Reads(func(reads holm.Reads) []input.Input { return reads.Features })
+	return result.Reads(func(reads holm.Reads) []input.Input { return reads.Features })
 }
 
-// Extract asks the policy about a request.
+// Extract has the policy extract what matters in a request.
 func Extract(values holm_policy_features.Values) wit_types.Result[holm_policy_features.Shape, holm_policy_facts.Fault] {
-	defer holm.TellOfPanic()
+	defer holm.ReportPanic()
 	var given holm.Shape
 	policy, err := holm.Served[holm.Features]()
 	if err == nil {
 		given, err = policy.Extract(values)
 	}
-	return answer.Of(given, err, shape)
+	return result.Of(given, err, shape)
 }
 
 func shape(from holm.Shape) holm_policy_features.Shape {
 	return holm_policy_features.Shape{
-		Features: answer.Each(from.Features, feature),
-		Edits: answer.Each(from.Edits, func(edit holm.Edit) holm_policy_features.Edit {
+		Features: result.Each(from.Features, feature),
+		Edits: result.Each(from.Edits, func(edit holm.Edit) holm_policy_features.Edit {
 			return holm_policy_features.Edit(edit)
 		}),
-		Headers: answer.Each(from.Headers, func(header holm.HeaderEdit) holm_policy_features.Header {
+		Headers: result.Each(from.Headers, func(header holm.HeaderEdit) holm_policy_features.Header {
 			return holm_policy_features.Header(header)
 		}),
 	}

@@ -1,4 +1,4 @@
-// Package export_holm_policy_plugin answers the host for the policy. The bindings call it.
+// Package export_holm_policy_plugin exports the policy's configuration and manifest to the host. The bindings call it.
 package export_holm_policy_plugin
 
 import (
@@ -6,7 +6,7 @@ import (
 	"holm/holm_policy_diagnostics"
 	"holm/holm_policy_facts"
 	"holm/holm_policy_plugin"
-	"holm/internal/answer"
+	"holm/internal/result"
 	"holm/wit/types"
 )
 
@@ -21,12 +21,12 @@ func init() {
 
 // Configure hands the operator's table to the policy and returns its manifest.
 func Configure(config string) wit_types.Result[holm_policy_plugin.Manifest, holm_policy_facts.Fault] {
-	defer holm.TellOfPanic()
+	defer holm.ReportPanic()
 	policy, err := holm.Served[holm.Policy]()
 	if err == nil {
 		err = configured(policy, config)
 	}
-	return answer.Of(policy, err, manifest)
+	return result.Of(policy, err, manifest)
 }
 
 func configured(policy holm.Policy, config string) error {
@@ -39,7 +39,7 @@ func configured(policy holm.Policy, config string) error {
 
 func manifest(policy holm.Policy) holm_policy_plugin.Manifest {
 	from := policy.Manifest()
-	experiments := answer.Each(from.Experiments, experiment)
+	experiments := result.Each(from.Experiments, experiment)
 	return holm_policy_plugin.Manifest{Name: from.Name, Version: from.Version, Experiments: experiments}
 }
 
@@ -47,6 +47,6 @@ func experiment(from holm.Experiment) holm_policy_plugin.Experiment {
 	arm := func(arm holm.Arm) wit_types.Tuple2[string, uint32] {
 		return wit_types.Tuple2[string, uint32]{F0: arm.Name, F1: arm.Weight}
 	}
-	arms := answer.Each(from.Arms, arm)
-	return holm_policy_plugin.Experiment{Name: from.Name, Unit: answer.Input(from.Unit), Arms: arms}
+	arms := result.Each(from.Arms, arm)
+	return holm_policy_plugin.Experiment{Name: from.Name, Unit: result.Input(from.Unit), Arms: arms}
 }

@@ -22,7 +22,7 @@ func of(kind string, arguments ...string) Input { return Input{Kind: kind, Argum
 
 func decimal(number uint32) string { return strconv.FormatUint(uint64(number), 10) }
 
-// What every request has.
+// Inputs that every request has.
 func Method() Input                 { return of("method") }
 func Scheme() Input                 { return of("scheme") }
 func Authority() Input              { return of("authority") }
@@ -42,7 +42,7 @@ func BodyTokens(pointer string, encoding Encoding) Input {
 	return of("body-tokens", pointer, string(encoding))
 }
 
-// What the policy itself, or the host, made of the request.
+// Inputs that the policy itself, or the host, made of the request.
 func Feature(name string) Input   { return of("feature", name) }
 func Arm(experiment string) Input { return of("arm", experiment) }
 
@@ -52,6 +52,6 @@ func ResponseHeader(name string) Input { return of("response-header", name) }
 func ResponseLength() Input            { return of("response-length") }
 func FetchUs(multiple uint32) Input    { return of("fetch-us", decimal(multiple)) }
 
-// What changes by itself.
+// Inputs that change by themselves.
 func Clock(multiple uint32) Input { return of("clock", decimal(multiple)) }
 func PoolStats(pool string) Input { return of("pool-stats", pool) }

@@ -1,15 +1,15 @@
-//! The `admit` hook: whether an answer is kept, and for how long.
+//! The `admit` hook: whether a response is stored, and for how long.
 
 use crate::{Fault, Input, Policy, Values, bindings::admit::exports::holm::policy::admit};
 
 pub use admit::{Admission, Storage};
 
-/// A policy that says whether an answer is kept. It alone may read the response.
+/// A policy that decides whether a response is stored. It alone may read the response.
 ///
 /// ```
 /// use holm_sdk::{Admission, Admit, Fault, Input, Policy, Values, text};
 ///
-/// /// Pages that weren't found are not kept; all others can be purged by their kind.
+/// /// Pages that weren't found are not stored; all others can be purged by their kind.
 /// struct ByKind;
 ///
 /// impl Policy for ByKind {
@@ -39,12 +39,12 @@ pub use admit::{Admission, Storage};
 /// # fn main() {}
 /// ```
 pub trait Admit: Policy {
-    /// What [`Admit::decide`] is given, at most 64 inputs, in this order.
+    /// Returns the inputs of [`Admit::decide`], at most 64, in their order.
     fn reads(&self) -> Vec<Input>;
 
-    /// Decides about one answer. `suggested` is what the host would do; returned unchanged, it is what happens.
+    /// Decides about one response. `suggested` is what the host would do; returned unchanged, it is what happens.
     ///
     /// # Errors
-    /// A [`Fault`] leaves the answer without the policy's opinion: the route decides what happens then.
+    /// A [`Fault`] leaves the response without the policy's opinion: the route decides what happens then.
     fn decide(&self, values: Values, suggested: Admission) -> Result<Admission, Fault>;
 }

@@ -1,10 +1,10 @@
-//! The `batch` hook: which questions travel together.
+//! The `batch` hook: which items share a batch.
 
 use crate::{Fault, Input, Policy, Values, bindings::batch::exports::holm::policy::batch};
 
 pub use batch::Class;
 
-/// A policy that says which questions travel together.
+/// A policy that decides which items share a batch.
 ///
 /// ```
 /// use holm_sdk::{Batch, Class, Fault, Input, Policy, Values};
@@ -33,17 +33,17 @@ pub use batch::Class;
 /// # fn main() {}
 /// ```
 pub trait Batch: Policy {
-    /// What [`Batch::classify`] is given, at most 64 inputs, in this order.
+    /// Returns the inputs of [`Batch::classify`], at most 64, in their order.
     fn reads(&self) -> Vec<Input>;
 
-    /// Tells whom one question travels with.
+    /// Decides what one item may share a batch with.
     ///
     /// # Errors
-    /// A [`Fault`] leaves the question without the policy's opinion: the route decides what happens then.
+    /// A [`Fault`] leaves the item without the policy's opinion: the route decides what happens then.
     fn classify(&self, values: Values) -> Result<Class, Fault>;
 }
 
-/// What the host does by itself: one group, no priority, its own count and bounds.
+/// The host's own class: one group, no priority, its own count and bounds.
 impl Default for Class {
     fn default() -> Self {
         Self { group: Vec::new(), priority: 0, weight: 0, max_wait_us: None, max_size: None }

@@ -15,7 +15,7 @@ pub use crate::json::{Table, Value};
 
 use crate::{Encoding, Fault};
 
-/// Fields are taken out by name; [`Table::finish`] refuses what nobody asked for, so that a misspelt name is an error and
+/// Fields are taken out by name; [`Table::finish`] refuses what was not taken, so that a misspelt name is an error and
 /// not a default.
 impl Table {
     /// Reads the JSON that `configure` is given.
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_and_an_unknown_field_are_told_by_name() {
+    fn a_wrong_type_and_an_unknown_field_are_reported_by_name() {
         let mut table =
             Table::parse(r#"{"flag": 1, "list": ["a", 2], "more": 300, "rules": [1], "words": "p50k"}"#).unwrap();
         assert_eq!(table.flag("flag").unwrap_err(), Fault::new(1, "\"flag\" isn't true or false"));

@@ -1,16 +1,16 @@
-//! The `features` hook: what matters in a request, and what travels of it.
+//! The `features` hook: what matters in a request, and what of it is sent to the origin.
 
 use crate::{Fault, Input, Policy, Values, bindings::features::exports::holm::policy::features};
 
 pub use features::{Edit, Header, Shape, Value as Feature};
 
-/// A policy that says what matters in a request. Other hooks read its answer as [`Input::Feature`]; what it edits is
-/// what travels.
+/// A policy that extracts what matters in a request. Other hooks read the features as [`Input::Feature`]; the edits are
+/// applied to what is sent to the origin.
 ///
 /// ```
 /// use holm_sdk::{Edit, Fault, Feature, Features, Header, Input, Policy, Shape, Values, bytes};
 ///
-/// /// Urgent requests travel in a lane of their own, and nobody's name travels at all.
+/// /// Urgent requests are sent in a lane of their own, and nobody's name is sent at all.
 /// struct Lanes;
 ///
 /// impl Policy for Lanes {
@@ -38,10 +38,10 @@ pub use features::{Edit, Header, Shape, Value as Feature};
 /// # fn main() {}
 /// ```
 pub trait Features: Policy {
-    /// What [`Features::extract`] is given, at most 64 inputs, in this order.
+    /// Returns the inputs of [`Features::extract`], at most 64, in their order.
     fn reads(&self) -> Vec<Input>;
 
-    /// Tells what matters in one request.
+    /// Extracts what matters in one request.
     ///
     /// # Errors
     /// A [`Fault`] leaves the request without features and edits: the route decides what happens then.
@@ -72,7 +72,7 @@ impl Header {
     }
 }
 
-/// Nothing matters, and the request travels as it is.
+/// Nothing matters, and the request is sent as it is.
 impl Default for Shape {
     fn default() -> Self {
         Self { features: Vec::new(), edits: Vec::new(), headers: Vec::new() }

@@ -2,7 +2,7 @@
 
 use crate::bindings::base::{exports::holm::policy::plugin, holm::policy::facts};
 
-/// What a hook may read of a request. `wit/policy.wit` says what the value of each kind is.
+/// An input of a hook. `wit/policy.wit` specifies the value of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The request method, as sent.
@@ -31,7 +31,7 @@ pub enum Input {
     BodyPrefix(u32),
     /// The body's length in decimal.
     BodyLength,
-    /// How many tokens a text of the body has.
+    /// The number of tokens of a text of the body.
     BodyTokens(Tokens),
     /// Output of the `features` hook, by name.
     Feature(String),
@@ -54,7 +54,7 @@ pub enum Input {
 /// A text in a JSON body, and the vocabulary that its tokens are counted by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// Where the text is (RFC 6901).
+    /// The pointer to the text (RFC 6901).
     pub pointer: String,
     /// The vocabulary.
     pub encoding: Encoding,
@@ -74,7 +74,7 @@ pub enum Encoding {
 pub struct Experiment {
     /// Its name, which hooks read it by.
     pub name: String,
-    /// What it is drawn for.
+    /// The unit that arms are drawn for.
     pub unit: Input,
     /// The arms with their weights.
     pub arms: Vec<(String, u32)>,

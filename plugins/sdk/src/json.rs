@@ -32,7 +32,7 @@ pub enum Value {
     Table(Table),
 }
 
-/// An object: members by name, in their order. What takes an operator's table apart is told in [`crate::config`].
+/// An object: members by name, in their order. [`crate::config`] describes what takes an operator's table apart.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
     pub(crate) fields: Vec<(String, Value)>,
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_set_taken_and_kept() {
+    fn members_are_set_taken_and_retained() {
         let Some(Value::Table(mut table)) = Value::parse(r#"{"a":1,"b":2,"c":3}"#) else { panic!("no table") };
         table.set("b", Value::Null);
         table.set("d", Value::Text("x".into()));

@@ -1,4 +1,4 @@
-//! The `key` hook: what the answer to a request depends on.
+//! The `key` hook: what the response to a request depends on.
 
 use crate::{Fault, Input, Policy, Values, bindings::key::exports::holm::policy::key};
 
@@ -13,7 +13,7 @@ pub enum Plan {
     Call(Vec<Input>),
 }
 
-/// A policy that says what the answer to a request depends on.
+/// A policy that decides what the response to a request depends on.
 ///
 /// ```
 /// use holm_sdk::{Fault, Input, Key, Plan, Policy, Values, Verdict, slot};
@@ -44,7 +44,7 @@ pub enum Plan {
 /// # fn main() {}
 /// ```
 pub trait Key: Policy {
-    /// How keys are made. Asked once a generation, after [`Policy::configure`].
+    /// Returns how keys are made. Called once a generation, after [`Policy::configure`].
     fn plan(&self) -> Plan;
 
     /// Makes the key of one request, if the plan is [`Plan::Call`]. `values` has a slot for each input of the plan.
@@ -57,16 +57,16 @@ pub trait Key: Policy {
     }
 }
 
-/// An input, and what the host does to its value.
+/// An input, and the host's transform of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What is read.
+    /// The input.
     pub input: Input,
-    /// What is done to it.
+    /// The transform of its value.
     pub transform: Transform,
 }
 
-/// What the host does to a value of a recipe.
+/// A transform of the host for a value of a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transform {
     /// Nothing.
@@ -101,7 +101,7 @@ impl From<Part> for key::Part {
 }
 
 impl Part {
-    /// An input and what is done to it.
+    /// Makes a part of an input and a transform.
     pub fn new(input: Input, transform: Transform) -> Self {
         Self { input, transform }
     }

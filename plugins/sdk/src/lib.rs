@@ -121,7 +121,7 @@ macro_rules! policy {
     };
 }
 
-/// What [`policy!`] exports for each hook.
+/// The exports of [`policy!`] for each hook.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {

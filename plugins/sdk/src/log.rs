@@ -1,11 +1,11 @@
 //! Messages for the node's log, for diagnosis: the host writes them at its level `debug`, target `policy`.
-//! A recipe and a remembered answer make no call, so they log nothing.
+//! A recipe and a remembered verdict make no call, so they log nothing.
 //!
 //! Outside of WebAssembly, that is in tests, messages go to standard error.
 
 pub use crate::bindings::base::holm::policy::diagnostics::Level;
 
-/// Would a message of this level be written?
+/// Whether a message of this level would be written.
 pub fn enabled(level: Level) -> bool {
     #[cfg(target_family = "wasm")]
     return crate::bindings::base::holm::policy::diagnostics::enabled(level);

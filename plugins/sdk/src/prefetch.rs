@@ -1,15 +1,15 @@
-//! The `prefetch` hook: what will be asked next.
+//! The `prefetch` hook: which requests will follow.
 
 use crate::{Fault, Input, Policy, Values, bindings::prefetch::exports::holm::policy::prefetch};
 
 pub use prefetch::Hint;
 
-/// A policy that says what will be asked next.
+/// A policy that suggests which requests will follow.
 ///
 /// ```
 /// use holm_sdk::{Fault, Hint, Input, Policy, Prefetch, Values, text};
 ///
-/// /// Whoever reads an article looks at its comments.
+/// /// A client that reads an article looks at its comments.
 /// struct Comments;
 ///
 /// impl Policy for Comments {
@@ -34,12 +34,12 @@ pub use prefetch::Hint;
 /// # fn main() {}
 /// ```
 pub trait Prefetch: Policy {
-    /// What [`Prefetch::suggest`] is given, at most 64 inputs, in this order.
+    /// Returns the inputs of [`Prefetch::suggest`], at most 64, in their order.
     fn reads(&self) -> Vec<Input>;
 
-    /// Tells what will be asked after one request; `hit` is whether its answer came from the cache. At most 16 hints.
+    /// Suggests what will be requested next; `hit` is whether the response came from the cache. At most 16 hints.
     ///
     /// # Errors
-    /// A [`Fault`] is an answer without hints.
+    /// A [`Fault`] counts as no hints.
     fn suggest(&self, values: Values, hit: bool) -> Result<Vec<Hint>, Fault>;
 }

@@ -1,10 +1,10 @@
-//! The `route` hook: which pool, or which model, answers.
+//! The `route` hook: which pool, or which model, gets a request.
 
 use crate::{Fault, Input, Policy, Values, bindings::route::exports::holm::policy::route};
 
 pub use route::{Candidate, Choice};
 
-/// A policy that says who answers.
+/// A policy that chooses the pool, or the model, for a request.
 ///
 /// ```
 /// use holm_sdk::{Candidate, Choice, Fault, Input, Policy, Route, Values, ranked};
@@ -33,10 +33,10 @@ pub use route::{Candidate, Choice};
 /// # fn main() {}
 /// ```
 pub trait Route: Policy {
-    /// What [`Route::choose`] is given, at most 64 inputs, in this order.
+    /// Returns the inputs of [`Route::choose`], at most 64, in their order.
     fn reads(&self) -> Vec<Input>;
 
-    /// Orders the candidates for one request. Those left out are not asked; one at least stays.
+    /// Orders the candidates for one request. Those left out don't get it; one at least stays.
     ///
     /// # Errors
     /// A [`Fault`] leaves the request without the policy's opinion: the route decides what happens then.

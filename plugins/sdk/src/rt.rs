@@ -1,4 +1,4 @@
-//! What [`policy!`](crate::policy) is made of. Not for use by hand.
+//! The parts of [`policy!`](crate::policy). Not for use by hand.
 
 use std::{cell::OnceCell, marker::PhantomData, thread::LocalKey};
 
@@ -20,7 +20,7 @@ use crate::{
     input::words,
 };
 
-/// Where the instance's policy lives, and what its manifest says.
+/// The place of the instance's policy, and its manifest.
 pub trait Loaded: Policy {
     const NAME: &'static str;
     const VERSION: &'static str;
@@ -32,7 +32,7 @@ pub struct Component<P>(PhantomData<P>);
 
 impl<P: Loaded> plugin::Guest for Component<P> {
     fn configure(config: String) -> Result<Manifest, Fault> {
-        tell_of_panics();
+        report_panics();
         let policy = P::configure(&config)?;
         let experiments = policy.experiments().into_iter().map(Into::into).collect();
         P::cell().with(|cell| cell.set(policy)).map_err(|_| Fault::new(0, "configured twice"))?;
@@ -42,7 +42,7 @@ impl<P: Loaded> plugin::Guest for Component<P> {
 
 impl<P: Loaded + Key> key::Guest for Component<P> {
     fn plan() -> Result<Keying, Fault> {
-        asked(|policy: &P| {
+        with_policy(|policy: &P| {
             Ok(match policy.plan() {
                 Plan::Recipe(parts) => Keying::Recipe(parts.into_iter().map(Into::into).collect()),
                 Plan::Call(_) => Keying::Call,
@@ -52,7 +52,7 @@ impl<P: Loaded + Key> key::Guest for Component<P> {
 
     /// A recipe names its inputs itself.
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| {
+        with_policy(|policy: &P| {
             Ok(match policy.plan() {
                 Plan::Recipe(_) => Inputs::new(),
                 Plan::Call(inputs) => words(inputs),
@@ -61,69 +61,69 @@ impl<P: Loaded + Key> key::Guest for Component<P> {
     }
 
     fn derive(values: Values) -> Result<Verdict, Fault> {
-        asked(|policy: &P| policy.derive(values))
+        with_policy(|policy: &P| policy.derive(values))
     }
 }
 
 impl<P: Loaded + Features> features::Guest for Component<P> {
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| Ok(words(policy.reads())))
+        with_policy(|policy: &P| Ok(words(policy.reads())))
     }
 
     fn extract(values: Values) -> Result<Shape, Fault> {
-        asked(|policy: &P| policy.extract(values))
+        with_policy(|policy: &P| policy.extract(values))
     }
 }
 
 impl<P: Loaded + Admit> admit::Guest for Component<P> {
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| Ok(words(policy.reads())))
+        with_policy(|policy: &P| Ok(words(policy.reads())))
     }
 
     fn decide(values: Values, suggested: Admission) -> Result<Admission, Fault> {
-        asked(|policy: &P| policy.decide(values, suggested))
+        with_policy(|policy: &P| policy.decide(values, suggested))
     }
 }
 
 impl<P: Loaded + Route> route::Guest for Component<P> {
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| Ok(words(policy.reads())))
+        with_policy(|policy: &P| Ok(words(policy.reads())))
     }
 
     fn choose(values: Values, candidates: Vec<Candidate>) -> Result<Choice, Fault> {
-        asked(|policy: &P| policy.choose(values, &candidates))
+        with_policy(|policy: &P| policy.choose(values, &candidates))
     }
 }
 
 impl<P: Loaded + Batch> batch::Guest for Component<P> {
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| Ok(words(policy.reads())))
+        with_policy(|policy: &P| Ok(words(policy.reads())))
     }
 
     fn classify(values: Values) -> Result<Class, Fault> {
-        asked(|policy: &P| policy.classify(values))
+        with_policy(|policy: &P| policy.classify(values))
     }
 }
 
 impl<P: Loaded + Prefetch> prefetch::Guest for Component<P> {
     fn reads() -> Result<Inputs, Fault> {
-        asked(|policy: &P| Ok(words(policy.reads())))
+        with_policy(|policy: &P| Ok(words(policy.reads())))
     }
 
     fn suggest(values: Values, hit: bool) -> Result<Vec<Hint>, Fault> {
-        asked(|policy: &P| policy.suggest(values, hit))
+        with_policy(|policy: &P| policy.suggest(values, hit))
     }
 }
 
-fn asked<P: Loaded, T>(question: impl FnOnce(&P) -> Result<T, Fault>) -> Result<T, Fault> {
+fn with_policy<P: Loaded, T>(call: impl FnOnce(&P) -> Result<T, Fault>) -> Result<T, Fault> {
     P::cell().with(|cell| match cell.get() {
-        Some(policy) => question(policy),
+        Some(policy) => call(policy),
         None => Err(Fault::new(0, "not configured")),
     })
 }
 
-/// A panic ends as a trap, which has no words; so say them before.
-fn tell_of_panics() {
+/// Writes the message of a panic to the log, because the trap that ends it has none.
+fn report_panics() {
     #[cfg(target_family = "wasm")]
     std::panic::set_hook(Box::new(|panic| crate::log::write(crate::log::Level::Error, &panic.to_string())));
 }

@@ -1,4 +1,4 @@
-//! What the host hands over, slot by slot.
+//! The values that the host hands over, slot by slot.
 
 use crate::json::Value;
 

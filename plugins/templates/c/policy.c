@@ -1,7 +1,7 @@
-// Keys by tenant: each has answers of its own, and without a tenant nothing is shared.
+// Keys by tenant: each has responses of its own, and without a tenant nothing is shared.
 #include "holm.h"
 
-// What the operator configures: the header field that names the tenant.
+// The operator's configuration: the header field that names the tenant.
 static const char *tenant_header;
 
 static bool configure(const holm_string_t *config, holm_manifest_t *manifest, holm_fault_t *fault) {

@@ -1,4 +1,4 @@
-// Keys by tenant: each has answers of its own, and without a tenant nothing is shared.
+// Keys by tenant: each has responses of its own, and without a tenant nothing is shared.
 package main
 
 import (
@@ -6,7 +6,7 @@ import (
 	"holm/input"
 )
 
-// What the operator configures.
+// The operator's configuration.
 type perTenant struct {
 	// The header field that names the tenant.
 	tenantHeader string

@@ -1,4 +1,4 @@
-// Keys by tenant: each has answers of its own, and without a tenant nothing is shared.
+// Keys by tenant: each has responses of its own, and without a tenant nothing is shared.
 
 import { exported, input, lower, slot } from "./gen/holm.js";
 

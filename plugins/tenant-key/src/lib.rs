@@ -1,6 +1,6 @@
-//! Keys by tenant: the answer depends on who asks (a header), where (authority, path, query) and on chosen fields of a
-//! JSON body. As a recipe it costs no call; with `require_tenant` it is asked for each request, so that one without a
-//! tenant bypasses the cache.
+//! Keys by tenant: the response depends on the tenant (a header), on authority, path and query and on chosen fields of
+//! a JSON body. As a recipe it costs no call; with `require_tenant` it is called for each request, so that one without
+//! a tenant bypasses the cache.
 
 use holm_sdk::{Fault, Input, Key, Part, Plan, Policy, Transform, Values, Verdict, config::Table, slot};
 
@@ -50,11 +50,11 @@ impl Key for TenantKey {
     }
 }
 
-/// Where the query is among the parts.
+/// The index of the query among the parts.
 const QUERY: usize = 3;
 
 impl TenantKey {
-    /// What the answer depends on. The host hands over JSON in canonical form already, so `derive` has nothing to do there.
+    /// The parts of the key. The host hands over JSON in canonical form already, so `derive` has nothing to do there.
     fn parts(&self) -> Vec<Part> {
         let mut parts = vec![
             Part::new(Input::Header(self.tenant_header.clone()), Transform::Lowercase),

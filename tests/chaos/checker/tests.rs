@@ -25,7 +25,7 @@ fn exchange(key: &str, version: u64, from: Micros, until: Micros) -> Event {
     Event::Exchange(Exchange { key: key.to_owned(), version, status: 200, whole: true, from, until })
 }
 
-/// A request of client `c` to node 0, answered whole with this version.
+/// A request of client `c` to node 0, whose response is whole and has this version.
 fn request(key: &str, version: u64, sent: Micros, received: Micros) -> Request {
     let stamp = Stamp { key: key.to_owned(), version, to: "-".to_owned(), length: 300 };
     let seen = Seen { status: 200, whole: true, stamp: Some(stamp), sound: true, ..Seen::default() };
@@ -33,7 +33,7 @@ fn request(key: &str, version: u64, sent: Micros, received: Micros) -> Request {
     Request { id: 1, client, node: 0, key, reload: false, condition: None, sent, received, seen }
 }
 
-/// The same, answered with 304 to a client that has this version.
+/// The same with a 304, for a client that has this version.
 fn confirmed(key: &str, version: u64, sent: Micros, received: Micros) -> Request {
     let etag = Some(format!("\"{key}.{version}\""));
     let seen = Seen { status: 304, whole: true, etag, ..Seen::default() };
@@ -49,7 +49,7 @@ fn write(node: usize, sent: Micros, done: Micros) -> Write {
     Write { id: 7, node, url, method, sent, done, status: 204 }
 }
 
-/// What is wrong with a request, after these events.
+/// The rule that a request breaks after these events, if any.
 fn found(before: &[Event], request: Request) -> Option<Rule> {
     let resources = [("/p", Sort::Plain), ("/q", Sort::Plain), ("/t", Sort::Tenant), ("/x", Sort::Private)];
     let mut events: Vec<Event> = resources.map(|(path, sort)| Event::Resource(resource(path, sort))).into();
@@ -100,7 +100,7 @@ fn what_claims_to_be_whole_is() {
     let error = seen(|seen| *seen = Seen { status: 502, whole: true, ..Seen::default() });
     assert_eq!(found(&sent, error), None);
     let partial = seen(|seen| *seen = Seen { status: 206, whole: true, ..Seen::default() });
-    assert_eq!(found(&sent, partial), Some(Rule::NeverIssued), "nobody asked for a part");
+    assert_eq!(found(&sent, partial), Some(Rule::NeverIssued), "no request was for a part");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn nothing_is_from_before_an_acknowledged_purge() {
         assert_eq!(found(&history, request("/p", 1, 161, 170)), Some(Rule::Purged));
         assert_eq!(found(&history, request("/p", 1, 160, 170)), Some(Rule::Purged));
         assert_eq!(found(&history, confirmed("/p", 1, 161, 170)), Some(Rule::Purged), "by a 304 as well");
-        assert_eq!(found(&history, request("/p", 1, 159, 170)), None, "it was asked for before the acknowledgement");
+        assert_eq!(found(&history, request("/p", 1, 159, 170)), None, "it was requested before the acknowledgement");
         let again = [&history[..], &[exchange("/p", 1, 155, 156)]].concat();
         assert_eq!(found(&again, request("/p", 1, 161, 170)), None, "the origin has confirmed it since");
         let slow = [exchange("/p", 1, 140, 400), Event::Purge(purged.clone())];
@@ -138,7 +138,7 @@ fn a_soft_purge_asks_the_origin_unless_something_stale_may_be_served() {
 }
 
 #[test]
-fn an_unsafe_method_is_seen_by_who_asks_the_same_node_afterwards() {
+fn an_unsafe_method_is_seen_by_later_clients_of_the_same_node() {
     let change = Event::Change(Change { write: 7, at: 152 });
     let history = |write: Write| vec![exchange("/p", 1, 100, 110), change.clone(), Event::Write(write)];
     assert_eq!(found(&history(write(0, 150, 160)), request("/p", 1, 161, 170)), Some(Rule::Written));
@@ -203,7 +203,7 @@ fn what_is_for_one_client_is_made_for_each_request_anew() {
 }
 
 #[test]
-fn who_wants_the_origin_asked_gets_what_it_says() {
+fn a_reload_gets_what_the_origin_says() {
     let history = [exchange("/p", 1, 100, 110)];
     let reload = |sent| Request { reload: true, ..request("/p", 1, sent, 900) };
     assert_eq!(found(&history, reload(90)), None);

@@ -114,15 +114,15 @@ impl Ask {
     }
 
     /// Sends it over an HTTP/1.1 connection of its own and reads the whole response.
-    pub(crate) async fn send(self) -> Answer {
+    pub(crate) async fn send(self) -> Response {
         let what = format!("{} {}", self.method, self.target);
         match self.try_send().await {
-            Ok(answer) => answer,
+            Ok(response) => response,
             Err(error) => panic!("{what}: {error}"),
         }
     }
 
-    pub(crate) async fn try_send(self) -> Result<Answer, Failure> {
+    pub(crate) async fn try_send(self) -> Result<Response, Failure> {
         timeout(LIMIT, async { self.open().await?.whole().await }).await?
     }
 
@@ -152,27 +152,27 @@ impl Opened {
             .map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
     }
 
-    pub(crate) async fn whole(mut self) -> Result<Answer, Failure> {
+    pub(crate) async fn whole(mut self) -> Result<Response, Failure> {
         let mut body = BytesMut::new();
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame?.into_data() {
                 body.extend_from_slice(&data);
             }
         }
-        Ok(Answer { status: self.status, version: self.version, headers: self.headers, body: body.freeze() })
+        Ok(Response { status: self.status, version: self.version, headers: self.headers, body: body.freeze() })
     }
 }
 
 /// A whole response.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
-impl Answer {
+impl Response {
     /// Returns a header field's value, or nothing.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
@@ -356,11 +356,11 @@ impl Conn {
     }
 
     /// Sends a request and reads the whole response.
-    pub(crate) async fn send(&mut self, ask: Ask) -> Answer {
+    pub(crate) async fn send(&mut self, ask: Ask) -> Response {
         let what = format!("{} {}", ask.method, ask.target);
-        let answer = async { self.open(ask).await?.whole().await };
-        match within(&what, answer).await {
-            Ok(answer) => answer,
+        let response = async { self.open(ask).await?.whole().await };
+        match within(&what, response).await {
+            Ok(response) => response,
             Err(error) => panic!("{what}: {error}"),
         }
     }

@@ -14,7 +14,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What is done with every request.
+/// The treatment of every request.
 #[derive(Clone, Debug)]
 pub(crate) enum Lie {
     /// No response.
@@ -45,7 +45,7 @@ impl Liar {
         Self { address, asked, task }
     }
 
-    /// Returns a liar that says `text` with its line ends as HTTP wants them, and closes.
+    /// Returns a liar that sends `text` with its line ends as HTTP wants them, and closes.
     pub(crate) async fn says(text: &str) -> Self {
         Self::start(Lie::Say(crlf(text))).await
     }

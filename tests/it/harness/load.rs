@@ -78,9 +78,9 @@ async fn ask(handle: &NodeHandle, tally: &Tally, target: fn(usize) -> String) {
     let begun = Instant::now();
     let wrong = match handle.get(&target).try_send().await {
         Err(error) => Some(format!("{target}: {error}")),
-        Ok(answer) if answer.status != 200 => Some(format!("{target}: {} {:?}", answer.status, answer.headers)),
-        Ok(answer) if answer.header("x-for") != target => Some(format!("{target}: the answer of another")),
-        Ok(answer) if !is_sealed(&answer.body) => Some(format!("{target}: a torn body")),
+        Ok(response) if response.status != 200 => Some(format!("{target}: {} {:?}", response.status, response.headers)),
+        Ok(response) if response.header("x-for") != target => Some(format!("{target}: the response of another")),
+        Ok(response) if !is_sealed(&response.body) => Some(format!("{target}: a torn body")),
         Ok(_) => None,
     };
     let mut slowest = tally.slowest.lock();

@@ -14,13 +14,13 @@ pub(crate) const EMBEDDINGS: &str = "/v1/embeddings";
 /// of its own.
 pub(crate) fn doubling(origin: &Origin, gate: Gate) {
     origin.on(ARRAY, move |seen| {
-        let answers: Vec<Value> = items(seen).iter().map(double).collect();
-        Reply::ok(Value::Array(answers).to_string()).header("content-type", "application/json").behind(&gate)
+        let responses: Vec<Value> = items(seen).iter().map(double).collect();
+        Reply::ok(Value::Array(responses).to_string()).header("content-type", "application/json").behind(&gate)
     });
 }
 
-fn double(question: &Value) -> Value {
-    match question["n"].as_i64() {
+fn double(item: &Value) -> Value {
+    match item["n"].as_i64() {
         Some(number) => json!({"double": 2 * number}),
         None => json!({"error": {"status": 422, "message": "n is not a number"}}),
     }
@@ -36,8 +36,8 @@ pub(crate) fn embedding(origin: &Origin, gate: Gate) {
         let data: Vec<Value> = texts.iter().enumerate().rev().map(entry).collect();
         let tokens: usize = texts.iter().map(|text| text.as_str().map_or(0, str::len)).sum();
         let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-        let answer = json!({"object": "list", "data": data, "model": "m", "usage": usage});
-        Reply::ok(answer.to_string()).header("content-type", "application/json").behind(&gate)
+        let response = json!({"object": "list", "data": data, "model": "m", "usage": usage});
+        Reply::ok(response.to_string()).header("content-type", "application/json").behind(&gate)
     });
 }
 
@@ -60,6 +60,6 @@ fn items(seen: &Seen) -> Vec<Value> {
             Value::Array(inputs) => inputs,
             input => vec![input],
         },
-        other => panic!("a model was asked {other}"),
+        other => panic!("a model was sent {other}"),
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::{Answer, Ask, Conn, HOST_NAME},
+    client::{Ask, Conn, HOST_NAME, Response},
     eventually, found,
     process::Process,
     quoted,
@@ -41,19 +41,19 @@ impl NodeHandle {
     }
 
     /// GETs it, from the cache or the origin.
-    pub(crate) async fn fetch(&self, target: &str) -> Answer {
+    pub(crate) async fn fetch(&self, target: &str) -> Response {
         self.get(target).send().await
     }
 
     /// Returns what the cache has, without the origin.
-    pub(crate) async fn cached(&self, target: &str) -> Option<Answer> {
-        let answer = self.get(target).header("cache-control", "only-if-cached").send().await;
-        (answer.status != 504).then_some(answer)
+    pub(crate) async fn cached(&self, target: &str) -> Option<Response> {
+        let response = self.get(target).header("cache-control", "only-if-cached").send().await;
+        (response.status != 504).then_some(response)
     }
 
     /// Returns what the cache has, as soon as it has it: storing goes on after the response's last byte.
-    pub(crate) async fn hit(&self, target: &str) -> Answer {
-        found("a hit", async || self.cached(target).await.filter(Answer::is_hit)).await
+    pub(crate) async fn hit(&self, target: &str) -> Response {
+        found("a hit", async || self.cached(target).await.filter(Response::is_hit)).await
     }
 
     pub(crate) async fn h1(&self) -> Conn {
@@ -71,9 +71,9 @@ impl NodeHandle {
 
     /// Purges, expects that to succeed, and returns the admin API's response.
     pub(crate) async fn purge(&self, what: &Value) -> Value {
-        let answer = Ask::new(self.admin, Method::POST, "/purge").json(what).send().await;
-        assert_eq!(answer.status, 200, "{what}: {}", answer.text());
-        answer.json()
+        let response = Ask::new(self.admin, Method::POST, "/purge").json(what).send().await;
+        assert_eq!(response.status, 200, "{what}: {}", response.text());
+        response.json()
     }
 
     /// Purges the URL by which requests of the tests name `target`.
@@ -134,7 +134,7 @@ impl Node {
         Builder::default()
     }
 
-    /// Has it go on by another configuration, or says why it won't.
+    /// Exchanges its configuration for another, or returns why that is refused.
     pub(crate) async fn adopt(&self, builder: &Builder) -> Result<(), String> {
         let config = holm::config::parse("test.toml", &builder.text()).map_err(|error| error.to_string())?;
         let adopted = within("the exchange", self.exchange.adopt(&config)).await;
@@ -263,7 +263,7 @@ impl Builder {
             .fence(FENCE_MS)
     }
 
-    /// What is stored is served so long after the region's log was last read.
+    /// Sets how long stored responses are served after the region's log was last read.
     pub(crate) fn fence(mut self, ms: u64) -> Self {
         self.fence_ms = Some(ms);
         self
@@ -319,7 +319,7 @@ impl Builder {
         }
     }
 
-    /// Starts it in this process, or says why it won't.
+    /// Starts it in this process, or returns why it doesn't start.
     pub(crate) async fn try_start(&self) -> Result<Node, String> {
         let node = self.launch().await?;
         eventually("/readyz", async || node.admin("/readyz").send().await.status == 200).await;
@@ -347,9 +347,10 @@ impl Builder {
         }
         let nothing = json!({"tag": "nothing has this tag"});
         eventually("following the purge log", async || {
-            let answer = Ask::new(handle.admin, Method::POST, "/purge").json(&nothing).send().await;
-            let applied = answer.json()["applied"].clone();
-            answer.status == 200 && applied.as_array().is_some_and(|names| names.iter().any(|name| *name == self.name))
+            let response = Ask::new(handle.admin, Method::POST, "/purge").json(&nothing).send().await;
+            let applied = response.json()["applied"].clone();
+            response.status == 200
+                && applied.as_array().is_some_and(|names| names.iter().any(|name| *name == self.name))
         })
         .await;
     }

@@ -138,7 +138,7 @@ pub(crate) struct Taps(Arc<Mutex<VecDeque<Pipe>>>);
 impl Taps {
     /// Returns the next request's body.
     pub(crate) async fn next(&self) -> Pipe {
-        found("a request whose answer is fed", async || self.0.lock().pop_front()).await
+        found("a request whose response is fed", async || self.0.lock().pop_front()).await
     }
 }
 
@@ -221,14 +221,14 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         let state = Arc::clone(&state);
         connections.spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&state), request));
+            let service = service_fn(move |request| respond(Arc::clone(&state), request));
             // A client that goes away is no error of this origin.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<OutBody>, Infallible> {
+async fn respond(state: Arc<State>, request: Request<Incoming>) -> Result<Response<OutBody>, Infallible> {
     let (head, mut incoming) = request.into_parts();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
     state.begun.lock().push(target.clone());

@@ -29,7 +29,7 @@ impl Redis {
         for _ in 0..10 {
             let port = free_port();
             let mut child = run(port, &dir);
-            if answers_or_ends(port, &mut child).await {
+            if responds_or_ends(port, &mut child).await {
                 return Self { port, dir, child: Mutex::new(Some(child)) };
             }
         }
@@ -71,7 +71,7 @@ impl Redis {
     /// Starts it again on the same port, empty or with what was last saved.
     pub(crate) async fn start_again(&self) {
         let mut child = run(self.port, &self.dir);
-        assert!(answers_or_ends(self.port, &mut child).await, "redis-server didn't start again");
+        assert!(responds_or_ends(self.port, &mut child).await, "redis-server didn't start again");
         *self.child.lock() = Some(child);
     }
 
@@ -124,9 +124,9 @@ fn run(port: u16, dir: &TempDir) -> Child {
 }
 
 /// Returns true when it responds, false when it has ended.
-async fn answers_or_ends(port: u16, child: &mut Child) -> bool {
+async fn responds_or_ends(port: u16, child: &mut Child) -> bool {
     let mut alive = true;
-    eventually("redis-server answering", async || {
+    eventually("redis-server responding", async || {
         alive = child.try_wait().unwrap().is_none();
         !alive || pong(port).await
     })

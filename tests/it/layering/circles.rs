@@ -31,7 +31,7 @@ fn there_are_no_circles() {
 /// Sources, each with its path.
 type Sources = &'static [(&'static str, &'static str)];
 
-/// What is a circle, and how it is shown.
+/// Sources with a circle, and the circle as it is shown.
 const CIRCLES: &[(Sources, &str)] = &[
     (
         &[("cache/a.rs", "use super::b::B;"), ("cache/b.rs", "fn f() { crate::cache::a::f() }")],
@@ -94,7 +94,7 @@ const CIRCLES: &[(Sources, &str)] = &[
     ),
 ];
 
-/// What is none.
+/// Sources without a circle.
 const NO_CIRCLES: &[Sources] = &[
     &[
         ("cache.rs", "mod a;\npub use a::A;\npub(crate) use self::a::{B, c::C};\npub struct D;"),
@@ -234,7 +234,7 @@ struct File<'t> {
     path: &'t str,
     module: Vec<&'t str>,
     mentions: Vec<Mention<'t>>,
-    /// What its `use` declarations bring into scope: paths from the crate's root.
+    /// The paths that its `use` declarations bring into scope, paths from the crate's root.
     bound: BTreeMap<&'t str, Vec<&'t str>>,
 }
 
@@ -333,7 +333,7 @@ fn mentions<'t>(tokens: &[&'t str]) -> Vec<Mention<'t>> {
     let mut at = 0;
     while let Some(token) = tokens.get(at).copied() {
         let next = tokens.get(at + 1).copied().unwrap_or_default();
-        // `pub(in path)` says who may use something, and uses nothing.
+        // `pub(in path)` limits the users of something, and uses nothing.
         let is_visibility = tokens[..at].ends_with(&["pub", "(", "in"]);
         let begins = at == 0 || !matches!(tokens[at - 1], "::" | ".") && !is_visibility;
         if token == "{" {
@@ -430,7 +430,7 @@ fn without_tests<'t>(tokens: &[&'t str]) -> Vec<&'t str> {
     kept
 }
 
-/// Where the item ends that begins at `at`.
+/// Returns the end of the item that begins at `at`.
 fn item_end(tokens: &[&str], mut at: usize) -> usize {
     let mut open = 0_usize;
     while let Some(token) = tokens.get(at) {

@@ -1,4 +1,4 @@
-//! Where the wall clock may not be read. It may be set by an hour at any moment, either way: what lasts (breakers,
+//! Keeps the wall clock to its places. It may be set by an hour at any moment, either way: what lasts (breakers,
 //! ejections, trials, batches, flights, fences) is measured by a clock that only goes forward, and what was purged by
 //! running numbers, so that no setting of the clock ends or prolongs anything, or loses a purge.
 
@@ -23,7 +23,7 @@ const LASTING: [&str; 14] = [
     "plugin/rollout.rs",
 ];
 
-/// What shows people a moment and decides nothing by it: the end of an ejection.
+/// Files that show a moment to people and decide nothing by it: the end of an ejection.
 const SHOWN: [&str; 1] = ["origin/pool.rs"];
 
 #[test]

@@ -130,7 +130,7 @@ fn fields() -> Vec<Row> {
             row(format!("one has {name}, and Vary names it"), Apart, get(), get().set(name, other)).varies(name);
         [unnamed, named, one_has]
     });
-    // The origin gets these from the node, which says what it knows itself.
+    // The origin gets these from the node, which sends what it knows itself.
     let replaced = [("x-forwarded-host", "a.test", "b.test"), ("x-forwarded-proto", "http", "https")];
     let replaced = replaced.into_iter().map(|(name, one, other)| {
         let why = "the node replaces it: the origin is sent the same";
@@ -173,7 +173,7 @@ fn cookies(line: &str) -> Req {
     get().set("cookie", line)
 }
 
-/// The same request twice, but the origin says that its response is for one client, or for now.
+/// The same request twice, but the origin marks its response as for one client, or for now.
 fn for_one() -> Vec<Row> {
     let said = |says: &[(&'static str, &'static str)], verdict| {
         row(format!("the same request, and the origin says {says:?}"), verdict, get(), get()).says(says)
@@ -378,7 +378,7 @@ fn queries() -> Vec<Row> {
     others.chain(sorted).chain([spelled, moved]).collect()
 }
 
-/// What clients say of caching. The first request of a pair says nothing.
+/// Cache directives of clients. The first request of a pair has none.
 fn directives() -> Vec<Row> {
     let says = |control: &str, there, back| {
         row(format!("one says {control}"), there, get(), get().set("cache-control", control)).back(back)

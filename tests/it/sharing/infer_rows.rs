@@ -13,10 +13,10 @@ const ON: &[&str] = &[PLAIN, ARRAY, EMBEDDINGS];
 
 /// Policies whose key has members of the body, and not all of it.
 const BY_MEMBERS: &[&str] = &["tenant-key-body", "lane"];
-/// Policies whose key says nothing of credentials. What isn't in the key isn't sent.
+/// Policies whose key has no credentials. What isn't in the key isn't sent.
 const POLICIES: &[&str] =
     &["tenant-key-body", "tenant-key-call", "tenant-key-whole", "lane", "prompt-features", "prompt-window"];
-/// The operator has told these to leave `/user` out.
+/// These are configured to leave `/user` out.
 const WITHOUT_USER: &[&str] = &["prompt-features", "prompt-window", "tenant-key-body", "lane"];
 
 /// Reasons.
@@ -45,7 +45,7 @@ pub(super) fn rows() -> Vec<Row> {
     families.into_iter().flatten().collect()
 }
 
-/// A call that every protocol takes, with this JSON where a model and each policy look for what is asked.
+/// A call that every protocol takes, with this JSON where a model and each policy look for the input.
 pub(super) fn asked(what: &str) -> String {
     format!(r#"{{"model":"m","input":{what},"messages":[{{"role":"user","content":{what}}}]}}"#)
 }
@@ -62,7 +62,7 @@ fn row(name: impl Into<String>, verdict: Verdict, first: Req, second: Req) -> Ro
     Row::new(ON, name, verdict, first, second)
 }
 
-/// Two calls that differ in what is asked.
+/// Two calls with different inputs.
 fn pair(name: &str, verdict: Verdict, one: &str, other: &str) -> Row {
     row(format!("bodies: {name}"), verdict, post(asked(one)), post(asked(other)))
 }
@@ -191,7 +191,7 @@ fn strings() -> Vec<Row> {
     apart.chain(same).collect()
 }
 
-/// Members of the body beside what is asked, and members that stand there twice.
+/// Members of the body beside the input, and members that stand there twice.
 fn members() -> Vec<Row> {
     let beside = |member: &str| asked("\"a\"").replacen('{', &format!("{{{member},"), 1);
     let other = |name: &str, one: &str, other: &str| {
@@ -276,7 +276,7 @@ fn whole_bodies() -> Vec<Row> {
 /// A name, header fields, and two bodies.
 pub(super) type Unreadable = (String, Vec<(&'static str, &'static str)>, Vec<u8>, Vec<u8>);
 
-/// Bodies of which a key can't read what they ask.
+/// Bodies whose input a key can't read.
 pub(super) fn unreadable() -> Vec<Unreadable> {
     let (a, b) = (asked("\"a\""), asked("\"b\""));
     let around = |before: &[u8], after: &[u8]| {
@@ -401,7 +401,7 @@ fn coded() -> Vec<Row> {
     ]
 }
 
-/// What says by whose right is asked, each with two values. A policy may leave them out of its key; then they aren't sent.
+/// Fields that carry credentials, each with two values. A policy may leave them out of its key; then they aren't sent.
 fn credentials() -> Vec<Row> {
     let table = [
         ("authorization", "Bearer a", "Bearer b"),
@@ -423,7 +423,7 @@ fn credentials() -> Vec<Row> {
     rows.chain([moved, second]).map(|row| row.under(POLICIES, SentAlike)).collect()
 }
 
-/// Whatever else a client may say to a model: it is in the key, or it isn't sent.
+/// Everything else that a client can send to a model: it is in the key, or it isn't sent.
 fn fields() -> Vec<Row> {
     let table = [
         ("accept", "application/json", "text/event-stream"),
@@ -459,14 +459,14 @@ fn fields() -> Vec<Row> {
     ];
     let rows = table.into_iter().flat_map(|(name, one, other)| {
         [
-            row(format!("models are told {name}"), SentAlike, ask().set(name, one), ask().set(name, other)),
-            row(format!("models are told {name} by one"), SentAlike, ask(), ask().set(name, other)),
+            row(format!("models are sent {name}"), SentAlike, ask().set(name, one), ask().set(name, other)),
+            row(format!("models are sent {name} by one"), SentAlike, ask(), ask().set(name, other)),
         ]
     });
     let id = Shared("it numbers the request");
     let numbered = [
-        row("models are told x-request-id", id, ask().set("x-request-id", "one"), ask().set("x-request-id", "other")),
-        row("models are told x-forwarded-for", SentAlike, ask(), ask().set("x-forwarded-for", "192.0.2.1")),
+        row("models are sent x-request-id", id, ask().set("x-request-id", "one"), ask().set("x-request-id", "other")),
+        row("models are sent x-forwarded-for", SentAlike, ask(), ask().set("x-forwarded-for", "192.0.2.1")),
     ];
     rows.chain(numbered).collect()
 }
@@ -486,7 +486,7 @@ fn tenants() -> Vec<Row> {
     ]
 }
 
-/// Where it is asked, and how.
+/// Authorities, paths, queries and methods.
 fn targets() -> Vec<Row> {
     let to = |rest: &str| Req::new("POST", rest).set("content-type", "application/json").body(asked("\"a\""));
     let pair = |one: &str, other: &str| row(format!("models at {one} and {other}"), Apart, to(one), to(other));
@@ -501,15 +501,15 @@ fn targets() -> Vec<Row> {
         pair("/v1", "/v1?"),
         pair("/v1?a=1", "/v1?a=2"),
         pair("/v1?api-version=1&a=2", "/v1?a=2&api-version=1").under(SORTING, Shared(SORTED)),
-        row("models asked by GET and POST", Apart, text("POST"), text("GET")).on(&[PLAIN]),
+        row("models called by GET and POST", Apart, text("POST"), text("GET")).on(&[PLAIN]),
         row("models asked by PUT and POST", Apart, ask(), Req::new("PUT", "/v1").body(asked("\"a\""))),
         row("models asked by QUERY and POST", Apart, ask(), Req::new("QUERY", "/v1").body(asked("\"a\""))),
-        row("models asked nothing, by GET and POST", Apart, Req::new("POST", "/v1"), Req::new("GET", "/v1"))
+        row("models called with nothing, by GET and POST", Apart, Req::new("POST", "/v1"), Req::new("GET", "/v1"))
             .on(&[PLAIN]),
     ]
 }
 
-/// What clients say of caching. The first request of a pair says nothing.
+/// Cache directives of clients. The first request of a pair has none.
 fn directives() -> Vec<Row> {
     let renewed = Shared("what a request with no-cache brings is stored for all");
     let whatever = Shared("it asks for nothing else");

@@ -1,4 +1,4 @@
-//! The origin of the table: it numbers its responses, and says in digest what it was sent.
+//! The origin of the table: it numbers its responses, and returns a digest of what it was sent.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -35,8 +35,8 @@ const NOT_THE_CLIENTS: [&str; 11] = [
     "x-request-id",
 ];
 
-/// From now on the origin answers everything below `/PLACE/ROW…`; row number `n` says `says[n]`.
-pub(super) fn answer(origin: &Origin, says: Vec<Says>) {
+/// From now on the origin responds to everything below `/PLACE/ROW…`; row number `n` says `says[n]`.
+pub(super) fn respond(origin: &Origin, says: Vec<Says>) {
     let serials = AtomicU64::new(1);
     origin.on("*", move |seen| {
         let path = seen.target.split('?').next().unwrap_or_default();
@@ -60,7 +60,7 @@ fn row_number(segment: &str) -> Option<usize> {
     segment.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse().ok()
 }
 
-/// How many items a model is asked; `None` if it can't read the body.
+/// Returns the number of items in a body; `None` if it can't be read.
 fn items(place: &str, body: &[u8]) -> Option<u64> {
     let list = |text: &[u8]| serde_json::from_slice::<Vec<Box<RawValue>>>(text).ok();
     match place.as_bytes().first() {

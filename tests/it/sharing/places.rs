@@ -85,7 +85,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Where the paths of a row begin, in one direction.
+    /// Returns the prefix of a row's paths, in one direction.
     pub(super) fn target(&self, row: usize, direction: char) -> String {
         format!("/{}/{row}{direction}", self.name)
     }
@@ -110,7 +110,7 @@ pub(super) fn all() -> Vec<Place> {
         .collect()
 }
 
-/// By which the origin knows in which form it is asked.
+/// The letter by which the origin knows the form of a request.
 const fn letter(protocol: &str) -> char {
     match protocol.as_bytes() {
         [b'h', ..] => 'h',

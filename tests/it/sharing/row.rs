@@ -6,7 +6,7 @@ use http::Method;
 use super::places::Place;
 use crate::harness::{client::Ask, node::NodeHandle};
 
-/// What a route may do with a pair.
+/// The rule for a pair on a route.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Verdict {
     /// One is never given the other's response.
@@ -28,7 +28,7 @@ impl Verdict {
         }
     }
 
-    /// What is wrong with what came of a pair, if anything is.
+    /// Returns what is wrong with the outcome of a pair, if anything is.
     pub(super) const fn fault(self, shared: bool, alike: bool) -> Option<&'static str> {
         match self {
             Self::Apart if shared => Some("it shares"),
@@ -120,7 +120,7 @@ pub(super) struct Row {
     except: Vec<(&'static str, Verdict)>,
 }
 
-/// What the origin says unless a row has it say something else.
+/// The origin's header fields, unless a row has others.
 const SAYS: [(&str, &str); 1] = [("cache-control", "max-age=600")];
 
 impl Row {
@@ -152,7 +152,7 @@ impl Row {
         self
     }
 
-    /// The origin says just this.
+    /// The origin sends just this.
     pub(super) fn says(self, says: &[(&'static str, &'static str)]) -> Self {
         Self { says: says.to_vec(), ..self }
     }
@@ -183,7 +183,7 @@ impl Row {
         [self.there, self.back].into_iter().chain(self.except.iter().map(|(_, verdict)| *verdict))
     }
 
-    /// What holds on a route, in one direction.
+    /// Returns what holds on a route, in one direction.
     pub(super) fn verdict(&self, place: &Place, is_back: bool) -> Verdict {
         let fits = |(this, _): &&(&str, Verdict)| *this == place.protocol || *this == place.policy;
         let usual = if is_back { self.back } else { self.there };

@@ -357,7 +357,7 @@ mod tests {
             ("blocked, just now", Snapshot { blocked_since: Some(secs(168)), ..blocked }, Http1, 168, soon),
             ("blocked, early", blocked, Http1, 165, fine(170)),
             ("blocked, late", blocked, Http1, 170, close(Send)),
-            ("the tail of an answer isn't idleness", rest_blocked, Http1, 165, fine(170)),
+            ("the tail of a response isn't idleness", rest_blocked, Http1, 165, fine(170)),
             ("trickling, early", trickling, Http1, 164, fine(165)),
             ("trickling, late", trickling, Http2, 165, close(Rate)),
             ("in large steps, after a pause that would be too long", stepping, Http1, 170, fine(180)),

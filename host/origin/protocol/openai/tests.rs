@@ -70,7 +70,7 @@ fn every_kind_of_input_is_split_as_if_each_had_been_asked_alone() {
 }
 
 #[test]
-fn questions_share_a_group_only_if_a_list_can_hold_them() {
+fn items_share_a_group_only_if_a_list_can_hold_them() {
     let group = |body| items(body).remove(0).group;
     let base = group(r#"{"model":"m","input":"a"}"#);
     for (body, same) in [
@@ -132,7 +132,7 @@ fn large_members_are_not_multiplied_but_a_large_input_is_fine() {
 }
 
 #[test]
-fn answers_are_sorted_renumbered_and_their_digits_untouched() {
+fn results_are_sorted_renumbered_and_their_digits_untouched() {
     let items = items(r#"{"input":["aaaaaaaa","b"]}"#);
     let answer = r#"{"object":"list","data":[
         {"object":"embedding","index":1,"embedding":[1.0e-9, 2]},
@@ -166,7 +166,7 @@ fn the_reply_to_many_is_numbered_and_summed_up() {
 }
 
 #[test]
-fn one_answer_stays_as_it_is() {
+fn one_result_stays_as_it_is() {
     let items = items(r#"{"input":["a"]}"#);
     let answer = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
     let outcomes = answered(answer, &items).unwrap();
@@ -189,7 +189,7 @@ fn the_first_error_is_the_whole_reply() {
 }
 
 #[test]
-fn an_answer_that_fits_nobody_is_refused() {
+fn a_response_that_fits_no_item_is_refused() {
     let items = items(r#"{"input":["a","b"]}"#);
     for (answer, wanted) in [
         (r#"{"data":[{"embedding":1}]}"#, Some(BadResponse::Count { asked: 2, found: 1 })),

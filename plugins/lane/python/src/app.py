@@ -1,4 +1,4 @@
-"""Lanes: urgent questions and premium tenants first. In five languages; see ../../requests.jsonl for the answers."""
+"""Lanes: urgent requests and premium tenants first. In five languages; see ../../requests.jsonl for the verdicts."""
 
 import re
 from dataclasses import replace
@@ -72,7 +72,7 @@ class Lane(Policy):
         if status != b"200" or not isinstance(suggested, Admission_Store):
             return suggested
         stored = suggested.value
-        # A stream of events is kept for those who wait for it now, and no longer.
+        # A stream of events is stored for the clients that wait for it now, and no longer.
         ttl_ms = 0 if (content_type or b"").startswith(b"text/event-stream") else stored.ttl_ms
         tags = [*stored.tags, f"tenant:{text(tenant.lower())}"] if tenant else stored.tags
         return Admission_Store(replace(stored, ttl_ms=ttl_ms, grace_ms=ttl_ms // 2, tags=tags))

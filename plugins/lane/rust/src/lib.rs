@@ -140,7 +140,7 @@ impl Prefetch for Lane {
     }
 }
 
-/// What is in slot `n`, in lower case, if there is anything.
+/// The value in slot `n`, in lower case, if there is one.
 fn lower(values: &[Option<Vec<u8>>], n: usize) -> Option<Vec<u8>> {
     bytes(values, n).filter(|value| !value.is_empty()).map(<[u8]>::to_ascii_lowercase)
 }

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// What the host has been given memory for, until the bindings have taken it over. The collector doesn't move what is
+// The memory that the host has been given, until the bindings have taken it over. The collector doesn't move what is
 // on the heap, so that to hold a pointer is enough.
 var held []unsafe.Pointer
 

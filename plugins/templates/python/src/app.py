@@ -1,4 +1,4 @@
-"""Keys by tenant: each has answers of its own, and without a tenant nothing is shared."""
+"""Keys by tenant: each has responses of its own, and without a tenant nothing is shared."""
 
 from holm import Hook, Policy, Table, exported, input, slot
 from wit_world.exports.key import Keying, Keying_Call, Verdict, Verdict_Bypass, Verdict_Lookup

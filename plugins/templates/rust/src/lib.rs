@@ -1,8 +1,8 @@
-//! Keys by tenant: each has answers of its own, and without a tenant nothing is shared.
+//! Keys by tenant: each has responses of its own, and without a tenant nothing is shared.
 
 use holm_sdk::{Fault, Input, Key, Plan, Policy, Values, Verdict, config::Table, slot};
 
-/// What the operator configures.
+/// The operator's configuration.
 struct PerTenant {
     /// The header field that names the tenant.
     tenant_header: String,

@@ -1,11 +1,11 @@
-//! What a client reads from a response: its meaning, whatever its bytes look like, and where holm says it came from.
+//! A response as a client reads it: its meaning, whatever its bytes look like, and where holm says it came from.
 
 use std::ops::AddAssign;
 
 use blake3::{Hash, Hasher};
 use serde_json::Value;
 
-/// Where answers came from, in page views and questions.
+/// Where responses came from, in page views and items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// From memory.
@@ -23,7 +23,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Reads the `Cache-Status` (RFC 9211) of a response to `units` page views or questions.
+    /// Reads the `Cache-Status` (RFC 9211) of a response to `units` page views or items.
     pub(super) fn read(cache_status: Option<&str>, units: u64) -> Self {
         // The cache nearest to the client adds itself last; that is holm.
         let Some(member) = cache_status.and_then(|value| pieces(value, ',').pop()) else {
@@ -31,7 +31,7 @@ impl Tally {
         };
         let parameters = pieces(member, ';');
         let detail = parameters.iter().find_map(|it| it.strip_prefix("detail=")).unwrap_or_default().trim_matches('"');
-        if number(detail, "questions").is_some() {
+        if number(detail, "items").is_some() {
             return Self::of_joined(detail, units);
         }
         if parameters.contains(&"hit") {
@@ -60,7 +60,7 @@ impl Tally {
         tally
     }
 
-    /// `questions=32 hit=20 memory=19 disk=1 redis=0 collapsed=2 batched=10`; what is neither was fetched.
+    /// `items=32 hit=20 memory=19 disk=1 redis=0 collapsed=2 batched=10`; what is neither was fetched.
     fn of_joined(detail: &str, units: u64) -> Self {
         let count = |name| number(detail, name).unwrap_or_default();
         let (memory, disk, redis) = (count("memory"), count("disk"), count("redis"));
@@ -87,15 +87,18 @@ pub(super) fn page_meaning(body: &[u8]) -> Hash {
 }
 
 /// A digest of what an embeddings response means: its model and its embeddings, value by value and in their order.
-/// White space, the order of members and the spelling of numbers don't count. What is no such answer means its bytes.
+/// White space, the order of members and the spelling of numbers don't count. Of any other body the bytes count.
 pub(super) fn embeddings_meaning(body: &[u8]) -> Hash {
-    serde_json::from_slice::<Value>(body).ok().and_then(|answer| meaning(&answer)).unwrap_or_else(|| page_meaning(body))
+    serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|response| meaning(&response))
+        .unwrap_or_else(|| page_meaning(body))
 }
 
-fn meaning(answer: &Value) -> Option<Hash> {
+fn meaning(response: &Value) -> Option<Hash> {
     let mut hasher = Hasher::new();
-    hasher.update(answer["model"].as_str()?.as_bytes());
-    for (position, item) in answer["data"].as_array()?.iter().enumerate() {
+    hasher.update(response["model"].as_str()?.as_bytes());
+    for (position, item) in response["data"].as_array()?.iter().enumerate() {
         let values = item["embedding"].as_array()?;
         if item["index"].as_u64()? != position as u64 {
             return None;
@@ -152,12 +155,12 @@ mod tests {
             (Some("other; hit; detail=memory, holm; fwd=miss"), 1, Tally { fetched: 1, ..none() }),
             (Some("holm; fwd=miss; detail=\"a, b; hit; \\\" c\"; collapsed"), 1, Tally { collapsed: 1, ..none() }),
             (
-                Some("holm; fwd=partial; detail=\"questions=32 hit=20 memory=20 collapsed=2 batched=10\""),
+                Some("holm; fwd=partial; detail=\"items=32 hit=20 memory=20 collapsed=2 batched=10\""),
                 32,
                 Tally { memory: 20, collapsed: 2, fetched: 10, ..none() },
             ),
             (
-                Some("holm; hit; detail=\"questions=4 hit=4 memory=3 disk=1 collapsed=0 batched=0\""),
+                Some("holm; hit; detail=\"items=4 hit=4 memory=3 disk=1 collapsed=0 batched=0\""),
                 4,
                 Tally { memory: 3, disk: 1, ..none() },
             ),
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_does_not_change_what_an_answer_means_and_values_do() {
+    fn spelling_does_not_change_what_a_response_means_and_values_do() {
         let meaning = |text: &str| embeddings_meaning(text.as_bytes());
         let plain = meaning(r#"{"model":"m","data":[{"index":0,"embedding":[0.5,-1]}]}"#);
         assert_eq!(meaning(r#"{ "data": [{"embedding": [5e-1, -1.0], "index": 0}], "model": "m" }"#), plain);

@@ -1,5 +1,5 @@
-// Package answer makes what the bindings return of what a policy returns.
-package answer
+// Package result makes what the bindings return of what a policy returns.
+package result
 
 import (
 	"errors"
@@ -32,7 +32,7 @@ func Input(from input.Input) holm_policy_facts.Input { return holm_policy_facts.
 
 // Reads is what the policy's manifest says that a hook reads.
 func Reads(of func(holm.Reads) []input.Input) wit_types.Result[[]holm_policy_facts.Input, holm_policy_facts.Fault] {
-	defer holm.TellOfPanic()
+	defer holm.ReportPanic()
 	var reads []input.Input
 	policy, err := holm.Served[holm.Policy]()
 	if err == nil {

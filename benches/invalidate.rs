@@ -78,6 +78,10 @@ fn last(records: &[Tied]) -> (Position, Link) {
 }
 
 impl Log for Memory {
+    fn identity(&self) -> Tag {
+        Tag::named(b"memory")
+    }
+
     fn append<'a>(&'a self, purges: &'a [Append], _known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(async move {
             self.reach()?;

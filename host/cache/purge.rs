@@ -10,6 +10,7 @@ pub mod invalidations;
 pub mod journal;
 pub mod local;
 pub mod log;
+pub mod membership;
 pub mod pending;
 mod purger;
 pub mod receipt;

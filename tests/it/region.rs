@@ -594,3 +594,82 @@ async fn a_purge_that_its_nodes_disk_refuses_is_not_acknowledged() {
     let receipt = node.purge_url("/x", false).await;
     assert_eq!(names(&receipt, "applied"), ["n1"], "{receipt}");
 }
+
+/// Makes `origin` respond to `/x` with what can be confirmed.
+fn confirming_origin(origin: &Origin) {
+    origin.on("/x", |seen| match seen.header("if-none-match") {
+        "\"1\"" => Reply::status(304).header("cache-control", "max-age=600"),
+        _ => Reply::fresh(600, "x").header("etag", "\"1\""),
+    });
+}
+
+/// To the others it is a member that stands still: its disk says that they know it, and that it didn't sign off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_starts_while_the_server_is_out_asks_once_a_key_and_fence() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    confirming_origin(&origin);
+    let builder = node(&origin, &redis).fence(3_000).disk(dir.path());
+    let node = builder.spawn().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    redis.stop();
+    node.kill();
+    let node = builder.at_once().spawn().await;
+    node.fetch("/x").await;
+    node.hit("/x").await;
+    let (before, began) = (origin.hits("/x"), std::time::Instant::now());
+    for _ in 0..50 {
+        assert_eq!(node.fetch("/x").await.text(), "x");
+    }
+    let periods = usize::try_from(began.elapsed().as_millis() / 3_000).unwrap() + 1;
+    let asked = origin.hits("/x") - before;
+    assert!(asked <= periods, "{asked} requests to the origin in {periods} fences");
+    assert_eq!(node.metric("holm_cache_purge_in_step", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_wait_for_a_node_that_was_started_again_while_it_was_cut_off() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).fence(2_000).start().await;
+    let user = redis.user("two").await;
+    let builder = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(2_000).name("n2").disk(dir.path());
+    let two = builder.spawn().await;
+    two.fetch("/x").await;
+    two.hit("/x").await;
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    two.kill();
+    let two = builder.at_once().spawn().await;
+    for (version, next) in [("v1", "v2"), ("v2", "v3")] {
+        // Fetched within a fence of the purge, and served without asking: only the wait for its fence ends that.
+        two.fetch("/x").await;
+        assert_eq!(two.hit("/x").await.header("x-version"), version);
+        sealed_origin(&origin, next, 500);
+        let began = std::time::Instant::now();
+        let receipt = one.purge_url("/x", false).await;
+        assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec!["n2"]), "{receipt}");
+        assert!(began.elapsed().as_millis() >= 2_000, "its fence can't have expired sooner");
+        assert_eq!(two.fetch("/x").await.header("x-version"), next);
+    }
+}
+
+/// Whether the log is the one that the killed node knew, is known a fence later. A load balancer needn't wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_ready_soon_though_a_member_of_its_region_was_killed() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    confirming_origin(&origin);
+    let builder = node(&origin, &redis).fence(30_000).at_once();
+    let _one = builder.start().await;
+    let two = builder.clone().name("n2").spawn().await;
+    eventually("being in step", async || two.metric("holm_cache_purge_in_step", "").await > 0.5).await;
+    two.kill();
+    let three = builder.name("n3").start().await;
+    three.fetch("/x").await;
+    three.hit("/x").await;
+    let before = origin.hits("/x");
+    for _ in 0..20 {
+        three.fetch("/x").await;
+    }
+    assert_eq!(origin.hits("/x"), before, "once a key and fence");
+    assert_eq!(three.metric("holm_cache_purge_in_step", "").await, 0.0, "it doesn't know yet");
+}

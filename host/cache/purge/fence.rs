@@ -2,6 +2,10 @@
 //!
 //! Whoever purges waits until every node has applied the purge or its fence has certainly expired. So the fence is
 //! counted from the moment *before* a read was sent, on a clock that only goes forward and counts suspension.
+//!
+//! Two things are to be told apart: to be *in step*, which takes a read of the whole log, and to be *awaited*, which takes
+//! no more than to be on the list of members. One that is awaited asks the origin once a key and period; one that isn't,
+//! for each request.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -23,6 +27,11 @@ pub struct Fence {
     cut_off: CutOff,
     /// The last read of the log began then, in milliseconds of [`Uptime`]; 0 before the first, [`ALONE`] without a region.
     read: AtomicU64,
+    /// The others have had a word of this node that is at least as late as this, so that they wait for its fence until
+    /// `lost` after it; 0 if they have none.
+    word: AtomicU64,
+    /// Since then they have done so without a gap.
+    since: AtomicU64,
 }
 
 /// When the last read of the log began, as it was known at one moment.
@@ -45,13 +54,45 @@ impl Fence {
     /// The fence of a node of a region that has yet to read its log.
     #[must_use]
     pub const fn new(period: Duration, lost: Duration, cut_off: CutOff) -> Self {
-        Self { period, lost, cut_off, read: AtomicU64::new(0) }
+        let (read, word, since) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { period, lost, cut_off, read, word, since }
     }
 
     /// The fence of a node that has a log of its own, which always holds.
     #[must_use]
     pub const fn alone() -> Self {
-        Self { period: Duration::ZERO, lost: Duration::ZERO, cut_off: CutOff::Ask, read: AtomicU64::new(ALONE) }
+        let (read, word, since) = (AtomicU64::new(ALONE), AtomicU64::new(0), AtomicU64::new(0));
+        Self { period: Duration::ZERO, lost: Duration::ZERO, cut_off: CutOff::Ask, read, word, since }
+    }
+
+    /// Notes that a step of the log, which began at `began` and has come back by `now`, has put this node on its list.
+    pub fn signed_on(&self, began: Uptime, now: Uptime) {
+        if !self.is_awaited(now, now) {
+            // The others may have given it up meanwhile, or never known it. Before the word: see `is_awaited`. Times are
+            // in whole milliseconds, so what was fetched in this one may have been fetched before.
+            self.since.store(now.0 + 1, Ordering::Release);
+        }
+        self.word.fetch_max(began.0.max(1), Ordering::Release);
+    }
+
+    /// Takes the place of a member that has ended without signing off and whose last word was no earlier than `word`: all
+    /// that this process has fetched was fetched while others waited for that one. Nothing if this process has signed on.
+    pub fn inherit(&self, word: Uptime) {
+        let _ = self.word.compare_exchange(0, word.0.max(1), Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Whether each purge that was made since `from`, and is complete at `now`, has waited for this node or its fence.
+    fn is_awaited(&self, from: Uptime, now: Uptime) -> bool {
+        // In this order: whoever sees a word after a gap sees the end of the gap as well.
+        let word = self.word.load(Ordering::Acquire);
+        let since = self.since.load(Ordering::Acquire);
+        // One that serves whatever happens is never given up.
+        let counts = self.serves() || now.since(Uptime(word)) + self.period < self.lost;
+        word != 0 && from.0 >= since && counts
+    }
+
+    fn serves(&self) -> bool {
+        self.cut_off == CutOff::Serve
     }
 
     /// Notes that all records of the log that were there at `began` have been applied.
@@ -100,35 +141,30 @@ impl Fence {
     ///
     /// A node that is cut off asks the origin once a key and period: who purges waits for a period after the purge, so
     /// what was fetched less than a period ago was fetched after any purge that is complete by now. That is so only for
-    /// as long as the others count with this node at all.
+    /// as long as the others count with this node at all, and whether or not it has ever read the log.
     #[must_use]
     pub fn lets(&self, observed: Observed, fetched: Uptime, now: Uptime) -> bool {
         if observed.0 == ALONE || planted(Plant::FenceIgnored) {
             return true;
         }
-        let Some(age) = observed.age(now) else { return false };
-        age < self.period
-            || match self.cut_off {
-                CutOff::Serve => true,
-                CutOff::Ask => fetched.0 != 0 && age + self.period < self.lost && now.since(fetched) < self.period,
-            }
+        if observed.age(now).is_some_and(|age| age < self.period || self.serves()) {
+            return true;
+        }
+        let is_recent = self.serves() || now.since(fetched) < self.period;
+        fetched.0 != 0 && is_recent && self.is_awaited(fetched, now)
     }
 
     /// Whether a request that came at `came` may share a fetch that began at `began`, given that the fence did not hold
-    /// when it came: in any case if it came first, else as [`Fence::lets`] would serve what was fetched. A read since then
-    /// shows nothing of the time before.
+    /// when it came: in any case if it came first, else as [`Fence::lets`] would serve what was fetched.
     #[must_use]
     pub fn shares(&self, began: Uptime, came: Uptime) -> bool {
         if came <= began {
             return true;
         }
-        match (self.observe().0, self.cut_off) {
-            (0, _) => false,
-            (ALONE, _) | (_, CutOff::Serve) => true,
-            (read, CutOff::Ask) => {
-                let counts = read <= came.0 && came.since(Uptime(read)) + self.period < self.lost;
-                counts && came.since(began) < self.period
-            }
+        match self.observe().0 {
+            ALONE => true,
+            read if read != 0 && self.serves() => true,
+            _ => (self.serves() || came.since(began) < self.period) && self.is_awaited(began, came),
         }
     }
 }
@@ -153,6 +189,7 @@ mod tests {
 
     fn read_at(ms: u64, cut_off: CutOff) -> Fence {
         let fence = Fence::new(PERIOD, LOST, cut_off);
+        fence.signed_on(Uptime(ms), Uptime(ms));
         fence.renew(Uptime(ms));
         fence
     }
@@ -193,6 +230,56 @@ mod tests {
         assert!(lets(&fence, 0, 73_999), "an older read takes nothing away");
     }
 
+    /// Between the two, a purge that was made after the fetch need not have waited for this node.
+    #[test]
+    fn what_was_fetched_before_the_node_signed_on_is_asked_about() {
+        let fence = Fence::new(PERIOD, LOST, CutOff::Ask);
+        assert!(!lets(&fence, 10_000, 10_000), "nobody knows of it");
+        fence.signed_on(Uptime(10_000), Uptime(10_200));
+        // The log has yet to be read to its end, or to be confirmed by the others.
+        assert!(!fence.holds(Uptime(10_200)) && !lets(&fence, 0, 10_200), "of others it knows nothing yet");
+        for (fetched, now, wanted) in [
+            (10_200, 10_300, false),
+            (10_201, 10_300, true),
+            (10_201, 14_200, true),
+            (10_201, 14_201, false),
+            (65_999, 65_999, true),
+            (66_000, 66_000, false),
+        ] {
+            assert_eq!(lets(&fence, fetched, now), wanted, "fetched {fetched}, now {now}");
+        }
+        // In time: nobody has given it up.
+        fence.signed_on(Uptime(65_000), Uptime(65_100));
+        assert!(lets(&fence, 63_000, 66_000));
+        // Too late: it may have been given up in between.
+        fence.signed_on(Uptime(125_000), Uptime(125_001));
+        assert!(!lets(&fence, 125_001, 125_002) && lets(&fence, 125_002, 125_002));
+        assert!(!fence.shares(Uptime(125_001), Uptime(125_003)) && fence.shares(Uptime(125_002), Uptime(125_003)));
+    }
+
+    #[test]
+    fn a_process_stands_in_for_the_member_that_it_was() {
+        let fence = Fence::new(PERIOD, LOST, CutOff::Ask);
+        fence.inherit(Uptime(10_000));
+        assert!(!fence.holds(Uptime(10_001)) && !fence.has_read(), "it has read nothing itself");
+        for (fetched, now, wanted) in [
+            (0, 10_001, false),
+            (10_001, 10_001, true),
+            (10_001, 14_000, true),
+            (10_001, 14_001, false),
+            (65_999, 65_999, true),
+            (66_000, 66_000, false),
+        ] {
+            assert_eq!(lets(&fence, fetched, now), wanted, "fetched {fetched}, now {now}");
+        }
+        fence.signed_on(Uptime(20_000), Uptime(20_000));
+        fence.inherit(Uptime(70_000));
+        assert!(lets(&fence, 19_000, 20_000) && !lets(&fence, 76_000, 76_000), "it has a word of its own");
+        let serving = Fence::new(PERIOD, LOST, CutOff::Serve);
+        serving.inherit(Uptime(10_000));
+        assert!(lets(&serving, 10_001, 999_000) && !lets(&serving, 0, 10_001), "purges wait for it in any case");
+    }
+
     #[test]
     fn a_node_may_be_configured_to_go_on() {
         let fence = read_at(10_000, CutOff::Serve);
@@ -211,6 +298,7 @@ mod tests {
             (65_999, 66_000, false),
             (66_000, 66_000, true),
             (66_001, 66_000, true),
+            // Before it had signed on.
             (8_000, 9_000, false),
         ] {
             assert_eq!(fence.shares(Uptime(began), Uptime(came)), wanted, "began {began}, came {came}");

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::{
     Error, Purger, journal,
     log::{Entry, Followed, RETRY},
+    membership,
     region::Region,
     roll::Roster,
     table::{Cursor, Incarnation, Position, Record, Table},
@@ -54,6 +55,10 @@ struct Reader {
     differing: Vec<String>,
     /// What the disk has of the members.
     roster: Option<Roster>,
+    /// The last word of this process that its disk has.
+    noted: Option<Uptime>,
+    /// The processes before on this node's directory are off the list.
+    has_succeeded: bool,
 }
 
 /// Incarnations that are remembered.
@@ -82,18 +87,34 @@ impl Purger {
 
     async fn leave(&self) {
         self.hand_on_rest().await;
-        let Some(region) = &self.region else { return };
-        let cursor = *self.applied.borrow();
-        let member = region.member(&self.node, cursor, cursor.position, clock::uptime());
-        if let Err(error) = region.log.sign_off(&member, false).await {
+        if let Some(region) = &self.region
+            && let Err(error) = self.sign_off_itself(region).await
+        {
             warn!(%error, "could not sign off from the region's purge log");
         }
+    }
+
+    /// Signs this process off. The disk says so first: whether a log that fails has done it can't be known, and a process
+    /// that starts must not take the place of a member that isn't on the list. So where the log is out of reach anyway,
+    /// or the disk refuses, nothing is done, and this one stays a member.
+    async fn sign_off_itself(&self, region: &Region) -> Result<(), Error> {
+        if let Some(journal) = self.journal.clone() {
+            region.log.members(None).await?;
+            journal::blocking(move || journal.leave()).await?;
+        }
+        let cursor = *self.applied.borrow();
+        let member = region.member(&self.node, cursor, cursor.position, clock::uptime());
+        region.log.sign_off(&member, false).await
     }
 
     async fn follow(&self, region: &Region) {
         let mut reader = Reader::default();
         loop {
             let Err(error) = self.follow_once(region, &mut reader).await;
+            // Only now: where the log can be reached, its list says better than the disk who is a member.
+            if let Some(word) = region.inherited {
+                self.fence.inherit(word);
+            }
             reader.warn("unreachable", || {
                 warn!(%error, "the region's purge log is out of reach; past the fence, what is stored is confirmed by the origin");
             });
@@ -109,9 +130,14 @@ impl Purger {
             let cursor = reader.candidate.as_ref().map_or(live, |candidate| candidate.table.cursor());
             let durable = Some(*self.applied.borrow()).filter(|applied| applied.log == cursor.log);
             let durable = durable.map_or(Position::default(), |applied| applied.position.min(cursor.position));
-            let member = region.member(&self.node, cursor, durable, began);
+            // Of the table that counts, not of a candidate: nobody may take a purge for applied before it takes effect.
+            let member = region.member(&self.node, live, durable, began);
             let followed = region.log.follow(&member, cursor).await?;
-            region.reached.store(clock::uptime().0, Ordering::Relaxed);
+            let now = clock::uptime();
+            region.reached.store(now.0, Ordering::Relaxed);
+            if matches!(followed, Followed::Records { .. } | Followed::Trimmed(..)) {
+                self.fence.signed_on(began, now);
+            }
             match followed {
                 Followed::Records { entries, last, server } => {
                     region.last.store(last.0, Ordering::Relaxed);
@@ -240,22 +266,19 @@ impl Purger {
             let saved = self.swap_in(&mut writing, table, anew, (records, folded)).await;
             reader.note_saved(saved);
         }
-        if let Some(before) = region.before.filter(|_| !self.fence.has_read()) {
-            // Its directory is this process's now, so it has ended.
-            let mut member = region.member(&self.node, at, at.position, began);
-            member.instance = before;
-            region.log.sign_off(&member, false).await?;
-        }
+        self.note_caught_up();
         // What isn't durable isn't reported, and past this node's fence nobody waits for it. So that has to end.
         let is_refused = self.unsaved.load(Ordering::Relaxed);
         let lapsed = !is_refused && !self.fence.holds(began);
         reader.unconfirmed |= region.roll.lock().read(at.log, server, lapsed && !reader.unconfirmed, began);
         if reader.unconfirmed {
             let listed = region.log.members(None).await?;
+            // Who has spoken of an incarnation that began since has said nothing of this one.
+            let is_same = listed.log == at.log;
             reader.unconfirmed = {
                 let mut roll = region.roll.lock();
                 roll.look(listed, clock::uptime());
-                !roll.is_confirmed(region.instance, clock::uptime())
+                !is_same || !roll.is_confirmed(region.instance, clock::uptime())
             };
             self.keep_roll(region, reader).await?;
         }
@@ -266,7 +289,7 @@ impl Purger {
             }
             self.fence.renew(began);
         }
-        Ok(())
+        self.succeed(region, reader, began).await
     }
 
     /// Whether the log that was found may have lost invalidations that it took from the process before. If not, that
@@ -278,6 +301,31 @@ impl Purger {
             note.left = None;
         }
         is_doubted
+    }
+
+    /// Writes down, now and then, that this process is a member, whose last word was at `word`. Then those before it on its
+    /// directory, which have ended, are signed off: never sooner, since the disk may still say that one of them is.
+    async fn succeed(&self, region: &Region, reader: &mut Reader, word: Uptime) -> Result<(), Error> {
+        let due = self.journal.clone().filter(|_| membership::is_due(reader.noted, region.lost, word));
+        if let Some(journal) = due {
+            let member = region.membership(word);
+            match journal::blocking(move || journal.keep_membership(member.as_ref())).await {
+                Ok(()) => reader.noted = Some(word),
+                Err(error) => reader.warn("member", || {
+                    warn!(%error, "that this node is a member of its region is not on disk; it is tried again");
+                }),
+            }
+        }
+        if reader.has_succeeded || reader.noted.is_none() {
+            return Ok(());
+        }
+        for before in &region.before {
+            let mut member = region.member(&self.node, Cursor::default(), Position::default(), word);
+            member.instance = *before;
+            region.log.sign_off(&member, false).await?;
+        }
+        reader.has_succeeded = true;
+        Ok(())
     }
 
     /// Signs those on again that the log's list has lost, and writes down which members there are.
@@ -311,9 +359,10 @@ impl Purger {
         reader.swept = now;
         let listed = region.log.members(None).await?;
         // Another node that knew it may have put it back when the list was lost.
-        let returned = listed.members.iter().find(|member| Some(member.instance) == region.before).cloned();
-        if let Some(before) = returned {
-            region.log.sign_off(&before, false).await?;
+        if reader.has_succeeded {
+            for before in listed.members.iter().filter(|member| region.before.contains(&member.instance)) {
+                region.log.sign_off(before, false).await?;
+            }
         }
         let (lost, namesake, differing) = {
             let mut roll = region.roll.lock();

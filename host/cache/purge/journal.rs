@@ -3,7 +3,9 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -13,11 +15,12 @@ use super::{
     Error,
     busy::Busy,
     log::{Member, Report},
+    membership::Membership,
     pending::Change,
     roll::Roster,
     table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
 };
-use crate::cache::tag::Tag;
+use crate::{cache::tag::Tag, clock::Uptime};
 
 const ROWS: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("purged");
 const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("state");
@@ -39,11 +42,17 @@ const BUSY: &str = "busy";
 /// The name in [`META`] that is there while invalidations found no room in [`WAITING`].
 const OVERFLOWED: &str = "overflowed";
 
+/// The names in [`META`] of the process that is on the log's list, with its last word, and of its terms.
+const MEMBER: &str = "member";
+const TERMS: &str = "terms";
+
 /// The database. After an error it is opened anew: one write that failed for want of space would fail all that follow.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     database: Mutex<Option<Database>>,
+    /// This process signs off: it is no member any more, whatever is still under way.
+    has_left: AtomicBool,
 }
 
 impl Journal {
@@ -61,7 +70,7 @@ impl Journal {
         if !is_whole {
             return Err(Error::Journal(format!("{}: it is damaged", path.display())));
         }
-        Ok(Self { path, database: Mutex::new(Some(database)) })
+        Ok(Self { path, database: Mutex::new(Some(database)), has_left: AtomicBool::new(false) })
     }
 
     /// Rebuilds the table, `None` if nothing was ever written, and deletes rows for which it has no room.
@@ -189,6 +198,66 @@ impl Journal {
             write.commit().map_err(journal)?;
             Ok(before)
         })
+    }
+
+    /// Names the clock of [`Uptime`] and this database: after another start of the machine, in another namespace of time,
+    /// or in a copy of the file it is another name. `None` if that can't be known.
+    #[must_use]
+    pub fn clock(&self) -> Option<String> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        // There is none on old kernels, and then only one clock.
+        let time = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+        let file = fs::metadata(&self.path).ok()?;
+        let boot = Some(boot.trim()).filter(|boot| !boot.is_empty())?;
+        Some(format!("{boot} {} {}:{}", time.display(), file.dev(), file.ino()))
+    }
+
+    /// Returns the process that was on the log's list and hadn't signed off, when the one before ended.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn membership(&self) -> Result<Option<Membership>, Error> {
+        self.with(|database| {
+            let read = database.begin_read().map_err(journal)?;
+            let meta = read.open_table(META).map_err(journal)?;
+            let member = meta.get(MEMBER).map_err(journal)?.map(|packed| halves(packed.value()));
+            let terms = meta.get(TERMS).map_err(journal)?.map(|packed| Tag::from_bytes(packed.value()));
+            let both = member.zip(terms);
+            Ok(both.map(|((instance, word), terms)| Membership { instance, word: Uptime(word), terms }))
+        })
+    }
+
+    /// Writes down that a process is on the log's list, in place of an earlier one, or that none is. After
+    /// [`Journal::leave`] none is.
+    ///
+    /// # Errors
+    /// What the database says; then nothing has changed.
+    pub fn keep_membership(&self, member: Option<&Membership>) -> Result<(), Error> {
+        self.with(|database| {
+            // Nobody else uses the database meanwhile: what was on its way when the process left is no more written.
+            let member = member.filter(|_| !self.has_left.load(Ordering::Relaxed));
+            let write = database.begin_write().map_err(journal)?;
+            {
+                let mut meta = write.open_table(META).map_err(journal)?;
+                if let Some(Membership { instance, word, terms }) = member {
+                    meta.insert(MEMBER, &pair(*instance, word.0)).map_err(journal)?;
+                    meta.insert(TERMS, terms.as_bytes()).map_err(journal)?;
+                } else {
+                    meta.remove(MEMBER).map_err(journal)?;
+                    meta.remove(TERMS).map_err(journal)?;
+                }
+            }
+            write.commit().map_err(journal)
+        })
+    }
+
+    /// Deletes that, for a process that is about to sign off.
+    ///
+    /// # Errors
+    /// What the database says; then it must not sign off.
+    pub fn leave(&self) -> Result<(), Error> {
+        self.has_left.store(true, Ordering::Relaxed);
+        self.keep_membership(None)
     }
 
     /// Makes `records`, already applied to `table`, durable; `folded` rows leave. Returns when it's on disk.
@@ -478,6 +547,40 @@ mod tests {
             let journal = Journal::open(dir.path()).unwrap();
             assert_eq!((journal.roster().unwrap(), journal.busy().unwrap()), (roster, busy));
         }
+    }
+
+    #[test]
+    fn who_is_a_member_is_there_after_reopening_until_it_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = |instance| Membership { instance, word: Uptime(7 * instance), terms: Tag::named(b"terms") };
+        {
+            let journal = Journal::open(dir.path()).unwrap();
+            assert_eq!(journal.membership().unwrap(), None);
+            journal.keep_membership(Some(&member(1))).unwrap();
+            journal.keep_membership(Some(&member(2))).unwrap();
+        }
+        let journal = Journal::open(dir.path()).unwrap();
+        assert_eq!(journal.membership().unwrap(), Some(member(2)));
+        journal.leave().unwrap();
+        // As if it had been on its way.
+        journal.keep_membership(Some(&member(2))).unwrap();
+        assert_eq!(journal.membership().unwrap(), None);
+        drop(journal);
+        let journal = Journal::open(dir.path()).unwrap();
+        assert_eq!(journal.membership().unwrap(), None);
+        journal.keep_membership(Some(&member(3))).unwrap();
+        assert_eq!(journal.membership().unwrap(), Some(member(3)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_copy_of_the_file_is_another_one() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let clock = |at: usize| Journal::open(dirs[at].path()).unwrap().clock().unwrap();
+        let first = clock(0);
+        assert_eq!(clock(0), first, "opened again");
+        fs::copy(dirs[0].path().join("purge.redb"), dirs[1].path().join("purge.redb")).unwrap();
+        assert_ne!(clock(1), first);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// Nothing is promised by the engine alone: it may lose its last records, be put back to an older state, or be emptied.
 /// That is noticed by what each record carries (its number and the link of the one before), and ends the incarnation.
 pub trait Log: Send + Sync + fmt::Debug {
+    /// Tells it from other logs: where it is, as this node was told.
+    fn identity(&self) -> Tag;
+
     /// Appends purges in their order, and returns where the last one stands. If the log has to begin for that, `known`
     /// members are put on its list in the same step, unless they are on it.
     ///
@@ -109,7 +112,7 @@ pub struct Member {
     pub node: String,
     /// One life of its process.
     pub instance: u64,
-    /// The incarnation that it follows.
+    /// The incarnation by whose table it judges what it has stored.
     pub log: Incarnation,
     /// What it said last.
     pub report: Report,

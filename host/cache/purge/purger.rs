@@ -117,6 +117,8 @@ pub struct Purger {
     pub(super) state: RwLock<State>,
     glance: ArcSwap<Glance>,
     pub(super) fence: Fence,
+    /// When the log's own table came to count, in milliseconds of [`Uptime`]; 0 before.
+    caught_up: AtomicU64,
     pub(super) journal: Option<Arc<Journal>>,
     pub(super) region: Option<Region>,
     /// Serialises writers, so that positions reach the journal in order.
@@ -167,7 +169,7 @@ impl Purger {
             Some(_) => Fence::new(config.fence, config.lost, config.cut_off),
             None => Fence::alone(),
         };
-        let region = log.map(|log| Region::new(log, config, journal.as_deref())).transpose()?;
+        let region = log.map(|log| Region::new(node, log, config, journal.as_deref())).transpose()?;
         // A log of its own is on this disk anyway.
         let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
         let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
@@ -179,6 +181,7 @@ impl Purger {
             state: RwLock::new(State { table, local }),
             glance: ArcSwap::from_pointee(glance),
             fence,
+            caught_up: AtomicU64::new(0),
             journal,
             region,
             writing: Mutex::new(Writing { parked, ..Writing::default() }),
@@ -222,10 +225,21 @@ impl Purger {
         self.fence.is_alone() || self.fence.holds(clock::uptime())
     }
 
-    /// Whether the node has yet to catch up with its region's log after its start.
+    /// Whether the node has yet to catch up with its region's log after its start. Whether that is the log they know, the
+    /// others are waited for only briefly: what is stored is confirmed until they have said it.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
-        !self.fence.is_alone() && !self.fence.has_read()
+        if self.fence.is_alone() || self.fence.has_read() {
+            return false;
+        }
+        let caught_up = self.caught_up.load(Ordering::Relaxed);
+        caught_up == 0 || clock::uptime().since(Uptime(caught_up)) < CONFIRM_TIME
+    }
+
+    /// Notes that the log's own table counts.
+    pub(super) fn note_caught_up(&self) {
+        let now = clock::uptime().0.max(1);
+        let _ = self.caught_up.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Whether the region's log has replied lately.
@@ -509,6 +523,10 @@ fn restore(journal: Option<&Journal>, tags_max: usize, patience: Duration) -> Re
     }
     Ok((local, pending))
 }
+
+/// How long a node that has read its region's log isn't ready because others have yet to confirm it. They read it at least
+/// once a second; one that hasn't within two is out of touch, or has ended.
+const CONFIRM_TIME: Duration = Duration::from_secs(2);
 
 /// A log that hasn't replied for this long is out of reach.
 const RECENT: Duration = Duration::from_secs(5);

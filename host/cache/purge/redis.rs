@@ -83,7 +83,7 @@ static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
           end
         end
         local applied = known and ARGV[3] or '0'
-        redis.call('HSET', KEYS[3], ARGV[1], table.concat({s[1], applied, ARGV[4], ARGV[5]}, ' '))
+        redis.call('HSET', KEYS[3], ARGV[1], table.concat({ARGV[9], applied, ARGV[4], ARGV[5]}, ' '))
         local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6] .. '-0', '+', 'COUNT', ARGV[8])
         return {'ok', s[2], s[3], first and first[1] or '', entries}",
     )
@@ -141,6 +141,7 @@ static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
 pub struct RedisLog {
     client: Client,
     names: Names,
+    identity: Tag,
     log_max: usize,
     fence: Duration,
     lost: Duration,
@@ -197,6 +198,7 @@ impl RedisLog {
                 log: format!("{prefix}:log"),
                 members: format!("{prefix}:members"),
             },
+            identity: Tag::named(format!("{:?} {prefix:?}", redis.url).as_bytes()),
             log_max: purge.log_max,
             fence: purge.fence,
             lost: purge.lost,
@@ -284,7 +286,7 @@ impl RedisLog {
         call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
         let report = &member.report;
         call.arg(field(member)).arg(from.log.0).arg(report.applied.0).arg(limits(report)).arg(report.beat);
-        call.arg(from.position.0).arg(from.link.0).arg(BATCH);
+        call.arg(from.position.0).arg(from.link.0).arg(BATCH).arg(member.log.0);
         let (reply, server): (Vec<Value>, _) =
             self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
         read(from, &reply, server).ok_or_else(|| Error::Log("the log's server gave an unexpected reply".to_owned()))
@@ -345,6 +347,10 @@ impl RedisLog {
 }
 
 impl Log for RedisLog {
+    fn identity(&self) -> Tag {
+        self.identity
+    }
+
     fn append<'a>(&'a self, purges: &'a [Append], known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(self.append(purges, known))
     }

@@ -11,11 +11,13 @@ use super::{
     Error,
     journal::Journal,
     log::{Appended, Log, Member, RETRY, Report},
+    membership::{Membership, Terms},
     receipt::{self, Receipt, Standpoint},
     roll::Roll,
     table::{Cursor, Position},
 };
 use crate::{
+    cache::tag::Tag,
     clock::{self, Uptime},
     config,
 };
@@ -36,12 +38,16 @@ pub(super) struct Region {
     pub(super) log: Arc<dyn Log>,
     pub(super) roll: parking_lot::Mutex<Roll>,
     pub(super) fence: Duration,
-    lost: Duration,
+    pub(super) lost: Duration,
     cut_off: config::CutOff,
     /// One life of this process.
     pub(super) instance: u64,
-    /// The life before, whose directory this one holds.
-    pub(super) before: Option<u64>,
+    /// The lives before, whose directory this one holds: the last one, and the last one that was a member.
+    pub(super) before: Vec<u64>,
+    /// The terms of this process, if the disk can tell them from those of others.
+    terms: Option<Tag>,
+    /// The last word of a member that has ended and whose place this process may take until it has one of its own.
+    pub(super) inherited: Option<Uptime>,
     /// The log's last position, as it was last read.
     pub(super) last: AtomicU64,
     /// When the log replied last, in milliseconds of [`Uptime`].
@@ -49,17 +55,25 @@ pub(super) struct Region {
 }
 
 impl Region {
-    pub(super) fn new(log: Arc<dyn Log>, config: &config::Purge, journal: Option<&Journal>) -> Result<Self, Error> {
-        let instance = fastrand::u64(1..1 << 53);
+    pub(super) fn new(
+        node: &str,
+        log: Arc<dyn Log>,
+        config: &config::Purge,
+        journal: Option<&Journal>,
+    ) -> Result<Self, Error> {
+        let (instance, now) = (fastrand::u64(1..1 << 53), clock::uptime());
         let mut roll = Roll::new(config.fence, config.lost);
-        let mut before = None;
+        let (mut before, mut terms, mut inherited) = (Vec::new(), None, None);
         if let Some(journal) = journal {
-            roll.restore(journal.roster()?, clock::uptime());
-            before = journal.sign(instance)?;
+            roll.restore(journal.roster()?, now);
+            terms = journal.clock().map(|clock| self::terms(node, log.as_ref(), config, &clock).digest());
+            let member = journal.membership()?;
+            inherited = member.zip(terms).and_then(|(member, terms)| member.last_word(terms, now));
+            before.extend(member.map(|member| member.instance));
+            before.extend(journal.sign(instance)?);
+            before.dedup();
         }
-        if let Some(before) = before {
-            roll.ended(before);
-        }
+        before.iter().for_each(|before| roll.ended(*before));
         Ok(Self {
             log,
             roll: parking_lot::Mutex::new(roll),
@@ -68,6 +82,8 @@ impl Region {
             cut_off: config.cut_off,
             instance,
             before,
+            terms,
+            inherited,
             last: AtomicU64::new(UNREACHED),
             reached: AtomicU64::new(0),
         })
@@ -114,12 +130,29 @@ impl Region {
         self.roll.lock().known()
     }
 
-    pub(super) fn member(&self, node: &str, cursor: Cursor, applied: Position, now: Uptime) -> Member {
-        let fence_ms = match self.cut_off {
-            config::CutOff::Ask => Some(clock::millis(self.fence)),
-            config::CutOff::Serve => None,
-        };
+    /// Returns what this node reports. `live` is of the table by which it judges what it has stored.
+    pub(super) fn member(&self, node: &str, live: Cursor, applied: Position, now: Uptime) -> Member {
+        let fence_ms = fence_ms(self.fence, self.cut_off);
         let report = Report { applied, fence_ms, lost_ms: clock::millis(self.lost), beat: now.0 };
-        Member { node: node.to_owned(), instance: self.instance, log: cursor.log, report }
+        Member { node: node.to_owned(), instance: self.instance, log: live.log, report }
     }
+
+    /// Returns what a disk is to have of this process, which is on the log's list and gave its last word at `word`. `None`
+    /// if it couldn't be told from what another start of the machine has left there.
+    pub(super) fn membership(&self, word: Uptime) -> Option<Membership> {
+        self.terms.map(|terms| Membership { instance: self.instance, word, terms })
+    }
+}
+
+/// What the others wait for; `None` if it is this node itself.
+fn fence_ms(fence: Duration, cut_off: config::CutOff) -> Option<u64> {
+    match cut_off {
+        config::CutOff::Ask => Some(clock::millis(fence)),
+        config::CutOff::Serve => None,
+    }
+}
+
+fn terms<'t>(node: &'t str, log: &dyn Log, config: &config::Purge, clock: &'t str) -> Terms<'t> {
+    let (fence_ms, lost_ms) = (fence_ms(config.fence, config.cut_off), clock::millis(config.lost));
+    Terms { node, fence_ms, lost_ms, log: log.identity(), clock }
 }

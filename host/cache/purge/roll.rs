@@ -25,8 +25,8 @@ pub struct Roll {
     seen: Vec<Seen>,
     /// The list of a log was read in this life of the process.
     has_looked: bool,
-    /// The process whose directory this one holds.
-    ended: Option<u64>,
+    /// Processes whose directory this one holds.
+    ended: Vec<u64>,
 }
 
 /// The members as a disk has them.
@@ -73,7 +73,7 @@ impl Roll {
             listed_at: None,
             seen: Vec::new(),
             has_looked: false,
-            ended: None,
+            ended: Vec::new(),
         }
     }
 
@@ -87,7 +87,7 @@ impl Roll {
 
     /// Notes that the process of this number has certainly ended, whatever a list says.
     pub fn ended(&mut self, instance: u64) {
-        self.ended = Some(instance);
+        self.ended.push(instance);
         self.seen.retain(|seen| seen.member.instance != instance);
     }
 
@@ -154,7 +154,13 @@ impl Roll {
     }
 
     /// Whether what this place's log says may be relied on: all others have read it as well and found it to be the one
-    /// they know, or had a fence's time to. A log that was put back may look right to a node that was behind.
+    /// they know, or had a fence's time to.
+    ///
+    /// As long as a log only grows, nobody need be waited for. It is for one case, a log that was put back to an older
+    /// state: this node was cut off and had read it up to 5; 6 was purged, applied by others, and complete since this
+    /// node's fence was over; the server came back with what it had at 5. To this node that looks like a log in which
+    /// nothing has happened, to any other like one that has lost a record. Until then this node is awaited all the same,
+    /// so that it confirms what it has once a key and fence period (`fence.rs`), and is ready.
     #[must_use]
     pub fn is_confirmed(&self, instance: u64, now: Uptime) -> bool {
         // Nodes of which nothing is known are of a log before this one.
@@ -166,7 +172,7 @@ impl Roll {
     /// Takes the log's list, and returns it with those that are carried on.
     pub fn look(&mut self, listed: Listed, now: Uptime) -> Vec<Member> {
         let Listed { log, server, mut members, .. } = listed;
-        members.retain(|member| Some(member.instance) != self.ended);
+        members.retain(|member| !self.ended.contains(&member.instance));
         // Before the log has begun there is nothing to be known.
         self.has_looked |= log != Incarnation(0);
         let mut before = std::mem::take(&mut self.seen);

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod loss;
+mod membership;
 
 const ACK: Duration = Duration::from_secs(5);
 const FENCE: Duration = Duration::from_millis(200);
@@ -38,15 +39,26 @@ struct Server {
 
 #[derive(Debug, Default)]
 struct FakeLog {
-    server: parking_lot::Mutex<Server>,
+    server: Arc<parking_lot::Mutex<Server>>,
     down: std::sync::atomic::AtomicBool,
+    /// Calls that didn't reach the server.
+    failed: AtomicU64,
     /// The call that doesn't come back.
     stuck: parking_lot::Mutex<&'static str>,
 }
 
 impl FakeLog {
+    /// Another way to the same server, which may be down by itself.
+    fn line(&self) -> Arc<Self> {
+        Arc::new(Self { server: Arc::clone(&self.server), ..Self::default() })
+    }
+
     fn reach(&self) -> Result<parking_lot::MutexGuard<'_, Server>, Error> {
-        if self.down.load(Ordering::Relaxed) { Err(Error::Log("down".to_owned())) } else { Ok(self.server.lock()) }
+        if !self.down.load(Ordering::Relaxed) {
+            return Ok(self.server.lock());
+        }
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        Err(Error::Log("down".to_owned()))
     }
 
     async fn is_passed(&self, call: &str) {
@@ -122,6 +134,10 @@ impl Server {
 }
 
 impl Log for FakeLog {
+    fn identity(&self) -> Tag {
+        Tag::named(b"log")
+    }
+
     fn append<'a>(&'a self, purges: &'a [Append], known: &'a [Member]) -> BoxFuture<'a, Result<Appended, Error>> {
         Box::pin(async move {
             let mut server = self.reach()?;
@@ -139,7 +155,11 @@ impl Log for FakeLog {
     fn follow<'a>(&'a self, member: &'a Member, from: Cursor) -> BoxFuture<'a, Result<Followed, Error>> {
         Box::pin(async move {
             self.is_passed("follow").await;
-            Ok(self.reach()?.follow(member, from))
+            let followed = self.reach()?.follow(member, from);
+            if matches!(followed, Followed::Records { .. }) {
+                self.is_passed("records").await;
+            }
+            Ok(followed)
         })
     }
 

@@ -3,11 +3,11 @@
 use super::*;
 
 /// Runs a purger until the task is aborted, as a process that is killed.
-fn spawned(purger: &Arc<Purger>) -> tokio::task::JoinHandle<()> {
+pub(super) fn spawned(purger: &Arc<Purger>) -> tokio::task::JoinHandle<()> {
     tokio::spawn(Arc::clone(purger).run(CancellationToken::new()))
 }
 
-async fn killed(task: tokio::task::JoinHandle<()>) {
+pub(super) async fn killed(task: tokio::task::JoinHandle<()>) {
     task.abort();
     let _ = task.await;
 }

@@ -130,6 +130,8 @@ pub struct Timeouts {
     pub rate_window: Duration,
     /// Between two requests of a connection.
     pub idle: Duration,
+    /// From a connection's last response until it is closed, whatever its client still sends.
+    pub linger: Duration,
     /// From TERM or INT until what is still open is cut.
     pub drain: Duration,
 }

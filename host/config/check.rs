@@ -171,6 +171,7 @@ fn timeouts(raw: &raw::Timeouts, findings: &mut Findings<'_>) -> Timeouts {
         rate_bytes_min: findings.bytes("rate_bytes_min", &raw.rate_bytes_min, base.rate_bytes_min, &(0..=MIB)),
         rate_window: findings.millis("rate_window_ms", &raw.rate_window_ms, base.rate_window, &(100..=HOUR_MS)),
         idle: findings.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
+        linger: findings.millis("linger_ms", &raw.linger_ms, base.linger, &(0..=HOUR_MS)),
         drain: findings.millis("drain_ms", &raw.drain_ms, base.drain, &(0..=DAY_MS)),
     }
 }

@@ -49,7 +49,7 @@ impl Default for Limits {
 
 impl Default for Timeouts {
     /// 10 s for a request's head, 30 s without progress in a body and at least 128 bytes a second over 30 s, 75 s
-    /// between requests, 30 s to drain.
+    /// between requests, 30 s to close and 30 s to drain.
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
@@ -59,6 +59,7 @@ impl Default for Timeouts {
             rate_bytes_min: 128,
             rate_window: Duration::from_secs(30),
             idle: Duration::from_secs(75),
+            linger: Duration::from_secs(30),
             drain: Duration::from_secs(30),
         }
     }

@@ -80,6 +80,7 @@ pub(super) struct Timeouts {
     pub(super) rate_bytes_min: Field<ByteSize>,
     pub(super) rate_window_ms: Field<Millis>,
     pub(super) idle_ms: Field<Millis>,
+    pub(super) linger_ms: Field<Millis>,
     pub(super) drain_ms: Field<Millis>,
 }
 

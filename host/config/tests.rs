@@ -212,10 +212,11 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 24] = [
+    let table: [(&str, &[&str]); 25] = [
         ("[limits]\ntrusted_proxies = [\"10.0.0.0/33\"] # !", &["`10.0.0.0/33` is no network", "such as `10.0.0.0/8`"]),
         ("[limits]\nspool_dir = \"\" # !", &["the path of the spool is empty"]),
         ("[timeouts]\nrate_window_ms = 99 # !", &["`rate_window_ms` can't be 99 ms", "100 ms to"]),
+        ("[timeouts]\nlinger_ms = 3_600_001 # !", &["`linger_ms` can't be 3_600_001 ms", "0 ms to"]),
         ("node = \"a b\" # !", &["\"a b\" can't be the name of a node", "1 to 253"]),
         ("[limits]\nheaders_max = 0 # !", &["`headers_max` can't be 0", "8 to 10_000"]),
         ("[timeouts]\nidle_ms = 0 # !", &["`idle_ms` can't be 0 ms", "1 ms to"]),

@@ -56,6 +56,7 @@ fn timeouts() -> config::Timeouts {
         rate_bytes_min: 0,
         rate_window: FOREVER,
         idle: FOREVER,
+        linger: FOREVER,
         drain: FOREVER,
     }
 }

@@ -16,15 +16,15 @@ use crate::harness::{
 };
 
 /// A certificate for `localhost` in PEM files.
-struct Certificate {
-    der: CertificateDer<'static>,
-    certificate: PathBuf,
-    key: PathBuf,
+pub(crate) struct Certificate {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
     _dir: TempDir,
 }
 
 impl Certificate {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));

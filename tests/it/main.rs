@@ -6,6 +6,7 @@
 mod batch;
 mod bodies;
 mod caching;
+mod closing;
 mod collapse;
 mod exchange;
 mod generations;

@@ -1,11 +1,13 @@
 //! HTTP/1.1 and HTTP/2 over TCP, cleartext or TLS.
 //!
 //! A connection goes `listener` (accept) → `connection` (handshake by `tls`, or `detect`, then one of hyper's two state
-//! machines over `transport`, watched by `watch`; HTTP/2 streams by `stream`, to which `pieces` reports what it hands
-//! over).
+//! machines over `transport`, watched by `watch`, to which `arriving` reports that a request has come whole; HTTP/2
+//! streams by `stream`, to which `pieces` reports what it hands over) → `linger` (the close).
 
+mod arriving;
 mod connection;
 mod detect;
+mod linger;
 mod listener;
 mod pieces;
 mod stream;

@@ -1,20 +1,27 @@
 //! One connection from accept to close.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use ::http::{Request, Response};
+use ::http::{Request, Response, Version, header};
 use bytes::Bytes;
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    arriving::Arriving,
     detect::detect,
+    linger::{self, Stops},
     pieces::Pieces,
     stream::{Marks, Streams},
     tls,
@@ -78,6 +85,31 @@ fn end(outcome: hyper::Result<()>, phase: Phase) -> End {
     }
 }
 
+/// Whether the client may have something left to read after such an end, so that its socket is closed in stages.
+const fn lingers(end: End) -> bool {
+    match end {
+        End::Done
+        | End::Drained
+        | End::Malformed
+        | End::Aborted
+        | End::Broken
+        | End::Timeout(Reason::Headers | Reason::Idle) => true,
+        // A client that hasn't been sent anything, or was waited for long enough.
+        End::Handshake
+        | End::Unresponsive
+        | End::Cut
+        | End::Timeout(Reason::FirstByte | Reason::Send | Reason::Rate) => false,
+    }
+}
+
+/// Whether the end of the connection is the end of this response to HTTP/1.0.
+fn is_close_delimited(response: &Response<Reply<Body>>) -> bool {
+    let body = response.body();
+    !body.is_end_stream()
+        && body.size_hint().exact().is_none()
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+}
+
 /// Serves one connection and counts how it ended; `common` is the state that it shares with all others.
 pub(super) async fn serve<H: Handler>(
     common: (Arc<Shared<H>>, Arc<Builders>),
@@ -89,8 +121,29 @@ pub(super) async fn serve<H: Handler>(
     let (shared, builders) = common;
     let _open = open;
     let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
-    let end = converse(&shared, &builders, &activity, stream, tls, peer).await;
+    let socket = Arc::new(SocketActivity::new(activity.clone(), Pace::of(&shared.timeouts)));
+    // A token of its own: the common one has a lock that every wake-up of every connection would take.
+    let drain = shared.drain.child_token();
+    let (transport, protocol, ahead) = match opened(&shared, &drain, Socket::new(stream, socket.clone()), tls).await {
+        Ok(opened) => opened,
+        Err(end) => return shared.ended(end, &activity),
+    };
+    trace::protocol(protocol.as_str());
+
+    socket.begin();
+    let mut front = Front::new(transport, ahead, socket.clone());
+    let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
+    // Lives until the socket is closed: up to then the connection counts among those of its client's address.
+    let requests = Arc::new(Service { conversation, activity: socket, protocol });
+    let end = converse(&shared, &builders, &requests, &activity, &mut front, &drain).await;
     shared.ended(end, &activity);
+    if lingers(end) {
+        // hyper refuses what it can't parse by itself, so that isn't among the requests.
+        let since = if end == End::Malformed { activity.now() } else { activity.idle_since() };
+        let since = Instant::from_std(activity.instant(since));
+        let stops = Stops { drain: &drain, cut: &shared.cut };
+        linger::close(front.into_socket(), since, shared.timeouts.linger, stops).await;
+    }
 }
 
 /// The service that hyper calls with the requests of one connection.
@@ -102,66 +155,80 @@ struct Service<H> {
 
 impl<H: Handler> Service<H> {
     async fn answer(&self, request: Request<Incoming>) -> Response<Pieces<Reply<Body>>> {
-        self.activity.head_complete(request.version());
-        let marks = match self.protocol {
-            Protocol::Http1 => None,
-            Protocol::Http2 => Marks::current(&self.activity),
+        let version = request.version();
+        self.activity.head_complete(version);
+        let (marks, arrives) = match self.protocol {
+            Protocol::Http1 => (None, Some(&self.activity)),
+            Protocol::Http2 => (Marks::current(&self.activity), None),
         };
-        self.conversation.answer(request).await.map(|reply| Pieces::new(reply, marks))
+        let response = self.conversation.answer(request.map(|body| Arriving::new(body, arrives))).await;
+        if version == Version::HTTP_10 && is_close_delimited(&response) {
+            self.activity.ends_with_connection();
+        }
+        response.map(|reply| Pieces::new(reply, marks))
     }
 }
 
-async fn converse<H: Handler>(
-    shared: &Arc<Shared<H>>,
-    builders: &Builders,
-    activity: &Arc<Activity>,
-    stream: TcpStream,
+/// Opens a connection, or returns how it ended: in time, and before the server stops.
+async fn opened<H>(
+    shared: &Shared<H>,
+    drain: &CancellationToken,
+    socket: Socket,
     tls: Option<TlsAcceptor>,
-    peer: Peer,
-) -> End {
-    let socket = Arc::new(SocketActivity::new(activity.clone(), Pace::of(&shared.timeouts)));
-    // A token of its own: the common one has a lock that every wake-up of every connection would take.
-    let drain = shared.drain.child_token();
+) -> Result<(Transport, Protocol, Bytes), End> {
     let too_late = match tls {
         Some(_) => End::Handshake,
         None => End::Timeout(Reason::FirstByte),
     };
-    let opening = timeout(shared.timeouts.first_byte, open(Socket::new(stream, socket.clone()), tls));
-    let opened = tokio::select! {
+    let opening = timeout(shared.timeouts.first_byte, open(socket, tls));
+    tokio::select! {
         biased;
         opened = opening => opened.unwrap_or(Err(too_late)),
         () = drain.cancelled() => Err(End::Drained),
-    };
-    let (transport, protocol, replay) = match opened {
-        Ok(opened) => opened,
-        Err(end) => return end,
-    };
-    trace::protocol(protocol.as_str());
+    }
+}
 
-    socket.begin();
-    let io = TokioIo::new(Front::new(transport, replay, socket.clone()));
-    let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
-    let requests = Arc::new(Service { conversation, activity: socket.clone(), protocol });
-    let service = service_fn(move |request: Request<Incoming>| {
+/// Speaks HTTP on an open connection to its end.
+async fn converse<H: Handler>(
+    shared: &Shared<H>,
+    builders: &Builders,
+    requests: &Arc<Service<H>>,
+    activity: &Activity,
+    front: &mut Front,
+    drain: &CancellationToken,
+) -> End {
+    let (socket, protocol) = (&requests.activity, requests.protocol);
+    let service = {
         let requests = requests.clone();
-        async move { Ok::<_, Infallible>(requests.answer(request).await) }
-    });
+        service_fn(move |request: Request<Incoming>| {
+            let requests = requests.clone();
+            async move { Ok::<_, Infallible>(requests.answer(request).await) }
+        })
+    };
     let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
-    let driver = Driver { activity, look, drain: &drain, cut: &shared.cut };
+    let driver = Driver { activity, look, drain, cut: &shared.cut };
     let end = |outcome, phase| {
         let end = end(outcome, phase);
-        // The response's body has gone by now, and the socket, which goes next, has to know.
+        // The response's body has gone by now, and the socket has to know.
         if end == End::Aborted {
             socket.fail();
         }
         end
     };
+    let io = TokioIo::new(front);
+    // Borrowed by the driver, so that the requests under way are still there when HTTP is over.
     match protocol {
         Protocol::Http1 => {
-            driver.drive(builders.http1.serve_connection(io, service), |it| it.graceful_shutdown(), end).await
+            let mut connection = pin!(builders.http1.serve_connection(io, service));
+            let end = driver.drive(connection.as_mut(), |it| it.get_mut().as_mut().graceful_shutdown(), end).await;
+            socket.over();
+            end
         }
         Protocol::Http2 => {
-            driver.drive(builders.http2.serve_connection(io, service), |it| it.graceful_shutdown(), end).await
+            let mut connection = pin!(builders.http2.serve_connection(io, service));
+            let end = driver.drive(connection.as_mut(), |it| it.get_mut().as_mut().graceful_shutdown(), end).await;
+            socket.over();
+            end
         }
     }
 }
@@ -184,7 +251,8 @@ fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .keep_alive(true)
-        .half_close(false)
+        // `transport` sees whether a client has gone.
+        .half_close(true)
         // `watch` times it at less cost.
         .header_read_timeout(None)
         // It would flatten bodies into one buffer without a bound.

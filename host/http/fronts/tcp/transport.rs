@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,16 +19,36 @@ use tokio_rustls::server::TlsStream;
 
 use super::watch::{SocketActivity, unacknowledged};
 
+/// Bytes that are read at once of what a client sends while its request is being served.
+const AHEAD: usize = 2048;
+
 /// A TCP stream that notes whether it takes what is written. Below TLS, because there progress shows byte by byte.
 /// Dropped in the middle of a response it is reset: a mere close would be the end of a body to HTTP/1.0.
 pub(super) struct Socket {
     stream: TcpStream,
     activity: Arc<SocketActivity>,
+    /// Whether all that the client sends has been read.
+    has_ended: bool,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, activity: Arc<SocketActivity>) -> Self {
-        Self { stream, activity }
+        Self { stream, activity, has_ended: false }
+    }
+
+    /// Whether all that the client sends has been read: nothing more can come.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Returns the bytes that the client hasn't acknowledged; `None` if the system can't tell.
+    pub(super) fn unacknowledged(&self) -> Option<u64> {
+        unacknowledged(&self.stream)
+    }
+
+    /// Returns the marks of the connection.
+    pub(super) fn activity(&self) -> &SocketActivity {
+        &self.activity
     }
 
     fn note(&self, outcome: &Poll<io::Result<usize>>) {
@@ -45,7 +66,12 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.remaining();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if before > 0 && buf.remaining() == before && matches!(outcome, Poll::Ready(Ok(()))) {
+            self.has_ended = true;
+        }
+        outcome
     }
 }
 
@@ -95,23 +121,67 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// The stream that hyper reads and writes: first the bytes that detection has read, then the transport's. Above TLS,
+/// The stream that hyper reads and writes: first the bytes that have been read ahead, then the transport's. Above TLS,
 /// because there bytes are HTTP's; it notes that some came.
+///
+/// While an HTTP/1 request is being served hyper reads nothing, and so this does: that its client has gone shows
+/// nowhere else.
 pub(super) struct Front {
     transport: Transport,
-    replay: Bytes,
+    /// Bytes that were read ahead, by detection or while a request was served.
+    ahead: Bytes,
+    /// Whether the client, which may be reading on, sends nothing more.
+    has_ended: bool,
     activity: Arc<SocketActivity>,
 }
 
 impl Front {
-    pub(super) fn new(transport: Transport, replay: Bytes, activity: Arc<SocketActivity>) -> Self {
-        Self { transport, replay, activity }
+    /// Returns a stream that begins with the bytes in `ahead`.
+    pub(super) fn new(transport: Transport, ahead: Bytes, activity: Arc<SocketActivity>) -> Self {
+        Self { transport, ahead, has_ended: false, activity }
+    }
+
+    /// Returns the socket; what TLS still holds is given up.
+    pub(super) fn into_socket(self) -> Socket {
+        match self.transport {
+            Transport::Plain(io) => io,
+            Transport::Tls(io) => (*io).into_inner().0,
+        }
+    }
+
+    /// Looks whether the client has gone while its request is being served, and has the task woken when it does. What
+    /// it sends meanwhile is its next request, and is kept.
+    ///
+    /// # Errors
+    /// That of the transport, or that the client has gone.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.has_ended || !self.ahead.is_empty() || !self.activity.is_served() {
+            return Ok(());
+        }
+        let mut space = [MaybeUninit::<u8>::uninit(); AHEAD];
+        let mut ahead = ReadBuf::uninit(&mut space);
+        let Poll::Ready(outcome) = self.read(cx, &mut ahead) else { return Ok(()) };
+        outcome?;
+        self.ahead = Bytes::copy_from_slice(ahead.filled());
+        self.has_ended = self.ahead.is_empty();
+        if self.has_ended && !self.activity.half_closes() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    /// Returns the outcome of a write. After one that found no room hyper doesn't flush, so this is where to look.
+    fn watched(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if outcome.is_pending() {
+            self.watch(cx)?;
+        }
+        outcome
     }
 
     fn read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.replay.is_empty() {
-            let len = self.replay.len().min(buf.remaining());
-            buf.put_slice(&self.replay.split_to(len));
+        if !self.ahead.is_empty() {
+            let len = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(len));
             return Poll::Ready(Ok(()));
         }
         match &mut self.transport {
@@ -134,10 +204,11 @@ impl AsyncRead for Front {
 
 impl AsyncWrite for Front {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let outcome = match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Transport::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
+        };
+        self.watched(cx, outcome)
     }
 
     fn poll_write_vectored(
@@ -145,10 +216,11 @@ impl AsyncWrite for Front {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let outcome = match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Transport::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
+        };
+        self.watched(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -159,6 +231,8 @@ impl AsyncWrite for Front {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper does so each time it is polled.
+        self.watch(cx)?;
         match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_flush(cx),
             Transport::Tls(io) => Pin::new(io).poll_flush(cx),
@@ -212,6 +286,76 @@ mod tests {
     async fn a_response_that_breaks_off_ends_in_a_reset_and_a_complete_one_arrives() {
         assert_eq!(read(true).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(read(false).await.unwrap().len(), 10_000);
+    }
+
+    /// A connection whose one request is being served, and its client.
+    async fn served() -> (Front, TcpStream, Arc<SocketActivity>, InFlight) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(SocketActivity::new(requests.clone(), Pace::of(&Timeouts::default())));
+        let socket = Socket::new(stream, activity.clone());
+        let front = Front::new(Transport::Plain(socket), Bytes::new(), activity.clone());
+        activity.head_complete(::http::Version::HTTP_11);
+        activity.request_whole();
+        let request = InFlight::begin(&requests);
+        (front, client, activity, request)
+    }
+
+    /// Flushes it until that fails, or until it has been found that the client sends nothing more.
+    async fn flushed(front: &mut Front) -> io::Result<()> {
+        let looking = async {
+            while !front.has_ended {
+                front.flush().await?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok::<_, io::Error>(())
+        };
+        tokio::time::timeout(Duration::from_secs(20), looking).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_client_that_half_closes_is_served_and_one_that_resets_has_gone() {
+        let (mut front, mut client, activity, request) = served().await;
+        activity.heard();
+        client.shutdown().await.unwrap();
+        flushed(&mut front).await.unwrap();
+        let read = AsyncReadExt::read(&mut front, &mut [0; 8]).await.unwrap();
+        assert_eq!(read, 0, "hyper sees it once it reads again");
+        drop((front, request));
+
+        let (mut front, client, activity, _request) = served().await;
+        activity.heard();
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        assert_eq!(flushed(&mut front).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_closes_later_has_gone() {
+        let (mut front, client, activity, _request) = served().await;
+        activity.heard();
+        while activity.half_closes() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(client);
+        assert_eq!(flushed(&mut front).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_sends_while_it_is_served_is_kept() {
+        let (mut front, mut client, _activity, request) = served().await;
+        client.write_all(b"GET /next").await.unwrap();
+        while front.ahead.is_empty() {
+            front.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        client.write_all(b" HTTP/1.1").await.unwrap();
+        drop((client, request));
+        let mut said = String::new();
+        front.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "GET /next HTTP/1.1");
     }
 
     #[tokio::test]

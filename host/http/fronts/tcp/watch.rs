@@ -1,5 +1,5 @@
 //! The timeouts of a client. A connection's requests leave marks in its [`Activity`], its sockets in its
-//! [`SocketActivity`] (a few relaxed atomics, a clock reading per request); now and then its driver calls [`verdict`],
+//! [`SocketActivity`] (a few relaxed atomics, a clock reading per read); now and then its driver calls [`verdict`],
 //! a pure function of these marks, which returns whether to go on and when to check again. hyper's own timers would be
 //! set and cleared for every request.
 
@@ -34,6 +34,10 @@ const CHECK_MAX: Duration = Duration::from_secs(3600);
 
 /// How often at least a client that takes no bytes is looked at before it is cut for that.
 pub(super) const LOOKS: u32 = 4;
+
+/// How long after the last byte of a request the end of what its client sends is the end of its requests alone, and the
+/// client reads on. One that comes later is that of a client which has gone: to TCP both look the same.
+const HALF_CLOSE: Duration = Duration::from_secs(1);
 
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +115,11 @@ fn running(marks: &Snapshot, protocol: Protocol, timeouts: &Timeouts) -> Option<
 pub(super) struct SocketActivity {
     activity: Arc<Activity>,
     heard: AtomicBool,
+    /// When the last bytes came.
+    last_heard: AtomicU64,
     head_since: AtomicU64,
+    /// Whether the request under way has come whole. Only noted on HTTP/1.
+    is_whole: AtomicBool,
     blocked_since: AtomicU64,
     /// When the socket had no room for the first time.
     first_blocked: AtomicU64,
@@ -136,7 +144,9 @@ impl SocketActivity {
         Self {
             activity,
             heard: AtomicBool::new(false),
+            last_heard: AtomicU64::new(0),
             head_since: AtomicU64::new(NEVER),
+            is_whole: AtomicBool::new(false),
             blocked_since: AtomicU64::new(NEVER),
             first_blocked: AtomicU64::new(NEVER),
             sent: AtomicU64::new(0),
@@ -159,11 +169,46 @@ impl SocketActivity {
     /// counted as in flight, and ahead of that: so bytes of its body are never taken for those of another head.
     pub(super) fn head_complete(&self, version: Version) {
         self.head_since.store(NEVER, Ordering::Relaxed);
-        // To HTTP/1.0 a close may be the end of a body, so only a reset is plain. HTTP/1.1 has lengths and chunks, and
-        // a reset would take complete responses with it that are still on their way.
-        let is_first = self.activity.begun() == 0;
-        let may_reset = version == Version::HTTP_10 || (version == Version::HTTP_11 && is_first);
+        self.is_whole.store(false, Ordering::Relaxed);
+        // A reset is plainer than an end before the stated length or the last chunk, but takes complete responses with
+        // it that are still on their way.
+        let may_reset = self.activity.begun() == 0 && version < Version::HTTP_2;
         self.may_reset.store(may_reset, Ordering::Relaxed);
+    }
+
+    /// The request under way has come whole.
+    pub(super) fn request_whole(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client's request has come whole and its response isn't finished, so that nobody reads what the client
+    /// sends. Only known on HTTP/1.
+    pub(super) fn is_served(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed) && !self.activity.is_idle()
+    }
+
+    /// Whether the end of what the client sends, if it came at this moment, would be that of its requests alone.
+    pub(super) fn half_closes(&self) -> bool {
+        let last = Duration::from_millis(self.last_heard.load(Ordering::Relaxed));
+        self.activity.now().saturating_sub(last) <= HALF_CLOSE
+    }
+
+    /// The response under way states no length and has no chunks: to its client the end of the connection is its end,
+    /// so only a reset says that it breaks off.
+    pub(super) fn ends_with_connection(&self) {
+        self.may_reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether complete responses were sent before the last one, which a reset could take with it.
+    pub(super) fn has_earlier(&self) -> bool {
+        self.activity.begun() > 1
+    }
+
+    /// HTTP on the connection is over. The requests under way go next, and whether there were any shows only now.
+    pub(super) fn over(&self) {
+        if !self.activity.is_idle() {
+            self.fail();
+        }
     }
 
     /// A response has failed on this side, and its connection ends.
@@ -188,10 +233,12 @@ impl SocketActivity {
         }
     }
 
-    /// Notes that bytes came. Reads the clock only for the first ones of a request.
+    /// Notes that bytes came.
     pub(super) fn heard(&self) {
+        let now = self.activity.millis();
+        self.last_heard.store(now, Ordering::Relaxed);
         if self.head_since.load(Ordering::Relaxed) == NEVER && self.activity.is_idle() {
-            self.head_since.store(self.activity.millis(), Ordering::Relaxed);
+            self.head_since.store(now, Ordering::Relaxed);
             self.heard.store(true, Ordering::Relaxed);
         }
     }
@@ -306,6 +353,7 @@ mod tests {
         rate_bytes_min: 100,
         rate_window: secs(40),
         idle: secs(60),
+        linger: secs(30),
         drain: secs(20),
     };
 
@@ -459,9 +507,10 @@ mod tests {
     #[test]
     fn a_connection_is_reset_only_in_the_middle_of_a_response() {
         // The versions of the requests, and whether a response that breaks off then is told by a reset.
-        let cases: [(&[Version], bool); 5] = [
+        let cases: [(&[Version], bool); 6] = [
             (&[], false),
             (&[Version::HTTP_10], true),
+            (&[Version::HTTP_10, Version::HTTP_10], false),
             (&[Version::HTTP_11], true),
             (&[Version::HTTP_11, Version::HTTP_11], false),
             (&[Version::HTTP_2], false),
@@ -486,6 +535,53 @@ mod tests {
             activity.fail();
             assert_eq!(activity.breaks_off(), resets, "{versions:?}: its body failed");
         }
+    }
+
+    #[test]
+    fn after_others_only_a_response_that_ends_with_its_connection_is_reset() {
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = SocketActivity::new(requests.clone(), PACE);
+        for _ in 0..2 {
+            activity.head_complete(Version::HTTP_10);
+            drop(InFlight::begin(&requests));
+        }
+        activity.over();
+        activity.ends_with_connection();
+        assert!(activity.has_earlier() && !activity.breaks_off(), "complete");
+        let under_way = InFlight::begin(&requests);
+        activity.over();
+        drop(under_way);
+        assert!(activity.breaks_off(), "it was under way when HTTP ended");
+    }
+
+    #[test]
+    fn nobody_reads_while_a_whole_request_is_served() {
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = SocketActivity::new(requests.clone(), PACE);
+        activity.head_complete(Version::HTTP_11);
+        let first = InFlight::begin(&requests);
+        assert!(!activity.is_served(), "its body is yet to come");
+        activity.request_whole();
+        assert!(activity.is_served());
+        drop(first);
+        assert!(!activity.is_served());
+        activity.head_complete(Version::HTTP_11);
+        let _second = InFlight::begin(&requests);
+        assert!(!activity.is_served(), "what holds of one request says nothing about the next");
+    }
+
+    #[tokio::test]
+    async fn an_end_soon_after_the_last_byte_is_that_of_the_requests_alone() {
+        let activity = activity();
+        activity.heard();
+        assert!(activity.half_closes());
+        let heard = activity.activity.now();
+        while activity.activity.now() <= heard + HALF_CLOSE {
+            tokio::time::sleep(CHECK_MIN).await;
+        }
+        assert!(!activity.half_closes());
+        activity.heard();
+        assert!(activity.half_closes());
     }
 
     #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use divan::{Bencher, black_box};
 use holm::{
     batch,
     cache::key::KeySpace,
+    message::RequestSpan,
     policy::{Decision, Facts, HookCall, Notes, Policy, consult},
 };
 use holm_bindings::{
@@ -31,7 +32,7 @@ fn main() {
 fn memory_hit(bencher: Bencher<'_, '_>, case: &str) {
     let scene = Scene::new(policy_of(case));
     bencher.with_inputs(request).bench_values(|request| {
-        let served = scene.runtime.block_on(scene.pipeline.serve(request));
+        let served = scene.runtime.block_on(scene.pipeline.serve(request, RequestSpan::none()));
         assert_eq!(served.response.status(), 200);
         served
     });

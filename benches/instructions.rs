@@ -8,7 +8,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use holm::{
     batch,
-    message::{Body, Request, Response},
+    message::{Body, Request, RequestSpan, Response},
     origin::protocol,
 };
 use http::{HeaderValue, Method, header};
@@ -84,7 +84,7 @@ fn flight((scene, request): (Scene, Request)) -> Scene {
     scene.runtime.block_on(async {
         let all = (0..8).map(|_| {
             let (pipeline, request) = (Arc::clone(&scene.pipeline), again());
-            tokio::spawn(async move { pipeline.serve(request).await })
+            tokio::spawn(async move { pipeline.serve(request, RequestSpan::none()).await })
         });
         for one in all.collect::<Vec<_>>() {
             assert_eq!(one.await.expect("a response").response.status(), 200);

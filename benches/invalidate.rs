@@ -17,6 +17,7 @@ use holm::{
         tag::Tag,
     },
     config,
+    message::RequestSpan,
     pipeline::Pipeline,
 };
 use http::Method;
@@ -265,7 +266,8 @@ impl Whole {
     }
 
     fn serve(&self, method: Method, target: &str) {
-        let served = self.runtime.block_on(self.pipeline.serve(node::request(method, target, &[])));
+        let served =
+            self.runtime.block_on(self.pipeline.serve(node::request(method, target, &[]), RequestSpan::none()));
         assert_eq!(served.response.status(), 200);
     }
 }

@@ -10,6 +10,7 @@ mod edge;
 mod error;
 mod exchange;
 mod policies;
+mod sampling;
 mod serving;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

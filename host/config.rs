@@ -50,7 +50,7 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Fetching ahead, as policies suggest it.
     pub prefetch: Prefetch,
-    /// The access log.
+    /// The logs.
     pub log: Log,
     /// The configuration file, if there is one: read again for its policies when they are reloaded.
     pub file: Option<PathBuf>,
@@ -548,13 +548,15 @@ pub struct Defaults {
     pub keep: Duration,
 }
 
-/// The access log.
+/// The access log, and which requests the node's own log tells of.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// Where JSON lines are written.
     pub access: AccessLog,
     /// Lines that may wait for the writer; further ones are dropped and counted.
     pub lines_queued_max: usize,
+    /// Share of the requests, in a million, that have a span in the node's own log, if that is at `debug`.
+    pub trace_ppm: u32,
 }
 
 /// Destination of the access log.

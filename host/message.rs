@@ -8,6 +8,7 @@ pub mod network;
 pub mod problem;
 mod request;
 mod scheme;
+mod span;
 pub mod tag;
 pub mod target;
 pub mod url;
@@ -15,6 +16,7 @@ pub mod url;
 pub use body::{Body, BodyError};
 pub use request::{Client, Request, RequestHead};
 pub use scheme::Scheme;
+pub use span::{RequestSpan, SPAN_TARGET};
 
 /// A response on its way to a client or from an origin.
 pub type Response = http::Response<Body>;

@@ -30,6 +30,7 @@ mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod upload;
 
 pub use failure::{Failure, Reason};

@@ -18,6 +18,7 @@ mod prefetch;
 mod reply;
 mod rest;
 mod route;
+mod trace;
 mod trail;
 mod upstream;
 mod web;
@@ -45,7 +46,7 @@ pub use self::{
 use crate::{
     cache::{Cache, collapse::Flights},
     clock, config,
-    message::{Body, Request, RequestHead, Response},
+    message::{Body, Request, RequestHead, RequestSpan, Response},
     policy::{Decision, Hook, HookCall},
 };
 
@@ -144,10 +145,12 @@ impl Pipeline {
         Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher })
     }
 
-    /// Serves a request, and prefetches what its policy suggests after it.
-    pub async fn serve(self: &Arc<Self>, request: Request) -> Reply {
-        let Some(taken) = self.policy_context.routes.find(&request.head) else { return self.no_route(&request) };
-        let advice = Advice::of(taken.route, &request.head);
+    /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
+    pub async fn serve(self: &Arc<Self>, request: Request, span: RequestSpan) -> Reply {
+        let taken = self.policy_context.routes.find(&request.head);
+        trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
+        let Some(taken) = taken else { return self.no_route(&request) };
+        let advice = Advice::of(taken.route, &request.head, span);
         if !advice.has(Hook::Prefetch) {
             return self.serve_on(taken, advice, request).await;
         }
@@ -166,7 +169,10 @@ impl Pipeline {
     async fn answer(&self, request: Request) -> Reply {
         match self.policy_context.routes.find(&request.head) {
             None => self.no_route(&request),
-            Some(taken) => self.serve_on(taken, Advice::of(taken.route, &request.head), request).await,
+            Some(taken) => {
+                let advice = Advice::of(taken.route, &request.head, RequestSpan::none());
+                self.serve_on(taken, advice, request).await
+            }
         }
     }
 
@@ -180,6 +186,8 @@ impl Pipeline {
             has_body,
             is_keyed_by_body: has_body && advice.keys_by_body(),
         });
+        let (word, why) = plan.words();
+        trace::planned(advice.span(), word, why);
         let prepared = match plan {
             // A fresh memory hit, the case that counts, never enters the large futures below.
             Plan::LookUp(Basis::Head) => match self.web.quick(route, &advice, &request.head) {

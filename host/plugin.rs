@@ -6,6 +6,7 @@
 
 mod compiled;
 mod component;
+mod contract;
 mod declared;
 mod diagnostics;
 mod engine;

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub use access::{AccessLog, Line};
 pub use metrics::{Registry, Requests, RouteMetrics, Verdict};
-pub use trace::RequestTrace;
+pub use trace::{RequestTrace, Sampler};
 
 /// The environment variable with filter directives for the node's own log, such as `debug` or `info,holm::cache=debug`.
 pub const LOG_VARIABLE: &str = "HOLM_LOG";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holm::{
     config,
-    message::{Request, Response},
+    message::{Request, RequestSpan, Response},
     pipeline::Pipeline,
     plugin::{Engine, EngineLimits, Generations, Metrics, Plugin},
     policy::Roster,
@@ -42,7 +42,7 @@ impl Scene {
     }
 
     pub(crate) fn serve(&self, request: Request) -> Response {
-        self.runtime.block_on(self.pipeline.serve(request)).response
+        self.runtime.block_on(self.pipeline.serve(request, RequestSpan::none())).response
     }
 }
 

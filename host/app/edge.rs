@@ -14,13 +14,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{
     exchange::Exchange,
+    sampling,
     serving::{NO_ROUTE, Serving},
 };
 use crate::{
     cache::store::Tier,
     clock::{self, Timestamp},
     http::Handler,
-    message::{Body, BodyError, Request, RequestHead, Response, Scheme},
+    message::{Body, BodyError, Request, RequestHead, RequestSpan, Response, Scheme},
     pipeline::{Lookup, Reply, Trail},
     policy::Outcome,
     telemetry::{Line, RequestTrace, Verdict, trace},
@@ -45,9 +46,15 @@ impl Handler for Edge {
         let serving = self.0.serving();
         let trace = trace::prepare(&mut request.head.headers);
         let about = serving.log.is_some().then(|| About::new(&request.head, &trace));
-        let Reply { mut response, trail } = serving.pipeline.serve(request).await;
+        let span = sampling::span(serving.sampler, &request.head, &trace);
+        let reply = match span.get() {
+            None => serving.pipeline.serve(request, RequestSpan::none()).await,
+            // In a box, so that this future is no larger for the others.
+            Some(within) => Box::pin(sampling::serve(&serving.pipeline, request, &span, within)).await,
+        };
+        let Reply { mut response, trail } = reply;
         response.headers_mut().insert(REQUEST_ID, trace.id);
-        let mut account = Account { serving, began, about, trail, status: response.status(), bytes: 0 };
+        let mut account = Account { serving, began, about, trail, status: response.status(), bytes: 0, span };
         match std::mem::take(response.body_mut()) {
             Body::Stream(stream) => *response.body_mut() = Body::stream(Accounted { stream, account }),
             whole => {
@@ -103,6 +110,7 @@ struct Account {
     trail: Trail,
     status: StatusCode,
     bytes: u64,
+    span: RequestSpan,
 }
 
 impl Drop for Account {
@@ -120,6 +128,7 @@ impl Drop for Account {
             let outcome = Outcome { hit: self.trail.is_hit(), latency: duration, cost_micro: self.trail.cost_micro };
             policy.observe(&self.trail.arms, &outcome);
         }
+        sampling::replied(&self.span, &self.trail, self.status, self.bytes, duration);
         if let (Some(log), Some(about)) = (&self.serving.log, &self.about) {
             let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
             log.record(&line(about, &self.trail, self.status, self.bytes, duration_us));

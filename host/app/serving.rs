@@ -26,7 +26,7 @@ use crate::{
     },
     plugin,
     policy::Roster,
-    telemetry::{AccessLog, Requests, RouteMetrics},
+    telemetry::{AccessLog, Requests, RouteMetrics, Sampler},
 };
 
 /// The route's name in metrics and logs when none takes the request.
@@ -68,6 +68,8 @@ pub(super) struct Serving {
     /// By route.
     metrics: foldhash::HashMap<String, Arc<RouteMetrics>>,
     pub(super) log: Option<Arc<AccessLog>>,
+    /// Picks the requests that have a span in the node's own log.
+    pub(super) sampler: Sampler,
 }
 
 /// A pool and the place where its items gather.
@@ -120,6 +122,7 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
         timeouts: config.timeouts.clone(),
         listen: config.listen.clone(),
         log: base.log.clone(),
+        sampler: Sampler::new(config.log.trace_ppm),
     })
 }
 

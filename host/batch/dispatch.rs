@@ -26,7 +26,7 @@ use super::{
     class::Class,
     former::{Full, Terms},
     metrics::Metrics,
-    pace::{Gather, Outcome, Pace, Returned},
+    pace::{Gather, Outcome, Pace, Returned, Why},
     scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule},
 };
 use crate::config;
@@ -43,8 +43,8 @@ pub struct BatchResult<O> {
 /// The future of one batch's results.
 pub type Results<O> = Pin<Box<dyn Future<Output = BatchResult<O>> + Send>>;
 
-/// Sends one batch.
-pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>) -> Results<O> + Send + Sync>;
+/// Sends one batch, which is sent now for this reason.
+pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>, Why) -> Results<O> + Send + Sync>;
 
 /// Makes the pace of a pool, at the start and after a panic of the one before.
 type MakePace = Box<dyn Fn() -> Box<dyn Pace> + Send + Sync>;
@@ -257,7 +257,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
             self.metrics.wait.observe(since.saturating_duration_since(queued.since).as_secs_f64());
         }
         let slot = Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since, came_back: None };
-        tokio::spawn(carry(Arc::clone(&self.send), slot, items));
+        tokio::spawn(carry(Arc::clone(&self.send), slot, items, why));
     }
 
     /// Takes in the items of one request, and refuses those that there is no room for.
@@ -319,10 +319,10 @@ impl<I, O> Drop for Slot<I, O> {
 
 /// Sends a batch and hands out its results, then gives its slot back. If there isn't one for each item, none is handed
 /// out: which is whose is unknown. The channels are dropped then, which rejects the items as lost.
-async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>) {
+async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, why: Why) {
     let class = slot.queue_id.class.clone();
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
-    let BatchResult { results, outcome } = send(class, items).await;
+    let BatchResult { results, outcome } = send(class, items, why).await;
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
         let pool = &slot.queue_id.class.pool;

@@ -21,7 +21,6 @@ use super::key::{Key, KeyHash};
 pub struct Flights<T> {
     shards: Vec<Mutex<Shard<T>>>,
     open: AtomicUsize,
-    begun: AtomicU64,
     flights_max: usize,
 }
 
@@ -39,6 +38,9 @@ impl<T> Flight<T> {
         Follower { number: self.number, receiver: self.sender.subscribe() }
     }
 }
+
+/// Flights that have begun, of all tables: so that a number in the log means one flight.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
 
 /// Keys spread over this many locks.
 const SHARDS: usize = 64;
@@ -59,7 +61,7 @@ impl<T> Flights<T> {
     #[must_use]
     pub fn new(flights_max: usize) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::new(HashMap::default())).collect();
-        Arc::new(Self { shards, open: AtomicUsize::new(0), begun: AtomicU64::new(0), flights_max })
+        Arc::new(Self { shards, open: AtomicUsize::new(0), flights_max })
     }
 
     /// Joins the flight for `key`, or starts it.
@@ -70,7 +72,7 @@ impl<T> Flights<T> {
             Entry::Occupied(flight) => Joined::Follow(flight.get().follower()),
             Entry::Vacant(_) if self.open() >= self.flights_max => Joined::Full,
             Entry::Vacant(place) => {
-                let number = self.begun.fetch_add(1, Ordering::Relaxed);
+                let number = BEGUN.fetch_add(1, Ordering::Relaxed);
                 let sender = Arc::new(watch::Sender::new(None));
                 place.insert(Flight { number, sender: Arc::clone(&sender) });
                 self.open.fetch_add(1, Ordering::Relaxed);
@@ -112,6 +114,12 @@ pub struct Lead<T> {
 }
 
 impl<T> Lead<T> {
+    /// The number of the flight; no other one of the process has it.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// A follower, for the client whose request started the flight.
     #[must_use]
     pub fn follower(&self) -> Follower<T> {
@@ -150,7 +158,7 @@ pub struct Follower<T> {
 }
 
 impl<T: Clone> Follower<T> {
-    /// Which flight it's on, for [`Flights::retire`].
+    /// The number of the flight, for [`Flights::retire`].
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number

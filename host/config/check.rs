@@ -202,5 +202,6 @@ fn log(raw: &raw::Log, findings: &mut Findings<'_>) -> Log {
             base.lines_queued_max,
             &(1..=10_000_000),
         ),
+        trace_ppm: findings.count("trace_ppm", &raw.trace_ppm, base.trace_ppm, &(0..=1_000_000)),
     }
 }

@@ -295,8 +295,8 @@ impl Route {
 }
 
 impl Default for Log {
-    /// Standard output; 65,536 lines waiting.
+    /// Standard output; 65,536 lines waiting; at `debug` a span for each request.
     fn default() -> Self {
-        Self { access: AccessLog::Stdout, lines_queued_max: 65_536 }
+        Self { access: AccessLog::Stdout, lines_queued_max: 65_536, trace_ppm: 1_000_000 }
     }
 }

@@ -306,4 +306,5 @@ pub(super) struct Candidate {
 pub(super) struct Log {
     pub(super) access: Field<String>,
     pub(super) lines_queued_max: Field<Count>,
+    pub(super) trace_ppm: Field<Count>,
 }

@@ -16,8 +16,10 @@ use super::{
     relay,
     retry::{self, Sequel},
     stats::Recent,
+    trace,
     upload::Payload,
 };
+use crate::message::RequestSpan;
 
 impl Pool {
     /// Sends a request to one endpoint, or if that fails in a way that allows it to another, and returns the response
@@ -49,6 +51,14 @@ impl Drop for AbandonedAttempt<'_> {
 /// What an attempt brought.
 type Attempted = Result<(Response<Incoming>, Slot), Fault>;
 
+/// Returns an attempt's status, or the reason and the detail of its fault.
+fn outcome(attempted: &Attempted) -> Result<u16, (&str, &str)> {
+    match attempted {
+        Ok((response, _)) => Ok(response.status().as_u16()),
+        Err(fault) => Err((fault.reason.as_str(), fault.detail.as_str())),
+    }
+}
+
 /// A request and what has been tried with it.
 struct Attempts<'a> {
     pool: &'a Pool,
@@ -58,6 +68,7 @@ struct Attempts<'a> {
     payload: Payload,
     client: Option<IpAddr>,
     repeatable: bool,
+    span: RequestSpan,
     /// Endpoints that aren't tried again.
     tried: Vec<usize>,
     attempts: u32,
@@ -67,11 +78,11 @@ struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
-        let Outbound { method, authority, target, mut headers, body, client, repeatable } = outbound;
+        let Outbound { method, authority, target, mut headers, body, client, repeatable, span } = outbound;
         let payload = Payload::new(body, &method);
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
         let (tried, attempts, repeated) = (Vec::new(), 0, false);
-        Self { pool, method, target, headers, payload, client, repeatable, tried, attempts, repeated }
+        Self { pool, method, target, headers, payload, client, repeatable, span, tried, attempts, repeated }
     }
 
     async fn run(mut self) -> Result<Fetched, Failure> {
@@ -82,11 +93,14 @@ impl<'a> Attempts<'a> {
             endpoint = self.first()?;
         }
         loop {
-            let attempted = self.attempt(&endpoint).await;
+            let begun = self.span.timer();
+            let attempted = self.attempt(&endpoint, begun).await;
+            trace::attempted(&self.span, &endpoint.address, outcome(&attempted), begun);
             match self.next(&endpoint, &attempted) {
                 Some(next) => endpoint = next,
                 None => return self.finish(&endpoint, attempted),
             }
+            trace::retried(&self.span, &endpoint.address);
             self.pool.ledger.meters.retries.inc();
         }
     }
@@ -107,9 +121,10 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    async fn attempt(&mut self, endpoint: &Arc<Endpoint>) -> Attempted {
+    async fn attempt(&mut self, endpoint: &Arc<Endpoint>, begun: Option<Instant>) -> Attempted {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
+        trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
         let last = self.attempts >= self.pool.limits.attempts_max;
         let headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
         let (upload, progress) = self.payload.lend();

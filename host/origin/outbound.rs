@@ -9,7 +9,7 @@ use http::{
     uri::PathAndQuery,
 };
 
-use crate::message::{self, Response};
+use crate::message::{self, RequestSpan, Response};
 
 /// A request to a pool.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Outbound {
     pub client: Option<IpAddr>,
     /// Whether it may be sent again although an endpoint may have acted on it. Where nothing was sent it may in any case.
     pub repeatable: bool,
+    /// The span that its attempts are logged in.
+    pub span: RequestSpan,
 }
 
 /// A request body, by whether it can be sent twice.

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{Fetched, Outbound, OutboundBody, Pool};
-use crate::{config, report::EndpointInfo};
+use crate::{config, message::RequestSpan, report::EndpointInfo};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,6 +71,7 @@ fn request(method: Method, body: OutboundBody) -> Outbound {
         headers: HeaderMap::new(),
         body,
         client: None,
+        span: RequestSpan::none(),
     }
 }
 

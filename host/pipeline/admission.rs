@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
 
-use super::{advice::Advice, route::Route};
+use super::{advice::Advice, route::Route, trace};
 use crate::{
     cache::{
         Cache,
@@ -88,6 +88,7 @@ pub(super) fn rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Facts<
     if let Admission::Refuse(Refusal::TooManyTags | Refusal::BadTag) = ruling.admission {
         cache.metrics().tags_refused.inc();
     }
+    trace::admitted(advice.span(), &ruling.admission, ruling.reason.as_deref());
     ruling
 }
 

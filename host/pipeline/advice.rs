@@ -10,10 +10,13 @@ use bytes::Bytes;
 use http::HeaderName;
 use tracing::debug;
 
-use super::route::{Route, Routes};
+use super::{
+    route::{Route, Routes},
+    trace,
+};
 use crate::{
     config::OnFault,
-    message::RequestHead,
+    message::{RequestHead, RequestSpan},
     policy::{
         Arm, Chosen, Decision, Facts, Fault, Hook, HookCall, Input, Notes, Policy, RequestEdits, consult, fields,
     },
@@ -44,6 +47,8 @@ pub(super) struct Advice {
     /// Whether it faulted when it should have edited the request, which is then sent as it came.
     unedited: AtomicBool,
     remark: OnceLock<Arc<str>>,
+    /// The span that the request's stages log in.
+    span: RequestSpan,
 }
 
 /// The chosen generation made the key.
@@ -53,13 +58,23 @@ const FALLBACK: u8 = 2;
 
 impl Advice {
     /// Returns the advice for a request on a route.
-    pub(super) fn of(route: &Route, request: &RequestHead) -> Self {
-        Self { chosen: route.policy.as_ref().map(|roster| roster.choose(request)), ..Self::default() }
+    pub(super) fn of(route: &Route, request: &RequestHead, span: RequestSpan) -> Self {
+        Self { chosen: route.policy.as_ref().map(|roster| roster.choose(request)), span, ..Self::default() }
     }
 
-    /// Returns the same generation's for another request: one of several items, or one that follows from this.
+    /// Returns the same generation's for a request that follows from this one.
     pub(super) fn afresh(&self) -> Self {
-        Self { chosen: self.chosen.clone(), ..Self::default() }
+        Self { chosen: self.chosen.clone(), span: self.span.clone(), ..Self::default() }
+    }
+
+    /// Returns the same generation's for one of the request's items.
+    pub(super) fn for_item(&self, number: usize) -> Self {
+        Self { chosen: self.chosen.clone(), span: self.span.item(number), ..Self::default() }
+    }
+
+    /// The span of the request, or of the item.
+    pub(super) const fn span(&self) -> &RequestSpan {
+        &self.span
     }
 
     /// Returns the generation that decides at present.
@@ -166,7 +181,11 @@ impl Advice {
 
     /// Calls a hook; `None` if the policy doesn't have it.
     pub(super) fn ask(&self, call: &HookCall<'_>, facts: &Facts<'_>) -> Option<Result<Arc<Decision>, Fault>> {
+        let begun = self.span.timer();
         let said = self.with_fallback(facts, |policy, facts| consult::ask(&**policy, call, facts));
+        if let (Some(begun), Some(said), Some(policy)) = (begun, &said, self.policy()) {
+            trace::decided(&self.span, call.hook().name(), policy.label(), said.as_deref(), begun);
+        }
         if let Some(shadow) = self.chosen.as_ref().and_then(|chosen| chosen.shadow.as_ref()) {
             shadow.witness(call, facts, said.as_ref());
         }
@@ -189,6 +208,8 @@ impl Advice {
         }
         debug!(target: "policy", policy = %policy.label(), %fault, "from here on the active generation decides");
         self.canary_failed.store(true, Ordering::Relaxed);
+        // The outcome is counted for the arms of the generation that decides.
+        self.draw(facts);
         make(self.policy()?, &facts.noted(self.notes()))
     }
 
@@ -287,16 +308,27 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        policy::{Experiment, KeyPlan, Outcome, facts::tests::request},
+        policy::{Experiment, KeyPlan, Outcome, experiment, facts::tests::request},
     };
 
-    /// A generation that has no hook; the test decides for it.
+    /// A generation that has no hook, and an experiment with an arm that is named like itself; the test decides for it.
     #[derive(Debug)]
-    struct Generation(Arc<str>);
+    struct Generation {
+        label: Arc<str>,
+        experiments: [Experiment; 1],
+    }
+
+    impl Generation {
+        fn new(label: &str) -> Self {
+            let arms = vec![experiment::Arm { name: label.to_owned(), weight: 1 }];
+            let experiments = [Experiment { name: "e".to_owned(), unit: Input::Path, arms }];
+            Self { label: label.into(), experiments }
+        }
+    }
 
     impl Policy for Generation {
         fn label(&self) -> &Arc<str> {
-            &self.0
+            &self.label
         }
 
         fn key_plan(&self) -> &KeyPlan {
@@ -312,7 +344,7 @@ mod tests {
         }
 
         fn experiments(&self) -> &[Experiment] {
-            &[]
+            &self.experiments
         }
 
         fn decide(
@@ -332,7 +364,7 @@ mod tests {
     }
 
     fn advice(fallback: Option<&str>) -> Advice {
-        let generation = |label: &str| Arc::new(Generation(label.into())) as Arc<dyn Policy>;
+        let generation = |label: &str| Arc::new(Generation::new(label)) as Arc<dyn Policy>;
         let chosen = Chosen { policy: generation("chosen"), fallback: fallback.map(generation), shadow: None };
         Advice { chosen: Some(chosen), ..Advice::default() }
     }
@@ -352,6 +384,7 @@ mod tests {
         ] {
             let (head, notes) = (request(Method::GET, "/", &[]), Notes::default());
             let (facts, advice) = (Facts::new(&head, None, &notes), advice(fallback));
+            advice.draw(&facts);
             let made = advice.with_fallback(&facts, |policy, _| {
                 let label = policy.label();
                 Some(if faulting.contains(&&**label) { Err(Fault::Open) } else { Ok(label.to_string()) })
@@ -361,6 +394,8 @@ mod tests {
             assert_eq!(advice.policy().map(|policy| &**policy.label()), Some(after), "{what}");
             assert_eq!(advice.remarked().map(|word| &**word), remark, "{what}");
             assert_eq!(advice.on_trial().map(|label| &**label), trial, "{what}");
+            let arms: Vec<&str> = advice.arms().iter().map(|arm| &*arm.name).collect();
+            assert_eq!(arms, [after], "{what}: the arms of the generation that decides");
             advice.made_key();
             assert_eq!(advice.key_maker().map(|policy| &**policy.label()), Some(after), "{what}");
             assert_eq!(

@@ -15,6 +15,7 @@ use super::{
     advice::{Advice, PolicyContext},
     forwarding,
     route::Route,
+    trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
 };
 use crate::{
@@ -109,6 +110,19 @@ pub(super) enum Landing {
     Private(Refusal),
     /// No response.
     Failed(Failed),
+}
+
+impl Landing {
+    /// Returns how it landed, in a word.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Shared(Arrival { ttl_ms: Some(_), .. }) => "stored-response",
+            Self::Shared(_) => "shared-error",
+            Self::Renewed(..) => "renewed",
+            Self::Private(refusal) => refusal.as_str(),
+            Self::Failed(failed) => failed.reason,
+        }
+    }
 }
 
 /// Where a response came from, and at what cost.
@@ -231,6 +245,7 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Excha
             (Some(object), StatusCode::NOT_MODIFIED) => {
                 let report = UpstreamReport::of(&arrived, &request.advice);
                 if let Some(renewed) = renew(fetcher, request, object, arrived.fetched.response.headers(), &times) {
+                    trace::renewed(request.advice.span());
                     return Exchanged::Renewed(renewed, report);
                 }
                 // The 304 is about a response that isn't stored here: fetch again, the whole.
@@ -271,6 +286,7 @@ pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> Up
         headers,
         body: UpstreamBody::Bytes(request.body.clone()),
         client: Some(head.client.ip),
+        span: request.advice.span().clone(),
     }
 }
 

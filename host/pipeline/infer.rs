@@ -18,6 +18,7 @@ use super::{
     plan::KeyedPlan,
     reply::{Replies, Reply},
     route::{Kind, Route},
+    trace,
     trail::Trail,
 };
 use crate::{
@@ -102,9 +103,15 @@ pub(super) async fn serve(
         protocol,
     };
     let mut trail = trail;
-    let items: Vec<AdvisedItem> = split.items.into_iter().map(|item| split_request.advise(item)).collect();
-    trail.arms = items.first().map(|advised| advised.advice.arms().to_vec()).unwrap_or_default();
-    let item_replies = match split_request.keys(&items, &mut trail).await {
+    trace::split(split_request.advice.span(), split.items.len());
+    let numbered = split.items.into_iter().enumerate();
+    let items: Vec<AdvisedItem> = numbered.map(|(number, item)| split_request.advise(item, number)).collect();
+    let keyed = split_request.keys(&items, &mut trail).await;
+    if let Some(first) = items.first() {
+        // Each has advice of its own; if a canary has faulted in the key, another generation decides than before.
+        trail.credit(&first.advice);
+    }
+    let item_replies = match keyed {
         Ok(keyed) => split_request.fetch_all(keyed).await,
         Err(fault) => return infer.replies.fault_reply(&route, &fault, trail),
     };
@@ -194,8 +201,8 @@ enum Waiting {
 
 impl SplitRequest {
     /// Returns the item with advice of its own: to a policy each looks as if it had come alone.
-    fn advise(&self, item: Item) -> AdvisedItem {
-        let advice = self.advice.afresh();
+    fn advise(&self, item: Item, number: usize) -> AdvisedItem {
+        let advice = self.advice.for_item(number);
         advice.draw(&advice.facts(&self.infer.policy_context, &self.head, Some(&item.body)));
         AdvisedItem { item, advice: Arc::new(advice) }
     }
@@ -219,6 +226,9 @@ impl SplitRequest {
                 trail.detail = keyed.remark().map(Cow::Owned);
             }
             let plan = KeyedPlan::of(&keyed, Kind::Items, true, &self.demand);
+            if let Some((word, why)) = plan.change() {
+                trace::planned(advice.span(), word, why);
+            }
             trail.key = plan.key().filter(|_| items.len() == 1);
             keys.push(match plan {
                 KeyedPlan::LookUp(key) => (advised, Some(key)),
@@ -246,7 +256,10 @@ impl SplitRequest {
         let now = clock::now();
         let tag = self.url_tag;
         let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
+        let span = advised.advice.span();
+        let begun = span.timer();
         let found = self.infer.cache.look_up(&query).await;
+        trace::looked_up(span, &found, begun);
         let (uncacheable, tier) = (found.uncacheable, found.tier);
         let mut fallback = None;
         let disposition = match found.outcome {
@@ -272,6 +285,12 @@ impl SplitRequest {
                 self.join(&query)
             }
         };
+        match &disposition {
+            Disposition::Lead(_, lead) | Disposition::Refresh(_, _, _, lead) => trace::leads(span, lead.number()),
+            Disposition::Follow(_, follower) => trace::follows(span, follower.number()),
+            Disposition::Alone => trace::planned(span, "fetch-alone", None),
+            Disposition::Known { .. } => {}
+        }
         (advised, disposition, fallback)
     }
 
@@ -314,18 +333,19 @@ impl SplitRequest {
     }
 
     fn wait(&self, advised: &AdvisedItem, disposition: Disposition, pending: PendingResult) -> Waiting {
+        let span = advised.advice.span();
         match disposition {
             Disposition::Known { object, tier, stale } => Waiting::Done(ItemReply::Stored { object, tier, stale }),
             Disposition::Alone => Waiting::Alone(pending),
             Disposition::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
             Disposition::Lead(key, lead) => {
                 let follower = lead.follower();
-                tokio::spawn(self.flight(advised, key, lead, pending).run_while_wanted());
+                trace::spawn(span, self.flight(advised, key, lead, pending).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
             Disposition::Refresh(object, tier, key, lead) => {
                 // No request waits for the refresh, and still it is wanted.
-                tokio::spawn(self.flight(advised, key, lead, pending).run());
+                trace::spawn(span, self.flight(advised, key, lead, pending).run());
                 Waiting::Done(ItemReply::Stored { object, tier, stale: true })
             }
         }
@@ -337,6 +357,8 @@ impl SplitRequest {
             Waiting::Alone(pending) => (Arc::new(await_result(self.protocol, pending).await), false),
             Waiting::Flight { key, follower, collapsed } => self.land(advised, key, follower, collapsed).await,
         };
+        let status = result.outcome.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK.as_u16());
+        trace::item_fetched(advised.advice.span(), status, result.reason, collapsed, result.stored);
         let failed = result.outcome.as_ref().is_err_and(|error| error.status >= 500);
         match fallback.filter(|(object, _)| failed && !self.infer.cache.is_gone(object, &self.url)) {
             Some((object, tier)) => ItemReply::Fallback { object, tier, result },
@@ -353,11 +375,16 @@ impl SplitRequest {
         collapsed: bool,
     ) -> (Arc<ItemResult>, bool) {
         let flight = follower.number();
-        match follower.landed().await {
+        let begun = advised.advice.span().timer();
+        let landing = follower.landed().await;
+        let with = landing.as_ref().map_or("lost", |result| if result.outcome.is_ok() { "result" } else { "failure" });
+        trace::landed(advised.advice.span(), flight, with, begun);
+        match landing {
             Some(result) if self.was_purged(&result) => self.infer.flights.retire(&key, flight),
             Some(result) if result.shareable || !collapsed => return (result, collapsed),
             Some(_) | None => {}
         }
+        trace::not_for_it(advised.advice.span(), "fetch alone");
         let pending = self.batch_item(advised).map(|batch_item| {
             let mut groups = Vec::new();
             group_for(&mut groups, batch_item);

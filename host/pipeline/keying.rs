@@ -1,6 +1,6 @@
 //! The key of a request: by its policy if that makes keys, else natively.
 
-use super::{advice::Advice, forwarding, route::Route};
+use super::{advice::Advice, forwarding, route::Route, trace};
 use crate::{
     cache::key::{Decider, Key, KeyHasher},
     config::OnFault,
@@ -25,6 +25,14 @@ pub(super) enum Keyed {
 }
 
 impl Keyed {
+    /// Returns the key, if there is one.
+    const fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Key { key, .. } => Some(key),
+            Self::Bypass(_) | Self::Refused(_) => None,
+        }
+    }
+
     /// What the policy did out of the ordinary, in a word for `Cache-Status` and the access log.
     pub(super) fn remark(&self) -> Option<String> {
         match self {
@@ -37,12 +45,26 @@ impl Keyed {
 
 /// Makes the key of a request, or of one of its items, whose canonical form is `canonical`.
 pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
-    let made = advice.with_fallback(facts, |policy, facts| {
+    let begun = advice.span().timer();
+    let keyed = made(route, advice, facts, canonical);
+    if let Some(begun) = begun {
+        let by = match keyed {
+            Keyed::Bypass(_) | Keyed::Refused(_) => advice.policy(),
+            Keyed::Key { .. } => advice.key_maker(),
+        };
+        let by = by.map(|policy| &**policy.label());
+        trace::keyed(advice.span(), keyed.key(), by, keyed.remark().as_deref(), begun);
+    }
+    keyed
+}
+
+fn made(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
+    let keyed = advice.with_fallback(facts, |policy, facts| {
         let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
         Some(keyed.inspect(|_| advice.made_key()))
     });
     advice.witness_key(facts);
-    let fault = match made {
+    let fault = match keyed {
         None => None,
         Some(Ok(keyed)) => return keyed,
         Some(Err(fault)) => match route.config.on_fault {

@@ -72,7 +72,6 @@ impl Passer {
         };
         let facts = advice.facts(&self.policy_context, &head, bytes.as_ref());
         advice.draw(&facts);
-        trail.arms = advice.arms().to_vec();
         let mut upstream = UpstreamRequest {
             method: head.method.clone(),
             authority: head.authority.clone(),
@@ -80,10 +79,13 @@ impl Passer {
             headers: forwarding::of_request(&head),
             body: body.into(),
             client: Some(head.client.ip),
+            span: advice.span().clone(),
         };
         // From here on the request may have an effect, whether or not its client waits for the response.
         let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, &head));
-        let choice = match upstream.prepare(route, advice, &facts) {
+        let prepared = upstream.prepare(route, advice, &facts);
+        trail.credit(advice);
+        let choice = match prepared {
             Ok(choice) => choice,
             Err(fault) => return self.replies.fault_reply(route, &fault, trail),
         };

@@ -80,9 +80,32 @@ impl Plan {
             Kind::Http | Kind::Item | Kind::Items => Self::LookUp(Basis::Body),
         }
     }
+
+    /// Returns the plan and its reason, in a word each.
+    pub(super) const fn words(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::LookUp(Basis::Head) => ("look-up", Some("keyed-by-head")),
+            Self::LookUp(Basis::Body) => ("look-up", Some("keyed-by-body")),
+            Self::Bypass(why) => ("bypass", Some(why.as_str())),
+            Self::Pass(why) => ("pass", Some(why.as_str())),
+        }
+    }
 }
 
 impl Why {
+    /// Returns the reason in a word.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::AmbiguousPath => "ambiguous-path",
+            Self::UnkeyedBody => "unkeyed-body",
+            Self::Policy => "policy",
+            Self::NoStore => "no-store",
+            Self::Range => "range",
+            Self::Condition => "condition",
+        }
+    }
+
     /// Returns the reason in RFC 9211's terms.
     pub(super) const fn forward(self) -> Forward {
         match self {
@@ -134,6 +157,15 @@ impl<'k> KeyedPlan<'k> {
             Self::Refuse(_) => None,
         }
     }
+
+    /// Returns the plan and its reason, in a word each; `None` if it is what was planned already, a look-up.
+    pub(super) const fn change(self) -> Option<(&'static str, Option<&'static str>)> {
+        match self {
+            Self::LookUp(_) => None,
+            Self::Bypass(why, _) => Some(("bypass", Some(why.as_str()))),
+            Self::Refuse(_) => Some(("refuse", Some("policy"))),
+        }
+    }
 }
 
 /// What is known of a request for which nothing was found that could be served at once.
@@ -179,6 +211,16 @@ impl MissPlan {
             Self::Alone
         } else {
             Self::Collapse
+        }
+    }
+
+    /// Returns the plan and its reason, in a word each.
+    pub(super) const fn words(self) -> (&'static str, Option<&'static str>) {
+        match self {
+            Self::Collapse => ("collapse", None),
+            Self::Alone => ("fetch-alone", None),
+            Self::Bypass(why) => ("bypass", Some(why.as_str())),
+            Self::Refuse => ("refuse", Some("only-if-cached")),
         }
     }
 }
@@ -296,6 +338,8 @@ mod tests {
             (Why::Condition, Forward::Bypass, None),
         ] {
             assert_eq!((why.forward(), why.detail()), (forward, detail), "{why:?}");
+            assert_eq!(Plan::Bypass(why).words(), ("bypass", Some(why.as_str())));
+            assert!(detail.is_none_or(|detail| detail == why.as_str()), "{why:?}: one word for one reason");
         }
     }
 }

@@ -88,12 +88,16 @@ pub struct Trail {
 impl Trail {
     /// Returns the start of a request's trail on `route`.
     pub(super) fn on(route: &Arc<Route>, advice: &Advice) -> Self {
-        Self {
-            route: Some(Arc::clone(route)),
-            policy: advice.policy().cloned(),
-            arms: advice.arms().to_vec(),
-            ..Self::default()
-        }
+        let mut trail = Self { route: Some(Arc::clone(route)), ..Self::default() };
+        trail.credit(advice);
+        trail
+    }
+
+    /// Notes the generation that decides by now, with its arms: the outcome is counted for them. If a canary faulted,
+    /// that is the active one.
+    pub(super) fn credit(&mut self, advice: &Advice) {
+        self.policy = advice.policy().cloned();
+        self.arms = advice.arms().to_vec();
     }
 
     /// Returns the whole trail of a fresh memory hit.

@@ -1,7 +1,7 @@
 //! Sending a request upstream: to the candidates in the order that the policy chose, to the next one when one fails or
 //! takes too long. Whether a request may be repeated is decided here, once ([`may_repeat`]); the pools obey.
 
-use std::{future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -12,10 +12,11 @@ use tokio::time::{sleep, timeout};
 use super::{
     advice::Advice,
     route::{Destination, Route},
+    trace,
 };
 use crate::{
     clock,
-    message::{Body, coding},
+    message::{Body, RequestSpan, coding},
     origin::{Failure, Fetched, Outbound, OutboundBody, Reaction},
     policy::{
         Candidate, Choice, Decision, Facts, Fault, Hook, HookCall, RequestEdits,
@@ -32,6 +33,8 @@ pub(super) struct UpstreamRequest {
     pub(super) body: UpstreamBody,
     /// The client whose limit of places it counts in.
     pub(super) client: Option<IpAddr>,
+    /// The span that its attempts are logged in.
+    pub(super) span: RequestSpan,
 }
 
 /// A body, by whether it can be sent again.
@@ -78,6 +81,16 @@ impl Failed {
             status: StatusCode::SERVICE_UNAVAILABLE,
             reason: fault.kind(),
             detail: format!("the policy of route {} gave no verdict: {fault}", route.config.name).into(),
+            endpoint: None,
+        }
+    }
+
+    /// Returns the failure when no response came within the policy's deadline.
+    fn of_deadline(deadline_us: u32) -> Self {
+        Self {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            reason: "deadline",
+            detail: format!("no answer within the {deadline_us} µs that the policy gave").into(),
             endpoint: None,
         }
     }
@@ -180,17 +193,21 @@ impl UpstreamRequest {
     /// # Errors
     /// [`Failed`], if none did, or none within the policy's deadline.
     pub(super) async fn send(mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
-        let Some(deadline) = choice.deadline_us else { return self.ask_all(route, choice).await };
-        let asking = Box::pin(self.ask_all(route, choice));
-        match timeout(Duration::from_micros(deadline.into()), asking).await {
-            Ok(arrived) => arrived,
-            Err(_) => Err(Failed {
-                status: StatusCode::GATEWAY_TIMEOUT,
-                reason: "deadline",
-                detail: format!("no response within the {deadline} µs that the policy gave").into(),
-                endpoint: None,
-            }),
+        let span = self.span.clone();
+        let arrived = match choice.deadline_us {
+            None => self.ask_all(route, choice).await,
+            Some(deadline) => {
+                let asking = Box::pin(self.ask_all(route, choice));
+                match timeout(Duration::from_micros(deadline.into()), asking).await {
+                    Ok(arrived) => arrived,
+                    Err(_) => Err(Failed::of_deadline(deadline)),
+                }
+            }
+        };
+        if let Err(failed) = &arrived {
+            trace::no_response(&span, failed.reason, &failed.detail);
         }
+        arrived
     }
 
     async fn ask_all(&mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
@@ -213,7 +230,8 @@ impl UpstreamRequest {
             });
             result = match next {
                 Some((after, next, outbound)) => {
-                    let (result, both) = Box::pin(hedged(asked, after, ask(next, outbound))).await;
+                    let second = ask_beside(&self.span, after, next, outbound);
+                    let (result, both) = Box::pin(hedged(asked, after, second)).await;
                     if both {
                         left = &rest[1..];
                     }
@@ -221,8 +239,12 @@ impl UpstreamRequest {
                 }
                 None => asked.await,
             };
-            if !Outcome::of(&result).tries_next(repeatable) {
+            let outcome = Outcome::of(&result);
+            if !outcome.tries_next(repeatable) {
                 break;
+            }
+            if let Some(next) = left.first().and_then(|next| route.destinations.get(*next)) {
+                trace::next_candidate(&self.span, &next.name, format_args!("{outcome}"));
             }
         }
         result.map_err(|missed| missed.failed)
@@ -244,6 +266,7 @@ impl UpstreamRequest {
             headers: self.headers.clone(),
             body,
             client: self.client,
+            span: self.span.clone(),
         })
     }
 }
@@ -303,6 +326,18 @@ impl Outcome {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Responded(status) => write!(f, "status-{}", status.as_u16()),
+            Self::Unsent => f.write_str("unsent"),
+            Self::Failed => f.write_str("failed"),
+            Self::TimedOut => f.write_str("timed-out"),
+            Self::NoCandidate => f.write_str("no-candidate"),
+        }
+    }
+}
+
 /// Returns the failure if there is no candidate to try, which a checked choice rules out.
 fn no_candidate() -> CandidateFailure {
     let (status, detail) = (StatusCode::BAD_GATEWAY, "no candidate was chosen");
@@ -322,6 +357,17 @@ async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, C
             Err(CandidateFailure { failed: failure.into(), outcome })
         }
     }
+}
+
+/// Asks the second candidate of a hedge. It is polled only when the time of the first one is over.
+async fn ask_beside(
+    span: &RequestSpan,
+    after: Duration,
+    destination: &Destination,
+    outbound: Outbound,
+) -> Result<Arrived, CandidateFailure> {
+    trace::hedged(span, &destination.name, after);
+    ask(destination, outbound).await
 }
 
 /// Tries a second candidate if the first hasn't responded in time, and takes the first good response. Returns true with

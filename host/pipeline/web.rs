@@ -16,6 +16,7 @@ use super::{
     plan::{KeyedPlan, Miss, MissPlan, Why},
     reply::{Replies, Reply, found, note},
     route::Route,
+    trace,
     trail::{Lookup, Trail},
     upstream::Failed,
 };
@@ -23,7 +24,7 @@ use crate::{
     cache::{
         Cache, Found, Query,
         admit::Refusal,
-        collapse::{Flights, Follower, Joined},
+        collapse::{Flights, Follower, Joined, Lead},
         conditional,
         entry::Object,
         key::Key,
@@ -104,13 +105,17 @@ impl Web {
         let tag = || Tag::url(&head.url());
         let url: Option<&(dyn Fn() -> Tag + Sync)> = if advice.keys_natively() { None } else { Some(&tag) };
         let query = Query { key, head, demand, url, now };
-        let Some(Found { outcome: Outcome::Hit(object), .. }) = self.cache.peek(&query) else { return None };
+        let begun = advice.span().timer();
+        let found_here = self.cache.peek(&query)?;
+        let Outcome::Hit(object) = &found_here.outcome else { return None };
         if object.head.age_ms(now) >= object.head.lifetimes.ttl_ms {
             // A stale response that the client accepts: the full look-up notes that.
             return None;
         }
         let policy = advice.policy().map(|policy| policy.label());
-        self.replies.hit_reply(&object, policy, head.into(), now)
+        let response = self.replies.hit_reply(object, policy, head.into(), now)?;
+        trace::looked_up(advice.span(), &found_here, begun);
+        Some(response)
     }
 
     /// Serves a request that is to be looked up, of a route whose bodies aren't split.
@@ -122,18 +127,20 @@ impl Web {
         prepared: Option<Prepared>,
     ) -> Reply {
         let Request { head, body } = request;
-        let trail = Trail::on(&route, &advice);
         let body = if http_body::Body::is_end_stream(&body) { Body::Empty } else { body };
         let body = match body.collect(self.policy_context.body_bytes_max).await {
             Ok(body) => body,
-            Err(error) => return self.replies.bad_body(&error, trail),
+            Err(error) => return self.replies.bad_body(&error, Trail::on(&route, &advice)),
         };
         let (body, canonical) = item(&route, &head.headers, body);
         let prepared = prepared.unwrap_or_else(|| self.prepare(&route, &advice, &head, &body, canonical.as_deref()));
         let Prepared { keyed, demand } = prepared;
         let plan = KeyedPlan::of(&keyed, route.kind(), !body.is_empty(), &demand);
-        let trail =
-            Trail { arms: advice.arms().to_vec(), detail: keyed.remark().map(Cow::Owned), key: plan.key(), ..trail };
+        if let Some((word, why)) = plan.change() {
+            trace::planned(advice.span(), word, why);
+        }
+        // Made now: if a canary has faulted in the key, another generation decides than before.
+        let trail = Trail { detail: keyed.remark().map(Cow::Owned), key: plan.key(), ..Trail::on(&route, &advice) };
         match plan {
             KeyedPlan::LookUp(key) => {
                 let request = KeyedRequest::new(route, advice, head, body, demand, key);
@@ -149,7 +156,9 @@ impl Web {
     async fn look_up(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
         let now = clock::now();
         let tag = request.url_tag;
+        let begun = request.advice.span().timer();
         let found_here = self.cache.look_up(&request.query(&move || tag, now)).await;
+        trace::looked_up(request.advice.span(), &found_here, begun);
         request.key = found_here.key;
         let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
         let mut is_by_request = false;
@@ -187,7 +196,10 @@ impl Web {
             has_range: request.head.headers.contains_key(header::RANGE),
             is_conditional: conditional::is_conditional(&request.head.headers),
         };
-        match MissPlan::of(&miss) {
+        let plan = MissPlan::of(&miss);
+        let (word, why) = plan.words();
+        trace::planned(request.advice.span(), word, why);
+        match plan {
             MissPlan::Collapse => self.collapse(request, trail).await,
             MissPlan::Alone => self.fetch_alone(request, trail).await,
             MissPlan::Bypass(why) => self.bypass(request, why, trail).await,
@@ -207,7 +219,9 @@ impl Web {
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
         request.stale = Some(object);
         if let Joined::Lead(lead) = self.flights.join(&request.key) {
-            tokio::spawn(fetch::lead(Arc::clone(&self.fetcher), request, lead, oneshot::channel().0));
+            let span = request.advice.span().clone();
+            trace::leads(&span, lead.number());
+            trace::spawn(&span, fetch::lead(Arc::clone(&self.fetcher), request, lead, oneshot::channel().0));
         }
     }
 
@@ -217,28 +231,43 @@ impl Web {
             let joined = self.cache.purger().arrived();
             let (follower, own) = match joining::join(&self.flights, &request.key, || self.look_again(&request)) {
                 Turn::Full => break,
-                Turn::Follow(follower) => (follower, None),
+                Turn::Follow(follower) => {
+                    trace::follows(request.advice.span(), follower.number());
+                    (follower, None)
+                }
                 Turn::Lead(lead, stored) => {
                     if let Some(stored) = stored
                         && let Some(reply) = self.stored_reply(&request, &stored, &trail).await
                     {
+                        trace::found_meanwhile(request.advice.span(), stored.tier.as_str());
                         return reply;
                     }
-                    let (sender, own) = oneshot::channel();
-                    let follower = lead.follower();
-                    tokio::spawn(fetch::lead(Arc::clone(&self.fetcher), request.clone(), lead, sender));
+                    let (follower, own) = self.take_off(&request, lead);
                     (follower, Some(own))
                 }
             };
             trail.collapsed = own.is_none();
             match self.land(&mut request, joined, follower, own, trail.clone()).await {
                 Landed::Reply(reply) => return *reply,
-                Landed::Again => {}
-                Landed::Alone => break,
+                Landed::Again => trace::not_for_it(request.advice.span(), "join again"),
+                Landed::Alone => {
+                    trace::not_for_it(request.advice.span(), "fetch alone");
+                    break;
+                }
             }
         }
         trail.collapsed = false;
         self.fetch_alone(request, trail).await
+    }
+
+    /// Starts the fetch that `lead` is the leader of, in a task of its own.
+    fn take_off(&self, request: &KeyedRequest, lead: Lead<Landing>) -> (Follower<Landing>, Own) {
+        let (sender, own) = oneshot::channel();
+        let follower = lead.follower();
+        let span = request.advice.span();
+        trace::leads(span, lead.number());
+        trace::spawn(span, fetch::lead(Arc::clone(&self.fetcher), request.clone(), lead, sender));
+        (follower, own)
     }
 
     /// Returns what memory has by now, for a request that found nothing.
@@ -268,7 +297,10 @@ impl Web {
         // What was purged between the start of the flight and the moment we joined it is not for us.
         let url = request.url_tag;
         let outdated = |tags: &[Tag], mark: &Mark| self.cache.purger().is_outdated(tags, mark, &joined, || url);
-        let reply = match follower.landed().await {
+        let begun = request.advice.span().timer();
+        let landing = follower.landed().await;
+        trace::landed(request.advice.span(), flight, landing.as_ref().map_or("lost", Landing::as_str), begun);
+        let reply = match landing {
             None => None,
             Some(Landing::Shared(arrival)) => {
                 if outdated(&arrival.tags, &arrival.mark) {

@@ -56,7 +56,23 @@ pub enum Refusal {
     /// It imports what no policy may import.
     #[error("imports `{0}`; a policy may import `holm:policy/diagnostics` and nothing else")]
     Import(String),
-    /// It imports a version or a type that isn't there.
+    /// It was built against a version of the contract that isn't compatible with this node's.
+    #[error(
+        "{does} `{interface}`, but this node has `holm:policy@{version}`, and loads components that were built against \
+         {line}: build it again for this node (`holm policy build`, or against its `wit/policy.wit`), or load it on a \
+         node that has its version"
+    )]
+    Version {
+        /// `imports` or `exports`.
+        does: &'static str,
+        /// The interface, with its version.
+        interface: String,
+        /// The node's version.
+        version: &'static str,
+        /// The versions that the node loads.
+        line: String,
+    },
+    /// It imports a function or a type that isn't there.
     #[error("doesn't fit its imports: {0}")]
     Unlinked(String),
     /// Isn't a policy.

@@ -10,16 +10,16 @@ use wasmtime::{
 };
 
 use super::{
+    contract::{self, interface},
     error::{Refusal, one_line},
-    limits::plain,
     state::State,
 };
 use crate::policy::Hook;
 
-/// Returns the hooks that a component exports, in whatever version.
+/// Returns the hooks that a component exports.
 ///
 /// # Errors
-/// It exports another interface of the contract's package.
+/// It exports one in a version that isn't compatible with this node's, or another interface of the contract's package.
 pub(super) fn exported(engine: &wasmtime::Engine, component: &Component) -> Result<Vec<Hook>, Refusal> {
     let kind = component.component_type();
     let names: Vec<&str> = kind.exports(engine).map(|(name, _)| name).collect();
@@ -33,20 +33,17 @@ const OTHERS: [&str; 2] = ["plugin", "facts"];
 /// decide something else than its author meant: so such a component is refused.
 fn hooks(exports: &[&str]) -> Result<Vec<Hook>, Refusal> {
     let is_known = |name: &str| OTHERS.contains(&name) || Hook::named(name).is_some();
+    exports.iter().try_for_each(|export| contract::check("exports", export))?;
     match exports.iter().find(|export| interface(export).is_some_and(|name| !is_known(name))) {
-        Some(export) => Err(Refusal::Interface {
-            interface: plain(export, EXPORT_CHARS_MAX),
-            known: Hook::ALL.map(Hook::name).join(", "),
-        }),
+        Some(export) => {
+            Err(Refusal::Interface { interface: contract::shown(export), known: Hook::ALL.map(Hook::name).join(", ") })
+        }
         None => Ok(Hook::ALL
             .into_iter()
             .filter(|hook| exports.iter().any(|export| interface(export) == Some(hook.name())))
             .collect()),
     }
 }
-
-/// Characters of an export's name in a message.
-const EXPORT_CHARS_MAX: usize = 80;
 
 /// Where the exports are in a component.
 pub(super) struct Indices {
@@ -111,11 +108,6 @@ pub(super) fn present<G>(guest: Option<&G>) -> wasmtime::Result<&G> {
     guest.ok_or_else(|| wasmtime::Error::msg("the component doesn't export the hook"))
 }
 
-/// `key` of `holm:policy/key@0.1.0`.
-fn interface(export: &str) -> Option<&str> {
-    export.strip_prefix("holm:policy/")?.split('@').next()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,26 +116,18 @@ mod tests {
     fn an_interface_that_is_no_hook_here_is_refused_by_its_name() {
         let plugin = "holm:policy/plugin@0.1.0";
         let of = |exports: &[&str]| hooks(exports).map_err(|refusal| refusal.to_string());
-        let some = [plugin, "holm:policy/route@0.1.0", "holm:policy/facts@0.1.0", "holm:policy/key@0.2.0", "init"];
+        let some = [plugin, "holm:policy/route@0.1.0", "holm:policy/facts@0.1.0", "holm:policy/key@0.1.9", "init"];
         assert_eq!(of(&some), Ok(vec![Hook::Key, Hook::Route]));
         assert_eq!(of(&[]), Ok(vec![]));
-        for unknown in ["holm:policy/rank@0.1.0", "holm:policy/keys", "holm:policy/diagnostics@0.1.0"] {
+        for unknown in ["holm:policy/rank@0.1.0", "holm:policy/keys@0.1.3", "holm:policy/diagnostics@0.1.0"] {
             let refused = of(&[plugin, unknown]).unwrap_err();
             let wanted =
                 format!("exports `{unknown}`, which this node doesn't know; the hooks that it knows are key, ");
             assert!(refused.starts_with(&wanted), "{refused}");
         }
-    }
-
-    #[test]
-    fn hooks_are_recognised_by_their_interface() {
-        for (export, wanted) in [
-            ("holm:policy/key@0.1.0", Some("key")),
-            ("holm:policy/admit", Some("admit")),
-            ("holm:other/key@0.1.0", None),
-            ("init", None),
-        ] {
-            assert_eq!(interface(export), wanted, "{export}");
+        for of_another_version in ["holm:policy/key@0.2.0", "holm:policy/rank@0.2.0", "holm:policy/keys"] {
+            let refused = of(&[plugin, of_another_version]).unwrap_err();
+            assert!(refused.starts_with(&format!("exports `{of_another_version}`, but this node has ")), "{refused}");
         }
     }
 }

@@ -15,6 +15,7 @@ use wasmtime::{
 };
 
 use super::{
+    contract,
     diagnostics::Voice,
     engine::Engine,
     error::{Refusal, Unmade, one_line},
@@ -137,6 +138,7 @@ fn link(engine: &wasmtime::Engine, component: &Component) -> Result<InstancePre<
     holm_bindings::Policy::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state).map_err(unlinked)?;
     let mut wasi = false;
     for (name, _) in component.component_type().imports(engine) {
+        contract::check("imports", name)?;
         match import(name) {
             Import::Given => {}
             Import::Wasi => wasi = true,

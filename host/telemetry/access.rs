@@ -429,7 +429,7 @@ mod tests {
 
     fn file_log(path: &Path) -> AccessLog {
         let access = config::AccessLog::File(path.to_owned());
-        AccessLog::start(config::Log { access, lines_queued_max: 100 }).unwrap()
+        AccessLog::start(config::Log { access, lines_queued_max: 100, ..config::Log::default() }).unwrap()
     }
 
     #[test]
@@ -496,13 +496,14 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_opened_is_named() {
         let access = config::AccessLog::File(PathBuf::from("/nowhere/at/all/access.log"));
-        let error = AccessLog::start(config::Log { access, lines_queued_max: 1 }).err().unwrap();
+        let error =
+            AccessLog::start(config::Log { access, lines_queued_max: 1, ..config::Log::default() }).err().unwrap();
         assert!(error.to_string().contains("/nowhere/at/all/access.log"), "{error}");
     }
 
     #[test]
     fn without_a_log_nothing_happens() {
-        let log = AccessLog::start(config::Log { access: config::AccessLog::Off, lines_queued_max: 1 }).unwrap();
+        let log = AccessLog::start(config::Log { access: config::AccessLog::Off, ..config::Log::default() }).unwrap();
         log.record(&with_id("1"));
         log.reopen();
         assert_eq!(log.close(Duration::ZERO), Ok(()));

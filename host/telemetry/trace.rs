@@ -19,6 +19,8 @@ pub struct RequestTrace {
     pub id: HeaderValue,
     /// The trace that the client named.
     pub trace_id: Option<[u8; 16]>,
+    /// Whether the client says that it is sampled.
+    pub is_sampled: bool,
 }
 
 /// A parsed `traceparent` header.
@@ -30,6 +32,38 @@ pub struct Traceparent {
     pub parent_id: [u8; 8],
     /// Bit 0 says that the caller may have recorded its span.
     pub flags: u8,
+}
+
+/// The `flags` bit of a caller that may have recorded its span.
+const SAMPLED: u8 = 1;
+
+/// Picks the share of the requests that get a span. Pure: the same id is picked on every node and at every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampler {
+    ppm: u32,
+}
+
+impl Sampler {
+    /// Returns a sampler that picks this share, in a million.
+    #[must_use]
+    pub const fn new(ppm: u32) -> Self {
+        Self { ppm }
+    }
+
+    /// Whether the request is picked: by its id, or because its caller has picked it.
+    #[must_use]
+    pub fn picks(self, trace: &RequestTrace) -> bool {
+        self.ppm >= MILLION || trace.is_sampled || (self.ppm > 0 && place(trace.id.as_bytes()) < self.ppm)
+    }
+}
+
+const MILLION: u32 = 1_000_000;
+
+/// Returns the place of an id among a million, each as likely. Clients choose ids, so they are hashed.
+fn place(id: &[u8]) -> u32 {
+    let [a, b, c, d, ..] = *blake3::hash(id).as_bytes();
+    // Less than a million, since the factor is less than 2^32.
+    ((u64::from(u32::from_le_bytes([a, b, c, d])) * u64::from(MILLION)) >> 32) as u32
 }
 
 impl Traceparent {
@@ -69,7 +103,11 @@ pub fn prepare(headers: &mut HeaderMap) -> RequestTrace {
         headers.remove(&TRACEPARENT);
         headers.remove(&TRACESTATE);
     }
-    RequestTrace { id, trace_id: parent.map(|parent| parent.trace_id) }
+    RequestTrace {
+        id,
+        trace_id: parent.map(|parent| parent.trace_id),
+        is_sampled: parent.is_some_and(|parent| parent.flags & SAMPLED != 0),
+    }
 }
 
 /// The value of a header that occurs exactly once: of two, neither can be trusted to be what others saw.
@@ -229,7 +267,50 @@ mod tests {
         }
     }
 
+    fn traced(id: &str, is_sampled: bool) -> RequestTrace {
+        RequestTrace { id: HeaderValue::from_str(id).unwrap(), trace_id: None, is_sampled }
+    }
+
+    #[test]
+    fn a_caller_that_has_sampled_its_request_has_it_sampled_here() {
+        for (flags, wanted) in [("00", false), ("01", true), ("02", false), ("03", true)] {
+            let value = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+            assert_eq!(prepare(&mut headers(&[("traceparent", &value)])).is_sampled, wanted, "{flags}");
+        }
+        assert!(!prepare(&mut headers(&[("traceparent", "00-bad-01")])).is_sampled);
+        for ppm in [0, 1, 999_999] {
+            assert!(Sampler::new(ppm).picks(&traced("a", true)), "{ppm}");
+        }
+    }
+
+    #[test]
+    fn the_sampler_picks_its_share() {
+        let picked = |ppm| {
+            let sampler = Sampler::new(ppm);
+            (0..100_000).filter(|n| sampler.picks(&traced(&n.to_string(), false))).count()
+        };
+        assert_eq!((picked(0), picked(1_000_000)), (0, 100_000));
+        // Within six standard deviations: the draw is fixed by the ids, so this passes always or never.
+        for (ppm, wanted, off) in [(10_000, 1_000, 190), (250_000, 25_000, 830), (990_000, 99_000, 190)] {
+            let picked = picked(ppm);
+            assert!(picked.abs_diff(wanted) <= off, "{ppm}: {picked}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn an_id_is_picked_always_or_never_and_by_a_larger_share_as_well(
+            id in "[a-z0-9]{1,40}",
+            one in 0_u32..1_000_001,
+            other in 0_u32..1_000_001,
+        ) {
+            let (less, more) = (one.min(other), one.max(other));
+            let picks = |ppm| Sampler::new(ppm).picks(&traced(&id, false));
+            prop_assert_eq!(picks(less), picks(less));
+            prop_assert!(!picks(less) || picks(more));
+            prop_assert!(picks(1_000_000) && !picks(0));
+        }
+
         #[test]
         fn what_is_written_by_the_rules_is_read_back(trace_id in 1_u128.., parent_id in 1_u64.., flags in any::<u8>()) {
             let text = format!("00-{trace_id:032x}-{parent_id:016x}-{flags:02x}");

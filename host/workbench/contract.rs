@@ -1,5 +1,6 @@
 //! Components of other ages of the contract, made here of worlds that are written out: what was built against an older
-//! contract loads and decides, and what asks for something newer is refused by its name.
+//! contract, or a later patch of it, loads and decides; what asks for something newer is refused by its name, and what
+//! was built against another version by that.
 
 use std::{borrow::Cow, fs, sync::Arc};
 
@@ -45,6 +46,11 @@ const NEW_WORLD: &str =
     "interface rank { score: func() -> u32; } world policy { export plugin; export batch; export rank; }";
 const NEW_HOOK: &str = r#"(func (export "holm:policy/rank@0.1.0#score") (result i32) i32.const 1)"#;
 
+/// The same with an import.
+const IMPORTING_WORLD: &str = "interface diagnostics { log: func(level: u32); } \
+     world policy { import diagnostics; export plugin; export batch; }";
+const IMPORT: &str = r#"(import "holm:policy/diagnostics@0.1.0" "log" (func (param i32)))"#;
+
 type Inputs<'a> = &'a [(&'a str, &'a [&'a str])];
 
 /// What such components know: a kind that takes an argument, and one that takes none.
@@ -83,8 +89,8 @@ impl Constants {
     }
 }
 
-/// A core module whose `batch` reads these inputs, and groups by the value of the first.
-fn module(inputs: Inputs<'_>, more: &str) -> String {
+/// A core module with these imports whose `batch` reads these inputs, and groups by the value of the first.
+fn module(imports: &str, inputs: Inputs<'_>, more: &str) -> String {
     let mut constants = Constants::default();
     let rows: Vec<usize> = inputs.iter().flat_map(|(kind, arguments)| constants.input(kind, arguments)).collect();
     let rows = constants.words(&rows);
@@ -98,6 +104,7 @@ fn module(inputs: Inputs<'_>, more: &str) -> String {
     let data: String = constants.0.iter().map(|byte| format!("\\{byte:02x}")).collect();
     format!(
         r#"(module
+            {imports}
             (memory (export "memory") 2)
             (data (i32.const {BASE}) "{data}")
             (global $free (mut i32) (i32.const 65536))
@@ -118,10 +125,16 @@ fn module(inputs: Inputs<'_>, more: &str) -> String {
 
 /// Loads a component of the old contract in this world, as a node does.
 fn load(world: &str, inputs: Inputs<'_>, more: &str) -> Result<Arc<Plugin>, Error> {
+    load_of("0.1.0", world, &module("", inputs, more))
+}
+
+/// Loads a component of this module in this world, both of another version of the contract.
+fn load_of(version: &str, world: &str, module: &str) -> Result<Arc<Plugin>, Error> {
+    let versioned = |text: &str| text.replace("@0.1.0", &format!("@{version}"));
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("policy.wit", &format!("{OLD}{world}")).unwrap();
+    let package = resolve.push_str("policy.wit", &versioned(&format!("{OLD}{world}"))).unwrap();
     let world = resolve.select_world(&[package], Some("policy")).unwrap();
-    let core = wat::parse_str(module(inputs, more)).unwrap();
+    let core = wat::parse_str(versioned(module)).unwrap();
     let component = pack::pack(core, Some((&resolve, world))).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let subject = Subject::new(dir.path().join("old.wasm"));
@@ -143,6 +156,34 @@ fn a_component_built_before_other_hooks_and_inputs_loads_and_decides() {
         let wanted =
             Grouping { group: group.into(), priority: 7, weight: 3, max_wait_us: Some(250), ..Grouping::default() };
         assert_eq!(*decided, Decision::Batch(wanted));
+    }
+}
+
+#[test]
+fn a_component_built_against_a_later_patch_of_the_contract_loads_and_decides() {
+    let plugin = load_of("0.1.9", OLD_WORLD, &module("", INPUTS, "")).unwrap();
+    let values = [Some(Cow::Borrowed(b"acme".as_slice())), None];
+    let decided = plugin.decide(&HookCall::Batch, &values, None).unwrap();
+    let Decision::Batch(grouping) = &*decided else { panic!("{decided:?}") };
+    assert_eq!((&grouping.group[..], grouping.priority), (b"acme".as_slice(), 7));
+}
+
+#[test]
+fn a_component_of_another_version_is_refused_in_words_that_say_what_to_do() {
+    for (version, world, imports, wanted) in [
+        ("0.2.0", OLD_WORLD, "", "ports `holm:policy/"),
+        ("1.0.0", OLD_WORLD, "", "ports `holm:policy/"),
+        ("0.2.0", IMPORTING_WORLD, IMPORT, "imports `holm:policy/"),
+    ] {
+        let refused = load_of(version, world, &module(imports, INPUTS, "")).unwrap_err().to_string();
+        let versions = format!("@{version}`, but this node has `holm:policy@0.1.0`");
+        for words in [
+            wanted,
+            versions.as_str(),
+            "loads components that were built against 0.1.x: build it again for this node (`holm policy build`",
+        ] {
+            assert!(refused.contains(words), "{version}: {words:?} is missing in {refused}");
+        }
     }
 }
 

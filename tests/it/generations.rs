@@ -172,6 +172,36 @@ async fn what_a_canary_decided_goes_with_it() {
     assert_eq!(origin.hits("/x"), 2);
 }
 
+/// The results of the canary may have 256 bytes, and the key of a long body has more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_canary_faults_in_is_credited_to_the_generation_that_decided() {
+    for protocol in ["plain", "json-array"] {
+        let origin = Origin::start().await;
+        origin.on("*", |_| Reply::fresh(600, "[1]").header("content-type", "application/json"));
+        let limit = "result_bytes_max = 65536";
+        let rollout = "mode = \"canary\"\ncanary_percent = 100\nrequests_min = 1000000\nfaults_ppm_max = 1000000";
+        let builder = node(&origin, &component("tenant-key"), "{ require_tenant = true, body = [\"/q\"] }")
+            .infer(protocol)
+            .set("policy.p.rollout", rollout)
+            .set("policy.p.limits", &format!("{limit}\ncall_us = 1000000"));
+        let process = builder.spawn().await;
+        let first = active(&process).await;
+        fs::write(process.config(), builder.text().replace(limit, "result_bytes_max = 256")).unwrap();
+        process.signal("HUP");
+        let canary = found("the canary", async || {
+            generations(&process).await["trial"]["generation"].as_str().map(str::to_owned)
+        })
+        .await;
+        for (text, decided) in [("short".to_owned(), &canary), ("long".repeat(100), &first)] {
+            let request = process.post("/x").header("x-tenant", "t").json(&json!({"q": text}));
+            let response = request.send().await;
+            assert_eq!(response.status, 200, "{protocol}: {}", response.text());
+            let (status, label) = (response.cache(), format!("p@{decided}"));
+            assert!(status.get("detail").starts_with(&label), "{protocol} {text}: {status:?} and not {label}");
+        }
+    }
+}
+
 /// Returns the outcomes of trials, oldest first.
 async fn rollbacks(handle: &NodeHandle) -> Vec<String> {
     let policy = generations(handle).await;

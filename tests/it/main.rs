@@ -27,5 +27,6 @@ mod seeing;
 mod sharing;
 mod slow_sockets;
 mod spellings;
+mod stories;
 mod tiers;
 mod workbench;

@@ -10,6 +10,7 @@ use crate::{
     app::exchange::Exchange,
     cache,
     config::PolicySource,
+    message::RequestSpan,
     origin::{Outbound, OutboundBody},
     telemetry::{Registry, Verdict},
 };
@@ -59,6 +60,7 @@ async fn ask(pool: &Arc<Pool>) {
         body: OutboundBody::Empty,
         client: None,
         repeatable: false,
+        span: RequestSpan::none(),
     };
     assert!(timeout(PATIENCE, pool.fetch(outbound)).await.unwrap().is_err());
 }

@@ -86,7 +86,7 @@ impl Bench {
     fn new(rule: config::Batch, permits: usize) -> Self {
         let (model, metrics, pace) = (Model::new(permits), Metrics::new(), Arc::<Noting>::default());
         let (answering, noting) = (Arc::clone(&model), Arc::clone(&pace));
-        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>| -> Results<u32> {
+        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
             Box::pin(Arc::clone(&answering).answer(class, items))
         });
         let paced: MakePace = Box::new(move || -> Box<dyn Pace> { Box::new(Noted(Arc::clone(&noting))) });

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     mem,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,19 +15,20 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    batch::{self, BatchResult, Batcher, Class, Pending, Rejected, Terms},
+    batch::{self, BatchResult, Batcher, Class, Pending, Rejected, Terms, Why},
     cache::{
         control::Directives,
         purge::Mark,
         tag::Tag,
         vary::{self, Vary},
     },
-    message::{RequestHead, coding},
+    message::{RequestHead, RequestSpan, coding},
     origin::protocol::{Item, ItemError, JoinedRequest, Message, Outcome, Protocol, Received},
     pipeline::{
         advice::{Advice, PolicyContext},
         forwarding,
         route::Route,
+        trace,
         upstream::{self, Failed, UpstreamBody, UpstreamRequest},
     },
     policy::{Choice, Decision, Fault, Grouping, Hook, HookCall, RequestEdits, edit},
@@ -52,6 +56,7 @@ pub struct BatchItem {
     arrived_at: Instant,
     choice: Choice,
     grouping: Grouping,
+    span: RequestSpan,
 }
 
 /// The result of one item: the model's, or a failure.
@@ -108,7 +113,7 @@ impl ItemResult {
 /// Returns the function that a batcher sends with.
 #[must_use]
 pub fn sender() -> batch::SendBatch<BatchItem, ItemResult> {
-    Arc::new(|_class, batch| Box::pin(send(batch).map(returned)))
+    Arc::new(|_class, batch, why| Box::pin(send(batch, why).map(returned)))
 }
 
 /// Returns what came back, with whether the model responded.
@@ -159,6 +164,7 @@ pub(super) fn batch_item(
         arrived_at: Instant::now(),
         choice,
         grouping,
+        span: advice.span().clone(),
     })
 }
 
@@ -272,8 +278,24 @@ fn group(batch_item: &BatchItem) -> Bytes {
     Bytes::copy_from_slice(group.finalize().as_bytes())
 }
 
+/// Batches with a sampled item that there have been, so that a number in the log means one batch.
+static SAMPLED: AtomicU64 = AtomicU64::new(0);
+
+/// Logs for each sampled item that it is sent now, in which batch and why. Returns the span of the batch's attempts:
+/// within the first of these items'.
+fn sent(batch: &[BatchItem], why: Why) -> RequestSpan {
+    let Some(first) = batch.iter().find(|batch_item| batch_item.span.get().is_some()) else {
+        return RequestSpan::none();
+    };
+    let number = SAMPLED.fetch_add(1, Ordering::Relaxed);
+    for BatchItem { span, arrived_at, .. } in batch {
+        trace::batched(span, number, batch.len(), why.as_str(), arrived_at.elapsed());
+    }
+    first.span.batch(number)
+}
+
 /// Sends one batch, and returns a result for each item.
-async fn send(batch: Vec<BatchItem>) -> Vec<ItemResult> {
+async fn send(batch: Vec<BatchItem>, why: Why) -> Vec<ItemResult> {
     let count = batch.len();
     let Some(first) = batch.first() else { return Vec::new() };
     let protocol = first.protocol;
@@ -287,6 +309,7 @@ async fn send(batch: Vec<BatchItem>) -> Vec<ItemResult> {
         body: UpstreamBody::Bytes(body),
         // A batch is many clients'.
         client: None,
+        span: sent(&batch, why),
     };
     upstream.apply(&RequestEdits { headers: first.set.clone(), ..RequestEdits::default() });
     let for_all = |result: ItemResult| vec![result; count];

@@ -293,14 +293,15 @@ impl Builder {
 
     /// Returns the configuration as a file would have it.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("node = {}\n[log]\naccess = {}\n", quoted(&self.name), self.access_log);
+        let log = self.tables.get("log").map(|lines| lines.join("\n")).unwrap_or_default();
+        let mut text = format!("node = {}\n[log]\naccess = {}\n{log}\n", quoted(&self.name), self.access_log);
         write!(text, "[[listen]]\naddress = \"127.0.0.1:0\"\n{}\n", self.listen).unwrap();
         write!(text, "[cache.memory]\nbytes = {}\n", self.memory).unwrap();
         let mut tables = self.tables.clone();
         if let Some(ms) = self.fence_ms {
             tables.entry("cache.purge".to_owned()).or_default().push(format!("fence_ms = {ms}"));
         }
-        for (table, lines) in &tables {
+        for (table, lines) in tables.iter().filter(|(table, _)| *table != "log") {
             write!(text, "[{table}]\n{}\n", lines.join("\n")).unwrap();
         }
         for route in &self.routes {
@@ -358,6 +359,13 @@ impl Builder {
     /// Starts it in a process of its own.
     pub(crate) async fn spawn(&self) -> Process {
         let process = Process::serve(&self.text()).await;
+        self.settle(&process).await;
+        process
+    }
+
+    /// Starts it in a process of its own, whose log these directives filter.
+    pub(crate) async fn spawn_logging(&self, directives: &str) -> Process {
+        let process = Process::serve_logging(&self.text(), directives).await;
         self.settle(&process).await;
         process
     }

@@ -40,11 +40,14 @@ impl Deref for Process {
 impl Process {
     /// Starts `holm serve --config` with this text, and waits until it is ready.
     pub(crate) async fn serve(config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(CONFIG);
-        std::fs::write(&file, config).unwrap();
-        let mut command = holm([OsStr::new("serve"), OsStr::new("--config"), file.as_os_str()]);
+        let (mut command, dir) = configured(config);
         Self::launch(&mut command, dir).await
+    }
+
+    /// The same, with a log that these directives filter.
+    pub(crate) async fn serve_logging(config: &str, directives: &str) -> Self {
+        let (mut command, dir) = configured(config);
+        Self::launch(command.env("HOLM_LOG", directives), dir).await
     }
 
     /// Starts `holm serve` with flags alone, and waits until it is ready.
@@ -175,6 +178,14 @@ pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S], limit: Duration) -> Ou
             panic!("holm didn't end within {limit:?}");
         }
     }
+}
+
+/// Returns `holm serve --config` with this text, and the directory that the file is in.
+fn configured(config: &str) -> (Command, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(CONFIG);
+    std::fs::write(&file, config).unwrap();
+    (holm([OsStr::new("serve"), OsStr::new("--config"), file.as_os_str()]), dir)
 }
 
 fn holm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {

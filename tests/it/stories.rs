@@ -218,7 +218,7 @@ async fn the_verdict_of_each_hook_is_in_its_place() {
             &[features.as_str(), "verdict=\""],
             &[route.as_str(), "verdict=\"candidates [0]\""],
             &["sending"],
-            &[admit.as_str(), "verdict=\"store: ttl 600000 ms"],
+            &[admit.as_str(), "verdict=\"store: ttl "],
             &["admission", "stored=true"],
         ],
     );

@@ -5,18 +5,25 @@
 //! are pure: their input is "item arrived", "batch came back" and "time is now", their output "send these" or "wake me
 //! at". A [`Batcher`] is the edge around a scheduler: one task for each pool. Nothing here depends on what an item is
 //! or how it is sent.
+//!
+//! A batch that fails for one of its items is divided: [`Bisection`] says which of them are sent again together, and
+//! [`Quarantine`] which are sent alone from then on, for a while.
 
+mod bisect;
 mod class;
 mod dispatch;
 mod former;
 mod line;
 mod metrics;
 mod pace;
+mod quarantine;
 mod scheduler;
 
+pub use bisect::Bisection;
 pub use class::Class;
 pub use dispatch::{BatchResult, Batcher, Departure, Pending, Rejected, Results, SendBatch};
 pub use former::{Former, FormerRule, Full, Step, Terms};
 pub use metrics::Metrics;
 pub use pace::{Gather, Outcome, Outlook, Pace, Returned, Verdict, Why};
+pub use quarantine::{Digest, Quarantine};
 pub use scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule};

@@ -387,7 +387,7 @@ pub struct Pool {
     pub response: Duration,
     /// Between two pieces of a response body.
     pub idle: Duration,
-    /// How long an unused connection stays open.
+    /// How long an unused connection stays open; less if the endpoint says so (`Keep-Alive`).
     pub keep_alive: Duration,
     /// Attempts at an idempotent request, the first included.
     pub attempts_max: u32,
@@ -447,6 +447,10 @@ pub struct Batch {
     pub concurrency: usize,
     /// Classes of which something waits or is under way; items of further ones are sent alone, each in its turn.
     pub classes_max: usize,
+    /// Items that are sent alone because they failed in company; of more, those that failed longest ago are forgotten.
+    pub quarantine_max: usize,
+    /// How long each of them is sent alone, since it failed last.
+    pub quarantine: Duration,
 }
 
 /// A route: which requests it takes, and how they are served.

@@ -14,6 +14,7 @@ mod endpoint;
 mod failure;
 mod fetch;
 mod health;
+mod keep_alive;
 mod lagging;
 mod ledger;
 mod metrics;

@@ -12,6 +12,7 @@ mod forwarding;
 pub mod infer;
 mod joining;
 mod keying;
+mod momentary;
 mod pass;
 mod plan;
 mod prefetch;

@@ -16,7 +16,7 @@ use super::{
     error::Error,
 };
 use crate::{
-    batch::{self, Batcher},
+    batch,
     cache::{Cache, key::KeySpace},
     config::{self, Config},
     origin::{self, Bounds, Pool},
@@ -222,7 +222,7 @@ fn pools(
         };
         let batches = match known {
             Some(known) if known.config.batch == said.batch => Arc::clone(&known.batches),
-            _ => Batcher::new(said.batch, pipeline::infer::sender(), base.metrics.batch.clone()),
+            _ => Batches::new(said.batch, base.metrics.batch.clone()),
         };
         pools.insert(name.clone(), NodePool { config: said.clone(), pool, batches });
     }

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub(super) lost: Counter,
     pub(super) alone: Counter,
     pub(super) classes: Gauge,
+    pub(super) divided: Counter,
+    pub(super) further: Counter,
 }
 
 impl Default for Metrics {
@@ -43,6 +45,8 @@ impl Metrics {
             lost: Counter::default(),
             alone: Counter::default(),
             classes: Gauge::default(),
+            divided: Counter::default(),
+            further: Counter::default(),
         }
     }
 
@@ -69,6 +73,18 @@ impl Metrics {
             "Classes of which something waits or is under way at present",
             self.classes.clone(),
         );
+        registry.register(
+            "batch_divided",
+            "Batches of which items were sent again, in pieces or alone, because they failed together",
+            self.divided.clone(),
+        );
+        registry.register("batch_divided_requests", "Requests that took beyond the first", self.further.clone());
+    }
+
+    /// Counts a batch of which items were sent again, in so many further requests.
+    pub fn divided(&self, further: usize) {
+        self.divided.inc();
+        self.further.inc_by(further as u64);
     }
 
     pub(super) fn sent(&self, why: Why, items: usize) {

@@ -30,7 +30,7 @@ pub struct SchedulerRule {
 
 impl From<config::Batch> for SchedulerRule {
     fn from(batch: config::Batch) -> Self {
-        let config::Batch { size_max, bytes_max, wait_max, queue_max, concurrency, classes_max } = batch;
+        let config::Batch { size_max, bytes_max, wait_max, queue_max, concurrency, classes_max, .. } = batch;
         Self { former: FormerRule { size_max, bytes_max, wait_max, queue_max }, concurrency, classes_max }
     }
 }

@@ -259,7 +259,7 @@ impl Default for Eject {
 
 impl Default for Batch {
     /// 32 items of 1 MiB altogether after 2 ms at most; 4,096 items waiting; one batch under way at once, so that items
-    /// gather while the model is busy; 256 classes.
+    /// gather while the model is busy; 256 classes; 1,024 items that failed in company are sent alone for a minute.
     fn default() -> Self {
         Self {
             size_max: 32,
@@ -268,6 +268,8 @@ impl Default for Batch {
             queue_max: 4096,
             concurrency: 1,
             classes_max: 256,
+            quarantine_max: 1_024,
+            quarantine: Duration::from_secs(60),
         }
     }
 }

@@ -265,6 +265,8 @@ pub(super) struct Batch {
     pub(super) queue_max: Field<Count>,
     pub(super) concurrency: Field<Count>,
     pub(super) classes_max: Field<Count>,
+    pub(super) quarantine_max: Field<Count>,
+    pub(super) quarantine_ms: Field<Millis>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -86,29 +86,48 @@ impl Service<Uri> for Dialer {
     }
 }
 
-/// An open connection that remembers whether it has carried a request.
+/// An open connection that remembers what it has carried.
 pub(super) struct Line {
     stream: Stream,
     used: Used,
 }
 
-/// Whether a connection has brought a response before: then a reset may only mean that it was idle for too long.
+/// Whether a connection has brought a response before, and whether anything has come since the last request: one that
+/// closes in between may only have been idle for too long.
 #[derive(Clone, Default)]
-pub(super) struct Used(Arc<AtomicBool>);
+pub(super) struct Used(Arc<Marks>);
+
+#[derive(Default)]
+struct Marks {
+    /// It has brought a response.
+    responded: AtomicBool,
+    /// A byte has come since something was written last.
+    heard: AtomicBool,
+}
 
 impl Used {
     /// Notes in a response's extensions that its connection has brought a response.
     pub(super) fn mark(extensions: &Extensions) {
-        if let Some(Self(used)) = extensions.get::<Self>() {
-            used.store(true, Ordering::Relaxed);
+        if let Some(Self(marks)) = extensions.get::<Self>() {
+            marks.responded.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether this connection has carried a response before.
-    pub(super) fn before(connected: &Connected) -> bool {
+    /// Whether this connection has brought a response before, and nothing of one to the request that was written last.
+    pub(super) fn lapsed(connected: &Connected) -> bool {
         let mut extensions = Extensions::new();
         connected.get_extras(&mut extensions);
-        extensions.get::<Self>().is_some_and(|Self(used)| used.load(Ordering::Relaxed))
+        extensions.get::<Self>().is_some_and(|used| used.0.responded.load(Ordering::Relaxed) && !used.has_heard())
+    }
+
+    fn has_heard(&self) -> bool {
+        self.0.heard.load(Ordering::Relaxed)
+    }
+
+    fn set_heard(&self, heard: bool) {
+        if self.has_heard() != heard {
+            self.0.heard.store(heard, Ordering::Relaxed);
+        }
     }
 }
 
@@ -120,28 +139,34 @@ impl Connection for Line {
 
 impl Read for Line {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let stream = &mut self.get_mut().stream;
+        let Self { stream, used } = self.get_mut();
         let most = match stream {
             // The client library doubles its buffer when a read has filled it.
             Stream::Http(_) => PIECE_BYTES - 1,
             // A full record, which would otherwise leave a byte for the next read.
             Stream::Https(_) => PIECE_BYTES,
         };
-        if buf.remaining() <= most {
+        if buf.remaining() <= most && used.has_heard() {
             return Pin::new(stream).poll_read(cx, buf);
         }
-        // A cursor can't be made shorter, so what is read into a shorter one is copied.
+        // A cursor can't be made shorter, so what is read into a shorter one is copied. So is the first piece of a
+        // response, since a cursor doesn't tell how much was read either.
         let mut space = [MaybeUninit::uninit(); PIECE_BYTES];
-        let mut piece = ReadBuf::uninit(&mut space[..most]);
+        let mut piece = ReadBuf::uninit(&mut space[..most.min(buf.remaining())]);
         ready!(Pin::new(stream).poll_read(cx, piece.unfilled()))?;
         buf.put_slice(piece.filled());
+        if !piece.filled().is_empty() {
+            used.set_heard(true);
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl Write for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let Self { stream, used } = self.get_mut();
+        used.set_heard(false);
+        Pin::new(stream).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -161,6 +186,8 @@ impl Write for Line {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let Self { stream, used } = self.get_mut();
+        used.set_heard(false);
+        Pin::new(stream).poll_write_vectored(cx, bufs)
     }
 }

@@ -11,6 +11,7 @@ use hyper_util::{
     client::legacy::{Client, Error, ResponseFuture, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
+use parking_lot::RwLock;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -19,6 +20,7 @@ use tokio::{
 use super::{
     dial::{Dialer, Used},
     failure::{Fault, Reason},
+    keep_alive,
     places::Places,
     upload::{Upload, WaitsFor},
 };
@@ -36,7 +38,19 @@ pub(super) struct Endpoint {
     pub(super) places: Places,
     scheme: Scheme,
     authority: Authority,
+    connections: RwLock<Connections>,
+    /// Opens a connection for each request.
+    opener: Client<Dialer, Upload>,
+    dialer: Dialer,
+    /// Unused connections that are kept.
+    idle_max: usize,
+}
+
+/// Connections that are used again.
+struct Connections {
     client: Client<Dialer, Upload>,
+    /// How long an unused one is kept.
+    of_use: Duration,
 }
 
 impl Endpoint {
@@ -61,7 +75,10 @@ impl Endpoint {
             places: Places::new(pool.connections_max),
             scheme,
             authority,
-            client: client(pool, dialer),
+            connections: RwLock::new(Connections::new(dialer.clone(), pool.connections_max, pool.keep_alive)),
+            opener: client(dialer.clone(), 0, Duration::ZERO),
+            dialer,
+            idle_max: pool.connections_max,
         })
     }
 
@@ -88,27 +105,65 @@ impl Endpoint {
 
     /// Sends a request and awaits the response's head. Opening a connection is limited by the dialer; `limit` bounds
     /// the time from then on, for as long as it is the endpoint that we wait for (`progress` says whether it is).
+    /// `on_new_connection` opens one for this request alone.
     pub(super) async fn exchange(
         &self,
         mut request: Request<Upload>,
         progress: Option<watch::Receiver<WaitsFor>>,
         limit: Duration,
+        on_new_connection: bool,
     ) -> Result<Response<Incoming>, Fault> {
         let mut captured = capture_connection(&mut request);
         let connected = async { drop(captured.wait_for_connection_metadata().await) };
-        let mut call = self.client.request(request);
+        let mut call = self.call(request, on_new_connection);
         tokio::select! {
             biased;
-            result = &mut call => return head(result),
+            result = &mut call => return self.head(result),
             () = connected => {}
         }
         match await_head(call, progress, limit).await {
-            Some(result) => head(result),
+            Some(result) => self.head(result),
             None => {
                 let limit_ms = crate::clock::millis(limit);
                 Err(Fault::new(Reason::ResponseTimeout, format!("no response head within {limit_ms} ms")))
             }
         }
+    }
+
+    fn call(&self, request: Request<Upload>, on_new_connection: bool) -> ResponseFuture {
+        if on_new_connection { self.opener.request(request) } else { self.connections.read().client.request(request) }
+    }
+
+    fn head(&self, result: Result<Response<Incoming>, Error>) -> Result<Response<Incoming>, Fault> {
+        let response = result.map_err(|error| Fault::of_client(&error))?;
+        if response.status().is_informational() {
+            // The client library skips the others; a 101 comes through, though no switch of protocols was requested.
+            return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {}", response.status())));
+        }
+        Used::mark(response.extensions());
+        if let Some(stated) = keep_alive::stated(response.headers()) {
+            self.keep_for(keep_alive::of_use(stated));
+        }
+        Ok(response)
+    }
+
+    /// Keeps unused connections no longer than that. The client library has one time for all of its connections, so
+    /// those that are unused now are given up. It only ever gets shorter, in steps of seconds: endpoints behind one
+    /// address may differ, and the shortest suits all.
+    fn keep_for(&self, of_use: Duration) {
+        if of_use >= self.connections.read().of_use {
+            return;
+        }
+        let mut connections = self.connections.write();
+        if of_use < connections.of_use {
+            *connections = Connections::new(self.dialer.clone(), self.idle_max, of_use);
+        }
+    }
+}
+
+impl Connections {
+    fn new(dialer: Dialer, idle_max: usize, of_use: Duration) -> Self {
+        Self { client: client(dialer, idle_max, of_use), of_use }
     }
 }
 
@@ -116,11 +171,11 @@ impl Endpoint {
 /// does.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 
-fn client(pool: &config::Pool, dialer: Dialer) -> Client<Dialer, Upload> {
+fn client(dialer: Dialer, idle_max: usize, of_use: Duration) -> Client<Dialer, Upload> {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(pool.keep_alive)
-        .pool_max_idle_per_host(pool.connections_max)
+        .pool_idle_timeout(of_use)
+        .pool_max_idle_per_host(idle_max)
         .http1_max_buf_size(HEAD_BYTES_MAX)
         .set_host(false)
         .build(dialer)
@@ -146,16 +201,6 @@ async fn await_head(
         }
     }
     timeout(limit, call).await.ok()
-}
-
-fn head(result: Result<Response<Incoming>, Error>) -> Result<Response<Incoming>, Fault> {
-    let response = result.map_err(|error| Fault::of_client(&error))?;
-    if response.status().is_informational() {
-        // The client library skips the others; a 101 comes through, though no switch of protocols was requested.
-        return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {}", response.status())));
-    }
-    Used::mark(response.extensions());
-    Ok(response)
 }
 
 #[cfg(test)]

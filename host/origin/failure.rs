@@ -192,14 +192,15 @@ pub(super) struct Fault {
     pub(super) reason: Reason,
     /// The words of the library or the system.
     pub(super) detail: String,
-    /// The connection had carried a request before.
-    pub(super) reused: bool,
+    /// The connection had carried a request before, and closed before a byte of this response came: it may just have
+    /// been idle for too long.
+    pub(super) lapsed: bool,
 }
 
 impl Fault {
     /// A fault that no client library reported.
     pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), reused: false }
+        Self { reason, detail: detail.into(), lapsed: false }
     }
 
     /// What the client library reported.
@@ -207,7 +208,7 @@ impl Fault {
         Self {
             reason: if error.is_connect() { connect_reason(error) } else { exchange_reason(error) },
             detail: error.source().map_or_else(|| error.to_string(), describe),
-            reused: error.connect_info().is_some_and(Used::before),
+            lapsed: error.connect_info().is_some_and(Used::lapsed),
         }
     }
 }

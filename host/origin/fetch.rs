@@ -72,8 +72,10 @@ struct Attempts<'a> {
     /// Endpoints that aren't tried again.
     tried: Vec<usize>,
     attempts: u32,
-    /// Has had its second attempt at the same endpoint.
-    repeated: bool,
+    /// Of the attempts, those that don't count in `attempts_max`.
+    uncounted: u32,
+    /// The next attempt takes a new connection.
+    on_new_connection: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -81,8 +83,20 @@ impl<'a> Attempts<'a> {
         let Outbound { method, authority, target, mut headers, body, client, repeatable, span } = outbound;
         let payload = Payload::new(body, &method);
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
-        let (tried, attempts, repeated) = (Vec::new(), 0, false);
-        Self { pool, method, target, headers, payload, client, repeatable, span, tried, attempts, repeated }
+        Self {
+            pool,
+            method,
+            target,
+            headers,
+            payload,
+            client,
+            repeatable,
+            span,
+            tried: Vec::new(),
+            attempts: 0,
+            uncounted: 0,
+            on_new_connection: false,
+        }
     }
 
     async fn run(mut self) -> Result<Fetched, Failure> {
@@ -125,14 +139,16 @@ impl<'a> Attempts<'a> {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
-        let last = self.attempts >= self.pool.limits.attempts_max;
+        let is_new = std::mem::take(&mut self.on_new_connection);
+        // An attempt on a connection that has been used may be followed by one that isn't counted.
+        let last = self.is_over() && (is_new || !self.repeatable);
         let headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
         let (upload, progress) = self.payload.lend();
         let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
         let abandoned = AbandonedAttempt { recent: &ledger.recent, begun };
-        let exchanged = endpoint.exchange(request, progress, self.pool.limits.response).await;
+        let exchanged = endpoint.exchange(request, progress, self.pool.limits.response, is_new).await;
         std::mem::forget(abandoned);
         match exchanged {
             Ok(response) => {
@@ -146,7 +162,7 @@ impl<'a> Attempts<'a> {
                 Ok((response, slot))
             }
             Err(fault) => {
-                if fault.reason.blames_endpoint() {
+                if fault.reason.blames_endpoint() && !fault.lapsed {
                     ledger.recent.record(begun.elapsed().as_micros(), true);
                     slot.report(false);
                 }
@@ -157,26 +173,29 @@ impl<'a> Attempts<'a> {
 
     /// Returns the endpoint of the next attempt; `None`, if this one is the outcome.
     fn next(&mut self, endpoint: &Arc<Endpoint>, attempted: &Attempted) -> Option<Arc<Endpoint>> {
-        if self.attempts >= self.pool.limits.attempts_max {
-            return None;
-        }
         let (repeatable, body) = (self.repeatable, self.payload.is_available());
         let sequel = match attempted {
             Ok((response, _)) => retry::after_status(response.status(), repeatable, body),
-            Err(fault) => retry::after_fault(&fault.reason, fault.reused, repeatable, body),
+            Err(fault) => retry::after_fault(&fault.reason, fault.lapsed, repeatable, body),
         };
-        if sequel == Sequel::End {
-            return None;
-        }
-        self.tried.push(endpoint.index);
-        match self.pool.choose(&self.tried) {
-            Ok(other) => Some(other),
-            Err(_) if sequel == Sequel::ElsewhereOrHere && !self.repeated => {
-                self.repeated = true;
+        match sequel {
+            // Once at most before the next counted one: a new connection doesn't lapse.
+            Sequel::OnNewConnection => {
+                self.on_new_connection = true;
+                self.uncounted += 1;
                 Some(Arc::clone(endpoint))
             }
-            Err(_) => None,
+            Sequel::Elsewhere if !self.is_over() => {
+                self.tried.push(endpoint.index);
+                self.pool.choose(&self.tried).ok()
+            }
+            Sequel::Elsewhere | Sequel::End => None,
         }
+    }
+
+    /// Whether it has had all the attempts that it may have.
+    fn is_over(&self) -> bool {
+        self.attempts.saturating_sub(self.uncounted) >= self.pool.limits.attempts_max
     }
 
     fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {

@@ -55,7 +55,8 @@ async fn ask(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
     headers.insert(header::USER_AGENT, HeaderValue::from_static("holm-health"));
     let request = endpoint.request(Method::GET, check.target.clone(), headers, Upload::empty());
     let request = request.map_err(|fault| fault.detail)?;
-    let response = endpoint.exchange(request, None, check.timeout).await.map_err(|fault| fault.detail)?;
+    // On a connection of its own: one that was idle may close at any moment, which says nothing about the endpoint.
+    let response = endpoint.exchange(request, None, check.timeout, true).await.map_err(|fault| fault.detail)?;
     let status = response.status();
     // The status is the result; if the body fails, only the connection is lost.
     let _ = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;

@@ -1,4 +1,4 @@
-//! What a response's status leads to: three sets side by side, so that none is taken for another. Pure.
+//! What a response's status leads to: four sets side by side, so that none is taken for another. Pure.
 
 use http::StatusCode;
 
@@ -11,19 +11,25 @@ pub struct Reaction {
     pub tries_next_candidate: bool,
     /// A failure for which `stale-if-error` allows what is stored (RFC 5861, section 4).
     pub permits_stale_if_error: bool,
+    /// A single item of the request may have brought it about, so that the others of its batch are sent again without
+    /// it. A status that speaks of the server (unavailable, overloaded) or of the whole request (its credentials, its
+    /// target) says nothing about an item.
+    pub may_blame_item: bool,
 }
 
 impl Reaction {
     /// The reaction to a status. Whether a request may be repeated at all is another matter.
     #[must_use]
     pub const fn to(status: StatusCode) -> Self {
-        let (retries_endpoint, tries_next_candidate, permits_stale_if_error) = match status.as_u16() {
-            429 => (false, true, false),
-            500 => (false, true, true),
-            502..=504 => (true, true, true),
-            _ => (false, false, false),
+        let (retries_endpoint, tries_next_candidate, permits_stale_if_error, may_blame_item) = match status.as_u16() {
+            // 507: out of memory for so many, or for one that is too long.
+            400 | 413 | 422 | 507 => (false, false, false, true),
+            429 => (false, true, false, false),
+            500 => (false, true, true, true),
+            502..=504 => (true, true, true, false),
+            _ => (false, false, false, false),
         };
-        Self { retries_endpoint, tries_next_candidate, permits_stale_if_error }
+        Self { retries_endpoint, tries_next_candidate, permits_stale_if_error, may_blame_item }
     }
 }
 
@@ -33,22 +39,33 @@ mod tests {
 
     #[test]
     fn what_each_status_leads_to() {
-        // status, another endpoint, the next candidate, stale
-        for (status, retries, next, stale) in [
-            (200, false, false, false),
-            (404, false, false, false),
-            (408, false, false, false),
-            (429, false, true, false),
-            (500, false, true, true),
-            (501, false, false, false),
-            (502, true, true, true),
-            (503, true, true, true),
-            (504, true, true, true),
-            (505, false, false, false),
-            (599, false, false, false),
+        // status, another endpoint, the next candidate, stale, an item's fault perhaps
+        for (status, retries, next, stale, item) in [
+            (200, false, false, false, false),
+            (400, false, false, false, true),
+            (401, false, false, false, false),
+            (403, false, false, false, false),
+            (404, false, false, false, false),
+            (408, false, false, false, false),
+            (413, false, false, false, true),
+            (415, false, false, false, false),
+            (422, false, false, false, true),
+            (429, false, true, false, false),
+            (500, false, true, true, true),
+            (501, false, false, false, false),
+            (502, true, true, true, false),
+            (503, true, true, true, false),
+            (504, true, true, true, false),
+            (505, false, false, false, false),
+            (507, false, false, false, true),
+            (599, false, false, false, false),
         ] {
-            let wanted =
-                Reaction { retries_endpoint: retries, tries_next_candidate: next, permits_stale_if_error: stale };
+            let wanted = Reaction {
+                retries_endpoint: retries,
+                tries_next_candidate: next,
+                permits_stale_if_error: stale,
+                may_blame_item: item,
+            };
             assert_eq!(Reaction::to(StatusCode::from_u16(status).unwrap()), wanted, "{status}");
         }
     }

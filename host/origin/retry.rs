@@ -4,6 +4,10 @@
 //! A timeout of the response is never followed by another attempt: the client has waited as long as the operator
 //! allows, a second try could double that, and the endpoint may still be at work on the first. Neither is a response
 //! that isn't HTTP.
+//!
+//! An endpoint closes connections that were idle for too long, and a request may meet that moment. It says nothing about
+//! the endpoint, and the first request on a new connection can't meet it: such an attempt is repeated there at once, and
+//! isn't counted.
 
 use http::StatusCode;
 
@@ -16,18 +20,17 @@ pub(super) enum Sequel {
     End,
     /// An attempt at another endpoint, if there is one.
     Elsewhere,
-    /// An attempt at another endpoint or, if there is none, once more at this one.
-    ElsewhereOrHere,
+    /// Another attempt at this endpoint, on a connection of its own.
+    OnNewConnection,
 }
 
 /// What may follow an attempt that brought no response head. `body` says that the request body can be sent (again),
-/// `reused` that the connection had carried a request before.
-pub(super) fn after_fault(reason: &Reason, reused: bool, repeatable: bool, body: bool) -> Sequel {
+/// `lapsed` that the connection had carried a request before and closed before a byte of this response came.
+pub(super) fn after_fault(reason: &Reason, lapsed: bool, repeatable: bool, body: bool) -> Sequel {
     match reason {
         // Nothing was sent, so there is nothing that could happen twice, whatever the method.
         reason if reason.is_unsent() && body => Sequel::Elsewhere,
-        // The endpoint closes connections that were idle for too long; the request may just have met that moment.
-        Reason::ConnectionReset if repeatable && body && reused => Sequel::ElsewhereOrHere,
+        Reason::ConnectionReset if repeatable && body && lapsed => Sequel::OnNewConnection,
         Reason::ConnectionReset if repeatable && body => Sequel::Elsewhere,
         _ => Sequel::End,
     }
@@ -45,8 +48,8 @@ mod tests {
 
     #[test]
     fn which_faults_are_followed_by_another_attempt() {
-        use Sequel::{Elsewhere, ElsewhereOrHere, End};
-        // reason, reused, repeatable, body can be sent (again), expected
+        use Sequel::{Elsewhere, End, OnNewConnection};
+        // reason, lapsed, repeatable, body can be sent (again), expected
         let cases = [
             (Reason::ConnectRefused, false, true, true, Elsewhere),
             (Reason::ConnectRefused, false, false, true, Elsewhere),
@@ -56,7 +59,7 @@ mod tests {
             (Reason::TlsFailed, false, false, true, Elsewhere),
             (Reason::ConnectionClosed, true, false, true, Elsewhere),
             (Reason::ConnectionReset, false, true, true, Elsewhere),
-            (Reason::ConnectionReset, true, true, true, ElsewhereOrHere),
+            (Reason::ConnectionReset, true, true, true, OnNewConnection),
             (Reason::ConnectionReset, true, true, false, End),
             (Reason::ConnectionReset, true, false, true, End),
             (Reason::ResponseTimeout, true, true, true, End),
@@ -66,11 +69,11 @@ mod tests {
             (Reason::Unsendable, false, true, true, End),
             (Reason::RequestBody(BodyError::Stalled { idle_ms: 1 }), false, true, true, End),
         ];
-        for (reason, reused, repeatable, body, expected) in cases {
+        for (reason, lapsed, repeatable, body, expected) in cases {
             assert_eq!(
-                after_fault(&reason, reused, repeatable, body),
+                after_fault(&reason, lapsed, repeatable, body),
                 expected,
-                "{reason:?}, reused {reused}, repeatable {repeatable}, body {body}"
+                "{reason:?}, lapsed {lapsed}, repeatable {repeatable}, body {body}"
             );
         }
     }

@@ -54,6 +54,8 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
             queue_max: 1,
             concurrency: 1,
             classes_max: 1,
+            quarantine_max: 0,
+            quarantine: Duration::ZERO,
         },
     }
 }

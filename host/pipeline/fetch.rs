@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
-    forwarding,
+    forwarding, momentary,
     route::Route,
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -297,8 +297,13 @@ fn renew(
     not_modified: &HeaderMap,
     times: &Times,
 ) -> Option<Arc<Object>> {
+    let mut not_modified = not_modified.clone();
+    if request.route.infers() {
+        momentary::strip(&mut not_modified);
+        take_cookies(&mut not_modified);
+    }
     let mut headers = object.head.headers.clone();
-    conditional::renew(&mut headers, not_modified);
+    conditional::renew(&mut headers, &not_modified);
     let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
     // A response that may no longer be shared, or is another variant now, must come whole.
     let Admission::Store(storage) = rule(fetcher, request, response, times).admission else { return None };
@@ -306,12 +311,15 @@ fn renew(
     if keys.key != request.key {
         return None;
     }
-    fetcher.cache.renew(object, not_modified, &storage, &keys, &origins(request, times))
+    fetcher.cache.renew(object, &not_modified, &storage, &keys, &origins(request, times))
 }
 
 async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
     let mut report = UpstreamReport::of(&arrived, &request.advice);
-    let (parts, body) = arrived.fetched.response.into_parts();
+    let (mut parts, body) = arrived.fetched.response.into_parts();
+    // All that a model's response depends on is in the key: its cookie is one of a network on the way, and no reason not
+    // to store or share the rest. Only a client that gets the response alone gets its cookie.
+    let cookies = if request.route.infers() { take_cookies(&mut parts.headers) } else { Vec::new() };
     if request.if_error && Reaction::to(parts.status).permits_stale_if_error {
         let detail = format!("endpoint {} sent {}", report.endpoint, parts.status);
         let (status, endpoint) = (parts.status, Some(report.endpoint));
@@ -323,14 +331,26 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
     if ruling.uncacheable.is_some() {
         fetcher.cache.mark_uncacheable(request.key, clock::uptime(), ruling.uncacheable);
     }
-    let response = Response::from_parts(parts, body);
+    let mut response = Response::from_parts(parts, body);
     match ruling.admission {
         Admission::Refuse(refusal) if response.status().is_server_error() && refusal.is_shareable() => {
             share_error(request, response, report, times.mark).await
         }
-        Admission::Refuse(refusal) => Exchanged::Refused(response, report, refusal),
+        Admission::Refuse(refusal) => {
+            for cookie in cookies {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            Exchanged::Refused(response, report, refusal)
+        }
         Admission::Store(storage) => arriving(fetcher, request, response, &storage, report, times),
     }
+}
+
+/// Takes the cookies out of a response's header fields.
+fn take_cookies(headers: &mut HeaderMap) -> Vec<HeaderValue> {
+    let cookies = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    cookies
 }
 
 /// Returns the exchange of a response that is to be stored while it arrives.
@@ -344,8 +364,12 @@ fn arriving(
 ) -> Exchanged {
     let (parts, body) = response.into_parts();
     let keys = storage_keys(request, storage);
-    let head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times));
+    let mut head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times));
     let mut headers = head.headers.clone();
+    if request.route.infers() {
+        // Those who wait for it get it whole.
+        momentary::strip(&mut head.headers);
+    }
     if let Some(age) = parts.headers.get(header::AGE) {
         headers.insert(header::AGE, age.clone());
     }

@@ -1,7 +1,9 @@
 //! Requests that are split into items: each is keyed, looked up, collapsed, batched and stored by itself, and the reply
 //! joins the results.
 
+mod batches;
 mod model;
+mod send;
 mod tally;
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
@@ -15,6 +17,7 @@ use super::{
     advice::{Advice, PolicyContext},
     joining::{self, Turn},
     keying,
+    momentary::{self, Part},
     plan::KeyedPlan,
     reply::{Replies, Reply},
     route::{Kind, Route},
@@ -46,8 +49,10 @@ use crate::{
     policy::Fault,
 };
 
-use model::{AdvisedItem, PendingResult, await_result, group_for, submit_all};
-pub use model::{BatchItem, Batchers, Batches, ItemResult, sender};
+use batches::submit_all;
+pub use batches::{Batchers, Batches};
+use model::{AdvisedItem, PendingResult, await_result, group_for};
+pub use model::{BatchItem, ItemResult};
 use tally::{ItemReply, Tally};
 
 /// The parts of the node that these requests need.
@@ -438,13 +443,67 @@ impl SplitRequest {
         let tally = Tally::of(item_replies);
         tally.note(&mut trail);
         let outcomes: Vec<OutcomeRef<'_>> = item_replies.iter().map(ItemReply::outcome).collect();
-        let joined_reply = self.protocol.join_outcomes(form, &outcomes);
-        let headers = item_replies.first().filter(|_| form == ReplyForm::Single).map(ItemReply::headers);
-        joined(&self.infer, joined_reply, trail, headers)
+        let mut joined_reply = self.protocol.join_outcomes(form, &outcomes);
+        let mut headers = match item_replies.first().filter(|_| form == ReplyForm::Single) {
+            Some(only) => only.headers(),
+            None => said_of(item_replies),
+        };
+        let too_many = StatusCode::TOO_MANY_REQUESTS.as_u16();
+        if joined_reply.status == too_many
+            && !item_replies.iter().any(|reply| reply.upstream_status() == Some(too_many))
+        {
+            headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+        }
+        if let Some(media_type) = media_type(item_replies, &outcomes, &joined_reply.body) {
+            joined_reply.headers.insert(header::CONTENT_TYPE, media_type);
+        }
+        joined(&self.infer, joined_reply, trail, Some(headers))
     }
 }
 
+/// Returns what the responses that a request's results came in say of the moment. What is stored says nothing of it.
+fn said_of(item_replies: &[ItemReply]) -> HeaderMap {
+    let mut parts: Vec<(&Arc<HeaderMap>, bool)> = Vec::new();
+    for item_reply in item_replies {
+        let ItemReply::Fetched { result, .. } = item_reply else { continue };
+        let (headers, failed) = (&result.headers, result.outcome.is_err());
+        // The results of one response share its fields.
+        match parts.iter_mut().find(|(known, _)| Arc::ptr_eq(known, headers)) {
+            Some((_, known)) => *known |= failed,
+            None => parts.push((headers, failed)),
+        }
+    }
+    let parts: Vec<Part<'_>> = parts.into_iter().map(|(headers, failed)| Part { headers, failed }).collect();
+    momentary::merged(&parts, clock::now())
+}
+
+/// Returns the media type of a body that is one result's own, byte for byte, if the model has named it.
+fn media_type(item_replies: &[ItemReply], outcomes: &[OutcomeRef<'_>], body: &Bytes) -> Option<HeaderValue> {
+    let is_whole = |outcome: &OutcomeRef<'_>| {
+        let own = outcome.as_ref().map_or_else(|error| &error.body, |answer| answer.body);
+        (own.as_ptr(), own.len()) == (body.as_ptr(), body.len())
+    };
+    let at = outcomes.iter().position(is_whole)?;
+    item_replies.get(at)?.fields().get(header::CONTENT_TYPE).cloned()
+}
+
 impl ItemReply {
+    /// Returns the model's status, if it responded to this request.
+    fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Self::Fetched { result, .. } => result.status,
+            Self::Stored { .. } | Self::Fallback { .. } => None,
+        }
+    }
+
+    /// Returns the header fields that describe its body.
+    fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => &object.head.headers,
+            Self::Fetched { result, .. } => &result.headers,
+        }
+    }
+
     fn outcome(&self) -> OutcomeRef<'_> {
         match self {
             Self::Stored { object, .. } | Self::Fallback { object, .. } => {
@@ -557,7 +616,8 @@ impl Flight {
             received,
             tag_headers: &self.route.config.tag_headers,
         };
-        let head = head(StatusCode::OK, headers, &storage, &keys, &origins);
+        let mut head = head(StatusCode::OK, headers, &storage, &keys, &origins);
+        momentary::strip(&mut head.headers);
         match Recorder::new(Arc::clone(cache), keys, head).whole(body) {
             Ok(object) => (None, None, Some(object.head.tags.clone())),
             Err(TooLarge) => (Some(Refusal::TooLarge), None, None),
@@ -565,7 +625,7 @@ impl Flight {
     }
 }
 
-/// Returns the reply; `headers` are those of the only result, if it's one.
+/// Returns the reply; `headers` are those of its results, beside those that describe its body.
 fn joined(infer: &Infer, joined_reply: JoinedReply, trail: Trail, headers: Option<HeaderMap>) -> Reply {
     let mut response = Response::new(Body::Full(joined_reply.body));
     *response.status_mut() = StatusCode::from_u16(joined_reply.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -576,9 +636,6 @@ fn joined(infer: &Infer, joined_reply: JoinedReply, trail: Trail, headers: Optio
     }
     let headers = response.headers_mut();
     headers.extend(joined_reply.headers);
-    if joined_reply.status == StatusCode::TOO_MANY_REQUESTS.as_u16() {
-        headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
-    }
     headers.append(CACHE_STATUS, trail.cache_status(&infer.replies.node_name));
     let trail = Trail { failed: joined_reply.status >= 500, ..trail };
     Reply { response, trail }

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     advice::Advice,
+    momentary,
     route::{Destination, Route},
     trace,
 };
@@ -54,10 +55,12 @@ impl From<Body> for UpstreamBody {
     }
 }
 
-/// A response, and what it costs.
+/// A response, which candidate it is from, and what it costs.
 #[derive(Debug)]
 pub(super) struct Arrived {
     pub(super) fetched: Fetched,
+    /// The place of the candidate among the route's destinations.
+    pub(super) candidate: usize,
     pub(super) cost_micro: u64,
 }
 
@@ -223,14 +226,14 @@ impl UpstreamRequest {
                 break;
             };
             left = rest;
-            let asked = ask(destination, outbound);
+            let asked = ask(*first, destination, outbound);
             let next = hedge.and_then(|after| {
                 let next = *rest.first()?;
-                Some((after, route.destinations.get(next)?, self.outbound(route, next)?))
+                Some((after, next, route.destinations.get(next)?, self.outbound(route, next)?))
             });
             result = match next {
-                Some((after, next, outbound)) => {
-                    let second = ask_beside(&self.span, after, next, outbound);
+                Some((after, index, next, outbound)) => {
+                    let second = ask_beside(&self.span, after, index, next, outbound);
                     let (result, both) = Box::pin(hedged(asked, after, second)).await;
                     if both {
                         left = &rest[1..];
@@ -247,7 +250,11 @@ impl UpstreamRequest {
                 trace::next_candidate(&self.span, &next.name, format_args!("{outcome}"));
             }
         }
-        result.map_err(|missed| missed.failed)
+        let mut arrived = result.map_err(|missed| missed.failed)?;
+        if route.infers() {
+            momentary::set_id_aside(arrived.fetched.response.headers_mut());
+        }
+        Ok(arrived)
     }
 
     /// Returns the request as one candidate gets it; `None` if its body has been taken.
@@ -345,9 +352,9 @@ fn no_candidate() -> CandidateFailure {
     CandidateFailure { failed, outcome: Outcome::NoCandidate }
 }
 
-async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, CandidateFailure> {
+async fn ask(candidate: usize, destination: &Destination, outbound: Outbound) -> Result<Arrived, CandidateFailure> {
     match destination.pool.fetch(outbound).await {
-        Ok(fetched) => Ok(Arrived { fetched, cost_micro: destination.cost_micro }),
+        Ok(fetched) => Ok(Arrived { fetched, candidate, cost_micro: destination.cost_micro }),
         Err(failure) => {
             let outcome = match (failure.is_unsent(), failure.is_timeout()) {
                 (true, _) => Outcome::Unsent,
@@ -363,11 +370,12 @@ async fn ask(destination: &Destination, outbound: Outbound) -> Result<Arrived, C
 async fn ask_beside(
     span: &RequestSpan,
     after: Duration,
+    index: usize,
     destination: &Destination,
     outbound: Outbound,
 ) -> Result<Arrived, CandidateFailure> {
     trace::hedged(span, &destination.name, after);
-    ask(destination, outbound).await
+    ask(index, destination, outbound).await
 }
 
 /// Tries a second candidate if the first hasn't responded in time, and takes the first good response. Returns true with
@@ -475,7 +483,8 @@ mod tests {
     fn arrived(status: u16, cost_micro: u64) -> Result<Arrived, CandidateFailure> {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
-        Ok(Arrived { fetched: Fetched { response, endpoint: "e".into(), attempts: 1 }, cost_micro })
+        let fetched = Fetched { response, endpoint: "e".into(), attempts: 1 };
+        Ok(Arrived { fetched, candidate: 0, cost_micro })
     }
 
     fn seen(result: (Result<Arrived, CandidateFailure>, bool)) -> (Option<(u16, u64)>, bool) {

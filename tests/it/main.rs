@@ -13,6 +13,7 @@ mod generations;
 mod harness;
 mod hooks;
 mod http_versions;
+mod isolation;
 mod keys;
 mod languages;
 mod layering;

@@ -14,6 +14,8 @@ const RULE: config::Batch = config::Batch {
     queue_max: 100,
     concurrency: 1,
     classes_max: 8,
+    quarantine_max: 0,
+    quarantine: Duration::ZERO,
 };
 
 /// Answers that spoil a batch.

@@ -100,6 +100,8 @@ fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
         queue_max: findings.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
         concurrency: findings.count("concurrency", &raw.concurrency, base.concurrency, &(1..=1_000)),
         classes_max: findings.count("classes_max", &raw.classes_max, base.classes_max, &(1..=100_000)),
+        quarantine_max: findings.count("quarantine_max", &raw.quarantine_max, base.quarantine_max, &(0..=1_000_000)),
+        quarantine: findings.millis("quarantine_ms", &raw.quarantine_ms, base.quarantine, &(1..=DAY_MS)),
     }
 }
 

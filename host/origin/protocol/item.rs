@@ -106,6 +106,17 @@ pub struct ItemError {
     pub status: u16,
     /// The body of such a reply.
     pub body: Bytes,
+    /// Whether the item should be sent again, alone: the model responded, but not with a result for this item that
+    /// could be read.
+    pub retry_alone: bool,
+}
+
+impl ItemError {
+    /// Returns an error that isn't to be retried.
+    #[must_use]
+    pub const fn new(status: u16, body: Bytes) -> Self {
+        Self { status, body, retry_alone: false }
+    }
 }
 
 /// The outcome of one item.

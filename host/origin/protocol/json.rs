@@ -82,7 +82,7 @@ pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> Joi
 /// Returns a failure in the format of models that take plain JSON.
 pub(super) fn failure(status: u16, message: &str) -> ItemError {
     let body = serde_json::json!({ "error": { "status": status, "message": message } });
-    ItemError { status, body: Bytes::from(body.to_string()) }
+    ItemError::new(status, Bytes::from(body.to_string()))
 }
 
 /// Parses a value that lies `depth` levels deep in its document.

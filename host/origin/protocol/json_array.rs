@@ -98,7 +98,7 @@ fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
 fn outcome(element: &RawValue) -> Outcome {
     let body = Bytes::copy_from_slice(element.get().as_bytes());
     match error_status(element.get()) {
-        Some(status) => Err(ItemError { status, body }),
+        Some(status) => Err(ItemError::new(status, body)),
         None => Ok(ItemResponse::from(body)),
     }
 }
@@ -217,7 +217,7 @@ mod tests {
     fn every_element_is_the_response_to_its_item() {
         let outcomes = answered(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
         assert_eq!(outcomes[0], Ok(ItemResponse::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
-        let failed = ItemError { status: 400, body: Bytes::from_static(br#"{"error":{"status":400}}"#) };
+        let failed = ItemError::new(400, Bytes::from_static(br#"{"error":{"status":400}}"#));
         assert_eq!(outcomes[1], Err(failed));
         let reply = join_results(&outcomes.iter().map(outcome_ref).collect::<Vec<_>>());
         assert_eq!((reply.status, &reply.body[..]), (200, &br#"[{"x" : 1.50},{"error":{"status":400}}]"#[..]));
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_origins_page_can_not_break_the_array() {
-        let page = ItemError { status: 503, body: Bytes::from_static(b"<h1>Sorry</h1>") };
+        let page = ItemError::new(503, Bytes::from_static(b"<h1>Sorry</h1>"));
         let one = Ok(ItemResponse::from(Bytes::from_static(b"1")));
         let reply = join_results(&[Err(&page), outcome_ref(&one)]);
         let elements: Vec<serde_json::Value> = serde_json::from_slice(&reply.body).unwrap();

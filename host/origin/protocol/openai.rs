@@ -59,7 +59,7 @@ impl Protocol for OpenAi {
 fn failure(status: u16, message: &str, param: Option<&str>) -> ItemError {
     let kind = error_type(status);
     let body = serde_json::json!({ "error": { "message": message, "type": kind, "param": param, "code": null } });
-    ItemError { status, body: Bytes::from(body.to_string()) }
+    ItemError::new(status, Bytes::from(body.to_string()))
 }
 
 /// Returns OpenAI's type of an error with this status.

@@ -118,20 +118,77 @@ async fn a_reset_is_repeated_elsewhere_if_the_method_allows() {
     }
 }
 
-#[tokio::test]
-async fn a_reset_of_a_reused_connection_is_repeated_at_the_only_endpoint() {
-    let origin = Origin::start(|_, mut stream| async move {
+/// Responds to the first request of each connection, and closes it when it has read the second, after saying `last`.
+async fn forgetful(last: &'static str) -> Origin {
+    Origin::start(move |_, mut stream| async move {
         read_request(&mut stream).await;
         write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         read_request(&mut stream).await;
+        write(&mut stream, last).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_closes_under_a_request_costs_neither_an_attempt_nor_the_endpoints_good_name() {
+    let origin = forgetful("").await;
+    let mut config = config(&[origin.address]);
+    config.attempts_max = 1;
+    let pool = Pool::new("test", &config).unwrap();
+    // Whether a fetch finds the connection of an earlier one depends on when that is put back.
+    let repeated = async {
+        loop {
+            let outbound = Outbound { repeatable: true, ..post("hello") };
+            let fetched = pool.fetch(outbound).await.unwrap();
+            assert_eq!(fetched.response.status(), 200);
+            if fetched.attempts == 2 {
+                break;
+            }
+        }
+    };
+    within(repeated).await;
+    assert_eq!(endpoint(&pool, 0).failed, 0);
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_breaks_in_a_response_or_under_a_request_that_may_have_had_effect_is_a_failure() {
+    let cases: [(&str, fn() -> Outbound); 2] = [("HTTP/1.1 2", get), ("", || post("hello"))];
+    for (last, outbound) in cases {
+        let origin = forgetful(last).await;
+        let pool = pool(&[origin.address]);
+        let failing = async {
+            loop {
+                if let Err(failure) = pool.fetch(outbound()).await {
+                    break failure;
+                }
+            }
+        };
+        let failure = within(failing).await;
+        assert_eq!(failure.reason(), "connection-reset", "{last:?}: {failure}");
+        assert_eq!(endpoint(&pool, 0).failed, u64::from(!last.is_empty()), "{last:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_again_for_as_long_as_its_endpoint_would_keep_it() {
+    // Half a second of use: what comes after that finds a new connection.
+    let origin = Origin::start(|number, mut stream| async move {
+        while read_request(&mut stream).await.is_some() {
+            let head = format!("HTTP/1.1 200 OK\r\nKeep-Alive: timeout=1\r\nX-Connection: {number}\r\n");
+            write(&mut stream, &format!("{head}Content-Length: 0\r\n\r\n")).await;
+        }
     })
     .await;
     let pool = pool(&[origin.address]);
-    // Whether a fetch finds the connection of an earlier one depends on when that is put back; if several were, the
-    // second attempt may meet another reset.
-    let repeated = async { while !matches!(pool.fetch(get()).await, Ok(fetched) if fetched.attempts == 2) {} };
-    within(repeated).await;
-    assert!(endpoint(&pool, 0).failed > 0);
+    let number = async || {
+        let fetched = within(pool.fetch(get())).await.unwrap();
+        fetched.response.headers()["x-connection"].to_str().unwrap().parse::<usize>().unwrap()
+    };
+    // The first response tells, and gives up the connections of before.
+    number().await;
+    let before = number().await;
+    sleep(Duration::from_millis(600)).await;
+    assert!(number().await > before, "the one before was idle for too long");
 }
 
 #[tokio::test]

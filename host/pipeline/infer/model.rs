@@ -1,44 +1,27 @@
-//! Requests to a model: which items share a batch, and one batch's way to the origin and back.
+//! One item on its way to a model: with whom it may share a batch, on which terms, and its result.
 
 use std::{
-    collections::BTreeMap,
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{
-    batch::{self, BatchResult, Batcher, Class, Pending, Rejected, Terms, Why},
-    cache::{
-        control::Directives,
-        purge::Mark,
-        tag::Tag,
-        vary::{self, Vary},
-    },
-    message::{RequestHead, RequestSpan, coding},
-    origin::protocol::{Item, ItemError, JoinedRequest, Message, Outcome, Protocol, Received},
+    batch::{Class, Pending, Rejected, Terms},
+    cache::{purge::Mark, tag::Tag},
+    message::{RequestHead, RequestSpan},
+    origin::protocol::{Item, Outcome, Protocol, Received},
     pipeline::{
         advice::{Advice, PolicyContext},
-        forwarding,
+        forwarding, momentary,
         route::Route,
-        trace,
-        upstream::{self, Failed, UpstreamBody, UpstreamRequest},
+        upstream::{self, Failed},
     },
     policy::{Choice, Decision, Fault, Grouping, Hook, HookCall, RequestEdits, edit},
 };
-
-/// Where the items of one pool gather.
-pub type Batches = Batcher<BatchItem, ItemResult>;
-
-/// Where items gather, by the name of their pool.
-pub type Batchers = BTreeMap<Arc<str>, Arc<Batches>>;
 
 /// One item on its way to a model.
 #[derive(Clone, Debug)]
@@ -49,14 +32,14 @@ pub struct BatchItem {
     pub(super) route: Arc<Route>,
     pub(super) response_bytes_max: u64,
     /// Header fields of the request that are sent with it. They are in its key.
-    sent: Arc<[HeaderName]>,
+    pub(super) sent: Arc<[HeaderName]>,
     /// Header fields that the policy sets or removes.
-    set: Vec<(HeaderName, Option<HeaderValue>)>,
+    pub(super) set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// When its deadline began.
-    arrived_at: Instant,
-    choice: Choice,
+    pub(super) arrived_at: Instant,
+    pub(super) choice: Choice,
     grouping: Grouping,
-    span: RequestSpan,
+    pub(super) span: RequestSpan,
 }
 
 /// The result of one item: the model's, or a failure.
@@ -99,7 +82,10 @@ pub(super) type PendingResult = Result<Option<Pending<ItemResult>>, Box<ItemResu
 
 impl ItemResult {
     /// Returns the result of one item of the response that this was made of.
-    fn with_outcome(&self, outcome: Outcome) -> Self {
+    pub(super) fn with_outcome(&self, outcome: Outcome) -> Self {
+        if outcome.as_ref().is_err_and(|error| error.retry_alone) {
+            return self.unreadable(outcome, "bad-response");
+        }
         let mut result = Self { outcome, ..self.clone() };
         if let Ok(answer) = &mut result.outcome
             && !answer.headers.is_empty()
@@ -108,20 +94,18 @@ impl ItemResult {
         }
         result
     }
-}
 
-/// Returns the function that a batcher sends with.
-#[must_use]
-pub fn sender() -> batch::SendBatch<BatchItem, ItemResult> {
-    Arc::new(|_class, batch, why| Box::pin(send(batch, why).map(returned)))
-}
+    /// Returns a failure that this node worded, because the response can't be read: of its header fields those are left
+    /// that don't describe its body.
+    pub(super) fn unreadable(&self, outcome: Outcome, reason: &'static str) -> Self {
+        let headers = Arc::new(momentary::only(&self.headers));
+        Self { outcome, headers, reason: Some(reason), ..self.clone() }
+    }
 
-/// Returns what came back, with whether the model responded.
-fn returned(results: Vec<ItemResult>) -> BatchResult<ItemResult> {
-    let status = results.first().and_then(|result| result.status);
-    let succeeded = status.is_some_and(|status| (200..300).contains(&status));
-    let outcome = if succeeded { batch::Outcome::Answered } else { batch::Outcome::Failed };
-    BatchResult { results, outcome }
+    /// Whether the model responded, but not with a result that could be read or with a failure of the item's own.
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.outcome.as_ref().is_err_and(|error| error.retry_alone)
+    }
 }
 
 /// Returns an item with its policy's edits, its candidates and its terms.
@@ -202,18 +186,6 @@ fn terms(batch_item: &BatchItem) -> Terms {
     }
 }
 
-/// Submits items to their pool's batcher; `None` where there is none, which `app` rules out.
-pub(super) fn submit_all(
-    batchers: &Batchers,
-    class: &Class,
-    items: Vec<(BatchItem, Terms)>,
-) -> Vec<Option<Pending<ItemResult>>> {
-    match batchers.get(&class.pool) {
-        Some(batches) => batches.submit_all(class, items).into_iter().map(Some).collect(),
-        None => items.iter().map(|_| None).collect(),
-    }
-}
-
 /// Waits for a result, and turns a rejection into a failure in the protocol's format.
 pub(super) async fn await_result(protocol: &dyn Protocol, pending: PendingResult) -> ItemResult {
     let pending = match pending {
@@ -278,135 +250,14 @@ fn group(batch_item: &BatchItem) -> Bytes {
     Bytes::copy_from_slice(group.finalize().as_bytes())
 }
 
-/// Batches with a sampled item that there have been, so that a number in the log means one batch.
-static SAMPLED: AtomicU64 = AtomicU64::new(0);
-
-/// Logs for each sampled item that it is sent now, in which batch and why. Returns the span of the batch's attempts:
-/// within the first of these items'.
-fn sent(batch: &[BatchItem], why: Why) -> RequestSpan {
-    let Some(first) = batch.iter().find(|batch_item| batch_item.span.get().is_some()) else {
-        return RequestSpan::none();
-    };
-    let number = SAMPLED.fetch_add(1, Ordering::Relaxed);
-    for BatchItem { span, arrived_at, .. } in batch {
-        trace::batched(span, number, batch.len(), why.as_str(), arrived_at.elapsed());
-    }
-    first.span.batch(number)
-}
-
-/// Sends one batch, and returns a result for each item.
-async fn send(batch: Vec<BatchItem>, why: Why) -> Vec<ItemResult> {
-    let count = batch.len();
-    let Some(first) = batch.first() else { return Vec::new() };
-    let protocol = first.protocol;
-    let items: Vec<&Item> = batch.iter().map(|batch_item| &batch_item.item).collect();
-    let JoinedRequest { target, headers, body } = protocol.join(&first.route.target_sent(&first.head), &items);
-    let mut upstream = UpstreamRequest {
-        method: Method::POST,
-        authority: first.head.authority.clone(),
-        target,
-        headers: header_fields(first, headers),
-        body: UpstreamBody::Bytes(body),
-        // A batch is many clients'.
-        client: None,
-        span: sent(&batch, why),
-    };
-    upstream.apply(&RequestEdits { headers: first.set.clone(), ..RequestEdits::default() });
-    let for_all = |result: ItemResult| vec![result; count];
-    let arrived = match upstream.send(&first.route, &strictest(&batch)).await {
-        Ok(arrived) => arrived,
-        Err(missed) => return for_all(failed(protocol, missed.status, missed.reason, &missed.detail, count)),
-    };
-    // One request's cost, shared by its items.
-    let (fetched, cost_micro) = (arrived.fetched, arrived.cost_micro / (count as u64).max(1));
-    let (mut parts, body) = fetched.response.into_parts();
-    let shareable = is_shareable(&parts.headers);
-    // One response, many clients: a cookie would go to all of them, and a validator is the batch's.
-    for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
-        parts.headers.remove(name);
-    }
-    let codings = take_codings(&mut parts.headers);
-    let base = ItemResult {
-        outcome: Err(protocol.failure(502, "no response", None)),
-        headers: Arc::new(parts.headers),
-        endpoint: Some(fetched.endpoint),
-        attempts: fetched.attempts,
-        status: Some(parts.status.as_u16()),
-        batch: count,
-        stored: false,
-        shareable,
-        reason: None,
-        remark: None,
-        cost_micro,
-        purgeable: None,
-    };
-    let limit = first.response_bytes_max.saturating_mul(count as u64);
-    let bytes = match body.collect(limit).await {
-        Ok(bytes) => bytes,
-        Err(error) => return for_all(unusable(&base, protocol, "response-body", &error.to_string())),
-    };
-    // No coding was requested, but an intermediary may have added one.
-    let bytes = match coding::decode(&codings, &bytes, limit) {
-        Ok(bytes) => bytes,
-        Err(error) => return for_all(unusable(&base, protocol, "response-coding", &error.to_string())),
-    };
-    if !parts.status.is_success() {
-        let error = ItemError { status: parts.status.as_u16(), body: bytes };
-        return for_all(ItemResult { outcome: Err(error), reason: Some("origin-error"), ..base });
-    }
-    match protocol.split_response(Message { headers: &base.headers, body: &bytes }, &items) {
-        Ok(outcomes) => outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect(),
-        Err(error) => for_all(unusable(&base, protocol, "bad-response", &error.to_string())),
-    }
-}
-
-/// Returns the members' common order, the earliest hedge of any, and the time until the first deadline.
-fn strictest(batch: &[BatchItem]) -> Choice {
-    let left = |batch_item: &BatchItem| {
-        let waited = u32::try_from(batch_item.arrived_at.elapsed().as_micros()).unwrap_or(u32::MAX);
-        batch_item.choice.deadline_us.map(|deadline| deadline.saturating_sub(waited))
-    };
-    Choice {
-        order: batch.first().map(|first| first.choice.order.clone()).unwrap_or_default(),
-        hedge_after_us: batch.iter().filter_map(|batch_item| batch_item.choice.hedge_after_us).min(),
-        deadline_us: batch.iter().filter_map(left).min(),
-    }
-}
-
-/// Returns a batch's header fields; `own` are those that describe its body.
-fn header_fields(first: &BatchItem, own: HeaderMap) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for name in first.sent.iter() {
-        for value in first.head.headers.get_all(name) {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-    headers.extend(own);
-    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
-    headers
-}
-
-/// Takes the fields that say how a body is encoded out of a response's.
-fn take_codings(headers: &mut HeaderMap) -> HeaderMap {
-    let codings = headers.get_all(header::CONTENT_ENCODING).iter().cloned();
-    let codings = codings.map(|coding| (header::CONTENT_ENCODING, coding)).collect();
-    headers.remove(header::CONTENT_ENCODING);
-    codings
-}
-
-/// Whether a failed response may be shared with other requests that wait for the same: it isn't specific to one. All
-/// that was sent is in the key, so that it doesn't matter what it varies by.
-fn is_shareable(response: &HeaderMap) -> bool {
-    let directives = Directives::read(response);
-    let is_private = directives.private || directives.no_store || response.contains_key(header::SET_COOKIE);
-    !is_private && vary::read(response) != Vary::Any
-}
-
-fn unusable(base: &ItemResult, protocol: &dyn Protocol, reason: &'static str, detail: &str) -> ItemResult {
-    ItemResult { outcome: Err(protocol.failure(502, detail, None)), reason: Some(reason), ..base.clone() }
-}
-
-fn failed(protocol: &dyn Protocol, status: StatusCode, reason: &'static str, detail: &str, batch: usize) -> ItemResult {
+/// Returns the failure of an item that the model didn't respond to.
+pub(super) fn failed(
+    protocol: &dyn Protocol,
+    status: StatusCode,
+    reason: &'static str,
+    detail: &str,
+    batch: usize,
+) -> ItemResult {
     ItemResult {
         outcome: Err(protocol.failure(status.as_u16(), detail, None)),
         headers: Arc::default(),
@@ -425,10 +276,12 @@ fn failed(protocol: &dyn Protocol, status: StatusCode, reason: &'static str, det
 
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
     use crate::{
         config,
-        origin::protocol::{self, ItemResponse},
+        origin::protocol::{self, ItemError, ItemResponse},
     };
 
     #[test]
@@ -446,5 +299,18 @@ mod tests {
         assert_eq!(other.headers["content-type"], "application/octet-stream");
         assert_eq!(other.headers["x-model"], "m");
         assert_eq!(base.headers["content-type"], "application/json");
+    }
+
+    #[test]
+    fn a_failure_that_this_node_words_has_no_fields_of_the_models_body() {
+        let protocol = protocol::of(config::Protocol::JsonArray);
+        let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("text/html"))]);
+        headers.insert("request-id", HeaderValue::from_static("r"));
+        let base = ItemResult { headers: Arc::new(headers), ..failed(protocol, StatusCode::BAD_GATEWAY, "", "", 2) };
+        let unreadable = ItemError { retry_alone: true, ..ItemError::new(502, Bytes::new()) };
+        let result = base.with_outcome(Err(unreadable));
+        assert!(result.is_unreadable() && !base.is_unreadable());
+        assert_eq!((result.headers.len(), result.reason), (1, Some("bad-response")));
+        assert_eq!(result.headers["request-id"], "r");
     }
 }

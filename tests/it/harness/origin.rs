@@ -65,6 +65,11 @@ impl Reply {
         Self { status, ..Self::ok(if status == 304 { String::new() } else { status.to_string() }) }
     }
 
+    /// Returns this status with this body.
+    pub(crate) fn says(status: u16, body: impl Into<Bytes>) -> Self {
+        Self { status, ..Self::ok(body) }
+    }
+
     /// Returns the response to a request for this body: all of it, or with `Range: bytes=N-` the rest, as 206.
     pub(crate) fn ranged(seen: &Seen, max_age: u64, body: &Bytes) -> Self {
         let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-'));

@@ -181,7 +181,7 @@ fn one_result_stays_as_it_is() {
 #[test]
 fn the_first_error_is_the_whole_reply() {
     let ok = || Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[]}]}"#)));
-    let failed = |status, body: &'static str| Err(ItemError { status, body: Bytes::from_static(body.as_bytes()) });
+    let failed = |status, body: &'static str| Err(ItemError::new(status, Bytes::from_static(body.as_bytes())));
     let reply = many(&[ok(), failed(429, "slow down"), failed(500, "oops")]);
     assert_eq!((reply.status, &reply.body[..]), (429, &b"slow down"[..]));
     let spoilt = Ok(ItemResponse::from(Bytes::from_static(b"{}")));

@@ -1,0 +1,94 @@
+//! Where the items of a pool gather, and which of them are sent alone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{
+    model::{BatchItem, ItemResult},
+    send::{Sent, send},
+};
+use crate::{
+    batch::{self, BatchResult, Batcher, Class, Digest, Pending, Quarantine, Results, SendBatch, Terms, Why},
+    clock, config,
+    origin::protocol::Item,
+};
+
+/// Where the items of one pool gather.
+#[derive(Debug)]
+pub struct Batches {
+    batcher: Arc<Batcher<BatchItem, ItemResult>>,
+    quarantine: Arc<Mutex<Quarantine>>,
+}
+
+/// Where items gather, by the name of their pool.
+pub type Batchers = BTreeMap<Arc<str>, Arc<Batches>>;
+
+impl Batches {
+    /// Returns a place where nothing waits yet. Its scheduler is a task of the current runtime.
+    #[must_use]
+    pub fn new(rule: config::Batch, metrics: batch::Metrics) -> Arc<Self> {
+        let quarantine = Arc::new(Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)));
+        let (held, counted) = (Arc::clone(&quarantine), Arc::new(metrics.clone()));
+        let sender = move |class: Class, items: Vec<BatchItem>, why: Why| -> Results<ItemResult> {
+            let (quarantine, metrics) = (Arc::clone(&held), Arc::clone(&counted));
+            Box::pin(async move {
+                let Sent { results, outcome, further, unfit } = send(&items, why).await;
+                if further > 0 {
+                    metrics.divided(further);
+                }
+                if !unfit.is_empty() {
+                    hold(&mut quarantine.lock(), &class, &items, &unfit);
+                }
+                BatchResult { results, outcome }
+            })
+        };
+        let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);
+        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine })
+    }
+
+    /// Submits items that belong together; those that failed in company a short while ago are sent alone.
+    fn submit_all(&self, class: &Class, mut items: Vec<(BatchItem, Terms)>) -> Vec<Pending<ItemResult>> {
+        let now = clock::uptime();
+        if !self.quarantine.lock().is_empty(now) {
+            for (batch_item, terms) in &mut items {
+                let digest = digest(class, &batch_item.item);
+                if self.quarantine.lock().holds(&digest, now) {
+                    terms.size_max = Some(1);
+                }
+            }
+        }
+        self.batcher.submit_all(class, items)
+    }
+}
+
+/// Submits items to their pool's batcher; `None` where there is none, which `app` rules out.
+pub(super) fn submit_all(
+    batchers: &Batchers,
+    class: &Class,
+    items: Vec<(BatchItem, Terms)>,
+) -> Vec<Option<Pending<ItemResult>>> {
+    match batchers.get(&class.pool) {
+        Some(batches) => batches.submit_all(class, items).into_iter().map(Some).collect(),
+        None => items.iter().map(|_| None).collect(),
+    }
+}
+
+/// Has unfit items sent alone for a while. One that was alone shows nothing about company; it stays if it is there.
+fn hold(quarantine: &mut Quarantine, class: &Class, items: &[BatchItem], unfit: &[usize]) {
+    for batch_item in unfit.iter().filter_map(|at| items.get(*at)) {
+        let (digest, now) = (digest(class, &batch_item.item), clock::uptime());
+        if items.len() > 1 || quarantine.holds(&digest, now) {
+            quarantine.insert(digest, now);
+        }
+    }
+}
+
+/// Returns a digest of an item and of what it has in common with its class: the target and the credentials, too.
+fn digest(class: &Class, item: &Item) -> Digest {
+    let mut digest = blake3::Hasher::new();
+    digest.update(&(class.group.len() as u64).to_le_bytes());
+    digest.update(&class.group);
+    digest.update(&item.canonical);
+    *digest.finalize().as_bytes()
+}

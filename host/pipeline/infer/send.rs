@@ -1,0 +1,342 @@
+//! One batch's way to the model and back: as one request and, if that fails in a way that one of its items may have
+//! brought about, in pieces, so that the others have their results nevertheless. All of it happens in the batch's slot,
+//! one request after the other.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::model::{BatchItem, ItemResult, failed};
+use crate::{
+    batch::{self, Bisection, Why},
+    cache::{
+        control::Directives,
+        vary::{self, Vary},
+    },
+    message::{RequestSpan, coding},
+    origin::{
+        Reaction,
+        protocol::{Item, ItemError, JoinedRequest, Message},
+    },
+    pipeline::{
+        trace,
+        upstream::{Arrived, UpstreamBody, UpstreamRequest},
+    },
+    policy::{Choice, RequestEdits},
+};
+
+/// What became of a batch.
+pub(super) struct Sent {
+    /// A result for each item, in their order.
+    pub(super) results: Vec<ItemResult>,
+    /// How it went, for the pool's pace: of more than one request the time says nothing.
+    pub(super) outcome: batch::Outcome,
+    /// Requests beyond the first.
+    pub(super) further: usize,
+    /// The places of items that failed alone while others succeeded, or whose results couldn't be read.
+    pub(super) unfit: Vec<usize>,
+}
+
+/// Sends one batch.
+pub(super) async fn send(batch: &[BatchItem], why: Why) -> Sent {
+    let mut division = Division::new(batch, sent(batch, why));
+    let mut places = 0..batch.len();
+    while division.send(places).await {
+        match division.bisection.next_request() {
+            Some(next) => places = next,
+            None => break,
+        }
+    }
+    division.over()
+}
+
+/// Batches with a sampled item that there have been, so that a number in the log means one batch.
+static SAMPLED: AtomicU64 = AtomicU64::new(0);
+
+/// Logs for each sampled item that it is sent now, in which batch and why. Returns the span of the batch's attempts:
+/// within the first of these items'.
+fn sent(batch: &[BatchItem], why: Why) -> RequestSpan {
+    let Some(first) = batch.iter().find(|batch_item| batch_item.span.get().is_some()) else {
+        return RequestSpan::none();
+    };
+    let number = SAMPLED.fetch_add(1, Ordering::Relaxed);
+    for BatchItem { span, arrived_at, .. } in batch {
+        trace::batched(span, number, batch.len(), why.as_str(), arrived_at.elapsed());
+    }
+    first.span.batch(number)
+}
+
+/// What one request brought for its items.
+enum Brought {
+    /// A result or a failure of its own for each, in their order.
+    Each(Vec<ItemResult>),
+    /// One failure for all of them, which a single one may have brought about.
+    SuspectFailure(Box<ItemResult>),
+    /// One failure for all of them, which says nothing about items.
+    Failure(Box<ItemResult>),
+}
+
+/// A batch, and what is known of its items by their places.
+struct Division<'b> {
+    batch: &'b [BatchItem],
+    bisection: Bisection,
+    results: Vec<Option<ItemResult>>,
+    /// Whether the result is the item's own, and not that of a request which failed as a whole.
+    settled: Vec<bool>,
+    /// The candidate that responded. The pieces are sent there, so that each is one request.
+    candidate: Option<usize>,
+    requests: usize,
+    failed_alone: Vec<usize>,
+    unreadable: Vec<usize>,
+    span: RequestSpan,
+}
+
+impl<'b> Division<'b> {
+    fn new(batch: &'b [BatchItem], span: RequestSpan) -> Self {
+        Self {
+            batch,
+            bisection: Bisection::new(batch.len()),
+            results: vec![None; batch.len()],
+            settled: vec![false; batch.len()],
+            candidate: None,
+            requests: 0,
+            failed_alone: Vec::new(),
+            unreadable: Vec::new(),
+            span,
+        }
+    }
+
+    /// Sends the items at these places together, and returns whether others may be sent after them.
+    async fn send(&mut self, places: Range<usize>) -> bool {
+        let batch = self.batch;
+        let members = self.in_time(&places);
+        let items: Vec<&BatchItem> = members.iter().map(|at| &batch[*at]).collect();
+        let Some(first) = items.first() else {
+            self.bisection.skipped();
+            return true;
+        };
+        self.requests += 1;
+        let (brought, candidate) = Box::pin(request(first, &items, self.candidate, &self.span)).await;
+        self.candidate = candidate;
+        self.take(places, &members, brought)
+    }
+
+    /// Returns those that there is time for. The first request is for all of them: its own deadline is the strictest of
+    /// theirs.
+    fn in_time(&mut self, places: &Range<usize>) -> Vec<usize> {
+        let (batch, is_first) = (self.batch, self.requests == 0);
+        let has_time = |at: &usize| is_first || time_left(&batch[*at]) != Some(0);
+        let (in_time, late): (Vec<usize>, Vec<usize>) = places.clone().partition(has_time);
+        for at in late {
+            let detail = "the time that the policy gave was over before it could be sent again";
+            self.settle(at, failed(batch[at].protocol, StatusCode::GATEWAY_TIMEOUT, "deadline", detail, 1));
+        }
+        in_time
+    }
+
+    /// Takes in what the request for these places brought, and returns whether others may be sent after it.
+    fn take(&mut self, places: Range<usize>, members: &[usize], brought: Brought) -> bool {
+        match brought {
+            Brought::Each(results) => {
+                let mut spoiled = Vec::new();
+                for (at, result) in members.iter().copied().zip(results) {
+                    let is_unreadable = result.is_unreadable();
+                    self.settle(at, result);
+                    if is_unreadable {
+                        spoiled.push(at);
+                        self.settled[at] = places.len() == 1;
+                    }
+                }
+                self.bisection.succeeded(&places, &spoiled);
+                self.unreadable.extend(spoiled);
+                true
+            }
+            Brought::SuspectFailure(result) => {
+                for at in members {
+                    self.results[*at] = Some((*result).clone());
+                }
+                if places.len() == 1 {
+                    self.settled[places.start] = true;
+                    self.failed_alone.push(places.start);
+                }
+                self.bisection.failed(places);
+                true
+            }
+            // A piece was refused or lost: nothing more is sent, and no item is blamed for another that isn't known.
+            Brought::Failure(result) => {
+                for (open, _) in self.results.iter_mut().zip(&self.settled).filter(|(_, settled)| !**settled) {
+                    *open = Some((*result).clone());
+                }
+                false
+            }
+        }
+    }
+
+    fn settle(&mut self, at: usize, result: ItemResult) {
+        self.results[at] = Some(result);
+        self.settled[at] = true;
+    }
+
+    fn over(self) -> Sent {
+        let results: Vec<ItemResult> = self.results.into_iter().flatten().collect();
+        let status = results.first().and_then(|result| result.status);
+        let is_measure = self.requests == 1 && status.is_some_and(|status| (200..300).contains(&status));
+        let mut unfit = self.unreadable;
+        if self.bisection.has_succeeded() || self.batch.len() == 1 {
+            unfit.extend(self.failed_alone);
+        }
+        unfit.sort_unstable();
+        unfit.dedup();
+        Sent {
+            results,
+            outcome: if is_measure { batch::Outcome::Answered } else { batch::Outcome::Failed },
+            further: self.requests.saturating_sub(1),
+            unfit,
+        }
+    }
+}
+
+/// Sends items in one request, to this candidate if one is named, and returns what it brought and the candidate that
+/// responded.
+async fn request(
+    first: &BatchItem,
+    items: &[&BatchItem],
+    candidate: Option<usize>,
+    span: &RequestSpan,
+) -> (Brought, Option<usize>) {
+    let mut choice = strictest(items);
+    if let Some(candidate) = candidate {
+        choice.order = vec![candidate];
+    }
+    let members: Vec<&Item> = items.iter().map(|batch_item| &batch_item.item).collect();
+    match upstream_request(first, &members, span).send(&first.route, &choice).await {
+        Ok(arrived) => {
+            let candidate = Some(arrived.candidate);
+            (read(first, &members, arrived).await, candidate)
+        }
+        Err(missed) => {
+            let result = failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len());
+            (Brought::Failure(Box::new(result)), candidate)
+        }
+    }
+}
+
+fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> UpstreamRequest {
+    let JoinedRequest { target, headers, body } = first.protocol.join(&first.route.target_sent(&first.head), items);
+    let mut upstream = UpstreamRequest {
+        method: Method::POST,
+        authority: first.head.authority.clone(),
+        target,
+        headers: header_fields(first, headers),
+        body: UpstreamBody::Bytes(body),
+        // A batch is many clients'.
+        client: None,
+        span: span.clone(),
+    };
+    upstream.apply(&RequestEdits { headers: first.set.clone(), ..RequestEdits::default() });
+    upstream
+}
+
+/// Reads the response to these items.
+async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
+    let (protocol, count) = (first.protocol, items.len());
+    let Arrived { fetched, cost_micro, .. } = arrived;
+    let (mut parts, body) = fetched.response.into_parts();
+    let (status, shareable) = (parts.status, is_shareable(&parts.headers));
+    // One response, many clients: a cookie would go to all of them, and a validator is the batch's.
+    for name in [header::SET_COOKIE, header::ETAG, header::LAST_MODIFIED] {
+        parts.headers.remove(name);
+    }
+    let codings = take_codings(&mut parts.headers);
+    let base = ItemResult {
+        outcome: Err(protocol.failure(502, "no response", None)),
+        headers: Arc::new(parts.headers),
+        endpoint: Some(fetched.endpoint),
+        attempts: fetched.attempts,
+        status: Some(status.as_u16()),
+        batch: count,
+        stored: false,
+        shareable,
+        reason: None,
+        remark: None,
+        // One request's cost, shared by its items.
+        cost_micro: cost_micro / (count as u64).max(1),
+        purgeable: None,
+    };
+    let unusable = |reason, detail: &str| Box::new(base.unreadable(Err(protocol.failure(502, detail, None)), reason));
+    let limit = first.response_bytes_max.saturating_mul(count as u64);
+    let bytes = match body.collect(limit).await {
+        Ok(bytes) => bytes,
+        Err(error) => return Brought::Failure(unusable("response-body", &error.to_string())),
+    };
+    // No coding was requested, but an intermediary may have added one.
+    let bytes = match coding::decode(&codings, &bytes, limit) {
+        Ok(bytes) => bytes,
+        Err(error) => return Brought::Failure(unusable("response-coding", &error.to_string())),
+    };
+    if !status.is_success() {
+        let outcome = Err(ItemError::new(status.as_u16(), bytes));
+        let result = Box::new(ItemResult { outcome, reason: Some("origin-error"), ..base });
+        let may_blame_item = Reaction::to(status).may_blame_item;
+        return if may_blame_item { Brought::SuspectFailure(result) } else { Brought::Failure(result) };
+    }
+    match protocol.split_response(Message { headers: &base.headers, body: &bytes }, items) {
+        Ok(outcomes) if outcomes.len() == count => {
+            Brought::Each(outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect())
+        }
+        Ok(outcomes) => {
+            let detail = format!("{} results for {count} items", outcomes.len());
+            Brought::SuspectFailure(unusable("bad-response", &detail))
+        }
+        Err(error) => Brought::SuspectFailure(unusable("bad-response", &error.to_string())),
+    }
+}
+
+/// Returns the items' common order, the earliest hedge of any, and the time until the first deadline.
+fn strictest(items: &[&BatchItem]) -> Choice {
+    Choice {
+        order: items.first().map(|first| first.choice.order.clone()).unwrap_or_default(),
+        hedge_after_us: items.iter().filter_map(|batch_item| batch_item.choice.hedge_after_us).min(),
+        deadline_us: items.iter().filter_map(|batch_item| time_left(batch_item)).min(),
+    }
+}
+
+/// Returns the microseconds until an item's deadline; `None` if it has none.
+fn time_left(batch_item: &BatchItem) -> Option<u32> {
+    let waited = u32::try_from(batch_item.arrived_at.elapsed().as_micros()).unwrap_or(u32::MAX);
+    batch_item.choice.deadline_us.map(|deadline| deadline.saturating_sub(waited))
+}
+
+/// Returns a batch's header fields; `own` are those that describe its body.
+fn header_fields(first: &BatchItem, own: HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in first.sent.iter() {
+        for value in first.head.headers.get_all(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers.extend(own);
+    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    headers
+}
+
+/// Takes the fields that say how a body is encoded out of a response's.
+fn take_codings(headers: &mut HeaderMap) -> HeaderMap {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().cloned();
+    let codings = codings.map(|coding| (header::CONTENT_ENCODING, coding)).collect();
+    headers.remove(header::CONTENT_ENCODING);
+    codings
+}
+
+/// Whether a failed response may be shared with other requests that wait for the same: it isn't specific to one. All
+/// that was sent is in the key, so that it doesn't matter what it varies by; and a cookie that it sets reaches nobody.
+fn is_shareable(response: &HeaderMap) -> bool {
+    let directives = Directives::read(response);
+    !directives.private && !directives.no_store && vary::read(response) != Vary::Any
+}

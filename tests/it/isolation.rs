@@ -1,0 +1,406 @@
+//! One item's mistake is its own, and what a model says of the moment reaches the client.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::harness::{
+    client::Response,
+    eventually, found,
+    model::{ARRAY, EMBEDDINGS, batches},
+    node::{Builder, Node},
+    origin::{Gate, Origin, Reply},
+};
+
+/// A model at [`ARRAY`] that is busy with `{"busy": …}` until the gate lets it go on, and says what `respond` does to
+/// other items.
+fn model(origin: &Origin, gate: &Gate, respond: impl Fn(&[Value]) -> Reply + Send + Sync + 'static) {
+    let held = gate.clone();
+    origin.on(ARRAY, move |seen| {
+        let items: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        let is_busy = items.iter().any(|item| !item["busy"].is_null());
+        if is_busy { Reply::ok(json!([0]).to_string()).behind(&held) } else { respond(&items) }
+    });
+}
+
+fn double(item: &Value) -> Value {
+    json!({"double": 2 * item["n"].as_i64().unwrap()})
+}
+
+fn doubles(items: &[Value]) -> Reply {
+    let doubles: Vec<Value> = items.iter().map(double).collect();
+    Reply::ok(Value::Array(doubles).to_string()).header("content-type", "application/json")
+}
+
+fn is_bad(item: &Value) -> bool {
+    item["bad"] == true
+}
+
+fn good(n: usize) -> Value {
+    json!({"n": n})
+}
+
+fn bad(n: usize) -> Value {
+    json!({"n": n, "bad": true})
+}
+
+const REFUSAL: &str = r#"{"error":{"status":400,"message":"maximum context length is 8192 tokens"}}"#;
+
+/// Refuses all items for the sake of one.
+fn strict(items: &[Value]) -> Reply {
+    if items.iter().any(is_bad) {
+        let refusal = Reply::says(400, REFUSAL).header("content-type", "application/problem+json; charset=utf-8");
+        return refusal.header("x-upstream", "strict");
+    }
+    doubles(items)
+}
+
+/// A node with one slot, so that items gather while the model is busy.
+fn asking(origin: &Origin) -> Builder {
+    let node = Node::builder().origin(&origin.url()).infer("json-array").route("ttl_ms = 600000");
+    node.set("pool.web.batch", "concurrency = 1\nsize_max = 32")
+}
+
+/// Has these items asked for by as many clients while the model is busy with another, so that they share a batch.
+async fn together(node: &Node, origin: &Origin, gate: &Gate, items: &[Value]) -> Vec<Response> {
+    let (conn, mut asks, before) = (node.h2().await, JoinSet::new(), origin.hits(ARRAY));
+    let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"busy": before})));
+    let busy = tokio::spawn(async move { stream.send(ask).await });
+    eventually("the model being busy", async || origin.hits(ARRAY) > before).await;
+    let taken = node.metric("holm_http_requests_total", "version=\"2\"").await as u32;
+    for (at, item) in items.iter().enumerate() {
+        let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(item));
+        asks.spawn(async move { (at, stream.send(ask).await) });
+    }
+    node.took_over_h2(taken + u32::try_from(items.len()).unwrap()).await;
+    gate.release(1);
+    assert_eq!(busy.await.unwrap().status, 200);
+    let mut responses = asks.join_all().await;
+    responses.sort_by_key(|(at, _)| *at);
+    responses.into_iter().map(|(_, response)| response).collect()
+}
+
+/// The items of each request since the model was busy last.
+fn since_busy(origin: &Origin) -> Vec<Vec<Value>> {
+    let sent = batches(origin, ARRAY);
+    let busy = sent.iter().rposition(|items| !items[0]["busy"].is_null());
+    sent[busy.map_or(0, |at| at + 1)..].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_item_costs_no_other_its_result_and_has_the_models_own_words() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, strict);
+    let node = asking(&origin).start().await;
+    let mut items: Vec<Value> = (0..9).map(good).collect();
+    items.push(bad(9));
+    let responses = together(&node, &origin, &gate, &items).await;
+    for (response, item) in responses.iter().zip(&items).take(9) {
+        assert_eq!((response.status, response.json()), (200, double(item)), "{item}");
+    }
+    let refused = &responses[9];
+    assert_eq!((refused.status, refused.text()), (400, REFUSAL));
+    assert_eq!(refused.header("content-type"), "application/problem+json; charset=utf-8");
+    assert_eq!(refused.header("x-upstream"), "strict");
+    let sent = since_busy(&origin);
+    assert_eq!(sent[0].len(), 10, "they shared a batch");
+    assert!(sent.len() <= 1 + 6, "{sent:?}");
+    assert_eq!(node.metric("holm_batch_divided_total", "").await, 1.0);
+
+    // Known to fail in company, it is sent alone.
+    let mut items: Vec<Value> = (10..19).map(good).collect();
+    items.push(bad(9));
+    let responses = together(&node, &origin, &gate, &items).await;
+    let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
+    assert_eq!(statuses, [[200; 9].as_slice(), &[400]].concat());
+    let sent = since_busy(&origin);
+    assert!(sent.iter().all(|items| items.len() == 1 || !items.iter().any(is_bad)), "{sent:?}");
+    assert_eq!(sent.concat().len(), 10, "each once: {sent:?}");
+    assert_eq!(node.metric("holm_batch_divided_total", "").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_a_batch_fails_for_one_item_the_others_have_their_results() {
+    let internal: fn(&[Value]) -> Reply = |_| Reply::says(500, r#"{"error":{"status":500,"message":"oops"}}"#);
+    let too_large: fn(&[Value]) -> Reply = |_| Reply::says(413, "too large");
+    let unprocessable: fn(&[Value]) -> Reply = |_| Reply::says(422, "unprocessable");
+    let too_few: fn(&[Value]) -> Reply = |items| {
+        let others: Vec<Value> = items.iter().filter(|item| !is_bad(item)).map(double).collect();
+        Reply::ok(Value::Array(others).to_string())
+    };
+    let not_a_number: fn(&[Value]) -> Reply = |items| {
+        let word = |item: &Value| if is_bad(item) { "NaN".to_owned() } else { double(item).to_string() };
+        Reply::ok(format!("[{}]", items.iter().map(word).collect::<Vec<_>>().join(",")))
+    };
+    let page: fn(&[Value]) -> Reply = |_| Reply::ok("<h1>Sorry</h1>");
+    for (failing, status) in
+        [(internal, 500), (too_large, 413), (unprocessable, 422), (too_few, 502), (not_a_number, 502), (page, 502)]
+    {
+        let (origin, gate) = (Origin::start().await, Gate::closed());
+        model(&origin, &gate, move |items| if items.iter().any(is_bad) { failing(items) } else { doubles(items) });
+        let node = asking(&origin).start().await;
+        let items = [good(1), good(2), bad(3), good(4), good(5)];
+        let responses = together(&node, &origin, &gate, &items).await;
+        for (response, item) in responses.iter().zip(&items) {
+            if is_bad(item) {
+                // Whether the client of a result that isn't JSON gets the model's body is its protocol's business.
+                assert!(
+                    response.status == status || status == 502,
+                    "{status}: {} {}",
+                    response.status,
+                    response.text()
+                );
+            } else {
+                assert_eq!((response.status, response.json()), (200, double(item)), "{status}: {item}");
+            }
+        }
+        let sent = since_busy(&origin);
+        assert!(sent.len() <= 1 + 4, "{status}: {sent:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_bad_items_of_a_list_keep_to_the_budget() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, strict);
+    let node = asking(&origin).start().await;
+    let items: Vec<Value> = (0..32).map(|n| if n == 5 || n == 23 { bad(n) } else { good(n) }).collect();
+    let response = node.post(ARRAY).json(&Value::Array(items.clone())).send().await;
+    let list = response.json();
+    let refusal: Value = serde_json::from_str(REFUSAL).unwrap();
+    let mut served = 0;
+    for (item, result) in items.iter().zip(list.as_array().unwrap()) {
+        let is_good = *result == double(item);
+        assert!(is_good && !is_bad(item) || *result == refusal, "{item}: {result}");
+        served += usize::from(is_good);
+    }
+    assert!(served >= 25, "{served} have their results");
+    assert!(origin.hits(ARRAY) <= 1 + 10, "{} requests", origin.hits(ARRAY));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_item_in_two_hundred_costs_no_other_its_result() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, strict);
+    let node = asking(&origin).start().await;
+    for wave in 0..4 {
+        let items: Vec<Value> =
+            (100 * wave..100 * (wave + 1)).map(|n| if n % 200 == 150 { bad(n) } else { good(n) }).collect();
+        for (response, item) in together(&node, &origin, &gate, &items).await.iter().zip(&items) {
+            assert_eq!(response.status, if is_bad(item) { 400 } else { 200 }, "{item}: {}", response.text());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_refuses_everything_is_asked_a_few_times() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, |_| Reply::says(500, r#"{"error":{"status":500}}"#));
+    let node = asking(&origin).start().await;
+    let items: Vec<Value> = (0..32).map(good).collect();
+    for round in 1..=2 {
+        let list = node.post(ARRAY).json(&Value::Array(items.clone())).send().await.json();
+        assert!(list.as_array().unwrap().iter().all(|result| result["error"]["status"] == 500), "{list}");
+        assert_eq!(origin.hits(ARRAY), 5 * round, "nothing shows that single items are to blame");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_says_nothing_about_items_is_told_to_all_and_asked_once() {
+    for (status, retry_after) in [(429, "30"), (429, ""), (503, "7"), (401, "")] {
+        let (origin, gate) = (Origin::start().await, Gate::closed());
+        model(&origin, &gate, move |_| {
+            let refusal = Reply::says(status, r#"{"error":{"message":"no"}}"#).header("x-should-retry", "true");
+            if retry_after.is_empty() { refusal } else { refusal.header("retry-after", retry_after) }
+        });
+        let node = asking(&origin).start().await;
+        let items: Vec<Value> = (0..10).map(good).collect();
+        for response in together(&node, &origin, &gate, &items).await {
+            assert_eq!((response.status, response.text()), (status, r#"{"error":{"message":"no"}}"#));
+            assert_eq!((response.header("retry-after"), response.header("x-should-retry")), (retry_after, "true"));
+        }
+        let sent: Vec<usize> = since_busy(&origin).iter().map(Vec::len).collect();
+        assert_eq!(sent, [10], "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_doubt_when_a_part_is_refused_for_another_reason_is_not_blamed() {
+    let (origin, gate, asked) = (Origin::start().await, Gate::closed(), AtomicUsize::new(0));
+    model(&origin, &gate, move |items| match asked.fetch_add(1, SeqCst) {
+        0 => Reply::says(400, REFUSAL),
+        1 => doubles(items),
+        _ => Reply::says(429, "slow down").header("retry-after", "30"),
+    });
+    let node = asking(&origin).start().await;
+    let items: Vec<Value> = (0..5).map(good).collect();
+    let responses = together(&node, &origin, &gate, &items).await;
+    let served = responses.iter().filter(|response| response.status == 200).count();
+    let refused =
+        responses.iter().filter(|response| (response.status, response.header("retry-after")) == (429, "30")).count();
+    assert_eq!((served, refused, since_busy(&origin).len()), (2, 3, 3), "{responses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_gets_the_strictest_of_what_its_responses_say() {
+    let origin = Origin::start().await;
+    origin.on(EMBEDDINGS, |seen| {
+        let call: Value = serde_json::from_slice(&seen.body).unwrap();
+        let is_first = call["input"].as_array().is_some_and(|inputs| inputs.contains(&json!("0")));
+        let [after, remaining, reset, retry, id] =
+            if is_first { ["7", "3", "1m2s", "true", "a"] } else { ["30", "0", "900ms", "false", "b"] };
+        Reply::says(429, r#"{"error":{"message":"slow down","type":"rate_limit_error"}}"#)
+            .header("content-type", "application/json; charset=utf-8")
+            .header("retry-after", after)
+            .header("x-ratelimit-remaining-requests", remaining)
+            .header("x-ratelimit-reset-requests", reset)
+            .header("x-should-retry", retry)
+            .header("request-id", id)
+            .header("x-other", "of one response")
+    });
+    let node = Node::builder().origin(&origin.url()).infer("openai-embeddings");
+    let node = node.set("pool.web.batch", "size_max = 2").start().await;
+    let ask = |inputs: Value| node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs})).send();
+    let response = ask(json!(["0", "1", "2", "3"])).await;
+    assert_eq!(origin.hits(EMBEDDINGS), 2);
+    assert_eq!((response.status, response.json()["error"]["message"].as_str()), (429, Some("slow down")));
+    for (name, wanted) in [
+        ("content-type", "application/json; charset=utf-8"),
+        ("retry-after", "30"),
+        ("x-ratelimit-remaining-requests", "0"),
+        ("x-ratelimit-reset-requests", "1m2s"),
+        ("x-should-retry", "false"),
+        ("request-id", "a, b"),
+        ("x-other", ""),
+    ] {
+        let found = response.header(name);
+        // Which of them came first doesn't matter.
+        assert!(found == wanted || name == "request-id" && found == "b, a", "{name}: {found}");
+    }
+    let response = ask(json!(["2", "3"])).await;
+    assert_eq!((response.header("retry-after"), response.header("request-id")), ("30", "b"), "of one it is unchanged");
+    let response = ask(json!("2")).await;
+    assert_eq!((response.header("request-id"), response.header("x-other")), ("b", "of one response"));
+}
+
+/// The path of a model that isn't batched.
+const CHAT: &str = "/chat";
+
+/// A node whose model says this beside its results, at [`ARRAY`] and at [`CHAT`].
+async fn saying(headers: &'static [(&'static str, &'static str)]) -> (Origin, Node) {
+    let origin = Origin::start().await;
+    let add = move |reply: Reply| headers.iter().fold(reply, |reply, (name, value)| reply.header(name, value));
+    origin.on(ARRAY, move |_| add(Reply::ok("[1]")));
+    origin.on(CHAT, move |_| add(Reply::ok("1")));
+    let chat = format!("name = \"chat\"\npath = \"{CHAT}\"\npool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"");
+    let node = asking(&origin).route_before(&format!("{chat}\nttl_ms = 600000")).start().await;
+    (origin, node)
+}
+
+/// Asks until it is known, and returns the first response and a hit.
+async fn asked_and_known(node: &Node, path: &str) -> (Response, Response) {
+    let ask = || node.post(path).json(&json!({"n": 1})).send();
+    let first = ask().await;
+    let known = found("a hit", async || Some(ask().await).filter(Response::is_hit)).await;
+    (first, known)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_model_says_of_the_moment_is_not_said_again_later() {
+    let headers = &[("x-ratelimit-remaining-requests", "9"), ("x-request-id", "m-1"), ("x-model", "m")];
+    let (origin, node) = saying(headers).await;
+    for path in [ARRAY, CHAT] {
+        let (first, known) = asked_and_known(&node, path).await;
+        assert_eq!((first.status, known.status, origin.hits(path)), (200, 200, 1), "{path}");
+        let said = |response: &Response| {
+            let names = ["x-ratelimit-remaining-requests", "x-upstream-request-id", "x-model"];
+            names.map(|name| response.header(name).to_owned())
+        };
+        assert_eq!(said(&first), ["9", "m-1", "m"], "{path}");
+        assert_eq!(said(&known), ["", "", "m"], "{path}");
+        assert_ne!(first.header("x-request-id"), "m-1", "{path}: that is this node's");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cookie_of_a_network_on_the_way_keeps_nothing_from_being_stored_and_goes_to_nobody_else() {
+    let (origin, node) = saying(&[("set-cookie", "__cf_bm=abc; path=/; HttpOnly")]).await;
+    for path in [ARRAY, CHAT] {
+        let (_, known) = asked_and_known(&node, path).await;
+        assert_eq!((known.header("set-cookie"), origin.hits(path)), ("", 1), "{path}");
+    }
+}
+
+/// A model that reads a second request on each connection and closes it without a word.
+struct Forgetful {
+    url: String,
+    task: JoinHandle<()>,
+}
+
+impl Forgetful {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(respond_once(stream));
+            }
+        });
+        Self { url, task }
+    }
+}
+
+impl Drop for Forgetful {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn respond_once(mut stream: TcpStream) {
+    if read_request(&mut stream).await {
+        // The node may have left; a test that minds will notice.
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]").await;
+        read_request(&mut stream).await;
+    }
+}
+
+/// Reads a request with a body of stated length, and returns whether there was one.
+async fn read_request(stream: &mut TcpStream) -> bool {
+    let mut read = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&read).to_ascii_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            if body.len() >= length.parse().unwrap() {
+                return true;
+            }
+        }
+        if !matches!(stream.read_buf(&mut read).await, Ok(length) if length > 0) {
+            return false;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_closes_just_as_a_request_comes_costs_nobody_the_response() {
+    for protocol in ["json-array", "plain"] {
+        let models = [Forgetful::start().await, Forgetful::start().await];
+        let node = Node::builder().endpoints(&models.each_ref().map(|model| &model.url)).infer(protocol);
+        let node = node.set("pool.web", "attempts_max = 1").set("pool.web.eject", "failures = 1").start().await;
+        let mut n = 0;
+        eventually("a connection that was closed", async || {
+            n += 1;
+            let response = node.post(ARRAY).json(&good(n)).send().await;
+            assert_eq!(response.status, 200, "{protocol}, {n}: {}", response.text());
+            n >= 10 && node.metric("holm_origin_retries_total", "pool=\"web\"").await > 0.0
+        })
+        .await;
+        assert_eq!(node.metric("holm_origin_ejections_total", "pool=\"web\"").await, 0.0, "{protocol}");
+    }
+}

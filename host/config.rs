@@ -479,6 +479,8 @@ pub struct Route {
     pub ignore_headers: Vec<HeaderName>,
     /// Whether a policy may make the keys of an `infer` route without reading the body.
     pub key_without_body: bool,
+    /// Names of members of a request that make it indivisible, unless their value is `false` or `null`.
+    pub indivisible: Vec<String>,
     /// Lifetimes for responses that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
@@ -524,6 +526,10 @@ pub enum Protocol {
     JsonArray,
     /// OpenAI's `/v1/embeddings`.
     OpenAiEmbeddings,
+    /// KServe's REST protocol, version 2: a row of all inputs is one.
+    KServe,
+    /// A MessagePack array is many items, anything else is one.
+    MsgPackArray,
 }
 
 /// What happens to a request whose policy faults.

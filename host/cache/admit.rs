@@ -82,6 +82,8 @@ pub enum Refusal {
     TooManyTags,
     /// It has a tag that no purge could name.
     BadTag,
+    /// It is an item's result that isn't what its type says, such as JSON with `NaN` in it.
+    Unreadable,
     /// The policy wants it so.
     Policy,
 }
@@ -103,6 +105,7 @@ impl Refusal {
             Self::TooLarge => "too-large",
             Self::TooManyTags => "too-many-tags",
             Self::BadTag => "bad-tag",
+            Self::Unreadable => "unreadable",
             Self::Policy => "policy",
         }
     }

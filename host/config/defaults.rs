@@ -17,6 +17,10 @@ const GIB: usize = 1 << 30;
 /// The most batches of a pool that may be under way at once.
 const BATCHES_MAX: usize = 1_000;
 
+/// Members by which the inputs of a request belong together: embeddings that depend on the whole document (Jina), a
+/// conversation instead of inputs (vLLM), a response in pieces.
+const INDIVISIBLE: [&str; 3] = ["late_chunking", "messages", "stream"];
+
 /// Returns the host's name where the environment has it, else `holm`.
 pub(super) fn node() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| is_name(name)).unwrap_or_else(|| "holm".to_owned())
@@ -290,6 +294,7 @@ impl Route {
             on_fault: OnFault::default(),
             ignore_headers: Vec::new(),
             key_without_body: false,
+            indivisible: INDIVISIBLE.map(str::to_owned).to_vec(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
         }

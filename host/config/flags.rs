@@ -176,6 +176,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         forward_path: None,
         ignore_headers: Vec::new(),
         key_without_body: None,
+        indivisible: None,
         ttl_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,

@@ -287,6 +287,7 @@ pub(super) struct Route {
     #[serde(default)]
     pub(super) ignore_headers: Vec<Spanned<String>>,
     pub(super) key_without_body: Field<bool>,
+    pub(super) indivisible: Option<Vec<Spanned<String>>>,
     pub(super) ttl_ms: Field<Millis>,
     pub(super) grace_ms: Field<Millis>,
     pub(super) stale_if_error_ms: Field<Millis>,

@@ -271,19 +271,27 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 20] = [
+    let table: [(&str, &[&str]); 22] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
         ("pool = \"web\"\nmode = \"htp\" # !", &["`mode` can't be `htp`", "did you mean `http`?"]),
         ("pool = \"web\"\nprotocol = \"plain\"\nmode = \"inver\" # !", &["did you mean `infer`?"]),
-        ("pool = \"web\"\nmode = \"infer\" # !", &["needs a protocol", "`plain`, `json-array`, `openai-embeddings`"]),
+        ("pool = \"web\"\nmode = \"infer\" # !", &["needs a protocol", "`json-array`", "`msgpack-array`"]),
         ("pool = \"web\"\nprotocol = \"plain\" # !", &["only a route of `mode = \"infer\"` has a protocol"]),
         ("pool = \"web\"\nmode = \"infer\"\nprotocol = \"jsonarray\" # !", &["did you mean `json-array`?"]),
         ("pool = \"web\"\non_fault = \"refuze\" # !", &["did you mean `refuse`?"]),
         (
             "pool = \"web\"\nignore_headers = [\"x-id\"] # !",
             &["only a route of `mode = \"infer\"` has `ignore_headers`"],
+        ),
+        (
+            "pool = \"web\"\nindivisible = [\"late_chunking\"] # !",
+            &["only a route of `mode = \"infer\"` has `indivisible`"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"kserve\"\nindivisible = [\"a\", \"\"] # !",
+            &["a member of `indivisible` has no name", "such as `late_chunking`"],
         ),
         ("pool = \"web\"\nkey_without_body = true # !", &["only a route of `mode = \"infer\"` has `key_without_body`"]),
         ("pool = \"web\"\nkey_without_body = \"yes\" # !", &["string \"yes\" doesn't belong here"]),
@@ -356,6 +364,19 @@ fn all_mistakes_are_named_at_once() {
     let said = parse("t.toml", text).expect_err(text).to_string();
     let places: Vec<&str> = said.lines().filter_map(|line| line.split_once(": ").map(|(place, _)| place)).collect();
     assert_eq!(places, ["t.toml", "t.toml:2:15", "t.toml:5:8", "t.toml:6:8"], "{said}");
+}
+
+#[test]
+fn a_routes_own_indivisible_members_replace_the_default() {
+    let route = |line: &str| {
+        let text = format!(
+            "[[route]]\nname = \"a\"\npool = \"web\"\nmode = \"infer\"\nprotocol = \"openai-embeddings\"\n{line}"
+        );
+        valid(&format!("{text}\n{SERVED}")).routes.remove(0).indivisible
+    };
+    assert_eq!(route(""), ["late_chunking", "messages", "stream"]);
+    assert_eq!(route("indivisible = [\"contextual\"]"), ["contextual"]);
+    assert!(route("indivisible = []").is_empty());
 }
 
 #[test]

@@ -6,12 +6,18 @@
 //!
 //! The text of a number is never read as a number: `1`, `1.0` and `10e-1` are three different items, and an
 //! embedding's digits reach the client as the model wrote them.
+//!
+//! What a protocol can read and not split is one whole item: it is sent as it came, alone, and its response is the
+//! reply.
 
 mod contract;
 mod fault;
 mod item;
 mod json;
 mod json_array;
+mod kserve;
+mod lenient;
+mod msgpack;
 mod openai;
 mod plain;
 #[cfg(test)]
@@ -20,7 +26,8 @@ mod tests;
 pub use contract::Protocol;
 pub use fault::{BadResponse, Malformed};
 pub use item::{
-    Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
+    Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
+    Split, SplitRules,
 };
 pub use plain::item_of as whole;
 
@@ -33,5 +40,7 @@ pub fn of(name: config::Protocol) -> &'static dyn Protocol {
         config::Protocol::Plain => &plain::Plain,
         config::Protocol::JsonArray => &json_array::JsonArray,
         config::Protocol::OpenAiEmbeddings => &openai::OpenAi,
+        config::Protocol::KServe => &kserve::KServe,
+        config::Protocol::MsgPackArray => &msgpack::MsgPackArray,
     }
 }

@@ -45,7 +45,9 @@ use crate::{
         Body, Request, RequestHead, Response,
         coding::{self, Undecodable},
     },
-    origin::protocol::{Item, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm},
+    origin::protocol::{
+        Item, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm, SplitRules,
+    },
     policy::Fault,
 };
 
@@ -87,7 +89,8 @@ pub(super) async fn serve(
     // Its items are sent decoded.
     head.headers.remove(header::CONTENT_ENCODING);
     let received = Received { target: &head.target, headers: &head.headers, body: &body };
-    let split = match protocol.split(&received, infer.limits.items_max) {
+    let rules = SplitRules { items_max: infer.limits.items_max, indivisible: &route.config.indivisible };
+    let split = match protocol.split(&received, &rules) {
         Ok(split) => split,
         Err(malformed) => {
             let joined_reply = protocol.refusal(&malformed);
@@ -236,8 +239,8 @@ impl SplitRequest {
             }
             trail.key = plan.key().filter(|_| items.len() == 1);
             keys.push(match plan {
-                KeyedPlan::LookUp(key) => (advised, Some(key)),
-                KeyedPlan::Bypass(..) => (advised, None),
+                KeyedPlan::LookUp(key) if item.shareable => (advised, Some(key)),
+                KeyedPlan::LookUp(_) | KeyedPlan::Bypass(..) => (advised, None),
                 KeyedPlan::Refuse(fault) => return Err(fault.clone()),
             });
         }
@@ -443,8 +446,9 @@ impl SplitRequest {
         let tally = Tally::of(item_replies);
         tally.note(&mut trail);
         let outcomes: Vec<OutcomeRef<'_>> = item_replies.iter().map(ItemReply::outcome).collect();
+        let is_one_result = form.is_one_result();
         let mut joined_reply = self.protocol.join_outcomes(form, &outcomes);
-        let mut headers = match item_replies.first().filter(|_| form == ReplyForm::Single) {
+        let mut headers = match item_replies.first().filter(|_| is_one_result) {
             Some(only) => only.headers(),
             None => said_of(item_replies),
         };
@@ -568,8 +572,7 @@ impl Flight {
     /// the flight finds it.
     fn settle(self, mut result: ItemResult) {
         if let Ok(answer) = &result.outcome {
-            let body = answer.body.clone();
-            let (refusal, reason, tags) = self.store(&result.headers, &body);
+            let (refusal, reason, tags) = self.store(&result.headers, answer);
             result.stored = refusal.is_none();
             result.shareable = refusal.is_none_or(Refusal::is_shareable);
             result.remark = reason.or_else(|| self.advised.advice.remarked().cloned());
@@ -585,7 +588,12 @@ impl Flight {
 
     /// Stores a result, or returns why not, with the policy's reason if it is the policy's decision; and the tags of
     /// what was stored.
-    fn store(&self, headers: &HeaderMap, body: &Bytes) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
+    fn store(
+        &self,
+        headers: &HeaderMap,
+        answer: &ItemResponse,
+    ) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
+        let body = &answer.body;
         let AdvisedItem { item, advice } = &self.advised;
         let (received, fetch) = (clock::now(), self.begun.elapsed());
         let times = Times { mark: self.mark, requested: self.requested, received, fetch };
@@ -603,6 +611,9 @@ impl Flight {
                 return (Some(refusal), ruling.reason, None);
             }
         };
+        if !answer.storable {
+            return (Some(Refusal::Unreadable), None, None);
+        }
         if body.len() > cache.config().part_bytes {
             // A result is joined with others from one piece.
             return (Some(Refusal::TooLarge), None, None);

@@ -272,7 +272,7 @@ async fn a_body_that_cannot_be_split_is_400_and_the_model_gets_no_request() {
     let origin = Origin::start().await;
     embedding(&origin, open());
     let node = asking(&origin, "openai-embeddings").start().await;
-    for body in ["", "{", "[]", "{\"model\": \"m\"}", "{\"input\": []}", "{\"input\": [1, \"a\"]}", "{\"input\": {}}"] {
+    for body in ["", "{", "[]", "7", "{\"input\": NaN}"] {
         let response = node.post(EMBEDDINGS).header("content-type", "application/json").body(body).send().await;
         assert_eq!(response.status, 400, "{body}: {}", response.text());
         assert!(response.json()["error"]["message"].is_string(), "{body}: {}", response.text());

@@ -22,6 +22,7 @@ mod malformed;
 mod origin_faults;
 mod policy;
 mod process;
+mod protocols;
 mod purge;
 mod region;
 mod seeing;

@@ -16,10 +16,12 @@ use crate::{
 };
 
 const MODES: [(&str, Kind); 2] = [("http", Kind::Http), ("infer", Kind::Infer)];
-const PROTOCOLS: [(&str, Protocol); 3] = [
+const PROTOCOLS: [(&str, Protocol); 5] = [
     ("plain", Protocol::Plain),
     ("json-array", Protocol::JsonArray),
     ("openai-embeddings", Protocol::OpenAiEmbeddings),
+    ("kserve", Protocol::KServe),
+    ("msgpack-array", Protocol::MsgPackArray),
 ];
 const ON_FAULT: [(&str, OnFault); 3] =
     [("bypass", OnFault::Bypass), ("native", OnFault::Native), ("refuse", OnFault::Refuse)];
@@ -90,6 +92,7 @@ fn route<'a>(
     if mode == Mode::Http {
         infer_only(raw, findings);
     }
+    let base = Route::new(name.as_str(), raw.pool.get_ref().as_str());
     Route {
         hosts: raw.hosts.iter().map(|given| host(given, findings)).collect(),
         path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, findings)),
@@ -105,6 +108,7 @@ fn route<'a>(
             .unwrap_or_default(),
         ignore_headers: ignored(raw, findings),
         key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
+        indivisible: raw.indivisible.as_ref().map_or(base.indivisible, |given| indivisible(given, findings)),
         freshness: freshness(raw, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         name,
@@ -122,6 +126,21 @@ fn ignored(raw: &raw::Route, findings: &mut Findings<'_>) -> Vec<HeaderName> {
     raw.ignore_headers.iter().filter_map(|given| findings.header(given)).collect()
 }
 
+/// Members that make a request indivisible: more than protocols have.
+const INDIVISIBLE_MAX: usize = 64;
+
+fn indivisible(given: &[Spanned<String>], findings: &mut Findings<'_>) -> Vec<String> {
+    if let Some(beyond) = given.get(INDIVISIBLE_MAX) {
+        let message = format!("at most {INDIVISIBLE_MAX} members make a request of a route indivisible");
+        findings.refuse(beyond.span(), message, "name those that clients send");
+    }
+    if let Some(empty) = given.iter().find(|name| name.get_ref().is_empty()) {
+        let help = "write the name of a member of the request's body, such as `late_chunking`";
+        findings.refuse(empty.span(), "a member of `indivisible` has no name", help);
+    }
+    given.iter().map(|name| name.get_ref().clone()).collect()
+}
+
 /// Refuses keys of `infer` routes on a route that isn't one.
 fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
@@ -131,6 +150,10 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     let places = [
         ("ignore_headers", raw.ignore_headers.first().map(Spanned::span)),
         ("key_without_body", raw.key_without_body.as_ref().map(Spanned::span)),
+        (
+            "indivisible",
+            raw.indivisible.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span)),
+        ),
     ];
     for (key, span) in places {
         if let Some(span) = span {
@@ -175,7 +198,8 @@ fn mode(raw: &raw::Route, findings: &mut Findings<'_>) -> Mode {
         (Kind::Infer, Some(given)) => findings.word("protocol", given, &PROTOCOLS).map_or(Mode::Http, Mode::Infer),
         (Kind::Infer, None) => {
             let span = raw.mode.as_ref().map_or_else(|| raw.name.span(), Spanned::span);
-            let help = "add `protocol` with one of `plain`, `json-array`, `openai-embeddings`";
+            let names = PROTOCOLS.map(|(name, _)| format!("`{name}`")).join(", ");
+            let help = format!("add `protocol` with one of {names}");
             findings.refuse(span, "a route of `mode = \"infer\"` needs a protocol", help);
             Mode::Http
         }

@@ -6,7 +6,10 @@ use http::{HeaderName, uri::PathAndQuery};
 
 use super::{
     fault::{BadResponse, Malformed},
-    item::{Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split},
+    item::{
+        Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
+        SplitRules,
+    },
 };
 
 /// A protocol: how a request is split into items, how items share one request to a model, and how the response is split
@@ -25,18 +28,21 @@ pub trait Protocol: fmt::Debug + Send + Sync {
 
     /// Splits a request. Of JSON members with the same name the last counts; a body that repeats one is sent on in its
     /// canonical form, so that an origin which takes the first can't respond to another item than the one that is
-    /// keyed.
+    /// keyed. A request that can be read and that this protocol can't split becomes one whole item
+    /// ([`ReplyForm::Whole`]), whose response is the reply.
     ///
     /// # Errors
-    /// [`Malformed`] if the request isn't one of this protocol, or has more than `items_max` items.
-    fn split(&self, request: &Received<'_>, items_max: usize) -> Result<Split, Malformed>;
+    /// [`Malformed`] if the request can't be read, or has more items than it may.
+    fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed>;
 
     /// Makes one request for all these items, whose groups and target must be equal. A protocol that doesn't batch
-    /// takes one item only.
+    /// takes one item only, and so does any if the item is whole.
     fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest;
 
     /// Returns the result of each of `items`, which were sent by [`Protocol::join`], in their order. `response` is a
-    /// successful one.
+    /// successful one. An item whose own result can't be read, while it can be told which are the others', gets an
+    /// error that says `retry_alone`. A result that can't be read and is the only one is passed on as it is, and marked
+    /// as not to be stored.
     ///
     /// # Errors
     /// [`BadResponse`] if it can't be told which result is whose; then no item gets one.

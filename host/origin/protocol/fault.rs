@@ -20,38 +20,25 @@ pub enum Malformed {
         /// The limit.
         max: usize,
     },
-    /// There is no input.
-    #[error("`input` is missing")]
-    InputMissing,
-    /// A list is empty.
-    #[error("`{at}` must not be empty")]
-    InputEmpty {
-        /// Where: `input` or `input[3]`.
-        at: String,
+    /// The body can't be read as MessagePack.
+    #[error("the body is not MessagePack: {why} at byte {at}")]
+    NotMessagePack {
+        /// Where.
+        at: usize,
+        /// What is wrong.
+        why: &'static str,
     },
-    /// Not text, and not token ids.
-    #[error("`{at}` must be {wanted}, not {found}")]
-    InputType {
-        /// Where: `input` or `input[3]`.
-        at: String,
-        /// What is allowed there.
-        wanted: &'static str,
-        /// What is there.
-        found: &'static str,
+    /// The length of a KServe request's JSON isn't a number, or is more than the body has.
+    #[error("`inference-header-content-length` must be a number of at most {max}, the length of the body")]
+    HeaderLength {
+        /// The body's length.
+        max: usize,
     },
     /// More items than a request may have.
     #[error("{count} items are more than the {max} that one request may have")]
     TooMany {
         /// Items of the request.
         count: usize,
-        /// The limit.
-        max: usize,
-    },
-    /// Every item repeats the members beside `input`, so they must be small.
-    #[error("the members beside `input` take {bytes} bytes; {max} are allowed")]
-    SharedTooLarge {
-        /// Their size.
-        bytes: usize,
         /// The limit.
         max: usize,
     },
@@ -62,10 +49,12 @@ impl Malformed {
     #[must_use]
     pub const fn param(&self) -> Option<&'static str> {
         match self {
-            Self::InputMissing | Self::InputEmpty { .. } | Self::InputType { .. } | Self::TooMany { .. } => {
-                Some("input")
-            }
-            Self::NotJson(_) | Self::NotAnObject { .. } | Self::TooDeep { .. } | Self::SharedTooLarge { .. } => None,
+            Self::TooMany { .. } => Some("input"),
+            Self::NotJson(_)
+            | Self::NotAnObject { .. }
+            | Self::TooDeep { .. }
+            | Self::NotMessagePack { .. }
+            | Self::HeaderLength { .. } => None,
         }
     }
 }
@@ -90,7 +79,7 @@ pub enum BadResponse {
         found: usize,
     },
     /// It can't be told which item an entry is for.
-    #[error("entry {position} has an index that is out of range, taken or not a number")]
+    #[error("it can't be told whose entry {position} is: its index is out of range, taken, missing or not a number")]
     Index {
         /// Place of the entry in the list.
         position: usize,

@@ -17,6 +17,15 @@ pub struct Received<'r> {
     pub body: &'r Bytes,
 }
 
+/// The rules by which a route's requests are split.
+#[derive(Clone, Copy, Debug)]
+pub struct SplitRules<'r> {
+    /// Items that a request may have.
+    pub items_max: usize,
+    /// Names of members that make a request indivisible, unless their value is `false` or `null`.
+    pub indivisible: &'r [String],
+}
+
 /// A request for one or more items, as it is sent to a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinedRequest {
@@ -47,12 +56,28 @@ pub struct Split {
 }
 
 /// The form of a reply: whether the client sent one item or a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReplyForm {
     /// The reply is the result itself.
     Single,
     /// The reply is a list of results, even if it is a list of one.
     Many,
+    /// The reply is the model's response byte for byte, with the model's own header fields: the request couldn't be
+    /// split, and its one item is [`Item::whole`].
+    Whole,
+    /// The reply is tensors with a row for each item.
+    Rows {
+        /// The name that the client gave its request, as JSON; the reply repeats it.
+        id: Option<Bytes>,
+    },
+}
+
+impl ReplyForm {
+    /// Whether the reply is the one result, with that result's header fields.
+    #[must_use]
+    pub const fn is_one_result(&self) -> bool {
+        matches!(self, Self::Single | Self::Whole)
+    }
 }
 
 /// One item of a request. Clones share their bytes.
@@ -62,15 +87,39 @@ pub struct Item {
     pub body: Bytes,
     /// What the default key compares: the item's JSON without insignificant white space, members sorted (OpenAI's
     /// `input` leads), escapes in their shortest form, numbers as written. Every member counts, `user` too; a policy
-    /// may leave one out. For a body that isn't JSON, the body.
+    /// may leave one out. MessagePack has the counterpart of that, and tensors are flat. For any other body, the body.
     pub canonical: Bytes,
     /// Only items with equal groups may share a request.
     pub group: Bytes,
+    /// Whether it is a request that couldn't be split: it is sent as it came, and shares a request with no other item.
+    pub whole: bool,
+    /// Whether its result may be stored, and given to others that wait for the same. It may not if the response depends
+    /// on more than what is sent, such as a sequence's earlier requests.
+    pub shareable: bool,
     /// The part of `body` that a joined request lists.
     pub(super) span: Range<usize>,
+    /// The parts of `body` that a joined request takes up one by one, for protocols with more than one.
+    pub(super) parts: Vec<Range<usize>>,
 }
 
 impl Item {
+    /// Returns an item that counts with all its bytes, and is listed with all of them in a joined request.
+    pub(super) fn new(body: Bytes, canonical: Bytes, group: Bytes) -> Self {
+        let span = 0..body.len();
+        Self { body, canonical, group, whole: false, shareable: true, span, parts: Vec::new() }
+    }
+
+    /// Returns an item that is a request which can't be split.
+    pub(super) fn unsplit(body: Bytes, canonical: Bytes) -> Self {
+        Self { whole: true, ..Self::new(body, canonical, Bytes::from_static(WHOLE)) }
+    }
+
+    /// Returns this whole item with another body, its key unchanged.
+    #[must_use]
+    pub fn with_body(&self, body: Bytes) -> Self {
+        Self { span: 0..body.len(), body, ..self.clone() }
+    }
+
     /// Returns the bytes by which this item counts in a batch.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -82,6 +131,9 @@ impl Item {
     }
 }
 
+/// The beginning of the group of whole items, which that of no other item begins with.
+pub(super) const WHOLE: &[u8] = b"whole";
+
 /// The response to one item, as if it had been sent alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemResponse {
@@ -89,12 +141,15 @@ pub struct ItemResponse {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// Whether it may be stored. One that some clients can't read (`NaN` in JSON) is given to those who wait for it and
+    /// isn't.
+    pub storable: bool,
 }
 
 impl From<Bytes> for ItemResponse {
     /// Returns a response with the header fields of the whole one.
     fn from(body: Bytes) -> Self {
-        Self { headers: HeaderMap::new(), body }
+        Self { headers: HeaderMap::new(), body, storable: true }
     }
 }
 
@@ -116,6 +171,11 @@ impl ItemError {
     #[must_use]
     pub const fn new(status: u16, body: Bytes) -> Self {
         Self { status, body, retry_alone: false }
+    }
+
+    /// Returns an error after which the item should be sent again, alone.
+    pub(super) fn alone(self) -> Self {
+        Self { retry_alone: true, ..self }
     }
 }
 

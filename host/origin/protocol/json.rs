@@ -11,13 +11,14 @@ use http::{
     header::{CONTENT_TYPE, HeaderValue},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     contract::Protocol,
     fault::{BadResponse, Malformed},
-    item::{ItemError, JoinedReply, OutcomeRef},
+    item::{Item, ItemError, ItemResponse, JoinedReply, Message, Outcome, OutcomeRef},
 };
+use crate::policy::facts::may_be_json;
 
 /// Deepest nesting. The same as serde_json's own, so that what is accepted here can be read for policies too.
 pub(super) const DEPTH_MAX: usize = 127;
@@ -79,6 +80,31 @@ pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> Joi
     }
 }
 
+/// Returns the reply to a request that wasn't split: the model's response with its own header fields.
+pub(super) fn unsplit(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
+    match outcomes.first() {
+        Some(Ok(answer)) => JoinedReply { status: 200, headers: HeaderMap::new(), body: answer.body.clone() },
+        Some(Err(_)) | None => alone(protocol, outcomes),
+    }
+}
+
+/// Returns a JSON body as an item that can't be split.
+///
+/// # Errors
+/// [`Malformed::TooDeep`]
+pub(super) fn whole(body: &Bytes, text: &RawValue) -> Result<Item, Malformed> {
+    let canonical = canonical(text, 0)?;
+    let body = if canonical.repeated { canonical.text.clone() } else { body.clone() };
+    Ok(Item::unsplit(body, canonical.text))
+}
+
+/// Returns the outcome of an item that is a whole request: the model's response as it is. One that calls itself JSON,
+/// or nothing at all, and isn't JSON, may not be stored.
+pub(super) fn whole_outcome(response: Message<'_>) -> Outcome {
+    let storable = !may_be_json(response.headers) || text(response.body).is_ok();
+    Ok(ItemResponse { storable, ..ItemResponse::from(response.body.clone()) })
+}
+
 /// Returns a failure in the format of models that take plain JSON.
 pub(super) fn failure(status: u16, message: &str) -> ItemError {
     let body = serde_json::json!({ "error": { "status": status, "message": message } });
@@ -105,6 +131,13 @@ pub(super) fn write_member(name: &str, value: &Node<'_>, out: &mut String) {
     write_text(name, out);
     out.push(':');
     value.write(out);
+}
+
+/// Writes `"name":value`, the value as written.
+pub(super) fn write_raw_member(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(Value::from(name).to_string().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(value);
 }
 
 /// Writes `[a,b,c]`.
@@ -269,7 +302,7 @@ impl<'t> Scanner<'t> {
 
 /// Returns the shortest escapes for the same characters. A lone surrogate, which stands for no character, stays as
 /// written.
-fn shortest(inner: &str) -> Cow<'_, str> {
+pub(super) fn shortest(inner: &str) -> Cow<'_, str> {
     let read = serde_json::from_str::<String>(&format!("\"{inner}\""));
     match read.and_then(|characters| serde_json::to_string(&characters)) {
         Ok(quoted) => Cow::Owned(quoted[1..quoted.len() - 1].to_owned()),
@@ -279,8 +312,6 @@ fn shortest(inner: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     fn canonical_of(body: &str) -> String {

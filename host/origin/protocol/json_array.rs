@@ -11,9 +11,10 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split,
+        Split, SplitRules,
     },
     json,
+    lenient::Text,
 };
 
 /// The status of an error that states none.
@@ -24,8 +25,8 @@ const STATUS_DEFAULT: u16 = 502;
 pub(super) struct JsonArray;
 
 impl Protocol for JsonArray {
-    fn split(&self, request: &Received<'_>, items_max: usize) -> Result<Split, Malformed> {
-        split(request.body, items_max)
+    fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
+        split(request.body, rules.items_max)
     }
 
     fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
@@ -38,8 +39,8 @@ impl Protocol for JsonArray {
 
     fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
         match form {
-            ReplyForm::Single => json::alone(self, outcomes),
             ReplyForm::Many => join_results(outcomes),
+            ReplyForm::Single | ReplyForm::Whole | ReplyForm::Rows { .. } => json::alone(self, outcomes),
         }
     }
 
@@ -66,8 +67,7 @@ fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
 fn item_of(body: &Bytes, element: &RawValue, depth: usize) -> Result<Item, Malformed> {
     let canonical = json::canonical(element, depth)?;
     let body = if canonical.repeated { canonical.text.clone() } else { body.slice_ref(element.get().as_bytes()) };
-    let span = 0..body.len();
-    Ok(Item { body, canonical: canonical.text, group: Bytes::new(), span })
+    Ok(Item::new(body, canonical.text, Bytes::new()))
 }
 
 fn join_items(items: &[&Item]) -> Bytes {
@@ -77,11 +77,13 @@ fn join_items(items: &[&Item]) -> Bytes {
 }
 
 fn split_results(body: &Bytes, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
-    let elements: Vec<&RawValue> = json::read(body, "a JSON array")?;
+    let text = Text::of(body);
+    let elements: Vec<&RawValue> = json::read(text.readable(), "a JSON array")?;
     if elements.len() != items.len() {
         return Err(BadResponse::Count { asked: items.len(), found: elements.len() });
     }
-    Ok(elements.into_iter().map(outcome).collect())
+    let is_alone = items.len() == 1;
+    Ok(elements.into_iter().map(|element| outcome(&text, element, is_alone)).collect())
 }
 
 /// Joins results. An element that is an error stays as it is; one that isn't recognisable as an error in its place is
@@ -94,12 +96,15 @@ fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
 }
 
 /// Returns the outcome in an element. The bytes are copied: a result that is stored must not keep its whole batch in
-/// memory.
-fn outcome(element: &RawValue) -> Outcome {
-    let body = Bytes::copy_from_slice(element.get().as_bytes());
+/// memory. One with `NaN` in it is given to the client that sent the item alone, which may be able to read it.
+fn outcome(text: &Text<'_>, element: &RawValue, is_alone: bool) -> Outcome {
+    let readable = element.get().as_bytes();
+    let body = Bytes::copy_from_slice(text.written(readable));
+    let is_json = text.words_in(readable) == 0;
     match error_status(element.get()) {
         Some(status) => Err(ItemError::new(status, body)),
-        None => Ok(ItemResponse::from(body)),
+        None if is_json || is_alone => Ok(ItemResponse { storable: is_json, ..ItemResponse::from(body) }),
+        None => Err(json::failure(STATUS_DEFAULT, "the result of this item is not JSON").alone()),
     }
 }
 
@@ -230,6 +235,20 @@ mod tests {
         for body in ["{}", "1", "[1", "not json"] {
             assert!(matches!(answered(body, 1), Err(BadResponse::Unreadable { .. })), "{body}");
         }
+    }
+
+    #[test]
+    fn a_result_that_is_no_json_costs_the_others_nothing() {
+        let outcomes = answered(r#"[{"x":NaN}, {"x":2}, [-Infinity]]"#, 3).unwrap();
+        assert_eq!(outcomes[1], Ok(ItemResponse::from(Bytes::from_static(br#"{"x":2}"#))));
+        for bad in [&outcomes[0], &outcomes[2]] {
+            assert!(bad.as_ref().is_err_and(|error| error.status == 502 && error.retry_alone), "{bad:?}");
+        }
+        let alone = answered(r#"[{"x":NaN}]"#, 1).unwrap();
+        let given = ItemResponse { storable: false, ..ItemResponse::from(Bytes::from_static(br#"{"x":NaN}"#)) };
+        assert_eq!(alone, [Ok(given)]);
+        let refused = answered(r#"[{"error":{"status":422,"at":NaN}}]"#, 1).unwrap();
+        assert!(refused[0].as_ref().is_err_and(|error| error.status == 422 && !error.retry_alone), "{refused:?}");
     }
 
     #[test]

@@ -1,39 +1,46 @@
 //! OpenAI's `/v1/embeddings`. `input` is a string, an array of strings, an array of token ids (one item), or an array
 //! of such arrays; the members beside it (`model`, `dimensions`, `encoding_format`, `user`, …) apply to all.
+//!
+//! Servers take more than that: `messages`, objects as inputs, text and tokens in one list, members by which the inputs
+//! of a request belong together. What can't be split with certainty is one whole item.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     contract::Protocol,
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split,
+        Split, SplitRules,
     },
     json::{self, Node},
+    lenient::Text,
 };
 
 #[cfg(test)]
 mod tests;
 
 /// Bytes of the members beside `input`. Every item of a list repeats them, and so does the name of a batch's class,
-/// so that without a limit a body could take many times its size in memory.
+/// so that without a limit a body could take many times its size in memory. A request with more isn't split.
 const SHARED_BYTES_MAX: usize = 16 * 1024;
 
 /// The beginning of every item's body.
 const HEAD: &str = "{\"input\":";
+
+/// Values of `encoding_format` for which the response is no JSON (vLLM).
+const BINARY_FORMATS: [&str; 2] = ["bytes", "bytes_only"];
 
 /// OpenAI's embeddings. It has no errors per item, so that the first is the whole reply.
 #[derive(Debug)]
 pub(super) struct OpenAi;
 
 impl Protocol for OpenAi {
-    fn split(&self, request: &Received<'_>, items_max: usize) -> Result<Split, Malformed> {
-        split(request.body, items_max)
+    fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
+        split(request.body, rules)
     }
 
     fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
@@ -41,13 +48,14 @@ impl Protocol for OpenAi {
     }
 
     fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
-        split_results(response.body, items)
+        split_results(response, items)
     }
 
     fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
         match (form, outcomes) {
-            (ReplyForm::Single, _) | (ReplyForm::Many, [_]) => json::alone(self, outcomes),
-            (ReplyForm::Many, _) => join_results(outcomes),
+            (ReplyForm::Whole, _) => json::unsplit(self, outcomes),
+            (ReplyForm::Single, _) | (_, [_]) => json::alone(self, outcomes),
+            (ReplyForm::Many | ReplyForm::Rows { .. }, _) => join_results(outcomes),
         }
     }
 
@@ -72,94 +80,95 @@ const fn error_type(status: u16) -> &'static str {
     }
 }
 
-fn split(body: &Bytes, items_max: usize) -> Result<Split, Malformed> {
-    let mut shared = match json::parse(json::text(body)?, 0)?.node {
+fn split(body: &Bytes, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
+    let text = json::text(body)?;
+    let members = match json::parse(text, 0)?.node {
         Node::Object(members) => members,
         other => return Err(Malformed::NotAnObject { found: other.kind() }),
     };
-    let input = shared.remove("input").ok_or(Malformed::InputMissing)?;
-    let (form, kind, items) = inputs(input)?;
-    if items.len() > items_max {
-        return Err(Malformed::TooMany { count: items.len(), max: items_max });
+    match divided(&members, rules)? {
+        Some(split) => Ok(split),
+        None => Ok(Split { form: ReplyForm::Whole, items: vec![json::whole(body, text)?] }),
+    }
+}
+
+/// Returns the items of a request; `None` if it can't be divided.
+fn divided(members: &Object<'_>, rules: &SplitRules<'_>) -> Result<Option<Split>, Malformed> {
+    let Some((form, kind, inputs)) = members.get("input").and_then(inputs) else { return Ok(None) };
+    if is_indivisible(members, rules) {
+        return Ok(None);
+    }
+    if inputs.len() > rules.items_max {
+        return Err(Malformed::TooMany { count: inputs.len(), max: rules.items_max });
     }
     let mut tail = String::new();
-    for (name, value) in &shared {
+    for (name, value) in members.iter().filter(|(name, _)| *name != "input") {
         tail.push(',');
         json::write_member(name, value, &mut tail);
     }
     if tail.len() > SHARED_BYTES_MAX {
-        return Err(Malformed::SharedTooLarge { bytes: tail.len(), max: SHARED_BYTES_MAX });
+        return Ok(None);
     }
     tail.push('}');
     // A list must not mix text and token ids, so the kind of the input belongs to the group.
     let group = Bytes::from(format!("{HEAD}\"{kind}\"{tail}"));
-    Ok(Split { form, items: items.iter().map(|item| item_of(item, &tail, &group)).collect() })
+    let items = inputs.into_iter().map(|input| item_of(input, &tail, &group)).collect();
+    Ok(Some(Split { form, items }))
+}
+
+/// The members of a request.
+type Object<'t> = BTreeMap<Cow<'t, str>, Node<'t>>;
+
+/// Whether a member says that the response can't be taken apart, or that an input's depends on the others.
+fn is_indivisible(members: &Object<'_>, rules: &SplitRules<'_>) -> bool {
+    let is_on =
+        |name: &String| members.get(name.as_str()).is_some_and(|value| !matches!(value, Node::Word("false" | "null")));
+    let format = members.get("encoding_format");
+    let is_binary =
+        format.is_some_and(|format| matches!(format, Node::Text(word) if BINARY_FORMATS.contains(&&**word)));
+    is_binary || rules.indivisible.iter().any(is_on)
 }
 
 /// Returns the item of one input. Its body is canonical already: nothing beside `input` depends on the order of
 /// members.
-fn item_of(item: &Node<'_>, tail: &str, group: &Bytes) -> Item {
+fn item_of(input: &Node<'_>, tail: &str, group: &Bytes) -> Item {
     let mut body = String::from(HEAD);
-    item.write(&mut body);
+    input.write(&mut body);
     let span = HEAD.len()..body.len();
     body.push_str(tail);
     let body = Bytes::from(body);
-    Item { canonical: body.clone(), body, group: group.clone(), span }
+    Item { span, ..Item::new(body.clone(), body, group.clone()) }
 }
 
-/// Returns the inputs: the form of the reply, whether they are text or tokens, and one node for each item.
-fn inputs(input: Node<'_>) -> Result<(ReplyForm, &'static str, Vec<Node<'_>>), Malformed> {
-    const WANTED: &str = "a string, an array of strings, an array of token ids or an array of such arrays";
+/// The form of the reply, whether the inputs are text or tokens, and the inputs.
+type Inputs<'n, 't> = (ReplyForm, &'static str, Vec<&'n Node<'t>>);
+
+/// Returns the inputs, one node for each item; `None` if they are none that OpenAI takes.
+fn inputs<'n, 't>(input: &'n Node<'t>) -> Option<Inputs<'n, 't>> {
     let items = match input {
-        Node::Text(_) => return Ok((ReplyForm::Single, "text", vec![input])),
+        Node::Text(_) => return Some((ReplyForm::Single, "text", vec![input])),
         Node::List(items) => items,
-        other => return Err(wrong("input".to_owned(), WANTED, &other)),
+        Node::Word(_) | Node::Object(_) => return None,
     };
-    match items.first() {
-        None => Err(Malformed::InputEmpty { at: "input".to_owned() }),
-        Some(Node::Text(_)) => {
-            check_texts(&items)?;
-            Ok((ReplyForm::Many, "text", items))
-        }
-        Some(Node::List(_)) => {
-            for (index, item) in items.iter().enumerate() {
-                check_tokens(item, || format!("input[{index}]"))?;
-            }
-            Ok((ReplyForm::Many, "tokens", items))
-        }
-        Some(Node::Word(_)) => {
-            let tokens = Node::List(items);
-            check_tokens(&tokens, || "input".to_owned())?;
-            Ok((ReplyForm::Single, "tokens", vec![tokens]))
-        }
-        Some(other) => Err(wrong("input[0]".to_owned(), "a string, a token id or an array of token ids", other)),
+    let all = |holds: fn(&Node<'_>) -> bool| items.iter().all(holds);
+    match items.first()? {
+        Node::Text(_) if all(is_text) => Some((ReplyForm::Many, "text", items.iter().collect())),
+        Node::List(_) if all(is_tokens) => Some((ReplyForm::Many, "tokens", items.iter().collect())),
+        Node::Word(_) if all(is_token) => Some((ReplyForm::Single, "tokens", vec![input])),
+        _ => None,
     }
 }
 
-fn check_texts(items: &[Node<'_>]) -> Result<(), Malformed> {
-    match items.iter().enumerate().find(|(_, item)| !matches!(item, Node::Text(_))) {
-        None => Ok(()),
-        Some((index, item)) => Err(wrong(format!("input[{index}]"), "a string like the first", item)),
-    }
+fn is_text(node: &Node<'_>) -> bool {
+    matches!(node, Node::Text(_))
 }
 
-fn check_tokens(node: &Node<'_>, at: impl Fn() -> String) -> Result<(), Malformed> {
-    let Node::List(tokens) = node else { return Err(wrong(at(), "an array of token ids like the first", node)) };
-    if tokens.is_empty() {
-        return Err(Malformed::InputEmpty { at: at() });
-    }
-    match tokens.iter().enumerate().find(|(_, token)| !is_token(token)) {
-        None => Ok(()),
-        Some((index, token)) => Err(wrong(format!("{}[{index}]", at()), "a token id, digits only", token)),
-    }
+fn is_tokens(node: &Node<'_>) -> bool {
+    matches!(node, Node::List(tokens) if !tokens.is_empty() && tokens.iter().all(is_token))
 }
 
 fn is_token(node: &Node<'_>) -> bool {
     matches!(node, Node::Word(word) if word.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn wrong(at: String, wanted: &'static str, found: &Node<'_>) -> Malformed {
-    Malformed::InputType { at, wanted, found: found.kind() }
 }
 
 /// Joins items: a single one is sent as if the client had sent it; more become a list.
@@ -177,21 +186,35 @@ fn join_items(items: &[&Item]) -> Bytes {
 }
 
 /// Splits a response; one to a single item stays as the model wrote it.
-fn split_results(body: &Bytes, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
-    let List { rest, data, usage } = List::parse(body)?;
+fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
+    match items {
+        [item] if item.whole => return Ok(vec![json::whole_outcome(response)]),
+        _ if items.iter().any(|item| item.whole) => {
+            return Err(BadResponse::Count { asked: items.len(), found: 1 });
+        }
+        _ => {}
+    }
+    let text = Text::of(response.body);
+    let List { rest, data, usage, strays } = List::parse(&text)?;
     let entries = in_order(data, items.len())?;
-    if entries.len() == 1 {
-        return Ok(vec![Ok(ItemResponse::from(body.clone()))]);
+    let sound = sound(&entries);
+    if let [sound] = sound[..] {
+        let storable = sound && !strays;
+        return Ok(vec![Ok(ItemResponse { storable, ..ItemResponse::from(response.body.clone()) })]);
     }
     let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
         Some(usage) => usage.divide(&weights).into_iter().map(Some).collect(),
         None => vec![None; entries.len()],
     };
-    let answer = |(entry, usage): (&Members<'_>, &Option<Usage<'_>>)| {
-        Ok(ItemResponse::from(write_reply(&rest, &[entry], usage.as_ref())))
+    let outcome = |((entry, sound), usage): ((&Entry<'_>, bool), &Option<Usage<'_>>)| {
+        if !sound {
+            return Err(failure(502, "the embedding of this input can't be read", None).alone());
+        }
+        let body = write_reply(&rest, &[entry], usage.as_ref());
+        Ok(ItemResponse { storable: !strays, ..ItemResponse::from(body) })
     };
-    Ok(entries.iter().zip(&usages).map(answer).collect())
+    Ok(entries.iter().zip(sound).zip(&usages).map(outcome).collect())
 }
 
 fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
@@ -206,52 +229,154 @@ fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     }
 }
 
-/// The members of an object, their values as text; of members of the same name the last counts.
-type Members<'t> = BTreeMap<String, &'t RawValue>;
+/// The members of an object, their values as written; of members of the same name the last counts.
+type Members<'t> = BTreeMap<String, &'t [u8]>;
 
-/// A reply of the model. Embeddings are never read, only carried.
+/// A reply of the model.
 struct List<'t> {
     /// `model`, `object` and whatever else there is.
     rest: Members<'t>,
-    data: Vec<Members<'t>>,
+    data: Vec<Entry<'t>>,
     usage: Option<Usage<'t>>,
+    /// Whether words that aren't JSON stand beside the embeddings, so that no part of it is.
+    strays: bool,
+}
+
+/// The entry of one embedding. Its numbers are never read, only carried.
+struct Entry<'t> {
+    /// Without `index`.
+    members: Members<'t>,
+    index: Index,
+    embedding: Embedding,
+}
+
+/// The item that an entry is for, by its `index`.
+enum Index {
+    /// There is none, or it is `null`.
+    Missing,
+    At(usize),
+    /// Not a number, or none of an item.
+    Bad,
+}
+
+/// What an embedding is, as far as those of one model are alike.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Embedding {
+    /// A list of so many numbers.
+    Numbers(usize),
+    /// Base64 of so many characters.
+    Text(usize),
+    /// Several vectors, a sparse one, or what else a model may have.
+    Other,
+    /// There is none, or something in it is no number.
+    Bad,
 }
 
 impl<'t> List<'t> {
-    fn parse(body: &'t [u8]) -> Result<Self, BadResponse> {
+    fn parse(text: &'t Text<'_>) -> Result<Self, BadResponse> {
         const WANTED: &str = "an object with a list of embeddings in `data`";
-        let mut rest: Members<'t> = json::read(body, WANTED)?;
+        let mut rest: BTreeMap<String, &'t RawValue> = json::read(text.readable(), WANTED)?;
         let Some(data) = rest.remove("data") else {
             return Err(BadResponse::Unreadable { wanted: WANTED, why: "`data` is missing".to_owned() });
         };
-        let data: Vec<Members<'t>> = json::read(data.get().as_bytes(), WANTED)?;
-        if let Some(position) = data.iter().position(|entry| !entry.contains_key("embedding")) {
-            let why = format!("`data[{position}]` has no `embedding`");
-            return Err(BadResponse::Unreadable { wanted: WANTED, why });
-        }
-        let usage = rest.get("usage").copied().and_then(Usage::parse);
+        let strays = text.words_in(data.get().as_bytes()) < text.words();
+        let data: Vec<BTreeMap<String, &'t RawValue>> = json::read(data.get().as_bytes(), WANTED)?;
+        let data = data.into_iter().map(|members| Entry::of(text, members)).collect();
+        let usage = rest.get("usage").copied().filter(|_| !strays).and_then(Usage::parse);
         if usage.is_some() {
             rest.remove("usage");
         }
-        Ok(Self { rest, data, usage })
+        Ok(Self { rest: as_written(text, rest), data, usage, strays })
     }
 }
 
-/// Returns the entries by their `index`; one without has its place in the list.
-fn in_order(data: Vec<Members<'_>>, asked: usize) -> Result<Vec<Members<'_>>, BadResponse> {
+impl<'t> Entry<'t> {
+    fn of(text: &'t Text<'_>, mut members: BTreeMap<String, &'t RawValue>) -> Self {
+        let is_json = members.values().all(|value| text.words_in(value.get().as_bytes()) == 0);
+        let index = Index::of(members.remove("index"));
+        // Models of several vectors for an input call them `embeddings`.
+        let embedding = members.get("embedding").or_else(|| members.get("embeddings"));
+        let embedding = embedding.filter(|_| is_json).map_or(Embedding::Bad, |value| Embedding::of(value.get()));
+        Self { members: as_written(text, members), index, embedding }
+    }
+}
+
+fn as_written<'t>(text: &'t Text<'_>, members: BTreeMap<String, &'t RawValue>) -> Members<'t> {
+    members.into_iter().map(|(name, value)| (name, text.written(value.get().as_bytes()))).collect()
+}
+
+impl Index {
+    fn of(index: Option<&RawValue>) -> Self {
+        let Some(text) = index.map(RawValue::get).filter(|text| *text != "null") else { return Self::Missing };
+        let whole = match text.split_once('.') {
+            Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+            _ => text,
+        };
+        whole.parse::<usize>().map_or(Self::Bad, Self::At)
+    }
+}
+
+impl Embedding {
+    fn of(text: &str) -> Self {
+        let of_numbers = |byte: u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let of_lists = |byte: u8| matches!(byte, b',' | b'[' | b']' | b' ' | b'\t' | b'\n' | b'\r');
+        match text.as_bytes() {
+            [b'n', ..] | b"\"\"" => Self::Bad,
+            [b'"', ..] => Self::Text(text.len()),
+            [b'[', inner @ ..] if inner.iter().all(|byte| of_numbers(*byte) || of_lists(*byte)) => {
+                if inner.contains(&b'[') {
+                    return Self::Other;
+                }
+                match inner.iter().filter(|byte| **byte == b',').count() {
+                    0 if !inner.iter().any(u8::is_ascii_digit) => Self::Bad,
+                    commas => Self::Numbers(commas + 1),
+                }
+            }
+            [b'[', inner @ ..] if !inner.contains(&b'{') => Self::Bad,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether each embedding can be one of these, which come from one model: it is like most of those that can be read. If
+/// no kind is that of most, it can't be told which are wrong, and none passes.
+fn sound(entries: &[Entry<'_>]) -> Vec<bool> {
+    let readable = || entries.iter().map(|entry| entry.embedding).filter(|embedding| *embedding != Embedding::Bad);
+    // The only one that can be in the majority (Boyer and Moore's vote).
+    let (candidate, _) = readable().fold((Embedding::Bad, 0_usize), |(candidate, votes), embedding| match votes {
+        0 => (embedding, 1),
+        _ if embedding == candidate => (candidate, votes + 1),
+        _ => (candidate, votes - 1),
+    });
+    let alike = readable().filter(|embedding| *embedding == candidate).count();
+    let is_majority = 2 * alike > readable().count();
+    entries.iter().map(|entry| is_majority && entry.embedding == candidate).collect()
+}
+
+/// Returns the entries in the order of their items: by their `index`, or as they came if none has one. If one lacks it,
+/// its place is the one that is left: encoders that leave out zeros leave out the first's.
+fn in_order(data: Vec<Entry<'_>>, asked: usize) -> Result<Vec<Entry<'_>>, BadResponse> {
     if data.len() != asked {
         return Err(BadResponse::Count { asked, found: data.len() });
     }
-    let mut slots: Vec<Option<Members<'_>>> = vec![None; asked];
+    if asked == 1 || data.iter().all(|entry| matches!(entry.index, Index::Missing)) {
+        return Ok(data);
+    }
+    let mut slots: Vec<Option<Entry<'_>>> = data.iter().map(|_| None).collect();
+    let mut left = None;
     for (position, entry) in data.into_iter().enumerate() {
-        let index = entry.get("index").map_or(Some(position), |index| index.get().parse::<usize>().ok());
-        match index.and_then(|index| slots.get_mut(index)) {
+        let slot = match entry.index {
+            Index::At(index) => slots.get_mut(index),
+            Index::Missing => Some(&mut left),
+            Index::Bad => None,
+        };
+        match slot {
             Some(slot) if slot.is_none() => *slot = Some(entry),
             _ => return Err(BadResponse::Index { position }),
         }
     }
-    // As many entries as slots and none taken twice: every slot is filled.
-    Ok(slots.into_iter().flatten().collect())
+    // As many entries as slots and none taken twice: one slot at most is empty, for the one that is left.
+    Ok(slots.into_iter().filter_map(|slot| slot.or_else(|| left.take())).collect())
 }
 
 /// The model's `usage`. Counts are divided among items and summed up; other members are copied to each.
@@ -267,7 +392,7 @@ enum Tally<'t> {
 impl<'t> Usage<'t> {
     /// `None` if it isn't an object.
     fn parse(usage: &'t RawValue) -> Option<Self> {
-        let members: Members<'t> = serde_json::from_str(usage.get()).ok()?;
+        let members: BTreeMap<String, &'t RawValue> = serde_json::from_str(usage.get()).ok()?;
         let tally = |value: &'t RawValue| value.get().parse::<u64>().map_or(Tally::Other(value.get()), Tally::Count);
         Some(Self(members.into_iter().map(|(name, value)| (name, tally(value))).collect()))
     }
@@ -306,8 +431,8 @@ impl<'t> Usage<'t> {
                 out.push(b',');
             }
             match tally {
-                Tally::Count(count) => write_member(name, &count.to_string(), out),
-                Tally::Other(text) => write_member(name, text, out),
+                Tally::Count(count) => json::write_raw_member(name, count.to_string().as_bytes(), out),
+                Tally::Other(text) => json::write_raw_member(name, text.as_bytes(), out),
             }
         }
         out.push(b'}');
@@ -340,21 +465,22 @@ fn length(item: &[u8]) -> u64 {
 
 /// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
 fn join(answers: &[Message<'_>]) -> Result<Bytes, BadResponse> {
-    let lists = answers.iter().map(|answer| List::parse(answer.body)).collect::<Result<Vec<_>, _>>()?;
+    let texts: Vec<Text<'_>> = answers.iter().map(|answer| Text::of(answer.body)).collect();
+    let lists = texts.iter().map(List::parse).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
         return Err(BadResponse::Count { asked: 1, found: list.data.len() });
     }
     let Some(first) = lists.first() else { return Err(BadResponse::Count { asked: 1, found: 0 }) };
-    let entries: Vec<&Members<'_>> = lists.iter().flat_map(|list| &list.data).collect();
+    let entries: Vec<&Entry<'_>> = lists.iter().flat_map(|list| &list.data).collect();
     let usage = lists.iter().filter_map(|list| list.usage.clone()).reduce(Usage::plus);
     Ok(write_reply(&first.rest, &entries, usage.as_ref()))
 }
 
 /// Returns a reply with these entries, numbered from zero.
-fn write_reply(rest: &Members<'_>, entries: &[&Members<'_>], usage: Option<&Usage<'_>>) -> Bytes {
+fn write_reply(rest: &Members<'_>, entries: &[&Entry<'_>], usage: Option<&Usage<'_>>) -> Bytes {
     let mut out = vec![b'{'];
     for (name, value) in rest {
-        write_member(name, value.get(), &mut out);
+        json::write_raw_member(name, value, &mut out);
         out.push(b',');
     }
     out.extend_from_slice(b"\"data\":[");
@@ -373,18 +499,12 @@ fn write_reply(rest: &Members<'_>, entries: &[&Members<'_>], usage: Option<&Usag
     out.into()
 }
 
-fn write_entry(index: usize, entry: &Members<'_>, out: &mut Vec<u8>) {
+fn write_entry(index: usize, entry: &Entry<'_>, out: &mut Vec<u8>) {
     out.push(b'{');
-    for (name, value) in entry.iter().filter(|(name, _)| *name != "index") {
-        write_member(name, value.get(), out);
+    for (name, value) in &entry.members {
+        json::write_raw_member(name, value, out);
         out.push(b',');
     }
-    write_member("index", &index.to_string(), out);
+    json::write_raw_member("index", index.to_string().as_bytes(), out);
     out.push(b'}');
-}
-
-fn write_member(name: &str, value: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(Value::from(name).to_string().as_bytes());
-    out.push(b':');
-    out.extend_from_slice(value.as_bytes());
 }

@@ -8,7 +8,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split,
+        Split, SplitRules,
     },
     json,
 };
@@ -22,7 +22,7 @@ impl Protocol for Plain {
         false
     }
 
-    fn split(&self, request: &Received<'_>, _: usize) -> Result<Split, Malformed> {
+    fn split(&self, request: &Received<'_>, _: &SplitRules<'_>) -> Result<Split, Malformed> {
         Ok(Split { form: ReplyForm::Single, items: vec![item_of(request.body)] })
     }
 
@@ -42,10 +42,7 @@ impl Protocol for Plain {
 
     /// Returns the only result as the reply, whose header fields stay the model's.
     fn join_outcomes(&self, _: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
-        match outcomes.first() {
-            Some(Ok(answer)) => JoinedReply { status: 200, headers: HeaderMap::new(), body: answer.body.clone() },
-            Some(Err(_)) | None => json::alone(self, outcomes),
-        }
+        json::unsplit(self, outcomes)
     }
 
     fn failure(&self, status: u16, message: &str, _: Option<&str>) -> ItemError {
@@ -64,8 +61,7 @@ pub fn item_of(body: &Bytes) -> Item {
         Some(canonical) => (body.clone(), canonical.text),
         None => (body.clone(), body.clone()),
     };
-    let span = 0..body.len();
-    Item { body, canonical, group: Bytes::new(), span }
+    Item::new(body, canonical, Bytes::new())
 }
 
 #[cfg(test)]

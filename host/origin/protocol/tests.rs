@@ -6,11 +6,12 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{item::outcome_ref, *};
-use crate::config::Protocol::{JsonArray, OpenAiEmbeddings, Plain};
+use crate::config::Protocol::{JsonArray, KServe, MsgPackArray, OpenAiEmbeddings, Plain};
 
 fn split(protocol: config::Protocol, body: &Bytes) -> Split {
     let (target, headers) = (PathAndQuery::from_static("/"), HeaderMap::new());
-    of(protocol).split(&Received { target: &target, headers: &headers, body }, usize::MAX).unwrap()
+    let rules = SplitRules { items_max: usize::MAX, indivisible: &[] };
+    of(protocol).split(&Received { target: &target, headers: &headers, body }, &rules).unwrap()
 }
 
 /// Splits `body`, calls `model` with requests of at most `size` items, and joins the results.
@@ -58,8 +59,7 @@ fn embed(body: &Bytes) -> Bytes {
         one => vec![one.clone()],
     };
     let tokens: usize = inputs.iter().map(|input| input.to_string().len()).sum();
-    let entry =
-        |(index, input): (usize, &Value)| json!({ "object": "embedding", "index": index, "embedding": [input] });
+    let entry = |(index, input): (usize, &Value)| json!({ "object": "embedding", "index": index, "embedding": { "of": input } });
     let mut data: Vec<Value> = inputs.iter().enumerate().map(entry).collect();
     data.reverse();
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
@@ -142,6 +142,78 @@ proptest! {
     }
 }
 
+/// Every protocol that batches.
+const BATCHING: [config::Protocol; 4] = [JsonArray, OpenAiEmbeddings, KServe, MsgPackArray];
+
+/// Returns requests and responses that are nearly right: pieces of such, in any order.
+fn pieces() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: &str = r#"{ } [ ] , : " \ "input": "inputs": "outputs": "data": "index": "embedding": "shape": "name":
+        "datatype": "parameters": "binary_data_size": "error": "id": "FP32" "BYTES" "a" NaN -Infinity null 1 2 0.0 -1
+        [1,2] 18446744073709551615"#;
+    let pieces: Vec<&str> = PIECES.split_ascii_whitespace().collect();
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        prop::collection::vec(prop::sample::select(pieces), 0..40).prop_map(|pieces| pieces.concat().into_bytes()),
+        // A request and a response that have lost a byte, or have another in its place.
+        (prop::sample::select(WHOLE_ONES.to_vec()), any::<prop::sample::Index>(), prop::option::of(any::<u8>()))
+            .prop_map(|(text, place, byte)| {
+                let mut bytes = text.as_bytes().to_vec();
+                let place = place.index(bytes.len());
+                drop(bytes.splice(place..=place, byte));
+                bytes
+            }),
+    ]
+}
+
+const WHOLE_ONES: [&str; 6] = [
+    r#"{"input":["a",[1,2]],"model":"m"}"#,
+    r#"{"input":[[1],[2,3]]}"#,
+    r#"{"data":[{"index":0,"embedding":[1,NaN]},{"index":null,"embedding":"AA=="}],"usage":{"total_tokens":3}}"#,
+    r#"{"id":1,"inputs":[{"name":"x","shape":[2,2],"datatype":"FP32","data":[[1,2],[3,4]]}]}"#,
+    "{\"outputs\":[{\"shape\":[2],\"datatype\":\"BYTES\",\"parameters\":{\"binary_data_size\":9}}]}\u{1}\0\0\0a\0\0\0\0",
+    r#"[1,{"error":{"status":429}},NaN]"#,
+];
+
+proptest! {
+    #[test]
+    fn hostile_bytes_make_no_protocol_panic(
+        request in pieces(),
+        response in pieces(),
+        json_bytes in prop::option::of(0_usize..90),
+    ) {
+        let target = PathAndQuery::from_static("/v2/models/m/infer");
+        let mut headers = HeaderMap::new();
+        if let Some(length) = json_bytes {
+            headers.insert("inference-header-content-length", length.into());
+        }
+        let indivisible = ["late_chunking".to_owned()];
+        let rules = SplitRules { items_max: 4, indivisible: &indivisible };
+        let (request, response) = (Bytes::from(request), Bytes::from(response));
+        for protocol in BATCHING.map(of) {
+            let model = Message { headers: &headers, body: &response };
+            // What comes from a tier may be as odd.
+            for form in [ReplyForm::Many, ReplyForm::Whole, ReplyForm::Rows { id: Some(Bytes::from_static(b"1")) }] {
+                for results in [&[Ok(model)][..], &[Ok(model), Ok(model)][..]] {
+                    protocol.join_outcomes(form.clone(), results);
+                }
+            }
+            let Ok(split) = protocol.split(&Received { target: &target, headers: &headers, body: &request }, &rules) else {
+                continue;
+            };
+            prop_assert!(split.items.len() <= 4);
+            prop_assert!(split.form != ReplyForm::Whole || (split.items.len() == 1 && split.items[0].whole));
+            let items: Vec<&Item> = split.items.iter().collect();
+            for count in 1..=items.len() {
+                protocol.join(&target, &items[..count]);
+                if let Ok(outcomes) = protocol.split_response(model, &items[..count]) {
+                    prop_assert_eq!(outcomes.len(), count);
+                    protocol.join_outcomes(split.form.clone(), &outcomes.iter().map(outcome_ref).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn an_error_is_its_own_in_a_list_and_the_status_of_a_single_item() {
     let many = Bytes::from_static(br#"[1,{"fail":429},3]"#);
@@ -158,6 +230,7 @@ fn a_failure_speaks_the_protocol() {
         (Plain, json!({ "error": { "status": 503, "message": "m" } })),
         (JsonArray, json!({ "error": { "status": 503, "message": "m" } })),
         (OpenAiEmbeddings, json!({ "error": { "message": "m", "type": "server_error", "param": null, "code": null } })),
+        (KServe, json!({ "error": "m" })),
     ] {
         let failure = of(protocol).failure(503, "m", None);
         assert_eq!((failure.status, parsed(&failure.body)), (503, wanted), "{protocol:?}");

@@ -13,7 +13,7 @@ use crate::{
     batch::{Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
     message::{RequestHead, RequestSpan},
-    origin::protocol::{Item, Outcome, Protocol, Received},
+    origin::protocol::{Item, Outcome, Protocol, Received, SplitRules},
     pipeline::{
         advice::{Advice, PolicyContext},
         forwarding, momentary,
@@ -139,7 +139,7 @@ pub(super) fn batch_item(
     let maker = advice.key_maker().map(|policy| &**policy);
     Ok(BatchItem {
         protocol,
-        item: edited(protocol, head, item, &request_edits),
+        item: edited(protocol, route, head, item, &request_edits),
         head: Arc::clone(head),
         route: Arc::clone(route),
         response_bytes_max,
@@ -153,14 +153,28 @@ pub(super) fn batch_item(
 }
 
 /// Returns the item after a policy's edits. One that isn't of the protocol any more is sent as the client sent it.
-fn edited(protocol: &dyn Protocol, head: &RequestHead, item: &Item, request_edits: &RequestEdits) -> Item {
+fn edited(
+    protocol: &dyn Protocol,
+    route: &Route,
+    head: &RequestHead,
+    item: &Item,
+    request_edits: &RequestEdits,
+) -> Item {
     let body = (!request_edits.edits.is_empty()).then(|| edit::edited(&item.body, &request_edits.edits)).flatten();
-    let split = body.and_then(|body| {
-        let received = Received { target: &head.target, headers: &head.headers, body: &body };
-        protocol.split(&received, 1).ok()
-    });
-    match split.map(|split| split.items) {
-        Some(mut items) if items.len() == 1 => items.remove(0),
+    let Some(body) = body else { return item.clone() };
+    if item.whole {
+        return item.with_body(body);
+    }
+    // They describe the body that the item was cut out of.
+    let described = head.headers.keys().filter(|name| protocol.describes_body(name));
+    let mut headers = head.headers.clone();
+    for name in described {
+        headers.remove(name);
+    }
+    let received = Received { target: &head.target, headers: &headers, body: &body };
+    let rules = SplitRules { items_max: 1, indivisible: &route.config.indivisible };
+    match protocol.split(&received, &rules).map(|split| split.items) {
+        Ok(mut items) if items.len() == 1 => items.remove(0),
         _ => item.clone(),
     }
 }
@@ -182,7 +196,11 @@ fn terms(batch_item: &BatchItem) -> Terms {
         bytes: if weight == 0 { batch_item.item.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
         priority,
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
-        size_max: max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+        size_max: if batch_item.item.whole {
+            Some(1)
+        } else {
+            max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX))
+        },
     }
 }
 
@@ -294,7 +312,10 @@ mod tests {
 
         let same = base.with_outcome(Ok(ItemResponse::from(Bytes::from_static(b"1"))));
         assert!(Arc::ptr_eq(&same.headers, &base.headers), "fields of the response are shared");
-        let own = ItemResponse { headers: fields("application/octet-stream"), body: Bytes::from_static(b"2") };
+        let own = ItemResponse {
+            headers: fields("application/octet-stream"),
+            ..ItemResponse::from(Bytes::from_static(b"2"))
+        };
         let other = base.with_outcome(Ok(own));
         assert_eq!(other.headers["content-type"], "application/octet-stream");
         assert_eq!(other.headers["x-model"], "m");

@@ -94,6 +94,8 @@ impl Place {
         let Self { name, protocol, policy } = self;
         let mode = match *protocol {
             HTTP => "mode = \"http\"".to_owned(),
+            // Calls of the table have `messages` for other protocols, and are to be split all the same.
+            EMBEDDINGS => format!("mode = \"infer\"\nprotocol = \"{EMBEDDINGS}\"\nindivisible = []"),
             protocol => format!("mode = \"infer\"\nprotocol = \"{protocol}\""),
         };
         let policy = if policy.is_empty() { String::new() } else { format!("policy = \"{policy}\"") };

@@ -1,10 +1,13 @@
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::origin::protocol::item::outcome_ref;
 
 fn asked(body: &str) -> Result<Split, Malformed> {
-    split(&Bytes::copy_from_slice(body.as_bytes()), 4)
+    let indivisible = ["late_chunking".to_owned()];
+    split(&Bytes::copy_from_slice(body.as_bytes()), &SplitRules { items_max: 4, indivisible: &indivisible })
 }
 
 fn items(body: &str) -> Vec<Item> {
@@ -16,7 +19,23 @@ fn joined(items: &[Item]) -> Bytes {
 }
 
 fn answered(body: &str, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
-    split_results(&Bytes::copy_from_slice(body.as_bytes()), &items.iter().collect::<Vec<_>>())
+    let (headers, body) = (HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes()));
+    split_results(Message { headers: &headers, body: &body }, &items.iter().collect::<Vec<_>>())
+}
+
+/// Returns a response with these entries.
+fn list(entries: &[Value]) -> String {
+    json!({"object": "list", "data": entries}).to_string()
+}
+
+/// Returns the embedding in each response that is a list of one.
+fn embeddings(outcomes: Vec<Outcome>) -> Vec<Value> {
+    let one = |body: &Bytes| {
+        let list: Value = serde_json::from_slice(body).unwrap();
+        assert_eq!(list["data"][0]["index"], 0, "{list}");
+        list["data"][0]["embedding"].clone()
+    };
+    bodies(outcomes).iter().map(one).collect()
 }
 
 fn bodies(outcomes: Vec<Outcome>) -> Vec<Bytes> {
@@ -87,48 +106,221 @@ fn items_share_a_group_only_if_a_list_can_hold_them() {
 }
 
 #[test]
-fn what_is_not_an_input_is_refused_with_its_place() {
+fn what_is_no_request_is_refused() {
     for (body, message, param) in [
         ("{", "the body is not JSON: EOF while parsing an object at line 1 column 1", Value::Null),
         ("[]", "the body must be a JSON object, not an array", Value::Null),
-        ("{}", "`input` is missing", "input".into()),
-        (r#"{"input":[]}"#, "`input` must not be empty", "input".into()),
-        (r#"{"input":[[1],[]]}"#, "`input[1]` must not be empty", "input".into()),
-        (
-            r#"{"input":null}"#,
-            "`input` must be a string, an array of strings, an array of token ids or an array of such arrays, not null",
-            "input".into(),
-        ),
-        (r#"{"input":["a",1]}"#, "`input[1]` must be a string like the first, not a number", "input".into()),
-        (
-            r#"{"input":[[1],"a"]}"#,
-            "`input[1]` must be an array of token ids like the first, not a string",
-            "input".into(),
-        ),
-        (r#"{"input":[1,-2]}"#, "`input[1]` must be a token id, digits only, not a number", "input".into()),
-        (r#"{"input":[[1,true]]}"#, "`input[0][1]` must be a token id, digits only, not a boolean", "input".into()),
-        (
-            r#"{"input":[{}]}"#,
-            "`input[0]` must be a string, a token id or an array of token ids, not an object",
-            "input".into(),
-        ),
         (r#"{"input":["a","a","a","a","a"]}"#, "5 items are more than the 4 that one request may have", "input".into()),
     ] {
         let reply = OpenAi.refusal(&asked(body).unwrap_err());
         let error: Value = serde_json::from_slice(&reply.body).unwrap();
-        let wanted = serde_json::json!({ "error": {
+        let wanted = json!({ "error": {
             "message": message, "type": "invalid_request_error", "param": param, "code": null
         }});
         assert_eq!((reply.status, error), (400, wanted), "{body}");
     }
+    assert!(matches!(asked(r#"{"input":NaN}"#), Err(Malformed::NotJson(_))));
 }
 
 #[test]
-fn large_members_are_not_multiplied_but_a_large_input_is_fine() {
+fn what_cannot_be_split_is_sent_as_it_came() {
+    for body in [
+        "{}",
+        r#"{ "model": "m", "messages": [{"role": "user", "content": "a"}] }"#,
+        r#"{"input":[]}"#,
+        r#"{"input":null}"#,
+        r#"{"input":7}"#,
+        r#"{"input":{"text":"a"}}"#,
+        r#"{"input":[{"text":"a"},{"image":"b"}]}"#,
+        r#"{"input":["a",1]}"#,
+        r#"{"input":["a",[1]]}"#,
+        r#"{"input":["a",null]}"#,
+        r#"{"input":[[1],"a"]}"#,
+        r#"{"input":[[1],[]]}"#,
+        r#"{"input":[1,-2]}"#,
+        r#"{"input":[[1,true]]}"#,
+        r#"{"input":[["a"]]}"#,
+        r#"{"input":["a","b"],"late_chunking":true}"#,
+        r#"{"input":["a","b"],"late_chunking":{}}"#,
+        r#"{"input":["a","b"],"encoding_format":"bytes"}"#,
+    ] {
+        let split = asked(body).unwrap();
+        assert_eq!((split.form, split.items.len()), (ReplyForm::Whole, 1), "{body}");
+        let item = &split.items[0];
+        assert!(item.whole && item.shareable && item.body == body, "{body}: {item:?}");
+        assert_eq!(joined(&split.items), body);
+        let shared = items(r#"{"input":"a"}"#).remove(0);
+        assert_ne!(item.group, shared.group);
+        let mixed = answered(r#"{"data":[{"embedding":[1]},{"embedding":[2]}]}"#, &[item.clone(), shared]);
+        assert_eq!(mixed, Err(BadResponse::Count { asked: 2, found: 1 }), "{body}");
+    }
+    for body in [
+        r#"{"input":["a","b"],"late_chunking":false}"#,
+        r#"{"input":["a","b"],"late_chunking":null,"encoding_format":"base64"}"#,
+        r#"{"input":["a","b"],"encoding_format":null}"#,
+    ] {
+        let split = asked(body).unwrap();
+        assert_eq!((split.form, split.items.len()), (ReplyForm::Many, 2), "{body}");
+    }
+    let repeated = items(r#"{"input":{"text":"a","text":"b"}}"#);
+    assert_eq!(joined(&repeated), r#"{"input":{"text":"b"}}"#);
+}
+
+#[test]
+fn the_response_to_what_was_not_split_is_the_reply() {
+    let items = items(r#"{"messages":[]}"#);
+    let field = |media_type| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+    for (headers, body, storable) in [
+        (HeaderMap::new(), &b"{ \"data\" : [] }"[..], true),
+        (HeaderMap::new(), &b"{\"data\":[NaN]}"[..], false),
+        (field("application/json"), &b"{\"data\":"[..], false),
+        (field("application/octet-stream"), &b"\xff\x00"[..], true),
+    ] {
+        let body = Bytes::from_static(body);
+        let outcomes = split_results(Message { headers: &headers, body: &body }, &[&items[0]]).unwrap();
+        let given = ItemResponse { storable, ..ItemResponse::from(body.clone()) };
+        assert_eq!(outcomes, [Ok(given)]);
+        let reply = OpenAi.join_outcomes(ReplyForm::Whole, &[outcome_ref(&outcomes[0])]);
+        assert_eq!((reply.status, reply.headers.len(), reply.body), (200, 0, body));
+    }
+}
+
+#[test]
+fn members_that_are_large_are_not_multiplied_but_a_large_input_is_fine() {
     let large = "x".repeat(SHARED_BYTES_MAX);
-    assert!(asked(&format!(r#"{{"input":["{large}","b"],"user":"u"}}"#)).is_ok());
-    let refused = asked(&format!(r#"{{"input":["a","b"],"user":"{large}"}}"#));
-    assert!(matches!(refused, Err(Malformed::SharedTooLarge { .. })), "{refused:?}");
+    let split = asked(&format!(r#"{{"input":["{large}","b"],"user":"u"}}"#)).unwrap();
+    assert_eq!((split.form, split.items.len()), (ReplyForm::Many, 2));
+    let split = asked(&format!(r#"{{"input":["a","b"],"user":"{large}"}}"#)).unwrap();
+    assert_eq!((split.form, split.items.len()), (ReplyForm::Whole, 1));
+}
+
+/// Entries for three inputs, with these members for an `index`.
+fn indexed(indexes: [Option<Value>; 3]) -> Vec<Value> {
+    let entry = |(place, index): (usize, Option<Value>)| {
+        let mut entry = json!({"embedding": [place, 10 + place]});
+        if let Some(index) = index {
+            entry["index"] = index;
+        }
+        entry
+    };
+    indexes.into_iter().enumerate().map(entry).collect()
+}
+
+#[test]
+fn an_index_says_whose_an_embedding_is() {
+    let items = items(r#"{"input":["a","b","c"]}"#);
+    let (none, null) = (|| None, || Some(Value::Null));
+    let at = |index: usize| Some(json!(index));
+    let float = |index: &str| Some(serde_json::from_str(index).unwrap());
+    // What the model says, and the places in its list of the embeddings that the three inputs get.
+    for (indexes, wanted) in [
+        ([at(0), at(1), at(2)], [0, 1, 2]),
+        ([at(2), at(1), at(0)], [2, 1, 0]),
+        ([at(1), at(2), at(0)], [2, 0, 1]),
+        ([none(), none(), none()], [0, 1, 2]),
+        ([null(), null(), null()], [0, 1, 2]),
+        ([null(), none(), null()], [0, 1, 2]),
+        ([none(), at(1), at(2)], [0, 1, 2]),
+        ([at(2), at(1), none()], [2, 1, 0]),
+        ([at(0), null(), at(1)], [0, 2, 1]),
+        ([float("0.0"), float("1.0"), float("2.00")], [0, 1, 2]),
+        ([float("1.0"), at(0), none()], [1, 0, 2]),
+    ] {
+        let shown = format!("{indexes:?}");
+        let outcomes = answered(&list(&indexed(indexes)), &items).unwrap();
+        assert_eq!(embeddings(outcomes), wanted.map(|place: usize| json!([place, 10 + place])), "{shown}");
+    }
+    for (indexes, position) in [
+        ([at(0), at(0), at(0)], 1),
+        ([at(0), at(1), at(1)], 2),
+        ([at(1), at(2), at(3)], 2),
+        ([none(), none(), at(2)], 1),
+        ([none(), at(2), null()], 2),
+        ([at(0), Some(json!("1")), at(2)], 1),
+        ([at(0), Some(json!(-1)), at(2)], 1),
+        ([at(0), float("1.5"), at(2)], 1),
+        ([at(0), float("1e0"), at(2)], 1),
+        ([at(0), Some(json!([1])), at(2)], 1),
+    ] {
+        let refused = answered(&list(&indexed(indexes)), &items);
+        assert_eq!(refused, Err(BadResponse::Index { position }));
+    }
+    // One that is alone is the only one's, whatever it says.
+    for index in [json!(7), json!("x"), Value::Null] {
+        let answer = list(&[json!({"embedding": [1], "index": index})]);
+        assert_eq!(bodies(answered(&answer, &items[..1]).unwrap()), [answer]);
+    }
+}
+
+#[test]
+fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
+    let items = items(r#"{"input":["a","b","c","d"]}"#);
+    for bad in [
+        r#"{"embedding":[NaN,1.0]}"#,
+        r#"{"embedding":[1.0,-Infinity]}"#,
+        r#"{"embedding":NaN}"#,
+        r#"{"embedding":null}"#,
+        r#"{"embedding":[null,1.0]}"#,
+        r#"{"embedding":["a","b"]}"#,
+        r#"{"embedding":[1.0]}"#,
+        r#"{"embedding":[1.0,2.0,3.0]}"#,
+        r#"{"embedding":[]}"#,
+        r#"{"embedding":""}"#,
+        r#"{"embedding":"AAAA"}"#,
+        r#"{"embedding":{"values":[1]}}"#,
+        r#"{"error":"too long"}"#,
+        r#"{"embedding":[1.0,2.0],"score":NaN}"#,
+    ] {
+        let good = |n| format!(r#"{{"embedding":[{n},2.5e-3]}}"#);
+        let answer = format!(r#"{{"data":[{},{},{bad},{}]}}"#, good(0), good(1), good(3));
+        let outcomes = answered(&answer, &items).unwrap();
+        for (n, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Err(error) => assert!(n == 2 && error.status == 502 && error.retry_alone, "{bad}: {n}: {error:?}"),
+                Ok(answer) => {
+                    let wanted = format!(r#"{{"data":[{{"embedding":[{n},2.5e-3],"index":0}}]}}"#);
+                    assert_eq!((n == 2, answer.storable, &answer.body[..]), (false, true, wanted.as_bytes()), "{bad}");
+                }
+            }
+        }
+        // Alone it is passed on as it is. Another length is no fault then, nor another form.
+        let alone = format!(r#"{{"data": [{bad}]}}"#);
+        let outcome = answered(&alone, &items[..1]).unwrap().remove(0).unwrap();
+        assert_eq!(outcome.body, alone);
+        let is_odd_only = ["[1.0]", "3.0]", "AAAA", "values"].iter().any(|odd| bad.contains(odd));
+        assert_eq!(outcome.storable, is_odd_only, "{bad}");
+    }
+}
+
+#[test]
+fn embeddings_of_which_most_do_not_agree_are_nobodys() {
+    let items = items(r#"{"input":["a","b"]}"#);
+    let outcomes = answered(r#"{"data":[{"embedding":[1]},{"embedding":[1,2]}]}"#, &items).unwrap();
+    assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|error| error.retry_alone)), "{outcomes:?}");
+    for answer in [
+        r#"{"data":[{"embedding":[[1,2],[3,4]]},{"embedding":[[1,2]]}]}"#,
+        r#"{"data":[{"embeddings":[[1,2],[3,4]]},{"embeddings":[[1,2]]}]}"#,
+        r#"{"data":[{"embedding":{"values":[1]}},{"embedding":{"values":[1,2]}}]}"#,
+    ] {
+        assert!(answered(answer, &items).unwrap().iter().all(Result::is_ok), "{answer}");
+    }
+}
+
+#[test]
+fn what_is_no_json_beside_the_embeddings_is_passed_on_and_not_stored() {
+    let items = items(r#"{"input":["a","b"]}"#);
+    let answer = r#"{"data":[{"embedding":[1]},{"embedding":[2]}],"usage":{"seconds":NaN}}"#;
+    let outcomes = answered(answer, &items).unwrap();
+    let wanted = r#"{"usage":{"seconds":NaN},"data":[{"embedding":[1],"index":0}]}"#;
+    let first = outcomes[0].as_ref().unwrap();
+    assert_eq!((&first.body[..], first.storable), (wanted.as_bytes(), false));
+    // What was passed on for one alone is joined with the others' as it is.
+    let reply = many(&[
+        Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[NaN, 1]}]}"#))),
+        Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[2]}]}"#))),
+    ]);
+    let wanted = r#"{"data":[{"embedding":[NaN, 1],"index":0},{"embedding":[2],"index":1}]}"#;
+    assert_eq!((reply.status, &reply.body[..]), (200, wanted.as_bytes()));
 }
 
 #[test]
@@ -136,11 +328,11 @@ fn results_are_sorted_renumbered_and_their_digits_untouched() {
     let items = items(r#"{"input":["aaaaaaaa","b"]}"#);
     let answer = r#"{"object":"list","data":[
         {"object":"embedding","index":1,"embedding":[1.0e-9, 2]},
-        {"object":"embedding","index":0,"embedding":"AAAAPw=="}
+        {"object":"embedding","index":0,"embedding":[0.50,-0]}
     ],"model":"m","usage":{"prompt_tokens":14,"total_tokens":13,"details":null}}"#;
     let bodies = bodies(answered(answer, &items).unwrap());
     let first = concat!(
-        r#"{"model":"m","object":"list","data":[{"embedding":"AAAAPw==","object":"embedding","index":0}],"#,
+        r#"{"model":"m","object":"list","data":[{"embedding":[0.50,-0],"object":"embedding","index":0}],"#,
         r#""usage":{"details":null,"prompt_tokens":10,"total_tokens":10}}"#
     );
     let second = concat!(
@@ -200,7 +392,6 @@ fn a_response_that_fits_no_item_is_refused() {
         (r#"{"data":[{"embedding":1,"index":0},{"embedding":1,"index":0}]}"#, Some(BadResponse::Index { position: 1 })),
         (r#"{"data":[{"embedding":1,"index":2},{"embedding":1}]}"#, Some(BadResponse::Index { position: 0 })),
         (r#"{"data":[{"embedding":1,"index":"0"},{"embedding":1}]}"#, Some(BadResponse::Index { position: 0 })),
-        (r#"{"data":[{"embedding":1},{"error":1}]}"#, None),
         (r#"{"data":{}}"#, None),
         (r#"{"error":{"message":"x"}}"#, None),
         ("[]", None),

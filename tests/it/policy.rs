@@ -149,7 +149,7 @@ const MISDEEDS: [(&str, &str); 7] = [
     ("fault", "fault"),
 ];
 
-const HASTY: &str = "call_us = 50000\nresult_bytes_max = 4096\nbreaker = { failures = 1000 }";
+const HASTY: &str = "call_us = 400000\nresult_bytes_max = 4096\nbreaker = { failures = 1000 }";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_in_the_key_goes_past_the_cache() {

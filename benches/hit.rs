@@ -119,29 +119,13 @@ fn call_of_three_inputs(bencher: Bencher<'_, '_>) {
 
 fn former_rule(size_max: usize) -> batch::FormerRule {
     let wait_max = std::time::Duration::from_millis(2);
-    batch::FormerRule { size_max, bytes_max: 1 << 20, wait_max, queue_max: 4096 }
+    batch::FormerRule { size_max, bytes_max: 1 << 20, padded: false, wait_max, queue_max: 4096 }
 }
 
-/// One item through a former that sends it at once, and one that fills a batch of 32.
-#[divan::bench(args = [1, 32])]
-fn former(bencher: Bencher<'_, '_>, size: usize) {
-    let rule = former_rule(size);
-    let now = std::time::Instant::now();
-    bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
-        let mut former = batch::Former::new(rule);
-        for item in 0..size {
-            assert!(
-                former.arrive(black_box(item), batch::Terms { bytes: 100, ..batch::Terms::default() }, now).is_ok()
-            );
-        }
-        former.next(now, false, &batch::Gather, |_| true)
-    });
-}
-
-/// The same through a scheduler with one slot, and the batch's way back.
+/// Items that become one batch of a scheduler with one slot, and the batch's way back.
 #[divan::bench(args = [1, 32])]
 fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
-    let rule = batch::SchedulerRule { former: former_rule(size), concurrency: 1, classes_max: 256 };
+    let rule = batch::SchedulerRule { former: former_rule(size), concurrency: 1, classes_max: 256, tenants_max: 256 };
     let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Gather));
     let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };

@@ -439,9 +439,12 @@ pub struct Batch {
     pub size_max: usize,
     /// Bytes of one batch's items.
     pub bytes_max: usize,
+    /// Whether the models pad each item to the longest of its batch, so that a batch counts as its longest item times
+    /// their number.
+    pub padded: bool,
     /// How long the oldest item may wait for others.
     pub wait_max: Duration,
-    /// Items waiting in one class; further ones get 429.
+    /// Items waiting in the pool, of a list as many as two batches may have; further requests get 429.
     pub queue_max: usize,
     /// Batches of the pool under way at once, of all classes and routes together.
     pub concurrency: usize,
@@ -451,6 +454,8 @@ pub struct Batch {
     pub quarantine_max: usize,
     /// How long each of them is sent alone, since it failed last.
     pub quarantine: Duration,
+    /// Tenants whose shares are told apart; further ones share one.
+    pub tenants_max: usize,
 }
 
 /// A route: which requests it takes, and how they are served.
@@ -481,6 +486,8 @@ pub struct Route {
     pub key_without_body: bool,
     /// Names of members of a request that make it indivisible, unless their value is `false` or `null`.
     pub indivisible: Vec<String>,
+    /// Between whom the slots of a pool are shared equally, of an `infer` route.
+    pub tenant: TenantBy,
     /// Lifetimes for responses that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
@@ -530,6 +537,20 @@ pub enum Protocol {
     KServe,
     /// A MessagePack array is many items, anything else is one.
     MsgPackArray,
+}
+
+/// What tells the tenants of a route apart, between whom the slots of a pool are shared equally.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TenantBy {
+    /// All header fields that hold credentials and are sent to the model.
+    #[default]
+    Credentials,
+    /// One header field.
+    Header(HeaderName),
+    /// The address of the client.
+    Client,
+    /// Nothing: all requests are one tenant's.
+    Nothing,
 }
 
 /// What happens to a request whose policy faults.

@@ -65,6 +65,7 @@ pub(crate) fn pipeline(config: config::Config, cache: Arc<Cache>, policy: Option
             pool: Pool::new("web", &config.pools["web"]).expect("a pool"),
             model: None,
             cost_micro: 0,
+            slots: None,
         }],
         policy,
     };

@@ -16,7 +16,7 @@ use super::{
     error::Error,
 };
 use crate::{
-    batch,
+    batch::{self, Slots},
     cache::{Cache, key::KeySpace},
     config::{self, Config},
     origin::{self, Bounds, Pool},
@@ -222,7 +222,7 @@ fn pools(
         };
         let batches = match known {
             Some(known) if known.config.batch == said.batch => Arc::clone(&known.batches),
-            _ => Batches::new(said.batch, base.metrics.batch.clone()),
+            _ => Batches::new(said.batch, base.metrics.batch.of_pool(name)),
         };
         pools.insert(name.clone(), NodePool { config: said.clone(), pool, batches });
     }
@@ -263,11 +263,13 @@ fn route(
     let candidates = if said.candidates.is_empty() { &alone[..] } else { &said.candidates };
     let mut destinations = Vec::with_capacity(candidates.len());
     for to in candidates {
+        let known = pools.get(&to.pool).ok_or_else(|| dangling("pool", &to.pool))?;
         destinations.push(Destination {
             name: to.pool.as_str().into(),
-            pool: Arc::clone(&pools.get(&to.pool).ok_or_else(|| dangling("pool", &to.pool))?.pool),
+            pool: Arc::clone(&known.pool),
             model: to.model.as_deref().map(Into::into),
             cost_micro: to.cost_micro,
+            slots: Some((Arc::clone(&known.batches) as Arc<dyn Slots>, known.config.connect)),
         });
     }
     let policy = match &said.policy {

@@ -1,6 +1,7 @@
 //! The edge around a pool's scheduler: takes items in, sends batches, and hands out their results.
 
 use std::{
+    collections::VecDeque,
     fmt,
     future::{Future, pending},
     panic::AssertUnwindSafe,
@@ -14,7 +15,7 @@ use std::{
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use prometheus_client::metrics::counter::Counter;
 use thiserror::Error;
 use tokio::{
     sync::{Notify, oneshot},
@@ -24,10 +25,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     class::Class,
-    former::{Full, Terms},
-    metrics::Metrics,
+    former::Terms,
+    metrics::{Gauges, Metrics},
     pace::{Gather, Outcome, Pace, Returned, Why},
-    scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule},
+    scheduler::{Batch, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule},
 };
 use crate::config;
 
@@ -46,18 +47,31 @@ pub type Results<O> = Pin<Box<dyn Future<Output = BatchResult<O>> + Send>>;
 /// Sends one batch, which is sent now for this reason.
 pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>, Why) -> Results<O> + Send + Sync>;
 
+/// Items of one class, each with its terms.
+type Members<I> = Vec<(I, Terms)>;
+
 /// Makes the pace of a pool, at the start and after a panic of the one before.
 type MakePace = Box<dyn Fn() -> Box<dyn Pace> + Send + Sync>;
 
 /// Why an item got no result.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Rejected {
-    /// Too many items of its class are waiting.
-    #[error("{queue_max} items of the same class are waiting already")]
+    /// The queue is full, and its tenant has its share of it. The whole request is refused, before any of its items is
+    /// sent.
+    #[error("too many items are waiting already; ask again in {} s", retry_after.as_secs())]
     QueueFull {
-        /// The limit.
-        queue_max: usize,
+        /// When what waits will have been served, in whole seconds.
+        retry_after: Duration,
     },
+    /// It can't be served before its deadline. The whole request is refused, before any of its items is sent.
+    #[error("too much is waiting to meet the deadline; ask again in {} s", retry_after.as_secs())]
+    Late {
+        /// When what waits will have been served, in whole seconds.
+        retry_after: Duration,
+    },
+    /// Its deadline passed while it waited. It wasn't sent.
+    #[error("the deadline passed before the item could be sent")]
+    Expired,
     /// Its batch came back without a result for each item, or sending it failed in an unforeseen way.
     #[error("the batch of this item came to nothing")]
     Lost,
@@ -97,7 +111,9 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
         let state = State {
             scheduler: Scheduler::new(rule, pace()),
             returned: Vec::new(),
-            classes: Counted { gauge: metrics.classes.clone(), count: 0 },
+            gauges: metrics.gauges(),
+            guests: VecDeque::new(),
+            guests_left: 0,
         };
         let shared = Arc::new(Shared { rule, pace, send, metrics, state: Mutex::new(state), happened: Notify::new() });
         let stop = CancellationToken::new();
@@ -118,21 +134,83 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
         }
     }
 
-    /// Like [`Batcher::submit`] for items that belong together, each with its terms: the scheduler sees them at once,
-    /// so that an idle backend doesn't get the first alone. Returns one [`Pending`] an item, in their order.
+    /// Like [`Batcher::submit`] for items that belong together, each with its terms. Returns one [`Pending`] an item, in
+    /// their order.
     pub fn submit_all(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
+        self.submit_request(vec![(class.clone(), items)]).pop().unwrap_or_default()
+    }
+
+    /// Submits the items of one request by their classes, each class once. The scheduler sees them at once, so that an
+    /// idle backend doesn't get the first alone, and takes them in or refuses them as a whole. Returns one [`Pending`] an
+    /// item, in their order.
+    pub fn submit_request(&self, groups: Vec<(Class, Members<I>)>) -> Vec<Vec<Pending<O>>> {
         let since = Instant::now();
-        let (submission, pending): (Vec<_>, Vec<_>) = items
+        let queue = |(item, terms): (I, Terms)| {
+            let (reply, result) = oneshot::channel();
+            let left = Arc::new(AtomicBool::new(false));
+            let pending = Pending { result, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
+            ((QueuedItem { item, since, left, reply }, terms), pending)
+        };
+        let (submission, pending): (Vec<_>, Vec<_>) = groups
             .into_iter()
-            .map(|(item, terms)| {
-                let (reply, result) = oneshot::channel();
-                let left = Arc::new(AtomicBool::new(false));
-                let pending = Pending { result, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
-                ((QueuedItem { item, since, left, reply }, terms), pending)
+            .map(|(class, items)| {
+                let (items, pending): (Vec<_>, Vec<_>) = items.into_iter().map(queue).unzip();
+                ((class, items), pending)
             })
             .unzip();
-        self.shared.take(class, submission);
+        self.shared.take(submission, since);
         pending
+    }
+}
+
+/// The slots of a pool, for batches that come from another pool because that one failed.
+pub trait Slots: fmt::Debug + Send + Sync {
+    /// Waits for a slot; `None` if there is no scheduler any more. Guests and the pool's own batches take turns. A future
+    /// that is dropped gives its turn up.
+    fn slot(&self) -> SlotFuture<'_>;
+}
+
+/// The future of a slot.
+pub type SlotFuture<'a> = Pin<Box<dyn Future<Output = Option<SlotPermit>> + Send + 'a>>;
+
+impl<I: Send + 'static, O: Send + 'static> Slots for Batcher<I, O> {
+    fn slot(&self) -> SlotFuture<'_> {
+        let (give, given) = oneshot::channel();
+        {
+            let mut state = self.shared.state.lock();
+            state.scheduler.guest_arrives();
+            state.guests.push_back(give);
+        }
+        self.shared.happened.notify_one();
+        Box::pin(async move { given.await.ok() })
+    }
+}
+
+/// A slot of a pool that a batch of another one has. Dropping it gives it back.
+pub struct SlotPermit(Weak<dyn TakeBack>);
+
+trait TakeBack: Send + Sync {
+    fn take_back(&self);
+}
+
+impl<I: Send, O: Send> TakeBack for Shared<I, O> {
+    fn take_back(&self) {
+        self.state.lock().guests_left += 1;
+        self.happened.notify_one();
+    }
+}
+
+impl fmt::Debug for SlotPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SlotPermit")
+    }
+}
+
+impl Drop for SlotPermit {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.take_back();
+        }
     }
 }
 
@@ -192,7 +270,23 @@ struct State<I, O> {
     scheduler: Scheduler<Class, QueuedItem<I, O>>,
     /// Batches that came back since the scheduler's last decision; no more than were under way.
     returned: Vec<(QueueId<Class>, Returned)>,
-    classes: Counted,
+    gauges: Gauges,
+    /// Batches of other pools that wait for a slot, as many as the scheduler knows.
+    guests: VecDeque<oneshot::Sender<SlotPermit>>,
+    /// How many of them have given their slots back since the scheduler's last decision.
+    guests_left: usize,
+}
+
+/// What is to be done, and what has passed its deadline.
+struct Decision<I, O> {
+    expired: Vec<QueuedItem<I, O>>,
+    todo: Todo<I, O>,
+}
+
+enum Todo<I, O> {
+    Next(Next<Class, QueuedItem<I, O>>),
+    /// A guest gets a slot, if it is still there.
+    Admit(Option<oneshot::Sender<SlotPermit>>),
 }
 
 /// Runs the scheduler whenever something happens, until the batcher is gone, and with it all that waited.
@@ -225,21 +319,50 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     /// Sends all batches that are due now, and returns when to try again.
     fn send_ready(self: &Arc<Self>) -> Option<Instant> {
         loop {
-            let next = {
-                let mut state = self.state.lock();
-                let State { scheduler, returned, classes } = &mut *state;
-                for (queue_id, returned) in returned.drain(..) {
-                    scheduler.finished(&queue_id, &returned);
-                }
-                let next = scheduler.next(Instant::now(), |queued| self.is_awaited(queued));
-                classes.set(scheduler.classes());
-                next
-            };
-            match next {
-                Next::Send(batch) => self.launch(batch),
-                Next::WaitUntil(time) => return Some(time),
-                Next::Idle => return None,
+            let Decision { expired, todo } = self.decide();
+            if !expired.is_empty() {
+                self.metrics.refused("expired", expired.len());
+                refuse(expired, Rejected::Expired);
             }
+            match todo {
+                Todo::Next(Next::Send(batch)) => self.launch(batch),
+                Todo::Next(Next::WaitUntil(time)) => return Some(time),
+                Todo::Next(Next::Idle) => return None,
+                Todo::Admit(guest) => self.admit(guest),
+            }
+        }
+    }
+
+    fn decide(&self) -> Decision<I, O> {
+        let mut state = self.state.lock();
+        let State { scheduler, returned, gauges, guests, guests_left } = &mut *state;
+        for (queue_id, returned) in returned.drain(..) {
+            scheduler.finished(&queue_id, &returned);
+        }
+        for _ in 0..std::mem::take(guests_left) {
+            scheduler.guest_left();
+        }
+        let now = Instant::now();
+        let expired = scheduler.expire(now);
+        let todo = if scheduler.admit_guest() {
+            Todo::Admit(guests.pop_front())
+        } else {
+            match scheduler.next(now, |queued| self.is_awaited(queued)) {
+                // Nothing of the pool's own wants the slot, or not yet.
+                Next::Idle | Next::WaitUntil(_) if scheduler.admit_guest() => Todo::Admit(guests.pop_front()),
+                next => Todo::Next(next),
+            }
+        };
+        gauges.set(scheduler.classes(), &scheduler.load());
+        Decision { expired, todo }
+    }
+
+    /// Gives a slot to a guest. If it has gone in the meantime, the slot comes back.
+    fn admit(self: &Arc<Self>, guest: Option<oneshot::Sender<SlotPermit>>) {
+        let shared = Arc::downgrade(self);
+        let permit = SlotPermit(shared);
+        if let Some(guest) = guest {
+            drop(guest.send(permit));
         }
     }
 
@@ -260,24 +383,23 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         tokio::spawn(carry(Arc::clone(&self.send), slot, items, why));
     }
 
-    /// Takes in the items of one request, and refuses those that there is no room for.
-    fn take(&self, class: &Class, submission: Vec<(QueuedItem<I, O>, Terms)>) {
-        let mut refused = Vec::new();
-        {
+    /// Takes in the items of one request, or refuses them.
+    fn take(&self, submission: Vec<(Class, Members<QueuedItem<I, O>>)>, now: Instant) {
+        let taken = {
             let mut state = self.state.lock();
-            for (queued, terms) in submission {
-                let since = queued.since;
-                let taken = state.scheduler.arrive(class, queued, terms, since, |queued| self.is_awaited(queued));
-                refused.extend(taken.err().map(|Full(queued)| queued));
-            }
-            let classes = state.scheduler.classes();
-            state.classes.set(classes);
-        }
+            let State { scheduler, gauges, .. } = &mut *state;
+            let taken = scheduler.arrive_together(submission, now, |queued| self.is_awaited(queued));
+            gauges.set(scheduler.classes(), &scheduler.load());
+            taken
+        };
         self.happened.notify_one();
-        for queued in refused {
-            self.metrics.queue_full.inc();
-            // It doesn't matter if the request has gone in the meantime.
-            let _ = queued.reply.send(Err(Rejected::QueueFull { queue_max: self.rule.former.queue_max }));
+        if let Err(Refused { items, why, retry_after }) = taken {
+            let (reason, rejected) = match why {
+                Refusal::Full => ("queue-full", Rejected::QueueFull { retry_after }),
+                Refusal::Late => ("deadline", Rejected::Late { retry_after }),
+            };
+            self.metrics.refused(reason, items.len());
+            refuse(items, rejected);
         }
     }
 
@@ -292,7 +414,9 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     /// lost.
     fn begin_anew(&self) {
         let fresh = Scheduler::new(self.rule, (self.pace)());
-        let former = std::mem::replace(&mut self.state.lock().scheduler, fresh);
+        let mut state = self.state.lock();
+        let former = (std::mem::replace(&mut state.scheduler, fresh), std::mem::take(&mut state.guests));
+        drop(state);
         drop(former);
     }
 }
@@ -336,23 +460,11 @@ async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Que
     }
 }
 
-/// Counts the classes of one scheduler in a gauge that all schedulers share.
-struct Counted {
-    gauge: Gauge,
-    count: i64,
-}
-
-impl Counted {
-    fn set(&mut self, count: usize) {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.gauge.inc_by(count - self.count);
-        self.count = count;
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.set(0);
+/// Refuses items.
+fn refuse<I, O>(items: Vec<QueuedItem<I, O>>, rejected: Rejected) {
+    for queued in items {
+        // It doesn't matter if the request has gone in the meantime.
+        let _ = queued.reply.send(Err(rejected));
     }
 }
 

@@ -1,37 +1,51 @@
 //! The queue of one class: which items share a batch, and in which order. Pure: events and the time are its arguments.
 //! Whether there is a slot for a batch is decided by the pool's `scheduler`, and when it is sent by its pace.
+//!
+//! The items of one request are a *party*. Those of each tenant stand in line; one of which a batch took items stands at
+//! the end again with the rest, so that a list doesn't keep out what comes after it. Of several tenants, the next item
+//! is of the one that has been served least.
 
-use std::time::{Duration, Instant};
-
-use super::{
-    line::{Entry, Line},
-    pace::{Outlook, Pace, Verdict, Why},
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
 };
 
-/// A full queue is searched for items that no request waits for at most this often.
-const SWEEP_EVERY: Duration = Duration::from_millis(10);
+use super::{
+    line::{Entry, Line, Rank},
+    pace::{Outlook, Pace, Verdict, Why},
+    shares::{Shares, Standing, Tenant},
+};
 
-/// The limits of one former.
+/// Batches of the longest size among which similar items are looked for.
+const LOOK_AHEAD: usize = 8;
+
+/// Full batches of a party that take places in the queue; the rest of it waits with its request.
+const PARTY_BATCHES: usize = 2;
+
+/// The limits of one class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormerRule {
     /// Items of one batch.
     pub size_max: usize,
     /// Bytes of one batch's items; an item that is larger is sent alone.
     pub bytes_max: usize,
+    /// Whether the model pads each item to the longest of its batch: then a batch counts as its longest item times
+    /// their number, and items of similar size are sent together.
+    pub padded: bool,
     /// How long the oldest item may wait for others while a slot is free.
     pub wait_max: Duration,
-    /// Items waiting; further ones are refused.
+    /// Items waiting in all classes together; requests beyond are refused.
     pub queue_max: usize,
 }
 
-/// The queue of one class and how many batches of it are under way. First come, first served, but for those of a higher
-/// priority.
+/// The queue of one class and how many batches of it are under way.
 #[derive(Debug)]
-pub struct Former<T> {
+pub(super) struct Former<T> {
     rule: FormerRule,
-    waiting: Line<Waiting<T>>,
+    queues: BTreeMap<Tenant, TenantQueue<T>>,
+    items: usize,
     under_way: usize,
-    swept: Option<Instant>,
 }
 
 /// The terms on which an item is batched.
@@ -41,10 +55,35 @@ pub struct Terms {
     pub bytes: usize,
     /// Higher ones are sent first: an item is overtaken by those, in its first second.
     pub priority: u8,
+    /// The tenant that it is served for.
+    pub tenant: Tenant,
+    /// Within a priority and a tenant, earlier ones are sent first. An item that is still waiting then is not sent.
+    pub deadline: Option<Instant>,
     /// Bounds its wait, beside [`FormerRule::wait_max`].
     pub wait_max: Option<Duration>,
     /// Bounds the batch that it is in, beside [`FormerRule::size_max`].
     pub size_max: Option<usize>,
+}
+
+/// What a tenant has waiting in a class.
+#[derive(Debug)]
+struct TenantQueue<T> {
+    parties: Line<Party<T>>,
+    /// The rank by which the class waits for its turn in the tenant's line.
+    in_line: Option<Rank>,
+}
+
+impl<T> Default for TenantQueue<T> {
+    fn default() -> Self {
+        Self { parties: Line::new(), in_line: None }
+    }
+}
+
+/// Items of one request and of one priority; never empty while it stands in line.
+#[derive(Debug)]
+struct Party<T> {
+    arrived: Instant,
+    items: VecDeque<Waiting<T>>,
 }
 
 #[derive(Debug)]
@@ -53,19 +92,31 @@ struct Waiting<T> {
     terms: Terms,
 }
 
-/// The queue is full; the item comes back to be refused.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Full<T>(pub T);
+/// A free slot, as the scheduler offers it to a class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) now: Instant,
+    /// The tenant whose turn it is: its first item is in the batch.
+    pub(super) tenant: Tenant,
+    /// Whether a batch of the pool came back since one was sent.
+    pub(super) freed: bool,
+    /// Whether the queue can't grow.
+    pub(super) crowded: bool,
+    /// How long a batch takes, if that is known.
+    pub(super) service: Option<Duration>,
+}
 
 /// What to do with a slot that is free.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step<T> {
+pub(super) enum Step<T> {
     /// Send these together, in this order; call [`Former::finished`] when they are back.
     Send {
         /// The batch; never empty.
         items: Vec<T>,
         /// Why now.
         why: Why,
+        /// What they cost, by tenant; the tenant of the first item is the first.
+        served: Vec<(Tenant, u64)>,
     },
     /// Decide again then, unless something happens before.
     WaitUntil(Instant),
@@ -75,130 +126,392 @@ pub enum Step<T> {
 
 impl<T> Former<T> {
     /// Returns a former with an empty queue.
-    #[must_use]
-    pub fn new(rule: FormerRule) -> Self {
-        // A zero would keep items waiting for ever, or out.
-        let rule = FormerRule { size_max: rule.size_max.max(1), queue_max: rule.queue_max.max(1), ..rule };
-        Self { rule, waiting: Line::new(), under_way: 0, swept: None }
+    pub(super) fn new(rule: FormerRule) -> Self {
+        // A zero would keep items waiting for ever.
+        let rule = FormerRule { size_max: rule.size_max.max(1), ..rule };
+        Self { rule, queues: BTreeMap::new(), items: 0, under_way: 0 }
     }
 
-    /// Takes an item in; its wait counts from `now`.
-    ///
-    /// # Errors
-    /// [`Full`] with the item, if `queue_max` others are waiting.
-    pub fn arrive(&mut self, item: T, terms: Terms, now: Instant) -> Result<(), Full<T>> {
-        if self.is_full() {
-            return Err(Full(item));
+    /// Takes in items of one request; their wait counts from `now`.
+    pub(super) fn arrive(&mut self, tenant: Tenant, items: Vec<(T, Terms)>, now: Instant, shares: &mut Shares) {
+        let mut parties: Vec<(Rank, Party<T>)> = Vec::with_capacity(1);
+        for (item, terms) in items {
+            let rank = Rank::of(terms.priority, terms.deadline);
+            match parties.iter_mut().find(|(known, _)| known.priority == rank.priority) {
+                Some((best, party)) => {
+                    *best = best.best(rank);
+                    party.items.push_back(Waiting { item, terms });
+                }
+                None => parties.push((rank, Party { arrived: now, items: VecDeque::from([Waiting { item, terms }]) })),
+            }
         }
-        self.waiting.join(Waiting { item, terms }, terms.priority, now);
-        Ok(())
+        parties.sort_by_key(|(rank, _)| Reverse(rank.priority));
+        let queue = self.queues.entry(tenant).or_default();
+        for (rank, party) in parties {
+            self.items += party.items.len();
+            shares.enter(tenant, party.items.len(), self.rule.places(party.items.len()));
+            queue.parties.join(party, rank, now);
+        }
     }
 
     /// Notes that a batch of this class came back.
-    pub fn finished(&mut self) {
+    pub(super) fn finished(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
     }
 
-    /// Returns what to do with a slot that is free now; `freed` says whether a batch of the pool came back since one
-    /// was sent. An item that `keep` is false for is dropped instead of sent; the decision is then made anew without
-    /// it.
-    pub fn next(&mut self, now: Instant, freed: bool, pace: &dyn Pace, mut keep: impl FnMut(&T) -> bool) -> Step<T> {
-        while let Some(NextBatch { items, due, full }) = self.next_batch() {
-            let outlook = Outlook { items, due, full, under_way: self.under_way, freed, now };
+    /// Returns what to do with a slot that is free. An item that `keep` is false for is dropped instead of sent; the
+    /// decision is then made anew without it.
+    pub(super) fn next(
+        &mut self,
+        turn: &Turn,
+        pace: &dyn Pace,
+        shares: &mut Shares,
+        mut keep: impl FnMut(&T) -> bool,
+    ) -> Step<T> {
+        let Turn { now, freed, .. } = *turn;
+        while let Some(NextBatch { picks, due, full }) = self.next_batch(turn, shares) {
+            let outlook = Outlook { items: picks.len(), due, full, under_way: self.under_way, freed, now };
             let why = match pace.next(&outlook) {
                 Verdict::Send(why) => why,
                 Verdict::WaitUntil(time) if time.min(due) > now => return Step::WaitUntil(time.min(due)),
                 Verdict::WaitUntil(_) => Why::Due,
             };
-            if self.drop_gone(items, &mut keep) == 0 {
+            let gone: Vec<Pick> =
+                picks.iter().filter(|pick| !self.get(**pick).is_some_and(&mut keep)).copied().collect();
+            if gone.is_empty() {
                 self.under_way += 1;
-                let items = self.waiting.take(items).map(|waiting| waiting.item).collect();
-                return Step::Send { items, why };
+                let served = self.cost(&picks);
+                return Step::Send { items: self.take(&picks, now, shares), why, served };
             }
+            self.remove(&gone, shares);
+            self.tidy();
         }
         Step::Idle
     }
 
-    /// Drops what waits and `keep` is false for, if that hasn't been looked for just now: under overload it would cost
-    /// the most when it helps least.
-    pub fn sweep(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) {
-        if may_sweep(&mut self.swept, now) {
-            self.waiting.retain(|waiting| keep(&waiting.item));
+    /// Drops what waits and `keep` is false for.
+    pub(super) fn sweep(&mut self, shares: &mut Shares, mut keep: impl FnMut(&T) -> bool) {
+        self.edit(shares, |items| items.retain(|waiting| keep(&waiting.item)));
+    }
+
+    /// Takes out what has passed its deadline.
+    pub(super) fn expire(&mut self, now: Instant, shares: &mut Shares, expired: &mut Vec<T>) {
+        let is_past = |waiting: &Waiting<T>| waiting.terms.deadline.is_some_and(|deadline| deadline <= now);
+        self.edit(shares, |items| {
+            if items.iter().any(is_past) {
+                let (past, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(items).into_iter().partition(is_past);
+                expired.extend(past.into_iter().map(|waiting| waiting.item));
+                *items = rest;
+            }
+        });
+    }
+
+    /// Returns the first deadline of what waits.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        let parties = self.queues.values().flat_map(|queue| queue.parties.iter());
+        parties.flat_map(|entry| &entry.what.items).filter_map(|waiting| waiting.terms.deadline).min()
+    }
+
+    /// Lets `edit` take items out of each party.
+    fn edit(&mut self, shares: &mut Shares, mut edit: impl FnMut(&mut VecDeque<Waiting<T>>)) {
+        for (tenant, queue) in &mut self.queues {
+            for entry in queue.parties.iter_mut() {
+                let items = &mut entry.what.items;
+                let before = items.len();
+                edit(items);
+                self.items -= before - items.len();
+                self.rule.left(shares, *tenant, before, items.len());
+            }
+        }
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.parties.retain(|party| !party.items.is_empty());
         }
     }
 
-    /// Whether another item would be refused.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.waiting.len() >= self.rule.queue_max
+    /// Whether nothing is waiting, no tenant's line has the class in it, and nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queues.is_empty() && self.under_way == 0
     }
 
-    /// Whether nothing is waiting and nothing under way.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.under_way == 0
+    /// Returns the rank by which the class waits in a tenant's line; `None` if it doesn't.
+    pub(super) fn in_line(&self, tenant: Tenant) -> Option<Rank> {
+        self.queues.get(&tenant).and_then(|queue| queue.in_line)
     }
 
-    /// Returns the highest priority in the batch that would be sent next; `None` if nothing waits.
-    #[must_use]
-    pub fn priority(&self) -> Option<u8> {
-        self.waiting.iter().take(self.rule.size_max).map(|entry| entry.priority).max()
+    /// Notes the rank by which the class waits in a tenant's line. Without one nothing of the tenant's may be waiting.
+    pub(super) fn set_in_line(&mut self, tenant: Tenant, rank: Option<Rank>) {
+        match (rank, self.queues.get_mut(&tenant)) {
+            (Some(_), Some(queue)) => queue.in_line = rank,
+            (None, Some(_)) => drop(self.queues.remove(&tenant)),
+            (_, None) => {}
+        }
+    }
+
+    /// Returns the highest rank of what the tenant has in the batch that would be sent next; `None` if nothing waits.
+    pub(super) fn rank(&self, tenant: Tenant) -> Option<Rank> {
+        let mut items = 0;
+        let is_next = |entry: &&Entry<Party<T>>| {
+            let is_next = items < self.rule.size_max;
+            items += entry.what.items.len();
+            is_next
+        };
+        self.queues.get(&tenant)?.parties.iter().take_while(is_next).map(|entry| entry.rank).reduce(Rank::best)
+    }
+
+    /// Returns the number of a tenant's items that stand before one of this rank that arrives now.
+    pub(super) fn ahead(&self, tenant: Tenant, rank: Rank, now: Instant) -> usize {
+        let Some(TenantQueue { parties, .. }) = self.queues.get(&tenant) else { return 0 };
+        let before = parties.overtaking(parties.len(), rank, now);
+        parties.iter().take(before).map(|entry| entry.what.items.len()).sum()
     }
 
     /// Returns the batch that would be sent now; `None` if nothing waits.
-    fn next_batch(&self) -> Option<NextBatch> {
-        let (mut items, mut bytes, mut size_max) = (0, 0_usize, self.rule.size_max);
+    fn next_batch(&self, turn: &Turn, shares: &Shares) -> Option<NextBatch> {
+        let mut batch =
+            Gathering { rule: self.rule, picks: Vec::new(), bytes: 0, longest: 0, size_max: self.rule.size_max };
+        let mut order = Order::of(self, turn, shares);
         let mut due: Option<Instant> = None;
-        for entry in self.waiting.iter().take(self.rule.size_max) {
-            let terms = entry.what.terms;
-            let sum = bytes.saturating_add(terms.bytes);
-            let narrowed = terms.size_max.map_or(size_max, |own| size_max.min(own.max(1)));
-            // The first one goes in any case: larger than a batch may be, it is sent alone.
-            if items > 0 && (sum > self.rule.bytes_max || items + 1 > narrowed) {
-                break;
+        let mut add = |batch: &mut Gathering, member: &Member| {
+            let is_added = batch.add(member);
+            if is_added {
+                let own = self.due(member, turn);
+                due = Some(due.map_or(own, |due| due.min(own)));
             }
-            let own = self.due(entry);
-            due = Some(due.map_or(own, |due| due.min(own)));
-            (items, bytes, size_max) = (items + 1, sum, narrowed);
+            is_added
+        };
+        add(&mut batch, &order.next()?);
+        if self.rule.padded {
+            for member in similar(batch.longest, order.take(self.rule.size_max.saturating_mul(LOOK_AHEAD))) {
+                add(&mut batch, &member);
+            }
+        } else {
+            while order.next().is_some_and(|member| add(&mut batch, &member)) {}
         }
-        let full = items == size_max || items < self.waiting.len() || bytes >= self.rule.bytes_max;
-        due.map(|due| NextBatch { items, due, full: full || self.is_full() })
+        let items = batch.picks.len();
+        let full = items == batch.size_max || items < self.items || batch.bytes >= self.rule.bytes_max;
+        due.map(|due| NextBatch { picks: batch.picks, due, full: full || turn.crowded })
     }
 
-    fn due(&self, entry: &Entry<Waiting<T>>) -> Instant {
+    /// Returns when an item has waited long enough, or can still be in time if it is sent.
+    fn due(&self, member: &Member, turn: &Turn) -> Instant {
+        let Member { terms, arrived, .. } = member;
         let wait_max = self.rule.wait_max;
-        entry.since + entry.what.terms.wait_max.map_or(wait_max, |own| own.min(wait_max))
+        let due = *arrived + terms.wait_max.map_or(wait_max, |own| own.min(wait_max));
+        let service = turn.service.unwrap_or_default();
+        terms.deadline.map_or(due, |deadline| due.min(deadline.checked_sub(service).unwrap_or(turn.now)))
     }
 
-    /// Drops those of the first `count` items that `keep` is false for, and returns how many they were.
-    fn drop_gone(&mut self, count: usize, mut keep: impl FnMut(&T) -> bool) -> usize {
-        let (mut at, mut end) = (0, count);
-        while at < end {
-            match self.waiting.get(at) {
-                Some(entry) if keep(&entry.what.item) => at += 1,
-                _ => {
-                    self.waiting.remove(at);
-                    end -= 1;
-                }
+    fn waiting(&self, pick: Pick) -> Option<&Waiting<T>> {
+        self.queues.get(&pick.tenant)?.parties.get(pick.party)?.what.items.get(pick.item)
+    }
+
+    fn get(&self, pick: Pick) -> Option<&T> {
+        self.waiting(pick).map(|waiting| &waiting.item)
+    }
+
+    /// Returns the cost of a batch by tenant, in the order of their items.
+    fn cost(&self, picks: &[Pick]) -> Vec<(Tenant, u64)> {
+        let mut served: Vec<(Tenant, u64)> = Vec::new();
+        for pick in picks {
+            let cost = self.waiting(*pick).map_or(0, |waiting| self.rule.cost(&waiting.terms));
+            match served.iter_mut().find(|(tenant, _)| *tenant == pick.tenant) {
+                Some((_, sum)) => *sum = sum.saturating_add(cost),
+                None => served.push((pick.tenant, cost)),
             }
         }
-        count - end
+        served
+    }
+
+    /// Takes a batch out, in this order. The parties that it is taken from go to the end of their line.
+    fn take(&mut self, picks: &[Pick], now: Instant, shares: &mut Shares) -> Vec<T> {
+        let items = self.remove(picks, shares);
+        let mut parties: Vec<(Tenant, usize)> = picks.iter().map(|pick| (pick.tenant, pick.party)).collect();
+        parties.sort_unstable_by_key(|party| Reverse(*party));
+        parties.dedup();
+        self.rejoin(&parties, now);
+        items
+    }
+
+    /// Takes items out, in this order; their parties stay where they are, even if they are empty.
+    fn remove(&mut self, picks: &[Pick], shares: &mut Shares) -> Vec<T> {
+        // From behind, so that the places before stay as they are.
+        let mut from_behind: Vec<usize> = (0..picks.len()).collect();
+        from_behind.sort_unstable_by_key(|index| Reverse(picks[*index]));
+        let mut removed: Vec<Option<T>> = picks.iter().map(|_| None).collect();
+        for index in from_behind {
+            let Pick { tenant, party, item } = picks[index];
+            let queue = self.queues.get_mut(&tenant);
+            let Some(entry) = queue.and_then(|queue| queue.parties.get_mut(party)) else { continue };
+            let before = entry.what.items.len();
+            removed[index] = entry.what.items.remove(item).map(|waiting| waiting.item);
+            self.items -= before - entry.what.items.len();
+            self.rule.left(shares, tenant, before, entry.what.items.len());
+        }
+        removed.into_iter().flatten().collect()
+    }
+
+    /// Puts what is left of these parties at the end of their line. They are given from behind.
+    fn rejoin(&mut self, parties: &[(Tenant, usize)], now: Instant) {
+        let mut left = Vec::new();
+        for (tenant, party) in parties {
+            let entry = self.queues.get_mut(tenant).and_then(|queue| queue.parties.remove(*party));
+            left.extend(entry.filter(|entry| !entry.what.items.is_empty()).map(|entry| (*tenant, entry)));
+        }
+        for (tenant, Entry { what, rank, .. }) in left.into_iter().rev() {
+            if let Some(queue) = self.queues.get_mut(&tenant) {
+                queue.parties.join(what, rank, now);
+            }
+        }
     }
 }
 
-/// Whether what was swept last at `swept` is swept again; if so, that is noted.
-pub(super) fn may_sweep(swept: &mut Option<Instant>, now: Instant) -> bool {
-    let may = swept.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_EVERY);
-    if may {
-        *swept = Some(now);
+impl FormerRule {
+    /// Returns what an item costs: the larger of its shares of a batch, in bytes and in items, in bytes.
+    pub(super) fn cost(&self, terms: &Terms) -> u64 {
+        let item = self.bytes_max / self.size_max.max(1);
+        terms.bytes.max(item).max(1) as u64
     }
-    may
+
+    /// Returns the places that so many items of one party take in the queue.
+    fn places(&self, items: usize) -> usize {
+        items.min(self.size_max.max(1).saturating_mul(PARTY_BATCHES))
+    }
+
+    /// Notes that a party of a tenant has fewer items.
+    fn left(&self, shares: &mut Shares, tenant: Tenant, before: usize, after: usize) {
+        for items in after..before {
+            shares.leave(tenant, self.places(items + 1) - self.places(items));
+        }
+    }
 }
 
-/// The items at the head of the queue that fit into one batch.
+/// The place of an item: its tenant, the party in the tenant's line, the item in the party.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Pick {
+    tenant: Tenant,
+    party: usize,
+    item: usize,
+}
+
+/// An item that may be in a batch.
 #[derive(Clone, Copy)]
+struct Member {
+    pick: Pick,
+    terms: Terms,
+    arrived: Instant,
+}
+
+/// The items of a class in the order in which they are due to be served.
+struct Order<'a, T> {
+    rule: FormerRule,
+    cursors: Vec<Cursor<'a, T>>,
+    /// The tenant of the first one.
+    first: Option<Tenant>,
+    shares: &'a Shares,
+    now: Instant,
+}
+
+/// A tenant's items, and what it would have been served if those before were.
+struct Cursor<'a, T> {
+    tenant: Tenant,
+    parties: &'a Line<Party<T>>,
+    party: usize,
+    item: usize,
+    standing: Standing,
+}
+
+impl<'a, T> Order<'a, T> {
+    fn of(former: &'a Former<T>, turn: &Turn, shares: &'a Shares) -> Self {
+        let waits = former.queues.iter().filter(|(_, queue)| !queue.parties.is_empty());
+        let cursors = waits.map(|(tenant, queue)| Cursor {
+            tenant: *tenant,
+            parties: &queue.parties,
+            party: 0,
+            item: 0,
+            standing: shares.standing(*tenant),
+        });
+        Self { rule: former.rule, cursors: cursors.collect(), first: Some(turn.tenant), shares, now: turn.now }
+    }
+
+    /// Returns the index of the tenant whose item is next.
+    fn choose(&mut self) -> Option<usize> {
+        let first = self.first.take();
+        if self.cursors.len() < 2 {
+            return (!self.cursors.is_empty()).then_some(0);
+        }
+        if let Some(at) = first.and_then(|first| self.cursors.iter().position(|cursor| cursor.tenant == first)) {
+            return Some(at);
+        }
+        let heads = || self.cursors.iter().filter_map(|cursor| cursor.parties.get(cursor.party));
+        let top = heads().map(|entry| entry.rank.priority).max()?;
+        let levels = heads().map(|entry| Reverse(entry.level(top, self.now)));
+        let standings = self.cursors.iter().map(|cursor| cursor.standing);
+        levels.zip(standings).enumerate().min_by_key(|(_, standing)| *standing).map(|(at, _)| at)
+    }
+}
+
+impl<T> Iterator for Order<'_, T> {
+    type Item = Member;
+
+    fn next(&mut self) -> Option<Member> {
+        let at = self.choose()?;
+        let cursor = self.cursors.get_mut(at)?;
+        let Cursor { tenant, party, item, .. } = *cursor;
+        let entry = cursor.parties.get(party)?;
+        let terms = entry.what.items.get(item)?.terms;
+        cursor.item += 1;
+        if cursor.item >= entry.what.items.len() {
+            (cursor.party, cursor.item) = (party + 1, 0);
+        }
+        cursor.standing = cursor.standing.after(self.shares.charge(self.rule.cost(&terms)));
+        if cursor.party >= cursor.parties.len() {
+            // The order of cursors doesn't matter: of equal standing is nobody but those that were never served.
+            self.cursors.remove(at);
+        }
+        Some(Member { pick: Pick { tenant, party, item }, terms, arrived: entry.what.arrived })
+    }
+}
+
+/// Returns these items, those first whose size is closest to `bytes`.
+fn similar(bytes: usize, members: impl Iterator<Item = Member>) -> Vec<Member> {
+    let mut members: Vec<Member> = members.collect();
+    members.sort_by_key(|member| member.terms.bytes.abs_diff(bytes));
+    members
+}
+
+/// A batch that is being put together.
+struct Gathering {
+    rule: FormerRule,
+    picks: Vec<Pick>,
+    bytes: usize,
+    longest: usize,
+    /// The bound of its members.
+    size_max: usize,
+}
+
+impl Gathering {
+    /// Adds an item if it fits. The first one does in any case: larger than a batch may be, it is sent alone.
+    fn add(&mut self, member: &Member) -> bool {
+        let Terms { bytes, size_max, .. } = member.terms;
+        let (items, longest) = (self.picks.len() + 1, self.longest.max(bytes));
+        let bytes = if self.rule.padded { longest.saturating_mul(items) } else { self.bytes.saturating_add(bytes) };
+        let narrowed = size_max.map_or(self.size_max, |own| self.size_max.min(own.max(1)));
+        if items > 1 && (bytes > self.rule.bytes_max || items > narrowed) {
+            return false;
+        }
+        self.picks.push(member.pick);
+        (self.bytes, self.longest, self.size_max) = (bytes, longest, narrowed);
+        true
+    }
+}
+
+/// The items that would be sent.
 struct NextBatch {
-    items: usize,
+    picks: Vec<Pick>,
     /// When the first of them has waited long enough.
     due: Instant,
     /// Waiting longer can't make the batch larger.

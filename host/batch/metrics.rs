@@ -1,11 +1,14 @@
 //! The metrics of the batch room.
 
+use std::sync::{Arc, atomic::AtomicU64};
+
 use prometheus_client::{
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use super::pace::Why;
+use super::{pace::Why, scheduler::Load};
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug)]
@@ -14,13 +17,23 @@ pub struct Metrics {
     pub(super) items: Counter,
     pub(super) size: Histogram,
     pub(super) wait: Histogram,
-    pub(super) queue_full: Counter,
+    pub(super) refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(super) withdrawn: Counter,
     pub(super) lost: Counter,
     pub(super) alone: Counter,
     pub(super) classes: Gauge,
     pub(super) divided: Counter,
     pub(super) further: Counter,
+    pub(super) waiting: Family<PoolLabels, Gauge>,
+    pub(super) tenants: Family<PoolLabels, Gauge>,
+    pub(super) largest_share: Family<PoolLabels, Gauge<f64, AtomicU64>>,
+    pool: Arc<str>,
+}
+
+/// The pool that a row is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct PoolLabels {
+    pool: Arc<str>,
 }
 
 impl Default for Metrics {
@@ -40,14 +53,24 @@ impl Metrics {
             wait: Histogram::new([
                 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
-            queue_full: Counter::default(),
+            refused: Family::default(),
             withdrawn: Counter::default(),
             lost: Counter::default(),
             alone: Counter::default(),
             classes: Gauge::default(),
             divided: Counter::default(),
             further: Counter::default(),
+            waiting: Family::default(),
+            tenants: Family::default(),
+            largest_share: Family::default(),
+            pool: Arc::from(""),
         }
+    }
+
+    /// Returns handles that count what a pool of this name does.
+    #[must_use]
+    pub fn of_pool(&self, pool: &str) -> Self {
+        Self { pool: pool.into(), ..self.clone() }
     }
 
     /// Adds them to what the node reports.
@@ -56,11 +79,7 @@ impl Metrics {
         registry.register("batch_items", "Items sent in batches", self.items.clone());
         registry.register("batch_size", "Items of one batch", self.size.clone());
         registry.register("batch_wait_seconds", "Time an item waited for its batch to leave", self.wait.clone());
-        registry.register(
-            "batch_queue_full",
-            "Items refused because their class's queue was full",
-            self.queue_full.clone(),
-        );
+        registry.register("batch_refused", "Items refused, by why", self.refused.clone());
         registry.register(
             "batch_withdrawn",
             "Items whose client went away before they were sent",
@@ -79,6 +98,13 @@ impl Metrics {
             self.divided.clone(),
         );
         registry.register("batch_divided_requests", "Requests that took beyond the first", self.further.clone());
+        registry.register("batch_waiting", "Items waiting at present", self.waiting.clone());
+        registry.register("batch_tenants", "Tenants that have items waiting at present", self.tenants.clone());
+        registry.register(
+            "batch_largest_share",
+            "The largest share that one tenant had of what was served last, by cost",
+            self.largest_share.clone(),
+        );
     }
 
     /// Counts a batch of which items were sent again, in so many further requests.
@@ -92,5 +118,61 @@ impl Metrics {
         self.items.inc_by(items as u64);
         // A batch is far smaller than the first integer that an f64 can't hold.
         self.size.observe(items as f64);
+    }
+
+    pub(super) fn refused(&self, reason: &'static str, items: usize) {
+        self.refused.get_or_create(&[("reason", reason)]).inc_by(items as u64);
+    }
+
+    /// Returns the gauges of one scheduler, which may share their rows with that of an earlier pool of this name.
+    pub(super) fn gauges(&self) -> Gauges {
+        let labels = PoolLabels { pool: Arc::clone(&self.pool) };
+        Gauges {
+            classes: Counted::of(self.classes.clone()),
+            waiting: Counted::of(self.waiting.get_or_create(&labels).clone()),
+            tenants: Counted::of(self.tenants.get_or_create(&labels).clone()),
+            largest_share: self.largest_share.get_or_create(&labels).clone(),
+        }
+    }
+}
+
+/// What one scheduler adds to the gauges.
+pub(super) struct Gauges {
+    classes: Counted,
+    waiting: Counted,
+    tenants: Counted,
+    largest_share: Gauge<f64, AtomicU64>,
+}
+
+impl Gauges {
+    pub(super) fn set(&mut self, classes: usize, load: &Load) {
+        self.classes.set(classes);
+        self.waiting.set(load.items);
+        self.tenants.set(load.tenants);
+        self.largest_share.set(load.largest_share);
+    }
+}
+
+/// Counts something of one scheduler in a gauge that several share.
+struct Counted {
+    gauge: Gauge,
+    count: i64,
+}
+
+impl Counted {
+    const fn of(gauge: Gauge) -> Self {
+        Self { gauge, count: 0 }
+    }
+
+    fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.gauge.inc_by(count - self.count);
+        self.count = count;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }

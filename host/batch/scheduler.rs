@@ -1,37 +1,67 @@
 //! Which class of a pool gets the next free slot. Pure: events and the time are its arguments.
 //!
-//! The slots are the pool's. Classes in which items wait queue for them, as items queue within their class: each takes
-//! a slot in its turn and then queues at the end again, so that none is kept out by another, however many items that
-//! one has. A higher priority goes before what joined the line within the last second.
+//! The slots are the pool's, and its tenants share them: of those that have something waiting, the one that has been
+//! served least is next. The classes in which a tenant has items stand in its line, as items stand in that of their
+//! class: each takes a slot in its turn and then stands at the end again, so that none is kept out by another, however
+//! many items that one has. A higher priority goes before what joined its line within the last second, and before other
+//! tenants.
 
-use std::{collections::HashMap, fmt, hash::Hash, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::Hash,
+    time::{Duration, Instant},
+};
 
 use super::{
-    former::{Former, FormerRule, Full, Step, Terms, may_sweep},
-    line::Line,
+    backlog::Backlog,
+    former::{Former, FormerRule, Step, Terms, Turn},
+    line::{Line, Rank},
     pace::{Pace, Returned, Why},
+    shares::{Shares, Tenant},
 };
 use crate::config;
 
 #[cfg(test)]
 mod tests;
 
+/// A full queue is searched for items that no request waits for at most this often: under overload it would cost the
+/// most when it helps least.
+const SWEEP_EVERY: Duration = Duration::from_millis(10);
+
+/// The queue is searched for items that have passed their deadline at most this often.
+const EXPIRE_EVERY: Duration = Duration::from_millis(1);
+
 /// The limits of a pool's scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerRule {
-    /// The limits of each class.
+    /// The limits of each class, and of the queue.
     pub former: FormerRule,
     /// Batches under way at once, of all classes together.
     pub concurrency: usize,
-    /// Classes that wait or are under way at once. An item of a further one is a class of its own: it is sent alone,
-    /// and at most [`FormerRule::queue_max`] of such items wait.
+    /// Classes that wait or are under way at once. The items of one request that are of a further class are a class of
+    /// their own, and each is sent alone.
     pub classes_max: usize,
+    /// Tenants whose shares are told apart; further ones share one.
+    pub tenants_max: usize,
 }
 
 impl From<config::Batch> for SchedulerRule {
     fn from(batch: config::Batch) -> Self {
-        let config::Batch { size_max, bytes_max, wait_max, queue_max, concurrency, classes_max, .. } = batch;
-        Self { former: FormerRule { size_max, bytes_max, wait_max, queue_max }, concurrency, classes_max }
+        let config::Batch {
+            size_max,
+            bytes_max,
+            padded,
+            wait_max,
+            queue_max,
+            concurrency,
+            classes_max,
+            tenants_max,
+            ..
+        } = batch;
+        let former = FormerRule { size_max, bytes_max, padded, wait_max, queue_max };
+        Self { former, concurrency, classes_max, tenants_max }
     }
 }
 
@@ -40,44 +70,46 @@ impl From<config::Batch> for SchedulerRule {
 pub struct Scheduler<K, T> {
     rule: SchedulerRule,
     pace: Box<dyn Pace>,
-    classes: HashMap<QueueId<K>, Queue<T>>,
-    line: Line<QueueId<K>>,
+    classes: HashMap<QueueId<K>, Former<T>>,
+    /// The classes in which a tenant has something waiting, or had until it was dropped.
+    lines: BTreeMap<Tenant, Line<QueueId<K>>>,
+    shares: Shares,
+    backlog: Backlog,
     under_way: usize,
     /// A batch came back while items were waiting, and none was sent since.
     freed: bool,
-    /// Items that wait to be sent alone, and how many there have ever been.
+    guests: Guests,
+    /// Classes of items that are sent alone, and how many there have ever been.
     alone: usize,
     numbered: u64,
     swept: Option<Instant>,
+    /// No deadline of an item that waits is earlier.
+    expires: Option<Instant>,
+    expired: Option<Instant>,
 }
 
-/// The identity of a queue: a class's, or that of a single item for which there are too many classes.
+/// Batches of other pools that want a slot of this one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Guests {
+    waiting: usize,
+    /// Whether one got the last slot that was given away.
+    had_turn: bool,
+}
+
+/// The identity of a queue: a class's, or that of items which are sent alone because there are too many classes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QueueId<K> {
     /// The class.
     pub class: K,
-    /// The item's number, if it is sent alone.
+    /// The number of its items, if they are sent alone.
     alone: Option<u64>,
 }
 
 impl<K> QueueId<K> {
-    /// Whether it is that of a single item.
+    /// Whether it is that of items which are sent alone.
     #[must_use]
     pub const fn is_alone(&self) -> bool {
         self.alone.is_some()
-    }
-}
-
-/// The items that wait in a class, and the class's place in the line.
-struct Queue<T> {
-    former: Former<T>,
-    /// The priority by which it waits in line; `None` if it doesn't.
-    in_line: Option<u8>,
-}
-
-impl<T> Queue<T> {
-    fn is_idle(&self) -> bool {
-        self.in_line.is_none() && self.former.is_idle()
     }
 }
 
@@ -103,152 +135,287 @@ pub enum Next<K, T> {
     Idle,
 }
 
+/// A request is refused as a whole, before any of its items is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// Why it is refused.
+    pub why: Refusal,
+    /// When what waits now will have been served, in whole seconds from 1 to 60.
+    pub retry_after: Duration,
+}
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue is full, and the tenant has its share of it.
+    Full,
+    /// It can't be served before its deadline.
+    Late,
+}
+
 impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Returns a scheduler that has nothing to do yet.
     #[must_use]
     pub fn new(rule: SchedulerRule, pace: Box<dyn Pace>) -> Self {
-        // A zero would keep items waiting for ever.
-        let rule = SchedulerRule { concurrency: rule.concurrency.max(1), ..rule };
+        // A zero would keep items waiting for ever, or out.
+        let former = FormerRule {
+            size_max: rule.former.size_max.max(1),
+            queue_max: rule.former.queue_max.max(1),
+            ..rule.former
+        };
+        let rule = SchedulerRule { former, concurrency: rule.concurrency.max(1), ..rule };
         Self {
             rule,
             pace,
             classes: HashMap::new(),
-            line: Line::new(),
+            lines: BTreeMap::new(),
+            shares: Shares::new(rule.tenants_max, former.bytes_max as u64),
+            backlog: Backlog::new(former.size_max, rule.concurrency),
             under_way: 0,
             freed: false,
+            guests: Guests::default(),
             alone: 0,
             numbered: 0,
             swept: None,
+            expires: None,
+            expired: None,
         }
     }
 
-    /// Takes an item in; its wait counts from `now`. In a full queue room is made by dropping items that `keep` is
-    /// false for.
+    /// Takes in a request of one item; see [`Scheduler::arrive_together`].
     ///
     /// # Errors
-    /// [`Full`] with the item, if `queue_max` others of its class are waiting.
+    /// [`Refused`] with the item.
     pub fn arrive(
         &mut self,
         class: &K,
         item: T,
         terms: Terms,
         now: Instant,
-        mut keep: impl FnMut(&T) -> bool,
-    ) -> Result<(), Full<T>> {
-        let Some(queue_id) = self.queue_for(class, now, &mut keep) else { return Err(Full(item)) };
-        let rule = FormerRule {
-            size_max: if queue_id.is_alone() { 1 } else { self.rule.former.size_max },
-            ..self.rule.former
-        };
-        let made = || Queue { former: Former::new(rule), in_line: None };
-        let queue = self.classes.entry(queue_id.clone()).or_insert_with(made);
-        if queue.former.is_full() {
-            queue.former.sweep(now, keep);
+        keep: impl FnMut(&T) -> bool,
+    ) -> Result<(), Refused<T>> {
+        self.arrive_together(vec![(class.clone(), vec![(item, terms)])], now, keep)
+    }
+
+    /// Takes in the items of one request by their classes, each once; their wait counts from `now`. They are all of the
+    /// first one's tenant. As long as the queue isn't full, or the tenant has less than its share of it, a request is
+    /// taken in however many items it has: of those of a class, only as many as two batches may have take places, so
+    /// that it is served in pieces. In a full queue room is made by dropping items that `keep` is false for.
+    ///
+    /// # Errors
+    /// [`Refused`] with all items, if there is no room, or the deadline of one can't be met.
+    pub fn arrive_together(
+        &mut self,
+        groups: Vec<(K, Vec<(T, Terms)>)>,
+        now: Instant,
+        keep: impl FnMut(&T) -> bool,
+    ) -> Result<(), Refused<T>> {
+        let Some((_, terms)) = groups.iter().flat_map(|(_, items)| items).next() else { return Ok(()) };
+        let tenant = self.shares.row_of(terms.tenant);
+        if !self.has_room(tenant) {
+            self.sweep(now, keep);
         }
-        queue.former.arrive(item, terms, now)?;
-        match queue.in_line {
-            Some(priority) if priority >= terms.priority => {}
-            Some(_) => {
-                queue.in_line = Some(terms.priority);
-                let at = self.line.iter().position(|entry| entry.what == queue_id);
-                if let Some(at) = at {
-                    self.line.raise(at, terms.priority, now);
-                }
-            }
-            None => {
-                queue.in_line = Some(terms.priority);
-                self.line.join(queue_id, terms.priority, now);
-            }
+        let why = if !self.has_room(tenant) {
+            Some(Refusal::Full)
+        } else {
+            groups.iter().any(|(class, items)| self.is_late(tenant, class, items, now)).then_some(Refusal::Late)
+        };
+        if let Some(why) = why {
+            let items: Vec<T> = groups.into_iter().flat_map(|(_, items)| items).map(|(item, _)| item).collect();
+            let retry_after = self.backlog.retry_after(self.shares.items() + items.len());
+            return Err(Refused { items, why, retry_after });
+        }
+        for (class, items) in groups {
+            self.take_in(tenant, class, items, now);
         }
         Ok(())
     }
 
-    /// Returns the queue for a class's next item; `None` if there are too many classes, and too many items that are
-    /// sent alone.
-    fn queue_for(&mut self, class: &K, now: Instant, keep: impl FnMut(&T) -> bool) -> Option<QueueId<K>> {
+    fn has_room(&self, tenant: Tenant) -> bool {
+        self.shares.has_room(tenant, self.rule.former.queue_max)
+    }
+
+    /// Whether the first deadline of these items passes before all of them could be served, even if everything that
+    /// isn't certain went well. With nothing to do, a pool tries: how fast it is now is known only then.
+    fn is_late(&self, tenant: Tenant, class: &K, items: &[(T, Terms)], now: Instant) -> bool {
+        let Some(rank) = items.iter().map(|(_, terms)| Rank::of(terms.priority, terms.deadline)).reduce(Rank::best)
+        else {
+            return false;
+        };
+        let Some(deadline) = items.iter().filter_map(|(_, terms)| terms.deadline).min() else { return false };
+        if deadline <= now || self.under_way == 0 && self.shares.items() == 0 {
+            return deadline <= now;
+        }
         let queue_id = QueueId { class: class.clone(), alone: None };
+        let own = self.classes.get(&queue_id).map_or(0, |former| former.ahead(tenant, rank, now));
+        // Others take as many turns until then, as far as they have anything waiting.
+        let ahead = own.saturating_mul(self.shares.active()).min(self.shares.items());
+        let finish = self.backlog.finish(ahead + items.len()).unwrap_or_default();
+        now + finish > deadline
+    }
+
+    fn take_in(&mut self, tenant: Tenant, class: K, mut items: Vec<(T, Terms)>, now: Instant) {
+        let ranks = items.iter().map(|(_, terms)| Rank::of(terms.priority, terms.deadline));
+        let Some(rank) = ranks.reduce(Rank::best) else { return };
+        let deadline = items.iter().filter_map(|(_, terms)| terms.deadline).min();
+        self.expires = [self.expires, deadline].into_iter().flatten().min();
+        let queue_id = self.queue_for(class);
+        if queue_id.is_alone() {
+            items.iter_mut().for_each(|(_, terms)| terms.size_max = Some(1));
+        }
+        let former = self.classes.entry(queue_id.clone()).or_insert_with(|| Former::new(self.rule.former));
+        former.arrive(tenant, items, now, &mut self.shares);
+        let line = self.lines.entry(tenant).or_insert_with(Line::new);
+        match former.in_line(tenant) {
+            Some(known) if !rank.precedes(known) => {}
+            Some(_) => {
+                former.set_in_line(tenant, Some(rank));
+                if let Some(at) = line.position(|other| *other == queue_id) {
+                    line.raise(at, rank, now);
+                }
+            }
+            None => {
+                former.set_in_line(tenant, Some(rank));
+                line.join(queue_id, rank, now);
+            }
+        }
+    }
+
+    /// Returns the queue for the items of a class.
+    fn queue_for(&mut self, class: K) -> QueueId<K> {
+        let queue_id = QueueId { class, alone: None };
         if self.classes.contains_key(&queue_id) || self.classes() < self.rule.classes_max {
-            return Some(queue_id);
-        }
-        let alone_max = self.rule.former.queue_max.max(1);
-        if self.alone >= alone_max {
-            self.sweep_alone(now, keep);
-        }
-        if self.alone >= alone_max {
-            return None;
+            return queue_id;
         }
         self.alone += 1;
         self.numbered += 1;
-        Some(QueueId { alone: Some(self.numbered), ..queue_id })
+        QueueId { alone: Some(self.numbered), ..queue_id }
     }
 
-    /// Drops the items that would be sent alone and `keep` is false for.
-    fn sweep_alone(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) {
-        if !may_sweep(&mut self.swept, now) {
-            return;
-        }
-        self.classes.retain(|queue_id, queue| {
-            if queue_id.is_alone() {
-                queue.former.sweep(now, &mut keep);
+    /// Drops the items that `keep` is false for, if that wasn't done just now.
+    fn sweep(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) {
+        if is_due(&mut self.swept, now, SWEEP_EVERY) {
+            for former in self.classes.values_mut() {
+                former.sweep(&mut self.shares, &mut keep);
             }
-            !queue_id.is_alone() || !queue.former.is_idle()
-        });
-        self.line.retain(|queue_id| self.classes.contains_key(queue_id));
-        self.alone = self.classes.keys().filter(|queue_id| queue_id.is_alone()).count();
+        }
+    }
+
+    /// Takes out the items that have passed their deadlines. They are to be refused: a result would come too late.
+    pub fn expire(&mut self, now: Instant) -> Vec<T> {
+        let mut expired = Vec::new();
+        if self.expires.is_some_and(|expires| expires <= now) && is_due(&mut self.expired, now, EXPIRE_EVERY) {
+            for former in self.classes.values_mut() {
+                former.expire(now, &mut self.shares, &mut expired);
+            }
+            self.expires = self.classes.values().filter_map(Former::first_deadline).min();
+        }
+        expired
     }
 
     /// Returns what to do now. It is to be called after anything happened, until it no longer returns [`Next::Send`].
     /// An item that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
     pub fn next(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) -> Next<K, T> {
-        let (mut at, mut wake): (usize, Option<Instant>) = (0, None);
-        while self.under_way < self.rule.concurrency
-            && let Some(entry) = self.line.get(at)
-        {
-            let queue_id = &entry.what;
-            let step = self
-                .classes
-                .get_mut(queue_id)
-                .map_or(Step::Idle, |queue| queue.former.next(now, self.freed, &*self.pace, &mut keep));
-            match step {
-                Step::Send { items, why } => {
-                    let queue_id = queue_id.clone();
-                    self.line.remove(at);
-                    self.left(&queue_id, now);
-                    return Next::Send(Batch { queue_id, items, why });
-                }
-                Step::WaitUntil(time) => {
-                    wake = Some(wake.map_or(time, |wake| wake.min(time)));
-                    at += 1;
-                }
-                Step::Idle => {
-                    let queue_id = queue_id.clone();
-                    self.line.remove(at);
-                    self.leave_line(&queue_id);
+        let mut wake = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
+        if self.under_way < self.rule.concurrency {
+            let mut waiting: Vec<QueueId<K>> = Vec::new();
+            for tenant in self.tenants(now) {
+                match self.offer(tenant, now, &mut waiting, &mut keep) {
+                    Step::Send { items, why, served } => {
+                        // The last one that was asked is the one that sends.
+                        let Some(queue_id) = waiting.pop() else { break };
+                        self.left(&queue_id, items.len(), &served, now);
+                        return Next::Send(Batch { queue_id, items, why });
+                    }
+                    Step::WaitUntil(time) => wake = Some(wake.map_or(time, |wake| wake.min(time))),
+                    Step::Idle => {}
                 }
             }
         }
         wake.map_or(Next::Idle, Next::WaitUntil)
     }
 
-    /// Notes that a batch of this queue was sent; what else waits there joins the line again.
-    fn left(&mut self, queue_id: &QueueId<K>, now: Instant) {
+    /// Returns the tenants in the order of their turns.
+    fn tenants(&self, now: Instant) -> Vec<Tenant> {
+        let heads = || self.lines.iter().filter_map(|(tenant, line)| Some((*tenant, line.get(0)?)));
+        let top = heads().map(|(_, entry)| entry.rank.priority).max().unwrap_or_default();
+        let mut tenants: Vec<_> = heads()
+            .map(|(tenant, entry)| (Reverse(entry.level(top, now)), self.shares.standing(tenant), tenant))
+            .collect();
+        tenants.sort_unstable();
+        tenants.into_iter().map(|(.., tenant)| tenant).collect()
+    }
+
+    /// Offers a free slot to the classes in a tenant's line, but for those that have been asked. Returns what the first
+    /// one that sends does, or until when all of them wait.
+    fn offer(
+        &mut self,
+        tenant: Tenant,
+        now: Instant,
+        asked: &mut Vec<QueueId<K>>,
+        mut keep: impl FnMut(&T) -> bool,
+    ) -> Step<T> {
+        let crowded = self.shares.places() >= self.rule.former.queue_max;
+        let turn = Turn { now, tenant, freed: self.freed, crowded, service: self.backlog.service() };
+        let (mut at, mut wake): (usize, Option<Instant>) = (0, None);
+        while let Some(entry) = self.lines.get(&tenant).and_then(|line| line.get(at)) {
+            if asked.contains(&entry.what) {
+                at += 1;
+                continue;
+            }
+            let queue_id = entry.what.clone();
+            let former = self.classes.get_mut(&queue_id).filter(|former| former.rank(tenant).is_some());
+            let step = former.map_or(Step::Idle, |former| former.next(&turn, &*self.pace, &mut self.shares, &mut keep));
+            match step {
+                Step::Send { .. } => {
+                    asked.push(queue_id);
+                    return step;
+                }
+                Step::WaitUntil(time) => {
+                    wake = Some(wake.map_or(time, |wake| wake.min(time)));
+                    asked.push(queue_id);
+                    at += 1;
+                }
+                Step::Idle => self.requeue(tenant, &queue_id, now),
+            }
+        }
+        wake.map_or(Step::Idle, Step::WaitUntil)
+    }
+
+    /// Notes that a batch of this queue was sent; what else its tenants have waiting there joins their lines again.
+    fn left(&mut self, queue_id: &QueueId<K>, items: usize, served: &[(Tenant, u64)], now: Instant) {
         self.under_way += 1;
         self.freed = false;
-        let Some(queue) = self.classes.get_mut(queue_id) else { return };
-        queue.in_line = queue.former.priority();
-        if let Some(priority) = queue.in_line {
-            self.line.join(queue_id.clone(), priority, now);
-        } else if queue_id.is_alone() {
-            self.forget(queue_id);
+        self.guests.had_turn = false;
+        self.shares.serve(served);
+        if self.shares.items() >= self.rule.former.size_max {
+            self.backlog.on_full(items);
+        }
+        for (tenant, _) in served {
+            self.requeue(*tenant, queue_id, now);
         }
     }
 
-    /// Notes that nothing waits in this queue any more.
-    fn leave_line(&mut self, queue_id: &QueueId<K>) {
-        let Some(queue) = self.classes.get_mut(queue_id) else { return };
-        queue.in_line = None;
-        if queue.is_idle() {
-            self.forget(queue_id);
+    /// Puts a queue at the end of a tenant's line, or out of it if nothing of the tenant's waits there any more.
+    fn requeue(&mut self, tenant: Tenant, queue_id: &QueueId<K>, now: Instant) {
+        let Some(line) = self.lines.get_mut(&tenant) else { return };
+        if let Some(at) = line.position(|other| other == queue_id) {
+            line.remove(at);
+        }
+        let former = self.classes.get_mut(queue_id);
+        let rank = former.as_ref().and_then(|former| former.rank(tenant));
+        if let Some(rank) = rank {
+            line.join(queue_id.clone(), rank, now);
+        } else if line.is_empty() {
+            self.lines.remove(&tenant);
+        }
+        if let Some(former) = former {
+            former.set_in_line(tenant, rank);
+            if former.is_idle() {
+                self.forget(queue_id);
+            }
         }
     }
 
@@ -261,14 +428,38 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Notes that a batch of this queue came back: its slot is free.
     pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned) {
         self.under_way = self.under_way.saturating_sub(1);
-        self.freed = !self.line.is_empty();
-        if let Some(queue) = self.classes.get_mut(queue_id) {
-            queue.former.finished();
-            if queue.is_idle() {
+        self.freed = !self.lines.is_empty();
+        if let Some(former) = self.classes.get_mut(queue_id) {
+            former.finished();
+            if former.is_idle() {
                 self.forget(queue_id);
             }
         }
+        self.backlog.on_batch(returned);
         self.pace.on_batch(returned);
+    }
+
+    /// Notes that a batch of another pool wants a slot of this one.
+    pub fn guest_arrives(&mut self) {
+        self.guests.waiting += 1;
+    }
+
+    /// Gives a free slot to a guest, if one waits whose turn it is; guests and the pool's own batches take turns. Call
+    /// [`Scheduler::guest_left`] when it is done.
+    pub fn admit_guest(&mut self) -> bool {
+        let is_its_turn = !self.guests.had_turn || self.lines.is_empty();
+        let is_admitted = self.guests.waiting > 0 && self.under_way < self.rule.concurrency && is_its_turn;
+        if is_admitted {
+            self.guests = Guests { waiting: self.guests.waiting - 1, had_turn: true };
+            self.under_way += 1;
+        }
+        is_admitted
+    }
+
+    /// Notes that a guest has done with its slot.
+    pub fn guest_left(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+        self.freed = !self.lines.is_empty();
     }
 
     /// Returns the number of classes of which something waits or is under way, without those of items that are sent
@@ -278,11 +469,37 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         self.classes.len() - self.alone
     }
 
+    /// Returns what waits, and for whom.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load { items: self.shares.items(), tenants: self.shares.active(), largest_share: self.shares.largest() }
+    }
+
     /// Whether nothing is waiting and nothing under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.line.is_empty() && self.under_way == 0
+        self.shares.items() == 0 && self.under_way == 0
     }
+}
+
+/// What waits in a scheduler, and for whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Items that wait.
+    pub items: usize,
+    /// Tenants that have items waiting.
+    pub tenants: usize,
+    /// The largest share that one tenant had of what was served last, by cost, over 64 full batches; 0 before.
+    pub largest_share: f64,
+}
+
+/// Whether something that was last done at `last` is done again; if so, that is noted.
+fn is_due(last: &mut Option<Instant>, now: Instant, every: Duration) -> bool {
+    let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= every);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
 }
 
 impl<K, T> fmt::Debug for Scheduler<K, T> {

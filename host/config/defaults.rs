@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     AccessLog, Batch, Breaker, Cache, Collapse, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health, Limits,
     Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
-    Timeouts, findings::is_name,
+    TenantBy, Timeouts, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -262,18 +262,21 @@ impl Default for Eject {
 }
 
 impl Default for Batch {
-    /// 32 items of 1 MiB altogether after 2 ms at most; 4,096 items waiting; one batch under way at once, so that items
-    /// gather while the model is busy; 256 classes; 1,024 items that failed in company are sent alone for a minute.
+    /// 32 items of 1 MiB altogether, not padded, after 2 ms at most; 4,096 items waiting; one batch under way at once, so
+    /// that items gather while the model is busy; 256 classes and as many tenants; 1,024 items that failed in company are
+    /// sent alone for a minute.
     fn default() -> Self {
         Self {
             size_max: 32,
             bytes_max: MIB,
+            padded: false,
             wait_max: Duration::from_millis(2),
             queue_max: 4096,
             concurrency: 1,
             classes_max: 256,
             quarantine_max: 1_024,
             quarantine: Duration::from_secs(60),
+            tenants_max: 256,
         }
     }
 }
@@ -295,6 +298,7 @@ impl Route {
             ignore_headers: Vec::new(),
             key_without_body: false,
             indivisible: INDIVISIBLE.map(str::to_owned).to_vec(),
+            tenant: TenantBy::default(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
         }

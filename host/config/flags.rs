@@ -177,6 +177,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         ignore_headers: Vec::new(),
         key_without_body: None,
         indivisible: None,
+        tenant: None,
         ttl_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,

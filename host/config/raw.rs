@@ -261,12 +261,14 @@ pub(super) struct Eject {
 pub(super) struct Batch {
     pub(super) size_max: Field<Count>,
     pub(super) bytes_max: Field<ByteSize>,
+    pub(super) padded: Option<bool>,
     pub(super) wait_us_max: Field<Micros>,
     pub(super) queue_max: Field<Count>,
     pub(super) concurrency: Field<Count>,
     pub(super) classes_max: Field<Count>,
     pub(super) quarantine_max: Field<Count>,
     pub(super) quarantine_ms: Field<Millis>,
+    pub(super) tenants_max: Field<Count>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -288,6 +290,7 @@ pub(super) struct Route {
     pub(super) ignore_headers: Vec<Spanned<String>>,
     pub(super) key_without_body: Field<bool>,
     pub(super) indivisible: Option<Vec<Spanned<String>>>,
+    pub(super) tenant: Field<String>,
     pub(super) ttl_ms: Field<Millis>,
     pub(super) grace_ms: Field<Millis>,
     pub(super) stale_if_error_ms: Field<Millis>,

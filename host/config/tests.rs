@@ -271,7 +271,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 22] = [
+    let table: [(&str, &[&str]); 24] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -294,6 +294,11 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
             &["a member of `indivisible` has no name", "such as `late_chunking`"],
         ),
         ("pool = \"web\"\nkey_without_body = true # !", &["only a route of `mode = \"infer\"` has `key_without_body`"]),
+        ("pool = \"web\"\ntenant = \"client\" # !", &["only a route of `mode = \"infer\"` has `tenant`"]),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant = \"header:x id\" # !",
+            &["`tenant` can't be `header:x id`", "`header:x-tenant`"],
+        ),
         ("pool = \"web\"\nkey_without_body = \"yes\" # !", &["string \"yes\" doesn't belong here"]),
         (
             "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nignore_headers = [\"x id\"] # !",

@@ -50,12 +50,14 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
         batch: config::Batch {
             size_max: 1,
             bytes_max: 1024,
+            padded: false,
             wait_max: Duration::ZERO,
             queue_max: 1,
             concurrency: 1,
             classes_max: 1,
             quarantine_max: 0,
             quarantine: Duration::ZERO,
+            tenants_max: 1,
         },
     }
 }

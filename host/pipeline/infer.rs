@@ -5,6 +5,7 @@ mod batches;
 mod model;
 mod send;
 mod tally;
+mod tenant;
 
 use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
 
@@ -25,7 +26,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    batch::{Class, Pending, Terms},
+    batch::{Pending, Tenant},
     cache::{
         Cache, Query,
         admit::{Admission, Refusal},
@@ -46,14 +47,14 @@ use crate::{
         coding::{self, Undecodable},
     },
     origin::protocol::{
-        Item, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm, SplitRules,
+        Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm, SplitRules,
     },
     policy::Fault,
 };
 
-use batches::submit_all;
+use batches::submit_groups;
 pub use batches::{Batchers, Batches};
-use model::{AdvisedItem, PendingResult, await_result, group_for};
+use model::{AdvisedItem, Group, PendingResult, await_result, group_for};
 pub use model::{BatchItem, ItemResult};
 use tally::{ItemReply, Tally};
 
@@ -105,6 +106,7 @@ pub(super) async fn serve(
         url,
         arrived: infer.cache.purger().arrived(),
         mark: infer.cache.purger().mark(),
+        tenant: tenant::of(&route.config.tenant, &head),
         head: Arc::new(head),
         route: Arc::clone(&route),
         advice,
@@ -169,6 +171,7 @@ struct SplitRequest {
     advice: Arc<Advice>,
     protocol: &'static dyn Protocol,
     head: Arc<RequestHead>,
+    tenant: Tenant,
     demand: Demand,
     url: String,
     url_tag: Tag,
@@ -319,16 +322,13 @@ impl SplitRequest {
         &self,
         dispositions: Vec<(&'q AdvisedItem, Disposition, Fallback)>,
     ) -> Vec<(&'q AdvisedItem, Waiting, Fallback)> {
-        let mut groups: Vec<(Class, Vec<(BatchItem, Terms)>)> = Vec::new();
+        let mut groups: Vec<Group> = Vec::new();
         let mut group_of = Vec::with_capacity(dispositions.len());
         for (advised, disposition, _) in &dispositions {
             let grouped = || self.batch_item(advised).map(|batch_item| group_for(&mut groups, batch_item));
             group_of.push(disposition.needs_fetch().then(grouped).transpose());
         }
-        let mut pending: Vec<_> = groups
-            .into_iter()
-            .map(|(class, items)| submit_all(&self.infer.batchers, &class, items).into_iter())
-            .collect();
+        let mut pending: Vec<_> = submit_groups(&self.infer.batchers, groups).into_iter().map(Vec::into_iter).collect();
         let waiting = dispositions.into_iter().zip(group_of).map(|((advised, disposition, fallback), group)| {
             // Items were grouped in this order, so each group's next result is this item's.
             let pending = match group {
@@ -396,8 +396,7 @@ impl SplitRequest {
         let pending = self.batch_item(advised).map(|batch_item| {
             let mut groups = Vec::new();
             group_for(&mut groups, batch_item);
-            let (class, items) = groups.pop()?;
-            submit_all(&self.infer.batchers, &class, items).pop().flatten()
+            submit_groups(&self.infer.batchers, groups).pop()?.pop().flatten()
         });
         (Arc::new(await_result(self.protocol, pending).await), false)
     }
@@ -438,6 +437,7 @@ impl SplitRequest {
             &self.head,
             self.protocol,
             advised,
+            self.tenant,
             response_bytes_max,
         )
     }
@@ -447,7 +447,12 @@ impl SplitRequest {
         tally.note(&mut trail);
         let outcomes: Vec<OutcomeRef<'_>> = item_replies.iter().map(ItemReply::outcome).collect();
         let is_one_result = form.is_one_result();
-        let mut joined_reply = self.protocol.join_outcomes(form, &outcomes);
+        // A request that is refused as a whole is one also where its items could have errors of their own.
+        let refusals: Option<Vec<&ItemError>> = item_replies.iter().map(ItemReply::refusal).collect();
+        let mut joined_reply = match refusals.as_deref() {
+            Some([refusal, ..]) => self.protocol.reply_to_all(refusal),
+            _ => self.protocol.join_outcomes(form, &outcomes),
+        };
         let mut headers = match item_replies.first().filter(|_| is_one_result) {
             Some(only) => only.headers(),
             None => said_of(item_replies),
@@ -516,6 +521,16 @@ impl ItemReply {
             Self::Fetched { result, .. } => {
                 result.outcome.as_ref().map(|answer| Message { headers: &result.headers, body: &answer.body })
             }
+        }
+    }
+
+    /// Returns the error by which the queue refused the item with its request.
+    fn refusal(&self) -> Option<&ItemError> {
+        match self {
+            Self::Fetched { result, .. } if matches!(result.reason, Some("queue-full" | "deadline")) => {
+                result.outcome.as_ref().err().filter(|error| matches!(error.status, 429 | 503))
+            }
+            _ => None,
         }
     }
 

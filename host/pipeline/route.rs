@@ -1,10 +1,11 @@
 //! Routes, and which one takes a request. They are tried in order; the first whose host and path match wins.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, uri::PathAndQuery};
 
 use crate::{
+    batch::Slots,
     cache::{key::KeySpace, lookup::Demand},
     clock,
     config::{self, ForwardPath, Mode},
@@ -49,6 +50,8 @@ pub struct Destination {
     pub model: Option<Arc<str>>,
     /// What a request costs there.
     pub cost_micro: u64,
+    /// The slots for batches there, and how long one that comes from another pool waits for one. `None` for no limit.
+    pub slots: Option<(Arc<dyn Slots>, Duration)>,
 }
 
 impl Route {

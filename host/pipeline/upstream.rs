@@ -16,6 +16,7 @@ use super::{
     trace,
 };
 use crate::{
+    batch::SlotPermit,
     clock,
     message::{Body, RequestSpan, coding},
     origin::{Failure, Fetched, Outbound, OutboundBody, Reaction},
@@ -62,6 +63,8 @@ pub(super) struct Arrived {
     /// The place of the candidate among the route's destinations.
     pub(super) candidate: usize,
     pub(super) cost_micro: u64,
+    /// The slot that a batch has in another pool than the one where it gathered, until its body has been read.
+    pub(super) slot: Option<SlotPermit>,
 }
 
 /// No response came, or one that is as good as none.
@@ -218,6 +221,9 @@ impl UpstreamRequest {
         let repeatable = may_repeat(&self.method, route.infers()) && at_hand;
         let hedgeable = may_hedge(&self.method, route.infers()) && at_hand;
         let hedge = choice.hedge_after_us.filter(|_| hedgeable).map(|us| Duration::from_micros(us.into()));
+        // A batch has a slot of the pool where it gathered: its first candidate's.
+        let is_batch = route.splits().is_some() && self.method == Method::POST;
+        let home = choice.order.first().and_then(|first| route.destinations.get(*first)).filter(|_| is_batch);
         let mut left = choice.order.as_slice();
         let mut result = Err(no_candidate());
         while let [first, rest @ ..] = left {
@@ -226,14 +232,14 @@ impl UpstreamRequest {
                 break;
             };
             left = rest;
-            let asked = ask(*first, destination, outbound);
+            let asked = ask(home, *first, destination, outbound);
             let next = hedge.and_then(|after| {
                 let next = *rest.first()?;
                 Some((after, next, route.destinations.get(next)?, self.outbound(route, next)?))
             });
             result = match next {
                 Some((after, index, next, outbound)) => {
-                    let second = ask_beside(&self.span, after, index, next, outbound);
+                    let second = ask_beside(&self.span, after, ask(home, index, next, outbound), next);
                     let (result, both) = Box::pin(hedged(asked, after, second)).await;
                     if both {
                         left = &rest[1..];
@@ -248,6 +254,9 @@ impl UpstreamRequest {
             }
             if let Some(next) = left.first().and_then(|next| route.destinations.get(*next)) {
                 trace::next_candidate(&self.span, &next.name, format_args!("{outcome}"));
+            }
+            if let Ok(arrived) = &mut result {
+                drop(arrived.slot.take());
             }
         }
         let mut arrived = result.map_err(|missed| missed.failed)?;
@@ -352,9 +361,18 @@ fn no_candidate() -> CandidateFailure {
     CandidateFailure { failed, outcome: Outcome::NoCandidate }
 }
 
-async fn ask(candidate: usize, destination: &Destination, outbound: Outbound) -> Result<Arrived, CandidateFailure> {
+/// Asks one candidate, the one of this place among the route's destinations. A batch that gathered at `home` takes a
+/// slot of any other pool first.
+async fn ask(
+    home: Option<&Destination>,
+    candidate: usize,
+    destination: &Destination,
+    outbound: Outbound,
+) -> Result<Arrived, CandidateFailure> {
+    let is_guest = home.is_some_and(|home| home.name != destination.name);
+    let slot = if is_guest { guest_slot(destination).await? } else { None };
     match destination.pool.fetch(outbound).await {
-        Ok(fetched) => Ok(Arrived { fetched, candidate, cost_micro: destination.cost_micro }),
+        Ok(fetched) => Ok(Arrived { fetched, candidate, cost_micro: destination.cost_micro, slot }),
         Err(failure) => {
             let outcome = match (failure.is_unsent(), failure.is_timeout()) {
                 (true, _) => Outcome::Unsent,
@@ -370,12 +388,22 @@ async fn ask(candidate: usize, destination: &Destination, outbound: Outbound) ->
 async fn ask_beside(
     span: &RequestSpan,
     after: Duration,
-    index: usize,
+    asked: impl Future<Output = Result<Arrived, CandidateFailure>>,
     destination: &Destination,
-    outbound: Outbound,
 ) -> Result<Arrived, CandidateFailure> {
     trace::hedged(span, &destination.name, after);
-    ask(index, destination, outbound).await
+    asked.await
+}
+
+/// Waits for a slot of a pool, as long as for a connection: two pools that fail may each wait for the other's.
+async fn guest_slot(destination: &Destination) -> Result<Option<SlotPermit>, CandidateFailure> {
+    let Some((slots, wait_max)) = &destination.slots else { return Ok(None) };
+    timeout(*wait_max, slots.slot()).await.map_err(|_| {
+        let detail = format!("no slot for a batch of the pool {} was free in time", destination.name);
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let failed = Failed { status, reason: "wait-timeout", detail: detail.into(), endpoint: None };
+        CandidateFailure { failed, outcome: Outcome::Unsent }
+    })
 }
 
 /// Tries a second candidate if the first hasn't responded in time, and takes the first good response. Returns true with
@@ -484,7 +512,7 @@ mod tests {
         let mut response = Response::new(Body::Empty);
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         let fetched = Fetched { response, endpoint: "e".into(), attempts: 1 };
-        Ok(Arrived { fetched, candidate: 0, cost_micro })
+        Ok(Arrived { fetched, candidate: 0, cost_micro, slot: None })
     }
 
     fn seen(result: (Result<Arrived, CandidateFailure>, bool)) -> (Option<(u16, u64)>, bool) {

@@ -24,6 +24,7 @@ mod policy;
 mod process;
 mod protocols;
 mod purge;
+mod queue;
 mod region;
 mod seeing;
 mod sharing;

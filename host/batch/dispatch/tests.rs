@@ -9,6 +9,7 @@ use crate::batch::pace::{Outlook, Verdict};
 const RULE: config::Batch = config::Batch {
     size_max: 32,
     bytes_max: usize::MAX,
+    padded: false,
     // Long enough that no test passes because time has passed.
     wait_max: Duration::from_secs(600),
     queue_max: 100,
@@ -16,7 +17,11 @@ const RULE: config::Batch = config::Batch {
     classes_max: 8,
     quarantine_max: 0,
     quarantine: Duration::ZERO,
+    tenants_max: 8,
 };
+
+/// Of a queue that is hardly worth mentioning.
+const FULL: Rejected = Rejected::QueueFull { retry_after: Duration::from_secs(1) };
 
 /// Answers that spoil a batch.
 const PANICS: u32 = 1001;
@@ -118,6 +123,11 @@ impl Bench {
         until(|| self.asked.load(Ordering::Relaxed) == count).await;
     }
 
+    /// Returns how many items were refused for this reason.
+    fn refused(&self, reason: &'static str) -> u64 {
+        self.metrics.refused.get_or_create(&[("reason", reason)]).get()
+    }
+
     /// Waits until the scheduler knows of so many classes.
     async fn classes(&self, count: i64) {
         until(|| self.metrics.classes.get() == count).await;
@@ -204,13 +214,78 @@ async fn a_full_queue_refuses_until_somebody_goes_away() {
     assert!(goes.await.unwrap_err().is_cancelled());
     let takes_its_place = bench.ask("a", 3);
     bench.taken(4).await;
-    assert_eq!(outcome(bench.ask("a", 4)).await, Err(Rejected::QueueFull { queue_max: 2 }));
-    assert_eq!(bench.metrics.queue_full.get(), 1);
+    assert_eq!(outcome(bench.ask("a", 4)).await, Err(FULL));
+    assert_eq!(bench.refused("queue-full"), 1);
     bench.model.permits.add_permits(2);
     assert_eq!(outcome(first).await, Ok(0));
     assert_eq!(outcome(stays).await, Ok(2000));
     assert_eq!(outcome(takes_its_place).await, Ok(3000));
     assert_eq!(bench.model.batches(), [vec![0], vec![2, 3]]);
+}
+
+#[tokio::test]
+async fn a_request_larger_than_the_queue_is_answered_and_one_too_many_is_refused_as_a_whole() {
+    let (bench, first) = Bench::held(config::Batch { queue_max: 40, ..RULE }).await;
+    let terms = Terms { bytes: 1, ..Terms::default() };
+    let list = |items: std::ops::Range<u32>| vec![(class("a"), items.map(|item| (item, terms)).collect::<Vec<_>>())];
+    let taken = bench.batcher.submit_request(list(1..101)).remove(0);
+    let groups = [list(101..103), vec![(class("b"), vec![(103, terms)])]].concat();
+    for (pending, wanted) in bench.batcher.submit_request(groups).into_iter().flatten().zip(101..) {
+        assert_eq!(pending.result().await, Err(FULL), "{wanted}");
+    }
+    assert_eq!(bench.refused("queue-full"), 3);
+    bench.model.permits.add_permits(100);
+    assert_eq!(outcome(first).await, Ok(0));
+    for (item, pending) in (1..).zip(taken) {
+        assert_eq!(pending.result().await, Ok(item * 1000));
+    }
+    assert_eq!(bench.model.batches().concat(), (0..101).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_passes_its_deadline_while_it_waits_is_refused_then_and_never_sent() {
+    let (bench, first) = Bench::held(RULE).await;
+    let terms = Terms { bytes: 1, deadline: Some(Instant::now() + Duration::from_millis(20)), ..Terms::default() };
+    // The model is still at work on the first.
+    assert_eq!(bench.batcher.submit(&class("a"), 1, terms).await, Err(Rejected::Expired));
+    assert_eq!(bench.refused("expired"), 1);
+    bench.model.permits.add_permits(1);
+    assert_eq!(outcome(first).await, Ok(0));
+    bench.classes(0).await;
+    assert_eq!(bench.model.batches(), [[0]]);
+}
+
+#[tokio::test]
+async fn what_cannot_meet_its_deadline_is_refused_at_once() {
+    let (bench, first) = Bench::held(RULE).await;
+    let terms = Terms { bytes: 1, deadline: Some(Instant::now()), ..Terms::default() };
+    let late = Err(Rejected::Late { retry_after: Duration::from_secs(1) });
+    assert_eq!(bench.batcher.submit(&class("a"), 1, terms).await, late);
+    assert_eq!(bench.refused("deadline"), 1);
+    bench.model.permits.add_permits(1);
+    assert_eq!(outcome(first).await, Ok(0));
+}
+
+#[tokio::test]
+async fn a_batch_of_another_pool_has_a_slot_of_its_own() {
+    let bench = Bench::new(RULE, 0);
+    let permit = bench.batcher.slot().await.expect("a slot is free");
+    let waits = bench.ask("a", 1);
+    bench.taken(1).await;
+    let gives_up = bench.batcher.slot();
+    drop(gives_up);
+    let mut next = bench.batcher.slot();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(bench.model.batches().is_empty() && (&mut next).now_or_never().is_none(), "the slot is taken");
+    drop(permit);
+    // The pool's own batch goes first, since a guest had the last turn.
+    until(|| bench.model.batches() == [[1]]).await;
+    bench.model.permits.add_permits(1);
+    assert_eq!(outcome(waits).await, Ok(1000));
+    let permit = next.await.expect("a slot is free again");
+    drop((permit, bench));
 }
 
 #[tokio::test]
@@ -256,7 +331,7 @@ async fn a_class_too_many_is_sent_alone_and_in_its_turn() {
     let (bench, first) = Bench::held(rule).await;
     let others = [bench.ask("b", 1), bench.ask("b", 2)];
     bench.taken(3).await;
-    assert_eq!(outcome(bench.ask("c", 3)).await, Err(Rejected::QueueFull { queue_max: 2 }));
+    assert_eq!(outcome(bench.ask("c", 3)).await, Err(FULL));
     assert_eq!((bench.metrics.classes.get(), bench.model.batches().len()), (1, 1));
     bench.model.permits.add_permits(3);
     assert_eq!(outcome(first).await, Ok(0));

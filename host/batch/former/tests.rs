@@ -2,88 +2,209 @@ use super::*;
 use crate::batch::pace::{Gather, Returned};
 
 const RULE: FormerRule =
-    FormerRule { size_max: 10, bytes_max: 1_000, wait_max: Duration::from_millis(10), queue_max: 100 };
+    FormerRule { size_max: 10, bytes_max: 1_000, padded: false, wait_max: Duration::from_millis(10), queue_max: 100 };
+
+const A: Tenant = Tenant::of_digest(1);
+const B: Tenant = Tenant::of_digest(2);
 
 /// Returns the terms of an item without bounds of its own.
 fn of(bytes: usize) -> Terms {
     Terms { bytes, ..Terms::default() }
 }
 
-/// What leaves when the model has nothing to do.
-fn sent<T>(former: &mut Former<T>, now: Instant) -> Vec<T> {
-    former.finished();
-    match former.next(now, false, &Gather, |_| true) {
-        Step::Send { items, .. } => items,
-        Step::WaitUntil(_) | Step::Idle => Vec::new(),
+/// A former with its tenants.
+struct Bench<T> {
+    former: Former<T>,
+    shares: Shares,
+}
+
+impl<T> Bench<T> {
+    fn new(rule: FormerRule) -> Self {
+        Self { former: Former::new(rule), shares: Shares::new(8, rule.bytes_max as u64) }
+    }
+
+    fn arrive(&mut self, item: T, terms: Terms, now: Instant) {
+        self.arrive_together(vec![(item, terms)], now);
+    }
+
+    fn arrive_together(&mut self, items: Vec<(T, Terms)>, now: Instant) {
+        self.former.arrive(items[0].1.tenant, items, now, &mut self.shares);
+    }
+
+    fn step(&mut self, now: Instant, pace: &dyn Pace) -> Step<T> {
+        let tenant = self.former.queues.keys().copied().min_by_key(|tenant| self.shares.standing(*tenant));
+        let turn = Turn { now, tenant: tenant.unwrap_or_default(), freed: false, crowded: false, service: None };
+        self.former.next(&turn, pace, &mut self.shares, |_| true)
+    }
+
+    /// Returns what leaves when the model has nothing to do.
+    fn sent(&mut self, now: Instant) -> Vec<T> {
+        self.former.finished();
+        match self.step(now, &Gather) {
+            Step::Send { items, served, .. } => {
+                self.shares.serve(&served);
+                items
+            }
+            Step::WaitUntil(_) | Step::Idle => Vec::new(),
+        }
+    }
+
+    fn priority(&self) -> Option<u8> {
+        self.former.rank(Tenant::default()).map(|rank| rank.priority)
     }
 }
 
 /// Returns a former of which a batch is under way, so that items gather.
-fn busy(rule: FormerRule, start: Instant) -> Former<&'static str> {
-    let mut former = Former::new(rule);
-    former.arrive("first", of(1), start).unwrap();
-    assert_eq!(sent(&mut former, start), ["first"]);
-    former
+fn busy(rule: FormerRule, start: Instant) -> Bench<&'static str> {
+    let mut bench = Bench::new(rule);
+    bench.arrive("first", of(1), start);
+    assert_eq!(bench.sent(start), ["first"]);
+    bench
 }
 
 #[test]
 fn a_higher_priority_leaves_first_but_overtakes_nobody_who_has_waited_for_a_second() {
     let start = Instant::now();
     let with = |priority| Terms { priority, ..of(1) };
-    let mut former = busy(FormerRule { size_max: 2, ..RULE }, start);
+    let mut bench = busy(FormerRule { size_max: 2, ..RULE }, start);
     for (item, priority) in [("low", 0), ("high", 9), ("low too", 0), ("high too", 9), ("middle", 5)] {
-        former.arrive(item, with(priority), start).unwrap();
+        bench.arrive(item, with(priority), start);
     }
-    assert_eq!(former.priority(), Some(9));
-    assert_eq!(sent(&mut former, start), ["high", "high too"]);
-    assert_eq!(former.priority(), Some(5));
-    assert_eq!(sent(&mut former, start), ["middle", "low"]);
-    former.arrive("late", with(9), start + Duration::from_secs(1)).unwrap();
-    assert_eq!(former.priority(), Some(9), "the highest of those that leave next");
-    assert_eq!(sent(&mut former, start), ["low too", "late"]);
-    assert_eq!(former.priority(), None);
+    assert_eq!(bench.priority(), Some(9));
+    assert_eq!(bench.sent(start), ["high", "high too"]);
+    assert_eq!(bench.priority(), Some(5));
+    assert_eq!(bench.sent(start), ["middle", "low"]);
+    bench.arrive("late", with(9), start + Duration::from_secs(1));
+    assert_eq!(bench.priority(), Some(9), "the highest of those that leave next");
+    assert_eq!(bench.sent(start), ["low too", "late"]);
+    assert_eq!(bench.priority(), None);
+}
+
+#[test]
+fn within_a_priority_the_earliest_deadline_leaves_first() {
+    let start = Instant::now();
+    let mut bench = busy(FormerRule { size_max: 2, ..RULE }, start);
+    for (item, priority, seconds) in [("never", 0, None), ("late", 0, Some(9)), ("soon", 0, Some(3)), ("high", 1, None)]
+    {
+        let deadline = seconds.map(|seconds| start + Duration::from_secs(seconds));
+        bench.arrive(item, Terms { priority, deadline, ..of(1) }, start);
+    }
+    assert_eq!(bench.sent(start), ["high", "soon"]);
+    assert_eq!(bench.sent(start), ["late", "never"]);
 }
 
 #[test]
 fn an_items_own_bounds_narrow_those_of_its_batch() {
     let start = Instant::now();
-    let mut former = busy(RULE, start);
+    let mut bench = busy(RULE, start);
     for (item, size_max) in [("a", None), ("b", Some(3)), ("c", None), ("d", None), ("e", Some(0)), ("f", None)] {
-        former.arrive(item, Terms { size_max, ..of(1) }, start).unwrap();
+        bench.arrive(item, Terms { size_max, ..of(1) }, start);
     }
-    assert_eq!(sent(&mut former, start), ["a", "b", "c"]);
-    assert_eq!(sent(&mut former, start), ["d"], "the next one wants to be alone");
-    assert_eq!(sent(&mut former, start), ["e"]);
-    assert_eq!(sent(&mut former, start), ["f"]);
+    assert_eq!(bench.sent(start), ["a", "b", "c"]);
+    assert_eq!(bench.sent(start), ["d"], "the next one wants to be alone");
+    assert_eq!(bench.sent(start), ["e"]);
+    assert_eq!(bench.sent(start), ["f"]);
 }
 
 #[test]
 fn an_items_own_wait_ends_that_of_its_batch() {
     let start = Instant::now();
-    let mut former = busy(RULE, start);
-    former.arrive("patient", of(1), start).unwrap();
-    let step = former.next(start, false, &Gather, |_| true);
-    assert_eq!(step, Step::WaitUntil(start + Duration::from_millis(10)));
-    let hasty = Terms { wait_max: Some(Duration::from_millis(2)), ..of(1) };
-    former.arrive("hasty", hasty, start + Duration::from_millis(1)).unwrap();
-    let step = former.next(start, false, &Gather, |_| true);
-    assert_eq!(step, Step::WaitUntil(start + Duration::from_millis(3)));
-    let step = former.next(start + Duration::from_millis(3), false, &Gather, |_| true);
-    assert_eq!(step, Step::Send { items: vec!["patient", "hasty"], why: Why::Due });
+    let after = |millis| start + Duration::from_millis(millis);
+    let mut bench = busy(RULE, start);
+    bench.arrive("patient", of(1), start);
+    assert_eq!(bench.step(start, &Gather), Step::WaitUntil(after(10)));
+    bench.arrive("hasty", Terms { wait_max: Some(Duration::from_millis(2)), ..of(1) }, after(1));
+    assert_eq!(bench.step(after(1), &Gather), Step::WaitUntil(after(3)));
+    bench.arrive("urgent", Terms { deadline: Some(after(2)), ..of(1) }, after(1));
+    assert_eq!(bench.step(after(1), &Gather), Step::WaitUntil(after(2)));
+    let Step::Send { items, why, .. } = bench.step(after(2), &Gather) else { panic!("it is due") };
+    assert_eq!((items, why), (vec!["urgent", "patient", "hasty"], Why::Due));
 }
 
 #[test]
-fn a_sweep_finds_the_gone_wherever_they_stand_and_looks_seldom() {
+fn lists_take_turns_with_what_comes_after_them() {
     let now = Instant::now();
-    let mut former = Former::new(FormerRule { size_max: 2, ..RULE });
-    for item in 0..6 {
-        former.arrive(item, of(1), now).unwrap();
+    let mut bench = Bench::new(FormerRule { size_max: 2, ..RULE });
+    bench.arrive_together((0..5).map(|item| (item, of(1))).collect(), now);
+    bench.arrive(10, of(1), now);
+    bench.arrive_together((20..23).map(|item| (item, of(1))).collect(), now);
+    let batches: Vec<Vec<i32>> = (0..5).map(|_| bench.sent(now)).collect();
+    assert_eq!(batches, [vec![0, 1], vec![10, 20], vec![2, 3], vec![21, 22], vec![4]]);
+}
+
+#[test]
+fn tenants_share_a_batch_by_what_they_have_been_served() {
+    let now = Instant::now();
+    let mut bench = Bench::new(FormerRule { size_max: 4, ..RULE });
+    for item in 0..8 {
+        bench.arrive(item, Terms { tenant: A, ..of(1) }, now);
     }
-    former.sweep(now, |item| item % 2 == 0);
-    former.sweep(now + SWEEP_EVERY / 2, |_| panic!("it has just been swept"));
-    assert_eq!(sent(&mut former, now), [0, 2]);
-    former.sweep(now + SWEEP_EVERY, |_| false);
-    assert_eq!(sent(&mut former, now), Vec::<i32>::new());
+    for item in 10..13 {
+        bench.arrive(item, Terms { tenant: B, ..of(1) }, now);
+    }
+    assert_eq!(bench.sent(now), [0, 10, 1, 11]);
+    bench.arrive(13, Terms { tenant: B, ..of(900) }, now);
+    assert_eq!(bench.sent(now), [2, 12, 3, 13]);
+    bench.arrive(14, Terms { tenant: B, ..of(1) }, now);
+    assert_eq!(bench.sent(now), [4, 5, 6, 14], "a larger item costs more");
+    assert_eq!(bench.sent(now), [7]);
+}
+
+#[test]
+fn where_padding_costs_similar_lengths_are_sent_together() {
+    let now = Instant::now();
+    let mut bench = Bench::new(FormerRule { padded: true, bytes_max: 100, ..RULE });
+    for bytes in [20, 50, 21, 1, 19, 2, 22, 500, 20] {
+        bench.arrive(bytes, of(bytes), now);
+    }
+    // The budget is the longest times their number.
+    assert_eq!(bench.sent(now), [20, 20, 21, 19]);
+    assert_eq!(bench.sent(now), [50, 22], "the first in order is in, whatever fits it");
+    assert_eq!(bench.sent(now), [1, 2]);
+    assert_eq!(bench.sent(now), [500], "what is larger than a batch may be is sent alone");
+    assert_eq!((bench.sent(now), bench.shares.items(), bench.shares.places()), (vec![], 0, 0));
+}
+
+#[test]
+fn a_list_takes_places_for_two_batches_at_most() {
+    let now = Instant::now();
+    let mut bench = Bench::new(FormerRule { size_max: 2, ..RULE });
+    bench.arrive_together((0..7).map(|item| (item, of(1))).collect(), now);
+    let mut seen = vec![(bench.shares.items(), bench.shares.places())];
+    while !bench.sent(now).is_empty() {
+        seen.push((bench.shares.items(), bench.shares.places()));
+    }
+    assert_eq!(seen, [(7, 4), (5, 4), (3, 3), (1, 1), (0, 0)]);
+}
+
+#[test]
+fn a_sweep_finds_the_gone_wherever_they_stand() {
+    let now = Instant::now();
+    let mut bench = Bench::new(FormerRule { size_max: 2, ..RULE });
+    for item in 0..6 {
+        bench.arrive(item, of(1), now);
+    }
+    bench.former.sweep(&mut bench.shares, |item| item % 2 == 0);
+    assert_eq!((bench.sent(now), bench.shares.items()), (vec![0, 2], 1));
+    bench.former.sweep(&mut bench.shares, |_| false);
+    assert_eq!((bench.sent(now), bench.shares.items()), (vec![], 0));
+}
+
+#[test]
+fn what_has_passed_its_deadline_is_taken_out_and_the_rest_stays() {
+    let now = Instant::now();
+    let after = |millis| now + Duration::from_millis(millis);
+    let mut bench = Bench::new(RULE);
+    let list = [(1, 5), (2, 7), (3, 5)].map(|(item, millis)| (item, Terms { deadline: Some(after(millis)), ..of(1) }));
+    bench.arrive_together(list.to_vec(), now);
+    bench.arrive(4, of(1), now);
+    let mut expired = Vec::new();
+    bench.former.expire(after(4), &mut bench.shares, &mut expired);
+    assert_eq!((&expired[..], bench.former.first_deadline()), (&[][..], Some(after(5))));
+    bench.former.expire(after(5), &mut bench.shares, &mut expired);
+    assert_eq!((&expired[..], bench.former.first_deadline()), (&[1, 3][..], Some(after(7))));
+    assert_eq!(bench.shares.items(), 2);
+    assert_eq!(bench.sent(after(5)), [2, 4]);
 }
 
 /// Never content, or too late.
@@ -101,13 +222,13 @@ impl Pace for Waits {
 #[test]
 fn a_pace_can_hold_nothing_longer_than_the_operator_allows_and_wakes_nobody_at_once() {
     let start = Instant::now();
-    let mut former = Former::new(RULE);
-    former.arrive("a", of(1), start).unwrap();
+    let mut bench = Bench::new(RULE);
+    bench.arrive("a", of(1), start);
     let ten = start + Duration::from_millis(10);
-    assert_eq!(former.next(start, false, &Waits(Duration::from_secs(9)), |_| true), Step::WaitUntil(ten));
-    let step = former.next(ten, false, &Waits(Duration::from_secs(9)), |_| true);
-    assert_eq!(step, Step::Send { items: vec!["a"], why: Why::Due });
-    former.arrive("b", of(1), start).unwrap();
-    let step = former.next(start, true, &Waits(Duration::ZERO), |_| true);
-    assert_eq!(step, Step::Send { items: vec!["b"], why: Why::Due });
+    assert_eq!(bench.step(start, &Waits(Duration::from_secs(9))), Step::WaitUntil(ten));
+    for (pace, at, wanted) in [(Waits(Duration::from_secs(9)), ten, "a"), (Waits(Duration::ZERO), start, "b")] {
+        let Step::Send { items, why, .. } = bench.step(at, &pace) else { panic!("{wanted} is due") };
+        assert_eq!((items, why), (vec![wanted], Why::Due));
+        bench.arrive("b", of(1), start);
+    }
 }

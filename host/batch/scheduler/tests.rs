@@ -1,17 +1,28 @@
+//! The scheduler by tables of scripts, by properties, and in simulated time.
+
+mod fairness;
+mod properties;
+mod refusals;
+
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     time::Duration,
 };
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::batch::pace::{Gather, Outcome};
 
 const RULE: SchedulerRule = SchedulerRule {
-    former: FormerRule { size_max: 3, bytes_max: 100, wait_max: Duration::from_millis(10), queue_max: 9 },
+    former: FormerRule {
+        size_max: 3,
+        bytes_max: 100,
+        padded: false,
+        wait_max: Duration::from_millis(10),
+        queue_max: 9,
+    },
     concurrency: 2,
     classes_max: 100,
+    tenants_max: 100,
 };
 
 const fn slots(concurrency: usize) -> SchedulerRule {
@@ -57,8 +68,8 @@ fn play(name: &str, rule: SchedulerRule, script: &[(u64, Happens, &str)]) {
             Finishes | Leaves(_) | Nothing => None,
         };
         if let Some((class, terms)) = arrives {
-            if let Err(Full(item)) = scheduler.arrive(&class, arrived, terms, now, |item| !gone.contains(item)) {
-                said.push(format!("refused[{item}]"));
+            if let Err(refused) = scheduler.arrive(&class, arrived, terms, now, |item| !gone.contains(item)) {
+                said.push(format!("refused{:?}", refused.items));
             }
             arrived += 1;
         }
@@ -94,6 +105,7 @@ fn when_a_batch_leaves() {
         former: FormerRule { size_max: 0, queue_max: 0, ..RULE.former },
         concurrency: 0,
         classes_max: 0,
+        tenants_max: 0,
     };
     let table: &[(&str, SchedulerRule, &[(u64, Happens, &str)])] = &[
         (
@@ -350,17 +362,19 @@ fn whose_turn_it_is() {
 }
 
 #[test]
-fn items_without_a_class_have_a_limit_and_make_room_when_they_are_gone() {
+fn items_without_a_class_make_room_when_they_are_gone() {
     let now = Instant::now();
-    let rule = SchedulerRule { former: FormerRule { queue_max: 2, ..RULE.former }, classes_max: 1, concurrency: 1 };
+    let former = FormerRule { queue_max: 2, ..RULE.former };
+    let rule = SchedulerRule { former, classes_max: 1, concurrency: 1, ..RULE };
     let mut scheduler = Scheduler::new(rule, Box::new(Gather));
     scheduler.arrive(&'a', 0, of(1), now, |_| true).unwrap();
     assert!(matches!(scheduler.next(now, |_| true), Next::Send(_)));
     for item in [1, 2] {
         scheduler.arrive(&'b', item, of(1), now, |_| true).unwrap();
     }
-    assert_eq!(scheduler.arrive(&'c', 3, of(1), now, |_| true), Err(Full(3)));
-    assert_eq!(scheduler.arrive(&'c', 4, of(1), now, |item| *item != 1), Err(Full(4)), "it was swept just now");
+    assert_eq!(scheduler.arrive(&'c', 3, of(1), now, |_| true).unwrap_err().items, [3]);
+    let refused = scheduler.arrive(&'c', 4, of(1), now, |item| *item != 1).unwrap_err();
+    assert_eq!((refused.items, refused.why), (vec![4], Refusal::Full), "it was swept just now");
     let later = now + Duration::from_millis(10);
     assert_eq!(scheduler.arrive(&'c', 5, of(1), later, |item| *item != 1), Ok(()));
     assert_eq!(scheduler.classes(), 1);
@@ -376,281 +390,42 @@ fn items_without_a_class_have_a_limit_and_make_room_when_they_are_gone() {
     assert!(scheduler.is_idle() && scheduler.classes() == 0);
 }
 
-type Class = u8;
-
-const CLASSES: Class = 4;
-
-/// What stands in a class, kept in the plainest way.
-#[derive(Default)]
-struct Known {
-    /// Items in the order of their arrival, with their bytes.
-    waiting: VecDeque<(u32, usize, Instant)>,
-    under_way: usize,
-    /// Since when it could use a slot, and how often each other class has got one since.
-    since: Option<Instant>,
-    passed: BTreeMap<Class, u32>,
+#[test]
+fn a_list_without_a_class_is_sent_one_by_one() {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(SchedulerRule { classes_max: 0, ..slots(1) }, Box::new(Gather));
+    let list = (0..3).map(|item| (item, of(1))).collect();
+    scheduler.arrive_together(vec![('a', list)], now, |_| true).unwrap();
+    for item in 0..3 {
+        let Next::Send(Batch { queue_id, items, .. }) = scheduler.next(now, |_| true) else { panic!("{item} waits") };
+        assert_eq!((items, queue_id.is_alone()), (vec![item], true));
+        scheduler.finished(&queue_id, &RETURNED);
+    }
+    assert!(scheduler.is_idle() && scheduler.classes() == 0);
 }
 
-/// A scheduler, and what it must remember.
-struct World {
-    rule: SchedulerRule,
-    scheduler: Scheduler<Class, u32>,
-    now: Instant,
-    arrived: u32,
-    known: BTreeMap<Class, Known>,
-    gone: HashSet<u32>,
-    sent: Vec<u32>,
-    out: Vec<QueueId<Class>>,
-    wakes: u32,
-}
-
-impl World {
-    fn new(rule: SchedulerRule) -> Self {
-        Self {
-            rule,
-            scheduler: Scheduler::new(rule, Box::new(Gather)),
-            now: Instant::now(),
-            arrived: 0,
-            known: (0..CLASSES).map(|class| (class, Known::default())).collect(),
-            gone: HashSet::new(),
-            sent: Vec::new(),
-            out: Vec::new(),
-            wakes: 0,
+#[test]
+fn guests_and_the_pools_own_batches_take_turns() {
+    let now = Instant::now();
+    let mut scheduler = Scheduler::new(slots(1), Box::new(Gather));
+    assert!(!scheduler.admit_guest(), "none is there");
+    for item in 0..2 {
+        scheduler.arrive(&'a', item, Terms { size_max: Some(1), ..of(1) }, now, |_| true).unwrap();
+    }
+    for _ in 0..3 {
+        scheduler.guest_arrives();
+    }
+    let mut said = Vec::new();
+    for _ in 0..5 {
+        if scheduler.admit_guest() {
+            assert!(!scheduler.admit_guest() && scheduler.next(now, |_| true) == Next::Idle, "the slot is taken");
+            scheduler.guest_left();
+            said.push("guest".to_owned());
+        } else if let Next::Send(batch) = scheduler.next(now, |_| true) {
+            scheduler.finished(&batch.queue_id, &RETURNED);
+            said.push(format!("{:?}", batch.items));
         }
     }
-
-    fn arrives(&mut self, class: Class, terms: Terms) {
-        let (item, now) = (self.arrived, self.now);
-        self.arrived += 1;
-        match self.scheduler.arrive(&class, item, terms, now, |item| !self.gone.contains(item)) {
-            Ok(()) => self.of(class).waiting.push_back((item, terms.bytes, now)),
-            Err(Full(refused)) => {
-                assert_eq!(refused, item);
-                // Those that have gone are looked for now and then only.
-                let all: usize = self.known.values().map(|known| known.waiting.len()).sum();
-                assert!(all >= self.rule.former.queue_max, "refused before any queue was full");
-                self.gone.insert(item);
-            }
-        }
-        assert!(self.scheduler.classes() <= self.rule.classes_max);
-        let is_held = self.has_room() && self.live(class).count() > self.rule.former.queue_max;
-        assert!(!is_held, "more than the queue may hold");
-    }
-
-    fn finishes(&mut self, which: usize) {
-        if self.out.is_empty() {
-            return;
-        }
-        let queue_id = self.out.remove(which % self.out.len());
-        self.of(queue_id.class).under_way -= 1;
-        self.scheduler.finished(&queue_id, &RETURNED);
-    }
-
-    /// Lets time pass, asking the scheduler whenever it wanted to be asked.
-    fn passes(&mut self, millis: u64) {
-        let end = self.now + Duration::from_millis(millis);
-        while let Some(wake) = self.settle().filter(|wake| *wake <= end) {
-            self.now = wake;
-            self.wakes += 1;
-            assert!(self.wakes <= self.arrived, "each time it is woken something leaves or has gone");
-        }
-        self.now = end;
-    }
-
-    /// Asks until there is nothing to send, checks what is said, and gives the time it wants to be asked again.
-    fn settle(&mut self) -> Option<Instant> {
-        loop {
-            self.note_who_waits();
-            let free = self.out.len() < self.rule.concurrency;
-            match self.scheduler.next(self.now, |item| !self.gone.contains(item)) {
-                Next::Send(batch) => self.leaves(batch),
-                Next::WaitUntil(time) => {
-                    assert!(free && time > self.now, "woken for nothing");
-                    for class in 0..CLASSES {
-                        let mut due = self.live(class).map(|(_, _, since)| *since + self.rule.former.wait_max);
-                        assert!(due.all(|due| time <= due), "woken too late");
-                        let is_held_up = self.known[&class].under_way == 0 && self.live(class).count() > 0;
-                        assert!(!is_held_up, "class {class} waits for nothing");
-                    }
-                    return Some(time);
-                }
-                Next::Idle => {
-                    let waiting = (0..CLASSES).map(|class| self.live(class).count()).sum::<usize>();
-                    assert!(!free || waiting == 0, "idle with a slot free and {waiting} items waiting");
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// From here on a class that waits with nothing under way must get its turn.
-    fn note_who_waits(&mut self) {
-        for class in 0..CLASSES {
-            let could = self.live(class).count() > 0 && self.known[&class].under_way == 0;
-            let now = self.now;
-            let known = self.of(class);
-            match (could, known.since) {
-                (true, None) => known.since = Some(now),
-                (false, Some(_)) => (known.since, known.passed) = (None, BTreeMap::new()),
-                _ => {}
-            }
-        }
-    }
-
-    fn leaves(&mut self, batch: Batch<Class, u32>) {
-        let Batch { queue_id, items, .. } = batch;
-        let former = self.rule.former;
-        assert!(!items.is_empty() && items.len() <= former.size_max, "{} items", items.len());
-        assert!(!queue_id.is_alone() || items.len() == 1);
-        let mut bytes = 0;
-        for item in &items {
-            let (oldest, size, _) = loop {
-                let oldest = self.of(queue_id.class).waiting.pop_front();
-                let oldest = oldest.expect("nothing leaves that hasn't arrived, and nothing twice");
-                if !self.gone.contains(&oldest.0) {
-                    break oldest;
-                }
-            };
-            assert_eq!(oldest, *item, "out of turn, or lost");
-            bytes += size;
-        }
-        assert!(items.len() == 1 || bytes <= former.bytes_max, "{bytes} bytes");
-        self.of(queue_id.class).under_way += 1;
-        self.passes_by(queue_id.class);
-        self.out.push(queue_id);
-        assert!(self.out.len() <= self.rule.concurrency, "more out than there are slots");
-        self.sent.extend(items);
-    }
-
-    /// A class has got a slot: of those that could have used it, each is passed by it once at most.
-    fn passes_by(&mut self, class: Class) {
-        let has_room = self.has_room();
-        let turn = self.of(class);
-        (turn.since, turn.passed) = (None, BTreeMap::new());
-        for (other, known) in self.known.iter_mut().filter(|(_, known)| known.since.is_some()) {
-            let passed = known.passed.entry(class).or_default();
-            *passed += 1;
-            // An item that is sent alone is a class of its own.
-            assert!(*passed <= 1 || !has_room, "class {other} was passed by {class} {passed} times");
-        }
-    }
-
-    /// Whether no item is sent alone for lack of classes.
-    fn has_room(&self) -> bool {
-        self.rule.classes_max >= usize::from(CLASSES)
-    }
-
-    fn of(&mut self, class: Class) -> &mut Known {
-        self.known.entry(class).or_default()
-    }
-
-    fn live(&self, class: Class) -> impl Iterator<Item = &(u32, usize, Instant)> {
-        self.known[&class].waiting.iter().filter(|(item, ..)| !self.gone.contains(item))
-    }
-}
-
-fn rule() -> impl Strategy<Value = SchedulerRule> {
-    let former =
-        (1_usize..6, 1_usize..120, 0_u64..20, 1_usize..12).prop_map(|(size_max, bytes_max, wait, queue_max)| {
-            FormerRule { size_max, bytes_max, wait_max: Duration::from_millis(wait), queue_max }
-        });
-    let classes = prop_oneof![3 => Just(100_usize), 1 => 0_usize..4];
-    (former, 1_usize..4, classes).prop_map(|(former, concurrency, classes_max)| SchedulerRule {
-        former,
-        concurrency,
-        classes_max,
-    })
-}
-
-/// What happens in a world.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    /// An item of this class and so many bytes arrives.
-    Arrives(Class, usize),
-    /// One of the batches that are out comes back.
-    Finishes(usize),
-    /// The request that waits for the item goes away.
-    Leaves(u32),
-    /// Time passes.
-    Nothing,
-}
-
-/// Returns an event and the milliseconds after it.
-fn event() -> impl Strategy<Value = (Event, u64)> {
-    let happens = prop_oneof![
-        6 => (0..CLASSES, 0_usize..150).prop_map(|(class, bytes)| Event::Arrives(class, bytes)),
-        3 => (0_usize..4).prop_map(Event::Finishes),
-        1 => (0_u32..80).prop_map(Event::Leaves),
-        1 => Just(Event::Nothing),
-    ];
-    (happens, prop_oneof![3 => Just(0_u64), 1 => 0_u64..30])
-}
-
-proptest! {
-    #[test]
-    fn nothing_is_lost_doubled_overtaken_or_late_and_no_class_is_kept_waiting(
-        rule in rule(),
-        events in prop::collection::vec(event(), 0..100),
-    ) {
-        let mut world = World::new(rule);
-        for (happens, millis) in events {
-            match happens {
-                Event::Arrives(class, bytes) => world.arrives(class, of(bytes)),
-                Event::Finishes(which) => world.finishes(which),
-                Event::Leaves(item) if item < world.arrived && !world.sent.contains(&item) => {
-                    world.gone.insert(item);
-                }
-                Event::Leaves(_) | Event::Nothing => {}
-            }
-            world.settle();
-            world.passes(millis);
-        }
-        while !world.out.is_empty() {
-            world.finishes(0);
-            world.settle();
-        }
-        // Everything came back, so everything that waited has left: each once, all but the gone.
-        let expected: Vec<u32> = (0..world.arrived).filter(|item| !world.gone.contains(item)).collect();
-        world.sent.sort_unstable();
-        prop_assert_eq!(world.sent, expected);
-        prop_assert!(world.scheduler.is_idle() && world.scheduler.classes() == 0);
-    }
-
-    /// However the priorities are: a class that has been in line for a second is passed by each other one once at most,
-    /// so that it gets a slot within as many batches as there are classes.
-    #[test]
-    fn no_class_starves_whatever_the_priorities(
-        concurrency in 1_usize..3,
-        events in prop::collection::vec((0..CLASSES, any::<u8>(), 0_u64..400), 1..200),
-    ) {
-        let mut scheduler = Scheduler::new(slots(concurrency), Box::new(Gather));
-        let (mut now, mut out) = (Instant::now(), VecDeque::new());
-        let mut waits: BTreeMap<Class, (usize, Instant, u32)> = BTreeMap::new();
-        for (item, (class, priority, millis)) in events.into_iter().enumerate() {
-            now += Duration::from_millis(millis);
-            if scheduler.arrive(&class, item, Terms { priority, ..of(1) }, now, |_| true).is_ok() {
-                waits.entry(class).or_insert((0, now, 0)).0 += 1;
-            }
-            if out.len() == concurrency {
-                let queue_id: QueueId<Class> = out.pop_front().unwrap();
-                scheduler.finished(&queue_id, &RETURNED);
-            }
-            while let Next::Send(batch) = scheduler.next(now, |_| true) {
-                let Batch { queue_id, items, .. } = batch;
-                for (other, (_, since, passed)) in &mut waits {
-                    let is_under_way = out.iter().any(|queue_id: &QueueId<Class>| queue_id.class == *other);
-                    if *other != queue_id.class && !is_under_way && now.duration_since(*since) >= Duration::from_secs(1) {
-                        *passed += 1;
-                        prop_assert!(*passed < u32::from(CLASSES), "class {} starves", other);
-                    }
-                }
-                let (waiting, ..) = waits.remove(&queue_id.class).unwrap();
-                if waiting > items.len() {
-                    waits.insert(queue_id.class, (waiting - items.len(), now, 0));
-                }
-                out.push_back(queue_id);
-                prop_assert!(out.len() <= concurrency);
-            }
-        }
-    }
+    assert_eq!(said, ["guest", "[0]", "guest", "[1]", "guest"]);
+    assert!(scheduler.is_idle());
 }

@@ -96,12 +96,14 @@ fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
     Batch {
         size_max: findings.count("size_max", &raw.size_max, base.size_max, &(1..=10_000)),
         bytes_max: findings.bytes("bytes_max", &raw.bytes_max, base.bytes_max, &(1..=GIB)),
+        padded: raw.padded.unwrap_or(base.padded),
         wait_max: findings.micros("wait_us_max", &raw.wait_us_max, base.wait_max, &(0..=10_000_000)),
         queue_max: findings.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
         concurrency: findings.count("concurrency", &raw.concurrency, base.concurrency, &(1..=1_000)),
         classes_max: findings.count("classes_max", &raw.classes_max, base.classes_max, &(1..=100_000)),
         quarantine_max: findings.count("quarantine_max", &raw.quarantine_max, base.quarantine_max, &(0..=1_000_000)),
         quarantine: findings.millis("quarantine_ms", &raw.quarantine_ms, base.quarantine, &(1..=DAY_MS)),
+        tenants_max: findings.count("tenants_max", &raw.tenants_max, base.tenants_max, &(1..=10_000)),
     }
 }
 

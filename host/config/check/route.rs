@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use crate::{
     config::{
-        Candidate, Defaults, ForwardPath, Mode, OnFault, Protocol, Route,
+        Candidate, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TenantBy,
         findings::Findings,
         raw::{self, Raw},
         units::YEAR_MS,
@@ -109,6 +109,7 @@ fn route<'a>(
         ignore_headers: ignored(raw, findings),
         key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
         indivisible: raw.indivisible.as_ref().map_or(base.indivisible, |given| indivisible(given, findings)),
+        tenant: raw.tenant.as_ref().map_or_else(TenantBy::default, |given| tenant(given, findings)),
         freshness: freshness(raw, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         name,
@@ -141,6 +142,25 @@ fn indivisible(given: &[Spanned<String>], findings: &mut Findings<'_>) -> Vec<St
     given.iter().map(|name| name.get_ref().clone()).collect()
 }
 
+fn tenant(given: &Spanned<String>, findings: &mut Findings<'_>) -> TenantBy {
+    match given.get_ref().as_str() {
+        "credentials" => return TenantBy::Credentials,
+        "client" => return TenantBy::Client,
+        "none" => return TenantBy::Nothing,
+        _ => {}
+    }
+    let name = given.get_ref().strip_prefix("header:").and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+    name.map_or_else(
+        || {
+            let message = format!("`tenant` can't be `{}`", given.get_ref());
+            let help = "write `credentials`, `client`, `none`, or a header field such as `header:x-tenant`";
+            findings.refuse(given.span(), message, help);
+            TenantBy::default()
+        },
+        TenantBy::Header,
+    )
+}
+
 /// Refuses keys of `infer` routes on a route that isn't one.
 fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
@@ -154,6 +174,7 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
             "indivisible",
             raw.indivisible.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span)),
         ),
+        ("tenant", raw.tenant.as_ref().map(Spanned::span)),
     ];
     for (key, span) in places {
         if let Some(span) = span {

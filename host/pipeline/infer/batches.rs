@@ -5,11 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    model::{BatchItem, ItemResult},
+    model::{BatchItem, Group, ItemResult},
     send::{Sent, send},
 };
 use crate::{
-    batch::{self, BatchResult, Batcher, Class, Digest, Pending, Quarantine, Results, SendBatch, Terms, Why},
+    batch::{
+        self, BatchResult, Batcher, Class, Digest, Pending, Quarantine, Results, SendBatch, SlotFuture, Slots, Why,
+    },
     clock, config,
     origin::protocol::Item,
 };
@@ -47,31 +49,46 @@ impl Batches {
         Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine })
     }
 
-    /// Submits items that belong together; those that failed in company a short while ago are sent alone.
-    fn submit_all(&self, class: &Class, mut items: Vec<(BatchItem, Terms)>) -> Vec<Pending<ItemResult>> {
+    /// Submits the items of one request; those that failed in company a short while ago are sent alone.
+    fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<ItemResult>>> {
         let now = clock::uptime();
         if !self.quarantine.lock().is_empty(now) {
-            for (batch_item, terms) in &mut items {
-                let digest = digest(class, &batch_item.item);
-                if self.quarantine.lock().holds(&digest, now) {
-                    terms.size_max = Some(1);
+            for (class, items) in &mut groups {
+                for (batch_item, terms) in items {
+                    let digest = digest(class, &batch_item.item);
+                    if self.quarantine.lock().holds(&digest, now) {
+                        terms.size_max = Some(1);
+                    }
                 }
             }
         }
-        self.batcher.submit_all(class, items)
+        self.batcher.submit_request(groups)
     }
 }
 
-/// Submits items to their pool's batcher; `None` where there is none, which `app` rules out.
-pub(super) fn submit_all(
-    batchers: &Batchers,
-    class: &Class,
-    items: Vec<(BatchItem, Terms)>,
-) -> Vec<Option<Pending<ItemResult>>> {
-    match batchers.get(&class.pool) {
-        Some(batches) => batches.submit_all(class, items).into_iter().map(Some).collect(),
-        None => items.iter().map(|_| None).collect(),
+impl Slots for Batches {
+    fn slot(&self) -> SlotFuture<'_> {
+        self.batcher.slot()
     }
+}
+
+/// Submits the items of one request, those for one pool together: it takes them in or refuses them as a whole. Returns
+/// the pending results of each group in the order of its items; `None` where a pool has no batcher, which `app` rules
+/// out.
+pub(super) fn submit_groups(batchers: &Batchers, groups: Vec<Group>) -> Vec<Vec<Option<Pending<ItemResult>>>> {
+    let mut pending: Vec<Vec<_>> = groups.iter().map(|(_, items)| items.iter().map(|_| None).collect()).collect();
+    let mut by_pool: BTreeMap<Arc<str>, Vec<(usize, Group)>> = BTreeMap::new();
+    for (index, group) in groups.into_iter().enumerate() {
+        by_pool.entry(Arc::clone(&group.0.pool)).or_default().push((index, group));
+    }
+    for (pool, groups) in by_pool {
+        let Some(batches) = batchers.get(&pool) else { continue };
+        let (indices, groups): (Vec<usize>, Vec<Group>) = groups.into_iter().unzip();
+        for (index, submitted) in indices.into_iter().zip(batches.submit_request(groups)) {
+            pending[index] = submitted.into_iter().map(Some).collect();
+        }
+    }
+    pending
 }
 
 /// Has unfit items sent alone for a while. One that was alone shows nothing about company; it stays if it is there.

@@ -7,10 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::{
-    batch::{Class, Pending, Rejected, Terms},
+    batch::{Class, Pending, Rejected, Tenant, Terms},
     cache::{purge::Mark, tag::Tag},
     message::{RequestHead, RequestSpan},
     origin::protocol::{Item, Outcome, Protocol, Received, SplitRules},
@@ -35,6 +35,8 @@ pub struct BatchItem {
     pub(super) sent: Arc<[HeaderName]>,
     /// Header fields that the policy sets or removes.
     pub(super) set: Vec<(HeaderName, Option<HeaderValue>)>,
+    /// The tenant that it is served for.
+    tenant: Tenant,
     /// When its deadline began.
     pub(super) arrived_at: Instant,
     pub(super) choice: Choice,
@@ -118,6 +120,7 @@ pub(super) fn batch_item(
     head: &Arc<RequestHead>,
     protocol: &'static dyn Protocol,
     advised: &AdvisedItem,
+    tenant: Tenant,
     response_bytes_max: u64,
 ) -> Result<BatchItem, Box<ItemResult>> {
     let AdvisedItem { item, advice } = advised;
@@ -145,6 +148,7 @@ pub(super) fn batch_item(
         response_bytes_max,
         sent: forwarding::sent(route, maker, &head.headers).into(),
         set: request_edits.headers,
+        tenant,
         arrived_at: Instant::now(),
         choice,
         grouping,
@@ -179,8 +183,11 @@ fn edited(
     }
 }
 
+/// The items of one request that are of one class, each with its terms.
+pub(super) type Group = (Class, Vec<(BatchItem, Terms)>);
+
 /// Adds an item to the group of its class, and returns the group's index.
-pub(super) fn group_for(groups: &mut Vec<(Class, Vec<(BatchItem, Terms)>)>, batch_item: BatchItem) -> usize {
+pub(super) fn group_for(groups: &mut Vec<Group>, batch_item: BatchItem) -> usize {
     let (class, terms) = (class(&batch_item), terms(&batch_item));
     let index = groups.iter().position(|(other, _)| *other == class).unwrap_or_else(|| {
         groups.push((class, Vec::new()));
@@ -195,6 +202,8 @@ fn terms(batch_item: &BatchItem) -> Terms {
     Terms {
         bytes: if weight == 0 { batch_item.item.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
         priority,
+        tenant: batch_item.tenant,
+        deadline: batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into())),
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
         size_max: if batch_item.item.whole {
             Some(1)
@@ -213,15 +222,21 @@ pub(super) async fn await_result(protocol: &dyn Protocol, pending: PendingResult
         }
         Err(result) => return *result,
     };
-    match pending.result().await {
-        Ok(result) => result,
-        Err(rejected @ Rejected::QueueFull { .. }) => {
-            failed(protocol, StatusCode::TOO_MANY_REQUESTS, "queue-full", &rejected.to_string(), 1)
-        }
-        Err(rejected @ Rejected::Lost) => {
-            failed(protocol, StatusCode::BAD_GATEWAY, "batch-lost", &rejected.to_string(), 1)
-        }
+    pending.result().await.unwrap_or_else(|rejected| rejection(protocol, rejected))
+}
+
+fn rejection(protocol: &dyn Protocol, rejected: Rejected) -> ItemResult {
+    let (status, reason, retry_after) = match rejected {
+        Rejected::QueueFull { retry_after } => (StatusCode::TOO_MANY_REQUESTS, "queue-full", Some(retry_after)),
+        Rejected::Late { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, "deadline", Some(retry_after)),
+        Rejected::Expired => (StatusCode::GATEWAY_TIMEOUT, "deadline", None),
+        Rejected::Lost => (StatusCode::BAD_GATEWAY, "batch-lost", None),
+    };
+    let mut result = failed(protocol, status, reason, &rejected.to_string(), 1);
+    if let Some(after) = retry_after {
+        result.headers = Arc::new(HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from(after.as_secs()))]));
     }
+    result
 }
 
 /// Returns an item's class: items gather at the pool of the first candidate.

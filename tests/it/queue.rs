@@ -1,0 +1,142 @@
+//! The queue in front of a model: lists longer than it, what is refused and when to ask again, shares of tenants, slots.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::{
+    client::{Conn, Response},
+    eventually,
+    model::{ARRAY, EMBEDDINGS, batches, doubling, embedding, vector},
+    node::{Builder, Node},
+    origin::{Gate, Origin, Reply},
+};
+
+fn open() -> Gate {
+    let gate = Gate::closed();
+    gate.open();
+    gate
+}
+
+fn asking(origin: &Origin, protocol: &str, batch: &str) -> Builder {
+    Node::builder().origin(&origin.url()).infer(protocol).set("pool.web.batch", batch)
+}
+
+/// Sends the item `n` on a stream of its own, with these credentials.
+fn ask(node: &Node, conn: &Conn, asks: &mut JoinSet<(u64, Response)>, n: u64, who: &str) {
+    let mut stream = conn.stream();
+    let request = node.post(ARRAY).header("authorization", who).json(&json!({"n": n}));
+    asks.spawn(async move { (n, stream.send(request).await) });
+}
+
+async fn waiting(node: &Node, count: f64) {
+    eventually("the queue", async || node.metric("holm_batch_waiting", "pool=\"web\"").await == count).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_longer_than_the_queue_are_answered_also_several_at_once() {
+    let origin = Origin::start().await;
+    embedding(&origin, open());
+    let node = asking(&origin, "openai-embeddings", "queue_max = 100\nconcurrency = 1").start().await;
+    let list = |list: usize| -> Vec<String> { (0..500).map(|n| format!("text {n} of list {list}")).collect() };
+    let posts = [0, 1].map(|n| {
+        let inputs = list(n);
+        let request = node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs}));
+        async move { (inputs, request.send().await) }
+    });
+    for (inputs, response) in futures_util::future::join_all(posts).await {
+        assert_eq!(response.status, 200, "{}", response.text());
+        let vectors: Vec<Value> =
+            response.json()["data"].as_array().unwrap().iter().map(|entry| entry["embedding"].clone()).collect();
+        assert_eq!(vectors, inputs.iter().map(|input| vector(input)).collect::<Vec<_>>());
+    }
+    assert_eq!(batches(&origin, EMBEDDINGS).concat().len(), 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_refuses_whole_requests_and_has_room_for_other_tenants() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = asking(&origin, "json-array", "size_max = 1\nqueue_max = 4\nconcurrency = 1").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for n in 0..5 {
+        ask(&node, &conn, &mut asks, n, "Bearer greedy");
+        // The first one is under way.
+        waiting(&node, f64::from(u32::try_from(n).unwrap())).await;
+    }
+    let list = json!([{"n": 5}, {"n": 6}]);
+    let refused = node.post(ARRAY).header("authorization", "Bearer greedy").json(&list).send().await;
+    assert_eq!(node.metric("holm_batch_refused_total", "reason=\"queue-full\"").await, 2.0);
+    assert_eq!(refused.header("retry-after"), "1");
+    ask(&node, &conn, &mut asks, 7, "Bearer modest");
+    waiting(&node, 5.0).await;
+    gate.open();
+    for (n, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})));
+    }
+    let asked: Vec<Value> = batches(&origin, ARRAY).concat();
+    assert_eq!(asked.len(), 6, "nothing of the refused request was sent");
+    assert_eq!(asked[1], json!({"n": 7}), "the tenant that was served least is next");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tenant_is_what_the_route_says() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let batch = "size_max = 1\nqueue_max = 2\nconcurrency = 1";
+    let node = asking(&origin, "json-array", batch).route("tenant = \"none\"").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for n in 0..3 {
+        ask(&node, &conn, &mut asks, n, &format!("Bearer {n}"));
+        waiting(&node, f64::from(u32::try_from(n).unwrap())).await;
+    }
+    let refused = node.post(ARRAY).header("authorization", "Bearer other").json(&json!({"n": 9})).send().await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "1"), "all are one tenant's");
+    gate.open();
+    assert!(asks.join_all().await.iter().all(|(_, response)| response.status == 200));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_pool_is_dead_takes_a_slot_of_the_next_one() {
+    const CLIENTS: u64 = 6;
+    let (dead, origin, gate) = (Origin::start().await, Origin::start().await, Gate::closed());
+    let (begun, answered, most) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (held, begins, responses, at_once) =
+        (gate.clone(), Arc::clone(&begun), Arc::clone(&answered), Arc::clone(&most));
+    origin.on(ARRAY, move |seen| {
+        let begun = begins.fetch_add(1, SeqCst) + 1;
+        at_once.fetch_max(begun - responses.load(SeqCst), SeqCst);
+        let items: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        Reply::ok(Value::Array(items).to_string()).behind(&held)
+    });
+    let url = dead.url();
+    dead.stop().await;
+    let node = Node::builder()
+        .origin(&url)
+        .infer("json-array")
+        .set("pool.web.batch", "concurrency = 6")
+        .set("pool.spare", &format!("endpoints = [\"{}\"]\nconnect_ms = 60_000", origin.url()))
+        .set("pool.spare.batch", "concurrency = 1")
+        .route("candidates = [{ pool = \"web\" }, { pool = \"spare\" }]")
+        .start()
+        .await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for n in 0..CLIENTS {
+        ask(&node, &conn, &mut asks, n, &format!("Bearer {n}"));
+    }
+    node.took_over_h2(u32::try_from(CLIENTS).unwrap()).await;
+    for one in 1..=usize::try_from(CLIENTS).unwrap() {
+        eventually("a batch", async || begun.load(SeqCst) >= one).await;
+        answered.fetch_add(1, SeqCst);
+        gate.release(1);
+    }
+    for (n, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"n": n})));
+    }
+    assert_eq!(most.load(SeqCst), 1);
+}

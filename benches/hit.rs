@@ -126,17 +126,17 @@ fn former_rule(size_max: usize) -> batch::FormerRule {
 #[divan::bench(args = [1, 32])]
 fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
     let rule = batch::SchedulerRule { former: former_rule(size), concurrency: 1, classes_max: 256, tenants_max: 256 };
-    let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Gather));
+    let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Adaptive::new()));
     let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };
     let (now, took) = (std::time::Instant::now(), std::time::Duration::from_millis(5));
-    let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Answered };
+    let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Answered, endpoint: None };
     bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
         for item in 0..size {
             assert!(scheduler.arrive(&class, black_box(item), terms, now, |_| true).is_ok());
         }
         let batch::Next::Send(batch) = scheduler.next(now, |_| true) else { panic!("a slot is free") };
-        scheduler.finished(&batch.queue_id, &returned);
+        scheduler.finished(&batch.queue_id, &returned, now);
         batch.items
     });
 }

@@ -28,7 +28,7 @@ pub use dispatch::{
 };
 pub use former::{FormerRule, Terms};
 pub use metrics::Metrics;
-pub use pace::{Gather, Outcome, Outlook, Pace, Returned, Verdict, Why};
+pub use pace::{Adaptive, Estimate, Offer, Outcome, Outlook, Pace, Returned, Verdict, Why};
 pub use quarantine::{Digest, Quarantine};
 pub use scheduler::{Batch, Load, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule};
 pub use shares::Tenant;

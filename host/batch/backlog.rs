@@ -39,8 +39,8 @@ impl Backlog {
         }
     }
 
-    /// Returns how long a batch takes.
-    pub(super) fn service(&self) -> Option<Duration> {
+    #[cfg(test)]
+    fn service(&self) -> Option<Duration> {
         self.took.and_then(|took| Duration::try_from_secs_f64(took).ok())
     }
 
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn returned(millis: u64, outcome: Outcome) -> Returned {
-        Returned { items: 1, took: Duration::from_millis(millis), outcome }
+        Returned { items: 1, took: Duration::from_millis(millis), outcome, endpoint: None }
     }
 
     #[test]

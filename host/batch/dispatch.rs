@@ -27,7 +27,7 @@ use super::{
     class::Class,
     former::Terms,
     metrics::{Gauges, Metrics},
-    pace::{Gather, Outcome, Pace, Returned, Why},
+    pace::{Adaptive, Outcome, Pace, Returned, Why},
     scheduler::{Batch, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule},
 };
 use crate::config;
@@ -39,6 +39,8 @@ pub struct BatchResult<O> {
     pub results: Vec<O>,
     /// How it went, for the pool's pace.
     pub outcome: Outcome,
+    /// The endpoint that responded, if one did.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// The future of one batch's results.
@@ -103,7 +105,7 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     /// Returns a batcher that has nothing to do yet. Its scheduler is a task of the current runtime.
     #[must_use]
     pub fn new(rule: config::Batch, send: SendBatch<I, O>, metrics: Metrics) -> Arc<Self> {
-        Self::paced(rule, Box::new(|| -> Box<dyn Pace> { Box::new(Gather) }), send, metrics)
+        Self::paced(rule, Box::new(|| -> Box<dyn Pace> { Box::new(Adaptive::new()) }), send, metrics)
     }
 
     fn paced(rule: config::Batch, pace: MakePace, send: SendBatch<I, O>, metrics: Metrics) -> Arc<Self> {
@@ -269,7 +271,7 @@ struct Shared<I, O> {
 struct State<I, O> {
     scheduler: Scheduler<Class, QueuedItem<I, O>>,
     /// Batches that came back since the scheduler's last decision; no more than were under way.
-    returned: Vec<(QueueId<Class>, Returned)>,
+    returned: Vec<(QueueId<Class>, Returned, Instant)>,
     gauges: Gauges,
     /// Batches of other pools that wait for a slot, as many as the scheduler knows.
     guests: VecDeque<oneshot::Sender<SlotPermit>>,
@@ -336,8 +338,11 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     fn decide(&self) -> Decision<I, O> {
         let mut state = self.state.lock();
         let State { scheduler, returned, gauges, guests, guests_left } = &mut *state;
-        for (queue_id, returned) in returned.drain(..) {
-            scheduler.finished(&queue_id, &returned);
+        for (queue_id, returned, at) in returned.drain(..) {
+            scheduler.finished(&queue_id, &returned, at);
+            if let Some(estimate) = scheduler.estimate() {
+                gauges.set_measured(&estimate);
+            }
         }
         for _ in 0..std::mem::take(guests_left) {
             scheduler.guest_left();
@@ -427,16 +432,17 @@ struct Slot<I, O> {
     queue_id: QueueId<Class>,
     items: usize,
     since: Instant,
-    came_back: Option<(Outcome, Duration)>,
+    came_back: Option<(Outcome, Duration, Option<Arc<str>>)>,
 }
 
 impl<I, O> Drop for Slot<I, O> {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let (outcome, took) = self.came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed()));
-        let returned = Returned { items: self.items, took, outcome };
+        let came_back = self.came_back.take();
+        let (outcome, took, endpoint) = came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed(), None));
+        let returned = Returned { items: self.items, took, outcome, endpoint };
         // The scheduler is notified by its own task: a pace that panics must not do so within another panic.
-        shared.state.lock().returned.push((self.queue_id.clone(), returned));
+        shared.state.lock().returned.push((self.queue_id.clone(), returned, Instant::now()));
         shared.happened.notify_one();
     }
 }
@@ -446,14 +452,14 @@ impl<I, O> Drop for Slot<I, O> {
 async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, why: Why) {
     let class = slot.queue_id.class.clone();
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
-    let BatchResult { results, outcome } = send(class, items, why).await;
+    let BatchResult { results, outcome, endpoint } = send(class, items, why).await;
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
         let pool = &slot.queue_id.class.pool;
         tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of results");
         return;
     }
-    slot.came_back = Some((outcome, slot.since.elapsed()));
+    slot.came_back = Some((outcome, slot.since.elapsed(), endpoint));
     for (reply, result) in replies.into_iter().zip(results) {
         // It doesn't matter if the request has gone in the meantime.
         let _ = reply.send(Ok(result));

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     line::{Entry, Line, Rank},
-    pace::{Outlook, Pace, Verdict, Why},
+    pace::{Offer, Outlook, Pace, Verdict, Why},
     shares::{Shares, Standing, Tenant},
 };
 
@@ -98,12 +98,10 @@ pub(super) struct Turn {
     pub(super) now: Instant,
     /// The tenant whose turn it is: its first item is in the batch.
     pub(super) tenant: Tenant,
-    /// Whether a batch of the pool came back since one was sent.
-    pub(super) freed: bool,
+    /// The slot.
+    pub(super) offer: Offer,
     /// Whether the queue can't grow.
     pub(super) crowded: bool,
-    /// How long a batch takes, if that is known.
-    pub(super) service: Option<Duration>,
 }
 
 /// What to do with a slot that is free.
@@ -164,13 +162,16 @@ impl<T> Former<T> {
     pub(super) fn next(
         &mut self,
         turn: &Turn,
-        pace: &dyn Pace,
+        pace: &mut dyn Pace,
         shares: &mut Shares,
         mut keep: impl FnMut(&T) -> bool,
     ) -> Step<T> {
-        let Turn { now, freed, .. } = *turn;
-        while let Some(NextBatch { picks, due, full }) = self.next_batch(turn, shares) {
-            let outlook = Outlook { items: picks.len(), due, full, under_way: self.under_way, freed, now };
+        let Turn { now, offer, .. } = *turn;
+        while let Some(NextBatch { picks, size_max, full, times: Times { since, due, deadline } }) =
+            self.next_batch(turn, shares)
+        {
+            let (items, under_way) = (picks.len(), self.under_way);
+            let outlook = Outlook { items, size_max, since, due, full, under_way, deadline, offer, now };
             let why = match pace.next(&outlook) {
                 Verdict::Send(why) => why,
                 Verdict::WaitUntil(time) if time.min(due) > now => return Step::WaitUntil(time.min(due)),
@@ -274,12 +275,12 @@ impl<T> Former<T> {
         let mut batch =
             Gathering { rule: self.rule, picks: Vec::new(), bytes: 0, longest: 0, size_max: self.rule.size_max };
         let mut order = Order::of(self, turn, shares);
-        let mut due: Option<Instant> = None;
+        let mut times: Option<Times> = None;
         let mut add = |batch: &mut Gathering, member: &Member| {
             let is_added = batch.add(member);
             if is_added {
-                let own = self.due(member, turn);
-                due = Some(due.map_or(own, |due| due.min(own)));
+                let own = self.times(member, turn);
+                times = Some(times.map_or(own, |times| times.earliest(own)));
             }
             is_added
         };
@@ -293,16 +294,19 @@ impl<T> Former<T> {
         }
         let items = batch.picks.len();
         let full = items == batch.size_max || items < self.items || batch.bytes >= self.rule.bytes_max;
-        due.map(|due| NextBatch { picks: batch.picks, due, full: full || turn.crowded })
+        let (size_max, full) = (batch.size_max, full || turn.crowded);
+        times.map(|times| NextBatch { picks: batch.picks, size_max, full, times })
     }
 
-    /// Returns when an item has waited long enough, or can still be in time if it is sent.
-    fn due(&self, member: &Member, turn: &Turn) -> Instant {
+    /// Returns the times of an item. It waits for others only since a slot has been free: before that it couldn't be
+    /// sent.
+    fn times(&self, member: &Member, turn: &Turn) -> Times {
         let Member { terms, arrived, .. } = member;
+        let since = (*arrived).max(turn.offer.since);
         let wait_max = self.rule.wait_max;
-        let due = *arrived + terms.wait_max.map_or(wait_max, |own| own.min(wait_max));
-        let service = turn.service.unwrap_or_default();
-        terms.deadline.map_or(due, |deadline| due.min(deadline.checked_sub(service).unwrap_or(turn.now)))
+        let due = since + terms.wait_max.map_or(wait_max, |own| own.min(wait_max));
+        // Sent in time for its result is the pace's business; later than then it isn't held by any.
+        Times { since, due: terms.deadline.map_or(due, |deadline| due.min(deadline)), deadline: terms.deadline }
     }
 
     fn waiting(&self, pick: Pick) -> Option<&Waiting<T>> {
@@ -509,13 +513,35 @@ impl Gathering {
     }
 }
 
-/// The items that would be sent.
+/// The items of a class that would be sent together.
 struct NextBatch {
     picks: Vec<Pick>,
-    /// When the first of them has waited long enough.
-    due: Instant,
+    /// How many there may be.
+    size_max: usize,
     /// Waiting longer can't make the batch larger.
     full: bool,
+    times: Times,
+}
+
+/// The times that matter to an item, and of a batch the first ones of its members.
+#[derive(Clone, Copy)]
+struct Times {
+    /// Since when it could have been sent.
+    since: Instant,
+    /// When it has waited long enough.
+    due: Instant,
+    /// When its result must be there, if there is such a time.
+    deadline: Option<Instant>,
+}
+
+impl Times {
+    fn earliest(self, other: Self) -> Self {
+        Self {
+            since: self.since.min(other.since),
+            due: self.due.min(other.due),
+            deadline: [self.deadline, other.deadline].into_iter().flatten().min(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{pace::Why, scheduler::Load};
+use super::{
+    pace::{Estimate, Why},
+    scheduler::Load,
+};
+
+type SecondsByPool = Family<PoolLabels, Gauge<f64, AtomicU64>>;
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug)]
@@ -27,13 +32,16 @@ pub struct Metrics {
     pub(super) waiting: Family<PoolLabels, Gauge>,
     pub(super) tenants: Family<PoolLabels, Gauge>,
     pub(super) largest_share: Family<PoolLabels, Gauge<f64, AtomicU64>>,
+    pub(super) cost_fixed: SecondsByPool,
+    pub(super) cost_item: SecondsByPool,
+    pub(super) held: SecondsByPool,
     pool: Arc<str>,
 }
 
 /// The pool that a row is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct PoolLabels {
-    pool: Arc<str>,
+    pub(super) pool: Arc<str>,
 }
 
 impl Default for Metrics {
@@ -63,6 +71,9 @@ impl Metrics {
             waiting: Family::default(),
             tenants: Family::default(),
             largest_share: Family::default(),
+            cost_fixed: Family::default(),
+            cost_item: Family::default(),
+            held: Family::default(),
             pool: Arc::from(""),
         }
     }
@@ -98,12 +109,27 @@ impl Metrics {
             self.divided.clone(),
         );
         registry.register("batch_divided_requests", "Requests that took beyond the first", self.further.clone());
+        self.register_of_pools(registry);
+    }
+
+    fn register_of_pools(&self, registry: &mut Registry) {
         registry.register("batch_waiting", "Items waiting at present", self.waiting.clone());
         registry.register("batch_tenants", "Tenants that have items waiting at present", self.tenants.clone());
         registry.register(
             "batch_largest_share",
             "The largest share that one tenant had of what was served last, by cost",
             self.largest_share.clone(),
+        );
+        registry.register(
+            "batch_cost_fixed_seconds",
+            "What a batch takes however few items are in it, as measured",
+            self.cost_fixed.clone(),
+        );
+        registry.register("batch_cost_item_seconds", "What each item adds to that", self.cost_item.clone());
+        registry.register(
+            "batch_held_seconds",
+            "How long the last batch was held for items that were expected to follow another",
+            self.held.clone(),
         );
     }
 
@@ -132,6 +158,8 @@ impl Metrics {
             waiting: Counted::of(self.waiting.get_or_create(&labels).clone()),
             tenants: Counted::of(self.tenants.get_or_create(&labels).clone()),
             largest_share: self.largest_share.get_or_create(&labels).clone(),
+            measured: [&self.cost_fixed, &self.cost_item, &self.held]
+                .map(|gauges| gauges.get_or_create(&labels).clone()),
         }
     }
 }
@@ -142,6 +170,8 @@ pub(super) struct Gauges {
     waiting: Counted,
     tenants: Counted,
     largest_share: Gauge<f64, AtomicU64>,
+    /// The fixed cost of a batch, that of an item, and how long the last batch was held.
+    measured: [Gauge<f64, AtomicU64>; 3],
 }
 
 impl Gauges {
@@ -150,6 +180,14 @@ impl Gauges {
         self.waiting.set(load.items);
         self.tenants.set(load.tenants);
         self.largest_share.set(load.largest_share);
+    }
+
+    /// Shows what the pool's pace has measured.
+    pub(super) fn set_measured(&self, estimate: &Estimate) {
+        let Estimate { fixed, per_item, held } = *estimate;
+        for (gauge, value) in self.measured.iter().zip([fixed, per_item, held]) {
+            gauge.set(value.as_secs_f64());
+        }
     }
 }
 

@@ -1,23 +1,42 @@
 //! When a batch is sent: the rule, and its input. Pure: the time is an argument.
 
+mod adaptive;
+mod cost;
+mod echo;
+#[cfg(test)]
+mod gather;
+
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use adaptive::Adaptive;
+#[cfg(test)]
+pub(super) use gather::Gather;
+
 /// Decides whether a class that may use a free slot of its pool does so now. One pace serves all classes of a pool, so
-/// that what one of them measures helps the others.
+/// that what one of them measures helps the others. A class is known to it by a number, which stays the same.
 pub trait Pace: fmt::Debug + Send {
-    /// Notes how long a batch took, when it has come back.
-    fn on_batch(&mut self, returned: &Returned);
+    /// Notes that items of a class arrived at the same time.
+    fn on_arrival(&mut self, class: u64, at: Instant, items: usize);
+
+    /// Notes that a batch of a class has come back, and how long it took.
+    fn on_batch(&mut self, class: u64, returned: &Returned, at: Instant);
 
     /// Returns whether the class sends now, while a slot is free. It is called again whenever anything happens. A wait
     /// ends when a member has waited for as long as the operator or the policy allows, whatever is returned.
-    fn next(&self, outlook: &Outlook) -> Verdict;
+    fn next(&mut self, outlook: &Outlook) -> Verdict;
+
+    /// Returns what was measured; `None` if nothing was.
+    fn estimate(&self) -> Option<Estimate> {
+        None
+    }
 }
 
 /// A batch that has come back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Returned {
     /// Items in it.
     pub items: usize,
@@ -25,6 +44,8 @@ pub struct Returned {
     pub took: Duration,
     /// How it went.
     pub outcome: Outcome,
+    /// The endpoint that responded, if it is known.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// How a batch went, for a pace: only [`Outcome::Answered`] shows how long the model takes.
@@ -38,19 +59,40 @@ pub enum Outcome {
     Lost,
 }
 
+/// A slot that is offered to a class.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The class.
+    pub class: u64,
+    /// Since when a slot of the pool has been free.
+    pub since: Instant,
+    /// Slots that are free, this one among them; at least one.
+    pub free: usize,
+    /// The pool's slots; at least as many.
+    pub slots: usize,
+    /// Whether a batch of the pool came back while items were waiting, and none was sent since.
+    pub freed: bool,
+}
+
 /// The input of a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct Outlook {
     /// Items that would be sent together now; at least one.
     pub items: usize,
+    /// How many there may be.
+    pub size_max: usize,
+    /// Since when the first of them could have been sent: since it came, or since a slot has been free.
+    pub since: Instant,
     /// When the first of them has waited long enough.
     pub due: Instant,
     /// Whether waiting longer can't make the batch larger.
     pub full: bool,
     /// Batches of the class that are under way.
     pub under_way: usize,
-    /// Whether a batch of the pool came back while items were waiting, and none was sent since.
-    pub freed: bool,
+    /// When the first of the members' responses must be there, if there is such a time.
+    pub deadline: Option<Instant>,
+    /// The slot.
+    pub offer: Offer,
     /// The current time.
     pub now: Instant,
 }
@@ -67,13 +109,17 @@ pub enum Verdict {
 /// Why a batch is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Nothing of its class is under way: a slot would stay empty while it waits.
+    /// A slot would stay empty while it waits, and nothing is expected that would pay for that.
     Idle,
     /// No further item fits into it, or into the queue.
     Full,
     /// A batch came back; this one has been gathering in the meantime.
     Freed,
-    /// One of its members has waited long enough.
+    /// The items that were expected to follow a batch have been waited for, as far as that pays.
+    Echo,
+    /// A member's response would be late if it waited longer.
+    Deadline,
+    /// One of its members has waited as long as the operator or the policy allows.
     Due,
 }
 
@@ -85,49 +131,23 @@ impl Why {
             Self::Idle => "idle",
             Self::Full => "full",
             Self::Freed => "freed",
+            Self::Echo => "echo",
+            Self::Deadline => "deadline",
             Self::Due => "due",
         }
     }
 }
 
-/// Gathers while the model is busy, and measures nothing. With nothing of a class under way waiting can't pay: a slot
-/// would stay empty meanwhile. With something under way items gather at no cost until the model is free again, so the
-/// model's own pace makes the batches.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Gather;
-
-impl Pace for Gather {
-    fn on_batch(&mut self, _: &Returned) {}
-
-    fn next(&self, outlook: &Outlook) -> Verdict {
-        match *outlook {
-            Outlook { full: true, .. } => Verdict::Send(Why::Full),
-            Outlook { under_way: 0, .. } => Verdict::Send(Why::Idle),
-            Outlook { freed: true, .. } => Verdict::Send(Why::Freed),
-            Outlook { now, due, .. } if now >= due => Verdict::Send(Why::Due),
-            Outlook { due, .. } => Verdict::WaitUntil(due),
-        }
-    }
+/// What a pace has measured of its pool.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// What a batch takes however few items are in it.
+    pub fixed: Duration,
+    /// What each item adds to it.
+    pub per_item: Duration,
+    /// How long the last batch was held for items that were expected to follow another.
+    pub held: Duration,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gathering_waits_only_beside_a_batch_of_its_own() {
-        let now = Instant::now();
-        let due = now + Duration::from_millis(2);
-        for (full, under_way, freed, due, wanted) in [
-            (true, 3, false, due, Verdict::Send(Why::Full)),
-            (false, 0, false, due, Verdict::Send(Why::Idle)),
-            (false, 0, true, now, Verdict::Send(Why::Idle)),
-            (false, 1, true, due, Verdict::Send(Why::Freed)),
-            (false, 1, false, now, Verdict::Send(Why::Due)),
-            (false, 1, false, due, Verdict::WaitUntil(due)),
-        ] {
-            let outlook = Outlook { items: 1, due, full, under_way, freed, now };
-            assert_eq!(Gather.next(&outlook), wanted, "{outlook:?}");
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     fmt,
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use super::{
     backlog::Backlog,
     former::{Former, FormerRule, Step, Terms, Turn},
     line::{Line, Rank},
-    pace::{Pace, Returned, Why},
+    pace::{Estimate, Offer, Pace, Returned, Why},
     shares::{Shares, Tenant},
 };
 use crate::config;
@@ -78,6 +78,12 @@ pub struct Scheduler<K, T> {
     under_way: usize,
     /// A batch came back while items were waiting, and none was sent since.
     freed: bool,
+    /// Since when a slot has been free; `None` while none is.
+    free_since: Option<Instant>,
+    /// Items that the pace wasn't told of yet: by class, when, how many.
+    arrived: Vec<(u64, Instant, usize)>,
+    /// Makes the numbers of classes for the pace.
+    hasher: RandomState,
     guests: Guests,
     /// Classes of items that are sent alone, and how many there have ever been.
     alone: usize,
@@ -175,6 +181,9 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             backlog: Backlog::new(former.size_max, rule.concurrency),
             under_way: 0,
             freed: false,
+            free_since: None,
+            arrived: Vec::new(),
+            hasher: RandomState::new(),
             guests: Guests::default(),
             alone: 0,
             numbered: 0,
@@ -261,6 +270,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         let Some(rank) = ranks.reduce(Rank::best) else { return };
         let deadline = items.iter().filter_map(|(_, terms)| terms.deadline).min();
         self.expires = [self.expires, deadline].into_iter().flatten().min();
+        note(&mut self.arrived, self.hasher.hash_one(&class), now, items.len());
         let queue_id = self.queue_for(class);
         if queue_id.is_alone() {
             items.iter_mut().for_each(|(_, terms)| terms.size_max = Some(1));
@@ -318,11 +328,14 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Returns what to do now. It is to be called after anything happened, until it no longer returns [`Next::Send`].
     /// An item that `keep` is false for is dropped instead of sent; the decision is then made anew without it.
     pub fn next(&mut self, now: Instant, mut keep: impl FnMut(&T) -> bool) -> Next<K, T> {
+        for (class, at, items) in self.arrived.drain(..) {
+            self.pace.on_arrival(class, at, items);
+        }
         let mut wake = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
-        if self.under_way < self.rule.concurrency {
+        if let Some(slot) = self.free_slot(now) {
             let mut waiting: Vec<QueueId<K>> = Vec::new();
             for tenant in self.tenants(now) {
-                match self.offer(tenant, now, &mut waiting, &mut keep) {
+                match self.offer(slot, tenant, now, &mut waiting, &mut keep) {
                     Step::Send { items, why, served } => {
                         // The last one that was asked is the one that sends.
                         let Some(queue_id) = waiting.pop() else { break };
@@ -335,6 +348,22 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             }
         }
         wake.map_or(Next::Idle, Next::WaitUntil)
+    }
+
+    /// Returns a slot that is free, as it is offered to each class in turn; `None` if none is.
+    fn free_slot(&mut self, now: Instant) -> Option<Offer> {
+        let slots = self.rule.concurrency;
+        let free = slots.checked_sub(self.under_way).filter(|free| *free > 0)?;
+        let since = *self.free_since.get_or_insert(now);
+        Some(Offer { class: 0, since, free, slots, freed: self.freed })
+    }
+
+    /// Notes that a slot was given away.
+    const fn take_slot(&mut self) {
+        self.under_way += 1;
+        if self.under_way >= self.rule.concurrency {
+            self.free_since = None;
+        }
     }
 
     /// Returns the tenants in the order of their turns.
@@ -352,13 +381,13 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// one that sends does, or until when all of them wait.
     fn offer(
         &mut self,
+        slot: Offer,
         tenant: Tenant,
         now: Instant,
         asked: &mut Vec<QueueId<K>>,
         mut keep: impl FnMut(&T) -> bool,
     ) -> Step<T> {
         let crowded = self.shares.places() >= self.rule.former.queue_max;
-        let turn = Turn { now, tenant, freed: self.freed, crowded, service: self.backlog.service() };
         let (mut at, mut wake): (usize, Option<Instant>) = (0, None);
         while let Some(entry) = self.lines.get(&tenant).and_then(|line| line.get(at)) {
             if asked.contains(&entry.what) {
@@ -366,8 +395,11 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
                 continue;
             }
             let queue_id = entry.what.clone();
+            let offer = Offer { class: self.hasher.hash_one(&queue_id.class), ..slot };
+            let turn = Turn { now, tenant, offer, crowded };
             let former = self.classes.get_mut(&queue_id).filter(|former| former.rank(tenant).is_some());
-            let step = former.map_or(Step::Idle, |former| former.next(&turn, &*self.pace, &mut self.shares, &mut keep));
+            let step =
+                former.map_or(Step::Idle, |former| former.next(&turn, &mut *self.pace, &mut self.shares, &mut keep));
             match step {
                 Step::Send { .. } => {
                     asked.push(queue_id);
@@ -386,7 +418,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
 
     /// Notes that a batch of this queue was sent; what else its tenants have waiting there joins their lines again.
     fn left(&mut self, queue_id: &QueueId<K>, items: usize, served: &[(Tenant, u64)], now: Instant) {
-        self.under_way += 1;
+        self.take_slot();
         self.freed = false;
         self.guests.had_turn = false;
         self.shares.serve(served);
@@ -425,9 +457,10 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         }
     }
 
-    /// Notes that a batch of this queue came back: its slot is free.
-    pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned) {
+    /// Notes that a batch of this queue came back at `at`: its slot is free.
+    pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned, at: Instant) {
         self.under_way = self.under_way.saturating_sub(1);
+        self.free_since.get_or_insert(at);
         self.freed = !self.lines.is_empty();
         if let Some(former) = self.classes.get_mut(queue_id) {
             former.finished();
@@ -436,7 +469,13 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             }
         }
         self.backlog.on_batch(returned);
-        self.pace.on_batch(returned);
+        self.pace.on_batch(self.hasher.hash_one(&queue_id.class), returned, at);
+    }
+
+    /// Returns what the pace has measured, if it measures anything.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Estimate> {
+        self.pace.estimate()
     }
 
     /// Notes that a batch of another pool wants a slot of this one.
@@ -451,7 +490,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         let is_admitted = self.guests.waiting > 0 && self.under_way < self.rule.concurrency && is_its_turn;
         if is_admitted {
             self.guests = Guests { waiting: self.guests.waiting - 1, had_turn: true };
-            self.under_way += 1;
+            self.take_slot();
         }
         is_admitted
     }
@@ -491,6 +530,14 @@ pub struct Load {
     pub tenants: usize,
     /// The largest share that one tenant had of what was served last, by cost, over 64 full batches; 0 before.
     pub largest_share: f64,
+}
+
+/// Notes items for the pace; those that arrive at the same time are noted together.
+fn note(arrived: &mut Vec<(u64, Instant, usize)>, class: u64, now: Instant, items: usize) {
+    match arrived.last_mut() {
+        Some((last, at, known)) if (*last, *at) == (class, now) => *known += items,
+        _ => arrived.push((class, now, items)),
+    }
 }
 
 /// Whether something that was last done at `last` is done again; if so, that is noted.

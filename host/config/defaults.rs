@@ -262,15 +262,15 @@ impl Default for Eject {
 }
 
 impl Default for Batch {
-    /// 32 items of 1 MiB altogether, not padded, after 2 ms at most; 4,096 items waiting; one batch under way at once, so
-    /// that items gather while the model is busy; 256 classes and as many tenants; 1,024 items that failed in company are
-    /// sent alone for a minute.
+    /// 32 items of 1 MiB altogether, not padded, held for 10 ms at most; 4,096 items waiting; one batch under way at once,
+    /// so that items gather while the model is busy; 256 classes and as many tenants; 1,024 items that failed in company
+    /// are sent alone for a minute.
     fn default() -> Self {
         Self {
             size_max: 32,
             bytes_max: MIB,
             padded: false,
-            wait_max: Duration::from_millis(2),
+            wait_max: Duration::from_millis(10),
             queue_max: 4096,
             concurrency: 1,
             classes_max: 256,

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
-use crate::batch::pace::{Outlook, Verdict};
+use crate::batch::{
+    metrics::PoolLabels,
+    pace::{Gather, Outlook, Verdict},
+};
 
 const RULE: config::Batch = config::Batch {
     size_max: 32,
@@ -54,11 +57,11 @@ impl Model {
         if items.contains(&RESULTS_TOO_MANY) {
             results.push(0);
         }
-        BatchResult { results, outcome: Outcome::Answered }
+        BatchResult { results, outcome: Outcome::Answered, endpoint: None }
     }
 }
 
-/// The usual pace, which remembers what came back, and panics as often as it is told to.
+/// A pace that measures nothing, which remembers what came back, and panics as often as it is told to.
 #[derive(Debug, Default)]
 struct Noting {
     returned: Mutex<Vec<(usize, Outcome)>>,
@@ -69,11 +72,13 @@ struct Noting {
 struct Noted(Arc<Noting>);
 
 impl Pace for Noted {
-    fn on_batch(&mut self, returned: &Returned) {
+    fn on_arrival(&mut self, _: u64, _: Instant, _: usize) {}
+
+    fn on_batch(&mut self, _: u64, returned: &Returned, _: Instant) {
         self.0.returned.lock().push((returned.items, returned.outcome));
     }
 
-    fn next(&self, outlook: &Outlook) -> Verdict {
+    fn next(&mut self, outlook: &Outlook) -> Verdict {
         let panics = &self.0.panics;
         let told = panics.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         assert!(told.is_err(), "ordered to panic");
@@ -379,4 +384,19 @@ async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
     model.permits.add_permits(1);
     assert_eq!(out.result().await, Ok(7000));
     assert_eq!(model.batches(), [[7]]);
+}
+
+#[tokio::test]
+async fn what_the_pace_of_a_pool_has_measured_is_shown() {
+    let (model, metrics) = (Model::new(100), Metrics::new());
+    let answering = Arc::clone(&model);
+    let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
+        Box::pin(Arc::clone(&answering).answer(class, items))
+    });
+    let metrics = metrics.of_pool("pool");
+    let batcher = Batcher::new(RULE, send, metrics.clone());
+    assert_eq!(batcher.submit(&class("a"), 1, Terms::default()).await, Ok(1000));
+    let labels = PoolLabels { pool: Arc::from("pool") };
+    let fixed = || metrics.cost_fixed.get(&labels).map(|gauge| gauge.get());
+    until(|| fixed().is_some_and(|fixed| fixed > 0.0)).await;
 }

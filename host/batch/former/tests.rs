@@ -16,11 +16,13 @@ fn of(bytes: usize) -> Terms {
 struct Bench<T> {
     former: Former<T>,
     shares: Shares,
+    /// Since when a slot has been free; for long, if nothing is said.
+    free_since: Option<Instant>,
 }
 
 impl<T> Bench<T> {
     fn new(rule: FormerRule) -> Self {
-        Self { former: Former::new(rule), shares: Shares::new(8, rule.bytes_max as u64) }
+        Self { former: Former::new(rule), shares: Shares::new(8, rule.bytes_max as u64), free_since: None }
     }
 
     fn arrive(&mut self, item: T, terms: Terms, now: Instant) {
@@ -31,16 +33,18 @@ impl<T> Bench<T> {
         self.former.arrive(items[0].1.tenant, items, now, &mut self.shares);
     }
 
-    fn step(&mut self, now: Instant, pace: &dyn Pace) -> Step<T> {
+    fn step(&mut self, now: Instant, pace: &mut dyn Pace) -> Step<T> {
         let tenant = self.former.queues.keys().copied().min_by_key(|tenant| self.shares.standing(*tenant));
-        let turn = Turn { now, tenant: tenant.unwrap_or_default(), freed: false, crowded: false, service: None };
+        let since = self.free_since.or(now.checked_sub(Duration::from_secs(60))).unwrap_or(now);
+        let offer = Offer { class: 0, since, free: 1, slots: 1, freed: false };
+        let turn = Turn { now, tenant: tenant.unwrap_or_default(), offer, crowded: false };
         self.former.next(&turn, pace, &mut self.shares, |_| true)
     }
 
     /// Returns what leaves when the model has nothing to do.
     fn sent(&mut self, now: Instant) -> Vec<T> {
         self.former.finished();
-        match self.step(now, &Gather) {
+        match self.step(now, &mut Gather) {
             Step::Send { items, served, .. } => {
                 self.shares.serve(&served);
                 items
@@ -112,12 +116,12 @@ fn an_items_own_wait_ends_that_of_its_batch() {
     let after = |millis| start + Duration::from_millis(millis);
     let mut bench = busy(RULE, start);
     bench.arrive("patient", of(1), start);
-    assert_eq!(bench.step(start, &Gather), Step::WaitUntil(after(10)));
+    assert_eq!(bench.step(start, &mut Gather), Step::WaitUntil(after(10)));
     bench.arrive("hasty", Terms { wait_max: Some(Duration::from_millis(2)), ..of(1) }, after(1));
-    assert_eq!(bench.step(after(1), &Gather), Step::WaitUntil(after(3)));
+    assert_eq!(bench.step(after(1), &mut Gather), Step::WaitUntil(after(3)));
     bench.arrive("urgent", Terms { deadline: Some(after(2)), ..of(1) }, after(1));
-    assert_eq!(bench.step(after(1), &Gather), Step::WaitUntil(after(2)));
-    let Step::Send { items, why, .. } = bench.step(after(2), &Gather) else { panic!("it is due") };
+    assert_eq!(bench.step(after(1), &mut Gather), Step::WaitUntil(after(2)));
+    let Step::Send { items, why, .. } = bench.step(after(2), &mut Gather) else { panic!("it is due") };
     assert_eq!((items, why), (vec!["urgent", "patient", "hasty"], Why::Due));
 }
 
@@ -212,9 +216,11 @@ fn what_has_passed_its_deadline_is_taken_out_and_the_rest_stays() {
 struct Waits(Duration);
 
 impl Pace for Waits {
-    fn on_batch(&mut self, _: &Returned) {}
+    fn on_arrival(&mut self, _: u64, _: Instant, _: usize) {}
 
-    fn next(&self, outlook: &Outlook) -> Verdict {
+    fn on_batch(&mut self, _: u64, _: &Returned, _: Instant) {}
+
+    fn next(&mut self, outlook: &Outlook) -> Verdict {
         Verdict::WaitUntil(outlook.now + self.0)
     }
 }
@@ -225,10 +231,28 @@ fn a_pace_can_hold_nothing_longer_than_the_operator_allows_and_wakes_nobody_at_o
     let mut bench = Bench::new(RULE);
     bench.arrive("a", of(1), start);
     let ten = start + Duration::from_millis(10);
-    assert_eq!(bench.step(start, &Waits(Duration::from_secs(9))), Step::WaitUntil(ten));
-    for (pace, at, wanted) in [(Waits(Duration::from_secs(9)), ten, "a"), (Waits(Duration::ZERO), start, "b")] {
-        let Step::Send { items, why, .. } = bench.step(at, &pace) else { panic!("{wanted} is due") };
+    assert_eq!(bench.step(start, &mut Waits(Duration::from_secs(9))), Step::WaitUntil(ten));
+    for (mut pace, at, wanted) in [(Waits(Duration::from_secs(9)), ten, "a"), (Waits(Duration::ZERO), start, "b")] {
+        let Step::Send { items, why, .. } = bench.step(at, &mut pace) else { panic!("{wanted} is due") };
         assert_eq!((items, why), (vec![wanted], Why::Due));
         bench.arrive("b", of(1), start);
     }
+}
+
+#[test]
+fn a_wait_counts_from_when_a_slot_was_free() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let mut bench = Bench::new(RULE);
+    bench.arrive("a", of(1), start);
+    bench.arrive("hasty", Terms { wait_max: Some(Duration::from_millis(4)), ..of(1) }, at(52));
+    let mut patient = Waits(Duration::from_secs(9));
+    bench.free_since = Some(at(50));
+    let step = bench.step(at(52), &mut patient);
+    assert_eq!(step, Step::WaitUntil(at(56)), "the one that came before had to wait, and hasn't chosen to");
+    let Step::Send { items, why, .. } = bench.step(at(56), &mut patient) else { panic!("both are due") };
+    assert_eq!((items, why), (vec!["a", "hasty"], Why::Due));
+    bench.arrive("b", of(1), start);
+    bench.free_since = Some(at(57));
+    assert_eq!(bench.step(at(57), &mut patient), Step::WaitUntil(at(67)));
 }

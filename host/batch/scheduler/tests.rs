@@ -29,7 +29,8 @@ const fn slots(concurrency: usize) -> SchedulerRule {
     SchedulerRule { concurrency, ..RULE }
 }
 
-const RETURNED: Returned = Returned { items: 1, took: Duration::from_millis(5), outcome: Outcome::Answered };
+const RETURNED: Returned =
+    Returned { items: 1, took: Duration::from_millis(5), outcome: Outcome::Answered, endpoint: None };
 
 /// Returns the terms of an item without bounds of its own.
 fn of(bytes: usize) -> Terms {
@@ -74,7 +75,7 @@ fn play(name: &str, rule: SchedulerRule, script: &[(u64, Happens, &str)]) {
             arrived += 1;
         }
         match *happens {
-            Finishes => scheduler.finished(&out.pop_front().expect("a batch is out"), &RETURNED),
+            Finishes => scheduler.finished(&out.pop_front().expect("a batch is out"), &RETURNED, now),
             Leaves(item) => {
                 gone.insert(item);
             }
@@ -381,7 +382,7 @@ fn items_without_a_class_make_room_when_they_are_gone() {
     let mut left = Vec::new();
     let mut out = QueueId { class: 'a', alone: None };
     loop {
-        scheduler.finished(&out, &RETURNED);
+        scheduler.finished(&out, &RETURNED, now);
         let Next::Send(batch) = scheduler.next(later, |_| true) else { break };
         left.push((batch.queue_id.class, batch.items));
         out = batch.queue_id;
@@ -399,7 +400,7 @@ fn a_list_without_a_class_is_sent_one_by_one() {
     for item in 0..3 {
         let Next::Send(Batch { queue_id, items, .. }) = scheduler.next(now, |_| true) else { panic!("{item} waits") };
         assert_eq!((items, queue_id.is_alone()), (vec![item], true));
-        scheduler.finished(&queue_id, &RETURNED);
+        scheduler.finished(&queue_id, &RETURNED, now);
     }
     assert!(scheduler.is_idle() && scheduler.classes() == 0);
 }
@@ -422,7 +423,7 @@ fn guests_and_the_pools_own_batches_take_turns() {
             scheduler.guest_left();
             said.push("guest".to_owned());
         } else if let Next::Send(batch) = scheduler.next(now, |_| true) {
-            scheduler.finished(&batch.queue_id, &RETURNED);
+            scheduler.finished(&batch.queue_id, &RETURNED, now);
             said.push(format!("{:?}", batch.items));
         }
     }

@@ -42,7 +42,8 @@ impl Batches {
                 if !unfit.is_empty() {
                     hold(&mut quarantine.lock(), &class, &items, &unfit);
                 }
-                BatchResult { results, outcome }
+                let endpoint = results.first().and_then(|result| result.endpoint.clone());
+                BatchResult { results, outcome, endpoint }
             })
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);

@@ -148,7 +148,8 @@ impl Simulation {
             Occurs::Returns(index) => {
                 let Some((queue_id, items, since)) = self.out[index].take() else { return };
                 let took = Duration::from_micros(now - since);
-                self.scheduler.finished(&queue_id, &Returned { items: items.len(), took, outcome: Outcome::Answered });
+                let returned = Returned { items: items.len(), took, outcome: Outcome::Answered, endpoint: None };
+                self.scheduler.finished(&queue_id, &returned, self.instant(now));
                 for (index, arrived) in items {
                     self.fates.entry(index).or_default().latencies.push(now - arrived);
                 }

@@ -72,7 +72,7 @@ impl World {
         }
         let queue_id = self.out.remove(which % self.out.len());
         self.of(queue_id.class).under_way -= 1;
-        self.scheduler.finished(&queue_id, &RETURNED);
+        self.scheduler.finished(&queue_id, &RETURNED, self.now);
     }
 
     /// Lets time pass, asking the scheduler whenever it wanted to be asked.
@@ -263,7 +263,7 @@ proptest! {
             }
             if out.len() == concurrency {
                 let queue_id: QueueId<Class> = out.pop_front().unwrap();
-                scheduler.finished(&queue_id, &RETURNED);
+                scheduler.finished(&queue_id, &RETURNED, now);
             }
             while let Next::Send(batch) = scheduler.next(now, |_| true) {
                 let Batch { queue_id, items, .. } = batch;
@@ -356,7 +356,7 @@ impl Ledger {
             }
             Happening::Finishes(which) if !self.out.is_empty() => {
                 let queue_id = self.out.remove(which % self.out.len());
-                self.scheduler.finished(&queue_id, &RETURNED);
+                self.scheduler.finished(&queue_id, &RETURNED, self.now);
             }
             Happening::Leaves(item) if self.open.remove(&item) => drop(self.gone.insert(item)),
             Happening::GuestArrives => self.scheduler.guest_arrives(),

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const ANSWERED: Returned = Returned { items: 1, took: Duration::from_millis(500), outcome: Outcome::Answered };
+const ANSWERED: Returned =
+    Returned { items: 1, took: Duration::from_millis(500), outcome: Outcome::Answered, endpoint: None };
 
 fn list(items: std::ops::Range<u32>, terms: Terms) -> Vec<(char, Vec<(u32, Terms)>)> {
     vec![('a', items.map(|item| (item, terms)).collect())]
@@ -17,7 +18,7 @@ fn busy(rule: SchedulerRule, now: Instant) -> (Scheduler<char, u32>, QueueId<cha
         batch.queue_id
     };
     let queue_id = send(1_000);
-    scheduler.finished(&queue_id, &ANSWERED);
+    scheduler.finished(&queue_id, &ANSWERED, now);
     let mut send = |item| {
         scheduler.arrive(&'a', item, of(1), now, |_| true).unwrap();
         let Next::Send(batch) = scheduler.next(now, |_| true) else { panic!("a slot is free") };
@@ -31,7 +32,7 @@ fn busy(rule: SchedulerRule, now: Instant) -> (Scheduler<char, u32>, QueueId<cha
 fn drain(scheduler: &mut Scheduler<char, u32>, mut out: QueueId<char>, now: Instant) -> Vec<Vec<u32>> {
     let mut batches = Vec::new();
     loop {
-        scheduler.finished(&out, &ANSWERED);
+        scheduler.finished(&out, &ANSWERED, now);
         let Next::Send(batch) = scheduler.next(now, |_| true) else { return batches };
         batches.push(batch.items);
         out = batch.queue_id;
@@ -112,7 +113,7 @@ fn what_cant_be_in_time_is_refused_at_once() {
 fn a_pool_with_nothing_to_do_tries_whatever_was_measured() {
     let now = Instant::now();
     let (mut scheduler, out) = busy(RULE, now);
-    scheduler.finished(&out, &ANSWERED);
+    scheduler.finished(&out, &ANSWERED, now);
     let within = |millis| Terms { deadline: Some(now + Duration::from_millis(millis)), ..of(1) };
     assert!(scheduler.arrive(&'a', 0, within(0), now, |_| true).is_err(), "it is past");
     assert!(scheduler.arrive(&'a', 1, within(10), now, |_| true).is_ok());
@@ -134,10 +135,10 @@ fn what_passes_its_deadline_while_it_waits_is_not_sent() {
     assert_eq!(scheduler.expire(after(20)), [2]);
     assert_eq!(scheduler.next(after(20), |_| true), Next::WaitUntil(after(30)));
     assert_eq!(scheduler.expire(after(30)), [1]);
-    scheduler.finished(&out.queue_id, &RETURNED);
+    scheduler.finished(&out.queue_id, &RETURNED, after(30));
     let Next::Send(out) = scheduler.next(after(31), |_| true) else { panic!("one is left") };
     assert_eq!(out.items, [3]);
-    scheduler.finished(&out.queue_id, &RETURNED);
+    scheduler.finished(&out.queue_id, &RETURNED, after(50));
     assert_eq!(scheduler.next(after(50), |_| true), Next::WaitUntil(after(40)));
     assert_eq!((scheduler.expire(after(50)), scheduler.next(after(50), |_| true)), (vec![], Next::Idle));
     assert!(scheduler.is_idle() && scheduler.classes() == 0);

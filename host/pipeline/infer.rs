@@ -3,6 +3,7 @@
 
 mod batches;
 mod model;
+mod repeats;
 mod send;
 mod tally;
 mod tenant;
@@ -56,7 +57,8 @@ use batches::submit_groups;
 pub use batches::{Batchers, Batches};
 use model::{AdvisedItem, Group, PendingResult, await_result, group_for};
 pub use model::{BatchItem, ItemResult};
-use tally::{ItemReply, Tally};
+use repeats::distinct;
+use tally::{ItemReply, Tally, USAGE};
 
 /// The parts of the node that these requests need.
 #[derive(Debug)]
@@ -180,6 +182,14 @@ struct SplitRequest {
     mark: Mark,
 }
 
+/// An item and its key, if it has a valid one.
+struct KeyedItem<'q> {
+    advised: &'q AdvisedItem,
+    key: Option<Key>,
+    /// Whether it is looked up. If not, it is fetched without storing anything.
+    is_looked_up: bool,
+}
+
 /// What is to be done about one item.
 enum Disposition {
     /// It's in a tier.
@@ -218,12 +228,8 @@ impl SplitRequest {
         AdvisedItem { item, advice: Arc::new(advice) }
     }
 
-    /// Returns the key of each item; `None` for one that is to be fetched without storing anything.
-    async fn keys<'q>(
-        &self,
-        items: &'q [AdvisedItem],
-        trail: &mut Trail,
-    ) -> Result<Vec<(&'q AdvisedItem, Option<Key>)>, Fault> {
+    /// Returns each item with its key.
+    async fn keys<'q>(&self, items: &'q [AdvisedItem], trail: &mut Trail) -> Result<Vec<KeyedItem<'q>>, Fault> {
         let mut keys = Vec::with_capacity(items.len());
         for (n, advised) in items.iter().enumerate() {
             if n % ITEMS_AT_ONCE == ITEMS_AT_ONCE - 1 {
@@ -242,19 +248,26 @@ impl SplitRequest {
             }
             trail.key = plan.key().filter(|_| items.len() == 1);
             keys.push(match plan {
-                KeyedPlan::LookUp(key) if item.shareable => (advised, Some(key)),
-                KeyedPlan::LookUp(_) | KeyedPlan::Bypass(..) => (advised, None),
                 KeyedPlan::Refuse(fault) => return Err(fault.clone()),
+                // Two of them may have different results.
+                _ if !item.shareable => KeyedItem { advised, key: None, is_looked_up: false },
+                KeyedPlan::LookUp(key) => KeyedItem { advised, key: Some(key), is_looked_up: true },
+                KeyedPlan::Bypass(_, key) => KeyedItem { advised, key, is_looked_up: false },
             });
         }
         Ok(keys)
     }
 
-    /// Returns the replies to all items: from the tiers what is stored, the rest from the model, together.
-    async fn fetch_all(&self, keyed: Vec<(&AdvisedItem, Option<Key>)>) -> Vec<ItemReply> {
-        let dispositions = join_all(keyed.into_iter().map(|(advised, key)| self.look_up(advised, key))).await;
+    /// Returns the replies to all items: from the tiers what is stored, the rest from the model, together. Items of one
+    /// key are one: the client is the same, so that this holds even of results that no other client may get.
+    async fn fetch_all(&self, keyed: Vec<KeyedItem<'_>>) -> Vec<ItemReply> {
+        let repeated = |item: &KeyedItem<'_>| trace::repeated(item.advised.advice.span());
+        let (keyed, places) = distinct(keyed, |item| item.key, repeated);
+        let found = keyed.into_iter().map(|item| self.look_up(item.advised, item.key.filter(|_| item.is_looked_up)));
+        let dispositions = join_all(found).await;
         let waiting = self.submit(dispositions);
-        join_all(waiting.into_iter().map(|(advised, waiting, last)| self.finish(advised, waiting, last))).await
+        let finished = waiting.into_iter().map(|(advised, waiting, last)| self.finish(advised, waiting, last));
+        places.spread(join_all(finished).await, ItemReply::repeated)
     }
 
     /// Looks one item up, and joins or starts its flight if it must be fetched.
@@ -443,7 +456,7 @@ impl SplitRequest {
     }
 
     fn reply(&self, form: ReplyForm, item_replies: &[ItemReply], mut trail: Trail) -> Reply {
-        let tally = Tally::of(item_replies);
+        let tally = Tally::of(self.protocol, item_replies);
         tally.note(&mut trail);
         let outcomes: Vec<OutcomeRef<'_>> = item_replies.iter().map(ItemReply::outcome).collect();
         let is_one_result = form.is_one_result();
@@ -462,6 +475,9 @@ impl SplitRequest {
             && !item_replies.iter().any(|reply| reply.upstream_status() == Some(too_many))
         {
             headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+        }
+        if let Some(usage) = tally.usage() {
+            headers.insert(USAGE, usage);
         }
         if let Some(media_type) = media_type(item_replies, &outcomes, &joined_reply.body) {
             joined_reply.headers.insert(header::CONTENT_TYPE, media_type);

@@ -119,6 +119,8 @@ impl Merge {
         match name {
             "retry-after" | "retry-after-ms" => return Some(Self::LongestDelay),
             "x-should-retry" => return Some(Self::RetryUnlessForbidden),
+            // Of a node behind this one.
+            "holm-usage" => return Some(Self::IfEqual),
             _ if IDS.contains(&name) => return Some(Self::List),
             _ if TIMES.contains(&name) => return Some(Self::Largest),
             _ => {}

@@ -46,6 +46,12 @@ pub(super) fn split(span: &RequestSpan, items: usize) {
     debug!(target: TARGET, parent: span, items, "split");
 }
 
+/// Logs that an item has the key of an earlier one of its request, whose result it gets.
+pub(super) fn repeated(span: &RequestSpan) {
+    let Some(span) = span.get() else { return };
+    debug!(target: TARGET, parent: span, "the same as an earlier item of its request");
+}
+
 /// Logs which key was made, and by which generation of a policy unless the native default made it; `remark` is what the
 /// policy did out of the ordinary.
 pub(super) fn keyed(span: &RequestSpan, key: Option<&Key>, by: Option<&str>, remark: Option<&str>, begun: Instant) {

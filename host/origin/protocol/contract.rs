@@ -52,6 +52,12 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// it is, byte for byte.
     fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply;
 
+    /// Returns what the model says that a result cost (tokens, for instance): its counts by their names, none if it gives
+    /// none.
+    fn usage(&self, _: Message<'_>) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
     /// Words a failure of this node, or of an origin that gave no usable body, as the protocol does. `param` is the
     /// member of the request that is at fault, if it is one.
     fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError;

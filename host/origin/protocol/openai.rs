@@ -59,6 +59,10 @@ impl Protocol for OpenAi {
         }
     }
 
+    fn usage(&self, result: Message<'_>) -> Vec<(String, u64)> {
+        counts(result.body)
+    }
+
     fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError {
         failure(status, message, param)
     }
@@ -379,7 +383,8 @@ fn in_order(data: Vec<Entry<'_>>, asked: usize) -> Result<Vec<Entry<'_>>, BadRes
     Ok(slots.into_iter().filter_map(|slot| slot.or_else(|| left.take())).collect())
 }
 
-/// The model's `usage`. Counts are divided among items and summed up; other members are copied to each.
+/// The model's `usage`. Counts are divided among items and summed up. Other numbers, and what has parts, can't be, and
+/// are left out then; the rest is copied to each.
 #[derive(Clone)]
 struct Usage<'t>(BTreeMap<String, Tally<'t>>);
 
@@ -387,6 +392,17 @@ struct Usage<'t>(BTreeMap<String, Tally<'t>>);
 enum Tally<'t> {
     Count(u64),
     Other(&'t str),
+}
+
+impl Tally<'_> {
+    /// Whether it holds of a part as well, or can be divided and summed up.
+    fn is_divisible(&self) -> bool {
+        let is_of_parts = |c: char| c.is_ascii_digit() || matches!(c, '-' | '{' | '[');
+        match self {
+            Self::Count(_) => true,
+            Self::Other(text) => !text.starts_with(is_of_parts),
+        }
+    }
 }
 
 impl<'t> Usage<'t> {
@@ -399,7 +415,7 @@ impl<'t> Usage<'t> {
 
     fn divide(&self, weights: &[u64]) -> Vec<Self> {
         let mut parts = vec![Self(BTreeMap::new()); weights.len()];
-        for (name, tally) in &self.0 {
+        for (name, tally) in self.0.iter().filter(|(_, tally)| tally.is_divisible()) {
             let shares: Vec<Tally<'t>> = match *tally {
                 Tally::Count(total) => shares(total, weights).into_iter().map(Tally::Count).collect(),
                 Tally::Other(_) => vec![*tally; weights.len()],
@@ -412,7 +428,8 @@ impl<'t> Usage<'t> {
     }
 
     fn plus(mut self, other: Self) -> Self {
-        for (name, tally) in other.0 {
+        self.0.retain(|_, tally| tally.is_divisible());
+        for (name, tally) in other.0.into_iter().filter(|(_, tally)| tally.is_divisible()) {
             match (self.0.get_mut(&name), tally) {
                 (Some(Tally::Count(sum)), Tally::Count(count)) => *sum = sum.saturating_add(count),
                 (Some(_), _) => {}
@@ -439,28 +456,59 @@ impl<'t> Usage<'t> {
     }
 }
 
-/// `total` in proportion to `weights`; the shares add up to it exactly, because each is a step of a rounded-down sum.
+/// Divides `total` in proportion to `weights`, which are at least 1. The shares add up to it exactly: of what rounding
+/// down leaves, those get one each that it took most from (the largest remainders).
 fn shares(total: u64, weights: &[u64]) -> Vec<u64> {
     let whole = weights.iter().map(|weight| u128::from(*weight)).sum::<u128>().max(1);
-    let (mut weighed, mut given) = (0_u128, 0_u128);
-    let share = |weight: &u64| {
-        weighed += u128::from(*weight);
-        let due = u128::from(total) * weighed / whole;
-        let share = due - given;
-        given = due;
-        // A share is at most the total, which is a u64.
-        u64::try_from(share).unwrap_or(u64::MAX)
-    };
-    weights.iter().map(share).collect()
+    let due = |weight: &u64| u128::from(total) * u128::from(*weight);
+    // A share is at most the total, which is a u64.
+    let rounded_down = |weight: &u64| u64::try_from(due(weight) / whole).unwrap_or(u64::MAX);
+    let mut shares: Vec<u64> = weights.iter().map(rounded_down).collect();
+    let left = shares.iter().fold(total, |left, share| left.saturating_sub(*share));
+    let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
+    by_remainder.sort_by_key(|at| std::cmp::Reverse(due(&weights[*at]) % whole));
+    // Less than one of each is left.
+    for at in by_remainder.into_iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+        shares[at] += 1;
+    }
+    shares
 }
 
-/// Returns how much of a batch's usage an input stands for: its tokens if it is token ids, else its bytes. At least 1.
+/// Returns how much of a batch's usage an input stands for: its tokens if it is token ids, else the bytes of its text.
+/// At least 1.
 fn length(item: &[u8]) -> u64 {
-    let length = match item.first() {
-        Some(b'[') => item.iter().filter(|byte| **byte == b',').count() + 1,
+    let length = match item {
+        [b'[', ..] => item.iter().filter(|byte| **byte == b',').count() + 1,
+        [b'"', text @ .., b'"'] => text.len(),
         _ => item.len(),
     };
     length.max(1) as u64
+}
+
+/// Returns the counts in the `usage` of a result.
+fn counts(body: &[u8]) -> Vec<(String, u64)> {
+    const NAME: &[u8] = b"\"usage\"";
+    let Some(at) = body.windows(NAME.len()).rposition(|window| window == NAME) else { return Vec::new() };
+    // Embeddings are long. If what begins here ends the body and is the rest of an object, then of the outermost.
+    let (before, rest) = body.split_at(at);
+    let is_member = matches!(before.trim_ascii_end(), [.., b',' | b'{']);
+    let rest = [&b"{"[..], rest].concat();
+    let usage = is_member.then(|| usage_in(&rest)).flatten().or_else(|| usage_in(body));
+    let counts = usage.into_iter().flat_map(|usage| usage.0).filter_map(|(name, tally)| match tally {
+        Tally::Count(count) => Some((name, count)),
+        Tally::Other(_) => None,
+    });
+    counts.collect()
+}
+
+/// Returns the `usage` of an object.
+fn usage_in(object: &[u8]) -> Option<Usage<'_>> {
+    #[derive(serde::Deserialize)]
+    struct Reported<'t> {
+        #[serde(borrow)]
+        usage: Option<&'t RawValue>,
+    }
+    serde_json::from_slice::<Reported<'_>>(object).ok()?.usage.and_then(Usage::parse)
 }
 
 /// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
@@ -473,7 +521,12 @@ fn join(answers: &[Message<'_>]) -> Result<Bytes, BadResponse> {
     let Some(first) = lists.first() else { return Err(BadResponse::Count { asked: 1, found: 0 }) };
     let entries: Vec<&Entry<'_>> = lists.iter().flat_map(|list| &list.data).collect();
     let usage = lists.iter().filter_map(|list| list.usage.clone()).reduce(Usage::plus);
-    Ok(write_reply(&first.rest, &entries, usage.as_ref()))
+    let mut rest = first.rest.clone();
+    if usage.is_some() {
+        // One whose `usage` is none may come first.
+        rest.remove("usage");
+    }
+    Ok(write_reply(&rest, &entries, usage.as_ref()))
 }
 
 /// Returns a reply with these entries, numbered from zero.

@@ -1,21 +1,47 @@
-//! Where the results of one request's items came from, for its trail.
+//! Where the results of one request's items came from, for its trail, and what they cost.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use http::{HeaderName, HeaderValue};
 
 use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
+    origin::protocol::{Message, Protocol},
     pipeline::trail::{Lookup, Trail},
 };
 
+/// The header field that says what a request with items cost, as a dictionary (RFC 9651, section 3.2).
+pub(super) const USAGE: HeaderName = HeaderName::from_static("holm-usage");
+
+/// Counts of a model that the field has. Further ones are left out.
+const COUNTS_MAX: usize = 16;
+
+/// Bytes of the name of such a count. One with a longer name is left out.
+const KEY_BYTES_MAX: usize = 64;
+
+/// The largest number in a structured field (RFC 9651, section 3.3.1).
+const INTEGER_MAX: u64 = 999_999_999_999_999;
+
 /// The reply to one item, by where it came from.
+#[derive(Clone)]
 pub(super) enum ItemReply {
     /// From a tier.
     Stored { object: Arc<Object>, tier: Tier, stale: bool },
     /// From a tier, because the model failed in this way.
     Fallback { object: Arc<Object>, tier: Tier, result: Arc<ItemResult> },
-    /// From the model; through another request's fetch if `collapsed`.
+    /// From the model; through the fetch of another request or of an earlier item if `collapsed`.
     Fetched { result: Arc<ItemResult>, collapsed: bool },
+}
+
+impl ItemReply {
+    /// Returns the reply to a further item that is the same.
+    pub(super) fn repeated(&self) -> Self {
+        match self {
+            Self::Fetched { result, .. } => Self::Fetched { result: Arc::clone(result), collapsed: true },
+            Self::Stored { .. } | Self::Fallback { .. } => self.clone(),
+        }
+    }
 }
 
 /// A count of where the results of one request's items came from.
@@ -35,10 +61,12 @@ pub(super) struct Tally {
     reason: Option<&'static str>,
     remark: Option<Arc<str>>,
     cost_micro: u64,
+    /// The model's counts for what was fetched for this request.
+    usage: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    pub(super) fn of(item_replies: &[ItemReply]) -> Self {
+    pub(super) fn of(protocol: &dyn Protocol, item_replies: &[ItemReply]) -> Self {
         let mut tally = Self { items: item_replies.len(), ..Self::default() };
         for answer in item_replies {
             match answer {
@@ -51,7 +79,12 @@ impl Tally {
                     tally.fell_back = true;
                     tally.credit(result);
                 }
-                ItemReply::Fetched { result, collapsed } => tally.add(result, *collapsed),
+                ItemReply::Fetched { result, collapsed } => {
+                    if !collapsed {
+                        tally.charge(protocol, result);
+                    }
+                    tally.add(result, *collapsed);
+                }
             }
         }
         tally
@@ -66,6 +99,28 @@ impl Tally {
         }
         self.stored += usize::from(result.stored);
         self.credit(result);
+    }
+
+    /// Adds what the model counted for a result.
+    fn charge(&mut self, protocol: &dyn Protocol, result: &ItemResult) {
+        let Ok(response) = &result.outcome else { return };
+        for (name, count) in protocol.usage(Message { headers: &result.headers, body: &response.body }) {
+            let sum = self.usage.entry(name).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Returns the value of [`USAGE`]: the request's items, how many of them were sent to the model for it, and what the
+    /// model counted for these. The reply itself says what all of them cost when they were sent.
+    pub(super) fn usage(&self) -> Option<HeaderValue> {
+        let mut text = format!("items={}, sent={}", self.items, self.batched);
+        for (name, count) in self.usage.iter().filter(|(name, _)| is_key(name)).take(COUNTS_MAX) {
+            text.push_str(", ");
+            text.push_str(name);
+            text.push('=');
+            text.push_str(&(*count).min(INTEGER_MAX).to_string());
+        }
+        HeaderValue::try_from(text).ok()
     }
 
     /// Notes the endpoint, the attempts and the outcome of a result.
@@ -115,5 +170,42 @@ impl Tally {
             "items={} hit={hits} memory={memory} disk={disk} redis={redis} collapsed={} batched={}",
             self.items, self.collapsed, self.batched
         )
+    }
+}
+
+/// Whether a model's name of a count can be a dictionary's key, and is none of this node's.
+fn is_key(name: &str) -> bool {
+    let follows = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'.');
+    let is_spelled_so = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(follows);
+    is_spelled_so && name.len() <= KEY_BYTES_MAX && !matches!(name, "items" | "sent")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_cost_is_a_dictionary() {
+        let usage_of = |counts: &[(&str, u64)]| -> BTreeMap<String, u64> {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let long = "x".repeat(KEY_BYTES_MAX + 1);
+        let many: Vec<String> = (0..=COUNTS_MAX).map(|n| format!("n{n:02}")).collect();
+        let many: Vec<(&str, u64)> = many.iter().map(|name| (name.as_str(), 1)).collect();
+        for (usage, wanted) in [
+            (&[("total_tokens", 7), ("prompt_tokens", 7)][..], "items=3, sent=2, prompt_tokens=7, total_tokens=7"),
+            (&[], "items=3, sent=2"),
+            (&[("a.b-c_9", u64::MAX)], "items=3, sent=2, a.b-c_9=999999999999999"),
+            (
+                &[("sent", 1), ("items", 1), ("", 1), ("9", 1), ("Big", 1), ("a=1, b", 1), ("ä", 1), ("a\n", 1)],
+                "items=3, sent=2",
+            ),
+            (&[(long.as_str(), 1), ("a", 0)], "items=3, sent=2, a=0"),
+        ] {
+            let tally = Tally { items: 3, batched: 2, usage: usage_of(usage), ..Tally::default() };
+            assert_eq!(tally.usage().unwrap(), wanted, "{usage:?}");
+        }
+        let tally = Tally { usage: usage_of(&many), ..Tally::default() };
+        assert_eq!(tally.usage().unwrap().to_str().unwrap().split(", ").count(), 2 + COUNTS_MAX);
     }
 }

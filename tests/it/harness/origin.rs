@@ -3,8 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -47,12 +49,13 @@ pub(crate) struct Reply {
     headers: Vec<(String, String)>,
     body: OutBody,
     gate: Option<Gate>,
+    delay: Duration,
 }
 
 impl Reply {
     /// Returns 200 with this body.
     pub(crate) fn ok(body: impl Into<Bytes>) -> Self {
-        Self { status: 200, headers: Vec::new(), body: full(body), gate: None }
+        Self { status: 200, headers: Vec::new(), body: full(body), gate: None, delay: Duration::ZERO }
     }
 
     /// Returns 200 that may be stored for this many seconds.
@@ -79,6 +82,19 @@ impl Reply {
         Self { status: 206, ..Self::fresh(max_age, rest).header("content-range", &range) }
     }
 
+    /// Returns a response that breaks off: the connection is closed.
+    pub(crate) fn cut() -> Self {
+        let (pipe, body) = piped();
+        pipe.try_send(Err(io::Error::other("cut"))).unwrap();
+        Self { body, ..Self::ok("") }
+    }
+
+    /// Takes so long, as a model that computes does.
+    pub(crate) fn after(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -101,6 +117,9 @@ impl Reply {
     async fn into_response(self) -> Response<OutBody> {
         if let Some(gate) = &self.gate {
             gate.pass().await;
+        }
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
         }
         let mut response = Response::builder().status(self.status);
         for (name, value) in &self.headers {

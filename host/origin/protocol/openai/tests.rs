@@ -333,11 +333,11 @@ fn results_are_sorted_renumbered_and_their_digits_untouched() {
     let bodies = bodies(answered(answer, &items).unwrap());
     let first = concat!(
         r#"{"model":"m","object":"list","data":[{"embedding":[0.50,-0],"object":"embedding","index":0}],"#,
-        r#""usage":{"details":null,"prompt_tokens":10,"total_tokens":10}}"#
+        r#""usage":{"details":null,"prompt_tokens":12,"total_tokens":12}}"#
     );
     let second = concat!(
         r#"{"model":"m","object":"list","data":[{"embedding":[1.0e-9, 2],"object":"embedding","index":0}],"#,
-        r#""usage":{"details":null,"prompt_tokens":4,"total_tokens":3}}"#
+        r#""usage":{"details":null,"prompt_tokens":2,"total_tokens":1}}"#
     );
     assert_eq!(bodies, [first, second]);
 }
@@ -408,8 +408,67 @@ fn a_response_that_fits_no_item_is_refused() {
 #[test]
 fn an_input_counts_by_its_tokens_or_its_bytes() {
     assert_eq!(length(b"[1,22,333]"), 3);
-    assert_eq!(length(b"\"ab\""), 4);
+    assert_eq!(length(b"\"ab\""), 2);
+    assert_eq!(length(b"\"\""), 1);
     assert_eq!(length(b""), 1);
+}
+
+#[test]
+fn what_rounding_leaves_goes_to_the_largest_remainders() {
+    for (total, weights, wanted) in [
+        (4, &[1, 1, 1][..], &[2_u64, 1, 1][..]),
+        (14, &[8, 1], &[12, 2]),
+        (13, &[8, 1], &[12, 1]),
+        (0, &[3, 4], &[0, 0]),
+        (2, &[1, 1, 1, 1], &[1, 1, 0, 0]),
+        (6, &[1, 2, 3], &[1, 2, 3]),
+        (u64::MAX, &[u64::MAX, u64::MAX], &[u64::MAX / 2 + 1, u64::MAX / 2]),
+        (7, &[], &[]),
+    ] {
+        assert_eq!(shares(total, weights), wanted, "{total}, {weights:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_divided_or_summed_up_is_left_out_and_of_one_item_stays() {
+    let usage = r#""usage":{"cost":0.5,"details":{"text":4},"note":"x","part":[1],"total_tokens":4}"#;
+    let items = items(r#"{"input":["a","b"]}"#);
+    let alone = format!(r#"{{"data":[{{"embedding":[1]}}],{usage}}}"#);
+    assert_eq!(bodies(answered(&alone, &items[..1]).unwrap()), std::slice::from_ref(&alone));
+    let both = format!(r#"{{"data":[{{"embedding":[1]}},{{"embedding":[2]}}],{usage}}}"#);
+    let first = answered(&both, &items).unwrap().remove(0).unwrap().body;
+    assert_eq!(first, r#"{"data":[{"embedding":[1],"index":0}],"usage":{"note":"x","total_tokens":2}}"#);
+    let one = || Ok(ItemResponse::from(Bytes::from(alone.clone())));
+    let reply = many(&[one(), one()]);
+    assert!(reply.body.ends_with(br#""usage":{"note":"x","total_tokens":8}}"#), "{reply:?}");
+    let none = Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[1]}],"usage":null}"#)));
+    let reply = many(&[none, one()]);
+    let reply = std::str::from_utf8(&reply.body).unwrap();
+    assert_eq!(reply.matches("\"usage\"").count(), 1, "{reply}");
+}
+
+#[test]
+fn counts_are_found_wherever_the_usage_is() {
+    let two = |a: u64, b: u64| vec![("a".to_owned(), a), ("b".to_owned(), b)];
+    for (body, wanted) in [
+        (r#"{"data":[{"embedding":[1]}],"usage":{"a":1,"b":2}}"#, two(1, 2)),
+        (r#"{"data":[], "usage" : {"b":2,"a":1,"c":0.5,"d":{"e":1},"f":null} } "#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"data":[{"embedding":[1]}]}"#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"data":[{"usage":{"a":7,"b":7}}]}"#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"of":{"usage":{"a":7,"b":7}}}"#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"kind":"usage"}"#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"kinds":["x","usage"]}"#, two(1, 2)),
+        (r#"{"usage":{"a":1,"b":2},"x,\"usage\"":{"a":7,"b":7}}"#, two(1, 2)),
+        (r#"{"data":[{"embedding":[NaN]}],"usage":{"a":1,"b":2}}"#, two(1, 2)),
+        (r#"{"data":[{"usage":{"a":7,"b":7}}]}"#, vec![]),
+        (r#"{"usage":7}"#, vec![]),
+        (r#"{"usage":null}"#, vec![]),
+        (r#"{"data":[]}"#, vec![]),
+        ("usage", vec![]),
+        ("", vec![]),
+    ] {
+        assert_eq!(counts(body.as_bytes()), wanted, "{body}");
+    }
 }
 
 proptest! {
@@ -424,6 +483,11 @@ proptest! {
         for (share, weight) in shares.iter().zip(&weights) {
             let exact = u128::from(total) * u128::from(*weight) / whole;
             prop_assert!(u128::from(*share).abs_diff(exact) <= 1, "{} instead of {}", share, exact);
+        }
+        for (share, weight) in shares.iter().zip(&weights) {
+            for (other, lighter) in shares.iter().zip(&weights).filter(|(_, other)| *other < weight) {
+                prop_assert!(share >= other, "{} for {}, {} for {}", share, weight, other, lighter);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The admin API: health, readiness, metrics, purge, pools and policies, and its client.
+//! The admin API: health, readiness, metrics, purge, pools, batching and policies, and its client.
 //!
 //! [`Api`] serves it as an axum router over a [`Control`], the trait of the node's operations, which `app` implements.
 //! Responses are the types of [`crate::report`]. [`client`] is the other end, for the command line.

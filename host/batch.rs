@@ -15,6 +15,7 @@ mod class;
 mod dispatch;
 mod former;
 mod line;
+mod measured;
 mod metrics;
 mod pace;
 mod quarantine;

@@ -35,7 +35,12 @@ use tokio_util::sync::CancellationToken;
 use self::{fronts::tcp::Tcp, shared::Shared};
 use crate::config;
 
-pub use self::{error::Error, handler::Handler, metrics::Metrics, shared::Drained};
+pub use self::{
+    error::Error,
+    handler::{Arrival, Handler},
+    metrics::Metrics,
+    shared::Drained,
+};
 
 /// Bound addresses with their certificates and limits; [`Server::run`] accepts connections.
 pub struct Server {

@@ -5,6 +5,7 @@
 //! A reader ignores members it doesn't know: a node may be of a later version. A word that may have further values one
 //! day, such as a generation's state, is therefore text and not an enum.
 
+mod batching;
 mod node;
 mod policy;
 mod pool;
@@ -12,6 +13,7 @@ mod problem;
 mod purge;
 
 pub use self::{
+    batching::{BatchingInfo, FitInfo, PointInfo},
     node::{IncompleteSignOff, Readiness, SignedOff},
     policy::{
         ArmInfo, EndedTrial, Estimate, Event, Example, ExperimentInfo, GenerationInfo, HookInfo, Loaded, PolicyInfo,

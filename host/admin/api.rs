@@ -40,6 +40,7 @@ GET  /metrics   OpenMetrics text
 POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale
 POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone
 GET  /pools     endpoints and their health
+GET  /batching  how long batches took, by size, beside the fitted cost
 GET  /policies  policies, their generations, trials and experiments
 POST /policies/NAME/load      {} or {\"file\": \"…\", \"mode\": \"swap|shadow|canary\", \"percent\": 5}
 POST /policies/NAME/promote   {}: the generation on trial takes over
@@ -87,6 +88,7 @@ fn router(control: Arc<dyn Control>) -> Router {
         .route("/purge", post(purge))
         .route("/nodes/{name}/sign-off", post(sign_off))
         .route("/pools", get(pools))
+        .route("/batching", get(batching))
         .route("/policies", get(policies))
         .route("/policies/{name}/{action}", post(policy))
         .method_not_allowed_fallback(wrong_method)
@@ -130,6 +132,10 @@ async fn metrics(State(node): Node) -> Response {
 
 async fn pools(State(node): Node) -> Response {
     json(StatusCode::OK, JSON, &node.pools())
+}
+
+async fn batching(State(node): Node) -> Response {
+    json(StatusCode::OK, JSON, &node.batching())
 }
 
 async fn policies(State(node): Node) -> Response {
@@ -214,7 +220,7 @@ mod tests {
     };
     use crate::{
         message::{Body, Client, Request, RequestHead, Scheme},
-        report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
+        report::{BatchingInfo, FitInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport},
     };
 
     /// A node whose results the test sets, and which records the calls.
@@ -250,6 +256,11 @@ mod tests {
 
         fn pools(&self) -> Vec<PoolInfo> {
             vec![PoolInfo { name: "models".to_owned(), waiting: 2, endpoints: Vec::new() }]
+        }
+
+        fn batching(&self) -> Vec<BatchingInfo> {
+            let fit = Some(FitInfo { fixed_us: 20_000, per_item_ns: 1_000_000 });
+            vec![BatchingInfo { pool: "models".to_owned(), batches: 7, fit, points: Vec::new() }]
         }
 
         fn policies(&self) -> Vec<PolicyInfo> {
@@ -345,6 +356,11 @@ mod tests {
             ("/readyz", JSON, r#"{"ready":true}"#),
             ("/metrics", OPENMETRICS, "# EOF\n"),
             ("/pools?x=1", JSON, r#"[{"endpoints":[],"name":"models","waiting":2}]"#),
+            (
+                "/batching",
+                JSON,
+                r#"[{"batches":7,"fit":{"fixed_us":20000,"per_item_ns":1000000},"points":[],"pool":"models"}]"#,
+            ),
             ("/policies", JSON, "[]"),
         ] {
             let answer = ask(&node, request(Method::GET, target, Body::Empty)).await;

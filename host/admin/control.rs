@@ -6,7 +6,7 @@ use super::{
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure},
 };
-use crate::report::{Loaded, PolicyInfo, PoolInfo, PurgeReport};
+use crate::report::{BatchingInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport};
 
 /// A future that a [`Control`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -39,6 +39,9 @@ pub trait Control: Send + Sync {
 
     /// Returns the pools, their endpoints and their state.
     fn pools(&self) -> Vec<PoolInfo>;
+
+    /// Returns how long the batches of each pool took; pools that had none are left out.
+    fn batching(&self) -> Vec<BatchingInfo>;
 
     /// Returns the policies and their generations.
     fn policies(&self) -> Vec<PolicyInfo>;

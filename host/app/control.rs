@@ -12,9 +12,9 @@ use super::{exchange::Exchange, policies::Policies};
 use crate::{
     admin::{Api, BoxFuture, Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
     cache::{key::Key, purge},
-    http::Handler,
+    http::{Arrival, Handler},
     message::{Request, Response},
-    report::{Loaded, PolicyInfo, PoolInfo, PurgeReport},
+    report::{BatchingInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport},
     telemetry::Registry,
 };
 
@@ -128,6 +128,10 @@ impl Control for Controls {
         self.exchange.serving().pools().map(|pool| pool.info()).collect()
     }
 
+    fn batching(&self) -> Vec<BatchingInfo> {
+        self.exchange.serving().batching().filter(|info| info.batches > 0).collect()
+    }
+
     fn policies(&self) -> Vec<PolicyInfo> {
         self.policies.info()
     }
@@ -148,7 +152,7 @@ impl AdminHandler {
 }
 
 impl Handler for AdminHandler {
-    async fn handle(&self, request: Request) -> Response {
+    async fn handle(&self, request: Request, _: Arrival) -> Response {
         self.0.respond(request).await
     }
 }

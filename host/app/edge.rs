@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cache::store::Tier,
     clock::{self, Timestamp},
-    http::Handler,
+    http::{Arrival, Handler},
     message::{Body, BodyError, Request, RequestHead, RequestSpan, Response, Scheme},
     pipeline::{Lookup, Reply, Trail},
     policy::Outcome,
@@ -40,12 +40,12 @@ impl Edge {
 }
 
 impl Handler for Edge {
-    async fn handle(&self, mut request: Request) -> Response {
+    async fn handle(&self, mut request: Request, arrival: Arrival) -> Response {
         let began = Instant::now();
         // Whatever takes its place meanwhile: this request is served, counted and logged by what it began with.
         let serving = self.0.serving();
         let trace = trace::prepare(&mut request.head.headers);
-        let about = serving.log.is_some().then(|| About::new(&request.head, &trace));
+        let about = serving.log.is_some().then(|| About::new(&request.head, &trace, arrival));
         let span = sampling::span(serving.sampler, &request.head, &trace);
         let reply = match span.get() {
             None => serving.pipeline.serve(request, RequestSpan::none()).await,
@@ -84,10 +84,11 @@ struct About {
     scheme: Scheme,
     authority: HeaderValue,
     target: PathAndQuery,
+    arrival: Arrival,
 }
 
 impl About {
-    fn new(head: &RequestHead, trace: &RequestTrace) -> Self {
+    fn new(head: &RequestHead, trace: &RequestTrace, arrival: Arrival) -> Self {
         Self {
             time: clock::now(),
             id: trace.id.clone(),
@@ -98,6 +99,7 @@ impl About {
             scheme: head.scheme,
             authority: head.authority.clone(),
             target: head.target.clone(),
+            arrival,
         }
     }
 }
@@ -130,10 +132,13 @@ impl Drop for Account {
         }
         sampling::replied(&self.span, &self.trail, self.status, self.bytes, duration);
         if let (Some(log), Some(about)) = (&self.serving.log, &self.about) {
-            let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-            log.record(&line(about, &self.trail, self.status, self.bytes, duration_us));
+            log.record(&line(about, &self.trail, self.status, self.bytes, micros(duration)));
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn line<'a>(about: &'a About, trail: &'a Trail, status: StatusCode, bytes_out: u64, duration_us: u64) -> Line<'a> {
@@ -151,6 +156,7 @@ fn line<'a>(about: &'a About, trail: &'a Trail, status: StatusCode, bytes_out: u
         status: status.as_u16(),
         bytes_out,
         duration_us,
+        accept_us: about.arrival.since_accept.map(micros),
         route: route.map_or(NO_ROUTE, |route| route.config.name.as_str()),
         policy: trail.policy.as_ref().map(|policy| &**policy.label()),
         key: trail.key.map(|key| *key.as_bytes()),

@@ -26,6 +26,7 @@ use crate::{
     },
     plugin,
     policy::Roster,
+    report::BatchingInfo,
     telemetry::{AccessLog, Requests, RouteMetrics, Sampler},
 };
 
@@ -135,6 +136,11 @@ impl Serving {
     /// All pools.
     pub(super) fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.pools.values().map(|known| &known.pool)
+    }
+
+    /// How long the batches of each pool took.
+    pub(super) fn batching(&self) -> impl Iterator<Item = BatchingInfo> {
+        self.pools.iter().map(|(name, known)| known.batches.info(name))
     }
 
     /// All policies, by their names.

@@ -26,11 +26,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     class::Class,
     former::Terms,
+    measured::{Fit, Measured},
     metrics::{Gauges, Metrics},
-    pace::{Adaptive, Outcome, Pace, Returned, Why},
+    pace::{Adaptive, Estimate, Outcome, Pace, Returned, Why},
     scheduler::{Batch, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule},
 };
-use crate::config;
+use crate::{config, report::BatchingInfo};
 
 /// The results of one batch.
 #[derive(Clone, Debug)]
@@ -117,7 +118,8 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             guests: VecDeque::new(),
             guests_left: 0,
         };
-        let shared = Arc::new(Shared { rule, pace, send, metrics, state: Mutex::new(state), happened: Notify::new() });
+        let (state, measured, happened) = (Mutex::new(state), Mutex::new(Measured::new()), Notify::new());
+        let shared = Arc::new(Shared { rule, pace, send, metrics, state, measured, happened });
         let stop = CancellationToken::new();
         tokio::spawn(run(Arc::clone(&shared), stop.clone()));
         Arc::new(Self { shared, _stop: stop.drop_guard() })
@@ -162,6 +164,14 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             .unzip();
         self.shared.take(submission, since);
         pending
+    }
+
+    /// Returns how long batches took, for a report on the pool of this name.
+    #[must_use]
+    pub fn info(&self, pool: &str) -> BatchingInfo {
+        let estimate = self.shared.state.lock().scheduler.estimate();
+        let fit = estimate.map(|Estimate { fixed, per_item, .. }| Fit { fixed, per_item });
+        self.shared.measured.lock().info(pool, fit)
     }
 }
 
@@ -264,6 +274,7 @@ struct Shared<I, O> {
     send: SendBatch<I, O>,
     metrics: Metrics,
     state: Mutex<State<I, O>>,
+    measured: Mutex<Measured>,
     /// Wakes the task: an item arrived, or a batch came back.
     happened: Notify,
 }
@@ -375,14 +386,14 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     /// itself.
     fn launch(self: &Arc<Self>, batch: Batch<Class, QueuedItem<I, O>>) {
         let Batch { queue_id, items, why } = batch;
-        self.metrics.sent(why, items.len());
+        let since = Instant::now();
+        let waits = items.iter().map(|queued| since.saturating_duration_since(queued.since));
+        self.metrics.sent(why, waits);
         if queue_id.is_alone() {
             self.metrics.alone.inc();
         }
-        let since = Instant::now();
         for queued in &items {
             queued.left.store(true, Ordering::Release);
-            self.metrics.wait.observe(since.saturating_duration_since(queued.since).as_secs_f64());
         }
         let slot = Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since, came_back: None };
         tokio::spawn(carry(Arc::clone(&self.send), slot, items, why));
@@ -426,6 +437,16 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     }
 }
 
+impl<I, O> Shared<I, O> {
+    /// Notes how long a batch took, if it shows how long the model takes.
+    fn measure(&self, items: usize, took: Duration, outcome: Outcome) {
+        if outcome == Outcome::Answered {
+            self.metrics.came_back(took);
+            self.measured.lock().add(items, took);
+        }
+    }
+}
+
 /// A slot of the pool, while a batch has it. It is given back when the batch's task ends, however it ends.
 struct Slot<I, O> {
     shared: Weak<Shared<I, O>>,
@@ -440,6 +461,7 @@ impl<I, O> Drop for Slot<I, O> {
         let Some(shared) = self.shared.upgrade() else { return };
         let came_back = self.came_back.take();
         let (outcome, took, endpoint) = came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed(), None));
+        shared.measure(self.items, took, outcome);
         let returned = Returned { items: self.items, took, outcome, endpoint };
         // The scheduler is notified by its own task: a pace that panics must not do so within another panic.
         shared.state.lock().returned.push((self.queue_id.clone(), returned, Instant::now()));

@@ -1,6 +1,9 @@
 //! The metrics of the batch room.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -18,10 +21,12 @@ type SecondsByPool = Family<PoolLabels, Gauge<f64, AtomicU64>>;
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pub(super) batches: Family<[(&'static str, &'static str); 1], Counter>,
-    pub(super) items: Counter,
-    pub(super) size: Histogram,
-    pub(super) wait: Histogram,
+    batches: Family<DepartureLabels, Counter>,
+    items: Family<PoolLabels, Counter>,
+    size: Family<PoolLabels, Histogram>,
+    wait: Family<PoolLabels, Histogram>,
+    service: Family<PoolLabels, Histogram>,
+    tokens: Family<PoolLabels, Counter>,
     pub(super) refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(super) withdrawn: Counter,
     pub(super) lost: Counter,
@@ -44,6 +49,25 @@ pub(super) struct PoolLabels {
     pub(super) pool: Arc<str>,
 }
 
+/// The pool that a batch was sent to, and why it was sent then.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DepartureLabels {
+    pool: Arc<str>,
+    why: &'static str,
+}
+
+/// Upper bounds in seconds: an item's wait may be a tenth of a millisecond, and a model take ten seconds.
+const SECONDS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+fn sizes() -> Histogram {
+    Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0])
+}
+
+fn times() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -56,11 +80,11 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             batches: Family::default(),
-            items: Counter::default(),
-            size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0]),
-            wait: Histogram::new([
-                0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-            ]),
+            items: Family::default(),
+            size: Family::new_with_constructor(sizes as fn() -> Histogram),
+            wait: Family::new_with_constructor(times as fn() -> Histogram),
+            service: Family::new_with_constructor(times as fn() -> Histogram),
+            tokens: Family::default(),
             refused: Family::default(),
             withdrawn: Counter::default(),
             lost: Counter::default(),
@@ -113,6 +137,12 @@ impl Metrics {
     }
 
     fn register_of_pools(&self, registry: &mut Registry) {
+        registry.register(
+            "batch_service_seconds",
+            "From sending a batch until its responses were there, of those that the model responded to",
+            self.service.clone(),
+        );
+        registry.register("batch_tokens", "Prompt tokens of batches, as the models count them", self.tokens.clone());
         registry.register("batch_waiting", "Items waiting at present", self.waiting.clone());
         registry.register("batch_tenants", "Tenants that have items waiting at present", self.tenants.clone());
         registry.register(
@@ -139,11 +169,29 @@ impl Metrics {
         self.further.inc_by(further as u64);
     }
 
-    pub(super) fn sent(&self, why: Why, items: usize) {
-        self.batches.get_or_create(&[("why", why.as_str())]).inc();
-        self.items.inc_by(items as u64);
+    /// Counts what the model says that it has read for a batch.
+    pub fn read(&self, tokens: u64) {
+        self.tokens.get_or_create(&self.labels()).inc_by(tokens);
+    }
+
+    fn labels(&self) -> PoolLabels {
+        PoolLabels { pool: Arc::clone(&self.pool) }
+    }
+
+    /// Counts a batch that is sent now, and how long each of its items has waited.
+    pub(super) fn sent(&self, why: Why, waits: impl ExactSizeIterator<Item = Duration>) {
+        let labels = self.labels();
+        self.batches.get_or_create(&DepartureLabels { pool: Arc::clone(&self.pool), why: why.as_str() }).inc();
+        self.items.get_or_create(&labels).inc_by(waits.len() as u64);
         // A batch is far smaller than the first integer that an f64 can't hold.
-        self.size.observe(items as f64);
+        self.size.get_or_create(&labels).observe(waits.len() as f64);
+        let wait = self.wait.get_or_create_owned(&labels);
+        waits.for_each(|waited| wait.observe(waited.as_secs_f64()));
+    }
+
+    /// Counts how long the model took for a batch.
+    pub(super) fn came_back(&self, took: Duration) {
+        self.service.get_or_create(&self.labels()).observe(took.as_secs_f64());
     }
 
     pub(super) fn refused(&self, reason: &'static str, items: usize) {
@@ -152,7 +200,7 @@ impl Metrics {
 
     /// Returns the gauges of one scheduler, which may share their rows with that of an earlier pool of this name.
     pub(super) fn gauges(&self) -> Gauges {
-        let labels = PoolLabels { pool: Arc::clone(&self.pool) };
+        let labels = self.labels();
         Gauges {
             classes: Counted::of(self.classes.clone()),
             waiting: Counted::of(self.waiting.get_or_create(&labels).clone()),
@@ -212,5 +260,43 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+#[cfg(test)]
+impl Metrics {
+    /// Returns the items that were sent to this pool.
+    pub(super) fn items(&self, pool: &str) -> u64 {
+        self.items.get_or_create(&PoolLabels { pool: pool.into() }).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_shows_by_pool() {
+        let (metrics, mut registry) = (Metrics::new(), Registry::default());
+        metrics.register(&mut registry);
+        let (models, other) = (metrics.of_pool("models"), metrics.of_pool("other"));
+        models.sent(Why::Full, [Duration::ZERO, Duration::from_millis(3)].into_iter());
+        other.sent(Why::Idle, [Duration::ZERO].into_iter());
+        models.came_back(Duration::from_millis(30));
+        models.read(14);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            r#"batch_batches_total{pool="models",why="full"} 1"#,
+            r#"batch_batches_total{pool="other",why="idle"} 1"#,
+            r#"batch_items_total{pool="models"} 2"#,
+            r#"batch_size_bucket{le="2.0",pool="models"} 1"#,
+            r#"batch_wait_seconds_count{pool="models"} 2"#,
+            r#"batch_service_seconds_bucket{le="0.05",pool="models"} 1"#,
+            r#"batch_service_seconds_bucket{le="0.025",pool="models"} 0"#,
+            r#"batch_tokens_total{pool="models"} 14"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -85,13 +85,19 @@ const fn low(requests: u64) -> u32 {
 /// A request in flight: lives until the last piece of its response's body.
 pub(super) struct InFlight {
     activity: Arc<Activity>,
+    is_first: bool,
 }
 
 impl InFlight {
     /// Notes that a request's header section is complete.
     pub(super) fn begin(activity: &Arc<Activity>) -> Self {
-        activity.requests.fetch_add(BEGUN + 1, Ordering::Relaxed);
-        Self { activity: activity.clone() }
+        let before = activity.requests.fetch_add(BEGUN + 1, Ordering::Relaxed);
+        Self { activity: activity.clone(), is_first: before < BEGUN }
+    }
+
+    /// Whether it is the first request of its connection.
+    pub(super) const fn is_first(&self) -> bool {
+        self.is_first
     }
 }
 
@@ -118,9 +124,11 @@ mod tests {
         assert_eq!(counts(), (0, 0, true));
         let first = InFlight::begin(&activity);
         let second = InFlight::begin(&activity);
+        assert_eq!((first.is_first(), second.is_first()), (true, false));
         assert_eq!(counts(), (2, 2, false));
         drop((first, second));
         assert_eq!(counts(), (0, 2, true));
+        assert!(!InFlight::begin(&activity).is_first(), "others are over");
     }
 
     #[test]

@@ -1,13 +1,18 @@
 //! The metrics of the server.
 
+use std::time::Duration;
+
 use ::http::{StatusCode, Version};
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 type ByName = Family<[(&'static str, &'static str); 1], Counter>;
 type ByStatus = Family<[(&'static str, u16); 1], Counter>;
+
+/// Upper bounds in seconds: from a request that is there at once to a client that takes its time.
+const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Handles of a server's metrics; clones count into the same numbers.
 #[derive(Clone, Debug)]
@@ -17,6 +22,7 @@ pub struct Metrics {
     pub(super) open: Gauge,
     pub(super) handshakes_failed: Counter,
     pub(super) panics: Counter,
+    accept_to_head: Histogram,
     closes: ByName,
     resets: ByName,
     rejects: ByStatus,
@@ -39,6 +45,7 @@ impl Metrics {
             open: Gauge::default(),
             handshakes_failed: Counter::default(),
             panics: Counter::default(),
+            accept_to_head: Histogram::new(SECONDS),
             closes: ByName::default(),
             resets: ByName::default(),
             rejects: ByStatus::default(),
@@ -53,6 +60,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("http_connections_accepted", "Connections accepted", self.accepted.clone());
         registry.register("http_connections_open", "Connections open now", self.open.clone());
+        registry.register(
+            "http_accept_to_head_seconds",
+            "From the accept of a connection to the complete head of its first request",
+            self.accept_to_head.clone(),
+        );
         registry.register("http_connections_closed", "Connections closed, by reason", self.closes.clone());
         registry.register(
             "http_streams_reset",
@@ -72,6 +84,10 @@ impl Metrics {
             Version::HTTP_11 => self.requests_http_11.inc(),
             _ => self.requests_http_10.inc(),
         };
+    }
+
+    pub(super) fn head_complete(&self, since_accept: Duration) {
+        self.accept_to_head.observe(since_accept.as_secs_f64());
     }
 
     pub(super) fn rejected(&self, status: StatusCode) {
@@ -119,6 +135,7 @@ mod tests {
         metrics.register(&mut registry);
         metrics.request(Version::HTTP_2);
         metrics.closed("idle");
+        metrics.head_complete(Duration::from_millis(2));
         metrics.rejected(StatusCode::BAD_REQUEST);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -127,6 +144,8 @@ mod tests {
             "http_requests_total{version=\"1.1\"} 0",
             "http_connections_closed_total{reason=\"idle\"} 1",
             "http_rejects_total{status=\"400\"} 1",
+            "http_accept_to_head_seconds_bucket{le=\"0.0025\"} 1",
+            "http_accept_to_head_seconds_bucket{le=\"0.001\"} 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -11,7 +11,7 @@ use super::{
     activity::{Activity, InFlight},
     body,
     guests::Guest,
-    handler::Handler,
+    handler::{Arrival, Handler},
     pace::Pace,
     rejection::Rejection,
     reply::Reply,
@@ -42,16 +42,26 @@ impl<H: Handler> Conversation<H> {
         let (parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
+        let arrival = self.arrival(&in_flight);
         let ticket = self.peer.guest.as_ref().map(Guest::begin);
         let response = if matches!(ticket, Some(None)) {
             self.refuse(too_many())
         } else {
             match self.admit(parts, body) {
-                Ok(request) => self.shared.handler.handle(request).await,
+                Ok(request) => self.shared.handler.handle(request, arrival).await,
                 Err(rejection) => self.refuse(rejection.response(version)),
             }
         };
         finish(response, is_head).map(|body| Reply::new(body, in_flight, ticket.flatten()))
+    }
+
+    /// Measures how long the connection's first request took to come; a later one costs no look at the clock.
+    fn arrival(&self, in_flight: &InFlight) -> Arrival {
+        let since_accept = in_flight.is_first().then(|| self.peer.accepted.elapsed());
+        if let Some(time) = since_accept {
+            self.shared.metrics.head_complete(time);
+        }
+        Arrival { since_accept }
     }
 
     fn refuse(&self, response: Response) -> Response {

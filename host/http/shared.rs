@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pub(super) scheme: Scheme,
     /// `None` if its address isn't limited.
     pub(super) guest: Option<Guest>,
+    /// When the connection was accepted.
+    pub(super) accepted: Instant,
 }
 
 /// A connection within all limits.
@@ -131,7 +133,7 @@ impl<H> Shared<H> {
         self.slots.clone().acquire_owned().await.map_err(io::Error::other)
     }
 
-    /// Counts a connection that was accepted from `address`; `None` if that address has as many open as it may.
+    /// Counts a connection that was accepted just now; `None` if its address has as many open as it may.
     pub(super) fn admit(&self, address: SocketAddr, scheme: Scheme, slot: OwnedSemaphorePermit) -> Option<Admitted> {
         self.metrics.accepted.inc();
         // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
@@ -144,7 +146,7 @@ impl<H> Shared<H> {
         let span = trace::connection(address, scheme);
         debug!(parent: &span, "connection accepted");
         let open = Open::new(self.metrics.open.clone(), slot);
-        Some(Admitted { peer: Peer { ip, scheme, guest }, open, span })
+        Some(Admitted { peer: Peer { ip, scheme, guest, accepted: Instant::now() }, open, span })
     }
 
     /// Runs a connection to its end; the drain waits for it.

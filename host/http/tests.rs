@@ -70,9 +70,10 @@ struct Script {
 }
 
 impl Handler for Script {
-    async fn handle(&self, request: Request) -> Response {
+    async fn handle(&self, request: Request, arrival: Arrival) -> Response {
         match request.head.target.path() {
             "/hello" => Response::new(format!("hello {}", request.head.authority()).into()),
+            "/first" => Response::new(arrival.since_accept.is_some().to_string().into()),
             "/wait" => {
                 self.started.notify_one();
                 self.go_on.notified().await;
@@ -245,6 +246,26 @@ async fn http_2_responds_without_an_http_1_request_first() {
     let response = within(sender.send_request(head)).await.unwrap();
     assert_eq!(response.headers()[header::CONTENT_LENGTH], body.len().to_string());
     assert!(within(response.into_body().collect()).await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test]
+async fn the_first_request_of_a_connection_is_timed_from_its_accept_and_no_other() {
+    let site = Site::start(&limits(), &timeouts()).await;
+    let mut stream = site.connect().await;
+    for is_first in [true, false] {
+        stream.write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        read_until(&mut stream, &format!("\r\n\r\n{is_first}")).await;
+    }
+    let mut sender = connect_http2(&site).await;
+    for is_first in [true, false] {
+        let response = within(sender.send_request(get(&site, "/first"))).await.unwrap();
+        let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+        assert_eq!(body, is_first.to_string());
+    }
+    let (mut registry, mut text) = (prometheus_client::registry::Registry::default(), String::new());
+    site.metrics.register(&mut registry);
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    assert!(text.contains("http_accept_to_head_seconds_count 2\n"), "{text}");
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     eventually, found,
+    model::{EMBEDDINGS, embedding},
     node::{Node, samples},
     origin::{Gate, Origin, Reply},
 };
@@ -55,6 +56,41 @@ async fn metrics_are_openmetrics_and_count_what_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_pool_shows_how_long_its_batches_took_and_what_they_read() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    gate.open();
+    embedding(&origin, gate);
+    let node = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
+    let node = node.set("pool.web.batch", "size_max = 32\nconcurrency = 1").start().await;
+    assert_eq!(node.admin("/batching").send().await.json(), json!([]), "nothing was sent yet");
+    // The last one is stored, so that no model reads it.
+    for inputs in [json!("abc"), json!(["d", "ef", "g", "h"]), json!(["abc", "ef"])] {
+        assert_eq!(node.post(EMBEDDINGS).json(&json!({"model": "m", "input": inputs})).send().await.status, 200);
+    }
+    let info = found("both batches", async || {
+        let info = node.admin("/batching").send().await.json();
+        (info[0]["batches"] == 2).then_some(info)
+    })
+    .await;
+    assert_eq!(info[0]["pool"], "web", "{info}");
+    let points = info[0]["points"].as_array().unwrap();
+    let sizes: Vec<_> = points.iter().map(|point| (point["size_min"].as_u64(), point["batches"].as_u64())).collect();
+    assert_eq!(sizes, [(Some(1), Some(1)), (Some(4), Some(1))], "{info}");
+    for point in points {
+        assert!(point["took_us"].as_u64().is_some_and(|took| took > 0) && point["fitted_us"].is_u64(), "{info}");
+    }
+    for (name, count) in [
+        ("holm_batch_service_seconds_count", 2.0),
+        ("holm_batch_size_count", 2.0),
+        ("holm_batch_wait_seconds_count", 5.0),
+        ("holm_batch_items_total", 5.0),
+        ("holm_batch_tokens_total", 8.0),
+    ] {
+        assert_eq!(node.metric(name, "pool=\"web\"").await, count, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_has_a_line_with_the_verdict_of_each_stage() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
     origin.on("/x", |_| Reply::fresh(600, "0123456789"));
@@ -86,6 +122,7 @@ async fn every_request_has_a_line_with_the_verdict_of_each_stage() {
     assert!(first["endpoint"].as_str().is_some_and(|endpoint| origin.url().ends_with(endpoint)), "{first}");
     assert!(first["time"].as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z')), "{first}");
     assert!(first["duration_us"].as_u64().is_some_and(|took| took > 0), "{first}");
+    assert!(first["accept_us"].as_u64().is_some(), "its connection's first request: {first}");
     assert_eq!(miss.header("x-request-id"), "mine-1");
 
     let second = logged(&log, "mine-2").await;

@@ -168,7 +168,25 @@ async fn what_arrives_while_a_batch_is_out_leaves_in_full_batches() {
     }
     let batches: Vec<Vec<u32>> = vec![vec![0], (1..=32).collect(), (33..=64).collect()];
     assert_eq!(bench.model.batches(), batches);
-    assert_eq!(bench.metrics.items.get(), 65);
+    assert_eq!(bench.metrics.items("pool"), 65);
+}
+
+#[tokio::test]
+async fn a_batch_that_the_model_responded_to_is_measured_and_no_other() {
+    let (bench, first) = Bench::held(RULE).await;
+    let others: Vec<_> = (1..=4).map(|item| bench.ask("a", item)).collect();
+    bench.taken(5).await;
+    bench.model.permits.add_permits(3);
+    assert_eq!(outcome(first).await, Ok(0));
+    for other in others {
+        assert!(outcome(other).await.is_ok());
+    }
+    until(|| bench.batcher.info("pool").batches == 2).await;
+    assert_eq!(outcome(bench.ask("a", RESULTS_TOO_FEW)).await, Err(Rejected::Lost));
+    until(|| bench.pace.returned.lock().len() == 3).await;
+    let info = bench.batcher.info("pool");
+    let points: Vec<_> = info.points.iter().map(|point| (point.size_min, point.size_max, point.batches)).collect();
+    assert_eq!((info.batches, points), (2, vec![(1, Some(1), 1), (4, Some(4), 1)]));
 }
 
 #[tokio::test]

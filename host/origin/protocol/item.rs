@@ -144,12 +144,14 @@ pub struct ItemResponse {
     /// Whether it may be stored. One that some clients can't read (`NaN` in JSON) is given to those who wait for it and
     /// isn't.
     pub storable: bool,
+    /// Prompt tokens that the model says it has read for the item; 0 if it doesn't say.
+    pub tokens: u64,
 }
 
 impl From<Bytes> for ItemResponse {
     /// Returns a response with the header fields of the whole one.
     fn from(body: Bytes) -> Self {
-        Self { headers: HeaderMap::new(), body, storable: true }
+        Self { headers: HeaderMap::new(), body, storable: true, tokens: 0 }
     }
 }
 

@@ -297,7 +297,7 @@ fn split_results(response: Message<'_>, asked: usize) -> Result<Vec<Outcome>, Ba
             .map(|tensor| (&tensor.head, tensor.rows.get(row).copied().into_iter().collect()))
             .collect();
         let (headers, body) = finished(message::write(OUTPUTS, None, &outputs.rest, &tensors), &tensors);
-        Ok(ItemResponse { headers, body, storable: !outputs.strays })
+        Ok(ItemResponse { headers, storable: !outputs.strays, ..ItemResponse::from(body) })
     };
     Ok((0..asked).map(outcome).collect())
 }

@@ -203,8 +203,8 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     let entries = in_order(data, items.len())?;
     let sound = sound(&entries);
     if let [sound] = sound[..] {
-        let storable = sound && !strays;
-        return Ok(vec![Ok(ItemResponse { storable, ..ItemResponse::from(response.body.clone()) })]);
+        let (storable, tokens) = (sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
+        return Ok(vec![Ok(ItemResponse { storable, tokens, ..ItemResponse::from(response.body.clone()) })]);
     }
     let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
@@ -215,8 +215,9 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
         if !sound {
             return Err(failure(502, "the embedding of this input can't be read", None).alone());
         }
+        let tokens = usage.as_ref().map_or(0, Usage::prompt_tokens);
         let body = write_reply(&rest, &[entry], usage.as_ref());
-        Ok(ItemResponse { storable: !strays, ..ItemResponse::from(body) })
+        Ok(ItemResponse { storable: !strays, tokens, ..ItemResponse::from(body) })
     };
     Ok(entries.iter().zip(sound).zip(&usages).map(outcome).collect())
 }
@@ -411,6 +412,14 @@ impl<'t> Usage<'t> {
         let members: BTreeMap<String, &'t RawValue> = serde_json::from_str(usage.get()).ok()?;
         let tally = |value: &'t RawValue| value.get().parse::<u64>().map_or(Tally::Other(value.get()), Tally::Count);
         Some(Self(members.into_iter().map(|(name, value)| (name, tally(value))).collect()))
+    }
+
+    /// Returns the tokens that were read; 0 if it doesn't say.
+    fn prompt_tokens(&self) -> u64 {
+        match self.0.get("prompt_tokens") {
+            Some(Tally::Count(count)) => *count,
+            _ => 0,
+        }
     }
 
     fn divide(&self, weights: &[u64]) -> Vec<Self> {

@@ -14,6 +14,7 @@ use crate::{
     },
     clock, config,
     origin::protocol::Item,
+    report::BatchingInfo,
 };
 
 /// Where the items of one pool gather.
@@ -39,6 +40,7 @@ impl Batches {
                 if further > 0 {
                     metrics.divided(further);
                 }
+                metrics.read(tokens(&results));
                 if !unfit.is_empty() {
                     hold(&mut quarantine.lock(), &class, &items, &unfit);
                 }
@@ -48,6 +50,12 @@ impl Batches {
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);
         Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine })
+    }
+
+    /// Returns how long batches took, for a report on the pool of this name.
+    #[must_use]
+    pub fn info(&self, pool: &str) -> BatchingInfo {
+        self.batcher.info(pool)
     }
 
     /// Submits the items of one request; those that failed in company a short while ago are sent alone.
@@ -100,6 +108,12 @@ fn hold(quarantine: &mut Quarantine, class: &Class, items: &[BatchItem], unfit: 
             quarantine.insert(digest, now);
         }
     }
+}
+
+/// Returns the tokens that the model says it has read for a batch.
+fn tokens(results: &[ItemResult]) -> u64 {
+    let counts = results.iter().filter_map(|result| result.outcome.as_ref().ok()).map(|response| response.tokens);
+    counts.fold(0, u64::saturating_add)
 }
 
 /// Returns a digest of an item and of what it has in common with its class: the target and the credentials, too.

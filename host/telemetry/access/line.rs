@@ -40,6 +40,8 @@ pub struct Line<'a> {
     pub bytes_out: u64,
     /// From the head of the request to the end of the response.
     pub duration_us: u64,
+    /// Of the first request of a connection: from its accept to the head of the request.
+    pub accept_us: Option<u64>,
     /// The route that took the request.
     pub route: &'a str,
     /// Name and generation of the policy.
@@ -118,6 +120,9 @@ impl Members<'_> {
         self.number("status", line.status.into());
         self.number("bytes_out", line.bytes_out);
         self.number("duration_us", line.duration_us);
+        if let Some(accept_us) = line.accept_us {
+            self.number("accept_us", accept_us);
+        }
     }
 
     fn cache(&mut self, line: &Line<'_>) {
@@ -336,6 +341,7 @@ pub(super) fn sample() -> Line<'static> {
         status: 200,
         bytes_out: 1234,
         duration_us: 56,
+        accept_us: None,
         route: "web",
         policy: None,
         key: None,
@@ -392,6 +398,7 @@ mod tests {
         let line = Line {
             trace_id: Some([0xab; 16]),
             client: "2001:db8::1".parse().unwrap(),
+            accept_us: Some(340),
             policy: Some("tenant@1a2b"),
             key: Some([0x07; 32]),
             lookup: "miss",
@@ -410,8 +417,8 @@ mod tests {
         let expected = serde_json::json!({
             "time": "2025-11-21T02:16:00.007Z", "id": "r-1", "trace_id": "ab".repeat(16), "client": "2001:db8::1",
             "version": "HTTP/2", "method": "GET", "scheme": "https", "authority": "example.org", "target": "/a?b=c",
-            "status": 200, "bytes_out": 1234, "duration_us": 56, "route": "web", "policy": "tenant@1a2b",
-            "key": "07".repeat(32), "lookup": "miss", "fwd": "uri-miss", "stored": true, "collapsed": true,
+            "status": 200, "bytes_out": 1234, "duration_us": 56, "accept_us": 340, "route": "web",
+            "policy": "tenant@1a2b", "key": "07".repeat(32), "lookup": "miss", "fwd": "uri-miss", "stored": true, "collapsed": true,
             "endpoint": "http://10.0.0.1:8000", "attempts": 2, "batch_size": 32, "detail": "retried: \"reset\"",
         });
         assert_eq!(parsed, expected);

@@ -337,7 +337,7 @@ proptest! {
             let (fields, body) = joined(batch);
             let (fields, body) = echo(&fields, &body);
             for outcome in answered(&fields, &body, batch).unwrap() {
-                let ItemResponse { headers, body, storable } = outcome.unwrap();
+                let ItemResponse { headers, body, storable, .. } = outcome.unwrap();
                 prop_assert!(storable);
                 // As the pipeline has them: those of the response, unless the result has its own.
                 results.push((if headers.is_empty() { fields.clone() } else { headers }, body));

@@ -42,6 +42,11 @@ fn bodies(outcomes: Vec<Outcome>) -> Vec<Bytes> {
     outcomes.into_iter().map(|outcome| outcome.unwrap().body).collect()
 }
 
+/// Returns the tokens of each item.
+fn tokens(outcomes: &[Outcome]) -> Vec<u64> {
+    outcomes.iter().map(|outcome| outcome.as_ref().unwrap().tokens).collect()
+}
+
 /// Returns the reply to a list of items.
 fn many(outcomes: &[Outcome]) -> JoinedReply {
     OpenAi.join_outcomes(ReplyForm::Many, &outcomes.iter().map(outcome_ref).collect::<Vec<_>>())
@@ -330,7 +335,9 @@ fn results_are_sorted_renumbered_and_their_digits_untouched() {
         {"object":"embedding","index":1,"embedding":[1.0e-9, 2]},
         {"object":"embedding","index":0,"embedding":[0.50,-0]}
     ],"model":"m","usage":{"prompt_tokens":14,"total_tokens":13,"details":null}}"#;
-    let bodies = bodies(answered(answer, &items).unwrap());
+    let outcomes = answered(answer, &items).unwrap();
+    assert_eq!(tokens(&outcomes), [10, 4]);
+    let bodies = bodies(outcomes);
     let first = concat!(
         r#"{"model":"m","object":"list","data":[{"embedding":[0.50,-0],"object":"embedding","index":0}],"#,
         r#""usage":{"details":null,"prompt_tokens":12,"total_tokens":12}}"#
@@ -368,6 +375,20 @@ fn one_result_stays_as_it_is() {
         (answer.as_bytes(), &b"application/json"[..])
     );
     assert_eq!(bodies(outcomes), [answer]);
+}
+
+#[test]
+fn the_tokens_of_a_single_item_are_those_of_its_response() {
+    let items = items(r#"{"input":"a"}"#);
+    for (usage, wanted) in [
+        (r#"{"prompt_tokens":7,"total_tokens":9}"#, 7),
+        (r#"{"total_tokens":9}"#, 0),
+        (r#"{"prompt_tokens":"7"}"#, 0),
+        ("null", 0),
+    ] {
+        let answer = format!(r#"{{"data":[{{"embedding":[1]}}],"usage":{usage}}}"#);
+        assert_eq!(tokens(&answered(&answer, &items).unwrap()), [wanted], "{usage}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod languages;
 mod layering;
 mod limits;
 mod malformed;
+mod minilm;
 mod origin_faults;
 mod policy;
 mod process;

@@ -96,7 +96,7 @@ struct Bench {
 
 impl Bench {
     fn new(rule: config::Batch, permits: usize) -> Self {
-        let (model, metrics, pace) = (Model::new(permits), Metrics::new(), Arc::<Noting>::default());
+        let (model, metrics, pace) = (Model::new(permits), Metrics::new().of_pool("pool"), Arc::<Noting>::default());
         let (answering, noting) = (Arc::clone(&model), Arc::clone(&pace));
         let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
             Box::pin(Arc::clone(&answering).answer(class, items))
@@ -406,12 +406,11 @@ async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
 
 #[tokio::test]
 async fn what_the_pace_of_a_pool_has_measured_is_shown() {
-    let (model, metrics) = (Model::new(100), Metrics::new());
+    let (model, metrics) = (Model::new(100), Metrics::new().of_pool("pool"));
     let answering = Arc::clone(&model);
     let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
         Box::pin(Arc::clone(&answering).answer(class, items))
     });
-    let metrics = metrics.of_pool("pool");
     let batcher = Batcher::new(RULE, send, metrics.clone());
     assert_eq!(batcher.submit(&class("a"), 1, Terms::default()).await, Ok(1000));
     let labels = PoolLabels { pool: Arc::from("pool") };

@@ -336,7 +336,7 @@ fn results_are_sorted_renumbered_and_their_digits_untouched() {
         {"object":"embedding","index":0,"embedding":[0.50,-0]}
     ],"model":"m","usage":{"prompt_tokens":14,"total_tokens":13,"details":null}}"#;
     let outcomes = answered(answer, &items).unwrap();
-    assert_eq!(tokens(&outcomes), [10, 4]);
+    assert_eq!(tokens(&outcomes), [12, 2]);
     let bodies = bodies(outcomes);
     let first = concat!(
         r#"{"model":"m","object":"list","data":[{"embedding":[0.50,-0],"object":"embedding","index":0}],"#,

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use http::{HeaderName, Uri};
 
-use crate::message::network::Cidr;
+use crate::message::{compression::Compression, network::Cidr};
 
 pub use error::{Error, Invalid};
 pub use flags::{Flags, from_flags};
@@ -391,6 +391,10 @@ pub struct Pool {
     pub keep_alive: Duration,
     /// Attempts at an idempotent request, the first included.
     pub attempts_max: u32,
+    /// The content coding of requests with a batch of an `infer` route.
+    pub request_coding: Option<Compression>,
+    /// Whether the responses to such requests may come in a content coding.
+    pub response_coding: bool,
     /// Active checks.
     pub health: Option<Health>,
     /// Passive ejection.
@@ -488,10 +492,24 @@ pub struct Route {
     pub indivisible: Vec<String>,
     /// Between whom the slots of a pool are shared equally, of an `infer` route.
     pub tenant: TenantBy,
+    /// Which replies of an `infer` route are compressed.
+    pub compress: Compress,
     /// Lifetimes for responses that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
     pub tag_headers: Vec<HeaderName>,
+}
+
+/// Which replies are compressed, for clients that accept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// The codings that are offered; of those that a client likes equally the first one is used. None if nothing is
+    /// compressed.
+    pub codings: Vec<Compression>,
+    /// Bytes of the smallest body that is compressed.
+    pub bytes_min: usize,
+    /// The media types that are compressed.
+    pub types: Vec<String>,
 }
 
 /// A pool, and perhaps a model, that may serve the requests of a route.

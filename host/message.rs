@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod body;
 pub mod coding;
+pub mod compression;
 pub mod network;
 pub mod problem;
 mod request;

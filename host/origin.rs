@@ -25,6 +25,7 @@ mod probe;
 pub mod protocol;
 mod reaction;
 mod read_ahead;
+mod recoding;
 mod relay;
 mod retry;
 mod spool;

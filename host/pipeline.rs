@@ -12,6 +12,7 @@ mod forwarding;
 pub mod infer;
 mod joining;
 mod keying;
+mod metrics;
 mod momentary;
 mod pass;
 mod plan;
@@ -32,6 +33,7 @@ use self::{
     advice::{Advice, PolicyContext},
     fetch::{Fetcher, Landing},
     infer::{Batchers, Infer, ItemResult},
+    metrics::ReplyCodings,
     pass::Passer,
     plan::{Aspects, Basis, Plan},
     prefetch::Prefetcher,
@@ -39,7 +41,7 @@ use self::{
     web::{Quick, Web},
 };
 pub use self::{
-    prefetch::Metrics,
+    metrics::Metrics,
     reply::Reply,
     route::{Destination, Route, RouteMatch, Routes},
     trail::{Lookup, Trail},
@@ -70,6 +72,7 @@ struct Lasting {
     web: Arc<Flights<Landing>>,
     infer: Arc<Flights<Arc<ItemResult>>>,
     prefetcher: Arc<Prefetcher>,
+    codings: ReplyCodings,
 }
 
 impl Pipeline {
@@ -90,7 +93,8 @@ impl Pipeline {
             cache,
             web: Flights::new(flights_max),
             infer: Flights::new(flights_max),
-            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics)),
+            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
+            codings: metrics.reply_codings,
         };
         Self::over(lasting, routes, batchers, limits)
     }
@@ -112,12 +116,13 @@ impl Pipeline {
             web: Arc::clone(&self.web.flights),
             infer: Arc::clone(&self.infer.flights),
             prefetcher: self.prefetcher.under(prefetch),
+            codings: self.infer.codings.clone(),
         };
         Self::over(lasting, routes, batchers, limits)
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, prefetcher } = lasting;
+        let Lasting { node, cache, web, infer, prefetcher, codings } = lasting;
         let policy_context =
             Arc::new(PolicyContext { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
         let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
@@ -142,6 +147,7 @@ impl Pipeline {
             policy_context: Arc::clone(&policy_context),
             batchers,
             limits,
+            codings,
         });
         Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher })
     }

@@ -36,6 +36,8 @@ pub struct Directives {
     pub proxy_revalidate: bool,
     /// `only-if-cached`.
     pub only_if_cached: bool,
+    /// `no-transform`.
+    pub no_transform: bool,
 }
 
 impl Directives {
@@ -96,6 +98,7 @@ impl Directives {
             ("must-revalidate", &mut self.must_revalidate),
             ("proxy-revalidate", &mut self.proxy_revalidate),
             ("only-if-cached", &mut self.only_if_cached),
+            ("no-transform", &mut self.no_transform),
         ];
         flags.into_iter().find_map(|(name, flag)| is(name).then_some(flag))
     }
@@ -184,6 +187,7 @@ mod tests {
             (&["no-cache=\"set-cookie\""], Directives { no_cache: true, ..none.clone() }),
             (&["private", "s-maxage=1"], Directives { private: true, s_maxage: secs(1), ..none.clone() }),
             (&["max-stale"], Directives { max_stale: Some(Duration::MAX), ..none.clone() }),
+            (&["max-age=60, No-Transform"], Directives { max_age: secs(60), no_transform: true, ..none.clone() }),
             (&["unknown=1,,"], none.clone()),
         ] {
             assert_eq!(read(lines), wanted, "{lines:?}");

@@ -4,9 +4,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    AccessLog, Batch, Breaker, Cache, Collapse, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health, Limits,
-    Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
-    TenantBy, Timeouts, findings::is_name,
+    AccessLog, Batch, Breaker, Cache, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health,
+    Limits, Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout,
+    RolloutMode, Route, TenantBy, Timeouts, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -233,6 +233,8 @@ impl Pool {
             idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),
             attempts_max: 2,
+            request_coding: None,
+            response_coding: false,
             health: None,
             eject: Eject::default(),
             batch: Batch { concurrency, ..Batch::default() },
@@ -299,9 +301,31 @@ impl Route {
             key_without_body: false,
             indivisible: INDIVISIBLE.map(str::to_owned).to_vec(),
             tenant: TenantBy::default(),
+            compress: Compress::default(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
         }
+    }
+}
+
+/// What is text, or nearly. The formats of images, sound and films are compressed already.
+const COMPRESSED_TYPES: [&str; 9] = [
+    "text/*",
+    "application/json",
+    "application/x-ndjson",
+    "application/javascript",
+    "application/xml",
+    "application/wasm",
+    "application/msgpack",
+    "*+json",
+    "*+xml",
+];
+
+impl Default for Compress {
+    /// Nothing; where codings are given, bodies of 1 KiB or more of what is text, or nearly.
+    fn default() -> Self {
+        // A smaller one fits into a packet as it is.
+        Self { codings: Vec::new(), bytes_min: KIB, types: COMPRESSED_TYPES.map(str::to_owned).to_vec() }
     }
 }
 

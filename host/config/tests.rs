@@ -52,6 +52,7 @@ const SPARSE_EXAMPLES: &str = r#"
     pool = "models"
     candidates = [{ pool = "models", model = "small", cost_micro = 20 }, { pool = "web", cost_micro = 900 }]
     policy = "tenant-key"
+    compress = ["zstd", "br", "gzip"]
     ttl_ms = 60_000
     [[route]]
     name = "everything"
@@ -315,6 +316,43 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("[[route]]\nname = \"a\"\n{text}\n{SERVED}"), phrases);
     }
+}
+
+#[test]
+fn wrong_codings_are_named_where_they_stand() {
+    let infer = "pool = \"web\"\nmode = \"infer\"\nprotocol = ";
+    let table: [(String, &[&str]); 8] = [
+        (
+            format!("{infer}\"json-array\"\ncompress = [\"zstd\", \"gzp\"] # !"),
+            &["`compress` can't be `gzp`", "`gzip`"],
+        ),
+        (format!("{infer}\"json-array\"\ncompress = true # !"), &["boolean `true` doesn't belong here"]),
+        (format!("{infer}\"plain\"\ncompress = [\"gzip\"] # !"), &["`protocol = \"plain\"` has no `compress`"]),
+        (
+            "pool = \"web\"\ncompress = [\"gzip\"] # !".to_owned(),
+            &["only a route of `mode = \"infer\"` has `compress`"],
+        ),
+        (
+            "pool = \"web\"\ncompress_bytes_min = 9 # !".to_owned(),
+            &["only a route of `mode = \"infer\"` has `compress_bytes_min`"],
+        ),
+        (
+            "pool = \"web\"\ncompress_types = [\"text/*\"] # !".to_owned(),
+            &["only a route of `mode = \"infer\"` has `compress_types`"],
+        ),
+        (
+            format!("{infer}\"json-array\"\ncompress_types = [\"text/html; charset=utf-8\"] # !"),
+            &["\"text/html; charset=utf-8\" is no media type", "without parameters"],
+        ),
+        (format!("{infer}\"json-array\"\ncompress_bytes_min = \"2GiB\" # !"), &["`compress_bytes_min` can't be 2GiB"]),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("[[route]]\nname = \"a\"\n{text}\n{SERVED}"), phrases);
+    }
+    let pool = "[pool.web]\nendpoints = [\"http://h\"]\nrequest_coding = \"gzipp\" # !";
+    check_refusal(&format!("{LISTENING}{pool}"), &["`request_coding` can't be `gzipp`", "did you mean `gzip`?"]);
+    let types = Compress::default().types;
+    assert!(types.iter().all(|range| crate::message::compression::is_media_range(range)), "{types:?}");
 }
 
 #[test]

@@ -53,6 +53,17 @@ pub fn decode(headers: &HeaderMap, body: &Bytes, bytes_max: u64) -> Result<Bytes
     Ok(decoded)
 }
 
+/// Returns the name of the coding that a message's body has, for metrics.
+#[must_use]
+pub fn label(headers: &HeaderMap) -> &'static str {
+    match codings(headers).as_deref() {
+        Ok([]) => "identity",
+        Ok([coding]) => coding.as_str(),
+        Ok(_) => "several",
+        Err(_) => "unknown",
+    }
+}
+
 /// Returns the codings in the order in which they were applied.
 fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Undecodable> {
     let mut codings = Vec::new();
@@ -80,6 +91,15 @@ enum Coding {
 }
 
 impl Coding {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+        }
+    }
+
     fn named(name: &[u8]) -> Option<Self> {
         const NAMES: [(&[u8], Coding); 5] = [
             (b"gzip", Coding::Gzip),
@@ -225,6 +245,21 @@ mod tests {
         }
         assert_eq!(decoded(&["gzip, compress"], TEXT, 1000), Err(Undecodable::Unknown("compress".to_owned())));
         assert_eq!(decoded(&["gzip, gzip, gzip"], TEXT, 1000), Err(Undecodable::TooMany));
+    }
+
+    #[test]
+    fn metrics_know_a_body_by_its_only_coding() {
+        for (lines, wanted) in [
+            (&[][..], "identity"),
+            (&["identity"], "identity"),
+            (&["X-GZip"], "gzip"),
+            (&["br, identity"], "br"),
+            (&["deflate", "zstd"], "several"),
+            (&["a-clients-own-word"], "unknown"),
+        ] {
+            let lines = lines.iter().map(|line| (CONTENT_ENCODING, HeaderValue::from_static(line)));
+            assert_eq!(label(&lines.collect()), wanted);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hyper_util::{
     client::legacy::{Client, Error, ResponseFuture, connect::capture_connection},
     rt::{TokioExecutor, TokioTimer},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -22,6 +22,7 @@ use super::{
     failure::{Fault, Reason},
     keep_alive,
     places::Places,
+    recoding::Willingness,
     upload::{Upload, WaitsFor},
 };
 use crate::config;
@@ -36,6 +37,8 @@ pub(super) struct Endpoint {
     pub(super) host: HeaderValue,
     /// The places at it.
     pub(super) places: Places,
+    /// Whether it takes coded bodies.
+    pub(super) willingness: Mutex<Willingness>,
     scheme: Scheme,
     authority: Authority,
     connections: RwLock<Connections>,
@@ -73,6 +76,7 @@ impl Endpoint {
             address: format!("{}:{port}", authority.host()).into(),
             host: HeaderValue::from_str(authority.as_str()).ok()?,
             places: Places::new(pool.connections_max),
+            willingness: Mutex::default(),
             scheme,
             authority,
             connections: RwLock::new(Connections::new(dialer.clone(), pool.connections_max, pool.keep_alive)),

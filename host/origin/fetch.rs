@@ -2,7 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use http::{HeaderMap, Method, Response, uri::PathAndQuery};
+use bytes::Bytes;
+use http::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING},
+    uri::PathAndQuery,
+};
 use hyper::body::Incoming;
 
 use super::{
@@ -13,13 +18,20 @@ use super::{
     outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
     reaction::Reaction,
+    recoding::REQUEST_BYTES_MIN,
     relay,
     retry::{self, Sequel},
     stats::Recent,
     trace,
-    upload::Payload,
+    upload::{Payload, Upload},
 };
-use crate::message::RequestSpan;
+use crate::{
+    clock,
+    message::{
+        RequestSpan,
+        compression::{Compression, compress},
+    },
+};
 
 impl Pool {
     /// Sends a request to one endpoint, or if that fails in a way that allows it to another, and returns the response
@@ -66,6 +78,11 @@ struct Attempts<'a> {
     target: PathAndQuery,
     headers: HeaderMap,
     payload: Payload,
+    /// The coding that its body may be sent in, and the body in that coding once an attempt wanted it.
+    coding: Option<Compression>,
+    encoded: Option<Bytes>,
+    /// Whether the last attempt's body was encoded.
+    was_encoded: bool,
     client: Option<IpAddr>,
     repeatable: bool,
     span: RequestSpan,
@@ -80,15 +97,22 @@ struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
-        let Outbound { method, authority, target, mut headers, body, client, repeatable, span } = outbound;
+        let Outbound { method, authority, target, mut headers, body, client, repeatable, recodes, span } = outbound;
         let payload = Payload::new(body, &method);
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
+        if recodes {
+            headers.entry(ACCEPT_ENCODING).or_insert_with(|| pool.codings.accepted.clone());
+        }
+        let coding = pool.codings.request.filter(|_| recodes && !headers.contains_key(CONTENT_ENCODING));
         Self {
             pool,
             method,
             target,
             headers,
             payload,
+            coding,
+            encoded: None,
+            was_encoded: false,
             client,
             repeatable,
             span,
@@ -135,15 +159,51 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
+    /// Returns the body of the next attempt in the pool's coding; `None` if it isn't to have one, or this endpoint
+    /// refused one a short while ago.
+    async fn encoded_for(&mut self, endpoint: &Endpoint) -> Option<(Compression, Bytes)> {
+        let coding = self.coding?;
+        let plain = match &self.payload {
+            Payload::Whole(bytes) if bytes.len() >= REQUEST_BYTES_MIN => bytes.clone(),
+            _ => return None,
+        };
+        if !endpoint.willingness.lock().takes_coded(clock::uptime()) {
+            return None;
+        }
+        if self.encoded.is_none() {
+            let bytes = plain.len();
+            self.encoded = compress(coding, plain).await.filter(|encoded| encoded.len() < bytes);
+            if self.encoded.is_none() {
+                // Nor will it get smaller at the next attempt.
+                self.coding = None;
+            }
+        }
+        self.encoded.clone().map(|encoded| (coding, encoded))
+    }
+
+    /// Returns the body of an attempt with its header field, and counts what the coding saves.
+    fn encode(&self, (coding, encoded): (Compression, Bytes), headers: &mut HeaderMap) -> Upload {
+        headers.insert(CONTENT_ENCODING, coding.field());
+        if let Payload::Whole(plain) = &self.payload {
+            self.pool.ledger.meters.coded("request", coding.as_str(), encoded.len(), plain.len());
+        }
+        Upload::Whole(encoded)
+    }
+
     async fn attempt(&mut self, endpoint: &Arc<Endpoint>, begun: Option<Instant>) -> Attempted {
+        let encoded = self.encoded_for(endpoint).await;
+        self.was_encoded = encoded.is_some();
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
         let is_new = std::mem::take(&mut self.on_new_connection);
         // An attempt on a connection that has been used may be followed by one that isn't counted.
-        let last = self.is_over() && (is_new || !self.repeatable);
-        let headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
-        let (upload, progress) = self.payload.lend();
+        let last = self.is_over() && (is_new || !self.repeatable) && encoded.is_none();
+        let mut headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
+        let (upload, progress) = match encoded {
+            Some(encoded) => (self.encode(encoded, &mut headers), None),
+            None => self.payload.lend(),
+        };
         let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
@@ -173,6 +233,17 @@ impl<'a> Attempts<'a> {
 
     /// Returns the endpoint of the next attempt; `None`, if this one is the outcome.
     fn next(&mut self, endpoint: &Arc<Endpoint>, attempted: &Attempted) -> Option<Arc<Endpoint>> {
+        if self.was_encoded
+            && let Ok((response, _)) = attempted
+            && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE
+        {
+            // Refused for its coding, it has had no effect. The next attempt is at the same endpoint, and not encoded.
+            endpoint.willingness.lock().refused(clock::uptime());
+            let (pool, endpoint_at) = (&*self.pool.name, &*endpoint.address);
+            tracing::info!(pool, endpoint = endpoint_at, "endpoint takes no coded bodies; it is sent none for a while");
+            self.uncounted += 1;
+            return Some(Arc::clone(endpoint));
+        }
         let (repeatable, body) = (self.repeatable, self.payload.is_available());
         let sequel = match attempted {
             Ok((response, _)) => retry::after_status(response.status(), repeatable, body),

@@ -24,6 +24,7 @@ pub struct Metrics {
     bodies_broken: Family<PoolLabels, Counter>,
     inflight: Family<PoolLabels, Gauge>,
     head_seconds: Family<PoolLabels, Histogram>,
+    coding_bytes: Family<CodingLabels, Counter>,
     spool: SpoolMeters,
 }
 
@@ -38,6 +39,14 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodingLabels {
+    pool: Arc<str>,
+    message: &'static str,
+    coding: &'static str,
+    form: &'static str,
+}
+
 impl Metrics {
     /// Fresh counters, not yet registered.
     #[must_use]
@@ -50,6 +59,7 @@ impl Metrics {
             bodies_broken: Family::default(),
             inflight: Family::default(),
             head_seconds: Family::new_with_constructor(histogram),
+            coding_bytes: Family::default(),
             spool: SpoolMeters::default(),
         }
     }
@@ -77,6 +87,11 @@ impl Metrics {
             "origin_response_head_seconds",
             "From the start of an attempt to the response's head",
             self.head_seconds.clone(),
+        );
+        registry.register(
+            "origin_coding_bytes",
+            "Bytes of bodies that were sent or came in a content coding, in that and without it",
+            self.coding_bytes.clone(),
         );
         let spool = &self.spool;
         registry.register(
@@ -110,6 +125,7 @@ impl Metrics {
             bodies_broken: self.bodies_broken.get_or_create_owned(&labels),
             inflight: self.inflight.get_or_create_owned(&labels),
             head_seconds: self.head_seconds.get_or_create_owned(&labels),
+            coding_bytes: self.coding_bytes.clone(),
         }
     }
 }
@@ -140,9 +156,18 @@ pub(super) struct Meters {
     pub(super) bodies_broken: Counter,
     pub(super) inflight: Gauge,
     pub(super) head_seconds: Histogram,
+    coding_bytes: Family<CodingLabels, Counter>,
 }
 
 impl Meters {
+    /// Counts the bytes of a body in a content coding, and without it.
+    pub(super) fn coded(&self, message: &'static str, coding: &'static str, coded: usize, plain: usize) {
+        for (form, bytes) in [("coded", coded), ("plain", plain)] {
+            let labels = CodingLabels { pool: Arc::clone(&self.pool), message, coding, form };
+            self.coding_bytes.get_or_create(&labels).inc_by(bytes as u64);
+        }
+    }
+
     /// Counts a fetch.
     pub(super) fn count(&self, fetch: &Result<Fetched, Failure>) {
         match fetch {
@@ -171,6 +196,7 @@ mod tests {
         let meters = metrics.of_pool(&Arc::from("models"));
         meters.retries.inc();
         meters.head_seconds.observe(0.5);
+        meters.coded("request", "zstd", 10, 40);
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let mut text = String::new();
@@ -181,6 +207,8 @@ mod tests {
             "origin_ejections_total{pool=\"models\"} 0",
             "origin_bodies_broken_total{pool=\"models\"} 0",
             "origin_inflight{pool=\"models\"} 0",
+            "origin_coding_bytes_total{pool=\"models\",message=\"request\",coding=\"zstd\",form=\"coded\"} 10",
+            "origin_coding_bytes_total{pool=\"models\",message=\"request\",coding=\"zstd\",form=\"plain\"} 40",
             "origin_spool_memory_bytes 0",
             "origin_spool_disk_bytes 0",
             "origin_spool_full_total 0",

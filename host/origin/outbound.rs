@@ -29,6 +29,9 @@ pub struct Outbound {
     pub client: Option<IpAddr>,
     /// Whether it may be sent again although an endpoint may have acted on it. Where nothing was sent it may in any case.
     pub repeatable: bool,
+    /// Whether the pool may send the body in a content coding and ask for the response in one, as it is configured: the
+    /// sender decodes what comes.
+    pub recodes: bool,
     /// The span that its attempts are logged in.
     pub span: RequestSpan,
 }

@@ -20,6 +20,7 @@ use super::{
     ledger::{Claim, Held, Ledger, Slot},
     metrics::Metrics,
     probe,
+    recoding::Codings,
     spool::{Room, Spool},
 };
 use crate::{
@@ -40,6 +41,7 @@ pub struct Pool {
     pub(super) ledger: Arc<Ledger>,
     pub(super) limits: Limits,
     pub(super) bounds: Bounds,
+    pub(super) codings: Codings,
     endpoints: Vec<Arc<Endpoint>>,
     waiting: Semaphore,
     check: Option<Arc<probe::Check>>,
@@ -163,6 +165,7 @@ impl Pool {
                 attempts_max: config.attempts_max.max(1),
             },
             bounds: bounds.clone(),
+            codings: Codings::of(config),
             endpoints,
             waiting: Semaphore::new(config.waiting_max.min(Semaphore::MAX_PERMITS)),
             check,
@@ -238,6 +241,11 @@ impl Pool {
             ok: counts.ok,
             failed: counts.failed,
         }
+    }
+
+    /// Counts a response that came in a content coding.
+    pub fn decoded(&self, coding: &'static str, coded: usize, plain: usize) {
+        self.ledger.meters.coded("response", coding, coded, plain);
     }
 
     /// The endpoint that takes the next attempt.

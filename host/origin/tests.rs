@@ -45,6 +45,8 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
         idle: PATIENCE,
         keep_alive: PATIENCE,
         attempts_max: 2,
+        request_coding: None,
+        response_coding: false,
         health: None,
         eject: config::Eject { failures: u32::MAX, duration: PATIENCE, percent_max: 100 },
         batch: config::Batch {
@@ -75,6 +77,7 @@ fn request(method: Method, body: OutboundBody) -> Outbound {
         headers: HeaderMap::new(),
         body,
         client: None,
+        recodes: false,
         span: RequestSpan::none(),
     }
 }

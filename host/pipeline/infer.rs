@@ -2,6 +2,7 @@
 //! joins the results.
 
 mod batches;
+mod compress;
 mod model;
 mod repeats;
 mod send;
@@ -19,6 +20,7 @@ use super::{
     advice::{Advice, PolicyContext},
     joining::{self, Turn},
     keying,
+    metrics::ReplyCodings,
     momentary::{self, Part},
     plan::KeyedPlan,
     reply::{Replies, Reply},
@@ -32,6 +34,7 @@ use crate::{
         Cache, Query,
         admit::{Admission, Refusal},
         collapse::{Flights, Follower, Joined, Lead},
+        control::Directives,
         entry::Object,
         key::Key,
         lookup::{Demand, Outcome},
@@ -43,10 +46,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config,
-    message::{
-        Body, Request, RequestHead, Response,
-        coding::{self, Undecodable},
-    },
+    message::{Body, Request, RequestHead, Response, coding::Undecodable, compression::decompress},
     origin::protocol::{
         Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm, SplitRules,
     },
@@ -69,6 +69,7 @@ pub(super) struct Infer {
     pub(super) policy_context: Arc<PolicyContext>,
     pub(super) batchers: Batchers,
     pub(super) limits: config::Limits,
+    pub(super) codings: ReplyCodings,
 }
 
 /// Serves a request that is to be looked up, of a route whose bodies are split.
@@ -85,7 +86,7 @@ pub(super) async fn serve(
         Ok(body) => body,
         Err(error) => return infer.replies.bad_body(&error, trail),
     };
-    let body = match coding::decode(&head.headers, &body, infer.limits.body_bytes_max) {
+    let body = match decompress(&head.headers, body, infer.limits.body_bytes_max).await {
         Ok(body) => body,
         Err(error) => return undecodable(infer, protocol, &error, trail),
     };
@@ -127,7 +128,9 @@ pub(super) async fn serve(
         Ok(keyed) => split_request.fetch_all(keyed).await,
         Err(fault) => return infer.replies.fault_reply(&route, &fault, trail),
     };
-    counted(infer, protocol, split_request.reply(split.form, &item_replies, trail)).await
+    let reply = split_request.reply(split.form, &item_replies, trail);
+    let reply = split_request.compressed(&item_replies, reply).await;
+    counted(infer, protocol, reply).await
 }
 
 /// Counts the reply in the memory that bodies may take until its client has it; returns a refusal if there is no room.
@@ -483,6 +486,17 @@ impl SplitRequest {
             joined_reply.headers.insert(header::CONTENT_TYPE, media_type);
         }
         joined(&self.infer, joined_reply, trail, Some(headers))
+    }
+
+    /// Returns the reply in the coding that the client wants, unless its route offers none or a result of it forbids
+    /// that.
+    async fn compressed(&self, item_replies: &[ItemReply], reply: Reply) -> Reply {
+        let rule = &self.route.config.compress;
+        let keeps_form = |item_reply: &ItemReply| Directives::read(item_reply.fields()).no_transform;
+        if rule.codings.is_empty() || item_replies.iter().any(keeps_form) {
+            return reply;
+        }
+        compress::compressed(rule, &self.infer.codings, &self.head.headers, reply).await
     }
 }
 

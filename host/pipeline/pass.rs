@@ -79,6 +79,7 @@ impl Passer {
             headers: forwarding::of_request(&head),
             body: body.into(),
             client: Some(head.client.ip),
+            recodes: false,
             span: advice.span().clone(),
         };
         // From here on the request may have an effect, whether or not its client waits for the response.

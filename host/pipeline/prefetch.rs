@@ -39,11 +39,11 @@ pub(super) struct Prefetcher {
 
 /// Counts of hints by their outcome.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(Family<[(&'static str, &'static str); 1], Counter>);
+pub(super) struct Metrics(Family<[(&'static str, &'static str); 1], Counter>);
 
 impl Metrics {
     /// Adds them to what the node reports.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("prefetch_hints", "Hints of policies, by outcome", self.0.clone());
     }
 

@@ -35,6 +35,8 @@ pub(super) struct UpstreamRequest {
     pub(super) body: UpstreamBody,
     /// The client whose limit of places it counts in.
     pub(super) client: Option<IpAddr>,
+    /// Whether its body may be sent in a content coding and its response may come in one: its sender decodes that.
+    pub(super) recodes: bool,
     /// The span that its attempts are logged in.
     pub(super) span: RequestSpan,
 }
@@ -282,6 +284,7 @@ impl UpstreamRequest {
             headers: self.headers.clone(),
             body,
             client: self.client,
+            recodes: self.recodes,
             span: self.span.clone(),
         })
     }

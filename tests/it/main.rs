@@ -9,6 +9,7 @@ mod bodies;
 mod caching;
 mod closing;
 mod collapse;
+mod compression;
 mod exchange;
 mod generations;
 mod harness;

@@ -60,6 +60,7 @@ async fn ask(pool: &Arc<Pool>) {
         body: OutboundBody::Empty,
         client: None,
         repeatable: false,
+        recodes: false,
         span: RequestSpan::none(),
     };
     assert!(timeout(PATIENCE, pool.fetch(outbound)).await.unwrap().is_err());

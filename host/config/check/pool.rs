@@ -5,12 +5,22 @@ use std::collections::BTreeMap;
 use http::Uri;
 use toml::Spanned;
 
-use crate::config::{
-    Batch, Eject, Endpoint, Health, Pool,
-    findings::Findings,
-    raw::{self, Named},
-    units::{DAY_MS, GIB, HOUR_MS, MINUTE_MS},
+use crate::{
+    config::{
+        Batch, Eject, Endpoint, Health, Pool,
+        findings::Findings,
+        raw::{self, Named},
+        units::{DAY_MS, GIB, HOUR_MS, MINUTE_MS},
+    },
+    message::compression::Compression,
 };
+
+const REQUEST_CODINGS: [(&str, Option<Compression>); 4] = [
+    ("none", None),
+    ("zstd", Some(Compression::Zstd)),
+    ("br", Some(Compression::Brotli)),
+    ("gzip", Some(Compression::Gzip)),
+];
 
 pub(super) fn pools(raw: &Named<raw::Pool>, findings: &mut Findings<'_>) -> BTreeMap<String, Pool> {
     raw.iter().map(|(name, raw)| (findings.name(name, "pool"), pool(name, raw, findings))).collect()
@@ -27,6 +37,12 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         idle: findings.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
         keep_alive: findings.millis("keep_alive_ms", &raw.keep_alive_ms, base.keep_alive, &(0..=DAY_MS)),
         attempts_max: findings.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
+        request_coding: raw
+            .request_coding
+            .as_ref()
+            .and_then(|given| findings.word("request_coding", given, &REQUEST_CODINGS))
+            .unwrap_or(base.request_coding),
+        response_coding: raw.response_coding.as_ref().map_or(base.response_coding, |given| *given.get_ref()),
         health: raw.health.as_ref().map(|raw| health(raw, findings)),
         eject: eject(&raw.eject, findings),
         batch: batch(&raw.batch, base.batch, findings),

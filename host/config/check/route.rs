@@ -7,12 +7,15 @@ use toml::Spanned;
 
 use crate::{
     config::{
-        Candidate, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TenantBy,
+        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TenantBy,
         findings::Findings,
         raw::{self, Raw},
-        units::YEAR_MS,
+        units::{GIB, YEAR_MS},
     },
-    message::target,
+    message::{
+        compression::{self, Compression},
+        target,
+    },
 };
 
 const MODES: [(&str, Kind); 2] = [("http", Kind::Http), ("infer", Kind::Infer)];
@@ -25,6 +28,9 @@ const PROTOCOLS: [(&str, Protocol); 5] = [
 ];
 const ON_FAULT: [(&str, OnFault); 3] =
     [("bypass", OnFault::Bypass), ("native", OnFault::Native), ("refuse", OnFault::Refuse)];
+
+const CODINGS: [(&str, Compression); 3] =
+    [("zstd", Compression::Zstd), ("br", Compression::Brotli), ("gzip", Compression::Gzip)];
 
 const FORWARD_PATH: [(&str, ForwardPath); 2] =
     [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
@@ -92,6 +98,12 @@ fn route<'a>(
     if mode == Mode::Http {
         infer_only(raw, findings);
     }
+    if mode == Mode::Infer(Protocol::Plain)
+        && let Some(given) = raw.compress.first()
+    {
+        let help = "leave it out: what isn't split is stored as it came, and compressing each hit would cost too much";
+        findings.refuse(given.span(), "a route of `protocol = \"plain\"` has no `compress`", help);
+    }
     let base = Route::new(name.as_str(), raw.pool.get_ref().as_str());
     Route {
         hosts: raw.hosts.iter().map(|given| host(given, findings)).collect(),
@@ -110,6 +122,7 @@ fn route<'a>(
         key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
         indivisible: raw.indivisible.as_ref().map_or(base.indivisible, |given| indivisible(given, findings)),
         tenant: raw.tenant.as_ref().map_or_else(TenantBy::default, |given| tenant(given, findings)),
+        compress: compress(raw, findings),
         freshness: freshness(raw, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         name,
@@ -161,6 +174,27 @@ fn tenant(given: &Spanned<String>, findings: &mut Findings<'_>) -> TenantBy {
     )
 }
 
+/// Media types that a route compresses: more than models have.
+const COMPRESSED_TYPES_MAX: usize = 64;
+
+fn compress(raw: &raw::Route, findings: &mut Findings<'_>) -> Compress {
+    let base = Compress::default();
+    let types = raw.compress_types.as_deref();
+    if let Some(given) = types.and_then(|types| types.get(COMPRESSED_TYPES_MAX)) {
+        let message = format!("a route compresses at most {COMPRESSED_TYPES_MAX} media types");
+        findings.refuse(given.span(), message, "name a whole kind, such as `text/*`");
+    }
+    for given in types.unwrap_or_default().iter().filter(|given| !compression::is_media_range(given.get_ref())) {
+        let help = "write it in lower case and without parameters: `application/json`, `text/*`, or `*+json`";
+        findings.refuse(given.span(), format!("{:?} is no media type", given.get_ref()), help);
+    }
+    Compress {
+        codings: raw.compress.iter().filter_map(|given| findings.word("compress", given, &CODINGS)).collect(),
+        bytes_min: findings.bytes("compress_bytes_min", &raw.compress_bytes_min, base.bytes_min, &(0..=GIB)),
+        types: types.map_or(base.types, |types| types.iter().map(|given| given.get_ref().clone()).collect()),
+    }
+}
+
 /// Refuses keys of `infer` routes on a route that isn't one.
 fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
@@ -175,6 +209,9 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
             raw.indivisible.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span)),
         ),
         ("tenant", raw.tenant.as_ref().map(Spanned::span)),
+        ("compress", raw.compress.first().map(Spanned::span)),
+        ("compress_bytes_min", raw.compress_bytes_min.as_ref().map(Spanned::span)),
+        ("compress_types", raw.compress_types.as_ref().and_then(|types| types.first()).map(Spanned::span)),
     ];
     for (key, span) in places {
         if let Some(span) = span {

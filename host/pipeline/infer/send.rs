@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::model::{BatchItem, ItemResult, failed};
@@ -19,9 +20,13 @@ use crate::{
         control::Directives,
         vary::{self, Vary},
     },
-    message::{RequestSpan, coding},
+    message::{
+        RequestSpan,
+        coding::{self, Undecodable},
+        compression::decompress,
+    },
     origin::{
-        Reaction,
+        Pool, Reaction,
         protocol::{Item, ItemError, JoinedRequest, Message},
     },
     pipeline::{
@@ -237,6 +242,7 @@ fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> U
         body: UpstreamBody::Bytes(body),
         // A batch is many clients'.
         client: None,
+        recodes: true,
         span: span.clone(),
     };
     upstream.apply(&RequestEdits { headers: first.set.clone(), ..RequestEdits::default() });
@@ -246,7 +252,7 @@ fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> U
 /// Reads the response to these items.
 async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
     let (protocol, count) = (first.protocol, items.len());
-    let Arrived { fetched, cost_micro, .. } = arrived;
+    let Arrived { fetched, candidate, cost_micro, .. } = arrived;
     let (mut parts, body) = fetched.response.into_parts();
     let (status, shareable) = (parts.status, is_shareable(&parts.headers));
     // One response, many clients: a cookie would go to all of them, and a validator is the batch's.
@@ -275,8 +281,9 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
         Ok(bytes) => bytes,
         Err(error) => return Brought::Failure(unusable("response-body", &error.to_string())),
     };
-    // No coding was requested, but an intermediary may have added one.
-    let bytes = match coding::decode(&codings, &bytes, limit) {
+    // Even if none was asked for, the model or an intermediary may have added one.
+    let pool = first.route.destinations.get(candidate).map(|destination| &*destination.pool);
+    let bytes = match decoded(pool, &codings, bytes, limit).await {
         Ok(bytes) => bytes,
         Err(error) => return Brought::Failure(unusable("response-coding", &error.to_string())),
     };
@@ -296,6 +303,16 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
         }
         Err(error) => Brought::SuspectFailure(unusable("bad-response", &error.to_string())),
     }
+}
+
+/// Returns a body without its codings, and counts what they saved the pool that it is from.
+async fn decoded(pool: Option<&Pool>, codings: &HeaderMap, coded: Bytes, limit: u64) -> Result<Bytes, Undecodable> {
+    let bytes = coded.len();
+    let plain = decompress(codings, coded, limit).await?;
+    if let Some(pool) = pool.filter(|_| coding::is_encoded(codings)) {
+        pool.decoded(coding::label(codings), bytes, plain.len());
+    }
+    Ok(plain)
 }
 
 /// Returns the items' common order, the earliest hedge of any, and the time until the first deadline.

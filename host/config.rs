@@ -16,7 +16,7 @@ mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use http::{HeaderName, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 
 use crate::message::{compression::Compression, network::Cidr};
 
@@ -65,7 +65,7 @@ pub struct Listen {
     pub tls: Option<Tls>,
 }
 
-/// PEM files of one listener.
+/// PEM files of a certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate chain, leaf first.
@@ -395,12 +395,58 @@ pub struct Pool {
     pub request_coding: Option<Compression>,
     /// Whether the responses to such requests may come in a content coding.
     pub response_coding: bool,
+    /// The version of HTTP that is spoken to its endpoints.
+    pub http: OriginHttp,
+    /// How long nothing has come on an HTTP/2 connection with requests under way before it is pinged; 0 for never.
+    pub ping: Duration,
+    /// How long the response to a ping may take; past it the connection has failed.
+    pub ping_timeout: Duration,
+    /// The host that is named to its endpoints.
+    pub host: OriginHost,
+    /// TLS to its endpoints.
+    pub tls: OriginTls,
     /// Active checks.
     pub health: Option<Health>,
     /// Passive ejection.
     pub eject: Eject,
     /// Batches of an `infer` route.
     pub batch: Batch,
+}
+
+/// The version of HTTP that is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OriginHttp {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: on TLS the endpoint has to choose it (ALPN), on cleartext it is known to speak it.
+    Http2,
+    /// On TLS the one that the endpoint chooses, on cleartext HTTP/1.1.
+    Auto,
+}
+
+/// The host that is named to endpoints, in `Host` or `:authority`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OriginHost {
+    /// That of the endpoint's URL if it is a name, and the client's if it is an IP address.
+    #[default]
+    ByUrl,
+    /// The client's.
+    Client,
+    /// This one.
+    Named(HeaderValue),
+}
+
+/// TLS to endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OriginTls {
+    /// PEM file of the certificates that are trusted; without one those of `SSL_CERT_FILE`, or the roots that are
+    /// compiled into the program.
+    pub ca: Option<PathBuf>,
+    /// The certificate and key that the node shows to endpoints which want to see one.
+    pub client: Option<Tls>,
+    /// The name that is sent to endpoints (SNI), and that their certificates must have; that of the URL if `None`.
+    pub server_name: Option<String>,
 }
 
 /// A member of a pool.

@@ -15,7 +15,7 @@ pub mod target;
 pub mod url;
 
 pub use body::{Body, BodyError};
-pub use request::{Client, Request, RequestHead};
+pub use request::{Client, Request, RequestHead, is_grpc};
 pub use scheme::Scheme;
 pub use span::{RequestSpan, SPAN_TARGET};
 

@@ -1,9 +1,9 @@
-//! Origins: pools of endpoints, over HTTP/1.1. The only room that depends on an HTTP client.
+//! Origins: pools of endpoints, over HTTP/1.1 and HTTP/2. The only room that depends on an HTTP client.
 //!
 //! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
-//! exchanges one request for one response head (`endpoint`), decides whether another attempt may help (`retry`, pure;
-//! whether the request may be repeated is said by who sends it), and hands out the body as it arrives (`download`). A
-//! client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
+//! exchanges one request for one response head (`endpoint`, over `single` or `multiplex`), decides whether another attempt
+//! may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out the body as it
+//! arrives (`download`). A client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
 //! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
 mod balance;
@@ -18,6 +18,7 @@ mod keep_alive;
 mod lagging;
 mod ledger;
 mod metrics;
+mod multiplex;
 mod outbound;
 mod places;
 mod pool;
@@ -28,11 +29,14 @@ mod read_ahead;
 mod recoding;
 mod relay;
 mod retry;
+mod single;
 mod spool;
 mod stats;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod trailers;
+mod trust;
 mod upload;
 
 pub use failure::{Failure, Reason};

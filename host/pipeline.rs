@@ -49,7 +49,7 @@ pub use self::{
 use crate::{
     cache::{Cache, collapse::Flights},
     clock, config,
-    message::{Body, Request, RequestHead, RequestSpan, Response},
+    message::{self, Body, Request, RequestHead, RequestSpan, Response},
     policy::{Decision, Hook, HookCall},
 };
 
@@ -192,6 +192,7 @@ impl Pipeline {
             is_ambiguous,
             has_body,
             is_keyed_by_body: has_body && advice.keys_by_body(),
+            is_grpc: has_body && message::is_grpc(&request.head.headers),
         });
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     AccessLog, Batch, Breaker, Cache, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health,
-    Limits, Log, Memo, Memory, Mode, OnFault, Plugins, PolicyLimits, Pool, Prefetch, Purge, Redis, Rollout,
-    RolloutMode, Route, TenantBy, Timeouts, findings::is_name,
+    Limits, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, Prefetch,
+    Purge, Redis, Rollout, RolloutMode, Route, TenantBy, Timeouts, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -220,7 +220,8 @@ impl Default for PolicyLimits {
 
 impl Pool {
     /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
-    /// a body; unused connections stay for 60 s; two attempts; no active checks; a batch an endpoint under way.
+    /// a body; unused connections stay for 60 s; two attempts; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded
+    /// to within 5 s); no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         let concurrency = endpoints.len().clamp(1, BATCHES_MAX);
@@ -235,6 +236,11 @@ impl Pool {
             attempts_max: 2,
             request_coding: None,
             response_coding: false,
+            http: OriginHttp::default(),
+            ping: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(5),
+            host: OriginHost::default(),
+            tls: OriginTls::default(),
             health: None,
             eject: Eject::default(),
             batch: Batch { concurrency, ..Batch::default() },

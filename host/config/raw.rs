@@ -235,9 +235,23 @@ pub(super) struct Pool {
     pub(super) attempts_max: Field<Count>,
     pub(super) request_coding: Field<String>,
     pub(super) response_coding: Field<bool>,
+    pub(super) http: Field<String>,
+    pub(super) ping_ms: Field<Millis>,
+    pub(super) ping_timeout_ms: Field<Millis>,
+    pub(super) host: Field<String>,
+    pub(super) tls: OriginTls,
     pub(super) health: Option<Health>,
     pub(super) eject: Eject,
     pub(super) batch: Batch,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct OriginTls {
+    pub(super) ca: Option<Spanned<PathBuf>>,
+    pub(super) certificate: Option<Spanned<PathBuf>>,
+    pub(super) key: Option<Spanned<PathBuf>>,
+    pub(super) server_name: Field<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -41,6 +41,10 @@ const SPARSE_EXAMPLES: &str = r#"
     rollout.canary_header = "x-user"
     [pool.web]
     endpoints = ["http://127.0.0.1:9000"]
+    tls.ca = "tls/ca.pem"
+    tls.certificate = "tls/client.pem"
+    tls.key = "tls/client-key.pem"
+    tls.server_name = "origin.example"
     health.path = "/healthz"
     [pool.models]
     endpoints = ["http://127.0.0.1:9100", "http://127.0.0.1:9101"]
@@ -357,7 +361,7 @@ fn wrong_codings_are_named_where_they_stand() {
 
 #[test]
 fn wrong_pools_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 9] = [
+    let table: [(&str, &[&str]); 17] = [
         ("[pool.web] # !", &["the pool `web` has no endpoint"]),
         ("[pool.web]\nendpoints = [] # !", &["the pool `web` has no endpoint"]),
         ("[pool.web]\nendpoints = [\"http://h/v1\"] # !", &["`http://h/v1` is no endpoint: it has a path"]),
@@ -372,6 +376,20 @@ fn wrong_pools_are_named_where_they_stand() {
             &["`percent_max` can't be 101", "0 to 100"],
         ),
         ("[pool.web]\nendpoints = [\"http://h\"]\nbatch.size_max = 0 # !", &["`size_max` can't be 0"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nhttp = \"3\" # !", &["`http` can't be `3`", "`1.1`, `2`"]),
+        (
+            "[pool.web]\nendpoints = [\"http://h\"]\nping_timeout_ms = 0 # !",
+            &["`ping_timeout_ms` can't be 0 ms", "1 ms to"],
+        ),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nhost = \"a b\" # !", &["`host` can't be `a b`", "`client`"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nhost = \"h:x\" # !", &["`host` can't be `h:x`"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\nhost = \"u@h\" # !", &["`host` can't be `u@h`"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\ntls.certificate = \"c.pem\" # !", &["a certificate needs its key"]),
+        ("[pool.web]\nendpoints = [\"http://h\"]\ntls.key = \"k.pem\" # !", &["a key needs its certificate"]),
+        (
+            "[pool.web]\nendpoints = [\"http://h\"]\ntls.server_name = \"h:1\" # !",
+            &["`server_name` can't be `h:1`", "without a port"],
+        ),
         ("[pool.\"w b\"] # !\nendpoints = [\"http://h\"]", &["can't be the name of a pool"]),
     ];
     for (text, phrases) in table {
@@ -446,7 +464,8 @@ fn on_disk() -> tempfile::TempDir {
     for sub in ["tls", "policies"] {
         fs::create_dir(dir.path().join(sub)).unwrap();
     }
-    for file in ["tls/certificate.pem", "tls/key.pem", "policies/tenant-key.wasm"] {
+    let tls = ["ca", "certificate", "client", "client-key", "key"].map(|file| format!("tls/{file}.pem"));
+    for file in tls.iter().map(String::as_str).chain(["policies/tenant-key.wasm"]) {
         fs::write(dir.path().join(file), "").unwrap();
     }
     fs::write(dir.path().join("holm.toml"), examples()).unwrap();

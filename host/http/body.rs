@@ -115,12 +115,15 @@ where
                 return Poll::Ready(Some(Err(stalled)));
             };
             match next {
-                Some(Ok(frame)) => {
-                    // Trailers aren't passed on: nothing behind uses them.
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(self.count(data)));
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(self.count(data))),
+                    // The front has bounded them.
+                    Err(other) => {
+                        let Ok(trailers) = other.into_trailers() else { continue };
+                        self.patience = Patience::Unspent;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
-                }
+                },
                 Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error.to_string())))),
                 None => return Poll::Ready(None),
             }

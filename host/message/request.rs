@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, Method, Version, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Version, header::CONTENT_TYPE, uri::PathAndQuery};
 
 use super::{body::Body, scheme::Scheme, url};
 
@@ -58,6 +58,16 @@ impl RequestHead {
     }
 }
 
+/// Whether a message is one of gRPC, by its content type.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().split_at_checked(GRPC.len()))
+        .is_some_and(|(kind, rest)| kind.eq_ignore_ascii_case(GRPC) && matches!(rest, [] | [b'+' | b';' | b' ', ..]))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -67,6 +77,22 @@ mod tests {
         target,
         url::{Url, UrlInvalid},
     };
+
+    #[test]
+    fn what_grpc_is() {
+        for (content_type, wanted) in [
+            (None, false),
+            (Some("application/grpc"), true),
+            (Some("Application/gRPC+proto"), true),
+            (Some("application/grpc;charset=x"), true),
+            (Some("application/grpc-web"), false),
+            (Some("application/grp"), false),
+            (Some("application/json"), false),
+        ] {
+            let value = content_type.map(|text| (CONTENT_TYPE, HeaderValue::from_static(text)));
+            assert_eq!(is_grpc(&HeaderMap::from_iter(value)), wanted, "{content_type:?}");
+        }
+    }
 
     proptest! {
         /// Whatever spelling a client used, and whatever spelling it is purged by.

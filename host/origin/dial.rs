@@ -14,14 +14,18 @@ use std::{
 
 use http::{Extensions, Uri};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{Connected, Connection, HttpConnector},
     rt::TokioIo,
 };
+use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::{net::TcpStream, time::timeout};
 use tower::Service;
+
+use super::trust::{self, TlsError};
+use crate::{clock, config};
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
@@ -43,25 +47,77 @@ pub(super) enum DialError {
     Timeout { limit_ms: u64 },
     #[error("{0}")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the HTTP/2 connection failed before it could be used: {0}")]
+    Handshake(#[source] hyper::Error),
+    #[error("the HTTP/2 connection closed before the endpoint had sent its settings")]
+    NoSettings,
+    #[error("the endpoint doesn't choose HTTP/2 (ALPN)")]
+    NotHttp2,
+}
+
+/// The protocols that are offered to a peer by TLS (ALPN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// None, which means HTTP/1.1.
+    Nothing,
+    Http2,
+    /// HTTP/2 first, and HTTP/1.1.
+    Both,
+}
+
+/// The dialers of a pool.
+pub(super) struct Dialers {
+    /// Opens connections for HTTP/1.1.
+    pub(super) http1: Dialer,
+    /// Opens connections for HTTP/2, on which a peer may choose HTTP/1.1 if the pool allows that.
+    pub(super) http2: Dialer,
+}
+
+impl Dialers {
+    /// Returns the dialers of a pool, whose files are read if any of its endpoints needs them.
+    ///
+    /// # Errors
+    /// A file that can't be read or used.
+    pub(super) fn new(pool: &config::Pool) -> Result<Self, TlsError> {
+        let tls = trust::settings(pool)?;
+        let name = trust::server_name(&pool.tls)?;
+        let offer = if pool.http == config::OriginHttp::Auto { Offer::Both } else { Offer::Http2 };
+        let dialer = |offer| {
+            let resolver = name.clone().map(FixedServerNameResolver::new);
+            Dialer::new(pool.connect, tls.clone(), resolver, offer)
+        };
+        Ok(Self { http1: dialer(Offer::Nothing), http2: dialer(offer) })
+    }
 }
 
 impl Dialer {
-    /// A dialer that gives up after `limit` and trusts the roots compiled into the program.
-    ///
-    /// # Errors
-    /// If the TLS library refuses its own defaults.
-    pub(super) fn new(limit: Duration) -> Result<Self, rustls::Error> {
+    /// A dialer that gives up after `limit`.
+    fn new(limit: Duration, tls: ClientConfig, name: Option<FixedServerNameResolver>, offer: Offer) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         // Shares the limit out between the addresses of a name, so that a dead one doesn't use it up.
         http.set_connect_timeout(Some(limit));
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        Ok(Self { https, limit })
+        let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        if let Some(name) = name {
+            builder = builder.with_server_name_resolver(name);
+        }
+        let https = match offer {
+            Offer::Nothing => builder.enable_http1().wrap_connector(http),
+            Offer::Http2 => builder.enable_http2().wrap_connector(http),
+            Offer::Both => builder.enable_http1().enable_http2().wrap_connector(http),
+        };
+        Self { https, limit }
+    }
+
+    /// How long opening a connection may take.
+    pub(super) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Returns the error when it takes longer.
+    pub(super) fn timeout(&self) -> DialError {
+        DialError::Timeout { limit_ms: clock::millis(self.limit) }
     }
 }
 
@@ -75,12 +131,12 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (dialing, limit) = (self.https.call(uri), self.limit);
+        let (dialing, limit, late) = (self.https.call(uri), self.limit, self.timeout());
         Box::pin(async move {
             match timeout(limit, dialing).await {
-                Ok(Ok(stream)) => Ok(Line { stream, used: Used::default() }),
+                Ok(Ok(stream)) => Ok(Line { stream, used: Used::default(), is_shared: false }),
                 Ok(Err(error)) => Err(DialError::Failed(error)),
-                Err(_) => Err(DialError::Timeout { limit_ms: crate::clock::millis(limit) }),
+                Err(_) => Err(late),
             }
         })
     }
@@ -90,6 +146,26 @@ impl Service<Uri> for Dialer {
 pub(super) struct Line {
     stream: Stream,
     used: Used,
+    /// Whether many requests share it, so that it can't be known what a byte that comes belongs to.
+    is_shared: bool,
+}
+
+impl Line {
+    /// Whether it is protected by TLS.
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Https(_))
+    }
+
+    /// Whether the peer has chosen HTTP/2 (ALPN).
+    pub(super) fn has_chosen_http2(&self) -> bool {
+        self.stream.connected().is_negotiated_h2()
+    }
+
+    /// Returns the connection for requests that share it.
+    pub(super) fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self
+    }
 }
 
 /// Whether a connection has brought a response before, and whether anything has come since the last request: one that
@@ -139,7 +215,10 @@ impl Connection for Line {
 
 impl Read for Line {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, used } = self.get_mut();
+        let Self { stream, used, is_shared } = self.get_mut();
+        if *is_shared {
+            return Pin::new(stream).poll_read(cx, buf);
+        }
         let most = match stream {
             // The client library doubles its buffer when a read has filled it.
             Stream::Http(_) => PIECE_BYTES - 1,
@@ -164,7 +243,7 @@ impl Read for Line {
 
 impl Write for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, used } = self.get_mut();
+        let Self { stream, used, .. } = self.get_mut();
         used.set_heard(false);
         Pin::new(stream).poll_write(cx, buf)
     }
@@ -186,7 +265,7 @@ impl Write for Line {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, used } = self.get_mut();
+        let Self { stream, used, .. } = self.get_mut();
         used.set_heard(false);
         Pin::new(stream).poll_write_vectored(cx, bufs)
     }

@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot};
+use super::{failure::describe, ledger::Slot, trailers::passed_on};
 use crate::{clock, message::BodyError};
 
 /// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for all
@@ -114,8 +114,11 @@ impl HttpBody for Download {
             this.waiting = false;
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(this.take(data)))),
-                // Trailers aren't stored, and so are never served, rather than only sometimes.
-                Some(Ok(Err(_trailers))) => {}
+                Some(Ok(Err(other))) => {
+                    let Ok(trailers) = other.into_trailers() else { continue };
+                    this.begun = true;
+                    return Poll::Ready(Some(Ok(Frame::trailers(passed_on(trailers)))));
+                }
                 Some(Err(error)) => return this.fail(BodyError::Broken(describe(&error))),
                 None => {
                     this.end();

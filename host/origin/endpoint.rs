@@ -1,31 +1,37 @@
-//! One member of a pool: its connections, and one exchange of a request for a response head.
+//! One member of a pool, and one exchange of a request for a response head, over HTTP/1.1 (`single`) or HTTP/2
+//! (`multiplex`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::HOST,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, Error, ResponseFuture, connect::capture_connection},
-    rt::{TokioExecutor, TokioTimer},
-};
-use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::{
-    dial::{Dialer, Used},
+    dial::Dialers,
     failure::{Fault, Reason},
-    keep_alive,
+    multiplex::{Lease, Multiplexer},
     places::Places,
     recoding::Willingness,
+    single::{Single, await_head, no_head},
     upload::{Upload, WaitsFor},
 };
-use crate::config;
+use crate::config::{self, OriginHost, OriginHttp};
+
+/// How often a request is sent on another connection because the one that it was meant for closed first.
+const SENT_MAX: usize = 4;
 
 /// One member of a pool.
 pub(super) struct Endpoint {
@@ -33,32 +39,53 @@ pub(super) struct Endpoint {
     pub(super) index: usize,
     /// `host:port`.
     pub(super) address: Arc<str>,
-    /// What its own health checks say in `Host`.
-    pub(super) host: HeaderValue,
     /// The places at it.
     pub(super) places: Places,
     /// Whether it takes coded bodies.
     pub(super) willingness: Mutex<Willingness>,
     scheme: Scheme,
     authority: Authority,
-    connections: RwLock<Connections>,
-    /// Opens a connection for each request.
-    opener: Client<Dialer, Upload>,
-    dialer: Dialer,
-    /// Unused connections that are kept.
-    idle_max: usize,
+    /// What its own health checks say in `Host`.
+    host: HeaderValue,
+    /// Whether all requests say that, and not what their clients said.
+    names_itself: bool,
+    transport: Transport,
 }
 
-/// Connections that are used again.
-struct Connections {
-    client: Client<Dialer, Upload>,
-    /// How long an unused one is kept.
-    of_use: Duration,
+/// The connections to an endpoint.
+enum Transport {
+    Http1(Single),
+    Http2(Multiplexer),
+    /// What the endpoint chooses.
+    Negotiated {
+        http2: Multiplexer,
+        http1: Single,
+        /// It chose HTTP/1.1 last.
+        is_http1: AtomicBool,
+    },
+}
+
+/// The connection that a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connect {
+    /// One that is open, if it has room.
+    Any,
+    /// One that is opened from now on, for this request or those that wait with it.
+    New,
+    /// One that nothing else uses.
+    Own,
+}
+
+/// A response whose head is there.
+pub(super) struct Exchanged {
+    pub(super) response: Response<Incoming>,
+    /// Its place on a connection that others use as well, to be held until its body has ended.
+    pub(super) lease: Option<Lease>,
 }
 
 impl Endpoint {
     /// An endpoint without a connection yet; nothing if `url` isn't `http` or `https` with a host and nothing else.
-    pub(super) fn new(index: usize, url: &Uri, pool: &config::Pool, dialer: Dialer) -> Option<Self> {
+    pub(super) fn new(index: usize, url: &Uri, pool: &config::Pool, dialers: &Dialers) -> Option<Self> {
         let parts = url.clone().into_parts();
         let (scheme, authority) = (parts.scheme?, parts.authority?);
         let port_default = match scheme.as_str() {
@@ -71,18 +98,22 @@ impl Endpoint {
             return None;
         }
         let port = authority.port_u16().unwrap_or(port_default);
+        let own = || HeaderValue::from_str(authority.as_str()).ok();
+        let (host, names_itself) = match &pool.host {
+            OriginHost::Named(name) => (name.clone(), true),
+            OriginHost::Client => (own()?, false),
+            OriginHost::ByUrl => (own()?, !is_address(authority.host())),
+        };
         Some(Self {
             index,
             address: format!("{}:{port}", authority.host()).into(),
-            host: HeaderValue::from_str(authority.as_str()).ok()?,
             places: Places::new(pool.connections_max),
             willingness: Mutex::default(),
+            transport: Transport::new(&scheme, url, pool, dialers),
             scheme,
             authority,
-            connections: RwLock::new(Connections::new(dialer.clone(), pool.connections_max, pool.keep_alive)),
-            opener: client(dialer.clone(), 0, Duration::ZERO),
-            dialer,
-            idle_max: pool.connections_max,
+            host,
+            names_itself,
         })
     }
 
@@ -91,9 +122,12 @@ impl Endpoint {
         &self,
         method: Method,
         target: PathAndQuery,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         upload: Upload,
     ) -> Result<Request<Upload>, Fault> {
+        if self.names_itself {
+            headers.insert(HOST, self.host.clone());
+        }
         let uri = Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())
@@ -107,109 +141,155 @@ impl Endpoint {
         Ok(request)
     }
 
+    /// A request of its own health checks.
+    pub(super) fn check(&self, target: PathAndQuery, mut headers: HeaderMap) -> Result<Request<Upload>, Fault> {
+        headers.insert(HOST, self.host.clone());
+        self.request(Method::GET, target, headers, Upload::empty())
+    }
+
     /// Sends a request and awaits the response's head. Opening a connection is limited by the dialer; `limit` bounds
     /// the time from then on, for as long as it is the endpoint that we wait for (`progress` says whether it is).
-    /// `on_new_connection` opens one for this request alone.
     pub(super) async fn exchange(
         &self,
-        mut request: Request<Upload>,
+        request: Request<Upload>,
         progress: Option<watch::Receiver<WaitsFor>>,
         limit: Duration,
-        on_new_connection: bool,
-    ) -> Result<Response<Incoming>, Fault> {
-        let mut captured = capture_connection(&mut request);
-        let connected = async { drop(captured.wait_for_connection_metadata().await) };
-        let mut call = self.call(request, on_new_connection);
-        tokio::select! {
-            biased;
-            result = &mut call => return self.head(result),
-            () = connected => {}
+        connect: Connect,
+    ) -> Result<Exchanged, Fault> {
+        let exchanged = match &self.transport {
+            Transport::Http1(single) => over_http1(single, request, progress, limit, connect).await?,
+            Transport::Http2(multiplexer) => {
+                match over_http2(multiplexer, request, progress, limit, connect).await? {
+                    Reached::Http2(exchanged) => exchanged,
+                    // It can't be chosen where it isn't offered.
+                    Reached::Http1(..) => return Err(Fault::new(Reason::ConnectFailed, "it speaks HTTP/1.1 only")),
+                }
+            }
+            Transport::Negotiated { http2, http1, is_http1 } => {
+                let (request, progress) = if is_http1.load(Ordering::Relaxed) {
+                    (request, progress)
+                } else {
+                    match over_http2(http2, request, progress, limit, connect).await? {
+                        Reached::Http2(exchanged) => return checked(exchanged),
+                        Reached::Http1(request, progress) => (request, progress),
+                    }
+                };
+                let exchanged = over_http1(http1, request, progress, limit, connect).await;
+                // An endpoint that can't be reached may come back as another program.
+                let is_reached = exchanged.as_ref().err().is_none_or(|fault| !fault.reason.is_unsent());
+                is_http1.store(is_reached, Ordering::Relaxed);
+                exchanged?
+            }
+        };
+        checked(exchanged)
+    }
+}
+
+impl Transport {
+    fn new(scheme: &Scheme, url: &Uri, pool: &config::Pool, dialers: &Dialers) -> Self {
+        let http1 = || Single::new(pool, dialers.http1.clone());
+        let http2 = || Multiplexer::new(url.clone(), pool, dialers.http2.clone());
+        match pool.http {
+            OriginHttp::Http1 => Self::Http1(http1()),
+            OriginHttp::Http2 => Self::Http2(http2()),
+            // Only TLS can tell.
+            OriginHttp::Auto if *scheme == Scheme::HTTP => Self::Http1(http1()),
+            OriginHttp::Auto => Self::Negotiated { http2: http2(), http1: http1(), is_http1: AtomicBool::new(false) },
         }
-        match await_head(call, progress, limit).await {
-            Some(result) => self.head(result),
-            None => {
-                let limit_ms = crate::clock::millis(limit);
-                Err(Fault::new(Reason::ResponseTimeout, format!("no response head within {limit_ms} ms")))
+    }
+}
+
+/// Whether a URL's host is an IP address.
+fn is_address(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
+}
+
+/// Refuses an interim response: the client library skips the others; a 101 comes through, though no switch of protocols
+/// was requested.
+fn checked(exchanged: Exchanged) -> Result<Exchanged, Fault> {
+    let status = exchanged.response.status();
+    if status.is_informational() {
+        return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {status}")));
+    }
+    Ok(exchanged)
+}
+
+async fn over_http1(
+    single: &Single,
+    request: Request<Upload>,
+    progress: Option<watch::Receiver<WaitsFor>>,
+    limit: Duration,
+    connect: Connect,
+) -> Result<Exchanged, Fault> {
+    let response = single.exchange(request, progress, limit, connect != Connect::Any).await?;
+    Ok(Exchanged { response, lease: None })
+}
+
+/// What an attempt to speak HTTP/2 led to.
+enum Reached {
+    Http2(Exchanged),
+    /// The endpoint chose HTTP/1.1, and has been sent nothing.
+    Http1(Request<Upload>, Option<watch::Receiver<WaitsFor>>),
+}
+
+/// Sends a request on a connection that others use as well. One that closes before it has been sent costs nothing: it
+/// is sent on another.
+async fn over_http2(
+    multiplexer: &Multiplexer,
+    mut request: Request<Upload>,
+    progress: Option<watch::Receiver<WaitsFor>>,
+    limit: Duration,
+    connect: Connect,
+) -> Result<Reached, Fault> {
+    for sent in 0..SENT_MAX {
+        let lease = match connect {
+            Connect::Own => multiplexer.lease_alone().await?,
+            Connect::New => multiplexer.lease(true).await?,
+            Connect::Any => multiplexer.lease(false).await?,
+        };
+        match lease {
+            None if sent == 0 => return Ok(Reached::Http1(request, progress)),
+            // It isn't one for HTTP/1.1 any more.
+            None => break,
+            Some(lease) => {
+                if sent == 0 {
+                    name_authority(&mut request)?;
+                }
+                match await_head(lease.send(request), progress.clone(), limit).await {
+                    None => return Err(no_head(limit)),
+                    Some(Ok(response)) => return Ok(Reached::Http2(Exchanged { response, lease: Some(lease) })),
+                    Some(Err(mut error)) => match error.take_message() {
+                        Some(unsent) => request = unsent,
+                        None => return Err(Fault::of_stream(error.error())),
+                    },
+                }
             }
         }
     }
-
-    fn call(&self, request: Request<Upload>, on_new_connection: bool) -> ResponseFuture {
-        if on_new_connection { self.opener.request(request) } else { self.connections.read().client.request(request) }
-    }
-
-    fn head(&self, result: Result<Response<Incoming>, Error>) -> Result<Response<Incoming>, Fault> {
-        let response = result.map_err(|error| Fault::of_client(&error))?;
-        if response.status().is_informational() {
-            // The client library skips the others; a 101 comes through, though no switch of protocols was requested.
-            return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {}", response.status())));
-        }
-        Used::mark(response.extensions());
-        if let Some(stated) = keep_alive::stated(response.headers()) {
-            self.keep_for(keep_alive::of_use(stated));
-        }
-        Ok(response)
-    }
-
-    /// Keeps unused connections no longer than that. The client library has one time for all of its connections, so
-    /// those that are unused now are given up. It only ever gets shorter, in steps of seconds: endpoints behind one
-    /// address may differ, and the shortest suits all.
-    fn keep_for(&self, of_use: Duration) {
-        if of_use >= self.connections.read().of_use {
-            return;
-        }
-        let mut connections = self.connections.write();
-        if of_use < connections.of_use {
-            *connections = Connections::new(self.dialer.clone(), self.idle_max, of_use);
-        }
-    }
+    Err(Fault::unprocessed("the connection closed before the request was sent, again and again"))
 }
 
-impl Connections {
-    fn new(dialer: Dialer, idle_max: usize, of_use: Duration) -> Self {
-        Self { client: client(dialer, idle_max, of_use), of_use }
+/// Names the authority where HTTP/2 has it (RFC 9113, section 8.3.1). Up to here the URI has the endpoint's, and `Host`
+/// the one that is meant.
+fn name_authority(request: &mut Request<Upload>) -> Result<(), Fault> {
+    let unsendable = |error: http::Error| Fault::new(Reason::Unsendable, error.to_string());
+    if let Some(host) = request.headers_mut().remove(HOST) {
+        let authority = Authority::try_from(host.as_bytes()).map_err(|error| unsendable(error.into()))?;
+        let mut parts = request.uri().clone().into_parts();
+        parts.authority = Some(authority);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| unsendable(error.into()))?;
     }
-}
-
-/// Bytes of a response's head that are read; also how much of a request's body the client library takes before the endpoint
-/// does.
-const HEAD_BYTES_MAX: usize = 128 * 1024;
-
-fn client(dialer: Dialer, idle_max: usize, of_use: Duration) -> Client<Dialer, Upload> {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(of_use)
-        .pool_max_idle_per_host(idle_max)
-        .http1_max_buf_size(HEAD_BYTES_MAX)
-        .set_host(false)
-        .build(dialer)
-}
-
-/// The call's result, or nothing if the endpoint kept us waiting for `limit`. The clock starts anew with each piece of
-/// the request body that the connection takes, and stands still while the client's next piece is awaited: that wait
-/// is limited by the listener.
-async fn await_head(
-    mut call: ResponseFuture,
-    mut progress: Option<watch::Receiver<WaitsFor>>,
-    limit: Duration,
-) -> Option<Result<Response<Incoming>, Error>> {
-    while let Some(upload) = &mut progress {
-        let whom = *upload.borrow_and_update();
-        tokio::select! {
-            biased;
-            result = &mut call => return Some(result),
-            changed = upload.changed() => if changed.is_err() {
-                progress = None;
-            },
-            () = sleep(limit), if whom == WaitsFor::Endpoint => return None,
-        }
-    }
-    timeout(limit, call).await.ok()
+    *request.version_mut() = Version::HTTP_2;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn made(url: &str, pool: &config::Pool) -> Option<Endpoint> {
+        Endpoint::new(0, &url.parse().unwrap(), pool, &Dialers::new(pool).unwrap())
+    }
 
     fn pool() -> config::Pool {
         super::super::tests::config(&[])
@@ -229,9 +309,34 @@ mod tests {
             ("/v1", None),
             ("models.example:80", None),
         ] {
-            let dialer = Dialer::new(Duration::from_secs(1)).unwrap();
-            let endpoint = Endpoint::new(0, &url.parse().unwrap(), &pool(), dialer);
+            let endpoint = made(url, &pool());
             assert_eq!(endpoint.as_ref().map(|endpoint| &*endpoint.address), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn which_host_is_named() {
+        let named = || OriginHost::Named(HeaderValue::from_static("origin.example"));
+        for (host, url, wanted, check) in [
+            (OriginHost::ByUrl, "http://127.0.0.1:8000", "shop.example", "127.0.0.1:8000"),
+            (OriginHost::ByUrl, "http://[::1]:8000", "shop.example", "[::1]:8000"),
+            (OriginHost::ByUrl, "https://models.example", "models.example", "models.example"),
+            (OriginHost::ByUrl, "http://models.example:8000", "models.example:8000", "models.example:8000"),
+            (OriginHost::Client, "http://models.example:8000", "shop.example", "models.example:8000"),
+            (named(), "http://127.0.0.1:8000", "origin.example", "origin.example"),
+            (named(), "http://models.example", "origin.example", "origin.example"),
+        ] {
+            let endpoint = made(url, &config::Pool { host: host.clone(), ..pool() }).unwrap();
+            let headers = || HeaderMap::from_iter([(HOST, HeaderValue::from_static("shop.example"))]);
+            let target = || PathAndQuery::from_static("/a?b");
+            let mut request = endpoint.request(Method::GET, target(), headers(), Upload::empty()).unwrap();
+            assert_eq!(request.headers()[HOST], wanted, "{host:?}, {url}");
+            assert_eq!(endpoint.check(target(), headers()).unwrap().headers()[HOST], check, "{host:?}, {url}");
+            // HTTP/2 names it once.
+            name_authority(&mut request).unwrap();
+            assert!(request.headers().is_empty());
+            assert_eq!(request.uri().authority().unwrap(), wanted);
+            assert_eq!(request.uri().path_and_query().unwrap(), "/a?b");
         }
     }
 }

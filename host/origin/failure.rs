@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
+use h2::Reason as Code;
 use http::StatusCode;
 use hyper_util::client::legacy;
 
@@ -28,11 +29,12 @@ pub enum Reason {
     ConnectFailed,
     /// The TLS handshake failed.
     TlsFailed,
-    /// The connection closed before the request was written to it.
+    /// The connection closed before the request was written to it, or the endpoint said that it hasn't processed it
+    /// (HTTP/2: GOAWAY, REFUSED_STREAM).
     ConnectionClosed,
     /// The connection broke off after the request was written and before the response's head was complete.
     ConnectionReset,
-    /// What came back isn't an HTTP/1.1 response.
+    /// What came back isn't an HTTP response.
     InvalidResponse,
     /// The response's head didn't come in time.
     ResponseTimeout,
@@ -46,7 +48,7 @@ pub enum Reason {
     ClientLimit,
     /// The request's own body failed while it was sent on: the client's fault, not the endpoint's.
     RequestBody(BodyError),
-    /// The request can't be written as HTTP/1.1.
+    /// The request can't be written as HTTP.
     Unsendable,
 }
 
@@ -92,7 +94,7 @@ impl Reason {
         }
     }
 
-    /// Certainly not a byte of the request reached the endpoint.
+    /// The endpoint has certainly done nothing with the request.
     pub(super) const fn is_unsent(&self) -> bool {
         matches!(
             self,
@@ -193,7 +195,7 @@ pub(super) struct Fault {
     /// The words of the library or the system.
     pub(super) detail: String,
     /// The connection had carried a request before, and closed before a byte of this response came: it may just have
-    /// been idle for too long.
+    /// been idle for too long. Or the endpoint hasn't processed the request, which it may on another connection.
     pub(super) lapsed: bool,
 }
 
@@ -203,7 +205,12 @@ impl Fault {
         Self { reason, detail: detail.into(), lapsed: false }
     }
 
-    /// What the client library reported.
+    /// The fault of a request that the endpoint hasn't processed, and may process on another connection.
+    pub(super) fn unprocessed(detail: impl Into<String>) -> Self {
+        Self { lapsed: true, ..Self::new(Reason::ConnectionClosed, detail) }
+    }
+
+    /// What the client library reported of an exchange over HTTP/1.1.
     pub(super) fn of_client(error: &legacy::Error) -> Self {
         Self {
             reason: if error.is_connect() { connect_reason(error) } else { exchange_reason(error) },
@@ -211,6 +218,33 @@ impl Fault {
             lapsed: error.connect_info().is_some_and(Used::lapsed),
         }
     }
+
+    /// What kept a connection for HTTP/2 from being opened.
+    pub(super) fn of_dial(error: &DialError) -> Self {
+        Self::new(connect_reason(error), describe(error))
+    }
+
+    /// What the client library reported of an exchange over HTTP/2.
+    pub(super) fn of_stream(error: &hyper::Error) -> Self {
+        let detail = describe(error);
+        match find::<h2::Error>(error) {
+            Some(error) if is_unprocessed(error) => Self::unprocessed(detail),
+            // What the library itself finds wrong, it finds wrong with what came.
+            Some(error) if error.is_library() && error.reason() != Some(Code::NO_ERROR) => {
+                Self::new(Reason::InvalidResponse, detail)
+            }
+            Some(_) => Self::new(Reason::ConnectionReset, detail),
+            // A connection that ends drops requests that it may have sent, and calls that a fault of its user.
+            None if error.is_user() => Self::new(Reason::ConnectionReset, detail),
+            None => Self::new(exchange_reason(error), detail),
+        }
+    }
+}
+
+/// Whether an error says that the endpoint hasn't processed the request: the stream is beyond the last one of a GOAWAY
+/// (RFC 9113, section 6.8), which the library reports for no other, or was refused (section 8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Code::REFUSED_STREAM))
 }
 
 /// The words of an error and of all that caused it.
@@ -230,7 +264,7 @@ pub(super) fn describe(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-fn connect_reason(error: &legacy::Error) -> Reason {
+fn connect_reason(error: &(dyn StdError + 'static)) -> Reason {
     for cause in causes(error) {
         if cause.is::<rustls::Error>() {
             return Reason::TlsFailed;
@@ -247,7 +281,7 @@ fn connect_reason(error: &legacy::Error) -> Reason {
     Reason::ConnectFailed
 }
 
-fn exchange_reason(error: &legacy::Error) -> Reason {
+fn exchange_reason(error: &(dyn StdError + 'static)) -> Reason {
     if let Some(body) = find::<BodyError>(error) {
         return Reason::RequestBody(body.clone());
     }
@@ -297,6 +331,22 @@ mod tests {
             (Reason::RequestBody(BodyError::Broken(String::new())), 400),
         ] {
             assert_eq!(reason.status().as_u16(), status, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn why_no_connection_came_about_is_told_for_http_2_too() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        for (error, wanted) in [
+            (DialError::Timeout { limit_ms: 5 }, Reason::ConnectTimeout),
+            (DialError::Failed(Box::new(refused)), Reason::ConnectRefused),
+            (DialError::Failed(Box::new(tls)), Reason::TlsFailed),
+            (DialError::NoSettings, Reason::ConnectFailed),
+            (DialError::NotHttp2, Reason::ConnectFailed),
+        ] {
+            let fault = Fault::of_dial(&error);
+            assert_eq!((fault.reason, fault.lapsed), (wanted, false), "{error}");
         }
     }
 

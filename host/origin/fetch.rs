@@ -12,15 +12,16 @@ use hyper::body::Incoming;
 
 use super::{
     balance::NoEndpoint,
-    endpoint::Endpoint,
+    endpoint::{Connect, Endpoint, Exchanged},
     failure::{Failure, Fault, Reason},
     ledger::Slot,
     outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
     reaction::Reaction,
+    read_ahead::patience,
     recoding::REQUEST_BYTES_MIN,
     relay,
-    retry::{self, Sequel},
+    retry::{self, Sequel, UNCOUNTED_MAX},
     stats::Recent,
     trace,
     upload::{Payload, Upload},
@@ -149,7 +150,8 @@ impl<'a> Attempts<'a> {
 
     /// Reads what can be read of the body while the request holds no place.
     async fn read_ahead(&mut self) -> Result<(), Failure> {
-        if let Err(error) = self.payload.read_ahead(&self.pool.bounds.room(self.client)).await {
+        let patience = patience(&self.headers);
+        if let Err(error) = self.payload.read_ahead(&self.pool.bounds.room(self.client), patience).await {
             let detail = error.to_string();
             return Err(Failure::of_pool(&self.pool.name, Fault::new(Reason::RequestBody(error), detail)));
         }
@@ -196,10 +198,8 @@ impl<'a> Attempts<'a> {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
-        let is_new = std::mem::take(&mut self.on_new_connection);
-        // An attempt on a connection that has been used may be followed by one that isn't counted.
-        let last = self.is_over() && (is_new || !self.repeatable) && encoded.is_none();
-        let mut headers = if last { std::mem::take(&mut self.headers) } else { self.headers.clone() };
+        let connect = if std::mem::take(&mut self.on_new_connection) { Connect::New } else { Connect::Any };
+        let mut headers = self.headers.clone();
         let (upload, progress) = match encoded {
             Some(encoded) => (self.encode(encoded, &mut headers), None),
             None => self.payload.lend(),
@@ -208,10 +208,12 @@ impl<'a> Attempts<'a> {
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
         let abandoned = AbandonedAttempt { recent: &ledger.recent, begun };
-        let exchanged = endpoint.exchange(request, progress, self.pool.limits.response, is_new).await;
+        // Large, as an HTTP/2 client's request is; an attempt waits for a network in any case.
+        let exchanged = Box::pin(endpoint.exchange(request, progress, self.pool.limits.response, connect)).await;
         std::mem::forget(abandoned);
         match exchanged {
-            Ok(response) => {
+            Ok(Exchanged { response, lease }) => {
+                slot.carry(lease);
                 let took = begun.elapsed();
                 let failing = Reaction::to(response.status()).retries_endpoint;
                 ledger.meters.head_seconds.observe(took.as_secs_f64());
@@ -222,12 +224,27 @@ impl<'a> Attempts<'a> {
                 Ok((response, slot))
             }
             Err(fault) => {
-                if fault.reason.blames_endpoint() && !fault.lapsed {
+                let fault = self.told_apart(fault);
+                // One that processes nothing isn't sound, even if it says so each time.
+                let excused = fault.lapsed && self.uncounted < UNCOUNTED_MAX;
+                if fault.reason.blames_endpoint() && !excused {
                     ledger.recent.record(begun.elapsed().as_micros(), true);
                     slot.report(false);
                 }
                 Err(fault)
             }
+        }
+    }
+
+    /// Returns the fault, or that of the request's body where it is the cause: over HTTP/2 the client library says only
+    /// that the stream was given up.
+    fn told_apart(&self, fault: Fault) -> Fault {
+        match self.payload.failure() {
+            Some(error) => {
+                let detail = error.to_string();
+                Fault::new(Reason::RequestBody(error), detail)
+            }
+            None => fault,
         }
     }
 
@@ -250,17 +267,16 @@ impl<'a> Attempts<'a> {
             Err(fault) => retry::after_fault(&fault.reason, fault.lapsed, repeatable, body),
         };
         match sequel {
-            // Once at most before the next counted one: a new connection doesn't lapse.
-            Sequel::OnNewConnection => {
+            Sequel::OnNewConnection if self.uncounted < UNCOUNTED_MAX => {
                 self.on_new_connection = true;
                 self.uncounted += 1;
                 Some(Arc::clone(endpoint))
             }
-            Sequel::Elsewhere if !self.is_over() => {
+            Sequel::OnNewConnection | Sequel::Elsewhere if !self.is_over() => {
                 self.tried.push(endpoint.index);
                 self.pool.choose(&self.tried).ok()
             }
-            Sequel::Elsewhere | Sequel::End => None,
+            Sequel::OnNewConnection | Sequel::Elsewhere | Sequel::End => None,
         }
     }
 

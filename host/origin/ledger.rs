@@ -11,6 +11,7 @@ use super::{
     endpoint::Endpoint,
     health::{Counts, Tracker, Turn},
     metrics::Meters,
+    multiplex::Lease,
     stats::Recent,
 };
 use crate::clock::{self, Uptime};
@@ -89,6 +90,8 @@ pub(super) struct Slot {
     started: Uptime,
     reported: bool,
     claim: Claim,
+    /// The place on a connection that others use as well.
+    _lease: Option<Lease>,
     _held: Held,
 }
 
@@ -104,7 +107,12 @@ pub(super) struct Held {
 impl Slot {
     pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, held: Held) -> Self {
         ledger.meters.inflight.inc();
-        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _held: held }
+        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _lease: None, _held: held }
+    }
+
+    /// Takes the request's place on a connection, to give it up with this one.
+    pub(super) fn carry(&mut self, lease: Option<Lease>) {
+        self._lease = lease;
     }
 
     /// What the endpoint lends to clients who are waited for.

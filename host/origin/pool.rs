@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     balance::{self, Member, NoEndpoint, Standing},
     clients::{ClientShare, Clients},
-    dial::Dialer,
+    dial::Dialers,
     endpoint::Endpoint,
     failure::{Fault, Reason},
     health::Tracker,
@@ -124,13 +124,13 @@ pub enum Error {
         /// The path.
         path: String,
     },
-    /// The TLS library refused its defaults.
-    #[error("pool {pool}: TLS can't be set up: {source}")]
+    /// A file that TLS needs can't be read or used.
+    #[error("pool {pool}: TLS can't be set up: {reason}")]
     Tls {
         /// The pool.
         pool: String,
-        /// Its reason.
-        source: rustls::Error,
+        /// Which file, and what is wrong with it.
+        reason: String,
     },
 }
 
@@ -336,9 +336,9 @@ fn endpoints(name: &str, config: &config::Pool) -> Result<Vec<Arc<Endpoint>>, Er
     if config.endpoints.is_empty() {
         return Err(Error::NoEndpoints { pool: pool() });
     }
-    let dialer = Dialer::new(config.connect).map_err(|source| Error::Tls { pool: pool(), source })?;
+    let dialers = Dialers::new(config).map_err(|error| Error::Tls { pool: pool(), reason: error.to_string() })?;
     let endpoint = |(index, endpoint): (usize, &config::Endpoint)| {
-        Endpoint::new(index, &endpoint.url, config, dialer.clone())
+        Endpoint::new(index, &endpoint.url, config, &dialers)
             .map(Arc::new)
             .ok_or_else(|| Error::Url { pool: pool(), url: endpoint.url.clone() })
     };

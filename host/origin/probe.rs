@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, Limited};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::{endpoint::Endpoint, ledger::Ledger, upload::Upload};
+use super::{
+    endpoint::{Connect, Endpoint, Exchanged},
+    ledger::Ledger,
+};
 
 /// Bytes of a check's response that are read, so that its connection can be used again; a longer one loses it.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
@@ -50,13 +53,11 @@ async fn repeat(endpoint: Arc<Endpoint>, ledger: Arc<Ledger>, check: Arc<Check>)
 }
 
 async fn ask(endpoint: &Endpoint, check: &Check) -> Result<(), String> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::HOST, endpoint.host.clone());
-    headers.insert(header::USER_AGENT, HeaderValue::from_static("holm-health"));
-    let request = endpoint.request(Method::GET, check.target.clone(), headers, Upload::empty());
-    let request = request.map_err(|fault| fault.detail)?;
+    let headers = HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static("holm-health"))]);
+    let request = endpoint.check(check.target.clone(), headers).map_err(|fault| fault.detail)?;
     // On a connection of its own: one that was idle may close at any moment, which says nothing about the endpoint.
-    let response = endpoint.exchange(request, None, check.timeout, true).await.map_err(|fault| fault.detail)?;
+    let exchanged = endpoint.exchange(request, None, check.timeout, Connect::Own).await;
+    let Exchanged { response, lease: _lease } = exchanged.map_err(|fault| fault.detail)?;
     let status = response.status();
     // The status is the result; if the body fails, only the connection is lost.
     let _ = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;

@@ -2,8 +2,8 @@
 //!
 //! A body that states its length is read to its end: up to `limits.body_buffered_bytes_max` into memory, what goes beyond
 //! into a file. One that states none may be a stream by design, whose client waits for something before it sends more: it
-//! is read ahead for [`STREAM_AFTER`], and if it hasn't ended by then, the request goes on its way with what there is and
-//! the rest follows as it comes. So does a body for which its client or the node has no room. Those streams hold a place
+//! is read ahead for [`STREAM_AFTER`] (of gRPC, which streams more often, for less), and if it hasn't ended by then, the
+//! request goes on its way with what there is and the rest follows as it comes. So does a body for which its client or the node has no room. Those streams hold a place
 //! while their client is waited for, so an endpoint lends them a share of its places only, and the listener holds them to a
 //! minimum rate.
 
@@ -16,15 +16,22 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, time::sleep};
 
-use super::spool::{READ_BYTES, Room, Scratch, Segment, Stash, Stored};
-use crate::message::{Body, BodyError};
+use super::{
+    spool::{READ_BYTES, Room, Scratch, Segment, Stash, Stored},
+    trailers::passed_on,
+};
+use crate::message::{self, Body, BodyError};
 
 /// How long a body without a stated length is read ahead.
 const STREAM_AFTER: Duration = Duration::from_millis(500);
+
+/// How long one of gRPC is: a call of one message ends at once, and one of several waits for what comes back.
+const GRPC_STREAM_AFTER: Duration = Duration::from_millis(20);
 
 /// The last piece of a body that is let in although there is no room.
 const LAST_BYTES: usize = 64 * 1024;
@@ -37,13 +44,19 @@ pub(super) enum ReadAhead {
     Streams(Body),
 }
 
-/// Reads a body as far as it is read before its request takes a place.
+/// Returns how long the body of a request with these fields is read ahead, if it has no stated length.
+pub(super) fn patience(headers: &HeaderMap) -> Duration {
+    if message::is_grpc(headers) { GRPC_STREAM_AFTER } else { STREAM_AFTER }
+}
+
+/// Reads a body as far as it is read before its request takes a place; one without a stated length for as long as
+/// `patience`.
 ///
 /// # Errors
 /// What the body fails with.
-pub(super) async fn read_ahead(mut body: Body, room: &Room) -> Result<ReadAhead, BodyError> {
+pub(super) async fn read_ahead(mut body: Body, room: &Room, patience: Duration) -> Result<ReadAhead, BodyError> {
     let may_stream = body.size_hint().exact().is_none();
-    let mut patience = pin!(sleep(STREAM_AFTER));
+    let mut patience = pin!(sleep(patience));
     let mut ahead = Ahead::new(room);
     loop {
         let frame = tokio::select! {
@@ -51,7 +64,13 @@ pub(super) async fn read_ahead(mut body: Body, room: &Room) -> Result<ReadAhead,
             () = &mut patience, if may_stream => return Ok(ReadAhead::Streams(ahead.resumed(Bytes::new(), body))),
         };
         let Some(frame) = frame else { return Ok(ReadAhead::Whole(Arc::new(ahead.whole()))) };
-        let Ok(piece) = frame?.into_data() else { continue };
+        let piece = match frame?.into_data() {
+            Ok(piece) => piece,
+            Err(other) => {
+                ahead.trailers = other.into_trailers().ok().map(passed_on);
+                continue;
+            }
+        };
         if let Some(piece) = ahead.store(piece).await {
             if body.is_end_stream() && piece.len() <= LAST_BYTES {
                 // So little is let in when there is no room, too: those who take the room must not stop everybody.
@@ -71,12 +90,13 @@ struct Ahead {
     memory: usize,
     /// Bytes in the file.
     filed: u64,
+    trailers: Option<HeaderMap>,
 }
 
 impl Ahead {
     fn new(room: &Room) -> Self {
         let memory = room.spool().buffered_max;
-        Self { stash: Stash::new(room), scratch: Scratch::new(room), memory, filed: 0 }
+        Self { stash: Stash::new(room), scratch: Scratch::new(room), memory, filed: 0, trailers: None }
     }
 
     /// Stores a piece; returned if there is no room.
@@ -100,7 +120,7 @@ impl Ahead {
     }
 
     fn whole(self) -> Whole {
-        Whole { stored: self.stash.finish(), scratch: self.scratch }
+        Whole { stored: self.stash.finish(), scratch: self.scratch, trailers: self.trailers }
     }
 
     /// All that was read, then this piece, then the rest.
@@ -113,12 +133,13 @@ impl Ahead {
 pub(super) struct Whole {
     stored: Stored,
     scratch: Scratch,
+    trailers: Option<HeaderMap>,
 }
 
 impl Whole {
-    /// No bytes.
+    /// No bytes, and nothing after them.
     pub(super) const fn is_empty(&self) -> bool {
-        self.stored.len == 0
+        self.stored.len == 0 && self.trailers.is_none()
     }
 }
 
@@ -131,12 +152,28 @@ pub(super) struct Replay {
     offset: u64,
     left: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// The trailers are yet to be read.
+    trails: bool,
 }
 
 impl Replay {
     pub(super) fn new(whole: Arc<Whole>) -> Self {
-        let left = whole.stored.len;
-        Self { whole, segment: 0, offset: 0, left, reading: None }
+        let (left, trails) = (whole.stored.len, whole.trailers.is_some());
+        Self { whole, segment: 0, offset: 0, left, reading: None, trails }
+    }
+
+    /// Whether all has been read.
+    pub(super) const fn is_over(&self) -> bool {
+        self.left == 0 && !self.trails
+    }
+
+    /// The next piece, and after the last one the trailers.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(piece) = ready!(self.poll_piece(cx)) {
+            return Poll::Ready(Some(piece.map(Frame::data)));
+        }
+        let trailers = if std::mem::take(&mut self.trails) { self.whole.trailers.clone() } else { None };
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     /// Bytes that are yet to be read.
@@ -145,7 +182,7 @@ impl Replay {
     }
 
     /// The next piece.
-    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if let Some(reading) = &mut self.reading {
                 let read = ready!(Pin::new(reading).poll(cx));
@@ -205,8 +242,8 @@ impl HttpBody for Resumed {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let Some(ahead) = &mut this.ahead {
-            if let Some(piece) = ready!(ahead.poll_piece(cx)) {
-                return Poll::Ready(Some(piece.map(Frame::data)));
+            if let Some(frame) = ready!(ahead.poll_frame(cx)) {
+                return Poll::Ready(Some(frame));
             }
             this.ahead = None;
         }
@@ -217,7 +254,8 @@ impl HttpBody for Resumed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left() == 0 && self.rest.is_end_stream()
+        let is_over = self.ahead.as_ref().is_none_or(Replay::is_over) && self.piece.is_empty();
+        is_over && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -233,6 +271,10 @@ impl HttpBody for Resumed {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::stream;
+    use http::{HeaderName, HeaderValue};
+    use http_body_util::StreamBody;
+
     use super::*;
     use crate::{
         config,
@@ -275,7 +317,8 @@ mod tests {
     async fn a_whole_body_is_read_from_memory_and_file_as_often_as_wanted() {
         for (buffered, memory, disk) in [(1 << 20, 1 << 20, 0), (5_500, 1 << 20, 1 << 20), (1 << 20, 0, 1 << 20)] {
             let spool = spool(buffered, memory, disk);
-            let ReadAhead::Whole(whole) = read_ahead(sent(20).await, &spool.room(None)).await.unwrap() else {
+            let ReadAhead::Whole(whole) = read_ahead(sent(20).await, &spool.room(None), STREAM_AFTER).await.unwrap()
+            else {
                 panic!("whole")
             };
             assert_eq!(replayed(&whole).await, expected(20));
@@ -288,7 +331,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_without_room_streams_from_its_beginning_with_its_length() {
         let spool = spool(3_000, 1 << 20, 4_000);
-        let ReadAhead::Streams(body) = read_ahead(sent(20).await, &spool.room(None)).await.unwrap() else {
+        let ReadAhead::Streams(body) = read_ahead(sent(20).await, &spool.room(None), STREAM_AFTER).await.unwrap()
+        else {
             panic!("a stream")
         };
         assert_eq!(body.size_hint().exact(), Some(20_000));
@@ -301,7 +345,7 @@ mod tests {
         let spool = spool(100, 100, 100);
         let (sender, body) = Body::channel(2, None);
         sender.send(Bytes::from_static(b"first")).await.unwrap();
-        let ReadAhead::Streams(mut body) = read_ahead(body, &spool.room(None)).await.unwrap() else {
+        let ReadAhead::Streams(mut body) = read_ahead(body, &spool.room(None), STREAM_AFTER).await.unwrap() else {
             panic!("a stream")
         };
         assert_eq!(spool.used(), (5, 0));
@@ -313,10 +357,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn trailers_are_replayed_too() {
+        let trailers = || HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
+        for data in ["", "data"] {
+            let frames = [Ok(Frame::data(Bytes::from_static(data.as_bytes()))), Ok(Frame::trailers(trailers()))];
+            let body = Body::stream(StreamBody::new(stream::iter(frames)));
+            let spool = spool(100, 100, 100);
+            let ReadAhead::Whole(whole) = read_ahead(body, &spool.room(None), STREAM_AFTER).await.unwrap() else {
+                panic!("whole")
+            };
+            assert!(!whole.is_empty());
+            for _ in 0..2 {
+                let (mut replay, mut bytes) = (Replay::new(Arc::clone(&whole)), Vec::new());
+                let found = loop {
+                    let frame = std::future::poll_fn(|cx| replay.poll_frame(cx)).await.unwrap().unwrap();
+                    match frame.into_data() {
+                        Ok(piece) => bytes.extend_from_slice(&piece),
+                        Err(other) => break other.into_trailers().unwrap(),
+                    }
+                };
+                assert_eq!((bytes.as_slice(), found), (data.as_bytes(), trailers()));
+                assert!(replay.is_over());
+                assert!(std::future::poll_fn(|cx| replay.poll_frame(cx)).await.is_none());
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_body_without_a_length_that_pauses_streams() {
         let (sender, body) = Body::channel(2, None);
         sender.send(Bytes::from_static(b"first ")).await.unwrap();
-        let ahead = read_ahead(body, &spool(100, 100, 100).room(None)).await.unwrap();
+        let ahead = read_ahead(body, &spool(100, 100, 100).room(None), STREAM_AFTER).await.unwrap();
         let ReadAhead::Streams(body) = ahead else { panic!("a stream") };
         sender.send(Bytes::from_static(b"second")).await.unwrap();
         drop(sender);

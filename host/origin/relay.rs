@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -107,6 +107,8 @@ struct State {
     /// Once some of it has been written to the file, until all of it has been read.
     scratch: Option<Scratch>,
     reader: Option<Waker>,
+    /// Those of a body that has been taken in; the client gets them last.
+    trailers: Option<HeaderMap>,
     end: Option<Result<(), BodyError>>,
     task: Option<AbortHandle>,
     /// The client has left, or what waited for it is lost.
@@ -144,6 +146,7 @@ impl Relay {
             stash: Stash::new(&room),
             scratch: None,
             reader: None,
+            trailers: None,
             end: None,
             task: None,
             is_abandoned: false,
@@ -232,7 +235,7 @@ impl HttpBody for Relay {
         let state = self.shared.state.lock();
         match &state.direct {
             Some(direct) => direct.is_end_stream(),
-            None => state.stash.is_empty() && matches!(state.end, Some(Ok(()))),
+            None => state.stash.is_empty() && state.trailers.is_none() && matches!(state.end, Some(Ok(()))),
         }
     }
 
@@ -249,8 +252,11 @@ impl Drop for Relay {
 }
 
 impl State {
-    /// Nothing waits: the end, if it has come.
+    /// No piece waits: the trailers and the end, if they have come.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        if let Some(trailers) = self.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         match &self.end {
             None => {
                 self.reader = Some(cx.waker().clone());
@@ -274,6 +280,7 @@ impl Shared {
         let (direct, task, scratch) = (state.direct.take(), state.task.take(), state.scratch.take());
         state.is_abandoned = true;
         state.stash.clear();
+        state.trailers = None;
         state.end = Some(Ok(()));
         drop(state);
         if let Some(task) = task {
@@ -355,7 +362,13 @@ impl Intake {
                 download.frame().await
             };
             let Some(frame) = frame else { return Ok(()) };
-            let Ok(piece) = frame?.into_data() else { continue };
+            let piece = match frame?.into_data() {
+                Ok(piece) => piece,
+                Err(other) => {
+                    self.shared.add(|state| state.trailers = other.into_trailers().ok());
+                    continue;
+                }
+            };
             if turn.is_none() || bytes > TURN_BYTES {
                 drop(turn.take());
                 (turn, bytes) = (spool.turns.acquire().await.ok(), 0);

@@ -7,11 +7,14 @@
 //!
 //! An endpoint closes connections that were idle for too long, and a request may meet that moment. It says nothing about
 //! the endpoint, and the first request on a new connection can't meet it: such an attempt is repeated there at once, and
-//! isn't counted.
+//! isn't counted. Neither is one that an endpoint says it hasn't processed (HTTP/2: GOAWAY, REFUSED_STREAM).
 
 use http::StatusCode;
 
 use super::{failure::Reason, reaction::Reaction};
+
+/// Attempts of a request that aren't counted, at most: an endpoint that processes nothing isn't asked for ever.
+pub(super) const UNCOUNTED_MAX: u32 = 8;
 
 /// What may follow an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +28,12 @@ pub(super) enum Sequel {
 }
 
 /// What may follow an attempt that brought no response head. `body` says that the request body can be sent (again),
-/// `lapsed` that the connection had carried a request before and closed before a byte of this response came.
+/// `lapsed` that the connection had carried a request before and closed before a byte of this response came, or that the
+/// endpoint hasn't processed the request.
 pub(super) fn after_fault(reason: &Reason, lapsed: bool, repeatable: bool, body: bool) -> Sequel {
     match reason {
-        // Nothing was sent, so there is nothing that could happen twice, whatever the method.
+        Reason::ConnectionClosed if body && lapsed => Sequel::OnNewConnection,
+        // Nothing was processed, so there is nothing that could happen twice, whatever the method.
         reason if reason.is_unsent() && body => Sequel::Elsewhere,
         Reason::ConnectionReset if repeatable && body && lapsed => Sequel::OnNewConnection,
         Reason::ConnectionReset if repeatable && body => Sequel::Elsewhere,
@@ -57,7 +62,9 @@ mod tests {
             (Reason::ConnectTimeout, false, false, true, Elsewhere),
             (Reason::ConnectFailed, false, false, true, Elsewhere),
             (Reason::TlsFailed, false, false, true, Elsewhere),
-            (Reason::ConnectionClosed, true, false, true, Elsewhere),
+            (Reason::ConnectionClosed, false, false, true, Elsewhere),
+            (Reason::ConnectionClosed, true, false, true, OnNewConnection),
+            (Reason::ConnectionClosed, true, true, false, End),
             (Reason::ConnectionReset, false, true, true, Elsewhere),
             (Reason::ConnectionReset, true, true, true, OnNewConnection),
             (Reason::ConnectionReset, true, true, false, End),

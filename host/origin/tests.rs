@@ -47,6 +47,11 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
         attempts_max: 2,
         request_coding: None,
         response_coding: false,
+        http: config::OriginHttp::Http1,
+        ping: Duration::ZERO,
+        ping_timeout: PATIENCE,
+        host: config::OriginHost::ByUrl,
+        tls: config::OriginTls::default(),
         health: None,
         eject: config::Eject { failures: u32::MAX, duration: PATIENCE, percent_max: 100 },
         batch: config::Batch {

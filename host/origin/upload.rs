@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::{
     outbound::OutboundBody,
     read_ahead::{ReadAhead, Replay, Whole, read_ahead},
     spool::Room,
+    trailers::passed_on,
 };
 use crate::message::{Body, BodyError};
 
@@ -29,7 +31,19 @@ pub(super) enum Payload {
     Once(BodySlot),
 }
 
-type BodySlot = Arc<Mutex<Option<Body>>>;
+type BodySlot = Arc<Mutex<Home>>;
+
+/// The place of a body that is lent.
+pub(super) struct Home {
+    body: Option<Body>,
+    /// What it failed with on its way.
+    failure: Option<BodyError>,
+}
+
+/// Returns the place of a body that is at home.
+fn at_home(body: Body) -> BodySlot {
+    Arc::new(Mutex::new(Home { body: Some(body), failure: None }))
+}
 
 impl Payload {
     /// Takes what the caller brought.
@@ -45,7 +59,7 @@ impl Payload {
                 Self::Whole(Bytes::new())
             }
             OutboundBody::Once(body) if body.is_end_stream() => Self::Whole(Bytes::new()),
-            OutboundBody::Once(body) => Self::Once(Arc::new(Mutex::new(Some(body)))),
+            OutboundBody::Once(body) => Self::Once(at_home(body)),
         }
     }
 
@@ -59,17 +73,18 @@ impl Payload {
         matches!(self, Self::Once(_))
     }
 
-    /// Reads as much of it as is read before the request takes a place, if some of it is yet to come.
+    /// Reads as much of it as is read before the request takes a place, if some of it is yet to come; without a stated
+    /// length for as long as `patience`.
     ///
     /// # Errors
     /// What the body fails with.
-    pub(super) async fn read_ahead(&mut self, room: &Room) -> Result<(), BodyError> {
+    pub(super) async fn read_ahead(&mut self, room: &Room, patience: Duration) -> Result<(), BodyError> {
         let Self::Once(slot) = self else { return Ok(()) };
-        let Some(body) = slot.lock().take() else { return Ok(()) };
-        *self = match read_ahead(body, room).await? {
+        let Some(body) = slot.lock().body.take() else { return Ok(()) };
+        *self = match read_ahead(body, room, patience).await? {
             ReadAhead::Whole(whole) if whole.is_empty() => Self::Whole(Bytes::new()),
             ReadAhead::Whole(whole) => Self::Stored(whole),
-            ReadAhead::Streams(body) => Self::Once(Arc::new(Mutex::new(Some(body)))),
+            ReadAhead::Streams(body) => Self::Once(at_home(body)),
         };
         Ok(())
     }
@@ -78,7 +93,15 @@ impl Payload {
     pub(super) fn is_available(&self) -> bool {
         match self {
             Self::Whole(_) | Self::Stored(_) => true,
-            Self::Once(slot) => slot.lock().is_some(),
+            Self::Once(slot) => slot.lock().body.is_some(),
+        }
+    }
+
+    /// Returns what it failed with while it was sent as it came.
+    pub(super) fn failure(&self) -> Option<BodyError> {
+        match self {
+            Self::Whole(_) | Self::Stored(_) => None,
+            Self::Once(slot) => slot.lock().failure.clone(),
         }
     }
 
@@ -92,7 +115,7 @@ impl Payload {
             }
             Self::Once(slot) => {
                 let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
-                let body = slot.lock().take();
+                let body = slot.lock().body.take();
                 let borrowed = BorrowedBody { body, slot: Arc::clone(slot), taken: false, progress: Some(progress) };
                 (Upload::Once(borrowed), Some(watcher))
             }
@@ -144,11 +167,11 @@ impl HttpBody for Upload {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Stored(replay, progress) => {
-                let piece = replay.poll_piece(cx);
-                if piece.is_ready() {
+                let frame = replay.poll_frame(cx);
+                if frame.is_ready() {
                     progress.send_replace(WaitsFor::Endpoint);
                 }
-                piece.map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
+                frame
             }
             Self::Once(borrowed) => borrowed.poll_frame(cx),
         }
@@ -157,7 +180,7 @@ impl HttpBody for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stored(replay, _) => replay.left() == 0,
+            Self::Stored(replay, _) => replay.is_over(),
             Self::Once(borrowed) => borrowed.body.as_ref().is_none_or(HttpBody::is_end_stream),
         }
     }
@@ -172,7 +195,7 @@ impl HttpBody for Upload {
 }
 
 impl BorrowedBody {
-    /// The next piece; trailers are left out, because HTTP/1.1 would have to announce them.
+    /// The next piece, or the trailers.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
@@ -189,8 +212,14 @@ impl BorrowedBody {
                     self.waits_for(WaitsFor::Endpoint);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Ok(Err(_trailers))) => {}
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(Err(other))) => {
+                    let Ok(trailers) = other.into_trailers() else { continue };
+                    return Poll::Ready(Some(Ok(Frame::trailers(passed_on(trailers)))));
+                }
+                Some(Err(error)) => {
+                    self.slot.lock().failure = Some(error.clone());
+                    return Poll::Ready(Some(Err(error)));
+                }
                 None => {
                     // Dropping the sender says that all has been sent.
                     self.progress = None;
@@ -214,7 +243,7 @@ impl BorrowedBody {
 impl Drop for BorrowedBody {
     fn drop(&mut self) {
         if !self.taken {
-            *self.slot.lock() = self.body.take();
+            self.slot.lock().body = self.body.take();
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Aspects<'a> {
     pub(super) has_body: bool,
     /// Whether the key depends on the body, where there is one.
     pub(super) is_keyed_by_body: bool,
+    /// Whether it is a call of gRPC.
+    pub(super) is_grpc: bool,
 }
 
 /// What is done with a request, as its head says.
@@ -51,6 +53,8 @@ pub(super) enum Why {
     AmbiguousPath,
     /// It has a body that its key doesn't depend on, and so no meaning that a cache could know.
     UnkeyedBody,
+    /// It is a call of gRPC: its result is in trailers, which aren't stored, and its body may be a stream by design.
+    Grpc,
     /// The policy wants it so, or faulted and the native default may not make the key.
     Policy,
     /// The client wants no response stored (`no-store`).
@@ -65,7 +69,7 @@ pub(super) enum Why {
 impl Plan {
     /// Returns the plan for a request.
     pub(super) fn of(aspects: &Aspects<'_>) -> Self {
-        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body } = *aspects;
+        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body, is_grpc } = *aspects;
         let is_read = method == Method::GET || method == Method::HEAD;
         let is_answered = match kind {
             Kind::Http => is_read,
@@ -75,6 +79,7 @@ impl Plan {
         match kind {
             _ if !is_answered => Self::Pass(Why::Method),
             _ if is_ambiguous => Self::Bypass(Why::AmbiguousPath),
+            Kind::Http | Kind::Item if is_grpc => Self::Bypass(Why::Grpc),
             Kind::Http if !has_body => Self::LookUp(Basis::Head),
             Kind::Http if !is_keyed_by_body => Self::Bypass(Why::UnkeyedBody),
             Kind::Http | Kind::Item | Kind::Items => Self::LookUp(Basis::Body),
@@ -99,6 +104,7 @@ impl Why {
             Self::Method => "method",
             Self::AmbiguousPath => "ambiguous-path",
             Self::UnkeyedBody => "unkeyed-body",
+            Self::Grpc => "grpc",
             Self::Policy => "policy",
             Self::NoStore => "no-store",
             Self::Range => "range",
@@ -111,7 +117,9 @@ impl Why {
         match self {
             Self::Method => Forward::Method,
             Self::NoStore => Forward::Request,
-            Self::AmbiguousPath | Self::UnkeyedBody | Self::Policy | Self::Range | Self::Condition => Forward::Bypass,
+            Self::AmbiguousPath | Self::UnkeyedBody | Self::Grpc | Self::Policy | Self::Range | Self::Condition => {
+                Forward::Bypass
+            }
         }
     }
 
@@ -257,7 +265,23 @@ mod tests {
             (Kind::Items, "GET", true, false, false, passed),
         ] {
             let method = Method::from_bytes(verb.as_bytes()).unwrap();
-            let aspects = Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body };
+            let aspects = Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body, is_grpc: false };
+            assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
+        }
+    }
+
+    #[test]
+    fn calls_of_grpc_are_passed_on_unless_a_protocol_splits_them() {
+        let (bypass, passed) = (Plan::Bypass(Why::Grpc), Plan::Pass(Why::Method));
+        for (kind, method, wanted) in [
+            (Kind::Http, Method::POST, passed),
+            (Kind::Http, Method::GET, bypass),
+            (Kind::Item, Method::POST, bypass),
+            (Kind::Items, Method::POST, Plan::LookUp(Basis::Body)),
+        ] {
+            let (is_ambiguous, has_body) = (false, true);
+            let aspects =
+                Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body: true, is_grpc: true };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
         }
     }

@@ -2,6 +2,7 @@
 //! waits for a condition; nothing sleeps for a fixed time.
 
 pub(crate) mod client;
+pub(crate) mod h2;
 pub(crate) mod liar;
 pub(crate) mod load;
 pub(crate) mod model;

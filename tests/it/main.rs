@@ -23,6 +23,7 @@ mod limits;
 mod malformed;
 mod minilm;
 mod origin_faults;
+mod origins_h2;
 mod policy;
 mod process;
 mod protocols;

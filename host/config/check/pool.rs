@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use http::Uri;
+use http::{HeaderValue, Uri, uri::Authority};
+use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use crate::{
     config::{
-        Batch, Eject, Endpoint, Health, Pool,
+        Batch, Eject, Endpoint, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
         raw::{self, Named},
         units::{DAY_MS, GIB, HOUR_MS, MINUTE_MS},
@@ -43,6 +44,11 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
             .and_then(|given| findings.word("request_coding", given, &REQUEST_CODINGS))
             .unwrap_or(base.request_coding),
         response_coding: raw.response_coding.as_ref().map_or(base.response_coding, |given| *given.get_ref()),
+        http: raw.http.as_ref().and_then(|given| findings.word("http", given, &VERSIONS)).unwrap_or(base.http),
+        ping: findings.millis("ping_ms", &raw.ping_ms, base.ping, &(0..=HOUR_MS)),
+        ping_timeout: findings.millis("ping_timeout_ms", &raw.ping_timeout_ms, base.ping_timeout, &(1..=HOUR_MS)),
+        host: raw.host.as_ref().and_then(|given| host(given, findings)).unwrap_or(base.host),
+        tls: tls(&raw.tls, findings),
         health: raw.health.as_ref().map(|raw| health(raw, findings)),
         eject: eject(&raw.eject, findings),
         batch: batch(&raw.batch, base.batch, findings),
@@ -78,6 +84,59 @@ fn endpoints(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_
         }
     }
     out
+}
+
+const VERSIONS: [(&str, OriginHttp); 3] =
+    [("1.1", OriginHttp::Http1), ("2", OriginHttp::Http2), ("auto", OriginHttp::Auto)];
+
+/// Reads the host that is named to endpoints: a word, or a name with or without a port.
+fn host(given: &Spanned<String>, findings: &mut Findings<'_>) -> Option<OriginHost> {
+    match given.get_ref().as_str() {
+        "auto" => return Some(OriginHost::ByUrl),
+        "client" => return Some(OriginHost::Client),
+        _ => {}
+    }
+    let text = given.get_ref();
+    let authority = text.parse::<Authority>().ok().filter(|authority| {
+        // A port that isn't a number is neither a port nor part of the host.
+        let is_whole = authority.port().is_some() || authority.as_str() == authority.host();
+        is_whole && !authority.host().is_empty() && !text.contains('@')
+    });
+    let named = authority.and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if named.is_none() {
+        let help = "allowed are `auto`, `client` and a host such as `origin.example` or `origin.example:8080`";
+        findings.refuse(given.span(), format!("`host` can't be `{text}`"), help);
+    }
+    named.map(OriginHost::Named)
+}
+
+fn tls(raw: &raw::OriginTls, findings: &mut Findings<'_>) -> OriginTls {
+    let client = match (&raw.certificate, &raw.key) {
+        (Some(certificate), Some(key)) => Some(Tls {
+            certificate: findings.file(certificate, "certificate"),
+            key: findings.file(key, "certificate's key"),
+        }),
+        (None, None) => None,
+        (Some(given), None) => {
+            findings.refuse(given.span(), "a certificate needs its key", "add `key` beside `certificate`");
+            None
+        }
+        (None, Some(given)) => {
+            findings.refuse(given.span(), "a key needs its certificate", "add `certificate` beside `key`");
+            None
+        }
+    };
+    if let Some(given) = &raw.server_name
+        && ServerName::try_from(given.get_ref().as_str()).is_err()
+    {
+        let help = "write a name such as `origin.example`, without a port";
+        findings.refuse(given.span(), format!("`server_name` can't be `{}`", given.get_ref()), help);
+    }
+    OriginTls {
+        ca: raw.ca.as_ref().map(|given| findings.file(given, "file of trusted certificates")),
+        client,
+        server_name: raw.server_name.as_ref().map(|given| given.get_ref().clone()),
+    }
 }
 
 fn health(raw: &raw::Health, findings: &mut Findings<'_>) -> Health {

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use http::HeaderName;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use tokio::time::Sleep;
@@ -79,13 +80,15 @@ async fn a_body_that_stands_still_is_given_up() {
 }
 
 #[tokio::test]
-async fn trailers_are_dropped() {
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n2\r\nok\r\n0\r\nx: 1\r\n\r\n";
+async fn trailers_pass_without_what_belongs_into_the_head() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n2\r\nok\r\n0\r\nx: 1\r\nSet-Cookie: a\r\n\r\n";
     let origin = Origin::saying(answer).await;
     let fetched = within(pool(&[origin.address]).fetch(get())).await.unwrap();
     assert!(fetched.response.headers().is_empty(), "{:?}", fetched.response.headers());
     let mut body = fetched.response.into_body();
     assert_eq!(within(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "ok");
+    let trailers = within(body.frame()).await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers, HeaderMap::from_iter([(HeaderName::from_static("x"), HeaderValue::from_static("1"))]));
     assert!(within(body.frame()).await.is_none());
 }
 

@@ -152,6 +152,13 @@ impl Opened {
             .map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
     }
 
+    /// Reads the body to its end, and returns it with its trailers; without any they are empty.
+    pub(crate) async fn with_trailers(self) -> Result<(Bytes, HeaderMap), Failure> {
+        let collected = within("the body", self.body.collect()).await?;
+        let trailers = collected.trailers().cloned().unwrap_or_default();
+        Ok((collected.to_bytes(), trailers))
+    }
+
     pub(crate) async fn whole(mut self) -> Result<Response, Failure> {
         let mut body = BytesMut::new();
         while let Some(frame) = self.body.frame().await {

@@ -50,6 +50,12 @@ impl Process {
         Self::launch(command.env("HOLM_LOG", directives), dir).await
     }
 
+    /// The same, with this variable in its environment.
+    pub(crate) async fn serve_in(config: &str, variable: &str, value: &OsStr) -> Self {
+        let (mut command, dir) = configured(config);
+        Self::launch(command.env(variable, value), dir).await
+    }
+
     /// Starts `holm serve` with flags alone, and waits until it is ready.
     pub(crate) async fn serve_with<S: AsRef<OsStr>>(flags: &[S]) -> Self {
         let mut command = holm(["serve"]);

@@ -1,0 +1,384 @@
+//! The HTTP/2 connections of one endpoint. Its requests share them: each connection has as many at a time as the peer
+//! allows (`SETTINGS_MAX_CONCURRENT_STREAMS`), and when all are full another one is opened, one after the other, so
+//! that a burst doesn't open one for each request. None is used before the peer's settings are known, since a stream beyond
+//! its limit would be refused.
+//!
+//! A connection that is closed, or that the peer is about to close (GOAWAY), takes no further requests. The client
+//! library hands back what it hasn't begun to send; what the peer didn't process it names (`failure`).
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+    task::AtomicWaker,
+};
+use http::{Request, Response, Uri, Version};
+use hyper::{
+    body::Incoming,
+    client::conn::{
+        TrySendError,
+        http2::{self, SendRequest},
+    },
+    rt::Executor,
+};
+use hyper_util::rt::TokioTimer;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tower::ServiceExt;
+
+use super::{
+    dial::{DialError, Dialer, Line},
+    failure::Fault,
+    upload::Upload,
+};
+use crate::config;
+
+/// Bytes of a response's header section that are read.
+const HEAD_BYTES_MAX: u32 = 128 * 1024;
+
+/// Bytes of one request's body that the client library takes before the peer does.
+const SEND_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of one response that its peer may send ahead of its reader.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// Bounds of what it may send ahead on one connection.
+const CONNECTION_WINDOW_MIN: u32 = 4 << 20;
+const CONNECTION_WINDOW_MAX: u32 = 256 << 20;
+
+/// How long a connection on which nothing has been sent yet stays open at least: those who opened it are about to.
+const FIRST_USE: Duration = Duration::from_secs(1);
+
+/// The HTTP/2 connections of one endpoint.
+pub(super) struct Multiplexer(Arc<Core>);
+
+/// How connections are opened and how long they are kept.
+struct Settings {
+    /// How long an unused one stays open.
+    keep_alive: Duration,
+    /// How long nothing has come before the peer is pinged, while requests are under way; `None` if it never is.
+    ping: Option<Duration>,
+    /// How long the peer may take to respond to that.
+    ping_timeout: Duration,
+    window: u32,
+    /// Whether the peer may choose HTTP/1.1 (ALPN).
+    may_fall_back: bool,
+}
+
+struct Core {
+    dialer: Dialer,
+    uri: Uri,
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Vec<Arc<Connection>>,
+    /// The one that is being opened; gone if all who waited for it have left.
+    opening: Option<WeakShared<Opening>>,
+    /// Connections opened so far.
+    opened: u64,
+}
+
+/// The version that the peer chose.
+type Opening = BoxFuture<'static, Result<Version, Arc<DialError>>>;
+
+/// A connection that has been opened and isn't driven yet.
+type Driven = Pin<Box<http2::Connection<Line, Upload, Spawner>>>;
+
+impl Multiplexer {
+    /// Returns the connections of an endpoint, none of which is open yet.
+    pub(super) fn new(uri: Uri, pool: &config::Pool, dialer: Dialer) -> Self {
+        let settings = Settings {
+            keep_alive: pool.keep_alive,
+            ping: (!pool.ping.is_zero()).then_some(pool.ping),
+            ping_timeout: pool.ping_timeout,
+            window: connection_window(pool.connections_max),
+            may_fall_back: pool.http == config::OriginHttp::Auto,
+        };
+        Self(Arc::new(Core { dialer, uri, settings, state: Mutex::default() }))
+    }
+
+    /// Returns a place on a connection, which is opened if all that are open are full; `None` if the peer chose
+    /// HTTP/1.1. `newer` wants one that isn't open yet.
+    ///
+    /// # Errors
+    /// A fault, if no connection came about within the time to connect.
+    pub(super) async fn lease(&self, newer: bool) -> Result<Option<Lease>, Fault> {
+        let after = if newer { self.0.state.lock().opened } else { 0 };
+        match timeout(self.0.dialer.limit(), self.0.lease(after)).await {
+            Ok(leased) => leased.map_err(|error| Fault::of_dial(&error)),
+            Err(_) => Err(Fault::of_dial(&self.0.dialer.timeout())),
+        }
+    }
+
+    /// Returns a place on a connection of its own, which nothing else uses; `None` if the peer chose HTTP/1.1.
+    ///
+    /// # Errors
+    /// A fault, if it didn't come about within the time to connect.
+    pub(super) async fn lease_alone(&self) -> Result<Option<Lease>, Fault> {
+        let connected = timeout(self.0.dialer.limit(), self.0.connect()).await;
+        let connected = connected.unwrap_or_else(|_| Err(self.0.dialer.timeout()));
+        let Some((sender, driven)) = connected.map_err(|error| Fault::of_dial(&error))? else { return Ok(None) };
+        let connection = Arc::new(Connection::new(0, sender, driven.current_max_send_streams()));
+        let lease = connection.lease();
+        tokio::spawn(drive(driven, connection, Weak::new(), Duration::ZERO));
+        Ok(lease)
+    }
+}
+
+/// Returns how much a peer may send ahead on one connection: so much that half of the places at an endpoint, which is
+/// what clients that are waited for may hold, don't keep it from sending for the others.
+fn connection_window(connections_max: usize) -> u32 {
+    let waited_for = u32::try_from(connections_max / 2 + 2).unwrap_or(u32::MAX);
+    STREAM_WINDOW.saturating_mul(waited_for).clamp(CONNECTION_WINDOW_MIN, CONNECTION_WINDOW_MAX)
+}
+
+impl Core {
+    async fn lease(self: &Arc<Self>, after: u64) -> Result<Option<Lease>, Arc<DialError>> {
+        loop {
+            let opening = {
+                let mut state = self.state.lock();
+                if let Some(lease) = state.lease(after) {
+                    return Ok(Some(lease));
+                }
+                self.opening(&mut state)
+            };
+            if opening.await? != Version::HTTP_2 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Returns the connection that is being opened; it goes on as long as somebody waits for it.
+    fn opening(self: &Arc<Self>, state: &mut State) -> Shared<Opening> {
+        if let Some(opening) = state.opening.as_ref().and_then(WeakShared::upgrade) {
+            return opening;
+        }
+        let core = Arc::clone(self);
+        let opening = async move { core.open().await.map_err(Arc::new) }.boxed().shared();
+        state.opening = opening.downgrade();
+        opening
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Version, DialError> {
+        let connected = self.connect().await;
+        let mut state = self.state.lock();
+        // Who comes from here on sees what has been opened, or opens another.
+        state.opening = None;
+        let Some((sender, driven)) = connected? else { return Ok(Version::HTTP_11) };
+        state.opened += 1;
+        let connection = Arc::new(Connection::new(state.opened, sender, driven.current_max_send_streams()));
+        state.open.push(Arc::clone(&connection));
+        drop(state);
+        tokio::spawn(drive(driven, connection, Arc::downgrade(self), self.settings.keep_alive));
+        Ok(Version::HTTP_2)
+    }
+
+    /// Opens a connection and waits for the peer's settings; `None` if the peer chose HTTP/1.1.
+    async fn connect(&self) -> Result<Option<(SendRequest<Upload>, Driven)>, DialError> {
+        let line = self.dialer.clone().oneshot(self.uri.clone()).await?;
+        if line.is_tls() && !line.has_chosen_http2() {
+            return if self.settings.may_fall_back { Ok(None) } else { Err(DialError::NotHttp2) };
+        }
+        let progress = Arc::new(Progress::default());
+        let (sender, connection) =
+            self.builder(&progress).handshake(line.shared()).await.map_err(DialError::Handshake)?;
+        let mut driven: Driven = Box::pin(connection);
+        poll_fn(|cx| {
+            progress.waker.register(cx.waker());
+            match driven.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(Err(DialError::NoSettings)),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(DialError::Handshake(error))),
+                // It begins with 0, see below.
+                Poll::Pending if driven.current_max_send_streams() == 0 => Poll::Pending,
+                Poll::Pending => Poll::Ready(Ok(())),
+            }
+        })
+        .await?;
+        progress.is_over.store(true, Ordering::Relaxed);
+        Ok(Some((sender, driven)))
+    }
+
+    fn builder(&self, progress: &Arc<Progress>) -> http2::Builder<Spawner> {
+        let mut builder = http2::Builder::new(Spawner(Arc::clone(progress)));
+        builder
+            .timer(TokioTimer::new())
+            .initial_max_send_streams(0_usize)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(self.settings.window)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
+            .keep_alive_interval(self.settings.ping)
+            .keep_alive_timeout(self.settings.ping_timeout);
+        builder
+    }
+}
+
+impl State {
+    /// Returns a place on the oldest connection that has one, so that those which aren't needed any more fall idle.
+    fn lease(&mut self, after: u64) -> Option<Lease> {
+        self.open.retain(|connection| !connection.sender.is_closed());
+        self.open.iter().filter(|connection| connection.number > after).find_map(Connection::lease)
+    }
+
+    fn remove(&mut self, connection: &Arc<Connection>) {
+        self.open.retain(|other| !Arc::ptr_eq(other, connection));
+    }
+}
+
+/// An open connection.
+struct Connection {
+    /// Newer ones have higher numbers.
+    number: u64,
+    sender: SendRequest<Upload>,
+    /// Requests that have it at present.
+    streams: AtomicUsize,
+    /// How many the peer allows.
+    streams_max: AtomicUsize,
+    is_used: AtomicBool,
+    /// Nothing uses it any more.
+    freed: Notify,
+}
+
+impl Connection {
+    fn new(number: u64, sender: SendRequest<Upload>, streams_max: usize) -> Self {
+        Self {
+            number,
+            sender,
+            streams: AtomicUsize::new(0),
+            streams_max: AtomicUsize::new(streams_max),
+            is_used: AtomicBool::new(false),
+            freed: Notify::new(),
+        }
+    }
+
+    /// Returns a place on it, if the peer allows one more. Called under the lock of the state only, so that the count
+    /// is right.
+    fn lease(self: &Arc<Self>) -> Option<Lease> {
+        if self.streams.load(Ordering::Acquire) >= self.streams_max.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.streams.fetch_add(1, Ordering::AcqRel);
+        self.is_used.store(true, Ordering::Relaxed);
+        Some(Lease(Arc::clone(self)))
+    }
+
+    fn is_free(&self) -> bool {
+        self.streams.load(Ordering::Acquire) == 0
+    }
+}
+
+/// A request's place on a connection, from before it is sent until its response's body has ended or is dropped.
+pub(super) struct Lease(Arc<Connection>);
+
+/// A request under way. What the library hasn't begun to send comes back with the error.
+pub(super) type Sending =
+    Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + Send>>;
+
+impl Lease {
+    /// Sends a request, whose URI has the authority to be named.
+    pub(super) fn send(&self, request: Request<Upload>) -> Sending {
+        Box::pin(self.0.sender.clone().try_send_request(request))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.0.streams.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.freed.notify_one();
+        }
+    }
+}
+
+/// Runs a connection to its end, or until nothing has used it for `keep`. Those that belong to no endpoint any more end
+/// so as well.
+async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>, keep: Duration) {
+    loop {
+        let unused = connection.is_free();
+        let patience = if connection.is_used.load(Ordering::Relaxed) { keep } else { keep.max(FIRST_USE) };
+        let ended = poll_fn(|cx| {
+            let polled = driven.as_mut().poll(cx);
+            connection.streams_max.store(driven.current_max_send_streams(), Ordering::Relaxed);
+            polled.map(drop)
+        });
+        tokio::select! {
+            () = ended => break,
+            () = connection.freed.notified() => {}
+            () = sleep(patience), if unused => if retires(&core, &connection) {
+                break;
+            },
+        }
+    }
+    if let Some(core) = core.upgrade() {
+        core.state.lock().remove(&connection);
+    }
+}
+
+/// Whether the connection is given up, after which no request gets it any more.
+fn retires(core: &Weak<Core>, connection: &Arc<Connection>) -> bool {
+    let Some(core) = core.upgrade() else { return connection.is_free() };
+    let mut state = core.state.lock();
+    let retires = connection.is_free();
+    if retires {
+        state.remove(connection);
+    }
+    retires
+}
+
+/// Runs the tasks of a connection, and has it looked at after each step until the peer's settings are known: the
+/// library doesn't tell when they come.
+#[derive(Clone)]
+struct Spawner(Arc<Progress>);
+
+#[derive(Default)]
+struct Progress {
+    is_over: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl<F> Executor<F> for Spawner
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let progress = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx);
+                if !progress.is_over.load(Ordering::Relaxed) {
+                    progress.waker.wake();
+                }
+                polled
+            })
+            .await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_never_full_of_bodies_that_wait_for_their_clients() {
+        for (connections_max, wanted) in [(1, 4 << 20), (64, 17 << 20), (256, 65 << 20), (100_000, 256 << 20)] {
+            assert_eq!(connection_window(connections_max), wanted, "{connections_max}");
+        }
+    }
+}

@@ -311,7 +311,8 @@ async fn a_call_streams_both_ways_at_once() {
         assert_eq!(opened.piece().await.unwrap().unwrap(), n.to_string());
     }
     drop(pipe);
-    assert!(opened.piece().await.is_none());
+    // The end may come with a frame of its own.
+    assert!(opened.piece().await.is_none_or(|piece| piece.unwrap().is_empty()));
 }
 
 fn server(certificate: &Certificate, offered: &[&str], wants_certificate: bool) -> Arc<ServerConfig> {

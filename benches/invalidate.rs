@@ -124,7 +124,11 @@ impl Log for Memory {
         Box::pin(async move { self.reach() })
     }
 
-    fn members<'a>(&'a self, _purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
+    fn members<'a>(
+        &'a self,
+        _purge: Option<&'a Appended>,
+        _known: &'a [Member],
+    ) -> BoxFuture<'a, Result<Listed, Error>> {
         Box::pin(async move {
             self.reach()?;
             Ok(Listed { log: LOG, server: Some("memory".to_owned()), ..Listed::default() })

@@ -18,7 +18,7 @@ use crate::{
         eventually,
         liar::{Liar, Lie, crlf},
         node::{Node, NodeHandle},
-        origin::{Gate, Origin, Reply},
+        origin::{Gate, Origin, Reply, Taps},
         quoted, sealed, within,
     },
     http_versions::Certificate,
@@ -163,7 +163,7 @@ async fn a_reset_takes_no_complete_response_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_half_closes_gets_its_response() {
     let (origin, certificate) = (Origin::start().await, Certificate::new());
-    for path in ["/get", "/post", "/tls", "/two"] {
+    for path in ["/get", "/post", "/tls", "/two", "/long"] {
         let gate = Gate::closed();
         origin.on(path, move |seen| {
             let slow = gate.clone();
@@ -177,12 +177,16 @@ async fn a_client_that_half_closes_gets_its_response() {
     let node = Node::builder().origin(&origin.url()).start().await;
     let get = |path: &str| crlf(&format!("GET {path} HTTP/1.1\nHost: shop.test\n\n"));
     let post = crlf("POST /post HTTP/1.1\nHost: shop.test\nContent-Length: 4\n\nbody");
-    for (request, body, times) in [(get("/get"), "<0>", 1), (post, "<4>", 1), (get("/two").repeat(2), "<0>", 2)] {
+    // Longer than what is read ahead while the first of them is served.
+    let long = crlf(&format!("GET /long HTTP/1.1\nHost: shop.test\nx-long: {}\n\n", "x".repeat(5_000))).repeat(4);
+    let two = get("/two").repeat(2);
+    for (request, body, times) in [(get("/get"), "<0>", 1), (post, "<4>", 1), (two, "<0>", 2), (long, "<0>", 4)] {
         let said = String::from_utf8(raw(node.address, &request, true).await).unwrap();
         assert_eq!(said.matches("HTTP/1.1 200 ").count(), times, "{said}");
         assert!(said.ends_with(body), "{said}");
     }
-    assert_eq!((origin.hits("/get"), origin.hits("/post"), origin.hits("/two")), (1, 1, 2));
+    let hits = ["/get", "/post", "/two", "/long"].map(|path| origin.hits(path));
+    assert_eq!(hits, [1, 1, 2, 4]);
 
     let builder = Node::builder().origin(&origin.url());
     let node = builder.tls(&certificate.certificate, &certificate.key).start().await;
@@ -223,6 +227,96 @@ async fn the_request_of_a_client_that_has_gone_is_given_up() {
         }
         drop(client);
         eventually("its place", async || node.metric("holm_origin_inflight", "").await < 1.0).await;
+    }
+}
+
+/// A client, with TLS or without, that can go in the ways in which clients go.
+enum Leaver {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Leaver {
+    async fn send(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(stream) => stream.write_all(bytes).await.unwrap(),
+            Self::Tls(stream) => {
+                stream.write_all(bytes).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    }
+
+    /// Resets the connection, or ends its sending side. A client that ends and reads on looks the same as one that has
+    /// closed its socket, and it is returned, since a socket that is closed with bytes unread is reset.
+    async fn leave(mut self, resets: bool) -> Option<Self> {
+        if resets {
+            let stream = match &self {
+                Self::Plain(stream) => stream,
+                Self::Tls(stream) => stream.get_ref().0,
+            };
+            SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
+            return None;
+        }
+        match &mut self {
+            Self::Plain(stream) => stream.shutdown().await.unwrap(),
+            Self::Tls(stream) => stream.shutdown().await.unwrap(),
+        }
+        Some(self)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_request_of_a_client_that_has_gone_is_given_up_whatever_it_sent_ahead() {
+    let (origin, certificate) = (Origin::start().await, Certificate::new());
+    let (gate, taps) = (Gate::closed(), Taps::default());
+    let held = taps.clone();
+    origin.on("/held", move |_| Reply::ok("").fed(&held).behind(&gate));
+    let builder = Node::builder().origin(&origin.url()).set("timeouts", "drain_ms = 120_000");
+    let plain = builder.start().await;
+    let tls = builder.tls(&certificate.certificate, &certificate.key).start().await;
+    let post = crlf("POST /held HTTP/1.1\nHost: localhost\nContent-Length: 4\n\nbody");
+    let half = crlf("GET /next HTTP/1.1\nHost: local");
+    // The last is more than is read ahead.
+    let aheads = [b"\r\n".to_vec(), half.clone(), [half, vec![b'x'; 6_000]].concat()];
+
+    // The second time the nodes drain at once.
+    for drains in [false, true] {
+        let (mut clients, mut exchanges) = (Vec::new(), Vec::new());
+        for (ahead, resets, is_tls) in aheads.iter().flat_map(|ahead| {
+            [(true, true), (true, false), (false, true), (false, false)].map(|(resets, is_tls)| (ahead, resets, is_tls))
+        }) {
+            let mut client = if is_tls {
+                Leaver::Tls(Box::new(connect_tls(&tls, &certificate).await))
+            } else {
+                Leaver::Plain(TcpStream::connect(plain.address).await.unwrap())
+            };
+            client.send(&post).await;
+            exchanges.push(taps.next().await);
+            // By now the request is being served.
+            client.send(ahead).await;
+            clients.push((client, resets));
+        }
+        // An end that comes sooner could be that of the requests alone. What lies unread is seen a little late.
+        sleep(Duration::from_secs(3)).await;
+        assert!(exchanges.iter().all(|exchange| !exchange.is_closed()), "the origin is still busy");
+        let mut left = Vec::new();
+        for (client, resets) in clients {
+            left.push(client.leave(resets).await);
+        }
+        if drains {
+            // Sooner than the origin's time is over, or the drain's.
+            plain.stop().await;
+            tls.stop().await;
+            return;
+        }
+        for exchange in exchanges {
+            within("the end of its exchange at the origin", exchange.closed()).await;
+        }
+        for node in [&plain, &tls] {
+            eventually("its place", async || node.metric("holm_origin_inflight", "").await < 1.0).await;
+            eventually("its socket", async || open(node).await < 1.0).await;
+        }
     }
 }
 

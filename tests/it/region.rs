@@ -653,6 +653,65 @@ async fn purges_wait_for_a_node_that_was_started_again_while_it_was_cut_off() {
     }
 }
 
+/// What the copy says of a process may be so on the original: it is another file, and who has it may still be there.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_on_a_copy_of_a_killed_nodes_directory_takes_nothing_from_that_one() {
+    for name in ["n2", "n3"] {
+        let (origin, redis, dirs) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+        sealed_origin(&origin, "v1", 500);
+        let (dir, copy) = (dirs.path().join("original"), dirs.path().join("copy"));
+        let one = node(&origin, &redis).fence(2_000).start().await;
+        let user = redis.user("two").await;
+        let builder = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(2_000).name("n2").disk(&dir);
+        let two = builder.spawn().await;
+        two.fetch("/x").await;
+        two.hit("/x").await;
+        two.kill();
+        let copied = std::process::Command::new("cp").arg("-a").args([&dir, &copy]).status();
+        assert!(copied.unwrap().success());
+        let on_copy = node(&origin, &redis).fence(2_000).name(name).disk(&copy).at_once().spawn().await;
+        let in_step = async || on_copy.metric("holm_cache_purge_in_step", "").await > 0.5;
+        eventually("the other's being in step", in_step).await;
+        redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+        let two = builder.at_once().spawn().await;
+        two.fetch("/x").await;
+        assert_eq!(two.hit("/x").await.header("x-version"), "v1", "it has taken its own place");
+        sealed_origin(&origin, "v2", 500);
+        let began = std::time::Instant::now();
+        let receipt = one.purge_url("/x", false).await;
+        assert!(began.elapsed().as_millis() >= 2_000, "its fence can't have expired sooner: {receipt}");
+        assert!(names(&receipt, "expired").contains(&"n2"), "{receipt}");
+        assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+    }
+}
+
+/// A list that was lost by itself: the log and its server are what they were, and no node was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_is_signed_on_again_though_only_the_list_was_lost() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let one = node(&origin, &redis).start().await;
+    let two = cut_off_node(&origin, &redis, "ask").await;
+    let receipt = one.purge_url("/other", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1", "n2"], "{receipt}");
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    redis.command(&["DEL", "{holm}:purge:members"]).await;
+    eventually("its being listed again", async || is_listed(&redis, "n2").await).await;
+    two.fetch("/x").await;
+    sealed_origin(&origin, "v2", 500);
+    let receipt = one.purge_url("/x", false).await;
+    assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec!["n2"]), "{receipt}");
+    assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+    // To sign off is more than to be missing.
+    let said = Ask::new(one.admin, http::Method::POST, "/nodes/n2/sign-off").json(&json!({})).send().await;
+    let known = said.json();
+    assert_eq!((said.status, &known["signed_off"]), (200, &json!(1)), "{known}");
+    let receipt = one.purge_url("/x", false).await;
+    assert_eq!((names(&receipt, "applied"), names(&receipt, "expired")), (vec!["n1"], vec![]), "{receipt}");
+    assert!(!is_listed(&redis, "n2").await);
+}
+
 /// Whether the log is the one that the killed node knew, is known a fence later. A load balancer needn't wait for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_ready_soon_though_a_member_of_its_region_was_killed() {

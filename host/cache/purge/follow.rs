@@ -8,10 +8,9 @@ use tracing::{info, warn};
 
 use super::{
     Error, Purger, journal,
-    log::{Entry, Followed, RETRY},
+    log::{Entry, Followed, Member, RETRY},
     membership,
     region::Region,
-    roll::Roster,
     table::{Cursor, Incarnation, Position, Record, Table},
 };
 use crate::{
@@ -54,7 +53,7 @@ struct Reader {
     /// Nodes whose limits are known to differ from this one's.
     differing: Vec<String>,
     /// What the disk has of the members.
-    roster: Option<Roster>,
+    roster: Option<Vec<Member>>,
     /// The last word of this process that its disk has.
     noted: Option<Uptime>,
     /// The processes before on this node's directory are off the list.
@@ -99,7 +98,7 @@ impl Purger {
     /// or the disk refuses, nothing is done, and this one stays a member.
     async fn sign_off_itself(&self, region: &Region) -> Result<(), Error> {
         if let Some(journal) = self.journal.clone() {
-            region.log.members(None).await?;
+            region.log.members(None, &[]).await?;
             journal::blocking(move || journal.leave()).await?;
         }
         let cursor = *self.applied.borrow();
@@ -272,7 +271,7 @@ impl Purger {
         let lapsed = !is_refused && !self.fence.holds(began);
         reader.unconfirmed |= region.roll.lock().read(at.log, server, lapsed && !reader.unconfirmed, began);
         if reader.unconfirmed {
-            let listed = region.log.members(None).await?;
+            let listed = region.listed(None).await?;
             // Who has spoken of an incarnation that began since has said nothing of this one.
             let is_same = listed.log == at.log;
             reader.unconfirmed = {
@@ -357,7 +356,7 @@ impl Purger {
             return Ok(());
         }
         reader.swept = now;
-        let listed = region.log.members(None).await?;
+        let listed = region.listed(None).await?;
         // Another node that knew it may have put it back when the list was lost.
         if reader.has_succeeded {
             for before in listed.members.iter().filter(|member| region.before.contains(&member.instance)) {

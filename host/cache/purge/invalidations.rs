@@ -208,7 +208,7 @@ impl Purger {
             return Ok(Taken { at, busy: None });
         };
         if let Some(turned_away) = overflow {
-            let before = region.log.members(None).await?.log;
+            let before = region.log.members(None, &[]).await?.log;
             region.log.begin_anew(before, &region.known()).await?;
             warn!(
                 "there were more invalidations than may wait for the purge log; it begins anew, and all nodes confirm \
@@ -217,7 +217,7 @@ impl Purger {
             self.pending.make_up(turned_away);
         }
         if appends.is_empty() {
-            let listed = region.log.members(None).await?;
+            let listed = region.log.members(None, &[]).await?;
             let at = Cursor { log: listed.log, ..Cursor::default() };
             return Ok(Taken { at, busy: Some(Busy::new(at.log, listed.server.as_deref())) });
         }

@@ -17,7 +17,6 @@ use super::{
     log::{Member, Report},
     membership::Membership,
     pending::Change,
-    roll::Roster,
     table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
 };
 use crate::{cache::tag::Tag, clock::Uptime};
@@ -30,8 +29,6 @@ const WAITING: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("waiting
 /// The members of the region's log by name and process, with their fence ([`SERVES`] if they have none) and the time until
 /// they are lost, in milliseconds.
 const MEMBERS: TableDefinition<'_, (&str, u64), [u8; 16]> = TableDefinition::new("members");
-/// The server on whose list they were, with the log's incarnation.
-const LISTED: TableDefinition<'_, &str, u64> = TableDefinition::new("listed");
 
 /// Stands for the fence of a member that goes on serving when it is cut off.
 const SERVES: u64 = u64::MAX;
@@ -41,6 +38,10 @@ const BUSY: &str = "busy";
 
 /// The name in [`META`] that is there while invalidations found no room in [`WAITING`].
 const OVERFLOWED: &str = "overflowed";
+
+/// The names in [`META`] of the process that wrote here last, and of what [`Journal::clock`] was to it.
+const INSTANCE: &str = "instance";
+const CLOCK: &str = "clock";
 
 /// The names in [`META`] of the process that is on the log's list, with its last word, and of its terms.
 const MEMBER: &str = "member";
@@ -120,20 +121,16 @@ impl Journal {
     ///
     /// # Errors
     /// What the database says.
-    pub fn roster(&self) -> Result<Roster, Error> {
+    pub fn roster(&self) -> Result<Vec<Member>, Error> {
         self.with(|database| {
             let read = database.begin_read().map_err(journal)?;
-            let mut roster = Roster::default();
+            let mut roster = Vec::new();
             for entry in read.open_table(MEMBERS).map_err(journal)?.iter().map_err(journal)? {
                 let (key, limits) = entry.map_err(journal)?;
                 let ((node, instance), (fence, lost_ms)) = (key.value(), halves(limits.value()));
                 let fence_ms = Some(fence).filter(|fence| *fence != SERVES);
                 let report = Report { applied: Position(0), fence_ms, lost_ms, beat: 0 };
-                roster.members.push(Member { node: node.to_owned(), instance, log: Incarnation(0), report });
-            }
-            for entry in read.open_table(LISTED).map_err(journal)?.iter().map_err(journal)? {
-                let (server, log) = entry.map_err(journal)?;
-                roster.place = Some((Incarnation(log.value()), server.value().to_owned()));
+                roster.push(Member { node: node.to_owned(), instance, log: Incarnation(0), report });
             }
             Ok(roster)
         })
@@ -143,7 +140,7 @@ impl Journal {
     ///
     /// # Errors
     /// What the database says; then nothing has changed.
-    pub fn keep_roster(&self, roster: &Roster) -> Result<(), Error> {
+    pub fn keep_roster(&self, roster: &[Member]) -> Result<(), Error> {
         self.with(|database| {
             let write = database.begin_write().map_err(journal)?;
             write_roster(&write, roster)?;
@@ -183,17 +180,34 @@ impl Journal {
         })
     }
 
-    /// Returns the number that the process had that wrote here before, and writes down this one's.
+    /// Returns the number of the process that wrote here before, if it has certainly ended, and writes down this one's.
+    ///
+    /// A process that had this very file, in this start of the machine, has: no two use a directory at once. If `clock`,
+    /// which is [`Journal::clock`], is another one, or isn't known, this may be a copy, and what it copied may still run
+    /// elsewhere. Then what is written here of a member is of no use to any process, and is deleted.
     ///
     /// # Errors
     /// What the database says.
-    pub fn sign(&self, instance: u64) -> Result<Option<u64>, Error> {
+    pub fn sign(&self, instance: u64, clock: Option<&str>) -> Result<Option<u64>, Error> {
+        let clock = clock.map(|clock| Tag::named(clock.as_bytes()));
         self.with(|database| {
             let write = database.begin_write().map_err(journal)?;
             let before = {
                 let mut meta = write.open_table(META).map_err(journal)?;
-                let before = meta.insert("instance", &pair(instance, 0)).map_err(journal)?;
-                before.map(|packed| halves(packed.value()).0)
+                let former = meta.get(CLOCK).map_err(journal)?.map(|packed| Tag::from_bytes(packed.value()));
+                let before = meta.get(INSTANCE).map_err(journal)?.map(|packed| halves(packed.value()).0);
+                meta.insert(INSTANCE, &pair(instance, 0)).map_err(journal)?;
+                if let Some(clock) = &clock {
+                    meta.insert(CLOCK, clock.as_bytes()).map_err(journal)?;
+                } else {
+                    meta.remove(CLOCK).map_err(journal)?;
+                }
+                let is_same = clock.is_some() && clock == former;
+                if !is_same {
+                    meta.remove(MEMBER).map_err(journal)?;
+                    meta.remove(TERMS).map_err(journal)?;
+                }
+                before.filter(|_| is_same)
             };
             write.commit().map_err(journal)?;
             Ok(before)
@@ -309,7 +323,6 @@ fn open(path: &Path) -> Result<Database, Error> {
         write.open_table(META).map_err(journal)?;
         write.open_table(WAITING).map_err(journal)?;
         write.open_table(MEMBERS).map_err(journal)?;
-        write.open_table(LISTED).map_err(journal)?;
         write.commit().map_err(journal)?;
         Ok(database)
     })
@@ -390,17 +403,12 @@ fn write_waiting(write: &WriteTransaction, change: &Change) -> Result<(), Error>
     Ok(())
 }
 
-fn write_roster(write: &WriteTransaction, roster: &Roster) -> Result<(), Error> {
+fn write_roster(write: &WriteTransaction, roster: &[Member]) -> Result<(), Error> {
     write.delete_table(MEMBERS).map_err(journal)?;
-    write.delete_table(LISTED).map_err(journal)?;
     let mut members = write.open_table(MEMBERS).map_err(journal)?;
-    for Member { node, instance, report, .. } in &roster.members {
+    for Member { node, instance, report, .. } in roster {
         let limits = pair(report.fence_ms.unwrap_or(SERVES), report.lost_ms);
         members.insert((node.as_str(), *instance), &limits).map_err(journal)?;
-    }
-    let mut listed = write.open_table(LISTED).map_err(journal)?;
-    if let Some((log, server)) = &roster.place {
-        listed.insert(server.as_str(), log.0).map_err(journal)?;
     }
     Ok(())
 }
@@ -464,7 +472,7 @@ mod tests {
         {
             let journal = Journal::open(dir.path()).unwrap();
             assert!(journal.load(10).unwrap().is_none());
-            assert_eq!(journal.sign(7).unwrap(), None);
+            assert_eq!(journal.sign(7, Some("here")).unwrap(), None);
             let mut table = Table::new(LOG, 10);
             let folded = table.apply(&record);
             table.link(Link(33));
@@ -475,7 +483,7 @@ mod tests {
         assert_eq!(table.cursor(), Cursor { log: LOG, position: Position(3), link: Link(33) });
         let before = Mark { log: LOG, position: Position(2), ..Mark::default() };
         assert_eq!(table.check([tag], &before), Standing::Stale);
-        assert_eq!(journal.sign(8).unwrap(), Some(7));
+        assert_eq!(journal.sign(8, Some("here")).unwrap(), Some(7));
         let other = Table::new(Incarnation(43), 10);
         journal.reset(&Snapshot::from(&other), &[], &[]).unwrap();
         assert_eq!(journal.load(10).unwrap().unwrap().row(&tag), None);
@@ -531,13 +539,13 @@ mod tests {
         };
         let members = vec![member("a", 1, Some(4_000)), member("a", 2, None), member("b", 1, Some(100))];
         let steps = [
-            (Roster { members, place: Some((LOG, "s".to_owned())) }, Some(Busy::new(LOG, Some("s")))),
-            (Roster { members: vec![member("c", 9, None)], place: Some((LOG, "t".to_owned())) }, None),
-            (Roster::default(), Some(Busy::new(LOG, None))),
+            (members, Some(Busy::new(LOG, Some("s")))),
+            (vec![member("c", 9, None)], None),
+            (vec![], Some(Busy::new(LOG, None))),
         ];
         {
             let journal = Journal::open(dir.path()).unwrap();
-            assert_eq!((journal.roster().unwrap(), journal.busy().unwrap()), (Roster::default(), None));
+            assert_eq!((journal.roster().unwrap(), journal.busy().unwrap()), (vec![], None));
         }
         for (roster, busy) in steps {
             let journal = Journal::open(dir.path()).unwrap();
@@ -570,6 +578,28 @@ mod tests {
         assert_eq!(journal.membership().unwrap(), None);
         journal.keep_membership(Some(&member(3))).unwrap();
         assert_eq!(journal.membership().unwrap(), Some(member(3)));
+    }
+
+    #[test]
+    fn only_a_process_on_this_very_file_and_start_of_the_machine_has_certainly_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let steps = [
+            (Some("here"), None),
+            (Some("here"), Some(1)),
+            // A copy, or another start: from then on it is this file.
+            (Some("there"), None),
+            (Some("there"), Some(3)),
+            (None, None),
+            (None, None),
+            (Some("there"), None),
+        ];
+        for (number, (clock, before)) in (1..).zip(steps) {
+            let member = Membership { instance: 99, word: Uptime(1), terms: Tag::named(b"terms") };
+            journal.keep_membership(Some(&member)).unwrap();
+            assert_eq!(journal.sign(number, clock).unwrap(), before, "{number}");
+            assert_eq!(journal.membership().unwrap(), before.map(|_| member), "{number}");
+        }
     }
 
     #[cfg(target_os = "linux")]

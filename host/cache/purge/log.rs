@@ -48,19 +48,20 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`Error::Log`]: the log can't be reached.
     fn begin_anew<'a>(&'a self, from: Incarnation, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// The nodes that have signed on and not off, and whether the log still has `purge`.
+    /// The nodes that have signed on and not off, which of those that are `known` have been signed off, and whether the
+    /// log still has `purge`.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
-    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>>;
+    fn members<'a>(&'a self, purge: Option<&'a Appended>, known: &'a [Member]) -> BoxFuture<'a, Result<Listed, Error>>;
 
-    /// Puts members on the list that aren't on it; leaves the others as they are.
+    /// Puts members on the list that aren't on it and haven't been signed off; leaves the others as they are.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
     fn sign_on<'a>(&'a self, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// Signs a member off; unless it has reported since, if `unless_changed`.
+    /// Signs a member off, and records that; unless it has reported since, if `unless_changed`.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
@@ -151,6 +152,9 @@ pub struct Listed {
     pub server: Option<String>,
     /// Those that have signed on and not off.
     pub members: Vec<Member>,
+    /// Those that were asked about, aren't on the list, and have said nothing that is known since they were signed off.
+    /// Whoever is in neither was lost with the list.
+    pub left: Vec<Member>,
     /// The purge that was asked about is no longer in the incarnation that took it, and no bound explains that.
     pub lost: bool,
 }

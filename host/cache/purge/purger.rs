@@ -332,20 +332,21 @@ impl Purger {
         applied.log.covers(applied.position, at.log, at.position)
     }
 
-    /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name, for
-    /// as long as `ack` isn't over.
+    /// Signs a node off that is known not to serve any more, so that no purge waits for it: each process of that name but
+    /// this one, for as long as `ack` isn't over.
     ///
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
     pub async fn sign_off(&self, node: &str, ack: Duration) -> Result<SignedOff, Error> {
         let Some(region) = &self.region else { return Ok(SignedOff::default()) };
         let end = Instant::now() + ack;
-        let Ok(listed) = timeout_at(end, region.log.members(None)).await else { return Ok(SignedOff::unknown()) };
+        let Ok(listed) = timeout_at(end, region.listed(None)).await else { return Ok(SignedOff::unknown()) };
         let listed = listed?;
         let members = {
             let mut roll = region.roll.lock();
             roll.look(listed, clock::uptime());
-            roll.named(node)
+            // It runs: meant are those that it was before.
+            roll.named(node).into_iter().filter(|member| member.instance != region.instance).collect::<Vec<_>>()
         };
         let mut outcome = SignedOff { done: 0, left: Some(members.len()) };
         for member in &members {

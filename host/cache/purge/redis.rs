@@ -37,7 +37,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
         local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
         local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
         if not (s[1] and s[2] and s[3]) or (last and last[1] ~= s[2] .. '-0') then
-          redis.call('DEL', KEYS[2])
+          redis.call('DEL', KEYS[2], KEYS[4])
           local number = math.max(math.floor(tonumber(s[1] or '0') / 4294967296), tonumber(ARGV[3])) + 1
           s = {string.format('%.0f', number * 4294967296 + tonumber(ARGV[1])), '0', '0'}
           redis.call('HSET', KEYS[1], 'id', s[1], 'seq', '0', 'tip', '0')
@@ -95,7 +95,7 @@ static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local id = redis.call('HGET', KEYS[1], 'id')
         if (id or '0') == ARGV[1] then
-          redis.call('DEL', KEYS[1], KEYS[2])
+          redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
           local number = math.max(math.floor(tonumber(ARGV[1]) / 4294967296), tonumber(ARGV[3])) + 1
           id = string.format('%.0f', number * 4294967296 + tonumber(ARGV[2]))
           redis.call('HSET', KEYS[1], 'id', id, 'seq', '0', 'tip', '0')
@@ -104,7 +104,11 @@ static BEGIN_ANEW: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A record may have left at the oldest end, as the log's bound has it; anywhere else it was lost.
+/// The reply of [`MEMBERS`]: the incarnation, whether a purge was lost, who is on the list, and who has left it.
+type List = (u64, u8, HashMap<String, String>, Vec<String>);
+
+/// A record may have left at the oldest end, as the log's bound has it; anywhere else it was lost. A member that the caller
+/// knows has left if that was written down no earlier than its last word.
 static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local id = redis.call('HGET', KEYS[1], 'id') or '0'
@@ -121,17 +125,49 @@ static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
             lost = '1'
           end
         end
-        return {id, lost, redis.call('HGETALL', KEYS[3])}",
+        local missing, left = {}, {}
+        for i = 4, #ARGV, 2 do
+          if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then missing[ARGV[i]] = tonumber(ARGV[i + 1]) end
+        end
+        if next(missing) then
+          for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
+            local field, beat = string.match(note, '^(.*) (%d+)$')
+            if field and missing[field] and tonumber(beat) >= missing[field] then
+              left[#left + 1] = field
+              missing[field] = nil
+            end
+          end
+        end
+        return {id, lost, redis.call('HGETALL', KEYS[3]), left}",
     )
 });
 
-static SIGN_ON: LazyLock<Script> =
-    LazyLock::new(|| Script::new("for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end"));
+/// A member that has left since is not put back.
+static SIGN_ON: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local left = {}
+        for _, note in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+          local field, beat = string.match(note, '^(.*) (%d+)$')
+          if field then left[field] = math.max(left[field] or 0, tonumber(beat)) end
+        end
+        for i = 1, #ARGV, 3 do
+          local beat = left[ARGV[i]]
+          if not beat or beat < tonumber(ARGV[i + 2]) then redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+        end",
+    )
+});
 
+/// That a member is missing on the list may be a loss, so that it has left is written down, with its last word. Of many
+/// the oldest note goes: then those that have yet to see it wait for the member's fence until it is lost.
 static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if ARGV[2] == '' or redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+        "local here = redis.call('HGET', KEYS[1], ARGV[1])
+        if ARGV[2] == '' or here == ARGV[2] then
+          local beat = tonumber(ARGV[3])
+          if here then beat = math.max(beat, tonumber(string.match(here, ' (%d+)$') or '0')) end
           redis.call('HDEL', KEYS[1], ARGV[1])
+          redis.call('LPUSH', KEYS[2], ARGV[1] .. ' ' .. string.format('%.0f', beat))
+          redis.call('LTRIM', KEYS[2], 0, 1023)
         end",
     )
 });
@@ -158,6 +194,7 @@ struct Names {
     state: String,
     log: String,
     members: String,
+    left: String,
 }
 
 /// An open connection, and the server at its other end.
@@ -197,6 +234,7 @@ impl RedisLog {
                 state: format!("{prefix}:state"),
                 log: format!("{prefix}:log"),
                 members: format!("{prefix}:members"),
+                left: format!("{prefix}:left"),
             },
             identity: Tag::named(format!("{:?} {prefix:?}", redis.url).as_bytes()),
             log_max: purge.log_max,
@@ -260,7 +298,7 @@ impl RedisLog {
 
     async fn append(&self, purges: &[Append], known: &[Member]) -> Result<Appended, Error> {
         let mut call = APPEND.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).key(&self.names.left);
         call.arg(lower_bits()).arg(self.log_max).arg(self.highest.load(Ordering::Relaxed)).arg(known.len());
         for member in known {
             call.arg(field(member)).arg(said(member));
@@ -302,7 +340,7 @@ impl RedisLog {
 
     async fn begin_anew(&self, from: Incarnation, known: &[Member]) -> Result<(), Error> {
         let mut call = BEGIN_ANEW.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).key(&self.names.left);
         call.arg(from.0).arg(lower_bits()).arg(self.highest.load(Ordering::Relaxed));
         for member in known {
             call.arg(field(member)).arg(said(member));
@@ -313,34 +351,38 @@ impl RedisLog {
 
     async fn sign_on(&self, known: &[Member]) -> Result<(), Error> {
         let mut call = SIGN_ON.prepare_invoke();
-        call.key(&self.names.members);
+        call.key(&self.names.members).key(&self.names.left);
         for member in known {
-            call.arg(field(member)).arg(said(member));
+            call.arg(field(member)).arg(said(member)).arg(member.report.beat);
         }
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }
 
-    async fn members(&self, purge: Option<&Appended>) -> Result<Listed, Error> {
+    async fn members(&self, purge: Option<&Appended>, known: &[Member]) -> Result<Listed, Error> {
         let (log, position, link) = purge.map_or((0, 0, 0), |purge| (purge.log.0, purge.position.0, purge.link.0));
         let mut call = MEMBERS.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).arg(log).arg(position).arg(link);
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).key(&self.names.left);
+        call.arg(log).arg(position).arg(link);
+        for member in known {
+            call.arg(field(member)).arg(member.report.beat);
+        }
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async(connection).await;
-        let ((log, lost, listed), server): ((u64, u8, HashMap<String, String>), _) =
-            self.with(&self.calls, PATIENCE, call).await?;
+        let ((log, lost, listed, left), server): (List, _) = self.with(&self.calls, PATIENCE, call).await?;
         let log = Incarnation(log);
         let members = listed.iter().map(|(field, said)| {
             // A node that speaks otherwise is waited for like one that is out of touch.
             let unknown = || Member { node: field.clone(), ..Member::strangers(self.fence, self.lost) };
             self::member(field, said).unwrap_or_else(unknown)
         });
-        Ok(Listed { log, server, members: members.collect(), lost: lost == 1 })
+        let left = known.iter().filter(|member| left.contains(&field(member))).cloned().collect();
+        Ok(Listed { log, server, members: members.collect(), left, lost: lost == 1 })
     }
 
     async fn sign_off(&self, member: &Member, unless_changed: bool) -> Result<(), Error> {
         let mut call = SIGN_OFF.prepare_invoke();
         let said = if unless_changed { said(member) } else { String::new() };
-        call.key(&self.names.members).arg(field(member)).arg(said);
+        call.key(&self.names.members).key(&self.names.left).arg(field(member)).arg(said).arg(member.report.beat);
         let call = async |connection: &mut MultiplexedConnection| call.invoke_async::<Value>(connection).await;
         self.with(&self.calls, PATIENCE, call).await.map(drop)
     }
@@ -371,8 +413,8 @@ impl Log for RedisLog {
         Box::pin(self.sign_on(known))
     }
 
-    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
-        Box::pin(self.members(purge))
+    fn members<'a>(&'a self, purge: Option<&'a Appended>, known: &'a [Member]) -> BoxFuture<'a, Result<Listed, Error>> {
+        Box::pin(self.members(purge, known))
     }
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::{
     Error,
     journal::Journal,
-    log::{Appended, Log, Member, RETRY, Report},
+    log::{Appended, Listed, Log, Member, RETRY, Report},
     membership::{Membership, Terms},
     receipt::{self, Receipt, Standpoint},
     roll::Roll,
@@ -42,7 +42,8 @@ pub(super) struct Region {
     cut_off: config::CutOff,
     /// One life of this process.
     pub(super) instance: u64,
-    /// The lives before, whose directory this one holds: the last one, and the last one that was a member.
+    /// The lives before that have certainly ended, because this one holds their directory: the last one, and the last one
+    /// that was a member. None of those that a copy of a directory tells of.
     pub(super) before: Vec<u64>,
     /// The terms of this process, if the disk can tell them from those of others.
     terms: Option<Tag>,
@@ -66,11 +67,14 @@ impl Region {
         let (mut before, mut terms, mut inherited) = (Vec::new(), None, None);
         if let Some(journal) = journal {
             roll.restore(journal.roster()?, now);
-            terms = journal.clock().map(|clock| self::terms(node, log.as_ref(), config, &clock).digest());
+            let clock = journal.clock();
+            terms = clock.as_deref().map(|clock| self::terms(node, log.as_ref(), config, clock).digest());
+            // First: it leaves nothing of a member that was none on this very file.
+            let signed = journal.sign(instance, clock.as_deref())?;
             let member = journal.membership()?;
             inherited = member.zip(terms).and_then(|(member, terms)| member.last_word(terms, now));
             before.extend(member.map(|member| member.instance));
-            before.extend(journal.sign(instance)?);
+            before.extend(signed);
             before.dedup();
         }
         before.iter().for_each(|before| roll.ended(*before));
@@ -97,7 +101,7 @@ impl Region {
         let mut members = self.roll.lock().look_back();
         let mut poll = POLL;
         loop {
-            let pause = match self.log.members(Some(purge)).await {
+            let pause = match self.listed(Some(purge)).await {
                 Ok(listed) if listed.lost => {
                     // Nobody may have read it, so nobody else would notice.
                     self.log.begin_anew(purge.log, &self.known()).await?;
@@ -123,6 +127,15 @@ impl Region {
             }
             sleep(pause.min(ack.saturating_sub(now.since(appended)))).await;
         }
+    }
+
+    /// Returns the log's list, with what became of those that this node knows.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    pub(super) async fn listed(&self, purge: Option<&Appended>) -> Result<Listed, Error> {
+        let known = self.roll.lock().look_back();
+        self.log.members(purge, &known).await
     }
 
     /// Returns the members that a log which begins now is to count with.

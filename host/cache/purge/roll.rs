@@ -1,7 +1,8 @@
 //! The nodes that a purge counts with, as this node has seen them. Pure.
 //!
-//! The log's server keeps the list of members, and may lose it together with the log. Who was on it then is carried on
-//! here, until it reports again, is signed off, or has been silent for so long that it counts with nobody itself.
+//! The log's server keeps the list of members, and may lose it, together with the log or by itself. Who was on it is
+//! carried on here, until it reports again, has been signed off, or has been silent for so long that it counts with nobody
+//! itself. To be missing on the list is no sign-off: that is written down beside it.
 
 use std::time::Duration;
 
@@ -20,22 +21,13 @@ pub struct Roll {
     /// The log and its server, and since when this node has followed them without a lapse.
     place: Option<Place>,
     since: Uptime,
-    /// Where the last list was read.
-    listed_at: Option<Place>,
+    /// The longest time until they are lost that members of this region are known to have had.
+    longest: Duration,
     seen: Vec<Seen>,
     /// The list of a log was read in this life of the process.
     has_looked: bool,
     /// Processes whose directory this one holds.
     ended: Vec<u64>,
-}
-
-/// The members as a disk has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Roster {
-    /// Their names and limits, in an order that doesn't depend on anything else. They have reported nothing.
-    pub members: Vec<Member>,
-    /// The log and the server whose list they were on; `None` if that isn't known.
-    pub place: Option<(Incarnation, String)>,
 }
 
 /// A log's incarnation, and its server.
@@ -70,19 +62,18 @@ impl Roll {
             lost,
             place: None,
             since: Uptime(0),
-            listed_at: None,
+            longest: lost,
             seen: Vec::new(),
             has_looked: false,
             ended: Vec::new(),
         }
     }
 
-    /// Puts back what the process before knew. To be missing on the list at that place still means to have signed off.
-    pub fn restore(&mut self, roster: Roster, now: Uptime) {
-        let Roster { members, place } = roster;
-        self.listed_at = place.map(|(log, server)| (log, Some(server)));
+    /// Puts back what the process before knew.
+    pub fn restore(&mut self, members: Vec<Member>, now: Uptime) {
         let seen = |member| Seen { member, at: now, listed: true, lively: false, looked: false, spoken: false };
         self.seen = members.into_iter().map(seen).collect();
+        self.note_longest();
     }
 
     /// Notes that the process of this number has certainly ended, whatever a list says.
@@ -91,9 +82,10 @@ impl Roll {
         self.seen.retain(|seen| seen.member.instance != instance);
     }
 
-    /// Returns what a disk is to have of the roll, without the process of this number, which will have ended by then.
+    /// Returns what a disk is to have of the roll: names and limits, in an order that doesn't depend on anything else, and
+    /// nothing of what was reported. Without the process of this number, which will have ended by then.
     #[must_use]
-    pub fn roster(&self, instance: u64) -> Roster {
+    pub fn roster(&self, instance: u64) -> Vec<Member> {
         let others = self.seen.iter().map(|seen| &seen.member).filter(|member| member.instance != instance);
         let unreported = |member: &Member| Member {
             log: Incarnation(0),
@@ -102,8 +94,7 @@ impl Roll {
         };
         let mut members: Vec<Member> = others.map(unreported).collect();
         members.sort_unstable_by(|one, other| (&one.node, one.instance).cmp(&(&other.node, other.instance)));
-        let place = self.listed_at.clone();
-        Roster { members, place: place.and_then(|(log, server)| Some((log, server?))) }
+        members
     }
 
     /// Returns the members that a log which begins now is to have on its list. If this process has never read a list,
@@ -112,7 +103,7 @@ impl Roll {
     pub fn known(&self) -> Vec<Member> {
         let mut known = self.look_back();
         if !self.has_looked && !known.iter().any(Member::is_strangers) {
-            known.push(Member::strangers(self.fence, self.lost));
+            known.push(Member::strangers(self.longest_fence(), self.longest));
         }
         known
     }
@@ -169,23 +160,21 @@ impl Roll {
         now >= self.since.plus(self.certain_fence()) || others.all(|seen| seen.spoken)
     }
 
-    /// Takes the log's list, and returns it with those that are carried on.
+    /// Takes the log's list, and returns it with those that are carried on: all that were known and are neither on it nor
+    /// signed off, since a list may be lost or put back without any other sign of it.
     pub fn look(&mut self, listed: Listed, now: Uptime) -> Vec<Member> {
-        let Listed { log, server, mut members, .. } = listed;
+        let Listed { log, mut members, left, .. } = listed;
         members.retain(|member| !self.ended.contains(&member.instance));
         // Before the log has begun there is nothing to be known.
         self.has_looked |= log != Incarnation(0);
-        let mut before = std::mem::take(&mut self.seen);
-        let place = Some((log, server));
-        if place != self.listed_at {
-            // Whatever happened to the log may have happened to its list: to be missing on it means nothing.
-            before.iter_mut().for_each(|seen| seen.listed = false);
-            self.listed_at = place;
-        }
+        let before = std::mem::take(&mut self.seen);
+        // What it has said since the log was asked, it said after that.
+        let has_left =
+            |seen: &Seen| left.iter().any(|member| seen.is(member) && seen.member.report.beat <= member.report.beat);
         // One that serves whatever happens is never given up by itself.
         let counts =
             |seen: &Seen| seen.member.report.fence_ms.is_none() || now.since(seen.at) < self.certain_loss(&seen.member);
-        let carried = before.iter().filter(|seen| !seen.listed && counts(seen));
+        let carried = before.iter().filter(|seen| !has_left(seen) && counts(seen));
         let carried: Vec<_> = carried.filter(|seen| !members.iter().any(|member| seen.is(member))).collect();
         let mut after: Vec<Seen> = carried
             .into_iter()
@@ -193,13 +182,15 @@ impl Roll {
             .collect();
         for member in members {
             let known = before.iter().find(|seen| seen.is(&member));
-            let lively = known.is_some_and(|seen| seen.member.report.beat != member.report.beat);
+            // An earlier word is none of its own: another node put it back with what that one knew.
+            let lively = known.is_some_and(|seen| seen.member.report.beat < member.report.beat);
             let at = known.filter(|_| !lively).map_or(now, |seen| seen.at);
             // What the list says at first may be older than what was known.
             let spoken = known.is_some_and(|seen| seen.spoken || seen.looked && lively);
             after.push(Seen { member, at, listed: true, lively, looked: true, spoken });
         }
         self.seen = after;
+        self.note_longest();
         self.look_back()
     }
 
@@ -254,14 +245,24 @@ impl Roll {
     /// How long any node may serve without asking after its last read of the log, for certain. Another node's fence may be
     /// longer than this one's, and it's the other one that serves by it.
     fn certain_fence(&self) -> Duration {
+        certainly(self.longest_fence())
+    }
+
+    fn longest_fence(&self) -> Duration {
         let others = self.seen.iter().filter_map(|seen| seen.member.report.fence_ms);
-        certainly(others.map(Duration::from_millis).fold(self.fence, Duration::max))
+        others.map(Duration::from_millis).fold(self.fence, Duration::max)
+    }
+
+    fn note_longest(&mut self) {
+        let all = self.seen.iter().map(|seen| Duration::from_millis(seen.member.report.lost_ms));
+        self.longest = all.fold(self.longest, Duration::max);
     }
 
     /// How long a member may be silent and still count with being waited for, for certain: the longer of what it says and
-    /// what this node has.
+    /// what this node has. Of nodes of which nothing is known, the longest that any has had.
     fn certain_loss(&self, member: &Member) -> Duration {
-        certainly(self.lost.max(Duration::from_millis(member.report.lost_ms)))
+        let own = if member.is_strangers() { self.longest } else { self.lost };
+        certainly(own.max(Duration::from_millis(member.report.lost_ms)))
     }
 }
 
@@ -279,7 +280,12 @@ mod tests {
     }
 
     fn listed(members: Vec<Member>) -> Listed {
-        Listed { log: Incarnation(1), server: server("s"), members, lost: false }
+        Listed { log: Incarnation(1), server: server("s"), members, ..Listed::default() }
+    }
+
+    /// A list on which those that are missing have been signed off.
+    fn left(members: Vec<Member>, left: Vec<Member>) -> Listed {
+        Listed { left, ..listed(members) }
     }
 
     fn names(members: &[Member]) -> String {
@@ -294,12 +300,32 @@ mod tests {
     fn a_member_that_leaves_is_gone_and_one_that_a_lost_list_had_is_carried_on() {
         let mut roll = Roll::new(FENCE, LOST);
         assert_eq!(names(&roll.look(listed(vec![member("a", 1, 1), member("b", 2, 1)]), Uptime(1))), "ab");
-        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 2)]), Uptime(2))), "a", "it signed off");
+        let gone = left(vec![member("a", 1, 2)], vec![member("b", 2, 1)]);
+        assert_eq!(names(&roll.look(gone, Uptime(2))), "a", "it signed off");
         roll.look(listed(vec![member("a", 1, 2), member("c", 3, 1)]), Uptime(3));
         let anew = |beat| Listed { server: server("t"), ..listed(vec![member("a", 1, beat)]) };
         assert_eq!(names(&roll.look(anew(3), Uptime(4))), "ca");
         assert_eq!(names(&roll.look(anew(3), Uptime(61_252))), "ca");
         assert_eq!(names(&roll.look(anew(4), Uptime(61_253))), "a", "silent for too long");
+    }
+
+    /// The log is the same, its server too, and this node was never away.
+    #[test]
+    fn who_is_missing_on_a_list_that_was_put_back_has_not_left() {
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.read(Incarnation(1), server("s"), true, Uptime(1));
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 7)]), Uptime(1));
+        let without = || listed(vec![member("a", 1, 2)]);
+        assert_eq!(names(&roll.look(without(), Uptime(2))), "ba");
+        assert_eq!(names(&roll.unlisted()), "b", "to be signed on again");
+        assert!(!roll.read(Incarnation(1), server("s"), false, Uptime(3)));
+        let earlier = left(vec![member("a", 1, 2)], vec![member("b", 2, 6)]);
+        assert_eq!(names(&roll.look(earlier, Uptime(3))), "ba", "it has spoken since it was signed off");
+        assert_eq!(names(&roll.look(left(vec![member("a", 1, 3)], vec![member("b", 2, 7)]), Uptime(4))), "a");
+        assert_eq!(names(&roll.look(without(), Uptime(5))), "a", "and is gone");
+        roll.look(listed(vec![member("a", 1, 4), member("b", 2, 8)]), Uptime(6));
+        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 4)]), Uptime(61_255))), "ba");
+        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 5)]), Uptime(61_256))), "a", "silent for too long");
     }
 
     #[test]
@@ -317,14 +343,14 @@ mod tests {
     fn what_a_disk_has_of_the_roll_outlives_the_process() {
         let mut roll = Roll::new(FENCE, LOST);
         assert_eq!(roll.known(), [Member::strangers(FENCE, LOST)], "a list may have been lost");
-        roll.look(Listed { log: Incarnation(0), ..listed(vec![]) }, Uptime(1));
+        roll.look(Listed { log: Incarnation(0), ..Listed::default() }, Uptime(1));
         assert_eq!(names(&roll.known()), "*", "there was none");
         let mut serving = member("s", 3, 9);
         serving.report.fence_ms = None;
         roll.look(listed(vec![serving, member("a", 1, 5), member("b", 2, 7)]), Uptime(1));
         assert_eq!((names(&roll.known()), roll.unlisted()), ("sab".to_owned(), vec![]));
         let roster = roll.roster(1);
-        assert_eq!(names(&roster.members), "bs", "without this process");
+        assert_eq!(names(&roster), "bs", "without this process");
         let restored = || {
             let mut roll = Roll::new(FENCE, LOST);
             roll.restore(roster.clone(), Uptime(5));
@@ -332,10 +358,10 @@ mod tests {
         };
         let mut same = restored();
         assert_eq!(names(&same.known()), "bs*", "the list may have had more since");
-        assert_eq!(names(&same.look(listed(vec![member("b", 2, 8)]), Uptime(6))), "b", "the other has signed off");
+        let gone = left(vec![member("b", 2, 8)], vec![member("s", 3, 0)]);
+        assert_eq!(names(&same.look(gone, Uptime(6))), "b", "the other has signed off");
         let mut other = restored();
-        let elsewhere = Listed { server: server("t"), ..listed(vec![member("b", 2, 8)]) };
-        assert_eq!(names(&other.look(elsewhere, Uptime(6))), "sb", "the list was lost");
+        assert_eq!(names(&other.look(listed(vec![member("b", 2, 8)]), Uptime(6))), "sb", "the list was lost");
         assert_eq!((names(&other.unlisted()), names(&other.known())), ("s".to_owned(), "sb".to_owned()));
     }
 
@@ -349,6 +375,22 @@ mod tests {
         assert_eq!(names(&roll.lost(Uptime(62_250))), "*a");
     }
 
+    /// Whoever isn't known may have the limits of any that is.
+    #[test]
+    fn nodes_of_which_nothing_is_known_have_the_longest_limits_that_are_known() {
+        let mut patient = member("p", 2, 0);
+        (patient.report.fence_ms, patient.report.lost_ms) = (Some(10_000), 90_000);
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.restore(vec![patient.clone()], Uptime(1));
+        let longest = Member::strangers(Duration::from_secs(10), Duration::from_secs(90));
+        assert_eq!(roll.known(), [patient.clone(), longest]);
+        let mut roll = Roll::new(FENCE, LOST);
+        roll.look(listed(vec![Member::strangers(FENCE, LOST), patient.clone()]), Uptime(1));
+        roll.look(left(vec![Member::strangers(FENCE, LOST)], vec![patient]), Uptime(2));
+        assert!(roll.lost(Uptime(91_850)).is_empty());
+        assert_eq!(names(&roll.lost(Uptime(91_851))), "*");
+    }
+
     #[test]
     fn an_operator_signs_off_whom_he_knows_to_be_dead() {
         let mut roll = Roll::new(FENCE, LOST);
@@ -356,7 +398,8 @@ mod tests {
         let gone = roll.named("b");
         assert_eq!(gone.len(), 2);
         gone.iter().for_each(|member| roll.forget(member));
-        assert_eq!(names(&roll.look(listed(vec![member("a", 1, 1)]), Uptime(2))), "a");
+        let gone = listed(vec![member("a", 1, 1)]);
+        assert_eq!(names(&roll.look(gone, Uptime(2))), "a", "forgotten at once");
     }
 
     #[test]
@@ -418,6 +461,10 @@ mod tests {
         assert!(!roll.is_confirmed(1, Uptime(1_000)), "that may be from before");
         roll.look(listed(vec![member("a", 1, 1), member("b", 2, 2)]), Uptime(1_100));
         assert!(roll.is_confirmed(1, Uptime(1_100)));
+        roll.read(Incarnation(1), server("s"), true, Uptime(1_200));
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 3)]), Uptime(1_200));
+        roll.look(listed(vec![member("a", 1, 1), member("b", 2, 2)]), Uptime(1_300));
+        assert!(!roll.is_confirmed(1, Uptime(1_300)), "another node has signed it on again");
         roll.read(Incarnation(1), server("t"), false, Uptime(2_000));
         assert!(!roll.is_confirmed(1, Uptime(6_129)) && roll.is_confirmed(1, Uptime(6_130)));
     }

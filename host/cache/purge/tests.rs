@@ -35,6 +35,8 @@ struct Server {
     name: u64,
     records: Vec<Tied>,
     members: BTreeMap<u64, Member>,
+    /// Processes that were signed off, with their last word.
+    left: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -115,6 +117,15 @@ impl Server {
         }
     }
 
+    fn sign_off(&mut self, member: &Member) {
+        let listed = self.members.remove(&member.instance).map_or(0, |listed| listed.report.beat);
+        self.left.push((member.instance, listed.max(member.report.beat)));
+    }
+
+    fn has_left(&self, member: &Member) -> bool {
+        self.left.iter().any(|(instance, beat)| *instance == member.instance && *beat >= member.report.beat)
+    }
+
     fn last(&self) -> (Position, table::Link) {
         self.records.last().map_or_else(Default::default, |tied| (tied.entry.position, tied.entry.link))
     }
@@ -185,30 +196,34 @@ impl Log for FakeLog {
 
     fn sign_on<'a>(&'a self, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.reach()?.sign_on(known);
+            let mut server = self.reach()?;
+            let known: Vec<Member> = known.iter().filter(|member| !server.has_left(member)).cloned().collect();
+            server.sign_on(&known);
             Ok(())
         })
     }
 
-    fn members<'a>(&'a self, purge: Option<&'a Appended>) -> BoxFuture<'a, Result<Listed, Error>> {
+    fn members<'a>(&'a self, purge: Option<&'a Appended>, known: &'a [Member]) -> BoxFuture<'a, Result<Listed, Error>> {
         Box::pin(async move {
             self.is_passed("members").await;
             let server = self.reach()?;
             let members = server.members.values().cloned().collect();
+            let is_gone = |member: &&Member| !server.members.contains_key(&member.instance) && server.has_left(member);
+            let left = known.iter().filter(is_gone).cloned().collect();
             let is_it =
                 |tied: &Tied, purge: &Appended| tied.entry.position == purge.position && tied.entry.link == purge.link;
             let lost = purge
                 .is_some_and(|purge| purge.log.0 == server.id && !server.records.iter().any(|tied| is_it(tied, purge)));
-            Ok(Listed { log: Incarnation(server.id), server: Some(server.name.to_string()), members, lost })
+            Ok(Listed { log: Incarnation(server.id), server: Some(server.name.to_string()), members, left, lost })
         })
     }
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             self.is_passed("sign_off").await;
-            let members = &mut self.reach()?.members;
-            if !unless_changed || members.get(&member.instance) == Some(member) {
-                members.remove(&member.instance);
+            let mut server = self.reach()?;
+            if !unless_changed || server.members.get(&member.instance) == Some(member) {
+                server.sign_off(member);
             }
             Ok(())
         })
@@ -444,6 +459,7 @@ async fn signing_off_takes_no_longer_than_a_purge_may() {
     }
     *log.stuck.lock() = "";
     assert_eq!(one.sign_off("two", ACK).await.unwrap(), SignedOff { done: 1, left: Some(0) });
+    assert_eq!(one.sign_off("one", ACK).await.unwrap(), SignedOff { done: 0, left: Some(0) }, "it runs");
 }
 
 #[tokio::test]

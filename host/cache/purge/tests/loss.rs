@@ -24,7 +24,7 @@ async fn a_node_that_is_cut_off_is_not_forgotten_with_the_log_and_its_list() {
             let cut_task = spawned(&cut);
             until("step", || node.in_step() && cut.in_step()).await;
             killed(cut_task).await;
-            let on_disk = || node.journal.as_ref().unwrap().roster().unwrap().members;
+            let on_disk = || node.journal.as_ref().unwrap().roster().unwrap();
             until("its being known", || on_disk().iter().any(|member| member.node == "b")).await;
             let purging = if restarted {
                 killed(task).await;
@@ -65,6 +65,28 @@ async fn who_is_missing_on_a_restored_list_is_signed_on_again() {
     until("its being known", knows).await;
     log.restore(copy);
     until("its being listed", || log.server.lock().members.values().any(|member| member.node == "b")).await;
+}
+
+/// The log, its server and the node that knew the other stay what they were: nothing shows but that one is missing.
+#[tokio::test]
+async fn who_is_missing_on_a_list_without_having_left_is_signed_on_again() {
+    let log = Arc::new(FakeLog::default());
+    let (one, stop) = (run(&follower("one", &log, None)), CancellationToken::new());
+    let (cut, leaving) = (follower("b", &log, None), follower("c", &log, None));
+    let task = spawned(&cut);
+    let leaves = tokio::spawn(Arc::clone(&leaving).run(stop.clone()));
+    let knows = |name: &str| one.region.as_ref().unwrap().known().iter().any(|member| member.node == name);
+    until("step", || [&*one, &cut, &leaving].iter().all(|node| node.in_step()) && knows("b") && knows("c")).await;
+    killed(task).await;
+    log.server.lock().members.retain(|_, member| member.node == "one");
+    let is_listed = |name: &str| log.server.lock().members.values().any(|member| member.node == name);
+    until("its being listed", || is_listed("b") && is_listed("c")).await;
+    stop.cancel();
+    let _ = leaves.await;
+    until("the other's being forgotten", || !knows("c")).await;
+    assert!(knows("b") && is_listed("b") && !is_listed("c"), "the other has signed off");
+    let receipt = one.purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+    assert_eq!((receipt.applied, receipt.expired, receipt.missing), (vec!["one".into()], vec!["b".into()], vec![]));
 }
 
 #[tokio::test]

@@ -93,6 +93,43 @@ async fn all_processes_of_a_directory_are_succeeded_by_the_one_that_reaches_the_
     assert_eq!(note(&node).map(|note| note.instance), Some(instance));
 }
 
+/// A copy tells of processes that may still run where it was made, or be started there again.
+#[tokio::test]
+async fn a_process_on_a_copy_of_a_members_directory_signs_nobody_off() {
+    let log = Arc::new(FakeLog::default());
+    let (one, line) = (run(&follower("one", &log, None)), log.line());
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let cut = reopened(&line, dir.path(), &config()).await;
+    let task = spawned(&cut);
+    until("step", || one.in_step() && cut.in_step()).await;
+    until("its being on disk", || note(&cut).is_some()).await;
+    line.set_down(true);
+    // It writes nothing any more.
+    found_out(&line).await;
+    std::fs::copy(dir.path().join("purge.redb"), copy.path().join("purge.redb")).unwrap();
+    let on_copy = run(&follower("c", &log, Some(copy.path())));
+    until("step", || on_copy.in_step()).await;
+    let has_waited = async |purging: &Running| {
+        let receipt = purging.purge(&tag("t"), Kind::Hard, ACK).await.unwrap();
+        receipt.expired.contains(&"a".to_owned()) && receipt.missing.is_empty()
+    };
+    // Each takes a fence, in which the one on the copy looks at the list.
+    for purging in [&one, &on_copy, &one] {
+        assert!(has_waited(purging).await, "while it runs");
+    }
+    killed(task).await;
+    drop(cut);
+    let next = run(&reopened(&line, dir.path(), &config()).await);
+    found_out(&line).await;
+    assert_eq!(Stored::new(&next, "t").judged(&next), Standing::Good, "it has taken the member's place");
+    for purging in [&one, &on_copy] {
+        assert!(has_waited(purging).await, "after another start on its own directory");
+    }
+    line.set_down(false);
+    let named = || log.server.lock().members.values().filter(|member| member.node == "a").count();
+    until("the former process's being signed off", || next.in_step() && named() == 1).await;
+}
+
 /// To the others there is no difference between a member that stands still and its successor.
 #[tokio::test]
 async fn purges_wait_for_a_process_that_has_taken_a_members_place() {
@@ -168,7 +205,7 @@ async fn a_node_that_has_yet_to_begin_anew_has_not_applied_what_was_purged_befor
     let (one, line) = (run(&follower("one", &log, None)), log.line());
     let two = run(&follower("two", &line, None));
     until("step", || one.in_step() && two.in_step()).await;
-    assert!(log.server.lock().members.remove(&0).is_some(), "nodes of which nothing is known");
+    assert_eq!(one.sign_off("*", ACK).await.unwrap().done, 1, "nodes of which nothing is known");
     // What follows on the log's beginning is over.
     one.purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
     let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, url: false };

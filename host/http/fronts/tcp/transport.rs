@@ -5,22 +5,28 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready},
     net::TcpStream,
+    time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
 use super::watch::{SocketActivity, unacknowledged};
 
-/// Bytes that are read at once of what a client sends while its request is being served.
+/// Bytes that are read at most of what a client sends while its request is being served.
 const AHEAD: usize = 2048;
+
+/// The time between two looks at a socket that isn't read. Its unread bytes keep the task from being woken by what
+/// comes after them.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A TCP stream that notes whether it takes what is written. Below TLS, because there progress shows byte by byte.
 /// Dropped in the middle of a response it is reset: a mere close would be the end of a body to HTTP/1.0.
@@ -44,6 +50,18 @@ impl Socket {
     /// Returns the bytes that the client hasn't acknowledged; `None` if the system can't tell.
     pub(super) fn unacknowledged(&self) -> Option<u64> {
         unacknowledged(&self.stream)
+    }
+
+    /// Returns what the system has reported of the socket so far. That the client has ended its side or reset the
+    /// connection shows here although bytes are unread.
+    fn reported(&self) -> Ready {
+        let known = self.stream.ready(Interest::READABLE | Interest::WRITABLE).now_or_never();
+        known.and_then(Result::ok).unwrap_or(Ready::EMPTY)
+    }
+
+    /// Returns the bytes that have come and haven't been read; 0 if the system can't tell.
+    fn unread(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.stream).unwrap_or(0)
     }
 
     /// Returns the marks of the connection.
@@ -130,15 +148,19 @@ pub(super) struct Front {
     transport: Transport,
     /// Bytes that were read ahead, by detection or while a request was served.
     ahead: Bytes,
-    /// Whether the client, which may be reading on, sends nothing more.
+    /// Whether the client, which may be reading on, has ended its sending side. Bytes ahead of its end may be unread.
     has_ended: bool,
+    /// Bytes in the socket at the last look; on cleartext only.
+    unread: u64,
+    /// Wakes the task for the next look; made at the first, which few connections need.
+    alarm: Option<Pin<Box<Sleep>>>,
     activity: Arc<SocketActivity>,
 }
 
 impl Front {
     /// Returns a stream that begins with the bytes in `ahead`.
     pub(super) fn new(transport: Transport, ahead: Bytes, activity: Arc<SocketActivity>) -> Self {
-        Self { transport, ahead, has_ended: false, activity }
+        Self { transport, ahead, has_ended: false, unread: 0, alarm: None, activity }
     }
 
     /// Returns the socket; what TLS still holds is given up.
@@ -150,24 +172,68 @@ impl Front {
     }
 
     /// Looks whether the client has gone while its request is being served, and has the task woken when it does. What
-    /// it sends meanwhile is its next request, and is kept.
+    /// it sends meanwhile is its next request, and is kept; what there is no room for stays in the socket.
     ///
     /// # Errors
     /// That of the transport, or that the client has gone.
     fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.has_ended || !self.ahead.is_empty() || !self.activity.is_served() {
+        if !self.activity.is_served() {
             return Ok(());
         }
+        // Until there are no more bytes: only then is the task woken by the next ones, or by the end.
+        while !self.has_ended && self.ahead.len() < AHEAD {
+            let Poll::Ready(outcome) = self.read_ahead(cx) else { return Ok(()) };
+            outcome?;
+        }
+        self.look(cx)
+    }
+
+    /// Reads some of the next request, or the end of what the client sends.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [MaybeUninit::<u8>::uninit(); AHEAD];
         let mut ahead = ReadBuf::uninit(&mut space);
-        let Poll::Ready(outcome) = self.read(cx, &mut ahead) else { return Ok(()) };
-        outcome?;
-        self.ahead = Bytes::copy_from_slice(ahead.filled());
-        self.has_ended = self.ahead.is_empty();
-        if self.has_ended && !self.activity.half_closes() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
+        ahead.put_slice(&self.ahead);
+        ready!(self.receive(cx, &mut ahead))?;
+        if ahead.filled().len() > self.ahead.len() {
+            self.activity.heard();
+            self.ahead = Bytes::copy_from_slice(ahead.filled());
+            return Poll::Ready(Ok(()));
         }
-        Ok(())
+        Poll::Ready(self.ended(Duration::ZERO))
+    }
+
+    /// Looks at the socket without reading it, and has the task woken to look again.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+        while alarm.as_mut().poll(cx).is_ready() {
+            alarm.as_mut().reset(Instant::now() + LOOK);
+        }
+        let (socket, is_plain) = match &self.transport {
+            Transport::Plain(io) => (io, true),
+            Transport::Tls(io) => (io.get_ref().0, false),
+        };
+        let reported = socket.reported();
+        if reported.is_write_closed() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if self.has_ended {
+            return Ok(());
+        }
+        // The last bytes that TLS sends say that it ends, and are none of a request.
+        let unread = if is_plain { socket.unread() } else { 0 };
+        if std::mem::replace(&mut self.unread, unread) != unread {
+            self.activity.heard();
+        }
+        if reported.is_read_closed() { self.ended(LOOK) } else { Ok(()) }
+    }
+
+    /// The client has ended its sending side, up to `late` ago.
+    ///
+    /// # Errors
+    /// That it has gone.
+    fn ended(&mut self, late: Duration) -> io::Result<()> {
+        self.has_ended = true;
+        if self.activity.half_closes(late) { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 
     /// Returns the outcome of a write. After one that found no room hyper doesn't flush, so this is where to look.
@@ -184,6 +250,11 @@ impl Front {
             buf.put_slice(&self.ahead.split_to(len));
             return Poll::Ready(Ok(()));
         }
+        self.receive(cx, buf)
+    }
+
+    /// Reads the transport, past what has been read ahead.
+    fn receive(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Transport::Tls(io) => Pin::new(io).poll_read(cx, buf),
@@ -249,6 +320,8 @@ impl AsyncWrite for Front {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use prometheus_client::metrics::counter::Counter;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -315,6 +388,84 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), looking).await.expect("in time")
     }
 
+    /// Waits until an end of what the client sends is no longer that of its requests.
+    async fn silent(activity: &SocketActivity) {
+        while activity.half_closes(LOOK) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends so many bytes ahead, and flushes until all of them have been seen.
+    async fn sends_ahead(front: &mut Front, client: &mut TcpStream, bytes: usize) {
+        client.write_all(&vec![b'x'; bytes]).await.unwrap();
+        let seeing = async {
+            while front.ahead.len() + usize::try_from(front.unread).unwrap() < bytes {
+                front.flush().await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), seeing).await.expect("in time");
+    }
+
+    /// How the watch over a client that goes ends. Nothing but what it asked for itself wakes it.
+    async fn woken(front: &mut Front) -> io::ErrorKind {
+        let going = poll_fn(|cx| match Pin::new(&mut *front).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error.kind()),
+            _ => Poll::Pending,
+        });
+        tokio::time::timeout(Duration::from_secs(20), going).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_is_seen_to_go_whatever_it_has_sent_ahead() {
+        for bytes in [1, AHEAD - 1, AHEAD, 3 * AHEAD] {
+            let (mut front, mut client, activity, _request) = served().await;
+            activity.heard();
+            sends_ahead(&mut front, &mut client, bytes).await;
+            silent(&activity).await;
+            drop(client);
+            assert_eq!(woken(&mut front).await, io::ErrorKind::ConnectionAborted, "{bytes} bytes");
+
+            let (mut front, mut client, activity, _request) = served().await;
+            activity.heard();
+            sends_ahead(&mut front, &mut client, bytes).await;
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            assert_eq!(woken(&mut front).await, io::ErrorKind::ConnectionReset, "{bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_half_closes_with_its_last_request_gets_all_its_responses() {
+        for bytes in [1, AHEAD, 3 * AHEAD] {
+            let (mut front, mut client, activity, _request) = served().await;
+            // The first request came long ago, the next ones have just come.
+            silent(&activity).await;
+            sends_ahead(&mut front, &mut client, bytes).await;
+            client.shutdown().await.unwrap();
+            flushed(&mut front).await.unwrap();
+            silent(&activity).await;
+            front.flush().await.unwrap();
+            let mut said = Vec::new();
+            AsyncReadExt::read_to_end(&mut front, &mut said).await.unwrap();
+            assert_eq!(said.len(), bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_half_closes_and_resets_later_has_gone() {
+        for bytes in [0, 1, 3 * AHEAD] {
+            let (mut front, mut client, activity, _request) = served().await;
+            activity.heard();
+            sends_ahead(&mut front, &mut client, bytes).await;
+            client.shutdown().await.unwrap();
+            flushed(&mut front).await.unwrap();
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            assert_eq!(woken(&mut front).await, io::ErrorKind::ConnectionReset, "{bytes} bytes");
+        }
+    }
+
     #[tokio::test]
     async fn a_client_that_half_closes_is_served_and_one_that_resets_has_gone() {
         let (mut front, mut client, activity, request) = served().await;
@@ -336,9 +487,7 @@ mod tests {
     async fn a_client_that_closes_later_has_gone() {
         let (mut front, client, activity, _request) = served().await;
         activity.heard();
-        while activity.half_closes() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        silent(&activity).await;
         drop(client);
         assert_eq!(flushed(&mut front).await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }

@@ -187,10 +187,10 @@ impl SocketActivity {
         self.is_whole.load(Ordering::Relaxed) && !self.activity.is_idle()
     }
 
-    /// Whether the end of what the client sends, if it came at this moment, would be that of its requests alone.
-    pub(super) fn half_closes(&self) -> bool {
+    /// Whether the end of what the client sends, if it came up to `late` ago, may be that of its requests alone.
+    pub(super) fn half_closes(&self, late: Duration) -> bool {
         let last = Duration::from_millis(self.last_heard.load(Ordering::Relaxed));
-        self.activity.now().saturating_sub(last) <= HALF_CLOSE
+        self.activity.now().saturating_sub(last) <= HALF_CLOSE + late
     }
 
     /// The response under way states no length and has no chunks: to its client the end of the connection is its end,
@@ -573,15 +573,22 @@ mod tests {
     #[tokio::test]
     async fn an_end_soon_after_the_last_byte_is_that_of_the_requests_alone() {
         let activity = activity();
+        let seconds_after = async |count: u32| {
+            while activity.activity.now()
+                <= Duration::from_millis(activity.last_heard.load(Ordering::Relaxed)) + HALF_CLOSE * count
+            {
+                tokio::time::sleep(CHECK_MIN).await;
+            }
+        };
         activity.heard();
-        assert!(activity.half_closes());
-        let heard = activity.activity.now();
-        while activity.activity.now() <= heard + HALF_CLOSE {
-            tokio::time::sleep(CHECK_MIN).await;
-        }
-        assert!(!activity.half_closes());
+        assert!(activity.half_closes(Duration::ZERO));
+        seconds_after(1).await;
+        assert!(!activity.half_closes(Duration::ZERO));
+        assert!(activity.half_closes(HALF_CLOSE * 9), "it may have come before it was noticed");
+        seconds_after(2).await;
+        assert!(!activity.half_closes(HALF_CLOSE), "even then it came too late");
         activity.heard();
-        assert!(activity.half_closes());
+        assert!(activity.half_closes(Duration::ZERO), "more has come");
     }
 
     #[cfg(target_os = "linux")]

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     line::{Entry, Line, Rank},
-    pace::{Offer, Outlook, Pace, Verdict, Why},
+    pace::{Estimate, Offer, Outlook, Pace, Verdict, Why},
     shares::{Shares, Standing, Tenant},
 };
 
@@ -378,6 +378,13 @@ impl FormerRule {
     pub(super) fn cost(&self, terms: &Terms) -> u64 {
         let item = self.bytes_max / self.size_max.max(1);
         terms.bytes.max(item).max(1) as u64
+    }
+
+    /// Returns what a batch of so many items costs by its time, of which a full one takes as much as [`Self::bytes_max`].
+    pub(super) fn least_cost(&self, items: usize, estimate: &Estimate) -> u64 {
+        let time = |items: usize| estimate.fixed.as_secs_f64() + estimate.per_item.as_secs_f64() * items as f64;
+        let full = time(self.size_max.max(items));
+        if full > 0.0 { (self.bytes_max as f64 * time(items) / full) as u64 } else { 0 }
     }
 
     /// Returns the places that so many items of one party take in the queue.

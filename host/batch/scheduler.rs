@@ -418,6 +418,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
 
     /// Notes that a batch of this queue was sent; what else its tenants have waiting there joins their lines again.
     fn left(&mut self, queue_id: &QueueId<K>, items: usize, served: &[(Tenant, u64)], now: Instant) {
+        let served = &self.charged(items, served)[..];
         self.take_slot();
         self.freed = false;
         self.guests.had_turn = false;
@@ -428,6 +429,16 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         for (tenant, _) in served {
             self.requeue(*tenant, queue_id, now);
         }
+    }
+
+    /// Returns what a batch of so many items costs its tenants. It is no less than its share of the time that a full one
+    /// takes: a slot is as taken by a single item that can't share a batch.
+    fn charged(&self, items: usize, served: &[(Tenant, u64)]) -> Vec<(Tenant, u64)> {
+        let sum: u64 = served.iter().map(|(_, cost)| *cost).sum();
+        let least = self.pace.estimate().map_or(0, |estimate| self.rule.former.least_cost(items, &estimate));
+        let scaled =
+            |cost: u64| if sum == 0 || sum >= least { cost } else { (cost as f64 / sum as f64 * least as f64) as u64 };
+        served.iter().map(|(tenant, cost)| (*tenant, scaled(*cost))).collect()
     }
 
     /// Puts a queue at the end of a tenant's line, or out of it if nothing of the tenant's waits there any more.

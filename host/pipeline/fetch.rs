@@ -286,6 +286,7 @@ pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> Up
         headers,
         body: UpstreamBody::Bytes(request.body.clone()),
         client: Some(head.client.ip),
+        home: None,
         recodes: false,
         span: request.advice.span().clone(),
     }

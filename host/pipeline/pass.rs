@@ -79,6 +79,7 @@ impl Passer {
             headers: forwarding::of_request(&head),
             body: body.into(),
             client: Some(head.client.ip),
+            home: None,
             recodes: false,
             span: advice.span().clone(),
         };

@@ -35,6 +35,8 @@ pub(super) struct UpstreamRequest {
     pub(super) body: UpstreamBody,
     /// The client whose limit of places it counts in.
     pub(super) client: Option<IpAddr>,
+    /// The candidate in whose pool it has a slot, if it is a batch.
+    pub(super) home: Option<usize>,
     /// Whether its body may be sent in a content coding and its response may come in one: its sender decodes that.
     pub(super) recodes: bool,
     /// The span that its attempts are logged in.
@@ -223,9 +225,7 @@ impl UpstreamRequest {
         let repeatable = may_repeat(&self.method, route.infers()) && at_hand;
         let hedgeable = may_hedge(&self.method, route.infers()) && at_hand;
         let hedge = choice.hedge_after_us.filter(|_| hedgeable).map(|us| Duration::from_micros(us.into()));
-        // A batch has a slot of the pool where it gathered: its first candidate's.
-        let is_batch = route.splits().is_some() && self.method == Method::POST;
-        let home = choice.order.first().and_then(|first| route.destinations.get(*first)).filter(|_| is_batch);
+        let home = self.home.and_then(|home| route.destinations.get(home));
         let mut left = choice.order.as_slice();
         let mut result = Err(no_candidate());
         while let [first, rest @ ..] = left {

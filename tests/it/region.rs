@@ -712,6 +712,33 @@ async fn a_node_that_is_cut_off_is_signed_on_again_though_only_the_list_was_lost
     assert!(!is_listed(&redis, "n2").await);
 }
 
+/// That it left once is nothing that a node which starts later may take for its last word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_left_and_came_back_is_not_taken_for_one_that_left() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let builder = node(&origin, &redis).disk(dir.path());
+    let one = builder.spawn().await;
+    let two = cut_off_node(&origin, &redis, "ask").await;
+    let receipt = one.purge_url("/other", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1", "n2"], "{receipt}");
+    let said = Ask::new(one.admin, http::Method::POST, "/nodes/n2/sign-off").json(&json!({})).send().await;
+    assert_eq!(said.status, 200);
+    eventually("its being listed again", async || is_listed(&redis, "n2").await).await;
+    let receipt = one.purge_url("/other", false).await;
+    assert_eq!(names(&receipt, "applied"), ["n1", "n2"], "{receipt}");
+    redis.command(&["ACL", "SETUSER", "two", "-xread", "-xrange", "-eval", "-evalsha"]).await;
+    redis.command(&["DEL", "{holm}:purge:members"]).await;
+    one.kill();
+    let one = builder.spawn().await;
+    eventually("being in step", async || one.metric("holm_cache_purge_in_step", "").await > 0.5).await;
+    two.fetch("/x").await;
+    sealed_origin(&origin, "v2", 500);
+    let receipt = one.purge_url("/x", false).await;
+    assert!(names(&receipt, "expired").contains(&"n2"), "{receipt}");
+    assert_eq!(two.fetch("/x").await.header("x-version"), "v2");
+}
+
 /// Whether the log is the one that the killed node knew, is known a fence later. A load balancer needn't wait for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_is_ready_soon_though_a_member_of_its_region_was_killed() {

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::UNIX_EPOCH,
 };
 
 use parking_lot::Mutex;
@@ -221,9 +222,15 @@ impl Journal {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         // There is none on old kernels, and then only one clock.
         let time = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+        // The kernel uses a namespace's number again, for one whose clock may be another.
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        let offsets: Vec<&str> = offsets.split_whitespace().collect();
         let file = fs::metadata(&self.path).ok()?;
+        // And a file system a file's number; when the file was made it isn't told by all.
+        let made = file.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         let boot = Some(boot.trim()).filter(|boot| !boot.is_empty())?;
-        Some(format!("{boot} {} {}:{}", time.display(), file.dev(), file.ino()))
+        let (time, offsets, made) = (time.display(), offsets.join(" "), made.as_nanos());
+        Some(format!("{boot} {time} {offsets} {}:{} {made}", file.dev(), file.ino()))
     }
 
     /// Returns the process that was on the log's list and hadn't signed off, when the one before ended.

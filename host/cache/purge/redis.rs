@@ -56,7 +56,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Checks the reader's place, signs it on, and reads on. A place in the middle is known by the record that is there, or by
-/// the one after it.
+/// the one after it. That it left once is forgotten when it comes back: if the list were lost, it would count as signed off
+/// to those who know no later word of it.
 static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local s = redis.call('HMGET', KEYS[1], 'id', 'seq', 'tip')
@@ -83,6 +84,11 @@ static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
           end
         end
         local applied = known and ARGV[3] or '0'
+        if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
+          for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
+            if string.match(note, '^(.*) %d+$') == ARGV[1] then redis.call('LREM', KEYS[4], 0, note) end
+          end
+        end
         redis.call('HSET', KEYS[3], ARGV[1], table.concat({ARGV[9], applied, ARGV[4], ARGV[5]}, ' '))
         local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6] .. '-0', '+', 'COUNT', ARGV[8])
         return {'ok', s[2], s[3], first and first[1] or '', entries}",
@@ -152,7 +158,14 @@ static SIGN_ON: LazyLock<Script> = LazyLock::new(|| {
         end
         for i = 1, #ARGV, 3 do
           local beat = left[ARGV[i]]
-          if not beat or beat < tonumber(ARGV[i + 2]) then redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+          if not beat or beat < tonumber(ARGV[i + 2]) then
+            redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
+            if beat then
+              for _, note in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
+                if string.match(note, '^(.*) %d+$') == ARGV[i] then redis.call('LREM', KEYS[2], 0, note) end
+              end
+            end
+          end
         end",
     )
 });
@@ -321,7 +334,7 @@ impl RedisLog {
     async fn follow(&self, member: &Member, from: Cursor) -> Result<Followed, Error> {
         self.highest.fetch_max(from.log.0 >> INCARNATION_BITS, Ordering::Relaxed);
         let mut call = FOLLOW.prepare_invoke();
-        call.key(&self.names.state).key(&self.names.log).key(&self.names.members);
+        call.key(&self.names.state).key(&self.names.log).key(&self.names.members).key(&self.names.left);
         let report = &member.report;
         call.arg(field(member)).arg(from.log.0).arg(report.applied.0).arg(limits(report)).arg(report.beat);
         call.arg(from.position.0).arg(from.link.0).arg(BATCH).arg(member.log.0);

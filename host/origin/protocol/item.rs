@@ -181,6 +181,15 @@ impl ItemError {
     }
 }
 
+/// Bytes that the items of a request may repeat of what they have in common, all together: a small body of many items must
+/// not take many times its size in memory. A request that would take more isn't split.
+const REPEATED_BYTES_MAX: usize = 2 << 20;
+
+/// Whether so many items may each repeat this many bytes.
+pub(super) const fn may_repeat(bytes: usize, items: usize) -> bool {
+    bytes.saturating_mul(items) <= REPEATED_BYTES_MAX
+}
+
 /// The outcome of one item.
 pub type Outcome = Result<ItemResponse, ItemError>;
 

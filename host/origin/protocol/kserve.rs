@@ -24,7 +24,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules, WHOLE,
+        Split, SplitRules, WHOLE, may_repeat,
     },
     json,
     lenient::Text,
@@ -38,7 +38,7 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 const INPUTS: &str = "inputs";
 const OUTPUTS: &str = "outputs";
 
-/// Bytes of what the rows of a request have in common, which every item repeats. A request with more isn't split.
+/// Bytes of what the rows of a request have in common. A request with more isn't split.
 const SHARED_BYTES_MAX: usize = 16 * 1024;
 
 /// What a response may depend on beside the request: the steps of a sequence before it, and memory that it shares with
@@ -143,7 +143,12 @@ fn divided(head: &[u8], binary: &[u8], rules: &SplitRules<'_>) -> Result<Option<
     let none: Vec<(&Head<'_>, Vec<&[u8]>)> = tensors.iter().map(|tensor| (&tensor.head, Vec::new())).collect();
     let group = Bytes::from(message::write(INPUTS, None, &rest, &none).bytes);
     let is_indivisible = rules.indivisible.iter().any(|name| is_on(&rest, name));
-    if rows == 0 || group.len() > SHARED_BYTES_MAX || is_indivisible || depends_on_more(&group) {
+    if rows == 0
+        || group.len() > SHARED_BYTES_MAX
+        || !may_repeat(group.len(), rows)
+        || is_indivisible
+        || depends_on_more(&group)
+    {
         return Ok(None);
     }
     let mut items = Vec::with_capacity(rows);

@@ -15,7 +15,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules,
+        Split, SplitRules, may_repeat,
     },
     json::{self, Node},
     lenient::Text,
@@ -24,8 +24,7 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the members beside `input`. Every item of a list repeats them, and so does the name of a batch's class,
-/// so that without a limit a body could take many times its size in memory. A request with more isn't split.
+/// Bytes of the members beside `input`, which the name of a batch's class repeats. A request with more isn't split.
 const SHARED_BYTES_MAX: usize = 16 * 1024;
 
 /// The beginning of every item's body.
@@ -110,7 +109,7 @@ fn divided(members: &Object<'_>, rules: &SplitRules<'_>) -> Result<Option<Split>
         tail.push(',');
         json::write_member(name, value, &mut tail);
     }
-    if tail.len() > SHARED_BYTES_MAX {
+    if tail.len() > SHARED_BYTES_MAX || !may_repeat(tail.len(), inputs.len()) {
         return Ok(None);
     }
     tail.push('}');

@@ -242,6 +242,8 @@ fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> U
         body: UpstreamBody::Bytes(body),
         // A batch is many clients'.
         client: None,
+        // Items gather at the pool of the first candidate, whichever one a part of them is sent to.
+        home: first.choice.order.first().copied(),
         recodes: true,
         span: span.clone(),
     };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::*;
+use crate::batch::pace::{Outlook, Verdict};
 
 /// Requests of one tenant: so many a second, at random times, of so many items each.
 #[derive(Clone, Copy)]
@@ -259,4 +260,45 @@ fn a_low_priority_is_served_beside_a_flood_of_a_higher_one() {
         let starved = fates[&1].starved;
         assert!(starved < seconds * 1_000_000, "{tenant} {class}: {starved} µs");
     }
+}
+
+/// Sends at once, and has measured a model that takes as long for one item as for many.
+#[derive(Debug)]
+struct Flat;
+
+impl Pace for Flat {
+    fn on_arrival(&mut self, _: u64, _: Instant, _: usize) {}
+
+    fn on_batch(&mut self, _: u64, _: &Returned, _: Instant) {}
+
+    fn next(&mut self, _: &Outlook) -> Verdict {
+        Verdict::Send(Why::Idle)
+    }
+
+    fn estimate(&self) -> Option<Estimate> {
+        Some(Estimate { fixed: Duration::from_millis(40), per_item: Duration::ZERO, held: Duration::ZERO })
+    }
+}
+
+#[test]
+fn a_tenant_whose_items_are_sent_alone_has_its_share_of_the_slots_and_no_more() {
+    let rule = slots(1);
+    let full = rule.former.size_max;
+    let (mut now, mut scheduler) = (Instant::now(), Scheduler::new(rule, Box::new(Flat)));
+    let (lists, alone) = (Tenant::of_digest(1), Tenant::of_digest(2));
+    let mut sent = [0_usize; 2];
+    for _ in 0..200 {
+        let list = (0..full).map(|_| (0_usize, Terms { tenant: lists, ..of(1) })).collect();
+        // Both want more than there is; what the queue refuses doesn't matter.
+        scheduler.arrive_together(vec![('a', list)], now, |_| true).ok();
+        for class in ['b', 'c'] {
+            let terms = Terms { tenant: alone, size_max: Some(1), ..of(1) };
+            scheduler.arrive(&class, 1_usize, terms, now, |_| true).ok();
+        }
+        let Next::Send(batch) = scheduler.next(now, |_| true) else { panic!("a slot is free") };
+        sent[batch.items[0]] += 1;
+        now += Duration::from_millis(40);
+        scheduler.finished(&batch.queue_id, &RETURNED, now);
+    }
+    assert!(sent[0].abs_diff(sent[1]) <= 4, "{sent:?}");
 }

@@ -130,7 +130,7 @@ fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
     let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };
     let (now, took) = (std::time::Instant::now(), std::time::Duration::from_millis(5));
-    let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Answered, endpoint: None };
+    let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Responded, endpoint: None };
     bencher.counter(divan::counter::ItemsCount::new(size)).bench_local(|| {
         for item in 0..size {
             assert!(scheduler.arrive(&class, black_box(item), terms, now, |_| true).is_ok());

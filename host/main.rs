@@ -284,8 +284,8 @@ async fn purge(flags: PurgeFlags) -> Done {
     if let Some(node) = scope.sign_off {
         let path = format!("/nodes/{node}/sign-off");
         let body = serde_json::json!({});
-        let answered = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
-        return reported(answered);
+        let responded = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
+        return reported(responded);
     }
     let scope = match (&scope.url, &scope.key, &scope.tag) {
         (Some(url), _, _) => Scope::url(url),
@@ -297,8 +297,8 @@ async fn purge(flags: PurgeFlags) -> Done {
 }
 
 /// Shows what the admin API replied to a purge.
-fn reported(answered: Result<(http::StatusCode, serde_json::Value), client::ClientError>) -> Done {
-    let (status, report) = answered.map_err(|error| format!("holm purge: {error}"))?;
+fn reported(responded: Result<(http::StatusCode, serde_json::Value), client::ClientError>) -> Done {
+    let (status, report) = responded.map_err(|error| format!("holm purge: {error}"))?;
     println!("{report}");
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

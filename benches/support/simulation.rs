@@ -313,7 +313,7 @@ impl World {
 
     fn come_back(&mut self, batch: usize) {
         let Some((queue_id, items, took)) = self.out.remove(&batch) else { return };
-        let returned = Returned { items: items.len(), took, outcome: Outcome::Answered, endpoint: None };
+        let returned = Returned { items: items.len(), took, outcome: Outcome::Responded, endpoint: None };
         self.scheduler.finished(&queue_id, &returned, self.now);
         for item in items {
             self.latencies.push(self.now.duration_since(item.since));

@@ -363,10 +363,10 @@ mod tests {
             ),
             ("/policies", JSON, "[]"),
         ] {
-            let answer = ask(&node, request(Method::GET, target, Body::Empty)).await;
-            assert_eq!((answer.status, answer.content_type()), (200, content_type), "{target}");
-            assert_eq!(answer.text, expected, "{target}");
-            assert_eq!(answer.headers["cache-control"], "no-store", "{target}");
+            let response = ask(&node, request(Method::GET, target, Body::Empty)).await;
+            assert_eq!((response.status, response.content_type()), (200, content_type), "{target}");
+            assert_eq!(response.text, expected, "{target}");
+            assert_eq!(response.headers["cache-control"], "no-store", "{target}");
         }
     }
 
@@ -380,9 +380,9 @@ mod tests {
             [("/nodes/half/sign-off", 1, json!(2)), ("/nodes/unknown/sign-off", 0, json!(null))]
         {
             let request = request(Method::POST, target, "{}".to_owned());
-            let answer = ask(&Arc::new(node()), request).await;
-            let known = answer.json();
-            assert_eq!((answer.status, known["left"].clone()), (504, left), "{known}");
+            let response = ask(&Arc::new(node()), request).await;
+            let known = response.json();
+            assert_eq!((response.status, known["left"].clone()), (504, left), "{known}");
             assert_eq!(known["signed_off"], json!(signed_off), "{known}");
         }
     }
@@ -390,29 +390,29 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_ready_says_why() {
         let node = Node { ready: Err(vec!["the purge log is behind".to_owned()]), ..node() };
-        let answer = ask(&Arc::new(node), request(Method::GET, "/readyz", Body::Empty)).await;
-        assert_eq!(answer.status, 503);
-        assert_eq!(answer.json(), json!({"ready": false, "reasons": ["the purge log is behind"]}));
+        let response = ask(&Arc::new(node), request(Method::GET, "/readyz", Body::Empty)).await;
+        assert_eq!(response.status, 503);
+        assert_eq!(response.json(), json!({"ready": false, "reasons": ["the purge log is behind"]}));
     }
 
     #[tokio::test]
     async fn a_purge_reaches_the_node_and_its_report_the_caller() {
         let node = Arc::new(node());
-        let answer = ask(&node, purging(r#"{"tag":"news","soft":true}"#)).await;
-        assert_eq!(answer.status, 200);
+        let response = ask(&node, purging(r#"{"tag":"news","soft":true}"#)).await;
+        assert_eq!(response.status, 200);
         let expected = json!({"complete": true, "position": "17", "applied": ["a"], "expired": ["c"], "missing": []});
-        assert_eq!(answer.json(), expected);
+        assert_eq!(response.json(), expected);
         assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true }]);
     }
 
     #[tokio::test]
     async fn a_purge_that_not_all_have_applied_is_no_success() {
         let node = Node { outcome: Ok(report(&["b"])), ..node() };
-        let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
-        assert_eq!((answer.status, answer.content_type()), (504, PROBLEM));
+        let response = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
+        assert_eq!((response.status, response.content_type()), (504, PROBLEM));
         let wanted = json!({"complete": false, "position": "17", "applied": ["a"], "expired": ["c"],
             "missing": ["b"], "type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": INCOMPLETE});
-        assert_eq!(answer.json(), wanted);
+        assert_eq!(response.json(), wanted);
         let read: IncompletePurge = serde_json::from_value(wanted).unwrap();
         assert_eq!(read.report, report(&["b"]));
     }
@@ -421,9 +421,9 @@ mod tests {
     async fn a_purge_that_failed_says_why() {
         let failure = PurgeFailure { reason: "the purge log can't be written".to_owned() };
         let node = Node { outcome: Err(failure), ..node() };
-        let answer = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
-        assert_eq!((answer.status, answer.content_type()), (503, PROBLEM));
-        assert_eq!(answer.json()["detail"], "the purge log can't be written");
+        let response = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
+        assert_eq!((response.status, response.content_type()), (503, PROBLEM));
+        assert_eq!(response.json()["detail"], "the purge log can't be written");
     }
 
     #[tokio::test]
@@ -439,8 +439,8 @@ mod tests {
             ("/policies/p/load", "{\"a\":1}", 400),
             ("/policies/p/load", "no", 400),
         ] {
-            let answer = post(target, body).await;
-            assert_eq!((answer.status, answer.content_type()), (status, PROBLEM), "{target}: {}", answer.text);
+            let response = post(target, body).await;
+            assert_eq!((response.status, response.content_type()), (status, PROBLEM), "{target}: {}", response.text);
         }
         let mut unsafe_one = request(Method::POST, "/policies/p/promote", "{}".to_owned());
         unsafe_one.head.headers.remove(CONTENT_TYPE);
@@ -458,9 +458,9 @@ mod tests {
             (r#"{"tag":"a","prefix":"/"}"#, 400),
             (too_large.as_str(), 413),
         ] {
-            let answer = ask(&node, purging(body)).await;
-            assert_eq!((answer.status, answer.content_type()), (status, PROBLEM), "{body:.40}");
-            assert_eq!(answer.json()["status"], status, "{body:.40}");
+            let response = ask(&node, purging(body)).await;
+            assert_eq!((response.status, response.content_type()), (status, PROBLEM), "{body:.40}");
+            assert_eq!(response.json()["status"], status, "{body:.40}");
         }
         assert!(node.purged.lock().is_empty());
     }
@@ -484,8 +484,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_off_is_a_problem_of_the_request() {
         let node = Arc::new(node());
-        let answer = ask(&node, request(Method::POST, "/purge", Body::stream(Stalled))).await;
-        assert_eq!((answer.status, answer.content_type()), (400, PROBLEM));
+        let response = ask(&node, request(Method::POST, "/purge", Body::stream(Stalled))).await;
+        assert_eq!((response.status, response.content_type()), (400, PROBLEM));
     }
 
     #[tokio::test]
@@ -503,7 +503,7 @@ mod tests {
 
     #[tokio::test]
     async fn head_is_get_without_its_body() {
-        let answer = ask(&Arc::new(node()), request(Method::HEAD, "/healthz", Body::Empty)).await;
-        assert_eq!((answer.status, answer.text.as_str()), (200, ""));
+        let response = ask(&Arc::new(node()), request(Method::HEAD, "/healthz", Body::Empty)).await;
+        assert_eq!((response.status, response.text.as_str()), (200, ""));
     }
 }

@@ -234,9 +234,9 @@ mod tests {
             (status, request.into_body())
         }
         let address = serve(Router::new().route("/purge", post(echo))).await;
-        let (status, answer) = purge(&format!("http://{address}"), &news(), PATIENCE).await.unwrap();
+        let (status, response) = purge(&format!("http://{address}"), &news(), PATIENCE).await.unwrap();
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
-        assert_eq!(Purge::parse(answer.to_string().as_bytes()), Ok(news()));
+        assert_eq!(Purge::parse(response.to_string().as_bytes()), Ok(news()));
     }
 
     #[tokio::test]
@@ -256,8 +256,8 @@ mod tests {
             ),
         ] {
             let address = serve(Router::new().fallback(asked)).await;
-            let (status, answer) = call(&address.to_string(), method, path, body.as_ref(), PATIENCE).await.unwrap();
-            assert_eq!((status, answer), (StatusCode::OK, wanted));
+            let (status, response) = call(&address.to_string(), method, path, body.as_ref(), PATIENCE).await.unwrap();
+            assert_eq!((status, response), (StatusCode::OK, wanted));
         }
         let invalid = call("127.0.0.1:1", Method::GET, "/a b", None, PATIENCE).await.unwrap_err();
         assert!(matches!(invalid, ClientError::Path(_)), "{invalid}");

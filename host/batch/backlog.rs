@@ -33,7 +33,7 @@ impl Backlog {
 
     /// Notes how long a batch took. Failures come faster or slower than answers, and say nothing about those.
     pub(super) fn on_batch(&mut self, returned: &Returned) {
-        if returned.outcome == Outcome::Answered {
+        if returned.outcome == Outcome::Responded {
             let took = returned.took.as_secs_f64();
             self.took = Some(self.took.map_or(took, |known| known + (took - known) * NEWEST));
         }
@@ -81,7 +81,7 @@ mod tests {
         ] {
             let mut backlog = Backlog::new(size, concurrency);
             assert_eq!(backlog.retry_after(items), Duration::from_secs(1), "nothing is known yet");
-            backlog.on_batch(&returned(millis, Outcome::Answered));
+            backlog.on_batch(&returned(millis, Outcome::Responded));
             assert_eq!(backlog.retry_after(items), Duration::from_secs(wanted), "{items} of {size}");
         }
     }
@@ -90,14 +90,14 @@ mod tests {
     fn what_is_measured_follows_the_model_and_ignores_failures() {
         let mut backlog = Backlog::new(32, 2);
         assert_eq!((backlog.service(), backlog.finish(5)), (None, None));
-        backlog.on_batch(&returned(100, Outcome::Answered));
+        backlog.on_batch(&returned(100, Outcome::Responded));
         backlog.on_batch(&returned(1, Outcome::Failed));
         assert_eq!(backlog.service(), Some(Duration::from_millis(100)));
         for (items, rounds) in [(1, 1), (32, 1), (64, 1), (65, 2), (129, 3)] {
             assert_eq!(backlog.finish(items), Some(Duration::from_millis(100 * rounds)), "{items}");
         }
         for _ in 0..100 {
-            backlog.on_batch(&returned(10, Outcome::Answered));
+            backlog.on_batch(&returned(10, Outcome::Responded));
             backlog.on_full(8);
         }
         let rounds = backlog.finish(64).unwrap().as_secs_f64() / backlog.service().unwrap().as_secs_f64();

@@ -440,7 +440,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
 impl<I, O> Shared<I, O> {
     /// Notes how long a batch took, if it shows how long the model takes.
     fn measure(&self, items: usize, took: Duration, outcome: Outcome) {
-        if outcome == Outcome::Answered {
+        if outcome == Outcome::Responded {
             self.metrics.came_back(took);
             self.measured.lock().add(items, took);
         }

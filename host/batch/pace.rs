@@ -52,7 +52,7 @@ pub struct Returned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The model responded.
-    Answered,
+    Responded,
     /// The model refused it, failed or wasn't reached.
     Failed,
     /// It came to nothing on this node: not one response an item, or a panic.

@@ -337,7 +337,7 @@ enum Missing {
     /// No tier has it.
     Gone,
     /// A tier that may have it didn't respond in time.
-    Unanswered,
+    NoReply,
 }
 
 impl Cache {
@@ -449,7 +449,7 @@ impl Cache {
                 None => self.tiers.remove(&part.key),
             },
             Ok(None) => {}
-            Err(_) => missing = Missing::Unanswered,
+            Err(_) => missing = Missing::NoReply,
         }
         let limit = deadline.saturating_duration_since(Instant::now());
         match self.tiers.redis_part(&part.key, limit, patience).await {
@@ -460,7 +460,7 @@ impl Cache {
                 }
             }
             TierReply::Missing => {}
-            TierReply::Unanswered => missing = Missing::Unanswered,
+            TierReply::NoReply => missing = Missing::NoReply,
         }
         Err(missing)
     }
@@ -490,13 +490,13 @@ impl Cache {
                     return Ok(piece);
                 }
             }
-            Err(_) => missing = Missing::Unanswered,
+            Err(_) => missing = Missing::NoReply,
         }
         let limit = deadline.saturating_duration_since(Instant::now());
         match self.tiers.redis_part(&window.key, limit, true).await {
             TierReply::Found(value) => cut(value).ok_or(missing),
             TierReply::Missing => Err(missing),
-            TierReply::Unanswered => Err(Missing::Unanswered),
+            TierReply::NoReply => Err(Missing::NoReply),
         }
     }
 

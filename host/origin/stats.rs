@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Responses that the statistics cover.
-const ANSWERS_MAX: usize = 1024;
+const RESPONSES_MAX: usize = 1024;
 
 /// The last responses of a pool.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Recent(Mutex<Window>);
 #[derive(Debug, Default)]
 struct Window {
     /// Time to the head in microseconds, and whether it failed; a ring once it is full.
-    answers: Vec<(u32, bool)>,
+    responses: Vec<(u32, bool)>,
     next: usize,
     /// The latest summary, and when it is out of date.
     summary: Option<(Uptime, PoolStats)>,
@@ -45,23 +45,23 @@ impl Recent {
 
 impl Window {
     fn record(&mut self, us: u32, failed: bool) {
-        if self.answers.len() < ANSWERS_MAX {
-            self.answers.push((us, failed));
+        if self.responses.len() < RESPONSES_MAX {
+            self.responses.push((us, failed));
         } else {
-            self.answers[self.next] = (us, failed);
-            self.next = (self.next + 1) % ANSWERS_MAX;
+            self.responses[self.next] = (us, failed);
+            self.next = (self.next + 1) % RESPONSES_MAX;
         }
     }
 
     fn summarize(&self, present: PoolStats) -> PoolStats {
-        let mut times: Vec<u32> = self.answers.iter().filter(|(_, failed)| !failed).map(|(us, _)| *us).collect();
+        let mut times: Vec<u32> = self.responses.iter().filter(|(_, failed)| !failed).map(|(us, _)| *us).collect();
         times.sort_unstable();
-        let failed = self.answers.len() - times.len();
+        let failed = self.responses.len() - times.len();
         // Of the times in order, the one that so many in a hundred don't exceed.
         let at = |percent: usize| {
             times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied().map_or(0, u64::from)
         };
-        let error_ppm = (failed * 1_000_000).checked_div(self.answers.len()).unwrap_or(0);
+        let error_ppm = (failed * 1_000_000).checked_div(self.responses.len()).unwrap_or(0);
         PoolStats { p50_us: at(50), p99_us: at(99), error_ppm: u32::try_from(error_ppm).unwrap_or(u32::MAX), ..present }
     }
 }
@@ -88,8 +88,8 @@ mod tests {
     #[test]
     fn only_the_last_responses_count() {
         let recent = Recent::default();
-        (0..ANSWERS_MAX).for_each(|_| recent.record(7, true));
-        (0..ANSWERS_MAX).for_each(|_| recent.record(u128::MAX, false));
+        (0..RESPONSES_MAX).for_each(|_| recent.record(7, true));
+        (0..RESPONSES_MAX).for_each(|_| recent.record(u128::MAX, false));
         let now = summary(&recent, 0);
         assert_eq!((now.p50_us, now.error_ppm), (u64::from(u32::MAX), 0));
     }

@@ -145,10 +145,10 @@ impl Origin {
     }
 
     /// Reads one request of each connection, says this, and closes.
-    async fn saying(answer: &'static str) -> Self {
+    async fn saying(response: &'static str) -> Self {
         Self::start(move |_, mut stream| async move {
             read_request(&mut stream).await;
-            write(&mut stream, answer).await;
+            write(&mut stream, response).await;
         })
         .await
     }
@@ -211,7 +211,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-async fn write(stream: &mut TcpStream, answer: &str) {
+async fn write(stream: &mut TcpStream, response: &str) {
     // The pool may have left already; a test that minds will notice.
-    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.write_all(response.as_bytes()).await;
 }

@@ -140,7 +140,7 @@ impl Plugin {
         };
         let timer = self.tally.call(hook);
         let answer = hook::ask(&mut instance, &self.call, call, values);
-        if let Some(took) = self.tally.answered(hook, timer) {
+        if let Some(took) = self.tally.responded(hook, timer) {
             self.remembered.call_took(hook, took);
         }
         if let Some(burned) = instance.burned() {

@@ -22,14 +22,14 @@ pub(super) struct Instance {
     exports: Exports,
     store: Store<State>,
     /// Calls it has had.
-    answered: u64,
+    responded: u64,
     counts_fuel: bool,
     live: Live,
 }
 
 impl Instance {
     pub(super) fn new(store: Store<State>, exports: Exports, counts_fuel: bool, live: Live) -> Self {
-        Self { exports, store, answered: 0, counts_fuel, live }
+        Self { exports, store, responded: 0, counts_fuel, live }
     }
 
     /// Returns the fuel that the last call has burned, if it is counted.
@@ -155,8 +155,8 @@ impl InstancePermit<'_> {
     /// instead.
     pub(super) fn keep(self, mut instance: Box<Instance>) -> bool {
         let instances = self.0;
-        instance.answered += 1;
-        if instance.answered >= instances.calls_max {
+        instance.responded += 1;
+        if instance.responded >= instances.calls_max {
             return false;
         }
         let mut pool = instances.pool.lock();

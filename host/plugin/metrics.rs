@@ -248,7 +248,7 @@ impl Tally {
     }
 
     /// Counts the time of a call that has ended, and returns it.
-    pub(super) fn answered(&self, hook: Hook, timer: Option<Instant>) -> Option<Duration> {
+    pub(super) fn responded(&self, hook: Hook, timer: Option<Instant>) -> Option<Duration> {
         let took = timer?.elapsed();
         self.of(hook)?.timed(took);
         Some(took)

@@ -294,8 +294,8 @@ impl Fault {
 
     /// Returns the fault of a verdict on another hook's call; implementations rule it out.
     #[must_use]
-    pub fn mismatch(asked: Hook, answered: &Decision) -> Self {
-        Self::Malformed(format!("{} was called, the verdict is of {}", asked.name(), answered.hook().name()))
+    pub fn mismatch(asked: Hook, responded: &Decision) -> Self {
+        Self::Malformed(format!("{} was called, the verdict is of {}", asked.name(), responded.hook().name()))
     }
 }
 

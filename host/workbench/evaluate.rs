@@ -74,7 +74,7 @@ fn ask_hook(policy: &dyn Policy, record: &Record, hook: Hook, notes: &Notes) -> 
     match hook {
         Hook::Key => consult::key(policy, &facts).map(|said| said.map(Arc::new)),
         Hook::Admit => {
-            facts = facts.with_response(record.answered.as_ref()?.answer());
+            facts = facts.with_response(record.responded.as_ref()?.facts());
             consult::ask(policy, &call, &facts)
         }
         _ => consult::ask(policy, &call, &facts),

@@ -8,7 +8,7 @@ mod rewrite;
 use std::fmt;
 
 pub use recorded::Record;
-pub(super) use {raw::place, recorded::Answered, rewrite::with_expectation};
+pub(super) use {raw::place, recorded::RecordedResponse, rewrite::with_expectation};
 
 /// Records that are evaluated under one configuration.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(record.head.headers["x-b"].as_bytes(), "ü".as_bytes());
         assert_eq!((record.at.0, record.title().as_str()), (61_000, "line 1, all"));
         assert!(Hook::ALL.into_iter().all(|hook| record.hook_call(hook).is_some()));
-        let answered = record.answered.unwrap();
+        let answered = record.responded.unwrap();
         assert_eq!((answered.status.as_u16(), answered.length, answered.fetch_us), (404, Some(3), 9));
         assert!(
             matches!(answered.suggested, Admission::Store(storage) if storage.ttl_ms == 1 && storage.vary.len() == 1)

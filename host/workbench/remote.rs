@@ -42,8 +42,8 @@ impl Remote {
     /// # Errors
     /// The node doesn't respond, or has no such policy.
     pub async fn list(&self, name: Option<&str>) -> Result<String, Error> {
-        let answer = self.call(Method::GET, "/policies", None).await?;
-        let Ok(policies) = serde_json::from_value::<Vec<PolicyInfo>>(answer) else {
+        let response = self.call(Method::GET, "/policies", None).await?;
+        let Ok(policies) = serde_json::from_value::<Vec<PolicyInfo>>(response) else {
             return Err(Error::Step {
                 step: "the node's list of policies can't be read",
                 cause: OTHER_VERSION.to_owned(),
@@ -94,8 +94,8 @@ impl Remote {
 
     async fn act(&self, name: &str, action: &str, body: &Value) -> Result<String, Error> {
         let path = format!("/policies/{}/{action}", encoded(name));
-        let answer = self.call(Method::POST, &path, Some(body)).await?;
-        match serde_json::from_value::<Loaded>(answer) {
+        let response = self.call(Method::POST, &path, Some(body)).await?;
+        match serde_json::from_value::<Loaded>(response) {
             Ok(loaded) => Ok(in_words(name, &loaded)),
             Err(error) => {
                 let cause = format!("{OTHER_VERSION} ({error})");
@@ -105,19 +105,19 @@ impl Remote {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Error> {
-        let (status, answer) = client::call(&self.admin, method, path, body, TIME).await?;
+        let (status, response) = client::call(&self.admin, method, path, body, TIME).await?;
         if status == StatusCode::OK {
-            return Ok(answer);
+            return Ok(response);
         }
-        Err(Error::Refused { admin: self.admin.clone(), status, detail: reason(answer) })
+        Err(Error::Refused { admin: self.admin.clone(), status, detail: reason(response) })
     }
 }
 
 const OTHER_VERSION: &str = "is it a holm of another version?";
 
 /// The detail of a problem, if it is one.
-fn reason(answer: Value) -> String {
-    let problem = serde_json::from_value::<Problem<'_>>(answer);
+fn reason(response: Value) -> String {
+    let problem = serde_json::from_value::<Problem<'_>>(response);
     let detail = problem.ok().map(|problem| problem.detail.into_owned()).filter(|detail| !detail.is_empty());
     detail.unwrap_or_else(|| "it says no reason".to_owned())
 }

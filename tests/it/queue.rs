@@ -104,10 +104,10 @@ async fn the_tenant_is_what_the_route_says() {
 async fn a_batch_whose_pool_is_dead_takes_a_slot_of_the_next_one() {
     const CLIENTS: u64 = 6;
     let (dead, origin, gate) = (Origin::start().await, Origin::start().await, Gate::closed());
-    let (begun, answered, most) =
+    let (begun, responded, most) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (held, begins, responses, at_once) =
-        (gate.clone(), Arc::clone(&begun), Arc::clone(&answered), Arc::clone(&most));
+        (gate.clone(), Arc::clone(&begun), Arc::clone(&responded), Arc::clone(&most));
     origin.on(ARRAY, move |seen| {
         let begun = begins.fetch_add(1, SeqCst) + 1;
         at_once.fetch_max(begun - responses.load(SeqCst), SeqCst);
@@ -132,7 +132,7 @@ async fn a_batch_whose_pool_is_dead_takes_a_slot_of_the_next_one() {
     node.took_over_h2(u32::try_from(CLIENTS).unwrap()).await;
     for one in 1..=usize::try_from(CLIENTS).unwrap() {
         eventually("a batch", async || begun.load(SeqCst) >= one).await;
-        answered.fetch_add(1, SeqCst);
+        responded.fetch_add(1, SeqCst);
         gate.release(1);
     }
     for (n, response) in asks.join_all().await {

@@ -57,7 +57,7 @@ impl Model {
         if items.contains(&RESULTS_TOO_MANY) {
             results.push(0);
         }
-        BatchResult { results, outcome: Outcome::Answered, endpoint: None }
+        BatchResult { results, outcome: Outcome::Responded, endpoint: None }
     }
 }
 
@@ -223,7 +223,7 @@ async fn a_batch_that_comes_to_nothing_leaves_nobody_waiting_and_the_class_worki
     }
     assert_eq!(bench.metrics.lost.get(), 3);
     bench.classes(0).await;
-    let wanted = [(1, Outcome::Lost), (1, Outcome::Answered)].repeat(3);
+    let wanted = [(1, Outcome::Lost), (1, Outcome::Responded)].repeat(3);
     assert_eq!(*bench.pace.returned.lock(), wanted, "the pace is told how each batch went");
 }
 

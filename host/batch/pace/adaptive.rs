@@ -53,7 +53,7 @@ impl Pace for Adaptive {
 
     fn on_batch(&mut self, class: u64, returned: &Returned, at: Instant) {
         let Returned { items, took, outcome, endpoint } = returned;
-        if *outcome == Outcome::Answered {
+        if *outcome == Outcome::Responded {
             self.costs.add(class, endpoint.as_ref(), *items, took.as_secs_f64());
         }
         if self.classes.len() >= CLASSES_MAX && !self.classes.contains_key(&class) {
@@ -201,9 +201,9 @@ mod tests {
 
     const CLASS: u64 = 7;
 
-    fn answered(items: usize) -> Returned {
+    fn responded(items: usize) -> Returned {
         let took = Duration::from_millis(20) + Duration::from_millis(1) * u32::try_from(items).unwrap();
-        Returned { items, took, outcome: Outcome::Answered, endpoint: None }
+        Returned { items, took, outcome: Outcome::Responded, endpoint: None }
     }
 
     /// Returns an outlook on so many items that wait since a slot has been free.
@@ -225,13 +225,13 @@ mod tests {
     fn experienced(start: Instant) -> (Adaptive, Instant) {
         let (mut pace, mut now) = (Adaptive::new(), start);
         for round in 0..40 {
-            pace.on_batch(CLASS, &answered(4), now);
+            pace.on_batch(CLASS, &responded(4), now);
             for _ in 0..4 {
                 pace.on_arrival(CLASS, now + Duration::from_millis(1), 1);
             }
             now += Duration::from_millis(if round % 2 == 0 { 24 } else { 28 });
         }
-        pace.on_batch(CLASS, &answered(4), now);
+        pace.on_batch(CLASS, &responded(4), now);
         (pace, now)
     }
 
@@ -300,7 +300,7 @@ mod tests {
             // Those that followed are seen as before, but none of them in time: each wait is in vain.
             back = now + Duration::from_millis(24);
             pace.on_arrival(CLASS, now + Duration::from_millis(1), 4);
-            pace.on_batch(CLASS, &answered(4), back);
+            pace.on_batch(CLASS, &responded(4), back);
         }
         assert!(waits < 60, "{waits} of 400 batches waited for nothing");
     }
@@ -309,7 +309,7 @@ mod tests {
     fn only_so_many_classes_are_known() {
         let (mut pace, start) = (Adaptive::new(), Instant::now());
         for class in 0..2 * CLASSES_MAX as u64 {
-            pace.on_batch(class, &answered(1), start + Duration::from_millis(class));
+            pace.on_batch(class, &responded(1), start + Duration::from_millis(class));
         }
         assert_eq!(pace.classes.len(), CLASSES_MAX);
         assert!(!pace.classes.contains_key(&0) && pace.classes.contains_key(&(2 * CLASSES_MAX as u64 - 1)));

@@ -30,7 +30,7 @@ const fn slots(concurrency: usize) -> SchedulerRule {
 }
 
 const RETURNED: Returned =
-    Returned { items: 1, took: Duration::from_millis(5), outcome: Outcome::Answered, endpoint: None };
+    Returned { items: 1, took: Duration::from_millis(5), outcome: Outcome::Responded, endpoint: None };
 
 /// Returns the terms of an item without bounds of its own.
 fn of(bytes: usize) -> Terms {

@@ -96,7 +96,7 @@ impl Shared {
     pub(super) async fn part(&self, key: &Key, limit: Duration, patience: bool) -> TierReply {
         if !patience && self.breaker.lock().is_open() {
             self.metrics.redis_skipped.inc();
-            return TierReply::Unanswered;
+            return TierReply::NoReply;
         }
         let mut command = redis::cmd("GET");
         command.arg(self.name(key));
@@ -108,7 +108,7 @@ impl Shared {
             Ok(Err(_)) | Err(_) => {
                 // The breaker counts look-ups and writes: what is late by their measure may be in time by this one.
                 self.metrics.redis_errors.inc();
-                TierReply::Unanswered
+                TierReply::NoReply
             }
         }
     }

@@ -33,5 +33,5 @@ pub enum TierReply {
     /// It has nothing under the key, or nothing that can be read.
     Missing,
     /// It failed, or took too long: it may have the value.
-    Unanswered,
+    NoReply,
 }

@@ -199,7 +199,7 @@ pub type OutcomeRef<'r> = Result<Message<'r>, &'r ItemError>;
 /// Returns an outcome by reference, with no other header fields than its own.
 #[cfg(test)]
 pub(super) fn outcome_ref(outcome: &Outcome) -> OutcomeRef<'_> {
-    outcome.as_ref().map(|answer| Message { headers: &answer.headers, body: &answer.body })
+    outcome.as_ref().map(|response| Message { headers: &response.headers, body: &response.body })
 }
 
 /// The reply to the client.

@@ -71,7 +71,7 @@ pub(super) fn reply(status: u16, body: Bytes) -> JoinedReply {
 /// Returns the reply to one item: its result or its error, byte for byte.
 pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     match outcomes.first() {
-        Some(Ok(answer)) => reply(200, answer.body.clone()),
+        Some(Ok(response)) => reply(200, response.body.clone()),
         Some(Err(error)) => reply(error.status, error.body.clone()),
         None => {
             let error = protocol.failure(502, "there is no result for the item", None);
@@ -83,7 +83,7 @@ pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> Joi
 /// Returns the reply to a request that wasn't split: the model's response with its own header fields.
 pub(super) fn unsplit(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     match outcomes.first() {
-        Some(Ok(answer)) => JoinedReply { status: 200, headers: HeaderMap::new(), body: answer.body.clone() },
+        Some(Ok(response)) => JoinedReply { status: 200, headers: HeaderMap::new(), body: response.body.clone() },
         Some(Err(_)) | None => alone(protocol, outcomes),
     }
 }

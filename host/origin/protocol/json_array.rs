@@ -110,7 +110,7 @@ fn outcome(text: &Text<'_>, element: &RawValue, is_alone: bool) -> Outcome {
 
 fn element(outcome: OutcomeRef<'_>) -> Bytes {
     match outcome {
-        Ok(answer) => answer.body.clone(),
+        Ok(response) => response.body.clone(),
         Err(error) => match std::str::from_utf8(&error.body).ok().and_then(error_status) {
             Some(_) => error.body.clone(),
             None => json::failure(error.status, &error.to_string()).body,
@@ -151,7 +151,7 @@ mod tests {
         split(&Bytes::from_static(body.as_bytes()), 4).unwrap()
     }
 
-    fn answered(body: &'static str, items: usize) -> Result<Vec<Outcome>, BadResponse> {
+    fn responded(body: &'static str, items: usize) -> Result<Vec<Outcome>, BadResponse> {
         let one = asked("1").items.remove(0);
         split_results(&Bytes::from_static(body.as_bytes()), &vec![&one; items])
     }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn every_element_is_the_response_to_its_item() {
-        let outcomes = answered(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
+        let outcomes = responded(r#" [ {"x" : 1.50}, {"error":{"status":400}} ] "#, 2).unwrap();
         assert_eq!(outcomes[0], Ok(ItemResponse::from(Bytes::from_static(br#"{"x" : 1.50}"#))));
         let failed = ItemError::new(400, Bytes::from_static(br#"{"error":{"status":400}}"#));
         assert_eq!(outcomes[1], Err(failed));
@@ -230,24 +230,24 @@ mod tests {
 
     #[test]
     fn a_list_of_another_length_is_refused() {
-        assert_eq!(answered("[1]", 2), Err(BadResponse::Count { asked: 2, found: 1 }));
-        assert_eq!(answered("[1,2,3]", 2), Err(BadResponse::Count { asked: 2, found: 3 }));
+        assert_eq!(responded("[1]", 2), Err(BadResponse::Count { asked: 2, found: 1 }));
+        assert_eq!(responded("[1,2,3]", 2), Err(BadResponse::Count { asked: 2, found: 3 }));
         for body in ["{}", "1", "[1", "not json"] {
-            assert!(matches!(answered(body, 1), Err(BadResponse::Unreadable { .. })), "{body}");
+            assert!(matches!(responded(body, 1), Err(BadResponse::Unreadable { .. })), "{body}");
         }
     }
 
     #[test]
     fn a_result_that_is_no_json_costs_the_others_nothing() {
-        let outcomes = answered(r#"[{"x":NaN}, {"x":2}, [-Infinity]]"#, 3).unwrap();
+        let outcomes = responded(r#"[{"x":NaN}, {"x":2}, [-Infinity]]"#, 3).unwrap();
         assert_eq!(outcomes[1], Ok(ItemResponse::from(Bytes::from_static(br#"{"x":2}"#))));
         for bad in [&outcomes[0], &outcomes[2]] {
             assert!(bad.as_ref().is_err_and(|error| error.status == 502 && error.retry_alone), "{bad:?}");
         }
-        let alone = answered(r#"[{"x":NaN}]"#, 1).unwrap();
+        let alone = responded(r#"[{"x":NaN}]"#, 1).unwrap();
         let given = ItemResponse { storable: false, ..ItemResponse::from(Bytes::from_static(br#"{"x":NaN}"#)) };
         assert_eq!(alone, [Ok(given)]);
-        let refused = answered(r#"[{"error":{"status":422,"at":NaN}}]"#, 1).unwrap();
+        let refused = responded(r#"[{"error":{"status":422,"at":NaN}}]"#, 1).unwrap();
         assert!(refused[0].as_ref().is_err_and(|error| error.status == 422 && !error.retry_alone), "{refused:?}");
     }
 

@@ -308,10 +308,10 @@ fn split_results(response: Message<'_>, asked: usize) -> Result<Vec<Outcome>, Ba
 }
 
 fn join_results(id: Option<&[u8]>, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
-    let answers: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
-    let joined = match answers.as_deref() {
-        Ok([answer]) => Ok(with_id(id, *answer)),
-        Ok(answers) => join_rows(id, answers),
+    let responses: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
+    let joined = match responses.as_deref() {
+        Ok([response]) => Ok(with_id(id, *response)),
+        Ok(responses) => join_rows(id, responses),
         Err(first) => return json::reply(first.status, first.body.clone()),
     };
     match joined {
@@ -324,19 +324,19 @@ fn join_results(id: Option<&[u8]>, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
 }
 
 /// Returns a single result with the client's own `id`; as it is, if the client gave none.
-fn with_id(id: Option<&[u8]>, answer: Message<'_>) -> (HeaderMap, Bytes) {
-    let length = json_bytes(answer.headers, answer.body.len()).ok().flatten();
-    let (head, binary) = answer.body.split_at(length.unwrap_or(answer.body.len()));
+fn with_id(id: Option<&[u8]>, response: Message<'_>) -> (HeaderMap, Bytes) {
+    let length = json_bytes(response.headers, response.body.len()).ok().flatten();
+    let (head, binary) = response.body.split_at(length.unwrap_or(response.body.len()));
     let json = id.and_then(|id| message::with_id(&Text::of(head), id));
     match json {
         Some(json) => (headers(length.map(|_| json.len())), Bytes::from([&json[..], binary].concat())),
-        None => (headers(length), answer.body.clone()),
+        None => (headers(length), response.body.clone()),
     }
 }
 
 /// Joins results of one row each.
-fn join_rows(id: Option<&[u8]>, answers: &[Message<'_>]) -> Result<(HeaderMap, Bytes), BadResponse> {
-    let parts = answers.iter().map(|answer| taken_apart(*answer)).collect::<Result<Vec<_>, _>>()?;
+fn join_rows(id: Option<&[u8]>, responses: &[Message<'_>]) -> Result<(HeaderMap, Bytes), BadResponse> {
+    let parts = responses.iter().map(|response| taken_apart(*response)).collect::<Result<Vec<_>, _>>()?;
     let texts: Vec<Text<'_>> = parts.iter().map(|(head, _)| Text::of(head)).collect();
     let mut results = Vec::with_capacity(texts.len());
     for (text, (_, binary)) in texts.iter().zip(&parts) {

@@ -160,7 +160,7 @@ fn outcome(element: &[u8]) -> Outcome {
 
 fn element(outcome: OutcomeRef<'_>) -> Bytes {
     match outcome {
-        Ok(answer) => answer.body.clone(),
+        Ok(response) => response.body.clone(),
         Err(error) if error_status(&error.body).is_some() => error.body.clone(),
         Err(error) => failure(error.status, &error.to_string()).body,
     }

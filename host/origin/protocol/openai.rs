@@ -222,8 +222,8 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
 }
 
 fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
-    let answers: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
-    match answers.map(|answers| join(&answers)) {
+    let responses: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
+    match responses.map(|responses| join(&responses)) {
         Ok(Ok(body)) => json::reply(200, body),
         Ok(Err(bad)) => {
             let error = failure(502, &bad.to_string(), None);
@@ -520,8 +520,8 @@ fn usage_in(object: &[u8]) -> Option<Usage<'_>> {
 }
 
 /// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
-fn join(answers: &[Message<'_>]) -> Result<Bytes, BadResponse> {
-    let texts: Vec<Text<'_>> = answers.iter().map(|answer| Text::of(answer.body)).collect();
+fn join(responses: &[Message<'_>]) -> Result<Bytes, BadResponse> {
+    let texts: Vec<Text<'_>> = responses.iter().map(|response| Text::of(response.body)).collect();
     let lists = texts.iter().map(List::parse).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
         return Err(BadResponse::Count { asked: 1, found: list.data.len() });

@@ -200,7 +200,7 @@ impl<'b> Division<'b> {
         unfit.dedup();
         Sent {
             results,
-            outcome: if is_measure { batch::Outcome::Answered } else { batch::Outcome::Failed },
+            outcome: if is_measure { batch::Outcome::Responded } else { batch::Outcome::Failed },
             further: self.requests.saturating_sub(1),
             unfit,
         }

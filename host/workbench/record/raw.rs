@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, value::RawValue};
 
-use super::recorded::{Answered, KnownPools, Record};
+use super::recorded::{KnownPools, Record, RecordedResponse};
 use crate::{
     clock::Timestamp,
     message::{Client, RequestHead, Scheme, url::Url},
@@ -172,7 +172,7 @@ impl Line {
             at: Timestamp(self.at.unwrap_or(0).saturating_mul(1_000)),
             arms: self.arms,
             features: features.map(Iterator::collect),
-            answered: answered(self.response, self.suggested)?,
+            responded: responded(self.response, self.suggested)?,
             candidates: candidates.iter().map(Candidate::meant).collect(),
             pools: KnownPools(self.pools.into_iter().map(|(name, pool)| (name, pool.meant())).collect()),
             hit: self.hit,
@@ -263,7 +263,7 @@ fn name(name: &str) -> Result<HeaderName, String> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is not the name of a header field"))
 }
 
-fn answered(response: Option<Response>, suggested: Option<Admission>) -> Result<Option<Answered>, String> {
+fn responded(response: Option<Response>, suggested: Option<Admission>) -> Result<Option<RecordedResponse>, String> {
     let Some(response) = response else {
         let alone = "`suggested` needs `response` beside it".to_owned();
         return if suggested.is_some() { Err(alone) } else { Ok(None) };
@@ -273,7 +273,7 @@ fn answered(response: Option<Response>, suggested: Option<Admission>) -> Result<
     let suggested =
         suggested.map_or_else(|| Ok(policy::Admission::Pass("no-lifetime".to_owned())), Admission::meant)?;
     let headers = fields(&response.headers)?;
-    Ok(Some(Answered { status, headers, length: response.length, fetch_us: response.fetch_us, suggested }))
+    Ok(Some(RecordedResponse { status, headers, length: response.length, fetch_us: response.fetch_us, suggested }))
 }
 
 impl Admission {

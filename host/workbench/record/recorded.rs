@@ -30,7 +30,7 @@ pub struct Record {
     /// Features that are stated instead of extracted.
     pub features: Option<Vec<(String, Bytes)>>,
     /// The origin's response.
-    pub answered: Option<Answered>,
+    pub responded: Option<RecordedResponse>,
     /// The candidates; empty if `route` isn't called.
     pub candidates: Vec<Candidate>,
     /// How pools did.
@@ -43,7 +43,7 @@ pub struct Record {
 
 /// A response of the origin.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct RecordedResponse {
     /// The status.
     pub status: StatusCode,
     /// The header fields.
@@ -77,7 +77,7 @@ impl Record {
             at: Timestamp::default(),
             arms: BTreeMap::new(),
             features: None,
-            answered: None,
+            responded: None,
             candidates: Vec::new(),
             pools: KnownPools::default(),
             hit: None,
@@ -91,7 +91,7 @@ impl Record {
         match hook {
             Hook::Key => Some(HookCall::Key),
             Hook::Features => Some(HookCall::Features),
-            Hook::Admit => self.answered.as_ref().map(|answered| HookCall::Admit(&answered.suggested)),
+            Hook::Admit => self.responded.as_ref().map(|responded| HookCall::Admit(&responded.suggested)),
             Hook::Route => (!self.candidates.is_empty()).then_some(HookCall::Route(&self.candidates)),
             Hook::Batch => Some(HookCall::Batch),
             Hook::Prefetch => self.hit.map(|hit| HookCall::Prefetch { hit }),
@@ -121,10 +121,10 @@ impl Record {
     }
 }
 
-impl Answered {
+impl RecordedResponse {
     /// As policies see it.
     #[must_use]
-    pub const fn answer(&self) -> ResponseFacts<'_> {
+    pub const fn facts(&self) -> ResponseFacts<'_> {
         ResponseFacts { status: self.status, headers: &self.headers, length: self.length, fetch_us: self.fetch_us }
     }
 }

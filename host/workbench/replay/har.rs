@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::super::{
     error::Error,
-    record::{Answered, Record, place},
+    record::{Record, RecordedResponse, place},
     time,
 };
 use crate::{
@@ -112,14 +112,14 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
     };
     let wait_ms = timings.and_then(|timings| timings.wait).unwrap_or(0.0);
     // A request that was blocked or never got a response has the status 0.
-    let answered = StatusCode::from_u16(response.status).ok().and_then(|status| {
+    let responded = StatusCode::from_u16(response.status).ok().and_then(|status| {
         let headers = fields(&response.headers);
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let fetch_us = (wait_ms * 1_000.0).max(0.0) as u64;
         let suggested = suggestion(&record, status, &headers, length)?;
-        Some(Answered { status, headers, length, fetch_us, suggested })
+        Some(RecordedResponse { status, headers, length, fetch_us, suggested })
     });
-    Some(Record { answered, ..record })
+    Some(Record { responded, ..record })
 }
 
 /// The fields that are sent: what begins with `:` is HTTP/2's way to say method and place.
@@ -211,11 +211,11 @@ mod tests {
         );
         assert_eq!(record.head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-tenant"]);
         assert_eq!(record.body.as_deref(), Some(&b"body"[..]));
-        let answered = record.answered.as_ref().unwrap();
-        assert_eq!((answered.status.as_u16(), answered.length, answered.fetch_us), (200, Some(12), 1_500));
-        let Admission::Store(storage) = &answered.suggested else { panic!("{:?}", answered.suggested) };
+        let responded = record.responded.as_ref().unwrap();
+        assert_eq!((responded.status.as_u16(), responded.length, responded.fetch_us), (200, Some(12), 1_500));
+        let Admission::Store(storage) = &responded.suggested else { panic!("{:?}", responded.suggested) };
         assert_eq!((storage.ttl_ms, storage.tags.join(","), storage.vary.len()), (60_000, "a,b".to_owned(), 1));
-        assert!(blocked.answered.is_none());
+        assert!(blocked.responded.is_none());
     }
 
     #[test]
@@ -228,8 +228,8 @@ mod tests {
         ] {
             let entry = json!({"request": {"method": method, "url": "http://a/"}, "response": {"status": status}});
             let records = read(&json!({"log": {"entries": [entry]}})).unwrap();
-            let answered = records[0].as_ref().unwrap().answered.as_ref();
-            assert_eq!(answered.map(|answered| answered.suggested.clone()), wanted, "{method} {status}");
+            let responded = records[0].as_ref().unwrap().responded.as_ref();
+            assert_eq!(responded.map(|responded| responded.suggested.clone()), wanted, "{method} {status}");
         }
     }
 

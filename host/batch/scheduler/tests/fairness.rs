@@ -149,7 +149,7 @@ impl Simulation {
             Occurs::Returns(index) => {
                 let Some((queue_id, items, since)) = self.out[index].take() else { return };
                 let took = Duration::from_micros(now - since);
-                let returned = Returned { items: items.len(), took, outcome: Outcome::Answered, endpoint: None };
+                let returned = Returned { items: items.len(), took, outcome: Outcome::Responded, endpoint: None };
                 self.scheduler.finished(&queue_id, &returned, self.instant(now));
                 for (index, arrived) in items {
                     self.fates.entry(index).or_default().latencies.push(now - arrived);

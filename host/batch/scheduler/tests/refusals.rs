@@ -3,7 +3,7 @@
 use super::*;
 
 const ANSWERED: Returned =
-    Returned { items: 1, took: Duration::from_millis(500), outcome: Outcome::Answered, endpoint: None };
+    Returned { items: 1, took: Duration::from_millis(500), outcome: Outcome::Responded, endpoint: None };
 
 fn list(items: std::ops::Range<u32>, terms: Terms) -> Vec<(char, Vec<(u32, Terms)>)> {
     vec![('a', items.map(|item| (item, terms)).collect())]

@@ -28,7 +28,7 @@ fn joined(items: &[Item]) -> (HeaderMap, Bytes) {
     (joined.headers, joined.body)
 }
 
-fn answered(headers: &HeaderMap, body: &Bytes, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
+fn responded(headers: &HeaderMap, body: &Bytes, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
     KServe.split_response(Message { headers, body }, &items.iter().collect::<Vec<_>>())
 }
 
@@ -203,7 +203,7 @@ fn rows_of_a_response_are_the_items_own() {
     let response = r#"{"id":"of the batch","model_name":"m","outputs":[
         {"name":"y","datatype":"FP32","shape":[2,2],"data":[1.0, 2e0,3, 4.50]},
         {"name":"z","datatype":"FP32","shape":[2,1],"data":[[5],[6]],"parameters":{"classification":1}}]}"#;
-    let outcomes = answered(&HeaderMap::new(), &Bytes::from(response), &items).unwrap();
+    let outcomes = responded(&HeaderMap::new(), &Bytes::from(response), &items).unwrap();
     let second = outcomes[1].as_ref().unwrap();
     let wanted = concat!(
         r#"{"model_name":"m","outputs":[{"datatype":"FP32","name":"y","shape":[1,2],"data":[3, 4.50]},"#,
@@ -223,8 +223,8 @@ fn a_single_result_has_the_clients_id_and_else_stays_as_it_is() {
     let items = asked(&json!({"inputs": [input(&json!([1]), &json!([1]))]})).unwrap().items;
     let body =
         Bytes::from_static(br#"{ "outputs" : [{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}], "id":"x" }"#);
-    let outcomes = answered(&HeaderMap::new(), &body, &items).unwrap();
-    assert!(outcomes[0].as_ref().is_ok_and(|answer| !answer.storable && answer.body == body), "{outcomes:?}");
+    let outcomes = responded(&HeaderMap::new(), &body, &items).unwrap();
+    assert!(outcomes[0].as_ref().is_ok_and(|response| !response.storable && response.body == body), "{outcomes:?}");
     assert_eq!(replied(ReplyForm::Rows { id: None }, &outcomes).body, body);
     let reply = replied(ReplyForm::Rows { id: Some(Bytes::from_static(b"8")) }, &outcomes);
     let wanted = r#"{"id":8,"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}]}"#;
@@ -234,13 +234,13 @@ fn a_single_result_has_the_clients_id_and_else_stays_as_it_is() {
         &json!({"outputs": [{"name": "y", "datatype": "INT8", "shape": [1, 2], "parameters": {"binary_data_size": 2}}]}),
         b"ab",
     );
-    let outcomes = answered(&fields, &body, &items).unwrap();
-    assert!(outcomes[0].as_ref().is_ok_and(|answer| answer.storable), "{outcomes:?}");
+    let outcomes = responded(&fields, &body, &items).unwrap();
+    assert!(outcomes[0].as_ref().is_ok_and(|response| response.storable), "{outcomes:?}");
     // The fields of the response that brought it are the result's, as the pipeline has them.
-    let answer = Message { headers: &fields, body: &body };
-    let reply = KServe.join_outcomes(ReplyForm::Rows { id: None }, &[Ok(answer)]);
+    let response = Message { headers: &fields, body: &body };
+    let reply = KServe.join_outcomes(ReplyForm::Rows { id: None }, &[Ok(response)]);
     assert_eq!((reply.headers, reply.body), (fields.clone(), body.clone()));
-    let reply = KServe.join_outcomes(ReplyForm::Rows { id: Some(Bytes::from_static(b"8")) }, &[Ok(answer)]);
+    let reply = KServe.join_outcomes(ReplyForm::Rows { id: Some(Bytes::from_static(b"8")) }, &[Ok(response)]);
     let length: usize = reply.headers[HEADER_LENGTH].to_str().unwrap().parse().unwrap();
     assert_eq!((&reply.body[length..], parsed(&reply.body[..length])["id"].clone()), (&b"ab"[..], json!(8)));
 }
@@ -250,7 +250,7 @@ fn a_row_that_is_no_json_costs_the_others_nothing() {
     let items = asked(&json!({"inputs": [input(&json!([3]), &json!([1, 2, 3]))]})).unwrap().items;
     for data in ["[1,2,NaN,4,5,6]", "[[1,2],[-Infinity,4],[5,6]]"] {
         let body = format!(r#"{{"outputs":[{{"name":"y","datatype":"FP32","shape":[3,2],"data":{data}}}]}}"#);
-        let outcomes = answered(&HeaderMap::new(), &Bytes::from(body), &items).unwrap();
+        let outcomes = responded(&HeaderMap::new(), &Bytes::from(body), &items).unwrap();
         assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
         assert!(outcomes[1].as_ref().is_err_and(|error| error.status == 502 && error.retry_alone), "{outcomes:?}");
     }
@@ -272,7 +272,7 @@ fn a_response_that_fits_nobody_is_refused() {
         (r#"{"error":"x"}"#.to_owned(), None),
         ("upstream request timeout".to_owned(), None),
     ] {
-        let refused = answered(&HeaderMap::new(), &Bytes::from(body.clone()), &items).unwrap_err();
+        let refused = responded(&HeaderMap::new(), &Bytes::from(body.clone()), &items).unwrap_err();
         match wanted {
             Some(wanted) => assert_eq!(refused, wanted, "{body}"),
             None => assert!(matches!(refused, BadResponse::Unreadable { .. }), "{body}: {refused:?}"),
@@ -336,7 +336,7 @@ proptest! {
         for batch in split.items.chunks(size) {
             let (fields, body) = joined(batch);
             let (fields, body) = echo(&fields, &body);
-            for outcome in answered(&fields, &body, batch).unwrap() {
+            for outcome in responded(&fields, &body, batch).unwrap() {
                 let ItemResponse { headers, body, storable, .. } = outcome.unwrap();
                 prop_assert!(storable);
                 // As the pipeline has them: those of the response, unless the result has its own.

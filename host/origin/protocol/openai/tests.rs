@@ -18,7 +18,7 @@ fn joined(items: &[Item]) -> Bytes {
     join_items(&items.iter().collect::<Vec<_>>())
 }
 
-fn answered(body: &str, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
+fn responded(body: &str, items: &[Item]) -> Result<Vec<Outcome>, BadResponse> {
     let (headers, body) = (HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes()));
     split_results(Message { headers: &headers, body: &body }, &items.iter().collect::<Vec<_>>())
 }
@@ -156,7 +156,7 @@ fn what_cannot_be_split_is_sent_as_it_came() {
         assert_eq!(joined(&split.items), body);
         let shared = items(r#"{"input":"a"}"#).remove(0);
         assert_ne!(item.group, shared.group);
-        let mixed = answered(r#"{"data":[{"embedding":[1]},{"embedding":[2]}]}"#, &[item.clone(), shared]);
+        let mixed = responded(r#"{"data":[{"embedding":[1]},{"embedding":[2]}]}"#, &[item.clone(), shared]);
         assert_eq!(mixed, Err(BadResponse::Count { asked: 2, found: 1 }), "{body}");
     }
     for body in [
@@ -232,7 +232,7 @@ fn an_index_says_whose_an_embedding_is() {
         ([float("1.0"), at(0), none()], [1, 0, 2]),
     ] {
         let shown = format!("{indexes:?}");
-        let outcomes = answered(&list(&indexed(indexes)), &items).unwrap();
+        let outcomes = responded(&list(&indexed(indexes)), &items).unwrap();
         assert_eq!(embeddings(outcomes), wanted.map(|place: usize| json!([place, 10 + place])), "{shown}");
     }
     for (indexes, position) in [
@@ -247,13 +247,13 @@ fn an_index_says_whose_an_embedding_is() {
         ([at(0), float("1e0"), at(2)], 1),
         ([at(0), Some(json!([1])), at(2)], 1),
     ] {
-        let refused = answered(&list(&indexed(indexes)), &items);
+        let refused = responded(&list(&indexed(indexes)), &items);
         assert_eq!(refused, Err(BadResponse::Index { position }));
     }
     // One that is alone is the only one's, whatever it says.
     for index in [json!(7), json!("x"), Value::Null] {
-        let answer = list(&[json!({"embedding": [1], "index": index})]);
-        assert_eq!(bodies(answered(&answer, &items[..1]).unwrap()), [answer]);
+        let response = list(&[json!({"embedding": [1], "index": index})]);
+        assert_eq!(bodies(responded(&response, &items[..1]).unwrap()), [response]);
     }
 }
 
@@ -277,20 +277,24 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
         r#"{"embedding":[1.0,2.0],"score":NaN}"#,
     ] {
         let good = |n| format!(r#"{{"embedding":[{n},2.5e-3]}}"#);
-        let answer = format!(r#"{{"data":[{},{},{bad},{}]}}"#, good(0), good(1), good(3));
-        let outcomes = answered(&answer, &items).unwrap();
+        let response = format!(r#"{{"data":[{},{},{bad},{}]}}"#, good(0), good(1), good(3));
+        let outcomes = responded(&response, &items).unwrap();
         for (n, outcome) in outcomes.iter().enumerate() {
             match outcome {
                 Err(error) => assert!(n == 2 && error.status == 502 && error.retry_alone, "{bad}: {n}: {error:?}"),
-                Ok(answer) => {
+                Ok(response) => {
                     let wanted = format!(r#"{{"data":[{{"embedding":[{n},2.5e-3],"index":0}}]}}"#);
-                    assert_eq!((n == 2, answer.storable, &answer.body[..]), (false, true, wanted.as_bytes()), "{bad}");
+                    assert_eq!(
+                        (n == 2, response.storable, &response.body[..]),
+                        (false, true, wanted.as_bytes()),
+                        "{bad}"
+                    );
                 }
             }
         }
         // Alone it is passed on as it is. Another length is no fault then, nor another form.
         let alone = format!(r#"{{"data": [{bad}]}}"#);
-        let outcome = answered(&alone, &items[..1]).unwrap().remove(0).unwrap();
+        let outcome = responded(&alone, &items[..1]).unwrap().remove(0).unwrap();
         assert_eq!(outcome.body, alone);
         let is_odd_only = ["[1.0]", "3.0]", "AAAA", "values"].iter().any(|odd| bad.contains(odd));
         assert_eq!(outcome.storable, is_odd_only, "{bad}");
@@ -300,22 +304,22 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
 #[test]
 fn embeddings_of_which_most_do_not_agree_are_nobodys() {
     let items = items(r#"{"input":["a","b"]}"#);
-    let outcomes = answered(r#"{"data":[{"embedding":[1]},{"embedding":[1,2]}]}"#, &items).unwrap();
+    let outcomes = responded(r#"{"data":[{"embedding":[1]},{"embedding":[1,2]}]}"#, &items).unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|error| error.retry_alone)), "{outcomes:?}");
-    for answer in [
+    for response in [
         r#"{"data":[{"embedding":[[1,2],[3,4]]},{"embedding":[[1,2]]}]}"#,
         r#"{"data":[{"embeddings":[[1,2],[3,4]]},{"embeddings":[[1,2]]}]}"#,
         r#"{"data":[{"embedding":{"values":[1]}},{"embedding":{"values":[1,2]}}]}"#,
     ] {
-        assert!(answered(answer, &items).unwrap().iter().all(Result::is_ok), "{answer}");
+        assert!(responded(response, &items).unwrap().iter().all(Result::is_ok), "{response}");
     }
 }
 
 #[test]
 fn what_is_no_json_beside_the_embeddings_is_passed_on_and_not_stored() {
     let items = items(r#"{"input":["a","b"]}"#);
-    let answer = r#"{"data":[{"embedding":[1]},{"embedding":[2]}],"usage":{"seconds":NaN}}"#;
-    let outcomes = answered(answer, &items).unwrap();
+    let response = r#"{"data":[{"embedding":[1]},{"embedding":[2]}],"usage":{"seconds":NaN}}"#;
+    let outcomes = responded(response, &items).unwrap();
     let wanted = r#"{"usage":{"seconds":NaN},"data":[{"embedding":[1],"index":0}]}"#;
     let first = outcomes[0].as_ref().unwrap();
     assert_eq!((&first.body[..], first.storable), (wanted.as_bytes(), false));
@@ -331,11 +335,11 @@ fn what_is_no_json_beside_the_embeddings_is_passed_on_and_not_stored() {
 #[test]
 fn results_are_sorted_renumbered_and_their_digits_untouched() {
     let items = items(r#"{"input":["aaaaaaaa","b"]}"#);
-    let answer = r#"{"object":"list","data":[
+    let response = r#"{"object":"list","data":[
         {"object":"embedding","index":1,"embedding":[1.0e-9, 2]},
         {"object":"embedding","index":0,"embedding":[0.50,-0]}
     ],"model":"m","usage":{"prompt_tokens":14,"total_tokens":13,"details":null}}"#;
-    let outcomes = answered(answer, &items).unwrap();
+    let outcomes = responded(response, &items).unwrap();
     assert_eq!(tokens(&outcomes), [12, 2]);
     let bodies = bodies(outcomes);
     let first = concat!(
@@ -351,11 +355,11 @@ fn results_are_sorted_renumbered_and_their_digits_untouched() {
 
 #[test]
 fn the_reply_to_many_is_numbered_and_summed_up() {
-    let answer = |body: &'static str| Ok(ItemResponse::from(Bytes::from_static(body.as_bytes())));
+    let response = |body: &'static str| Ok(ItemResponse::from(Bytes::from_static(body.as_bytes())));
     let reply = many(&[
-        answer(r#"{"model":"m","data":[{"index":0,"embedding":[1.10]}],"usage":{"total_tokens":2,"note":"x"}}"#),
-        answer(r#"{"model":"n","data":[{"embedding":[2]}]}"#),
-        answer(r#"{"model":"m","data":[{"index":0,"embedding":[3]}],"usage":{"total_tokens":5,"note":"y"}}"#),
+        response(r#"{"model":"m","data":[{"index":0,"embedding":[1.10]}],"usage":{"total_tokens":2,"note":"x"}}"#),
+        response(r#"{"model":"n","data":[{"embedding":[2]}]}"#),
+        response(r#"{"model":"m","data":[{"index":0,"embedding":[3]}],"usage":{"total_tokens":5,"note":"y"}}"#),
     ]);
     let wanted = concat!(
         r#"{"model":"m","data":[{"embedding":[1.10],"index":0},{"embedding":[2],"index":1},"#,
@@ -367,14 +371,14 @@ fn the_reply_to_many_is_numbered_and_summed_up() {
 #[test]
 fn one_result_stays_as_it_is() {
     let items = items(r#"{"input":["a"]}"#);
-    let answer = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
-    let outcomes = answered(answer, &items).unwrap();
+    let response = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
+    let outcomes = responded(response, &items).unwrap();
     let reply = many(&outcomes);
     assert_eq!(
         (&reply.body[..], reply.headers["content-type"].as_bytes()),
-        (answer.as_bytes(), &b"application/json"[..])
+        (response.as_bytes(), &b"application/json"[..])
     );
-    assert_eq!(bodies(outcomes), [answer]);
+    assert_eq!(bodies(outcomes), [response]);
 }
 
 #[test]
@@ -386,8 +390,8 @@ fn the_tokens_of_a_single_item_are_those_of_its_response() {
         (r#"{"prompt_tokens":"7"}"#, 0),
         ("null", 0),
     ] {
-        let answer = format!(r#"{{"data":[{{"embedding":[1]}}],"usage":{usage}}}"#);
-        assert_eq!(tokens(&answered(&answer, &items).unwrap()), [wanted], "{usage}");
+        let response = format!(r#"{{"data":[{{"embedding":[1]}}],"usage":{usage}}}"#);
+        assert_eq!(tokens(&responded(&response, &items).unwrap()), [wanted], "{usage}");
     }
 }
 
@@ -404,7 +408,7 @@ fn the_first_error_is_the_whole_reply() {
 #[test]
 fn a_response_that_fits_no_item_is_refused() {
     let items = items(r#"{"input":["a","b"]}"#);
-    for (answer, wanted) in [
+    for (response, wanted) in [
         (r#"{"data":[{"embedding":1}]}"#, Some(BadResponse::Count { asked: 2, found: 1 })),
         (
             r#"{"data":[{"embedding":1},{"embedding":1},{"embedding":1}]}"#,
@@ -418,10 +422,10 @@ fn a_response_that_fits_no_item_is_refused() {
         ("[]", None),
         ("upstream request timeout", None),
     ] {
-        let refused = answered(answer, &items).unwrap_err();
+        let refused = responded(response, &items).unwrap_err();
         match wanted {
-            Some(wanted) => assert_eq!(refused, wanted, "{answer}"),
-            None => assert!(matches!(refused, BadResponse::Unreadable { .. }), "{answer}: {refused:?}"),
+            Some(wanted) => assert_eq!(refused, wanted, "{response}"),
+            None => assert!(matches!(refused, BadResponse::Unreadable { .. }), "{response}: {refused:?}"),
         }
     }
 }
@@ -455,9 +459,9 @@ fn what_cannot_be_divided_or_summed_up_is_left_out_and_of_one_item_stays() {
     let usage = r#""usage":{"cost":0.5,"details":{"text":4},"note":"x","part":[1],"total_tokens":4}"#;
     let items = items(r#"{"input":["a","b"]}"#);
     let alone = format!(r#"{{"data":[{{"embedding":[1]}}],{usage}}}"#);
-    assert_eq!(bodies(answered(&alone, &items[..1]).unwrap()), std::slice::from_ref(&alone));
+    assert_eq!(bodies(responded(&alone, &items[..1]).unwrap()), std::slice::from_ref(&alone));
     let both = format!(r#"{{"data":[{{"embedding":[1]}},{{"embedding":[2]}}],{usage}}}"#);
-    let first = answered(&both, &items).unwrap().remove(0).unwrap().body;
+    let first = responded(&both, &items).unwrap().remove(0).unwrap().body;
     assert_eq!(first, r#"{"data":[{"embedding":[1],"index":0}],"usage":{"note":"x","total_tokens":2}}"#);
     let one = || Ok(ItemResponse::from(Bytes::from(alone.clone())));
     let reply = many(&[one(), one()]);

@@ -84,11 +84,7 @@ static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
           end
         end
         local applied = known and ARGV[3] or '0'
-        if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then
-          for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
-            if string.match(note, '^(.*) %d+$') == ARGV[1] then redis.call('LREM', KEYS[4], 0, note) end
-          end
-        end
+        redis.call('ZREM', KEYS[4], ARGV[1])
         redis.call('HSET', KEYS[3], ARGV[1], table.concat({ARGV[9], applied, ARGV[4], ARGV[5]}, ' '))
         local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6] .. '-0', '+', 'COUNT', ARGV[8])
         return {'ok', s[2], s[3], first and first[1] or '', entries}",
@@ -131,17 +127,11 @@ static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
             lost = '1'
           end
         end
-        local missing, left = {}, {}
+        local left = {}
         for i = 4, #ARGV, 2 do
-          if redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then missing[ARGV[i]] = tonumber(ARGV[i + 1]) end
-        end
-        if next(missing) then
-          for _, note in ipairs(redis.call('LRANGE', KEYS[4], 0, -1)) do
-            local field, beat = string.match(note, '^(.*) (%d+)$')
-            if field and missing[field] and tonumber(beat) >= missing[field] then
-              left[#left + 1] = field
-              missing[field] = nil
-            end
+          local beat = redis.call('ZSCORE', KEYS[4], ARGV[i])
+          if beat and tonumber(beat) >= tonumber(ARGV[i + 1]) and redis.call('HEXISTS', KEYS[3], ARGV[i]) == 0 then
+            left[#left + 1] = ARGV[i]
           end
         end
         return {id, lost, redis.call('HGETALL', KEYS[3]), left}",
@@ -151,27 +141,18 @@ static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
 /// A member that has left since is not put back.
 static SIGN_ON: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local left = {}
-        for _, note in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-          local field, beat = string.match(note, '^(.*) (%d+)$')
-          if field then left[field] = math.max(left[field] or 0, tonumber(beat)) end
-        end
-        for i = 1, #ARGV, 3 do
-          local beat = left[ARGV[i]]
-          if not beat or beat < tonumber(ARGV[i + 2]) then
+        "for i = 1, #ARGV, 3 do
+          local beat = redis.call('ZSCORE', KEYS[2], ARGV[i])
+          if not beat or tonumber(beat) < tonumber(ARGV[i + 2]) then
             redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
-            if beat then
-              for _, note in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do
-                if string.match(note, '^(.*) %d+$') == ARGV[i] then redis.call('LREM', KEYS[2], 0, note) end
-              end
-            end
+            redis.call('ZREM', KEYS[2], ARGV[i])
           end
         end",
     )
 });
 
-/// That a member is missing on the list may be a loss, so that it has left is written down, with its last word. Of many
-/// the oldest note goes: then those that have yet to see it wait for the member's fence until it is lost.
+/// That a member is missing on the list may be a loss, so that it has left is written down, with its last word. Of more
+/// than 1024 a note goes: then those that have yet to see it wait for the member's fence until it is lost.
 static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local here = redis.call('HGET', KEYS[1], ARGV[1])
@@ -179,8 +160,8 @@ static SIGN_OFF: LazyLock<Script> = LazyLock::new(|| {
           local beat = tonumber(ARGV[3])
           if here then beat = math.max(beat, tonumber(string.match(here, ' (%d+)$') or '0')) end
           redis.call('HDEL', KEYS[1], ARGV[1])
-          redis.call('LPUSH', KEYS[2], ARGV[1] .. ' ' .. string.format('%.0f', beat))
-          redis.call('LTRIM', KEYS[2], 0, 1023)
+          redis.call('ZADD', KEYS[2], string.format('%.0f', beat), ARGV[1])
+          redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1025)
         end",
     )
 });

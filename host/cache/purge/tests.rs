@@ -36,7 +36,7 @@ struct Server {
     records: Vec<Tied>,
     members: BTreeMap<u64, Member>,
     /// Processes that were signed off, with their last word.
-    left: Vec<(u64, u64)>,
+    left: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -114,16 +114,17 @@ impl Server {
     fn sign_on(&mut self, known: &[Member]) {
         for member in known {
             self.members.entry(member.instance).or_insert_with(|| member.clone());
+            self.left.remove(&member.instance);
         }
     }
 
     fn sign_off(&mut self, member: &Member) {
         let listed = self.members.remove(&member.instance).map_or(0, |listed| listed.report.beat);
-        self.left.push((member.instance, listed.max(member.report.beat)));
+        self.left.insert(member.instance, listed.max(member.report.beat));
     }
 
     fn has_left(&self, member: &Member) -> bool {
-        self.left.iter().any(|(instance, beat)| *instance == member.instance && *beat >= member.report.beat)
+        self.left.get(&member.instance).is_some_and(|beat| *beat >= member.report.beat)
     }
 
     fn last(&self) -> (Position, table::Link) {
@@ -139,6 +140,7 @@ impl Server {
             return Followed::Forked;
         }
         self.members.insert(member.instance, member.clone());
+        self.left.remove(&member.instance);
         let after = self.records.iter().filter(|tied| tied.entry.position > from.position).take(7).copied();
         chained(from, after.collect(), self.last(), false, Some(self.name.to_string()))
     }

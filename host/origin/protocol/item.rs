@@ -181,13 +181,15 @@ impl ItemError {
     }
 }
 
-/// Bytes that the items of a request may repeat of what they have in common, all together: a small body of many items must
-/// not take many times its size in memory. A request that would take more isn't split.
+/// Bytes of what the items of a request have in common, which each of them repeats and so does the name of a batch's class.
+pub(super) const SHARED_BYTES_MAX: usize = 16 * 1024;
+
+/// What all items together may repeat of it: a small body of many items must not take many times its size in memory.
 const REPEATED_BYTES_MAX: usize = 2 << 20;
 
-/// Whether so many items may each repeat this many bytes.
+/// Whether so many items may each repeat this many bytes. A request whose items may not isn't split.
 pub(super) const fn may_repeat(bytes: usize, items: usize) -> bool {
-    bytes.saturating_mul(items) <= REPEATED_BYTES_MAX
+    bytes <= SHARED_BYTES_MAX && bytes.saturating_mul(items) <= REPEATED_BYTES_MAX
 }
 
 /// The outcome of one item.

@@ -38,9 +38,6 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 const INPUTS: &str = "inputs";
 const OUTPUTS: &str = "outputs";
 
-/// Bytes of what the rows of a request have in common. A request with more isn't split.
-const SHARED_BYTES_MAX: usize = 16 * 1024;
-
 /// What a response may depend on beside the request: the steps of a sequence before it, and memory that it shares with
 /// the client. As members are written in canonical JSON.
 const DEPENDS_ON_MORE: [&str; 4] =
@@ -143,12 +140,7 @@ fn divided(head: &[u8], binary: &[u8], rules: &SplitRules<'_>) -> Result<Option<
     let none: Vec<(&Head<'_>, Vec<&[u8]>)> = tensors.iter().map(|tensor| (&tensor.head, Vec::new())).collect();
     let group = Bytes::from(message::write(INPUTS, None, &rest, &none).bytes);
     let is_indivisible = rules.indivisible.iter().any(|name| is_on(&rest, name));
-    if rows == 0
-        || group.len() > SHARED_BYTES_MAX
-        || !may_repeat(group.len(), rows)
-        || is_indivisible
-        || depends_on_more(&group)
-    {
+    if rows == 0 || !may_repeat(group.len(), rows) || is_indivisible || depends_on_more(&group) {
         return Ok(None);
     }
     let mut items = Vec::with_capacity(rows);

@@ -24,9 +24,6 @@ use super::{
 #[cfg(test)]
 mod tests;
 
-/// Bytes of the members beside `input`, which the name of a batch's class repeats. A request with more isn't split.
-const SHARED_BYTES_MAX: usize = 16 * 1024;
-
 /// The beginning of every item's body.
 const HEAD: &str = "{\"input\":";
 
@@ -109,7 +106,7 @@ fn divided(members: &Object<'_>, rules: &SplitRules<'_>) -> Result<Option<Split>
         tail.push(',');
         json::write_member(name, value, &mut tail);
     }
-    if tail.len() > SHARED_BYTES_MAX || !may_repeat(tail.len(), inputs.len()) {
+    if !may_repeat(tail.len(), inputs.len()) {
         return Ok(None);
     }
     tail.push('}');

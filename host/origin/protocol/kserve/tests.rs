@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{super::item::SHARED_BYTES_MAX, *};
 use crate::origin::protocol::item::outcome_ref;
 
 const TARGET: &str = "/v2/models/m/infer";

@@ -2,7 +2,7 @@ use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{super::item::SHARED_BYTES_MAX, *};
 use crate::origin::protocol::item::outcome_ref;
 
 fn asked(body: &str) -> Result<Split, Malformed> {

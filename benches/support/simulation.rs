@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrand::Rng;
+
 use super::batch::{
     Batch, FormerRule, Next, Outcome, Outlook, Pace, QueueId, Returned, Scheduler, SchedulerRule, Terms, Verdict, Why,
 };
@@ -209,8 +211,8 @@ struct Item {
 struct World {
     run: Run,
     /// Of what is asked, and of how long the model takes: so that different paces get the same requests.
-    random: Random,
-    service: Random,
+    random: Rng,
+    service: Rng,
     now: Instant,
     scheduler: Scheduler<usize, Item>,
     events: BinaryHeap<Reverse<(Instant, usize, Event)>>,
@@ -236,8 +238,8 @@ impl World {
         let rule = SchedulerRule { former, concurrency: run.slots, classes_max: usize::MAX, tenants_max: 1 };
         Self {
             run,
-            random: Random::new(run.seed),
-            service: Random::new(!run.seed),
+            random: Rng::with_seed(run.seed),
+            service: Rng::with_seed(!run.seed),
             now: Instant::now(),
             scheduler: Scheduler::new(rule, pace),
             events: BinaryHeap::new(),
@@ -256,7 +258,7 @@ impl World {
             Demand::Looping { clients, list, .. } => {
                 self.pending = vec![0; clients];
                 for client in 0..clients {
-                    let after = 0.005 * self.random.part();
+                    let after = 0.005 * self.random.f64();
                     self.plan(after, Event::Asks { client, items: list });
                 }
             }
@@ -292,10 +294,10 @@ impl World {
     fn burst(&mut self) {
         let Demand::Open { share, burst, spread } = self.run.load.demand else { return };
         for _ in 0..burst {
-            let after = spread * self.random.part();
+            let after = spread * self.random.f64();
             self.plan(after, Event::Asks { client: 0, items: 1 });
         }
-        let pause = self.random.exponential(burst as f64 / (share * self.run.model.capacity()));
+        let pause = exponential(&mut self.random, burst as f64 / (share * self.run.model.capacity()));
         self.plan(pause, Event::Bursts);
     }
 
@@ -322,7 +324,7 @@ impl World {
             {
                 *pending -= 1;
                 if *pending == 0 {
-                    let after = turnaround.least + self.random.exponential(turnaround.mean);
+                    let after = turnaround.least + exponential(&mut self.random, turnaround.mean);
                     self.plan(after, Event::Asks { client: item.client, items: list });
                 }
             }
@@ -335,7 +337,7 @@ impl World {
         loop {
             match self.scheduler.next(self.now, |_| true) {
                 Next::Send(Batch { queue_id, items, .. }) => {
-                    let varied = 1.0 + self.run.load.jitter * (2.0 * self.service.part() - 1.0);
+                    let varied = 1.0 + self.run.load.jitter * (2.0 * self.service.f64() - 1.0);
                     let took = self.run.model.seconds(items.len()) * varied;
                     self.batches += 1;
                     self.out.insert(self.batches, (queue_id, items, Duration::from_secs_f64(took)));
@@ -351,23 +353,7 @@ impl World {
     }
 }
 
-/// A generator whose numbers are the same everywhere (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// Returns a number from 0 to less than 1.
-    fn part(&mut self) -> f64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn exponential(&mut self, mean: f64) -> f64 {
-        -mean * (1.0 - self.part()).ln()
-    }
+/// Returns a random time of an exponential distribution.
+fn exponential(random: &mut Rng, mean: f64) -> f64 {
+    -mean * (1.0 - random.f64()).ln()
 }

@@ -33,12 +33,6 @@ const CLIENTS: usize = 16;
 /// Where the random test begins; what it finds may depend on the machine's pace as well.
 const SEED: u64 = 11;
 
-fn open() -> Gate {
-    let gate = Gate::closed();
-    gate.open();
-    gate
-}
-
 /// A node whose results are stored.
 fn asking(origin: &Origin, protocol: &str) -> Builder {
     Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000")
@@ -393,7 +387,7 @@ async fn of_thirty_two_inputs_those_that_are_new_are_sent_and_paid() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_thirty_two_elements_those_that_are_new_are_sent() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let node = asking(&origin, "json-array").start().await;
     let element = |n: usize| json!({"n": n});
     let first = node.post(ARRAY).json(&(0..20).map(element).collect()).send().await;

@@ -19,12 +19,6 @@ use crate::harness::{
     origin::{Gate, Origin, Reply},
 };
 
-fn open() -> Gate {
-    let gate = Gate::closed();
-    gate.open();
-    gate
-}
-
 /// A node for items of this protocol whose responses are stored.
 fn asking(origin: &Origin, protocol: &str) -> Builder {
     Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000")
@@ -55,7 +49,7 @@ fn texts(range: std::ops::Range<usize>) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn single_posts_become_few_batches_and_each_gets_its_own_response() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let batch = "size_max = 16\nwait_us_max = 20000\nconcurrency = 1";
     let node = asking(&origin, "json-array").set("pool.web.batch", batch).start().await;
     let conn = node.h2().await;
@@ -81,7 +75,7 @@ async fn single_posts_become_few_batches_and_each_gets_its_own_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_thirty_two_inputs_twelve_are_new_and_twelve_are_sent() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let node = asking(&origin, "openai-embeddings").set("pool.web.batch", "size_max = 32").start().await;
     embedded(&node, &texts(0..20)).await;
     let mut inputs = texts(20..32);
@@ -100,7 +94,7 @@ async fn of_thirty_two_inputs_twelve_are_new_and_twelve_are_sent() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_item_that_stands_twice_in_a_request_is_sent_once() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let node = asking(&origin, "openai-embeddings").start().await;
     let inputs = ["a", "b", "a", "a", "b"].map(str::to_owned);
     embedded(&node, &inputs).await;
@@ -207,7 +201,7 @@ async fn routes_to_one_pool_share_its_slots() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_items_error_is_its_own_and_is_not_stored() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let node = asking(&origin, "json-array").start().await;
     let items = json!([{"n": 1}, {"n": "x"}, {"n": 3}]);
     for _ in 0..2 {
@@ -236,7 +230,7 @@ async fn a_models_failure_reaches_all_its_clients_and_is_not_stored() {
         let alone = doubled(&node, &json!({"n": 3})).await;
         assert!(alone.status >= 500, "{}: {}", alone.status, alone.text());
     }
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let response = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
     assert_eq!((response.status, response.json()), (200, json!([{"double": 2}, {"double": 4}])));
 }
@@ -246,7 +240,7 @@ async fn an_endpoint_that_is_unavailable_costs_no_item_its_response() {
     for protocol in ["json-array", "plain"] {
         let (failing, sound) = (Origin::start().await, Origin::start().await);
         failing.on(ARRAY, |_| Reply::status(503));
-        doubling(&sound, open());
+        doubling(&sound, Gate::opened());
         let node = Node::builder()
             .endpoints(&[failing.url(), sound.url()])
             .infer(protocol)
@@ -270,7 +264,7 @@ async fn an_endpoint_that_is_unavailable_costs_no_item_its_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_cannot_be_split_is_400_and_the_model_gets_no_request() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let node = asking(&origin, "openai-embeddings").start().await;
     for body in ["", "{", "[]", "7", "{\"input\": NaN}"] {
         let response = node.post(EMBEDDINGS).header("content-type", "application/json").body(body).send().await;
@@ -283,7 +277,7 @@ async fn a_body_that_cannot_be_split_is_400_and_the_model_gets_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_item_in_another_spelling_is_a_hit_and_another_clients_is_not() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let node = asking(&origin, "json-array").start().await;
     let ask = |body: &'static str| node.post(ARRAY).header("content-type", "application/json").body(body);
     assert!(!ask("{\"n\":1,\"m\":2}").send().await.is_hit());
@@ -298,7 +292,7 @@ async fn the_same_item_in_another_spelling_is_a_hit_and_another_clients_is_not()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn responses_are_stored_only_if_somebody_says_so_and_the_client_agrees() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
     for asked in 1..=2 {
         doubled(&node, &json!({"n": 1})).await;
@@ -356,7 +350,7 @@ fn numbering(origin: &Origin, control: &'static str, gate: Gate) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_wants_it_new_renews_it_for_all() {
     let origin = Origin::start().await;
-    numbering(&origin, "max-age=600", open());
+    numbering(&origin, "max-age=600", Gate::opened());
     let node = asking(&origin, "json-array").start().await;
     let item = json!({"n": 1});
     assert_eq!(doubled(&node, &item).await.json(), json!({"number": 0}));
@@ -394,7 +388,7 @@ async fn a_private_response_is_for_its_own_client() {
 async fn a_models_cookie_reaches_nobody() {
     let origin = Origin::start().await;
     for control in ["public, max-age=600", "max-age=600", "private"] {
-        numbering(&origin, control, open());
+        numbering(&origin, control, Gate::opened());
         let node = Node::builder().origin(&origin.url()).infer("json-array").start().await;
         for body in [json!({"n": 1}), json!({"n": 1}), json!([{"n": 1}, {"n": 2}])] {
             let response = doubled(&node, &body).await;
@@ -410,7 +404,7 @@ async fn a_models_cookie_reaches_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn organizations_share_neither_a_batch_nor_a_response() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let batch = "size_max = 16\nwait_us_max = 50000\nconcurrency = 8";
     let node = asking(&origin, "openai-embeddings").set("pool.web.batch", batch).start().await;
     let ask = |organization: &str, input: &str| {
@@ -432,7 +426,7 @@ async fn organizations_share_neither_a_batch_nor_a_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_response_is_served_while_the_model_fails() {
     let origin = Origin::start().await;
-    doubling(&origin, open());
+    doubling(&origin, Gate::opened());
     let route = "ttl_ms = 1\nstale_if_error_ms = 600000";
     let node = Node::builder().origin(&origin.url()).infer("json-array").route(route).start().await;
     assert_eq!(doubled(&node, &json!({"n": 1})).await.json(), json!({"double": 2}));

@@ -20,12 +20,6 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn open() -> Gate {
-    let gate = Gate::closed();
-    gate.open();
-    gate
-}
-
 /// A node in front of this origin whose policy is `tenant-key`, by this table.
 fn tenants(origin: &Origin, table: &str) -> Builder {
     let file = repository("plugins/dist/tenant-key.wasm");
@@ -97,7 +91,7 @@ async fn a_get_whose_body_cannot_be_read_is_keyed_by_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compressed_request_is_read_decoded() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let builder = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
     let node = builder.set("limits", "body_bytes_max = \"64KiB\"").start().await;
     let input = json!({"model": "m", "input": "a"}).to_string();
@@ -173,7 +167,7 @@ async fn a_response_that_one_client_paid_for_is_not_given_to_others() {
 async fn whatever_a_model_is_sent_tells_items_apart_and_what_it_is_not_sent_does_not() {
     for protocol in ["plain", "json-array"] {
         let origin = Origin::start().await;
-        doubling(&origin, open());
+        doubling(&origin, Gate::opened());
         let builder = Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000");
         let node = builder.route("ignore_headers = [\"x-turn\"]").start().await;
         let ask = || node.post(ARRAY).json(&json!([{"n": 1}]));

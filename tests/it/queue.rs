@@ -16,12 +16,6 @@ use crate::harness::{
     origin::{Gate, Origin, Reply},
 };
 
-fn open() -> Gate {
-    let gate = Gate::closed();
-    gate.open();
-    gate
-}
-
 fn asking(origin: &Origin, protocol: &str, batch: &str) -> Builder {
     Node::builder().origin(&origin.url()).infer(protocol).set("pool.web.batch", batch)
 }
@@ -40,7 +34,7 @@ async fn waiting(node: &Node, count: f64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_longer_than_the_queue_are_answered_also_several_at_once() {
     let origin = Origin::start().await;
-    embedding(&origin, open());
+    embedding(&origin, Gate::opened());
     let node = asking(&origin, "openai-embeddings", "queue_max = 100\nconcurrency = 1").start().await;
     let list = |list: usize| -> Vec<String> { (0..500).map(|n| format!("text {n} of list {list}")).collect() };
     let posts = [0, 1].map(|n| {

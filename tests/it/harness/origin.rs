@@ -138,6 +138,13 @@ impl Gate {
         Self(Arc::new(Semaphore::new(0)))
     }
 
+    /// Returns one that lets everything through.
+    pub(crate) fn opened() -> Self {
+        let gate = Self::closed();
+        gate.open();
+        gate
+    }
+
     /// Lets `count` responses through, now or when they come.
     pub(crate) fn release(&self, count: usize) {
         self.0.add_permits(count);

@@ -116,9 +116,16 @@ fn gather(mut scheduler: batch::Scheduler<batch::Class, usize>) -> usize {
     }
 }
 
+fn asked() -> bytes::Bytes {
+    let body = bytes::Bytes::from_static(br#"{"model":"small", "input":"how far is the moon", "temperature":0.20}"#);
+    // The first call finds out what the processor can do, which costs more on some than on others.
+    assert!(!protocol::whole(&body).canonical.is_empty());
+    body
+}
+
 // The canonical form of an item, which its key is made of.
 #[library_benchmark]
-#[bench::json(bytes::Bytes::from_static(br#"{"model":"small", "input":"how far is the moon", "temperature":0.20}"#))]
+#[bench::json(asked())]
 fn item(body: bytes::Bytes) -> usize {
     protocol::whole(black_box(&body)).canonical.len()
 }

@@ -631,10 +631,13 @@ pub enum OnFault {
 }
 
 /// Lifetimes for responses that state none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defaults {
-    /// Freshness of a cacheable response without explicit lifetime; `None` leaves it unstored.
+    /// Freshness of a cacheable response without explicit lifetime; `None` leaves it to `heuristic_max`.
     pub ttl: Option<Duration>,
+    /// The most that a tenth of the time since `Last-Modified` counts as freshness (RFC 9111, section 4.2.2); zero
+    /// leaves a response unstored that states no lifetime.
+    pub heuristic_max: Duration,
     /// `stale-while-revalidate` where the response states none.
     pub grace: Duration,
     /// `stale-if-error` where the response states none.

@@ -1,11 +1,13 @@
 //! Whether a response may be stored, and for how long (RFC 9111, section 3). Pure: heads in, a verdict with its reason
 //! out.
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONNECTION, CONTENT_RANGE, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE,
-        TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AGE, AUTHORIZATION, CONNECTION, COOKIE, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -158,12 +160,11 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
         Vary::By(names) => Some(names),
         Vary::Any => return Admission::Refuse(Refusal::VaryAny),
     };
-    // A default lifetime is for responses that are reusable by their status; errors must state one themselves.
-    let defaults =
-        if exchange.status.is_success() || redirects(exchange.status) { *defaults } else { Defaults::default() };
+    let defaults = guessable(exchange, &directives, infer, defaults);
+    let age_ms = freshness::initial_age_ms(exchange.response, exchange.received, exchange.received);
     match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
         // Its lifetime is over on arrival: stored it would only take space.
-        Some(lifetimes) if lifetimes.end_ms() == 0 => Admission::Refuse(Refusal::NoLifetime),
+        Some(lifetimes) if lifetimes.end_ms() <= age_ms => Admission::Refuse(Refusal::NoLifetime),
         Some(lifetimes) => {
             Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives), tags: None })
         }
@@ -180,7 +181,9 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
     let rules = [
         (!asks, Refusal::Method),
         (Directives::of_request(exchange.request).no_store, Refusal::RequestNoStore),
-        (directives.no_store, Refusal::NoStore),
+        (directives.must_understand && !is_understood(exchange.status), Refusal::Status),
+        // Section 5.2.2.3: `no-store` beside `must-understand` is for caches that don't.
+        (directives.no_store && !directives.must_understand, Refusal::NoStore),
         (directives.private && !planted(Plant::PrivateShared), Refusal::Private),
         (authorized, Refusal::Authorized),
         (cookie, Refusal::SetsCookie),
@@ -188,6 +191,42 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
         (exchange.length.is_some_and(|length| length > object_bytes_max), Refusal::TooLarge),
     ];
     rules.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal))
+}
+
+/// The longest that an error which states no lifetime is stored for: long enough for a flood of requests for what isn't
+/// there, and too short to be worth provoking.
+const ERROR_TTL_MAX: Duration = Duration::from_secs(10);
+
+/// The defaults that count for this response, if it states no lifetime (RFC 9110, section 15.1; RFC 9111, section 4.2.2).
+fn guessable(exchange: &Exchange<'_>, directives: &Directives, infer: bool, defaults: &Defaults) -> Defaults {
+    let status = exchange.status;
+    // What is only guessed to be for everybody mustn't have been made for the one that sent a cookie. A model's response
+    // has no date of its own.
+    let guess = !infer && !exchange.request.contains_key(COOKIE);
+    let heuristic_max = if guess { defaults.heuristic_max } else { Duration::ZERO };
+    if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
+        return Defaults { heuristic_max, ..*defaults };
+    }
+    let none = Defaults { ttl: None, heuristic_max: Duration::ZERO, ..Defaults::default() };
+    let error_max = heuristic_max.min(ERROR_TTL_MAX);
+    match (is_cacheable(status), directives.public) {
+        (true, _) => Defaults { ttl: defaults.ttl.map(|ttl| ttl.min(ERROR_TTL_MAX)), heuristic_max: error_max, ..none },
+        (false, true) => Defaults { heuristic_max: error_max, ..none },
+        (false, false) => none,
+    }
+}
+
+/// Whether a cache may guess the lifetime of a response with this status (RFC 9110, section 15.1), 206 aside.
+fn is_cacheable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// Whether all that a status means for caching is known here: the final ones of RFC 9110 but 206 and 304, and those of
+/// RFC 6585, 7725 and 8470.
+fn is_understood(status: StatusCode) -> bool {
+    let status = status.as_u16();
+    matches!(status, 200..=205 | 300..=303 | 305..=308 | 400..=417 | 421 | 422 | 425 | 426 | 428 | 429 | 431 | 451)
+        || matches!(status, 500..=505 | 511)
 }
 
 /// Whether a response can't be stored for the tags that it names: more than `max` different ones, or one that no purge
@@ -205,15 +244,11 @@ pub fn refuse_tags(response: &HeaderMap, headers: &[HeaderName], max: usize) -> 
     (count > max && tag::named(response, headers).len() > max).then_some(Refusal::TooManyTags)
 }
 
-/// Section 3: a final status that is understood. 206 and 304 need what a later version brings.
+/// Section 3: a final status that is understood. 206 and 304 need what a later version brings; with any other status
+/// `Content-Range` means nothing (RFC 9110, section 14.4).
 fn storable(exchange: &Exchange<'_>) -> bool {
     let status = exchange.status;
-    let partial = status == StatusCode::PARTIAL_CONTENT || exchange.response.contains_key(CONTENT_RANGE);
-    !status.is_informational() && status != StatusCode::NOT_MODIFIED && !partial
-}
-
-fn redirects(status: StatusCode) -> bool {
-    status == StatusCode::MOVED_PERMANENTLY || status == StatusCode::PERMANENT_REDIRECT
+    !status.is_informational() && status != StatusCode::NOT_MODIFIED && status != StatusCode::PARTIAL_CONTENT
 }
 
 /// Whether a response to a request with `Authorization` may be shared, by its directives (section 3.5).
@@ -246,8 +281,6 @@ pub fn strip_for_storage(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::HeaderValue;
 
     use super::*;
@@ -287,7 +320,9 @@ mod tests {
             (Method::GET, 200, &[], &[FRESH, ("set-cookie", "a=b")], Refusal::SetsCookie),
             (Method::GET, 206, &[], &[FRESH], Refusal::Status),
             (Method::GET, 304, &[], &[FRESH], Refusal::Status),
-            (Method::GET, 200, &[], &[FRESH, ("content-range", "bytes 0-1/2")], Refusal::Status),
+            (Method::GET, 599, &[], &[("cache-control", "max-age=60, must-understand")], Refusal::Status),
+            (Method::GET, 200, &[], &[("cache-control", "max-age=60"), ("age", "60")], Refusal::NoLifetime),
+            (Method::GET, 200, &[], &[("cache-control", "max-age=60"), ("age", "1, 2")], Refusal::NoLifetime),
             (Method::GET, 200, &[], &[], Refusal::NoLifetime),
             (Method::GET, 200, &[], &[FRESH, ("vary", "*")], Refusal::VaryAny),
         ] {
@@ -306,6 +341,9 @@ mod tests {
             (&[("authorization", "a")], &[("cache-control", "max-age=60, public")]),
             (&[("authorization", "a")], &[("cache-control", "s-maxage=60")]),
             (&[], &[("cache-control", "max-age=60, public"), ("set-cookie", "a=b")]),
+            (&[], &[("cache-control", "max-age=60, no-store, must-understand")]),
+            (&[], &[("cache-control", "max-age=60"), ("content-range", "bytes 0-1/2")]),
+            (&[], &[("cache-control", "max-age=60"), ("age", "59")]),
         ] {
             let decision = decided(Method::GET, 200, request, response);
             assert!(matches!(decision, Admission::Store(_)), "{response:?}: {decision:?}");
@@ -330,6 +368,52 @@ mod tests {
         assert!(matches!(decide(&exchange, false, &defaults, 11), Admission::Store(_)));
         exchange.status = StatusCode::INTERNAL_SERVER_ERROR;
         assert_eq!(decide(&exchange, false, &defaults, 11), Admission::Refuse(Refusal::NoLifetime));
+    }
+
+    #[test]
+    fn lifetimes_are_guessed_by_status_and_never_long_for_errors() {
+        let ttl = |status: u16, request: &[_], response: &[_], infer, ttl: Option<u64>| {
+            let (request, response) = (headers(request), headers(response));
+            let exchange = Exchange {
+                method: if infer { &Method::POST } else { &Method::GET },
+                request: &request,
+                lent: false,
+                status: StatusCode::from_u16(status).unwrap(),
+                response: &response,
+                length: Some(10),
+                received: Timestamp(784_111_777_000),
+            };
+            let defaults = Defaults { ttl: ttl.map(Duration::from_secs), ..Defaults::default() };
+            match decide(&exchange, infer, &defaults, 10) {
+                Admission::Store(storage) => Some(storage.lifetimes.ttl_ms),
+                Admission::Refuse(_) => None,
+            }
+        };
+        let long_ago = [("last-modified", "Sun, 06 Nov 1994 00:00:00 GMT")];
+        let public = [long_ago[0], ("cache-control", "public")];
+        for (status, guessed, by_default, by_public) in [
+            (200, Some(3_177_700), Some(60_000), Some(3_177_700)),
+            (204, Some(3_177_700), Some(60_000), Some(3_177_700)),
+            (301, Some(3_177_700), Some(60_000), Some(3_177_700)),
+            (201, None, None, Some(10_000)),
+            (202, None, None, Some(10_000)),
+            (302, None, None, Some(10_000)),
+            (400, None, None, Some(10_000)),
+            (403, None, None, Some(10_000)),
+            (404, Some(10_000), Some(10_000), Some(10_000)),
+            (410, Some(10_000), Some(10_000), Some(10_000)),
+            (501, Some(10_000), Some(10_000), Some(10_000)),
+            (503, None, None, Some(10_000)),
+            (599, None, None, Some(10_000)),
+        ] {
+            assert_eq!(ttl(status, &[], &long_ago, false, None), guessed, "{status}, guessed");
+            assert_eq!(ttl(status, &[], &[], false, Some(60)), by_default, "{status}, by default");
+            assert_eq!(ttl(status, &[], &public, false, None), by_public, "{status}, public");
+        }
+        assert_eq!(ttl(200, &[("cookie", "a=b")], &long_ago, false, None), None);
+        assert_eq!(ttl(200, &[], &[], false, None), None);
+        assert_eq!(ttl(200, &[], &[], true, Some(60)), Some(60_000));
+        assert_eq!(ttl(202, &[], &[], true, Some(60)), Some(60_000));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Directives {
     pub private: bool,
     /// `public`.
     pub public: bool,
+    /// `must-understand`.
+    pub must_understand: bool,
     /// `must-revalidate`.
     pub must_revalidate: bool,
     /// `proxy-revalidate`.
@@ -95,6 +97,7 @@ impl Directives {
             ("no-cache", &mut self.no_cache),
             ("private", &mut self.private),
             ("public", &mut self.public),
+            ("must-understand", &mut self.must_understand),
             ("must-revalidate", &mut self.must_revalidate),
             ("proxy-revalidate", &mut self.proxy_revalidate),
             ("only-if-cached", &mut self.only_if_cached),

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{
     HeaderMap,
-    header::{AGE, DATE, EXPIRES},
+    header::{AGE, DATE, ETAG, EXPIRES, LAST_MODIFIED},
 };
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +93,9 @@ pub fn lifetimes(
     defaults: &Defaults,
 ) -> Option<Lifetimes> {
     let explicit = directives.s_maxage.or(directives.max_age).or_else(|| expires_in(headers, received));
-    let validated = headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED);
-    let ttl = match (directives.no_cache, explicit.or(defaults.ttl)) {
+    let guessed = || defaults.ttl.or_else(|| heuristic(headers, received, defaults.heuristic_max));
+    let validated = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    let ttl = match (directives.no_cache, explicit.or_else(guessed)) {
         // Stored, but revalidated each time: worth it only if the origin can send 304.
         (true, _) | (false, None) if validated && (directives.no_cache || defaults.keep > Duration::ZERO) => {
             Duration::ZERO
@@ -117,6 +118,16 @@ pub fn lifetimes(
     Some(lifetimes.bounded())
 }
 
+/// A tenth of the time since the last modification, at most `max` (section 4.2.2); `None` if that can't be told.
+fn heuristic(headers: &HeaderMap, received: Timestamp, max: Duration) -> Option<Duration> {
+    if max.is_zero() {
+        return None;
+    }
+    let modified = date(headers, LAST_MODIFIED)?;
+    let made = date(headers, DATE).unwrap_or(received);
+    Some((made.since(modified) / 10).min(max))
+}
+
 /// Entries with a validator stay stored for revalidation as long again as they were fresh, between these bounds.
 const KEEP_MIN: Duration = Duration::from_secs(60);
 const KEEP_MAX: Duration = Duration::from_secs(86_400);
@@ -133,10 +144,17 @@ pub fn initial_age_ms(headers: &HeaderMap, requested: Timestamp, received: Times
     millis(apparent.max(corrected))
 }
 
-/// What `Age` says: the first value of a list, and nothing if that isn't delta-seconds (section 5.1).
+/// What `Age` says (section 5.1). An age that can't be told, because there are several or it isn't delta-seconds, is the
+/// largest there is: the RFC suggests the first of several, and to ignore what isn't a number, but a response of unknown
+/// age is better asked for again than taken for new.
 fn stated_age(headers: &HeaderMap) -> Duration {
-    let first = headers.get(AGE).and_then(|value| value.as_bytes().split(|byte| *byte == b',').next());
-    Duration::from_secs(first.and_then(|text| delta_seconds(text.trim_ascii())).unwrap_or(0))
+    let mut lines = headers.get_all(AGE).iter();
+    let seconds = match (lines.next(), lines.next()) {
+        (None, _) => Some(0),
+        (Some(only), None) => delta_seconds(only.as_bytes().trim_ascii()),
+        (Some(_), Some(_)) => None,
+    };
+    Duration::from_secs(seconds.unwrap_or(SECONDS_MAX))
 }
 
 /// Lifetime by `Expires` against `Date`; an invalid `Expires` is in the past (section 5.3).
@@ -188,12 +206,33 @@ mod tests {
     }
 
     #[test]
+    fn a_lifetime_is_guessed_from_the_last_modification() {
+        let modified = ("last-modified", "Sun, 06 Nov 1994 08:49:27 GMT");
+        for (lines, max, ttl_ms) in [
+            (&[modified][..], 3_600, Some(1_000)),
+            (&[modified, ("date", "Sun, 06 Nov 1994 08:49:57 GMT")], 3_600, Some(3_000)),
+            (&[modified, ("date", "Sun, 06 Nov 1994 08:49:57 GMT")], 2, Some(2_000)),
+            (&[modified, ("cache-control", "max-age=9")], 3_600, Some(9_000)),
+            (&[modified, ("cache-control", "no-cache")], 3_600, Some(0)),
+            // Modified after it was made.
+            (&[modified, ("date", "Sun, 06 Nov 1994 08:49:07 GMT")], 3_600, Some(0)),
+            (&[("last-modified", "lately")], 3_600, None),
+            (&[modified], 0, None),
+        ] {
+            let map = headers(lines);
+            let defaults = Defaults { heuristic_max: Duration::from_secs(max), ..Defaults::default() };
+            let lifetimes = lifetimes(&Directives::read(&map), &map, THEN, &defaults);
+            assert_eq!(lifetimes.map(|it| it.ttl_ms), ttl_ms, "{lines:?}");
+        }
+    }
+
+    #[test]
     fn defaults_fill_in_and_must_revalidate_forbids_stale() {
         let defaults = Defaults {
             ttl: Some(Duration::from_secs(1)),
             grace: Duration::from_secs(2),
             stale_if_error: Duration::from_secs(3),
-            keep: Duration::ZERO,
+            ..Defaults::default()
         };
         let of = |control: &'static str| {
             let map = headers(&[("cache-control", control)]);
@@ -231,11 +270,13 @@ mod tests {
             // The response delay, without an `Age` and with one that says nothing.
             (&[], at(0), at(2), 2_000),
             (&[("age", "0")], at(0), at(2), 2_000),
-            (&[("age", "x")], at(0), at(2), 2_000),
-            (&[("age", "-7")], at(0), at(0), 0),
-            (&[("age", "1.5")], at(0), at(0), 0),
-            (&[("age", "")], at(0), at(0), 0),
-            (&[("age", "10, 99")], at(0), at(0), 10_000),
+            // What can't be told is old.
+            (&[("age", "x")], at(0), at(2), 2_147_483_650_000),
+            (&[("age", "-7")], at(0), at(0), 2_147_483_648_000),
+            (&[("age", "1.5")], at(0), at(0), 2_147_483_648_000),
+            (&[("age", "")], at(0), at(0), 2_147_483_648_000),
+            (&[("age", "10, 99")], at(0), at(0), 2_147_483_648_000),
+            (&[("age", " 7 ")], at(0), at(0), 7_000),
             // More than can be counted is 2^31 seconds, not nothing.
             (&[("age", "2147483649")], at(0), at(0), 2_147_483_648_000),
             (&[("age", "99999999999999999999")], at(0), at(1), 2_147_483_649_000),
@@ -274,7 +315,7 @@ mod tests {
         /// Whatever an origin writes, and whatever the clock did meanwhile.
         #[test]
         fn ages_and_lives_of_any_length_are_counted(
-            age in "[0-9]{0,40}",
+            age in "[0-9]{1,40}",
             life in "[0-9]{1,40}",
             requested in any::<u64>(),
             received in any::<u64>(),
@@ -285,7 +326,7 @@ mod tests {
             let control = format!("max-age={life}, stale-while-revalidate={life}, stale-if-error={life}");
             map.insert(http::header::CACHE_CONTROL, HeaderValue::try_from(control).unwrap());
             let seconds = |digits: &str| digits.parse::<u64>().map_or(1 << 31, |number| number.min(1 << 31));
-            let stated = if age.is_empty() { 0 } else { seconds(&age) * 1000 };
+            let stated = seconds(&age) * 1000;
 
             let initial = initial_age_ms(&map, Timestamp(requested), Timestamp(received));
             let delay = received.saturating_sub(requested);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap, HeaderName,
-    header::{HOST, VARY},
+    header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HOST, VARY},
 };
 
 use super::key::{Key, KeyHasher};
@@ -90,6 +90,8 @@ fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r,
         let lines: Vec<&[u8]> = request.headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).collect();
         return (!lines.is_empty()).then(|| Cow::Owned(lines.join(&b", "[..])));
     }
+    // Codings (RFC 9110, section 8.4.1) and languages (RFC 4647, section 2) are the same in any case.
+    let any_case = *name == ACCEPT_ENCODING || *name == ACCEPT_LANGUAGE;
     let mut joined: Option<Vec<u8>> = None;
     for line in request.headers.get_all(name) {
         for member in super::control::split_unquoted(line.as_bytes(), b',') {
@@ -98,7 +100,11 @@ fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r,
                 None => joined = Some(Vec::new()),
             }
             if let Some(joined) = &mut joined {
+                let at = joined.len();
                 joined.extend_from_slice(member.trim_ascii());
+                if any_case {
+                    joined[at..].make_ascii_lowercase();
+                }
             }
         }
     }
@@ -150,16 +156,19 @@ mod tests {
     #[test]
     fn variants_differ_by_value_and_by_absence_but_not_by_spacing() {
         let key = Key::from_bytes([7; 32]);
-        let names = [HeaderName::from_static("accept")];
-        let of = |lines: &[&'static str]| {
+        let by = |name: &'static str, lines: &[&'static str]| {
             let mut head = crate::policy::facts::tests::request(http::Method::GET, "/", &[]);
-            head.headers = headers("accept", lines);
-            variant(&key, &names, &head)
+            head.headers = headers(name, lines);
+            variant(&key, &[HeaderName::from_static(name)], &head)
         };
+        let of = |lines: &[&'static str]| by("accept", lines);
         assert_eq!(of(&["a, b"]), of(&["a,b"]));
         assert_eq!(of(&["a", "b"]), of(&["a,b"]));
         assert_ne!(of(&["a"]), of(&["b"]));
         assert_ne!(of(&[]), of(&[""]));
         assert_ne!(of(&["a"]), key);
+        for (name, same) in [("accept-language", true), ("accept-encoding", true), ("accept", false)] {
+            assert_eq!(by(name, &["a;Q=0.5, B-C"]) == by(name, &["A;q=0.5,b-c"]), same, "{name}");
+        }
     }
 }

@@ -327,6 +327,18 @@ const COMPRESSED_TYPES: [&str; 9] = [
     "*+xml",
 ];
 
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            ttl: None,
+            heuristic_max: Duration::from_secs(3_600),
+            grace: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            keep: Duration::ZERO,
+        }
+    }
+}
+
 impl Default for Compress {
     /// Nothing; where codings are given, bodies of 1 KiB or more of what is text, or nearly.
     fn default() -> Self {

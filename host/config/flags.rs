@@ -182,6 +182,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         compress_types: None,
         tenant: None,
         ttl_ms: None,
+        heuristic_max_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,
         keep_ms: None,

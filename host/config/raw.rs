@@ -312,6 +312,7 @@ pub(super) struct Route {
     pub(super) compress_bytes_min: Field<ByteSize>,
     pub(super) compress_types: Option<Vec<Spanned<String>>>,
     pub(super) ttl_ms: Field<Millis>,
+    pub(super) heuristic_max_ms: Field<Millis>,
     pub(super) grace_ms: Field<Millis>,
     pub(super) stale_if_error_ms: Field<Millis>,
     pub(super) keep_ms: Field<Millis>,

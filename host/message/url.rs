@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::uri::PathAndQuery;
 use idna::AsciiDenyList;
 use thiserror::Error;
 
@@ -91,6 +92,27 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
+/// Returns the URL, in its normal form, that a reference in the response to a request names (RFC 3986, section 5.2), if
+/// its scheme and authority are those of the request. `None` for any other origin, and for what is no reference.
+#[must_use]
+pub fn of_same_origin(scheme: Scheme, authority: &str, target: &PathAndQuery, reference: &str) -> Option<String> {
+    let path = target.path();
+    let origin = format!("{}://{authority}", scheme.as_str());
+    let folder = || path.rfind('/').map_or("", |at| &path[..=at]);
+    let absolute = match reference.as_bytes() {
+        [] | [b'#', ..] => return Some(spelled(scheme, authority, path, target.query())),
+        [b'/', b'/', ..] => format!("{}:{reference}", scheme.as_str()),
+        [b'/', ..] => format!("{origin}{reference}"),
+        [b'?', ..] => format!("{origin}{path}{reference}"),
+        _ if Url::parse(reference) != Err(UrlInvalid::Relative) => reference.to_owned(),
+        // A scheme without an authority, such as `mailto:`.
+        _ if reference.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':')) => return None,
+        _ => format!("{origin}{}{reference}", folder()),
+    };
+    let url = Url::parse(&absolute).ok()?;
+    (url.scheme == scheme && url.authority == authority).then(|| url.normal())
+}
+
 /// Returns the authority as requests name it: in ASCII.
 fn authority_of(named: &str, scheme: Scheme) -> Option<String> {
     let ascii = if named.is_ascii() {
@@ -116,6 +138,37 @@ pub(super) fn spelled(scheme: Scheme, authority: &str, path: &str, query: Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn references_of_a_response_are_urls_of_the_same_origin_or_none() {
+        let origin = "http://shop.example:81";
+        let of = |reference: &str| {
+            of_same_origin(Scheme::Http, "shop.example:81", &PathAndQuery::from_static("/a/b/c?d=e"), reference)
+        };
+        for (reference, wanted) in [
+            ("", Some("/a/b/c?d=e")),
+            ("#part", Some("/a/b/c?d=e")),
+            ("x", Some("/a/b/x")),
+            ("./x?y=z", Some("/a/b/x?y=z")),
+            ("../x", Some("/a/x")),
+            ("../../..", None),
+            ("?y", Some("/a/b/c?y")),
+            ("/x/%61#part", Some("/x/a")),
+            ("x:y", None),
+            ("./x:y", Some("/a/b/x:y")),
+            ("mailto:a@example.org", None),
+            ("ftp://example.org/", None),
+            ("//elsewhere.example/x", None),
+            ("https://example.org/x", None),
+            ("/a\tb", None),
+        ] {
+            let wanted = wanted.map(|target| format!("{origin}{target}"));
+            assert_eq!(of(reference), wanted, "{reference}");
+        }
+        for whole in ["http://shop.example:81/x", "//shop.example:81/x", "HTTP://SHOP.example:81/x"] {
+            assert_eq!(of(whole), Some(format!("{origin}/x")), "{whole}");
+        }
+    }
 
     #[test]
     fn urls_are_read_in_every_spelling() {

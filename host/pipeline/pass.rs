@@ -3,6 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::{
+    HeaderMap,
+    header::{CONTENT_LOCATION, LOCATION},
+};
 use tracing::warn;
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     cache::{purge::Purger, status::Forward, tag::Tag},
-    message::{Body, Request, RequestHead},
+    message::{Body, Request, RequestHead, url},
 };
 
 /// Invalidating after an unsafe method must not hold up its response for longer than this.
@@ -99,23 +103,37 @@ impl Passer {
         if let Some(changing) = changing {
             changing.over();
             if status.is_success() || status.is_redirection() {
-                self.invalidate(route, &head).await;
+                self.invalidate_all(route, &head, arrived.fetched.response.headers()).await;
             }
         }
         let report = UpstreamReport::of(&arrived, advice);
         self.replies.passed_reply(arrived.fetched.response, &report, trail)
     }
 
-    /// Invalidates the URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line
+    /// Invalidates the request's URL, and those of the same origin that the response says were made or changed with it.
+    async fn invalidate_all(&self, route: &Route, head: &RequestHead, response: &HeaderMap) {
+        let named = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| {
+            let reference = response.get(name)?.to_str().ok()?;
+            url::of_same_origin(head.scheme, head.authority(), &head.target, reference)
+        });
+        let own = head.url();
+        let others: Vec<String> = named.filter(|url| *url != own).collect();
+        self.invalidate(route, own).await;
+        for url in others {
+            self.invalidate(route, url).await;
+        }
+    }
+
+    /// Invalidates a URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line
     /// in the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
-    async fn invalidate(&self, route: &Route, head: &RequestHead) {
-        let url = Tag::url(&head.url());
-        if route.policy.is_none() && !self.purger.may_hold(&url) {
+    async fn invalidate(&self, route: &Route, url: String) {
+        let tag = Tag::url(&url);
+        if route.policy.is_none() && !self.purger.may_hold(&tag) {
             return;
         }
-        if tokio::time::timeout(INVALIDATE_TIME, self.purger.invalidate(url)).await.is_err() {
+        if tokio::time::timeout(INVALIDATE_TIME, self.purger.invalidate(tag)).await.is_err() {
             warn!(
-                url = head.url(),
+                url,
                 "an unsafe method has invalidated a URL on this node; neither the purge log nor the disk has taken it for the \
              others yet"
             );

@@ -269,6 +269,7 @@ fn freshness(raw: &raw::Route, findings: &mut Findings<'_>) -> Defaults {
     let allowed = &(0..=YEAR_MS);
     Defaults {
         ttl: raw.ttl_ms.as_ref().map(|_| findings.millis("ttl_ms", &raw.ttl_ms, Duration::ZERO, allowed)),
+        heuristic_max: findings.millis("heuristic_max_ms", &raw.heuristic_max_ms, base.heuristic_max, allowed),
         grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, allowed),
         stale_if_error: findings.millis("stale_if_error_ms", &raw.stale_if_error_ms, base.stale_if_error, allowed),
         keep: findings.millis("keep_ms", &raw.keep_ms, base.keep, allowed),

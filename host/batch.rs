@@ -32,4 +32,4 @@ pub use metrics::Metrics;
 pub use pace::{Adaptive, Estimate, Offer, Outcome, Outlook, Pace, Returned, Verdict, Why};
 pub use quarantine::{Digest, Quarantine};
 pub use scheduler::{Batch, Load, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule};
-pub use shares::Tenant;
+pub use shares::{Tenant, Weight};

@@ -536,8 +536,11 @@ pub struct Route {
     pub key_without_body: bool,
     /// Names of members of a request that make it indivisible, unless their value is `false` or `null`.
     pub indivisible: Vec<String>,
-    /// Between whom the slots of a pool are shared equally, of an `infer` route.
+    /// Between whom the slots of a pool are shared, of an `infer` route.
     pub tenant: TenantBy,
+    /// The weights of tenants by their names, from 1 to [`TENANT_WEIGHT_MAX`]; `*` is for all others, which have 1
+    /// without it.
+    pub tenant_weights: BTreeMap<String, u32>,
     /// Which replies of an `infer` route are compressed.
     pub compress: Compress,
     /// Lifetimes for responses that state none.
@@ -603,7 +606,12 @@ pub enum Protocol {
     MsgPackArray,
 }
 
-/// What tells the tenants of a route apart, between whom the slots of a pool are shared equally.
+/// The largest weight of a tenant.
+pub const TENANT_WEIGHT_MAX: u32 = 1_000;
+/// Bytes of a tenant's name, as the operator or a policy writes it.
+pub const TENANT_NAME_BYTES_MAX: usize = 256;
+
+/// What tells the tenants of a route apart, between whom the slots of a pool are shared by their weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TenantBy {
     /// All header fields that hold credentials and are sent to the model.

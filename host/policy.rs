@@ -16,6 +16,7 @@ mod material;
 mod notes;
 pub mod partition;
 mod pools;
+pub mod tenancy;
 pub mod tokens;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};

@@ -3,7 +3,7 @@
 //!
 //! The items of one request are a *party*. Those of each tenant stand in line; one of which a batch took items stands at
 //! the end again with the rest, so that a list doesn't keep out what comes after it. Of several tenants, the next item
-//! is of the one that has been served least.
+//! is of the one that has been served least by its weight.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +14,7 @@ use std::{
 use super::{
     line::{Entry, Line, Rank},
     pace::{Estimate, Offer, Outlook, Pace, Verdict, Why},
-    shares::{Shares, Standing, Tenant},
+    shares::{Shares, Standing, Tenant, Weight},
 };
 
 /// Batches of the longest size among which similar items are looked for.
@@ -57,6 +57,8 @@ pub struct Terms {
     pub priority: u8,
     /// The tenant that it is served for.
     pub tenant: Tenant,
+    /// What that tenant counts for beside others.
+    pub weight: Weight,
     /// Within a priority and a tenant, earlier ones are sent first. An item that is still waiting then is not sent.
     pub deadline: Option<Instant>,
     /// Bounds its wait, beside [`FormerRule::wait_max`].
@@ -429,6 +431,7 @@ struct Order<'a, T> {
 /// A tenant's items, and what it would have been served if those before were.
 struct Cursor<'a, T> {
     tenant: Tenant,
+    weight: Weight,
     parties: &'a Line<Party<T>>,
     party: usize,
     item: usize,
@@ -440,6 +443,7 @@ impl<'a, T> Order<'a, T> {
         let waits = former.queues.iter().filter(|(_, queue)| !queue.parties.is_empty());
         let cursors = waits.map(|(tenant, queue)| Cursor {
             tenant: *tenant,
+            weight: shares.weight(*tenant),
             parties: &queue.parties,
             party: 0,
             item: 0,
@@ -478,7 +482,7 @@ impl<T> Iterator for Order<'_, T> {
         if cursor.item >= entry.what.items.len() {
             (cursor.party, cursor.item) = (party + 1, 0);
         }
-        cursor.standing = cursor.standing.after(self.shares.charge(self.rule.cost(&terms)));
+        cursor.standing = cursor.standing.after(self.shares.charge(self.rule.cost(&terms), cursor.weight));
         if cursor.party >= cursor.parties.len() {
             // The order of cursors doesn't matter: of equal standing is nobody but those that were never served.
             self.cursors.remove(at);

@@ -1,10 +1,10 @@
 //! Which class of a pool gets the next free slot. Pure: events and the time are its arguments.
 //!
 //! The slots are the pool's, and its tenants share them: of those that have something waiting, the one that has been
-//! served least is next. The classes in which a tenant has items stand in its line, as items stand in that of their
-//! class: each takes a slot in its turn and then stands at the end again, so that none is kept out by another, however
-//! many items that one has. A higher priority goes before what joined its line within the last second, and before other
-//! tenants.
+//! served least by its weight is next. The classes in which a tenant has items stand in its line, as items stand in that
+//! of their class: each takes a slot in its turn and then stands at the end again, so that none is kept out by another,
+//! however many items that one has. A higher priority goes before what joined its line within the last second, and
+//! before other tenants.
 
 use std::{
     cmp::Reverse,
@@ -209,9 +209,9 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     }
 
     /// Takes in the items of one request by their classes, each once; their wait counts from `now`. They are all of the
-    /// first one's tenant. As long as the queue isn't full, or the tenant has less than its share of it, a request is
-    /// taken in however many items it has: of those of a class, only as many as two batches may have take places, so
-    /// that it is served in pieces. In a full queue room is made by dropping items that `keep` is false for.
+    /// first one's tenant, with its weight. As long as the queue isn't full, or the tenant has less than its share of it,
+    /// a request is taken in however many items it has: of those of a class, only as many as two batches may have take
+    /// places, so that it is served in pieces. In a full queue room is made by dropping items that `keep` is false for.
     ///
     /// # Errors
     /// [`Refused`] with all items, if there is no room, or the deadline of one can't be met.
@@ -221,8 +221,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         now: Instant,
         keep: impl FnMut(&T) -> bool,
     ) -> Result<(), Refused<T>> {
-        let Some((_, terms)) = groups.iter().flat_map(|(_, items)| items).next() else { return Ok(()) };
-        let tenant = self.shares.row_of(terms.tenant);
+        let Some((_, first)) = groups.iter().flat_map(|(_, items)| items).next() else { return Ok(()) };
+        let (tenant, weight) = (self.shares.row_of(first.tenant), first.weight);
         if !self.has_room(tenant) {
             self.sweep(now, keep);
         }
@@ -236,6 +236,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             let retry_after = self.backlog.retry_after(self.shares.items() + items.len());
             return Err(Refused { items, why, retry_after });
         }
+        self.shares.weigh(tenant, weight);
         for (class, items) in groups {
             self.take_in(tenant, class, items, now);
         }
@@ -259,8 +260,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         }
         let queue_id = QueueId { class: class.clone(), alone: None };
         let own = self.classes.get(&queue_id).map_or(0, |former| former.ahead(tenant, rank, now));
-        // Others take as many turns until then, as far as they have anything waiting.
-        let ahead = own.saturating_mul(self.shares.active()).min(self.shares.items());
+        // Others take turns by their weights until then, as far as they have anything waiting.
+        let ahead = self.shares.until_sent(tenant, own);
         let finish = self.backlog.finish(ahead + items.len()).unwrap_or_default();
         now + finish > deadline
     }

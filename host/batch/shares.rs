@@ -1,12 +1,14 @@
 //! How much of a pool each of its tenants has been served, and whose turn it is. Pure.
 //!
-//! A counter for each tenant grows by what its items cost (start-time fair queueing). Of the tenants that wait, the one
-//! with the smallest counter is next, so that those with enough to do are served equally, however much each asks. The
-//! *floor* follows the smallest: it is what the tenant served last had been served before. A new tenant begins there, and
-//! one that asked for less than its share is lifted to a few batches below it: so much it may catch up at once, which
-//! keeps a small tenant's bursts short beside one that floods the pool.
+//! A counter for each tenant grows by what its items cost, divided by its weight (start-time fair queueing). Of the
+//! tenants that wait, the one with the smallest counter is next, so that those with enough to do are served by their
+//! weights, however much each asks. The *floor* follows the smallest: it is what the tenant served last had been served
+//! before. A new tenant begins there, and one that asked for less than its share is lifted to a few batches below it: so
+//! much it may catch up at once, which keeps a small tenant's bursts short beside one that floods the pool.
 
 use std::collections::BTreeMap;
+
+use crate::config;
 
 /// The unit of fairness: all items that count for the same tenant share its turns. It is a digest, so that no
 /// credentials are held.
@@ -24,9 +26,34 @@ impl Tenant {
     }
 }
 
-/// Full batches that a tenant may be behind the floor at most: more would shut others out for as long as it catches up,
-/// after it had nothing to do or has waited behind a higher priority.
+/// What a tenant counts for beside others: of two that have enough to do, one of twice the weight is served twice as
+/// much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight(u32);
+
+impl Weight {
+    /// The weight of tenants for which none is given.
+    pub const ONE: Self = Self(1);
+
+    /// Returns this weight, or the nearest one that is allowed: 1 to [`config::TENANT_WEIGHT_MAX`].
+    #[must_use]
+    pub fn of(weight: u32) -> Self {
+        Self(weight.clamp(1, config::TENANT_WEIGHT_MAX))
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+/// Full batches that a tenant may be behind the floor at most, whatever its weight: more would shut others out for as
+/// long as it catches up, after it had nothing to do or has waited behind a higher priority.
 const BEHIND_MAX: u128 = 4;
+
+/// How finely counters count, so that little is lost when a cost is divided by a weight.
+const PRECISION: u128 = 1 << 20;
 
 /// Full batches over which the largest share is measured.
 const MEASURED_OVER: u128 = 64;
@@ -40,6 +67,9 @@ pub(super) struct Shares {
     rows: BTreeMap<Tenant, Row>,
     floor: u128,
     turns: u64,
+    /// The weights of all rows, and of those whose tenants have items waiting.
+    weights: u64,
+    weights_active: u64,
     active: usize,
     items: usize,
     places: usize,
@@ -49,8 +79,9 @@ pub(super) struct Shares {
 /// What is known of one tenant.
 #[derive(Debug, Default)]
 struct Row {
-    /// What it has been served, [`Shares::tenants_max`] for each unit of cost.
+    /// What it has been served, by its weight; see [`Shares::charge`].
     counter: u128,
+    weight: Weight,
     /// The turn in which it was served last.
     turn: u64,
     /// Its items that wait, and the places in the queue that they take.
@@ -83,6 +114,8 @@ impl Shares {
             rows: BTreeMap::new(),
             floor: 0,
             turns: 0,
+            weights: 0,
+            weights_active: 0,
             active: 0,
             items: 0,
             places: 0,
@@ -102,7 +135,38 @@ impl Shares {
     fn forget_one(&mut self) -> bool {
         let idle = self.rows.iter().filter(|(_, row)| row.items == 0);
         let Some(tenant) = idle.min_by_key(|(_, row)| row.counter).map(|(tenant, _)| *tenant) else { return false };
-        self.rows.remove(&tenant).is_some()
+        let Some(row) = self.rows.remove(&tenant) else { return false };
+        self.weights -= u64::from(row.weight.0);
+        true
+    }
+
+    /// Returns the row of a tenant; a new one begins at the floor.
+    fn row(&mut self, tenant: Tenant) -> &mut Row {
+        let Self { rows, weights, floor, .. } = self;
+        rows.entry(tenant).or_insert_with(|| {
+            *weights += u64::from(Weight::ONE.0);
+            Row { counter: *floor, ..Row::default() }
+        })
+    }
+
+    /// Notes the weight of a tenant, which holds for what it is served from now on. Tenants that share a row have none
+    /// of their own.
+    pub(super) fn weigh(&mut self, tenant: Tenant, weight: Weight) {
+        if tenant == Tenant::OTHERS {
+            return;
+        }
+        let row = self.row(tenant);
+        let (before, is_active) = (u64::from(row.weight.0), row.items > 0);
+        row.weight = weight;
+        self.weights = self.weights - before + u64::from(weight.0);
+        if is_active {
+            self.weights_active = self.weights_active - before + u64::from(weight.0);
+        }
+    }
+
+    /// Returns the weight of a tenant.
+    pub(super) fn weight(&self, tenant: Tenant) -> Weight {
+        self.rows.get(&tenant).map(|row| row.weight).unwrap_or_default()
     }
 
     /// Whether the queue has room for another request of this tenant. A full one has for those that have less than
@@ -119,11 +183,14 @@ impl Shares {
         if items == 0 {
             return;
         }
-        let floor = self.floor;
-        let row = self.rows.entry(tenant).or_insert_with(|| Row { counter: floor, ..Row::default() });
-        self.active += usize::from(row.items == 0);
+        let row = self.row(tenant);
+        let (weight, is_new) = (u64::from(row.weight.0), row.items == 0);
         row.items += items;
         row.places += places;
+        if is_new {
+            self.active += 1;
+            self.weights_active += weight;
+        }
         self.items += items;
         self.places += places;
     }
@@ -137,6 +204,7 @@ impl Shares {
         self.places -= places;
         if row.items == 0 {
             self.active -= 1;
+            self.weights_active -= u64::from(row.weight.0);
         }
     }
 
@@ -147,15 +215,21 @@ impl Shares {
         let cost: u128 = served.iter().map(|(_, cost)| u128::from(*cost)).sum();
         self.turns += 1;
         for (tenant, cost) in served {
-            let counter = self.standing(*tenant).counter + self.charge(*cost);
-            let row = self.rows.entry(*tenant).or_default();
-            (row.counter, row.turn) = (counter, self.turns);
+            let counter = self.standing(*tenant).counter + self.charge(*cost, self.weight(*tenant));
+            let turn = self.turns;
+            let row = self.row(*tenant);
+            (row.counter, row.turn) = (counter, turn);
             row.recent += u128::from(*cost);
         }
-        // Of `tenants_max` tenants that are served equally, each would have got so much. So the floor also rises if
-        // there are always others that come back, and nobody waits behind those for ever.
-        self.floor = floor.max(self.floor + cost);
+        self.floor = floor.max(self.floor + self.rise(cost));
         self.measure(cost);
+    }
+
+    /// Returns by how much the floor rises at least. Of `tenants_max` tenants that are served by their weights, each
+    /// would have got so much. So nobody waits for ever behind others that always come back.
+    fn rise(&self, cost: u128) -> u128 {
+        let (tenants_max, weights) = (self.tenants_max as u128, u128::from(self.weights));
+        if weights <= tenants_max { cost * PRECISION } else { cost * tenants_max * PRECISION / weights }
     }
 
     fn measure(&mut self, cost: u128) {
@@ -169,16 +243,30 @@ impl Shares {
         self.rows.values_mut().for_each(|row| row.recent = 0);
     }
 
-    /// Returns by how much a counter grows.
-    pub(super) fn charge(&self, cost: u64) -> u128 {
-        u128::from(cost) * self.tenants_max as u128
+    /// Returns by how much the counter of a tenant of this weight grows.
+    pub(super) fn charge(&self, cost: u64, weight: Weight) -> u128 {
+        self.charged(u128::from(cost), weight)
+    }
+
+    fn charged(&self, cost: u128, weight: Weight) -> u128 {
+        let charge = cost * self.tenants_max as u128 * PRECISION;
+        // This is done for each item, and a division of so large a number takes long.
+        if weight == Weight::ONE { charge } else { charge / u128::from(weight.0) }
     }
 
     /// Returns a tenant's place among those that wait.
     pub(super) fn standing(&self, tenant: Tenant) -> Standing {
-        let (counter, turn) = self.rows.get(&tenant).map_or((self.floor, 0), |row| (row.counter, row.turn));
-        let behind_max = self.full * BEHIND_MAX * self.tenants_max as u128;
-        Standing { counter: counter.max(self.floor.saturating_sub(behind_max)), turn }
+        let Some(Row { counter, weight, turn, .. }) = self.rows.get(&tenant) else {
+            return Standing { counter: self.floor, turn: 0 };
+        };
+        let behind_max = self.charged(self.full * BEHIND_MAX, *weight);
+        Standing { counter: (*counter).max(self.floor.saturating_sub(behind_max)), turn: *turn }
+    }
+
+    /// Returns how many items are sent, by their shares, until so many of a tenant's are that wait now.
+    pub(super) fn until_sent(&self, tenant: Tenant, items: usize) -> usize {
+        let until = items as u128 * u128::from(self.weights_active) / u128::from(self.weight(tenant).0);
+        usize::try_from(until).unwrap_or(usize::MAX).min(self.items)
     }
 
     /// Returns the number of tenants that have items waiting.
@@ -305,6 +393,79 @@ mod tests {
             others += 1;
             assert!(others < 100, "it starves");
         }
+    }
+
+    #[test]
+    fn turns_follow_the_weights_also_after_they_change() {
+        let mut shares = shares(8);
+        for tenant in [A, B, C] {
+            shares.enter(tenant, 1_000, 1_000);
+        }
+        for weights in [[4, 2, 1], [1, 1, 5]] {
+            for (tenant, weight) in [A, B, C].into_iter().zip(weights) {
+                shares.weigh(tenant, Weight::of(weight));
+            }
+            let mut served: BTreeMap<Tenant, u32> = BTreeMap::new();
+            for _ in 0..700 {
+                let next = turns(&shares)[0];
+                shares.serve(&[(next, 10)]);
+                *served.entry(next).or_default() += 1;
+            }
+            let each = 700 / weights.iter().sum::<u32>();
+            for (tenant, weight) in [A, B, C].into_iter().zip(weights) {
+                assert!(served[&tenant].abs_diff(each * weight) <= 5, "{weights:?}: {served:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_returns_catches_up_by_a_few_batches_whatever_its_weight() {
+        for (own, others) in [(1_u32, 4), (4, 1), (1, 1), (1_000, 1_000)] {
+            let mut shares = shares(2);
+            for (tenant, weight) in [(A, others), (B, own)] {
+                shares.enter(tenant, 1_000, 1_000);
+                shares.weigh(tenant, Weight::of(weight));
+            }
+            (0..1_000).for_each(|_| shares.leave(B, 1));
+            for _ in 0..500 {
+                shares.serve(&[(A, 10)]);
+            }
+            shares.enter(B, 1_000, 1_000);
+            let mut turns_of_b = 0;
+            while turns(&shares)[0] == B {
+                shares.serve(&[(B, 10)]);
+                turns_of_b += 1;
+            }
+            // Four, and those that are due for the last one of the other.
+            let due = own.div_ceil(others);
+            assert!((4..=4 + due + 1).contains(&turns_of_b), "{own} beside {others}: {turns_of_b}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_until_a_tenant_has_had_its_turns_goes_by_the_weights() {
+        let mut shares = shares(2);
+        for (tenant, weight) in [(A, 3), (B, 1)] {
+            shares.enter(tenant, 100, 100);
+            shares.weigh(tenant, Weight::of(weight));
+        }
+        assert_eq!([A, B].map(|tenant| shares.until_sent(tenant, 30)), [40, 120]);
+        assert_eq!(shares.until_sent(B, 90), 200, "no more than there are");
+        assert_eq!(shares.row_of(C), Tenant::OTHERS);
+        shares.enter(Tenant::OTHERS, 10, 10);
+        shares.weigh(Tenant::OTHERS, Weight::of(9));
+        assert_eq!(shares.until_sent(Tenant::OTHERS, 10), 50, "those without a row have no weight of their own");
+        (0..100).for_each(|_| shares.leave(B, 1));
+        assert_eq!(shares.until_sent(A, 30), 40);
+        assert_eq!(shares.row_of(C), C, "in the place of one that has nothing to do");
+        shares.weigh(C, Weight::of(5));
+        assert_eq!((shares.weights, shares.weights_active), (9, 4));
+    }
+
+    #[test]
+    fn a_weight_has_bounds() {
+        assert_eq!([0, 1, 7, 1_000, 1_001].map(|weight| Weight::of(weight).0), [1, 1, 7, 1_000, 1_000]);
+        assert_eq!(Weight::default(), Weight::ONE);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The default values. Written here once; `config/holm.toml` documents the same values, and a
 //! test compares the two.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AccessLog, Batch, Breaker, Cache, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health,
@@ -307,6 +307,7 @@ impl Route {
             key_without_body: false,
             indivisible: INDIVISIBLE.map(str::to_owned).to_vec(),
             tenant: TenantBy::default(),
+            tenant_weights: BTreeMap::new(),
             compress: Compress::default(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),

@@ -181,6 +181,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         compress_bytes_min: None,
         compress_types: None,
         tenant: None,
+        tenant_weights: BTreeMap::new(),
         ttl_ms: None,
         heuristic_max_ms: None,
         grace_ms: None,

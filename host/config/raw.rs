@@ -308,6 +308,8 @@ pub(super) struct Route {
     pub(super) indivisible: Option<Vec<Spanned<String>>>,
     pub(super) tenant: Field<String>,
     #[serde(default)]
+    pub(super) tenant_weights: Named<Spanned<Count>>,
+    #[serde(default)]
     pub(super) compress: Vec<Spanned<String>>,
     pub(super) compress_bytes_min: Field<ByteSize>,
     pub(super) compress_types: Option<Vec<Spanned<String>>>,

@@ -56,6 +56,7 @@ const SPARSE_EXAMPLES: &str = r#"
     pool = "models"
     candidates = [{ pool = "models", model = "small", cost_micro = 20 }, { pool = "web", cost_micro = 900 }]
     policy = "tenant-key"
+    tenant_weights = { gold = 4 }
     compress = ["zstd", "br", "gzip"]
     ttl_ms = 60_000
     [[route]]
@@ -149,8 +150,8 @@ fn tables(value: &toml::Value, path: &str, out: &mut BTreeMap<String, BTreeSet<S
         items.iter().filter(|item| item.is_table()).for_each(|item| tables(item, path, out));
     }
     let toml::Value::Table(table) = value else { return };
-    // A policy's own configuration is checked by the policy.
-    if path == "policy.*.config" {
+    // A policy's own configuration is checked by the policy, and tenants have the names that they have.
+    if matches!(path, "policy.*.config" | "route.tenant_weights") {
         return;
     }
     let named = matches!(path, "policy" | "pool");
@@ -276,7 +277,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 24] = [
+    let table: [(&str, &[&str]); 29] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -304,6 +305,26 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
             "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant = \"header:x id\" # !",
             &["`tenant` can't be `header:x id`", "`header:x-tenant`"],
         ),
+        (
+            "pool = \"web\"\ntenant_weights = { a = 2 } # !",
+            &["only a route of `mode = \"infer\"` has `tenant_weights`"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant_weights = { a = 2 } # !",
+            &["have no names to give weights to", "`tenant = \"header:x-tenant\"`"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant = \"client\"\ntenant_weights = { a = 0 } # !",
+            &["`a` can't be 0", "allowed are 1 to 1_000"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant = \"client\"\ntenant_weights = { \"\" = 1 } # !",
+            &["the name of a tenant has 1 to 256 bytes"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ntenant_weights = 4 # !",
+            &["integer `4` doesn't belong here", "expected is a table"],
+        ),
         ("pool = \"web\"\nkey_without_body = \"yes\" # !", &["string \"yes\" doesn't belong here"]),
         (
             "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nignore_headers = [\"x id\"] # !",
@@ -320,6 +341,22 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("[[route]]\nname = \"a\"\n{text}\n{SERVED}"), phrases);
     }
+}
+
+#[test]
+fn weights_are_those_of_the_tenants_that_are_named() {
+    let weights = |route: &str| {
+        let text = format!(
+            "[[route]]\nname = \"a\"\npool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\n{route}\n{SERVED}"
+        );
+        valid(&text).routes.remove(0).tenant_weights
+    };
+    assert_eq!(weights(""), BTreeMap::new());
+    let given = weights("tenant = \"header:x-tenant\"\ntenant_weights = { gold = 1_000, \"*\" = 2, \"10.0.0.1\" = 1 }");
+    assert_eq!(
+        given,
+        BTreeMap::from([("gold", 1_000), ("*", 2), ("10.0.0.1", 1)].map(|(name, of)| (name.to_owned(), of)))
+    );
 }
 
 #[test]

@@ -29,7 +29,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    batch::{Pending, Tenant},
+    batch::Pending,
     cache::{
         Cache, Query,
         admit::{Admission, Refusal},
@@ -59,6 +59,7 @@ use model::{AdvisedItem, Group, PendingResult, await_result, group_for};
 pub use model::{BatchItem, ItemResult};
 use repeats::distinct;
 use tally::{ItemReply, Tally, USAGE};
+use tenant::Account;
 
 /// The parts of the node that these requests need.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ pub(super) async fn serve(
         url,
         arrived: infer.cache.purger().arrived(),
         mark: infer.cache.purger().mark(),
-        tenant: tenant::of(&route.config.tenant, &head),
+        account: Account::of(&route.config, &head),
         head: Arc::new(head),
         route: Arc::clone(&route),
         advice,
@@ -176,7 +177,7 @@ struct SplitRequest {
     advice: Arc<Advice>,
     protocol: &'static dyn Protocol,
     head: Arc<RequestHead>,
-    tenant: Tenant,
+    account: Account,
     demand: Demand,
     url: String,
     url_tag: Tag,
@@ -453,7 +454,7 @@ impl SplitRequest {
             &self.head,
             self.protocol,
             advised,
-            self.tenant,
+            self.account,
             response_bytes_max,
         )
     }

@@ -197,6 +197,10 @@ static inline bool holm_no_derive(holm_values_t *values, holm_verdict_t *verdict
 #endif
 
 #ifdef EXPORTS_HOLM_POLICY_FEATURES_VALUE_TEXT
+// Features of the host's: the name of the tenant that a request's items are served for, 1 to 256 bytes, and what it
+// counts for beside others, 1 to 1,000; instead of what the route says.
+#define HOLM_TENANT "holm:tenant"
+#define HOLM_TENANT_WEIGHT "holm:tenant-weight"
 #define holm_feature_value_t exports_holm_policy_features_value_t
 static inline void holm_add(holm_shape_t *shape, const char *name, holm_feature_value_t value) {
     HOLM_PUSH(&shape->features, (exports_holm_policy_features_tuple2_string_value_t){holm_string(name), value});

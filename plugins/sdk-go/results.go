@@ -51,6 +51,13 @@ type Feature struct {
 	Value FeatureValue
 }
 
+// Features of the host's: the name of the tenant that a request's items are served for, 1 to 256 bytes, and what it
+// counts for beside others, 1 to 1,000; instead of what the route says.
+const (
+	Tenant       = "holm:tenant"
+	TenantWeight = "holm:tenant-weight"
+)
+
 // FeatureValue is Text, Integer, Number, Flag or Bytes.
 type FeatureValue interface{ feature() }
 

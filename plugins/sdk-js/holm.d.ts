@@ -68,6 +68,8 @@ export type Feature =
   | { tag: "integer" | "number"; val: number }
   | { tag: "flag"; val: boolean }
   | { tag: "bytes"; val: Bytes };
+export const TENANT: "holm:tenant";
+export const TENANT_WEIGHT: "holm:tenant-weight";
 export interface Edit { pointer: string; value?: string | null }
 export interface Header { name: string; value?: string | null }
 export interface Shape { features: [string, Feature][]; edits: Edit[]; headers: Header[] }

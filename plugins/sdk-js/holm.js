@@ -28,6 +28,11 @@ export const input = {
   poolStats: (pool) => word("pool-stats", pool),
 };
 
+/** The feature that names the tenant which a request's items are served for, instead of what the route says. */
+export const TENANT = "holm:tenant";
+/** The feature that says what the tenant counts for beside others, 1 to 1,000, instead of what the route gives it. */
+export const TENANT_WEIGHT = "holm:tenant-weight";
+
 // Not an Error: the runtime takes a thrown Error for a crash of the component and drops what it says.
 class Fault {
   constructor(code, detail) {

@@ -25,6 +25,13 @@ class Hook(Enum):
     PREFETCH = "prefetch"
 
 
+TENANT = "holm:tenant"
+"""The feature that names the tenant which a request's items are served for, instead of what the route says."""
+
+TENANT_WEIGHT = "holm:tenant-weight"
+"""The feature that says what the tenant counts for beside others, 1 to 1,000, instead of what the route gives it."""
+
+
 def _words(kind: str, *arguments: object) -> Input:
     return Input(kind, [str(argument) for argument in arguments])
 

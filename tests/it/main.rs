@@ -35,5 +35,6 @@ mod sharing;
 mod slow_sockets;
 mod spellings;
 mod stories;
+mod tenants;
 mod tiers;
 mod workbench;

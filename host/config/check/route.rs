@@ -1,16 +1,21 @@
 //! Routes: which requests they take, and what they refer to.
 
-use std::{collections::BTreeSet, net::Ipv6Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+    time::Duration,
+};
 
 use http::HeaderName;
 use toml::Spanned;
 
 use crate::{
     config::{
-        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TenantBy,
+        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TENANT_NAME_BYTES_MAX,
+        TENANT_WEIGHT_MAX, TenantBy,
         findings::Findings,
         raw::{self, Raw},
-        units::{GIB, YEAR_MS},
+        units::{Count, GIB, YEAR_MS},
     },
     message::{
         compression::{self, Compression},
@@ -122,6 +127,7 @@ fn route<'a>(
         key_without_body: raw.key_without_body.as_ref().is_some_and(|given| *given.get_ref()),
         indivisible: raw.indivisible.as_ref().map_or(base.indivisible, |given| indivisible(given, findings)),
         tenant: raw.tenant.as_ref().map_or_else(TenantBy::default, |given| tenant(given, findings)),
+        tenant_weights: tenant_weights(raw, findings),
         compress: compress(raw, findings),
         freshness: freshness(raw, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
@@ -174,6 +180,35 @@ fn tenant(given: &Spanned<String>, findings: &mut Findings<'_>) -> TenantBy {
     )
 }
 
+/// Names of tenants that have a weight: more than an operator writes down.
+const TENANT_WEIGHTS_MAX: usize = 1_000;
+
+fn tenant_weights(raw: &raw::Route, findings: &mut Findings<'_>) -> BTreeMap<String, u32> {
+    let given = &raw.tenant_weights;
+    if let Some(beyond) = given.keys().nth(TENANT_WEIGHTS_MAX) {
+        let message = format!("at most {TENANT_WEIGHTS_MAX} tenants of a route have a weight");
+        findings.refuse(beyond.span(), message, "`\"*\"` is for all that aren't named");
+    }
+    if let Some(wrong) = given.keys().find(|name| !(1..=TENANT_NAME_BYTES_MAX).contains(&name.get_ref().len())) {
+        let message = format!("the name of a tenant has 1 to {TENANT_NAME_BYTES_MAX} bytes");
+        findings.refuse(wrong.span(), message, "write the field's value, the address, or the policy's name for it");
+    }
+    let is_nameless = |by: &Spanned<String>| matches!(by.get_ref().as_str(), "credentials" | "none");
+    let has_names = raw.policy.is_some() || raw.tenant.as_ref().is_some_and(|by| !is_nameless(by));
+    // On another route the key itself is refused.
+    let is_infer = raw.mode.as_ref().is_some_and(|mode| mode.get_ref() == "infer");
+    if let Some(first) = given.keys().next().filter(|_| is_infer && !has_names) {
+        let help = "tell them apart by `tenant = \"header:x-tenant\"` or \"client\", or let a policy name them";
+        findings.refuse(first.span(), "the tenants of this route have no names to give weights to", help);
+    }
+    let allowed = &(1..=u64::from(TENANT_WEIGHT_MAX));
+    let weight = |(name, weight): (&Spanned<String>, &Spanned<Count>)| {
+        let name = name.get_ref();
+        (name.clone(), findings.count(name, &Some(weight.clone()), 1, allowed))
+    };
+    given.iter().map(weight).collect()
+}
+
 /// Media types that a route compresses: more than models have.
 const COMPRESSED_TYPES_MAX: usize = 64;
 
@@ -209,6 +244,7 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
             raw.indivisible.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span)),
         ),
         ("tenant", raw.tenant.as_ref().map(Spanned::span)),
+        ("tenant_weights", raw.tenant_weights.keys().next().map(Spanned::span)),
         ("compress", raw.compress.first().map(Spanned::span)),
         ("compress_bytes_min", raw.compress_bytes_min.as_ref().map(Spanned::span)),
         ("compress_types", raw.compress_types.as_ref().and_then(|types| types.first()).map(Spanned::span)),

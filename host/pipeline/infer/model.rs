@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::tenant::Account;
 use crate::{
-    batch::{Class, Pending, Rejected, Tenant, Terms},
+    batch::{Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
     message::{RequestHead, RequestSpan},
     origin::protocol::{Item, Outcome, Protocol, Received, SplitRules},
@@ -36,7 +37,7 @@ pub struct BatchItem {
     /// Header fields that the policy sets or removes.
     pub(super) set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// The tenant that it is served for.
-    tenant: Tenant,
+    account: Account,
     /// When its deadline began.
     pub(super) arrived_at: Instant,
     pub(super) choice: Choice,
@@ -120,7 +121,7 @@ pub(super) fn batch_item(
     head: &Arc<RequestHead>,
     protocol: &'static dyn Protocol,
     advised: &AdvisedItem,
-    tenant: Tenant,
+    account: Account,
     response_bytes_max: u64,
 ) -> Result<BatchItem, Box<ItemResult>> {
     let AdvisedItem { item, advice } = advised;
@@ -147,8 +148,8 @@ pub(super) fn batch_item(
         route: Arc::clone(route),
         response_bytes_max,
         sent: forwarding::sent(route, maker, &head.headers).into(),
+        account: account.by_policy(&route.config, request_edits.tenancy()),
         set: request_edits.headers,
-        tenant,
         arrived_at: Instant::now(),
         choice,
         grouping,
@@ -202,7 +203,8 @@ fn terms(batch_item: &BatchItem) -> Terms {
     Terms {
         bytes: if weight == 0 { batch_item.item.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
         priority,
-        tenant: batch_item.tenant,
+        tenant: batch_item.account.tenant,
+        weight: batch_item.account.weight,
         deadline: batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into())),
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
         size_max: if batch_item.item.whole {

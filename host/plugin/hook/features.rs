@@ -14,6 +14,7 @@ use crate::{
     policy::{
         Fault, RequestEdits,
         edit::{Edit, Pointer},
+        tenancy,
     },
 };
 
@@ -33,6 +34,7 @@ fn checked(raw: RawEdits, limit: &Limit) -> Result<RequestEdits, Fault> {
     let edits = raw.edits.iter().map(|edit| edit.pointer.len() + edit.value.as_ref().map_or(0, String::len));
     let fields = raw.headers.iter().map(|field| field.name.len() + field.value.as_ref().map_or(0, String::len));
     weighed(sizes.chain(edits).chain(fields), limit)?;
+    features.iter().try_for_each(|(name, value)| of_host(name, value))?;
     Ok(RequestEdits {
         features,
         edits: raw.edits.iter().map(edit).collect::<Result<_, _>>()?,
@@ -48,6 +50,14 @@ fn bytes(value: RawValue) -> Bytes {
         RawValue::Number(number) => number.to_string().into(),
         RawValue::Flag(flag) => Bytes::from_static(if flag { b"true" } else { b"false" }),
         RawValue::Bytes(bytes) => bytes.into(),
+    }
+}
+
+/// Checks a feature by which the policy says something to the host.
+fn of_host(name: &str, value: &[u8]) -> Result<(), Fault> {
+    match tenancy::problem(name, value) {
+        None => Ok(()),
+        Some(problem) => Err(Fault::Malformed(format!("the feature `{}` {problem}", plain(name, 80)))),
     }
 }
 
@@ -87,6 +97,25 @@ mod tests {
             (RawValue::Bytes(b"b".to_vec()), "b"),
         ] {
             assert_eq!(bytes(value), wanted);
+        }
+    }
+
+    #[test]
+    fn a_feature_that_is_the_hosts_has_a_value_that_makes_sense() {
+        let of = |name: &str, value| {
+            let features = vec![("f".to_owned(), RawValue::Integer(1)), (name.to_owned(), value)];
+            checked(RawEdits { features, edits: vec![], headers: vec![] }, &Limit::of_bytes(64))
+        };
+        for value in [RawValue::Integer(4), RawValue::Number(4.0), RawValue::Text("4".into())] {
+            assert_eq!(of("holm:tenant-weight", value).unwrap().tenancy().weight, Some(4));
+        }
+        for (name, value, words) in [
+            ("holm:tenant-weight", RawValue::Number(0.5), "the feature `holm:tenant-weight` isn't a whole number"),
+            ("holm:tenant", RawValue::Text(String::new()), "the feature `holm:tenant` has 0 bytes"),
+            ("holm:x\n", RawValue::Flag(true), "the feature `holm:x?` is none that this node knows"),
+        ] {
+            let fault = of(name, value).unwrap_err();
+            assert!(fault.kind() == "malformed" && fault.to_string().contains(words), "{fault}");
         }
     }
 

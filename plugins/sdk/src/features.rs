@@ -4,6 +4,14 @@ use crate::{Fault, Input, Policy, Values, bindings::features::exports::holm::pol
 
 pub use features::{Edit, Header, Shape, Value as Feature};
 
+/// The feature that names the tenant which a request's items are served for, instead of what its route says; a text of 1
+/// to 256 bytes.
+pub const TENANT: &str = "holm:tenant";
+
+/// The feature that says what the tenant counts for beside others in a pool, instead of what the route gives it: 1 to
+/// 1,000.
+pub const TENANT_WEIGHT: &str = "holm:tenant-weight";
+
 /// A policy that extracts what matters in a request. Other hooks read the features as [`Input::Feature`]; the edits are
 /// applied to what is sent to the origin.
 ///

@@ -52,7 +52,7 @@ mod values;
 pub use admit::{Admission, Admit, Storage};
 pub use batch::{Batch, Class};
 pub use bindings::base::holm::policy::facts::{Fault, Values};
-pub use features::{Edit, Feature, Features, Header, Shape};
+pub use features::{Edit, Feature, Features, Header, Shape, TENANT, TENANT_WEIGHT};
 pub use input::{Encoding, Experiment, Input, Tokens};
 pub use key::{Key, Part, Plan, Transform, Verdict, slot};
 pub use prefetch::{Hint, Prefetch};

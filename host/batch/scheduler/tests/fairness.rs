@@ -2,8 +2,13 @@
 
 use std::collections::{BTreeMap, BinaryHeap};
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::batch::pace::{Outlook, Verdict};
+use crate::batch::{
+    Weight,
+    pace::{Outlook, Verdict},
+};
 
 /// Requests of one tenant: so many a second, at random times, of so many items each.
 #[derive(Clone, Copy)]
@@ -24,6 +29,7 @@ const LOAD: Load = Load {
         bytes: 1,
         priority: 0,
         tenant: Tenant::of_digest(0),
+        weight: Weight::ONE,
         deadline: None,
         wait_max: None,
         size_max: None,
@@ -246,6 +252,77 @@ fn tenants_that_have_enough_to_do_are_served_equally() {
         let [one, other] = [0, 1].map(|index| fates[&index].served * cost[index]);
         let apart = one.abs_diff(other) as f64 / one.min(other) as f64;
         assert!(apart <= 0.05, "{name}: {one} and {other}");
+    }
+}
+
+#[test]
+fn tenants_that_have_enough_to_do_are_served_by_their_weights() {
+    // The weights and the requests a second of two tenants, the class of the second, the items of its requests.
+    for (weights, per_second, class, items) in [
+        ([1, 3], [6_000.0, 700.0], 'a', 1),
+        ([1, 3], [6_000.0, 700.0], 'b', 1),
+        ([3, 1], [6_000.0, 700.0], 'b', 1),
+        ([1, 3], [6_000.0, 7.0], 'a', 100),
+        ([1, 1], [6_000.0, 700.0], 'b', 1),
+    ] {
+        let terms = weights.map(|weight| Terms { weight: Weight::of(weight), ..LOAD.terms });
+        let flood = Load { tenant: 1, per_second: per_second[0], terms: terms[0], ..LOAD };
+        let other = Load { tenant: 2, class, per_second: per_second[1], items, terms: terms[1] };
+        let fates = simulate(rule(1, 32), Model { fixed: 20.0, item: 1.0 }, &[flood, other], 60);
+        let [one, two] = [0, 1].map(|index| fates[&index].served as f64 / f64::from(weights[index]));
+        assert!((one - two).abs() <= 0.05 * one.min(two), "{weights:?}, {class}, {items}: {one} and {two}");
+    }
+}
+
+/// Returns how many items tenants of these weights are served while each of them always has some waiting, in one class
+/// or each in its own.
+fn saturated(rule: SchedulerRule, weights: &[u32], list: usize, apart: bool) -> Vec<usize> {
+    let (mut now, mut scheduler) = (Instant::now(), Scheduler::new(rule, Box::new(Gather)));
+    let (mut waiting, mut served) = (vec![0; weights.len()], vec![0; weights.len()]);
+    let mut out = VecDeque::new();
+    for _ in 0..100 * weights.iter().sum::<u32>() {
+        for (tenant, weight) in weights.iter().enumerate() {
+            let terms = Terms { tenant: Tenant::of_digest(tenant as u64), weight: Weight::of(*weight), ..of(1) };
+            while waiting[tenant] < 3 * rule.former.size_max {
+                let items = (0..list).map(|_| (tenant, terms)).collect();
+                let class = if apart { tenant } else { 0 };
+                scheduler.arrive_together(vec![(class, items)], now, |_| true).expect("the queue has room");
+                waiting[tenant] += list;
+            }
+        }
+        while let Next::Send(batch) = scheduler.next(now, |_| true) {
+            for tenant in batch.items {
+                waiting[tenant] -= 1;
+                served[tenant] += 1;
+            }
+            out.push_back(batch.queue_id);
+        }
+        now += Duration::from_millis(5);
+        if let Some(queue_id) = out.pop_front() {
+            scheduler.finished(&queue_id, &RETURNED, now);
+        }
+    }
+    served
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn whatever_the_weights_what_is_served_follows_them(
+        weights in prop::collection::vec(1_u32..=8, 2..5),
+        concurrency in 1_usize..4,
+        list in 1_usize..8,
+        apart in any::<bool>(),
+    ) {
+        let rule = slots(concurrency);
+        let rule = SchedulerRule { former: FormerRule { queue_max: 4_096, ..rule.former }, ..rule };
+        let served = saturated(rule, &weights, list, apart);
+        let (items, all) = (served.iter().sum::<usize>() as f64, f64::from(weights.iter().sum::<u32>()));
+        for (served, weight) in served.into_iter().zip(&weights) {
+            let of_its_share = served as f64 / items / (f64::from(*weight) / all);
+            prop_assert!((0.95..=1.05).contains(&of_its_share), "of weight {}: {}", weight, of_its_share);
+        }
     }
 }
 

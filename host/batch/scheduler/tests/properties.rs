@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
+use crate::batch::Weight;
 
 type Class = u8;
 
@@ -298,10 +299,11 @@ enum Happening {
 }
 
 fn happening() -> impl Strategy<Value = (Happening, u64)> {
-    let terms = (0_usize..150, 0_u8..3, 0_u64..5, prop::option::of(1_usize..4)).prop_map(
-        |(bytes, priority, tenant, size_max)| Terms {
+    let terms = (0_usize..150, 0_u8..3, 0_u64..5, 1_u32..9, prop::option::of(1_usize..4)).prop_map(
+        |(bytes, priority, tenant, weight, size_max)| Terms {
             priority,
             tenant: Tenant::of_digest(tenant),
+            weight: Weight::of(weight),
             size_max,
             ..of(bytes)
         },

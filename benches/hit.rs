@@ -125,7 +125,13 @@ fn former_rule(size_max: usize) -> batch::FormerRule {
 /// Items that become one batch of a scheduler with one slot, and the batch's way back.
 #[divan::bench(args = [1, 32])]
 fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
-    let rule = batch::SchedulerRule { former: former_rule(size), concurrency: 1, classes_max: 256, tenants_max: 256 };
+    let rule = batch::SchedulerRule {
+        former: former_rule(size),
+        concurrency: 1,
+        concurrency_min: 1,
+        classes_max: 256,
+        tenants_max: 256,
+    };
     let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Adaptive::new()));
     let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };

@@ -12,15 +12,18 @@
 mod backlog;
 mod bisect;
 mod class;
+mod concurrency;
 mod dispatch;
 mod former;
 mod line;
 mod measured;
 mod metrics;
+mod models;
 mod pace;
 mod quarantine;
 mod scheduler;
 mod shares;
+mod surcharge;
 
 pub use bisect::Bisection;
 pub use class::Class;
@@ -29,7 +32,9 @@ pub use dispatch::{
 };
 pub use former::{FormerRule, Terms};
 pub use metrics::Metrics;
+pub use models::{ModelBatch, Models};
 pub use pace::{Adaptive, Estimate, Offer, Outcome, Outlook, Pace, Returned, Verdict, Why};
 pub use quarantine::{Digest, Quarantine};
 pub use scheduler::{Batch, Load, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule};
 pub use shares::{Tenant, Weight};
+pub use surcharge::Further;

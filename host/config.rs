@@ -387,6 +387,8 @@ pub struct Pool {
     pub response: Duration,
     /// Between two pieces of a response body.
     pub idle: Duration,
+    /// From the head of a response to a batch until all of its body is there.
+    pub body: Duration,
     /// How long an unused connection stays open; less if the endpoint says so (`Keep-Alive`).
     pub keep_alive: Duration,
     /// Attempts at an idempotent request, the first included.
@@ -496,8 +498,11 @@ pub struct Batch {
     pub wait_max: Duration,
     /// Items waiting in the pool, of a list as many as two batches may have; further requests get 429.
     pub queue_max: usize,
-    /// Batches of the pool under way at once, of all classes and routes together.
+    /// Batches of the pool under way at once, of all classes and routes together; fewer if its model gains nothing by
+    /// them.
     pub concurrency: usize,
+    /// How many may be under way in any case.
+    pub concurrency_min: usize,
     /// Classes of which something waits or is under way; items of further ones are sent alone, each in its turn.
     pub classes_max: usize,
     /// Items that are sent alone because they failed in company; of more, those that failed longest ago are forgotten.
@@ -506,6 +511,8 @@ pub struct Batch {
     pub quarantine: Duration,
     /// Tenants whose shares are told apart; further ones share one.
     pub tenants_max: usize,
+    /// Models that metrics tell apart by name; further ones count as `other`.
+    pub models_max: usize,
 }
 
 /// A route: which requests it takes, and how they are served.

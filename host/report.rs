@@ -13,7 +13,7 @@ mod problem;
 mod purge;
 
 pub use self::{
-    batching::{BatchingInfo, FitInfo, PointInfo},
+    batching::{BatchingInfo, FitInfo, ModelInfo, PointInfo, TenantInfo},
     node::{IncompleteSignOff, Readiness, SignedOff},
     policy::{
         ArmInfo, EndedTrial, Estimate, Event, Example, ExperimentInfo, GenerationInfo, HookInfo, Loaded, PolicyInfo,

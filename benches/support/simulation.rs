@@ -235,7 +235,13 @@ impl World {
             wait_max: run.wait_max,
             queue_max: usize::MAX,
         };
-        let rule = SchedulerRule { former, concurrency: run.slots, classes_max: usize::MAX, tenants_max: 1 };
+        let rule = SchedulerRule {
+            former,
+            concurrency: run.slots,
+            concurrency_min: 1,
+            classes_max: usize::MAX,
+            tenants_max: 1,
+        };
         Self {
             run,
             random: Rng::with_seed(run.seed),

@@ -260,7 +260,8 @@ mod tests {
 
         fn batching(&self) -> Vec<BatchingInfo> {
             let fit = Some(FitInfo { fixed_us: 20_000, per_item_ns: 1_000_000 });
-            vec![BatchingInfo { pool: "models".to_owned(), batches: 7, fit, points: Vec::new() }]
+            let (points, tenants, models) = (Vec::new(), Vec::new(), Vec::new());
+            vec![BatchingInfo { pool: "models".to_owned(), batches: 7, fit, points, slots: 1, tenants, models }]
         }
 
         fn policies(&self) -> Vec<PolicyInfo> {
@@ -359,7 +360,10 @@ mod tests {
             (
                 "/batching",
                 JSON,
-                r#"[{"batches":7,"fit":{"fixed_us":20000,"per_item_ns":1000000},"points":[],"pool":"models"}]"#,
+                concat!(
+                    r#"[{"batches":7,"fit":{"fixed_us":20000,"per_item_ns":1000000},"models":[],"points":[],"#,
+                    r#""pool":"models","slots":1,"tenants":[]}]"#
+                ),
             ),
             ("/policies", JSON, "[]"),
         ] {

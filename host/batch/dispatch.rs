@@ -30,8 +30,16 @@ use super::{
     metrics::{Gauges, Metrics},
     pace::{Adaptive, Estimate, Outcome, Pace, Returned, Why},
     scheduler::{Batch, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule},
+    shares::{Share, Tenant},
+    surcharge::Further,
 };
-use crate::{config, report::BatchingInfo};
+use crate::{
+    config,
+    report::{BatchingInfo, TenantInfo},
+};
+
+/// Tenants whose shares are reported.
+const TENANTS_SHOWN: usize = 10;
 
 /// The results of one batch.
 #[derive(Clone, Debug)]
@@ -42,6 +50,8 @@ pub struct BatchResult<O> {
     pub outcome: Outcome,
     /// The endpoint that responded, if one did.
     pub endpoint: Option<Arc<str>>,
+    /// The requests that it took beyond the first, if it was divided.
+    pub further: Further,
 }
 
 /// The future of one batch's results.
@@ -169,10 +179,20 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
     /// Returns how long batches took, for a report on the pool of this name.
     #[must_use]
     pub fn info(&self, pool: &str) -> BatchingInfo {
-        let estimate = self.shared.state.lock().scheduler.estimate();
+        let (estimate, load, tenants) = {
+            let state = self.shared.state.lock();
+            (state.scheduler.estimate(), state.scheduler.load(), state.scheduler.top_tenants(TENANTS_SHOWN))
+        };
         let fit = estimate.map(|Estimate { fixed, per_item, .. }| Fit { fixed, per_item });
-        self.shared.measured.lock().info(pool, fit)
+        let info = self.shared.measured.lock().info(pool, fit);
+        BatchingInfo { slots: load.slots, tenants: tenants.iter().map(tenant_info).collect(), ..info }
     }
+}
+
+fn tenant_info(share: &Share) -> TenantInfo {
+    // From 0 to 1,000,000; the cast saturates.
+    let part_ppm = (share.part * 1e6).round() as u32;
+    TenantInfo { tenant: share.tenant.to_string(), part_ppm, waiting: share.items }
 }
 
 /// The slots of a pool, for batches that come from another pool because that one failed.
@@ -282,12 +302,22 @@ struct Shared<I, O> {
 struct State<I, O> {
     scheduler: Scheduler<Class, QueuedItem<I, O>>,
     /// Batches that came back since the scheduler's last decision; no more than were under way.
-    returned: Vec<(QueueId<Class>, Returned, Instant)>,
+    returned: Vec<Back>,
     gauges: Gauges,
     /// Batches of other pools that wait for a slot, as many as the scheduler knows.
     guests: VecDeque<oneshot::Sender<SlotPermit>>,
     /// How many of them have given their slots back since the scheduler's last decision.
     guests_left: usize,
+}
+
+/// A batch that came back.
+struct Back {
+    queue_id: QueueId<Class>,
+    returned: Returned,
+    at: Instant,
+    /// What each item costs, and the tenant it counts for.
+    costs: Vec<(Tenant, u64)>,
+    further: Further,
 }
 
 /// What is to be done, and what has passed its deadline.
@@ -349,7 +379,10 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     fn decide(&self) -> Decision<I, O> {
         let mut state = self.state.lock();
         let State { scheduler, returned, gauges, guests, guests_left } = &mut *state;
-        for (queue_id, returned, at) in returned.drain(..) {
+        for Back { queue_id, returned, at, costs, further } in returned.drain(..) {
+            if !further.requests.is_empty() {
+                scheduler.divided(&costs, &further);
+            }
             scheduler.finished(&queue_id, &returned, at);
             if let Some(estimate) = scheduler.estimate() {
                 gauges.set_measured(&estimate);
@@ -385,7 +418,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     /// Sends a batch. Each has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only
     /// itself.
     fn launch(self: &Arc<Self>, batch: Batch<Class, QueuedItem<I, O>>) {
-        let Batch { queue_id, items, why } = batch;
+        let Batch { queue_id, items, why, costs } = batch;
         let since = Instant::now();
         let waits = items.iter().map(|queued| since.saturating_duration_since(queued.since));
         self.metrics.sent(why, waits);
@@ -395,7 +428,8 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         for queued in &items {
             queued.left.store(true, Ordering::Release);
         }
-        let slot = Slot { shared: Arc::downgrade(self), queue_id, items: items.len(), since, came_back: None };
+        let shared = Arc::downgrade(self);
+        let slot = Slot { shared, queue_id, costs, since, came_back: None, further: Further::default() };
         tokio::spawn(carry(Arc::clone(&self.send), slot, items, why));
     }
 
@@ -451,9 +485,11 @@ impl<I, O> Shared<I, O> {
 struct Slot<I, O> {
     shared: Weak<Shared<I, O>>,
     queue_id: QueueId<Class>,
-    items: usize,
+    /// What each item costs, and the tenant it counts for.
+    costs: Vec<(Tenant, u64)>,
     since: Instant,
     came_back: Option<(Outcome, Duration, Option<Arc<str>>)>,
+    further: Further,
 }
 
 impl<I, O> Drop for Slot<I, O> {
@@ -461,10 +497,14 @@ impl<I, O> Drop for Slot<I, O> {
         let Some(shared) = self.shared.upgrade() else { return };
         let came_back = self.came_back.take();
         let (outcome, took, endpoint) = came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed(), None));
-        shared.measure(self.items, took, outcome);
-        let returned = Returned { items: self.items, took, outcome, endpoint };
+        let (items, queue_id) = (self.costs.len(), self.queue_id.clone());
+        shared.measure(items, took, outcome);
+        let returned = Returned { items, took, outcome, endpoint };
+        let (costs, further) = (std::mem::take(&mut self.costs), std::mem::take(&mut self.further));
         // The scheduler is notified by its own task: a pace that panics must not do so within another panic.
-        shared.state.lock().returned.push((self.queue_id.clone(), returned, Instant::now()));
+        let mut state = shared.state.lock();
+        state.returned.push(Back { queue_id, returned, at: Instant::now(), costs, further });
+        drop(state);
         shared.happened.notify_one();
     }
 }
@@ -474,7 +514,8 @@ impl<I, O> Drop for Slot<I, O> {
 async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, why: Why) {
     let class = slot.queue_id.class.clone();
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
-    let BatchResult { results, outcome, endpoint } = send(class, items, why).await;
+    let BatchResult { results, outcome, endpoint, further } = send(class, items, why).await;
+    slot.further = further;
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
         let pool = &slot.queue_id.class.pool;

@@ -115,8 +115,8 @@ pub(super) enum Step<T> {
         items: Vec<T>,
         /// Why now.
         why: Why,
-        /// What they cost, by tenant; the tenant of the first item is the first.
-        served: Vec<(Tenant, u64)>,
+        /// What each costs, and the tenant it counts for, in their order.
+        costs: Vec<(Tenant, u64)>,
     },
     /// Decide again then, unless something happens before.
     WaitUntil(Instant),
@@ -183,8 +183,8 @@ impl<T> Former<T> {
                 picks.iter().filter(|pick| !self.get(**pick).is_some_and(&mut keep)).copied().collect();
             if gone.is_empty() {
                 self.under_way += 1;
-                let served = self.cost(&picks);
-                return Step::Send { items: self.take(&picks, now, shares), why, served };
+                let costs = self.costs(&picks);
+                return Step::Send { items: self.take(&picks, now, shares), why, costs };
             }
             self.remove(&gone, shares);
             self.tidy();
@@ -319,17 +319,10 @@ impl<T> Former<T> {
         self.waiting(pick).map(|waiting| &waiting.item)
     }
 
-    /// Returns the cost of a batch by tenant, in the order of their items.
-    fn cost(&self, picks: &[Pick]) -> Vec<(Tenant, u64)> {
-        let mut served: Vec<(Tenant, u64)> = Vec::new();
-        for pick in picks {
-            let cost = self.waiting(*pick).map_or(0, |waiting| self.rule.cost(&waiting.terms));
-            match served.iter_mut().find(|(tenant, _)| *tenant == pick.tenant) {
-                Some((_, sum)) => *sum = sum.saturating_add(cost),
-                None => served.push((pick.tenant, cost)),
-            }
-        }
-        served
+    /// Returns the tenant and the cost of each item of a batch.
+    fn costs(&self, picks: &[Pick]) -> Vec<(Tenant, u64)> {
+        let cost = |pick: &Pick| self.waiting(*pick).map_or(0, |waiting| self.rule.cost(&waiting.terms));
+        picks.iter().map(|pick| (pick.tenant, cost(pick))).collect()
     }
 
     /// Takes a batch out, in this order. The parties that it is taken from go to the end of their line.

@@ -74,7 +74,7 @@ impl Measured {
         bucket.last = self.batches;
     }
 
-    /// Returns the means beside a fitted line, by size.
+    /// Returns the means beside a fitted line, by size. Slots, tenants and models aren't known here.
     pub(super) fn info(&self, pool: &str, fit: Option<Fit>) -> BatchingInfo {
         let point = |(at, bucket): (usize, &Bucket)| {
             let (items, took) = bucket.means();
@@ -92,6 +92,9 @@ impl Measured {
             batches: self.batches,
             fit: fit.map(|fit| FitInfo { fixed_us: micros(fit.fixed), per_item_ns: nanos(fit.per_item) }),
             points: self.shown().map(point).collect(),
+            slots: 0,
+            tenants: Vec::new(),
+            models: Vec::new(),
         }
     }
 

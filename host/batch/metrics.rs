@@ -12,6 +12,7 @@ use prometheus_client::{
 };
 
 use super::{
+    models::ModelBatch,
     pace::{Estimate, Why},
     scheduler::Load,
 };
@@ -27,6 +28,10 @@ pub struct Metrics {
     wait: Family<PoolLabels, Histogram>,
     service: Family<PoolLabels, Histogram>,
     tokens: Family<PoolLabels, Counter>,
+    model_batches: Family<ModelLabels, Counter>,
+    model_items: Family<ModelLabels, Counter>,
+    model_tokens: Family<ModelLabels, Counter>,
+    model_seconds: Family<ModelLabels, Counter<f64, AtomicU64>>,
     pub(super) refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(super) withdrawn: Counter,
     pub(super) lost: Counter,
@@ -36,6 +41,7 @@ pub struct Metrics {
     pub(super) further: Counter,
     pub(super) waiting: Family<PoolLabels, Gauge>,
     pub(super) tenants: Family<PoolLabels, Gauge>,
+    slots: Family<PoolLabels, Gauge>,
     pub(super) largest_share: Family<PoolLabels, Gauge<f64, AtomicU64>>,
     pub(super) cost_fixed: SecondsByPool,
     pub(super) cost_item: SecondsByPool,
@@ -47,6 +53,13 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct PoolLabels {
     pub(super) pool: Arc<str>,
+}
+
+/// The model that a batch was for, and its pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    pool: Arc<str>,
+    model: Arc<str>,
 }
 
 /// The pool that a batch was sent to, and why it was sent then.
@@ -85,6 +98,10 @@ impl Metrics {
             wait: Family::new_with_constructor(times as fn() -> Histogram),
             service: Family::new_with_constructor(times as fn() -> Histogram),
             tokens: Family::default(),
+            model_batches: Family::default(),
+            model_items: Family::default(),
+            model_tokens: Family::default(),
+            model_seconds: Family::default(),
             refused: Family::default(),
             withdrawn: Counter::default(),
             lost: Counter::default(),
@@ -94,6 +111,7 @@ impl Metrics {
             further: Counter::default(),
             waiting: Family::default(),
             tenants: Family::default(),
+            slots: Family::default(),
             largest_share: Family::default(),
             cost_fixed: Family::default(),
             cost_item: Family::default(),
@@ -134,6 +152,14 @@ impl Metrics {
         );
         registry.register("batch_divided_requests", "Requests that took beyond the first", self.further.clone());
         self.register_of_pools(registry);
+        self.register_of_models(registry);
+    }
+
+    fn register_of_models(&self, registry: &mut Registry) {
+        registry.register("batch_model_batches", "Batches that a model responded to", self.model_batches.clone());
+        registry.register("batch_model_items", "Items in them", self.model_items.clone());
+        registry.register("batch_model_tokens", "Prompt tokens of them, as it counts", self.model_tokens.clone());
+        registry.register("batch_model_service_seconds", "What they took altogether", self.model_seconds.clone());
     }
 
     fn register_of_pools(&self, registry: &mut Registry) {
@@ -145,6 +171,7 @@ impl Metrics {
         registry.register("batch_tokens", "Prompt tokens of batches, as the models count them", self.tokens.clone());
         registry.register("batch_waiting", "Items waiting at present", self.waiting.clone());
         registry.register("batch_tenants", "Tenants that have items waiting at present", self.tenants.clone());
+        registry.register("batch_slots", "Batches that may be under way at present", self.slots.clone());
         registry.register(
             "batch_largest_share",
             "The largest share that one tenant had of what was served last, by cost",
@@ -172,6 +199,15 @@ impl Metrics {
     /// Counts what the model says that it has read for a batch.
     pub fn read(&self, tokens: u64) {
         self.tokens.get_or_create(&self.labels()).inc_by(tokens);
+    }
+
+    /// Counts a batch that a model responded to. There must not be more names than a table of [`super::Models`] has.
+    pub fn of_model(&self, model: Arc<str>, batch: &ModelBatch) {
+        let labels = ModelLabels { pool: Arc::clone(&self.pool), model };
+        self.model_batches.get_or_create(&labels).inc();
+        self.model_items.get_or_create(&labels).inc_by(batch.items as u64);
+        self.model_tokens.get_or_create(&labels).inc_by(batch.tokens);
+        self.model_seconds.get_or_create(&labels).inc_by(batch.took.as_secs_f64());
     }
 
     fn labels(&self) -> PoolLabels {
@@ -205,6 +241,7 @@ impl Metrics {
             classes: Counted::of(self.classes.clone()),
             waiting: Counted::of(self.waiting.get_or_create(&labels).clone()),
             tenants: Counted::of(self.tenants.get_or_create(&labels).clone()),
+            slots: Counted::of(self.slots.get_or_create(&labels).clone()),
             largest_share: self.largest_share.get_or_create(&labels).clone(),
             measured: [&self.cost_fixed, &self.cost_item, &self.held]
                 .map(|gauges| gauges.get_or_create(&labels).clone()),
@@ -217,6 +254,7 @@ pub(super) struct Gauges {
     classes: Counted,
     waiting: Counted,
     tenants: Counted,
+    slots: Counted,
     largest_share: Gauge<f64, AtomicU64>,
     /// The fixed cost of a batch, that of an item, and how long the last batch was held.
     measured: [Gauge<f64, AtomicU64>; 3],
@@ -227,6 +265,7 @@ impl Gauges {
         self.classes.set(classes);
         self.waiting.set(load.items);
         self.tenants.set(load.tenants);
+        self.slots.set(load.slots);
         self.largest_share.set(load.largest_share);
     }
 
@@ -284,6 +323,8 @@ mod tests {
         other.sent(Why::Idle, [Duration::ZERO].into_iter());
         models.came_back(Duration::from_millis(30));
         models.read(14);
+        let batch = ModelBatch { items: 3, tokens: 14, took: Duration::from_millis(500) };
+        models.of_model(Arc::from("small"), &batch);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -295,6 +336,10 @@ mod tests {
             r#"batch_service_seconds_bucket{le="0.05",pool="models"} 1"#,
             r#"batch_service_seconds_bucket{le="0.025",pool="models"} 0"#,
             r#"batch_tokens_total{pool="models"} 14"#,
+            r#"batch_model_batches_total{pool="models",model="small"} 1"#,
+            r#"batch_model_items_total{pool="models",model="small"} 3"#,
+            r#"batch_model_tokens_total{pool="models",model="small"} 14"#,
+            r#"batch_model_service_seconds_total{pool="models",model="small"} 0.5"#,
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }

@@ -33,6 +33,11 @@ pub trait Pace: fmt::Debug + Send {
     fn estimate(&self) -> Option<Estimate> {
         None
     }
+
+    /// Returns how long a batch of so many items of a class takes at an endpoint; `None` if too few came back to say.
+    fn expected(&self, _: u64, _: Option<&Arc<str>>, _: usize) -> Option<Duration> {
+        None
+    }
 }
 
 /// A batch that has come back.
@@ -48,13 +53,15 @@ pub struct Returned {
     pub endpoint: Option<Arc<str>>,
 }
 
-/// How a batch went, for a pace: only [`Outcome::Answered`] shows how long the model takes.
+/// How a batch went, for a pace: only [`Outcome::Responded`] shows how long the model takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The model responded.
     Responded,
     /// The model refused it, failed or wasn't reached.
     Failed,
+    /// The endpoint said that it has too many requests (429, 503).
+    Overloaded,
     /// It came to nothing on this node: not one response an item, or a panic.
     Lost,
 }

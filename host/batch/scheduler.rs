@@ -16,10 +16,12 @@ use std::{
 
 use super::{
     backlog::Backlog,
+    concurrency::Concurrency,
     former::{Former, FormerRule, Step, Terms, Turn},
     line::{Line, Rank},
     pace::{Estimate, Offer, Pace, Returned, Why},
-    shares::{Shares, Tenant},
+    shares::{Share, Shares, Tenant, by_tenant},
+    surcharge::{Further, surcharge},
 };
 use crate::config;
 
@@ -38,8 +40,10 @@ const EXPIRE_EVERY: Duration = Duration::from_millis(1);
 pub struct SchedulerRule {
     /// The limits of each class, and of the queue.
     pub former: FormerRule,
-    /// Batches under way at once, of all classes together.
+    /// Batches under way at once, of all classes together; fewer if the model gains nothing by them.
     pub concurrency: usize,
+    /// How many may be under way in any case.
+    pub concurrency_min: usize,
     /// Classes that wait or are under way at once. The items of one request that are of a further class are a class of
     /// their own, and each is sent alone.
     pub classes_max: usize,
@@ -56,12 +60,13 @@ impl From<config::Batch> for SchedulerRule {
             wait_max,
             queue_max,
             concurrency,
+            concurrency_min,
             classes_max,
             tenants_max,
             ..
         } = batch;
         let former = FormerRule { size_max, bytes_max, padded, wait_max, queue_max };
-        Self { former, concurrency, classes_max, tenants_max }
+        Self { former, concurrency, concurrency_min, classes_max, tenants_max }
     }
 }
 
@@ -75,6 +80,7 @@ pub struct Scheduler<K, T> {
     lines: BTreeMap<Tenant, Line<QueueId<K>>>,
     shares: Shares,
     backlog: Backlog,
+    concurrency: Concurrency,
     under_way: usize,
     /// A batch came back while items were waiting, and none was sent since.
     freed: bool,
@@ -128,6 +134,8 @@ pub struct Batch<K, T> {
     pub items: Vec<T>,
     /// Why it is sent now.
     pub why: Why,
+    /// What each item costs, and the tenant it counts for, for [`Scheduler::divided`].
+    pub costs: Vec<(Tenant, u64)>,
 }
 
 /// What to do next.
@@ -178,7 +186,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             classes: HashMap::new(),
             lines: BTreeMap::new(),
             shares: Shares::new(rule.tenants_max, former.bytes_max as u64),
-            backlog: Backlog::new(former.size_max, rule.concurrency),
+            backlog: Backlog::new(former.size_max),
+            concurrency: Concurrency::new(rule.concurrency_min, rule.concurrency),
             under_way: 0,
             freed: false,
             free_since: None,
@@ -233,7 +242,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         };
         if let Some(why) = why {
             let items: Vec<T> = groups.into_iter().flat_map(|(_, items)| items).map(|(item, _)| item).collect();
-            let retry_after = self.backlog.retry_after(self.shares.items() + items.len());
+            let waiting = self.shares.items() + items.len();
+            let retry_after = self.backlog.retry_after(waiting, self.slots(), self.pace.estimate().as_ref());
             return Err(Refused { items, why, retry_after });
         }
         self.shares.weigh(tenant, weight);
@@ -262,7 +272,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         let own = self.classes.get(&queue_id).map_or(0, |former| former.ahead(tenant, rank, now));
         // Others take turns by their weights until then, as far as they have anything waiting.
         let ahead = self.shares.until_sent(tenant, own);
-        let finish = self.backlog.finish(ahead + items.len()).unwrap_or_default();
+        let estimate = self.pace.estimate();
+        let finish = self.backlog.finish(ahead + items.len(), self.slots(), estimate.as_ref()).unwrap_or_default();
         now + finish > deadline
     }
 
@@ -332,16 +343,18 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         for (class, at, items) in self.arrived.drain(..) {
             self.pace.on_arrival(class, at, items);
         }
+        // Guests come and go without saying when.
+        self.concurrency.observe(self.under_way, now);
         let mut wake = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
         if let Some(slot) = self.free_slot(now) {
             let mut waiting: Vec<QueueId<K>> = Vec::new();
             for tenant in self.tenants(now) {
                 match self.offer(slot, tenant, now, &mut waiting, &mut keep) {
-                    Step::Send { items, why, served } => {
+                    Step::Send { items, why, costs } => {
                         // The last one that was asked is the one that sends.
                         let Some(queue_id) = waiting.pop() else { break };
-                        self.left(&queue_id, items.len(), &served, now);
-                        return Next::Send(Batch { queue_id, items, why });
+                        self.left(&queue_id, items.len(), &by_tenant(&costs), now);
+                        return Next::Send(Batch { queue_id, items, why, costs });
                     }
                     Step::WaitUntil(time) => wake = Some(wake.map_or(time, |wake| wake.min(time))),
                     Step::Idle => {}
@@ -353,16 +366,21 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
 
     /// Returns a slot that is free, as it is offered to each class in turn; `None` if none is.
     fn free_slot(&mut self, now: Instant) -> Option<Offer> {
-        let slots = self.rule.concurrency;
+        let slots = self.slots();
         let free = slots.checked_sub(self.under_way).filter(|free| *free > 0)?;
         let since = *self.free_since.get_or_insert(now);
         Some(Offer { class: 0, since, free, slots, freed: self.freed })
     }
 
+    /// Returns how many batches may be under way now.
+    fn slots(&self) -> usize {
+        self.concurrency.slots()
+    }
+
     /// Notes that a slot was given away.
-    const fn take_slot(&mut self) {
+    fn take_slot(&mut self) {
         self.under_way += 1;
-        if self.under_way >= self.rule.concurrency {
+        if self.under_way >= self.slots() {
             self.free_since = None;
         }
     }
@@ -421,6 +439,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     fn left(&mut self, queue_id: &QueueId<K>, items: usize, served: &[(Tenant, u64)], now: Instant) {
         let served = &self.charged(items, served)[..];
         self.take_slot();
+        self.concurrency.observe(self.under_way, now);
         self.freed = false;
         self.guests.had_turn = false;
         self.shares.serve(served);
@@ -436,10 +455,22 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// takes: a slot is as taken by a single item that can't share a batch.
     fn charged(&self, items: usize, served: &[(Tenant, u64)]) -> Vec<(Tenant, u64)> {
         let sum: u64 = served.iter().map(|(_, cost)| *cost).sum();
-        let least = self.pace.estimate().map_or(0, |estimate| self.rule.former.least_cost(items, &estimate));
+        let least = self.least_cost(items);
         let scaled =
             |cost: u64| if sum == 0 || sum >= least { cost } else { (cost as f64 / sum as f64 * least as f64) as u64 };
         served.iter().map(|(tenant, cost)| (*tenant, scaled(*cost))).collect()
+    }
+
+    /// Returns what a request of so many items costs at least, by the time that it takes.
+    fn least_cost(&self, items: usize) -> u64 {
+        self.pace.estimate().map_or(0, |estimate| self.rule.former.least_cost(items, &estimate))
+    }
+
+    /// Charges the requests that a batch with these costs took beyond the first, because it was divided: to the tenants
+    /// whose items were at fault.
+    pub fn divided(&mut self, costs: &[(Tenant, u64)], further: &Further) {
+        let charges = surcharge(costs, further, |items, cost| cost.max(self.least_cost(items)));
+        self.shares.surcharge(&charges);
     }
 
     /// Puts a queue at the end of a tenant's line, or out of it if nothing of the tenant's waits there any more.
@@ -471,8 +502,18 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
 
     /// Notes that a batch of this queue came back at `at`: its slot is free.
     pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned, at: Instant) {
+        let class = self.hasher.hash_one(&queue_id.class);
+        self.pace.on_batch(class, returned, at);
+        self.concurrency.observe(self.under_way, at);
+        self.concurrency.on_batch(class, returned, at, &*self.pace);
         self.under_way = self.under_way.saturating_sub(1);
-        self.free_since.get_or_insert(at);
+        self.concurrency.observe(self.under_way, at);
+        if self.under_way < self.slots() {
+            self.free_since.get_or_insert(at);
+        } else {
+            // There are fewer than there were.
+            self.free_since = None;
+        }
         self.freed = !self.lines.is_empty();
         if let Some(former) = self.classes.get_mut(queue_id) {
             former.finished();
@@ -481,7 +522,6 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             }
         }
         self.backlog.on_batch(returned);
-        self.pace.on_batch(self.hasher.hash_one(&queue_id.class), returned, at);
     }
 
     /// Returns what the pace has measured, if it measures anything.
@@ -499,7 +539,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// [`Scheduler::guest_left`] when it is done.
     pub fn admit_guest(&mut self) -> bool {
         let is_its_turn = !self.guests.had_turn || self.lines.is_empty();
-        let is_admitted = self.guests.waiting > 0 && self.under_way < self.rule.concurrency && is_its_turn;
+        let is_admitted = self.guests.waiting > 0 && self.under_way < self.slots() && is_its_turn;
         if is_admitted {
             self.guests = Guests { waiting: self.guests.waiting - 1, had_turn: true };
             self.take_slot();
@@ -523,7 +563,17 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Returns what waits, and for whom.
     #[must_use]
     pub fn load(&self) -> Load {
-        Load { items: self.shares.items(), tenants: self.shares.active(), largest_share: self.shares.largest() }
+        Load {
+            items: self.shares.items(),
+            tenants: self.shares.active(),
+            largest_share: self.shares.largest(),
+            slots: self.slots(),
+        }
+    }
+
+    /// Returns the tenants that were served most, those first, at most so many.
+    pub(super) fn top_tenants(&self, tenants: usize) -> Vec<Share> {
+        self.shares.top(tenants)
     }
 
     /// Whether nothing is waiting and nothing under way.
@@ -542,6 +592,8 @@ pub struct Load {
     pub tenants: usize,
     /// The largest share that one tenant had of what was served last, by cost, over 64 full batches; 0 before.
     pub largest_share: f64,
+    /// Batches that may be under way.
+    pub slots: usize,
 }
 
 /// Notes items for the pace; those that arrive at the same time are noted together.

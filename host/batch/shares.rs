@@ -6,7 +6,7 @@
 //! before. A new tenant begins there, and one that asked for less than its share is lifted to a few batches below it: so
 //! much it may catch up at once, which keeps a small tenant's bursts short beside one that floods the pool.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
 use crate::config;
 
@@ -46,6 +46,27 @@ impl Default for Weight {
     fn default() -> Self {
         Self::ONE
     }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::OTHERS => f.write_str("others"),
+            Self(digest) => write!(f, "{digest:016x}"),
+        }
+    }
+}
+
+/// Returns the sums of these costs by tenant, in the order in which the tenants come first.
+pub(super) fn by_tenant(costs: &[(Tenant, u64)]) -> Vec<(Tenant, u64)> {
+    let mut sums: Vec<(Tenant, u64)> = Vec::new();
+    for (tenant, cost) in costs {
+        match sums.iter_mut().find(|(known, _)| known == tenant) {
+            Some((_, sum)) => *sum = sum.saturating_add(*cost),
+            None => sums.push((*tenant, *cost)),
+        }
+    }
+    sums
 }
 
 /// Full batches that a tenant may be behind the floor at most, whatever its weight: more would shut others out for as
@@ -89,6 +110,18 @@ struct Row {
     places: usize,
     /// What it has been served since the shares were measured last.
     recent: u128,
+    /// What it has been served since it is known.
+    served: u128,
+}
+
+/// What a tenant has been served, and what it has waiting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Share {
+    pub(super) tenant: Tenant,
+    /// Its part of what all tenants that are known were served, by cost.
+    pub(super) part: f64,
+    /// Its items that wait.
+    pub(super) items: usize,
 }
 
 /// The largest share of any tenant.
@@ -220,6 +253,7 @@ impl Shares {
             let row = self.row(*tenant);
             (row.counter, row.turn) = (counter, turn);
             row.recent += u128::from(*cost);
+            row.served += u128::from(*cost);
         }
         self.floor = floor.max(self.floor + self.rise(cost));
         self.measure(cost);
@@ -230,6 +264,23 @@ impl Shares {
     fn rise(&self, cost: u128) -> u128 {
         let (tenants_max, weights) = (self.tenants_max as u128, u128::from(self.weights));
         if weights <= tenants_max { cost * PRECISION } else { cost * tenants_max * PRECISION / weights }
+    }
+
+    /// Charges tenants for what a batch of theirs cost beyond its own request, which is known only when it is back. It is
+    /// nobody's turn.
+    pub(super) fn surcharge(&mut self, charges: &[(Tenant, u64)]) {
+        let mut sum = 0;
+        for (tenant, cost) in charges {
+            let counter = self.standing(*tenant).counter + self.charge(*cost, self.weight(*tenant));
+            // One that has gone in the meantime isn't known again for that.
+            let Some(row) = self.rows.get_mut(tenant) else { continue };
+            row.counter = counter;
+            row.recent += u128::from(*cost);
+            row.served += u128::from(*cost);
+            sum += u128::from(*cost);
+        }
+        self.floor += self.rise(sum);
+        self.measure(sum);
     }
 
     fn measure(&mut self, cost: u128) {
@@ -282,6 +333,20 @@ impl Shares {
     /// Returns the places in the queue that are taken.
     pub(super) const fn places(&self) -> usize {
         self.places
+    }
+
+    /// Returns what the tenants that were served most have been served, those first, at most so many.
+    pub(super) fn top(&self, tenants: usize) -> Vec<Share> {
+        let all: u128 = self.rows.values().map(|row| row.served).sum();
+        let mut rows: Vec<(&Tenant, &Row)> = self.rows.iter().filter(|(_, row)| row.served > 0).collect();
+        rows.sort_by_key(|(tenant, row)| (Reverse(row.served), **tenant));
+        let share = |(tenant, row): (&Tenant, &Row)| Share {
+            tenant: *tenant,
+            // A ratio for people.
+            part: row.served as f64 / all as f64,
+            items: row.items,
+        };
+        rows.into_iter().take(tenants).map(share).collect()
     }
 
     /// Returns the largest share that any tenant had of what was served, when it was measured last.
@@ -493,6 +558,36 @@ mod tests {
         }
         assert!(!shares.has_room(B, 4));
         assert!(shares.has_room(C, 4), "at least one");
+    }
+
+    #[test]
+    fn what_a_batch_cost_later_counts_in_its_tenants_turns() {
+        let mut shares = shares(8);
+        for tenant in [A, B] {
+            shares.enter(tenant, 100, 100);
+            shares.serve(&[(tenant, 10)]);
+        }
+        shares.surcharge(&[(A, 30), (C, 30)]);
+        for turn in 0..3 {
+            assert_eq!(turns(&shares)[0], B, "turn {turn}");
+            shares.serve(&[(B, 10)]);
+        }
+        assert_eq!(turns(&shares)[0], A, "now the other was served as much");
+        assert!(!shares.rows.contains_key(&C), "nothing of it is here");
+    }
+
+    #[test]
+    fn the_tenants_that_were_served_most_come_first() {
+        let mut shares = shares(8);
+        for (tenant, cost) in [(A, 10), (B, 30), (C, 20)] {
+            shares.enter(tenant, 2, 2);
+            shares.serve(&[(tenant, cost)]);
+        }
+        shares.surcharge(&[(A, 20)]);
+        let top: Vec<_> = shares.top(2).into_iter().map(|share| (share.tenant, share.part, share.items)).collect();
+        assert_eq!(top, [(A, 0.375, 2), (B, 0.375, 2)]);
+        assert_eq!(shares.top(9).len(), 3);
+        assert_eq!((A.to_string().as_str(), Tenant::OTHERS.to_string().as_str()), ("0000000000000001", "others"));
     }
 
     #[test]

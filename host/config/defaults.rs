@@ -220,8 +220,8 @@ impl Default for PolicyLimits {
 
 impl Pool {
     /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
-    /// a body; unused connections stay for 60 s; two attempts; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded
-    /// to within 5 s); no active checks; a batch an endpoint under way.
+    /// a body, 60 s for all of one to a batch; unused connections stay for 60 s; two attempts; HTTP/1.1 (with HTTP/2 a
+    /// ping after 20 s, to be responded to within 5 s); no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         let concurrency = endpoints.len().clamp(1, BATCHES_MAX);
@@ -232,6 +232,7 @@ impl Pool {
             connect: Duration::from_secs(2),
             response: Duration::from_secs(60),
             idle: Duration::from_secs(30),
+            body: Duration::from_secs(60),
             keep_alive: Duration::from_secs(60),
             attempts_max: 2,
             request_coding: None,
@@ -270,9 +271,9 @@ impl Default for Eject {
 }
 
 impl Default for Batch {
-    /// 32 items of 1 MiB altogether, not padded, held for 10 ms at most; 4,096 items waiting; one batch under way at once,
-    /// so that items gather while the model is busy; 256 classes and as many tenants; 1,024 items that failed in company
-    /// are sent alone for a minute.
+    /// 32 items of 1 MiB altogether, not padded, held for 10 ms at most; 4,096 items waiting; one batch under way at
+    /// once, so that items gather while the model is busy; 256 classes and as many tenants, 32 models by name; 1,024
+    /// items that failed in company are sent alone for a minute.
     fn default() -> Self {
         Self {
             size_max: 32,
@@ -281,10 +282,12 @@ impl Default for Batch {
             wait_max: Duration::from_millis(10),
             queue_max: 4096,
             concurrency: 1,
+            concurrency_min: 1,
             classes_max: 256,
             quarantine_max: 1_024,
             quarantine: Duration::from_secs(60),
             tenants_max: 256,
+            models_max: 32,
         }
     }
 }

@@ -231,6 +231,7 @@ pub(super) struct Pool {
     pub(super) connect_ms: Field<Millis>,
     pub(super) response_ms: Field<Millis>,
     pub(super) idle_ms: Field<Millis>,
+    pub(super) body_ms: Field<Millis>,
     pub(super) keep_alive_ms: Field<Millis>,
     pub(super) attempts_max: Field<Count>,
     pub(super) request_coding: Field<String>,
@@ -281,10 +282,12 @@ pub(super) struct Batch {
     pub(super) wait_us_max: Field<Micros>,
     pub(super) queue_max: Field<Count>,
     pub(super) concurrency: Field<Count>,
+    pub(super) concurrency_min: Field<Count>,
     pub(super) classes_max: Field<Count>,
     pub(super) quarantine_max: Field<Count>,
     pub(super) quarantine_ms: Field<Millis>,
     pub(super) tenants_max: Field<Count>,
+    pub(super) models_max: Field<Count>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -96,6 +96,7 @@ pub(super) struct Limits {
     pub(super) connect: Duration,
     pub(super) response: Duration,
     pub(super) idle: Duration,
+    body: Duration,
     pub(super) attempts_max: u32,
 }
 
@@ -162,6 +163,7 @@ impl Pool {
                 connect: config.connect,
                 response: config.response,
                 idle: config.idle,
+                body: config.body,
                 attempts_max: config.attempts_max.max(1),
             },
             bounds: bounds.clone(),
@@ -241,6 +243,13 @@ impl Pool {
             ok: counts.ok,
             failed: counts.failed,
         }
+    }
+
+    /// Returns how long the body of a response to a batch may take in all. Its reader keeps to that: what goes on to a
+    /// client may take as long as it comes.
+    #[must_use]
+    pub const fn body_time(&self) -> Duration {
+        self.limits.body
     }
 
     /// Counts a response that came in a content coding.

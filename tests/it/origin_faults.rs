@@ -1,17 +1,20 @@
 //! Origins that are down, slow, broken or lying.
 
-use std::io;
+use std::{io, time::Duration};
 
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
+    time::sleep,
 };
 
 use crate::harness::{
     client::Response,
     eventually,
     liar::{Liar, Lie, Refusing, crlf},
+    model::ARRAY,
     node::{Builder, Node},
     origin::{Gate, Origin, Reply, Taps},
     sealed, within,
@@ -85,6 +88,44 @@ async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_stored()
         assert_eq!(liar.asked(), 2, "{words}: nothing was stored");
         assert!(node.cached("/x").await.is_none(), "{words}");
     }
+}
+
+/// A byte comes each 100 ms, well within `idle_ms`, so that only the time for the whole body ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_whose_response_trickles_is_504_for_its_items_and_its_slot_goes_to_others() {
+    let (origin, taps) = (Origin::start().await, Taps::default());
+    let feed = taps.clone();
+    origin.on(ARRAY, move |seen| {
+        let items: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        if items.iter().any(|item| item["slow"] == true) {
+            Reply::ok("").fed(&feed)
+        } else {
+            Reply::ok(seen.body.clone())
+        }
+    });
+    let node = Node::builder()
+        .origin(&origin.url())
+        .infer("json-array")
+        .set("pool.web", "body_ms = 500")
+        .set("pool.web.batch", "concurrency = 1")
+        .start()
+        .await;
+    let trickle = async || {
+        let pipe = taps.next().await;
+        while pipe.send(Ok(" ".into())).await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let lone = node.post(ARRAY).json(&json!({"slow": true})).send();
+    let (response, ()) = tokio::join!(lone, within("the connection being closed", trickle()));
+    assert_eq!((response.status, response.cache().get("detail")), (504, "body-timeout"));
+    let list = node.post(ARRAY).json(&json!([{"n": 1}, {"slow": true}, {"n": 2}])).send();
+    let (response, ()) = tokio::join!(list, within("the connection being closed", trickle()));
+    let failed = response.json().as_array().unwrap().iter().filter(|item| item["error"].is_object()).count();
+    assert_eq!(failed, 3, "{}", response.text());
+    let other = node.post(ARRAY).json(&json!({"n": 3})).send().await;
+    assert_eq!((other.status, other.json()), (200, json!({"n": 3})));
+    assert_eq!(origin.hits(ARRAY), 3, "nothing is sent again, together or in parts");
 }
 
 /// To HTTP/1.0 the end of a connection is the end of a body without a stated length.

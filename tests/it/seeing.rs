@@ -73,6 +73,12 @@ async fn each_pool_shows_how_long_its_batches_took_and_what_they_read() {
     })
     .await;
     assert_eq!(info[0]["pool"], "web", "{info}");
+    let (slots, tenants) = (&info[0]["slots"], info[0]["tenants"].as_array().unwrap());
+    assert_eq!((slots, tenants.len(), &tenants[0]["part_ppm"]), (&json!(1), 1, &json!(1_000_000)), "{info}");
+    let models =
+        json!([{"model": "m", "batches": 2, "items": 5, "tokens": 8, "took_us": info[0]["models"][0]["took_us"]}]);
+    assert_eq!(info[0]["models"], models, "{info}");
+    assert_eq!(node.metric("holm_batch_model_items_total", "model=\"m\"").await, 5.0);
     let points = info[0]["points"].as_array().unwrap();
     let sizes: Vec<_> = points.iter().map(|point| (point["size_min"].as_u64(), point["batches"].as_u64())).collect();
     assert_eq!(sizes, [(Some(1), Some(1)), (Some(4), Some(1))], "{info}");

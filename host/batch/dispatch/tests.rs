@@ -17,6 +17,8 @@ const RULE: config::Batch = config::Batch {
     wait_max: Duration::from_secs(600),
     queue_max: 100,
     concurrency: 1,
+    concurrency_min: 1,
+    models_max: 1,
     classes_max: 8,
     quarantine_max: 0,
     quarantine: Duration::ZERO,
@@ -30,6 +32,7 @@ const FULL: Rejected = Rejected::QueueFull { retry_after: Duration::from_secs(1)
 const PANICS: u32 = 1001;
 const RESULTS_TOO_FEW: u32 = 1002;
 const RESULTS_TOO_MANY: u32 = 1003;
+const DIVIDED: u32 = 1004;
 
 /// A model that keeps each batch until it is given a permit, then answers each item with its thousandfold.
 struct Model {
@@ -57,7 +60,10 @@ impl Model {
         if items.contains(&RESULTS_TOO_MANY) {
             results.push(0);
         }
-        BatchResult { results, outcome: Outcome::Responded, endpoint: None }
+        let at_fault = items.iter().position(|item| *item == DIVIDED);
+        let further =
+            at_fault.map_or_else(Further::default, |at| Further { requests: vec![vec![0], vec![1]], unfit: vec![at] });
+        BatchResult { results, outcome: Outcome::Responded, endpoint: None, further }
     }
 }
 
@@ -187,6 +193,26 @@ async fn a_batch_that_the_model_responded_to_is_measured_and_no_other() {
     let info = bench.batcher.info("pool");
     let points: Vec<_> = info.points.iter().map(|point| (point.size_min, point.size_max, point.batches)).collect();
     assert_eq!((info.batches, points), (2, vec![(1, Some(1), 1), (4, Some(4), 1)]));
+}
+
+#[tokio::test]
+async fn what_a_divided_batch_took_is_charged_to_the_tenant_whose_item_was_at_fault() {
+    // An item costs a hundred.
+    let (bench, first) = Bench::held(config::Batch { bytes_max: 3_200, ..RULE }).await;
+    let submit = |tenant, items: &[u32]| {
+        let terms = Terms { bytes: 1, tenant: Tenant::of_digest(tenant), ..Terms::default() };
+        bench.batcher.submit_all(&class("a"), items.iter().map(|item| (*item, terms)).collect())
+    };
+    let pending = [submit(1, &[1, 2]), submit(2, &[DIVIDED])];
+    bench.model.permits.add_permits(2);
+    assert_eq!(outcome(first).await, Ok(0));
+    for one in pending.into_iter().flatten() {
+        assert!(one.result().await.is_ok());
+    }
+    // 100 for the first item, 200 for two, 100 for the one at fault, and 200 for the further requests.
+    let most = || bench.batcher.info("pool").tenants.first().map(|most| (most.tenant.clone(), most.part_ppm));
+    until(|| most() == Some((Tenant::of_digest(2).to_string(), 500_000))).await;
+    assert_eq!(bench.model.batches()[1].len(), 3, "they shared a batch");
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 use super::*;
-use crate::batch::pace::{Gather, Returned};
+use crate::batch::{
+    pace::{Gather, Returned},
+    shares::by_tenant,
+};
 
 const RULE: FormerRule =
     FormerRule { size_max: 10, bytes_max: 1_000, padded: false, wait_max: Duration::from_millis(10), queue_max: 100 };
@@ -45,8 +48,8 @@ impl<T> Bench<T> {
     fn sent(&mut self, now: Instant) -> Vec<T> {
         self.former.finished();
         match self.step(now, &mut Gather) {
-            Step::Send { items, served, .. } => {
-                self.shares.serve(&served);
+            Step::Send { items, costs, .. } => {
+                self.shares.serve(&by_tenant(&costs));
                 items
             }
             Step::WaitUntil(_) | Step::Idle => Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -83,6 +84,10 @@ impl Pace for Adaptive {
         let Cost { fixed, per_item } = self.costs.pool();
         let [fixed, per_item] = [fixed, per_item].map(|part| Duration::try_from_secs_f64(part).unwrap_or_default());
         Some(Estimate { fixed, per_item, held: self.held })
+    }
+
+    fn expected(&self, class: u64, endpoint: Option<&Arc<str>>, items: usize) -> Option<Duration> {
+        self.costs.at(class, endpoint).map(|cost| cost.of(items))
     }
 }
 

@@ -127,6 +127,13 @@ impl Costs {
         self.fits.push_back((class, endpoint.cloned(), fit));
     }
 
+    /// Returns the cost of a class at an endpoint, if it is known.
+    pub(super) fn at(&self, class: u64, endpoint: Option<&Arc<str>>) -> Option<Cost> {
+        let mut fits = self.fits.iter().rev();
+        let (.., fit) = fits.find(|(known, at, _)| *known == class && at.as_ref() == endpoint)?;
+        fit.is_known().then(|| fit.cost())
+    }
+
     /// Returns the cost that is to be expected for a class. Which endpoint gets a batch isn't known when it is sent, so
     /// that it is the mean of those that are known, and the pool's if none is.
     pub(super) fn of(&self, class: u64) -> Cost {

@@ -21,6 +21,7 @@ const RULE: SchedulerRule = SchedulerRule {
         queue_max: 9,
     },
     concurrency: 2,
+    concurrency_min: 1,
     classes_max: 100,
     tenants_max: 100,
 };
@@ -83,7 +84,7 @@ fn play(name: &str, rule: SchedulerRule, script: &[(u64, Happens, &str)]) {
         }
         loop {
             match scheduler.next(now, |item| !gone.contains(item)) {
-                Next::Send(Batch { queue_id, items, why }) => {
+                Next::Send(Batch { queue_id, items, why, .. }) => {
                     let class = if queue_id.class == 'a' { String::new() } else { format!("{} ", queue_id.class) };
                     said.push(format!("{class}{}{items:?}", why.as_str()));
                     out.push_back(queue_id);
@@ -105,6 +106,7 @@ fn when_a_batch_leaves() {
     let zero = SchedulerRule {
         former: FormerRule { size_max: 0, queue_max: 0, ..RULE.former },
         concurrency: 0,
+        concurrency_min: 0,
         classes_max: 0,
         tenants_max: 0,
     };

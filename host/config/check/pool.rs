@@ -36,6 +36,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         connect: findings.millis("connect_ms", &raw.connect_ms, base.connect, allowed),
         response: findings.millis("response_ms", &raw.response_ms, base.response, allowed),
         idle: findings.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
+        body: findings.millis("body_ms", &raw.body_ms, base.body, allowed),
         keep_alive: findings.millis("keep_alive_ms", &raw.keep_alive_ms, base.keep_alive, &(0..=DAY_MS)),
         attempts_max: findings.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
         request_coding: raw
@@ -175,10 +176,12 @@ fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
         wait_max: findings.micros("wait_us_max", &raw.wait_us_max, base.wait_max, &(0..=10_000_000)),
         queue_max: findings.count("queue_max", &raw.queue_max, base.queue_max, &(1..=1_000_000)),
         concurrency: findings.count("concurrency", &raw.concurrency, base.concurrency, &(1..=1_000)),
+        concurrency_min: findings.count("concurrency_min", &raw.concurrency_min, base.concurrency_min, &(1..=1_000)),
         classes_max: findings.count("classes_max", &raw.classes_max, base.classes_max, &(1..=100_000)),
         quarantine_max: findings.count("quarantine_max", &raw.quarantine_max, base.quarantine_max, &(0..=1_000_000)),
         quarantine: findings.millis("quarantine_ms", &raw.quarantine_ms, base.quarantine, &(1..=DAY_MS)),
         tenants_max: findings.count("tenants_max", &raw.tenants_max, base.tenants_max, &(1..=10_000)),
+        models_max: findings.count("models_max", &raw.models_max, base.models_max, &(0..=1_000)),
     }
 }
 

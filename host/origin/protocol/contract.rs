@@ -58,6 +58,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Returns the name of the model that an item which is sent to this target is for, if its request says one.
+    fn model(&self, _: &PathAndQuery, _: &Item) -> Option<String> {
+        None
+    }
+
     /// Words a failure of this node, or of an origin that gave no usable body, as the protocol does. `param` is the
     /// member of the request that is at fault, if it is one.
     fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError;

@@ -82,6 +82,10 @@ impl Protocol for KServe {
         JoinedRequest { target: target.clone(), headers, body }
     }
 
+    fn model(&self, target: &PathAndQuery, _: &Item) -> Option<String> {
+        target.path().split('/').skip_while(|part| *part != "models").nth(1).map(str::to_owned)
+    }
+
     fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
         match items {
             [item] if item.whole => Ok(vec![json::whole_outcome(response)]),

@@ -59,6 +59,14 @@ impl Protocol for OpenAi {
         counts(result.body)
     }
 
+    fn model(&self, _: &PathAndQuery, item: &Item) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            model: Option<String>,
+        }
+        serde_json::from_slice::<Named>(&item.body).ok()?.model
+    }
+
     fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError {
         failure(status, message, param)
     }

@@ -1,6 +1,6 @@
 //! Where the items of a pool gather, and which of them are sent alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     batch::{
-        self, BatchResult, Batcher, Class, Digest, Pending, Quarantine, Results, SendBatch, SlotFuture, Slots, Why,
+        self, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Outcome, Pending, Quarantine, Results,
+        SendBatch, SlotFuture, Slots, Why,
     },
     clock, config,
     origin::protocol::Item,
@@ -22,6 +23,7 @@ use crate::{
 pub struct Batches {
     batcher: Arc<Batcher<BatchItem, ItemResult>>,
     quarantine: Arc<Mutex<Quarantine>>,
+    models: Arc<Mutex<Models>>,
 }
 
 /// Where items gather, by the name of their pool.
@@ -32,30 +34,41 @@ impl Batches {
     #[must_use]
     pub fn new(rule: config::Batch, metrics: batch::Metrics) -> Arc<Self> {
         let quarantine = Arc::new(Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)));
-        let (held, counted) = (Arc::clone(&quarantine), Arc::new(metrics.clone()));
+        let models = Arc::new(Mutex::new(Models::new(rule.models_max)));
+        let (held, known, counted) = (Arc::clone(&quarantine), Arc::clone(&models), Arc::new(metrics.clone()));
         let sender = move |class: Class, items: Vec<BatchItem>, why: Why| -> Results<ItemResult> {
-            let (quarantine, metrics) = (Arc::clone(&held), Arc::clone(&counted));
+            let (quarantine, models, metrics) = (Arc::clone(&held), Arc::clone(&known), Arc::clone(&counted));
             Box::pin(async move {
-                let Sent { results, outcome, further, unfit } = send(&items, why).await;
-                if further > 0 {
-                    metrics.divided(further);
+                let begun = Instant::now();
+                let Sent { results, outcome, further } = send(&items, why).await;
+                if !further.requests.is_empty() {
+                    metrics.divided(further.requests.len());
                 }
-                metrics.read(tokens(&results));
-                if !unfit.is_empty() {
-                    hold(&mut quarantine.lock(), &class, &items, &unfit);
+                let tokens = tokens(&results);
+                metrics.read(tokens);
+                if outcome == Outcome::Responded
+                    && let Some(model) = model(&items)
+                {
+                    let served = ModelBatch { items: items.len(), tokens, took: begun.elapsed() };
+                    let model = models.lock().add(&model, &served);
+                    metrics.of_model(model, &served);
+                }
+                if !further.unfit.is_empty() {
+                    hold(&mut quarantine.lock(), &class, &items, &further.unfit);
                 }
                 let endpoint = results.first().and_then(|result| result.endpoint.clone());
-                BatchResult { results, outcome, endpoint }
+                BatchResult { results, outcome, endpoint, further }
             })
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);
-        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine })
+        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine, models })
     }
 
     /// Returns how long batches took, for a report on the pool of this name.
     #[must_use]
     pub fn info(&self, pool: &str) -> BatchingInfo {
-        self.batcher.info(pool)
+        let models = self.models.lock().infos();
+        BatchingInfo { models, ..self.batcher.info(pool) }
     }
 
     /// Submits the items of one request; those that failed in company a short while ago are sent alone.
@@ -108,6 +121,14 @@ fn hold(quarantine: &mut Quarantine, class: &Class, items: &[BatchItem], unfit: 
             quarantine.insert(digest, now);
         }
     }
+}
+
+/// Returns the model that a batch is for: the first candidate's, or the one that its items name.
+fn model(items: &[BatchItem]) -> Option<String> {
+    let first = items.first()?;
+    let candidate = first.choice.order.first().and_then(|at| first.route.destinations.get(*at));
+    let own = candidate.and_then(|candidate| candidate.model.as_deref().map(str::to_owned));
+    own.or_else(|| first.protocol.model(&first.route.target_sent(&first.head), &first.item))
 }
 
 /// Returns the tokens that the model says it has read for a batch.

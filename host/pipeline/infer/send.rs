@@ -8,18 +8,21 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio::time::timeout;
 
 use super::model::{BatchItem, ItemResult, failed};
 use crate::{
-    batch::{self, Bisection, Why},
+    batch::{self, Bisection, Further, Why},
     cache::{
         control::Directives,
         vary::{self, Vary},
     },
+    clock,
     message::{
         RequestSpan,
         coding::{self, Undecodable},
@@ -42,10 +45,9 @@ pub(super) struct Sent {
     pub(super) results: Vec<ItemResult>,
     /// How it went, for the pool's pace: of more than one request the time says nothing.
     pub(super) outcome: batch::Outcome,
-    /// Requests beyond the first.
-    pub(super) further: usize,
-    /// The places of items that failed alone while others succeeded, or whose results couldn't be read.
-    pub(super) unfit: Vec<usize>,
+    /// The requests beyond the first; at fault are items that failed alone while others succeeded, or whose results
+    /// couldn't be read.
+    pub(super) further: Further,
 }
 
 /// Sends one batch.
@@ -97,6 +99,10 @@ struct Division<'b> {
     /// The candidate that responded. The pieces are sent there, so that each is one request.
     candidate: Option<usize>,
     requests: usize,
+    /// The places of the items in each request beyond the first.
+    further: Vec<Vec<usize>>,
+    /// Whether the last request brought a result or a failure of its own for each item.
+    is_each: bool,
     failed_alone: Vec<usize>,
     unreadable: Vec<usize>,
     span: RequestSpan,
@@ -111,6 +117,8 @@ impl<'b> Division<'b> {
             settled: vec![false; batch.len()],
             candidate: None,
             requests: 0,
+            further: Vec::new(),
+            is_each: false,
             failed_alone: Vec::new(),
             unreadable: Vec::new(),
             span,
@@ -127,8 +135,12 @@ impl<'b> Division<'b> {
             return true;
         };
         self.requests += 1;
+        if self.requests > 1 {
+            self.further.push(members.clone());
+        }
         let (brought, candidate) = Box::pin(request(first, &items, self.candidate, &self.span)).await;
         self.candidate = candidate;
+        self.is_each = matches!(brought, Brought::Each(_));
         self.take(places, &members, brought)
     }
 
@@ -188,22 +200,29 @@ impl<'b> Division<'b> {
         self.settled[at] = true;
     }
 
+    /// Returns how it went, for the pool's pace.
+    fn outcome(&self) -> batch::Outcome {
+        let home = self.batch.first().and_then(|first| first.choice.order.first().copied());
+        let mut results = self.results.iter().flatten();
+        if self.requests == 1 && self.is_each {
+            batch::Outcome::Responded
+        } else if self.candidate == home && results.any(|result| matches!(result.status, Some(429 | 503))) {
+            batch::Outcome::Overloaded
+        } else {
+            batch::Outcome::Failed
+        }
+    }
+
     fn over(self) -> Sent {
+        let outcome = self.outcome();
         let results: Vec<ItemResult> = self.results.into_iter().flatten().collect();
-        let status = results.first().and_then(|result| result.status);
-        let is_measure = self.requests == 1 && status.is_some_and(|status| (200..300).contains(&status));
         let mut unfit = self.unreadable;
         if self.bisection.has_succeeded() || self.batch.len() == 1 {
             unfit.extend(self.failed_alone);
         }
         unfit.sort_unstable();
         unfit.dedup();
-        Sent {
-            results,
-            outcome: if is_measure { batch::Outcome::Responded } else { batch::Outcome::Failed },
-            further: self.requests.saturating_sub(1),
-            unfit,
-        }
+        Sent { results, outcome, further: Further { requests: self.further, unfit } }
     }
 }
 
@@ -223,7 +242,9 @@ async fn request(
     match upstream_request(first, &members, span).send(&first.route, &choice).await {
         Ok(arrived) => {
             let candidate = Some(arrived.candidate);
-            (read(first, &members, arrived).await, candidate)
+            let pool = first.route.destinations.get(arrived.candidate).map(|destination| &*destination.pool);
+            let time = BodyTime::of(pool, items);
+            (read(first, &members, arrived, pool, time).await, candidate)
         }
         Err(missed) => {
             let result = failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len());
@@ -251,10 +272,29 @@ fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> U
     upstream
 }
 
-/// Reads the response to these items.
-async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
+/// How long a response's body may take in all, however steadily it comes, and the reason of the failure past that.
+#[derive(Clone, Copy)]
+struct BodyTime {
+    max: Duration,
+    reason: &'static str,
+}
+
+impl BodyTime {
+    /// Returns the time that the pool allows, or what is left until the first of the items' deadlines.
+    fn of(pool: Option<&Pool>, items: &[&BatchItem]) -> Self {
+        let max = pool.map_or(Duration::MAX, Pool::body_time);
+        let left = items.iter().filter_map(|batch_item| time_left(batch_item)).min();
+        match left.map(|us| Duration::from_micros(us.into())).filter(|left| *left < max) {
+            Some(left) => Self { max: left, reason: "deadline" },
+            None => Self { max, reason: "body-timeout" },
+        }
+    }
+}
+
+/// Reads the response to these items, which is from this pool.
+async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option<&Pool>, time: BodyTime) -> Brought {
     let (protocol, count) = (first.protocol, items.len());
-    let Arrived { fetched, candidate, cost_micro, .. } = arrived;
+    let Arrived { fetched, cost_micro, .. } = arrived;
     let (mut parts, body) = fetched.response.into_parts();
     let (status, shareable) = (parts.status, is_shareable(&parts.headers));
     // One response, many clients: a cookie would go to all of them, and a validator is the batch's.
@@ -279,12 +319,16 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived) -> Brought {
     };
     let unusable = |reason, detail: &str| Box::new(base.unreadable(Err(protocol.failure(502, detail, None)), reason));
     let limit = first.response_bytes_max.saturating_mul(count as u64);
-    let bytes = match body.collect(limit).await {
-        Ok(bytes) => bytes,
-        Err(error) => return Brought::Failure(unusable("response-body", &error.to_string())),
+    let bytes = match timeout(time.max, body.collect(limit)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => return Brought::Failure(unusable("response-body", &error.to_string())),
+        Err(_) => {
+            let detail = format!("the response wasn't whole {} ms after its head", clock::millis(time.max));
+            let outcome = Err(protocol.failure(StatusCode::GATEWAY_TIMEOUT.as_u16(), &detail, None));
+            return Brought::Failure(Box::new(base.unreadable(outcome, time.reason)));
+        }
     };
     // Even if none was asked for, the model or an intermediary may have added one.
-    let pool = first.route.destinations.get(candidate).map(|destination| &*destination.pool);
     let bytes = match decoded(pool, &codings, bytes, limit).await {
         Ok(bytes) => bytes,
         Err(error) => return Brought::Failure(unusable("response-coding", &error.to_string())),

@@ -188,6 +188,7 @@ fn rule() -> impl Strategy<Value = SchedulerRule> {
     (former, 1_usize..4, classes).prop_map(|(former, concurrency, classes_max)| SchedulerRule {
         former,
         concurrency,
+        concurrency_min: 1,
         classes_max,
         tenants_max: 8,
     })

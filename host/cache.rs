@@ -7,6 +7,7 @@
 pub mod admit;
 pub mod body;
 pub mod codec;
+pub mod coded;
 pub mod collapse;
 pub mod conditional;
 pub mod control;

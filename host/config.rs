@@ -548,7 +548,7 @@ pub struct Route {
     /// The weights of tenants by their names, from 1 to [`TENANT_WEIGHT_MAX`]; `*` is for all others, which have 1
     /// without it.
     pub tenant_weights: BTreeMap<String, u32>,
-    /// Which replies of an `infer` route are compressed.
+    /// Which replies are compressed: those of an `infer` route that splits bodies, and stored ones of an `http` route.
     pub compress: Compress,
     /// Lifetimes for responses that state none.
     pub freshness: Defaults,

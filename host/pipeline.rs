@@ -1,12 +1,13 @@
 //! The way of a request: plan → key → look-up → collapse → route → batch → upstream → admit → store → reply.
 //!
 //! `plan` decides what is done with it. `web` looks up requests with one response each, `infer` those that are split
-//! into items, and `pass` sends on what isn't looked up; `keying`, `fetch`, `upstream`, `admission` and `reply` are the
-//! steps they have in common. Every step's verdict ends up in the [`Trail`]. No step gets more of the node than it
+//! into items, and `pass` sends on what isn't looked up; `keying`, `fetch`, `upstream`, `admission`, `coding` and `reply`
+//! are the steps they have in common. Every step's verdict ends up in the [`Trail`]. No step gets more of the node than it
 //! needs, and no two files use each other.
 
 mod admission;
 mod advice;
+mod coding;
 mod fetch;
 mod forwarding;
 pub mod infer;
@@ -31,6 +32,7 @@ use http::{Method, StatusCode};
 
 use self::{
     advice::{Advice, PolicyContext},
+    coding::Coder,
     fetch::{Fetcher, Landing},
     infer::{Batchers, Infer, ItemResult},
     metrics::ReplyCodings,
@@ -126,7 +128,12 @@ impl Pipeline {
         let policy_context =
             Arc::new(PolicyContext { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
         let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
-        let replies = Arc::new(Replies { node_name: node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher) });
+        let replies = Arc::new(Replies {
+            node_name: node,
+            cache: Arc::clone(&cache),
+            fetcher: Arc::clone(&fetcher),
+            coder: Coder::new(Arc::clone(&cache), codings.clone()),
+        });
         let passer = Arc::new(Passer {
             policy_context: Arc::clone(&policy_context),
             purger: Arc::clone(cache.purger()),

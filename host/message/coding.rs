@@ -9,6 +9,9 @@ use thiserror::Error;
 /// Codings that one body may have: each may multiply what it is given.
 const CODINGS_MAX: usize = 2;
 
+/// Streams that may follow one another in one coding: a decoder is made for each, however few bytes it has.
+const STREAMS_MAX: usize = 4_096;
+
 /// Bytes of a brotli stream that its decoder holds at a time.
 const PIECE_BYTES: usize = 4096;
 
@@ -24,6 +27,9 @@ pub enum Undecodable {
     /// One coding within another, several times.
     #[error("the body has more than {max} content codings", max = CODINGS_MAX)]
     TooMany,
+    /// More streams follow one another than may.
+    #[error("the body has more than {max} compressed streams one after the other", max = STREAMS_MAX)]
+    TooManyStreams,
     /// It isn't what its coding says, or something follows its end.
     #[error("the body is not what its content coding says")]
     Broken,
@@ -41,14 +47,34 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
     headers.contains_key(CONTENT_ENCODING)
 }
 
-/// Returns the body without its codings. One that has none is shared, not copied.
+/// Returns the body without its codings, for a message that is sent on as it came. One that has none is shared, not
+/// copied.
 ///
-/// # Errors [`Undecodable`] says why it can't be read. What could be read in two ways can't: a second gzip member,
-/// bytes behind the end of a stream.
+/// # Errors
+/// [`Undecodable`] says why it can't be read. What could be read in two ways can't: a second gzip member or zstd frame,
+/// of which many readers see the first only, and bytes behind the end of a stream.
 pub fn decode(headers: &HeaderMap, body: &Bytes, bytes_max: u64) -> Result<Bytes, Undecodable> {
+    without_codings(headers, body, bytes_max, 1)
+}
+
+/// Returns the body without its codings, for a message of which only that is sent on: members of gzip (RFC 1952, section
+/// 2.2) and frames of zstd (RFC 8878, section 3.1) may follow one another. The limit is for all of them together.
+///
+/// # Errors
+/// [`Undecodable`] says why it can't be read.
+pub fn decode_all(headers: &HeaderMap, body: &Bytes, bytes_max: u64) -> Result<Bytes, Undecodable> {
+    without_codings(headers, body, bytes_max, STREAMS_MAX)
+}
+
+fn without_codings(
+    headers: &HeaderMap,
+    body: &Bytes,
+    bytes_max: u64,
+    streams_max: usize,
+) -> Result<Bytes, Undecodable> {
     let mut decoded = body.clone();
     for coding in codings(headers)?.into_iter().rev() {
-        decoded = coding.decode(&decoded, bytes_max)?.into();
+        decoded = coding.decode(&decoded, bytes_max, streams_max)?.into();
     }
     Ok(decoded)
 }
@@ -111,24 +137,47 @@ impl Coding {
         NAMES.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, coding)| coding)
     }
 
-    fn decode(self, encoded: &[u8], bytes_max: u64) -> Result<Vec<u8>, Undecodable> {
+    /// Decodes the streams of a body, of which only gzip and zstd may have more than one.
+    fn decode(self, encoded: &[u8], bytes_max: u64, streams_max: usize) -> Result<Vec<u8>, Undecodable> {
+        let streams_max = if matches!(self, Self::Gzip | Self::Zstd) { streams_max } else { 1 };
+        let (mut decoded, mut left) = (Vec::new(), encoded);
+        for _ in 0..streams_max {
+            left = self.decode_stream(left, &mut decoded, bytes_max)?;
+            if left.is_empty() {
+                return Ok(decoded);
+            }
+        }
+        Err(if streams_max == 1 { Undecodable::Broken } else { Undecodable::TooManyStreams })
+    }
+
+    /// Decodes one stream behind what is decoded already, and returns what follows it.
+    fn decode_stream<'e>(
+        self,
+        encoded: &'e [u8],
+        decoded: &mut Vec<u8>,
+        bytes_max: u64,
+    ) -> Result<&'e [u8], Undecodable> {
         match self {
             Self::Gzip => {
                 let mut decoder = flate2::bufread::GzDecoder::new(encoded);
-                whole(read(&mut decoder, bytes_max)?, decoder.into_inner())
+                read(&mut decoder, decoded, bytes_max)?;
+                Ok(decoder.into_inner())
             }
             // In the zlib format, as the RFC has it; some send the bare stream, which others can't read.
             Self::Deflate => {
                 let mut decoder = flate2::bufread::ZlibDecoder::new(encoded);
-                whole(read(&mut decoder, bytes_max)?, decoder.into_inner())
+                read(&mut decoder, decoded, bytes_max)?;
+                Ok(decoder.into_inner())
             }
             Self::Brotli => {
                 let mut decoder = brotli_decompressor::Decompressor::new(LastByteApart(encoded), PIECE_BYTES);
-                whole(read(&mut decoder, bytes_max)?, decoder.into_inner().0)
+                read(&mut decoder, decoded, bytes_max)?;
+                Ok(decoder.into_inner().0)
             }
             Self::Zstd => {
                 let mut decoder = zstd_decoder(encoded).map_err(|_| Undecodable::Broken)?;
-                whole(read(&mut decoder, bytes_max)?, decoder.finish())
+                read(&mut decoder, decoded, bytes_max)?;
+                Ok(decoder.finish())
             }
         }
     }
@@ -141,17 +190,10 @@ fn zstd_decoder<R: BufRead>(encoded: R) -> io::Result<zstd::stream::read::Decode
 }
 
 /// Reads to the end of the stream, so that its checksum is checked as well.
-fn read(decoder: impl Read, bytes_max: u64) -> Result<Vec<u8>, Undecodable> {
-    let mut decoded = Vec::new();
-    decoder.take(bytes_max.saturating_add(1)).read_to_end(&mut decoded).map_err(|_| Undecodable::Broken)?;
-    if decoded.len() as u64 > bytes_max {
-        return Err(Undecodable::TooLarge { bytes_max });
-    }
-    Ok(decoded)
-}
-
-fn whole(decoded: Vec<u8>, left: &[u8]) -> Result<Vec<u8>, Undecodable> {
-    if left.is_empty() { Ok(decoded) } else { Err(Undecodable::Broken) }
+fn read(decoder: impl Read, decoded: &mut Vec<u8>, bytes_max: u64) -> Result<(), Undecodable> {
+    let room = bytes_max.saturating_sub(decoded.len() as u64);
+    decoder.take(room.saturating_add(1)).read_to_end(decoded).map_err(|_| Undecodable::Broken)?;
+    if decoded.len() as u64 > bytes_max { Err(Undecodable::TooLarge { bytes_max }) } else { Ok(()) }
 }
 
 /// A reader that returns the last byte by itself: a decoder with a buffer of its own that never asks for it has met an
@@ -198,6 +240,11 @@ mod tests {
 
     fn zstd(bytes: &[u8]) -> Vec<u8> {
         zstd::stream::encode_all(bytes, 1).unwrap()
+    }
+
+    fn all_decoded(line: &'static str, body: &[u8], bytes_max: u64) -> Result<Bytes, Undecodable> {
+        let headers = [(CONTENT_ENCODING, HeaderValue::from_static(line))].into_iter().collect();
+        decode_all(&headers, &Bytes::copy_from_slice(body), bytes_max)
     }
 
     fn decoded(lines: &[&'static str], body: &[u8], bytes_max: u64) -> Result<Bytes, Undecodable> {
@@ -248,6 +295,34 @@ mod tests {
     }
 
     #[test]
+    fn streams_that_follow_one_another_are_one_body_where_no_other_reads_them() {
+        let text = TEXT.repeat(40);
+        let thrice = text.repeat(3);
+        let length = thrice.len() as u64;
+        let skipped = [&b"\x50\x2a\x4d\x18\x02\0\0\0xy"[..], &zstd(&text)[..]].concat();
+        for (line, body) in [
+            ("gzip", [gzip(&text), gzip(b""), gzip(&text), gzip(&text)].concat()),
+            ("zstd", [zstd(&text), zstd(&text), zstd(b""), zstd(&text)].concat()),
+            ("zstd", [zstd(&text), zstd(&text), skipped].concat()),
+            ("zstd, gzip", [gzip(&zstd(&text)), gzip(&[zstd(&text), zstd(&text)].concat())].concat()),
+        ] {
+            assert_eq!(all_decoded(line, &body, length).as_deref(), Ok(&thrice[..]), "{line}");
+            let over = Err(Undecodable::TooLarge { bytes_max: length - 1 });
+            assert_eq!(all_decoded(line, &body, length - 1), over, "{line}: the limit is for all of them");
+            assert_eq!(decoded(&[line], &body, length), Err(Undecodable::Broken), "{line}");
+            for wrong in [&body[..body.len() - 1], &[&body[..], b"x"].concat()[..]] {
+                assert_eq!(all_decoded(line, wrong, length), Err(Undecodable::Broken), "{line}");
+            }
+        }
+        for (line, body) in [("deflate", deflate(TEXT).repeat(2)), ("br", BROTLI.repeat(2)), ("gzip", vec![])] {
+            assert_eq!(all_decoded(line, &body, 1000), Err(Undecodable::Broken), "{line}");
+        }
+        let many = |count: usize| gzip(b"").repeat(count);
+        assert_eq!(all_decoded("gzip", &many(STREAMS_MAX), 0).as_deref(), Ok(&b""[..]));
+        assert_eq!(all_decoded("gzip", &many(STREAMS_MAX + 1), 0), Err(Undecodable::TooManyStreams));
+    }
+
+    #[test]
     fn metrics_know_a_body_by_its_only_coding() {
         for (lines, wanted) in [
             (&[][..], "identity"),
@@ -290,6 +365,7 @@ mod tests {
         fn no_body_is_too_odd(body in prop::collection::vec(any::<u8>(), 0..60)) {
             for line in ["gzip", "deflate", "br", "zstd"] {
                 prop_assert!(!decoded(&[line], &body, 1000).is_ok_and(|it| it.len() > 1000), "{}", line);
+                prop_assert!(!all_decoded(line, &body, 1000).is_ok_and(|it| it.len() > 1000), "{}", line);
             }
         }
     }

@@ -101,7 +101,7 @@ pub async fn compress(coding: Compression, body: Bytes) -> Option<Bytes> {
     encoded.ok().map(|encoded| encoded.into_boxed_slice().into())
 }
 
-/// Returns a message's body without its codings, as [`coding::decode`] does. A large one is decoded on another thread.
+/// Returns a message's body without its codings, as [`coding::decode_all`] does. A large one is decoded on another thread.
 ///
 /// # Errors
 /// [`Undecodable`] says why it can't be read.
@@ -112,7 +112,7 @@ pub async fn decompress(headers: &HeaderMap, body: Bytes, bytes_max: u64) -> Res
     let lines = headers.get_all(CONTENT_ENCODING).iter().cloned();
     let codings: HeaderMap = lines.map(|line| (CONTENT_ENCODING, line)).collect();
     let bytes = body.len().saturating_mul(EXPANSION);
-    let decoded = off_worker(bytes, move || coding::decode(&codings, &body, bytes_max)).await;
+    let decoded = off_worker(bytes, move || coding::decode_all(&codings, &body, bytes_max)).await;
     decoded.unwrap_or(Err(Undecodable::Broken))
 }
 

@@ -8,7 +8,7 @@
 //! embedding's digits reach the client as the model wrote them.
 //!
 //! What a protocol can read and not split is one whole item: it is sent as it came, alone, and its response is the
-//! reply.
+//! reply. What a model says in another form than the protocol's to a single item is the reply as well.
 
 mod contract;
 mod fault;

@@ -155,7 +155,7 @@ async fn counted(infer: &Infer, protocol: &dyn Protocol, mut reply: Reply) -> Re
 fn undecodable(infer: &Infer, protocol: &dyn Protocol, error: &Undecodable, trail: Trail) -> Reply {
     let status = match error {
         Undecodable::Unknown(_) | Undecodable::TooMany => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Undecodable::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Undecodable::TooLarge { .. } | Undecodable::TooManyStreams => StatusCode::PAYLOAD_TOO_LARGE,
         Undecodable::Broken => StatusCode::BAD_REQUEST,
     };
     let joined_reply = protocol.reply_to_all(&protocol.failure(status.as_u16(), &error.to_string(), None));
@@ -384,7 +384,7 @@ impl SplitRequest {
         };
         let status = result.outcome.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK.as_u16());
         trace::item_fetched(advised.advice.span(), status, result.reason, collapsed, result.stored);
-        let failed = result.outcome.as_ref().is_err_and(|error| error.status >= 500);
+        let failed = result.outcome.as_ref().is_err_and(|error| error.status >= 500 || error.is_unread());
         match fallback.filter(|(object, _)| failed && !self.infer.cache.is_gone(object, &self.url)) {
             Some((object, tier)) => ItemReply::Fallback { object, tier, result },
             None => ItemReply::Fetched { result, collapsed },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
+    coding::{self, Coder, Form},
     fetch::{Arrival, Fetcher, KeyedRequest, UpstreamReport},
     rest,
     route::Route,
@@ -59,14 +60,17 @@ pub(super) struct Replies {
     pub(super) node_name: String,
     pub(super) cache: Arc<Cache>,
     pub(super) fetcher: Arc<Fetcher>,
+    pub(super) coder: Coder,
 }
 
 impl Replies {
     /// Returns the reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing
     /// copied. `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
+    /// `varies` says that other clients may get it in a content coding.
     pub(super) fn hit_reply(
         &self,
         object: &Object,
+        varies: bool,
         policy: Option<&Arc<str>>,
         wanted: Wanted<'_>,
         now: Timestamp,
@@ -80,7 +84,10 @@ impl Replies {
         } else {
             Body::Full(self.cache.lend(&object.body)?)
         };
-        let headers = object.hit_headers(&self.node_name, policy, now);
+        let mut headers = object.hit_headers(&self.node_name, policy, now);
+        if varies {
+            coding::name_in_vary(&mut headers);
+        }
         Some(response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
     }
 
@@ -94,15 +101,27 @@ impl Replies {
         now: Timestamp,
     ) -> Option<Reply> {
         let wanted = Wanted::from(&request.head);
+        let rule = &request.route.config.compress;
+        let form = self.coder.form(rule, &request.demand, &request.head, key, object);
+        let (key, object) = form.of(key, object);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
+        if form.varies() {
+            coding::name_in_vary(&mut headers);
+        }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
         let body = if not_modified || wanted.method == Method::HEAD {
             Body::Empty
         } else {
             let head = &object.head;
-            let rest = || rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length));
+            let rest = || match form {
+                Form::AsStored { .. } => {
+                    rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
+                }
+                // The origin doesn't have it.
+                Form::Coded(..) => None,
+            };
             self.cache.body(key, object, rest).await?
         };
         let response = response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
@@ -134,6 +153,11 @@ impl Replies {
         if arrival.ttl_ms.is_some() && waited_ms >= 1_000 {
             // A request that joined late gets a response that has been arriving for as long (RFC 9111, section 5.1).
             headers.insert(header::AGE, HeaderValue::from(arrival.age_ms.saturating_add(waited_ms) / 1_000));
+        }
+        let rule = &request.route.config.compress;
+        if arrival.ttl_ms.is_some() && !rule.codings.is_empty() && coding::may_be_coded(rule, status, &headers) {
+            // Once it is stored, others may get it in a coding.
+            coding::name_in_vary(&mut headers);
         }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         let response = response_for(status, headers, body, length, wanted, not_modified);

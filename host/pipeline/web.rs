@@ -77,7 +77,7 @@ impl Web {
     pub(super) fn quick(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead) -> Quick {
         let prepared = self.prepare(route, advice, head, &NOTHING, None);
         if let Keyed::Key { key, fault: None } = prepared.keyed
-            && let Some(response) = self.memory_hit(advice, head, key, &prepared.demand)
+            && let Some(response) = self.memory_hit(route, advice, head, key, &prepared.demand)
         {
             return Quick::Hit(response, key);
         }
@@ -97,7 +97,14 @@ impl Web {
         Prepared { keyed: keying::derive(route, advice, &facts, canonical), demand: route.demand(&head.headers) }
     }
 
-    fn memory_hit(&self, advice: &Advice, head: &RequestHead, key: Key, demand: &Demand) -> Option<Response> {
+    fn memory_hit(
+        &self,
+        route: &Route,
+        advice: &Advice,
+        head: &RequestHead,
+        key: Key,
+        demand: &Demand,
+    ) -> Option<Response> {
         if demand.directives.no_store {
             return None;
         }
@@ -113,7 +120,9 @@ impl Web {
             return None;
         }
         let policy = advice.policy().map(|policy| policy.label());
-        let response = self.replies.hit_reply(object, policy, head.into(), now)?;
+        let form = self.replies.coder.form(&route.config.compress, demand, head, found_here.key, object);
+        let (_, served) = form.of(found_here.key, object);
+        let response = self.replies.hit_reply(served, form.varies(), policy, head.into(), now)?;
         trace::looked_up(advice.span(), &found_here, begun);
         Some(response)
     }

@@ -221,14 +221,29 @@ async fn one_items_error_is_its_own_and_is_not_stored() {
 async fn a_models_failure_reaches_all_its_clients_and_is_not_stored() {
     let origin = Origin::start().await;
     let node = asking(&origin, "json-array").set("pool.web", "attempts_max = 1").start().await;
-    for (status, body) in [(500, "broken"), (200, "<h1>not JSON</h1>"), (200, "[1, 2, 3]"), (200, "{\"double\": 2}")] {
-        origin.on(ARRAY, move |_| if status == 200 { Reply::ok(body) } else { Reply::status(status) });
+    // Of one item what the model says is the response, unless it is a list that isn't the item's.
+    for (status, body, alone_status) in
+        [(500, "broken", 500), (200, "<h1>not JSON</h1>", 200), (200, "[1, 2, 3]", 502), (200, "{\"double\": 2}", 200)]
+    {
+        origin.on(ARRAY, move |_| Reply::says(status, body));
         let response = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;
-        let list = response.json();
-        let all_failed = list.as_array().is_some_and(|list| list.iter().all(|item| item["error"].is_object()));
-        assert!(response.status >= 500 || (all_failed && response.status == 200), "{}: {list}", response.status);
-        let alone = doubled(&node, &json!({"n": 3})).await;
-        assert!(alone.status >= 500, "{}: {}", alone.status, alone.text());
+        if status == 500 {
+            assert_eq!((response.status, response.text()), (500, body));
+        } else {
+            let list = response.json();
+            let all_failed = list.as_array().is_some_and(|list| list.iter().all(|item| item["error"].is_object()));
+            assert!(all_failed && response.status == 200, "{}: {list}", response.status);
+        }
+        for alone in [json!({"n": 3}), json!([{"n": 3}])] {
+            let hits = origin.hits(ARRAY);
+            let response = doubled(&node, &alone).await;
+            assert_eq!(origin.hits(ARRAY), hits + 1, "nothing is stored");
+            if alone_status == 502 {
+                assert!(response.text().contains("3 results for 1 items"), "{}", response.text());
+            } else {
+                assert_eq!((response.status, response.text()), (alone_status, body), "{alone}");
+            }
+        }
     }
     doubling(&origin, Gate::opened());
     let response = doubled(&node, &json!([{"n": 1}, {"n": 2}])).await;

@@ -3,7 +3,9 @@
 use std::io::Read;
 
 use flate2::read::GzDecoder;
+use http::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::harness::{
     client::{Ask, Response},
@@ -243,7 +245,32 @@ async fn a_model_that_reads_no_coding_is_asked_without_and_remembered() {
     // What is refused without a coding as well is the client's to know, once.
     model(&origin, |_, _| Reply::status(415));
     let refused = node.post(ARRAY).json(&list(9_000, 400)).send().await;
-    assert_eq!(refused.json().as_array().map(Vec::len), Some(400), "an error for each item");
+    assert_eq!((refused.status, refused.text()), (415, "415"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_follow_one_another_are_one_body() {
+    let origin = Origin::start().await;
+    let halves = |coding: &str, body: &str| {
+        let (one, other) = body.as_bytes().split_at(body.len() / 2);
+        [encoded(coding, one), encoded(coding, other)].concat()
+    };
+    model(&origin, move |seen, body| {
+        let coding = if seen.header("x-coding") == "zstd" { "zstd" } else { "gzip" };
+        says(seen, String::new()).with_body(halves(coding, &body)).header("content-encoding", coding)
+    });
+    let node = node(&origin, "json-array").set("limits", "body_bytes_max = \"64KiB\"").start().await;
+    for (at, coding) in ["gzip", "zstd"].into_iter().enumerate() {
+        let asked = list(100 * at, 20);
+        let body = halves(coding, &asked.to_string());
+        let ask = node.post(ARRAY).header("content-encoding", coding).header("x-coding", coding).body(body);
+        let reply = ask.send().await;
+        assert_eq!((reply.status, reply.json()), (200, texts(100 * at, 20)), "{coding}");
+        // Each within the limit, and together over it.
+        let padded = format!("[{}1]", " ".repeat(100_000));
+        let ask = node.post(ARRAY).header("content-encoding", coding).body(halves(coding, &padded));
+        assert_eq!(ask.send().await.status, 413, "{coding}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,4 +306,120 @@ async fn models_are_asked_for_what_is_read_and_no_bomb_is() {
         assert_eq!(refused.status, 502);
         assert!(refused.text().contains("more than 65536 bytes"), "{}", refused.text());
     }
+}
+
+const PAGE: &str = "/page";
+
+/// A page that says its version.
+fn page(version: u32) -> String {
+    format!("<h1>version {version}</h1>\n{}", "<p>the quick brown fox jumps over the lazy dog</p>\n".repeat(100))
+}
+
+fn html(body: impl Into<bytes::Bytes>) -> Reply {
+    Reply::fresh(600, body).header("content-type", "text/html; charset=utf-8").header("etag", "\"v\"")
+}
+
+/// A node whose `http` route compresses what is stored.
+async fn site(origin: &Origin) -> Node {
+    Node::builder().origin(&origin.url()).route("compress = [\"zstd\", \"br\", \"gzip\"]").start().await
+}
+
+/// Asks for the page until it comes in this coding.
+async fn coded(node: &Node, coding: &str) -> Response {
+    found("a coded page", async || {
+        let reply = node.get(PAGE).header("accept-encoding", coding).send().await;
+        assert_eq!((reply.status, reply.header("vary")), (200, "accept-encoding"));
+        Some(reply).filter(|reply| reply.header("content-encoding") == coding)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_page_has_a_variant_for_each_coding_with_a_validator_of_its_own() {
+    let origin = Origin::start().await;
+    origin.on(PAGE, |_| html(page(1)).header("accept-ranges", "bytes"));
+    let node = site(&origin).await;
+    let mut tags = vec!["\"v\"".to_owned()];
+    for coding in CODINGS {
+        let reply = coded(&node, coding).await;
+        assert_eq!((reply.is_hit(), decoded(coding, &reply.body)), (true, page(1).into_bytes()), "{coding}");
+        assert_eq!(reply.header("content-length"), reply.body.len().to_string(), "{coding}");
+        assert_eq!((reply.header("content-type"), reply.header("accept-ranges")), ("text/html; charset=utf-8", ""));
+        let tag = reply.header("etag");
+        assert!(tag.starts_with('"') && !tags.contains(&tag.to_owned()), "{coding}: {tag}");
+        tags.push(tag.to_owned());
+        let ask = |method| node.ask(method, PAGE).header("accept-encoding", coding);
+        let known = ask(Method::GET).header("if-none-match", tag).send().await;
+        assert_eq!((known.status, known.header("etag"), known.header("vary")), (304, tag, "accept-encoding"));
+        let head = ask(Method::HEAD).send().await;
+        for name in ["content-encoding", "content-length", "etag", "vary"] {
+            assert_eq!(head.header(name), reply.header(name), "{coding}: {name}");
+        }
+        for (name, value) in [("range", "bytes=0-9"), ("cache-control", "no-transform")] {
+            let plain = ask(Method::GET).header(name, value).send().await;
+            assert_eq!((plain.header("content-encoding"), plain.header("etag")), ("", "\"v\""), "{coding}: {name}");
+        }
+    }
+    let plain = node.get(PAGE).send().await;
+    assert_eq!((plain.text(), plain.header("etag")), (&*page(1), "\"v\""));
+    assert_eq!((plain.header("vary"), plain.header("content-encoding")), ("accept-encoding", ""));
+    assert_eq!(node.get(PAGE).header("if-none-match", "\"v\"").send().await.status, 304);
+    assert_eq!(origin.hits(PAGE), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variant_is_made_once_and_goes_with_its_original() {
+    let origin = Origin::start().await;
+    origin.on(PAGE, |_| html(page(1)));
+    let node = site(&origin).await;
+    assert_eq!(node.get(PAGE).send().await.header("vary"), "accept-encoding", "of the first reply, too");
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for _ in 0..50 {
+        let (mut stream, ask) = (conn.stream(), node.get(PAGE).header("accept-encoding", "zstd"));
+        asks.spawn(async move { stream.send(ask).await });
+    }
+    for reply in asks.join_all().await {
+        assert_eq!(decoded(reply.header("content-encoding"), &reply.body), page(1).into_bytes());
+    }
+    coded(&node, "zstd").await;
+    let made = async || node.metric("holm_reply_coding_bytes_total", "form=\"plain\"").await;
+    assert_eq!(made().await, page(1).len() as f64);
+
+    origin.on(PAGE, |_| html(page(2)));
+    node.purge_url(PAGE, false).await;
+    for _ in 0..2 {
+        let reply = node.get(PAGE).header("accept-encoding", "zstd").send().await;
+        assert_eq!(decoded(reply.header("content-encoding"), &reply.body), page(2).into_bytes());
+    }
+    assert_eq!(decoded("zstd", &coded(&node, "zstd").await.body), page(2).into_bytes());
+    assert_eq!(made().await, (page(1).len() + page(2).len()) as f64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_worth_a_coding_or_must_not_have_one_is_served_as_it_is() {
+    let (origin, mut noise) = (Origin::start().await, vec![0; 4_096]);
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let noise = bytes::Bytes::from(noise);
+    let node = site(&origin).await;
+    let replies: [fn(bytes::Bytes) -> Reply; 6] = [
+        |_| Reply::fresh(600, page(1)).header("content-type", "image/png"),
+        |_| Reply::fresh(600, page(1)),
+        |_| Reply::ok(page(1)).header("content-type", "text/html").header("cache-control", "max-age=9, no-transform"),
+        |_| html(encoded("gzip", page(1).as_bytes())).header("content-encoding", "gzip"),
+        |_| html("<p>small</p>"),
+        html,
+    ];
+    for (at, reply) in replies.into_iter().enumerate() {
+        let (path, noise) = (format!("/{at}"), noise.clone());
+        origin.on(&path, move |_| reply(noise.clone()));
+        let first = node.get(&path).send().await;
+        for _ in 0..3 {
+            let hit = node.get(&path).header("accept-encoding", "zstd, br").send().await;
+            assert_eq!((hit.is_hit(), &hit.body), (true, &first.body), "{path}");
+            assert_eq!(hit.header("content-encoding"), first.header("content-encoding"), "{path}");
+            let is_eligible = at >= 4;
+            assert_eq!(hit.header("vary"), if is_eligible { "accept-encoding" } else { "" }, "{path}");
+        }
+    }
+    assert_eq!(node.metric("holm_reply_coding_bytes_total", "").await, 0.0);
 }

@@ -204,9 +204,74 @@ async fn a_model_that_refuses_everything_is_asked_a_few_times() {
     let node = asking(&origin).start().await;
     let items: Vec<Value> = (0..32).map(good).collect();
     for round in 1..=2 {
-        let list = node.post(ARRAY).json(&Value::Array(items.clone())).send().await.json();
-        assert!(list.as_array().unwrap().iter().all(|result| result["error"]["status"] == 500), "{list}");
+        let response = node.post(ARRAY).json(&Value::Array(items.clone())).send().await;
+        assert_eq!((response.status, response.text()), (500, r#"{"error":{"status":500}}"#));
         assert_eq!(origin.hits(ARRAY), 5 * round, "nothing shows that single items are to blame");
+    }
+}
+
+/// What a model of FastAPI says, which is no error as arrays have them.
+const DETAIL: &str = r#"{"detail":[{"loc":["body",0,"n"],"msg":"too large","input":1.50}]}"#;
+
+fn detail() -> Reply {
+    Reply::says(422, DETAIL).header("content-type", "application/problem+json").header("retry-after", "3")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_model_says_in_its_own_words_reaches_the_client() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, |items| if items.iter().any(is_bad) { detail() } else { doubles(items) });
+    let node = asking(&origin).start().await;
+    for asked in [bad(1), json!([bad(2)]), json!([bad(3), bad(4), bad(5)])] {
+        let response = node.post(ARRAY).json(&asked).send().await;
+        assert_eq!((response.status, response.text()), (422, DETAIL), "{asked}");
+        let said = ["content-type", "retry-after"].map(|name| response.header(name).to_owned());
+        assert_eq!(said, ["application/problem+json", "3"], "{asked}");
+    }
+    let response = node.post(ARRAY).json(&json!([good(1), bad(6), good(2)])).send().await;
+    let list = response.json();
+    assert_eq!((response.status, response.header("content-type")), (200, "application/json"));
+    assert_eq!((&list[0], &list[2]), (&double(&good(1)), &double(&good(2))));
+    let own: Value = serde_json::from_str(DETAIL).unwrap();
+    assert_eq!((&list[1]["error"]["status"], &list[1]["error"]["body"]), (&json!(422), &own), "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_protocols_pass_on_what_a_model_says_as_well() {
+    let tensor = r#"{"inputs":[{"name":"x","datatype":"INT8","shape":[2],"data":[1,2]}]}"#;
+    for (protocol, target, bodies) in [
+        ("msgpack-array", ARRAY, [&b"\x01"[..], b"\x91\x01", b"\x93\x01\x02\x03"]),
+        ("kserve", "/v2/models/m/infer", [tensor.as_bytes(), tensor.as_bytes(), b"{}"]),
+        ("openai-embeddings", EMBEDDINGS, [&br#"{"input":"a"}"#[..], br#"{"input":["a","b"]}"#, br#"{"input":{}}"#]),
+    ] {
+        let origin = Origin::start().await;
+        origin.on(target, |_| detail());
+        let node = Node::builder().origin(&origin.url()).infer(protocol).start().await;
+        for body in bodies {
+            let response = node.post(target).body(body).send().await;
+            assert_eq!((response.status, response.text()), (422, DETAIL), "{protocol}");
+            assert_eq!(response.header("content-type"), "application/problem+json", "{protocol}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_in_the_place_of_a_result_is_its_clients_alone_and_is_sent_alone_from_then_on() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let page = || Reply::ok("<h1>Sorry</h1>").header("content-type", "text/html");
+    model(&origin, &gate, move |items| if items.iter().any(is_bad) { page() } else { doubles(items) });
+    let node = asking(&origin).start().await;
+    for round in 0..2 {
+        let items = [good(10 * round), good(10 * round + 1), bad(3), good(10 * round + 2), good(10 * round + 3)];
+        let responses = together(&node, &origin, &gate, &items).await;
+        for (response, item) in responses.iter().zip(&items).filter(|(_, item)| !is_bad(item)) {
+            assert_eq!((response.status, response.json()), (200, double(item)), "{round}: {item}");
+        }
+        let page = &responses[2];
+        assert_eq!((page.status, page.text(), page.is_hit()), (200, "<h1>Sorry</h1>", false), "{round}");
+        assert_eq!(page.header("content-type"), "text/html");
+        let mixed = since_busy(&origin).iter().filter(|items| items.len() > 1 && items.iter().any(is_bad)).count();
+        assert!(if round == 0 { mixed > 0 } else { mixed == 0 }, "{round}: {:?}", since_busy(&origin));
     }
 }
 

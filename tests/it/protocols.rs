@@ -157,6 +157,47 @@ async fn what_cannot_be_split_reaches_the_model_as_it_came_and_is_known_again() 
     assert_eq!(origin.hits(EMBEDDINGS), bodies.len());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_as_it_came_keeps_its_media_type_and_is_shared_where_no_model_can_read_it_otherwise() {
+    let origin = Origin::start().await;
+    origin.on(EMBEDDINGS, |seen| json_reply(json!({"echo": call(seen)}).to_string()));
+    let node = asking(&origin, "openai-embeddings").start().await;
+    for (media_type, body, is_shared) in [
+        ("application/json", r#"{"messages":["a"]}"#, true),
+        ("application/json; charset=utf-8", r#"{ "messages" : ["a"] }"#, true),
+        ("text/plain", r#"{"messages":["b"]}"#, false),
+        ("application/json", r#"{"messages":["c"],"messages":["d"]}"#, false),
+    ] {
+        let ask = || node.post(EMBEDDINGS).header("content-type", media_type).body(body).send();
+        let hits = origin.hits(EMBEDDINGS);
+        let responses = [ask().await, ask().await];
+        assert!(responses.iter().all(|response| response.status == 200), "{media_type} {body}");
+        assert_eq!(responses[1].is_hit(), is_shared, "{media_type} {body}");
+        for seen in &origin.seen(EMBEDDINGS)[hits..] {
+            assert_eq!((seen.header("content-type"), &seen.body[..]), (media_type, body.as_bytes()));
+        }
+    }
+    // One that was stored under the usual media type isn't for one that is called otherwise.
+    let ask = node.post(EMBEDDINGS).header("content-type", "text/plain").body(r#"{"messages":["a"]}"#);
+    assert!(!ask.send().await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_embedding_has_the_right_index_from_the_model_and_from_the_cache() {
+    let origin = Origin::start().await;
+    let node = asking(&origin, "openai-embeddings").start().await;
+    for (entry, text) in [("\"index\": 7, ", "seven"), ("", "none"), ("\"index\": 0.0, ", "float")] {
+        let body = format!("{{\"data\": [{{{entry}\"embedding\": [0.50]}}]}}");
+        origin.on(EMBEDDINGS, move |_| json_reply(body.clone()));
+        for input in [json!(text), json!([text])] {
+            let response = embedded(&node, &json!({"input": input})).await;
+            let wanted: Value = serde_json::from_str(r#"{"index": 0, "embedding": [0.50]}"#).unwrap();
+            assert_eq!((response.status, &response.json()["data"][0]), (200, &wanted), "{text}");
+            assert!(response.text().contains("0.50"), "the digits are the model's: {}", response.text());
+        }
+    }
+}
+
 /// A model whose embedding of an input depends on all inputs of the request.
 fn contextual(origin: &Origin) {
     origin.on(EMBEDDINGS, |seen| {

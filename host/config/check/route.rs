@@ -106,7 +106,7 @@ fn route<'a>(
     if mode == Mode::Infer(Protocol::Plain)
         && let Some(given) = raw.compress.first()
     {
-        let help = "leave it out: what isn't split is stored as it came, and compressing each hit would cost too much";
+        let help = "leave it out: it is for routes of `mode = \"http\"`, and for protocols that split bodies";
         findings.refuse(given.span(), "a route of `protocol = \"plain\"` has no `compress`", help);
     }
     let base = Route::new(name.as_str(), raw.pool.get_ref().as_str());
@@ -245,9 +245,6 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ),
         ("tenant", raw.tenant.as_ref().map(Spanned::span)),
         ("tenant_weights", raw.tenant_weights.keys().next().map(Spanned::span)),
-        ("compress", raw.compress.first().map(Spanned::span)),
-        ("compress_bytes_min", raw.compress_bytes_min.as_ref().map(Spanned::span)),
-        ("compress_types", raw.compress_types.as_ref().and_then(|types| types.first()).map(Spanned::span)),
     ];
     for (key, span) in places {
         if let Some(span) = span {

@@ -26,10 +26,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Splits a request. Of JSON members with the same name the last counts; a body that repeats one is sent on in its
+    /// Splits a request. Of JSON members with the same name the last counts; an item that repeats one is sent on in its
     /// canonical form, so that an origin which takes the first can't respond to another item than the one that is
     /// keyed. A request that can be read and that this protocol can't split becomes one whole item
-    /// ([`ReplyForm::Whole`]), whose response is the reply.
+    /// ([`ReplyForm::Whole`]), whose response is the reply: it is sent byte for byte and by its client's media type, and
+    /// isn't shared if it repeats a member or the media type isn't the usual one.
     ///
     /// # Errors
     /// [`Malformed`] if the request can't be read, or has more items than it may.
@@ -45,11 +46,14 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// as not to be stored.
     ///
     /// # Errors
-    /// [`BadResponse`] if it can't be told which result is whose; then no item gets one.
+    /// [`BadResponse`] if it can't be told which result is whose; then no item gets one. A single item has two cases: a
+    /// response of another form than the protocol's ([`BadResponse::Unreadable`]: a page, an error with the status of
+    /// success) is the model's own word, and its client gets it as it is, unstored ([`ItemError::is_unread`]). With a
+    /// wrong number of results ([`BadResponse::Count`]) it is a failure: one of them would be taken for the item's.
     fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse>;
 
     /// Makes the reply to a request that was split into as many items as there are `outcomes`. A single result stays as
-    /// it is, byte for byte.
+    /// it is, byte for byte, and so does a response of the model's that is the failure of all of them.
     fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply;
 
     /// Returns what the model says that a result cost (tokens, for instance): its counts by their names, none if it gives

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, uri::PathAndQuery};
+use http::{
+    HeaderMap,
+    header::{CONTENT_TYPE, HeaderValue},
+    uri::PathAndQuery,
+};
 use thiserror::Error;
 
 /// A request as a client sent it, its body decoded.
@@ -94,8 +98,11 @@ pub struct Item {
     /// Whether it is a request that couldn't be split: it is sent as it came, and shares a request with no other item.
     pub whole: bool,
     /// Whether its result may be stored, and given to others that wait for the same. It may not if the response depends
-    /// on more than what is sent, such as a sequence's earlier requests.
+    /// on more than what is sent, such as a sequence's earlier requests, or on what no key has: a media type of the
+    /// client's own, or the first of two members of one name.
     pub shareable: bool,
+    /// What the client calls its body's media type, if the item is whole; then it is sent with it.
+    pub(super) media_types: Vec<HeaderValue>,
     /// The part of `body` that a joined request lists.
     pub(super) span: Range<usize>,
     /// The parts of `body` that a joined request takes up one by one, for protocols with more than one.
@@ -106,12 +113,40 @@ impl Item {
     /// Returns an item that counts with all its bytes, and is listed with all of them in a joined request.
     pub(super) fn new(body: Bytes, canonical: Bytes, group: Bytes) -> Self {
         let span = 0..body.len();
-        Self { body, canonical, group, whole: false, shareable: true, span, parts: Vec::new() }
+        let (media_types, parts) = (Vec::new(), Vec::new());
+        Self { body, canonical, group, whole: false, shareable: true, media_types, span, parts }
     }
 
     /// Returns an item that is a request which can't be split.
     pub(super) fn unsplit(body: Bytes, canonical: Bytes) -> Self {
         Self { whole: true, ..Self::new(body, canonical, Bytes::from_static(WHOLE)) }
+    }
+
+    /// Returns this whole item with the media type that its client calls it by in these header fields. `usual` is sent if
+    /// there is none. What is called anything else isn't shared: the media type is in no key, and a model may read the
+    /// same bytes in another way.
+    pub(super) fn called(self, headers: &HeaderMap, usual: &str) -> Self {
+        let media_types: Vec<HeaderValue> = headers.get_all(CONTENT_TYPE).iter().cloned().collect();
+        let shareable = self.shareable && (media_types.is_empty() || is_usual(&media_types, usual));
+        Self { media_types, shareable, ..self }
+    }
+
+    /// Returns this item without its client's media type: for one that a policy has made of an item that had none.
+    #[must_use]
+    pub fn uncalled(self) -> Self {
+        Self { media_types: Vec::new(), ..self }
+    }
+
+    /// Returns the header fields of a request with this item alone: `usual`, with the client's own media type if it is
+    /// whole and there is one.
+    pub(super) fn fields(&self, mut usual: HeaderMap) -> HeaderMap {
+        if !self.media_types.is_empty() {
+            usual.remove(CONTENT_TYPE);
+        }
+        for own in &self.media_types {
+            usual.append(CONTENT_TYPE, own.clone());
+        }
+        usual
     }
 
     /// Returns this whole item with another body, its key unchanged.
@@ -129,6 +164,15 @@ impl Item {
     pub(super) fn listed(&self) -> &[u8] {
         self.body.get(self.span.clone()).unwrap_or_default()
     }
+}
+
+/// Whether these are one media type, and it is this one, which has no parameters. JSON is always UTF-8.
+fn is_usual(given: &[HeaderValue], usual: &str) -> bool {
+    let [given] = given else { return false };
+    let mut parts = given.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let is_it = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(usual.as_bytes()));
+    let mut parameters = parts.filter(|parameter| !parameter.is_empty());
+    is_it && parameters.all(|parameter| parameter.eq_ignore_ascii_case(b"charset=utf-8"))
 }
 
 /// The beginning of the group of whole items, which that of no other item begins with.
@@ -166,13 +210,28 @@ pub struct ItemError {
     /// Whether the item should be sent again, alone: the model responded, but not with a result for this item that
     /// could be read.
     pub retry_alone: bool,
+    /// Whether `body` is a response of the model as a whole, and neither an element of one nor worded by this node.
+    pub is_response: bool,
 }
 
 impl ItemError {
     /// Returns an error that isn't to be retried.
     #[must_use]
     pub const fn new(status: u16, body: Bytes) -> Self {
-        Self { status, body, retry_alone: false }
+        Self { status, body, retry_alone: false, is_response: false }
+    }
+
+    /// Returns the error of an item whose client gets the model's response as it is: one of failure, or a successful one
+    /// that can't be read.
+    #[must_use]
+    pub const fn response(status: u16, body: Bytes) -> Self {
+        Self { status, body, retry_alone: false, is_response: true }
+    }
+
+    /// Whether it is a successful response that can't be read.
+    #[must_use]
+    pub const fn is_unread(&self) -> bool {
+        self.is_response && self.status < 300
     }
 
     /// Returns an error after which the item should be sent again, alone.
@@ -197,6 +256,29 @@ pub type Outcome = Result<ItemResponse, ItemError>;
 
 /// The outcome of one item by reference, with the header fields that its response would have alone.
 pub type OutcomeRef<'r> = Result<Message<'r>, &'r ItemError>;
+
+/// Bytes of what a model has said in its failures that the reply to a list takes up beside its results.
+pub(super) const EMBEDDED_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a response up to which it is compared with another one byte by byte.
+const COMPARED_BYTES_MAX: usize = 64 << 10;
+
+/// Returns the model's response that is the reply to a whole request: its only item's, or the one failure of all its
+/// items. One that can't be read is no response to several: what belongs to which of them isn't known.
+pub(super) fn response_to_all<'r>(outcomes: &[OutcomeRef<'r>]) -> Option<&'r ItemError> {
+    let (first, others) = outcomes.split_first()?;
+    let first = first.err().filter(|error| error.is_response)?;
+    let is_same = |other: &OutcomeRef<'_>| other.is_err_and(|other| is_same_response(first, other));
+    let is_common = || !first.is_unread() && others.iter().all(is_same);
+    (others.is_empty() || is_common()).then_some(first)
+}
+
+fn is_same_response(one: &ItemError, other: &ItemError) -> bool {
+    let (body, another) = (&one.body, &other.body);
+    let is_shared = (body.as_ptr(), body.len()) == (another.as_ptr(), another.len());
+    let is_equal = || body.len() <= COMPARED_BYTES_MAX && body == another;
+    other.is_response && one.status == other.status && (is_shared || is_equal())
+}
 
 /// Returns an outcome by reference, with no other header fields than its own.
 #[cfg(test)]

@@ -60,8 +60,11 @@ pub(super) fn read<'t, T: Deserialize<'t>>(text: &'t [u8], wanted: &'static str)
 
 /// Returns the header fields of a JSON body.
 pub(super) fn headers() -> HeaderMap {
-    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE))])
 }
+
+/// The media type of JSON.
+pub(super) const MEDIA_TYPE: &str = "application/json";
 
 /// Returns a reply of JSON.
 pub(super) fn reply(status: u16, body: Bytes) -> JoinedReply {
@@ -72,12 +75,24 @@ pub(super) fn reply(status: u16, body: Bytes) -> JoinedReply {
 pub(super) fn alone(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     match outcomes.first() {
         Some(Ok(response)) => reply(200, response.body.clone()),
-        Some(Err(error)) => reply(error.status, error.body.clone()),
+        Some(Err(error)) => of_error(error),
         None => {
             let error = protocol.failure(502, "there is no result for the item", None);
             reply(error.status, error.body)
         }
     }
+}
+
+/// Returns the reply that is an error, byte for byte. A response of the model's has its own header fields.
+pub(super) fn of_error(error: &ItemError) -> JoinedReply {
+    let headers = if error.is_response { HeaderMap::new() } else { headers() };
+    JoinedReply { status: error.status, headers, body: error.body.clone() }
+}
+
+/// Returns the reply to several items of which this is the first one's error, for protocols without a place for the
+/// errors of single items. A response to one item that can't be read is no reply to all of them.
+pub(super) fn first_error(protocol: &dyn Protocol, first: &ItemError) -> JoinedReply {
+    if first.is_unread() { of_error(&protocol.failure(502, UNREAD, None)) } else { of_error(first) }
 }
 
 /// Returns the reply to a request that wasn't split: the model's response with its own header fields.
@@ -88,14 +103,14 @@ pub(super) fn unsplit(protocol: &dyn Protocol, outcomes: &[OutcomeRef<'_>]) -> J
     }
 }
 
-/// Returns a JSON body as an item that can't be split.
+/// Returns a JSON body as an item that can't be split. One that names a member twice isn't shared: the key has the last
+/// of the two, and the model may read the first.
 ///
 /// # Errors
 /// [`Malformed::TooDeep`]
 pub(super) fn whole(body: &Bytes, text: &RawValue) -> Result<Item, Malformed> {
     let canonical = canonical(text, 0)?;
-    let body = if canonical.repeated { canonical.text.clone() } else { body.clone() };
-    Ok(Item::unsplit(body, canonical.text))
+    Ok(Item { shareable: !canonical.repeated, ..Item::unsplit(body.clone(), canonical.text) })
 }
 
 /// Returns the outcome of an item that is a whole request: the model's response as it is. One that calls itself JSON,
@@ -104,6 +119,9 @@ pub(super) fn whole_outcome(response: Message<'_>) -> Outcome {
     let storable = !may_be_json(response.headers) || text(response.body).is_ok();
     Ok(ItemResponse { storable, ..ItemResponse::from(response.body.clone()) })
 }
+
+/// The failure of an item whose response can't be read.
+pub(super) const UNREAD: &str = "the model's response to one of the items can't be read";
 
 /// Returns a failure in the format of models that take plain JSON.
 pub(super) fn failure(status: u16, message: &str) -> ItemError {

@@ -1,21 +1,26 @@
 //! JSON arrays: an array is many items, any other JSON value is one. An array is sent to the model in any case, of one
 //! element if need be, and the response is an array of the same length in the same order.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{
     contract::Protocol,
     fault::{BadResponse, Malformed},
     item::{
-        Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules,
+        EMBEDDED_BYTES_MAX, Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef,
+        Received, ReplyForm, Split, SplitRules, response_to_all,
     },
     json,
     lenient::Text,
 };
+
+/// The levels within which the model's words stand in a reply: the list, the element, and its error.
+const LEVELS_AROUND: usize = 3;
 
 /// The status of an error that states none.
 const STATUS_DEFAULT: u16 = 502;
@@ -87,9 +92,13 @@ fn split_results(body: &Bytes, items: &[&Item]) -> Result<Vec<Outcome>, BadRespo
 }
 
 /// Joins results. An element that is an error stays as it is; one that isn't recognisable as an error in its place is
-/// worded anew.
+/// worded anew, around what the model has said. What the model says of all of them is the reply.
 fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
-    let elements: Vec<Bytes> = outcomes.iter().copied().map(element).collect();
+    if let Some(error) = response_to_all(outcomes) {
+        return json::of_error(error);
+    }
+    let mut room = EMBEDDED_BYTES_MAX;
+    let elements: Vec<Bytes> = outcomes.iter().map(|outcome| element(*outcome, &mut room)).collect();
     let mut body = Vec::with_capacity(elements.iter().map(|element| element.len() + 1).sum::<usize>() + 2);
     json::write_list(elements.iter().map(|element| &element[..]), &mut body);
     json::reply(200, body.into())
@@ -108,14 +117,30 @@ fn outcome(text: &Text<'_>, element: &RawValue, is_alone: bool) -> Outcome {
     }
 }
 
-fn element(outcome: OutcomeRef<'_>) -> Bytes {
+/// Returns an outcome as an element. `room` is how many bytes of the model's words may still be embedded.
+fn element(outcome: OutcomeRef<'_>, room: &mut usize) -> Bytes {
     match outcome {
         Ok(response) => response.body.clone(),
         Err(error) => match std::str::from_utf8(&error.body).ok().and_then(error_status) {
             Some(_) => error.body.clone(),
-            None => json::failure(error.status, &error.to_string()).body,
+            None => worded(error, room),
         },
     }
+}
+
+/// Returns `{"error": {"status": …, "message": …, "body": …}}`, with the model's own words in `body`: as JSON if they
+/// are, else as text. `body` is missing where the model has said nothing, or there is no room.
+fn worded(error: &ItemError, room: &mut usize) -> Bytes {
+    let (status, message) =
+        if error.is_unread() { (STATUS_DEFAULT, json::UNREAD.to_owned()) } else { (error.status, error.to_string()) };
+    let left = room.checked_sub(error.body.len()).filter(|_| error.is_response);
+    let Some(left) = left else { return json::failure(status, &message).body };
+    *room = left;
+    let own = json::text(&error.body).ok().filter(|own| json::parse(own, LEVELS_AROUND).is_ok()).map(RawValue::get);
+    let own =
+        own.map_or_else(|| Cow::Owned(Value::from(String::from_utf8_lossy(&error.body)).to_string()), Cow::Borrowed);
+    let message = Value::from(message);
+    Bytes::from(format!(r#"{{"error":{{"status":{status},"message":{message},"body":{own}}}}}"#))
 }
 
 #[derive(Deserialize)]
@@ -249,6 +274,60 @@ mod tests {
         assert_eq!(alone, [Ok(given)]);
         let refused = responded(r#"[{"error":{"status":422,"at":NaN}}]"#, 1).unwrap();
         assert!(refused[0].as_ref().is_err_and(|error| error.status == 422 && !error.retry_alone), "{refused:?}");
+    }
+
+    fn responses(outcomes: &[(u16, &str)]) -> JoinedReply {
+        let error =
+            |(status, body): &(u16, &str)| ItemError::response(*status, Bytes::copy_from_slice(body.as_bytes()));
+        let errors: Vec<ItemError> = outcomes.iter().map(error).collect();
+        join_results(&errors.iter().map(Err).collect::<Vec<OutcomeRef<'_>>>())
+    }
+
+    #[test]
+    fn what_the_model_says_of_all_items_is_the_reply() {
+        let detail = r#"{"detail":[{"loc":["body",0]}]}"#;
+        let page = "<h1>Sorry</h1>";
+        for outcomes in [&[(422, detail)][..], &[(422, detail); 3], &[(502, page); 2], &[(200, "no list")]] {
+            let reply = responses(outcomes);
+            let (status, body) = outcomes[0];
+            assert_eq!((reply.status, reply.headers.len(), &reply.body[..]), (status, 0, body.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn what_the_model_says_of_one_stands_in_its_place() {
+        let detail = r#"{ "detail": 1.50 }"#;
+        let element = |status: u16, body: &str| {
+            let message = format!("the item failed with status {status}");
+            format!(r#"{{"error":{{"status":{status},"message":"{message}","body":{body}}}}}"#)
+        };
+        let busy = r#"{"error":"busy"}"#;
+        let reply = responses(&[(422, detail), (422, "\"oops\""), (500, "a \"page\""), (503, busy)]);
+        let wanted =
+            [element(422, detail), element(422, "\"oops\""), element(500, "\"a \\\"page\\\"\""), busy.to_owned()];
+        assert_eq!((reply.status, &reply.body[..]), (200, format!("[{}]", wanted.join(",")).as_bytes()));
+        // A response that can't be read belongs to one item only.
+        let reply = responses(&[(200, "{\"double\":2}"); 2]);
+        let elements: Vec<Value> = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((reply.status, elements.len(), &elements[1]["error"]["status"]), (200, 2, &Value::from(502)));
+        assert_eq!(elements[1]["error"]["body"]["double"], 2);
+    }
+
+    #[test]
+    fn what_is_too_deep_or_too_much_does_not_spoil_the_list() {
+        let said = |status: u16, body: &str| ItemError::response(status, Bytes::copy_from_slice(body.as_bytes()));
+        let elements = |errors: &[ItemError]| -> Vec<Value> {
+            let reply = join_results(&errors.iter().map(Err).collect::<Vec<OutcomeRef<'_>>>());
+            serde_json::from_slice(&reply.body).unwrap()
+        };
+        let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+        assert_eq!(elements(&[said(422, &deep), said(400, "x")])[0]["error"]["body"], deep);
+        let much = "x".repeat(EMBEDDED_BYTES_MAX / 2 + 1);
+        let has_body: Vec<bool> = elements(&[said(422, &much), said(400, &much), said(400, "x")])
+            .iter()
+            .map(|element| !element["error"]["body"].is_null())
+            .collect();
+        assert_eq!(has_body, [true, false, true]);
     }
 
     #[test]

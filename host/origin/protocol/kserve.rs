@@ -35,6 +35,9 @@ use tensor::flat;
 /// The field with the length of the JSON before binary data.
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
+/// The media type of a message with binary data.
+const BINARY: &str = "application/octet-stream";
+
 const INPUTS: &str = "inputs";
 const OUTPUTS: &str = "outputs";
 
@@ -55,7 +58,8 @@ impl Protocol for KServe {
     fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
         let body = request.body;
         let json_bytes = json_bytes(request.headers, body.len())?;
-        let whole = |item| Ok(Split { form: ReplyForm::Whole, items: vec![item] });
+        let usual = if json_bytes.is_some() { BINARY } else { json::MEDIA_TYPE };
+        let whole = |item: Item| Ok(Split { form: ReplyForm::Whole, items: vec![item.called(request.headers, usual)] });
         if !request.target.path().ends_with("/infer") {
             return whole(Item { shareable: false, ..opaque(body, json_bytes) });
         }
@@ -99,6 +103,7 @@ impl Protocol for KServe {
         match form {
             ReplyForm::Whole => json::unsplit(self, outcomes),
             ReplyForm::Single | ReplyForm::Many => json::alone(self, outcomes),
+            ReplyForm::Rows { .. } if matches!(outcomes, [Err(_)]) => json::alone(self, outcomes),
             ReplyForm::Rows { id } => join_results(id.as_deref(), outcomes),
         }
     }
@@ -127,7 +132,7 @@ fn json_bytes(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Malforme
 fn headers(json_bytes: Option<usize>) -> HeaderMap {
     let Some(length) = json_bytes else { return json::headers() };
     HeaderMap::from_iter([
-        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (CONTENT_TYPE, HeaderValue::from_static(BINARY)),
         (HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length)),
     ])
 }
@@ -194,18 +199,14 @@ fn depends_on_more(canonical: &[u8]) -> bool {
 /// Returns a request that can be read and not be divided as one item.
 fn undivided(body: &Bytes, binary: &[u8], text: &RawValue) -> Result<Item, Malformed> {
     let canonical = json::canonical(text, 0)?;
-    let shareable = !depends_on_more(&canonical.text);
+    // Of a member that stands twice the model may read either.
+    let shareable = !canonical.repeated && !depends_on_more(&canonical.text);
     if binary.is_empty() {
-        let body = if canonical.repeated { canonical.text.clone() } else { body.clone() };
-        return Ok(Item { shareable, ..Item::unsplit(body, canonical.text) });
+        return Ok(Item { shareable, ..Item::unsplit(body.clone(), canonical.text) });
     }
-    let (json_bytes, body) = if canonical.repeated {
-        (canonical.text.len(), Bytes::from([&canonical.text[..], binary].concat()))
-    } else {
-        (body.len() - binary.len(), body.clone())
-    };
+    let json_bytes = body.len() - binary.len();
     let key = [&b"binary\n"[..], &canonical.text[..], binary].concat();
-    Ok(Item { shareable, group: whole_group(json_bytes), ..Item::unsplit(body, key.into()) })
+    Ok(Item { shareable, group: whole_group(json_bytes), ..Item::unsplit(body.clone(), key.into()) })
 }
 
 /// Returns a request that isn't read as one item.
@@ -232,7 +233,7 @@ fn alone(item: &Item) -> (HeaderMap, Bytes) {
         let end = item.parts.first().map_or(item.body.len(), |json| json.end);
         item.parts.iter().skip(1).any(|part| part.start >= end).then_some(end)
     };
-    (headers(json_bytes), item.body.clone())
+    (item.fields(headers(json_bytes)), item.body.clone())
 }
 
 /// Returns header fields and body of a request for several items.
@@ -308,14 +309,11 @@ fn join_results(id: Option<&[u8]>, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     let joined = match responses.as_deref() {
         Ok([response]) => Ok(with_id(id, *response)),
         Ok(responses) => join_rows(id, responses),
-        Err(first) => return json::reply(first.status, first.body.clone()),
+        Err(first) => return json::first_error(&KServe, first),
     };
     match joined {
         Ok((headers, body)) => JoinedReply { status: 200, headers, body },
-        Err(bad) => {
-            let error = failure(502, &bad.to_string());
-            json::reply(error.status, error.body)
-        }
+        Err(bad) => json::of_error(&failure(502, &bad.to_string())),
     }
 }
 

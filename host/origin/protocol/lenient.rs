@@ -42,6 +42,13 @@ impl<'t> Text<'t> {
         self.written.get(self.place(part)).unwrap_or_default()
     }
 
+    /// Returns the whole text as it was written, with these bytes in the place of a part of [`Text::readable`].
+    pub(super) fn with(&self, part: &[u8], bytes: &[u8]) -> Vec<u8> {
+        let Range { start, end } = self.place(part);
+        let (before, after) = (self.written.get(..start), self.written.get(end..));
+        [before.unwrap_or_default(), bytes, after.unwrap_or_default()].concat()
+    }
+
     /// Returns how many of the words there are.
     pub(super) fn words(&self) -> usize {
         self.words.len()
@@ -134,6 +141,8 @@ mod tests {
             .map(|part| (text.written(part.get().as_bytes()), text.words_in(part.get().as_bytes())))
             .collect();
         assert_eq!(found, [(&b"[1, NaN]"[..], 1), (&b"-Infinity"[..], 1), (&b"\"x\""[..], 0)]);
+        assert_eq!(text.with(parts[1].get().as_bytes(), b"7"), b"[[1, NaN], 7, \"x\"]");
+        assert_eq!(text.with(&parts[2].get().as_bytes()[1..1], b"y"), b"[[1, NaN], -Infinity, \"yx\"]");
     }
 
     proptest! {

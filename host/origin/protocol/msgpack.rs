@@ -20,8 +20,8 @@ use super::{
     contract::Protocol,
     fault::{BadResponse, Malformed},
     item::{
-        Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules,
+        EMBEDDED_BYTES_MAX, Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef,
+        Received, ReplyForm, Split, SplitRules, response_to_all,
     },
     json,
 };
@@ -61,9 +61,13 @@ impl Protocol for MsgPackArray {
             let headers = if is_own { fields(HeaderValue::from_static(MEDIA_TYPE)) } else { HeaderMap::new() };
             return JoinedReply { headers, ..alone };
         }
+        if let Some(error) = response_to_all(outcomes) {
+            return json::of_error(error);
+        }
         let given = outcomes.iter().find_map(|outcome| outcome.as_ref().ok()?.headers.get(CONTENT_TYPE));
         let headers = fields(given.cloned().unwrap_or(HeaderValue::from_static(MEDIA_TYPE)));
-        let elements: Vec<Bytes> = outcomes.iter().copied().map(element).collect();
+        let mut room = EMBEDDED_BYTES_MAX;
+        let elements: Vec<Bytes> = outcomes.iter().map(|outcome| element(*outcome, &mut room)).collect();
         let body = list(elements.iter().map(|element| &element[..]), elements.len());
         JoinedReply { status: 200, headers, body }
     }
@@ -80,14 +84,48 @@ fn fields(media_type: HeaderValue) -> HeaderMap {
 /// Returns `{"error": {"status": …, "message": …}}`.
 fn failure(status: u16, message: &str) -> ItemError {
     let mut body = Vec::new();
-    write_head(Head::Map(1), &mut body);
-    write_text("error", &mut body);
-    write_head(Head::Map(2), &mut body);
-    write_text("status", &mut body);
-    write_head(Head::Unsigned(status.into()), &mut body);
-    write_text("message", &mut body);
-    write_text(message, &mut body);
+    write_error(status, message, 2, &mut body);
     ItemError::new(status, body.into())
+}
+
+/// Writes the beginning of an error that has so many members: these two, and those that follow.
+fn write_error(status: u16, message: &str, members: usize, out: &mut Vec<u8>) {
+    write_head(Head::Map(1), out);
+    write_text("error", out);
+    write_head(Head::Map(members), out);
+    write_text("status", out);
+    write_head(Head::Unsigned(status.into()), out);
+    write_text("message", out);
+    write_text(message, out);
+}
+
+/// Returns an error that isn't recognisable as one in its place: with the model's own words in `body`, as a value if
+/// they are a map or an array, else as text. `body` is missing where the model has said nothing, or there is no room.
+fn worded(error: &ItemError, room: &mut usize) -> Bytes {
+    let (status, message) =
+        if error.is_unread() { (STATUS_DEFAULT, json::UNREAD.to_owned()) } else { (error.status, error.to_string()) };
+    let left = room.checked_sub(error.body.len()).filter(|_| error.is_response);
+    let Some(left) = left else { return failure(status, &message).body };
+    *room = left;
+    let mut body = Vec::with_capacity(error.body.len() + 128);
+    write_error(status, &message, 3, &mut body);
+    write_text("body", &mut body);
+    if is_collection(&error.body) {
+        body.extend_from_slice(&error.body);
+    } else {
+        write_text(&String::from_utf8_lossy(&error.body), &mut body);
+    }
+    body.into()
+}
+
+/// Whether this is one map or array, and nothing else.
+fn is_collection(body: &[u8]) -> bool {
+    let begins = |reader: &mut Reader<'_>| {
+        let is_map = matches!(reader.map(), Ok(Some(_)));
+        is_map || matches!(reader.array(), Ok(Some(_)))
+    };
+    let mut reader = Reader::of(body);
+    begins(&mut Reader::of(body)) && reader.skip().and_then(|_| reader.end()).is_ok()
 }
 
 fn write_text(text: &str, out: &mut Vec<u8>) {
@@ -132,12 +170,13 @@ fn list<'e>(elements: impl Iterator<Item = &'e [u8]>, count: usize) -> Bytes {
 }
 
 fn split_results(body: &Bytes, asked: usize) -> Result<Vec<Outcome>, BadResponse> {
-    let unreadable =
-        |fault: Malformed| BadResponse::Unreadable { wanted: "a MessagePack array", why: fault.to_string() };
+    const WANTED: &str = "a MessagePack array";
+    let unreadable = |fault: Malformed| BadResponse::Unreadable { wanted: WANTED, why: fault.to_string() };
     let mut reader = Reader::of(body);
     match reader.array().map_err(unreadable)? {
         Some(found) if found == asked => {}
-        found => return Err(BadResponse::Count { asked, found: found.unwrap_or(1) }),
+        Some(found) => return Err(BadResponse::Count { asked, found }),
+        None => return Err(BadResponse::Unreadable { wanted: WANTED, why: "it is another value".to_owned() }),
     }
     let mut outcomes = Vec::with_capacity(asked);
     for _ in 0..asked {
@@ -158,11 +197,12 @@ fn outcome(element: &[u8]) -> Outcome {
     }
 }
 
-fn element(outcome: OutcomeRef<'_>) -> Bytes {
+/// Returns an outcome as an element. `room` is how many bytes of the model's words may still be embedded.
+fn element(outcome: OutcomeRef<'_>, room: &mut usize) -> Bytes {
     match outcome {
         Ok(response) => response.body.clone(),
         Err(error) if error_status(&error.body).is_some() => error.body.clone(),
-        Err(error) => failure(error.status, &error.to_string()).body,
+        Err(error) => worded(error, room),
     }
 }
 

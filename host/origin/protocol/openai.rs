@@ -36,11 +36,12 @@ pub(super) struct OpenAi;
 
 impl Protocol for OpenAi {
     fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
-        split(request.body, rules)
+        split(request, rules)
     }
 
     fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
-        JoinedRequest { target: target.clone(), headers: json::headers(), body: join_items(items) }
+        let headers = items.first().map_or_else(json::headers, |first| first.fields(json::headers()));
+        JoinedRequest { target: target.clone(), headers, body: join_items(items) }
     }
 
     fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
@@ -88,15 +89,18 @@ const fn error_type(status: u16) -> &'static str {
     }
 }
 
-fn split(body: &Bytes, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
-    let text = json::text(body)?;
+fn split(request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
+    let text = json::text(request.body)?;
     let members = match json::parse(text, 0)?.node {
         Node::Object(members) => members,
         other => return Err(Malformed::NotAnObject { found: other.kind() }),
     };
     match divided(&members, rules)? {
         Some(split) => Ok(split),
-        None => Ok(Split { form: ReplyForm::Whole, items: vec![json::whole(body, text)?] }),
+        None => {
+            let item = json::whole(request.body, text)?.called(request.headers, json::MEDIA_TYPE);
+            Ok(Split { form: ReplyForm::Whole, items: vec![item] })
+        }
     }
 }
 
@@ -193,7 +197,7 @@ fn join_items(items: &[&Item]) -> Bytes {
     body.into()
 }
 
-/// Splits a response; one to a single item stays as the model wrote it.
+/// Splits a response; one to a single item stays as the model wrote it, but for its index.
 fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
     match items {
         [item] if item.whole => return Ok(vec![json::whole_outcome(response)]),
@@ -203,12 +207,13 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
         _ => {}
     }
     let text = Text::of(response.body);
-    let List { rest, data, usage, strays } = List::parse(&text)?;
+    let List { rest, data, usage, strays } = List::parse(&text, asks_for_base64(items))?;
     let entries = in_order(data, items.len())?;
     let sound = sound(&entries);
-    if let [sound] = sound[..] {
-        let (storable, tokens) = (sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
-        return Ok(vec![Ok(ItemResponse { storable, tokens, ..ItemResponse::from(response.body.clone()) })]);
+    if let ([entry], [is_sound]) = (&entries[..], &sound[..]) {
+        let body = if *is_sound { numbered(response.body, &text, entry) } else { response.body.clone() };
+        let (storable, tokens) = (*is_sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
+        return Ok(vec![Ok(ItemResponse { storable, tokens, ..ItemResponse::from(body) })]);
     }
     let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
@@ -226,15 +231,38 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     Ok(entries.iter().zip(sound).zip(&usages).map(outcome).collect())
 }
 
+/// Whether items ask for base64, by any of the names that models have for that: members and texts of a group have their
+/// quotes, which a text within doesn't have.
+fn asks_for_base64(items: &[&Item]) -> bool {
+    const WORD: &[u8] = b"\"base64\"";
+    items.first().is_some_and(|item| item.group.windows(WORD.len()).any(|window| window == WORD))
+}
+
+/// Returns the response to a single item with the only index that is right, which is 0, and else as it is.
+fn numbered(response: &Bytes, text: &Text<'_>, entry: &Entry<'_>) -> Bytes {
+    match entry.written_index {
+        Some("0") => response.clone(),
+        Some(index) => text.with(index.as_bytes(), b"0").into(),
+        None => match only_entry(text).and_then(|entry| entry.get(entry.len().checked_sub(1)?..)) {
+            Some(brace) => text.with(&brace.as_bytes()[..0], b",\"index\":0").into(),
+            None => response.clone(),
+        },
+    }
+}
+
+/// Returns the text of the only entry of a response that has been read; it isn't empty.
+fn only_entry<'t>(text: &'t Text<'_>) -> Option<&'t str> {
+    let mut members: BTreeMap<String, &'t RawValue> = serde_json::from_slice(text.readable()).ok()?;
+    let data: Vec<&'t RawValue> = serde_json::from_str(members.remove("data")?.get()).ok()?;
+    data.first().map(|entry| entry.get())
+}
+
 fn join_results(outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
     let responses: Result<Vec<Message<'_>>, _> = outcomes.iter().copied().collect();
     match responses.map(|responses| join(&responses)) {
         Ok(Ok(body)) => json::reply(200, body),
-        Ok(Err(bad)) => {
-            let error = failure(502, &bad.to_string(), None);
-            json::reply(error.status, error.body)
-        }
-        Err(first) => json::reply(first.status, first.body.clone()),
+        Ok(Err(bad)) => json::of_error(&failure(502, &bad.to_string(), None)),
+        Err(first) => json::first_error(&OpenAi, first),
     }
 }
 
@@ -256,6 +284,8 @@ struct Entry<'t> {
     /// Without `index`.
     members: Members<'t>,
     index: Index,
+    /// Its `index` as the model wrote it.
+    written_index: Option<&'t str>,
     embedding: Embedding,
 }
 
@@ -275,14 +305,15 @@ enum Embedding {
     Numbers(usize),
     /// Base64 of so many characters.
     Text(usize),
-    /// Several vectors, a sparse one, or what else a model may have.
+    /// Several vectors, or a sparse one: lists of lists of numbers, or an object of lists.
     Other,
     /// There is none, or something in it is no number.
     Bad,
 }
 
 impl<'t> List<'t> {
-    fn parse(text: &'t Text<'_>) -> Result<Self, BadResponse> {
+    /// Reads a reply. A text is an embedding only if `base64` was asked for.
+    fn parse(text: &'t Text<'_>, base64: bool) -> Result<Self, BadResponse> {
         const WANTED: &str = "an object with a list of embeddings in `data`";
         let mut rest: BTreeMap<String, &'t RawValue> = json::read(text.readable(), WANTED)?;
         let Some(data) = rest.remove("data") else {
@@ -290,7 +321,7 @@ impl<'t> List<'t> {
         };
         let strays = text.words_in(data.get().as_bytes()) < text.words();
         let data: Vec<BTreeMap<String, &'t RawValue>> = json::read(data.get().as_bytes(), WANTED)?;
-        let data = data.into_iter().map(|members| Entry::of(text, members)).collect();
+        let data = data.into_iter().map(|members| Entry::of(text, members, base64)).collect();
         let usage = rest.get("usage").copied().filter(|_| !strays).and_then(Usage::parse);
         if usage.is_some() {
             rest.remove("usage");
@@ -300,13 +331,15 @@ impl<'t> List<'t> {
 }
 
 impl<'t> Entry<'t> {
-    fn of(text: &'t Text<'_>, mut members: BTreeMap<String, &'t RawValue>) -> Self {
+    fn of(text: &'t Text<'_>, mut members: BTreeMap<String, &'t RawValue>, base64: bool) -> Self {
         let is_json = members.values().all(|value| text.words_in(value.get().as_bytes()) == 0);
-        let index = Index::of(members.remove("index"));
+        let written_index = members.remove("index").map(RawValue::get);
+        let index = Index::of(written_index);
         // Models of several vectors for an input call them `embeddings`.
         let embedding = members.get("embedding").or_else(|| members.get("embeddings"));
-        let embedding = embedding.filter(|_| is_json).map_or(Embedding::Bad, |value| Embedding::of(value.get()));
-        Self { members: as_written(text, members), index, embedding }
+        let embedding =
+            embedding.filter(|_| is_json).map_or(Embedding::Bad, |value| Embedding::of(value.get(), base64));
+        Self { members: as_written(text, members), index, written_index, embedding }
     }
 }
 
@@ -315,8 +348,8 @@ fn as_written<'t>(text: &'t Text<'_>, members: BTreeMap<String, &'t RawValue>) -
 }
 
 impl Index {
-    fn of(index: Option<&RawValue>) -> Self {
-        let Some(text) = index.map(RawValue::get).filter(|text| *text != "null") else { return Self::Missing };
+    fn of(index: Option<&str>) -> Self {
+        let Some(text) = index.filter(|text| *text != "null") else { return Self::Missing };
         let whole = match text.split_once('.') {
             Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
             _ => text,
@@ -326,25 +359,44 @@ impl Index {
 }
 
 impl Embedding {
-    fn of(text: &str) -> Self {
-        let of_numbers = |byte: u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-        let of_lists = |byte: u8| matches!(byte, b',' | b'[' | b']' | b' ' | b'\t' | b'\n' | b'\r');
+    fn of(text: &str, base64: bool) -> Self {
         match text.as_bytes() {
-            [b'n', ..] | b"\"\"" => Self::Bad,
-            [b'"', ..] => Self::Text(text.len()),
-            [b'[', inner @ ..] if inner.iter().all(|byte| of_numbers(*byte) || of_lists(*byte)) => {
-                if inner.contains(&b'[') {
-                    return Self::Other;
-                }
-                match inner.iter().filter(|byte| **byte == b',').count() {
-                    0 if !inner.iter().any(u8::is_ascii_digit) => Self::Bad,
-                    commas => Self::Numbers(commas + 1),
-                }
-            }
-            [b'[', inner @ ..] if !inner.contains(&b'{') => Self::Bad,
-            _ => Self::Other,
+            [b'[', ..] => Self::of_list(text.as_bytes()),
+            [b'"', ..] if base64 => base64_length(text.trim_matches('"')).map_or(Self::Bad, Self::Text),
+            [b'{', ..] => Self::of_object(text, base64),
+            _ => Self::Bad,
         }
     }
+
+    fn of_list(list: &[u8]) -> Self {
+        let of_numbers = |byte: u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+        let of_lists = |byte: u8| matches!(byte, b',' | b'[' | b']' | b' ' | b'\t' | b'\n' | b'\r');
+        let is_of_numbers = list.iter().all(|byte| of_numbers(*byte) || of_lists(*byte));
+        if !is_of_numbers || !list.iter().any(u8::is_ascii_digit) {
+            return Self::Bad;
+        }
+        match list {
+            [_, inner @ ..] if inner.contains(&b'[') => Self::Other,
+            _ => Self::Numbers(list.iter().filter(|byte| **byte == b',').count() + 1),
+        }
+    }
+
+    fn of_object(object: &str, base64: bool) -> Self {
+        let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(object) else { return Self::Bad };
+        let is_vector = |value: &&RawValue| !value.get().starts_with('{') && Self::of(value.get(), base64) != Self::Bad;
+        if !members.is_empty() && members.values().all(is_vector) { Self::Other } else { Self::Bad }
+    }
+}
+
+/// Returns the characters of a text in base64 (RFC 4648, section 4), as JSON without its quotes; `None` if it is none, or
+/// empty.
+fn base64_length(written: &str) -> Option<usize> {
+    // Writers may escape its slashes and pluses.
+    let text = if written.contains('\\') { json::shortest(written) } else { Cow::Borrowed(written) };
+    let digits = text.trim_end_matches('=');
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let is_padded = text.len().is_multiple_of(4) && text.len() - digits.len() <= 2;
+    (is_padded && !digits.is_empty() && digits.bytes().all(is_digit)).then_some(text.len())
 }
 
 /// Whether each embedding can be one of these, which come from one model: it is like most of those that can be read. If
@@ -527,7 +579,7 @@ fn usage_in(object: &[u8]) -> Option<Usage<'_>> {
 /// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
 fn join(responses: &[Message<'_>]) -> Result<Bytes, BadResponse> {
     let texts: Vec<Text<'_>> = responses.iter().map(|response| Text::of(response.body)).collect();
-    let lists = texts.iter().map(List::parse).collect::<Result<Vec<_>, _>>()?;
+    let lists = texts.iter().map(|text| List::parse(text, true)).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
         return Err(BadResponse::Count { asked: 1, found: list.data.len() });
     }

@@ -1,35 +1,23 @@
 //! Joined replies in the content coding that their client wants (RFC 9110, sections 8.4 and 12.5.3).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{
-        ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, TRANSFER_ENCODING, VARY,
-    },
+    HeaderMap, HeaderValue,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, ETAG},
 };
 
 use crate::{
-    cache::{
-        control::Directives,
-        vary::{self, Vary},
-    },
+    cache::control::Directives,
     config,
     message::{
         Body,
-        compression::{accepted, compress, is_in_range},
+        compression::{accepted, compress},
     },
-    pipeline::{metrics::ReplyCodings, reply::Reply},
+    pipeline::{
+        coding::{may_be_coded, name_in_vary},
+        metrics::ReplyCodings,
+        reply::Reply,
+    },
 };
-
-/// Fields of a body that can't be changed without them: it is a part, it has a coding, or it is known by its bytes.
-const BOUND: [HeaderName; 7] = [
-    CONTENT_ENCODING,
-    CONTENT_RANGE,
-    TRANSFER_ENCODING,
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("repr-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("content-md5"),
-];
 
 /// Returns the reply in the coding that the client likes best of those that the rule offers, or as it is. A client that
 /// accepts neither a coding of these nor none gets none: to do without the response would help it less (RFC 9110,
@@ -44,7 +32,8 @@ pub(super) async fn compressed(
         Body::Full(body) => body.clone(),
         Body::Empty | Body::Stream(_) => return reply,
     };
-    if !may_be_coded(rule, request, reply.response.status(), reply.response.headers()) {
+    let may_be_coded = may_be_coded(rule, reply.response.status(), reply.response.headers());
+    if !may_be_coded || Directives::read(request).no_transform {
         return reply;
     }
     name_in_vary(reply.response.headers_mut());
@@ -62,36 +51,6 @@ pub(super) async fn compressed(
     reply
 }
 
-/// Whether a reply may have a coding at all: whatever this client accepts.
-fn may_be_coded(rule: &config::Compress, request: &HeaderMap, status: StatusCode, headers: &HeaderMap) -> bool {
-    let has_content = !status.is_informational()
-        && ![StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED]
-            .contains(&status);
-    let is_fixed = || {
-        let keeps_form = |headers: &HeaderMap| Directives::read(headers).no_transform;
-        BOUND.iter().any(|name| headers.contains_key(name)) || keeps_form(headers) || keeps_form(request)
-    };
-    has_content && has_type_of(rule, headers) && !is_fixed()
-}
-
-fn has_type_of(rule: &config::Compress, headers: &HeaderMap) -> bool {
-    let Some(field) = headers.get(CONTENT_TYPE).and_then(|field| field.to_str().ok()) else { return false };
-    let media_type = field.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    rule.types.iter().any(|range| is_in_range(&media_type, range))
-}
-
-/// Says that the response depends on what the client accepts, unless that is said.
-fn name_in_vary(headers: &mut HeaderMap) {
-    let is_named = match vary::read(headers) {
-        Vary::Any => true,
-        Vary::By(names) => names.contains(&ACCEPT_ENCODING),
-        Vary::No => false,
-    };
-    if !is_named {
-        headers.append(VARY, HeaderValue::from_static("accept-encoding"));
-    }
-}
-
 /// Describes the body in this coding. It has other bytes than the one that a strong validator is of (RFC 9110, section
 /// 8.8.1).
 fn describe(headers: &mut HeaderMap, coding: &HeaderValue) {
@@ -106,6 +65,7 @@ fn describe(headers: &mut HeaderMap, coding: &HeaderValue) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::{HeaderName, StatusCode, header::VARY};
 
     use super::*;
     use crate::{

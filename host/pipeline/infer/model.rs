@@ -14,7 +14,7 @@ use crate::{
     batch::{Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
     message::{RequestHead, RequestSpan},
-    origin::protocol::{Item, Outcome, Protocol, Received, SplitRules},
+    origin::protocol::{Item, ItemError, Outcome, Protocol, Received, SplitRules},
     pipeline::{
         advice::{Advice, PolicyContext},
         forwarding, momentary,
@@ -98,6 +98,11 @@ impl ItemResult {
         result
     }
 
+    /// Returns the failure whose client gets the response that this was made of as it is.
+    pub(super) fn as_it_is(&self, status: StatusCode, body: Bytes, reason: &'static str) -> Self {
+        Self { outcome: Err(ItemError::response(status.as_u16(), body)), reason: Some(reason), ..self.clone() }
+    }
+
     /// Returns a failure that this node worded, because the response can't be read: of its header fields those are left
     /// that don't describe its body.
     pub(super) fn unreadable(&self, outcome: Outcome, reason: &'static str) -> Self {
@@ -179,7 +184,7 @@ fn edited(
     let received = Received { target: &head.target, headers: &headers, body: &body };
     let rules = SplitRules { items_max: 1, indivisible: &route.config.indivisible };
     match protocol.split(&received, &rules).map(|split| split.items) {
-        Ok(mut items) if items.len() == 1 => items.remove(0),
+        Ok(mut items) if items.len() == 1 => items.remove(0).uncalled(),
         _ => item.clone(),
     }
 }
@@ -316,7 +321,7 @@ mod tests {
     use super::*;
     use crate::{
         config,
-        origin::protocol::{self, ItemError, ItemResponse},
+        origin::protocol::{self, ItemResponse},
     };
 
     #[test]

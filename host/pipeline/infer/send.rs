@@ -30,7 +30,7 @@ use crate::{
     },
     origin::{
         Pool, Reaction,
-        protocol::{Item, ItemError, JoinedRequest, Message},
+        protocol::{BadResponse, Item, JoinedRequest, Message},
     },
     pipeline::{
         trace,
@@ -334,21 +334,20 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         Err(error) => return Brought::Failure(unusable("response-coding", &error.to_string())),
     };
     if !status.is_success() {
-        let outcome = Err(ItemError::new(status.as_u16(), bytes));
-        let result = Box::new(ItemResult { outcome, reason: Some("origin-error"), ..base });
+        let result = Box::new(base.as_it_is(status, bytes, "origin-error"));
         let may_blame_item = Reaction::to(status).may_blame_item;
         return if may_blame_item { Brought::SuspectFailure(result) } else { Brought::Failure(result) };
     }
-    match protocol.split_response(Message { headers: &base.headers, body: &bytes }, items) {
+    let split = protocol.split_response(Message { headers: &base.headers, body: &bytes }, items);
+    Brought::SuspectFailure(match split {
         Ok(outcomes) if outcomes.len() == count => {
-            Brought::Each(outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect())
+            return Brought::Each(outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect());
         }
-        Ok(outcomes) => {
-            let detail = format!("{} results for {count} items", outcomes.len());
-            Brought::SuspectFailure(unusable("bad-response", &detail))
-        }
-        Err(error) => Brought::SuspectFailure(unusable("bad-response", &error.to_string())),
-    }
+        Ok(outcomes) => unusable("bad-response", &format!("{} results for {count} items", outcomes.len())),
+        // Nobody else has a part of it: it is what the model says to this item.
+        Err(BadResponse::Unreadable { .. }) if count == 1 => Box::new(base.as_it_is(status, bytes, "bad-response")),
+        Err(error) => unusable("bad-response", &error.to_string()),
+    })
 }
 
 /// Returns a body without its codings, and counts what they saved the pool that it is from.

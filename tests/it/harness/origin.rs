@@ -95,6 +95,10 @@ impl Reply {
         self
     }
 
+    pub(crate) fn with_body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: full(body), ..self }
+    }
+
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

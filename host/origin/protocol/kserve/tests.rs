@@ -169,7 +169,33 @@ fn whole_requests_with_binary_data_keep_their_frame() {
     let repeated = br#"{"a":1,"a":2}"#;
     let body = Bytes::from([&repeated[..], &b"abc"[..]].concat());
     let split = asked_at(TARGET, &headers(Some(repeated.len())), &body).unwrap();
-    assert_eq!(joined(&split.items), (headers(Some(7)), Bytes::from_static(br#"{"a":2}abc"#)));
+    assert_eq!(joined(&split.items), (headers(Some(repeated.len())), body));
+    assert!(!split.items[0].shareable, "which of the two a model reads isn't known");
+}
+
+#[test]
+fn whole_requests_have_their_clients_media_type() {
+    let binary = &br#"{"inputs":[]}abc"#[..];
+    for (body, json_bytes, given, sent, shareable) in [
+        (&b"{}"[..], None, None, "application/json", true),
+        (b"{}", None, Some("application/json"), "application/json", true),
+        (b"{}", None, Some("text/plain"), "text/plain", false),
+        (binary, Some(13), None, BINARY, true),
+        (binary, Some(13), Some("Application/Octet-Stream"), "Application/Octet-Stream", true),
+        (binary, Some(13), Some("application/json"), "application/json", false),
+        (binary, Some(0), Some("image/png"), "image/png", false),
+    ] {
+        let mut fields = json_bytes.map(|length| headers(Some(length))).unwrap_or_default();
+        fields.remove(CONTENT_TYPE);
+        if let Some(given) = given {
+            fields.insert(CONTENT_TYPE, HeaderValue::from_static(given));
+        }
+        let split = asked_at(TARGET, &fields, &Bytes::from_static(body)).unwrap();
+        assert_eq!((&split.form, split.items[0].shareable), (&ReplyForm::Whole, shareable), "{given:?}");
+        let (own, sent_body) = joined(&split.items);
+        assert_eq!((own[CONTENT_TYPE].as_bytes(), &sent_body[..]), (sent.as_bytes(), body), "{given:?}");
+        assert_eq!(own.get(HEADER_LENGTH), fields.get(HEADER_LENGTH), "{given:?}");
+    }
 }
 
 #[test]
@@ -293,9 +319,11 @@ fn results_that_do_not_fit_together_are_refused_and_forms_do_not_matter() {
     {
         assert_eq!(replied(rows(), &[one("[1,2]", "[1,2]"), other]).status, 502);
     }
-    let failed = Err(ItemError::new(429, Bytes::from_static(b"slow down")));
-    let reply = replied(rows(), &[one("[1,2]", "[1,2]"), failed]);
-    assert_eq!((reply.status, &reply.body[..]), (429, &b"slow down"[..]));
+    let failed = || Err(ItemError::response(429, Bytes::from_static(b"slow down")));
+    for outcomes in [&[one("[1,2]", "[1,2]"), failed()][..], &[failed()]] {
+        let reply = replied(rows(), outcomes);
+        assert_eq!((reply.status, reply.headers.len(), &reply.body[..]), (429, 0, &b"slow down"[..]));
+    }
 }
 
 /// A model that returns its inputs as outputs.

@@ -156,14 +156,31 @@ fn every_element_is_a_result_in_its_place() {
     assert_eq!(reply[0]["error"]["status"], 503);
     let alone = replied(ReplyForm::Single, &[page]);
     assert_eq!((alone.status, alone.headers.len(), &alone.body[..]), (503, 0, &b"<h1>Sorry</h1>"[..]));
-    for (body, found) in [(json!([1]), 1), (json!([1, 2, 3]), 3), (json!({"a": 1}), 1)] {
+    for (body, found) in [(json!([1]), 1), (json!([1, 2, 3]), 3)] {
         let refused = split_results(&Bytes::from(packed(&body)), 2);
         assert_eq!(refused, Err(BadResponse::Count { asked: 2, found }), "{body}");
     }
-    for (body, asked) in [(&b"\x92\x01"[..], 2), (&b"\x91\x01\x01"[..], 1), (&b""[..], 0)] {
+    let a_map = &b"\x81\x01\x02"[..];
+    for (body, asked) in [(&b"\x92\x01"[..], 2), (&b"\x91\x01\x01"[..], 1), (&b""[..], 0), (a_map, 1), (a_map, 2)] {
         let refused = split_results(&Bytes::from_static(body), asked);
         assert!(matches!(refused, Err(BadResponse::Unreadable { .. })), "{body:x?}: {refused:?}");
     }
+}
+
+#[test]
+fn what_the_model_says_is_the_reply_to_all_or_stands_in_its_place() {
+    let says = |status, body: &'static [u8]| -> Outcome { Err(ItemError::response(status, Bytes::from_static(body))) };
+    let (detail, page) = (&b"\x81\xa6detail\xa2no"[..], &b"<h1>Sorry</h1>"[..]);
+    for outcomes in [&[says(422, detail)][..], &[says(422, detail), says(422, detail)], &[says(200, page)]] {
+        let reply = replied(ReplyForm::Many, outcomes);
+        let Err(error) = &outcomes[0] else { panic!("an error") };
+        assert_eq!((reply.status, reply.headers.len(), &reply.body), (error.status, 0, &error.body));
+    }
+    let reply = replied(ReplyForm::Many, &[says(422, detail), says(500, page), says(200, detail)]);
+    let list: Value = rmp_serde::from_slice(&reply.body).unwrap();
+    let message = "the item failed with status 422";
+    assert_eq!(list[0]["error"], json!({"status": 422, "message": message, "body": {"detail": "no"}}));
+    assert_eq!((&list[1]["error"]["body"], &list[2]["error"]["status"]), (&json!("<h1>Sorry</h1>"), &json!(502)));
 }
 
 #[test]

@@ -6,8 +6,14 @@ use super::{super::item::SHARED_BYTES_MAX, *};
 use crate::origin::protocol::item::outcome_ref;
 
 fn asked(body: &str) -> Result<Split, Malformed> {
+    asked_with(&HeaderMap::new(), body)
+}
+
+fn asked_with(headers: &HeaderMap, body: &str) -> Result<Split, Malformed> {
     let indivisible = ["late_chunking".to_owned()];
-    split(&Bytes::copy_from_slice(body.as_bytes()), &SplitRules { items_max: 4, indivisible: &indivisible })
+    let (target, body) = (PathAndQuery::from_static("/"), Bytes::copy_from_slice(body.as_bytes()));
+    let rules = SplitRules { items_max: 4, indivisible: &indivisible };
+    split(&Received { target: &target, headers, body: &body }, &rules)
 }
 
 fn items(body: &str) -> Vec<Item> {
@@ -167,8 +173,36 @@ fn what_cannot_be_split_is_sent_as_it_came() {
         let split = asked(body).unwrap();
         assert_eq!((split.form, split.items.len()), (ReplyForm::Many, 2), "{body}");
     }
-    let repeated = items(r#"{"input":{"text":"a","text":"b"}}"#);
-    assert_eq!(joined(&repeated), r#"{"input":{"text":"b"}}"#);
+    let body = r#"{"input":{"text":"a","text":"b"}}"#;
+    let repeated = items(body);
+    assert_eq!(joined(&repeated), body);
+    assert!(!repeated[0].shareable, "which of the two a model reads isn't known");
+}
+
+#[test]
+fn what_is_sent_as_it_came_has_its_clients_media_type() {
+    for (given, sent, shareable) in [
+        (&[][..], &["application/json"][..], true),
+        (&["application/json"], &["application/json"], true),
+        (&["Application/JSON; Charset=UTF-8"], &["Application/JSON; Charset=UTF-8"], true),
+        (&["application/json;"], &["application/json;"], true),
+        (&["application/json; charset=utf-16"], &["application/json; charset=utf-16"], false),
+        (&["application/x-www-form-urlencoded"], &["application/x-www-form-urlencoded"], false),
+        (&["application/vnd.a+json"], &["application/vnd.a+json"], false),
+        (&["application/json", "text/plain"], &["application/json", "text/plain"], false),
+        (&[""], &[""], false),
+    ] {
+        let lines = given.iter().map(|line| (CONTENT_TYPE, HeaderValue::from_static(line)));
+        let headers: HeaderMap = lines.collect();
+        let whole = asked_with(&headers, r#"{"messages":[]}"#).unwrap().items.remove(0);
+        let request = OpenAi.join(&PathAndQuery::from_static("/"), &[&whole]);
+        let fields: Vec<&str> =
+            request.headers.get_all(CONTENT_TYPE).iter().map(|line| line.to_str().unwrap()).collect();
+        assert_eq!((&fields[..], whole.shareable), (sent, shareable), "{given:?}");
+        let item = asked_with(&headers, r#"{"input":"a"}"#).unwrap().items.remove(0);
+        let request = OpenAi.join(&PathAndQuery::from_static("/"), &[&item]);
+        assert!(item.shareable && request.headers["content-type"] == "application/json", "{given:?}");
+    }
 }
 
 #[test]
@@ -250,11 +284,93 @@ fn an_index_says_whose_an_embedding_is() {
         let refused = responded(&list(&indexed(indexes)), &items);
         assert_eq!(refused, Err(BadResponse::Index { position }));
     }
-    // One that is alone is the only one's, whatever it says.
-    for index in [json!(7), json!("x"), Value::Null] {
-        let response = list(&[json!({"embedding": [1], "index": index})]);
-        assert_eq!(bodies(responded(&response, &items[..1]).unwrap()), [response]);
+}
+
+#[test]
+fn the_index_of_the_only_embedding_is_zero_and_nothing_else_changes() {
+    let items = items(r#"{"input":"a"}"#);
+    for (response, wanted) in [
+        (r#"{"data":[{ "index" : 0, "embedding":[1.50] }]} "#, None),
+        (r#"{"data":[{"index":9,"index":0,"embedding":[1]}]}"#, None),
+        (
+            r#"{"data":[{"index": 7, "embedding":[1.50]}], "index":7}"#,
+            Some(r#"{"data":[{"index": 0, "embedding":[1.50]}], "index":7}"#),
+        ),
+        (r#"{"data":[{"embedding":[1],"index":"x"}]}"#, Some(r#"{"data":[{"embedding":[1],"index":0}]}"#)),
+        (r#"{"data":[{"index":null,"embedding":[1]}]}"#, Some(r#"{"data":[{"index":0,"embedding":[1]}]}"#)),
+        (r#"{"data":[{"index":0.0,"embedding":[1]}]}"#, Some(r#"{"data":[{"index":0,"embedding":[1]}]}"#)),
+        (r#"{"data":[{"index":[1],"embedding":[1]}]}"#, Some(r#"{"data":[{"index":0,"embedding":[1]}]}"#)),
+        (
+            "{\"data\" : [ {\"embedding\":[1e0]\n} ],\"x\":[{}]}",
+            Some("{\"data\" : [ {\"embedding\":[1e0]\n,\"index\":0} ],\"x\":[{}]}"),
+        ),
+        (
+            r#"{"data":[],"data":[{"embedding":[1]}],"usage":{"seconds":NaN}}"#,
+            Some(r#"{"data":[],"data":[{"embedding":[1],"index":0}],"usage":{"seconds":NaN}}"#),
+        ),
+        // What can't be read is as the model wrote it.
+        (r#"{"data":[{"index":7,"embedding":[NaN]}]}"#, None),
+    ] {
+        let outcomes = responded(response, &items).unwrap();
+        assert_eq!(bodies(outcomes), [wanted.unwrap_or(response)], "{response}");
     }
+}
+
+#[test]
+fn a_text_is_an_embedding_only_if_it_is_base64_and_asked_for() {
+    let plain = items(r#"{"input":["a","b","c"]}"#);
+    let inputs = |member: &str| items(&format!(r#"{{"input":["a","b","c"],{member}}}"#));
+    let coded = inputs(r#""encoding_format":"base64""#);
+    for (embedding, is_good) in [
+        (r#""AACAPw==""#, true),
+        (r#""+/8=""#, true),
+        (r#""\u002b\/8=""#, true),
+        (r#""AACAPw""#, false),
+        (r#""A===""#, false),
+        (r#""AA=A""#, false),
+        (r#""====""#, false),
+        (r#""""#, false),
+        (r#""out of memory""#, false),
+        (r#""AAA\"""#, false),
+    ] {
+        assert_eq!(all_good(&coded, embedding), is_good, "{embedding}");
+        assert!(!all_good(&plain, embedding), "{embedding}");
+        // By the name that other models have for it; a text that only mentions it doesn't ask.
+        assert_eq!(all_good(&inputs(r#""embedding_type":["base64"]"#), embedding), is_good, "{embedding}");
+        assert!(!all_good(&inputs(r#""user":"say \"base64\"""#), embedding), "{embedding}");
+    }
+}
+
+/// Whether a batch of three has such an embedding for each.
+fn all_good(items: &[Item], embedding: &str) -> bool {
+    let entries = vec![format!(r#"{{"embedding":{embedding}}}"#); 3].join(",");
+    responded(&format!(r#"{{"data":[{entries}]}}"#), items).unwrap().iter().all(Result::is_ok)
+}
+
+#[test]
+fn an_embedding_is_made_of_numbers() {
+    let plain = items(r#"{"input":["a","b","c"]}"#);
+    let coded = items(r#"{"input":["a","b","c"],"encoding_format":"base64"}"#);
+    for (embedding, is_good) in [
+        ("[1,-2.5e-3]", true),
+        ("[[1,2],[3,4]]", true),
+        (r#"{"indices":[1,7],"values":[0.5,1]}"#, true),
+        ("true", false),
+        ("false", false),
+        ("7", false),
+        ("{}", false),
+        ("[[]]", false),
+        ("[true]", false),
+        (r#"{"error":"out of memory"}"#, false),
+        (r#"{"values":{"a":[1]}}"#, false),
+        (r#"{"values":[]}"#, false),
+        (r#"[{"a":[1]}]"#, false),
+    ] {
+        assert_eq!(all_good(&plain, embedding), is_good, "{embedding}");
+        assert_eq!(all_good(&coded, embedding), is_good, "a model may not know base64: {embedding}");
+    }
+    let several = r#"{"float":[1],"base64":"AACAPw=="}"#;
+    assert_eq!((all_good(&coded, several), all_good(&plain, several)), (true, false));
 }
 
 #[test]
@@ -272,6 +388,8 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
         r#"{"embedding":[]}"#,
         r#"{"embedding":""}"#,
         r#"{"embedding":"AAAA"}"#,
+        r#"{"embedding":true}"#,
+        r#"{"embedding":{}}"#,
         r#"{"embedding":{"values":[1]}}"#,
         r#"{"error":"too long"}"#,
         r#"{"embedding":[1.0,2.0],"score":NaN}"#,
@@ -295,9 +413,9 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
         // Alone it is passed on as it is. Another length is no fault then, nor another form.
         let alone = format!(r#"{{"data": [{bad}]}}"#);
         let outcome = responded(&alone, &items[..1]).unwrap().remove(0).unwrap();
-        assert_eq!(outcome.body, alone);
-        let is_odd_only = ["[1.0]", "3.0]", "AAAA", "values"].iter().any(|odd| bad.contains(odd));
-        assert_eq!(outcome.storable, is_odd_only, "{bad}");
+        let is_odd_only = ["[1.0]", "3.0]", "values"].iter().any(|odd| bad.contains(odd));
+        let wanted = if is_odd_only { alone.replace("}]}", ",\"index\":0}]}") } else { alone };
+        assert_eq!((&outcome.body[..], outcome.storable), (wanted.as_bytes(), is_odd_only), "{bad}");
     }
 }
 
@@ -371,7 +489,7 @@ fn the_reply_to_many_is_numbered_and_summed_up() {
 #[test]
 fn one_result_stays_as_it_is() {
     let items = items(r#"{"input":["a"]}"#);
-    let response = "{ \"data\": [ {\"embedding\": [1.00]} ], \"id\": \"x\" }\n";
+    let response = "{ \"data\": [ {\"embedding\": [1.00], \"index\":0} ], \"id\": \"x\" }\n";
     let outcomes = responded(response, &items).unwrap();
     let reply = many(&outcomes);
     assert_eq!(
@@ -403,6 +521,19 @@ fn the_first_error_is_the_whole_reply() {
     assert_eq!((reply.status, &reply.body[..]), (429, &b"slow down"[..]));
     let spoilt = Ok(ItemResponse::from(Bytes::from_static(b"{}")));
     assert_eq!(many(&[ok(), spoilt]).status, 502);
+}
+
+#[test]
+fn what_cannot_be_read_is_the_reply_to_one_and_a_failure_of_several() {
+    let page = || Err(ItemError::response(200, Bytes::from_static(b"<h1>Sorry</h1>")));
+    let alone = many(&[page()]);
+    assert_eq!((alone.status, alone.headers.len(), &alone.body[..]), (200, 0, &b"<h1>Sorry</h1>"[..]));
+    let reply = many(&[page(), page()]);
+    let error: Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!((reply.status, error["error"]["type"].as_str()), (502, Some("server_error")), "{error}");
+    let refusal = Err(ItemError::response(400, Bytes::from_static(br#"{"detail":"no"}"#)));
+    let reply = many(&[refusal, page()]);
+    assert_eq!((reply.status, reply.headers.len(), &reply.body[..]), (400, 0, &br#"{"detail":"no"}"#[..]));
 }
 
 #[test]
@@ -459,7 +590,8 @@ fn what_cannot_be_divided_or_summed_up_is_left_out_and_of_one_item_stays() {
     let usage = r#""usage":{"cost":0.5,"details":{"text":4},"note":"x","part":[1],"total_tokens":4}"#;
     let items = items(r#"{"input":["a","b"]}"#);
     let alone = format!(r#"{{"data":[{{"embedding":[1]}}],{usage}}}"#);
-    assert_eq!(bodies(responded(&alone, &items[..1]).unwrap()), std::slice::from_ref(&alone));
+    let numbered = alone.replace("[1]}", "[1],\"index\":0}");
+    assert_eq!(bodies(responded(&alone, &items[..1]).unwrap()), [numbered]);
     let both = format!(r#"{{"data":[{{"embedding":[1]}},{{"embedding":[2]}}],{usage}}}"#);
     let first = responded(&both, &items).unwrap().remove(0).unwrap().body;
     assert_eq!(first, r#"{"data":[{"embedding":[1],"index":0}],"usage":{"note":"x","total_tokens":2}}"#);

@@ -9,12 +9,13 @@ mod flags;
 mod load;
 mod nearest;
 mod raw;
+mod translation;
 mod units;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 
@@ -23,6 +24,7 @@ use crate::message::{compression::Compression, network::Cidr};
 pub use error::{Error, Invalid};
 pub use flags::{Flags, from_flags};
 pub use load::{load, parse};
+pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
 
 /// The configuration of one node.
@@ -413,6 +415,8 @@ pub struct Pool {
     pub eject: Eject,
     /// Batches of an `infer` route.
     pub batch: Batch,
+    /// What its endpoints speak, if the configuration says so; else what the clients of a route do.
+    pub translation: Option<Translation>,
 }
 
 /// The version of HTTP that is spoken to endpoints.
@@ -528,6 +532,8 @@ pub struct Route {
     pub forward_path: ForwardPath,
     /// HTTP semantics, or items of a protocol.
     pub mode: Mode,
+    /// How its items are sent to its pools, if these speak another protocol than its clients.
+    pub translation: Option<Arc<Translation>>,
     /// Name of the pool.
     pub pool: String,
     /// The candidates, for a policy to order; without one, in this order. The pool alone if there are none.

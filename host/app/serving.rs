@@ -5,6 +5,7 @@
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -285,10 +286,20 @@ fn route(
     Ok(Route {
         config: said.clone(),
         // The tiers' own namespace: a changed one is no use before they are opened anew.
-        keys: KeySpace::new(&base.cache.config().namespace, &said.name),
+        keys: KeySpace::new(&base.cache.config().namespace, &key_name(said)),
         destinations,
         policy: policy.map(|policy| Arc::clone(&policy.generations) as Arc<dyn Roster>),
     })
+}
+
+/// Returns the name that the keys of a route begin with. Where requests are translated, what a model is sent depends on
+/// how, and so does its response.
+fn key_name(said: &config::Route) -> Cow<'_, str> {
+    match &said.translation {
+        None => Cow::Borrowed(&said.name),
+        // No name has a line break in it.
+        Some(translation) => Cow::Owned(format!("{}\n{translation:?}", said.name)),
+    }
 }
 
 /// Whether two routes of one name are the same, with all that they lead to.

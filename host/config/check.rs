@@ -5,6 +5,7 @@ mod cache;
 mod policy;
 mod pool;
 mod route;
+mod translation;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
@@ -41,7 +42,7 @@ impl Checked {
 pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut findings = Findings::new(base);
     let mut taken = BTreeSet::new();
-    let config = Config {
+    let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
         listen: listen(&raw.listen, &mut taken, &mut findings),
         admin: raw.admin.as_ref().and_then(|admin| address(&admin.address, &mut taken, &mut findings)),
@@ -56,6 +57,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         log: log(&raw.log, &mut findings),
         file: None,
     };
+    translation::assign(raw, &mut config.routes, &config.pools, &mut findings);
     Checked { config, problems: findings.problems, files: findings.files }
 }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     AccessLog, Batch, Breaker, Cache, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health,
-    Limits, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, Prefetch,
-    Purge, Redis, Rollout, RolloutMode, Route, TenantBy, Timeouts, findings::is_name,
+    Limits, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool,
+    PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, TenantBy, Timeouts, Translation,
+    findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -245,6 +246,25 @@ impl Pool {
             health: None,
             eject: Eject::default(),
             batch: Batch { concurrency, ..Batch::default() },
+            translation: None,
+        }
+    }
+}
+
+impl Translation {
+    /// The model that a request names, at the protocol's path; one tensor `input`, whose texts and single numbers are
+    /// rows of one element, as JSON.
+    #[must_use]
+    pub fn new(protocol: PoolProtocol) -> Self {
+        Self {
+            protocol,
+            model: None,
+            path: None,
+            input: "input".to_owned(),
+            output: None,
+            datatype: None,
+            binary: false,
+            flat: false,
         }
     }
 }
@@ -302,6 +322,7 @@ impl Route {
             path: "/".to_owned(),
             forward_path: ForwardPath::default(),
             mode: Mode::Http,
+            translation: None,
             pool: pool.into(),
             candidates: Vec::new(),
             policy: None,

@@ -244,6 +244,20 @@ pub(super) struct Pool {
     pub(super) health: Option<Health>,
     pub(super) eject: Eject,
     pub(super) batch: Batch,
+    pub(super) protocol: Field<String>,
+    pub(super) translate: Field<Translate>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Translate {
+    pub(super) model: Field<String>,
+    pub(super) path: Field<String>,
+    pub(super) input: Field<String>,
+    pub(super) output: Field<String>,
+    pub(super) datatype: Field<String>,
+    pub(super) binary: Option<bool>,
+    pub(super) flat: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

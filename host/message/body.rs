@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use thiserror::Error;
@@ -77,10 +78,19 @@ impl Body {
     /// # Errors
     /// [`BodyError::TooLarge`] past `limit` bytes, or what the stream itself fails with.
     pub async fn collect(self, limit: u64) -> Result<Bytes, BodyError> {
+        Ok(self.collect_with_trailers(limit).await?.0)
+    }
+
+    /// Reads the whole body into one piece, and the trailers after it.
+    ///
+    /// # Errors
+    /// [`BodyError::TooLarge`] past `limit` bytes, or what the stream itself fails with.
+    pub async fn collect_with_trailers(self, limit: u64) -> Result<(Bytes, HeaderMap), BodyError> {
+        let mut trailers = HeaderMap::new();
         let mut stream = match self {
-            Self::Empty => return Ok(Bytes::new()),
+            Self::Empty => return Ok((Bytes::new(), trailers)),
             Self::Full(bytes) if bytes.len() as u64 > limit => return Err(BodyError::TooLarge { limit }),
-            Self::Full(bytes) => return Ok(bytes),
+            Self::Full(bytes) => return Ok((bytes, trailers)),
             Self::Stream(stream) => stream,
         };
         if stream.size_hint().lower() > limit {
@@ -88,14 +98,15 @@ impl Body {
         }
         let mut whole = Gathered::default();
         while let Some(frame) = stream.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                whole.push(data);
+            match frame?.into_data() {
+                Ok(data) => whole.push(data),
+                Err(other) => trailers.extend(other.into_trailers().unwrap_or_default()),
             }
             if whole.len() > limit {
                 return Err(BodyError::TooLarge { limit });
             }
         }
-        Ok(whole.finish())
+        Ok((whole.finish(), trailers))
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     ledger::Slot,
     outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
     pool::Pool,
+    protocol::status_of_head,
     reaction::Reaction,
     read_ahead::patience,
     recoding::REQUEST_BYTES_MIN,
@@ -31,6 +32,7 @@ use crate::{
     message::{
         RequestSpan,
         compression::{Compression, compress},
+        is_grpc,
     },
 };
 
@@ -86,6 +88,8 @@ struct Attempts<'a> {
     was_encoded: bool,
     client: Option<IpAddr>,
     repeatable: bool,
+    /// Whether it is a call of gRPC that this node makes itself, so that it reads the response.
+    is_call: bool,
     span: RequestSpan,
     /// Endpoints that aren't tried again.
     tried: Vec<usize>,
@@ -100,6 +104,9 @@ impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
         let Outbound { method, authority, target, mut headers, body, client, repeatable, recodes, span } = outbound;
         let payload = Payload::new(body, &method);
+        // What gRPC codes it says in fields of its own.
+        let is_call = recodes && is_grpc(&headers);
+        let recodes = recodes && !is_call;
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
         if recodes {
             headers.entry(ACCEPT_ENCODING).or_insert_with(|| pool.codings.accepted.clone());
@@ -116,6 +123,7 @@ impl<'a> Attempts<'a> {
             was_encoded: false,
             client,
             repeatable,
+            is_call,
             span,
             tried: Vec::new(),
             attempts: 0,
@@ -212,8 +220,12 @@ impl<'a> Attempts<'a> {
         let exchanged = Box::pin(endpoint.exchange(request, progress, self.pool.limits.response, connect)).await;
         std::mem::forget(abandoned);
         match exchanged {
-            Ok(Exchanged { response, lease }) => {
+            Ok(Exchanged { mut response, lease }) => {
                 slot.carry(lease);
+                // A call that isn't processed has its status in the head, where health and retries look for it.
+                if let Some(status) = self.status_of_call(&response) {
+                    *response.status_mut() = status;
+                }
                 let took = begun.elapsed();
                 let failing = Reaction::to(response.status()).retries_endpoint;
                 ledger.meters.head_seconds.observe(took.as_secs_f64());
@@ -234,6 +246,12 @@ impl<'a> Attempts<'a> {
                 Err(fault)
             }
         }
+    }
+
+    /// Returns HTTP's status for a call of gRPC that has failed, as far as its response's head says so.
+    fn status_of_call(&self, response: &Response<Incoming>) -> Option<StatusCode> {
+        let is_success = response.status() == StatusCode::OK;
+        if self.is_call && is_success { status_of_head(response.headers()) } else { None }
     }
 
     /// Returns the fault, or that of the request's body where it is the cause: over HTTP/2 the client library says only

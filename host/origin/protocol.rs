@@ -9,6 +9,9 @@
 //!
 //! What a protocol can read and not split is one whole item: it is sent as it came, alone, and its response is the
 //! reply. What a model says in another form than the protocol's to a single item is the reply as well.
+//!
+//! A pool may speak another protocol than the clients of a route: then [`translated`] has the clients' one, whose items
+//! are sent in the pool's.
 
 mod contract;
 mod fault;
@@ -20,15 +23,18 @@ mod lenient;
 mod msgpack;
 mod openai;
 mod plain;
+mod tensor;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 pub use contract::Protocol;
 pub use fault::{BadResponse, Malformed};
 pub use item::{
-    Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-    Split, SplitRules,
+    Arrival, Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received,
+    ReplyForm, Split, SplitRules,
 };
+pub(super) use kserve::grpc::status_of_head;
 pub use plain::item_of as whole;
 
 use crate::config;
@@ -42,5 +48,17 @@ pub fn of(name: config::Protocol) -> &'static dyn Protocol {
         config::Protocol::OpenAiEmbeddings => &openai::OpenAi,
         config::Protocol::KServe => &kserve::KServe,
         config::Protocol::MsgPackArray => &msgpack::MsgPackArray,
+    }
+}
+
+/// Returns the protocol of this name for clients of a pool that speaks another one.
+#[must_use]
+pub fn translated(name: config::Protocol) -> &'static dyn Protocol {
+    match name {
+        config::Protocol::Plain => &plain::Plain,
+        config::Protocol::JsonArray => &translate::JSON_ARRAY,
+        config::Protocol::OpenAiEmbeddings => &translate::OPENAI,
+        config::Protocol::KServe => &translate::KSERVE,
+        config::Protocol::MsgPackArray => &translate::MSGPACK_ARRAY,
     }
 }

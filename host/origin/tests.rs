@@ -55,6 +55,7 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
         tls: config::OriginTls::default(),
         health: None,
         eject: config::Eject { failures: u32::MAX, duration: PATIENCE, percent_max: 100 },
+        translation: None,
         batch: config::Batch {
             size_max: 1,
             bytes_max: 1024,

@@ -48,7 +48,7 @@ use crate::{
     config,
     message::{Body, Request, RequestHead, Response, coding::Undecodable, compression::decompress},
     origin::protocol::{
-        Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm, SplitRules,
+        Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm,
     },
     policy::Fault,
 };
@@ -94,8 +94,7 @@ pub(super) async fn serve(
     // Its items are sent decoded.
     head.headers.remove(header::CONTENT_ENCODING);
     let received = Received { target: &head.target, headers: &head.headers, body: &body };
-    let rules = SplitRules { items_max: infer.limits.items_max, indivisible: &route.config.indivisible };
-    let split = match protocol.split(&received, &rules) {
+    let split = match protocol.split(&received, &route.split_rules(infer.limits.items_max)) {
         Ok(split) => split,
         Err(malformed) => {
             let joined_reply = protocol.refusal(&malformed);

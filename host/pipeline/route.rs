@@ -12,7 +12,7 @@ use crate::{
     message::{RequestHead, target},
     origin::{
         Pool,
-        protocol::{self, Protocol},
+        protocol::{self, Protocol, SplitRules},
     },
     policy::{PoolStats, Pools, Roster},
 };
@@ -64,10 +64,18 @@ impl Route {
     /// Returns the protocol by which its bodies are split, if they are.
     #[must_use]
     pub fn splits(&self) -> Option<&'static dyn Protocol> {
-        match self.config.mode {
-            Mode::Infer(name) => Some(protocol::of(name)).filter(|protocol| protocol.batches()),
+        let protocol = match self.config.mode {
+            Mode::Infer(name) if self.config.translation.is_some() => Some(protocol::translated(name)),
+            Mode::Infer(name) => Some(protocol::of(name)),
             Mode::Http => None,
-        }
+        };
+        protocol.filter(|protocol| protocol.batches())
+    }
+
+    /// Returns the rules by which its requests, of so many items at most, are split.
+    #[must_use]
+    pub fn split_rules(&self, items_max: usize) -> SplitRules<'_> {
+        SplitRules { items_max, indivisible: &self.config.indivisible, translation: self.config.translation.as_ref() }
     }
 
     /// Returns how its requests are keyed and served.

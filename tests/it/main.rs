@@ -37,4 +37,5 @@ mod spellings;
 mod stories;
 mod tenants;
 mod tiers;
+mod translated;
 mod workbench;

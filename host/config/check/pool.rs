@@ -6,6 +6,7 @@ use http::{HeaderValue, Uri, uri::Authority};
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
+use super::translation;
 use crate::{
     config::{
         Batch, Eject, Endpoint, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
@@ -30,6 +31,8 @@ pub(super) fn pools(raw: &Named<raw::Pool>, findings: &mut Findings<'_>) -> BTre
 fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Pool {
     let base = Pool::new(endpoints(name, raw, findings));
     let allowed = &(1..=DAY_MS);
+    let translation = translation::of_pool(raw, findings);
+    let http = raw.http.as_ref().and_then(|given| findings.word("http", given, &VERSIONS)).unwrap_or(base.http);
     Pool {
         connections_max: findings.count("connections_max", &raw.connections_max, base.connections_max, &(1..=100_000)),
         waiting_max: findings.count("waiting_max", &raw.waiting_max, base.waiting_max, &(0..=1_000_000)),
@@ -45,7 +48,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
             .and_then(|given| findings.word("request_coding", given, &REQUEST_CODINGS))
             .unwrap_or(base.request_coding),
         response_coding: raw.response_coding.as_ref().map_or(base.response_coding, |given| *given.get_ref()),
-        http: raw.http.as_ref().and_then(|given| findings.word("http", given, &VERSIONS)).unwrap_or(base.http),
+        http: translation::version(translation.as_ref(), raw, http, findings),
         ping: findings.millis("ping_ms", &raw.ping_ms, base.ping, &(0..=HOUR_MS)),
         ping_timeout: findings.millis("ping_timeout_ms", &raw.ping_timeout_ms, base.ping_timeout, &(1..=HOUR_MS)),
         host: raw.host.as_ref().and_then(|given| host(given, findings)).unwrap_or(base.host),
@@ -53,6 +56,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         health: raw.health.as_ref().map(|raw| health(raw, findings)),
         eject: eject(&raw.eject, findings),
         batch: batch(&raw.batch, base.batch, findings),
+        translation,
         ..base
     }
 }

@@ -115,6 +115,8 @@ fn route<'a>(
         path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, findings)),
         forward_path: forward_path(raw, findings),
         mode,
+        // It depends on the pools; see `translation`.
+        translation: None,
         pool: findings.reference(&raw.pool, "pool", &known.pools),
         candidates: candidates(raw, known, findings),
         policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),

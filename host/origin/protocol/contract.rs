@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use http::{HeaderName, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, uri::PathAndQuery};
 
 use super::{
     fault::{BadResponse, Malformed},
     item::{
-        Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
+        Arrival, Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
         SplitRules,
     },
 };
@@ -51,6 +51,18 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// success) is the model's own word, and its client gets it as it is, unstored ([`ItemError::is_unread`]). With a
     /// wrong number of results ([`BadResponse::Count`]) it is a failure: one of them would be taken for the item's.
     fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse>;
+
+    /// Returns the failure that a response is for all of `items`; `None` if it is a successful one. Its own body is told,
+    /// if clients can read it.
+    fn failed(&self, arrival: &Arrival<'_>, _: &[&Item]) -> Option<ItemError> {
+        let is_success = (200..300).contains(&arrival.status);
+        (!is_success).then(|| ItemError::response(arrival.status, arrival.body.clone()))
+    }
+
+    /// Returns those of a response's header fields that are for clients; `None` if all are, because its body is, too.
+    fn for_clients(&self, _: &HeaderMap) -> Option<HeaderMap> {
+        None
+    }
 
     /// Makes the reply to a request that was split into as many items as there are `outcomes`. A single result stays as
     /// it is, byte for byte, and so does a response of the model's that is the failure of all of them.

@@ -34,6 +34,16 @@ pub enum Malformed {
         /// The body's length.
         max: usize,
     },
+    /// Something that the protocol of the model has no place for.
+    #[error("{what} can't be sent to this model, which speaks another protocol: {why}")]
+    Untranslatable {
+        /// What.
+        what: String,
+        /// Why not.
+        why: &'static str,
+        /// The member of the request that it is or belongs to, if it is one.
+        member: Option<String>,
+    },
     /// More items than a request may have.
     #[error("{count} items are more than the {max} that one request may have")]
     TooMany {
@@ -45,11 +55,17 @@ pub enum Malformed {
 }
 
 impl Malformed {
+    /// Returns the fault of a member that the protocol of the model has no place for.
+    pub(super) fn untranslatable(member: &str, why: &'static str) -> Self {
+        Self::Untranslatable { what: format!("`{member}`"), why, member: Some(member.to_owned()) }
+    }
+
     /// Returns the member of the body that is at fault, if it is one.
     #[must_use]
-    pub const fn param(&self) -> Option<&'static str> {
+    pub fn param(&self) -> Option<&str> {
         match self {
             Self::TooMany { .. } => Some("input"),
+            Self::Untranslatable { member, .. } => member.as_deref(),
             Self::NotJson(_)
             | Self::NotAnObject { .. }
             | Self::TooDeep { .. }

@@ -1,6 +1,6 @@
 //! The types of protocols: requests and responses, and the items and results in them.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -9,6 +9,8 @@ use http::{
     uri::PathAndQuery,
 };
 use thiserror::Error;
+
+use crate::config;
 
 /// A request as a client sent it, its body decoded.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,8 @@ pub struct SplitRules<'r> {
     pub items_max: usize,
     /// Names of members that make a request indivisible, unless their value is `false` or `null`.
     pub indivisible: &'r [String],
+    /// How items are sent to a pool that speaks another protocol, if it does.
+    pub translation: Option<&'r Arc<config::Translation>>,
 }
 
 /// A request for one or more items, as it is sent to a model.
@@ -46,6 +50,19 @@ pub struct JoinedRequest {
 pub struct Message<'m> {
     /// Its header fields.
     pub headers: &'m HeaderMap,
+    /// Its body.
+    pub body: &'m Bytes,
+}
+
+/// A response of a model as it arrived, decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'m> {
+    /// Its status.
+    pub status: u16,
+    /// Its header fields.
+    pub headers: &'m HeaderMap,
+    /// Its trailers.
+    pub trailers: &'m HeaderMap,
     /// Its body.
     pub body: &'m Bytes,
 }
@@ -107,6 +124,46 @@ pub struct Item {
     pub(super) span: Range<usize>,
     /// The parts of `body` that a joined request takes up one by one, for protocols with more than one.
     pub(super) parts: Vec<Range<usize>>,
+    /// What is sent to a pool that speaks another protocol than the client.
+    pub(super) upstream: Option<Arc<Upstream>>,
+}
+
+/// An item in the protocol of its pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Upstream {
+    pub(super) item: Item,
+    /// Where it is sent, unless that is where the client sent it.
+    pub(super) target: Option<PathAndQuery>,
+    pub(super) terms: Terms,
+    pub(super) translation: Arc<config::Translation>,
+}
+
+/// How a client wants the response to an item that is translated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// The model that it names, and its version if it names one.
+    pub(super) model: String,
+    pub(super) version: String,
+    /// Whether an embedding is to be base64.
+    pub(super) is_base64: bool,
+    /// Which outputs are to be binary data.
+    pub(super) packing: Packing,
+    /// The name of the format.
+    pub(super) media_type: Bytes,
+}
+
+/// Which outputs of a model a client wants as binary data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Packing {
+    /// Those that it says nothing of.
+    pub(super) by_default: bool,
+    pub(super) outputs: BTreeMap<String, bool>,
+}
+
+impl Packing {
+    pub(super) fn packs(&self, output: &str) -> bool {
+        self.outputs.get(output).copied().unwrap_or(self.by_default)
+    }
 }
 
 impl Item {
@@ -114,7 +171,7 @@ impl Item {
     pub(super) fn new(body: Bytes, canonical: Bytes, group: Bytes) -> Self {
         let span = 0..body.len();
         let (media_types, parts) = (Vec::new(), Vec::new());
-        Self { body, canonical, group, whole: false, shareable: true, media_types, span, parts }
+        Self { body, canonical, group, whole: false, shareable: true, media_types, span, parts, upstream: None }
     }
 
     /// Returns an item that is a request which can't be split.
@@ -158,7 +215,7 @@ impl Item {
     /// Returns the bytes by which this item counts in a batch.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.span.len()
+        self.upstream.as_ref().map_or(self.span.len(), |upstream| upstream.item.span.len())
     }
 
     pub(super) fn listed(&self) -> &[u8] {

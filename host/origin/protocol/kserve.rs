@@ -3,7 +3,9 @@
 //!
 //! The `id` of a request is the client's name for it: it is neither sent nor part of a key, and the reply repeats it.
 
+pub(super) mod grpc;
 mod message;
+pub(super) mod rows;
 mod tensor;
 
 #[cfg(test)]

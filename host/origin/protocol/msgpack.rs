@@ -4,6 +4,7 @@
 //! The canonical form has each number, text and length in its shortest form and the members of maps in order. A float
 //! stays as wide as it was, and is another value than the integer.
 
+mod transcode;
 mod value;
 
 #[cfg(test)]
@@ -25,13 +26,14 @@ use super::{
     },
     json,
 };
+pub(super) use transcode::{of_json, of_tensor, to_json};
 use value::{Head, Reader, write_head};
 
 /// The status of an error that states none.
 const STATUS_DEFAULT: u16 = 502;
 
 /// The name of this format where neither client nor model have another.
-const MEDIA_TYPE: &str = "application/msgpack";
+pub(super) const MEDIA_TYPE: &str = "application/msgpack";
 
 /// Arrays of any MessagePack values. An error keeps its place among the results.
 #[derive(Debug)]

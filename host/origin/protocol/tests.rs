@@ -10,7 +10,7 @@ use crate::config::Protocol::{JsonArray, KServe, MsgPackArray, OpenAiEmbeddings,
 
 fn split(protocol: config::Protocol, body: &Bytes) -> Split {
     let (target, headers) = (PathAndQuery::from_static("/"), HeaderMap::new());
-    let rules = SplitRules { items_max: usize::MAX, indivisible: &[] };
+    let rules = SplitRules { items_max: usize::MAX, indivisible: &[], translation: None };
     of(protocol).split(&Received { target: &target, headers: &headers, body }, &rules).unwrap()
 }
 
@@ -191,7 +191,7 @@ proptest! {
             headers.insert("inference-header-content-length", length.into());
         }
         let indivisible = ["late_chunking".to_owned()];
-        let rules = SplitRules { items_max: 4, indivisible: &indivisible };
+        let rules = SplitRules { items_max: 4, indivisible: &indivisible, translation: None };
         let (request, response) = (Bytes::from(request), Bytes::from(response));
         for protocol in BATCHING.map(of) {
             let model = Message { headers: &headers, body: &response };

@@ -14,7 +14,7 @@ use crate::{
     batch::{Class, Pending, Rejected, Terms},
     cache::{purge::Mark, tag::Tag},
     message::{RequestHead, RequestSpan},
-    origin::protocol::{Item, ItemError, Outcome, Protocol, Received, SplitRules},
+    origin::protocol::{Item, ItemError, Outcome, Protocol, Received},
     pipeline::{
         advice::{Advice, PolicyContext},
         forwarding, momentary,
@@ -182,8 +182,7 @@ fn edited(
         headers.remove(name);
     }
     let received = Received { target: &head.target, headers: &headers, body: &body };
-    let rules = SplitRules { items_max: 1, indivisible: &route.config.indivisible };
-    match protocol.split(&received, &rules).map(|split| split.items) {
+    match protocol.split(&received, &route.split_rules(1)).map(|split| split.items) {
         Ok(mut items) if items.len() == 1 => items.remove(0).uncalled(),
         _ => item.clone(),
     }
@@ -316,13 +315,37 @@ pub(super) fn failed(
 
 #[cfg(test)]
 mod tests {
-    use http::header;
+    use http::{Method, header};
 
     use super::*;
     use crate::{
+        cache::key::KeySpace,
         config,
         origin::protocol::{self, ItemResponse},
+        policy::{
+            edit::{Edit, Pointer},
+            facts::tests::request,
+        },
     };
+
+    #[test]
+    fn edits_are_made_before_an_item_is_translated() {
+        let config = config::Route {
+            mode: config::Mode::Infer(config::Protocol::JsonArray),
+            translation: Some(Arc::new(config::Translation::new(config::PoolProtocol::MsgPackArray))),
+            ..config::Route::new("r", "p")
+        };
+        let route = Route { config, keys: KeySpace::new("n", "r"), destinations: Vec::new(), policy: None };
+        let (protocol, head) = (route.splits().unwrap(), request(Method::POST, "/x", &[]));
+        let body = Bytes::from_static(b"[{\"a\":1}]");
+        let received = Received { target: &head.target, headers: &head.headers, body: &body };
+        let item = protocol.split(&received, &route.split_rules(1)).unwrap().items.remove(0);
+        let edit = Edit { pointer: Pointer::parse("/a").unwrap(), value: Some(true.into()) };
+        let edits = RequestEdits { edits: vec![edit], ..RequestEdits::default() };
+        let edited = edited(protocol, &route, &head, &item, &edits);
+        let sent = protocol.join(&head.target, &[&edited]);
+        assert_eq!(&sent.body[..], b"\x91\x81\xa1a\xc3");
+    }
 
     #[test]
     fn an_items_own_header_fields_replace_those_of_its_response() {

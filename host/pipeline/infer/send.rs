@@ -30,7 +30,7 @@ use crate::{
     },
     origin::{
         Pool, Reaction,
-        protocol::{BadResponse, Item, JoinedRequest, Message},
+        protocol::{Arrival, BadResponse, Item, ItemError, JoinedRequest, Message},
     },
     pipeline::{
         trace,
@@ -302,9 +302,10 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         parts.headers.remove(name);
     }
     let codings = take_codings(&mut parts.headers);
+    let head = Arc::new(parts.headers);
     let base = ItemResult {
         outcome: Err(protocol.failure(502, "no response", None)),
-        headers: Arc::new(parts.headers),
+        headers: protocol.for_clients(&head).map_or_else(|| Arc::clone(&head), Arc::new),
         endpoint: Some(fetched.endpoint),
         attempts: fetched.attempts,
         status: Some(status.as_u16()),
@@ -319,8 +320,8 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
     };
     let unusable = |reason, detail: &str| Box::new(base.unreadable(Err(protocol.failure(502, detail, None)), reason));
     let limit = first.response_bytes_max.saturating_mul(count as u64);
-    let bytes = match timeout(time.max, body.collect(limit)).await {
-        Ok(Ok(bytes)) => bytes,
+    let (bytes, trailers) = match timeout(time.max, body.collect_with_trailers(limit)).await {
+        Ok(Ok(collected)) => collected,
         Ok(Err(error)) => return Brought::Failure(unusable("response-body", &error.to_string())),
         Err(_) => {
             let detail = format!("the response wasn't whole {} ms after its head", clock::millis(time.max));
@@ -333,12 +334,11 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         Ok(bytes) => bytes,
         Err(error) => return Brought::Failure(unusable("response-coding", &error.to_string())),
     };
-    if !status.is_success() {
-        let result = Box::new(base.as_it_is(status, bytes, "origin-error"));
-        let may_blame_item = Reaction::to(status).may_blame_item;
-        return if may_blame_item { Brought::SuspectFailure(result) } else { Brought::Failure(result) };
+    let arrival = Arrival { status: status.as_u16(), headers: &head, trailers: &trailers, body: &bytes };
+    if let Some(error) = protocol.failed(&arrival, items) {
+        return failed_as_a_whole(error, base);
     }
-    let split = protocol.split_response(Message { headers: &base.headers, body: &bytes }, items);
+    let split = protocol.split_response(Message { headers: &head, body: &bytes }, items);
     Brought::SuspectFailure(match split {
         Ok(outcomes) if outcomes.len() == count => {
             return Brought::Each(outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect());
@@ -348,6 +348,19 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         Err(BadResponse::Unreadable { .. }) if count == 1 => Box::new(base.as_it_is(status, bytes, "bad-response")),
         Err(error) => unusable("bad-response", &error.to_string()),
     })
+}
+
+/// Returns what a failure of all items of a request says about them. Its status needn't be that of the response.
+fn failed_as_a_whole(error: ItemError, base: ItemResult) -> Brought {
+    let status = error.status;
+    let reaction = StatusCode::from_u16(status).map(Reaction::to);
+    let result =
+        Box::new(ItemResult { outcome: Err(error), reason: Some("origin-error"), status: Some(status), ..base });
+    if reaction.is_ok_and(|reaction| reaction.may_blame_item) {
+        Brought::SuspectFailure(result)
+    } else {
+        Brought::Failure(result)
+    }
 }
 
 /// Returns a body without its codings, and counts what they saved the pool that it is from.

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::tensor::{Shape, flat};
 use crate::origin::protocol::{json, lenient::Text};
@@ -198,6 +198,28 @@ fn from_raw<'t, T: Deserialize<'t>>(raw: &'t RawValue) -> Option<T> {
 }
 
 impl Head<'_> {
+    /// Returns what the rows of a tensor with nothing but a name, a type and dimensions have in common.
+    pub(super) fn new(name: &str, datatype: &str, row: &[usize], form: Form) -> Self {
+        let member = |value: &str| Cow::Owned(Value::from(value).to_string().into_bytes());
+        let members = [("name", name), ("datatype", datatype)].map(|(name, value)| (name.to_owned(), member(value)));
+        Self { members: members.into(), parameters: Members::new(), row: row.to_vec(), form }
+    }
+
+    /// Returns a member that is a text.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        serde_json::from_slice(self.members.get(name)?).ok()
+    }
+
+    /// Returns the dimensions of a row.
+    pub(super) fn dims(&self) -> &[usize] {
+        &self.row
+    }
+
+    /// Whether it has nothing but a name, a type and dimensions.
+    pub(super) fn is_plain(&self) -> bool {
+        self.parameters.is_empty() && self.members.keys().all(|name| matches!(name.as_str(), "name" | "datatype"))
+    }
+
     /// Whether the rows of both can stand in one tensor.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let is_binary = |head: &Self| head.form == Form::Binary;

@@ -1,9 +1,9 @@
 //! The rows of a tensor: its data cut along the first dimension. Numbers stay as they were written.
 
-use crate::origin::protocol::{json, lenient::string_end};
-
-/// Dimensions that a tensor may have.
-const DIMS_MAX: usize = 32;
+use crate::origin::protocol::{
+    json,
+    tensor::{DIMS_MAX, Datatype, leaf_end},
+};
 
 /// The dimensions of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,14 +72,14 @@ impl Shape {
             rest = after;
             Some(row)
         };
-        let rows = match ElementSize::of(datatype)? {
-            ElementSize::Fixed(bytes) => {
+        let rows = match Datatype::of(datatype)?.size() {
+            Some(bytes) => {
                 let bytes = self.width.checked_mul(bytes)?;
                 // What isn't there is noticed before so many rows are made.
                 (bytes.checked_mul(self.rows)? == data.len()).then_some(())?;
                 (0..self.rows).map(|_| cut(bytes)).collect::<Option<Vec<_>>>()?
             }
-            ElementSize::Prefixed => {
+            None => {
                 let mut at = 0;
                 let mut rows = Vec::new();
                 for _ in 0..self.rows {
@@ -168,17 +168,6 @@ impl<'t> Cutter<'_, 't> {
     }
 }
 
-/// Returns what follows the number, word or string that begins at `at`.
-fn leaf_end(data: &[u8], at: usize) -> usize {
-    if data.get(at) == Some(&b'"') {
-        return string_end(data, at);
-    }
-    let rest = data.get(at..).unwrap_or_default();
-    let is_end = |byte: &u8| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\n' | b'\r');
-    // At least a byte, so that a walk always ends.
-    at + rest.iter().position(is_end).unwrap_or(rest.len()).max(1)
-}
-
 /// Returns a row as a flat list's stretch without white space, strings in their shortest form; `None` if it is no
 /// UTF-8.
 pub(super) fn flat(row: &[u8]) -> Option<Vec<u8>> {
@@ -205,26 +194,6 @@ pub(super) fn flat(row: &[u8]) -> Option<Vec<u8>> {
         at = end;
     }
     Some(out)
-}
-
-/// The size of one element in the binary form.
-enum ElementSize {
-    Fixed(usize),
-    /// Each says its own.
-    Prefixed,
-}
-
-impl ElementSize {
-    fn of(datatype: &str) -> Option<Self> {
-        match datatype {
-            "BOOL" | "UINT8" | "INT8" => Some(Self::Fixed(1)),
-            "UINT16" | "INT16" | "FP16" | "BF16" => Some(Self::Fixed(2)),
-            "UINT32" | "INT32" | "FP32" => Some(Self::Fixed(4)),
-            "UINT64" | "INT64" | "FP64" => Some(Self::Fixed(8)),
-            "BYTES" => Some(Self::Prefixed),
-            _ => None,
-        }
-    }
 }
 
 /// Returns what follows an element that begins at `at` with its length, 4 bytes, the lowest first.

@@ -9,7 +9,7 @@ const TARGET: &str = "/v2/models/m/infer";
 fn asked_at(target: &'static str, headers: &HeaderMap, body: &Bytes) -> Result<Split, Malformed> {
     let target = PathAndQuery::from_static(target);
     let indivisible = ["atomic".to_owned()];
-    let rules = SplitRules { items_max: 8, indivisible: &indivisible };
+    let rules = SplitRules { items_max: 8, indivisible: &indivisible, translation: None };
     KServe.split(&Received { target: &target, headers, body }, &rules)
 }
 

@@ -182,7 +182,7 @@ impl<'b> Reader<'b> {
     }
 
     /// Reads the beginning of a value.
-    fn head(&mut self) -> Result<Head, Malformed> {
+    pub(super) fn head(&mut self) -> Result<Head, Malformed> {
         let marker = self.number::<1>()? as u8;
         Ok(match marker {
             0x00..=0x7f => Head::Unsigned(marker.into()),
@@ -245,7 +245,8 @@ impl<'b> Reader<'b> {
         Ok(self.take(BYTES)?.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
     }
 
-    fn take(&mut self, count: usize) -> Result<&'b [u8], Malformed> {
+    /// Steps over so many bytes and returns them.
+    pub(super) fn take(&mut self, count: usize) -> Result<&'b [u8], Malformed> {
         let bytes = self.bytes;
         let end = self.at.checked_add(count);
         match end.and_then(|end| bytes.get(self.at..end)) {

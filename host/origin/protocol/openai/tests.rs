@@ -12,7 +12,7 @@ fn asked(body: &str) -> Result<Split, Malformed> {
 fn asked_with(headers: &HeaderMap, body: &str) -> Result<Split, Malformed> {
     let indivisible = ["late_chunking".to_owned()];
     let (target, body) = (PathAndQuery::from_static("/"), Bytes::copy_from_slice(body.as_bytes()));
-    let rules = SplitRules { items_max: 4, indivisible: &indivisible };
+    let rules = SplitRules { items_max: 4, indivisible: &indivisible, translation: None };
     split(&Received { target: &target, headers, body: &body }, &rules)
 }
 

@@ -1,0 +1,209 @@
+//! KServe's protocol, version 2, over gRPC, as a pool speaks it: calls of `ModelInfer`, each with the rows of a batch
+//! along the first dimension of all tensors, whose elements are sent as bytes.
+
+mod message;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName,
+    header::{CONTENT_TYPE, HeaderValue, TE},
+    uri::PathAndQuery,
+};
+use prost::Message as _;
+
+use super::{
+    rows::{Parameter, Parameters, Request},
+    tensor::Shape,
+};
+use crate::origin::protocol::{
+    fault::BadResponse,
+    item::{Item, JoinedRequest},
+    tensor::{Datatype, Elements, Tensor},
+};
+use message::{
+    InferParameter, InferRequestedOutputTensor, InferTensor, InferTensorContents, ModelInferRequest,
+    ModelInferResponse, ParameterChoice,
+};
+pub(in crate::origin::protocol) use status::failure;
+pub(in crate::origin) use status::status_of_head;
+
+/// The method that is called.
+const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+/// Bytes before a message: whether it is compressed, and its length, the highest byte first.
+const PREFIX_BYTES: usize = 5;
+
+/// Returns the item whose call has this one row; `None` if its elements can't be bytes of their type.
+pub(in crate::origin::protocol) fn item(request: &Request, model: &str, version: &str) -> Option<Item> {
+    let (mut body, mut parts, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
+    for tensor in &request.tensors {
+        let start = body.len();
+        body.extend_from_slice(&tensor.raw()?);
+        parts.push(start..body.len());
+        inputs.push(InferTensor {
+            name: tensor.name.clone(),
+            datatype: tensor.datatype.name().to_owned(),
+            shape: tensor.dims.iter().map(|dim| i64::try_from(*dim).ok()).collect::<Option<_>>()?,
+            ..InferTensor::default()
+        });
+    }
+    let output = |(name, parameters): &(String, Parameters)| InferRequestedOutputTensor {
+        name: name.clone(),
+        parameters: written(parameters),
+    };
+    let head = ModelInferRequest {
+        model_name: model.to_owned(),
+        model_version: version.to_owned(),
+        parameters: written(&request.parameters),
+        inputs,
+        outputs: request.outputs.iter().map(output).collect(),
+        ..ModelInferRequest::default()
+    };
+    Some(Item { parts, ..Item::new(body.into(), Bytes::new(), head.encode_to_vec().into()) })
+}
+
+fn written(parameters: &Parameters) -> BTreeMap<String, InferParameter> {
+    let one = |(name, value): (&String, &Parameter)| {
+        let choice = match value {
+            Parameter::Bool(value) => ParameterChoice::Bool(*value),
+            Parameter::Integer(number) => ParameterChoice::Int64(*number),
+            Parameter::Number(number) => ParameterChoice::Double(*number),
+            Parameter::Text(text) => ParameterChoice::String(text.clone()),
+        };
+        (name.clone(), InferParameter { parameter_choice: Some(choice) })
+    };
+    parameters.iter().map(one).collect()
+}
+
+/// Makes one call for all these items, whose groups must be equal.
+pub(in crate::origin::protocol) fn join(items: &[&Item]) -> JoinedRequest {
+    // A group is what `item` wrote.
+    let head = items.first().and_then(|first| ModelInferRequest::decode(first.group.clone()).ok());
+    let mut request = head.unwrap_or_default();
+    let rows = i64::try_from(items.len()).unwrap_or(i64::MAX);
+    for (place, input) in request.inputs.iter_mut().enumerate() {
+        input.shape.insert(0, rows);
+        let row = |item: &&Item| item.parts.get(place).and_then(|part| item.body.get(part.clone())).map(<[u8]>::to_vec);
+        let elements: Vec<u8> = items.iter().filter_map(row).flatten().collect();
+        request.raw_input_contents.push(elements.into());
+    }
+    let headers = HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+        (TE, HeaderValue::from_static("trailers")),
+        (HeaderName::from_static("grpc-accept-encoding"), HeaderValue::from_static("identity")),
+    ]);
+    JoinedRequest { target: PathAndQuery::from_static(METHOD), headers, body: framed(&request) }
+}
+
+/// Returns a message with its length before it.
+fn framed(message: &impl prost::Message) -> Bytes {
+    let encoded = message.encode_to_vec();
+    let mut body = BytesMut::with_capacity(encoded.len() + PREFIX_BYTES);
+    body.extend_from_slice(&[0]);
+    // Longer ones than a length can say are refused by the limits of bodies long before.
+    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap_or(u32::MAX).to_be_bytes());
+    body.extend_from_slice(&encoded);
+    body.freeze()
+}
+
+/// Returns the only message of a body.
+fn unframed(body: &Bytes) -> Result<Bytes, BadResponse> {
+    let Some(([compressed, length @ ..], rest)) = body.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(unreadable("it has no message"));
+    };
+    if *compressed != 0 {
+        return Err(unreadable("its message is compressed, which wasn't asked for"));
+    }
+    if usize::try_from(u32::from_be_bytes(*length)) != Ok(rest.len()) {
+        return Err(unreadable("its message is longer or shorter than it says"));
+    }
+    Ok(body.slice(PREFIX_BYTES..))
+}
+
+fn unreadable(why: &str) -> BadResponse {
+    BadResponse::Unreadable { wanted: "a ModelInferResponse", why: why.to_owned() }
+}
+
+/// Returns the outputs for each of so many rows.
+///
+/// # Errors
+/// [`BadResponse`] if the response can't be read, or can't be cut into so many rows.
+pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result<Vec<Vec<Tensor>>, BadResponse> {
+    let message = unframed(body)?;
+    let response = ModelInferResponse::decode(message).map_err(|error| unreadable(&error.to_string()))?;
+    let ModelInferResponse { outputs, raw_output_contents: raw, .. } = response;
+    if outputs.is_empty() {
+        return Err(unreadable("it has no outputs"));
+    }
+    if !raw.is_empty() && raw.len() != outputs.len() {
+        return Err(unreadable("it has data for more or fewer outputs than it names"));
+    }
+    let mut results = vec![Vec::new(); asked];
+    for (place, output) in outputs.into_iter().enumerate() {
+        let datatype = Datatype::of(&output.datatype).ok_or_else(|| unreadable("an output has no known type"))?;
+        let dims = output.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<usize>>>();
+        let shape =
+            dims.and_then(|dims| Shape::of(&dims)).ok_or_else(|| unreadable("an output has no usable shape"))?;
+        if shape.rows != asked {
+            return Err(BadResponse::Count { asked, found: shape.rows });
+        }
+        let own = || output.contents.as_ref().and_then(|contents| elements(datatype, contents)).map(Bytes::from);
+        let data = raw.get(place).cloned().or_else(own).ok_or_else(|| unreadable("an output has no data"))?;
+        let rows = shape.cut_binary(datatype.name(), &data);
+        let rows = rows.ok_or_else(|| unreadable("the data of an output don't fit its shape and type"))?;
+        for (result, row) in results.iter_mut().zip(rows) {
+            let (name, dims) = (output.name.clone(), shape.row.clone());
+            result.push(Tensor { name, datatype, dims, elements: Elements::Raw(row.to_vec()) });
+        }
+    }
+    Ok(results)
+}
+
+/// Returns elements that are numbers of a message as bytes; `None` if one is out of the range of its type, or there is
+/// no such form for it.
+fn elements(datatype: Datatype, contents: &InferTensorContents) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    match datatype {
+        Datatype::Bool => out.extend(contents.bool_contents.iter().map(|value| u8::from(*value))),
+        Datatype::Int8 => {
+            for number in &contents.int_contents {
+                out.extend_from_slice(&i8::try_from(*number).ok()?.to_le_bytes());
+            }
+        }
+        Datatype::Int16 => {
+            for number in &contents.int_contents {
+                out.extend_from_slice(&i16::try_from(*number).ok()?.to_le_bytes());
+            }
+        }
+        Datatype::Int32 => out.extend(contents.int_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Int64 => out.extend(contents.int64_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Uint8 => {
+            for number in &contents.uint_contents {
+                out.push(u8::try_from(*number).ok()?);
+            }
+        }
+        Datatype::Uint16 => {
+            for number in &contents.uint_contents {
+                out.extend_from_slice(&u16::try_from(*number).ok()?.to_le_bytes());
+            }
+        }
+        Datatype::Uint32 => out.extend(contents.uint_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Uint64 => out.extend(contents.uint64_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Fp32 => out.extend(contents.fp32_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Fp64 => out.extend(contents.fp64_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Bytes => {
+            for bytes in &contents.bytes_contents {
+                out.extend_from_slice(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
+                out.extend_from_slice(bytes);
+            }
+        }
+        Datatype::Fp16 | Datatype::Bf16 => return None,
+    }
+    Some(out)
+}

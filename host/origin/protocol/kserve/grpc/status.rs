@@ -1,0 +1,185 @@
+//! What a gRPC response says of its success, in the terms of HTTP: `grpc-status` and `grpc-message`, which are in the
+//! trailers, or in the head if there is nothing else.
+
+use http::{HeaderMap, StatusCode};
+
+use crate::origin::protocol::item::Arrival;
+
+const STATUS: &str = "grpc-status";
+const MESSAGE: &str = "grpc-message";
+
+/// Bytes of a message that are told to clients.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// A call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::origin::protocol) struct Failure {
+    /// HTTP's status for it.
+    pub(in crate::origin::protocol) status: u16,
+    pub(in crate::origin::protocol) message: String,
+}
+
+/// Returns HTTP's status for a code of gRPC; `None` for success. Codes that a single bad input may bring about are
+/// those of HTTP that may, so that the others of its batch are sent again without it.
+const fn http_status(code: u32) -> Option<u16> {
+    Some(match code {
+        0 => return None,
+        // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+        3 | 9 | 11 => 400,
+        // UNAUTHENTICATED
+        16 => 401,
+        // PERMISSION_DENIED
+        7 => 403,
+        // NOT_FOUND
+        5 => 404,
+        // ALREADY_EXISTS, ABORTED
+        6 | 10 => 409,
+        // RESOURCE_EXHAUSTED
+        8 => 429,
+        // UNKNOWN, INTERNAL, DATA_LOSS
+        2 | 13 | 15 => 500,
+        // UNIMPLEMENTED
+        12 => 501,
+        // CANCELLED, UNAVAILABLE
+        1 | 14 => 503,
+        // DEADLINE_EXCEEDED
+        4 => 504,
+        _ => 502,
+    })
+}
+
+/// Returns the one code that fields have; `None` if they have none, or nothing that is one.
+fn code(fields: &HeaderMap) -> Option<u32> {
+    let mut lines = fields.get_all(STATUS).iter();
+    let code = lines.next()?.to_str().ok()?.parse().ok()?;
+    lines.next().is_none().then_some(code)
+}
+
+/// Returns the status of a response that failed by its head alone, as a call does which isn't processed at all.
+pub(in crate::origin) fn status_of_head(head: &HeaderMap) -> Option<StatusCode> {
+    StatusCode::from_u16(http_status(code(head)?)?).ok()
+}
+
+/// Returns why a call failed; `None` if it didn't. One that doesn't say that it succeeded did fail.
+pub(in crate::origin::protocol) fn failure(arrival: &Arrival<'_>) -> Option<Failure> {
+    let said = [arrival.trailers, arrival.headers].into_iter().find(|fields| fields.contains_key(STATUS));
+    let told = said.map(|fields| (code(fields).map(http_status), message(fields)));
+    let worded = |status: u16, text: String| {
+        let message = if text.is_empty() { format!("the model failed with status {status}") } else { text };
+        Some(Failure { status, message })
+    };
+    match told {
+        Some((Some(Some(status)), text)) => worded(status, text),
+        Some((Some(None), _)) if arrival.status == 200 => None,
+        _ if arrival.status != 200 => worded(arrival.status, String::new()),
+        Some(_) => worded(502, "the model's `grpc-status` is no code".to_owned()),
+        None => worded(502, "the model's response has no `grpc-status`".to_owned()),
+    }
+}
+
+/// Returns the message of a failure, decoded: what is no printable ASCII is written as `%` and two digits.
+fn message(fields: &HeaderMap) -> String {
+    let coded = fields.get(MESSAGE).map(|value| value.as_bytes()).unwrap_or_default();
+    let coded = coded.get(..MESSAGE_BYTES_MAX).unwrap_or(coded);
+    let mut bytes = Vec::with_capacity(coded.len());
+    let mut at = 0;
+    while let Some(byte) = coded.get(at) {
+        let digits = coded.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|digits| str::from_utf8(digits).ok());
+        let escaped = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                at += 3;
+            }
+            None => {
+                bytes.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let field = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn what_a_response_says_of_its_success() {
+        // the status, fields of the head, trailers, HTTP's status and the message of the failure
+        for (status, head, trailers, wanted) in [
+            (200, &[][..], &[("grpc-status", "0")][..], None),
+            (200, &[], &[], Some((502, "the model's response has no `grpc-status`"))),
+            (200, &[], &[("grpc-status", "x")], Some((502, "the model's `grpc-status` is no code"))),
+            (200, &[], &[("grpc-status", "")], Some((502, "the model's `grpc-status` is no code"))),
+            (
+                200,
+                &[],
+                &[("grpc-status", "0"), ("grpc-status", "3")],
+                Some((502, "the model's `grpc-status` is no code")),
+            ),
+            (200, &[], &[("grpc-status", "3"), ("grpc-message", "too%20long %zz %")], Some((400, "too long %zz %"))),
+            (200, &[("grpc-status", "14")], &[], Some((503, "the model failed with status 503"))),
+            // The head was mapped already.
+            (503, &[("grpc-status", "14"), ("grpc-message", "busy")], &[], Some((503, "busy"))),
+            (200, &[("grpc-status", "0")], &[("grpc-status", "13")], Some((500, "the model failed with status 500"))),
+            (415, &[], &[], Some((415, "the model failed with status 415"))),
+            (404, &[], &[("grpc-status", "0")], Some((404, "the model failed with status 404"))),
+            (200, &[], &[("grpc-status", "99")], Some((502, "the model failed with status 502"))),
+        ] {
+            // Lines of one name are kept apart.
+            let mut trailer = HeaderMap::new();
+            for &(name, value) in trailers {
+                trailer.append(name, HeaderValue::from_static(value));
+            }
+            let (headers, body) = (fields(head), Bytes::new());
+            let arrival = Arrival { status, headers: &headers, trailers: &trailer, body: &body };
+            let found = failure(&arrival).map(|failure| (failure.status, failure.message));
+            let wanted = wanted.map(|(status, message): (u16, &str)| (status, message.to_owned()));
+            assert_eq!(found, wanted, "{status} {head:?} {trailers:?}");
+        }
+    }
+
+    #[test]
+    fn every_code_has_a_status() {
+        for (code, wanted) in [
+            ("0", None),
+            ("1", Some(503)),
+            ("2", Some(500)),
+            ("3", Some(400)),
+            ("4", Some(504)),
+            ("5", Some(404)),
+            ("6", Some(409)),
+            ("7", Some(403)),
+            ("8", Some(429)),
+            ("9", Some(400)),
+            ("10", Some(409)),
+            ("11", Some(400)),
+            ("12", Some(501)),
+            ("13", Some(500)),
+            ("14", Some(503)),
+            ("15", Some(500)),
+            ("16", Some(401)),
+            ("17", Some(502)),
+            ("-1", None),
+        ] {
+            let status = status_of_head(&fields(&[("grpc-status", code)]));
+            assert_eq!(status.map(|status| status.as_u16()), wanted, "{code}");
+        }
+        assert_eq!(status_of_head(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_message_is_bounded() {
+        let long: &'static str = Box::leak("a".repeat(10_000).into_boxed_str());
+        assert_eq!(message(&fields(&[("grpc-message", long)])).len(), MESSAGE_BYTES_MAX);
+    }
+}

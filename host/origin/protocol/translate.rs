@@ -1,0 +1,171 @@
+//! Items that are sent to their pool in another protocol than their client's: the client's protocol splits a request
+//! and joins the reply, the pool's joins the items and splits the response, and each item and each result is translated
+//! between them. Keys and what is stored are the client's. Pure.
+//!
+//! An item or a result is JSON or tensors on its way ([`content`]). What the other side has no place for is refused,
+//! never left out or guessed.
+
+mod client;
+mod content;
+mod pool;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, uri::PathAndQuery};
+
+use super::{
+    contract::Protocol,
+    fault::{BadResponse, Malformed},
+    item::{
+        Arrival, Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
+        SplitRules, Upstream,
+    },
+};
+use crate::config;
+use client::Client;
+use pool::Fault;
+
+/// The protocol of clients whose items are translated; into which one, the items say.
+#[derive(Debug)]
+pub(super) struct Translated(Client);
+
+pub(super) static JSON_ARRAY: Translated = Translated(Client::JsonArray);
+pub(super) static MSGPACK_ARRAY: Translated = Translated(Client::MsgPackArray);
+pub(super) static OPENAI: Translated = Translated(Client::OpenAi);
+pub(super) static KSERVE: Translated = Translated(Client::KServe);
+
+impl Translated {
+    /// Adds to an item what is sent to the pool, and the group of that.
+    fn translated(
+        &self,
+        item: Item,
+        target: &PathAndQuery,
+        translation: &Arc<config::Translation>,
+    ) -> Result<Item, Malformed> {
+        let refused = |why| {
+            let member = self.0.member();
+            let what = member.map_or_else(|| "an element".to_owned(), |member| format!("`{member}`"));
+            Malformed::Untranslatable { what, why, member: member.map(str::to_owned) }
+        };
+        if item.whole {
+            return Err(refused("only requests that can be split into items are translated"));
+        }
+        let (content, terms) = client::read(self.0, target, &item, translation)?;
+        let upstream = pool::upstream(&content, terms, translation).map_err(refused)?;
+        let target = upstream.target.as_ref().map_or("", PathAndQuery::as_str);
+        // No target has a line break in it.
+        let group = Bytes::from([target.as_bytes(), &b"\n"[..], &upstream.item.group[..]].concat());
+        Ok(Item { group, upstream: Some(Arc::new(upstream)), ..item })
+    }
+
+    /// Returns the outcome of an item, as its client's protocol has it.
+    fn outcome(&self, content: Result<content::Content, Fault>, upstream: &Upstream) -> Outcome {
+        let unreadable = |why: &str| {
+            let message = format!("the model's result can't be translated for this client: {why}");
+            self.failure(502, &message, None).alone()
+        };
+        match content {
+            Ok(content) => client::response(self.0, &content, upstream).map_err(unreadable),
+            Err(Fault::Unreadable(why)) => Err(unreadable(why)),
+            Err(Fault::Own(error)) => {
+                let retry_alone = error.retry_alone;
+                let worded = self.worded(upstream.translation.protocol, error.status, &error.body);
+                Err(ItemError { retry_alone, ..worded })
+            }
+        }
+    }
+
+    /// Words a failure of the model as the client's protocol does.
+    fn worded(&self, protocol: config::PoolProtocol, status: u16, body: &Bytes) -> ItemError {
+        let said = pool::said(protocol, body);
+        let message = said.unwrap_or_else(|| format!("the model failed with status {status}"));
+        self.failure(status, &message, None)
+    }
+}
+
+/// Returns what is sent of items; none if it isn't there of all.
+fn sent<'i>(items: &[&'i Item]) -> Option<Vec<&'i Upstream>> {
+    items.iter().map(|item| item.upstream.as_deref()).collect()
+}
+
+impl Protocol for Translated {
+    fn describes_body(&self, name: &HeaderName) -> bool {
+        self.0.protocol().describes_body(name)
+    }
+
+    fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {
+        let Split { form, items } = self.0.protocol().split(request, rules)?;
+        let Some(translation) = rules.translation else {
+            // It is chosen for routes that have one.
+            return Err(Malformed::untranslatable("model", "it isn't known which protocol it speaks"));
+        };
+        let items = items.into_iter().map(|item| self.translated(item, request.target, translation));
+        Ok(Split { form, items: items.collect::<Result<_, _>>()? })
+    }
+
+    fn join(&self, target: &PathAndQuery, items: &[&Item]) -> JoinedRequest {
+        match sent(items).as_deref() {
+            Some(upstream @ [first, ..]) => {
+                let members: Vec<&Item> = upstream.iter().map(|upstream| &upstream.item).collect();
+                pool::join(first.translation.protocol, first.target.as_ref().unwrap_or(target), &members)
+            }
+            _ => JoinedRequest { target: target.clone(), headers: HeaderMap::new(), body: Bytes::new() },
+        }
+    }
+
+    fn split_response(&self, response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>, BadResponse> {
+        let upstream = sent(items).unwrap_or_default();
+        let Some(first) = upstream.first() else { return Err(BadResponse::Count { asked: items.len(), found: 0 }) };
+        let members: Vec<&Item> = upstream.iter().map(|upstream| &upstream.item).collect();
+        let contents = match pool::contents(first.translation.protocol, response, &members) {
+            // A client couldn't read what the model says in another form than its own.
+            Err(error @ BadResponse::Unreadable { .. }) if items.len() == 1 => {
+                return Ok(vec![Err(self.failure(502, &error.to_string(), None))]);
+            }
+            contents => contents?,
+        };
+        Ok(contents.into_iter().zip(&upstream).map(|(content, upstream)| self.outcome(content, upstream)).collect())
+    }
+
+    fn failed(&self, arrival: &Arrival<'_>, items: &[&Item]) -> Option<ItemError> {
+        let upstream = items.first().and_then(|first| first.upstream.as_deref());
+        let protocol = upstream.map_or(config::PoolProtocol::JsonArray, |upstream| upstream.translation.protocol);
+        if protocol == config::PoolProtocol::KServeGrpc {
+            let failure = super::kserve::grpc::failure(arrival)?;
+            return Some(self.failure(failure.status, &failure.message, None));
+        }
+        let is_success = (200..300).contains(&arrival.status);
+        (!is_success).then(|| self.worded(protocol, arrival.status, arrival.body))
+    }
+
+    /// Leaves out what describes the model's body, or belongs to its protocol.
+    fn for_clients(&self, headers: &HeaderMap) -> Option<HeaderMap> {
+        let is_of_pool = |name: &HeaderName| {
+            let name = name.as_str();
+            let is_named = matches!(name, "digest" | "repr-digest" | "trailer" | "inference-header-content-length");
+            is_named || name.starts_with("content-") || name.starts_with("grpc-")
+        };
+        let kept = headers.iter().filter(|(name, _)| !is_of_pool(name));
+        let mut fields = HeaderMap::new();
+        for (name, value) in kept {
+            fields.append(name.clone(), value.clone());
+        }
+        Some(fields)
+    }
+
+    fn join_outcomes(&self, form: ReplyForm, outcomes: &[OutcomeRef<'_>]) -> JoinedReply {
+        self.0.protocol().join_outcomes(form, outcomes)
+    }
+
+    fn usage(&self, result: Message<'_>) -> Vec<(String, u64)> {
+        self.0.protocol().usage(result)
+    }
+
+    fn failure(&self, status: u16, message: &str, param: Option<&str>) -> ItemError {
+        self.0.protocol().failure(status, message, param)
+    }
+}

@@ -3,6 +3,8 @@
 //! [`Api`] serves it as an axum router over a [`Control`], the trait of the node's operations, which `app` implements.
 //! Responses are the types of [`crate::report`]. [`client`] is the other end, for the command line.
 //!
+//! [`Gate`] says which requests may use it: by its token, if it has one, and by the names by which it is called.
+//!
 //! It has an address of its own, but a browser on the same machine can reach that too. So what changes something is a
 //! POST of `application/json`, which no page of another site can send: a form can't, and a script would need a CORS
 //! preflight, which is refused here.
@@ -10,13 +12,17 @@
 mod api;
 pub mod client;
 mod control;
+mod gate;
 mod policy;
 mod purge;
 mod reply;
+mod trust;
 
 pub use self::{
     api::Api,
     control::{BoxFuture, Control, SignOffReport},
+    gate::{Gate, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure, PurgeInvalid, Scope},
+    trust::{Trust, TrustError},
 };

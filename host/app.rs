@@ -4,6 +4,7 @@
 //! runs. `edge` is where requests come in, `control` what the admin API may ask; `policies` leads policies to other
 //! generations, which `components` loads.
 
+mod admin_server;
 mod components;
 mod control;
 mod edge;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::{
+    admin_server::AdminServer,
     control::{AdminHandler, Controls},
     edge::Edge,
     policies::Policies,
@@ -31,13 +33,13 @@ use self::{
 use crate::{
     cache::{self, Cache},
     config::{self, Config},
-    http,
+    http::{self, CertificateFiles},
     telemetry::{AccessLog, Registry, access},
 };
 
 pub use self::{
     components::{CheckedPolicy, check_policies},
-    error::Error,
+    error::{AdminError, Error},
     exchange::Exchange,
 };
 
@@ -48,7 +50,7 @@ const LOG_CLOSE_TIME: Duration = Duration::from_secs(2);
 pub struct App {
     server: http::Server,
     addresses: Vec<SocketAddr>,
-    admin: Option<(http::Server, SocketAddr)>,
+    admin: Option<AdminServer>,
     exchange: Arc<Exchange>,
     controls: Arc<Controls>,
     policies: Arc<Policies>,
@@ -64,7 +66,7 @@ impl App {
         #[cfg(debug_assertions)]
         announce_planted_bug()?;
         let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
-        let admin = bind_admin(&config).await?;
+        let admin = AdminServer::bind(&config).await?;
         let registry = Registry::new();
         let (cache_metrics, metrics) = (cache::Metrics::default(), Metrics::default());
         let log = Arc::new(AccessLog::start(config.log.clone()).map_err(Error::AccessLog)?);
@@ -100,7 +102,7 @@ impl App {
     /// The admin API's address.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|(_, address)| *address)
+        self.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Returns what has the node go on by another configuration while it runs.
@@ -115,9 +117,12 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(Arc::clone(self.exchange.cache().purger()).run(stop.clone()));
         background.spawn(Arc::clone(&self.policies).watch(stop.clone()));
-        background.spawn(on_hangup(Arc::clone(&self.log), Arc::clone(&self.policies), stop.clone()));
-        if let Some((server, _)) = self.admin {
-            let handler = AdminHandler::new(&self.controls);
+        let certificates = self.admin.iter().map(|admin| &admin.server).chain([&self.server]);
+        let certificates: Vec<_> = certificates.map(http::Server::certificates).collect();
+        let (log, policies) = (Arc::clone(&self.log), Arc::clone(&self.policies));
+        background.spawn(on_hangup(log, policies, certificates, stop.clone()));
+        if let Some(AdminServer { server, gate, .. }) = self.admin {
+            let handler = AdminHandler::new(&self.controls, gate);
             let stop = stop.clone();
             background.spawn(async move {
                 server.run(handler, stop).await;
@@ -151,21 +156,17 @@ fn announce_planted_bug() -> Result<(), Error> {
     Ok(())
 }
 
-async fn bind_admin(config: &Config) -> Result<Option<(http::Server, SocketAddr)>, Error> {
-    let Some(address) = config.admin else { return Ok(None) };
-    let listen = config::Listen { address, tls: None };
-    let timeouts = config::Timeouts { drain: Duration::from_secs(1), ..config.timeouts.clone() };
-    let server = http::Server::bind(&[listen], &config.limits, &timeouts).await.map_err(Error::Admin)?;
-    let bound = server.addresses().first().copied().unwrap_or(address);
-    Ok(Some((server, bound)))
-}
-
-/// HUP: log rotation has moved the file away, or the operator has changed policies.
-async fn on_hangup(log: Arc<AccessLog>, policies: Arc<Policies>, stop: CancellationToken) {
+/// HUP: log rotation has moved the file away, or the operator has changed policies or certificates.
+async fn on_hangup(
+    log: Arc<AccessLog>,
+    policies: Arc<Policies>,
+    certificates: Vec<CertificateFiles>,
+    stop: CancellationToken,
+) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
-            warn!(%error, "HUP can't be watched; the access log won't be reopened, nor policies reloaded");
+            warn!(%error, "HUP can't be watched; the access log, policies and certificates won't be reloaded by it");
             return;
         }
     };
@@ -174,6 +175,11 @@ async fn on_hangup(log: Arc<AccessLog>, policies: Arc<Policies>, stop: Cancellat
             () = stop.cancelled() => return,
             _ = hangups.recv() => {
                 log.reopen();
+                for files in &certificates {
+                    for error in files.reload().await {
+                        warn!(%error, "a certificate can't be used; the former one is served on");
+                    }
+                }
                 policies.reload().await;
             }
         }

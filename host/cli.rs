@@ -1,3 +1,4 @@
 //! What the command line says, beyond what `main` takes itself.
 
+pub(crate) mod admin;
 pub(crate) mod policy;

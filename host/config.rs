@@ -22,7 +22,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use crate::message::{compression::Compression, network::Cidr};
 
 pub use error::{Error, Invalid};
-pub use flags::{Flags, from_flags};
+pub use flags::{Flags, FlagsTls, from_flags};
 pub use load::{load, parse};
 pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
@@ -34,8 +34,8 @@ pub struct Config {
     pub node: String,
     /// Addresses that clients connect to; at least one.
     pub listen: Vec<Listen>,
-    /// The admin API's address, if there is to be one.
-    pub admin: Option<SocketAddr>,
+    /// The admin API, if there is to be one.
+    pub admin: Option<Admin>,
     /// The limits of what a client may send.
     pub limits: Limits,
     /// The timeouts of clients.
@@ -63,8 +63,67 @@ pub struct Config {
 pub struct Listen {
     /// Address and port; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Certificate and key; without them the address speaks cleartext HTTP.
-    pub tls: Option<Tls>,
+    /// TLS; without it the address speaks cleartext HTTP.
+    pub tls: Option<ListenTls>,
+    /// Networks whose connections begin with the client's address (PROXY protocol).
+    pub proxy_protocol: Vec<Cidr>,
+    /// Whether other processes may listen on the address as well (`SO_REUSEPORT`).
+    pub reuse_port: bool,
+}
+
+/// The admin API: where it listens and who may use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Address and port; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// TLS; without it the address speaks cleartext HTTP.
+    pub tls: Option<ListenTls>,
+    /// The file of the token that requests have to show; without one that of the environment, if it has one.
+    pub token_file: Option<PathBuf>,
+    /// Names by which requests may call it, in lower case and without port, beside `localhost` and IP addresses.
+    pub hosts: Vec<String>,
+    /// Whether it may listen beyond loopback although it asks for neither a token nor a client certificate.
+    pub unprotected: bool,
+}
+
+/// TLS of a listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The certificates, at least one. The first is for clients that name no host, or one that no certificate has.
+    pub certificates: Vec<Certificate>,
+    /// The oldest version that is spoken.
+    pub version_min: TlsVersion,
+    /// Between two looks at the files; 0 for none.
+    pub reload: Duration,
+    /// PEM file of the authorities of which each client has to show a certificate; without one none is asked for.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A certificate of a listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// From files.
+    Files {
+        /// The certificate and its key.
+        pair: Tls,
+        /// DER file of an OCSP response, sent with the certificate if it is there.
+        ocsp: Option<PathBuf>,
+    },
+    /// Made when the address is bound, and trusted by nobody.
+    SelfSigned {
+        /// Names and IP addresses.
+        names: Vec<String>,
+    },
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    Tls12,
+    /// TLS 1.3 (RFC 8446).
+    Tls13,
 }
 
 /// PEM files of a certificate and its key.

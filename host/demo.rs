@@ -24,7 +24,7 @@ use self::{
     drive::{Run, drive},
     report::{Side, count, duration},
     scene::Scene,
-    workload::{Ask, CLIENTS, Plan, plan},
+    workload::{Ask, Plan, Rate, plan},
 };
 pub use self::{error::Error, workload::REQUESTS_MAX};
 
@@ -144,7 +144,7 @@ fn introduction(options: Options, scene: &Scene, plan: &Plan) -> String {
     );
     let calls = plan.asks.iter().filter(|ask| ask.is_call()).count();
     text += &format!(
-        "  workload    {} requests of {CLIENTS} clients, drawn from seed {SEED}: {} page views and\n",
+        "  workload    {} requests, drawn from seed {SEED}: {} page views and\n",
         count(plan.asks.len() as u64),
         count((plan.asks.len() - calls) as u64),
     );
@@ -153,6 +153,13 @@ fn introduction(options: Options, scene: &Scene, plan: &Plan) -> String {
         count(calls as u64),
         count(plan.items() as u64),
         plan.bursts(),
+    );
+    text +=
+        "              They arrive at the same times without and with holm, whatever the responses take: a third at\n";
+    text += &format!(
+        "              {} a second, which the origin alone can carry, the rest at {} a second, which it can't\n",
+        count(Rate::Steady.per_second().into()),
+        count(Rate::Rush.per_second().into()),
     );
     text
 }

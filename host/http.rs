@@ -30,9 +30,9 @@ mod trace;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{fronts::tcp::Tcp, shared::Shared};
+use self::{fronts::tcp::Tcp, shared::Shared, tls::Certificates};
 use crate::config;
 
 pub use self::{
@@ -40,11 +40,13 @@ pub use self::{
     handler::{Arrival, Handler},
     metrics::Metrics,
     shared::Drained,
+    tls::CertificateFiles,
 };
 
 /// Bound addresses with their certificates and limits; [`Server::run`] accepts connections.
 pub struct Server {
     tcp: Tcp,
+    certificates: CertificateFiles,
     limits: config::Limits,
     timeouts: config::Timeouts,
     metrics: Metrics,
@@ -60,14 +62,29 @@ impl Server {
         limits: &config::Limits,
         timeouts: &config::Timeouts,
     ) -> Result<Self, Error> {
-        let tcp = Tcp::bind(listen).await?;
-        Ok(Self { tcp, limits: limits.clone(), timeouts: timeouts.clone(), metrics: Metrics::new() })
+        let metrics = Metrics::new();
+        let mut certificates = Vec::with_capacity(listen.len());
+        for one in listen {
+            certificates.push(match &one.tls {
+                Some(tls) => Some(Arc::new(Certificates::load(tls, &metrics.tls).await?)),
+                None => None,
+            });
+        }
+        let tcp = Tcp::bind(listen, &certificates)?;
+        let certificates = CertificateFiles::new(certificates.into_iter().flatten().collect());
+        Ok(Self { tcp, certificates, limits: limits.clone(), timeouts: timeouts.clone(), metrics })
     }
 
     /// Returns the bound addresses, in the order of the configuration, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.addresses()
+    }
+
+    /// Returns the certificates of all addresses, to have them read again.
+    #[must_use]
+    pub fn certificates(&self) -> CertificateFiles {
+        self.certificates.clone()
     }
 
     /// Returns handles of this server's metrics.
@@ -80,8 +97,10 @@ impl Server {
     pub async fn run<H: Handler>(self, handler: H, drain: CancellationToken) -> Drained {
         // A listener holds a slot while it waits for a connection, so each has one at least.
         let slots = self.limits.connections_max.max(self.tcp.addresses().len());
+        let watching = AbortOnDropHandle::new(tokio::spawn(self.certificates.watch(drain.clone())));
         let shared = Arc::new(Shared::new(handler, self.limits, self.timeouts, self.metrics, drain, slots));
         self.tcp.run(shared.clone()).await;
+        drop(watching);
         shared.drained().await
     }
 }

@@ -8,12 +8,14 @@ use clap::{Args, Parser, Subcommand};
 use holm::{
     admin::{Purge, Scope, client},
     app::{self, App},
-    config::{self, AccessLog, ByteSize, Config},
+    config::{self, AccessLog, ByteSize, Config, FlagsTls},
     demo, telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use self::cli::admin::AdminFlags;
 
 /// Many threads make and drop small things for every request. mimalloc is as fast at it as jemalloc, and builds with a C
 /// compiler alone, where jemalloc wants make as well.
@@ -74,7 +76,7 @@ struct DemoFlags {
 #[derive(Args)]
 struct ServeFlags {
     /// A configuration file; with it no other flag is taken
-    #[arg(long, conflicts_with_all = ["origin", "listen", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
+    #[arg(long, conflicts_with_all = ["origin", "listen", "tls_cert", "tls_key", "tls_self_signed", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
     config: Option<PathBuf>,
     /// The origin's URL, http://host:port or https://host:port; several make a pool
     #[arg(long, required_unless_present = "config")]
@@ -82,6 +84,15 @@ struct ServeFlags {
     /// Where clients connect [default: 127.0.0.1:8080]
     #[arg(long)]
     listen: Option<SocketAddr>,
+    /// The certificate's PEM file, leaf first: clients connect by TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "tls_self_signed")]
+    tls_cert: Option<PathBuf>,
+    /// The PEM file of its private key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Clients connect by TLS, with a certificate that is made now, for this machine; nobody trusts it (curl -k)
+    #[arg(long)]
+    tls_self_signed: bool,
     /// A policy component
     #[arg(long)]
     policy: Option<PathBuf>,
@@ -107,9 +118,8 @@ struct ServeFlags {
 
 #[derive(Args)]
 struct PurgeFlags {
-    /// The admin API of any node of the region
-    #[arg(long, default_value = "127.0.0.1:9090")]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminFlags,
     #[command(flatten)]
     scope: ScopeFlags,
     /// Mark stale instead of removing
@@ -177,12 +187,13 @@ async fn demonstrate(flags: DemoFlags) -> Done {
 async fn serve(flags: ServeFlags) -> Done {
     let config = configured(flags)?;
     let tls: Vec<bool> = config.listen.iter().map(|listen| listen.tls.is_some()).collect();
+    let admin_tls = config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
     let app = App::start(config).await.map_err(|error| format!("holm can't start: {error}"))?;
     for (address, tls) in app.addresses().iter().zip(tls) {
         info!("listening on {}://{address}", if tls { "https" } else { "http" });
     }
     if let Some(admin) = app.admin() {
-        info!("admin on http://{admin}");
+        info!("admin on {}://{admin}", if admin_tls { "https" } else { "http" });
     }
     let drain = CancellationToken::new();
     tokio::spawn(drain_on_signal(drain.clone()));
@@ -196,9 +207,16 @@ fn configured(flags: ServeFlags) -> Result<Config, String> {
         return config::load(&file).map_err(|error| rendered(&error));
     }
     let base = config::Flags::default();
+    let tls = match (flags.tls_cert, flags.tls_key) {
+        (Some(certificate), Some(key)) => FlagsTls::Files { certificate, key },
+        _ if flags.tls_self_signed => FlagsTls::SelfSigned,
+        // Neither comes alone.
+        _ => base.tls,
+    };
     let flags = config::Flags {
         origin: flags.origin,
         listen: flags.listen.unwrap_or(base.listen),
+        tls,
         policy: flags.policy,
         memory: flags.memory.unwrap_or(base.memory),
         disk: flags.disk,
@@ -281,6 +299,7 @@ async fn check_policies(config: &Config) -> Done {
 
 async fn purge(flags: PurgeFlags) -> Done {
     let PurgeFlags { admin, scope, soft } = flags;
+    let admin = admin.access().map_err(|error| format!("holm purge: {error}"))?;
     if let Some(node) = scope.sign_off {
         let path = format!("/nodes/{node}/sign-off");
         let body = serde_json::json!({});

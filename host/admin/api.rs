@@ -7,7 +7,7 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, FromRequest, Path, Request, State},
     http::{HeaderMap, Method, StatusCode, Uri, header::CONTENT_TYPE},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http_body::Body as _;
@@ -16,6 +16,7 @@ use tower::ServiceExt as _;
 
 use super::{
     control::{Control, SignOffReport},
+    gate::Gate,
     policy::PolicyAction,
     purge::Purge,
     reply::{JSON, PROBLEM, Refusal, TEXT, json, problem, respond},
@@ -54,28 +55,39 @@ const INCOMPLETE: &str = "the purge is in the log, but not every node has applie
 
 /// The admin API of a node. Clones serve the same node.
 #[derive(Clone)]
-pub struct Api(Router);
+pub struct Api {
+    router: Router,
+    gate: Arc<Gate>,
+}
 
 impl Api {
-    /// Makes the API of the node behind `control`.
+    /// Makes the API of the node behind `control`, for the requests that `gate` lets in.
     #[must_use]
-    pub fn new(control: Arc<dyn Control>) -> Self {
-        Self(router(control))
+    pub fn new(control: Arc<dyn Control>, gate: Gate) -> Self {
+        Self { router: router(control), gate: Arc::new(gate) }
     }
 
     /// Serves one request of the node's own listener.
     pub async fn respond(&self, request: message::Request) -> message::Response {
-        let mut inner = http::Request::new(request.body);
-        *inner.method_mut() = request.head.method;
-        *inner.uri_mut() = Uri::from(request.head.target);
-        *inner.headers_mut() = request.head.headers;
-        let Ok(response) = self.0.clone().oneshot(inner).await;
+        let response = match self.gate.check(&request.head) {
+            Ok(()) => self.let_in(request).await,
+            Err(refusal) => refusal.into_response(),
+        };
         response.map(|body| {
             if body.is_end_stream() {
                 return message::Body::Empty;
             }
             message::Body::stream(body.map_err(|error| BodyError::Broken(error.to_string())))
         })
+    }
+
+    async fn let_in(&self, request: message::Request) -> Response {
+        let mut inner = http::Request::new(request.body);
+        *inner.method_mut() = request.head.method;
+        *inner.uri_mut() = Uri::from(request.head.target);
+        *inner.headers_mut() = request.head.headers;
+        let Ok(response) = self.router.clone().oneshot(inner).await;
+        response
     }
 }
 
@@ -206,13 +218,14 @@ mod tests {
         task::{Context, Poll},
     };
 
-    use http::{HeaderValue, Version, uri::PathAndQuery};
+    use http::{HeaderValue, Version, header::AUTHORIZATION, uri::PathAndQuery};
     use parking_lot::Mutex;
     use serde_json::{Value, json};
 
     use super::{
         super::{
             control::BoxFuture,
+            gate::Token,
             policy::PolicyFailure,
             purge::{PurgeFailure, Scope},
         },
@@ -306,6 +319,7 @@ mod tests {
     fn request(method: Method, target: &'static str, body: impl Into<Body>) -> Request {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("Application/JSON; charset=utf-8"));
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer a-token-of-the-tests"));
         Request {
             head: RequestHead {
                 method,
@@ -340,9 +354,13 @@ mod tests {
         }
     }
 
+    fn gate() -> Gate {
+        Gate::new(Some(Token::parse("a-token-of-the-tests").unwrap()), Vec::new())
+    }
+
     async fn ask(node: &Arc<Node>, request: Request) -> Answer {
         let control: Arc<dyn Control> = Arc::<Node>::clone(node);
-        let (parts, body) = Api::new(control).respond(request).await.into_parts();
+        let (parts, body) = Api::new(control, gate()).respond(request).await.into_parts();
         let body = body.collect(1024 * 1024).await.unwrap();
         let text = String::from_utf8(body.to_vec()).unwrap();
         Answer { status: parts.status.as_u16(), headers: parts.headers, text }
@@ -466,6 +484,21 @@ mod tests {
             assert_eq!((response.status, response.content_type()), (status, PROBLEM), "{body:.40}");
             assert_eq!(response.json()["status"], status, "{body:.40}");
         }
+        assert!(node.purged.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_the_gate_refuses_purges_nothing() {
+        let node = Arc::new(node());
+        let mut without_token = purging(r#"{"tag":"news"}"#);
+        without_token.head.headers.remove(AUTHORIZATION);
+        let refused = ask(&node, without_token).await;
+        assert_eq!((refused.status, refused.content_type()), (401, PROBLEM));
+        assert_eq!(refused.headers["www-authenticate"], "Bearer");
+        let mut rebound = purging(r#"{"tag":"news"}"#);
+        rebound.head.authority = HeaderValue::from_static("evil.example:7070");
+        let refused = ask(&node, rebound).await;
+        assert_eq!((refused.status, refused.content_type()), (421, PROBLEM));
         assert!(node.purged.lock().is_empty());
     }
 

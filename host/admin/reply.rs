@@ -5,7 +5,7 @@ use std::fmt::Display;
 use axum::{
     http::{
         HeaderValue, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
@@ -32,11 +32,20 @@ impl Refusal {
     pub(super) fn new(status: StatusCode, detail: impl Display) -> Self {
         Self { status, detail: detail.to_string() }
     }
+
+    #[cfg(test)]
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        json(self.status, PROBLEM, &problem(self.status, self.detail))
+        let mut response = json(self.status, PROBLEM, &problem(self.status, self.detail));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{exchange::Exchange, policies::Policies};
 use crate::{
-    admin::{Api, BoxFuture, Control, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
+    admin::{Api, BoxFuture, Control, Gate, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
     cache::{key::Key, purge},
     http::{Arrival, Handler},
     message::{Request, Response},
@@ -141,13 +141,13 @@ impl Control for Controls {
     }
 }
 
-/// Serves the admin API through the same listeners as everything else.
+/// Serves the admin API through the same kind of listener as everything else.
 #[derive(Clone)]
 pub(super) struct AdminHandler(Api);
 
 impl AdminHandler {
-    pub(super) fn new(controls: &Arc<Controls>) -> Self {
-        Self(Api::new(Arc::clone(controls) as Arc<dyn Control>))
+    pub(super) fn new(controls: &Arc<Controls>, gate: Gate) -> Self {
+        Self(Api::new(Arc::clone(controls) as Arc<dyn Control>, gate))
     }
 }
 

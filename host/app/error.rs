@@ -1,6 +1,6 @@
 //! Why a node can't be put together.
 
-use std::io;
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
@@ -15,6 +15,9 @@ pub enum Error {
     /// The admin API's listener.
     #[error("the admin API: {0}")]
     Admin(#[source] http::Error),
+    /// Who may use the admin API.
+    #[error("the admin API: {0}")]
+    AdminAccess(#[from] AdminError),
     /// The tiers or the purge log.
     #[error(transparent)]
     Cache(#[from] cache::Error),
@@ -47,4 +50,26 @@ pub enum Error {
     /// The access log can't be opened.
     #[error("the access log: {0}")]
     AccessLog(#[source] io::Error),
+}
+
+/// Why an admin API isn't opened.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// The file of its token can't be read.
+    #[error("cannot read the token in {}: {cause}", .file.display())]
+    TokenFile {
+        /// The file.
+        file: PathBuf,
+        /// The error of the system.
+        cause: io::Error,
+    },
+    /// What a file or the environment has isn't a token.
+    #[error("{0} has no token: one has 16 or more characters, all of them visible ASCII")]
+    Token(String),
+    /// Everyone who reaches its address could use it.
+    #[error(
+        "everyone who reaches {0} could purge and exchange policies: set `admin.token_file` or HOLM_ADMIN_TOKEN, or \
+         `admin.tls.client_ca`, or listen on loopback; `admin.unprotected = true` says that it is meant"
+    )]
+    Open(SocketAddr),
 }

@@ -13,6 +13,8 @@ use holm::{
     workbench::{self, Against, Error, Golden, Introduce, Language, New, Remote, Replay, Subject},
 };
 
+use super::admin::AdminFlags;
+
 #[derive(Subcommand)]
 pub(crate) enum PolicyAction {
     /// Makes the folder of a new policy: one that works, with tests
@@ -152,9 +154,8 @@ struct How {
 
 #[derive(Args)]
 pub(crate) struct NodeFlags {
-    /// The admin API of the node
-    #[arg(long, default_value = "127.0.0.1:9090")]
-    admin: String,
+    #[command(flatten)]
+    admin: AdminFlags,
 }
 
 /// How a component is loaded.
@@ -195,10 +196,10 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
         PolicyAction::Check(flags) => workbench::check(&flags.settings.subject(flags.file.clone())).map(say),
         PolicyAction::Test(flags) => test(flags),
         PolicyAction::Replay(flags) => replay(flags),
-        PolicyAction::List { name, node } => node.remote().list(name.as_deref()).await.map(say),
+        PolicyAction::List { name, node } => list(name.as_deref(), &node).await,
         PolicyAction::Load(flags) => load(flags).await,
-        PolicyAction::Promote { name, node } => node.remote().promote(&name).await.map(say),
-        PolicyAction::Rollback { name, to, node } => node.remote().rollback(&name, to.as_deref()).await.map(say),
+        PolicyAction::Promote { name, node } => promote(&name, &node).await,
+        PolicyAction::Rollback { name, to, node } => rollback(&name, to.as_deref(), &node).await,
     };
     done.map_err(|error| format!("holm policy: {error}"))
 }
@@ -261,11 +262,23 @@ async fn load(flags: LoadFlags) -> Result<ExitCode, Error> {
         How { swap: true, .. } => Introduce::Swap,
         How { .. } => Introduce::Configured,
     };
-    flags.node.remote().load(&flags.name, flags.file, introduce).await.map(say)
+    flags.node.remote()?.load(&flags.name, flags.file, introduce).await.map(say)
+}
+
+async fn list(name: Option<&str>, node: &NodeFlags) -> Result<ExitCode, Error> {
+    node.remote()?.list(name).await.map(say)
+}
+
+async fn promote(name: &str, node: &NodeFlags) -> Result<ExitCode, Error> {
+    node.remote()?.promote(name).await.map(say)
+}
+
+async fn rollback(name: &str, to: Option<&str>, node: &NodeFlags) -> Result<ExitCode, Error> {
+    node.remote()?.rollback(name, to).await.map(say)
 }
 
 impl NodeFlags {
-    fn remote(&self) -> Remote {
-        Remote { admin: self.admin.clone() }
+    fn remote(&self) -> Result<Remote, Error> {
+        Ok(Remote { admin: self.admin.access().map_err(Error::Asked)? })
     }
 }

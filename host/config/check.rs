@@ -5,6 +5,7 @@ mod cache;
 mod policy;
 mod pool;
 mod route;
+mod tls;
 mod translation;
 
 use std::{collections::BTreeSet, net::SocketAddr, path::Path};
@@ -12,12 +13,13 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 use toml::Spanned;
 
 use super::{
-    Config, Error, Limits, Listen, Log, Prefetch, Timeouts, Tls, defaults,
+    Admin, Config, Error, Limits, Listen, Log, Prefetch, Timeouts, defaults,
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
     units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, TIB},
 };
+use crate::message::{Scheme, authority};
 
 /// A configuration, and all problems that keep it from being used.
 pub(super) struct Checked {
@@ -42,10 +44,11 @@ impl Checked {
 pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut findings = Findings::new(base);
     let mut taken = BTreeSet::new();
+    let tls = tls::common(&raw.tls, &mut findings);
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
-        listen: listen(&raw.listen, &mut taken, &mut findings),
-        admin: raw.admin.as_ref().and_then(|admin| address(&admin.address, &mut taken, &mut findings)),
+        listen: listen(&raw.listen, &tls, &mut taken, &mut findings),
+        admin: raw.admin.as_ref().and_then(|raw| admin(raw, &tls, &mut taken, &mut findings)),
         limits: limits(&raw.limits, &mut findings),
         timeouts: timeouts(&raw.timeouts, &mut findings),
         cache: cache::cache(&raw.cache, &mut findings),
@@ -61,19 +64,54 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     Checked { config, problems: findings.problems, files: findings.files }
 }
 
-fn listen(raw: &[raw::Listen], taken: &mut BTreeSet<SocketAddr>, findings: &mut Findings<'_>) -> Vec<Listen> {
+fn listen(
+    raw: &[raw::Listen],
+    common: &tls::Common,
+    taken: &mut BTreeSet<SocketAddr>,
+    findings: &mut Findings<'_>,
+) -> Vec<Listen> {
     if raw.is_empty() {
         findings.missing("there is no address to listen on", "add `[[listen]]` with `address = \"127.0.0.1:8080\"`");
     }
     let mut out = Vec::with_capacity(raw.len());
     for listen in raw {
-        let tls = listen.tls.as_ref().map(|tls| Tls {
-            certificate: findings.file(&tls.certificate, "certificate"),
-            key: findings.file(&tls.key, "certificate's key"),
-        });
-        out.extend(address(&listen.address, taken, findings).map(|address| Listen { address, tls }));
+        let tls = listen.tls.as_ref().map(|raw| tls::listen(raw, common, findings));
+        let proxies = listen.proxy_protocol.iter().filter_map(|network| findings.network(network)).collect();
+        let address = address(&listen.address, taken, findings);
+        out.extend(address.map(Listen::new).map(|base| Listen {
+            tls,
+            proxy_protocol: proxies,
+            reuse_port: listen.reuse_port.unwrap_or(base.reuse_port),
+            ..base
+        }));
     }
     out
+}
+
+fn admin(
+    raw: &raw::Admin,
+    common: &tls::Common,
+    taken: &mut BTreeSet<SocketAddr>,
+    findings: &mut Findings<'_>,
+) -> Option<Admin> {
+    let tls = raw.tls.as_ref().map(|raw| tls::admin(raw, common, findings));
+    let token_file = raw.token_file.as_ref().map(|given| findings.file(given, "file of the admin token"));
+    let hosts = raw.hosts.iter().filter_map(|given| host(given, findings)).collect();
+    let base = Admin::new(address(&raw.address, taken, findings)?);
+    Some(Admin { tls, token_file, hosts, unprotected: raw.unprotected.unwrap_or(base.unprotected), ..base })
+}
+
+/// Reads a name by which the admin API may be called.
+fn host(given: &Spanned<String>, findings: &mut Findings<'_>) -> Option<String> {
+    let text = given.get_ref();
+    // Neither a port nor a wildcard, and in the form that the authorities of requests have.
+    let normal = authority::normal(text.as_bytes(), Scheme::Http).filter(|normal| **normal == *text.as_bytes());
+    if normal.is_none() || text.contains([':', '*']) {
+        let help = "write a name in lower case and without a port, such as `edge-1.example.org`";
+        findings.refuse(given.span(), format!("{text:?} is no name of the admin API"), help);
+        return None;
+    }
+    Some(text.clone())
 }
 
 fn address(

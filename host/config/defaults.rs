@@ -1,13 +1,13 @@
 //! The default values. Written here once; `config/holm.toml` documents the same values, and a
 //! test compares the two.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    AccessLog, Batch, Breaker, Cache, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint, ForwardPath, Health,
-    Limits, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool,
-    PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Route, TenantBy, Timeouts, Translation,
-    findings::is_name,
+    AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
+    ForwardPath, Health, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
+    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
+    TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -25,6 +25,30 @@ const INDIVISIBLE: [&str; 3] = ["late_chunking", "messages", "stream"];
 /// Returns the host's name where the environment has it, else `holm`.
 pub(super) fn node() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| is_name(name)).unwrap_or_else(|| "holm".to_owned())
+}
+
+impl Listen {
+    /// Cleartext at `address`, for clients that connect by themselves.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, tls: None, proxy_protocol: Vec::new(), reuse_port: false }
+    }
+}
+
+impl ListenTls {
+    /// TLS 1.2 and 1.3 with these certificates, whose files are looked at every 10 s; no client certificates.
+    #[must_use]
+    pub fn new(certificates: Vec<Certificate>) -> Self {
+        Self { certificates, version_min: TlsVersion::default(), reload: Duration::from_secs(10), client_ca: None }
+    }
+}
+
+impl Admin {
+    /// Cleartext at `address`, called by IP address or `localhost`, with no token but that of the environment.
+    #[must_use]
+    pub const fn new(address: SocketAddr) -> Self {
+        Self { address, tls: None, token_file: None, hosts: Vec::new(), unprotected: false }
+    }
 }
 
 impl Default for Limits {

@@ -3,14 +3,14 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use toml::Spanned;
 
 use super::{
-    AccessLog, Config, Error,
+    AccessLog, Certificate, Config, Error, ListenTls,
     check::check,
     error::Problem,
     findings::is_name,
@@ -25,6 +25,8 @@ pub struct Flags {
     pub origin: Vec<String>,
     /// `--listen`: where clients connect.
     pub listen: SocketAddr,
+    /// `--tls-cert`, `--tls-key` or `--tls-self-signed`.
+    pub tls: FlagsTls,
     /// `--policy`: a component for the route, named by its file's stem.
     pub policy: Option<PathBuf>,
     /// `--memory`: capacity of the memory tier.
@@ -41,13 +43,31 @@ pub struct Flags {
     pub access_log: AccessLog,
 }
 
+/// TLS of `--listen`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FlagsTls {
+    /// Cleartext.
+    #[default]
+    Off,
+    /// `--tls-cert` and `--tls-key`: PEM files.
+    Files {
+        /// Certificate chain, leaf first.
+        certificate: PathBuf,
+        /// Private key.
+        key: PathBuf,
+    },
+    /// `--tls-self-signed`: a certificate that is made at the start, for this machine.
+    SelfSigned,
+}
+
 impl Default for Flags {
-    /// No origin yet; `127.0.0.1:8080`, 256 MiB of memory, no other tier (a disk tier has 1 GiB), no policy, no admin
-    /// API, the access log on standard output.
+    /// No origin yet; cleartext on `127.0.0.1:8080`, 256 MiB of memory, no other tier (a disk tier has 1 GiB), no policy,
+    /// no admin API, the access log on standard output.
     fn default() -> Self {
         Self {
             origin: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: FlagsTls::Off,
             policy: None,
             memory: ByteSize::mib(256),
             disk: None,
@@ -73,7 +93,25 @@ pub fn from_flags(flags: &Flags) -> Result<Config, Error> {
     let raw = line.spell(flags);
     let mut checked = check(&raw, Path::new(""));
     checked.look_for_files();
-    checked.finish(NAME, &line.text)
+    let mut config = checked.finish(NAME, &line.text)?;
+    if flags.tls == FlagsTls::SelfSigned {
+        // No file says so: what nobody trusts is for trying things out.
+        let names = own_names(flags.listen.ip());
+        for listen in &mut config.listen {
+            listen.tls = Some(ListenTls::new(vec![Certificate::SelfSigned { names: names.clone() }]));
+        }
+    }
+    Ok(config)
+}
+
+/// Returns what clients of this machine call it, and the address itself if it is one of several.
+fn own_names(listen: IpAddr) -> Vec<String> {
+    let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let listen = listen.to_string();
+    if !(["0.0.0.0", "::"].contains(&listen.as_str()) || names.contains(&listen)) {
+        names.push(listen);
+    }
+    names
 }
 
 /// Stands for a file's name in messages.
@@ -90,10 +128,18 @@ struct CommandLine {
 impl CommandLine {
     fn spell(&mut self, flags: &Flags) -> Raw {
         let endpoints: Vec<_> = flags.origin.iter().map(|url| self.text("--origin", url)).collect();
-        let listen = raw::Listen { address: self.text("--listen", &flags.listen.to_string()), tls: None };
+        let address = self.text("--listen", &flags.listen.to_string());
+        let tls = self.tls(&flags.tls);
+        let listen = raw::Listen { address, tls, proxy_protocol: Vec::new(), reuse_port: None };
         let policy = flags.policy.as_ref().map(|file| self.policy(file));
         let cache = self.cache(flags);
-        let admin = flags.admin.map(|it| raw::Admin { address: self.text("--admin", &it.to_string()) });
+        let admin = flags.admin.map(|it| raw::Admin {
+            address: self.text("--admin", &it.to_string()),
+            tls: None,
+            token_file: None,
+            hosts: Vec::new(),
+            unprotected: None,
+        });
         let access = self.text("--access-log", &flags.access_log.to_string());
         let pool = raw::Pool { endpoints: Some(nowhere(endpoints)), ..raw::Pool::default() };
         Raw {
@@ -106,6 +152,16 @@ impl CommandLine {
             log: raw::Log { access: Some(access), ..raw::Log::default() },
             ..Raw::default()
         }
+    }
+
+    fn tls(&mut self, tls: &FlagsTls) -> Option<raw::ListenTls> {
+        let FlagsTls::Files { certificate, key } = tls else { return None };
+        Some(raw::ListenTls {
+            certificate: self.put("--tls-cert", &certificate.display().to_string(), certificate.clone()),
+            key: self.put("--tls-key", &key.display().to_string(), key.clone()),
+            ocsp: None,
+            further: Vec::new(),
+        })
     }
 
     fn policy(&mut self, file: &Path) -> (Spanned<String>, raw::Policy) {
@@ -194,7 +250,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Cache, Disk, PolicySource, Pool, Redis, Route};
+    use crate::config::{Cache, Disk, Listen, PolicySource, Pool, Redis, Route, Tls};
 
     fn flags() -> Flags {
         Flags { origin: vec!["http://127.0.0.1:9000".to_owned()], ..Flags::default() }
@@ -207,7 +263,7 @@ mod tests {
     #[test]
     fn one_flag_is_enough() {
         let config = from_flags(&flags()).unwrap();
-        assert_eq!(debug(&config.listen), "[Listen { address: 127.0.0.1:8080, tls: None }]");
+        assert_eq!(config.listen, [Listen::new("127.0.0.1:8080".parse().unwrap())]);
         assert_eq!(debug(&config.cache), debug(Cache::default()));
         assert_eq!(debug(&config.routes), debug([Route::new("default", "origin")]));
         let endpoints = config.pools["origin"].endpoints.clone();
@@ -224,6 +280,7 @@ mod tests {
         let config = from_flags(&Flags {
             origin: vec!["http://a:1".to_owned(), "https://b:2".to_owned()],
             listen: "[::1]:80".parse().unwrap(),
+            tls: FlagsTls::Files { certificate: policy.clone(), key: policy.clone() },
             policy: Some(policy.clone()),
             memory: ByteSize::mib(3),
             disk: Some(PathBuf::from("cache")),
@@ -234,14 +291,27 @@ mod tests {
         })
         .unwrap();
         assert_eq!(config.listen[0].address.to_string(), "[::1]:80");
+        let pair = Tls { certificate: policy.clone(), key: policy.clone() };
+        let tls = ListenTls::new(vec![Certificate::Files { pair, ocsp: None }]);
+        assert_eq!(config.listen[0].tls, Some(tls));
         assert_eq!(config.pools["origin"].endpoints.len(), 2);
         assert_eq!(config.cache.memory.bytes, 3 << 20);
         assert_eq!(debug(&config.cache.disk), debug(Some(Disk { bytes: 2 << 30, ..Disk::new("cache") })));
         assert_eq!(debug(&config.cache.redis), debug(Some(Redis::new("redis://r"))));
-        assert_eq!(config.admin.map(|it| it.port()), Some(9901));
+        assert_eq!(config.admin.map(|it| it.address.port()), Some(9901));
         assert_eq!(config.log.access, AccessLog::Off);
         assert_eq!(config.routes[0].policy.as_deref(), Some("tenant-key"));
         assert_eq!(debug(&config.policies["tenant-key"].source), debug(PolicySource::File(policy)));
+    }
+
+    #[test]
+    fn a_self_signed_certificate_is_for_this_machine() {
+        for (listen, more) in [("127.0.0.1:1", None), ("0.0.0.0:1", None), ("192.0.2.7:1", Some("192.0.2.7"))] {
+            let flags = Flags { listen: listen.parse().unwrap(), tls: FlagsTls::SelfSigned, ..flags() };
+            let tls = from_flags(&flags).unwrap().listen.remove(0).tls.unwrap();
+            let names = ["localhost", "127.0.0.1", "::1"].into_iter().chain(more).map(str::to_owned).collect();
+            assert_eq!(tls.certificates, [Certificate::SelfSigned { names }], "{listen}");
+        }
     }
 
     #[test]
@@ -250,17 +320,20 @@ mod tests {
             origin: vec!["localhost:9000".to_owned()],
             policy: Some(PathBuf::from("./no-such-policy.wasm")),
             memory: ByteSize(17),
+            tls: FlagsTls::Files { certificate: PathBuf::from("./no.pem"), key: PathBuf::from("./no-key.pem") },
             ..Flags::default()
         };
         let error = from_flags(&wrong).unwrap_err();
         let shown = error.render(false);
         for piece in [
-            "--origin localhost:9000 --listen 127.0.0.1:8080",
+            "--origin localhost:9000 --listen 127.0.0.1:8080 --tls-cert ./no.pem --tls-key ./no-key.pem",
+            "the certificate can't be read",
+            "the certificate's key can't be read",
             "[command line:1:10]",
             "`localhost:9000` is no endpoint",
             "the policy can't be read",
             "`bytes` can't be 17B",
-            "command line: 3 problems",
+            "command line: 5 problems",
         ] {
             assert!(shown.contains(piece), "{piece} is missing in\n{shown}");
         }

@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) node: Field<String>,
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
+    pub(super) tls: Tls,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) cache: Cache,
@@ -34,20 +35,55 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Listen {
     pub(super) address: Spanned<String>,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<ListenTls>,
+    #[serde(default)]
+    pub(super) proxy_protocol: Vec<Spanned<String>>,
+    pub(super) reuse_port: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table such as { certificate = \"…\", key = \"…\" }")]
-pub(super) struct Tls {
+pub(super) struct ListenTls {
     pub(super) certificate: Spanned<PathBuf>,
     pub(super) key: Spanned<PathBuf>,
+    pub(super) ocsp: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) further: Vec<Certificate>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { certificate = \"…\", key = \"…\" }")]
+pub(super) struct Certificate {
+    pub(super) certificate: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+    pub(super) ocsp: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: Spanned<String>,
+    pub(super) tls: Option<AdminTls>,
+    pub(super) token_file: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
+    pub(super) unprotected: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { certificate = \"…\", key = \"…\" }")]
+pub(super) struct AdminTls {
+    pub(super) certificate: Spanned<PathBuf>,
+    pub(super) key: Spanned<PathBuf>,
+    pub(super) client_ca: Option<Spanned<PathBuf>>,
+}
+
+/// What holds for all listeners with TLS.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Tls {
+    pub(super) version_min: Field<String>,
+    pub(super) reload_ms: Field<Millis>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -26,6 +26,10 @@ const SPARSE: &str = r#"
 const SPARSE_EXAMPLES: &str = r#"
     node = "holm"
     admin.address = "127.0.0.1:9901"
+    admin.token_file = "admin-token"
+    admin.tls.certificate = "tls/admin.pem"
+    admin.tls.key = "tls/admin-key.pem"
+    admin.tls.client_ca = "tls/operators.pem"
     limits.spool_dir = "/var/tmp"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
@@ -34,7 +38,12 @@ const SPARSE_EXAMPLES: &str = r#"
     address = "127.0.0.1:8080"
     [[listen]]
     address = "127.0.0.1:8443"
-    tls = { certificate = "tls/certificate.pem", key = "tls/key.pem" }
+    proxy_protocol = ["10.0.0.0/8"]
+    [listen.tls]
+    certificate = "tls/certificate.pem"
+    key = "tls/key.pem"
+    ocsp = "tls/ocsp.der"
+    further = [{ certificate = "tls/other.pem", key = "tls/other-key.pem", ocsp = "tls/other-ocsp.der" }]
     [policy.tenant-key]
     file = "policies/tenant-key.wasm"
     config = { tenant_header = "x-tenant", body = ["/model", "/input"] }
@@ -179,6 +188,7 @@ fn accepted(table: &str) -> BTreeSet<String> {
         "listen" | "route" => format!("[[{table}]]"),
         "route.candidates" => "[[route]]\n[[route.candidates]]".to_owned(),
         "listen.tls" => "[[listen]]\n[listen.tls]".to_owned(),
+        "listen.tls.further" => "[[listen]]\n[[listen.tls.further]]".to_owned(),
         other => format!("[{}]", other.replace('*', "any")),
     };
     let error = toml::from_str::<Raw>(&format!("{header}\nno-such-key = 0")).expect_err("no such key");
@@ -225,7 +235,22 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 25] = [
+    let table: [(&str, &[&str]); 31] = [
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = [\"10.0.0.0/33\"] # !",
+            &["`10.0.0.0/33` is no network"],
+        ),
+        ("[tls]\nversion_min = \"1.1\" # !", &["`version_min` can't be `1.1`", "`1.2`", "`1.3`"]),
+        ("[tls]\nreload_ms = 86_400_001 # !", &["`reload_ms` can't be 86_400_001 ms", "0 ms to"]),
+        (
+            "[admin]\naddress = \"127.0.0.1:1\"\nhosts = [\"Edge\"] # !",
+            &["\"Edge\" is no name of the admin API", "in lower case"],
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:1\"\nhosts = [\"edge:9901\"] # !",
+            &["\"edge:9901\" is no name", "without a port"],
+        ),
+        ("[admin]\naddress = \"127.0.0.1:1\"\n[admin.tls] # !\ncertificate = \"c.pem\"", &["the key `key` is missing"]),
         ("[limits]\ntrusted_proxies = [\"10.0.0.0/33\"] # !", &["`10.0.0.0/33` is no network", "such as `10.0.0.0/8`"]),
         ("[limits]\nspool_dir = \"\" # !", &["the path of the spool is empty"]),
         ("[timeouts]\nrate_window_ms = 99 # !", &["`rate_window_ms` can't be 99 ms", "100 ms to"]),
@@ -559,8 +584,10 @@ fn on_disk() -> tempfile::TempDir {
     for sub in ["tls", "policies"] {
         fs::create_dir(dir.path().join(sub)).unwrap();
     }
-    let tls = ["ca", "certificate", "client", "client-key", "key"].map(|file| format!("tls/{file}.pem"));
-    for file in tls.iter().map(String::as_str).chain(["policies/tenant-key.wasm"]) {
+    let tls =
+        ["admin", "admin-key", "ca", "certificate", "client", "client-key", "key", "operators", "other", "other-key"];
+    let tls = tls.map(|file| format!("tls/{file}.pem"));
+    for file in tls.iter().map(String::as_str).chain(["admin-token", "policies/tenant-key.wasm"]) {
         fs::write(dir.path().join(file), "").unwrap();
     }
     fs::write(dir.path().join("holm.toml"), examples()).unwrap();
@@ -575,10 +602,19 @@ fn files_are_looked_for_beside_the_configuration() {
     assert_eq!(source, debug(PolicySource::File(dir.path().join("policies/tenant-key.wasm"))));
     assert_eq!(config.policies["tenant-key"].config, r#"{"body":["/model","/input"],"tenant_header":"x-tenant"}"#);
     let tls = config.listen[1].tls.as_ref().expect("TLS");
+    let files = |certificate: &str, key: &str, ocsp: &str| Certificate::Files {
+        pair: Tls { certificate: dir.path().join(certificate), key: dir.path().join(key) },
+        ocsp: Some(dir.path().join(ocsp)),
+    };
     assert_eq!(
-        (&*tls.certificate, &*tls.key),
-        (&*dir.path().join("tls/certificate.pem"), &*dir.path().join("tls/key.pem"))
+        tls.certificates,
+        [
+            files("tls/certificate.pem", "tls/key.pem", "tls/ocsp.der"),
+            files("tls/other.pem", "tls/other-key.pem", "tls/other-ocsp.der")
+        ]
     );
+    let admin = config.admin.as_ref().expect("an admin API");
+    assert_eq!(admin.token_file, Some(dir.path().join("admin-token")));
     assert_eq!(config.cache.disk.expect("a disk tier").dir, Path::new("/var/cache/holm"));
 }
 
@@ -587,7 +623,7 @@ fn a_missing_file_is_named_where_it_is_mentioned() {
     let dir = on_disk();
     fs::remove_file(dir.path().join("tls/key.pem")).unwrap();
     let shown = load(&dir.path().join("holm.toml")).expect_err("no key").render(false);
-    let line = examples().lines().position(|line| line.starts_with("tls = ")).expect("a line") + 1;
+    let line = examples().lines().position(|line| line.starts_with("key = \"tls/key.pem\"")).expect("a line") + 1;
     for phrase in [format!("holm.toml:{line}:").as_str(), "the certificate's key can't be read", "tls/key.pem`"] {
         assert!(shown.contains(phrase), "{phrase} is missing in\n{shown}");
     }

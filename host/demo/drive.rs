@@ -1,4 +1,5 @@
-//! The clients: they send a plan over real sockets and keep-alive connections, and measure what comes back.
+//! The clients: they send a plan over real sockets and keep-alive connections, and measure what comes back. Requests
+//! arrive when the plan says, however long others take: one that has to wait for a connection has waited since then.
 
 use std::{
     io,
@@ -18,13 +19,26 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use indicatif::ProgressBar;
 use thiserror::Error;
-use tokio::{net::TcpStream, sync::Barrier, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep_until, timeout},
+};
 
 use super::{
     response::{Tally, embeddings_meaning, page_meaning},
-    workload::{Ask, CLIENTS, Pace, Phase, Plan},
+    workload::{Ask, Phase, Plan},
 };
 
+/// Connections for page views. They are others than those for calls, as browsers are others than programs, so that
+/// neither waits for the other's responses.
+const VIEWERS: usize = 64;
+/// Connections for embedding calls: more than a burst has, and few enough for 1,024 open files.
+const CALLERS: usize = 128;
+/// How late a timer may be by itself; that isn't counted as latency.
+const TIMER_STEP: Duration = Duration::from_millis(2);
+/// From the start of a phase until its arrivals begin to count, for all clients to be there.
+const LEAD: Duration = Duration::from_millis(20);
 /// How long one response may take, to its last byte.
 const RESPONSE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Bytes of one response's body.
@@ -35,6 +49,8 @@ const RESPONSE_BYTES_MAX: usize = 16 << 20;
 pub(super) struct Run {
     /// One for each of the plan's requests, in its order.
     pub(super) outcomes: Vec<Outcome>,
+    /// One for each of the plan's phases: how long after its last request its last response came.
+    pub(super) lags: Vec<Duration>,
     /// From the first request to the last response.
     pub(super) wall: Duration,
 }
@@ -49,7 +65,7 @@ pub(super) struct Received {
     pub(super) status: StatusCode,
     /// Equal for responses that mean the same.
     pub(super) meaning: Hash,
-    /// From the request to the last byte.
+    /// From the request's arrival by the plan to the last byte.
     pub(super) latency: Duration,
     /// Where it came from, by its own account.
     pub(super) tally: Tally,
@@ -80,66 +96,108 @@ pub(super) enum Failure {
 
 /// Sends the whole plan to `target`.
 pub(super) async fn drive(plan: &Arc<Plan>, target: SocketAddr, progress: &ProgressBar) -> Run {
-    let crew = Arc::new(Crew {
-        plan: Arc::clone(plan),
-        next: plan.phases.iter().map(|phase| AtomicUsize::new(phase.asks.start)).collect(),
-        start: Barrier::new(CLIENTS),
-        target,
-        progress: progress.clone(),
-    });
-    let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
-        clients.spawn(work(number, Arc::clone(&crew)));
+    let mut clients = Vec::new();
+    for (is_caller, number) in [(true, CALLERS), (false, VIEWERS)] {
+        for _ in 0..number {
+            let mut connection = Connection { target, sender: None };
+            // A connection that can't be opened now is tried again, and its failure counted, by the first request.
+            let _ = connection.sender().await;
+            clients.push(Client { is_caller, connection });
+        }
     }
     let begun = Instant::now();
     let mut outcomes: Vec<Outcome> = plan.asks.iter().map(|_| Err(Failure::NotAsked)).collect();
-    while let Some(client) = clients.join_next().await {
-        // Of a client that could not end, the runtime reports why, and its requests stay `NotAsked`.
-        for (index, outcome) in client.unwrap_or_default() {
-            outcomes[index] = outcome;
+    let mut lags = Vec::new();
+    for phase in &plan.phases {
+        let turn = Arc::new(Turn::new(plan, phase, progress));
+        let mut working = JoinSet::new();
+        for client in clients.drain(..) {
+            working.spawn(client.work(Arc::clone(&turn)));
         }
+        while let Some(done) = working.join_next().await {
+            // Of a client that could not end, the runtime reports why, and its requests stay `NotAsked`.
+            let Ok((client, received)) = done else { continue };
+            clients.push(client);
+            for (index, outcome) in received {
+                outcomes[index] = outcome;
+            }
+        }
+        lags.push(turn.lag(phase));
     }
-    Run { outcomes, wall: begun.elapsed() }
+    Run { outcomes, lags, wall: begun.elapsed() }
 }
 
-/// What the clients share.
-struct Crew {
+/// One phase, as its clients share it.
+struct Turn {
     plan: Arc<Plan>,
-    /// The next request of each phase.
-    next: Vec<AtomicUsize>,
-    /// All clients begin a phase together.
-    start: Barrier,
-    target: SocketAddr,
+    /// The arrivals of the plan count from here.
+    begun: Instant,
+    calls: Queue,
+    views: Queue,
     progress: ProgressBar,
 }
 
-impl Crew {
-    /// The index of the next request for a client that has had `had` of this phase.
-    fn take(&self, phase: &Phase, next: &AtomicUsize, client: usize, had: usize) -> Option<usize> {
-        let index = match phase.pace {
-            Pace::Burst if had > 0 => return None,
-            Pace::Burst => phase.asks.start + client,
-            Pace::Spread => next.fetch_add(1, Relaxed),
-        };
-        (index < phase.asks.end).then_some(index)
+/// Requests that are still to be taken, in the order of their arrivals.
+struct Queue {
+    indices: Vec<usize>,
+    next: AtomicUsize,
+}
+
+impl Turn {
+    fn new(plan: &Arc<Plan>, phase: &Phase, progress: &ProgressBar) -> Self {
+        let (calls, views): (Vec<usize>, Vec<usize>) =
+            phase.asks.clone().partition(|index| plan.asks[*index].is_call());
+        let queue = |indices| Queue { indices, next: AtomicUsize::new(0) };
+        Self {
+            plan: Arc::clone(plan),
+            begun: Instant::now() + LEAD,
+            calls: queue(calls),
+            views: queue(views),
+            progress: progress.clone(),
+        }
+    }
+
+    /// When a request arrives.
+    fn due(&self, index: usize) -> Instant {
+        self.begun + self.plan.arrivals[index]
+    }
+
+    /// How long ago the last request of the phase arrived.
+    fn lag(&self, phase: &Phase) -> Duration {
+        phase.asks.clone().next_back().map_or(Duration::ZERO, |last| self.due(last).elapsed())
     }
 }
 
-async fn work(number: usize, crew: Arc<Crew>) -> Vec<(usize, Outcome)> {
-    let mut connection = Connection { target: crew.target, sender: None };
-    // A connection that can't be opened now is tried again, and its failure counted, by the first request.
-    let _ = connection.sender().await;
-    let mut outcomes = Vec::new();
-    for (phase, next) in crew.plan.phases.iter().zip(&crew.next) {
-        crew.start.wait().await;
-        let mut had = 0;
-        while let Some(index) = crew.take(phase, next, number, had) {
-            outcomes.push((index, connection.ask(&crew.plan.asks[index]).await));
-            crew.progress.inc(1);
-            had += 1;
-        }
+impl Queue {
+    fn take(&self) -> Option<usize> {
+        self.indices.get(self.next.fetch_add(1, Relaxed)).copied()
     }
-    outcomes
+}
+
+/// One client.
+struct Client {
+    /// Whether it sends embedding calls; otherwise it views pages.
+    is_caller: bool,
+    connection: Connection,
+}
+
+impl Client {
+    /// Sends requests of a phase, each when it arrives or as soon after that as this client is free, until none is left.
+    async fn work(mut self, turn: Arc<Turn>) -> (Self, Vec<(usize, Outcome)>) {
+        let queue = if self.is_caller { &turn.calls } else { &turn.views };
+        let mut outcomes = Vec::new();
+        while let Some(index) = queue.take() {
+            let due = turn.due(index);
+            let mut arrived = due;
+            if due > Instant::now() {
+                sleep_until(due.into()).await;
+                arrived = Instant::now().min(due + TIMER_STEP);
+            }
+            outcomes.push((index, self.connection.ask(&turn.plan.asks[index], arrived).await));
+            turn.progress.inc(1);
+        }
+        (self, outcomes)
+    }
 }
 
 /// One keep-alive connection.
@@ -149,11 +207,10 @@ struct Connection {
 }
 
 impl Connection {
-    async fn ask(&mut self, ask: &Ask) -> Outcome {
+    async fn ask(&mut self, ask: &Ask, arrived: Instant) -> Outcome {
         let request = request(ask, self.target).map_err(Failure::Request)?;
-        let begun = Instant::now();
         let exchanged = timeout(RESPONSE_TIME_MAX, self.exchange(request)).await.unwrap_or(Err(Failure::Slow));
-        let latency = begun.elapsed();
+        let latency = arrived.elapsed();
         // After a failure nobody knows what is still in the pipe.
         let (head, body) = exchanged.inspect_err(|_| self.sender = None)?;
         let status = head.headers.get_all("cache-status").iter().next_back().and_then(|value| value.to_str().ok());

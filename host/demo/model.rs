@@ -142,7 +142,7 @@ impl Refusal {
 }
 
 /// What a batch of `items` costs the accelerator.
-fn cost(items: usize) -> Duration {
+pub(super) fn cost(items: usize) -> Duration {
     BATCH_COST + ITEM_COST * u32::try_from(items).unwrap_or(u32::MAX)
 }
 

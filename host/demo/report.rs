@@ -2,33 +2,56 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::{drive::Run, origin::Counts, response::Tally, workload::Plan};
+use super::{
+    drive::Run,
+    origin::Counts,
+    response::Tally,
+    workload::{Plan, Rate},
+};
 pub(super) use crate::figures::count;
 
 /// The figures of one run.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    wall: Duration,
+    steady: Times,
+    rush: Times,
+    tally: Tally,
+    origin: Counts,
+}
+
+/// What was measured at one rate of arrivals.
+#[derive(Debug, Default)]
+struct Times {
     /// Latencies of page views, ascending.
     views: Vec<Duration>,
     /// Latencies of embedding calls, ascending.
     calls: Vec<Duration>,
-    tally: Tally,
-    origin: Counts,
+    /// How long after the last request the last response came, at most.
+    lag: Duration,
 }
 
 impl Side {
     /// Counts a run of `plan`, during which the origin did `origin`.
     pub(super) fn new(plan: &Plan, run: &Run, origin: Counts) -> Self {
-        let mut side = Self { wall: run.wall, origin, ..Self::default() };
-        for (ask, outcome) in plan.asks.iter().zip(&run.outcomes) {
-            let Ok(response) = outcome else { continue };
-            side.tally += response.tally;
-            let latencies = if ask.is_call() { &mut side.calls } else { &mut side.views };
-            latencies.push(response.latency);
+        let mut side = Self { origin, ..Self::default() };
+        for (phase, lag) in plan.phases.iter().zip(&run.lags) {
+            let times = match phase.rate {
+                Rate::Steady => &mut side.steady,
+                Rate::Rush => &mut side.rush,
+            };
+            times.lag = times.lag.max(*lag);
+            let asks = phase.asks.clone();
+            for (ask, outcome) in plan.asks[asks.clone()].iter().zip(&run.outcomes[asks]) {
+                let Ok(response) = outcome else { continue };
+                side.tally += response.tally;
+                let latencies = if ask.is_call() { &mut times.calls } else { &mut times.views };
+                latencies.push(response.latency);
+            }
         }
-        side.calls.sort_unstable();
-        side.views.sort_unstable();
+        for times in [&mut side.steady, &mut side.rush] {
+            times.calls.sort_unstable();
+            times.views.sort_unstable();
+        }
         side
     }
 }
@@ -39,20 +62,36 @@ pub(super) fn render(plan: &Plan, without: &Side, with: &Side) -> String {
     table.rows.push(["", "without holm", "with holm", "change"].map(str::to_owned));
     let items = plan.items() as u64;
     table.counts("requests with a response", without.responses(), with.responses());
-    table.counts("  page views", without.views.len() as u64, with.views.len() as u64);
-    table.counts("  embedding calls", without.calls.len() as u64, with.calls.len() as u64);
+    table.counts("  page views", without.views(), with.views());
+    table.counts("  embedding calls", without.calls(), with.calls());
     table.counts("  items in them", items, items);
     load(&mut table, &without.origin, &with.origin);
+    for (rate, words, [before, after]) in [
+        (Rate::Steady, "as the origin alone can carry", [&without.steady, &with.steady]),
+        (Rate::Rush, "more than it can carry", [&without.rush, &with.rush]),
+    ] {
+        table.heading(&format!("at {} requests a second, {words}:", count(rate.per_second().into())));
+        latencies(&mut table, before, after);
+    }
+    format!("{}\n{NOTE}\n\n{}", table.render(), sources(&with.tally))
+}
+
+/// Explains the rows of times.
+const NOTE: &str = "\
+Times are from the moment at which a request arrives by the plan, the same without and with holm, to its last byte.
+The slowest page views are those that holm has to fetch: they take the origin's time and a hop.";
+
+/// What clients waited for.
+fn latencies(table: &mut Table, without: &Times, with: &Times) {
     for (label, latencies) in
         [("page view", [&without.views, &with.views]), ("embedding call", [&without.calls, &with.calls])]
     {
         for percent in [50, 99] {
             let [before, after] = latencies.map(|sorted| percentile(sorted, percent));
-            table.times(&format!("{label}, p{percent}"), before, after);
+            table.times(&format!("  {label}, p{percent}"), before, after);
         }
     }
-    table.times("wall time", Some(without.wall), Some(with.wall));
-    format!("{}\n{}", table.render(), sources(&with.tally))
+    table.times("  last response after the last request", Some(without.lag), Some(with.lag));
 }
 
 /// In the unit that fits.
@@ -69,7 +108,15 @@ pub(super) fn duration(time: Duration) -> String {
 
 impl Side {
     fn responses(&self) -> u64 {
-        (self.views.len() + self.calls.len()) as u64
+        self.views() + self.calls()
+    }
+
+    fn views(&self) -> u64 {
+        (self.steady.views.len() + self.rush.views.len()) as u64
+    }
+
+    fn calls(&self) -> u64 {
+        (self.steady.calls.len() + self.rush.calls.len()) as u64
     }
 }
 
@@ -95,9 +142,9 @@ fn sources(tally: &Tally) -> String {
         ("  hit in memory", tally.memory, true),
         ("  hit on disk", tally.disk, true),
         ("  hit in Redis", tally.redis, false),
-        ("  collapsed: waited for another's fetch", tally.collapsed, true),
+        ("  collapsed: the fetch of another request", tally.collapsed, true),
         ("  origin", tally.fetched, true),
-        ("  not said by the response", tally.unsaid, false),
+        ("  unknown: no Cache-Status that says", tally.unsaid, false),
     ] {
         if always || number > 0 {
             table.row(label, count(number), share(number, total), String::new());
@@ -116,6 +163,11 @@ impl Table {
         self.rows.push([label.to_owned(), without, with, change]);
     }
 
+    /// A line of its own, whose words don't widen the first column.
+    fn heading(&mut self, words: &str) {
+        self.row(words, String::new(), String::new(), String::new());
+    }
+
     fn counts(&mut self, label: &str, without: u64, with: u64) {
         self.row(label, count(without), count(with), change(without as f64, with as f64));
     }
@@ -132,7 +184,9 @@ impl Table {
     /// The first column to the left, the others to the right.
     fn render(&self) -> String {
         let mut widths = [0; 4];
-        for row in &self.rows {
+        // What stands alone in its line may run into the other columns.
+        let is_heading = |row: &[String; 4]| row[1..].iter().all(String::is_empty);
+        for row in self.rows.iter().filter(|row| !is_heading(row)) {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = cell.chars().count().max(*width);
             }
@@ -193,10 +247,14 @@ mod tests {
 
     fn side(milliseconds: u64, batches: u64, tally: Tally) -> Side {
         let latency = |number| Duration::from_micros(number * milliseconds * 10);
+        let times = |factor| Times {
+            views: (1..=50).map(|number| latency(2 * number)).collect(),
+            calls: vec![Duration::from_millis(milliseconds * factor)],
+            lag: Duration::from_millis(milliseconds * factor),
+        };
         Side {
-            wall: Duration::from_millis(milliseconds * 10),
-            views: (1..=100).map(latency).collect(),
-            calls: vec![Duration::from_millis(milliseconds)],
+            steady: times(1),
+            rush: times(10),
             tally,
             origin: Counts { pages: 3, batches, items: 1_200, batch_items_max: 32, body_bytes: batches * 2_048 },
         }
@@ -206,28 +264,38 @@ mod tests {
     fn the_table_is_aligned_and_says_what_was_counted() {
         let tally = Tally { memory: 75, disk: 5, fetched: 20, ..Tally::default() };
         let text = render(&plan(1, 0, &[]), &side(400, 1_200, Tally::default()), &side(4, 60, tally));
-        let wanted = "                             without holm   with holm    change
-requests with a response              101         101
-  page views                          100         100
-  embedding calls                       1           1
-  items in them                         0           0
-requests at the origin              1,203          63   -94.8 %
-  for pages                             3           3
-  batches for the model             1,200          60   -95.0 %
-items at the model                  1,200       1,200
-  mean batch                          1.0        20.0
-  largest batch                        32          32
-body bytes from the origin        2.3 MiB   120.0 KiB   -95.0 %
-page view, p50                   200.0 ms      2.0 ms   -99.0 %
-page view, p99                   396.0 ms      4.0 ms   -99.0 %
-embedding call, p50              400.0 ms      4.0 ms   -99.0 %
-embedding call, p99              400.0 ms      4.0 ms   -99.0 %
-wall time                          4.00 s     40.0 ms   -99.0 %
+        let wanted = "                                         without holm   with holm    change
+requests with a response                          102         102
+  page views                                      100         100
+  embedding calls                                   2           2
+  items in them                                     0           0
+requests at the origin                          1,203          63   -94.8 %
+  for pages                                         3           3
+  batches for the model                         1,200          60   -95.0 %
+items at the model                              1,200       1,200
+  mean batch                                      1.0        20.0
+  largest batch                                    32          32
+body bytes from the origin                    2.3 MiB   120.0 KiB   -95.0 %
+at 250 requests a second, as the origin alone can carry:
+  page view, p50                             200.0 ms      2.0 ms   -99.0 %
+  page view, p99                             400.0 ms      4.0 ms   -99.0 %
+  embedding call, p50                        400.0 ms      4.0 ms   -99.0 %
+  embedding call, p99                        400.0 ms      4.0 ms   -99.0 %
+  last response after the last request       400.0 ms      4.0 ms   -99.0 %
+at 1,000 requests a second, more than it can carry:
+  page view, p50                             200.0 ms      2.0 ms   -99.0 %
+  page view, p99                             400.0 ms      4.0 ms   -99.0 %
+  embedding call, p50                          4.00 s     40.0 ms   -99.0 %
+  embedding call, p99                          4.00 s     40.0 ms   -99.0 %
+  last response after the last request         4.00 s     40.0 ms   -99.0 %
+
+Times are from the moment at which a request arrives by the plan, the same without and with holm, to its last byte.
+The slowest page views are those that holm has to fetch: they take the origin's time and a hop.
 
 responses to 100 page views and items came from   number    share
   hit in memory                                       75   75.0 %
   hit on disk                                          5    5.0 %
-  collapsed: waited for another's fetch                0    0.0 %
+  collapsed: the fetch of another request              0    0.0 %
   origin                                              20   20.0 %
 ";
         assert_eq!(text, wanted, "\n{text}");

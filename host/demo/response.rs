@@ -18,7 +18,7 @@ pub(super) struct Tally {
     pub(super) collapsed: u64,
     /// From the origin.
     pub(super) fetched: u64,
-    /// The response doesn't say.
+    /// Unknown: the response has no `Cache-Status` that says.
     pub(super) unsaid: u64,
 }
 

@@ -83,7 +83,7 @@ fn configuration(places: &Places<'_>) -> Result<Config, config::Error> {
     for listen in &mut config.listen {
         listen.address = places.listen;
     }
-    config.admin = Some(places.admin);
+    config.admin = Some(config::Admin::new(places.admin));
     if let Some(disk) = &mut config.cache.disk {
         disk.dir = places.disk.to_owned();
     }
@@ -168,7 +168,7 @@ mod tests {
         let places = Places { listen, admin, origin, disk: Path::new("elsewhere") };
         let config = configuration(&places).unwrap();
         assert_eq!(config.listen.iter().map(|it| it.address).collect::<Vec<_>>(), [listen]);
-        assert_eq!(config.admin, Some(admin));
+        assert_eq!(config.admin, Some(config::Admin::new(admin)));
         assert_eq!(config.cache.disk.unwrap().dir, Path::new("elsewhere"));
         let endpoints: Vec<String> =
             config.pools.values().flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.url.to_string()).collect();

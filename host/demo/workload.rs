@@ -1,6 +1,9 @@
 //! The workload of the demo, drawn from a seed: the same seed gives the same requests in the same order.
 
-use std::ops::{Range, RangeInclusive};
+use std::{
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -9,9 +12,6 @@ use super::model::MODEL;
 
 /// Requests that a demo sends at most.
 pub const REQUESTS_MAX: usize = 200_000;
-
-/// Clients, each with a connection of its own.
-pub(super) const CLIENTS: usize = 64;
 
 /// The path of embedding calls.
 pub(super) const EMBEDDINGS: &str = "/v1/embeddings";
@@ -29,16 +29,25 @@ const NEW_SHARE: f64 = 0.40;
 const ARRAY_ITEMS: RangeInclusive<usize> = 8..=32;
 /// Requests for each burst.
 const REQUESTS_PER_BURST: usize = 500;
-/// Clients that send the same request in a burst.
-const BURST_CLIENTS: RangeInclusive<usize> = 50..=CLIENTS;
+/// Requests of a burst: as many clients send the same.
+const BURST_REQUESTS: RangeInclusive<usize> = 50..=64;
+/// Requests of the two phases of a round. Then all responses are awaited, so that an origin that can't keep up is behind
+/// by seconds at most.
+const ROUND_REQUESTS: usize = 3_000;
+/// Share of a round's requests that come at the steady rate: one in so many.
+const STEADY_SHARE: usize = 3;
 
 /// The whole workload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// All requests, in the order in which they are begun.
+    /// All requests, in the order in which they arrive.
     pub(super) asks: Vec<Ask>,
+    /// When each of them arrives, since its phase began.
+    pub(super) arrivals: Vec<Duration>,
     /// The requests again, cut into phases; each begins when the one before has all its responses.
     pub(super) phases: Vec<Phase>,
+    /// Those that are the same and arrive at the same instant.
+    bursts: Vec<Range<usize>>,
 }
 
 /// One request.
@@ -59,32 +68,40 @@ pub(super) struct Ask {
 pub(super) struct Phase {
     /// Indices into [`Plan::asks`].
     pub(super) asks: Range<usize>,
-    /// How the clients share them.
-    pub(super) pace: Pace,
+    /// How fast they arrive.
+    pub(super) rate: Rate,
 }
 
-/// How clients share the requests of a phase.
+/// How fast requests arrive, however long the responses take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// A client that is free takes the next one.
-    Spread,
-    /// All at the same instant, one each.
-    Burst,
+pub(super) enum Rate {
+    /// About half of what the origin alone can carry.
+    Steady,
+    /// About twice as much as it can carry.
+    Rush,
+}
+
+impl Rate {
+    /// Requests a second, on average.
+    pub(super) const fn per_second(self) -> u32 {
+        match self {
+            Self::Steady => 250,
+            Self::Rush => 1_000,
+        }
+    }
 }
 
 /// Draws `requests` requests; page views go to `paths`, the most popular first.
 pub(super) fn plan(seed: u64, requests: usize, paths: &[String]) -> Plan {
     let mut author = Author { random: fastrand::Rng::with_seed(seed), paths, known: Default::default(), written: 0 };
-    let bursts: Vec<usize> = (0..requests / REQUESTS_PER_BURST).map(|_| author.random.usize(BURST_CLIENTS)).collect();
-    let between = requests - bursts.iter().sum::<usize>();
-    let stretches = bursts.len() + 1;
     let mut plan = Plan::default();
-    for stretch in 0..stretches {
-        let length = between * (stretch + 1) / stretches - between * stretch / stretches;
-        plan.add(Pace::Spread, (0..length).map(|_| author.ask()));
-        if let Some(clients) = bursts.get(stretch) {
-            plan.add(Pace::Burst, std::iter::repeat_n(author.new_input(), *clients));
-        }
+    let mut left = requests;
+    while left > 0 {
+        let round = left.min(ROUND_REQUESTS);
+        let steady = round.div_ceil(STEADY_SHARE);
+        plan.add(Rate::Steady, steady, &mut author);
+        plan.add(Rate::Rush, round - steady, &mut author);
+        left -= round;
     }
     plan
 }
@@ -148,13 +165,35 @@ impl Plan {
 
     /// How many bursts there are.
     pub(super) fn bursts(&self) -> usize {
-        self.phases.iter().filter(|phase| phase.pace == Pace::Burst).count()
+        self.bursts.len()
     }
 
-    fn add(&mut self, pace: Pace, asks: impl Iterator<Item = Ask>) {
+    /// Adds a phase of so many requests, with bursts at equal distances.
+    fn add(&mut self, rate: Rate, requests: usize, author: &mut Author<'_>) {
         let start = self.asks.len();
-        self.asks.extend(asks);
-        self.phases.push(Phase { asks: start..self.asks.len(), pace });
+        let sizes: Vec<usize> =
+            (0..requests / REQUESTS_PER_BURST).map(|_| author.random.usize(BURST_REQUESTS)).collect();
+        let between = requests - sizes.iter().sum::<usize>();
+        let stretches = sizes.len() + 1;
+        let mut now = Duration::ZERO;
+        for stretch in 0..stretches {
+            for _ in between * stretch / stretches..between * (stretch + 1) / stretches {
+                now += author.pause(rate);
+                self.asks.push(author.ask());
+                self.arrivals.push(now);
+            }
+            let Some(&size) = sizes.get(stretch) else { continue };
+            now += author.pause(rate);
+            let begin = self.asks.len();
+            self.asks.extend(std::iter::repeat_n(author.new_input(), size));
+            self.arrivals.extend(std::iter::repeat_n(now, size));
+            self.bursts.push(begin..self.asks.len());
+            // What came at once doesn't come later, so that the rate holds over the phase.
+            now += (1..size).map(|_| author.pause(rate)).sum::<Duration>();
+        }
+        if requests > 0 {
+            self.phases.push(Phase { asks: start..self.asks.len(), rate });
+        }
     }
 }
 
@@ -175,6 +214,12 @@ struct Author<'p> {
 }
 
 impl Author<'_> {
+    /// Returns the time between two arrivals that don't know of each other: exponentially distributed.
+    fn pause(&mut self, rate: Rate) -> Duration {
+        // The drawn number is less than one.
+        Duration::from_secs_f64(-(1.0 - self.random.f64()).ln() / f64::from(rate.per_second()))
+    }
+
     fn ask(&mut self) -> Ask {
         let call = self.random.f64() < CALL_SHARE;
         if !call && !self.paths.is_empty() {
@@ -251,6 +296,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::demo::model::cost;
 
     fn paths() -> Vec<String> {
         (0..40).map(|number| format!("/{number}")).collect()
@@ -273,10 +319,38 @@ mod tests {
         assert!(calls.iter().any(|ask| ask.items > 1));
         assert!((1_000..2_000).contains(&calls.len()), "{} calls", calls.len());
 
-        for phase in plan.phases.iter().filter(|phase| phase.pace == Pace::Burst) {
-            let asked = &plan.asks[phase.asks.start];
-            assert!(plan.asks[phase.asks.clone()].iter().all(|ask| ask == asked));
-            assert!(!plan.asks[..phase.asks.start].contains(asked), "a burst asks something new");
+        for burst in &plan.bursts {
+            let (asked, arrival) = (&plan.asks[burst.start], plan.arrivals[burst.start]);
+            assert!(plan.asks[burst.clone()].iter().all(|ask| ask == asked));
+            assert!(plan.arrivals[burst.clone()].iter().all(|at| *at == arrival), "a burst comes at once");
+            assert!(!plan.asks[..burst.start].contains(asked), "a burst asks something new");
+        }
+    }
+
+    #[test]
+    fn requests_arrive_at_the_rates_of_their_phases() {
+        let plan = plan(7, 6_000, &paths());
+        let rates: Vec<Rate> = plan.phases.iter().map(|phase| phase.rate).collect();
+        assert_eq!(rates, [Rate::Steady, Rate::Rush, Rate::Steady, Rate::Rush]);
+        for phase in &plan.phases {
+            let last = plan.arrivals[phase.asks.end - 1].as_secs_f64();
+            let rate = phase.asks.len() as f64 / last;
+            let wanted = f64::from(phase.rate.per_second());
+            assert!((wanted * 0.85..wanted * 1.15).contains(&rate), "{rate} and not {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_origin_alone_can_carry_one_rate_and_not_the_other() {
+        let plan = plan(7, 3_000, &paths());
+        for phase in &plan.phases {
+            let calls = plan.asks[phase.asks.clone()].iter().filter(|ask| ask.is_call());
+            let work: Duration = calls.map(|call| cost(call.items)).sum();
+            let load = work.as_secs_f64() / plan.arrivals[phase.asks.end - 1].as_secs_f64();
+            match phase.rate {
+                Rate::Steady => assert!((0.3..0.7).contains(&load), "{load}"),
+                Rate::Rush => assert!((1.5..2.5).contains(&load), "{load}"),
+            }
         }
     }
 
@@ -300,17 +374,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn phases_cover_every_request_once_in_order(seed: u64, requests in 0_usize..2_000, pages in 0_usize..5) {
+        fn phases_cover_every_request_once_in_order(seed: u64, requests in 0_usize..4_000, pages in 0_usize..5) {
             let plan = plan(seed, requests, &paths()[..pages]);
-            prop_assert_eq!(plan.asks.len(), requests);
+            prop_assert_eq!((plan.asks.len(), plan.arrivals.len()), (requests, requests));
             let mut next = 0;
             for phase in &plan.phases {
                 prop_assert_eq!(phase.asks.start, next);
                 next = phase.asks.end;
-                let burst = phase.pace == Pace::Burst;
-                prop_assert!(!burst || BURST_CLIENTS.contains(&phase.asks.len()));
+                prop_assert!(plan.arrivals[phase.asks.clone()].is_sorted());
             }
             prop_assert_eq!(next, requests);
+            prop_assert!(plan.bursts.iter().all(|burst| BURST_REQUESTS.contains(&burst.len())));
         }
 
         #[test]

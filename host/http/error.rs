@@ -29,6 +29,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// No certificate can be made.
+    #[error("no self-signed certificate can be made: {0}")]
+    SelfSigned(String),
+    /// Client certificates can't be asked for.
+    #[error("client certificates of {}: {reason}", .authorities.display())]
+    ClientCertificates {
+        /// The authorities' file.
+        authorities: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// TLS can't be set up.
+    #[error("TLS can't be set up: {0}")]
+    Settings(Box<rustls::Error>),
     /// Certificate and key can't be used.
     #[error("certificate {} with key {}: {reason}", .certificate.display(), .key.display())]
     Tls {

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::tls;
+
 type ByName = Family<[(&'static str, &'static str); 1], Counter>;
 type ByStatus = Family<[(&'static str, u16); 1], Counter>;
 
@@ -22,6 +24,7 @@ pub struct Metrics {
     pub(super) open: Gauge,
     pub(super) handshakes_failed: Counter,
     pub(super) panics: Counter,
+    pub(super) tls: tls::Metrics,
     accept_to_head: Histogram,
     closes: ByName,
     resets: ByName,
@@ -45,6 +48,7 @@ impl Metrics {
             open: Gauge::default(),
             handshakes_failed: Counter::default(),
             panics: Counter::default(),
+            tls: tls::Metrics::default(),
             accept_to_head: Histogram::new(SECONDS),
             closes: ByName::default(),
             resets: ByName::default(),
@@ -76,6 +80,7 @@ impl Metrics {
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
         registry.register("http_rejects", "Requests refused before the handler, by status", self.rejects.clone());
         registry.register("http_panics", "Panics while a request was being served", self.panics.clone());
+        self.tls.register(registry);
     }
 
     pub(super) fn request(&self, version: Version) {

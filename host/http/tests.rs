@@ -145,8 +145,8 @@ impl Site {
         Self::start_with(None, limits, timeouts).await
     }
 
-    async fn start_with(tls: Option<config::Tls>, limits: &config::Limits, timeouts: &config::Timeouts) -> Self {
-        let listen = config::Listen { address: "127.0.0.1:0".parse().unwrap(), tls };
+    async fn start_with(tls: Option<config::ListenTls>, limits: &config::Limits, timeouts: &config::Timeouts) -> Self {
+        let listen = config::Listen { tls, ..config::Listen::new("127.0.0.1:0".parse().unwrap()) };
         let server = Server::bind(&[listen], limits, timeouts).await.unwrap_or_else(|error| panic!("{error}"));
         let (script, drain) = (Script::default(), CancellationToken::new());
         Self {
@@ -275,7 +275,8 @@ async fn tls_speaks_what_alpn_chose() {
     let (certificate, key) = (dir.path().join("crt"), dir.path().join("key"));
     std::fs::write(&certificate, pair.cert.pem()).unwrap();
     std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
-    let site = Site::start_with(Some(config::Tls { certificate, key }), &limits(), &timeouts()).await;
+    let files = config::Certificate::Files { pair: config::Tls { certificate, key }, ocsp: None };
+    let site = Site::start_with(Some(config::ListenTls::new(vec![files])), &limits(), &timeouts()).await;
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pair.cert.der().clone()).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use crate::{
-    admin::client,
+    admin::client::{self, Access},
     report::{Loaded, PolicyInfo, Problem},
 };
 
@@ -19,8 +19,8 @@ const TIME: Duration = Duration::from_secs(120);
 /// A node.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// Its admin API, `host:port` or an `http://` URL.
-    pub admin: String,
+    /// Its admin API.
+    pub admin: Access,
 }
 
 /// How a generation begins.
@@ -109,7 +109,7 @@ impl Remote {
         if status == StatusCode::OK {
             return Ok(response);
         }
-        Err(Error::Refused { admin: self.admin.clone(), status, detail: reason(response) })
+        Err(Error::Refused { admin: self.admin.address.clone(), status, detail: reason(response) })
     }
 }
 
@@ -143,6 +143,7 @@ fn encoded(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::Trust;
 
     #[test]
     fn a_nodes_response_is_put_into_words() {
@@ -175,7 +176,8 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_said() {
-        let remote = Remote { admin: "127.0.0.1:1".into() };
+        let remote =
+            Remote { admin: Access { address: "127.0.0.1:1".to_owned(), token: None, trust: Trust::default() } };
         let error = remote.promote("p").await.unwrap_err().to_string();
         assert!(error.contains("no connection to the admin API at 127.0.0.1:1"), "{error}");
     }

@@ -216,7 +216,10 @@ async fn the_demo_runs_to_its_summary() {
     let output = run(&["demo", "--once"], Duration::from_secs(300)).await;
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{said}");
-    for word in ["requests", "collapsed", "batches", "p50", "p99"] {
+    for word in
+        ["requests", "collapsed", "batches", "p50", "p99", "at 250 requests a second", "at 1,000 requests a second"]
+    {
         assert!(said.to_lowercase().contains(word), "{word} is missing in\n{said}");
     }
+    assert!(said.contains("All 3,000 responses through holm equal the origin's own."), "{said}");
 }

@@ -1,8 +1,9 @@
 //! HTTP/1.1 and HTTP/2 over TCP, cleartext or TLS.
 //!
-//! A connection goes `listener` (accept) → `connection` (handshake by `tls`, or `detect`, then one of hyper's two state
-//! machines over `transport`, watched by `watch`, to which `arriving` reports that a request has come whole; HTTP/2
-//! streams by `stream`, to which `pieces` reports what it hands over) → `linger` (the close).
+//! A connection goes `listener` (accept; behind a balancer `proxy` reads the client's address) → `connection` (handshake
+//! by `tls`, or `detect`, then one of hyper's two state machines over `transport`, watched by `watch`, to which `arriving`
+//! reports that a request has come whole; HTTP/2 streams by `stream`, to which `pieces` reports what it hands over) →
+//! `linger` (the close).
 
 mod arriving;
 mod connection;
@@ -10,6 +11,7 @@ mod detect;
 mod linger;
 mod listener;
 mod pieces;
+mod proxy;
 mod stream;
 mod tls;
 mod transport;
@@ -22,7 +24,7 @@ use tokio::task::JoinSet;
 use self::{connection::Builders, listener::Listener};
 use crate::{
     config,
-    http::{error::Error, handler::Handler, shared::Shared},
+    http::{error::Error, handler::Handler, shared::Shared, tls::Certificates},
 };
 
 /// The listening sockets.
@@ -31,16 +33,17 @@ pub(in crate::http) struct Tcp {
 }
 
 impl Tcp {
-    /// Loads certificates and binds every address; nothing is accepted yet.
+    /// Binds every address, each with its certificates if it has TLS; nothing is accepted yet.
     ///
     /// # Errors
-    /// The first address that can't be bound, or the first file that can't be used.
-    pub(in crate::http) async fn bind(listen: &[config::Listen]) -> Result<Self, Error> {
-        let mut listeners = Vec::with_capacity(listen.len());
-        for one in listen {
-            listeners.push(Listener::bind(one).await?);
-        }
-        Ok(Self { listeners })
+    /// The first address that can't be bound.
+    pub(in crate::http) fn bind(
+        listen: &[config::Listen],
+        certificates: &[Option<Arc<Certificates>>],
+    ) -> Result<Self, Error> {
+        let places = listen.iter().zip(certificates);
+        let listeners = places.map(|(listen, certificates)| Listener::bind(listen, certificates.as_deref()));
+        Ok(Self { listeners: listeners.collect::<Result<_, _>>()? })
     }
 
     /// Returns the bound addresses, in the order of the configuration.

@@ -298,6 +298,16 @@ impl Conn {
         root: &CertificateDer<'static>,
         offered: &[&str],
     ) -> Result<Self, Failure> {
+        Self::tls_to(address, "localhost", root, offered).await
+    }
+
+    /// Connects by TLS to a host of this name, trusting `root`.
+    pub(crate) async fn tls_to(
+        address: SocketAddr,
+        name: &str,
+        root: &CertificateDer<'static>,
+        offered: &[&str],
+    ) -> Result<Self, Failure> {
         let mut roots = RootCertStore::empty();
         roots.add(root.clone())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -306,7 +316,12 @@ impl Conn {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from("localhost")?;
+        Self::tls_by(address, name, config).await
+    }
+
+    /// Connects by TLS to a host of this name.
+    pub(crate) async fn tls_by(address: SocketAddr, name: &str, config: ClientConfig) -> Result<Self, Failure> {
+        let name = ServerName::try_from(name.to_owned())?;
         let stream = TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await?;
         let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         if chosen.as_deref() == Some(b"h2") {

@@ -66,7 +66,7 @@ impl NodeHandle {
 
     /// Returns a request to the admin API.
     pub(crate) fn admin(&self, target: &str) -> Ask {
-        Ask::new(self.admin, Method::GET, target)
+        Ask::new(self.admin, Method::GET, target).host(&self.admin.to_string())
     }
 
     /// Purges, expects that to succeed, and returns the admin API's response.
@@ -188,7 +188,7 @@ impl Default for Builder {
             in_step: false,
             fence_ms: None,
         };
-        builder.set("admin", "address = \"127.0.0.1:0\"")
+        builder.set("admin", &format!("address = \"127.0.0.1:0\"\nhosts = [{}]", quoted(HOST_NAME)))
     }
 }
 
@@ -275,9 +275,14 @@ impl Builder {
         self
     }
 
-    pub(crate) fn tls(mut self, certificate: &Path, key: &Path) -> Self {
+    pub(crate) fn tls(self, certificate: &Path, key: &Path) -> Self {
         let path = |path: &Path| quoted(&path.display().to_string());
-        self.listen = format!("tls = {{ certificate = {}, key = {} }}", path(certificate), path(key));
+        self.listen(&format!("tls = {{ certificate = {}, key = {} }}", path(certificate), path(key)))
+    }
+
+    /// Sets lines for the listener.
+    pub(crate) fn listen(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.listen);
         self
     }
 

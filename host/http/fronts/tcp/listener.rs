@@ -11,13 +11,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tracing::{Span, debug};
 
 use super::{
     connection::{self, Builders},
-    tls,
+    proxy, tls,
 };
 use crate::{
     config,
@@ -25,8 +26,9 @@ use crate::{
         error::Error,
         handler::Handler,
         shared::{Admitted, Shared},
+        tls::Certificates,
     },
-    message::Scheme,
+    message::{Scheme, network::Cidr},
 };
 
 /// Connections that wait in the kernel while all slots are taken; the kernel lowers it to `somaxconn`.
@@ -44,19 +46,18 @@ pub(super) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
+    /// Networks whose connections begin with the client's address.
+    proxies: Vec<Cidr>,
 }
 
 impl Listener {
-    /// Loads the certificate, if there is one, then binds.
-    pub(super) async fn bind(listen: &config::Listen) -> Result<Self, Error> {
-        let tls = match &listen.tls {
-            Some(files) => Some(tls::acceptor(files).await?),
-            None => None,
-        };
+    /// Binds an address; without certificates it speaks cleartext.
+    pub(super) fn bind(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
+        let tls = certificates.map(tls::acceptor).transpose()?;
         let refused = |reason| Error::Listen { address: listen.address, reason };
-        let socket = open(listen.address).map_err(refused)?;
+        let socket = open(listen).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        Ok(Self { socket, address, tls })
+        Ok(Self { socket, address, tls, proxies: listen.proxy_protocol.clone() })
     }
 
     /// Returns the bound address.
@@ -66,7 +67,6 @@ impl Listener {
 
     /// Accepts until the drain begins; the socket closes on return.
     pub(super) async fn accept<H: Handler>(self, shared: Arc<Shared<H>>, builders: Arc<Builders>) {
-        let scheme = if self.tls.is_some() { Scheme::Https } else { Scheme::Http };
         loop {
             let next = tokio::select! {
                 biased;
@@ -75,10 +75,13 @@ impl Listener {
             };
             match next {
                 Ok((stream, client, slot)) => {
-                    let Some(Admitted { peer, open, span }) = shared.admit(client, scheme, slot) else { continue };
+                    let accepted = Accepted { stream, client, slot, tls: self.tls.clone() };
                     let common = (shared.clone(), builders.clone());
-                    let served = connection::serve(common, stream, self.tls.clone(), peer, open);
-                    shared.spawn(span, served);
+                    if self.proxies.iter().any(|network| network.contains(client.ip())) {
+                        shared.spawn(Span::none(), proxied(common, accepted));
+                    } else {
+                        begin(common, accepted);
+                    }
                 }
                 Err(error) => {
                     shared.metrics.accept_errors.inc();
@@ -103,11 +106,53 @@ impl Listener {
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+/// A connection that nothing has been read of.
+struct Accepted {
+    stream: TcpStream,
+    client: SocketAddr,
+    slot: OwnedSemaphorePermit,
+    tls: Option<TlsAcceptor>,
+}
+
+/// Serves a connection, if its client may have another one.
+fn begin<H: Handler>(common: (Arc<Shared<H>>, Arc<Builders>), accepted: Accepted) {
+    let Accepted { stream, client, slot, tls } = accepted;
+    let shared = common.0.clone();
+    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+    if let Some(Admitted { peer, open, span }) = shared.admit(client, scheme, slot) {
+        shared.spawn(span, connection::serve(common, stream, tls, peer, open));
+    }
+}
+
+/// Reads the client's address, which a balancer sends first, in the time that a first byte may take, and serves the
+/// connection then.
+async fn proxied<H: Handler>(common: (Arc<Shared<H>>, Arc<Builders>), mut accepted: Accepted) {
+    let shared = &common.0;
+    let reading = timeout(shared.timeouts.first_byte, proxy::read(&mut accepted.stream));
+    let read = tokio::select! {
+        biased;
+        () = shared.drain.cancelled() => return,
+        read = reading => read.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())),
+    };
+    match read {
+        Ok(named) => {
+            accepted.client = named.unwrap_or(accepted.client);
+            begin(common, accepted);
+        }
+        Err(error) => {
+            shared.metrics.accepted.inc();
+            shared.metrics.closed("proxy-header");
+            debug!(%error, balancer = %accepted.client, "connection refused: it doesn't begin with the client's address");
+        }
+    }
+}
+
+fn open(listen: &config::Listen) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(listen.reuse_port)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
+    socket.bind(&listen.address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
@@ -123,12 +168,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_system_chooses_a_port_and_a_taken_one_is_refused_by_name() {
-        let any = config::Listen { address: "127.0.0.1:0".parse().unwrap(), tls: None };
-        let first = Listener::bind(&any).await.ok().unwrap();
+        let any = config::Listen::new("127.0.0.1:0".parse().unwrap());
+        let first = Listener::bind(&any, None).ok().unwrap();
         assert_ne!(first.address().port(), 0);
-        let taken = config::Listen { address: first.address(), tls: None };
-        let error = Listener::bind(&taken).await.err().unwrap().to_string();
+        let error = Listener::bind(&config::Listen::new(first.address()), None).err().unwrap().to_string();
         assert!(error.contains(&first.address().to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_address_is_shared_by_those_that_say_so() {
+        let any = config::Listen { reuse_port: true, ..config::Listen::new("127.0.0.1:0".parse().unwrap()) };
+        let first = Listener::bind(&any, None).ok().unwrap();
+        let same = config::Listen { address: first.address(), ..any };
+        assert!(Listener::bind(&same, None).is_ok());
+        assert!(Listener::bind(&config::Listen { reuse_port: false, ..same }, None).is_err());
     }
 
     #[test]

@@ -5,19 +5,16 @@ use std::sync::Arc;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::watch::Protocol;
-use crate::{
-    config,
-    http::{error::Error, tls},
-};
+use crate::http::{error::Error, tls::Certificates};
 
 /// ALPN's name of HTTP/2.
 const ALPN_HTTP_2: &[u8] = b"h2";
 
 const ALPN_HTTP_11: &[u8] = b"http/1.1";
 
-/// Loads a listener's files.
-pub(super) async fn acceptor(files: &config::Tls) -> Result<TlsAcceptor, Error> {
-    let settings = tls::server(files, &[ALPN_HTTP_2, ALPN_HTTP_11]).await?;
+/// Returns what does the handshakes of a listener with these certificates.
+pub(super) fn acceptor(certificates: &Certificates) -> Result<TlsAcceptor, Error> {
+    let settings = certificates.server_config(&[ALPN_HTTP_2, ALPN_HTTP_11])?;
     Ok(TlsAcceptor::from(Arc::new(settings)))
 }
 

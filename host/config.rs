@@ -454,6 +454,10 @@ pub struct Pool {
     pub keep_alive: Duration,
     /// Attempts at an idempotent request, the first included.
     pub attempts_max: u32,
+    /// Header fields of a response; one with more is a failure.
+    pub response_headers_max: usize,
+    /// Bytes of a response's header section; one with more is a failure.
+    pub response_header_bytes_max: usize,
     /// The content coding of requests with a batch of an `infer` route.
     pub request_coding: Option<Compression>,
     /// Whether the responses to such requests may come in a content coding.
@@ -619,6 +623,8 @@ pub struct Route {
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.
     pub tag_headers: Vec<HeaderName>,
+    /// Whether a client may switch to a WebSocket; its connection is a tunnel to the origin from then on.
+    pub websocket: bool,
 }
 
 /// Which replies are compressed, for clients that accept it.

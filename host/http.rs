@@ -37,7 +37,7 @@ use crate::config;
 
 pub use self::{
     error::Error,
-    handler::{Arrival, Handler},
+    handler::{Arrival, Handler, Refused},
     metrics::Metrics,
     shared::Drained,
     tls::CertificateFiles,

@@ -7,6 +7,7 @@ pub mod coding;
 pub mod compression;
 pub mod network;
 pub mod problem;
+pub mod raw_query;
 mod request;
 mod scheme;
 mod span;

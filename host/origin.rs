@@ -3,7 +3,8 @@
 //! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
 //! exchanges one request for one response head (`endpoint`, over `single` or `multiplex`), decides whether another attempt
 //! may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out the body as it
-//! arrives (`download`). A client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
+//! arrives (`download`), once its beginning has been looked at (`opening`). A connection that switches protocols is a `tunnel`.
+//! A client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
 //! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
 mod balance;
@@ -19,6 +20,7 @@ mod lagging;
 mod ledger;
 mod metrics;
 mod multiplex;
+mod opening;
 mod outbound;
 mod places;
 mod pool;
@@ -37,6 +39,7 @@ mod tests;
 mod trace;
 mod trailers;
 mod trust;
+mod tunnel;
 mod upload;
 
 pub use failure::{Failure, Reason};

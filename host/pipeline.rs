@@ -13,6 +13,7 @@ mod forwarding;
 pub mod infer;
 mod joining;
 mod keying;
+mod loops;
 mod metrics;
 mod momentary;
 mod pass;
@@ -28,16 +29,17 @@ mod web;
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 
 use self::{
     advice::{Advice, PolicyContext},
     coding::Coder,
     fetch::{Fetcher, Landing},
     infer::{Batchers, Infer, ItemResult},
+    loops::Loops,
     metrics::ReplyCodings,
     pass::Passer,
-    plan::{Aspects, Basis, Plan},
+    plan::{Aspects, Basis, Plan, Why},
     prefetch::Prefetcher,
     reply::Replies,
     web::{Quick, Web},
@@ -75,6 +77,7 @@ struct Lasting {
     infer: Arc<Flights<Arc<ItemResult>>>,
     prefetcher: Arc<Prefetcher>,
     codings: ReplyCodings,
+    loops: Loops,
 }
 
 impl Pipeline {
@@ -97,6 +100,7 @@ impl Pipeline {
             infer: Flights::new(flights_max),
             prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
             codings: metrics.reply_codings,
+            loops: Loops::new(),
         };
         Self::over(lasting, routes, batchers, limits)
     }
@@ -119,14 +123,15 @@ impl Pipeline {
             infer: Arc::clone(&self.infer.flights),
             prefetcher: self.prefetcher.under(prefetch),
             codings: self.infer.codings.clone(),
+            loops: self.policy_context.loops.clone(),
         };
         Self::over(lasting, routes, batchers, limits)
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, prefetcher, codings } = lasting;
-        let policy_context =
-            Arc::new(PolicyContext { routes: Arc::new(routes), body_bytes_max: limits.body_bytes_max });
+        let Lasting { node, cache, web, infer, prefetcher, codings, loops } = lasting;
+        let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
+        let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
         let replies = Arc::new(Replies {
             node_name: node,
@@ -200,6 +205,8 @@ impl Pipeline {
             has_body,
             is_keyed_by_body: has_body && advice.keys_by_body(),
             is_grpc: has_body && message::is_grpc(&request.head.headers),
+            // What is sent after the switch comes as a body.
+            is_switch: has_body && request.head.headers.contains_key(header::UPGRADE),
         });
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);
@@ -209,16 +216,35 @@ impl Pipeline {
                 Quick::Hit(response, key) => return Reply { response, trail: Trail::of_hit(route, advice, key) },
                 Quick::Onward(prepared) => Some(prepared),
             },
-            Plan::LookUp(Basis::Body) => None,
-            Plan::Bypass(why) | Plan::Pass(why) => {
-                return Box::pin(self.passer.take(route, &advice, request, why)).await;
-            }
+            Plan::LookUp(Basis::Body) | Plan::Bypass(_) | Plan::Pass(_) => None,
         };
+        if let Some(reply) = self.unforwardable(route, &advice, &request.head, plan) {
+            return reply;
+        }
+        if let Plan::Bypass(why) | Plan::Pass(why) = plan {
+            return Box::pin(self.passer.take(route, &advice, request, why)).await;
+        }
         let (route, advice) = (Arc::clone(route), Arc::new(advice));
         match route.splits() {
             Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request)).await,
             None => Box::pin(self.web.serve(route, advice, request, prepared)).await,
         }
+    }
+
+    /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that this node has sent on
+    /// before, which would go round until something gives way (RFC 8586), and a switch of protocols that its route doesn't
+    /// allow.
+    fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead, plan: Plan) -> Option<Reply> {
+        let trail = |detail: &'static str| Trail { detail: Some(detail.into()), ..Trail::on(route, advice) };
+        if self.policy_context.loops.has_sent(&head.headers) {
+            let detail = "this node has sent the request on before: its origin leads back to it";
+            return Some(self.replies.own(StatusCode::LOOP_DETECTED, "Loop Detected", detail, trail("loop")));
+        }
+        if plan == Plan::Bypass(Why::Switch) && !route.config.websocket {
+            let detail = "the route doesn't allow a switch to a WebSocket";
+            return Some(self.replies.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail("upgrade")));
+        }
+        None
     }
 
     /// Calls the policy's `prefetch` hook after a GET, and fetches what it suggests.
@@ -251,8 +277,9 @@ impl Pipeline {
 
     /// Completes a response to a request that was refused before the pipeline.
     #[must_use]
-    pub fn refused(&self, response: Response) -> Response {
-        self.replies.completed(response, &Trail { detail: Some("refused".into()), ..Trail::default() })
+    pub fn refused(&self, response: Response) -> Reply {
+        let trail = Trail { detail: Some("refused".into()), failed: true, ..Trail::default() };
+        Reply { response: self.replies.completed(response, &trail), trail }
     }
 
     /// Returns how many fetches others may wait for.

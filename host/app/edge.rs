@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cache::store::Tier,
     clock::{self, Timestamp},
-    http::{Arrival, Handler},
+    http::{Arrival, Handler, Refused},
     message::{Body, BodyError, Request, RequestHead, RequestSpan, Response, Scheme},
     pipeline::{Lookup, Reply, Trail},
     policy::Outcome,
@@ -68,8 +68,19 @@ impl Handler for Edge {
         response
     }
 
-    fn refused(&self, response: Response) -> Response {
-        self.0.serving().pipeline.refused(response)
+    fn refused(&self, response: Response, request: &Refused<'_>) -> Response {
+        let serving = self.0.serving();
+        let Reply { mut response, trail } = serving.pipeline.refused(response);
+        let trace = trace::prepare(&mut HeaderMap::new());
+        if let Some(metrics) = serving.route_metrics(None) {
+            metrics.record(verdict(&trail), response.status(), Duration::ZERO);
+        }
+        if let Some(log) = &serving.log {
+            let bytes = response.body().size_hint().exact().unwrap_or(0);
+            log.record(&refused(request, &trace, &trail, response.status(), bytes));
+        }
+        response.headers_mut().insert(REQUEST_ID, trace.id);
+        response
     }
 }
 
@@ -168,6 +179,43 @@ fn line<'a>(about: &'a About, trail: &'a Trail, status: StatusCode, bytes_out: u
         endpoint: trail.endpoint.as_deref(),
         attempts: trail.attempts,
         batch_size: trail.batch.and_then(|batch| u32::try_from(batch).ok()),
+        detail: trail.detail.as_deref(),
+    }
+}
+
+/// Returns the line of a request that the listener has refused.
+fn refused<'a>(
+    request: &'a Refused<'_>,
+    trace: &'a RequestTrace,
+    trail: &'a Trail,
+    status: StatusCode,
+    bytes_out: u64,
+) -> Line<'a> {
+    Line {
+        time: clock::now(),
+        id: trace.id.as_bytes(),
+        trace_id: None,
+        client: request.client.ip,
+        version: request.client.version,
+        method: request.method.map_or("", Method::as_str),
+        scheme: request.scheme.as_str(),
+        authority: request.authority,
+        target: request.target.as_bytes(),
+        status: status.as_u16(),
+        bytes_out,
+        duration_us: 0,
+        accept_us: request.arrival.since_accept.map(micros),
+        route: NO_ROUTE,
+        policy: None,
+        key: None,
+        lookup: trail.lookup.as_str(),
+        tier: None,
+        fwd: None,
+        stored: false,
+        collapsed: false,
+        endpoint: None,
+        attempts: 0,
+        batch_size: None,
         detail: trail.detail.as_deref(),
     }
 }

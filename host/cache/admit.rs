@@ -72,7 +72,7 @@ pub enum Refusal {
     Authorized,
     /// It sets a cookie and doesn't say `public`.
     SetsCookie,
-    /// A status that isn't stored: partial, informational or not modified.
+    /// A status that isn't stored: partial, informational, not modified, or a refusal until the protocol is switched.
     Status,
     /// Nothing says for how long it's good.
     NoLifetime,
@@ -248,7 +248,12 @@ pub fn refuse_tags(response: &HeaderMap, headers: &[HeaderName], max: usize) -> 
 /// `Content-Range` means nothing (RFC 9110, section 14.4).
 fn storable(exchange: &Exchange<'_>) -> bool {
     let status = exchange.status;
-    !status.is_informational() && status != StatusCode::NOT_MODIFIED && status != StatusCode::PARTIAL_CONTENT
+    // That of a switch of protocols is for a client that has to ask in another way, and not for those who ask as before.
+    let is_of_switch = status == StatusCode::UPGRADE_REQUIRED;
+    !status.is_informational()
+        && status != StatusCode::NOT_MODIFIED
+        && status != StatusCode::PARTIAL_CONTENT
+        && !is_of_switch
 }
 
 /// Whether a response to a request with `Authorization` may be shared, by its directives (section 3.5).
@@ -320,6 +325,7 @@ mod tests {
             (Method::GET, 200, &[], &[FRESH, ("set-cookie", "a=b")], Refusal::SetsCookie),
             (Method::GET, 206, &[], &[FRESH], Refusal::Status),
             (Method::GET, 304, &[], &[FRESH], Refusal::Status),
+            (Method::GET, 426, &[], &[FRESH], Refusal::Status),
             (Method::GET, 599, &[], &[("cache-control", "max-age=60, must-understand")], Refusal::Status),
             (Method::GET, 200, &[], &[("cache-control", "max-age=60"), ("age", "60")], Refusal::NoLifetime),
             (Method::GET, 200, &[], &[("cache-control", "max-age=60"), ("age", "1, 2")], Refusal::NoLifetime),

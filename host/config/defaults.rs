@@ -245,8 +245,9 @@ impl Default for PolicyLimits {
 
 impl Pool {
     /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
-    /// a body, 60 s for all of one to a batch; unused connections stay for 60 s; two attempts; HTTP/1.1 (with HTTP/2 a
-    /// ping after 20 s, to be responded to within 5 s); no active checks; a batch an endpoint under way.
+    /// a body, 60 s for all of one to a batch; unused connections stay for 60 s; two attempts; heads of 1,000 fields and
+    /// 256 KiB; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded to within 5 s); no active checks; a batch an
+    /// endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         let concurrency = endpoints.len().clamp(1, BATCHES_MAX);
@@ -260,6 +261,8 @@ impl Pool {
             body: Duration::from_secs(60),
             keep_alive: Duration::from_secs(60),
             attempts_max: 2,
+            response_headers_max: 1_000,
+            response_header_bytes_max: 256 * KIB,
             request_coding: None,
             response_coding: false,
             http: OriginHttp::default(),
@@ -359,6 +362,7 @@ impl Route {
             compress: Compress::default(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
+            websocket: true,
         }
     }
 }

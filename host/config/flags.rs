@@ -244,6 +244,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         stale_if_error_ms: None,
         keep_ms: None,
         tag_headers: Vec::new(),
+        websocket: None,
     }
 }
 

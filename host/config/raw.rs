@@ -270,6 +270,8 @@ pub(super) struct Pool {
     pub(super) body_ms: Field<Millis>,
     pub(super) keep_alive_ms: Field<Millis>,
     pub(super) attempts_max: Field<Count>,
+    pub(super) response_headers_max: Field<Count>,
+    pub(super) response_header_bytes_max: Field<ByteSize>,
     pub(super) request_coding: Field<String>,
     pub(super) response_coding: Field<bool>,
     pub(super) http: Field<String>,
@@ -373,6 +375,7 @@ pub(super) struct Route {
     pub(super) keep_ms: Field<Millis>,
     #[serde(default)]
     pub(super) tag_headers: Vec<Spanned<String>>,
+    pub(super) websocket: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,18 +1,21 @@
 //! The host that a request is for (RFC 9110, section 7.2; RFC 9112, section 3.2; RFC 9113, section 8.3.1).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::SocketAddr};
 
 use ::http::{HeaderMap, HeaderValue, Uri, Version, header};
 
 use super::rejection::Rejection;
 use crate::message::{Scheme, authority};
 
-/// Takes `Host` out of the header fields and determines, with the target's authority, the host that the request is for.
+/// Takes `Host` out of the header fields and determines, with the target's authority, the host that the request is for. A
+/// request of HTTP/1.0 needs to name none, as balancers' checks don't: it is for the address that it came to (`local`),
+/// which is no other than that of a request that names it.
 pub(super) fn resolve(
     uri: &Uri,
     headers: &mut HeaderMap,
     version: Version,
     scheme: Scheme,
+    local: Option<SocketAddr>,
 ) -> Result<HeaderValue, Rejection> {
     let host = take_host(headers)?.map(|value| normal_value(value, scheme)).transpose()?;
     let named = match uri.authority() {
@@ -24,7 +27,13 @@ pub(super) fn resolve(
         (Some(_), None) if version == Version::HTTP_11 => Err(Rejection::HostMissing),
         (Some(named), _) => Ok(named),
         (None, Some(host)) => Ok(host),
-        (None, None) => Err(Rejection::HostMissing),
+        (None, None) => match local.filter(|_| version <= Version::HTTP_10) {
+            Some(local) => {
+                let ip = local.ip().to_canonical();
+                normal_text(&SocketAddr::new(ip, local.port()).to_string(), scheme)
+            }
+            None => Err(Rejection::HostMissing),
+        },
     }
 }
 

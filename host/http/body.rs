@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::{HeaderMap, Version, header, request::Parts};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -22,7 +23,13 @@ use crate::{
 
 /// Wraps a body as it comes from a front; one that says itself that it is too large is refused unread. It fails when it
 /// pauses for longer than `stall`, or comes more slowly than `pace` while it is waited for.
-pub(super) fn admit<B>(body: B, bytes_max: u64, stall: Duration, pace: Pace) -> Result<Body, Rejection>
+pub(super) fn admit<B>(
+    body: B,
+    bytes_max: u64,
+    stall: Duration,
+    pace: Pace,
+    trailers: Trailers,
+) -> Result<Body, Rejection>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Display,
@@ -37,6 +44,7 @@ where
         body,
         limit: bytes_max,
         left: bytes_max,
+        trailers,
         stall,
         account: Account::new(pace),
         patience: Patience::Unspent,
@@ -44,11 +52,44 @@ where
     }))
 }
 
+/// The trailers that a request's body may have. On HTTP/1 they are text, in which the parser takes a bare LF for the end of a
+/// field, and what follows, perhaps the next request, for more of the section (RFC 9112, section 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trailers {
+    /// Any: no text delimits them.
+    Any,
+    /// Those that its head announces. The connection ends with the response, so that nothing is taken for one of them.
+    Announced,
+    /// None, since it announces none.
+    Unannounced,
+}
+
+impl Trailers {
+    /// Returns the trailers that the body of a request with this head may have.
+    pub(super) fn of(parts: &Parts) -> Self {
+        match parts.version {
+            version if version >= Version::HTTP_2 => Self::Any,
+            _ if parts.headers.contains_key(header::TRAILER) => Self::Announced,
+            _ => Self::Unannounced,
+        }
+    }
+
+    /// Whether these may come. HTTP/1's parser returns none at all for a section that begins with a bare LF.
+    fn allow(self, trailers: &HeaderMap) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Announced => !trailers.is_empty(),
+            Self::Unannounced => false,
+        }
+    }
+}
+
 /// Bounds a body's size, its pauses and its pace.
 struct Bounded<B> {
     body: B,
     limit: u64,
     left: u64,
+    trailers: Trailers,
     stall: Duration,
     account: Account,
     patience: Patience,
@@ -120,6 +161,10 @@ where
                     // The front has bounded them.
                     Err(other) => {
                         let Ok(trailers) = other.into_trailers() else { continue };
+                        if !self.trailers.allow(&trailers) {
+                            let words = "trailers that weren't announced, or whose lines don't end in CRLF".to_owned();
+                            return Poll::Ready(Some(Err(BodyError::Broken(words))));
+                        }
                         self.patience = Patience::Unspent;
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
@@ -164,7 +209,7 @@ where
 mod tests {
     use std::collections::VecDeque;
 
-    use ::http::HeaderMap;
+    use ::http::HeaderValue;
     use http_body_util::BodyExt;
 
     use super::*;
@@ -221,16 +266,19 @@ mod tests {
 
     #[test]
     fn what_is_known_at_once_is_decided_at_once() {
-        assert!(matches!(admit(Scripted::new([]), LIMIT, LONG, pace(0, LONG)), Ok(Body::Empty)));
+        assert!(matches!(admit(Scripted::new([]), LIMIT, LONG, pace(0, LONG), Trailers::Any), Ok(Body::Empty)));
         for (declared, admitted) in [(LIMIT, true), (LIMIT + 1, false)] {
             let body = Scripted { declared: Some(declared), ..Scripted::new([data("0")]) };
-            assert_eq!(admit(body, LIMIT, LONG, pace(0, LONG)).is_ok(), admitted, "{declared}");
+            assert_eq!(admit(body, LIMIT, LONG, pace(0, LONG), Trailers::Any).is_ok(), admitted, "{declared}");
         }
     }
 
     #[tokio::test]
     async fn what_comes_is_passed_on_up_to_the_limit() {
-        let trailers = || Ok(Frame::trailers(HeaderMap::new()));
+        let trailers = || {
+            let fields = HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("\"x\""))]);
+            Ok(Frame::trailers(fields))
+        };
         let cases = [
             (vec![data("01234"), data("56789"), trailers()], Ok("0123456789")),
             (vec![trailers(), data("01")], Ok("01")),
@@ -238,7 +286,7 @@ mod tests {
             (vec![data("0"), Err("gone")], Err(BodyError::Broken("gone".to_owned()))),
         ];
         for (steps, expected) in cases {
-            let body = admit(Scripted::new(steps), LIMIT, LONG, pace(0, LONG)).unwrap();
+            let body = admit(Scripted::new(steps), LIMIT, LONG, pace(0, LONG), Trailers::Any).unwrap();
             let collected = body.collect(1000).await;
             assert_eq!(collected, expected.map(|text: &str| Bytes::copy_from_slice(text.as_bytes())));
         }
@@ -247,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn a_pause_that_is_too_long_fails_the_body_for_good() {
         let hanging = Scripted { hangs: true, ..Scripted::new([data("0"), data("1")]) };
-        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL, pace(0, LONG)) else {
+        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL, pace(0, LONG), Trailers::Any) else {
             panic!("admitted as a stream")
         };
         assert!(body.frame().await.unwrap().is_ok());
@@ -255,6 +303,22 @@ mod tests {
         let failed = body.frame().await.unwrap();
         assert_eq!(failed.err(), Some(BodyError::Stalled { idle_ms: 20 }));
         assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn trailers_that_were_not_announced_break_the_body() {
+        let fields = || HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("\"x\""))]);
+        for (trailers, fields, is_whole) in [
+            (Trailers::Any, fields(), true),
+            (Trailers::Any, HeaderMap::new(), true),
+            (Trailers::Announced, fields(), true),
+            (Trailers::Announced, HeaderMap::new(), false),
+            (Trailers::Unannounced, fields(), false),
+        ] {
+            let scripted = Scripted::new([data("0"), Ok(Frame::trailers(fields))]);
+            let collected = admit(scripted, LIMIT, LONG, pace(0, LONG), trailers).unwrap().collect(1000).await;
+            assert_eq!(collected.is_ok(), is_whole, "{trailers:?}: {collected:?}");
+        }
     }
 
     /// A byte every few milliseconds, for ever.
@@ -277,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_trickles_is_too_slow_although_it_never_pauses_for_long() {
         let trickle = Trickle(Box::pin(sleep_until(Instant::now())));
-        let body = admit(trickle, u64::MAX, LONG, pace(1_000_000, STALL * 2)).unwrap();
+        let body = admit(trickle, u64::MAX, LONG, pace(1_000_000, STALL * 2), Trailers::Any).unwrap();
         assert_eq!(body.collect(u64::MAX).await, Err(BodyError::TooSlow { rate: 1_000_000, window_ms: 40 }));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::message::{Request, Response};
+use ::http::Method;
+
+use crate::message::{Client, Request, Response, Scheme};
 
 /// How a request came, beyond what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,13 +14,31 @@ pub struct Arrival {
     pub since_accept: Option<Duration>,
 }
 
+/// A request that the listener refused by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// Its client.
+    pub client: Client,
+    /// The scheme of its connection.
+    pub scheme: Scheme,
+    /// Its method; `None` if it couldn't be parsed.
+    pub method: Option<&'a Method>,
+    /// Host and port as far as they were looked at, as the client wrote them.
+    pub authority: &'a [u8],
+    /// Path and query; empty if they couldn't be parsed.
+    pub target: &'a str,
+    /// How it came.
+    pub arrival: Arrival,
+}
+
 /// Serves requests.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Serves one request. Dropped without being finished if the client goes away.
     fn handle(&self, request: Request, arrival: Arrival) -> impl Future<Output = Response> + Send;
 
-    /// Completes the response to a request that the listener refused by itself.
-    fn refused(&self, response: Response) -> Response {
+    /// Completes the response to a request that the listener refused by itself, and accounts for it.
+    fn refused(&self, response: Response, request: &Refused<'_>) -> Response {
+        let _ = request;
         response
     }
 }

@@ -29,6 +29,10 @@ pub(super) enum Rejection {
     LengthsDiffer,
     ExpectationUnknown,
     BodyTooLarge,
+    /// The parser found it in no place that has a name of its own here.
+    HeadMalformed,
+    MethodMalformed,
+    VersionUnknown,
 }
 
 impl From<TargetInvalid> for Rejection {
@@ -49,7 +53,10 @@ impl Rejection {
             Self::TooManyFields | Self::FieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ExpectationUnknown => StatusCode::EXPECTATION_FAILED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TargetMalformed
+            Self::VersionUnknown => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::HeadMalformed
+            | Self::MethodMalformed
+            | Self::TargetMalformed
             | Self::TargetAboveRoot
             | Self::HostMissing
             | Self::HostRepeated
@@ -83,6 +90,9 @@ impl Rejection {
             Self::LengthsDiffer => "the request has several different Content-Length",
             Self::ExpectationUnknown => "no expectation but 100-continue is supported",
             Self::BodyTooLarge => "the request body is too large",
+            Self::HeadMalformed => "the request's header section is malformed",
+            Self::MethodMalformed => "the request's method is malformed",
+            Self::VersionUnknown => "the request's version of HTTP is not 1.0 or 1.1, or is malformed",
         }
     }
 

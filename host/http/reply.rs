@@ -13,14 +13,19 @@ use super::{activity::InFlight, guests::Ticket};
 /// Keeps its request in flight until the body is sent or given up.
 pub(super) struct Reply<B> {
     body: B,
-    _in_flight: InFlight,
+    _in_flight: Option<InFlight>,
     _ticket: Option<Ticket>,
 }
 
 impl<B> Reply<B> {
     /// Returns a body to be sent; `ticket` is that of a client whose address is limited.
     pub(super) fn new(body: B, in_flight: InFlight, ticket: Option<Ticket>) -> Self {
-        Self { body, _in_flight: in_flight, _ticket: ticket }
+        Self { body, _in_flight: Some(in_flight), _ticket: ticket }
+    }
+
+    /// Returns a body in the place of one that goes another way, which keeps the request in flight.
+    pub(super) const fn instead(body: B) -> Self {
+        Self { body, _in_flight: None, _ticket: None }
     }
 }
 

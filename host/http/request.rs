@@ -2,6 +2,8 @@
 //! one framing, a target, and no field that was meant for this connection only. Whatever is ambiguous is refused,
 //! because a server behind this one might resolve it the other way.
 
+use std::net::SocketAddr;
+
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 
 use super::{authority, rejection::Rejection};
@@ -13,24 +15,51 @@ use crate::{
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Checks and normalises a request's head. The body is left empty, to be put in by the caller.
+/// A head that has been checked.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) head: RequestHead,
+    /// Whether its client wants to switch to another protocol. `Upgrade` is left then, and only then.
+    pub(super) switches: bool,
+}
+
+/// Checks and normalises a request's head, which came to the address `local`. It is taken out of `parts`; of one that is
+/// refused, method and target stay there. The body is left empty, to be put in by the caller.
 pub(super) fn normalise(
-    parts: Parts,
+    parts: &mut Parts,
     scheme: Scheme,
+    local: Option<SocketAddr>,
     client: Client,
     limits: &Limits,
-) -> Result<RequestHead, Rejection> {
-    let Parts { method, uri, version, mut headers, .. } = parts;
-    check_method(&method)?;
-    check_size(&uri, &headers, version, limits)?;
-    check_framing(&mut headers, version)?;
-    check_expectation(&mut headers)?;
-    check_form(&uri, &method)?;
-    let authority = authority::resolve(&uri, &mut headers, version, scheme)?;
+) -> Result<Checked, Rejection> {
+    let Parts { method, uri, version, headers, .. } = parts;
+    check_method(method)?;
+    check_size(uri, headers, *version, limits)?;
+    check_framing(headers, *version)?;
+    check_expectation(headers)?;
+    check_form(uri, method)?;
+    let authority = authority::resolve(uri, headers, *version, scheme, local)?;
     let (target, received) = target::normalise(stated_target(uri)?)?;
-    remove_connection_fields(&mut headers);
-    join_cookies(&mut headers);
-    Ok(RequestHead { method, scheme, authority, target, received, headers, client })
+    let switches = *version == Version::HTTP_11 && is_switch(method, headers);
+    remove_connection_fields(headers, switches);
+    join_cookies(headers);
+    let (method, headers) = (std::mem::take(method), std::mem::take(headers));
+    let head = RequestHead { method, scheme, authority, target, received, headers, client };
+    Ok(Checked { head, switches })
+}
+
+/// Whether a request is one to switch to a protocol that is known: a WebSocket (RFC 6455, section 4.1). Any other wish is
+/// ignored, as RFC 9110, section 7.8 allows.
+fn is_switch(method: &Method, headers: &HeaderMap) -> bool {
+    const LENGTH_NONE: &[u8] = b"0";
+    let Some(wanted) = headers.get(header::UPGRADE) else { return false };
+    let mut options = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != LENGTH_NONE);
+    *method == Method::GET
+        && wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && options.any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && !has_body
 }
 
 fn check_method(method: &Method) -> Result<(), Rejection> {
@@ -99,12 +128,16 @@ fn read_length(value: &HeaderValue) -> Result<u64, Rejection> {
     digits.and_then(|text| text.parse().ok()).ok_or(Rejection::LengthMalformed)
 }
 
-/// Removes an expectation of 100, or refuses any other: the front sends 100 when reading of the body begins.
+/// Unites the expectations of 100, or refuses any other: the front sends 100 when reading of the body begins. One that is
+/// kept is for the origin, which may refuse the body before it has been sent.
 fn check_expectation(headers: &mut HeaderMap) -> Result<(), Rejection> {
-    match headers.remove(header::EXPECT) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => Err(Rejection::ExpectationUnknown),
-        _ => Ok(()),
+    let Some(first) = headers.get(header::EXPECT) else { return Ok(()) };
+    let is_known = |value: &HeaderValue| tokens(value).all(|token| token.eq_ignore_ascii_case(b"100-continue"));
+    if !is_known(first) || !headers.get_all(header::EXPECT).iter().all(is_known) {
+        return Err(Rejection::ExpectationUnknown);
     }
+    headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    Ok(())
 }
 
 /// Refuses targets that aren't in origin-form or absolute-form (RFC 9112, section 3.2).
@@ -121,8 +154,8 @@ fn check_form(uri: &Uri, method: &Method) -> Result<(), Rejection> {
 }
 
 /// Returns path and query; an absolute target may lack the path.
-fn stated_target(uri: Uri) -> Result<PathAndQuery, Rejection> {
-    let given = uri.into_parts().path_and_query.ok_or(Rejection::TargetMalformed)?;
+fn stated_target(uri: &Uri) -> Result<PathAndQuery, Rejection> {
+    let given = uri.path_and_query().cloned().ok_or(Rejection::TargetMalformed)?;
     match given.as_str().as_bytes() {
         [b'/', ..] => Ok(given),
         [b'?', ..] => format!("/{}", given.as_str()).parse().map_err(|_| Rejection::TargetMalformed),
@@ -130,8 +163,8 @@ fn stated_target(uri: Uri) -> Result<PathAndQuery, Rejection> {
     }
 }
 
-/// Removes the fields that must not be forwarded by RFC 9110, section 7.6.1.
-fn remove_connection_fields(headers: &mut HeaderMap) {
+/// Removes the fields that must not be forwarded by RFC 9110, section 7.6.1; `Upgrade` stays if it is acted on.
+fn remove_connection_fields(headers: &mut HeaderMap, switches: bool) {
     if headers.contains_key(header::CONNECTION) {
         let nominated: Vec<HeaderName> =
             headers.get_all(header::CONNECTION).iter().flat_map(tokens).filter_map(nominated).collect();
@@ -143,7 +176,9 @@ fn remove_connection_fields(headers: &mut HeaderMap) {
     headers.remove(&KEEP_ALIVE);
     headers.remove(&PROXY_CONNECTION);
     headers.remove(header::TRANSFER_ENCODING);
-    headers.remove(header::UPGRADE);
+    if !switches {
+        headers.remove(header::UPGRADE);
+    }
     if headers.contains_key(header::TE) {
         let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
         if headers.get_all(header::TE).iter().flat_map(tokens).any(is_trailers) {

@@ -3,22 +3,25 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts, uri::PathAndQuery};
 use bytes::Bytes;
 use http_body::Body as HttpBody;
 
 use super::{
     activity::{Activity, InFlight},
-    body,
+    body::{self, Trailers},
     guests::Guest,
-    handler::{Arrival, Handler},
+    handler::{Arrival, Handler, Refused},
     pace::Pace,
     rejection::Rejection,
     reply::Reply,
-    request,
+    request::{self, Checked},
     shared::{Peer, Shared},
 };
-use crate::message::{Body, Client, Request, Response, problem::problem};
+use crate::message::{Body, Client, Request, Response, body::Sender, problem::problem};
+
+/// Pieces that a client may be ahead of the other side once it has switched to another protocol.
+const PIECES: usize = 4;
 
 /// The state that the requests of one connection share.
 pub(super) struct Conversation<H> {
@@ -38,21 +41,71 @@ impl<H: Handler> Conversation<H> {
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Display,
     {
+        self.respond(request, None).await
+    }
+
+    /// Serves one request of HTTP/1.1, with which its client may switch to another protocol. If the response is 101, its
+    /// body is what the client is sent from then on, and what the client sends is put into the sender.
+    pub(super) async fn answer_or_switch<B>(
+        &self,
+        request: ::http::Request<B>,
+    ) -> (::http::Response<Reply<Body>>, Option<Sender>)
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Display,
+    {
+        let mut from_client = None;
+        let response = self.respond(request, Some(&mut from_client)).await;
+        let has_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        (response, from_client.filter(|_| has_switched))
+    }
+
+    async fn respond<B>(
+        &self,
+        request: ::http::Request<B>,
+        from_client: Option<&mut Option<Sender>>,
+    ) -> ::http::Response<Reply<Body>>
+    where
+        B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Display,
+    {
         let in_flight = InFlight::begin(&self.activity);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
         let arrival = self.arrival(&in_flight);
         let ticket = self.peer.guest.as_ref().map(Guest::begin);
-        let response = if matches!(ticket, Some(None)) {
-            self.refuse(too_many())
+        let trailers = if body.is_end_stream() { Trailers::Any } else { Trailers::of(&parts) };
+        let mut response = if matches!(ticket, Some(None)) {
+            self.refuse(too_many(), &parts, arrival)
         } else {
-            match self.admit(parts, body) {
-                Ok(request) => self.shared.handler.handle(request, arrival).await,
-                Err(rejection) => self.refuse(rejection.response(version)),
+            match self.admit(&mut parts, body, trailers, from_client) {
+                Ok(request) => {
+                    // What is left of it isn't to be held while the request is served.
+                    drop(parts);
+                    self.shared.handler.handle(request, arrival).await
+                }
+                Err(rejection) => self.refuse(rejection.response(version), &parts, arrival),
             }
         };
+        if trailers == Trailers::Announced {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         finish(response, is_head).map(|body| Reply::new(body, in_flight, ticket.flatten()))
+    }
+
+    /// Returns the response to what HTTP/1's parser has refused.
+    pub(super) fn unparsed(&self, rejection: Rejection) -> Response {
+        self.shared.metrics.rejected(rejection.status());
+        let request = Refused {
+            client: Client { ip: self.peer.ip, version: Version::HTTP_11 },
+            scheme: self.peer.scheme,
+            method: None,
+            authority: b"",
+            target: "",
+            arrival: Arrival::default(),
+        };
+        self.shared.handler.refused(rejection.response(Version::HTTP_11), &request)
     }
 
     /// Measures how long the connection's first request took to come; a later one costs no look at the clock.
@@ -64,20 +117,42 @@ impl<H: Handler> Conversation<H> {
         Arrival { since_accept }
     }
 
-    fn refuse(&self, response: Response) -> Response {
+    fn refuse(&self, response: Response, parts: &Parts, arrival: Arrival) -> Response {
         self.shared.metrics.rejected(response.status());
-        self.shared.handler.refused(response)
+        let named = || parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let request = Refused {
+            client: Client { ip: self.peer.ip, version: parts.version },
+            scheme: self.peer.scheme,
+            method: Some(&parts.method),
+            authority: parts.uri.authority().map(|named| named.as_str().as_bytes()).or_else(named).unwrap_or_default(),
+            target: parts.uri.path_and_query().map_or("", PathAndQuery::as_str),
+            arrival,
+        };
+        self.shared.handler.refused(response, &request)
     }
 
-    fn admit<B>(&self, parts: Parts, body: B) -> Result<Request, Rejection>
+    /// Checks a request. What is left of `parts` after a refusal says what it was for.
+    fn admit<B>(
+        &self,
+        parts: &mut Parts,
+        body: B,
+        trailers: Trailers,
+        from_client: Option<&mut Option<Sender>>,
+    ) -> Result<Request, Rejection>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Display,
     {
         let client = Client { ip: self.peer.ip, version: parts.version };
-        let head = request::normalise(parts, self.peer.scheme, client, &self.shared.limits)?;
+        let (scheme, local) = (self.peer.scheme, self.peer.local);
+        let Checked { head, switches } = request::normalise(parts, scheme, local, client, &self.shared.limits)?;
+        if let Some(from_client) = from_client.filter(|_| switches) {
+            let (sender, body) = Body::channel(PIECES, None);
+            *from_client = Some(sender);
+            return Ok(Request { head, body });
+        }
         let timeouts = &self.shared.timeouts;
-        let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts))?;
+        let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts), trailers)?;
         Ok(Request { head, body })
     }
 }
@@ -97,6 +172,10 @@ fn finish(mut response: Response, is_head: bool) -> Response {
     *response.version_mut() = Version::HTTP_11;
     response.headers_mut().remove(header::TRANSFER_ENCODING);
     let exact = response.body().size_hint().exact();
+    if response.status() == StatusCode::NO_CONTENT {
+        // There it has none (RFC 9110, section 8.6).
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     if is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         // An empty body doesn't show the length that GET would have got; any other one does.
         let exact = exact.filter(|_| is_head && !response.body().is_end_stream());
@@ -144,6 +223,7 @@ mod tests {
             ("HEAD with the origin's length", response(200, Some("700"), ""), true, Some("700"), 0),
             ("HEAD of unknown length", response(200, None, ""), true, None, 0),
             ("204 with a body", response(204, None, "hello"), false, None, 0),
+            ("204 with a length", response(204, Some("5"), "hello"), false, None, 0),
             ("304 with the length of 200", response(304, Some("700"), ""), false, Some("700"), 0),
         ];
         for (name, response, is_head, length, bytes) in cases {

@@ -74,6 +74,8 @@ pub(super) struct Peer {
     pub(super) guest: Option<Guest>,
     /// When the connection was accepted.
     pub(super) accepted: Instant,
+    /// The address of the connection's near end, if the front knows it.
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// A connection within all limits.
@@ -146,7 +148,7 @@ impl<H> Shared<H> {
         let span = trace::connection(address, scheme);
         debug!(parent: &span, "connection accepted");
         let open = Open::new(self.metrics.open.clone(), slot);
-        Some(Admitted { peer: Peer { ip, scheme, guest, accepted: Instant::now() }, open, span })
+        Some(Admitted { peer: Peer { ip, scheme, guest, accepted: Instant::now(), local: None }, open, span })
     }
 
     /// Runs a connection to its end; the drain waits for it.

@@ -331,17 +331,66 @@ async fn what_is_too_large_or_ambiguous_is_refused() {
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n", "413"),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "501"),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "501"),
-        ("no http at all\r\n\r\n", "400"),
+        ("{no http at all}\r\n\r\n", "400"),
+        ("GE(T / HTTP/1.1\r\nHost: a\r\n\r\n", "400"),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", "505"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", "400"),
     ];
     for (text, status) in cases {
         let answer = site.talk(text).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{text:.60} -> {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        for line in ["content-type: application/problem+json", "cache-control: no-store", "connection: close"] {
+            assert!(head.contains(line), "{text:.60} -> {line} in {answer}");
+        }
+        assert!(body.contains(&format!("\"status\":{status}")), "{text:.60} -> {answer}");
     }
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n\
                    b\r\nhello world\r\n0\r\n\r\n";
     let answer = site.talk(chunked).await;
     assert!(answer.contains("larger than 10 bytes"), "{answer}");
-    assert_eq!((site.metrics.rejects(413), site.metrics.rejects(431)), (1, 1));
+    assert_eq!((site.metrics.rejects(413), site.metrics.rejects(431)), (1, 2));
+}
+
+#[tokio::test]
+async fn what_cannot_be_parsed_behind_a_good_request_is_refused_in_words_too() {
+    let site = Site::start(&limits(), &timeouts()).await;
+    let answer = site.talk("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n{no http at all}\r\n\r\n").await;
+    let refusal = answer.split_once("hello a").unwrap().1;
+    assert!(refusal.starts_with("HTTP/1.1 400 ") && refusal.ends_with('}'), "{answer}");
+    assert_eq!(site.metrics.rejects(400), 1);
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_0_is_for_the_address_that_it_came_to_unless_it_names_another() {
+    let site = Site::start(&limits(), &timeouts()).await;
+    for (text, host) in [
+        ("GET /hello HTTP/1.0\r\n\r\n", site.address.to_string()),
+        ("GET /hello HTTP/1.0\r\nHost: a\r\n\r\n", "a".to_owned()),
+    ] {
+        let answer = site.talk(text).await;
+        assert!(answer.ends_with(&format!("hello {host}")), "{answer}");
+    }
+}
+
+/// The body ends with the line that its parser takes for the last one, and what comes after that is a request.
+#[tokio::test]
+async fn a_bare_line_feed_ends_no_trailers() {
+    let site = Site::start(&limits(), &timeouts()).await;
+    let next = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (field, end) in
+        [("", "0\r\n\n"), ("", "0\r\nx: 1\n\n"), ("Trailer: x\r\n", "0\r\n\n"), ("", "0\r\nx: 1\r\n\r\n")]
+    {
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}Transfer-Encoding: chunked\r\n\r\n");
+        let answer = site.talk(&format!("{head}1\r\nx\r\n{end}{next}Connection: close\r\n\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{field}{end:?}: {answer}");
+    }
+    let announced = "POST / HTTP/1.1\r\nHost: a\r\nTrailer: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+                     1\r\ny\r\n0\r\nx: 1\r\n\r\n";
+    let answer = site.talk(announced).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\ny"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
 }
 
 #[tokio::test]

@@ -127,6 +127,11 @@ impl Sender {
         self.0.send(Ok(piece)).await.map_err(|_| Unread)
     }
 
+    /// Returns when the reader is gone.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// Breaks the body off.
     pub async fn fail(self, error: BodyError) {
         // If the reader is gone, the error has no receiver.

@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use thiserror::Error;
 
+use super::raw_query;
+
 /// Why a target has no normal form.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TargetInvalid {
@@ -65,7 +67,7 @@ pub fn normal_query(query: &str) -> Cow<'_, str> {
     if bytes.iter().enumerate().all(is_normal) {
         return Cow::Borrowed(query);
     }
-    Cow::Owned(recoded(bytes, is_query_char))
+    Cow::Owned(recoded(raw_query::encoded(query).as_bytes(), is_query_char))
 }
 
 /// Returns other paths that lax servers take a path in its normal form for; none, and no allocation, for most paths.

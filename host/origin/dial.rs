@@ -1,7 +1,7 @@
 //! Opening connections: one limit for the name, the TCP and the TLS handshake together.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
     sync::{
@@ -25,7 +25,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tower::Service;
 
 use super::trust::{self, TlsError};
-use crate::{clock, config};
+use crate::{clock, config, message::raw_query};
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
@@ -134,7 +134,7 @@ impl Service<Uri> for Dialer {
         let (dialing, limit, late) = (self.https.call(uri), self.limit, self.timeout());
         Box::pin(async move {
             match timeout(limit, dialing).await {
-                Ok(Ok(stream)) => Ok(Line { stream, used: Used::default(), is_shared: false }),
+                Ok(Ok(stream)) => Ok(Line::new(stream)),
                 Ok(Err(error)) => Err(DialError::Failed(error)),
                 Err(_) => Err(late),
             }
@@ -148,9 +148,27 @@ pub(super) struct Line {
     used: Used,
     /// Whether many requests share it, so that it can't be known what a byte that comes belongs to.
     is_shared: bool,
+    /// Whether anything has been written.
+    has_begun: bool,
+    /// Whether the peer takes nothing any more.
+    is_deaf: bool,
+    /// A request line that is written otherwise than the client library has it, until it is.
+    line: Option<RequestLine>,
+}
+
+/// A request line as it is written.
+struct RequestLine {
+    /// What is yet to be written.
+    left: Vec<u8>,
+    /// Bytes of the line as the client library has it.
+    stands_for: usize,
 }
 
 impl Line {
+    fn new(stream: Stream) -> Self {
+        Self { stream, used: Used::default(), is_shared: false, has_begun: false, is_deaf: false, line: None }
+    }
+
     /// Whether it is protected by TLS.
     pub(super) const fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Https(_))
@@ -207,6 +225,48 @@ impl Used {
     }
 }
 
+impl Line {
+    /// Returns the outcome of a write. One that failed has the connection read on: a peer that refuses a request by its
+    /// head and closes has sent its response before that (RFC 9112, section 9.5), and the end of what it sends, or the
+    /// error, comes as well.
+    fn heard_out<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.is_shared || !(self.is_deaf || matches!(outcome, Poll::Ready(Err(_)))) {
+            return outcome;
+        }
+        if !std::mem::replace(&mut self.is_deaf, true) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Looks at the first bytes that are written, which are those of a request: what of its target was raw is written raw.
+    /// Such a request has a connection of its own, so that no bytes of a body are ever taken for a request's.
+    fn begins(&mut self, bytes: &[u8]) {
+        if !self.is_shared
+            && let Some(end) = bytes.iter().position(|byte| *byte == b'\n')
+            && let Some(left) = raw_query::unmarked(&bytes[..=end])
+        {
+            self.line = Some(RequestLine { left, stands_for: end + 1 });
+        }
+    }
+
+    /// Writes the request line, if it is written otherwise; returns how many bytes of the client library's that was, or
+    /// `None` if there was nothing to do.
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
+        let Some(line) = &mut self.line else { return Poll::Ready(Ok(None)) };
+        while !line.left.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &line.left))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            line.left.drain(..written);
+        }
+        let stands_for = line.stands_for;
+        self.line = None;
+        Poll::Ready(Ok(Some(stands_for)))
+    }
+}
+
 impl Connection for Line {
     fn connected(&self) -> Connected {
         self.stream.connected().extra(self.used.clone())
@@ -215,7 +275,7 @@ impl Connection for Line {
 
 impl Read for Line {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, used, is_shared } = self.get_mut();
+        let Self { stream, used, is_shared, .. } = self.get_mut();
         if *is_shared {
             return Pin::new(stream).poll_read(cx, buf);
         }
@@ -243,13 +303,13 @@ impl Read for Line {
 
 impl Write for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, used, .. } = self.get_mut();
-        used.set_heard(false);
-        Pin::new(stream).poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_flush(cx);
+        this.heard_out(cx, outcome)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -263,10 +323,24 @@ impl Write for Line {
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, used, .. } = self.get_mut();
-        used.set_heard(false);
-        Pin::new(stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        if this.is_deaf {
+            return Poll::Pending;
+        }
+        this.used.set_heard(false);
+        if !std::mem::replace(&mut this.has_begun, true)
+            && let Some(first) = bufs.iter().find(|buf| !buf.is_empty())
+        {
+            this.begins(first);
+        }
+        let outcome = match this.poll_line(cx) {
+            Poll::Ready(Ok(None)) => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),
+            Poll::Ready(Ok(Some(stands_for))) => Poll::Ready(Ok(stands_for)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        this.heard_out(cx, outcome)
     }
 }

@@ -12,10 +12,9 @@ use http::{
     header::{self, HeaderValue},
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot, trailers::passed_on};
+use super::{failure::describe, ledger::Slot, opening::Opening, trailers::passed_on};
 use crate::{clock, message::BodyError};
 
 /// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for all
@@ -33,8 +32,9 @@ static CONNECTION_FIELDS: [HeaderName; 10] = [
     header::UPGRADE,
 ];
 
-/// Fields that `Connection` can't nominate for removal: without them more would be stored or shared than allowed.
-static KEPT_FIELDS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::SET_COOKIE];
+/// Fields that `Connection` can't nominate for removal: they are for all recipients, and without them more would be stored
+/// or shared than allowed.
+static KEPT_FIELDS: [HeaderName; 2] = [header::CACHE_CONTROL, header::VARY];
 
 /// Removes the fields that concern only the connection on which the response came.
 pub(super) fn remove_connection_fields(headers: &mut HeaderMap) {
@@ -43,6 +43,10 @@ pub(super) fn remove_connection_fields(headers: &mut HeaderMap) {
         headers.remove(header::CONTENT_LENGTH);
     }
     let nominated: Vec<_> = headers.get_all(header::CONNECTION).iter().flat_map(nominations).collect();
+    if nominated.contains(&header::SET_COOKIE) && headers.contains_key(header::SET_COOKIE) {
+        // It goes, but what came with it is still for the one user that it was set for.
+        headers.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
     for name in nominated.iter().filter(|name| !KEPT_FIELDS.contains(name)).chain(&CONNECTION_FIELDS) {
         headers.remove(name);
     }
@@ -55,7 +59,7 @@ fn nominations(value: &HeaderValue) -> impl Iterator<Item = HeaderName> {
 /// A response body as it arrives.
 pub(super) struct Download {
     /// Gone once the end, or an error, has been returned.
-    under_way: Option<(Incoming, Slot)>,
+    under_way: Option<(Opening, Slot)>,
     idle: Duration,
     /// Runs while `waiting`; made at the first wait.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -64,7 +68,7 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub(super) fn new(incoming: Incoming, slot: Slot, idle: Duration) -> Self {
+    pub(super) fn new(incoming: Opening, slot: Slot, idle: Duration) -> Self {
         Self { under_way: Some((incoming, slot)), idle, alarm: None, waiting: false, begun: false }
     }
 
@@ -185,15 +189,15 @@ mod tests {
             ),
             (
                 "a nomination can't loosen what may be cached",
-                &[
-                    ("connection", "cache-control, vary, set-cookie, x"),
-                    ("cache-control", "no-store"),
-                    ("vary", "*"),
-                    ("set-cookie", "a"),
-                    ("x", ""),
-                ],
-                &["cache-control", "vary", "set-cookie"],
+                &[("connection", "cache-control, vary, x"), ("cache-control", "no-store"), ("vary", "*"), ("x", "")],
+                &["cache-control", "vary"],
             ),
+            (
+                "a cookie that is nominated goes, and with it that the rest may be shared",
+                &[("connection", "Set-Cookie"), ("set-cookie", "a"), ("etag", "\"a\"")],
+                &["cache-control", "etag"],
+            ),
+            ("a cookie that isn't there changes nothing", &[("connection", "set-cookie"), ("age", "1")], &["age"]),
             (
                 "a length beside an encoding",
                 &[("transfer-encoding", "chunked"), ("content-length", "9"), ("age", "1")],

@@ -11,10 +11,11 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::HOST,
-    uri::{Authority, PathAndQuery, Scheme},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{HOST, TRANSFER_ENCODING, UPGRADE},
+    uri::{Authority, InvalidUri, PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -28,7 +29,10 @@ use super::{
     single::{Single, await_head, no_head},
     upload::{Upload, WaitsFor},
 };
-use crate::config::{self, OriginHost, OriginHttp};
+use crate::{
+    config::{self, OriginHost, OriginHttp},
+    message::raw_query,
+};
 
 /// How often a request is sent on another connection because the one that it was meant for closed first.
 const SENT_MAX: usize = 4;
@@ -49,6 +53,8 @@ pub(super) struct Endpoint {
     host: HeaderValue,
     /// Whether all requests say that, and not what their clients said.
     names_itself: bool,
+    /// Header fields of a response; one with more is a failure.
+    fields_max: usize,
     transport: Transport,
 }
 
@@ -114,6 +120,7 @@ impl Endpoint {
             authority,
             host,
             names_itself,
+            fields_max: pool.response_headers_max,
         })
     }
 
@@ -147,6 +154,15 @@ impl Endpoint {
         self.request(Method::GET, target, headers, Upload::empty())
     }
 
+    /// Whether a request would go over HTTP/1.1, as far as that is known before it is sent.
+    pub(super) fn speaks_http1(&self) -> bool {
+        match &self.transport {
+            Transport::Http1(_) => true,
+            Transport::Http2(_) => false,
+            Transport::Negotiated { is_http1, .. } => is_http1.load(Ordering::Relaxed),
+        }
+    }
+
     /// Sends a request and awaits the response's head. Opening a connection is limited by the dialer; `limit` bounds
     /// the time from then on, for as long as it is the endpoint that we wait for (`progress` says whether it is).
     pub(super) async fn exchange(
@@ -156,8 +172,12 @@ impl Endpoint {
         limit: Duration,
         connect: Connect,
     ) -> Result<Exchanged, Fault> {
+        let is_upgrade = request.headers().contains_key(UPGRADE);
         let exchanged = match &self.transport {
             Transport::Http1(single) => over_http1(single, request, progress, limit, connect).await?,
+            Transport::Http2(_) if is_upgrade => {
+                return Err(Fault::new(Reason::Unsendable, "a switch of protocols needs HTTP/1.1"));
+            }
             Transport::Http2(multiplexer) => {
                 match over_http2(multiplexer, request, progress, limit, connect).await? {
                     Reached::Http2(exchanged) => exchanged,
@@ -165,12 +185,15 @@ impl Endpoint {
                     Reached::Http1(..) => return Err(Fault::new(Reason::ConnectFailed, "it speaks HTTP/1.1 only")),
                 }
             }
+            Transport::Negotiated { http1, .. } if is_upgrade => {
+                over_http1(http1, request, progress, limit, connect).await?
+            }
             Transport::Negotiated { http2, http1, is_http1 } => {
                 let (request, progress) = if is_http1.load(Ordering::Relaxed) {
                     (request, progress)
                 } else {
                     match over_http2(http2, request, progress, limit, connect).await? {
-                        Reached::Http2(exchanged) => return checked(exchanged),
+                        Reached::Http2(exchanged) => return checked(exchanged, self.fields_max, is_upgrade),
                         Reached::Http1(request, progress) => (request, progress),
                     }
                 };
@@ -181,7 +204,7 @@ impl Endpoint {
                 exchanged?
             }
         };
-        checked(exchanged)
+        checked(exchanged, self.fields_max, is_upgrade)
     }
 }
 
@@ -204,23 +227,41 @@ fn is_address(host: &str) -> bool {
     host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
-/// Refuses an interim response: the client library skips the others; a 101 comes through, though no switch of protocols
-/// was requested.
-fn checked(exchanged: Exchanged) -> Result<Exchanged, Fault> {
-    let status = exchanged.response.status();
-    if status.is_informational() {
-        return Err(Fault::new(Reason::InvalidResponse, format!("unasked-for status {status}")));
-    }
-    Ok(exchanged)
+/// Refuses what is no response that could be passed on: an interim one, which the client library skips but for 101, unless
+/// a switch of protocols was requested; one with too many header fields; and one in a transfer coding that isn't known,
+/// whose bytes would be taken for the content (RFC 9112, section 6.1).
+fn checked(exchanged: Exchanged, fields_max: usize, is_upgrade: bool) -> Result<Exchanged, Fault> {
+    let (status, headers) = (exchanged.response.status(), exchanged.response.headers());
+    let why = if status.is_informational() && !(is_upgrade && status == StatusCode::SWITCHING_PROTOCOLS) {
+        format!("unasked-for status {status}")
+    } else if headers.len() > fields_max {
+        format!("{} header fields, and {fields_max} are allowed", headers.len())
+    } else if !is_coding_known(headers) {
+        "a transfer coding other than chunked".to_owned()
+    } else {
+        return Ok(exchanged);
+    };
+    Err(Fault::new(Reason::InvalidResponse, why))
+}
+
+/// Whether a message has no transfer coding, or is chunked and nothing else.
+fn is_coding_known(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    is_chunked && codings.next().is_none()
 }
 
 async fn over_http1(
     single: &Single,
-    request: Request<Upload>,
+    mut request: Request<Upload>,
     progress: Option<watch::Receiver<WaitsFor>>,
     limit: Duration,
     connect: Connect,
 ) -> Result<Exchanged, Fault> {
+    if [Method::GET, Method::HEAD].contains(request.method()) && request.body().size_hint().exact().is_none() {
+        // The client library leaves out a body of unknown length of these, unless it is told that there is one.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let response = single.exchange(request, progress, limit, connect != Connect::Any).await?;
     Ok(Exchanged { response, lease: None })
 }
@@ -277,6 +318,11 @@ fn name_authority(request: &mut Request<Upload>) -> Result<(), Fault> {
         let authority = Authority::try_from(host.as_bytes()).map_err(|error| unsendable(error.into()))?;
         let mut parts = request.uri().clone().into_parts();
         parts.authority = Some(authority);
+        if let Some(target) = parts.path_and_query.as_mut().filter(|target| raw_query::is_marked(target.query())) {
+            let query = raw_query::encoded(target.query().unwrap_or_default()).into_owned();
+            *target =
+                format!("{}?{query}", target.path()).parse().map_err(|error: InvalidUri| unsendable(error.into()))?;
+        }
         *request.uri_mut() = Uri::from_parts(parts).map_err(|error| unsendable(error.into()))?;
     }
     *request.version_mut() = Version::HTTP_2;
@@ -311,6 +357,28 @@ mod tests {
         ] {
             let endpoint = made(url, &pool());
             assert_eq!(endpoint.as_ref().map(|endpoint| &*endpoint.address), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn which_transfer_codings_are_known() {
+        for (codings, wanted) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["xchunked"], false),
+            (&["identity"], false),
+            (&[""], false),
+        ] {
+            let field = |coding: &&'static str| (TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            let mut headers = HeaderMap::new();
+            for (name, value) in codings.iter().map(field) {
+                headers.append(name, value);
+            }
+            assert_eq!(is_coding_known(&headers), wanted, "{codings:?}");
         }
     }
 

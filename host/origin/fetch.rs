@@ -4,18 +4,19 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, Method, Response, StatusCode,
-    header::{ACCEPT_ENCODING, CONTENT_ENCODING},
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, EXPECT, UPGRADE},
     uri::PathAndQuery,
 };
-use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use super::{
     balance::NoEndpoint,
     endpoint::{Connect, Endpoint, Exchanged},
     failure::{Failure, Fault, Reason},
     ledger::Slot,
-    outbound::{Fetched, Outbound, set_connection_fields, state_no_bytes},
+    opening::{Opening, opened},
+    outbound::{Fetched, Outbound, OutboundBody, set_connection_fields, state_no_bytes},
     pool::Pool,
     protocol::status_of_head,
     reaction::Reaction,
@@ -24,15 +25,15 @@ use super::{
     relay,
     retry::{self, Sequel, UNCOUNTED_MAX},
     stats::Recent,
-    trace,
-    upload::{Payload, Upload},
+    trace, tunnel,
+    upload::{Payload, Upload, Word},
 };
 use crate::{
     clock,
     message::{
-        RequestSpan,
+        Body, RequestSpan,
         compression::{Compression, compress},
-        is_grpc,
+        is_grpc, raw_query,
     },
 };
 
@@ -64,7 +65,17 @@ impl Drop for AbandonedAttempt<'_> {
 }
 
 /// What an attempt brought.
-type Attempted = Result<(Response<Incoming>, Slot), Fault>;
+type Attempted = Result<(Response<Opening>, Slot), Fault>;
+
+/// Has the endpoint's word about a request's body passed on when it comes (100).
+fn pass_word(request: &mut Request<Upload>, word: &Arc<watch::Sender<Word>>) {
+    let word = Arc::clone(word);
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            word.send_replace(Word::Continue);
+        }
+    });
+}
 
 /// Returns an attempt's status, or the reason and the detail of its fault.
 fn outcome(attempted: &Attempted) -> Result<u16, (&str, &str)> {
@@ -81,6 +92,10 @@ struct Attempts<'a> {
     target: PathAndQuery,
     headers: HeaderMap,
     payload: Payload,
+    /// What the client sends after a switch of protocols.
+    upstream: Option<Body>,
+    /// Whether the client sends its body only when it is told to.
+    is_expected: bool,
     /// The coding that its body may be sent in, and the body in that coding once an attempt wanted it.
     coding: Option<Compression>,
     encoded: Option<Bytes>,
@@ -98,16 +113,27 @@ struct Attempts<'a> {
     uncounted: u32,
     /// The next attempt takes a new connection.
     on_new_connection: bool,
+    /// So does each, because its target is written in another way than the client library would.
+    is_raw: bool,
 }
 
 impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
         let Outbound { method, authority, target, mut headers, body, client, repeatable, recodes, span } = outbound;
-        let payload = Payload::new(body, &method);
         // What gRPC codes it says in fields of its own.
         let is_call = recodes && is_grpc(&headers);
         let recodes = recodes && !is_call;
+        let (is_upgrade, is_raw) = (headers.contains_key(UPGRADE), raw_query::is_marked(target.query()));
+        // What comes after the switch is no body of the request.
+        let (payload, upstream) = match body {
+            OutboundBody::Once(body) if is_upgrade => (Payload::new(OutboundBody::Empty), Some(body)),
+            body => (Payload::new(body), None),
+        };
+        let is_expected = headers.remove(EXPECT).is_some() && payload.comes_in();
         set_connection_fields(&mut headers, &method, authority, payload.is_empty());
+        if is_upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         if recodes {
             headers.entry(ACCEPT_ENCODING).or_insert_with(|| pool.codings.accepted.clone());
         }
@@ -118,6 +144,8 @@ impl<'a> Attempts<'a> {
             target,
             headers,
             payload,
+            upstream,
+            is_expected,
             coding,
             encoded: None,
             was_encoded: false,
@@ -129,12 +157,15 @@ impl<'a> Attempts<'a> {
             attempts: 0,
             uncounted: 0,
             on_new_connection: false,
+            is_raw,
         }
     }
 
     async fn run(mut self) -> Result<Fetched, Failure> {
         let mut endpoint = self.first()?;
-        if self.payload.comes_in() {
+        // The endpoint may refuse one that is expected by its head alone, and before the client has sent it.
+        if self.payload.comes_in() && !(self.is_expected && endpoint.speaks_http1()) {
+            self.is_expected = false;
             self.read_ahead().await?;
             // That may have taken a while.
             endpoint = self.first()?;
@@ -206,27 +237,45 @@ impl<'a> Attempts<'a> {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
-        let connect = if std::mem::take(&mut self.on_new_connection) { Connect::New } else { Connect::Any };
+        let is_first = std::mem::take(&mut self.on_new_connection) || self.is_raw;
+        let connect = if is_first { Connect::New } else { Connect::Any };
         let mut headers = self.headers.clone();
-        let (upload, progress) = match encoded {
-            Some(encoded) => (self.encode(encoded, &mut headers), None),
-            None => self.payload.lend(),
+        let word = self.is_expected.then(|| Arc::new(watch::Sender::new(Word::Awaited)));
+        let (upload, progress) = match (encoded, &word) {
+            (Some(encoded), _) => (self.encode(encoded, &mut headers), None),
+            (None, Some(word)) => {
+                headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+                self.payload.lend_at_word(word.subscribe())
+            }
+            (None, None) => self.payload.lend(),
         };
-        let request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
+        let mut request = endpoint.request(self.method.clone(), self.target.clone(), headers, upload)?;
+        if let Some(word) = &word {
+            pass_word(&mut request, word);
+        }
         let begun = Instant::now();
         let ledger = &self.pool.ledger;
         let abandoned = AbandonedAttempt { recent: &ledger.recent, begun };
         // Large, as an HTTP/2 client's request is; an attempt waits for a network in any case.
         let exchanged = Box::pin(endpoint.exchange(request, progress, self.pool.limits.response, connect)).await;
-        std::mem::forget(abandoned);
-        match exchanged {
+        let took = begun.elapsed();
+        if let Some(word) = word {
+            word.send_if_modified(|word| std::mem::replace(word, Word::Responded) == Word::Awaited);
+        }
+        let opened = match exchanged {
             Ok(Exchanged { mut response, lease }) => {
                 slot.carry(lease);
                 // A call that isn't processed has its status in the head, where health and retries look for it.
                 if let Some(status) = self.status_of_call(&response) {
                     *response.status_mut() = status;
                 }
-                let took = begun.elapsed();
+                opened(response).await.inspect_err(|_| slot.report_broken())
+            }
+            Err(fault) => Err(fault),
+        };
+        std::mem::forget(abandoned);
+        match opened {
+            Ok(response) => {
                 let failing = Reaction::to(response.status()).retries_endpoint;
                 ledger.meters.head_seconds.observe(took.as_secs_f64());
                 ledger.recent.record(took.as_micros(), failing);
@@ -249,7 +298,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Returns HTTP's status for a call of gRPC that has failed, as far as its response's head says so.
-    fn status_of_call(&self, response: &Response<Incoming>) -> Option<StatusCode> {
+    fn status_of_call(&self, response: &Response<hyper::body::Incoming>) -> Option<StatusCode> {
         let is_success = response.status() == StatusCode::OK;
         if self.is_call && is_success { status_of_head(response.headers()) } else { None }
     }
@@ -303,10 +352,15 @@ impl<'a> Attempts<'a> {
         self.attempts.saturating_sub(self.uncounted) >= self.pool.limits.attempts_max
     }
 
-    fn finish(&self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
+    fn finish(&mut self, endpoint: &Endpoint, attempted: Attempted) -> Result<Fetched, Failure> {
         match attempted {
             Ok((response, slot)) => Ok(Fetched {
-                response: relay::receive(response, slot, self.pool.limits.idle, || self.pool.bounds.room(self.client)),
+                response: match self.upstream.take() {
+                    Some(from_client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        tunnel::receive(response, from_client, slot)
+                    }
+                    _ => relay::receive(response, slot, self.pool.limits.idle, || self.pool.bounds.room(self.client)),
+                },
                 endpoint: Arc::clone(&endpoint.address),
                 attempts: self.attempts,
             }),

@@ -46,8 +46,8 @@ use super::{
 };
 use crate::config;
 
-/// Bytes of a response's header section that are read.
-const HEAD_BYTES_MAX: u32 = 128 * 1024;
+/// Bytes that HTTP/2's header list size counts for a field beside its own (RFC 9113, section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
 
 /// Bytes of one request's body that the client library takes before the peer does.
 const SEND_BYTES_MAX: usize = 128 * 1024;
@@ -74,6 +74,8 @@ struct Settings {
     /// How long the peer may take to respond to that.
     ping_timeout: Duration,
     window: u32,
+    /// Size of a response's header list, in HTTP/2's own way of counting.
+    head_size_max: u32,
     /// Whether the peer may choose HTTP/1.1 (ALPN).
     may_fall_back: bool,
 }
@@ -108,6 +110,7 @@ impl Multiplexer {
             ping: (!pool.ping.is_zero()).then_some(pool.ping),
             ping_timeout: pool.ping_timeout,
             window: connection_window(pool.connections_max),
+            head_size_max: head_size(pool.response_headers_max, pool.response_header_bytes_max),
             may_fall_back: pool.http == config::OriginHttp::Auto,
         };
         Self(Arc::new(Core { dialer, uri, settings, state: Mutex::default() }))
@@ -146,6 +149,11 @@ impl Multiplexer {
 fn connection_window(connections_max: usize) -> u32 {
     let waited_for = u32::try_from(connections_max / 2 + 2).unwrap_or(u32::MAX);
     STREAM_WINDOW.saturating_mul(waited_for).clamp(CONNECTION_WINDOW_MIN, CONNECTION_WINDOW_MAX)
+}
+
+/// Returns the size of the header list that a response of so many fields and bytes may have at most.
+fn head_size(fields_max: usize, bytes_max: usize) -> u32 {
+    u32::try_from(bytes_max.saturating_add(fields_max.saturating_mul(FIELD_OVERHEAD))).unwrap_or(u32::MAX)
 }
 
 impl Core {
@@ -221,7 +229,7 @@ impl Core {
             .initial_max_send_streams(0_usize)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(self.settings.window)
-            .max_header_list_size(HEAD_BYTES_MAX)
+            .max_header_list_size(self.settings.head_size_max)
             .max_send_buf_size(SEND_BYTES_MAX)
             .keep_alive_interval(self.settings.ping)
             .keep_alive_timeout(self.settings.ping_timeout);

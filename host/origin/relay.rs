@@ -19,7 +19,6 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
@@ -31,6 +30,7 @@ use super::{
     download::{Download, remove_connection_fields},
     lagging::Watched,
     ledger::Slot,
+    opening::Opening,
     spool::{Room, Scratch, Segment, Stash},
 };
 use crate::message::{self, Body, BodyError};
@@ -52,7 +52,7 @@ const RETRY: Duration = Duration::from_millis(50);
 ///
 /// A response without a body needs no room, and looking for the client's costs a lock.
 pub(super) fn receive(
-    response: Response<Incoming>,
+    response: Response<Opening>,
     mut slot: Slot,
     idle: Duration,
     room: impl FnOnce() -> Room,

@@ -22,9 +22,8 @@ use super::{
 };
 use crate::{clock, config};
 
-/// Bytes of a response's head that are read; also how much of a request's body the client library takes before the endpoint
-/// does.
-const HEAD_BYTES_MAX: usize = 128 * 1024;
+/// Header fields that the client library parses without an allocation.
+const FIELDS_INLINE: usize = 100;
 
 /// The HTTP/1.1 connections of one endpoint.
 pub(super) struct Single {
@@ -32,8 +31,18 @@ pub(super) struct Single {
     /// Opens a connection for each request.
     opener: Client<Dialer, Upload>,
     dialer: Dialer,
+    bounds: Bounds,
+}
+
+/// Bounds of its connections.
+#[derive(Clone, Copy)]
+struct Bounds {
     /// Unused connections that are kept.
     idle_max: usize,
+    /// Header fields of a response.
+    fields_max: usize,
+    /// Bytes of a response's head; also how much of a request's body the client library takes before the endpoint does.
+    head_bytes_max: usize,
 }
 
 /// Connections that are used again.
@@ -46,11 +55,16 @@ struct Connections {
 impl Single {
     /// Returns the connections of an endpoint, none of which is open yet.
     pub(super) fn new(pool: &config::Pool, dialer: Dialer) -> Self {
-        Self {
-            connections: RwLock::new(Connections::new(dialer.clone(), pool.connections_max, pool.keep_alive)),
-            opener: client(dialer.clone(), 0, Duration::ZERO),
-            dialer,
+        let bounds = Bounds {
             idle_max: pool.connections_max,
+            fields_max: pool.response_headers_max,
+            head_bytes_max: pool.response_header_bytes_max,
+        };
+        Self {
+            connections: RwLock::new(Connections::new(dialer.clone(), bounds, pool.keep_alive)),
+            opener: client(dialer.clone(), Bounds { idle_max: 0, ..bounds }, Duration::ZERO),
+            dialer,
+            bounds,
         }
     }
 
@@ -103,25 +117,30 @@ impl Single {
         }
         let mut connections = self.connections.write();
         if of_use < connections.of_use {
-            *connections = Connections::new(self.dialer.clone(), self.idle_max, of_use);
+            *connections = Connections::new(self.dialer.clone(), self.bounds, of_use);
         }
     }
 }
 
 impl Connections {
-    fn new(dialer: Dialer, idle_max: usize, of_use: Duration) -> Self {
-        Self { client: client(dialer, idle_max, of_use), of_use }
+    fn new(dialer: Dialer, bounds: Bounds, of_use: Duration) -> Self {
+        Self { client: client(dialer, bounds, of_use), of_use }
     }
 }
 
-fn client(dialer: Dialer, idle_max: usize, of_use: Duration) -> Client<Dialer, Upload> {
-    Client::builder(TokioExecutor::new())
+fn client(dialer: Dialer, bounds: Bounds, of_use: Duration) -> Client<Dialer, Upload> {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(of_use)
-        .pool_max_idle_per_host(idle_max)
-        .http1_max_buf_size(HEAD_BYTES_MAX)
-        .set_host(false)
-        .build(dialer)
+        .pool_max_idle_per_host(bounds.idle_max)
+        .http1_max_buf_size(bounds.head_bytes_max)
+        .set_host(false);
+    // Up to that many are parsed on the stack.
+    if bounds.fields_max > FIELDS_INLINE {
+        builder.http1_max_headers(bounds.fields_max);
+    }
+    builder.build(dialer)
 }
 
 /// The call's result, or nothing if the endpoint kept us waiting for `limit`. The clock starts anew with each piece of

@@ -46,6 +46,8 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
         body: PATIENCE,
         keep_alive: PATIENCE,
         attempts_max: 2,
+        response_headers_max: 200,
+        response_header_bytes_max: 128 << 10,
         request_coding: None,
         response_coding: false,
         http: config::OriginHttp::Http1,

@@ -3,15 +3,18 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::Method;
+use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     outbound::OutboundBody,
@@ -47,17 +50,10 @@ fn at_home(body: Body) -> BodySlot {
 
 impl Payload {
     /// Takes what the caller brought.
-    pub(super) fn new(body: OutboundBody, method: &Method) -> Self {
+    pub(super) fn new(body: OutboundBody) -> Self {
         match body {
             OutboundBody::Empty | OutboundBody::Once(Body::Empty) => Self::Whole(Bytes::new()),
             OutboundBody::Replayable(bytes) | OutboundBody::Once(Body::Full(bytes)) => Self::Whole(bytes),
-            // A stream may turn out empty, and an HTTP/3 client's always may; with GET and HEAD it nearly always does.
-            // Without a length the client library wouldn't send it anyway, so let the request be repeatable.
-            OutboundBody::Once(body)
-                if [Method::GET, Method::HEAD].contains(method) && body.size_hint().exact().is_none() =>
-            {
-                Self::Whole(Bytes::new())
-            }
             OutboundBody::Once(body) if body.is_end_stream() => Self::Whole(Bytes::new()),
             OutboundBody::Once(body) => Self::Once(at_home(body)),
         }
@@ -105,6 +101,16 @@ impl Payload {
         }
     }
 
+    /// Like [`Payload::lend`], for a request that states the expectation of 100: a body that is yet to come waits for the
+    /// endpoint's word.
+    pub(super) fn lend_at_word(&self, word: watch::Receiver<Word>) -> (Upload, Option<watch::Receiver<WaitsFor>>) {
+        let (mut upload, progress) = self.lend();
+        if let Upload::Once(borrowed) = &mut upload {
+            borrowed.gate = Some(Box::pin(word_from(word)));
+        }
+        (upload, progress)
+    }
+
     /// The body for one attempt and, if it comes in piece by piece, a watcher of the side that it waits for.
     pub(super) fn lend(&self) -> (Upload, Option<watch::Receiver<WaitsFor>>) {
         match self {
@@ -116,7 +122,8 @@ impl Payload {
             Self::Once(slot) => {
                 let (progress, watcher) = watch::channel(WaitsFor::Endpoint);
                 let body = slot.lock().body.take();
-                let borrowed = BorrowedBody { body, slot: Arc::clone(slot), taken: false, progress: Some(progress) };
+                let slot = Arc::clone(slot);
+                let borrowed = BorrowedBody { body, slot, taken: false, progress: Some(progress), gate: None };
                 (Upload::Once(borrowed), Some(watcher))
             }
         }
@@ -131,6 +138,30 @@ pub(super) enum WaitsFor {
     Client,
     /// The endpoint, to take what there is.
     Endpoint,
+}
+
+/// The endpoint's word about a body that it was told to expect (RFC 9110, section 10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// None yet.
+    Awaited,
+    /// It is to be sent.
+    Continue,
+    /// The endpoint has responded without it.
+    Responded,
+}
+
+/// How long an endpoint may take for its word: many don't know the expectation, and wait for the body.
+const WORD_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the rest of a response may take whose request's body isn't sent. The connection then ends, since the body
+/// that it was told of doesn't come.
+const UNSENT_LINGER: Duration = Duration::from_secs(30);
+
+/// Returns whether the body is to be sent.
+async fn word_from(mut word: watch::Receiver<Word>) -> bool {
+    let known = timeout(WORD_AFTER, word.wait_for(|word| *word != Word::Awaited)).await;
+    !matches!(known, Ok(Ok(said)) if *said == Word::Responded)
 }
 
 /// A request body in one attempt.
@@ -156,6 +187,8 @@ pub(super) struct BorrowedBody {
     slot: BodySlot,
     taken: bool,
     progress: Option<watch::Sender<WaitsFor>>,
+    /// Whether it is to be sent, until that is known.
+    gate: Option<BoxFuture<'static, bool>>,
 }
 
 impl HttpBody for Upload {
@@ -181,7 +214,9 @@ impl HttpBody for Upload {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Stored(replay, _) => replay.is_over(),
-            Self::Once(borrowed) => borrowed.body.as_ref().is_none_or(HttpBody::is_end_stream),
+            Self::Once(borrowed) => {
+                borrowed.gate.is_none() && borrowed.body.as_ref().is_none_or(HttpBody::is_end_stream)
+            }
         }
     }
 
@@ -195,8 +230,33 @@ impl HttpBody for Upload {
 }
 
 impl BorrowedBody {
+    /// Ready once the body may be sent.
+    ///
+    /// # Errors
+    /// It isn't to be sent any more.
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        while let Some(gate) = &mut self.gate {
+            if ready!(gate.as_mut().poll(cx)) {
+                self.gate = None;
+            } else if self.body.take().is_some() {
+                // The client is to know at once that nobody wants it.
+                self.gate = Some(Box::pin(async {
+                    sleep(UNSENT_LINGER).await;
+                    false
+                }));
+            } else {
+                self.gate = None;
+                return Poll::Ready(Err(BodyError::Broken("the endpoint has responded without it".to_owned())));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// The next piece, or the trailers.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Err(error) = ready!(self.poll_gate(cx)) {
+            return Poll::Ready(Some(Err(error)));
+        }
         loop {
             let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
             let frame = match Pin::new(body).poll_frame(cx) {
@@ -261,19 +321,19 @@ mod tests {
     #[test]
     fn which_bodies_can_be_sent_again_from_the_start() {
         let cases = [
-            ("empty", OutboundBody::Empty, Method::POST, true),
-            ("at hand", OutboundBody::Once(Body::Full(Bytes::from_static(b"a"))), Method::POST, true),
-            ("an empty stream", OutboundBody::Once(stream(b"")), Method::POST, true),
-            ("a stream", OutboundBody::Once(stream(b"a")), Method::GET, false),
+            ("empty", OutboundBody::Empty, true),
+            ("at hand", OutboundBody::Once(Body::Full(Bytes::from_static(b"a"))), true),
+            ("an empty stream", OutboundBody::Once(stream(b"")), true),
+            ("a stream", OutboundBody::Once(stream(b"a")), false),
         ];
-        for (name, body, method, whole) in cases {
-            assert_eq!(matches!(Payload::new(body, &method), Payload::Whole(_)), whole, "{name}");
+        for (name, body, whole) in cases {
+            assert_eq!(matches!(Payload::new(body), Payload::Whole(_)), whole, "{name}");
         }
     }
 
     #[tokio::test]
     async fn an_untouched_body_comes_home_and_a_touched_one_does_not() {
-        let payload = Payload::new(OutboundBody::Once(stream(b"abc")), &Method::POST);
+        let payload = Payload::new(OutboundBody::Once(stream(b"abc")));
         let (upload, _watcher) = payload.lend();
         assert_eq!(upload.size_hint().exact(), Some(3));
         assert!(!payload.is_available());
@@ -288,12 +348,32 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_the_body_ends_the_progress() {
-        let payload = Payload::new(OutboundBody::Once(stream(b"abc")), &Method::POST);
+        let payload = Payload::new(OutboundBody::Once(stream(b"abc")));
         let (mut upload, watcher) = payload.lend();
         let mut watcher = watcher.unwrap();
         upload.frame().await.unwrap().unwrap();
         assert!(watcher.changed().await.is_ok(), "a piece is news");
         assert!(upload.frame().await.is_none());
         assert!(watcher.changed().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_expected_waits_for_the_endpoints_word() {
+        let short = Duration::from_millis(50);
+        for (word, is_sent) in [(Word::Continue, true), (Word::Responded, false)] {
+            let payload = Payload::new(OutboundBody::Once(stream(b"abc")));
+            let (said, heard) = watch::channel(Word::Awaited);
+            let (mut upload, _watcher) = payload.lend_at_word(heard);
+            assert!(timeout(short, upload.frame()).await.is_err(), "{word:?}: nothing is known yet");
+            assert!(!upload.is_end_stream());
+            said.send_replace(word);
+            if is_sent {
+                assert_eq!(upload.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+            } else {
+                assert!(timeout(short, upload.frame()).await.is_err(), "its response may still be arriving");
+                drop(upload);
+                assert!(!payload.is_available(), "its client has been told that nobody wants it");
+            }
+        }
     }
 }

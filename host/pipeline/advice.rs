@@ -11,6 +11,7 @@ use http::HeaderName;
 use tracing::debug;
 
 use super::{
+    loops::Loops,
     route::{Route, Routes},
     trace,
 };
@@ -29,6 +30,8 @@ pub(super) struct PolicyContext {
     pub(super) routes: Arc<Routes>,
     /// Bytes of a body as it reads, its codings taken off.
     pub(super) body_bytes_max: u64,
+    /// The node's own mark on what it sends on.
+    pub(super) loops: Loops,
 }
 
 /// The generation that decides for a request, and what it has decided by now. Empty without a policy.

@@ -262,6 +262,7 @@ pub(super) async fn send(
     mut upstream: UpstreamRequest,
 ) -> Result<Arrived, Failed> {
     let route = &request.route;
+    fetcher.policy_context.loops.mark(&mut upstream.headers, &request.head.headers);
     let prepared = upstream.prepare(route, &request.advice, &request.facts(&fetcher.policy_context));
     let choice = prepared.map_err(|fault| Failed::of_fault(route, &fault))?;
     upstream.send(route, &choice).await

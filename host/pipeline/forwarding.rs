@@ -13,6 +13,45 @@ use crate::{
     policy::{Input, Policy, consult, fields, key},
 };
 
+/// Fields by which servers that take `_` for `-`, as CGI and WSGI do, would frame a message or believe an intermediary. A
+/// client has no use for them but to be taken for one.
+const LOOKED_LIKE: [&str; 12] = [
+    "cdn-loop",
+    "connection",
+    "content-length",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// Whether a field reads like one that frames the message or that intermediaries set, once `_` is taken for `-` and what
+/// stands at its ends is dropped.
+fn looks_alike(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !name.contains('_') {
+        return false;
+    }
+    let read = name.replace('_', "-");
+    let read = read.trim_matches('-');
+    LOOKED_LIKE.contains(&read)
+        || read.starts_with("x-forwarded")
+        || matches!(read, "x-real-ip" | "x-client-ip" | "true-client-ip")
+}
+
+/// Removes the fields that read like others.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    let alike: Vec<HeaderName> = headers.keys().filter(|name| looks_alike(name)).cloned().collect();
+    for name in alike {
+        headers.remove(name);
+    }
+}
+
 /// The fields of a request that are sent with an item, sorted by name. `maker` made its key; `None` if the native
 /// default did.
 pub(super) fn sent(route: &Route, maker: Option<&dyn Policy>, headers: &HeaderMap) -> Vec<HeaderName> {
@@ -66,6 +105,7 @@ pub(super) fn of_item(route: &Route, advice: &Advice, head: &RequestHead) -> Hea
 /// (RFC 9110, section 7.6.3).
 pub(super) fn of_request(head: &RequestHead) -> HeaderMap {
     let mut headers = head.headers.clone();
+    remove_lookalikes(&mut headers);
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
     let mut chain: Vec<u8> = headers.get_all("x-forwarded-for").iter().fold(Vec::new(), |mut chain, line| {
         chain.extend_from_slice(line.as_bytes());
@@ -93,6 +133,9 @@ pub(super) fn has_unkeyed_credentials(route: &Route, advice: &Advice, headers: &
 }
 
 fn is_sent(route: &Route, maker: Option<&dyn Policy>, name: &HeaderName) -> bool {
+    if looks_alike(name) {
+        return false;
+    }
     if route.splits().is_some_and(|protocol| fields::is_of_whole_body(name) || protocol.describes_body(name)) {
         return false;
     }
@@ -181,6 +224,34 @@ mod tests {
             "x-request-id",
         ];
         assert_eq!(names, wanted);
+    }
+
+    #[test]
+    fn what_reads_like_framing_or_forwarding_is_not_sent() {
+        for (name, wanted) in [
+            ("content_length", true),
+            ("content-length_", true),
+            ("transfer_encoding", true),
+            ("host_", true),
+            ("_host", true),
+            ("x_forwarded_for", true),
+            ("x-forwarded_for", true),
+            ("x_forwarded_client_cert", true),
+            ("x_real_ip", true),
+            ("content-length", false),
+            ("x-forwarded-for", false),
+            ("x_request_id", false),
+            ("my_field", false),
+            ("_", false),
+        ] {
+            let field = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            assert_eq!(looks_alike(&field), wanted, "{name}");
+        }
+        let fields = [("x_forwarded_for", "192.0.2.1"), ("x-kept_", "1")];
+        let sent = of_request(&request(Method::GET, "/", &fields));
+        assert!(!sent.contains_key("x_forwarded_for") && sent.contains_key("x-kept_"), "{sent:?}");
+        let head = request(Method::POST, "/", &fields);
+        assert_eq!(super::sent(&route(Mode::Infer(Protocol::Plain)), None, &head.headers), ["x-kept_"]);
     }
 
     #[test]

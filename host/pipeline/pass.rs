@@ -51,7 +51,7 @@ impl Passer {
         let trail = Trail { detail: why.detail().map(Into::into), ..Trail::on(route, advice) };
         let body = if http_body::Body::is_end_stream(&body) {
             Body::Empty
-        } else if advice.needs_body(true) {
+        } else if why != Why::Switch && advice.needs_body(true) {
             match body.collect(self.policy_context.body_bytes_max).await {
                 Ok(bytes) => Body::from(bytes),
                 Err(error) => return self.replies.bad_body(&error, trail),
@@ -76,11 +76,13 @@ impl Passer {
         };
         let facts = advice.facts(&self.policy_context, &head, bytes.as_ref());
         advice.draw(&facts);
+        let mut headers = forwarding::of_request(&head);
+        self.policy_context.loops.mark(&mut headers, &head.headers);
         let mut upstream = UpstreamRequest {
             method: head.method.clone(),
             authority: head.authority.clone(),
             target: route.target_sent(&head),
-            headers: forwarding::of_request(&head),
+            headers,
             body: body.into(),
             client: Some(head.client.ip),
             home: None,

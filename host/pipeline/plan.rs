@@ -22,6 +22,8 @@ pub(super) struct Aspects<'a> {
     pub(super) is_keyed_by_body: bool,
     /// Whether it is a call of gRPC.
     pub(super) is_grpc: bool,
+    /// Whether its client wants to switch to another protocol.
+    pub(super) is_switch: bool,
 }
 
 /// What is done with a request, as its head says.
@@ -55,6 +57,8 @@ pub(super) enum Why {
     UnkeyedBody,
     /// It is a call of gRPC: its result is in trailers, which aren't stored, and its body may be a stream by design.
     Grpc,
+    /// Its client wants to switch to another protocol: the connection becomes a tunnel.
+    Switch,
     /// The policy wants it so, or faulted and the native default may not make the key.
     Policy,
     /// The client wants no response stored (`no-store`).
@@ -69,7 +73,7 @@ pub(super) enum Why {
 impl Plan {
     /// Returns the plan for a request.
     pub(super) fn of(aspects: &Aspects<'_>) -> Self {
-        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body, is_grpc } = *aspects;
+        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body, is_grpc, is_switch } = *aspects;
         let is_read = method == Method::GET || method == Method::HEAD;
         let is_answered = match kind {
             Kind::Http => is_read,
@@ -77,6 +81,7 @@ impl Plan {
             Kind::Items => method == Method::POST,
         };
         match kind {
+            _ if is_switch => Self::Bypass(Why::Switch),
             _ if !is_answered => Self::Pass(Why::Method),
             _ if is_ambiguous => Self::Bypass(Why::AmbiguousPath),
             Kind::Http | Kind::Item if is_grpc => Self::Bypass(Why::Grpc),
@@ -105,6 +110,7 @@ impl Why {
             Self::AmbiguousPath => "ambiguous-path",
             Self::UnkeyedBody => "unkeyed-body",
             Self::Grpc => "grpc",
+            Self::Switch => "upgrade",
             Self::Policy => "policy",
             Self::NoStore => "no-store",
             Self::Range => "range",
@@ -117,9 +123,13 @@ impl Why {
         match self {
             Self::Method => Forward::Method,
             Self::NoStore => Forward::Request,
-            Self::AmbiguousPath | Self::UnkeyedBody | Self::Grpc | Self::Policy | Self::Range | Self::Condition => {
-                Forward::Bypass
-            }
+            Self::AmbiguousPath
+            | Self::UnkeyedBody
+            | Self::Grpc
+            | Self::Switch
+            | Self::Policy
+            | Self::Range
+            | Self::Condition => Forward::Bypass,
         }
     }
 
@@ -265,8 +275,12 @@ mod tests {
             (Kind::Items, "GET", true, false, false, passed),
         ] {
             let method = Method::from_bytes(verb.as_bytes()).unwrap();
-            let aspects = Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body, is_grpc: false };
+            let (is_grpc, is_switch) = (false, false);
+            let aspects =
+                Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body, is_grpc, is_switch };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
+            let switch = Aspects { is_switch: true, ..aspects };
+            assert_eq!(Plan::of(&switch), Plan::Bypass(Why::Switch), "{switch:?}");
         }
     }
 
@@ -279,9 +293,15 @@ mod tests {
             (Kind::Item, Method::POST, bypass),
             (Kind::Items, Method::POST, Plan::LookUp(Basis::Body)),
         ] {
-            let (is_ambiguous, has_body) = (false, true);
-            let aspects =
-                Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body: true, is_grpc: true };
+            let aspects = Aspects {
+                kind,
+                method: &method,
+                is_ambiguous: false,
+                has_body: true,
+                is_keyed_by_body: true,
+                is_grpc: true,
+                is_switch: false,
+            };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
         }
     }

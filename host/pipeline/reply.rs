@@ -220,7 +220,9 @@ impl Replies {
     /// Returns a response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
     pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Reply {
         trail.failed = status.is_server_error();
-        let response = self.completed(problem(status, title, detail), &trail);
+        let mut response = self.completed(problem(status, title, detail), &trail);
+        // Some of these statuses may be stored by default (RFC 9110, section 15.1).
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Reply { response, trail }
     }
 

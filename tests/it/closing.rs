@@ -329,7 +329,7 @@ async fn a_client_that_never_closes_is_waited_for_within_a_bound() {
     assert!(read_to_close(&mut silent).await.ends_with(b"done"));
     eventually("the silent one being closed", async || open(&node).await < 1.0).await;
 
-    let (mut read, mut write) = connect(&node, "no http at all\n\n").await.into_split();
+    let (mut read, mut write) = connect(&node, "{no http at all}\n\n").await.into_split();
     let sending = tokio::spawn(async move {
         while write.write_all(b"more").await.is_ok() {
             sleep(Duration::from_millis(5)).await;

@@ -15,6 +15,7 @@ mod exchange;
 mod generations;
 mod harness;
 mod hooks;
+mod http1;
 mod http_versions;
 mod isolation;
 mod keys;

@@ -192,7 +192,8 @@ async fn a_body_that_is_reset_is_broken_and_the_connection_goes_on() {
             Some(Ok(_)) => {}
         }
     };
-    assert!(!whole, "a body that broke off must not look whole");
+    // One that breaks off before anything was passed on is a failure with a status of its own.
+    assert!(!whole || opened.status == 502, "a body that broke off must not look whole");
     assert_eq!(conn.send(node.post("/echo").body("fine")).await.text(), "fine");
     assert_eq!(origin.connections(), 1);
 }

@@ -12,7 +12,7 @@ use crate::{
         Batch, Eject, Endpoint, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
         raw::{self, Named},
-        units::{DAY_MS, GIB, HOUR_MS, MINUTE_MS},
+        units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS},
     },
     message::compression::Compression,
 };
@@ -42,6 +42,18 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         body: findings.millis("body_ms", &raw.body_ms, base.body, allowed),
         keep_alive: findings.millis("keep_alive_ms", &raw.keep_alive_ms, base.keep_alive, &(0..=DAY_MS)),
         attempts_max: findings.count("attempts_max", &raw.attempts_max, base.attempts_max, &(1..=10)),
+        response_headers_max: findings.count(
+            "response_headers_max",
+            &raw.response_headers_max,
+            base.response_headers_max,
+            &(8..=10_000),
+        ),
+        response_header_bytes_max: findings.bytes(
+            "response_header_bytes_max",
+            &raw.response_header_bytes_max,
+            base.response_header_bytes_max,
+            &(8 * KIB..=16 * MIB),
+        ),
         request_coding: raw
             .request_coding
             .as_ref()

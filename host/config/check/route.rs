@@ -133,6 +133,7 @@ fn route<'a>(
         compress: compress(raw, findings),
         freshness: freshness(raw, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
+        websocket: raw.websocket.unwrap_or(base.websocket),
         name,
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A connection goes `listener` (accept; behind a balancer `proxy` reads the client's address) → `connection` (handshake
 //! by `tls`, or `detect`, then one of hyper's two state machines over `transport`, watched by `watch`, to which `arriving`
-//! reports that a request has come whole; HTTP/2 streams by `stream`, to which `pieces` reports what it hands over) →
-//! `linger` (the close).
+//! reports that a request has come whole; HTTP/2 streams by `stream`, to which `pieces` reports what it hands over;
+//! `unparsed` refuses what hyper can't parse, `tunnel` runs what a client has switched to) → `linger` (the close).
 
 mod arriving;
 mod connection;
@@ -15,6 +15,8 @@ mod proxy;
 mod stream;
 mod tls;
 mod transport;
+mod tunnel;
+mod unparsed;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc};

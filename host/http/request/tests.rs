@@ -46,7 +46,12 @@ fn parts(version: Version, line: &str, fields: Fields<'_>) -> Parts {
 
 fn run(version: Version, line: &str, fields: Fields<'_>) -> Result<RequestHead, Rejection> {
     let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version };
-    normalise(parts(version, line, fields), Scheme::Http, client, &LIMITS)
+    checked(version, line, fields, client).map(|checked| checked.head)
+}
+
+fn checked(version: Version, line: &str, fields: Fields<'_>, client: Client) -> Result<Checked, Rejection> {
+    let local = Some(SocketAddr::from(([192, 0, 2, 9], 8080)));
+    normalise(&mut parts(version, line, fields), Scheme::Http, local, client, &LIMITS)
 }
 
 #[test]
@@ -67,7 +72,6 @@ fn what_leaves_room_for_doubt_is_refused() {
         (V11, "GET /", &[A, ("b", ""), ("c", ""), ("d", ""), ("e", "")], TooManyFields),
         (V2, "GET http://a/", &[("b", long_value.as_str())], FieldsTooLarge),
         (V11, "GET /", &[], HostMissing),
-        (V10, "GET /", &[], HostMissing),
         (V11, "GET http://a/", &[], HostMissing),
         (V2, "GET /", &[], HostMissing),
         (V11, "GET /", &[A, A], HostRepeated),
@@ -92,6 +96,9 @@ fn what_leaves_room_for_doubt_is_refused() {
         (V11, "POST /", &[A, ("content-length", "")], LengthMalformed),
         (V2, "POST http://a/", &[("content-length", "18446744073709551616")], LengthMalformed),
         (V11, "POST /", &[A, ("expect", "200-ok")], ExpectationUnknown),
+        (V11, "POST /", &[A, ("expect", "100-continue"), ("expect", "200-ok")], ExpectationUnknown),
+        (V11, "POST /", &[A, ("expect", "100-continue, 200-ok")], ExpectationUnknown),
+        (V11, "POST /", &[A, ("expect", "")], ExpectationUnknown),
     ];
     for (version, line, fields, expected) in cases {
         assert_eq!(run(*version, line, fields).err(), Some(*expected), "{version:?} {line} {fields:?}");
@@ -112,6 +119,8 @@ fn host_and_target_are_settled() {
         (V11, "GET http://b?q", &[A], "b", "/?q"),
         (V11, "OPTIONS /p", &[A], "a", "/p"),
         (V10, "GET http://b/", &[], "b", "/"),
+        (V10, "GET /", &[], "192.0.2.9:8080", "/"),
+        (V10, "OPTIONS /", &[], "192.0.2.9:8080", "/"),
         (V10, "GET /", &[A], "a", "/"),
         (V2, "GET https://b/p", &[], "b", "/p"),
         (V2, "GET http://b:80/", &[("host", "B")], "b", "/"),
@@ -146,7 +155,8 @@ fn what_was_meant_for_the_connection_stays_here() {
         (&[("connection", "content-length"), ("content-length", "1")], &[("content-length", "1")]),
         (&[("content-length", "1"), ("content-length", "01")], &[("content-length", "1")]),
         (&[("transfer-encoding", "Chunked")], &[]),
-        (&[("expect", "100-Continue")], &[]),
+        (&[("expect", "100-Continue")], &[("expect", "100-continue")]),
+        (&[("expect", "100-continue"), ("expect", "100-continue")], &[("expect", "100-continue")]),
         (&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")], &[("cookie", "a=1; b=2; c=3")]),
         (&[("accept", "a"), ("accept", "b")], &[("accept", "a"), ("accept", "b")]),
     ];
@@ -157,4 +167,35 @@ fn what_was_meant_for_the_connection_stays_here() {
             request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(found, *kept, "{sent:?}");
     }
+}
+
+#[test]
+fn only_a_websocket_is_switched_to() {
+    let (upgrade, websocket) = (("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"));
+    for (version, line, fields, wanted) in [
+        (V11, "GET /", &[A, upgrade, websocket][..], true),
+        (V11, "GET /", &[A, upgrade, websocket, ("content-length", "0")], true),
+        (V11, "GET /", &[A, websocket], false),
+        (V11, "GET /", &[A, upgrade], false),
+        (V11, "GET /", &[A, upgrade, ("upgrade", "h2c")], false),
+        (V11, "POST /", &[A, upgrade, websocket], false),
+        (V11, "GET /", &[A, upgrade, websocket, ("content-length", "1")], false),
+        (V11, "GET /", &[A, upgrade, websocket, ("transfer-encoding", "chunked")], false),
+        (V10, "GET /", &[A, upgrade, websocket], false),
+        (V2, "GET http://a/", &[upgrade, websocket], false),
+    ] {
+        let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version };
+        let Checked { head, switches } = checked(version, line, fields, client).unwrap();
+        assert_eq!((switches, head.headers.contains_key(header::UPGRADE)), (wanted, wanted), "{version:?} {fields:?}");
+        assert!(!head.headers.contains_key(header::CONNECTION));
+    }
+}
+
+#[test]
+fn what_is_refused_is_known_by_method_and_target() {
+    let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version: V11 };
+    let mut parts = parts(V11, "PUT /../a?b", &[A]);
+    let refused = normalise(&mut parts, Scheme::Http, None, client, &LIMITS);
+    assert_eq!(refused.unwrap_err(), TargetAboveRoot);
+    assert_eq!((parts.method, parts.uri.to_string().as_str()), (Method::PUT, "/../a?b"));
 }

@@ -101,9 +101,20 @@ async fn a_client_that_leaves_ends_what_is_taken_in_for_it() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_for_a_client_that_lags_ends_in_the_error() {
-    let origin = Origin::saying("HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nabc").await;
+    // What breaks off at once is a 502, so it does when the head has been passed on.
+    let (passed_on, break_off) = tokio::sync::watch::channel(false);
+    let origin = Origin::start(move |_, mut stream| {
+        let mut break_off = break_off.clone();
+        async move {
+            read_request(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nabc").await;
+            break_off.wait_for(|passed_on| *passed_on).await.unwrap();
+        }
+    })
+    .await;
     let pool = bounded(origin.address, 1, &config::Limits::default());
     let lagging = within(pool.fetch(get())).await.unwrap();
+    passed_on.send_replace(true);
     until(|| endpoint(&pool, 0).inflight == 0).await;
     assert_eq!(endpoint(&pool, 0).failed, 1);
     let mut body = lagging.response.into_body();

@@ -17,7 +17,9 @@ use crate::{
     origin::protocol::{Item, ItemError, Outcome, Protocol, Received},
     pipeline::{
         advice::{Advice, PolicyContext},
-        forwarding, momentary,
+        forwarding,
+        loops::Loops,
+        momentary,
         route::Route,
         upstream::{self, Failed},
     },
@@ -34,6 +36,8 @@ pub struct BatchItem {
     pub(super) response_bytes_max: u64,
     /// Header fields of the request that are sent with it. They are in its key.
     pub(super) sent: Arc<[HeaderName]>,
+    /// Marks its batch as one that this node has sent on.
+    pub(super) loops: Loops,
     /// Header fields that the policy sets or removes.
     pub(super) set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// The tenant that it is served for.
@@ -154,6 +158,7 @@ pub(super) fn batch_item(
         response_bytes_max,
         sent: forwarding::sent(route, maker, &head.headers).into(),
         account: account.by_policy(&route.config, request_edits.tenancy()),
+        loops: policy_context.loops.clone(),
         set: request_edits.headers,
         arrived_at: Instant::now(),
         choice,

@@ -398,6 +398,7 @@ fn header_fields(first: &BatchItem, own: HeaderMap) -> HeaderMap {
     }
     headers.extend(own);
     headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+    first.loops.mark(&mut headers, &first.head.headers);
     headers
 }
 

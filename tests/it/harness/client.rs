@@ -40,6 +40,9 @@ use super::{LIMIT, within};
 /// The authority that requests name by default; the same for every node, because it is part of the key.
 pub(crate) const HOST_NAME: &str = "shop.test";
 
+/// Header fields that a response may have.
+const FIELDS_MAX: usize = 1_000;
+
 /// Why a request got no whole response.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -335,7 +338,8 @@ impl Conn {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, connection) =
+            http1::Builder::new().max_headers(FIELDS_MAX).handshake(TokioIo::new(stream)).await?;
         let running = Running(tokio::spawn(async move { drop(connection.await) }));
         Ok(Self { sender: Sender::H1(sender), scheme, running: Arc::new(running) })
     }

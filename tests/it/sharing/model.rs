@@ -21,7 +21,8 @@ pub(super) const MEMBER: &str = "\"serial\":";
 pub(super) const DIGEST: &str = "x-digest";
 
 /// Header fields of a request that belong to the connection, that the node writes itself, or that number requests.
-const NOT_THE_CLIENTS: [&str; 11] = [
+const NOT_THE_CLIENTS: [&str; 12] = [
+    "cdn-loop",
     "connection",
     "content-length",
     "te",

@@ -1,6 +1,12 @@
 //! One connection from accept to close.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::{Request, Response, Version, header};
 use bytes::Bytes;
@@ -11,7 +17,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -25,7 +33,9 @@ use super::{
     pieces::Pieces,
     stream::{Marks, Streams},
     tls,
-    transport::{Front, Socket, Transport},
+    transport::{Front, Refusal, Socket, Transport},
+    tunnel::{self, Tunnel},
+    unparsed,
     watch::{Protocol, SocketActivity, verdict},
 };
 use crate::{
@@ -37,12 +47,13 @@ use crate::{
         handler::Handler,
         metrics::Metrics,
         pace::Pace,
+        rejection::Rejection,
         reply::Reply,
         service::Conversation,
         shared::{Open, Peer, Shared},
         trace,
     },
-    message::Body,
+    message::{Body, body::Sender},
 };
 
 /// hyper's smallest buffer.
@@ -132,10 +143,26 @@ pub(super) async fn serve<H: Handler>(
 
     socket.begin();
     let mut front = Front::new(transport, ahead, socket.clone());
+    if protocol == Protocol::Http1 {
+        front.speaks_http1();
+    }
     let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
     // Lives until the socket is closed: up to then the connection counts among those of its client's address.
-    let requests = Arc::new(Service { conversation, activity: socket, protocol });
+    let requests = Arc::new(Service {
+        conversation,
+        activity: socket,
+        protocol,
+        tunnel: Mutex::new(None),
+        unparsed: Mutex::new(None),
+    });
     let end = converse(&shared, &builders, &requests, &activity, &mut front, &drain).await;
+    let rejection = requests.unparsed.lock().take();
+    if let (Some(Refusal { status, date }), Some(rejection)) = (front.take_unparsed(), rejection) {
+        let response = requests.conversation.unparsed(unparsed::with_status(rejection, status));
+        let refusal = unparsed::written(response, &date);
+        // A client that takes nothing is cut; one that has gone has nobody to tell.
+        let _ = timeout(shared.timeouts.send, refuse(&mut front, &refusal)).await;
+    }
     shared.ended(end, &activity);
     if lingers(end) {
         // hyper refuses what it can't parse by itself, so that isn't among the requests.
@@ -151,6 +178,10 @@ struct Service<H> {
     conversation: Conversation<H>,
     activity: Arc<SocketActivity>,
     protocol: Protocol,
+    /// The bytes of the protocol that the client has switched to, until HTTP is over.
+    tunnel: Mutex<Option<Tunnel>>,
+    /// Why HTTP/1 couldn't be parsed.
+    unparsed: Mutex<Option<Rejection>>,
 }
 
 impl<H: Handler> Service<H> {
@@ -161,12 +192,32 @@ impl<H: Handler> Service<H> {
             Protocol::Http1 => (None, Some(&self.activity)),
             Protocol::Http2 => (Marks::current(&self.activity), None),
         };
-        let response = self.conversation.answer(request.map(|body| Arriving::new(body, arrives))).await;
+        let request = request.map(|body| Arriving::new(body, arrives));
+        let response = match self.protocol {
+            Protocol::Http1 => self.over_http1(self.conversation.answer_or_switch(request).await),
+            Protocol::Http2 => self.conversation.answer(request).await,
+        };
         if version == Version::HTTP_10 && is_close_delimited(&response) {
             self.activity.ends_with_connection();
         }
         response.map(|reply| Pieces::new(reply, marks))
     }
+
+    /// Returns the response that HTTP ends with if the client switches to another protocol; what both sides send after it
+    /// is set aside.
+    fn over_http1(&self, (response, from_client): (Response<Reply<Body>>, Option<Sender>)) -> Response<Reply<Body>> {
+        let Some(from_client) = from_client else { return response };
+        let (head, to_client) = response.into_parts();
+        *self.tunnel.lock() = Some(Tunnel { to_client, from_client });
+        Response::from_parts(head, Reply::instead(Body::Empty))
+    }
+}
+
+/// Sends the response to what couldn't be parsed, and the end.
+async fn refuse(front: &mut Front, refusal: &[u8]) -> io::Result<()> {
+    front.write_all(refusal).await?;
+    front.flush().await?;
+    front.shutdown().await
 }
 
 /// Opens a connection, or returns how it ended: in time, and before the server stops.
@@ -207,7 +258,12 @@ async fn converse<H: Handler>(
     };
     let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
     let driver = Driver { activity, look, drain, cut: &shared.cut };
-    let end = |outcome, phase| {
+    let end = |outcome: hyper::Result<()>, phase| {
+        if let Err(error) = &outcome
+            && let Some(rejection) = unparsed::reason(error)
+        {
+            *requests.unparsed.lock() = Some(rejection);
+        }
         let end = end(outcome, phase);
         // The response's body has gone by now, and the socket has to know.
         if end == End::Aborted {
@@ -219,8 +275,19 @@ async fn converse<H: Handler>(
     // Borrowed by the driver, so that the requests under way are still there when HTTP is over.
     match protocol {
         Protocol::Http1 => {
-            let mut connection = pin!(builders.http1.serve_connection(io, service));
-            let end = driver.drive(connection.as_mut(), |it| it.get_mut().as_mut().graceful_shutdown(), end).await;
+            let mut connection = builders.http1.serve_connection(io, service);
+            let driven = Pin::new(&mut connection);
+            let mut end = driver.drive(driven, |it| it.get_mut().as_mut().graceful_shutdown(), end).await;
+            let tunnel = requests.tunnel.lock().take();
+            if let Some(tunnel) = tunnel
+                && matches!(end, End::Done | End::Drained)
+            {
+                let parts = connection.into_parts();
+                let front = parts.io.into_inner();
+                front.put_back(&parts.read_buf);
+                socket.switched();
+                end = Box::pin(tunnel::run(front, tunnel, shared.timeouts.idle, &shared.cut)).await;
+            }
             socket.over();
             end
         }
@@ -268,7 +335,9 @@ fn http1(limits: &Limits) -> http1::Builder {
 
 fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
     // Only a first check, in HTTP/2's own way of counting; `request` enforces the limits themselves.
-    let list = limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD));
+    // Twice as much: what exceeds it is refused by the library, with a response that doesn't say why.
+    let list =
+        limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD)).saturating_mul(2);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())

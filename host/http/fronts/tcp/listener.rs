@@ -119,7 +119,8 @@ fn begin<H: Handler>(common: (Arc<Shared<H>>, Arc<Builders>), accepted: Accepted
     let Accepted { stream, client, slot, tls } = accepted;
     let shared = common.0.clone();
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
-    if let Some(Admitted { peer, open, span }) = shared.admit(client, scheme, slot) {
+    if let Some(Admitted { mut peer, open, span }) = shared.admit(client, scheme, slot) {
+        peer.local = stream.local_addr().ok();
         shared.spawn(span, connection::serve(common, stream, tls, peer, open));
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::StatusCode;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use socket2::SockRef;
@@ -20,6 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::watch::{SocketActivity, unacknowledged};
+use crate::message::raw_query;
 
 /// Bytes that are read at most of what a client sends while its request is being served.
 const AHEAD: usize = 2048;
@@ -154,13 +156,58 @@ pub(super) struct Front {
     unread: u64,
     /// Wakes the task for the next look; made at the first, which few connections need.
     alarm: Option<Pin<Box<Sleep>>>,
+    /// Whether HTTP/1 is spoken.
+    is_http1: bool,
+    /// hyper's own refusal of what it couldn't parse, which wasn't sent.
+    unparsed: Option<Refusal>,
     activity: Arc<SocketActivity>,
 }
 
 impl Front {
     /// Returns a stream that begins with the bytes in `ahead`.
     pub(super) fn new(transport: Transport, ahead: Bytes, activity: Arc<SocketActivity>) -> Self {
-        Self { transport, ahead, has_ended: false, unread: 0, alarm: None, activity }
+        let (is_http1, unparsed) = (false, None);
+        Self { transport, ahead, has_ended: false, unread: 0, alarm: None, is_http1, unparsed, activity }
+    }
+
+    /// HTTP/1 is spoken: request lines are looked at, and hyper's own refusals are held back.
+    pub(super) const fn speaks_http1(&mut self) {
+        self.is_http1 = true;
+    }
+
+    /// Returns hyper's own refusal of what it couldn't parse. It says nothing, so it was held back, and the socket is open for
+    /// another.
+    pub(super) const fn take_unparsed(&mut self) -> Option<Refusal> {
+        self.unparsed.take()
+    }
+
+    /// Puts back bytes that were read, and belong to whatever follows HTTP.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.ahead = [bytes, &self.ahead[..]].concat().into();
+        }
+    }
+
+    /// Marks the raw characters in the query of a request line that has just been read, from `before` on.
+    fn mark(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        let read = &buf.filled()[before..];
+        let Some(end) = read.iter().position(|byte| *byte == b'\n') else { return };
+        let Some(line) = raw_query::marked(&read[..=end]) else { return };
+        // It is longer now, and perhaps too long for the buffer.
+        self.ahead = [&line[..], &read[end + 1..], &self.ahead[..]].concat().into();
+        buf.set_filled(before);
+        let len = self.ahead.len().min(buf.remaining());
+        buf.put_slice(&self.ahead.split_to(len));
+    }
+
+    /// Holds back what hyper writes if it is its own refusal of what it can't parse, which no request was counted for, and
+    /// which has no body. Returns how many bytes that is.
+    fn hold_back(&mut self, bytes: &[u8]) -> Option<usize> {
+        if !self.is_http1 || !self.activity.is_idle() {
+            return None;
+        }
+        self.unparsed = Some(refusal(bytes)?);
+        Some(bytes.len())
     }
 
     /// Returns the socket; what TLS still holds is given up.
@@ -267,6 +314,9 @@ impl AsyncRead for Front {
         let before = buf.filled().len();
         let outcome = self.read(cx, buf);
         if buf.filled().len() > before {
+            if self.is_http1 && self.activity.awaits_head() {
+                self.mark(buf, before);
+            }
             self.activity.heard();
         }
         outcome
@@ -275,6 +325,9 @@ impl AsyncRead for Front {
 
 impl AsyncWrite for Front {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(held) = self.hold_back(buf) {
+            return Poll::Ready(Ok(held));
+        }
         let outcome = match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Transport::Tls(io) => Pin::new(io).poll_write(cx, buf),
@@ -287,6 +340,11 @@ impl AsyncWrite for Front {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [only] = bufs
+            && let Some(held) = self.hold_back(only)
+        {
+            return Poll::Ready(Ok(held));
+        }
         let outcome = match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Transport::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
@@ -311,11 +369,39 @@ impl AsyncWrite for Front {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.unparsed.is_some() {
+            // The refusal is yet to be sent.
+            return Poll::Ready(Ok(()));
+        }
         match &mut self.transport {
             Transport::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Transport::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
+}
+
+/// hyper's own refusal of what it can't parse.
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    /// The value of `Date`.
+    pub(super) date: Vec<u8>,
+}
+
+/// Returns hyper's own refusal of what it can't parse: a status of 4xx, a length of 0, and no field but those that it adds
+/// to every response. Responses to requests say more.
+fn refusal(bytes: &[u8]) -> Option<Refusal> {
+    let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', _, b' ', b'4', ..] = bytes else { return None };
+    let mut lines = bytes.strip_suffix(b"\r\n\r\n")?.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let status = StatusCode::from_bytes(lines.next()?.get(9..12)?).ok()?;
+    let (mut closes, mut is_empty, mut date) = (false, false, None);
+    for line in lines {
+        match line {
+            b"connection: close" => closes = true,
+            b"content-length: 0" => is_empty = true,
+            _ => date = Some(line.strip_prefix(b"date: ")?.to_vec()),
+        }
+    }
+    date.filter(|_| closes && is_empty).map(|date| Refusal { status, date })
 }
 
 #[cfg(test)]
@@ -528,5 +614,43 @@ mod tests {
         let mut rest = String::new();
         front.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, " / HTTP/1.1");
+    }
+
+    #[test]
+    fn the_parsers_own_refusal_is_known_from_responses() {
+        let date = "date: Sat, 28 Nov 2026 16:00:00 GMT\r\n";
+        let own =
+            |line: &str, more: &str| format!("{line}\r\n{more}connection: close\r\ncontent-length: 0\r\n{date}\r\n");
+        for (bytes, wanted) in [
+            (own("HTTP/1.1 400 Bad Request", ""), Some(400)),
+            (own("HTTP/1.0 431 Request Header Fields Too Large", ""), Some(431)),
+            (own("HTTP/1.1 404 Not Found", "cache-status: n1\r\n"), None),
+            (own("HTTP/1.1 200 OK", ""), None),
+            (own("HTTP/1.1 400 Bad Request", "") + "x", None),
+            (format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{date}\r\n"), None),
+            ("HTTP/1.1 4".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(refusal(bytes.as_bytes()).map(|refusal| refusal.status.as_u16()), wanted, "{bytes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn raw_characters_are_marked_in_the_line_that_begins_a_head_and_nowhere_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let requests = Arc::new(Activity::new(Counter::default()));
+        let activity = Arc::new(SocketActivity::new(requests, Pace::of(&Timeouts::default())));
+        let ahead = Bytes::from_static(b"GET /?<a> HTTP/1.1\r\nx: <b>\r\n");
+        let socket = Socket::new(stream, activity.clone());
+        let mut front = Front::new(Transport::Plain(socket), ahead, activity);
+        front.speaks_http1();
+        client.write_all(b"GET /?<c> HTTP/1.1\r\n").await.unwrap();
+        drop(client);
+        let mut said = String::new();
+        front.read_to_string(&mut said).await.unwrap();
+        let marked = "GET /?\u{E03C}a\u{E03E} HTTP/1.1\r\nx: <b>\r\n";
+        assert_eq!(said, format!("{marked}GET /?<c> HTTP/1.1\r\n"), "what comes after it may be the rest of the head");
     }
 }

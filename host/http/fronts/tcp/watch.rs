@@ -176,6 +176,24 @@ impl SocketActivity {
         self.may_reset.store(may_reset, Ordering::Relaxed);
     }
 
+    /// Whether the bytes that come next begin a request's head: nothing of one has come, and the request before has come
+    /// whole and has its response. Only known on HTTP/1.
+    pub(super) fn awaits_head(&self) -> bool {
+        self.head_since.load(Ordering::Relaxed) == NEVER
+            && self.activity.is_idle()
+            && (self.is_whole.load(Ordering::Relaxed) || self.activity.begun() == 0)
+    }
+
+    /// Whether no request is being served.
+    pub(super) fn is_idle(&self) -> bool {
+        self.activity.is_idle()
+    }
+
+    /// The connection has switched to another protocol: from now on it is read by whoever runs that.
+    pub(super) fn switched(&self) {
+        self.is_whole.store(false, Ordering::Relaxed);
+    }
+
     /// The request under way has come whole.
     pub(super) fn request_whole(&self) {
         self.is_whole.store(true, Ordering::Relaxed);

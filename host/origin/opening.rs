@@ -1,0 +1,96 @@
+//! The beginning of a response's body. It is looked at before the response is passed on: an endpoint that breaks off or
+//! frames wrongly usually does so at once, and as long as nothing has been sent, the client can be told by a status.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::timeout;
+
+use super::failure::{Fault, Reason, describe};
+
+/// How long a response's head waits for its body's beginning. What comes with the head is there sooner, and a stream that
+/// pauses isn't held up by more than nobody notices.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// Bytes that are looked at: what comes after them has been sent by a connection that works.
+const BYTES: usize = 8 * 1024;
+
+/// A body whose beginning has been looked at.
+pub(super) struct Opening {
+    /// Read, and not given on yet.
+    ahead: VecDeque<Frame<Bytes>>,
+    rest: Incoming,
+    /// Whether nothing comes after what has been read.
+    has_ended: bool,
+}
+
+/// Looks at the beginning of a response's body.
+///
+/// # Errors
+/// The body has broken off already, or its framing is wrong.
+pub(super) async fn opened(response: Response<Incoming>) -> Result<Response<Opening>, Fault> {
+    let (head, rest) = response.into_parts();
+    let mut opening = Opening { ahead: VecDeque::new(), rest, has_ended: false };
+    if !opening.rest.is_end_stream()
+        && let Ok(Err(error)) = timeout(PATIENCE, opening.look()).await
+    {
+        return Err(Fault::new(Reason::InvalidResponse, describe(&error)));
+    }
+    Ok(Response::from_parts(head, opening))
+}
+
+impl Opening {
+    /// Reads until there is enough or the body ends.
+    async fn look(&mut self) -> Result<(), hyper::Error> {
+        let mut bytes = 0;
+        while bytes < BYTES && !self.rest.is_end_stream() {
+            let Some(frame) = self.rest.frame().await else {
+                self.has_ended = true;
+                return Ok(());
+            };
+            let frame = frame?;
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            self.ahead.push_back(frame);
+        }
+        Ok(())
+    }
+}
+
+impl HttpBody for Opening {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        match this.ahead.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None if this.has_ended => Poll::Ready(None),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && (self.has_ended || self.rest.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead: u64 = self.ahead.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        // One that was chunked stays without a stated length, whether or not its end has come: trailers may follow.
+        let mut hint = self.rest.size_hint();
+        let (lower, upper) = (hint.lower(), hint.upper());
+        if let Some(upper) = upper {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint.set_lower(lower.saturating_add(ahead));
+        hint
+    }
+}

@@ -18,6 +18,7 @@ pub mod key;
 pub mod lookup;
 mod metrics;
 pub mod purge;
+pub mod range;
 pub mod record;
 pub mod status;
 pub mod store;

@@ -597,6 +597,8 @@ pub struct Route {
     pub mode: Mode,
     /// How its items are sent to its pools, if these speak another protocol than its clients.
     pub translation: Option<Arc<Translation>>,
+    /// What is fetched for a range of what isn't stored.
+    pub range_miss: RangeMiss,
     /// Name of the pool.
     pub pool: String,
     /// The candidates, for a policy to order; without one, in this order. The pool alone if there are none.
@@ -667,6 +669,16 @@ pub enum ForwardPath {
     AsReceived,
     /// The normal form: the origin sees what was matched.
     Normalized,
+}
+
+/// What is fetched when a client asks for a range of what isn't stored, or of what is stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RangeMiss {
+    /// The whole, which is stored; the client gets its range of it.
+    #[default]
+    Whole,
+    /// The range alone: the request is passed on, and its response isn't stored.
+    Pass,
 }
 
 /// How a body is split into items and joined again.

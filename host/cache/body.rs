@@ -9,6 +9,7 @@
 //! (`window`).
 
 pub mod budget;
+pub mod cut;
 pub mod intake;
 pub mod lending;
 pub mod part;
@@ -18,7 +19,7 @@ mod tests;
 mod window;
 
 use std::{
-    ops::Range,
+    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -43,6 +44,7 @@ use super::{
     collapse::shared::{Reader, SharedBody, Step},
     entry::{Layout, Object, Value},
     key::Key,
+    range::{Section, Sections},
     store::TierReply,
 };
 use crate::{
@@ -50,9 +52,6 @@ use crate::{
     message::{Body, BodyError},
     planted::{Plant, planted},
 };
-
-/// The range of a whole body. Ranges are cut to the body's length.
-pub const WHOLE: Range<u64> = 0..u64::MAX;
 
 /// Between two looks for a part that a tier may have but didn't give.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -87,35 +86,35 @@ impl BodySource {
         Self { cache, kind: Kind::Arriving(reader), rest }
     }
 
-    /// Opens a range of the body for reading. `None` if its first byte isn't to be had from the tiers.
-    pub async fn open(self, range: Range<u64>) -> Option<Body> {
+    /// Opens sections of the body for reading, cut to its length. `None` if the first byte isn't to be had from the tiers.
+    /// Those of a body that still arrives must be in ascending order.
+    pub async fn open(self, sections: Sections) -> Option<Body> {
         let length = match &self.kind {
             Kind::Stored(_, object) => Some(object.head.length),
             Kind::Whole(length) => Some(*length),
             Kind::Arriving(reader) => reader.body().length(),
         };
-        let end = length.map_or(range.end, |length| range.end.min(length));
-        let end = if planted(Plant::BodyCutShort) { end.saturating_sub(1) } else { end };
-        let left = length.map(|_| end.saturating_sub(range.start));
+        let (sections, left) = fitted(sections, length);
         if left == Some(0) {
             return Some(Body::Empty);
         }
+        let start = sections.front()?.range.start;
         let first = match &self.kind {
-            Kind::Stored(key, object) => Some(part_of(key, object, range.start)?),
+            Kind::Stored(key, object) => Some(part_of(key, object, start)?),
             Kind::Whole(_) => None,
-            Kind::Arriving(reader) => match reader.peek(range.start) {
-                Some(Step::Part(part)) => Some(part),
-                _ => None,
-            },
+            Kind::Arriving(reader) => {
+                reader.seek(start);
+                match reader.peek(start) {
+                    Some(Step::Part(part)) => Some(part),
+                    _ => None,
+                }
+            }
         };
         let ready = match first {
-            Some(part) => Some(self.first_piece(&part, range.start).await?),
+            Some(part) => Some(self.first_piece(&part, start).await?),
             None => None,
         };
-        let exact = length.is_some();
-        let reading =
-            Reading { source: self, at: range.start, end, exact, ready, refill: None, windows: None, gone: false };
-        Some(reading.into_body(left))
+        Some(Reading { exact: length.is_some(), ready, ..Reading::of(self, sections) }.into_body(left))
     }
 
     /// The piece at `at`. If the part is gone, so is the object: whoever comes next fetches it anew.
@@ -155,6 +154,18 @@ impl BodySource {
     }
 }
 
+/// The sections cut to a body of this length, and how many bytes they are together, if that can be told.
+fn fitted(sections: Sections, length: Option<u64>) -> (VecDeque<Section>, Option<u64>) {
+    let fit = |Section { before, range }| {
+        let end = length.map_or(range.end, |length| range.end.min(length));
+        let end = if planted(Plant::BodyCutShort) { end.saturating_sub(1) } else { end };
+        Section { before, range: range.start..end }
+    };
+    let sections: VecDeque<Section> = sections.into_list().into_iter().map(fit).collect();
+    let left = length.map(|_| sections.iter().map(Section::bytes).sum::<u64>());
+    (sections, left)
+}
+
 /// The part of a stored object that has the byte at `at`.
 fn part_of(key: &Key, object: &Object, at: u64) -> Option<PartRef> {
     let Layout::Parts { stamp, part_bytes, digests } = &object.head.layout else { return None };
@@ -169,9 +180,14 @@ fn offset(part: &PartRef, at: u64) -> usize {
 /// A body that is being read.
 struct Reading {
     source: BodySource,
+    /// Sent before the byte at `at`.
+    before: Bytes,
     /// The offset of the next byte.
     at: u64,
+    /// Where the section ends that is being read.
     end: u64,
+    /// The sections after it.
+    then: VecDeque<Section>,
     /// The body must reach `end`.
     exact: bool,
     /// The first piece, if it was looked up before the body was begun.
@@ -186,6 +202,22 @@ struct Reading {
 }
 
 impl Reading {
+    /// Nothing of the sections has been read yet.
+    fn of(source: BodySource, sections: VecDeque<Section>) -> Self {
+        Self {
+            source,
+            before: Bytes::new(),
+            at: 0,
+            end: 0,
+            then: sections,
+            exact: true,
+            ready: None,
+            refill: None,
+            windows: None,
+            gone: false,
+        }
+    }
+
     /// The body, `left` bytes of it if that's known.
     fn into_body(self, left: Option<u64>) -> Body {
         let pieces = stream::unfold(Some(self), |reading| async move {
@@ -199,9 +231,21 @@ impl Reading {
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
-        if self.at >= self.end {
-            return None;
+        loop {
+            if !self.before.is_empty() {
+                return Some(Ok(std::mem::take(&mut self.before)));
+            }
+            if self.at < self.end {
+                return self.take().await;
+            }
+            let Section { before, range } = self.then.pop_front()?;
+            // What the origin sends may be past the section already, or far before it.
+            (self.before, self.at, self.end, self.refill) = (before, range.start, range.end, None);
         }
+    }
+
+    /// The next piece of the section; `None` at the end of a body of unknown length.
+    async fn take(&mut self) -> Option<Result<Bytes, BodyError>> {
         let fetched = match self.ready.take() {
             Some(piece) => Ok(Some(piece)),
             None => self.fetch().await,
@@ -341,50 +385,51 @@ enum Missing {
 }
 
 impl Cache {
-    /// The body of a stored object; `None` if its beginning is missing. `rest` is where the rest comes from should
-    /// another part be.
+    /// Sections of the body of a stored object; `None` if their beginning is missing. `rest` is where the rest comes from
+    /// should another part be.
     pub async fn body(
         self: &Arc<Self>,
         key: Key,
         object: &Arc<Object>,
+        sections: Sections,
         rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
     ) -> Option<Body> {
         if object.is_whole() {
-            return Some(self.whole_body(key, object, rest).await);
+            return Some(self.whole_body(key, object, sections, rest).await);
         }
         let source = BodySource::stored(Arc::clone(self), key, Arc::clone(object), rest());
-        Box::pin(source.open(WHOLE)).await
+        Box::pin(source.open(sections)).await
     }
 
-    /// The body of an object in one piece: that piece, or windows of it if there is no room for it.
+    /// Sections of the body of an object in one piece: slices of that piece, or windows of it if there is no room for it.
     async fn whole_body(
         self: &Arc<Self>,
         key: Key,
         object: &Object,
+        sections: Sections,
         rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
     ) -> Body {
         if let Some(bytes) = self.lend(&object.body) {
-            return Body::Full(bytes);
+            return cut::slices(bytes, sections);
         }
         let rest = rest();
         // Nobody makes up for what the tiers lose of it meanwhile: better late than broken off.
         if rest.is_none()
             && let Some(bytes) = self.hold(&object.body).await
         {
-            return Body::Full(bytes);
+            return cut::slices(bytes, sections);
         }
         let length = object.body.len() as u64;
+        let (sections, left) = fitted(sections, Some(length));
+        let start = sections.front().map_or(0, |section| usize::try_from(section.range.start).unwrap_or(usize::MAX));
+        let end = start.saturating_add(SCARCE_BYTES).min(object.body.len());
+        let source = BodySource { cache: Arc::clone(self), kind: Kind::Whole(length), rest };
         let reading = Reading {
-            source: BodySource { cache: Arc::clone(self), kind: Kind::Whole(length), rest },
-            at: 0,
-            end: length,
-            exact: true,
-            ready: Some(self.copied(object.body.get(..SCARCE_BYTES).unwrap_or(&object.body))),
-            refill: None,
+            ready: Some(self.copied(object.body.get(start..end).unwrap_or_default())),
             windows: Some(Windows::of(key, 0, &object.body)),
-            gone: false,
+            ..Reading::of(source, sections)
         };
-        reading.into_body(Some(length))
+        reading.into_body(left)
     }
 
     /// A body in one piece for a client, whose tier may drop it meanwhile. Over [`SCARCE_BYTES`] it is counted, once
@@ -402,17 +447,18 @@ impl Cache {
         }
     }
 
-    /// A body that still arrives, from its beginning; `None` if that is missing.
+    /// Sections of a body that still arrives, in ascending order; `None` if their beginning is missing.
     pub async fn arriving(
         self: &Arc<Self>,
         body: &SharedBody,
+        sections: Sections,
         rest: impl FnOnce() -> Option<Arc<dyn Rest>>,
     ) -> Option<Body> {
         let part_bytes = self.config.part_bytes as u64;
         let may_spill = body.spill().is_some() && body.length().is_none_or(|length| length > part_bytes);
         let rest = if may_spill { rest() } else { None };
         let reader = body.reader(rest.is_some()).ok()?;
-        Box::pin(BodySource::arriving(Arc::clone(self), reader, rest).open(WHOLE)).await
+        Box::pin(BodySource::arriving(Arc::clone(self), reader, rest).open(sections)).await
     }
 
     /// The bytes of a part from `from` on, as many of them as may be held. With `patience`, a tier that doesn't answer

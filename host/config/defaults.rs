@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
     ForwardPath, Health, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
-    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Route,
+    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Rollout, RolloutMode, Route,
     TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
@@ -350,6 +350,7 @@ impl Route {
             forward_path: ForwardPath::default(),
             mode: Mode::Http,
             translation: None,
+            range_miss: RangeMiss::default(),
             pool: pool.into(),
             candidates: Vec::new(),
             policy: None,

@@ -224,6 +224,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         hosts: Vec::new(),
         path: None,
         mode: None,
+        range_miss: None,
         protocol: None,
         pool: nowhere(POOL.to_owned()),
         candidates: Vec::new(),

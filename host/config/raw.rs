@@ -351,6 +351,7 @@ pub(super) struct Route {
     pub(super) path: Field<String>,
     pub(super) forward_path: Field<String>,
     pub(super) mode: Field<String>,
+    pub(super) range_miss: Field<String>,
     pub(super) protocol: Field<String>,
     pub(super) pool: Spanned<String>,
     #[serde(default)]

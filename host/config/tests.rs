@@ -309,7 +309,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 29] = [
+    let table: [(&str, &[&str]); 30] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -367,6 +367,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         ("pool = \"web\"\npath = \"/a//%62\" # !", &["requests are matched in their normal form", "write `/a/b`"]),
         ("pool = \"web\"\npath = \"/../a\" # !", &["`..` in its path leads above the root"]),
         ("pool = \"web\"\nforward_path = \"as_received\" # !", &["did you mean `as-received`?"]),
+        ("pool = \"web\"\nrange_miss = \"hole\" # !", &["did you mean `whole`?"]),
         ("pool = \"web\"\ntag_headers = [\"x tags\"] # !", &["\"x tags\" is no header's name"]),
         ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
     ];

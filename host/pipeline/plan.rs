@@ -63,7 +63,7 @@ pub(super) enum Why {
     Policy,
     /// The client wants no response stored (`no-store`).
     NoStore,
-    /// It is for a range of what isn't stored.
+    /// It is for a range of what isn't stored, and the whole isn't fetched for it.
     Range,
     /// It is conditional, and nothing that comes will be stored: the origin is the one to say that the client's copy is
     /// good.
@@ -196,7 +196,10 @@ pub(super) struct Miss<'a> {
     pub(super) is_by_request: bool,
     /// Something is stored that may be renewed or fallen back on.
     pub(super) has_stale: bool,
+    /// It asks for a range.
     pub(super) has_range: bool,
+    /// Ranges are passed on, as the route says.
+    pub(super) passes_ranges: bool,
     pub(super) is_conditional: bool,
 }
 
@@ -221,7 +224,8 @@ impl MissPlan {
         let is_alone = miss.is_uncacheable || miss.is_by_request || *authorized || directives.no_cache;
         if directives.only_if_cached {
             Self::Refuse
-        } else if miss.has_range {
+        } else if miss.has_range && (miss.passes_ranges || is_alone && !miss.has_stale) {
+            // For one client alone the whole isn't fetched.
             Self::Bypass(Why::Range)
         } else if is_alone && !miss.has_stale && miss.is_conditional {
             Self::Bypass(Why::Condition)
@@ -348,8 +352,12 @@ mod tests {
             is_by_request: false,
             has_stale: false,
             has_range: false,
+            passes_ranges: false,
             is_conditional: false,
         };
+        // A range is a condition as well.
+        let range = |demand| Miss { has_range: true, is_conditional: true, ..miss(demand) };
+        let passed = |demand| Miss { passes_ranges: true, ..range(demand) };
         for (miss, wanted) in [
             (miss(&plain), MissPlan::Collapse),
             (Miss { has_stale: true, ..miss(&plain) }, MissPlan::Collapse),
@@ -361,8 +369,17 @@ mod tests {
             (Miss { is_by_request: true, has_stale: true, ..miss(&plain) }, MissPlan::Alone),
             (Miss { is_conditional: true, ..miss(&no_cache) }, MissPlan::Bypass(Why::Condition)),
             (Miss { is_conditional: true, has_stale: true, ..miss(&no_cache) }, MissPlan::Alone),
-            (Miss { has_range: true, ..miss(&plain) }, MissPlan::Bypass(Why::Range)),
-            (Miss { has_range: true, has_stale: true, ..miss(&no_cache) }, MissPlan::Bypass(Why::Range)),
+            // The whole comes, and this node cuts it.
+            (range(&plain), MissPlan::Collapse),
+            (Miss { has_stale: true, ..range(&plain) }, MissPlan::Collapse),
+            (Miss { has_stale: true, ..range(&no_cache) }, MissPlan::Alone),
+            (range(&no_cache), MissPlan::Bypass(Why::Range)),
+            (range(&authorized), MissPlan::Bypass(Why::Range)),
+            (Miss { is_uncacheable: true, ..range(&plain) }, MissPlan::Bypass(Why::Range)),
+            (passed(&plain), MissPlan::Bypass(Why::Range)),
+            (Miss { has_stale: true, ..passed(&plain) }, MissPlan::Bypass(Why::Range)),
+            (Miss { passes_ranges: true, ..miss(&plain) }, MissPlan::Collapse),
+            (range(&offline), MissPlan::Refuse),
             (miss(&offline), MissPlan::Refuse),
             (Miss { has_range: true, is_uncacheable: true, ..miss(&offline) }, MissPlan::Refuse),
         ] {

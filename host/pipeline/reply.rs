@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    coding::{self, Coder, Form},
+    coding::{self, Coder},
     fetch::{Arrival, Fetcher, KeyedRequest, UpstreamReport},
     rest,
     route::Route,
@@ -14,7 +14,16 @@ use super::{
     upstream::Failed,
 };
 use crate::{
-    cache::{Cache, conditional, entry::Object, key::Key, status::CACHE_STATUS, store::Tier},
+    cache::{
+        Cache,
+        body::cut,
+        conditional,
+        entry::Object,
+        key::Key,
+        range::{self, Candidate, Extent, Sections},
+        status::CACHE_STATUS,
+        store::Tier,
+    },
     clock::{self, Timestamp},
     message::{Body, BodyError, RequestHead, Response, problem::problem},
     policy::Fault,
@@ -39,11 +48,41 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether the client has the response already, so that it gets 304. Only GET and HEAD can ask for that (RFC 9110,
-    /// section 13.2.1).
-    fn not_modified(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let asks = self.method == Method::GET || self.method == Method::HEAD;
-        asks && conditional::not_modified(self.headers, status, headers)
+    /// Returns what the client is sent of a response: conditions come first, and a range is for GET alone (RFC 9110,
+    /// section 13.2.2).
+    fn form(&self, candidate: &Candidate<'_>) -> Form {
+        let (is_get, is_head) = (self.method == Method::GET, self.method == Method::HEAD);
+        if (is_get || is_head) && conditional::not_modified(self.headers, candidate.status, candidate.headers) {
+            Form::NotModified
+        } else if is_head {
+            Form::Head
+        } else if is_get {
+            Form::Content(Extent::of(self.headers, candidate, || fastrand::u128(..)))
+        } else {
+            Form::Content(Extent::Whole)
+        }
+    }
+}
+
+/// What a client is sent of a response.
+#[derive(Debug)]
+enum Form {
+    /// 304: it has the response already. Only GET and HEAD can ask for that (RFC 9110, section 13.2.1).
+    NotModified,
+    /// The head alone.
+    Head,
+    /// Its content, or a part of it.
+    Content(Extent),
+}
+
+impl Form {
+    /// Returns the sections of the body that are sent, if any are.
+    fn sections(&self) -> Option<Sections> {
+        match self {
+            Self::Content(Extent::Whole) => Some(Sections::Whole),
+            Self::Content(Extent::Partial(partial)) => Some(partial.sections().clone()),
+            Self::NotModified | Self::Head | Self::Content(Extent::Unsatisfiable(_)) => None,
+        }
     }
 }
 
@@ -78,17 +117,16 @@ impl Replies {
         if !object.is_whole() {
             return None;
         }
-        let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
-        let body = if not_modified || wanted.method == Method::HEAD {
-            Body::Empty
-        } else {
-            Body::Full(self.cache.lend(&object.body)?)
+        let form = wanted.form(&stored(object));
+        let body = match form.sections() {
+            Some(sections) => cut::slices(self.cache.lend(&object.body)?, sections),
+            None => Body::Empty,
         };
         let mut headers = object.hit_headers(&self.node_name, policy, now);
         if varies {
             coding::name_in_vary(&mut headers);
         }
-        Some(response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified))
+        Some(response_for(object.head.status, headers, body, Some(object.head.length), &form))
     }
 
     /// Returns the reply from a stored object, whatever tier it was in. `None` if its body isn't there.
@@ -102,29 +140,29 @@ impl Replies {
     ) -> Option<Reply> {
         let wanted = Wanted::from(&request.head);
         let rule = &request.route.config.compress;
-        let form = self.coder.form(rule, &request.demand, &request.head, key, object);
-        let (key, object) = form.of(key, object);
+        let coding = self.coder.form(rule, &request.demand, &request.head, key, object);
+        let (key, object) = coding.of(key, object);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
-        if form.varies() {
+        if coding.varies() {
             coding::name_in_vary(&mut headers);
         }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
-        let not_modified = wanted.not_modified(object.head.status, &object.head.headers);
-        let body = if not_modified || wanted.method == Method::HEAD {
-            Body::Empty
-        } else {
-            let head = &object.head;
-            let rest = || match form {
-                Form::AsStored { .. } => {
-                    rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
-                }
-                // The origin doesn't have it.
-                Form::Coded(..) => None,
-            };
-            self.cache.body(key, object, rest).await?
+        let (head, form) = (&object.head, wanted.form(&stored(object)));
+        let body = match form.sections() {
+            Some(sections) => {
+                let rest = || match coding {
+                    coding::Form::AsStored { .. } => {
+                        rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
+                    }
+                    // The origin doesn't have it.
+                    coding::Form::Coded(..) => None,
+                };
+                self.cache.body(key, object, sections, rest).await?
+            }
+            None => Body::Empty,
         };
-        let response = response_for(object.head.status, headers, body, Some(object.head.length), wanted, not_modified);
+        let response = response_for(head.status, headers, body, Some(head.length), &form);
         Some(Reply { response, trail })
     }
 
@@ -138,12 +176,13 @@ impl Replies {
         let wanted = Wanted::from(&request.head);
         let status = arrival.report.status;
         let length = arrival.body.length();
-        let not_modified = wanted.not_modified(status, &arrival.headers);
-        let body = if not_modified || wanted.method == Method::HEAD {
-            Body::Empty
-        } else {
-            let rest = || rest::of(&self.fetcher, request, status, &arrival.headers, length);
-            self.cache.arriving(&arrival.body, rest).await?
+        let form = wanted.form(&Candidate { status, headers: &arrival.headers, length, is_arriving: true });
+        let body = match form.sections() {
+            Some(sections) => {
+                let rest = || rest::of(&self.fetcher, request, status, &arrival.headers, length);
+                self.cache.arriving(&arrival.body, sections, rest).await?
+            }
+            None => Body::Empty,
         };
         note(&mut trail, &arrival.report);
         trail.stored = arrival.ttl_ms.is_some();
@@ -160,11 +199,12 @@ impl Replies {
             coding::name_in_vary(&mut headers);
         }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
-        let response = response_for(status, headers, body, length, wanted, not_modified);
+        let response = response_for(status, headers, body, length, &form);
         Some(Reply { response, trail })
     }
 
-    /// Returns the reply from a response that isn't stored; one that the client has already is cut down to a 304.
+    /// Returns the reply from a response that isn't stored; one that the client has already is cut down to a 304, and one
+    /// of which it wants a range to that. Several ranges would have to be read in their order: it gets the whole.
     pub(super) fn unstored_reply(
         &self,
         response: Response,
@@ -173,9 +213,16 @@ impl Replies {
         trail: Trail,
     ) -> Reply {
         let (parts, body) = response.into_parts();
-        let not_modified = wanted.not_modified(parts.status, &parts.headers);
         let length = http_body::Body::size_hint(&body).exact();
-        let response = response_for(parts.status, parts.headers, body, length, wanted, not_modified);
+        let candidate = Candidate { status: parts.status, headers: &parts.headers, length, is_arriving: true };
+        let (body, form) = match wanted.form(&candidate) {
+            Form::Content(Extent::Partial(partial)) => match partial.sections() {
+                Sections::One(range) => (cut::passing(body, range), Form::Content(Extent::Partial(partial))),
+                Sections::Whole | Sections::Several(_) => (body, Form::Content(Extent::Whole)),
+            },
+            form => (body, form),
+        };
+        let response = response_for(parts.status, parts.headers, body, length, &form);
         self.passed_reply(response, report, trail)
     }
 
@@ -244,29 +291,48 @@ pub(super) fn note(trail: &mut Trail, report: &UpstreamReport) {
     }
 }
 
-/// Returns the whole response, its head alone (HEAD), or 304, as the client wants.
-fn response_for(
-    status: StatusCode,
-    mut headers: HeaderMap,
-    body: Body,
-    length: Option<u64>,
-    wanted: Wanted<'_>,
-    not_modified: bool,
-) -> Response {
-    let (status, body) = if not_modified {
-        conditional::strip_for_not_modified(&mut headers);
-        (StatusCode::NOT_MODIFIED, Body::Empty)
-    } else if wanted.method == Method::HEAD {
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+/// A stored response, as ranges are selected in it.
+fn stored(object: &Object) -> Candidate<'_> {
+    let head = &object.head;
+    Candidate { status: head.status, headers: &head.headers, length: Some(head.length), is_arriving: false }
+}
+
+/// Returns the response in the form that the client is sent. `body` is cut to that already, `length` is that of the whole.
+fn response_for(status: StatusCode, mut headers: HeaderMap, body: Body, length: Option<u64>, form: &Form) -> Response {
+    let (status, body) = match form {
+        Form::NotModified => {
+            conditional::strip_for_not_modified(&mut headers);
+            (StatusCode::NOT_MODIFIED, Body::Empty)
         }
-        (status, Body::Empty)
-    } else {
-        (status, body)
+        Form::Head => {
+            if let Some(length) = length {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            (status, Body::Empty)
+        }
+        Form::Content(Extent::Whole) => (status, body),
+        Form::Content(Extent::Partial(partial)) => {
+            partial.describe(&mut headers);
+            (StatusCode::PARTIAL_CONTENT, body)
+        }
+        Form::Content(Extent::Unsatisfiable(length)) => return unsatisfiable(*length, &headers),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    response
+}
+
+/// Returns 416: the response with these header fields has none of the bytes that the client wants.
+fn unsatisfiable(length: u64, headers: &HeaderMap) -> Response {
+    let detail = format!("it has {length} bytes, and none of those that are asked for");
+    let mut response = problem(StatusCode::RANGE_NOT_SATISFIABLE, "Range Not Satisfiable", &detail);
+    response.headers_mut().insert(header::CONTENT_RANGE, range::unsatisfied(length));
+    for name in [header::ETAG, header::VARY, CACHE_STATUS] {
+        for value in headers.get_all(&name) {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
+    }
     response
 }
 

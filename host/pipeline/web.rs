@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use tokio::sync::oneshot;
 
 use super::{
@@ -30,11 +30,13 @@ use crate::{
         key::Key,
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
+        range,
         status::Forward,
         tag::Tag,
         vary,
     },
     clock,
+    config::RangeMiss,
     message::{Body, Request, RequestHead, Response},
     origin::protocol,
     policy::facts,
@@ -202,7 +204,8 @@ impl Web {
             is_uncacheable: found_here.uncacheable,
             is_by_request,
             has_stale: request.stale.is_some(),
-            has_range: request.head.headers.contains_key(header::RANGE),
+            has_range: asks_for_range(&request),
+            passes_ranges: request.route.config.range_miss == RangeMiss::Pass,
             is_conditional: conditional::is_conditional(&request.head.headers),
         };
         let plan = MissPlan::of(&miss);
@@ -262,6 +265,11 @@ impl Web {
                 Landed::Alone => {
                     trace::not_for_it(request.advice.span(), "fetch alone");
                     break;
+                }
+                Landed::Pass => {
+                    trace::not_for_it(request.advice.span(), "pass its range on");
+                    trail.collapsed = false;
+                    return Box::pin(self.bypass(request, Why::Range, trail)).await;
                 }
             }
         }
@@ -351,15 +359,33 @@ impl Web {
             }
             Some(Landing::Renewed(object, report)) => self.renewed(request, &object, &report, trail).await,
             Some(Landing::Failed(failed)) => Some(self.or_stale(request, &failed, trail).await),
-            Some(Landing::Private(refusal)) => match own {
-                Some(own) => own
-                    .await
-                    .ok()
-                    .map(|(response, report)| self.unstored(&request.head, response, &report, refusal, trail)),
-                None => None,
-            },
+            Some(Landing::Private(refusal)) => return self.private(request, own, refusal, trail).await,
         };
         reply.map_or(Landed::Alone, |reply| Landed::Reply(Box::new(reply)))
+    }
+
+    /// Returns what a response that isn't for all means for this request; the one that began the flight gets it.
+    async fn private(&self, request: &KeyedRequest, own: Option<Own>, refusal: Refusal, trail: Trail) -> Landed {
+        let Some(own) = own else {
+            // Nothing that could be cut will be stored: the origin is the one to cut it.
+            return if asks_for_range(request) { Landed::Pass } else { Landed::Alone };
+        };
+        match own.await {
+            // Dropped, it is given up.
+            Ok((response, _)) if self.is_too_large_to_cut(request, &response) => Landed::Pass,
+            Ok((response, report)) => {
+                Landed::Reply(Box::new(self.unstored(&request.head, response, &report, refusal, trail)))
+            }
+            Err(_) => Landed::Alone,
+        }
+    }
+
+    /// Whether a response that isn't stored is to be given up, because the client wants a range and the whole would be
+    /// read for it alone.
+    fn is_too_large_to_cut(&self, request: &KeyedRequest, response: &Response) -> bool {
+        let length = http_body::Body::size_hint(response.body()).exact();
+        let is_too_large = length.is_some_and(|length| length > self.cache.config().object_bytes_max);
+        is_too_large && response.status() == StatusCode::OK && asks_for_range(request)
     }
 
     async fn renewed(
@@ -407,7 +433,16 @@ impl Web {
     /// Fetches for one client only; what may be stored is stored.
     async fn fetch_alone(&self, mut request: KeyedRequest, trail: Trail) -> Reply {
         loop {
-            let reply = match fetch::exchange(&self.fetcher, &request).await {
+            let exchanged = fetch::exchange(&self.fetcher, &request).await;
+            let is_given_up = matches!(
+                &exchanged,
+                Exchanged::Refused(response, ..) if self.is_too_large_to_cut(&request, response)
+            );
+            if is_given_up {
+                drop(exchanged);
+                return Box::pin(self.bypass(request, Why::Range, trail)).await;
+            }
+            let reply = match exchanged {
                 Exchanged::Failed(failed) => return self.or_stale(&request, &failed, trail).await,
                 Exchanged::Refused(response, report, refusal) => {
                     return self.unstored(&request.head, response, &report, refusal, trail);
@@ -443,10 +478,16 @@ enum Landed {
     /// It was another variant, or it was purged meanwhile: join again.
     Again,
     Alone,
+    /// The whole isn't read for its range: the origin is asked for that.
+    Pass,
 }
 
 /// The channel to the client that began a flight, for a response that isn't shared.
 type Own = oneshot::Receiver<(Response, UpstreamReport)>;
+
+fn asks_for_range(request: &KeyedRequest) -> bool {
+    range::is_asked_for(&request.head.method, &request.head.headers)
+}
 
 fn has_unkeyed_credentials(request: &KeyedRequest) -> bool {
     forwarding::has_unkeyed_credentials(&request.route, &request.advice, &request.head.headers)

@@ -32,6 +32,7 @@ mod protocols;
 mod proxied;
 mod purge;
 mod queue;
+mod ranges;
 mod region;
 mod seeing;
 mod sharing;

@@ -1,6 +1,9 @@
 //! Bodies on their way in and out, over a memory tier that loses what the tests make it lose.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, StreamBody};
@@ -113,7 +116,7 @@ impl Rest for Origin {
 
 async fn read(cache: &Arc<Cache>, object: &Arc<Object>, origin: Option<&Arc<Origin>>) -> Option<Body> {
     let rest = origin.map(|origin| Arc::clone(origin) as Arc<dyn Rest>);
-    cache.body(KEY, object, || rest).await
+    cache.body(KEY, object, Sections::Whole, || rest).await
 }
 
 /// What comes of a body, and how it ends.
@@ -200,11 +203,93 @@ async fn a_range_is_read_from_the_parts_that_have_it_alone() {
         [(PART, PART + 1), (PART + 5, 3 * PART), (2 * PART - 1, 2 * PART + 1), (last - 1, last), (PART, last)]
     {
         let source = BodySource::stored(Arc::clone(&cache), KEY, Arc::clone(&object), None);
-        let reading = source.open(from as u64..to as u64).await.unwrap();
+        let reading = source.open(Sections::One(from as u64..to as u64)).await.unwrap();
         assert_eq!(drained(reading).await, (body.slice(from..to), Ok(())), "{from} to {to}");
     }
     let source = BodySource::stored(Arc::clone(&cache), KEY, object, None);
-    assert!(source.open(last as u64..ANY).await.unwrap().is_end_stream(), "nothing is left");
+    assert!(source.open(Sections::One(last as u64..ANY)).await.unwrap().is_end_stream(), "nothing is left");
+}
+
+/// A section of a body, after the name of it.
+fn section(before: &'static str, range: Range<usize>) -> Section {
+    Section { before: Bytes::from_static(before.as_bytes()), range: range.start as u64..range.end as u64 }
+}
+
+/// What is sent of a body in these sections.
+fn cut(body: &Bytes, sections: &[Section]) -> Bytes {
+    let slice = |section: &Section| {
+        let at = |offset: u64| usize::try_from(offset).unwrap();
+        [&section.before[..], &body[at(section.range.start)..at(section.range.end)]].concat()
+    };
+    sections.iter().flat_map(slice).collect::<Vec<u8>>().into()
+}
+
+#[tokio::test]
+async fn sections_are_read_in_their_order_and_a_lost_part_of_one_comes_from_the_origin() {
+    let body = bytes(5 * PART + 10, "body");
+    let sections = vec![
+        section("a", 4 * PART - 3..4 * PART + 3),
+        section("b", 10..20),
+        section("c", 2 * PART..4 * PART),
+        section("end", 0..0),
+    ];
+    let wanted = cut(&body, &sections);
+    for (lost, ranges, asks) in
+        [(1, true, 0), (5, true, 0), (0, true, 1), (0, false, 1), (2, true, 1), (2, false, 1), (4, true, 1)]
+    {
+        let cache = cache(|_| ()).await;
+        let object = stored(&cache, &body).await;
+        cache.tiers.remove(&part_key(&object, lost));
+        let origin = Arc::new(Origin { ranges, ..Origin::of(&body) });
+        let rest = Arc::clone(&origin) as Arc<dyn Rest>;
+        let reading = cache.body(KEY, &object, Sections::Several(sections.clone()), || Some(rest)).await.unwrap();
+        assert_eq!(reading.size_hint().exact(), Some(wanted.len() as u64));
+        assert_eq!(drained(reading).await, (wanted.clone(), Ok(())), "part {lost}, ranges {ranges}");
+        assert_eq!((origin.asked.load(SeqCst), cache.lending.budget().held()), (asks, 0), "part {lost}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_of_a_body_in_one_piece_is_read_in_windows_without_room() {
+    let body = bytes(LARGE, "body");
+    let cache = with_room_for(1).await;
+    let object = stored_whole(&cache, KEY, &body);
+    let sections = vec![section("a", LARGE - 5..LARGE), section("b", 7..2 * SCARCE_BYTES + 1), section("c", 3..4)];
+    let read = async |sections: &[Section]| {
+        let several = Sections::Several(sections.to_vec());
+        drained(cache.body(KEY, &object, several, || None).await.unwrap()).await
+    };
+    assert_eq!(read(&sections[..]).await, (cut(&body, &sections), Ok(())), "there is room");
+    let all = cache.lending.budget().take_to_read(LARGE).unwrap();
+    assert_eq!(read(&sections[..]).await, (cut(&body, &sections), Ok(())), "there is none");
+    assert_eq!(cache.lending.budget().held(), LARGE as u64);
+    drop(all);
+}
+
+#[tokio::test]
+async fn a_range_of_an_arriving_body_waits_for_no_byte_after_it_and_holds_up_none() {
+    let body = bytes(20 * PART + 5, "body");
+    let cache = cache(|_| ()).await;
+    let (shared, mut intake) = intake(&cache, Some(body.len() as u64));
+    let ahead = vec![section("a", 12 * PART + 7..12 * PART + 8), section("b", 15 * PART + 7..16 * PART + 9)];
+    let reading = cache.arriving(&shared, Sections::Several(ahead.clone()), || None).await.unwrap();
+    let reading = tokio::spawn(drained(reading));
+    let mut pieces = body.chunks(1000);
+    for piece in pieces.by_ref().take(17 * PART / 1000) {
+        // Nobody has read the beginning, and there is no disk.
+        timeout(LIMIT, intake.take(Bytes::copy_from_slice(piece))).await.expect("room for a piece").unwrap();
+        yield_now().await;
+    }
+    assert_eq!(reading.await.unwrap(), (cut(&body, &ahead), Ok(())), "the rest has yet to come");
+    let behind = cache.arriving(&shared, Sections::One(3..PART as u64 + 1), || None).await.unwrap();
+    assert_eq!(drained(behind).await, (body.slice(3..PART + 1), Ok(())), "from the tiers");
+    let last = cache.arriving(&shared, Sections::One(20 * PART as u64..20 * PART as u64 + 5), || None).await.unwrap();
+    for piece in pieces {
+        intake.take(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    intake.finish();
+    assert_eq!(drained(last).await, (body.slice(20 * PART..), Ok(())));
+    assert_eq!(found(&cache).unwrap().head.length, body.len() as u64);
 }
 
 #[tokio::test]
@@ -247,7 +332,7 @@ async fn without_room_bodies_are_read_in_small_pieces_and_go_unstored() {
 
     cache.tiers.remove(&KEY);
     let (shared, taking) = intake(&cache, None);
-    let reading = cache.arriving(&shared, || None).await.unwrap();
+    let reading = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let taking = arrive(taking, &body, 100_000);
     assert_eq!(drained(reading).await, (body.clone(), Ok(())), "a client gets it all the same");
     taking.await.unwrap().unwrap();
@@ -287,7 +372,7 @@ async fn bodies_in_one_piece_are_counted_once_each_and_read_in_windows_without_r
         let (key, body) = (Key::from_bytes([number; 32]), bytes(LARGE, &number.to_string()));
         let object = stored_whole(&cache, key, &body);
         for _ in 0..3 {
-            let reading = cache.body(key, &object, || None).await.unwrap();
+            let reading = cache.body(key, &object, Sections::Whole, || None).await.unwrap();
             assert_eq!(matches!(reading, Body::Full(_)), number < 2, "{number}");
             assert_eq!(reading.size_hint().exact(), Some(LARGE as u64));
             readings.push((reading, body.clone()));
@@ -384,15 +469,15 @@ async fn a_late_reader_starts_at_the_beginning() {
     let body = bytes(20 * PART + 5, "body");
     let cache = cache(|_| ()).await;
     let (shared, mut intake) = intake(&cache, None);
-    let early = cache.arriving(&shared, || None).await.unwrap();
+    let early = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let early = tokio::spawn(drained(early));
     for piece in body.chunks(1000) {
         intake.take(Bytes::copy_from_slice(piece)).await.unwrap();
         yield_now().await;
     }
-    let late = cache.arriving(&shared, || None).await.unwrap();
+    let late = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     intake.finish();
-    let last = cache.arriving(&shared, || None).await.unwrap();
+    let last = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     for reading in [early.await.unwrap(), drained(late).await, drained(last).await] {
         assert_eq!(reading, (body.clone(), Ok(())));
     }
@@ -404,10 +489,10 @@ async fn a_breach_reaches_all_readers_and_nothing_is_stored() {
     let body = bytes(3 * PART, "body");
     let cache = cache(|config| config.collapse.lag_bytes_max = 1 << 20).await;
     let (shared, mut intake) = intake(&cache, Some(4 * PART as u64));
-    let early = cache.arriving(&shared, || None).await.unwrap();
+    let early = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     intake.take(body.clone()).await.unwrap();
     intake.fail(BodyError::Broken("reset".to_owned()));
-    let late = cache.arriving(&shared, || None).await.unwrap();
+    let late = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     for reading in [early, late] {
         assert_eq!(drained(reading).await, (body.clone(), Err(BodyError::Broken("reset".to_owned()))));
     }
@@ -419,12 +504,12 @@ async fn a_fetch_waits_while_all_lag_and_not_for_one_that_does() {
     let body = bytes(50 * PART, "body");
     let cache = cache(|_| ()).await;
     let (shared, intake) = intake(&cache, None);
-    let slow = cache.arriving(&shared, || None).await.unwrap();
+    let slow = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let mut taking = arrive(intake, &body, 1000);
     assert!(timeout(Duration::from_millis(200), &mut taking).await.is_err(), "nobody gets on");
     assert!(cache.lending.budget().held() <= 4 * PART as u64, "{} are held", cache.lending.budget().held());
 
-    let fast = cache.arriving(&shared, || None).await.unwrap();
+    let fast = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     assert_eq!(drained(fast).await, (body.clone(), Ok(())));
     timeout(LIMIT, taking).await.unwrap().unwrap().unwrap();
     assert!(cache.lending.budget().held() <= 4 * PART as u64, "{} are held", cache.lending.budget().held());
@@ -443,8 +528,8 @@ async fn what_no_tier_has_taken_waits_for_its_readers() {
             yield_now().await;
         }
     });
-    let slow = cache.arriving(&shared, || None).await.unwrap();
-    let fast = cache.arriving(&shared, || None).await.unwrap();
+    let slow = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
+    let fast = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let taking = arrive(intake, &body, PART);
     let fast = tokio::spawn(drained(fast));
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -460,18 +545,18 @@ async fn what_is_too_large_goes_on_for_those_who_read_it_and_ends_without_any() 
     let body = bytes(20 * PART, "body");
     let cache = cache(|config| config.object_bytes_max = 6 * PART as u64).await;
     let (shared, intake) = intake(&cache, None);
-    let reading = cache.arriving(&shared, || None).await.unwrap();
-    let other = cache.arriving(&shared, || None).await.unwrap();
+    let reading = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
+    let other = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let taking = arrive(intake, &body, 1000);
     let other = tokio::spawn(drained(other));
     assert_eq!(drained(reading).await, (body.clone(), Ok(())));
     assert_eq!(other.await.unwrap(), (body.clone(), Ok(())));
     taking.await.unwrap().unwrap();
     assert!(found(&cache).is_none());
-    assert!(cache.arriving(&shared, || None).await.is_none(), "the beginning is gone");
+    assert!(cache.arriving(&shared, Sections::Whole, || None).await.is_none(), "the beginning is gone");
 
     let (shared, intake) = self::intake(&cache, None);
-    let mut leaving = cache.arriving(&shared, || None).await.unwrap();
+    let mut leaving = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
     let taking = arrive(intake, &body, 1000);
     leaving.frame().await.unwrap().unwrap();
     drop(leaving);
@@ -483,10 +568,10 @@ async fn a_body_that_is_there_already_is_read_by_all() {
     let cache = cache(|_| ()).await;
     let shared = SharedBody::whole(Bytes::from_static(b"an error"));
     for _ in 0..2 {
-        let reading = cache.arriving(&shared, || None).await.unwrap();
+        let reading = cache.arriving(&shared, Sections::Whole, || None).await.unwrap();
         assert_eq!(drained(reading).await, (Bytes::from_static(b"an error"), Ok(())));
     }
-    let empty = cache.arriving(&SharedBody::whole(Bytes::new()), || None).await.unwrap();
+    let empty = cache.arriving(&SharedBody::whole(Bytes::new()), Sections::Whole, || None).await.unwrap();
     assert!(empty.is_end_stream());
 }
 
@@ -537,7 +622,7 @@ enum Fate {
 async fn follow(cache: Arc<Cache>, shared: SharedBody, plan: Plan, body: Bytes, rest: Option<Arc<Origin>>) -> Fate {
     turns(plan.joins_after).await;
     let rest = rest.map(|origin| origin as Arc<dyn Rest>);
-    let Some(mut reading) = cache.arriving(&shared, || rest).await else { return Fate::Missed };
+    let Some(mut reading) = cache.arriving(&shared, Sections::Whole, || rest).await else { return Fate::Missed };
     drop(shared);
     let (mut at, mut pieces) = (0, 0);
     loop {

@@ -296,7 +296,8 @@ impl State {
         self.trim(Some(spill));
         let window = spill.window();
         let untaken = self.front - self.start(Some(spill)) > window.saturating_add(spill.part_bytes.saturating_mul(2));
-        let ahead = self.front - fastest > window && !spill.cache.tiers.has_disk();
+        // A reader of a range may be ahead of all that has arrived: it waits for the fetch to go on.
+        let ahead = self.front.saturating_sub(fastest) > window && !spill.cache.tiers.has_disk();
         (!untaken && !ahead).then_some(Ok(()))
     }
 
@@ -352,9 +353,12 @@ impl State {
     }
 
     /// From where on parts are needed that nobody has but us: by the fastest reader, and by those that have no other way.
+    /// A reader that is ahead of all that has arrived needs none of it.
     fn needed(&self) -> Option<u64> {
-        let fastest = self.readers.values().map(|place| place.at).max()?;
-        let bound = self.readers.values().filter(|place| !place.resumable).map(|place| place.at).min();
+        let front = self.front;
+        let reading = || self.readers.values().filter(move |place| place.at <= front);
+        let fastest = reading().map(|place| place.at).max()?;
+        let bound = reading().filter(|place| !place.resumable).map(|place| place.at).min();
         Some(bound.map_or(fastest, |bound| bound.min(fastest)))
     }
 
@@ -420,6 +424,15 @@ impl Reader {
     #[must_use]
     pub const fn body(&self) -> &SharedBody {
         &self.body
+    }
+
+    /// Goes to `at`, which may be ahead of what has arrived. Everything before it counts as read.
+    pub fn seek(&self, at: u64) {
+        let mut state = self.body.0.state.lock();
+        let Some(place) = state.readers.get_mut(&self.id).filter(|place| place.at != at) else { return };
+        place.at = at;
+        state.trim(self.body.spill());
+        state.wake_writer();
     }
 
     /// What is at `at`, if that has arrived.

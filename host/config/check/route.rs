@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use crate::{
     config::{
-        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, Route, TENANT_NAME_BYTES_MAX,
+        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, RangeMiss, Route, TENANT_NAME_BYTES_MAX,
         TENANT_WEIGHT_MAX, TenantBy,
         findings::Findings,
         raw::{self, Raw},
@@ -39,6 +39,8 @@ const CODINGS: [(&str, Compression); 3] =
 
 const FORWARD_PATH: [(&str, ForwardPath); 2] =
     [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
+
+const RANGE_MISS: [(&str, RangeMiss); 2] = [("whole", RangeMiss::Whole), ("pass", RangeMiss::Pass)];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -117,6 +119,7 @@ fn route<'a>(
         mode,
         // It depends on the pools; see `translation`.
         translation: None,
+        range_miss: range_miss(raw, findings),
         pool: findings.reference(&raw.pool, "pool", &known.pools),
         candidates: candidates(raw, known, findings),
         policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),
@@ -380,6 +383,10 @@ fn path(given: &Spanned<String>, findings: &mut Findings<'_>) -> String {
 
 fn forward_path(raw: &raw::Route, findings: &mut Findings<'_>) -> ForwardPath {
     raw.forward_path.as_ref().and_then(|given| findings.word("forward_path", given, &FORWARD_PATH)).unwrap_or_default()
+}
+
+fn range_miss(raw: &raw::Route, findings: &mut Findings<'_>) -> RangeMiss {
+    raw.range_miss.as_ref().and_then(|given| findings.word("range_miss", given, &RANGE_MISS)).unwrap_or_default()
 }
 
 fn path_fault(path: &str) -> Option<&'static str> {

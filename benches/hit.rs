@@ -133,7 +133,7 @@ fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
         tenants_max: 256,
     };
     let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Adaptive::new()));
-    let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
+    let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]), apart: None };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };
     let (now, took) = (std::time::Instant::now(), std::time::Duration::from_millis(5));
     let returned = batch::Returned { items: size, took, outcome: batch::Outcome::Responded, endpoint: None };

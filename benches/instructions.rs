@@ -104,7 +104,7 @@ fn scheduler() -> batch::Scheduler<batch::Class, usize> {
 #[library_benchmark]
 #[bench::of_32(scheduler())]
 fn gather(mut scheduler: batch::Scheduler<batch::Class, usize>) -> usize {
-    let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]) };
+    let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]), apart: None };
     let terms = batch::Terms { bytes: 100, ..batch::Terms::default() };
     let now = std::time::Instant::now();
     for item in 0..32 {

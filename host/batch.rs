@@ -9,6 +9,7 @@
 //! A batch that fails for one of its items is divided: [`Bisection`] says which of them are sent again together, and
 //! [`Quarantine`] which are sent alone from then on, for a while.
 
+mod apart;
 mod backlog;
 mod bisect;
 mod class;
@@ -25,6 +26,7 @@ mod scheduler;
 mod shares;
 mod surcharge;
 
+pub use apart::Apart;
 pub use bisect::Bisection;
 pub use class::Class;
 pub use dispatch::{

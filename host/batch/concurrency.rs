@@ -12,11 +12,13 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use self::refusals::{Advice, Refusals};
 use super::pace::{Outcome, Pace, Returned};
 
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -47,9 +49,12 @@ const FEWER_AGAIN: u32 = 64;
 const FEWER_AFTER: u32 = 2_000;
 const FEWER_MAX: u32 = 8_000;
 
-/// The same between trials of more; doubled by each that showed no gain.
+/// The same between trials of more; doubled by each that showed no gain. After so long a few are enough: batches may be
+/// slow.
 const MORE_AFTER: u32 = 64;
-const MORE_MAX: u32 = 4_096;
+const MORE_MAX: u32 = 512;
+const MORE_ANYHOW_AFTER: Duration = Duration::from_secs(60);
+const MORE_ANYHOW_MIN: u32 = 16;
 
 /// The normalised latency that a batch may count with at most, in the median of those it is compared among.
 const OUTLIER_MAX: f64 = 4.0;
@@ -70,10 +75,13 @@ pub(super) struct Concurrency {
     used: u32,
     fewer_after: u32,
     more_after: u32,
-    /// How many were under way when an endpoint last refused one because it had too many.
+    refusals: Refusals,
+    /// How many slots there were when an endpoint last had too much to do.
     refused_at: Option<usize>,
-    /// When the limit was last lowered for that.
+    /// When the limit was last lowered or raised for that.
     cut: Option<Instant>,
+    /// When a trial of more last ended.
+    tried_more: Option<Instant>,
 }
 
 /// Another number of slots for a short while.
@@ -120,8 +128,10 @@ impl Concurrency {
             used: 0,
             fewer_after: FEWER_AFTER,
             more_after: MORE_AFTER,
+            refusals: Refusals::new(),
             refused_at: None,
             cut: None,
+            tried_more: None,
         }
     }
 
@@ -149,10 +159,14 @@ impl Concurrency {
         }
         let Returned { items, took, outcome, endpoint } = returned;
         let sent = at.checked_sub(*took).unwrap_or(at);
-        match outcome {
-            Outcome::Responded => {}
-            Outcome::Overloaded => return self.refused(sent, at),
+        let is_refused = match outcome {
+            Outcome::Responded => false,
+            Outcome::Overloaded => true,
             Outcome::Failed | Outcome::Lost => return,
+        };
+        self.heed(is_refused, sent, at);
+        if is_refused {
+            return;
         }
         let at_once = self.occupancy.mean(sent, at).max(1.0);
         // With the pause before it, so that a single slot which is seldom taken doesn't count as one that is.
@@ -163,15 +177,16 @@ impl Concurrency {
         let (endpoint, seconds) = (endpoint.clone(), took.as_secs_f64());
         self.samples.push_back(Sample { class, endpoint, items: *items, seconds, at_once });
         match self.trial.take() {
-            Some(trial) => self.go_on(trial, at_once, pace),
-            None => self.watch(of_late, pace),
+            Some(trial) => self.go_on(trial, at_once, at, pace),
+            None => self.watch(of_late, at, pace),
         }
     }
 
     /// Decides after a batch, while there is no trial, whether there is to be one, or what shows without. So many batches
     /// were under way of late.
-    fn watch(&mut self, of_late: f64, pace: &dyn Pace) {
-        if of_late >= BUSY_PART * self.limit as f64 {
+    fn watch(&mut self, of_late: f64, at: Instant, pace: &dyn Pace) {
+        let is_busy = of_late >= BUSY_PART * self.limit as f64;
+        if is_busy {
             self.unproven = self.unproven.saturating_add(1);
             self.used = self.used.saturating_add(1);
         }
@@ -180,14 +195,23 @@ impl Concurrency {
             self.unweighed = 0;
             let (quiet, busy) = (self.fewer() as f64 + TOLERANCE, BUSY_PART * self.limit as f64);
             if let Some(useful) = self.useful(quiet, busy, QUIET_MIN, BUSY_MIN, pace) {
-                return self.conclude_fewer(self.least, useful);
+                return self.conclude_fewer(self.least, useful, at);
             }
         }
         if self.limit > self.least && self.unproven >= self.fewer_after {
             self.trial = Some(Trial { slots: self.fewer(), batches: 0, seen: 0 });
-        } else if self.limit < self.bound && self.used >= self.more_after {
+        } else if self.limit < self.bound && is_busy && self.may_try_more(at) {
             self.trial = Some(Trial { slots: self.more(), batches: 0, seen: 0 });
         }
+    }
+
+    /// Whether it is time for a trial of more.
+    fn may_try_more(&self, at: Instant) -> bool {
+        let is_long_ago = || {
+            let since = self.tried_more.max(self.cut);
+            since.is_some_and(|since| at.saturating_duration_since(since) >= MORE_ANYHOW_AFTER)
+        };
+        self.used >= self.more_after || self.used >= MORE_ANYHOW_MIN && is_long_ago()
     }
 
     /// Returns the slots of a trial of fewer.
@@ -204,7 +228,7 @@ impl Concurrency {
     }
 
     /// Takes in a batch that came back during a trial.
-    fn go_on(&mut self, mut trial: Trial, at_once: f64, pace: &dyn Pace) {
+    fn go_on(&mut self, mut trial: Trial, at_once: f64, at: Instant, pace: &dyn Pace) {
         let (slots, limit) = (trial.slots as f64, self.limit as f64);
         let is_more = trial.slots > self.limit;
         let (quiet, busy) = if is_more {
@@ -212,13 +236,16 @@ impl Concurrency {
         } else {
             (slots + TOLERANCE, BUSY_PART * limit)
         };
+        if is_more {
+            self.tried_more = Some(at);
+        }
         trial.batches += 1;
         trial.seen += usize::from(if is_more { at_once >= busy } else { at_once <= quiet });
         if trial.seen >= TRIAL_MIN {
             let useful = self.useful(quiet, busy, TRIAL_MIN, TRIAL_MIN, pace);
             match useful {
                 _ if is_more => self.conclude_more(trial.slots, useful),
-                Some(useful) => self.conclude_fewer(trial.slots, useful),
+                Some(useful) => self.conclude_fewer(trial.slots, useful, at),
                 None => self.rest(),
             }
         } else if trial.batches >= TRIAL_PATIENCE + 2 * trial.slots.max(self.limit) {
@@ -230,7 +257,7 @@ impl Concurrency {
     }
 
     /// Ends a comparison with fewer slots, by how many batches the model does the work of with all of them.
-    fn conclude_fewer(&mut self, least: usize, useful: f64) {
+    fn conclude_fewer(&mut self, least: usize, useful: f64, at: Instant) {
         let is_worth = useful >= WORTH_PART * self.limit as f64;
         if is_worth {
             self.fewer_after = self.fewer_after.saturating_mul(2).clamp(FEWER_AFTER, FEWER_MAX);
@@ -240,6 +267,7 @@ impl Concurrency {
             self.fewer_after = FEWER_AGAIN;
             self.samples.clear();
             self.used = 0;
+            self.tried_more = Some(at);
         }
         self.trial = None;
         self.unproven = 0;
@@ -252,6 +280,7 @@ impl Concurrency {
         match useful.filter(|useful| *useful < least_useful) {
             None => {
                 self.limit = slots;
+                self.more_after = MORE_AFTER;
                 self.fewer_after = self.fewer_after.max(FEWER_AFTER);
                 self.refused_at = self.refused_at.filter(|refused| slots < *refused);
             }
@@ -271,22 +300,37 @@ impl Concurrency {
         self.used = 0;
     }
 
-    /// Notes that an endpoint had too many requests. A round of batches lowers the limit once, by half of what that
-    /// endpoint has of it.
-    fn refused(&mut self, sent: Instant, at: Instant) {
+    /// Takes in whether an endpoint refused a batch because it had too much to do. A round of batches lowers the limit
+    /// once, to as many as weren't refused, and by half at most.
+    fn heed(&mut self, is_refused: bool, sent: Instant, at: Instant) {
         if self.cut.is_some_and(|cut| sent < cut) {
             return;
         }
-        self.refused_at = Some(self.slots());
-        self.cut = Some(at);
         if self.trial.is_some_and(|trial| trial.slots > self.limit) {
-            self.more_after = self.more_after.saturating_mul(2).min(MORE_MAX);
-        } else {
-            let part = (self.limit / (2 * self.endpoints())).max(1);
-            self.limit = self.limit.saturating_sub(part).max(self.least);
-            self.more_after = MORE_AFTER;
+            if is_refused {
+                (self.refused_at, self.cut, self.tried_more) = (Some(self.slots()), Some(at), Some(at));
+                self.more_after = self.more_after.saturating_mul(2).min(MORE_MAX);
+                self.rest();
+            }
+            return;
         }
-        self.rest();
+        let endpoints = self.endpoints();
+        match self.refusals.after(is_refused, self.limit, endpoints) {
+            Advice::Stay => {}
+            Advice::Lower(_) if self.limit == self.least => {}
+            Advice::Lower(slots) => {
+                self.refusals.lowered_from(self.limit);
+                (self.refused_at, self.cut) = (Some(self.slots()), Some(at));
+                self.limit = slots.max(self.least);
+                self.more_after = MORE_AFTER;
+                self.rest();
+            }
+            Advice::Restore(slots) => {
+                (self.refused_at, self.cut) = (None, Some(at));
+                self.limit = slots.clamp(self.limit, self.bound);
+                self.rest();
+            }
+        }
     }
 
     /// Returns how many endpoints responded lately; at least one.

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
     ForwardPath, Health, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
-    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Rollout, RolloutMode, Route,
-    TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
+    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Rollout, RolloutMode,
+    Route, TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
 

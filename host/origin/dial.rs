@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{Extensions, Uri};
@@ -156,6 +156,10 @@ pub(super) struct Line {
     line: Option<RequestLine>,
 }
 
+/// A connection whose first request is written this soon was opened for it. Another one was opened for a request that
+/// found a free connection meanwhile.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// A request line as it is written.
 struct RequestLine {
     /// What is yet to be written.
@@ -186,32 +190,47 @@ impl Line {
     }
 }
 
-/// Whether a connection has brought a response before, and whether anything has come since the last request: one that
-/// closes in between may only have been idle for too long.
-#[derive(Clone, Default)]
+/// Whether a connection has waited for its request, and whether anything has come since the last one: one that closes in
+/// between may only have been idle for too long.
+#[derive(Clone)]
 pub(super) struct Used(Arc<Marks>);
 
-#[derive(Default)]
 struct Marks {
-    /// It has brought a response.
-    responded: AtomicBool,
+    /// When it was opened.
+    opened: Instant,
+    /// It has brought a response, or was opened for a request that another connection took.
+    has_waited: AtomicBool,
     /// A byte has come since something was written last.
     heard: AtomicBool,
 }
 
+impl Default for Used {
+    fn default() -> Self {
+        let marks = Marks { opened: Instant::now(), has_waited: AtomicBool::new(false), heard: AtomicBool::new(false) };
+        Self(Arc::new(marks))
+    }
+}
+
 impl Used {
-    /// Notes in a response's extensions that its connection has brought a response.
-    pub(super) fn mark(extensions: &Extensions) {
-        if let Some(Self(marks)) = extensions.get::<Self>() {
-            marks.responded.store(true, Ordering::Relaxed);
+    /// Notes that the first request is written.
+    fn begin(&self) {
+        if self.0.opened.elapsed() >= AT_ONCE {
+            self.0.has_waited.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether this connection has brought a response before, and nothing of one to the request that was written last.
+    /// Notes in a response's extensions that its connection has brought a response.
+    pub(super) fn mark(extensions: &Extensions) {
+        if let Some(Self(marks)) = extensions.get::<Self>() {
+            marks.has_waited.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this connection has waited for the request that was written last, and brought nothing of a response to it.
     pub(super) fn lapsed(connected: &Connected) -> bool {
         let mut extensions = Extensions::new();
         connected.get_extras(&mut extensions);
-        extensions.get::<Self>().is_some_and(|used| used.0.responded.load(Ordering::Relaxed) && !used.has_heard())
+        extensions.get::<Self>().is_some_and(|used| used.0.has_waited.load(Ordering::Relaxed) && !used.has_heard())
     }
 
     fn has_heard(&self) -> bool {
@@ -330,10 +349,11 @@ impl Write for Line {
             return Poll::Pending;
         }
         this.used.set_heard(false);
-        if !std::mem::replace(&mut this.has_begun, true)
-            && let Some(first) = bufs.iter().find(|buf| !buf.is_empty())
-        {
-            this.begins(first);
+        if !std::mem::replace(&mut this.has_begun, true) {
+            this.used.begin();
+            if let Some(first) = bufs.iter().find(|buf| !buf.is_empty()) {
+                this.begins(first);
+            }
         }
         let outcome = match this.poll_line(cx) {
             Poll::Ready(Ok(None)) => Pin::new(&mut this.stream).poll_write_vectored(cx, bufs),

@@ -297,11 +297,17 @@ async fn over_http2(
                     name_authority(&mut request)?;
                 }
                 match await_head(lease.send(request), progress.clone(), limit).await {
-                    None => return Err(no_head(limit)),
-                    Some(Ok(response)) => return Ok(Reached::Http2(Exchanged { response, lease: Some(lease) })),
+                    None => {
+                        lease.retire();
+                        return Err(no_head(limit));
+                    }
+                    Some(Ok(response)) => {
+                        lease.note_response();
+                        return Ok(Reached::Http2(Exchanged { response, lease: Some(lease) }));
+                    }
                     Some(Err(mut error)) => match error.take_message() {
                         Some(unsent) => request = unsent,
-                        None => return Err(Fault::of_stream(error.error())),
+                        None => return Err(Fault::of_stream(error.error(), lease.has_responded())),
                     },
                 }
             }

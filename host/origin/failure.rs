@@ -194,8 +194,8 @@ pub(super) struct Fault {
     pub(super) reason: Reason,
     /// The words of the library or the system.
     pub(super) detail: String,
-    /// The connection had carried a request before, and closed before a byte of this response came: it may just have
-    /// been idle for too long. Or the endpoint hasn't processed the request, which it may on another connection.
+    /// The connection had waited for the request, and closed before a byte of this response came: it may just have been
+    /// idle for too long. Or the endpoint hasn't processed the request, which it may on another connection.
     pub(super) lapsed: bool,
 }
 
@@ -224,19 +224,28 @@ impl Fault {
         Self::new(connect_reason(error), describe(error))
     }
 
-    /// What the client library reported of an exchange over HTTP/2.
-    pub(super) fn of_stream(error: &hyper::Error) -> Self {
+    /// What the client library reported of an exchange over HTTP/2, on a connection that may have brought a response
+    /// before.
+    pub(super) fn of_stream(error: &hyper::Error, has_responded: bool) -> Self {
         let detail = describe(error);
+        // The connection's end, that is, and not the word of the peer about this request.
+        let lapsed = |fault: Self| Self { lapsed: has_responded, ..fault };
         match find::<h2::Error>(error) {
             Some(error) if is_unprocessed(error) => Self::unprocessed(detail),
             // What the library itself finds wrong, it finds wrong with what came.
             Some(error) if error.is_library() && error.reason() != Some(Code::NO_ERROR) => {
                 Self::new(Reason::InvalidResponse, detail)
             }
+            Some(error) if error.is_io() => lapsed(Self::new(Reason::ConnectionReset, detail)),
             Some(_) => Self::new(Reason::ConnectionReset, detail),
             // A connection that ends drops requests that it may have sent, and calls that a fault of its user.
-            None if error.is_user() => Self::new(Reason::ConnectionReset, detail),
-            None => Self::new(exchange_reason(error), detail),
+            None if error.is_user() => lapsed(Self::new(Reason::ConnectionReset, detail)),
+            None => match exchange_reason(error) {
+                Reason::ConnectionClosed | Reason::ConnectionReset => {
+                    lapsed(Self::new(Reason::ConnectionReset, detail))
+                }
+                reason => Self::new(reason, detail),
+            },
         }
     }
 }

@@ -91,7 +91,7 @@ pub(super) struct Slot {
     reported: bool,
     claim: Claim,
     /// The place on a connection that others use as well.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
     _held: Held,
 }
 
@@ -107,12 +107,12 @@ pub(super) struct Held {
 impl Slot {
     pub(super) fn new(ledger: &Arc<Ledger>, claim: Claim, held: Held) -> Self {
         ledger.meters.inflight.inc();
-        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, _lease: None, _held: held }
+        Self { ledger: Arc::clone(ledger), started: clock::uptime(), reported: false, claim, lease: None, _held: held }
     }
 
     /// Takes the request's place on a connection, to give it up with this one.
     pub(super) fn carry(&mut self, lease: Option<Lease>) {
-        self._lease = lease;
+        self.lease = lease;
     }
 
     /// What the endpoint lends to clients who are waited for.
@@ -131,6 +131,9 @@ impl Slot {
     /// Reports that the response body stalled or broke off.
     pub(super) fn report_broken(&mut self) {
         self.ledger.meters.bodies_broken.inc();
+        if let Some(lease) = &self.lease {
+            lease.retire();
+        }
         self.report(false);
     }
 }

@@ -240,7 +240,7 @@ impl Core {
 impl State {
     /// Returns a place on the oldest connection that has one, so that those which aren't needed any more fall idle.
     fn lease(&mut self, after: u64) -> Option<Lease> {
-        self.open.retain(|connection| !connection.sender.is_closed());
+        self.open.retain(|connection| !connection.sender.is_closed() && !connection.is_retired.load(Ordering::Relaxed));
         self.open.iter().filter(|connection| connection.number > after).find_map(Connection::lease)
     }
 
@@ -259,6 +259,10 @@ struct Connection {
     /// How many the peer allows.
     streams_max: AtomicUsize,
     is_used: AtomicBool,
+    /// It has brought a response.
+    has_responded: AtomicBool,
+    /// It takes no further requests.
+    is_retired: AtomicBool,
     /// Nothing uses it any more.
     freed: Notify,
 }
@@ -271,6 +275,8 @@ impl Connection {
             streams: AtomicUsize::new(0),
             streams_max: AtomicUsize::new(streams_max),
             is_used: AtomicBool::new(false),
+            has_responded: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             freed: Notify::new(),
         }
     }
@@ -278,7 +284,8 @@ impl Connection {
     /// Returns a place on it, if the peer allows one more. Called under the lock of the state only, so that the count
     /// is right.
     fn lease(self: &Arc<Self>) -> Option<Lease> {
-        if self.streams.load(Ordering::Acquire) >= self.streams_max.load(Ordering::Relaxed) {
+        let is_full = self.streams.load(Ordering::Acquire) >= self.streams_max.load(Ordering::Relaxed);
+        if is_full || self.is_retired.load(Ordering::Relaxed) {
             return None;
         }
         self.streams.fetch_add(1, Ordering::AcqRel);
@@ -302,6 +309,22 @@ impl Lease {
     /// Sends a request, whose URI has the authority to be named.
     pub(super) fn send(&self, request: Request<Upload>) -> Sending {
         Box::pin(self.0.sender.clone().try_send_request(request))
+    }
+
+    /// Notes that the connection has brought a response.
+    pub(super) fn note_response(&self) {
+        self.0.has_responded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection has brought a response.
+    pub(super) fn has_responded(&self) -> bool {
+        self.0.has_responded.load(Ordering::Relaxed)
+    }
+
+    /// Has further requests take other connections: on this one the peer has left something unsaid, perhaps in the
+    /// middle of a header section, in which nothing else can be said either (RFC 9113, section 4.3).
+    pub(super) fn retire(&self) {
+        self.0.is_retired.store(true, Ordering::Relaxed);
     }
 }
 

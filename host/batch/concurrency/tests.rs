@@ -130,7 +130,10 @@ fn an_endpoint_that_has_too_many_gets_fewer_and_then_one_more_after_the_other() 
     let mut feed = Feed::new(1, 8);
     // Those that were sent before the limit was lowered don't lower it again.
     let begun = feed.now;
-    feed.back(8, 5, Outcome::Overloaded);
+    for batch in 0..16 {
+        // Half of them.
+        feed.back(8, 5, if batch % 2 == 0 { Outcome::Responded } else { Outcome::Overloaded });
+    }
     for _ in 0..7 {
         let returned = Returned { items: 4, took: feed.now - begun, outcome: Outcome::Overloaded, endpoint: None };
         feed.concurrency.on_batch(0, &returned, feed.now, &Known);
@@ -152,7 +155,7 @@ fn an_endpoint_that_has_too_many_gets_fewer_and_then_one_more_after_the_other() 
 fn the_operators_bounds_stand() {
     for (least, bound, wanted) in [(3, 8, 3), (8, 8, 8), (9, 8, 8), (0, 0, 1)] {
         let mut feed = Feed::new(least, bound);
-        for _ in 0..50 {
+        for _ in 0..400 {
             feed.back(bound, 24, Outcome::Overloaded);
         }
         assert_eq!(feed.concurrency.slots(), wanted, "{least} to {bound}");

@@ -146,7 +146,7 @@ impl Bench {
 }
 
 fn class(group: &'static str) -> Class {
-    Class { pool: Arc::from("pool"), group: Bytes::from_static(group.as_bytes()) }
+    Class { pool: Arc::from("pool"), group: Bytes::from_static(group.as_bytes()), apart: None }
 }
 
 async fn until(condition: impl Fn() -> bool) {

@@ -257,6 +257,16 @@ impl Tensor {
         (scalars.len() == wanted).then_some(scalars)
     }
 
+    /// Whether its elements are of its type and as many as its dimensions say, and its numbers finite.
+    pub(super) fn is_sound(&self) -> bool {
+        let is_finite = |scalar: &Scalar<'_>| match scalar {
+            Scalar::Single(number) => number.is_finite(),
+            Scalar::Double(number) => number.is_finite(),
+            Scalar::Bool(_) | Scalar::Unsigned(_) | Scalar::Signed(_) | Scalar::Bytes(_) => true,
+        };
+        self.scalars().is_some_and(|scalars| scalars.iter().all(is_finite))
+    }
+
     /// Returns its elements as a stretch of a flat JSON list; `None` if JSON has no form for one of them.
     pub(super) fn flat(&self) -> Option<Cow<'_, [u8]>> {
         if let Elements::Json(flat) = &self.elements {

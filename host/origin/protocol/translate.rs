@@ -69,6 +69,7 @@ impl Translated {
             self.failure(502, &message, None).alone()
         };
         match content {
+            Ok(content) if !content.is_sound() => Err(unreadable("a number of it is none, or isn't of its type")),
             Ok(content) => client::response(self.0, &content, upstream).map_err(unreadable),
             Err(Fault::Unreadable(why)) => Err(unreadable(why)),
             Err(Fault::Own(error)) => {
@@ -83,7 +84,8 @@ impl Translated {
     fn worded(&self, protocol: config::PoolProtocol, status: u16, body: &Bytes) -> ItemError {
         let said = pool::said(protocol, body);
         let message = said.unwrap_or_else(|| format!("the model failed with status {status}"));
-        self.failure(status, &message, None)
+        // A redirect, say, is none that the client could follow.
+        self.failure(if status < 400 { 502 } else { status }, &message, None)
     }
 }
 

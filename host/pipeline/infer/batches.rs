@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     batch::{
-        self, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Outcome, Pending, Quarantine, Results,
+        self, Apart, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Outcome, Pending, Quarantine, Results,
         SendBatch, SlotFuture, Slots, Why,
     },
     clock, config,
@@ -23,6 +23,7 @@ use crate::{
 pub struct Batches {
     batcher: Arc<Batcher<BatchItem, ItemResult>>,
     quarantine: Arc<Mutex<Quarantine>>,
+    apart: Arc<Mutex<Apart>>,
     models: Arc<Mutex<Models>>,
 }
 
@@ -34,10 +35,13 @@ impl Batches {
     #[must_use]
     pub fn new(rule: config::Batch, metrics: batch::Metrics) -> Arc<Self> {
         let quarantine = Arc::new(Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)));
+        let apart = Arc::new(Mutex::new(Apart::new(rule.tenants_max, rule.quarantine)));
         let models = Arc::new(Mutex::new(Models::new(rule.models_max)));
         let (held, known, counted) = (Arc::clone(&quarantine), Arc::clone(&models), Arc::new(metrics.clone()));
+        let set_apart = Arc::clone(&apart);
         let sender = move |class: Class, items: Vec<BatchItem>, why: Why| -> Results<ItemResult> {
             let (quarantine, models, metrics) = (Arc::clone(&held), Arc::clone(&known), Arc::clone(&counted));
+            let apart = Arc::clone(&set_apart);
             Box::pin(async move {
                 let begun = Instant::now();
                 let Sent { results, outcome, further } = send(&items, why).await;
@@ -55,13 +59,14 @@ impl Batches {
                 }
                 if !further.unfit.is_empty() {
                     hold(&mut quarantine.lock(), &class, &items, &further.unfit);
+                    set_aside(&mut apart.lock(), &items, &further.unfit);
                 }
                 let endpoint = results.first().and_then(|result| result.endpoint.clone());
                 BatchResult { results, outcome, endpoint, further }
             })
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);
-        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine, models })
+        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine, apart, models })
     }
 
     /// Returns how long batches took, for a report on the pool of this name.
@@ -71,7 +76,8 @@ impl Batches {
         BatchingInfo { models, ..self.batcher.info(pool) }
     }
 
-    /// Submits the items of one request; those that failed in company a short while ago are sent alone.
+    /// Submits the items of one request; those that failed in company a short while ago are sent alone, and those of a
+    /// tenant of which several did only with each other.
     fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<ItemResult>>> {
         let now = clock::uptime();
         if !self.quarantine.lock().is_empty(now) {
@@ -82,6 +88,12 @@ impl Batches {
                         terms.size_max = Some(1);
                     }
                 }
+            }
+        }
+        if !self.apart.lock().is_empty() {
+            for (class, items) in &mut groups {
+                class.apart =
+                    items.first().map(|(_, terms)| terms.tenant).filter(|tenant| self.apart.lock().holds(*tenant, now));
             }
         }
         self.batcher.submit_request(groups)
@@ -119,6 +131,17 @@ fn hold(quarantine: &mut Quarantine, class: &Class, items: &[BatchItem], unfit: 
         let (digest, now) = (digest(class, &batch_item.item), clock::uptime());
         if items.len() > 1 || quarantine.holds(&digest, now) {
             quarantine.insert(digest, now);
+        }
+    }
+}
+
+/// Notes whose items failed while others of their batch didn't.
+fn set_aside(apart: &mut Apart, items: &[BatchItem], unfit: &[usize]) {
+    let now = clock::uptime();
+    // Where all fail, it is nobody's fault among them.
+    if items.len() > unfit.len() {
+        for batch_item in unfit.iter().filter_map(|at| items.get(*at)) {
+            apart.failed(batch_item.account.tenant, now);
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct BatchItem {
     /// Header fields that the policy sets or removes.
     pub(super) set: Vec<(HeaderName, Option<HeaderValue>)>,
     /// The tenant that it is served for.
-    account: Account,
+    pub(super) account: Account,
     /// When its deadline began.
     pub(super) arrived_at: Instant,
     pub(super) choice: Choice,
@@ -255,7 +255,7 @@ fn class(batch_item: &BatchItem) -> Class {
     let first = batch_item.choice.order.first().and_then(|index| batch_item.route.destinations.get(*index));
     let pool =
         first.map_or_else(|| batch_item.route.config.pool.as_str().into(), |destination| Arc::clone(&destination.name));
-    Class { pool, group: group(batch_item) }
+    Class { pool, group: group(batch_item), apart: None }
 }
 
 /// Returns a digest of what items must agree on to share a batch: the target, the credentials and what the protocol

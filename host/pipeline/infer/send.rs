@@ -24,7 +24,7 @@ use crate::{
     },
     clock,
     message::{
-        RequestSpan,
+        BodyError, RequestSpan,
         coding::{self, Undecodable},
         compression::decompress,
     },
@@ -322,6 +322,11 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
     let limit = first.response_bytes_max.saturating_mul(count as u64);
     let (bytes, trailers) = match timeout(time.max, body.collect_with_trailers(limit)).await {
         Ok(Ok(collected)) => collected,
+        // An endpoint that ends in the middle is dead, or an item of the batch is what it died of; in parts it may be met
+        // by another one.
+        Ok(Err(error @ BodyError::Broken(_))) => {
+            return Brought::SuspectFailure(unusable("response-body", &error.to_string()));
+        }
         Ok(Err(error)) => return Brought::Failure(unusable("response-body", &error.to_string())),
         Err(_) => {
             let detail = format!("the response wasn't whole {} ms after its head", clock::millis(time.max));

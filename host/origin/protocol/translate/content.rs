@@ -18,6 +18,14 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// Whether all that is in it is of its type, and no number is infinite or none.
+    pub(super) fn is_sound(&self) -> bool {
+        match self {
+            Self::Json(_) => true,
+            Self::Row(row) => row.tensors.iter().all(Tensor::is_sound),
+        }
+    }
+
     /// Returns the tensors of a result.
     pub(super) fn of_tensors(tensors: Vec<Tensor>) -> Self {
         Self::Row(Request { tensors, ..Request::default() })

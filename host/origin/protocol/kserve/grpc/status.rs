@@ -51,7 +51,8 @@ const fn http_status(code: u32) -> Option<u16> {
 /// Returns the one code that fields have; `None` if they have none, or nothing that is one.
 fn code(fields: &HeaderMap) -> Option<u32> {
     let mut lines = fields.get_all(STATUS).iter();
-    let code = lines.next()?.to_str().ok()?.parse().ok()?;
+    let code =
+        lines.next()?.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
     lines.next().is_none().then_some(code)
 }
 
@@ -62,7 +63,9 @@ pub(in crate::origin) fn status_of_head(head: &HeaderMap) -> Option<StatusCode> 
 
 /// Returns why a call failed; `None` if it didn't. One that doesn't say that it succeeded did fail.
 pub(in crate::origin::protocol) fn failure(arrival: &Arrival<'_>) -> Option<Failure> {
-    let said = [arrival.trailers, arrival.headers].into_iter().find(|fields| fields.contains_key(STATUS));
+    // A head that begins a response with a message can't say yet how that ends.
+    let alone = Some(arrival.headers).filter(|_| arrival.body.is_empty());
+    let said = [Some(arrival.trailers), alone].into_iter().flatten().find(|fields| fields.contains_key(STATUS));
     let told = said.map(|fields| (code(fields).map(http_status), message(fields)));
     let worded = |status: u16, text: String| {
         let message = if text.is_empty() { format!("the model failed with status {status}") } else { text };
@@ -71,7 +74,8 @@ pub(in crate::origin::protocol) fn failure(arrival: &Arrival<'_>) -> Option<Fail
     match told {
         Some((Some(Some(status)), text)) => worded(status, text),
         Some((Some(None), _)) if arrival.status == 200 => None,
-        _ if arrival.status != 200 => worded(arrival.status, String::new()),
+        // Only a status of failure is one of this failure.
+        _ if arrival.status != 200 => worded(if arrival.status < 400 { 502 } else { arrival.status }, String::new()),
         Some(_) => worded(502, "the model's `grpc-status` is no code".to_owned()),
         None => worded(502, "the model's response has no `grpc-status`".to_owned()),
     }

@@ -206,12 +206,16 @@ struct Marks {
 
 impl Default for Used {
     fn default() -> Self {
-        let marks = Marks { opened: Instant::now(), has_waited: AtomicBool::new(false), heard: AtomicBool::new(false) };
-        Self(Arc::new(marks))
+        Self::since(Instant::now())
     }
 }
 
 impl Used {
+    /// Returns the marks of a connection that was opened at this time.
+    fn since(opened: Instant) -> Self {
+        Self(Arc::new(Marks { opened, has_waited: AtomicBool::new(false), heard: AtomicBool::new(false) }))
+    }
+
     /// Notes that the first request is written.
     fn begin(&self) {
         if self.0.opened.elapsed() >= AT_ONCE {
@@ -362,5 +366,30 @@ impl Write for Line {
             Poll::Pending => Poll::Pending,
         };
         this.heard_out(cx, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_not_opened_for_its_first_request_has_waited_for_it() {
+        let now = Instant::now();
+        // An `Instant` that is yet to come counts as this one.
+        for (opened, wanted) in [(now.checked_sub(AT_ONCE).unwrap(), true), (now + Duration::from_secs(3_600), false)] {
+            let used = Used::since(opened);
+            let connected = Connected::new().extra(used.clone());
+            assert!(!Used::lapsed(&connected), "nothing has been written");
+            used.begin();
+            assert_eq!(Used::lapsed(&connected), wanted);
+            used.set_heard(true);
+            assert!(!Used::lapsed(&connected), "a response has begun");
+            used.set_heard(false);
+            let mut extensions = Extensions::new();
+            connected.get_extras(&mut extensions);
+            Used::mark(&extensions);
+            assert!(Used::lapsed(&connected), "it has brought a response, and nothing of the next");
+        }
     }
 }

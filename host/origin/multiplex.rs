@@ -249,6 +249,14 @@ impl State {
     }
 }
 
+impl Drop for Core {
+    fn drop(&mut self) {
+        for connection in &self.state.get_mut().open {
+            connection.freed.notify_one();
+        }
+    }
+}
+
 /// An open connection.
 struct Connection {
     /// Newer ones have higher numbers.
@@ -349,7 +357,10 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
         });
         tokio::select! {
             () = ended => break,
-            () = connection.freed.notified() => {}
+            // What belongs to no endpoint any more isn't used again.
+            () = connection.freed.notified() => if core.strong_count() == 0 && connection.is_free() {
+                break;
+            },
             () = sleep(patience), if unused => if retires(&core, &connection) {
                 break;
             },

@@ -1,6 +1,9 @@
 //! One item's mistake is its own, and what a model says of the moment reaches the client.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -68,13 +71,21 @@ fn asking(origin: &Origin) -> Builder {
 
 /// Has these items asked for by as many clients while the model is busy with another, so that they share a batch.
 async fn together(node: &Node, origin: &Origin, gate: &Gate, items: &[Value]) -> Vec<Response> {
+    together_of(node, origin, gate, &items.iter().map(|item| (item, None)).collect::<Vec<_>>()).await
+}
+
+/// The same for items of teams, which the requests name in `x-team`.
+async fn together_of(node: &Node, origin: &Origin, gate: &Gate, items: &[(&Value, Option<&str>)]) -> Vec<Response> {
     let (conn, mut asks, before) = (node.h2().await, JoinSet::new(), origin.hits(ARRAY));
     let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(&json!({"busy": before})));
     let busy = tokio::spawn(async move { stream.send(ask).await });
     eventually("the model being busy", async || origin.hits(ARRAY) > before).await;
     let taken = node.metric("holm_http_requests_total", "version=\"2\"").await as u32;
-    for (at, item) in items.iter().enumerate() {
-        let (mut stream, ask) = (conn.stream(), node.post(ARRAY).json(item));
+    for (at, (item, team)) in items.iter().enumerate() {
+        let (mut stream, mut ask) = (conn.stream(), node.post(ARRAY).json(item));
+        if let Some(team) = team {
+            ask = ask.header("x-team", team);
+        }
         asks.spawn(async move { (at, stream.send(ask).await) });
     }
     node.took_over_h2(taken + u32::try_from(items.len()).unwrap()).await;
@@ -194,6 +205,64 @@ async fn one_bad_item_in_two_hundred_costs_no_other_its_result() {
         for (response, item) in together(&node, &origin, &gate, &items).await.iter().zip(&items) {
             assert_eq!(response.status, if is_bad(item) { 400 } else { 200 }, "{item}: {}", response.text());
         }
+    }
+}
+
+/// Returns the sizes of the batches since the model was busy last, smallest first.
+fn sizes(origin: &Origin) -> Vec<usize> {
+    let mut sizes: Vec<usize> = since_busy(origin).iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_items_failed_in_company_again_and_again_shares_no_batch_with_others_for_a_while() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, strict);
+    let node = asking(&origin).route("tenant = \"header:x-team\"").start().await;
+    // Each time another bad item, none of which is known.
+    for round in 0..3 {
+        let spoiler = bad(1_000 + round);
+        let others: Vec<Value> = (10 * round..10 * round + 9).map(good).collect();
+        let mut items: Vec<_> = others.iter().map(|item| (item, Some("sound"))).collect();
+        items.push((&spoiler, Some("spoils")));
+        let responses = together_of(&node, &origin, &gate, &items).await;
+        let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
+        assert_eq!(statuses, [[200; 9].as_slice(), &[400]].concat(), "{round}");
+        assert_eq!(since_busy(&origin)[0].len(), 10, "{round}: they shared a batch");
+    }
+    let (others, own): (Vec<Value>, Vec<Value>) = ((100..106).map(good).collect(), (2_000..2_002).map(good).collect());
+    let mut items: Vec<_> = others.iter().map(|item| (item, Some("sound"))).collect();
+    items.extend(own.iter().map(|item| (item, Some("spoils"))));
+    for (response, (item, _)) in together_of(&node, &origin, &gate, &items).await.iter().zip(&items) {
+        assert_eq!((response.status, response.json()), (200, double(item)), "{item}");
+    }
+    assert_eq!(sizes(&origin), [2, 6], "{:?}", since_busy(&origin));
+    let mixed = |items: &Vec<Value>| items.iter().any(|item| own.contains(item)) && items.len() > own.len();
+    assert!(!since_busy(&origin).iter().any(mixed), "{:?}", since_busy(&origin));
+
+    // The others share batches as before, and so does it with itself.
+    for team in ["sound", "spoils"] {
+        let items: Vec<Value> = (0..5).map(|n| json!({"n": n, "team": team})).collect();
+        let items: Vec<_> = items.iter().map(|item| (item, Some(team))).collect();
+        let responses = together_of(&node, &origin, &gate, &items).await;
+        assert!(responses.iter().all(|response| response.status == 200), "{team}");
+        assert_eq!(sizes(&origin), [5], "{team}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_items_of_the_only_tenant_share_batches_whatever_failed() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    model(&origin, &gate, strict);
+    let node = asking(&origin).start().await;
+    for round in 0..4 {
+        let mut items: Vec<Value> = (10 * round..10 * round + 9).map(good).collect();
+        items.push(bad(1_000 + round));
+        let responses = together(&node, &origin, &gate, &items).await;
+        let statuses: Vec<u16> = responses.iter().map(|response| response.status).collect();
+        assert_eq!(statuses, [[200; 9].as_slice(), &[400]].concat(), "{round}");
+        assert_eq!(since_busy(&origin)[0].len(), 10, "{round}: they shared a batch");
     }
 }
 
@@ -428,26 +497,26 @@ impl Drop for Forgetful {
 }
 
 async fn respond_once(mut stream: TcpStream) {
-    if read_request(&mut stream).await {
+    if read_request(&mut stream).await.is_some() {
         // The node may have left; a test that minds will notice.
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]").await;
         read_request(&mut stream).await;
     }
 }
 
-/// Reads a request with a body of stated length, and returns whether there was one.
-async fn read_request(stream: &mut TcpStream) -> bool {
+/// Reads a request with a body of stated length, and returns that, in lower case; `None` if there was none.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut read = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&read).to_ascii_lowercase();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
             if body.len() >= length.parse().unwrap() {
-                return true;
+                return Some(body.to_owned());
             }
         }
         if !matches!(stream.read_buf(&mut read).await, Ok(length) if length > 0) {
-            return false;
+            return None;
         }
     }
 }
@@ -467,5 +536,109 @@ async fn a_connection_that_closes_just_as_a_request_comes_costs_nobody_the_respo
         })
         .await;
         assert_eq!(node.metric("holm_origin_ejections_total", "pool=\"web\"").await, 0.0, "{protocol}");
+    }
+}
+
+/// A model at any path that doubles, and breaks off in the middle of its response to some batches.
+struct Brittle {
+    url: String,
+    asked: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Brittle {
+    /// Starts a model whose responses have this many bytes of white space in them, and break off for batches that
+    /// `breaks` picks.
+    async fn start(padding: usize, breaks: fn(&[Value]) -> bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(respond_or_break(stream, padding, breaks, Arc::clone(&count)));
+            }
+        });
+        Self { url, asked, task }
+    }
+
+    /// Returns the requests so far.
+    fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
+    }
+}
+
+impl Drop for Brittle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn respond_or_break(
+    mut stream: TcpStream,
+    padding: usize,
+    breaks: fn(&[Value]) -> bool,
+    asked: Arc<AtomicUsize>,
+) {
+    while let Some(body) = read_request(&mut stream).await {
+        asked.fetch_add(1, SeqCst);
+        let items: Vec<Value> = serde_json::from_str(&body).unwrap();
+        let doubles = Value::Array(items.iter().map(double).collect()).to_string();
+        let results = doubles.replacen('[', &format!("[{}", " ".repeat(padding)), 1);
+        let said = if breaks(&items) { results.len() - doubles.len() / 2 } else { results.len() };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", results.len());
+        let bytes = [head.as_bytes(), &results.as_bytes()[..said]].concat();
+        if stream.write_all(&bytes).await.is_err() || said < results.len() {
+            return;
+        }
+    }
+}
+
+/// What has come before a response breaks off: nearly nothing, or more than is looked at before it is passed on.
+const PADDINGS: [usize; 2] = [0, 100_000];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_response_breaks_off_is_met_in_parts_by_another_endpoint() {
+    for padding in PADDINGS {
+        let (broken, sound) = (Brittle::start(padding, |_| true).await, Brittle::start(padding, |_| false).await);
+        let eject = "failures = 1\nduration_ms = 60000\npercent_max = 50";
+        let node = Node::builder().endpoints(&[&broken.url, &sound.url]).infer("json-array");
+        let node = node.set("pool.web.batch", "concurrency = 1\nsize_max = 32").set("pool.web.eject", eject);
+        let node = node.start().await;
+        let mut n = 0;
+        eventually("a batch that met the broken one", async || {
+            let items: Vec<Value> = (n..n + 10).map(good).collect();
+            n += 10;
+            let response = node.post(ARRAY).json(&Value::Array(items.clone())).send().await;
+            let wanted: Vec<Value> = items.iter().map(double).collect();
+            assert_eq!((response.status, response.json()), (200, Value::Array(wanted)), "{padding}");
+            broken.asked() > 0
+        })
+        .await;
+        assert_eq!(broken.asked(), 1, "{padding}: it was ejected");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_breaks_the_response_off_costs_no_other_its_result() {
+    for padding in PADDINGS {
+        let brittle = Brittle::start(padding, |items| items.iter().any(is_bad)).await;
+        let node = Node::builder().origin(&brittle.url).infer("json-array");
+        let node = node.set("pool.web.batch", "concurrency = 1\nsize_max = 32").start().await;
+        let items: Vec<Value> = (0..10).map(|n| if n == 5 { bad(n) } else { good(n) }).collect();
+        let response = node.post(ARRAY).json(&Value::Array(items.clone())).send().await;
+        let list = response.json();
+        assert_eq!(response.status, 200, "{padding}: {list}");
+        for (item, result) in items.iter().zip(list.as_array().unwrap()) {
+            if is_bad(item) {
+                assert_eq!(result["error"]["status"], 502, "{padding}: {list}");
+            } else {
+                assert_eq!(*result, double(item), "{padding}: {list}");
+            }
+        }
+        assert!(brittle.asked() <= 1 + 6, "{padding}: {} requests", brittle.asked());
+        let alone = node.post(ARRAY).json(&bad(5)).send().await;
+        assert_eq!(alone.status, 502, "{padding}: {}", alone.text());
     }
 }

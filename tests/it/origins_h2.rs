@@ -168,6 +168,67 @@ async fn an_origin_that_processes_nothing_is_not_asked_for_ever() {
     assert!(asked.load(SeqCst) <= 10, "asked {} times", asked.load(SeqCst));
 }
 
+/// Responds to the first request of a connection, and closes it as the head of the next one comes.
+async fn forgets(mut wire: Wire, resets: bool, asked: Arc<AtomicUsize>) -> io::Result<()> {
+    let first = wire.next_request().await?;
+    asked.fetch_add(1, SeqCst);
+    wire.respond_with(first, b"[1]").await?;
+    wire.next_request().await?;
+    asked.fetch_add(1, SeqCst);
+    if resets { wire.reset() } else { Ok(()) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_connection_that_closes_as_a_request_comes_costs_none_that_may_be_repeated() {
+    for (protocol, resets) in [("json-array", false), ("json-array", true), ("plain", false), ("plain", true)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let origin = WireOrigin::start(move |_, wire| forgets(wire, resets, Arc::clone(&count))).await;
+        let node = http2(&origin.url()).infer(protocol).set("pool.web", "attempts_max = 1").start().await;
+        for n in 0..8 {
+            let response = node.post("/do").json(&serde_json::json!([n])).send().await;
+            assert_eq!((response.status, response.text()), (200, "[1]"), "{protocol}, reset {resets}, {n}");
+        }
+        // All but the first met a connection that closed.
+        assert_eq!(asked.load(SeqCst), 1 + 2 * 7, "{protocol}, reset {resets}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_may_have_had_effect_is_not_repeated_when_a_used_connection_closes() {
+    for resets in [false, true] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let origin = WireOrigin::start(move |_, wire| forgets(wire, resets, Arc::clone(&count))).await;
+        let node = http2(&origin.url()).set("pool.web", "attempts_max = 3").start().await;
+        assert_eq!(node.post("/pay").body("10").send().await.status, 200);
+        let failed = node.post("/pay").body("10").send().await;
+        assert_eq!((failed.status, failed.cache().get("detail")), (502, "connection-reset"), "reset {resets}");
+        assert_eq!(asked.load(SeqCst), 2, "reset {resets}");
+    }
+}
+
+/// Says nothing on the first connection, and responds on the others.
+async fn silent_at_first(number: usize, mut wire: Wire) -> io::Result<()> {
+    loop {
+        let stream = wire.next_request().await?;
+        if number > 0 {
+            wire.respond(stream).await?;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_on_which_a_head_did_not_come_in_time_takes_no_further_requests() {
+    let origin = WireOrigin::start(silent_at_first).await;
+    let node = http2(&origin.url()).set("pool.web", "response_ms = 1000").start().await;
+    let late = node.post("/do").body("x").send().await;
+    assert_eq!((late.status, late.cache().get("detail")), (504, "response-timeout"));
+    for n in 0..3 {
+        assert_eq!(node.post("/do").body(n.to_string()).send().await.status, 200, "{n}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_reset_is_broken_and_the_connection_goes_on() {
     let origin = H2Origin::start(STREAMS, None, |request: Request<Incoming>| async move {

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
@@ -210,8 +210,8 @@ fn responds(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Response<OutBody
 /// The requests that a model over gRPC has had.
 type Calls = Arc<Mutex<Vec<InferRequest>>>;
 
-/// A model over gRPC that embeds texts. It fails for `bad`, isn't there for `busy`, and says nothing of success for
-/// `mute`.
+/// A model over gRPC that embeds texts. It fails for `bad`, isn't there for `busy`, says nothing of success for `mute`,
+/// says it in the head for `hasty`, has another status than 200 for `made`, and computes no number for `nan`.
 async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
     let (head, body) = request.into_parts();
     let is = |name: &str, value: &str| head.headers.get(name).is_some_and(|found| found == value);
@@ -232,15 +232,23 @@ async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
         response.headers_mut().insert("grpc-message", HeaderValue::from_static("try later"));
         return response;
     }
-    let numbers = texts.iter().flat_map(|text| floats(&vector(text)));
+    let embedding = |text: &String| if text == "nan" { vec![f64::NAN, 1.0] } else { floats(&vector(text)) };
+    let numbers = texts.iter().flat_map(embedding);
     let raw: Vec<u8> = numbers.flat_map(|number| (number as f32).to_le_bytes()).collect();
     let shape = vec![i64::try_from(texts.len()).unwrap(), 2];
     let output = Tensor { name: "e".to_owned(), datatype: "FP32".to_owned(), shape };
     let message = InferResponse { model_name: "m".to_owned(), outputs: vec![output], raw: vec![raw.into()] };
     let encoded = message.encode_to_vec();
     let prefix = [&[0][..], &u32::try_from(encoded.len()).unwrap().to_be_bytes()[..]].concat();
-    let trailers = (!has("mute")).then(|| fields(&[("grpc-status", "0")]));
-    responds(vec![prefix.into(), encoded.into()], trailers)
+    let trailers = (!has("mute") && !has("hasty")).then(|| fields(&[("grpc-status", "0")]));
+    let mut response = responds(vec![prefix.into(), encoded.into()], trailers);
+    if has("hasty") {
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("0"));
+    }
+    if has("made") {
+        *response.status_mut() = StatusCode::CREATED;
+    }
+    response
 }
 
 /// Starts that model.
@@ -275,6 +283,8 @@ async fn what_a_call_says_of_its_success_is_heard() {
         ("bad", 400, "a bad word"),
         ("busy", 503, "try later"),
         ("mute", 502, "the model's response has no `grpc-status`"),
+        ("hasty", 502, "the model's response has no `grpc-status`"),
+        ("made", 502, "the model failed with status 502"),
     ] {
         for _ in 0..2 {
             let failed = embedded(&node, &json!({"model": "gpt", "input": text})).await;
@@ -284,7 +294,7 @@ async fn what_a_call_says_of_its_success_is_heard() {
             assert_eq!(grpc, None, "fields of the model's protocol");
         }
     }
-    assert!(calls.lock().len() >= 6, "no failure is stored");
+    assert!(calls.lock().len() >= 10, "no failure is stored");
     // The bad one of several is found, and the others have their results.
     let failed = embedded(&node, &json!({"model": "gpt", "input": ["x", "bad", "y"]})).await;
     assert_eq!(failed.status, 400);
@@ -312,4 +322,69 @@ async fn tensors_over_rest_come_from_a_model_over_grpc() {
     let calls = calls.lock();
     assert_eq!(calls[0].raw[1], &b"\x01\0\x02\0\x03\0\xfc\xff"[..]);
     assert_eq!(calls[0].inputs[1].shape, [2, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_not_of_its_tensors_type_is_no_result_and_costs_the_others_nothing() {
+    for (datatype, spoiled) in [
+        ("FP32", json!(null)),
+        ("FP32", json!("1.5")),
+        ("FP32", json!(true)),
+        ("FP32", json!(1e300)),
+        ("UINT8", json!(300)),
+        ("UINT8", json!(-1)),
+        ("INT64", json!(1.5)),
+        ("BOOL", json!(1)),
+        ("BYTES", json!(1)),
+    ] {
+        let (origin, words) = (Origin::start().await, format!("{datatype} {spoiled}"));
+        let sound = match datatype {
+            "BOOL" => json!(true),
+            "BYTES" => json!("word"),
+            _ => json!(7),
+        };
+        let good = sound.clone();
+        origin.on(INFER, move |seen| {
+            let texts = call(seen)["inputs"][0]["data"].take();
+            let texts = texts.as_array().unwrap();
+            let row = |text: &Value| [if text == "bad" { spoiled.clone() } else { good.clone() }, good.clone()];
+            let data: Vec<Value> = texts.iter().flat_map(row).collect();
+            let output = json!({"name": "e", "datatype": datatype, "shape": [texts.len(), 2], "data": data});
+            json_reply(200, &json!({"model_name": "m", "outputs": [output]}))
+        });
+        let node = translating(&origin.url(), "json-array", "kserve").start().await;
+        let reply = node.post("/own").json(&json!(["a", "bad", "b"])).send().await;
+        let list = reply.json();
+        assert_eq!(reply.status, 200, "{words}: {list}");
+        assert_eq!((&list[0], &list[2]), (&json!([sound, sound]), &json!([sound, sound])), "{words}: {list}");
+        assert_eq!(list[1]["error"]["status"], 502, "{words}: {list}");
+        let others = node.post("/own").json(&json!(["b", "a"])).send().await;
+        assert!(others.status == 200 && others.is_hit(), "{words}: {}", others.text());
+        for _ in 0..2 {
+            let before = origin.hits(INFER);
+            let alone = node.post("/own").json(&json!("bad")).send().await;
+            assert_eq!(alone.status, 502, "{words}: {}", alone.text());
+            assert_eq!(origin.hits(INFER), before + 1, "{words}: it isn't stored");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_is_none_is_no_result_for_clients_that_could_write_it_either() {
+    let (origin, calls) = over_grpc().await;
+    let node = translating(&origin.url(), "msgpack-array", "kserve-grpc").start().await;
+    let ask = async |body: &'static [u8]| {
+        node.post("/own").header("content-type", "application/msgpack").body(body).send().await
+    };
+    let mixed = ask(&b"\x92\xa1a\xa3nan"[..]).await;
+    // An array of two, the first of them one of two numbers.
+    assert_eq!((mixed.status, &mixed.body[..2]), (200, &b"\x92\x92"[..]), "{:?}", mixed.body);
+    let other = ask(&b"\x91\xa1a"[..]).await;
+    assert!(other.status == 200 && other.is_hit(), "{:?}", other.body);
+    for _ in 0..2 {
+        let before = calls.lock().len();
+        let alone = ask(&b"\xa3nan"[..]).await;
+        assert_eq!(alone.status, 502, "{:?}", alone.body);
+        assert_eq!(calls.lock().len(), before + 1, "it isn't stored");
+    }
 }

@@ -152,6 +152,41 @@ fn an_endpoint_that_has_too_many_gets_fewer_and_then_one_more_after_the_other() 
 }
 
 #[test]
+fn refusals_that_fewer_batches_under_way_do_not_make_rarer_cost_no_slots_for_long() {
+    for seed in 0..20 {
+        let (mut feed, mut random, mut sum) = (Feed::new(1, 8), Rng::with_seed(seed), 0);
+        for _ in 0..5_000 {
+            let outcome = if random.f64() < 0.05 { Outcome::Overloaded } else { Outcome::Responded };
+            feed.back(feed.concurrency.slots(), 24, outcome);
+            assert!(feed.concurrency.limit >= 4, "{seed}: {} of 8", feed.concurrency.limit);
+            sum += feed.concurrency.limit;
+        }
+        assert!(sum >= 7 * 5_000, "{seed}: {sum} in 5000 batches");
+        feed.saturate(1_000, workers(8));
+        assert_eq!(feed.concurrency.limit, 8, "{seed}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_not_overloaded_any_more_soon_gets_all_batches_again() {
+    // Quick batches, and such that only a few come in minutes.
+    for (millis, batches_max) in [(24, 600), (5_000, 150)] {
+        let mut feed = Feed::new(1, 8);
+        for batch in 0..3_000 {
+            let slots = feed.concurrency.slots();
+            feed.back(slots, millis, if batch % slots >= 2 { Outcome::Overloaded } else { Outcome::Responded });
+        }
+        assert!(feed.concurrency.limit <= 3, "{} slots while it took two", feed.concurrency.limit);
+        let mut batches = 0;
+        while feed.concurrency.limit < 8 {
+            feed.back(feed.concurrency.slots(), millis, Outcome::Responded);
+            batches += 1;
+            assert!(batches <= batches_max, "{millis} ms: {} slots", feed.concurrency.limit);
+        }
+    }
+}
+
+#[test]
 fn the_operators_bounds_stand() {
     for (least, bound, wanted) in [(3, 8, 3), (8, 8, 8), (9, 8, 8), (0, 0, 1)] {
         let mut feed = Feed::new(least, bound);

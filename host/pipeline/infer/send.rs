@@ -29,7 +29,7 @@ use crate::{
         compression::decompress,
     },
     origin::{
-        Pool, Reaction,
+        Pool, Reaction, Reason,
         protocol::{Arrival, BadResponse, Item, ItemError, JoinedRequest, Message},
     },
     pipeline::{
@@ -247,8 +247,10 @@ async fn request(
             (read(first, &members, arrived, pool, time).await, candidate)
         }
         Err(missed) => {
-            let result = failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len());
-            (Brought::Failure(Box::new(result)), candidate)
+            let result = Box::new(failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len()));
+            // A response that breaks off as soon as it begins is reported so; see `read` for one that does later.
+            let is_suspect = missed.reason == Reason::InvalidResponse.as_str();
+            (if is_suspect { Brought::SuspectFailure(result) } else { Brought::Failure(result) }, candidate)
         }
     }
 }

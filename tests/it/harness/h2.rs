@@ -167,6 +167,7 @@ where
 }
 
 /// Kinds of frames and their flags (RFC 9113, section 6).
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -212,6 +213,17 @@ impl Wire {
     /// Sends 200 without a body.
     pub(crate) async fn respond(&mut self, stream: u32) -> io::Result<()> {
         self.write(HEADERS, END_STREAM | END_HEADERS, stream, &[STATUS_200]).await
+    }
+
+    /// Sends 200 with this body.
+    pub(crate) async fn respond_with(&mut self, stream: u32, body: &[u8]) -> io::Result<()> {
+        self.write(HEADERS, END_HEADERS, stream, &[STATUS_200]).await?;
+        self.write(DATA, END_STREAM, stream, body).await
+    }
+
+    /// Closes the connection by a reset.
+    pub(crate) fn reset(self) -> io::Result<()> {
+        socket2::SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO))
     }
 
     /// Says that the request wasn't processed.

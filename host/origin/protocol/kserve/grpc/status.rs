@@ -124,6 +124,9 @@ mod tests {
             (200, &[], &[], Some((502, "the model's response has no `grpc-status`"))),
             (200, &[], &[("grpc-status", "x")], Some((502, "the model's `grpc-status` is no code"))),
             (200, &[], &[("grpc-status", "")], Some((502, "the model's `grpc-status` is no code"))),
+            (200, &[], &[("grpc-status", "+0")], Some((502, "the model's `grpc-status` is no code"))),
+            (200, &[("grpc-status", "+0")], &[], Some((502, "the model's `grpc-status` is no code"))),
+            (200, &[("grpc-status", "0")], &[], None),
             (
                 200,
                 &[],
@@ -137,6 +140,11 @@ mod tests {
             (200, &[("grpc-status", "0")], &[("grpc-status", "13")], Some((500, "the model failed with status 500"))),
             (415, &[], &[], Some((415, "the model failed with status 415"))),
             (404, &[], &[("grpc-status", "0")], Some((404, "the model failed with status 404"))),
+            // Without a status of failure it is this model's failure to say one.
+            (201, &[], &[("grpc-status", "0")], Some((502, "the model failed with status 502"))),
+            (204, &[("grpc-status", "0")], &[], Some((502, "the model failed with status 502"))),
+            (302, &[], &[], Some((502, "the model failed with status 502"))),
+            (304, &[], &[], Some((502, "the model failed with status 502"))),
             (200, &[], &[("grpc-status", "99")], Some((502, "the model failed with status 502"))),
         ] {
             // Lines of one name are kept apart.
@@ -149,6 +157,28 @@ mod tests {
             let found = failure(&arrival).map(|failure| (failure.status, failure.message));
             let wanted = wanted.map(|(status, message): (u16, &str)| (status, message.to_owned()));
             assert_eq!(found, wanted, "{status} {head:?} {trailers:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_says_nothing_of_a_response_that_goes_on() {
+        let (nothing, none) = (HeaderMap::new(), Some((502, "the model's response has no `grpc-status`")));
+        for (head, trailers, body, wanted) in [
+            ("0", None, "", None),
+            ("0", None, "a message", none),
+            ("3", None, "a message", none),
+            ("0", Some("0"), "a message", None),
+            ("3", Some("0"), "a message", None),
+            ("0", Some("14"), "a message", Some((503, "the model failed with status 503"))),
+        ] {
+            let headers = fields(&[("grpc-status", head)]);
+            let trailer = trailers.map(|code| fields(&[("grpc-status", code)]));
+            let body = Bytes::from_static(body.as_bytes());
+            let trailers = trailer.as_ref().unwrap_or(&nothing);
+            let arrival = Arrival { status: 200, headers: &headers, trailers, body: &body };
+            let found = failure(&arrival).map(|failure| (failure.status, failure.message));
+            let wanted = wanted.map(|(status, message): (u16, &str)| (status, message.to_owned()));
+            assert_eq!(found, wanted, "{head} {trailer:?} {body:?}");
         }
     }
 
@@ -174,6 +204,7 @@ mod tests {
             ("16", Some(401)),
             ("17", Some(502)),
             ("-1", None),
+            ("+3", None),
         ] {
             let status = status_of_head(&fields(&[("grpc-status", code)]));
             assert_eq!(status.map(|status| status.as_u16()), wanted, "{code}");

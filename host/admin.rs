@@ -1,4 +1,4 @@
-//! The admin API: health, readiness, metrics, purge, pools, batching and policies, and its client.
+//! The admin API: health, readiness, metrics, purge, pools, batching, policies and configuration, and its client.
 //!
 //! [`Api`] serves it as an axum router over a [`Control`], the trait of the node's operations, which `app` implements.
 //! Responses are the types of [`crate::report`]. [`client`] is the other end, for the command line.
@@ -11,6 +11,7 @@
 
 mod api;
 pub mod client;
+mod config;
 mod control;
 mod gate;
 mod policy;
@@ -20,6 +21,7 @@ mod trust;
 
 pub use self::{
     api::Api,
+    config::ConfigFailure,
     control::{BoxFuture, Control, SignOffReport},
     gate::{Gate, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},

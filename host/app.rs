@@ -1,8 +1,9 @@
 //! Config → [`App`] → run(drain): the one place that knows every room, and wires them.
 //!
 //! What a configuration is made into is a `Serving`, which `serving` assembles and `exchange` exchanges while the node
-//! runs. `edge` is where requests come in, `control` what the admin API may ask; `policies` leads policies to other
-//! generations, which `components` loads.
+//! runs. `reload` reads its file again: on HUP, for the admin API, and when `watching` sees it change. `edge` is where
+//! requests come in, `control` what the admin API may ask; `policies` leads policies to other generations, which
+//! `components` loads.
 
 mod admin_server;
 mod components;
@@ -11,8 +12,10 @@ mod edge;
 mod error;
 mod exchange;
 mod policies;
+mod reload;
 mod sampling;
 mod serving;
+mod watching;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,13 +31,14 @@ use self::{
     control::{AdminHandler, Controls},
     edge::Edge,
     policies::Policies,
+    reload::Reloader,
     serving::{Base, Metrics},
 };
 use crate::{
     cache::{self, Cache},
-    config::{self, Config},
-    http::{self, CertificateFiles},
-    telemetry::{AccessLog, Registry, access},
+    config::Config,
+    http,
+    telemetry::{self, AccessLog, Registry, access},
 };
 
 pub use self::{
@@ -53,8 +57,7 @@ pub struct App {
     admin: Option<AdminServer>,
     exchange: Arc<Exchange>,
     controls: Arc<Controls>,
-    policies: Arc<Policies>,
-    log: Arc<AccessLog>,
+    reloader: Arc<Reloader>,
 }
 
 impl App {
@@ -65,11 +68,12 @@ impl App {
     pub async fn start(config: Config) -> Result<Self, Error> {
         #[cfg(debug_assertions)]
         announce_planted_bug()?;
+        telemetry::set_filter(&config.log.filter);
         let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
         let admin = AdminServer::bind(&config).await?;
         let registry = Registry::new();
         let (cache_metrics, metrics) = (cache::Metrics::default(), Metrics::default());
-        let log = Arc::new(AccessLog::start(config.log.clone()).map_err(Error::AccessLog)?);
+        let config_metrics = reload::Metrics::default();
         registry.register_with(|registry| {
             server.metrics().register(registry);
             cache_metrics.register(registry);
@@ -78,19 +82,18 @@ impl App {
             metrics.plugin.register(registry);
             metrics.pipeline.register(registry);
             metrics.requests.register(registry);
-            log.metrics().register(registry);
+            metrics.log.register(registry);
+            config_metrics.register(registry);
         });
-        let base = Base {
-            node: config.node.clone(),
-            cache: Cache::open(&config.node, &config.cache, cache_metrics).await?,
-            metrics,
-            log: (config.log.access != config::AccessLog::Off).then(|| Arc::clone(&log)),
-        };
-        let exchange = Exchange::begin(base, &config).await?;
-        let policies = Arc::new(Policies::new(Arc::clone(&exchange), &config));
-        let ack = config.cache.purge.ack;
-        let controls = Controls::new(registry, Arc::clone(&exchange), Arc::clone(&policies), ack);
-        Ok(Self { addresses: server.addresses(), server, admin, controls: Arc::new(controls), exchange, policies, log })
+        let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
+        let base = Base { node: config.node.clone(), cache, metrics };
+        let exchange = Exchange::begin(base, &config, server.listeners()).await?;
+        let policies = Arc::new(Policies::new(Arc::clone(&exchange)));
+        let admin_certificates = admin.as_ref().map(|admin| admin.server.certificates()).unwrap_or_default();
+        let reloader = Reloader::new(Arc::clone(&exchange), Arc::clone(&policies), admin_certificates, config_metrics);
+        let reloader = Arc::new(reloader);
+        let controls = Arc::new(Controls::new(registry, policies, Arc::clone(&reloader)));
+        Ok(Self { addresses: server.addresses(), server, admin, exchange, controls, reloader })
     }
 
     /// The addresses that clients connect to, with the ports the system chose.
@@ -116,11 +119,8 @@ impl App {
         let stop = CancellationToken::new();
         let mut background = JoinSet::new();
         background.spawn(Arc::clone(self.exchange.cache().purger()).run(stop.clone()));
-        background.spawn(Arc::clone(&self.policies).watch(stop.clone()));
-        let certificates = self.admin.iter().map(|admin| &admin.server).chain([&self.server]);
-        let certificates: Vec<_> = certificates.map(http::Server::certificates).collect();
-        let (log, policies) = (Arc::clone(&self.log), Arc::clone(&self.policies));
-        background.spawn(on_hangup(log, policies, certificates, stop.clone()));
+        background.spawn(watching::watch(Arc::clone(&self.reloader), stop.clone()));
+        background.spawn(on_hangup(self.reloader, stop.clone()));
         if let Some(AdminServer { server, gate, .. }) = self.admin {
             let handler = AdminHandler::new(&self.controls, gate);
             let stop = stop.clone();
@@ -142,7 +142,9 @@ impl App {
         stop.cancel();
         while background.join_next().await.is_some() {}
         self.exchange.close().await;
-        close_log(self.log).await;
+        if let Some(log) = &self.exchange.serving().log {
+            close_log(Arc::clone(log)).await;
+        }
         drained
     }
 }
@@ -156,17 +158,12 @@ fn announce_planted_bug() -> Result<(), Error> {
     Ok(())
 }
 
-/// HUP: log rotation has moved the file away, or the operator has changed policies or certificates.
-async fn on_hangup(
-    log: Arc<AccessLog>,
-    policies: Arc<Policies>,
-    certificates: Vec<CertificateFiles>,
-    stop: CancellationToken,
-) {
+/// HUP: log rotation has moved the file away, or the operator has changed the configuration, policies or certificates.
+async fn on_hangup(reloader: Arc<Reloader>, stop: CancellationToken) {
     let mut hangups = match signal(SignalKind::hangup()) {
         Ok(hangups) => hangups,
         Err(error) => {
-            warn!(%error, "HUP can't be watched; the access log, policies and certificates won't be reloaded by it");
+            warn!(%error, "HUP can't be watched; it neither reopens the access log nor reloads the configuration");
             return;
         }
     };
@@ -174,13 +171,10 @@ async fn on_hangup(
         tokio::select! {
             () = stop.cancelled() => return,
             _ = hangups.recv() => {
-                log.reopen();
-                for files in &certificates {
-                    for error in files.reload().await {
-                        warn!(%error, "a certificate can't be used; the former one is served on");
-                    }
+                if let Some(log) = &reloader.exchange().serving().log {
+                    log.reopen();
                 }
-                policies.reload().await;
+                reloader.on_hangup().await;
             }
         }
     }

@@ -1,4 +1,5 @@
 //! What the command line says, beyond what `main` takes itself.
 
 pub(crate) mod admin;
+pub(crate) mod diff;
 pub(crate) mod policy;

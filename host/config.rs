@@ -1,11 +1,13 @@
 //! The validated configuration. `raw` has the values of a file or the command line; `check` turns them into these
 //! types, so that everything past start-up works with values that are valid together.
 
+mod change;
 mod check;
 mod defaults;
 mod error;
 mod findings;
 mod flags;
+mod listing;
 mod load;
 mod nearest;
 mod raw;
@@ -21,8 +23,10 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use crate::message::{compression::Compression, network::Cidr};
 
+pub use change::{changes, described, differences, hidden_keys};
 pub use error::{Error, Invalid};
 pub use flags::{Flags, FlagsTls, from_flags};
+pub use listing::{listing, without_secrets};
 pub use load::{load, parse};
 pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
@@ -32,6 +36,8 @@ pub use units::{AccessLogError, ByteSize, ByteSizeError};
 pub struct Config {
     /// This node's name: in `Cache-Status`, in purge acknowledgements and in logs.
     pub node: String,
+    /// Whether the file is read again when it changes.
+    pub watch: bool,
     /// Addresses that clients connect to; at least one.
     pub listen: Vec<Listen>,
     /// The admin API, if there is to be one.
@@ -54,7 +60,7 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// The logs.
     pub log: Log,
-    /// The configuration file, if there is one: read again for its policies when they are reloaded.
+    /// The configuration file, if there is one: read again when the configuration is reloaded.
     pub file: Option<PathBuf>,
 }
 
@@ -751,6 +757,9 @@ pub struct Log {
     pub access: AccessLog,
     /// Lines that may wait for the writer; further ones are dropped and counted.
     pub lines_queued_max: usize,
+    /// Which events the node's own log has: directives such as `info,holm::cache=debug`, or none for `info`. The
+    /// environment's `HOLM_LOG` takes precedence.
+    pub filter: String,
     /// Share of the requests, in a million, that have a span in the node's own log, if that is at `debug`.
     pub trace_ppm: u32,
 }

@@ -2,20 +2,24 @@
 //!
 //! A front (`fronts/tcp`) accepts connections and speaks HTTP on them. All fronts have the rest in common: `shared`
 //! (the limits, counts and tokens of a server; `guests` counts the open connections and requests of one address),
-//! `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its requests),
-//! and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply` guards the
-//! response's). `pace` is the minimum rate of a client. Only `fronts` depends on sockets and hyper's connections, so
-//! HTTP/3 becomes another file there.
+//! `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its
+//! requests), and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply`
+//! guards the response's). `pace` is the minimum rate of a client. `listeners` is what may be exchanged while a
+//! server runs: its addresses with their certificates (`bound`), and the rules for new connections, whose slots
+//! (`slots`) they share. Only `fronts` depends on sockets and hyper's connections, so HTTP/3 becomes another file
+//! there.
 
 mod activity;
 mod authority;
 mod body;
+mod bound;
 mod driver;
 mod end;
 mod error;
 mod fronts;
 mod guests;
 mod handler;
+mod listeners;
 mod metrics;
 mod pace;
 mod rejection;
@@ -23,6 +27,7 @@ mod reply;
 mod request;
 mod service;
 mod shared;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -32,12 +37,17 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{fronts::tcp::Tcp, shared::Shared, tls::Certificates};
+use self::{
+    bound::Bound,
+    fronts::tcp::Tcp,
+    shared::{Rules, Shared},
+};
 use crate::config;
 
 pub use self::{
     error::Error,
     handler::{Arrival, Handler, Refused},
+    listeners::{Listeners, Prepared},
     metrics::Metrics,
     shared::Drained,
     tls::CertificateFiles,
@@ -46,9 +56,7 @@ pub use self::{
 /// Bound addresses with their certificates and limits; [`Server::run`] accepts connections.
 pub struct Server {
     tcp: Tcp,
-    certificates: CertificateFiles,
-    limits: config::Limits,
-    timeouts: config::Timeouts,
+    listeners: Arc<Listeners>,
     metrics: Metrics,
 }
 
@@ -63,28 +71,27 @@ impl Server {
         timeouts: &config::Timeouts,
     ) -> Result<Self, Error> {
         let metrics = Metrics::new();
-        let mut certificates = Vec::with_capacity(listen.len());
-        for one in listen {
-            certificates.push(match &one.tls {
-                Some(tls) => Some(Arc::new(Certificates::load(tls, &metrics.tls).await?)),
-                None => None,
-            });
-        }
-        let tcp = Tcp::bind(listen, &certificates)?;
-        let certificates = CertificateFiles::new(certificates.into_iter().flatten().collect());
-        Ok(Self { tcp, certificates, limits: limits.clone(), timeouts: timeouts.clone(), metrics })
+        let (bound, tcp) = Bound::bind(listen, &metrics.tls).await?;
+        let rules = Rules { limits: limits.clone(), timeouts: timeouts.clone() };
+        Ok(Self { tcp, listeners: Arc::new(Listeners::new(bound, rules)), metrics })
+    }
+
+    /// Returns what may be exchanged while it runs.
+    #[must_use]
+    pub fn listeners(&self) -> Arc<Listeners> {
+        Arc::clone(&self.listeners)
     }
 
     /// Returns the bound addresses, in the order of the configuration, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.tcp.addresses()
+        self.listeners.addresses()
     }
 
-    /// Returns the certificates of all addresses, to have them read again.
+    /// Returns the certificates of the addresses that there are now, to have them read again.
     #[must_use]
     pub fn certificates(&self) -> CertificateFiles {
-        self.certificates.clone()
+        self.listeners.certificates()
     }
 
     /// Returns handles of this server's metrics.
@@ -95,12 +102,14 @@ impl Server {
 
     /// Accepts until `drain` is cancelled, then finishes what is open within `timeouts.drain`, then cuts.
     pub async fn run<H: Handler>(self, handler: H, drain: CancellationToken) -> Drained {
-        // A listener holds a slot while it waits for a connection, so each has one at least.
-        let slots = self.limits.connections_max.max(self.tcp.addresses().len());
-        let watching = AbortOnDropHandle::new(tokio::spawn(self.certificates.watch(drain.clone())));
-        let shared = Arc::new(Shared::new(handler, self.limits, self.timeouts, self.metrics, drain, slots));
-        self.tcp.run(shared.clone()).await;
+        let (rules, slots) = (self.listeners.rules(), self.listeners.slots().clone());
+        let watching = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.listeners).watch(drain.clone())));
+        let Rules { limits, timeouts } = Rules::clone(&rules.load());
+        let shared = Arc::new(Shared::new(handler, limits, timeouts, self.metrics, drain, slots));
+        self.tcp.run(shared.clone(), Arc::clone(rules)).await;
         drop(watching);
-        shared.drained().await
+        // In the time that is allowed by now.
+        let rules = rules.load_full();
+        shared.under(&rules, shared.drain.clone()).drained().await
     }
 }

@@ -48,6 +48,9 @@ enum Action {
         #[arg(long)]
         policies: bool,
     },
+    /// Says what a running node would have otherwise with a configuration file, and what of that needs a restart; ends
+    /// with 0 if nothing, 1 if something, 3 if something that needs a restart, 2 if it can't be told
+    Diff(cli::diff::DiffFlags),
     /// Purges what is stored by URL, key or tag
     Purge(PurgeFlags),
     /// Makes, builds, tests and compares policies, and changes those of a running node
@@ -160,6 +163,7 @@ fn main() -> ExitCode {
             Action::Demo(flags) => demonstrate(flags).await,
             Action::Serve(flags) => serve(*flags).await,
             Action::Check { file, policies } => check(&file, policies).await,
+            Action::Diff(flags) => Ok(cli::diff::run(flags).await),
             Action::Purge(flags) => purge(flags).await,
             Action::Policy { action } => cli::policy::run(action).await,
         }

@@ -10,6 +10,7 @@ mod advice;
 mod coding;
 mod fetch;
 mod forwarding;
+mod index;
 pub mod infer;
 mod joining;
 mod keying;

@@ -6,6 +6,7 @@
 //! day, such as a generation's state, is therefore text and not an enum.
 
 mod batching;
+mod config;
 mod node;
 mod policy;
 mod pool;
@@ -14,6 +15,7 @@ mod purge;
 
 pub use self::{
     batching::{BatchingInfo, FitInfo, ModelInfo, PointInfo, TenantInfo},
+    config::{ConfigChange, ConfigFinding, ConfigInfo, ConfigReload, RefusedConfig},
     node::{IncompleteSignOff, Readiness, SignedOff},
     policy::{
         ArmInfo, EndedTrial, Estimate, Event, Example, ExperimentInfo, GenerationInfo, HookInfo, Loaded, PolicyInfo,

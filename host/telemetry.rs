@@ -7,7 +7,10 @@ pub mod access;
 pub mod metrics;
 pub mod trace;
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _},
+    sync::OnceLock,
+};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -18,20 +21,47 @@ pub use trace::{RequestTrace, Sampler};
 /// The environment variable with filter directives for the node's own log, such as `debug` or `info,holm::cache=debug`.
 pub const LOG_VARIABLE: &str = "HOLM_LOG";
 
+/// Sets the filter of the log that [`init_logging`] has set up.
+type SetFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+
 /// Sends the node's own log to standard error, filtered by [`LOG_VARIABLE`]. A second call changes nothing.
 pub fn init_logging() {
-    let directives = std::env::var(LOG_VARIABLE).unwrap_or_default();
-    let installed = tracing_subscriber::fmt()
-        .with_env_filter(filter(&directives))
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&directives_of_environment()))
         .with_ansi(io::stderr().is_terminal())
         // Otherwise a closed standard error would turn every logged line into a panic of the thread that logs it.
         .log_internal_errors(false)
         .with_writer(io::stderr)
         .compact()
-        .try_init();
-    if installed.is_err() {
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    if builder.try_init().is_err() {
         tracing::debug!("logging was set up before");
+        return;
     }
+    let set = move |filter: EnvFilter| {
+        if let Err(error) = handle.reload(filter) {
+            tracing::warn!(%error, "the log's filter can't be changed");
+        }
+    };
+    // Nobody else sets it: the log is set up once.
+    let _ = SET_FILTER.set(Box::new(set));
+}
+
+/// Filters the log that [`init_logging`] has set up by these directives of a configuration, unless the environment has
+/// some. Without that log it does nothing.
+pub fn set_filter(directives: &str) {
+    if let Some(set) = SET_FILTER.get()
+        && directives_of_environment().is_empty()
+    {
+        set(filter(directives));
+    }
+}
+
+fn directives_of_environment() -> String {
+    std::env::var(LOG_VARIABLE).unwrap_or_default()
 }
 
 fn filter(directives: &str) -> EnvFilter {

@@ -43,6 +43,8 @@ POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region
 GET  /pools     endpoints and their health
 GET  /batching  how long batches took, by size, beside the fitted cost
 GET  /policies  policies, their generations, trials and experiments
+GET  /config    the configuration that holds, without secrets
+POST /config/reload           {}: its file is read again, and adopted as a whole or refused
 POST /policies/NAME/load      {} or {\"file\": \"…\", \"mode\": \"swap|shadow|canary\", \"percent\": 5}
 POST /policies/NAME/promote   {}: the generation on trial takes over
 POST /policies/NAME/rollback  {} or {\"to\": \"<digest>\"}: the trial ends, or a former generation takes over
@@ -103,6 +105,8 @@ fn router(control: Arc<dyn Control>) -> Router {
         .route("/batching", get(batching))
         .route("/policies", get(policies))
         .route("/policies/{name}/{action}", post(policy))
+        .route("/config", get(config))
+        .route("/config/reload", post(reload))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -161,6 +165,20 @@ async fn policy(
 ) -> Result<Response, Refusal> {
     let loaded = node.policy(name, PolicyAction::parse(&action, &body)?).await?;
     Ok(json(StatusCode::OK, JSON, &loaded))
+}
+
+async fn config(State(node): Node) -> Response {
+    json(StatusCode::OK, JSON, &node.config())
+}
+
+async fn reload(State(node): Node, _: Order) -> Response {
+    match node.reload().await {
+        Ok(reload) => json(StatusCode::OK, JSON, &reload),
+        Err(failure) => {
+            let (status, report) = failure.report();
+            json(status, PROBLEM, &report)
+        }
+    }
 }
 
 /// Purges. 200 only if no node can serve what was purged any more, so that a script can rely on the status alone.
@@ -224,6 +242,7 @@ mod tests {
 
     use super::{
         super::{
+            config::ConfigFailure,
             control::BoxFuture,
             gate::Token,
             policy::PolicyFailure,
@@ -232,14 +251,18 @@ mod tests {
         *,
     };
     use crate::{
+        clock::Timestamp,
         message::{Body, Client, Request, RequestHead, Scheme},
-        report::{BatchingInfo, FitInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport},
+        report::{
+            BatchingInfo, ConfigFinding, ConfigInfo, ConfigReload, FitInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport,
+        },
     };
 
     /// A node whose results the test sets, and which records the calls.
     struct Node {
         ready: Result<(), Vec<String>>,
         outcome: Result<PurgeReport, PurgeFailure>,
+        reloaded: Mutex<Result<(), ConfigFailure>>,
         purged: Mutex<Vec<Purge>>,
     }
 
@@ -289,6 +312,16 @@ mod tests {
                 }
             })
         }
+
+        fn config(&self) -> ConfigInfo {
+            let (since, config) = (Timestamp(5), json!({"node": "n"}));
+            ConfigInfo { generation: 2, since, file: Some("holm.toml".to_owned()), config }
+        }
+
+        fn reload(&self) -> BoxFuture<'_, Result<ConfigReload, ConfigFailure>> {
+            let outcome = self.reloaded.lock().clone();
+            Box::pin(async move { outcome.map(|()| ConfigReload { generation: 3, changes: Vec::new() }) })
+        }
     }
 
     /// A body that never gets anywhere.
@@ -313,7 +346,7 @@ mod tests {
     }
 
     fn node() -> Node {
-        Node { ready: Ok(()), outcome: Ok(report(&[])), purged: Mutex::default() }
+        Node { ready: Ok(()), outcome: Ok(report(&[])), reloaded: Mutex::new(Ok(())), purged: Mutex::default() }
     }
 
     fn request(method: Method, target: &'static str, body: impl Into<Body>) -> Request {
@@ -384,6 +417,7 @@ mod tests {
                 ),
             ),
             ("/policies", JSON, "[]"),
+            ("/config", JSON, r#"{"config":{"node":"n"},"file":"holm.toml","generation":2,"since":5}"#),
         ] {
             let response = ask(&node, request(Method::GET, target, Body::Empty)).await;
             assert_eq!((response.status, response.content_type()), (200, content_type), "{target}");
@@ -465,6 +499,36 @@ mod tests {
             assert_eq!((response.status, response.content_type()), (status, PROBLEM), "{target}: {}", response.text);
         }
         let mut unsafe_one = request(Method::POST, "/policies/p/promote", "{}".to_owned());
+        unsafe_one.head.headers.remove(CONTENT_TYPE);
+        assert_eq!(ask(&node, unsafe_one).await.status, 415);
+    }
+
+    #[tokio::test]
+    async fn a_configuration_is_adopted_or_refused_with_everything_that_is_wrong() {
+        let node = Arc::new(node());
+        let reload = async || ask(&node, request(Method::POST, "/config/reload", "{}".to_owned())).await;
+        let adopted = reload().await;
+        assert_eq!((adopted.status, adopted.json()), (200, json!({"generation": 3, "changes": []})));
+        let place = "holm.toml:2:5".to_owned();
+        let finding = ConfigFinding { place, message: "`b` is 2".to_owned(), allowed: Some("allowed is 1".to_owned()) };
+        let keys = vec!["cache.disk.dir".to_owned()];
+        for (failure, status, member, wanted) in [
+            (
+                ConfigFailure::Invalid(vec![finding]),
+                422,
+                "findings",
+                json!([{"place": "holm.toml:2:5", "message": "`b` is 2", "allowed": "allowed is 1"}]),
+            ),
+            (ConfigFailure::NeedsRestart(keys), 409, "needs_restart", json!(["cache.disk.dir"])),
+            (ConfigFailure::Refused("pool a: no".to_owned()), 409, "detail", json!("pool a: no; nothing has changed")),
+            (ConfigFailure::NoFile, 409, "findings", Value::Null),
+        ] {
+            *node.reloaded.lock() = Err(failure);
+            let refused = reload().await;
+            assert_eq!((refused.status, refused.content_type()), (status, PROBLEM), "{}", refused.text);
+            assert_eq!(refused.json()[member], wanted, "{}", refused.text);
+        }
+        let mut unsafe_one = request(Method::POST, "/config/reload", "{}".to_owned());
         unsafe_one.head.headers.remove(CONTENT_TYPE);
         assert_eq!(ask(&node, unsafe_one).await.status, 415);
     }

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::clock;
 
-/// Bytes of a response that are read.
-const RESPONSE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a response that are read: far above a configuration of 10,000 routes.
+const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The admin API of a node, and what opens it.
 #[derive(Clone)]

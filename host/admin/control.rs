@@ -3,10 +3,11 @@
 use std::pin::Pin;
 
 use super::{
+    config::ConfigFailure,
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure},
 };
-use crate::report::{BatchingInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport};
+use crate::report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport};
 
 /// A future that a [`Control`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -48,4 +49,10 @@ pub trait Control: Send + Sync {
 
     /// Loads, promotes or rolls back a policy, and returns the generation with its state.
     fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>>;
+
+    /// Returns the configuration that holds, without secrets.
+    fn config(&self) -> ConfigInfo;
+
+    /// Reads the configuration's file again, and adopts it as a whole.
+    fn reload(&self) -> BoxFuture<'_, Result<ConfigReload, ConfigFailure>>;
 }

@@ -21,12 +21,14 @@ pub(super) struct NodePolicy {
     /// Digest of what was loaded last from the configuration. To load the same again would only end a trial of something
     /// else.
     seen: Mutex<String>,
+    /// One at a time looks for news: a file that has changed may come by several ways at once.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl NodePolicy {
     fn new(generations: Arc<Generations>, config: config::Policy) -> Arc<Self> {
         let seen = Mutex::new(generations.digest());
-        Arc::new(Self { generations, config: Mutex::new(config), seen })
+        Arc::new(Self { generations, config: Mutex::new(config), seen, turn: tokio::sync::Mutex::new(()) })
     }
 
     /// Returns what the configuration says of it.
@@ -39,8 +41,15 @@ impl NodePolicy {
         *self.config.lock() = config;
     }
 
+    /// Whether `config` leads to another generation than the one that was loaded last from the configuration.
+    async fn is_news(&self, config: &config::Policy) -> bool {
+        let (config, seen) = (config.clone(), self.seen.lock().clone());
+        on_spare_thread(move || Plugin::digest_of(&config) != Some(seen)).await
+    }
+
     /// Loads another generation if the component or its configuration has changed. The outcome is logged.
     pub(super) async fn load_changed(&self) {
+        let _turn = self.turn.lock().await;
         let (generations, config, seen) = (Arc::clone(&self.generations), self.config(), self.seen.lock().clone());
         let load = move || {
             let digest = Plugin::digest_of(&config);
@@ -89,6 +98,31 @@ pub(super) async fn start(
         started.insert((*name).clone(), NodePolicy::new(generations, (*policy).clone()));
     }
     Ok(started)
+}
+
+/// Loads what `config` says otherwise of policies that are there, and lets it go again: a configuration of which a
+/// generation can't be loaded is refused as a whole.
+///
+/// # Errors
+/// A component is refused, or there is no engine on this machine.
+pub(super) async fn check_changed(config: &Config, known: &[(&str, &Arc<NodePolicy>)]) -> Result<(), Error> {
+    let mut changed = Vec::new();
+    for (name, policy) in known {
+        if let Some(said) = config.policies.get(*name)
+            && policy.is_news(said).await
+        {
+            changed.push((*name, said));
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let engine = engine(config, changed.iter().map(|(_, said)| *said), config.plugins.cache_dir.clone())?;
+    for (name, said) in changed {
+        let (engine, name, said) = (Arc::clone(&engine), name.to_owned(), said.clone());
+        on_spare_thread(move || Plugin::load(&engine, &name, &said, &plugin::Metrics::new())).await?;
+    }
+    Ok(())
 }
 
 /// A policy of a configuration, loaded as a node loads it: what it is, or why it is refused.
@@ -147,7 +181,7 @@ pub(super) fn must_key_by_body(config: &Config, policy: &str) -> bool {
 }
 
 /// Runs what keeps a core busy on a thread that serves no requests.
-async fn on_spare_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn on_spare_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),

@@ -8,13 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{exchange::Exchange, policies::Policies};
+use super::{exchange::Exchange, policies::Policies, reload::Reloader};
 use crate::{
-    admin::{Api, BoxFuture, Control, Gate, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope, SignOffReport},
+    admin::{
+        Api, BoxFuture, ConfigFailure, Control, Gate, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope,
+        SignOffReport,
+    },
     cache::{key::Key, purge},
     http::{Arrival, Handler},
     message::{Request, Response},
-    report::{BatchingInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport},
+    report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport},
     telemetry::Registry,
 };
 
@@ -27,7 +30,7 @@ pub(super) struct Controls {
     registry: Registry,
     exchange: Arc<Exchange>,
     policies: Arc<Policies>,
-    ack: Duration,
+    reloader: Arc<Reloader>,
     phase: AtomicU8,
     /// It has been ready: what comes later is no start.
     was_ready: AtomicBool,
@@ -38,12 +41,12 @@ pub(super) struct Controls {
 const REACH_TIME: Duration = Duration::from_secs(5);
 
 impl Controls {
-    pub(super) fn new(registry: Registry, exchange: Arc<Exchange>, policies: Arc<Policies>, ack: Duration) -> Self {
+    pub(super) fn new(registry: Registry, policies: Arc<Policies>, reloader: Arc<Reloader>) -> Self {
         Self {
             registry,
-            exchange,
+            exchange: Arc::clone(reloader.exchange()),
             policies,
-            ack,
+            reloader,
             phase: AtomicU8::new(STARTING),
             was_ready: AtomicBool::new(false),
             since: Instant::now(),
@@ -59,6 +62,11 @@ impl Controls {
     pub(super) fn closing(&self) {
         self.phase.store(CLOSING, Ordering::Release);
     }
+
+    /// How long a purge waits until it is complete.
+    fn ack(&self) -> Duration {
+        self.exchange.serving().config.cache.purge.ack
+    }
 }
 
 impl Control for Controls {
@@ -71,7 +79,7 @@ impl Control for Controls {
             };
             let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };
             let cache = self.exchange.cache();
-            let receipt = cache.purger().purge(&scope, kind, self.ack).await;
+            let receipt = cache.purger().purge(&scope, kind, self.ack()).await;
             let receipt = receipt.map_err(|error| PurgeFailure { reason: error.to_string() })?;
             cache.metrics().purges.inc();
             Ok(PurgeReport {
@@ -86,7 +94,7 @@ impl Control for Controls {
 
     fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
         Box::pin(async move {
-            let signed_off = self.exchange.cache().purger().sign_off(&node, self.ack).await;
+            let signed_off = self.exchange.cache().purger().sign_off(&node, self.ack()).await;
             let purge::SignedOff { done, left } =
                 signed_off.map_err(|error| PurgeFailure { reason: error.to_string() })?;
             Ok(SignOffReport { signed_off: done, left })
@@ -138,6 +146,19 @@ impl Control for Controls {
 
     fn policy(&self, name: String, action: PolicyAction) -> BoxFuture<'_, Result<Loaded, PolicyFailure>> {
         Box::pin(async move { self.policies.act(&name, action).await })
+    }
+
+    fn config(&self) -> ConfigInfo {
+        self.exchange.info()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<ConfigReload, ConfigFailure>> {
+        let reloader = Arc::clone(&self.reloader);
+        Box::pin(async move {
+            // Beside the request, so that a client that leaves doesn't leave half of it done.
+            let reloading = tokio::spawn(async move { reloader.reload().await });
+            reloading.await.unwrap_or_else(|error| Err(ConfigFailure::Refused(error.to_string())))
+        })
     }
 }
 

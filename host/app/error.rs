@@ -47,6 +47,9 @@ pub enum Error {
     #[cfg(debug_assertions)]
     #[error(transparent)]
     Planted(#[from] crate::planted::UnknownBug),
+    /// Keys whose new values need a restart.
+    #[error("needs a restart: {}", .0.join(", "))]
+    NeedsRestart(Vec<String>),
     /// The access log can't be opened.
     #[error("the access log: {0}")]
     AccessLog(#[source] io::Error),

@@ -3,21 +3,34 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    components::{self, NodePolicy},
     error::Error,
     serving::{Base, Serving, assemble},
 };
-use crate::{cache::Cache, config::Config};
+use crate::{
+    cache::Cache,
+    clock::{self, Timestamp},
+    config::{self, Config},
+    http::{CertificateFiles, Listeners},
+    report::{ConfigChange, ConfigInfo},
+    telemetry,
+};
 
 /// What a node serves by, and what exchanges it while the node runs.
 pub struct Exchange {
     base: Base,
+    listeners: Arc<Listeners>,
     serving: ArcSwap<Serving>,
+    /// How many configurations there were, and since when the last one holds.
+    age: parking_lot::Mutex<(u64, Timestamp)>,
     /// One at a time, so that the configuration that is given last is the one that holds.
     turn: Mutex<()>,
+    /// Notified of each exchange.
+    exchanged: Notify,
     /// Health checks of all pools in use.
     checks: TaskTracker,
     stop: CancellationToken,
@@ -28,7 +41,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`Error`] names what can't be made. Then the tiers are closed.
-    pub(super) async fn begin(base: Base, config: &Config) -> Result<Arc<Self>, Error> {
+    pub(super) async fn begin(base: Base, config: &Config, listeners: Arc<Listeners>) -> Result<Arc<Self>, Error> {
         let serving = match Box::pin(assemble(&base, config, None)).await {
             Ok(serving) => Arc::new(serving),
             Err(error) => {
@@ -38,8 +51,11 @@ impl Exchange {
         };
         let exchange = Self {
             base,
+            listeners,
             serving: ArcSwap::new(Arc::clone(&serving)),
+            age: parking_lot::Mutex::new((1, clock::now())),
             turn: Mutex::new(()),
+            exchanged: Notify::new(),
             checks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -47,28 +63,74 @@ impl Exchange {
         Ok(Arc::new(exchange))
     }
 
-    /// Has the node go on by another configuration. Requests that come from now on are served by it; those under way come
-    /// to their end by the one they began with. What didn't change goes on with its connections, health, statistics and
-    /// waiting items. Where the configuration says something else of a policy, another generation of it is loaded as its
-    /// rollout says; should that one be refused, the log says so, and the policy goes on as it is.
-    ///
-    /// What needs a restart stays as it was: the node's name, the tiers, the purge log, listening addresses, their
-    /// certificates and limits, the access log, and what holds for all policies.
+    /// Has the node go on by another configuration, as a whole, and returns what has changed. Requests that come from now on
+    /// are served by it; those under way come to their end by the one they began with. What didn't change goes on with its
+    /// connections, health, statistics and waiting items. Where the configuration says something else of a policy, another
+    /// generation of it is loaded as its rollout says.
     ///
     /// # Errors
-    /// [`Error`] names what can't be made. Nothing has changed then.
-    pub async fn adopt(&self, config: &Config) -> Result<(), Error> {
+    /// [`Error`] names the keys that need a restart, or what can't be made: an address that can't be bound, a policy that
+    /// is refused. Nothing has changed then.
+    pub async fn adopt(&self, config: &Config) -> Result<Vec<ConfigChange>, Error> {
         let _turn = self.turn.lock().await;
         let former = self.serving();
+        let changes = config::changes(&former.config, config);
+        let restart: Vec<String> =
+            changes.iter().filter(|change| change.needs_restart).map(|change| change.key.clone()).collect();
+        if !restart.is_empty() {
+            return Err(Error::NeedsRestart(restart));
+        }
+        let known: Vec<(&str, &Arc<NodePolicy>)> = former.policies().collect();
+        components::check_changed(config, &known).await?;
+        drop(known);
         let next = Arc::new(Box::pin(assemble(&self.base, config, Some(&former))).await?);
+        // Last of all that can fail, since clients may connect from then on.
+        let listeners = self.listeners.prepare(&config.listen, &config.limits, &config.timeouts).await?;
         self.serving.store(Arc::clone(&next));
+        self.listeners.commit(listeners);
         self.enter(&next, Some(&former));
+        if former.config.log.filter != config.log.filter {
+            telemetry::set_filter(&config.log.filter);
+        }
+        if !changes.is_empty() {
+            let mut age = self.age.lock();
+            *age = (age.0 + 1, clock::now());
+        }
         let policies: Vec<_> = next.policies().map(|(_, policy)| Arc::clone(policy)).collect();
         drop((next, former));
         for policy in policies {
             policy.load_changed().await;
         }
-        Ok(())
+        self.exchanged.notify_one();
+        Ok(changes)
+    }
+
+    /// Waits until there was an exchange since the last call. For one caller.
+    pub(super) async fn exchanged(&self) {
+        self.exchanged.notified().await;
+    }
+
+    /// Returns the certificates of the addresses that clients connect to.
+    pub(super) fn certificates(&self) -> CertificateFiles {
+        self.listeners.certificates()
+    }
+
+    /// Returns how many configurations the node has had.
+    pub(super) fn generation(&self) -> u64 {
+        self.age.lock().0
+    }
+
+    /// Returns the configuration that holds, without secrets.
+    pub(super) fn info(&self) -> ConfigInfo {
+        let (generation, since) = *self.age.lock();
+        let serving = self.serving();
+        let mut config = serving.config.clone();
+        // A policy may have been loaded by what the file says since.
+        for (name, policy) in serving.policies() {
+            config.policies.insert(name.to_owned(), policy.config());
+        }
+        let file = config.file.as_ref().map(|file| file.display().to_string());
+        ConfigInfo { generation, since, file, config: config::without_secrets(config::listing(&config)) }
     }
 
     /// What is at work now. A request takes it once.

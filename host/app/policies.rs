@@ -1,39 +1,28 @@
-//! Three ways to another generation of a policy: a changed file, HUP, and the admin API.
+//! Leads policies to other generations: changed components, and the requests of the admin API. What a changed
+//! configuration says of them comes by an exchange.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    components::{NodePolicy, on_spare_thread},
+    exchange::Exchange,
 };
-
-use notify::{RecursiveMode, Watcher};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
-
-use super::{components::NodePolicy, exchange::Exchange};
 use crate::{
     admin::{PolicyAction, PolicyFailure},
-    config::{self, Config, PolicySource, RolloutMode},
+    config::{self, PolicySource, RolloutMode},
     plugin::{Introduction, Refused},
     report::{Loaded, PolicyInfo},
 };
 
-/// An editor or a copy writes in several steps; what follows within this time is one change.
-const SETTLE_TIME: Duration = Duration::from_millis(200);
-
 /// Leads the policies that serve at present to other generations.
 pub(super) struct Policies {
     exchange: Arc<Exchange>,
-    /// Read again on HUP.
-    file: Option<PathBuf>,
-    watch: bool,
 }
 
 impl Policies {
-    /// The policies of `exchange`, as the configuration has it watched.
-    pub(super) fn new(exchange: Arc<Exchange>, config: &Config) -> Self {
-        Self { exchange, file: config.file.clone(), watch: config.plugins.watch }
+    /// The policies of `exchange`.
+    pub(super) const fn new(exchange: Arc<Exchange>) -> Self {
+        Self { exchange }
     }
 
     /// The policies that serve at present.
@@ -58,7 +47,7 @@ impl Policies {
             PolicyAction::Rollback { to } => policy.generations.rollback(to.as_deref()).map_err(refused),
             PolicyAction::Load { file, mode, percent } => {
                 // A file that is wrong is refused; what it said before still holds.
-                self.reread().map_err(PolicyFailure::Refused)?;
+                self.reread(name, &policy).await.map_err(PolicyFailure::Refused)?;
                 let mut config = policy.config();
                 if let Some(file) = file {
                     config.source = PolicySource::File(PathBuf::from(file));
@@ -80,82 +69,31 @@ impl Policies {
         })
     }
 
-    /// Reads again what the configuration says of the policies.
-    fn reread(&self) -> Result<(), String> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let config = config::load(file).map_err(|error| error.to_string())?;
-        let serving = self.exchange.serving();
-        for (name, policy) in config.policies {
-            match serving.policy(&name) {
-                Some(known) => known.set_config(policy),
-                None => warn!(policy = name, "a policy that is new in the configuration is used after a restart"),
-            }
+    /// Reads again what the configuration's file says of this policy. All else in it holds once it is adopted.
+    async fn reread(&self, name: &str, policy: &NodePolicy) -> Result<(), String> {
+        let Some(file) = self.exchange.serving().config.file.clone() else { return Ok(()) };
+        let loaded = on_spare_thread(move || config::load(&file)).await;
+        let mut config = loaded.map_err(|error| error.to_string())?;
+        if let Some(said) = config.policies.remove(name) {
+            policy.set_config(said);
         }
         Ok(())
     }
 
-    /// Reads the configuration again and loads what has changed in it or in the components.
-    pub(super) async fn reload(&self) {
-        if let Err(error) = self.reread() {
-            warn!(error, "the configuration is wrong; the policies go on as they are");
-            return;
-        }
-        self.load_changed().await;
-    }
-
-    async fn load_changed(&self) {
+    /// Loads those whose components have changed.
+    pub(super) async fn load_changed(&self) {
         for policy in self.all() {
             policy.load_changed().await;
         }
     }
 
-    /// Loads policies whose files change, until it is stopped.
-    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let folders = self.folders();
-        if !self.watch || folders.is_empty() {
-            return;
-        }
-        let (changed, mut changes) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is an event as well, and loading reads.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                // One that waits stands for all that follow.
-                let _ = changed.try_send(());
-            }
-        });
-        let mut watcher = match watcher {
-            Ok(watcher) => watcher,
-            Err(error) => return warn!(%error, "files can't be watched; policies are reloaded by HUP only"),
-        };
-        for folder in folders {
-            if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                warn!(%error, folder = %folder.display(), "can't be watched; its policies are reloaded by HUP only");
-            }
-        }
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                change = changes.recv() => if change.is_none() { return },
-            }
-            tokio::time::sleep(SETTLE_TIME).await;
-            let _ = changes.try_recv();
-            self.load_changed().await;
-        }
-    }
-
-    /// Where the files lie. Not the files themselves: editors and Kubernetes put another file in their place.
-    fn folders(&self) -> Vec<PathBuf> {
-        let folder = |policy: &Arc<NodePolicy>| match policy.config().source {
-            PolicySource::File(path) => {
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                Some(folder.unwrap_or(Path::new(".")).to_owned())
-            }
+    /// Returns the files of the components.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let file = |policy: &Arc<NodePolicy>| match policy.config().source {
+            PolicySource::File(path) => Some(path),
             PolicySource::Embedded(_) => None,
         };
-        let mut folders: Vec<PathBuf> = self.all().iter().filter_map(folder).collect();
-        folders.sort();
-        folders.dedup();
-        folders
+        self.all().iter().filter_map(file).collect()
     }
 }
 

@@ -10,8 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use tracing::warn;
-
 use super::{
     components::{self, NodePolicy},
     error::Error,
@@ -28,20 +26,18 @@ use crate::{
     plugin,
     policy::Roster,
     report::BatchingInfo,
-    telemetry::{AccessLog, Requests, RouteMetrics, Sampler},
+    telemetry::{AccessLog, Requests, RouteMetrics, Sampler, access},
 };
 
 /// The route's name in metrics and logs when none takes the request.
 pub(super) const NO_ROUTE: &str = "(none)";
 
-/// What outlives every exchange of the configuration: the tiers with the purge log, what is counted, the access log.
+/// What outlives every exchange of the configuration: the tiers with the purge log, and what is counted.
 pub(super) struct Base {
     /// The node's name.
     pub(super) node: String,
     pub(super) cache: Arc<Cache>,
     pub(super) metrics: Metrics,
-    /// `None` if nothing is logged.
-    pub(super) log: Option<Arc<AccessLog>>,
 }
 
 /// The metrics of what a configuration is made into. Rows of equal labels are the same, whoever asks for them.
@@ -52,23 +48,22 @@ pub(super) struct Metrics {
     pub(super) plugin: plugin::Metrics,
     pub(super) pipeline: pipeline::Metrics,
     pub(super) requests: Requests,
+    pub(super) log: access::Metrics,
 }
 
 /// One configuration, ready to serve.
 pub(super) struct Serving {
+    /// What it was made from.
+    pub(super) config: Config,
     /// The way of all requests, along these routes.
     pub(super) pipeline: Arc<Pipeline>,
     routes: Vec<Arc<Route>>,
     pools: BTreeMap<String, NodePool>,
     policies: BTreeMap<String, PolicyUse>,
     bounds: Bounds,
-    /// What a client may send and how long it may take. The listeners have theirs since they were bound.
-    limits: config::Limits,
-    timeouts: config::Timeouts,
-    /// Addresses with their certificates. Those that are bound stay bound.
-    listen: Vec<config::Listen>,
     /// By route.
     metrics: foldhash::HashMap<String, Arc<RouteMetrics>>,
+    /// `None` if nothing is logged.
     pub(super) log: Option<Arc<AccessLog>>,
     /// Picks the requests that have a span in the node's own log.
     pub(super) sampler: Sampler,
@@ -102,6 +97,7 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
     let bounds = kept.cloned().unwrap_or_else(|| Bounds::new(&config.limits, &base.metrics.origin));
     let pools = pools(base, config, &bounds, kept.is_some(), previous)?;
     let routes = routes(base, config, &pools, &policies, previous)?;
+    let log = access_log(base, config, previous)?;
     // From here on nothing can fail.
     let batchers: Batchers =
         pools.iter().map(|(name, pool)| (Arc::<str>::from(name.as_str()), Arc::clone(&pool.batches))).collect();
@@ -114,16 +110,14 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
         }
     };
     Ok(Serving {
+        config: config.clone(),
         metrics: route_metrics(base, config, previous),
         pipeline,
         routes,
         pools,
         policies,
         bounds,
-        limits: config.limits.clone(),
-        timeouts: config.timeouts.clone(),
-        listen: config.listen.clone(),
-        log: base.log.clone(),
+        log,
         sampler: Sampler::new(config.log.trace_ppm),
     })
 }
@@ -177,16 +171,21 @@ impl Serving {
         for gone in former.metrics.keys().filter(|name| !self.metrics.contains_key(*name)) {
             metrics.requests.forget(gone);
         }
-        for (what, is_same) in [
-            ("listen", self.listen == former.listen),
-            ("limits", self.limits == former.limits),
-            ("timeouts", self.timeouts == former.timeouts),
-        ] {
-            if !is_same {
-                warn!("`{what}` has changed; what the listeners take from it holds after a restart");
-            }
-        }
     }
+}
+
+/// The access log of the configuration; `None` if there is to be none. One that changes is closed with the last request
+/// that began with it.
+fn access_log(base: &Base, config: &Config, previous: Option<&Serving>) -> Result<Option<Arc<AccessLog>>, Error> {
+    let log = &config.log;
+    let is_same = |former: &config::Log| former.access == log.access && former.lines_queued_max == log.lines_queued_max;
+    if let Some(previous) = previous.filter(|previous| is_same(&previous.config.log)) {
+        return Ok(previous.log.clone());
+    }
+    if log.access == config::AccessLog::Off {
+        return Ok(None);
+    }
+    AccessLog::start(log, &base.metrics.log).map(|log| Some(Arc::new(log))).map_err(Error::AccessLog)
 }
 
 /// The policies of the configuration: known ones with their generations, new ones with their first.

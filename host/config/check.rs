@@ -47,6 +47,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let tls = tls::common(&raw.tls, &mut findings);
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
+        watch: raw.watch.unwrap_or(true),
         listen: listen(&raw.listen, &tls, &mut taken, &mut findings),
         admin: raw.admin.as_ref().and_then(|raw| admin(raw, &tls, &mut taken, &mut findings)),
         limits: limits(&raw.limits, &mut findings),
@@ -242,6 +243,7 @@ fn log(raw: &raw::Log, findings: &mut Findings<'_>) -> Log {
             base.lines_queued_max,
             &(1..=10_000_000),
         ),
+        filter: raw.filter.as_ref().map_or(base.filter, |given| findings.log_filter(given)),
         trace_ppm: findings.count("trace_ppm", &raw.trace_ppm, base.trace_ppm, &(0..=1_000_000)),
     }
 }

@@ -402,8 +402,8 @@ impl Default for Compress {
 }
 
 impl Default for Log {
-    /// Standard output; 65,536 lines waiting; at `debug` a span for each request.
+    /// Standard output; 65,536 lines waiting; `info`, at `debug` a span for each request.
     fn default() -> Self {
-        Self { access: AccessLog::Stdout, lines_queued_max: 65_536, trace_ppm: 1_000_000 }
+        Self { access: AccessLog::Stdout, lines_queued_max: 65_536, filter: String::new(), trace_ppm: 1_000_000 }
     }
 }

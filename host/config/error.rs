@@ -1,10 +1,15 @@
 //! Why a configuration is refused, with the place of each problem.
 
-use std::{fmt, io, iter, ops::Range, path::PathBuf};
+use std::{
+    fmt, io, iter,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
 use super::{nearest::choices, units::ByteSize};
+use crate::report::ConfigFinding;
 
 /// Problems that are shown; more are only counted, since one corrects some and tries again.
 const PROBLEMS_SHOWN_MAX: usize = 20;
@@ -47,6 +52,21 @@ impl Error {
             Self::Read { .. } | Self::TooLarge { .. } => format!("{self}\n"),
         }
     }
+
+    /// Returns everything that is wrong, each with its place. No piece of the file is in it but what a message quotes.
+    #[must_use]
+    pub fn findings(&self) -> Vec<ConfigFinding> {
+        let of_file = |path: &Path, message: String| {
+            vec![ConfigFinding { place: path.display().to_string(), message, allowed: None }]
+        };
+        match self {
+            Self::Invalid(invalid) => invalid.findings(),
+            Self::Read { path, cause } => of_file(path, cause.to_string()),
+            Self::TooLarge { path, bytes_max } => {
+                of_file(path, format!("longer than the {bytes_max} that a configuration may have"))
+            }
+        }
+    }
 }
 
 /// All problems of one text, in its order.
@@ -74,16 +94,30 @@ impl Invalid {
         out
     }
 
-    /// `holm.toml:12:3: what is wrong (what is allowed)`
-    fn line(&self, problem: &Problem) -> String {
+    fn findings(&self) -> Vec<ConfigFinding> {
+        let finding = |problem: &Problem| ConfigFinding {
+            place: self.place(problem),
+            message: problem.message.clone(),
+            allowed: problem.help.clone(),
+        };
+        self.problems.iter().map(finding).collect()
+    }
+
+    /// `holm.toml:12:3`
+    fn place(&self, problem: &Problem) -> String {
         let name = self.source.name();
-        let place = match &problem.span {
+        match &problem.span {
             Some(span) => {
                 let (line, column) = position(self.source.inner(), span.start);
                 format!("{name}:{line}:{column}")
             }
             None => name.to_owned(),
-        };
+        }
+    }
+
+    /// `holm.toml:12:3: what is wrong (what is allowed)`
+    fn line(&self, problem: &Problem) -> String {
+        let place = self.place(problem);
         match &problem.help {
             Some(help) => format!("{place}: {} ({help})", problem.message),
             None => format!("{place}: {}", problem.message),
@@ -265,6 +299,8 @@ mod tests {
         let problems =
             vec![problem(Some(6..7), "second", None), problem(Some(0..1), "first", None), problem(None, "none", None)];
         let error = Error::invalid("t.toml", "a = 1\nb = 2\n", problems);
+        let places: Vec<String> = error.findings().into_iter().map(|finding| finding.place).collect();
+        assert_eq!(places, ["t.toml", "t.toml:1:1", "t.toml:2:1"]);
         assert_eq!(error.to_string(), "t.toml: none\nt.toml:1:1: first\nt.toml:2:1: second");
         let shown = error.render(false);
         assert!(shown.contains("× t.toml: none") && shown.ends_with("t.toml: 3 problems\n"), "{shown}");

@@ -11,6 +11,7 @@ use std::{
 
 use http::HeaderName;
 use toml::Spanned;
+use tracing_subscriber::EnvFilter;
 
 use super::{
     AccessLog, Breaker,
@@ -195,6 +196,16 @@ impl<'a> Findings<'a> {
                 None
             }
         }
+    }
+
+    /// Reads directives for the node's own log.
+    pub(super) fn log_filter(&mut self, given: &Spanned<String>) -> String {
+        let text = given.get_ref();
+        if let Err(error) = EnvFilter::builder().parse(text) {
+            let help = "write a level such as `info`, or directives such as `info,holm::cache=debug`";
+            self.refuse(given.span(), format!("`filter` can't be `{text}`: {error}"), help);
+        }
+        text.clone()
     }
 
     fn within<Q: Quantity, N: TryFrom<u64>>(

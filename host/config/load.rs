@@ -20,9 +20,11 @@ const FILE_BYTES_MAX: ByteSize = ByteSize::mib(4);
 pub fn load(path: &Path) -> Result<Config, Error> {
     let text = read(path)?;
     let name = path.display().to_string();
-    let mut checked = understand(&name, &text, path.parent().unwrap_or(Path::new("")))?;
+    // So that what is shown and compared doesn't depend on the working directory.
+    let whole = std::path::absolute(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
+    let mut checked = understand(&name, &text, whole.parent().unwrap_or(Path::new("")))?;
     checked.look_for_files();
-    checked.finish(&name, &text).map(|config| Config { file: Some(path.to_owned()), ..config })
+    checked.finish(&name, &text).map(|config| Config { file: Some(whole), ..config })
 }
 
 /// Validates a text without looking at any file: whether the files it names are there is left to [`load`]. Relative

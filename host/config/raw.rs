@@ -17,6 +17,7 @@ pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Raw {
     pub(super) node: Field<String>,
+    pub(super) watch: Option<bool>,
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
     pub(super) tls: Tls,
@@ -392,5 +393,6 @@ pub(super) struct Candidate {
 pub(super) struct Log {
     pub(super) access: Field<String>,
     pub(super) lines_queued_max: Field<Count>,
+    pub(super) filter: Field<String>,
     pub(super) trace_ppm: Field<Count>,
 }

@@ -235,7 +235,8 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 31] = [
+    let table: [(&str, &[&str]); 32] = [
+        ("[log]\nfilter = \"holm=loud\" # !", &["`filter` can't be `holm=loud`", "`info,holm::cache=debug`"]),
         (
             "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = [\"10.0.0.0/33\"] # !",
             &["`10.0.0.0/33` is no network"],

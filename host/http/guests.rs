@@ -22,7 +22,7 @@ pub(super) struct Guests {
     connections_max: usize,
     requests_max: usize,
     trusted: Vec<Cidr>,
-    rows: Mutex<HashMap<ClientNetwork, Row>>,
+    rows: Arc<Mutex<HashMap<ClientNetwork, Row>>>,
 }
 
 struct Row {
@@ -40,7 +40,17 @@ impl Guests {
             connections_max: limits.client_connections_max,
             requests_max: limits.client_streams_max,
             trusted: limits.trusted_proxies.clone(),
-            rows: Mutex::default(),
+            rows: Arc::default(),
+        })
+    }
+
+    /// Returns other limits for the same guests.
+    pub(super) fn under(&self, limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            connections_max: limits.client_connections_max,
+            requests_max: limits.client_streams_max,
+            trusted: limits.trusted_proxies.clone(),
+            rows: Arc::clone(&self.rows),
         })
     }
 

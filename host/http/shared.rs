@@ -12,10 +12,7 @@ use std::{
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, debug};
 
@@ -24,6 +21,7 @@ use super::{
     end::End,
     guests::{Guest, Guests},
     metrics::Metrics,
+    slots::{Slot, Slots},
     trace,
 };
 use crate::{
@@ -34,7 +32,14 @@ use crate::{
 /// How long a connection that is being cut may take to notice.
 const CUT_WAIT: Duration = Duration::from_secs(1);
 
-/// The state that all connections of a server share.
+/// The rules for connections that are opened from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) limits: Limits,
+    pub(super) timeouts: Timeouts,
+}
+
+/// The state that all connections of a server share, and the rules that some of them were opened by.
 pub(super) struct Shared<H> {
     pub(super) handler: H,
     pub(super) limits: Limits,
@@ -44,15 +49,17 @@ pub(super) struct Shared<H> {
     pub(super) drain: CancellationToken,
     /// Cancelled when connections shall be cut.
     pub(super) cut: CancellationToken,
+    /// Cancelled when the server stops, and `drain` with it.
+    stopping: CancellationToken,
     /// Connections that may still be opened.
-    slots: Arc<Semaphore>,
+    slots: Slots,
     /// The open connections and requests of each client address.
     guests: Arc<Guests>,
     tracker: TaskTracker,
     /// Connections that ended by themselves after the drain had begun.
-    finished: AtomicUsize,
+    finished: Arc<AtomicUsize>,
     /// Connections that were cut.
-    cuts: AtomicUsize,
+    cuts: Arc<AtomicUsize>,
 }
 
 /// The counts of how the connections ended that were open when the drain began.
@@ -89,11 +96,11 @@ pub(super) struct Admitted {
 /// Counts a connection as open and holds its slot, also through a panic.
 pub(super) struct Open {
     gauge: Gauge,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Open {
-    fn new(gauge: Gauge, slot: OwnedSemaphorePermit) -> Self {
+    fn new(gauge: Gauge, slot: Slot) -> Self {
         gauge.inc();
         Self { gauge, _slot: slot }
     }
@@ -106,14 +113,14 @@ impl Drop for Open {
 }
 
 impl<H> Shared<H> {
-    /// Returns a server that serves until `drain` is cancelled, at most `slots` connections at once.
+    /// Returns a server that serves until `drain` is cancelled, as many connections at once as there are slots.
     pub(super) fn new(
         handler: H,
         limits: Limits,
         timeouts: Timeouts,
         metrics: Metrics,
         drain: CancellationToken,
-        slots: usize,
+        slots: Slots,
     ) -> Self {
         Self {
             guests: Guests::new(&limits),
@@ -121,22 +128,45 @@ impl<H> Shared<H> {
             limits,
             timeouts,
             metrics,
+            stopping: drain.clone(),
             drain,
             cut: CancellationToken::new(),
-            slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
+            slots,
             tracker: TaskTracker::new(),
-            finished: AtomicUsize::new(0),
-            cuts: AtomicUsize::new(0),
+            finished: Arc::default(),
+            cuts: Arc::default(),
+        }
+    }
+
+    /// Returns the same server for connections that are opened by these rules and finish what is under way when `drain` is
+    /// cancelled, which is a child of the server's own.
+    pub(super) fn under(&self, rules: &Rules, drain: CancellationToken) -> Self
+    where
+        H: Clone,
+    {
+        Self {
+            guests: self.guests.under(&rules.limits),
+            handler: self.handler.clone(),
+            limits: rules.limits.clone(),
+            timeouts: rules.timeouts.clone(),
+            metrics: self.metrics.clone(),
+            drain,
+            cut: self.cut.clone(),
+            stopping: self.stopping.clone(),
+            slots: self.slots.clone(),
+            tracker: self.tracker.clone(),
+            finished: Arc::clone(&self.finished),
+            cuts: Arc::clone(&self.cuts),
         }
     }
 
     /// Waits until another connection may be opened. A front takes a slot before it accepts.
-    pub(super) async fn slot(&self) -> io::Result<OwnedSemaphorePermit> {
-        self.slots.clone().acquire_owned().await.map_err(io::Error::other)
+    pub(super) async fn slot(&self) -> io::Result<Slot> {
+        self.slots.take().await
     }
 
     /// Counts a connection that was accepted just now; `None` if its address has as many open as it may.
-    pub(super) fn admit(&self, address: SocketAddr, scheme: Scheme, slot: OwnedSemaphorePermit) -> Option<Admitted> {
+    pub(super) fn admit(&self, address: SocketAddr, scheme: Scheme, slot: Slot) -> Option<Admitted> {
         self.metrics.accepted.inc();
         // A client of an IPv6 socket that came over IPv4 has an IPv4 address.
         let ip = address.ip().to_canonical();
@@ -178,7 +208,7 @@ impl<H> Shared<H> {
         }
         if end == End::Cut {
             self.cuts.fetch_add(1, Ordering::Relaxed);
-        } else if self.drain.is_cancelled() {
+        } else if self.stopping.is_cancelled() {
             self.finished.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -205,7 +235,7 @@ mod tests {
 
     fn shared(slots: usize, limits: &Limits) -> Shared<()> {
         let timeouts = Timeouts { drain: Duration::from_millis(20), ..Timeouts::default() };
-        Shared::new((), limits.clone(), timeouts, Metrics::new(), CancellationToken::new(), slots)
+        Shared::new((), limits.clone(), timeouts, Metrics::new(), CancellationToken::new(), Slots::new(slots))
     }
 
     async fn admit(shared: &Shared<()>, address: &str) -> Option<Admitted> {
@@ -224,9 +254,28 @@ mod tests {
         assert_eq!((shared.metrics.accepted.get(), shared.metrics.closes("client-limit")), (2, 1));
 
         let second = admit(&shared, "192.0.2.2:9").await.unwrap();
-        assert_eq!((shared.metrics.open.get(), shared.slots.available_permits()), (2, 0));
+        assert_eq!((shared.metrics.open.get(), shared.slots.free()), (2, 0));
         drop((first, second));
-        assert_eq!((shared.metrics.open.get(), shared.slots.available_permits()), (0, 2));
+        assert_eq!((shared.metrics.open.get(), shared.slots.free()), (0, 2));
+    }
+
+    #[tokio::test]
+    async fn other_rules_share_what_is_counted() {
+        let shared = shared(3, &Limits { client_connections_max: 1, ..Limits::default() });
+        let first = admit(&shared, "192.0.2.1:9").await.unwrap();
+        let limits = Limits { client_connections_max: 2, ..Limits::default() };
+        let other = shared.under(&Rules { limits, timeouts: Timeouts::default() }, shared.drain.child_token());
+        let second = admit(&other, "192.0.2.1:10").await.unwrap();
+        assert!(admit(&other, "192.0.2.1:11").await.is_none(), "both count");
+        assert_eq!((shared.metrics.open.get(), other.slots.free()), (2, 1));
+        drop(first);
+        assert!(admit(&shared, "192.0.2.1:12").await.is_none(), "it has one by the other rules");
+        drop(second);
+        // A listener that is closed is no drain of the server.
+        other.drain.cancel();
+        other.ended(End::Drained, &Activity::new(Counter::default()));
+        assert!(!shared.drain.is_cancelled());
+        assert_eq!(shared.drained().await, Drained { finished: 0, cut: 0 });
     }
 
     #[tokio::test]

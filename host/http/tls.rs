@@ -8,7 +8,7 @@ mod der;
 mod metrics;
 mod names;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use blake3::Hash;
@@ -44,7 +44,7 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Reads all files.
+    /// Reads all files. Nothing is served yet.
     ///
     /// # Errors
     /// The first file that can't be read or used.
@@ -58,9 +58,7 @@ impl Certificates {
                 config::Certificate::Files { pair, ocsp } => {
                     let files = Files::read(pair, ocsp.as_deref()).await?;
                     let digest = files.digest();
-                    let certified = files.certified(pair)?;
-                    serves(pair, &certified, metrics);
-                    (certified, digest)
+                    (files.certified(pair)?, digest)
                 }
             };
             certificates.push(certified);
@@ -72,6 +70,24 @@ impl Certificates {
             client: client_verifier(tls).await?,
             seen: Mutex::new(seen),
             metrics: metrics.clone(),
+        })
+    }
+
+    /// Has the metrics tell of its certificates, which are served from now on.
+    pub(super) fn account(&self) {
+        let served = self.served.0.load();
+        for (said, certified) in self.tls.certificates.iter().zip(&served.certificates) {
+            if let config::Certificate::Files { pair, .. } = said {
+                serves(pair, certified, &self.metrics);
+            }
+        }
+    }
+
+    /// Returns the files of its certificates, by which metrics tell them apart.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.tls.certificates.iter().filter_map(|said| match said {
+            config::Certificate::Files { pair, .. } => Some(pair.certificate.as_path()),
+            config::Certificate::SelfSigned { .. } => None,
         })
     }
 

@@ -128,6 +128,37 @@ pub fn reaches(prefix: &str, path: &str) -> bool {
     symbols(prefix).all(|symbol| rest.next() == Some(symbol)) && is_border(rest.next())
 }
 
+/// Returns the digest of a prefix, as [`prefix_digests`] has it.
+#[must_use]
+pub fn prefix_digest(prefix: &str) -> u64 {
+    symbols(prefix).fold(DIGEST, digested)
+}
+
+/// Returns the digests of all prefixes by which [`reaches`] may find a path: those of prefixes that reach it are among
+/// them, and others hardly ever.
+pub fn prefix_digests(path: &str) -> impl Iterator<Item = u64> {
+    let mut rest = symbols(path).peekable();
+    let mut digest = DIGEST;
+    let longer = std::iter::from_fn(move || {
+        while let Some(symbol) = rest.next() {
+            digest = digested(digest, symbol);
+            if symbol == SLASH || matches!(rest.peek(), None | Some(&(SLASH | SEMICOLON))) {
+                return Some(digest);
+            }
+        }
+        None
+    });
+    std::iter::once(DIGEST).chain(longer)
+}
+
+/// The digest of nothing, and what each symbol multiplies it by (FNV-1a).
+const DIGEST: u64 = 0xcbf2_9ce4_8422_2325;
+const DIGEST_PRIME: u64 = 0x0100_0000_01b3;
+
+fn digested(digest: u64, symbol: u16) -> u64 {
+    (digest ^ u64::from(symbol)).wrapping_mul(DIGEST_PRIME)
+}
+
 /// Whether two names of query parameters are the same once they are decoded, as every server decodes them: `us%65r` is
 /// `user`, and `+` a space.
 #[must_use]

@@ -1,9 +1,11 @@
-//! Routes, and which one takes a request. They are tried in order; the first whose host and path match wins.
+//! Routes, and which one takes a request: the first, in their order, whose host and path match. Where there are many, an
+//! index finds it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, uri::PathAndQuery};
 
+use super::index::RouteIndex;
 use crate::{
     batch::Slots,
     cache::{key::KeySpace, lookup::Demand},
@@ -129,15 +131,28 @@ pub struct RouteMatch<'r> {
     pub is_ambiguous: bool,
 }
 
+/// Routes that are walked faster than they are found in an index.
+const WALKED_MAX: usize = 16;
+
 /// The routes in their order.
-#[derive(Debug)]
-pub struct Routes(Vec<Arc<Route>>);
+pub struct Routes {
+    routes: Vec<Arc<Route>>,
+    /// `None` if there are few.
+    index: Option<RouteIndex>,
+    /// The pools that routes lead to, by their names.
+    pools: foldhash::HashMap<Arc<str>, Arc<Pool>>,
+}
 
 impl Routes {
     /// Returns these routes.
     #[must_use]
-    pub const fn new(routes: Vec<Arc<Route>>) -> Self {
-        Self(routes)
+    pub fn new(routes: Vec<Arc<Route>>) -> Self {
+        let index = (routes.len() > WALKED_MAX).then(|| indexed(&routes));
+        let mut pools = foldhash::HashMap::<Arc<str>, Arc<Pool>>::default();
+        for destination in routes.iter().flat_map(|route| &route.destinations) {
+            pools.entry(Arc::clone(&destination.name)).or_insert_with(|| Arc::clone(&destination.pool));
+        }
+        Self { routes, index, pools }
     }
 
     /// Returns the first route that takes the request.
@@ -155,15 +170,30 @@ impl Routes {
     }
 
     fn first(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        self.0.iter().find(|route| route.takes(host, path))
+        match &self.index {
+            None => self.routes.iter().find(|route| route.takes(host, path)),
+            Some(index) => {
+                let number = index.first(host, path, |number| self.routes[number].takes(host, path));
+                number.map(|number| &self.routes[number])
+            }
+        }
     }
 
     /// Returns the pool of this name, if a route leads to it.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        let mut destinations = self.0.iter().flat_map(|route| &route.destinations);
-        destinations.find(|destination| &*destination.name == name).map(|destination| &destination.pool)
+        self.pools.get(name)
     }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.routes).finish()
+    }
+}
+
+fn indexed(routes: &[Arc<Route>]) -> RouteIndex {
+    RouteIndex::new(routes.iter().map(|route| (route.config.hosts.as_slice(), route.config.path.as_str())))
 }
 
 impl Pools for Routes {
@@ -190,6 +220,7 @@ fn takes_host(patterns: &[String], host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Method, Version};
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
     use crate::message::{Client, Scheme};
@@ -277,6 +308,32 @@ mod tests {
             let route = route("/", forward);
             assert_eq!(route.target_sent(&head), sent);
             assert_eq!(route.received(&head).map(PathAndQuery::as_str), received);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_what_a_walk_finds(
+            routes in vec((vec("(\\*\\.)?[ab](\\.[ab]){0,2}", 0..3), "/(([ab@;]|%2F|%40)[/;]?){0,3}"), 1..30),
+            requests in vec(("[ab](\\.[ab]){0,3}", "/([ab@;/]|%2F|%3B|%40|%61){0,6}"), 1..20),
+        ) {
+            let route = |(hosts, path): (Vec<String>, String)| {
+                let mut route = Route {
+                    config: config::Route::new("r", "web"),
+                    keys: KeySpace::new("test", "r"),
+                    destinations: Vec::new(),
+                    policy: None,
+                };
+                (route.config.hosts, route.config.path) = (hosts, path);
+                Arc::new(route)
+            };
+            let routes: Vec<Arc<Route>> = routes.into_iter().map(route).collect();
+            let index = indexed(&routes);
+            for (host, path) in requests {
+                let walked = routes.iter().position(|route| route.takes(&host, &path));
+                let found = index.first(&host, &path, |number| routes[number].takes(&host, &path));
+                prop_assert_eq!(found, walked, "{}{}", host, path);
+            }
         }
     }
 }

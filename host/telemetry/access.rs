@@ -76,22 +76,22 @@ impl Metrics {
 }
 
 impl AccessLog {
-    /// Opens the destination and starts the writer. A FIFO that nobody reads is opened as soon as somebody does; lines are
-    /// lost, and counted, until then.
+    /// Opens the destination and starts the writer, which counts into `metrics`. A FIFO that nobody reads is opened as soon
+    /// as somebody does; lines are lost, and counted, until then.
     ///
     /// # Errors
     /// The file can't be opened for appending, or the system has no thread to give.
-    pub fn start(log: config::Log) -> io::Result<Self> {
-        let destination: Box<dyn Destination> = match log.access {
-            config::AccessLog::Off => return Ok(Self { queue: None, metrics: Metrics::new() }),
+    pub fn start(log: &config::Log, metrics: &Metrics) -> io::Result<Self> {
+        let destination: Box<dyn Destination> = match &log.access {
+            config::AccessLog::Off => return Ok(Self { queue: None, metrics: metrics.clone() }),
             config::AccessLog::Stdout => Box::new(io::stdout()),
-            config::AccessLog::File(path) => Box::new(AppendedFile::open(path)?),
+            config::AccessLog::File(path) => Box::new(AppendedFile::open(path.clone())?),
         };
-        Self::start_with(destination, Bounds::new(log.lines_queued_max))
+        Self::start_with(destination, Bounds::new(log.lines_queued_max), metrics.clone())
     }
 
-    fn start_with(destination: Box<dyn Destination>, bounds: Bounds) -> io::Result<Self> {
-        let (queue, metrics) = (Arc::new(Queue::new(bounds)), Metrics::new());
+    fn start_with(destination: Box<dyn Destination>, bounds: Bounds, metrics: Metrics) -> io::Result<Self> {
+        let queue = Arc::new(Queue::new(bounds));
         let mut writer = Writer { destination, torn: false, failing: false, metrics: metrics.clone() };
         let source = Arc::clone(&queue);
         thread::Builder::new().name("holm-access-log".to_owned()).spawn(move || writer.run(&source))?;
@@ -358,7 +358,7 @@ mod tests {
         let ((entered, is_entered), (opens, gate)) = (mpsc::channel(), mpsc::channel());
         let out = Arc::new(Mutex::new(Vec::new()));
         let destination = Gated { entered, gate, out: Arc::clone(&out) };
-        (AccessLog::start_with(Box::new(destination), bounds).unwrap(), is_entered, opens, out)
+        (AccessLog::start_with(Box::new(destination), bounds, Metrics::new()).unwrap(), is_entered, opens, out)
     }
 
     #[test]
@@ -429,7 +429,8 @@ mod tests {
 
     fn file_log(path: &Path) -> AccessLog {
         let access = config::AccessLog::File(path.to_owned());
-        AccessLog::start(config::Log { access, lines_queued_max: 100, ..config::Log::default() }).unwrap()
+        AccessLog::start(&config::Log { access, lines_queued_max: 100, ..config::Log::default() }, &Metrics::new())
+            .unwrap()
     }
 
     #[test]
@@ -496,14 +497,15 @@ mod tests {
     #[test]
     fn a_path_that_cannot_be_opened_is_named() {
         let access = config::AccessLog::File(PathBuf::from("/nowhere/at/all/access.log"));
-        let error =
-            AccessLog::start(config::Log { access, lines_queued_max: 1, ..config::Log::default() }).err().unwrap();
+        let log = config::Log { access, lines_queued_max: 1, ..config::Log::default() };
+        let error = AccessLog::start(&log, &Metrics::new()).err().unwrap();
         assert!(error.to_string().contains("/nowhere/at/all/access.log"), "{error}");
     }
 
     #[test]
     fn without_a_log_nothing_happens() {
-        let log = AccessLog::start(config::Log { access: config::AccessLog::Off, ..config::Log::default() }).unwrap();
+        let off = config::Log { access: config::AccessLog::Off, ..config::Log::default() };
+        let log = AccessLog::start(&off, &Metrics::new()).unwrap();
         log.record(&with_id("1"));
         log.reopen();
         assert_eq!(log.close(Duration::ZERO), Ok(()));

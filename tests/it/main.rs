@@ -34,6 +34,7 @@ mod purge;
 mod queue;
 mod ranges;
 mod region;
+mod reload;
 mod seeing;
 mod sharing;
 mod slow_sockets;

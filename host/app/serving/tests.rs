@@ -22,7 +22,9 @@ const TENANT_KEY: &[u8] = include_bytes!("../../../plugins/dist/tenant-key.wasm"
 
 /// A configuration with pools of these names at an endpoint that nobody listens at, and a route to each.
 fn config(names: &[&str], more: &str) -> Config {
-    let mut text = "listen = [{ address = \"127.0.0.1:0\" }]\n[cache.memory]\nbytes = \"16MiB\"\n".to_owned();
+    let mut text =
+        "listen = [{ address = \"127.0.0.1:0\" }]\nlog.access = \"off\"\n[cache.memory]\nbytes = \"16MiB\"\n"
+            .to_owned();
     for name in names {
         // A port that only the system's administrator could listen at, and doesn't.
         text += &format!("[pool.{name}]\nendpoints = [\"http://127.0.0.1:1\"]\n");
@@ -43,7 +45,18 @@ const ROUTE: &str = "[[route]]\nname = \"asked\"\npool = \"web\"\npolicy = \"p\"
 async fn base() -> Base {
     let cache = config(&["web"], "").cache;
     let cache = Cache::open("n", &cache, cache::Metrics::default()).await.unwrap();
-    Base { node: "n".to_owned(), cache, metrics: Metrics::default(), log: None }
+    Base { node: "n".to_owned(), cache, metrics: Metrics::default() }
+}
+
+/// Returns a configuration at work, with listeners that nothing accepts at.
+async fn begun(base: Base, config: &Config) -> Arc<Exchange> {
+    let server = http_server(config).await;
+    Exchange::begin(base, config, server.listeners()).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn http_server(config: &Config) -> crate::http::Server {
+    let bound = crate::http::Server::bind(&config.listen, &config.limits, &config.timeouts).await;
+    bound.unwrap_or_else(|error| panic!("{error}"))
 }
 
 async fn assembled(base: &Base, config: &Config, previous: Option<&Serving>) -> Serving {
@@ -181,7 +194,7 @@ fn row(route: &str, count: u32) -> String {
 async fn a_route_has_its_metrics_by_its_name() {
     let (base, registry) = (base().await, Registry::new());
     registry.register_with(|inner| base.metrics.requests.register(inner));
-    let exchange = Exchange::begin(base, &config(&["gone", "moved", "stays"], "")).await.unwrap();
+    let exchange = begun(base, &config(&["gone", "moved", "stays"], "")).await;
     let former = exchange.serving();
     for route in [Some("gone"), Some("moved"), Some("stays"), None] {
         count(&former, route);
@@ -204,7 +217,7 @@ async fn what_can_not_be_assembled_changes_nothing() {
     let (base, registry) = (base().await, Registry::new());
     registry.register_with(|inner| base.metrics.requests.register(inner));
     let said = config(&["web"], &format!("{POLICY}{ROUTE}mode = \"http\"\n"));
-    let exchange = Exchange::begin(base, &said).await.unwrap();
+    let exchange = begun(base, &said).await;
     let former = exchange.serving();
     count(&former, Some("web"));
     let before = rows(&registry);
@@ -245,7 +258,7 @@ async fn what_can_not_be_assembled_changes_nothing() {
 async fn an_exchange_ends_the_checks_of_pools_that_are_no_more() {
     let checked = "[pool.web.health]\npath = \"/\"\ninterval_ms = 100\n[pool.models.health]\npath = \"/\"\n";
     let said = config(&["web", "models"], checked);
-    let exchange = Exchange::begin(base().await, &said).await.unwrap();
+    let exchange = begun(base().await, &said).await;
     let former = exchange.serving();
     let stop = pool(&former, "web").stop_token();
     assert_eq!(exchange.checks(), 2);
@@ -264,4 +277,65 @@ async fn an_exchange_ends_the_checks_of_pools_that_are_no_more() {
     timeout(PATIENCE, ended).await.unwrap();
     timeout(PATIENCE, exchange.close()).await.unwrap();
     assert_eq!(exchange.checks(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_a_restart_or_can_not_be_bound_changes_nothing() {
+    let said = config(&["web"], &format!("{POLICY}{ROUTE}mode = \"http\"\n"));
+    let exchange = begun(base().await, &said).await;
+    let former = exchange.serving();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cases: &[(&str, &dyn Fn(&mut Config))] = &[
+        ("needs a restart: cache.memory.bytes, node", &|config| {
+            (config.node, config.cache.memory.bytes) = ("other".to_owned(), 32 << 20);
+        }),
+        ("cannot listen on 127.0.0.1:", &|config| {
+            config.listen.push(config::Listen::new(taken.local_addr().unwrap()));
+        }),
+        // What the policy that goes on would be loaded from.
+        ("policy `p` ", &|config| {
+            config.policies.get_mut("p").unwrap().source = PolicySource::Embedded(b"\0asm");
+        }),
+        ("the access log: ", &|config| {
+            config.log.access = config::AccessLog::File("/nowhere/at/all/access.log".into());
+        }),
+    ];
+    for (wanted, change) in cases {
+        let mut wrong = said.clone();
+        wrong.routes.push(config::Route::new("extra", "web"));
+        change(&mut wrong);
+        let error = exchange.adopt(&wrong).await.unwrap_err().to_string();
+        assert!(error.starts_with(wanted), "{error}");
+        assert!(Arc::ptr_eq(&former, &exchange.serving()), "{wanted}");
+        assert_eq!(exchange.generation(), 1, "{wanted}");
+    }
+    let mut right = said.clone();
+    right.routes.push(config::Route::new("extra", "web"));
+    let changes: Vec<String> = exchange.adopt(&right).await.unwrap().into_iter().map(|change| change.key).collect();
+    assert_eq!((changes, exchange.generation()), (vec!["route.extra".to_owned()], 2));
+    assert!(exchange.adopt(&right).await.unwrap().is_empty());
+    assert_eq!(exchange.generation(), 2, "nothing has changed");
+    let info = exchange.info();
+    assert_eq!((info.generation, &info.config["route"][2]["name"]), (2, &serde_json::json!("extra")));
+    exchange.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_access_log_takes_the_place_of_the_former() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut said = config(&["web"], "");
+    let exchange = begun(base().await, &said).await;
+    assert!(exchange.serving().log.is_none());
+    let file = dir.path().join("access.log");
+    said.log.access = config::AccessLog::File(file.clone());
+    exchange.adopt(&said).await.unwrap();
+    let log = exchange.serving().log.clone().unwrap();
+    assert!(file.exists());
+    said.limits.headers_max += 1;
+    exchange.adopt(&said).await.unwrap();
+    assert!(Arc::ptr_eq(&log, exchange.serving().log.as_ref().unwrap()), "it is the same");
+    said.log.lines_queued_max += 1;
+    exchange.adopt(&said).await.unwrap();
+    assert!(!Arc::ptr_eq(&log, exchange.serving().log.as_ref().unwrap()));
+    exchange.close().await;
 }

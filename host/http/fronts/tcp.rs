@@ -19,51 +19,60 @@ mod tunnel;
 mod unparsed;
 mod watch;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
-use self::{connection::Builders, listener::Listener};
-use crate::{
-    config,
-    http::{error::Error, handler::Handler, shared::Shared, tls::Certificates},
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
 };
+
+use crate::http::{
+    handler::Handler,
+    shared::{Rules, Shared},
+};
+
+pub(in crate::http) use self::listener::{Handle, Listener, Settings};
 
 /// The listening sockets.
 pub(in crate::http) struct Tcp {
     listeners: Vec<Listener>,
+    /// Those that are added while it runs.
+    added: mpsc::UnboundedReceiver<Listener>,
 }
 
 impl Tcp {
-    /// Binds every address, each with its certificates if it has TLS; nothing is accepted yet.
-    ///
-    /// # Errors
-    /// The first address that can't be bound.
-    pub(in crate::http) fn bind(
-        listen: &[config::Listen],
-        certificates: &[Option<Arc<Certificates>>],
-    ) -> Result<Self, Error> {
-        let places = listen.iter().zip(certificates);
-        let listeners = places.map(|(listen, certificates)| Listener::bind(listen, certificates.as_deref()));
-        Ok(Self { listeners: listeners.collect::<Result<_, _>>()? })
-    }
-
-    /// Returns the bound addresses, in the order of the configuration.
-    pub(in crate::http) fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::address).collect()
+    /// Returns these listeners, and those that come from `added` while it runs; nothing is accepted yet.
+    pub(in crate::http) const fn new(listeners: Vec<Listener>, added: mpsc::UnboundedReceiver<Listener>) -> Self {
+        Self { listeners, added }
     }
 
     /// Accepts until the drain begins; connections that are open then go on.
-    pub(in crate::http) async fn run<H: Handler>(self, shared: Arc<Shared<H>>) {
-        let builders = Arc::new(Builders::new(&shared.limits, &shared.timeouts, &shared.metrics));
+    pub(in crate::http) async fn run<H: Handler>(mut self, shared: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
         let mut acceptors = JoinSet::new();
         for listener in self.listeners {
-            acceptors.spawn(listener.accept(shared.clone(), builders.clone()));
+            acceptors.spawn(listener.accept(shared.clone(), rules.clone()));
         }
-        while let Some(ended) = acceptors.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a listener stopped");
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.drain.cancelled() => break,
+                Some(listener) = self.added.recv() => {
+                    acceptors.spawn(listener.accept(shared.clone(), rules.clone()));
+                }
+                Some(ended) = acceptors.join_next() => report(ended),
             }
         }
+        // Those that were added too late are closed.
+        drop(self.added);
+        while let Some(ended) = acceptors.join_next().await {
+            report(ended);
+        }
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a listener stopped");
     }
 }

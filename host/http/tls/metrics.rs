@@ -47,6 +47,12 @@ impl Metrics {
         self.refused.get_or_create(&label(file)).set(0);
     }
 
+    /// No address has the certificate any more.
+    pub(in crate::http) fn forget(&self, file: &Path) {
+        self.not_after.remove(&label(file));
+        self.refused.remove(&label(file));
+    }
+
     /// A changed certificate is served from now on.
     pub(super) fn replaced(&self) {
         self.replaced.inc();

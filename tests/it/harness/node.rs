@@ -138,7 +138,7 @@ impl Node {
     pub(crate) async fn adopt(&self, builder: &Builder) -> Result<(), String> {
         let config = holm::config::parse("test.toml", &builder.text()).map_err(|error| error.to_string())?;
         let adopted = within("the exchange", self.exchange.adopt(&config)).await;
-        adopted.map_err(|error| error.to_string())
+        adopted.map(drop).map_err(|error| error.to_string())
     }
 
     /// Drains it and waits until it has stopped.

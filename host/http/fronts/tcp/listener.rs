@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug};
 
 use super::{
@@ -25,7 +26,8 @@ use crate::{
     http::{
         error::Error,
         handler::Handler,
-        shared::{Admitted, Shared},
+        shared::{Admitted, Rules, Shared},
+        slots::Slot,
         tls::Certificates,
     },
     message::{Scheme, network::Cidr},
@@ -42,51 +44,126 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 const UNSENT_MAX: u32 = 64 * 1024;
 
 /// One listening address.
-pub(super) struct Listener {
+pub(in crate::http) struct Listener {
     socket: TcpListener,
+    handle: Handle,
+}
+
+/// What may be changed of a listener while it accepts; clones are of the same.
+#[derive(Clone)]
+pub(in crate::http) struct Handle {
     address: SocketAddr,
+    settings: Arc<ArcSwap<Settings>>,
+    stop: CancellationToken,
+}
+
+/// What holds for connections that a listener accepts from now on.
+pub(in crate::http) struct Settings {
+    /// `None` for cleartext.
     tls: Option<TlsAcceptor>,
     /// Networks whose connections begin with the client's address.
     proxies: Vec<Cidr>,
 }
 
-impl Listener {
-    /// Binds an address; without certificates it speaks cleartext.
-    pub(super) fn bind(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
+impl Settings {
+    /// Returns those of the configuration; without certificates it speaks cleartext.
+    pub(in crate::http) fn new(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
         let tls = certificates.map(tls::acceptor).transpose()?;
-        let refused = |reason| Error::Listen { address: listen.address, reason };
-        let socket = open(listen).map_err(refused)?;
-        let address = socket.local_addr().map_err(refused)?;
-        Ok(Self { socket, address, tls, proxies: listen.proxy_protocol.clone() })
+        Ok(Self { tls, proxies: listen.proxy_protocol.clone() })
     }
+}
 
+impl Handle {
     /// Returns the bound address.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(in crate::http) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts until the drain begins; the socket closes on return.
-    pub(super) async fn accept<H: Handler>(self, shared: Arc<Shared<H>>, builders: Arc<Builders>) {
+    /// Returns the scheme of connections that are accepted from now on.
+    pub(in crate::http) fn scheme(&self) -> Scheme {
+        if self.settings.load().tls.is_some() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// Returns the settings of the configuration with the same TLS as now, so that tickets of sessions stay good.
+    pub(in crate::http) fn settings_of(&self, listen: &config::Listen) -> Settings {
+        Settings { tls: self.settings.load().tls.clone(), proxies: listen.proxy_protocol.clone() }
+    }
+
+    /// Sets what holds for connections that are accepted from now on.
+    pub(in crate::http) fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Has the socket closed, and connections that came by it finish what is under way.
+    pub(in crate::http) fn close(&self) {
+        self.stop.cancel();
+    }
+
+    #[cfg(test)]
+    pub(in crate::http) fn is_closed(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    #[cfg(test)]
+    pub(in crate::http) fn proxies(&self) -> usize {
+        self.settings.load().proxies.len()
+    }
+}
+
+/// The rules for new connections, and what follows from them.
+struct Current<H> {
+    rules: Arc<Rules>,
+    shared: Arc<Shared<H>>,
+    builders: Arc<Builders>,
+}
+
+impl<H: Handler> Current<H> {
+    fn new(server: &Shared<H>, rules: Arc<Rules>, drain: &CancellationToken) -> Self {
+        let shared = Arc::new(server.under(&rules, drain.clone()));
+        let builders = Arc::new(Builders::new(&rules.limits, &rules.timeouts, &shared.metrics));
+        Self { rules, shared, builders }
+    }
+}
+
+impl Listener {
+    /// Binds an address; without certificates it speaks cleartext.
+    pub(in crate::http) fn bind(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
+        let settings = Arc::new(ArcSwap::from_pointee(Settings::new(listen, certificates)?));
+        let refused = |reason| Error::Listen { address: listen.address, reason };
+        let socket = open(listen).map_err(refused)?;
+        let address = socket.local_addr().map_err(refused)?;
+        Ok(Self { socket, handle: Handle { address, settings, stop: CancellationToken::new() } })
+    }
+
+    /// Returns what may be changed of it.
+    pub(in crate::http) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Accepts until the drain begins or it is closed, by the rules that hold when a connection comes; the socket closes
+    /// on return.
+    pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
+        let drain = server.drain.child_token();
+        let mut current = Current::new(&server, rules.load_full(), &drain);
         loop {
             let next = tokio::select! {
                 biased;
-                () = shared.drain.cancelled() => return,
-                next = self.next(&shared) => next,
+                () = drain.cancelled() => return,
+                () = self.handle.stop.cancelled() => return drain.cancel(),
+                next = self.next(&server) => next,
             };
             match next {
                 Ok((stream, client, slot)) => {
-                    let accepted = Accepted { stream, client, slot, tls: self.tls.clone() };
-                    let common = (shared.clone(), builders.clone());
-                    if self.proxies.iter().any(|network| network.contains(client.ip())) {
-                        shared.spawn(Span::none(), proxied(common, accepted));
-                    } else {
-                        begin(common, accepted);
+                    let latest = rules.load_full();
+                    if !Arc::ptr_eq(&latest, &current.rules) {
+                        current = Current::new(&server, latest, &drain);
                     }
+                    self.admit(&current, stream, client, slot);
                 }
                 Err(error) => {
-                    shared.metrics.accept_errors.inc();
+                    server.metrics.accept_errors.inc();
                     if !is_of_the_client(&error) {
-                        tracing::warn!(%error, address = %self.address, "cannot accept");
+                        tracing::warn!(%error, address = %self.handle.address, "cannot accept");
                         sleep(BACK_OFF).await;
                     }
                 }
@@ -94,9 +171,21 @@ impl Listener {
         }
     }
 
+    /// Serves a connection, behind a balancer once its client's address has been read.
+    fn admit<H: Handler>(&self, current: &Current<H>, stream: TcpStream, client: SocketAddr, slot: Slot) {
+        let settings = self.handle.settings.load();
+        let accepted = Accepted { stream, client, slot, tls: settings.tls.clone() };
+        let common = (current.shared.clone(), current.builders.clone());
+        if settings.proxies.iter().any(|network| network.contains(client.ip())) {
+            current.shared.spawn(Span::none(), proxied(common, accepted));
+        } else {
+            begin(common, accepted);
+        }
+    }
+
     /// Takes a slot first and a connection then, so that what exceeds the limit waits in the kernel and costs nothing
     /// here.
-    async fn next<H>(&self, shared: &Shared<H>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    async fn next<H>(&self, shared: &Shared<H>) -> io::Result<(TcpStream, SocketAddr, Slot)> {
         let slot = shared.slot().await?;
         let (stream, client) = self.socket.accept().await?;
         // Without it small responses may wait for the client's delayed ACK; a socket that refuses still works.
@@ -110,7 +199,7 @@ impl Listener {
 struct Accepted {
     stream: TcpStream,
     client: SocketAddr,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     tls: Option<TlsAcceptor>,
 }
 
@@ -171,16 +260,17 @@ mod tests {
     async fn the_system_chooses_a_port_and_a_taken_one_is_refused_by_name() {
         let any = config::Listen::new("127.0.0.1:0".parse().unwrap());
         let first = Listener::bind(&any, None).ok().unwrap();
-        assert_ne!(first.address().port(), 0);
-        let error = Listener::bind(&config::Listen::new(first.address()), None).err().unwrap().to_string();
-        assert!(error.contains(&first.address().to_string()), "{error}");
+        let address = first.handle().address();
+        assert_ne!(address.port(), 0);
+        let error = Listener::bind(&config::Listen::new(address), None).err().unwrap().to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
     }
 
     #[tokio::test]
     async fn an_address_is_shared_by_those_that_say_so() {
         let any = config::Listen { reuse_port: true, ..config::Listen::new("127.0.0.1:0".parse().unwrap()) };
         let first = Listener::bind(&any, None).ok().unwrap();
-        let same = config::Listen { address: first.address(), ..any };
+        let same = config::Listen { address: first.handle().address(), ..any };
         assert!(Listener::bind(&same, None).is_ok());
         assert!(Listener::bind(&config::Listen { reuse_port: false, ..same }, None).is_err());
     }

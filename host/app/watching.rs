@@ -1,0 +1,104 @@
+//! Files whose changes the node follows by itself: that of the configuration, and the components of its policies.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{exchange::Exchange, reload::Reloader};
+use crate::config::AccessLog;
+
+/// An editor or a copy writes in several steps; what follows within this time is one change.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// Has the node follow its files until it is stopped.
+pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
+    let (changed, mut changes) = mpsc::channel(1);
+    let mut watched = Watched { watcher: None, folders: BTreeSet::new() };
+    loop {
+        if !watched.follow(folders(&reloader.watched()), || watcher(&changed, reloader.exchange())) {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // Another configuration may have other files.
+            () = reloader.exchange().exchanged() => continue,
+            _ = changes.recv() => {}
+        }
+        sleep(SETTLE_TIME).await;
+        let _ = changes.try_recv();
+        Box::pin(reloader.look_again()).await;
+    }
+}
+
+/// The folders that are watched.
+struct Watched {
+    /// There from the first folder on.
+    watcher: Option<RecommendedWatcher>,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Watched {
+    /// Watches these folders and no others. Returns `false` if nothing can be watched.
+    fn follow(
+        &mut self,
+        folders: BTreeSet<PathBuf>,
+        make: impl FnOnce() -> notify::Result<RecommendedWatcher>,
+    ) -> bool {
+        if self.watcher.is_none() && !folders.is_empty() {
+            match make() {
+                Ok(watcher) => self.watcher = Some(watcher),
+                Err(error) => {
+                    warn!(%error, "files can't be watched; they are read again by HUP and the admin API only");
+                    return false;
+                }
+            }
+        }
+        let Some(watcher) = &mut self.watcher else { return true };
+        for gone in self.folders.difference(&folders) {
+            // It may not be there any more.
+            let _ = watcher.unwatch(gone);
+        }
+        for folder in folders.difference(&self.folders) {
+            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive) {
+                warn!(%error, folder = %folder.display(), "can't be watched; its files are read again by HUP only");
+            }
+        }
+        self.folders = folders;
+        true
+    }
+}
+
+/// Returns a watcher that reports changes; one that waits stands for all that follow.
+fn watcher(changed: &mpsc::Sender<()>, exchange: &Arc<Exchange>) -> notify::Result<RecommendedWatcher> {
+    let (changed, exchange) = (changed.clone(), Arc::clone(exchange));
+    notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is an event as well, and loading reads.
+        if event.is_ok_and(|event| !event.kind.is_access() && !is_log(&event, &exchange)) {
+            let _ = changed.try_send(());
+        }
+    })
+}
+
+/// Whether it is only the access log that was written.
+fn is_log(event: &notify::Event, exchange: &Exchange) -> bool {
+    let serving = exchange.serving();
+    let AccessLog::File(log) = &serving.config.log.access else { return false };
+    !event.paths.is_empty() && event.paths.iter().all(|path| path.file_name() == log.file_name())
+}
+
+/// Where files lie. Not the files themselves: editors and Kubernetes put another file in their place.
+fn folders(files: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let folder = |file: &PathBuf| {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new(".")).to_owned()
+    };
+    files.iter().map(folder).collect()
+}

@@ -1,0 +1,102 @@
+//! What may be exchanged of a server while it runs: its addresses with their certificates, and the rules for its clients.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bound::{self, Bound},
+    error::Error,
+    shared::Rules,
+    slots::Slots,
+    tls::CertificateFiles,
+};
+use crate::config;
+
+/// The addresses of a server with their certificates, and the rules for connections that are opened from now on. Those
+/// that are open keep the rules that they were opened by.
+pub struct Listeners {
+    bound: Bound,
+    rules: Arc<ArcSwap<Rules>>,
+    slots: Slots,
+}
+
+/// Addresses that are bound and certificates that are loaded, to be put in the place of others. Dropped instead, it
+/// leaves everything as it was.
+pub struct Prepared {
+    addresses: bound::Prepared,
+    rules: Rules,
+}
+
+impl Listeners {
+    pub(super) fn new(bound: Bound, rules: Rules) -> Self {
+        let slots = Slots::new(slots(&rules, bound.addresses().len()));
+        Self { bound, rules: Arc::new(ArcSwap::from_pointee(rules)), slots }
+    }
+
+    pub(super) const fn rules(&self) -> &Arc<ArcSwap<Rules>> {
+        &self.rules
+    }
+
+    pub(super) const fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Returns the bound addresses, in the order of the configuration, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.addresses()
+    }
+
+    /// Returns the certificates of the addresses that there are now, to have them read again.
+    #[must_use]
+    pub fn certificates(&self) -> CertificateFiles {
+        self.bound.certificates()
+    }
+
+    /// Looks at the files of certificates as often as the configuration says, whichever there are, until it is stopped.
+    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            // They end when it is cancelled, and not amid a look: what a look has seen, the next one doesn't serve.
+            let until = stop.child_token();
+            tokio::spawn(self.certificates().watch(until.clone()));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.bound.renewed() => until.cancel(),
+            }
+        }
+    }
+
+    /// Binds the addresses that are new, and loads their certificates and those of which the configuration says something
+    /// else. Others stay, and are read again by [`CertificateFiles::reload`]. Nothing is accepted there yet.
+    ///
+    /// # Errors
+    /// The first address that can't be bound, or the first file that can't be used.
+    pub async fn prepare(
+        &self,
+        listen: &[config::Listen],
+        limits: &config::Limits,
+        timeouts: &config::Timeouts,
+    ) -> Result<Prepared, Error> {
+        let addresses = self.bound.prepare(listen).await?;
+        Ok(Prepared { addresses, rules: Rules { limits: limits.clone(), timeouts: timeouts.clone() } })
+    }
+
+    /// Puts what was prepared in the place of what there is. Addresses that are gone are closed, and their connections
+    /// finish what is under way.
+    pub fn commit(&self, prepared: Prepared) {
+        let Prepared { addresses, rules } = prepared;
+        // Unchanged ones stay the same value, so that nothing is made from them anew.
+        if **self.rules.load() != rules {
+            self.rules.store(Arc::new(rules));
+        }
+        self.bound.commit(addresses);
+        self.slots.resize(slots(&self.rules.load(), self.addresses().len()));
+    }
+}
+
+/// A listener holds a slot while it waits for a connection, so each has one at least.
+fn slots(rules: &Rules, listeners: usize) -> usize {
+    rules.limits.connections_max.max(listeners)
+}

@@ -90,6 +90,9 @@ impl Download {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some((_, mut slot)) = self.under_way.take() {
             slot.report_broken();
+            if matches!(error, BodyError::Stalled { .. }) {
+                slot.give_up_connection();
+            }
         }
         Poll::Ready(Some(Err(error)))
     }

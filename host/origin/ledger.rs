@@ -128,12 +128,16 @@ impl Slot {
         }
     }
 
-    /// Reports that the response body stalled or broke off.
-    pub(super) fn report_broken(&mut self) {
-        self.ledger.meters.bodies_broken.inc();
+    /// Has further requests take another connection than this one's, on which the peer has stopped in the middle.
+    pub(super) fn give_up_connection(&self) {
         if let Some(lease) = &self.lease {
             lease.retire();
         }
+    }
+
+    /// Reports that the response body stalled or broke off.
+    pub(super) fn report_broken(&mut self) {
+        self.ledger.meters.bodies_broken.inc();
         self.report(false);
     }
 }

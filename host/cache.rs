@@ -1,6 +1,6 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
-//! The rules are pure (`control`, `freshness`, `vary`, `admit`, `conditional`, `lookup`, `purge::table`); the edges
+//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `admit`, `conditional`, `lookup`, `purge::table`); the edges
 //! are `store` (tiers), `purge` (log and table), `collapse` (flights) and `body` (reading and taking in bodies).
 //! [`Cache`] opens the tiers and the purge table, and looks things up in them.
 
@@ -23,6 +23,7 @@ pub mod record;
 pub mod status;
 pub mod store;
 pub mod tag;
+pub mod targeted;
 pub mod vary;
 
 pub use self::{

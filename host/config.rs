@@ -1,6 +1,7 @@
 //! The validated configuration. `raw` has the values of a file or the command line; `check` turns them into these
 //! types, so that everything past start-up works with values that are valid together.
 
+mod caching;
 mod change;
 mod check;
 mod defaults;
@@ -23,6 +24,7 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use crate::message::{compression::Compression, network::Cidr};
 
+pub use caching::{Compress, Defaults, RangeMiss, Reload, StoreSetCookie};
 pub use change::{changes, described, differences, hidden_keys};
 pub use error::{Error, Invalid};
 pub use flags::{Flags, FlagsTls, from_flags};
@@ -178,6 +180,8 @@ pub struct Limits {
     pub client_places_max: usize,
     /// Networks whose clients aren't limited per address.
     pub trusted_proxies: Vec<Cidr>,
+    /// Networks of proxies in front of the node that are believed what they forward about their clients.
+    pub forwarding_proxies: Vec<Cidr>,
 }
 
 /// How long a client may take. Past any of them its connection is closed.
@@ -633,18 +637,13 @@ pub struct Route {
     pub tag_headers: Vec<HeaderName>,
     /// Whether a client may switch to a WebSocket; its connection is a tunnel to the origin from then on.
     pub websocket: bool,
-}
-
-/// Which replies are compressed, for clients that accept it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Compress {
-    /// The codings that are offered; of those that a client likes equally the first one is used. None if nothing is
-    /// compressed.
-    pub codings: Vec<Compression>,
-    /// Bytes of the smallest body that is compressed.
-    pub bytes_min: usize,
-    /// The media types that are compressed.
-    pub types: Vec<String>,
+    /// Response header fields whose directives take the place of `Cache-Control` and `Expires`, of an `http` route: the
+    /// first that says something (RFC 9213).
+    pub targeted: Vec<HeaderName>,
+    /// What a request for something newer than what is stored leads to, of an `http` route.
+    pub reload: Reload,
+    /// Which responses that set a cookie may be stored, of an `http` route.
+    pub store_set_cookie: StoreSetCookie,
 }
 
 /// A pool, and perhaps a model, that may serve the requests of a route.
@@ -675,16 +674,6 @@ pub enum ForwardPath {
     AsReceived,
     /// The normal form: the origin sees what was matched.
     Normalized,
-}
-
-/// What is fetched when a client asks for a range of what isn't stored, or of what is stale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RangeMiss {
-    /// The whole, which is stored; the client gets its range of it.
-    #[default]
-    Whole,
-    /// The range alone: the request is passed on, and its response isn't stored.
-    Pass,
 }
 
 /// How a body is split into items and joined again.
@@ -732,22 +721,6 @@ pub enum OnFault {
     Native,
     /// The request is refused with 503.
     Refuse,
-}
-
-/// Lifetimes for responses that state none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Defaults {
-    /// Freshness of a cacheable response without explicit lifetime; `None` leaves it to `heuristic_max`.
-    pub ttl: Option<Duration>,
-    /// The most that a tenth of the time since `Last-Modified` counts as freshness (RFC 9111, section 4.2.2); zero
-    /// leaves a response unstored that states no lifetime.
-    pub heuristic_max: Duration,
-    /// `stale-while-revalidate` where the response states none.
-    pub grace: Duration,
-    /// `stale-if-error` where the response states none.
-    pub stale_if_error: Duration,
-    /// How long a stale response is stored for revalidation only.
-    pub keep: Duration,
 }
 
 /// The access log, and which requests the node's own log tells of.

@@ -7,6 +7,7 @@
 
 mod admission;
 mod advice;
+mod claims;
 mod coding;
 mod fetch;
 mod forwarding;
@@ -36,6 +37,7 @@ use self::{
     advice::{Advice, PolicyContext},
     coding::Coder,
     fetch::{Fetcher, Landing},
+    forwarding::Proxies,
     infer::{Batchers, Infer, ItemResult},
     loops::Loops,
     metrics::ReplyCodings,
@@ -68,6 +70,7 @@ pub struct Pipeline {
     web: Web,
     infer: Arc<Infer>,
     prefetcher: Arc<Prefetcher>,
+    proxies: Arc<Proxies>,
 }
 
 /// What a pipeline has in common with the one that takes its place.
@@ -133,7 +136,12 @@ impl Pipeline {
         let Lasting { node, cache, web, infer, prefetcher, codings, loops } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
-        let fetcher = Arc::new(Fetcher { cache: Arc::clone(&cache), policy_context: Arc::clone(&policy_context) });
+        let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
+        let fetcher = Arc::new(Fetcher {
+            cache: Arc::clone(&cache),
+            policy_context: Arc::clone(&policy_context),
+            proxies: Arc::clone(&proxies),
+        });
         let replies = Arc::new(Replies {
             node_name: node,
             cache: Arc::clone(&cache),
@@ -142,6 +150,7 @@ impl Pipeline {
         });
         let passer = Arc::new(Passer {
             policy_context: Arc::clone(&policy_context),
+            proxies: Arc::clone(&proxies),
             purger: Arc::clone(cache.purger()),
             replies: Arc::clone(&replies),
         });
@@ -162,11 +171,12 @@ impl Pipeline {
             limits,
             codings,
         });
-        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher })
+        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, proxies })
     }
 
     /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
-    pub async fn serve(self: &Arc<Self>, request: Request, span: RequestSpan) -> Reply {
+    pub async fn serve(self: &Arc<Self>, mut request: Request, span: RequestSpan) -> Reply {
+        self.proxies.believe(&mut request.head);
         let taken = self.policy_context.routes.find(&request.head);
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };

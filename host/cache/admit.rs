@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{
     HeaderMap, Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONNECTION, COOKIE, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-        TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AGE, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, EXPIRES, HeaderName, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -15,11 +15,12 @@ use super::{
     control::Directives,
     freshness::{self, Lifetimes},
     tag::{self, Tag},
+    targeted,
     vary::{self, Vary},
 };
 use crate::{
     clock::Timestamp,
-    config::Defaults,
+    config::{Defaults, StoreSetCookie},
     message::tag::is_nameable,
     planted::{Plant, planted},
 };
@@ -70,8 +71,10 @@ pub enum Refusal {
     Private,
     /// The request was authorized and the response doesn't permit sharing.
     Authorized,
-    /// It sets a cookie and doesn't say `public`.
+    /// It sets a cookie, and doesn't say that it is for all (RFC 9111, section 7.3).
     SetsCookie,
+    /// It is a stream of events, made for the one that listens, and doesn't say for how long it's good.
+    EventStream,
     /// A status that isn't stored: partial, informational, not modified, or a refusal until the protocol is switched.
     Status,
     /// Nothing says for how long it's good.
@@ -101,6 +104,7 @@ impl Refusal {
             Self::Private => "private",
             Self::Authorized => "authorized",
             Self::SetsCookie => "set-cookie",
+            Self::EventStream => "event-stream",
             Self::Status => "status",
             Self::NoLifetime => "no-lifetime",
             Self::VaryAny => "vary",
@@ -117,7 +121,13 @@ impl Refusal {
     pub const fn is_shareable(self) -> bool {
         !matches!(
             self,
-            Self::Private | Self::NoStore | Self::SetsCookie | Self::Authorized | Self::VaryAny | Self::Policy
+            Self::Private
+                | Self::NoStore
+                | Self::SetsCookie
+                | Self::EventStream
+                | Self::Authorized
+                | Self::VaryAny
+                | Self::Policy
         )
     }
 
@@ -146,13 +156,28 @@ pub struct Exchange<'a> {
     pub length: Option<u64>,
     /// When the head arrived.
     pub received: Timestamp,
+    /// The fields whose directives take the place of `Cache-Control` and `Expires` (RFC 9213), in their order.
+    pub targeted: &'a [HeaderName],
 }
 
-/// Decides about a response to a GET or HEAD, or to an item (`infer`, by POST).
+/// The rules of a route.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Whether the request is an item, by POST, whose response depends on its body.
+    pub infer: bool,
+    /// Lifetimes for responses that state none.
+    pub defaults: &'a Defaults,
+    /// Which responses that set a cookie may be stored.
+    pub store_set_cookie: StoreSetCookie,
+    /// Bytes of the largest body that is stored.
+    pub object_bytes_max: u64,
+}
+
+/// Decides about a response to a GET or HEAD, or to an item.
 #[must_use]
-pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_bytes_max: u64) -> Admission {
-    let directives = Directives::read(exchange.response);
-    if let Some(refusal) = refusal(exchange, &directives, infer, object_bytes_max) {
+pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
+    let directives = targeted::effective(exchange.response, exchange.targeted);
+    if let Some(refusal) = refusal(exchange, &directives, rules) {
         return Admission::Refuse(refusal);
     }
     let vary = match vary::read(exchange.response) {
@@ -160,11 +185,11 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
         Vary::By(names) => Some(names),
         Vary::Any => return Admission::Refuse(Refusal::VaryAny),
     };
-    let defaults = guessable(exchange, &directives, infer, defaults);
+    let defaults = guessable(exchange, &directives, rules);
     let age_ms = freshness::initial_age_ms(exchange.response, exchange.received, exchange.received);
     match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
         // Its lifetime is over on arrival: stored it would only take space.
-        Some(lifetimes) if lifetimes.end_ms() <= age_ms => Admission::Refuse(Refusal::NoLifetime),
+        Some(lifetimes) if lifetimes.use_ends_ms() <= age_ms => Admission::Refuse(Refusal::NoLifetime),
         Some(lifetimes) => {
             Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives), tags: None })
         }
@@ -172,13 +197,16 @@ pub fn decide(exchange: &Exchange<'_>, infer: bool, defaults: &Defaults, object_
     }
 }
 
-fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object_bytes_max: u64) -> Option<Refusal> {
+fn refusal(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> Option<Refusal> {
+    let infer = rules.infer;
     let asks = exchange.method == Method::GET || exchange.method == Method::HEAD || infer;
     // An item's key has all the credentials that are sent with it: see `pipeline::forwarding`.
     let presented = exchange.lent || !infer && exchange.request.contains_key(AUTHORIZATION);
     let authorized = presented && !for_authorized(directives);
-    let cookie = exchange.response.contains_key(SET_COOKIE) && !directives.public;
-    let rules = [
+    let is_explicit = states_lifetime(directives, exchange.response);
+    let cookie =
+        exchange.response.contains_key(SET_COOKIE) && !may_set_cookie(directives, is_explicit, rules.store_set_cookie);
+    let checks = [
         (!asks, Refusal::Method),
         (Directives::of_request(exchange.request).no_store, Refusal::RequestNoStore),
         (directives.must_understand && !is_understood(exchange.status), Refusal::Status),
@@ -187,10 +215,36 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
         (directives.private && !planted(Plant::PrivateShared), Refusal::Private),
         (authorized, Refusal::Authorized),
         (cookie, Refusal::SetsCookie),
+        (!infer && !is_explicit && is_event_stream(exchange.response), Refusal::EventStream),
         (!storable(exchange), Refusal::Status),
-        (exchange.length.is_some_and(|length| length > object_bytes_max), Refusal::TooLarge),
+        (exchange.length.is_some_and(|length| length > rules.object_bytes_max), Refusal::TooLarge),
     ];
-    rules.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal))
+    checks.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal))
+}
+
+/// Whether the response states for how long it's good, be it for no time at all.
+fn states_lifetime(directives: &Directives, response: &HeaderMap) -> bool {
+    let is_in_directives = directives.s_maxage.is_some() || directives.max_age.is_some();
+    is_in_directives || !directives.targeted && response.contains_key(EXPIRES)
+}
+
+/// Whether a response that sets a cookie may be stored, cookie and all. RFC 9111, section 7.3, lets caches store any;
+/// but origins that mean a cookie for one client often state a lifetime for that client's own cache. `public`,
+/// `s-maxage` and what targeted fields say is said to shared caches.
+fn may_set_cookie(directives: &Directives, is_explicit: bool, rule: StoreSetCookie) -> bool {
+    let to_shared = directives.public || directives.s_maxage.is_some() || directives.targeted && is_explicit;
+    match rule {
+        StoreSetCookie::Never => false,
+        StoreSetCookie::Shared => to_shared,
+        StoreSetCookie::Explicit => to_shared || is_explicit,
+    }
+}
+
+/// Whether it is a stream of events (HTML, section 9.2), which begins when its client comes and has no end.
+fn is_event_stream(response: &HeaderMap) -> bool {
+    let Some(value) = response.get(CONTENT_TYPE) else { return false };
+    let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
 /// The longest that an error which states no lifetime is stored for: long enough for a flood of requests for what isn't
@@ -198,7 +252,8 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, infer: bool, object
 const ERROR_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// The defaults that count for this response, if it states no lifetime (RFC 9110, section 15.1; RFC 9111, section 4.2.2).
-fn guessable(exchange: &Exchange<'_>, directives: &Directives, infer: bool, defaults: &Defaults) -> Defaults {
+fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> Defaults {
+    let Rules { infer, defaults, .. } = *rules;
     let status = exchange.status;
     // What is only guessed to be for everybody mustn't have been made for the one that sent a cookie. A model's response
     // has no date of its own.
@@ -207,7 +262,8 @@ fn guessable(exchange: &Exchange<'_>, directives: &Directives, infer: bool, defa
     if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
         return Defaults { heuristic_max, ..*defaults };
     }
-    let none = Defaults { ttl: None, heuristic_max: Duration::ZERO, ..Defaults::default() };
+    let (ttl, stale_if_unreachable) = (None, Duration::ZERO);
+    let none = Defaults { ttl, heuristic_max: Duration::ZERO, stale_if_unreachable, ..Defaults::default() };
     let error_max = heuristic_max.min(ERROR_TTL_MAX);
     match (is_cacheable(status), directives.public) {
         (true, _) => Defaults { ttl: defaults.ttl.map(|ttl| ttl.min(ERROR_TTL_MAX)), heuristic_max: error_max, ..none },
@@ -256,10 +312,10 @@ fn storable(exchange: &Exchange<'_>) -> bool {
         && !is_of_switch
 }
 
-/// Whether a response to a request with `Authorization` may be shared, by its directives (section 3.5).
+/// Whether the response to a request with `Authorization` may be shared, by its directives (section 3.5).
 #[must_use]
-pub fn permits_authorized(response: &HeaderMap) -> bool {
-    for_authorized(&Directives::read(response))
+pub fn permits_authorized(exchange: &Exchange<'_>) -> bool {
+    for_authorized(&targeted::effective(exchange.response, exchange.targeted))
 }
 
 /// Section 3.5.
@@ -294,6 +350,10 @@ mod tests {
         lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
+    fn rules(defaults: &Defaults, object_bytes_max: u64) -> Rules<'_> {
+        Rules { infer: false, defaults, store_set_cookie: StoreSetCookie::Shared, object_bytes_max }
+    }
+
     fn decided(
         method: Method,
         status: u16,
@@ -309,8 +369,9 @@ mod tests {
             response: &response,
             length: Some(10),
             received: Timestamp(0),
+            targeted: &[],
         };
-        decide(&exchange, false, &Defaults { ttl: None, ..Defaults::default() }, 10)
+        decide(&exchange, &rules(&Defaults::default(), 10))
     }
 
     #[test]
@@ -358,6 +419,120 @@ mod tests {
     }
 
     #[test]
+    fn a_targeted_field_decides_instead_of_cache_control_and_expires() {
+        const LIST: [HeaderName; 2] =
+            [HeaderName::from_static("cdn-cache-control"), HeaderName::from_static("surrogate-control")];
+        const CDN: &str = "cdn-cache-control";
+        const LATER: (&str, &str) = ("expires", "Sat, 06 Nov 2094 08:50:37 GMT");
+        let fresh = |seconds: u64| Some(seconds * 1000);
+        for (request, response, wanted) in [
+            (&[][..], &[("cache-control", "no-store"), (CDN, "max-age=60")][..], Ok(fresh(60))),
+            (&[], &[("cache-control", "private"), (CDN, "max-age=60")], Ok(fresh(60))),
+            (&[], &[("cache-control", "max-age=9"), (CDN, "no-store")], Err(Refusal::NoStore)),
+            (&[], &[("cache-control", "max-age=9"), (CDN, "private")], Err(Refusal::Private)),
+            (&[], &[LATER, (CDN, "max-age=0")], Err(Refusal::NoLifetime)),
+            (&[], &[LATER, (CDN, "public")], Err(Refusal::NoLifetime)),
+            (&[], &[LATER, (CDN, "max-age=60, !")], Ok(Some((1 << 31) * 1000))),
+            (&[], &[(CDN, "max-age=60"), ("age", "60")], Err(Refusal::NoLifetime)),
+            (&[], &[("cache-control", "no-store"), ("surrogate-control", "max-age=60;holm")], Ok(fresh(60))),
+            (&[], &[("cache-control", "max-age=9"), ("surrogate-control", "no-store")], Err(Refusal::NoStore)),
+            (&[], &[("cache-control", "max-age=9"), ("surrogate-control", "no-store;abc")], Ok(fresh(9))),
+            (&[("authorization", "a")], &[(CDN, "max-age=60, public")], Ok(fresh(60))),
+            (&[("authorization", "a")], &[("cache-control", "public"), (CDN, "max-age=60")], Err(Refusal::Authorized)),
+            (&[], &[("set-cookie", "a=b"), (CDN, "max-age=60")], Ok(fresh(60))),
+        ] {
+            let (request, headers) = (headers(request), headers(response));
+            let exchange = Exchange {
+                method: &Method::GET,
+                request: &request,
+                lent: false,
+                status: StatusCode::OK,
+                response: &headers,
+                length: Some(10),
+                received: Timestamp(0),
+                targeted: &LIST,
+            };
+            let found = match decide(&exchange, &rules(&Defaults::default(), 10)) {
+                Admission::Store(storage) => Ok(Some(storage.lifetimes.ttl_ms)),
+                Admission::Refuse(refusal) => Err(refusal),
+            };
+            assert_eq!(found, wanted, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn which_responses_that_set_a_cookie_are_stored() {
+        use StoreSetCookie::{Explicit, Never, Shared};
+        const LATER: (&str, &str) = ("expires", "Sat, 06 Nov 2094 08:50:37 GMT");
+        const MODIFIED: (&str, &str) = ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT");
+        let cases: [(&[(&str, &str)], [bool; 3]); 8] = [
+            (&[("cache-control", "max-age=60, public")], [false, true, true]),
+            (&[("cache-control", "s-maxage=60")], [false, true, true]),
+            (&[("cache-control", "max-age=60"), ("cdn-cache-control", "max-age=60")], [false, true, true]),
+            (&[("cache-control", "max-age=60"), ("cdn-cache-control", "foo"), MODIFIED], [false, false, false]),
+            (&[("cache-control", "max-age=60")], [false, false, true]),
+            (&[LATER], [false, false, true]),
+            (&[MODIFIED], [false, false, false]),
+            (&[("cache-control", "max-age=60, private")], [false, false, false]),
+        ];
+        for (response, wanted) in cases {
+            let fields = response.iter().map(|(name, value)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            });
+            let mut map: HeaderMap = fields.collect();
+            map.insert(SET_COOKIE, HeaderValue::from_static("a=b"));
+            let request = HeaderMap::new();
+            let exchange = Exchange {
+                method: &Method::GET,
+                request: &request,
+                lent: false,
+                status: StatusCode::OK,
+                response: &map,
+                length: Some(10),
+                received: Timestamp(784_111_777_000),
+                targeted: &[HeaderName::from_static("cdn-cache-control")],
+            };
+            let defaults = Defaults::default();
+            let stores = |store_set_cookie| {
+                let rules = Rules { store_set_cookie, ..rules(&defaults, 10) };
+                matches!(decide(&exchange, &rules), Admission::Store(_))
+            };
+            assert_eq!([Never, Shared, Explicit].map(stores), wanted, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_of_events_is_stored_only_if_it_says_for_how_long() {
+        let defaults = Defaults { ttl: Some(Duration::from_secs(60)), ..Defaults::default() };
+        let stream = ("content-type", "Text/Event-Stream; charset=utf-8");
+        for (response, infer, wanted) in [
+            (&[stream][..], false, Some(Refusal::EventStream)),
+            (&[stream, ("cache-control", "public")], false, Some(Refusal::EventStream)),
+            (&[stream, ("cache-control", "max-age=5")], false, None),
+            (&[stream], true, None),
+            (&[("content-type", "text/event-streams")], false, None),
+            (&[], false, None),
+        ] {
+            let (request, headers) = (HeaderMap::new(), headers(response));
+            let exchange = Exchange {
+                method: if infer { &Method::POST } else { &Method::GET },
+                request: &request,
+                lent: false,
+                status: StatusCode::OK,
+                response: &headers,
+                length: None,
+                received: Timestamp(0),
+                targeted: &[],
+            };
+            let found = match decide(&exchange, &Rules { infer, ..rules(&defaults, 10) }) {
+                Admission::Store(_) => None,
+                Admission::Refuse(refusal) => Some(refusal),
+            };
+            assert_eq!(found, wanted, "{response:?}");
+        }
+    }
+
+    #[test]
     fn too_large_and_default_lifetimes() {
         let (request, response) = (HeaderMap::new(), HeaderMap::new());
         let mut exchange = Exchange {
@@ -368,12 +543,13 @@ mod tests {
             response: &response,
             length: Some(11),
             received: Timestamp(0),
+            targeted: &[],
         };
         let defaults = Defaults { ttl: Some(Duration::from_secs(1)), ..Defaults::default() };
-        assert_eq!(decide(&exchange, false, &defaults, 10), Admission::Refuse(Refusal::TooLarge));
-        assert!(matches!(decide(&exchange, false, &defaults, 11), Admission::Store(_)));
+        assert_eq!(decide(&exchange, &rules(&defaults, 10)), Admission::Refuse(Refusal::TooLarge));
+        assert!(matches!(decide(&exchange, &rules(&defaults, 11)), Admission::Store(_)));
         exchange.status = StatusCode::INTERNAL_SERVER_ERROR;
-        assert_eq!(decide(&exchange, false, &defaults, 11), Admission::Refuse(Refusal::NoLifetime));
+        assert_eq!(decide(&exchange, &rules(&defaults, 11)), Admission::Refuse(Refusal::NoLifetime));
     }
 
     #[test]
@@ -388,9 +564,10 @@ mod tests {
                 response: &response,
                 length: Some(10),
                 received: Timestamp(784_111_777_000),
+                targeted: &[],
             };
             let defaults = Defaults { ttl: ttl.map(Duration::from_secs), ..Defaults::default() };
-            match decide(&exchange, infer, &defaults, 10) {
+            match decide(&exchange, &Rules { infer, ..rules(&defaults, 10) }) {
                 Admission::Store(storage) => Some(storage.lifetimes.ttl_ms),
                 Admission::Refuse(_) => None,
             }

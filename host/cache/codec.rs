@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{
+    control::Directives,
     entry::{DIGEST_BYTES, Digest, Head, Layout, Object, Value},
     freshness::Lifetimes,
     purge::Mark,
@@ -104,14 +105,18 @@ struct Wire {
     /// The digests of the parts, joined. Without them there is no telling what a part should be: such a head is a miss.
     #[serde(default)]
     digests: ByteBuf,
+    /// Before there was this field, only `Cache-Control` could say it.
+    #[serde(default)]
+    forbids_stale: Option<bool>,
+    #[serde(default)]
+    own: Vec<(String, ByteBuf)>,
 }
 
 impl From<&Head> for Wire {
     fn from(head: &Head) -> Self {
-        let field = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), ByteBuf::from(value.as_bytes()));
         Self {
             status: head.status.as_u16(),
-            headers: head.headers.iter().map(field).collect(),
+            headers: fields(&head.headers),
             stored_at: head.stored_at,
             initial_age_ms: head.initial_age_ms,
             lifetimes: head.lifetimes,
@@ -127,22 +132,35 @@ impl From<&Head> for Wire {
                 Layout::Whole => ByteBuf::new(),
                 Layout::Parts { digests, .. } => ByteBuf::from(digests.concat()),
             },
+            forbids_stale: Some(head.forbids_stale),
+            own: fields(&head.own),
         }
     }
 }
 
+fn fields(headers: &HeaderMap) -> Vec<(String, ByteBuf)> {
+    headers.iter().map(|(name, value)| (name.to_string(), ByteBuf::from(value.as_bytes()))).collect()
+}
+
+fn header_map(fields: Vec<(String, ByteBuf)>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(if fields.is_empty() { 0 } else { fields.len() + 2 });
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().ok()?;
+        headers.append(name, HeaderValue::from_maybe_shared(Bytes::from(value.into_vec())).ok()?);
+    }
+    Some(headers)
+}
+
 impl Wire {
     fn head(self) -> Option<Head> {
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + 2);
-        for (name, value) in self.headers {
-            let name: HeaderName = name.parse().ok()?;
-            headers.append(name, HeaderValue::from_maybe_shared(Bytes::from(value.into_vec())).ok()?);
-        }
+        let headers = header_map(self.headers)?;
         let tags: Option<Vec<Tag>> =
             self.tags.iter().map(|tag| tag.as_slice().try_into().ok().map(Tag::from_bytes)).collect();
         Some(Head {
             status: StatusCode::from_u16(self.status).ok()?,
+            forbids_stale: self.forbids_stale.unwrap_or_else(|| Directives::read(&headers).forbids_stale()),
             headers,
+            own: header_map(self.own)?,
             stored_at: self.stored_at,
             initial_age_ms: self.initial_age_ms,
             lifetimes: self.lifetimes,
@@ -183,12 +201,20 @@ pub(crate) mod tests {
         Head {
             status: StatusCode::OK,
             headers,
+            own: HeaderMap::new(),
             stored_at: Timestamp(1_000_000),
             initial_age_ms: 2_500,
-            lifetimes: Lifetimes { ttl_ms: 60_000, grace_ms: 1, stale_if_error_ms: 2, keep_ms: 3 },
+            lifetimes: Lifetimes {
+                ttl_ms: 60_000,
+                grace_ms: 1,
+                stale_if_error_ms: 2,
+                stale_if_unreachable_ms: 4,
+                keep_ms: 3,
+            },
             tags: vec![Tag::url("http://a/"), Tag::named(b"t")],
             mark: Mark { log: Incarnation(5), position: Position(6), ..Mark::default() },
             for_authorized: true,
+            forbids_stale: false,
             length,
             layout: Layout::Whole,
         }
@@ -210,6 +236,13 @@ pub(crate) mod tests {
 
         let Some(Value::Part(part)) = decode(&joined(&Value::Part(body.clone()))) else { panic!("not a part") };
         assert_eq!(part, body);
+
+        let mut own = head(5);
+        own.own.append("surrogate-control", HeaderValue::from_static("max-age=60"));
+        own.forbids_stale = true;
+        let bytes = joined(&Value::Object(Object::new(own.clone(), body.clone())));
+        let Some(Value::Object(object)) = decode(&bytes) else { panic!("not an object") };
+        assert_eq!(object.head, own);
 
         let names: Arc<[HeaderName]> = vec![http::header::ACCEPT].into();
         let Some(Value::Varies(read)) = decode(&joined(&Value::Varies(names.clone()))) else { panic!("not varies") };
@@ -233,6 +266,17 @@ pub(crate) mod tests {
             assert!(decode(&bytes).is_none(), "{count} digests of 3");
         }
         assert_eq!(digests(&[0; DIGEST_BYTES + 1], 1), None);
+    }
+
+    #[test]
+    fn a_head_without_the_later_fields_forbids_what_its_cache_control_forbids() {
+        for (control, wanted) in [("max-age=60", false), ("max-age=60, must-revalidate", true)] {
+            let mut head = head(0);
+            head.headers.insert("cache-control", HeaderValue::from_static(control));
+            let mut wire = Wire::from(&head);
+            wire.forbids_stale = None;
+            assert_eq!(wire.head().map(|head| head.forbids_stale), Some(wanted), "{control}");
+        }
     }
 
     #[test]

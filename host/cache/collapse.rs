@@ -126,6 +126,11 @@ impl<T> Lead<T> {
         Follower { number: self.number, receiver: self.sender.subscribe() }
     }
 
+    /// Takes the flight off the table: who comes from now on starts another. Those that follow already still do.
+    pub fn close(&self) {
+        self.flights.retire(&self.key, self.number);
+    }
+
     /// Lands the flight for all followers: those that wait now, and those that join until this is dropped.
     pub fn land(&self, landing: T) {
         self.sender.send_replace(Some(landing));
@@ -220,6 +225,21 @@ mod tests {
         drop((own, other));
         waiting.await.unwrap();
         assert_eq!(flights.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_flight_lands_for_those_who_follow_and_takes_no_others() {
+        let flights = Flights::new(10);
+        let first = lead(flights.join(&key(1)));
+        let early = follow(flights.join(&key(1)));
+        first.close();
+        assert_eq!(flights.open(), 0);
+        let second = lead(flights.join(&key(1)));
+        first.land(7);
+        drop(first);
+        assert_eq!(early.landed().await, Some(7));
+        assert_eq!(flights.open(), 1, "the second one is another's");
+        drop(second);
     }
 
     #[test]

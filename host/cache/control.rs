@@ -40,6 +40,8 @@ pub struct Directives {
     pub only_if_cached: bool,
     /// `no-transform`.
     pub no_transform: bool,
+    /// They are from a targeted field (RFC 9213), so that `Expires` counts as little as `Cache-Control`.
+    pub targeted: bool,
 }
 
 impl Directives {
@@ -53,6 +55,12 @@ impl Directives {
             }
         }
         it
+    }
+
+    /// Whether a stale response may never be served, whoever accepts it (sections 4.2.4 and 5.2.2).
+    #[must_use]
+    pub const fn forbids_stale(&self) -> bool {
+        self.must_revalidate || self.proxy_revalidate || self.s_maxage.is_some() || self.no_cache
     }
 
     /// Reads a request's directives; `Pragma: no-cache` counts where there is no `Cache-Control` (section 5.4).
@@ -91,7 +99,8 @@ impl Directives {
         }
     }
 
-    fn flag(&mut self, is: impl Fn(&str) -> bool) -> Option<&mut bool> {
+    /// Returns the directive without a value that has this name.
+    pub(super) fn flag(&mut self, is: impl Fn(&str) -> bool) -> Option<&mut bool> {
         let flags = [
             ("no-store", &mut self.no_store),
             ("no-cache", &mut self.no_cache),

@@ -23,8 +23,10 @@ use crate::clock::{Timestamp, Uptime};
 pub struct Head {
     /// The status.
     pub status: StatusCode,
-    /// End-to-end header fields as the origin sent them, `Age` left out.
+    /// End-to-end header fields as the origin sent them, `Age` and [`Head::own`] left out.
     pub headers: HeaderMap,
+    /// Fields of the origin that are for this cache alone (RFC 9213): needed to renew it, and never sent to clients.
+    pub own: HeaderMap,
     /// When the response (or the 304 that renewed it) arrived.
     pub stored_at: Timestamp,
     /// The age it had then, in milliseconds.
@@ -37,6 +39,8 @@ pub struct Head {
     pub mark: Mark,
     /// Whether it may be served to a request with `Authorization` (RFC 9111, section 3.5).
     pub for_authorized: bool,
+    /// Whether its directives forbid that it is ever served stale (RFC 9111, section 4.2.4).
+    pub forbids_stale: bool,
     /// Length of the body in bytes.
     pub length: u64,
     /// How the body is stored.
@@ -99,6 +103,14 @@ impl Head {
     #[must_use]
     pub fn freshness(&self, now: Timestamp) -> Freshness {
         freshness::judge(&self.lifetimes, self.age_ms(now))
+    }
+
+    /// Returns all fields that the origin sent, those for this cache included.
+    #[must_use]
+    pub fn all_headers(&self) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        headers.extend(self.own.clone());
+        headers
     }
 
     /// Milliseconds from now until it's of no use.
@@ -178,12 +190,15 @@ impl Object {
     #[must_use]
     pub fn weight(&self) -> usize {
         // Twice the headers: the prepared reply holds them again.
-        let headers: usize = self.head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        let bytes = |headers: &HeaderMap| -> usize {
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
+        };
+        let (headers, own) = (bytes(&self.head.headers), bytes(&self.head.own));
         let digests = match &self.head.layout {
             Layout::Whole => 0,
             Layout::Parts { digests, .. } => DIGEST_BYTES * digests.len(),
         };
-        512 + 2 * headers + 16 * self.head.tags.len() + digests + self.body.len()
+        512 + 2 * headers + own + 16 * self.head.tags.len() + digests + self.body.len()
     }
 }
 

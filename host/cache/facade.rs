@@ -10,7 +10,7 @@ use super::{
     entry::{Object, Value},
     key::Key,
     lookup::{self, Demand, Outcome},
-    purge::{self, Purger},
+    purge::{self, Purger, Standing},
     store::{self, Tier, Tiers, lock::DirLock},
     tag::Tag,
     vary,
@@ -204,6 +204,14 @@ impl Cache {
     #[must_use]
     pub fn is_gone(&self, object: &Object, url: &str) -> bool {
         self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))
+    }
+
+    /// Whether nothing that this node knows of was purged of what is stored since its fetch began, for a request of this
+    /// URL. Only then is it served because its origin can't be reached.
+    #[must_use]
+    pub fn is_good(&self, object: &Object, url: &str) -> bool {
+        let head = &object.head;
+        self.purger.check(&head.tags, &head.mark, &object.checked, Some(|| Tag::url(url))) == Standing::Good
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.

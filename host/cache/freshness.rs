@@ -24,6 +24,9 @@ pub struct Lifetimes {
     pub grace_ms: u64,
     /// Served stale for this long after if the origin fails.
     pub stale_if_error_ms: u64,
+    /// Served stale for this long after if the origin can't be reached (section 4.2.4).
+    #[serde(default)]
+    pub stale_if_unreachable_ms: u64,
     /// Stored for this long after, for revalidation only.
     pub keep_ms: u64,
 }
@@ -39,6 +42,7 @@ impl Lifetimes {
             ttl_ms: self.ttl_ms.min(STAGE_MS_MAX),
             grace_ms: self.grace_ms.min(STAGE_MS_MAX),
             stale_if_error_ms: self.stale_if_error_ms.min(STAGE_MS_MAX),
+            stale_if_unreachable_ms: self.stale_if_unreachable_ms.min(STAGE_MS_MAX),
             keep_ms: self.keep_ms.min(STAGE_MS_MAX),
         }
     }
@@ -46,6 +50,13 @@ impl Lifetimes {
     /// From when on the entry is of no use, in milliseconds of age.
     #[must_use]
     pub fn end_ms(&self) -> u64 {
+        self.use_ends_ms().max(self.ttl_ms.saturating_add(self.stale_if_unreachable_ms))
+    }
+
+    /// From when on the entry is of no use while its origin can be reached, in milliseconds of age. What is of no use
+    /// then on arrival isn't stored.
+    #[must_use]
+    pub fn use_ends_ms(&self) -> u64 {
         self.ttl_ms.saturating_add(self.grace_ms.max(self.stale_if_error_ms).max(self.keep_ms))
     }
 }
@@ -66,6 +77,8 @@ pub enum Freshness {
         grace: bool,
         /// May be served if the origin fails.
         if_error: bool,
+        /// May be served if the origin can't be reached.
+        if_unreachable: bool,
     },
     /// Of no use but to be replaced.
     Dead,
@@ -81,7 +94,12 @@ pub fn judge(lifetimes: &Lifetimes, age_ms: u64) -> Freshness {
         return Freshness::Dead;
     }
     let over_ms = age_ms - lifetimes.ttl_ms;
-    Freshness::Stale { over_ms, grace: over_ms < lifetimes.grace_ms, if_error: over_ms < lifetimes.stale_if_error_ms }
+    Freshness::Stale {
+        over_ms,
+        grace: over_ms < lifetimes.grace_ms,
+        if_error: over_ms < lifetimes.stale_if_error_ms,
+        if_unreachable: over_ms < lifetimes.stale_if_unreachable_ms,
+    }
 }
 
 /// The lifetimes a response states, completed by the route's defaults; `None` if nothing makes it storable.
@@ -92,7 +110,8 @@ pub fn lifetimes(
     received: Timestamp,
     defaults: &Defaults,
 ) -> Option<Lifetimes> {
-    let explicit = directives.s_maxage.or(directives.max_age).or_else(|| expires_in(headers, received));
+    let expires = || if directives.targeted { None } else { expires_in(headers, received) };
+    let explicit = directives.s_maxage.or(directives.max_age).or_else(expires);
     let guessed = || defaults.ttl.or_else(|| heuristic(headers, received, defaults.heuristic_max));
     let validated = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
     let ttl = match (directives.no_cache, explicit.or_else(guessed)) {
@@ -103,16 +122,18 @@ pub fn lifetimes(
         (true, _) | (false, None) => return None,
         (false, Some(ttl)) => ttl,
     };
-    let strict = directives.must_revalidate || directives.proxy_revalidate || directives.s_maxage.is_some();
     let unless_strict = |stated: Option<Duration>, default: Duration| {
-        if strict || directives.no_cache { Duration::ZERO } else { stated.unwrap_or(default) }
+        if directives.forbids_stale() { Duration::ZERO } else { stated.unwrap_or(default) }
     };
+    // What was never fresh is no better for its origin being out of reach.
+    let unreachable = if ttl.is_zero() { Duration::ZERO } else { defaults.stale_if_unreachable };
     // Without the default keep an entry with a validator would vanish the moment it could save a transfer.
     let keep = if validated { defaults.keep.max(ttl.min(KEEP_MAX)).max(KEEP_MIN) } else { Duration::ZERO };
     let lifetimes = Lifetimes {
         ttl_ms: millis(ttl),
         grace_ms: millis(unless_strict(directives.grace, defaults.grace)),
         stale_if_error_ms: millis(unless_strict(directives.stale_if_error, defaults.stale_if_error)),
+        stale_if_unreachable_ms: millis(unless_strict(None, unreachable)),
         keep_ms: millis(keep),
     };
     Some(lifetimes.bounded())
@@ -238,26 +259,47 @@ mod tests {
             let map = headers(&[("cache-control", control)]);
             lifetimes(&Directives::read(&map), &map, THEN, &defaults).unwrap()
         };
-        assert_eq!(of("public"), Lifetimes { ttl_ms: 1000, grace_ms: 2000, stale_if_error_ms: 3000, keep_ms: 0 });
+        let stale_if_unreachable_ms = 3_600_000;
+        let by_default = Lifetimes { ttl_ms: 1000, grace_ms: 2000, stale_if_error_ms: 3000, ..Lifetimes::default() };
+        assert_eq!(of("public"), Lifetimes { stale_if_unreachable_ms, ..by_default });
         assert_eq!(of("max-age=9, stale-while-revalidate=1").grace_ms, 1000);
         assert_eq!(of("max-age=9, must-revalidate").grace_ms, 0);
         assert_eq!(of("s-maxage=9, stale-if-error=9").stale_if_error_ms, 0);
+        for (control, wanted) in [
+            ("max-age=9", stale_if_unreachable_ms),
+            ("max-age=9, stale-if-error=1", stale_if_unreachable_ms),
+            ("max-age=9, must-revalidate", 0),
+            ("max-age=9, proxy-revalidate", 0),
+            ("s-maxage=9", 0),
+            ("max-age=0", 0),
+        ] {
+            assert_eq!(of(control).stale_if_unreachable_ms, wanted, "{control}");
+        }
     }
 
     #[test]
     fn the_stages_of_a_life() {
-        let life = Lifetimes { ttl_ms: 10, grace_ms: 5, stale_if_error_ms: 20, keep_ms: 30 };
-        let stale = |over_ms, grace, if_error| Freshness::Stale { over_ms, grace, if_error };
+        let life =
+            Lifetimes { ttl_ms: 10, grace_ms: 5, stale_if_error_ms: 20, stale_if_unreachable_ms: 25, keep_ms: 30 };
+        let stale = |over_ms, grace, if_error| {
+            let if_unreachable = over_ms < 25;
+            Freshness::Stale { over_ms, grace, if_error, if_unreachable }
+        };
         for (age, wanted) in [
             (0, Freshness::Fresh { left_ms: 10 }),
             (9, Freshness::Fresh { left_ms: 1 }),
             (10, stale(0, true, true)),
             (15, stale(5, false, true)),
             (30, stale(20, false, false)),
+            (35, stale(25, false, false)),
             (40, Freshness::Dead),
         ] {
             assert_eq!(judge(&life, age), wanted, "age {age}");
         }
+        let longer = Lifetimes { stale_if_unreachable_ms: 50, ..life };
+        assert_eq!((longer.use_ends_ms(), longer.end_ms()), (40, 60));
+        let wanted = Freshness::Stale { over_ms: 49, grace: false, if_error: false, if_unreachable: true };
+        assert_eq!((judge(&longer, 59), judge(&longer, 60)), (wanted, Freshness::Dead));
     }
 
     #[test]
@@ -305,8 +347,9 @@ mod tests {
             let lifetimes = lifetimes(&Directives::read(&map), &map, THEN, &Defaults::default()).unwrap();
             assert_eq!(lifetimes.ttl_ms, wanted, "{lines:?}");
         }
-        let longest = Lifetimes { ttl_ms: u64::MAX, grace_ms: MOST + 1, stale_if_error_ms: MOST, keep_ms: 5 };
-        let bounded = Lifetimes { ttl_ms: MOST, grace_ms: MOST, stale_if_error_ms: MOST, keep_ms: 5 };
+        let life = |stale_if_unreachable_ms| Lifetimes { stale_if_unreachable_ms, keep_ms: 5, ..Lifetimes::default() };
+        let longest = Lifetimes { ttl_ms: u64::MAX, grace_ms: MOST + 1, stale_if_error_ms: MOST, ..life(u64::MAX) };
+        let bounded = Lifetimes { ttl_ms: MOST, grace_ms: MOST, stale_if_error_ms: MOST, ..life(MOST) };
         assert_eq!(longest.bounded(), bounded);
         assert_eq!(bounded.bounded(), bounded);
     }
@@ -338,8 +381,9 @@ mod tests {
                 Freshness::Fresh { left_ms } => {
                     prop_assert!(left_ms > 0 && left_ms <= lifetimes.ttl_ms);
                 }
-                Freshness::Stale { over_ms, grace, if_error } => {
-                    prop_assert!(over_ms < lifetimes.grace_ms && grace && if_error);
+                Freshness::Stale { over_ms, grace, if_error, if_unreachable } => {
+                    prop_assert_eq!((grace, if_error), (over_ms < lifetimes.grace_ms, over_ms < lifetimes.grace_ms));
+                    prop_assert!(grace || if_unreachable);
                 }
                 Freshness::Dead => {
                     prop_assert!(initial.saturating_add(later) >= lifetimes.end_ms());

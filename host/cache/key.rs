@@ -47,6 +47,13 @@ impl Key {
         Self(*hasher.finalize().as_bytes())
     }
 
+    /// Under which requests share a fetch that want something newer than what is stored under this key. Nothing is
+    /// stored there.
+    #[must_use]
+    pub fn reload(&self) -> Self {
+        Self(*blake3::Hasher::new().update(b"holm reload").update(&self.0).finalize().as_bytes())
+    }
+
     /// The key's first eight bytes: uniform already, so they serve as its hash.
     const fn prefix(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;

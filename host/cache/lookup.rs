@@ -25,6 +25,13 @@ impl Demand {
     pub fn of(headers: &HeaderMap) -> Self {
         Self { directives: Directives::of_request(headers), authorized: headers.contains_key(AUTHORIZATION) }
     }
+
+    /// Forgets that it wants something newer than what is stored.
+    pub const fn ignore_reload(&mut self) {
+        self.directives.no_cache = false;
+        self.directives.max_age = None;
+        self.directives.min_fresh = None;
+    }
 }
 
 /// What a stored response may be used for.
@@ -34,12 +41,15 @@ pub enum Outcome {
     Hit(Arc<Object>),
     /// Serve it, and fetch anew in the background.
     Grace(Arc<Object>),
-    /// Ask the origin first. What is stored may be renewed by a 304, and served if the origin fails and `if_error`.
+    /// Ask the origin first. What is stored may be renewed by a 304, and served if the origin fails and `if_error`, or
+    /// can't be reached and `if_unreachable`.
     Stale {
         /// What is stored.
         object: Arc<Object>,
         /// May be served if the origin fails.
         if_error: bool,
+        /// May be served if the origin can't be reached (RFC 9111, section 4.2.4).
+        if_unreachable: bool,
         /// The request itself demands the origin's response.
         by_request: bool,
     },
@@ -54,7 +64,7 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
         return Outcome::Miss;
     }
     let directives = &demand.directives;
-    let stale = |object, if_error, by_request| Outcome::Stale { object, if_error, by_request };
+    let stale = |object, if_error, by_request| Outcome::Stale { object, if_error, if_unreachable: false, by_request };
     if standing == Standing::Doubtful {
         return stale(object, false, false);
     }
@@ -73,7 +83,11 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
         Freshness::Stale { grace: true, .. } if !directives.no_cache && directives.max_age.is_none() => {
             Outcome::Grace(object)
         }
-        Freshness::Stale { if_error, .. } => stale(object, if_error && !directives.no_cache, directives.no_cache),
+        Freshness::Stale { if_error, if_unreachable, .. } => {
+            let by_request = directives.no_cache;
+            let (if_error, if_unreachable) = (if_error && !by_request, if_unreachable && !by_request);
+            Outcome::Stale { object, if_error, if_unreachable, by_request }
+        }
     }
 }
 
@@ -86,9 +100,14 @@ fn by_standing(freshness: Freshness, standing: Standing, object: &Object) -> Fre
             over_ms: 0,
             grace: standing == Standing::Stale && lifetimes.grace_ms > 0,
             if_error: lifetimes.stale_if_error_ms > 0,
+            if_unreachable: false,
         },
         (Standing::Unconfirmed, Freshness::Stale { over_ms, if_error, .. }) => {
-            Freshness::Stale { over_ms, grace: false, if_error }
+            Freshness::Stale { over_ms, grace: false, if_error, if_unreachable: false }
+        }
+        // A soft purge says that it has changed: an origin out of reach is no reason to serve it.
+        (Standing::Stale, Freshness::Stale { over_ms, grace, if_error, .. }) => {
+            Freshness::Stale { over_ms, grace, if_error, if_unreachable: false }
         }
         (_, freshness) => freshness,
     }
@@ -103,9 +122,7 @@ fn fresh_enough(object: &Object, left_ms: u64, directives: &Directives, now: Tim
 /// `max-stale` of a request, unless the response forbids stale reuse.
 fn accepts_stale(object: &Object, over_ms: u64, standing: Standing, directives: &Directives) -> bool {
     let Some(accepted) = directives.max_stale else { return false };
-    let answer = Directives::read(&object.head.headers);
-    let strict = answer.must_revalidate || answer.proxy_revalidate || answer.s_maxage.is_some() || answer.no_cache;
-    standing == Standing::Good && !strict && !directives.no_cache && over_ms <= millis(accepted)
+    standing == Standing::Good && !object.head.forbids_stale && !directives.no_cache && over_ms <= millis(accepted)
 }
 
 #[cfg(test)]
@@ -116,6 +133,7 @@ mod tests {
     use super::*;
     use crate::cache::{
         codec::tests::head,
+        freshness::Lifetimes,
         purge::table::{Incarnation, Kind, Mark, Position, Record, Table},
         tag::Tag,
     };
@@ -136,6 +154,7 @@ mod tests {
             Outcome::Hit(_) => "hit",
             Outcome::Grace(_) => "grace",
             Outcome::Stale { if_error: true, by_request: false, .. } => "stale",
+            Outcome::Stale { if_unreachable: true, by_request: false, .. } => "unreachable",
             Outcome::Stale { if_error: false, by_request: false, .. } => "doubtful",
             Outcome::Stale { if_error: true, by_request: true, .. } => "asked",
             Outcome::Stale { if_error: false, by_request: true, .. } => "forced",
@@ -209,6 +228,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_served_while_the_origin_is_out_of_reach() {
+        let with = |directives| Demand { directives, authorized: false };
+        let plain = Demand::default();
+        let no_cache = with(Directives { no_cache: true, ..Directives::default() });
+        let lenient = with(Directives { max_stale: Some(Duration::MAX), ..Directives::default() });
+        for (standing, demand, at_ms, forbids_stale, wanted) in [
+            (Standing::Good, &plain, 59_999, false, "hit"),
+            (Standing::Good, &plain, 60_000, false, "unreachable"),
+            (Standing::Good, &plain, 99_999, false, "unreachable"),
+            (Standing::Good, &plain, 100_000, false, "miss"),
+            (Standing::Good, &no_cache, 60_000, false, "forced"),
+            (Standing::Stale, &plain, 10_000, false, "doubtful"),
+            (Standing::Stale, &plain, 60_000, false, "doubtful"),
+            (Standing::Unconfirmed, &plain, 60_000, false, "doubtful"),
+            (Standing::Doubtful, &plain, 60_000, false, "doubtful"),
+            (Standing::Gone, &plain, 60_000, false, "miss"),
+            (Standing::Good, &lenient, 60_000, false, "hit"),
+            (Standing::Good, &lenient, 60_000, true, "unreachable"),
+        ] {
+            let mut head = head(0);
+            head.lifetimes = Lifetimes { ttl_ms: 60_000, stale_if_unreachable_ms: 40_000, ..Lifetimes::default() };
+            (head.initial_age_ms, head.forbids_stale) = (0, forbids_stale);
+            let now = Timestamp(1_000_000 + at_ms);
+            let outcome = described(judge(Object::new(head, Bytes::new()), standing, demand, now, SKEW));
+            assert_eq!(outcome, wanted, "{standing:?} {demand:?} at {at_ms}");
+        }
+    }
+
+    #[test]
     fn an_authorized_request_needs_a_response_that_permits_it() {
         let authorized = Demand { authorized: true, ..Demand::default() };
         assert_eq!(judged(Standing::Good, &authorized, 10_000), "hit");
@@ -271,7 +319,7 @@ mod tests {
             match described(outcome) {
                 "hit" => prop_assert!(!ahead && age < ttl_ms),
                 "grace" => prop_assert!(!ahead && age >= ttl_ms && age - ttl_ms < grace_ms),
-                "doubtful" | "stale" | "miss" => prop_assert!(ahead || age >= ttl_ms),
+                "doubtful" | "stale" | "unreachable" | "miss" => prop_assert!(ahead || age >= ttl_ms),
                 other => prop_assert!(false, "{other}"),
             }
         }

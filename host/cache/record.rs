@@ -19,6 +19,7 @@ use super::{
     key::Key,
     purge::Mark,
     tag::{self, Tag},
+    targeted,
 };
 use crate::clock::{self, Timestamp};
 
@@ -46,6 +47,8 @@ pub struct Origins<'a> {
     pub received: Timestamp,
     /// The route's own tag headers.
     pub tag_headers: &'a [HeaderName],
+    /// The route's targeted fields (RFC 9213).
+    pub targeted: &'a [HeaderName],
 }
 
 /// Makes the head of a response that is to be stored.
@@ -60,18 +63,22 @@ pub fn head(
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
     tags.extend([Tag::url(origins.url), Tag::key(&keys.primary)]);
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
+    let forbids_stale = targeted::effective(headers, origins.targeted).forbids_stale();
     let mut headers = detached(headers);
+    let own = targeted::take_own(&mut headers, origins.targeted);
     // RFC 9110, section 6.6.1: without it later hits would claim to have been made when they are sent.
     headers.entry(header::DATE).or_insert_with(|| http_date(origins.received));
     Head {
         status,
         headers,
+        own,
         stored_at: origins.received,
         initial_age_ms,
         lifetimes: storage.lifetimes,
         tags,
         mark: origins.mark,
         for_authorized: storage.for_authorized,
+        forbids_stale,
         length: 0,
         layout: Layout::Whole,
     }
@@ -217,7 +224,7 @@ impl Cache {
         if !conditional::same(&object.head.headers, not_modified) {
             return None;
         }
-        let mut headers = object.head.headers.clone();
+        let mut headers = object.head.all_headers();
         conditional::renew(&mut headers, &detached(not_modified));
         let mut renewed = head(object.head.status, &headers, storage, keys, origins);
         renewed.initial_age_ms = initial_age_ms(not_modified, origins.requested, origins.received);

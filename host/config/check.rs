@@ -198,6 +198,10 @@ fn limits(raw: &raw::Limits, findings: &mut Findings<'_>) -> Limits {
             Some(given) => given.iter().filter_map(|network| findings.network(network)).collect(),
             None => base.trusted_proxies,
         },
+        forwarding_proxies: match &raw.forwarding_proxies {
+            Some(given) => given.iter().filter_map(|network| findings.network(network)).collect(),
+            None => base.forwarding_proxies,
+        },
     }
 }
 

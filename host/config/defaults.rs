@@ -3,11 +3,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use http::HeaderName;
+
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
     ForwardPath, Health, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
-    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Rollout, RolloutMode,
-    Route, TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
+    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Reload, Rollout,
+    RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -72,6 +74,7 @@ impl Default for Limits {
             client_streams_max: 1_000,
             client_places_max: 64,
             trusted_proxies: Cidr::LOOPBACK.to_vec(),
+            forwarding_proxies: Vec::new(),
         }
     }
 }
@@ -364,9 +367,15 @@ impl Route {
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
             websocket: true,
+            targeted: TARGETED.map(HeaderName::from_static).to_vec(),
+            reload: Reload::default(),
+            store_set_cookie: StoreSetCookie::default(),
         }
     }
 }
+
+/// The targeted fields that have a meaning beyond one deployment, the older one last.
+const TARGETED: [&str; 2] = ["cdn-cache-control", "surrogate-control"];
 
 /// What is text, or nearly. The formats of images, sound and films are compressed already.
 const COMPRESSED_TYPES: [&str; 9] = [
@@ -388,6 +397,8 @@ impl Default for Defaults {
             heuristic_max: Duration::from_secs(3_600),
             grace: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            // Longer than a restart or a failover takes, and shorter than anybody would take for current what is older.
+            stale_if_unreachable: Duration::from_secs(3_600),
             keep: Duration::ZERO,
         }
     }

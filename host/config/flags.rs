@@ -243,9 +243,13 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         heuristic_max_ms: None,
         grace_ms: None,
         stale_if_error_ms: None,
+        stale_if_unreachable_ms: None,
         keep_ms: None,
         tag_headers: Vec::new(),
         websocket: None,
+        targeted: None,
+        reload: None,
+        store_set_cookie: None,
     }
 }
 

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::{
     Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, ForwardPath, Health,
     Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, Policy,
-    PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge, RangeMiss, Redis, Rollout, RolloutMode,
-    Route, TenantBy, Timeouts, TlsVersion, Translation, units::ByteSize,
+    PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge, RangeMiss, Redis, Reload, Rollout,
+    RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, units::ByteSize,
 };
 use crate::clock;
 
@@ -223,6 +223,7 @@ fn limits(limits: &Limits) -> Value {
         ("client_streams_max", count(limits.client_streams_max)),
         ("client_places_max", count(limits.client_places_max)),
         ("trusted_proxies", texts(&limits.trusted_proxies)),
+        ("forwarding_proxies", texts(&limits.forwarding_proxies)),
     ])
 }
 
@@ -514,9 +515,20 @@ fn route(route: &Route) -> Value {
         RangeMiss::Whole => "whole",
         RangeMiss::Pass => "pass",
     };
-    // Keys that only an `infer` route may have.
+    let reload = match route.reload {
+        Reload::Honour => "honour",
+        Reload::Coalesce => "coalesce",
+        Reload::Ignore => "ignore",
+    };
+    let store_set_cookie = match route.store_set_cookie {
+        StoreSetCookie::Shared => "shared",
+        StoreSetCookie::Explicit => "explicit",
+        StoreSetCookie::Never => "never",
+    };
+    // Keys that only an `infer` route may have, or only another one.
     let infers = protocol.is_some();
     let infer = |value: Value| if infers { value } else { Value::Null };
+    let http = |value: Value| if infers { Value::Null } else { value };
     let candidates = (!route.candidates.is_empty()).then_some(&route.candidates);
     let weights = (!route.tenant_weights.is_empty()).then_some(&route.tenant_weights);
     table([
@@ -542,10 +554,14 @@ fn route(route: &Route) -> Value {
         ("heuristic_max_ms", ms(route.freshness.heuristic_max)),
         ("grace_ms", ms(route.freshness.grace)),
         ("stale_if_error_ms", ms(route.freshness.stale_if_error)),
+        ("stale_if_unreachable_ms", http(ms(route.freshness.stale_if_unreachable))),
         ("keep_ms", ms(route.freshness.keep)),
         ("tag_headers", texts(&route.tag_headers)),
         ("websocket", Value::Bool(route.websocket)),
         ("range_miss", text(range_miss)),
+        ("targeted", http(texts(&route.targeted))),
+        ("reload", http(text(reload))),
+        ("store_set_cookie", http(text(store_set_cookie))),
     ])
 }
 

@@ -105,6 +105,7 @@ pub(super) struct Limits {
     pub(super) client_streams_max: Field<Count>,
     pub(super) client_places_max: Field<Count>,
     pub(super) trusted_proxies: Option<Vec<Spanned<String>>>,
+    pub(super) forwarding_proxies: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -374,10 +375,14 @@ pub(super) struct Route {
     pub(super) heuristic_max_ms: Field<Millis>,
     pub(super) grace_ms: Field<Millis>,
     pub(super) stale_if_error_ms: Field<Millis>,
+    pub(super) stale_if_unreachable_ms: Field<Millis>,
     pub(super) keep_ms: Field<Millis>,
     #[serde(default)]
     pub(super) tag_headers: Vec<Spanned<String>>,
     pub(super) websocket: Option<bool>,
+    pub(super) targeted: Option<Vec<Spanned<String>>>,
+    pub(super) reload: Field<String>,
+    pub(super) store_set_cookie: Field<String>,
 }
 
 #[derive(Debug, Deserialize)]

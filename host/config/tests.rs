@@ -235,7 +235,7 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
 
 #[test]
 fn values_out_of_bounds_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 32] = [
+    let table: [(&str, &[&str]); 33] = [
         ("[log]\nfilter = \"holm=loud\" # !", &["`filter` can't be `holm=loud`", "`info,holm::cache=debug`"]),
         (
             "[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = [\"10.0.0.0/33\"] # !",
@@ -253,6 +253,7 @@ fn values_out_of_bounds_are_named_where_they_stand() {
         ),
         ("[admin]\naddress = \"127.0.0.1:1\"\n[admin.tls] # !\ncertificate = \"c.pem\"", &["the key `key` is missing"]),
         ("[limits]\ntrusted_proxies = [\"10.0.0.0/33\"] # !", &["`10.0.0.0/33` is no network", "such as `10.0.0.0/8`"]),
+        ("[limits]\nforwarding_proxies = [\"proxy\"] # !", &["`proxy` is no network", "such as `10.0.0.0/8`"]),
         ("[limits]\nspool_dir = \"\" # !", &["the path of the spool is empty"]),
         ("[timeouts]\nrate_window_ms = 99 # !", &["`rate_window_ms` can't be 99 ms", "100 ms to"]),
         ("[timeouts]\nlinger_ms = 3_600_001 # !", &["`linger_ms` can't be 3_600_001 ms", "0 ms to"]),
@@ -310,7 +311,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 30] = [
+    let table: [(&str, &[&str]); 36] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -370,6 +371,15 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         ("pool = \"web\"\nforward_path = \"as_received\" # !", &["did you mean `as-received`?"]),
         ("pool = \"web\"\nrange_miss = \"hole\" # !", &["did you mean `whole`?"]),
         ("pool = \"web\"\ntag_headers = [\"x tags\"] # !", &["\"x tags\" is no header's name"]),
+        ("pool = \"web\"\nreload = \"honor\" # !", &["`reload` can't be `honor`", "did you mean `honour`?"]),
+        ("pool = \"web\"\nstore_set_cookie = \"public\" # !", &["`store_set_cookie` can't be `public`", "`shared`"]),
+        ("pool = \"web\"\ntargeted = [\"X-Control\", \"X-Key\"] # !", &["`X-Key` is no targeted field"]),
+        ("pool = \"web\"\ntargeted = [\"Cache-Control\"] # !", &["`Cache-Control` is no targeted field"]),
+        ("pool = \"web\"\ntargeted = [\"a-control\", \"A-Control\"] # !", &["it is named twice"]),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nreload = \"ignore\" # !",
+            &["only a route of `mode = \"http\"` has `reload`"],
+        ),
         ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
     ];
     for (text, phrases) in table {

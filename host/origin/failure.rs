@@ -106,6 +106,27 @@ impl Reason {
         )
     }
 
+    /// The origin can't be reached: no connection to it came about, or lasted until its response began (RFC 9111, section
+    /// 4.2.4). What has come back, or what this node's own limits forbid, says nothing of that.
+    const fn is_unreachable(&self) -> bool {
+        match self {
+            Self::ConnectRefused
+            | Self::ConnectTimeout
+            | Self::ConnectFailed
+            | Self::TlsFailed
+            | Self::ConnectionClosed
+            | Self::ConnectionReset
+            | Self::ResponseTimeout
+            | Self::NoEndpoint => true,
+            Self::InvalidResponse
+            | Self::PoolFull
+            | Self::WaitTimeout
+            | Self::ClientLimit
+            | Self::RequestBody(_)
+            | Self::Unsendable => false,
+        }
+    }
+
     /// The endpoint is to blame, so its health suffers.
     pub(super) const fn blames_endpoint(&self) -> bool {
         match self {
@@ -154,6 +175,12 @@ impl Failure {
     #[must_use]
     pub const fn is_unsent(&self) -> bool {
         self.reason.is_unsent() || matches!(self.reason, Reason::NoEndpoint | Reason::PoolFull | Reason::WaitTimeout)
+    }
+
+    /// The origin can't be reached, so that a cache is on its own (RFC 9111, section 4.2.4).
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        self.reason.is_unreachable()
     }
 
     /// A short word for metrics, logs and `Cache-Status`.
@@ -340,6 +367,28 @@ mod tests {
             (Reason::RequestBody(BodyError::Broken(String::new())), 400),
         ] {
             assert_eq!(reason.status().as_u16(), status, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn which_failures_leave_a_cache_on_its_own() {
+        for (reason, wanted) in [
+            (Reason::ConnectRefused, true),
+            (Reason::ConnectTimeout, true),
+            (Reason::ConnectFailed, true),
+            (Reason::TlsFailed, true),
+            (Reason::ConnectionClosed, true),
+            (Reason::ConnectionReset, true),
+            (Reason::ResponseTimeout, true),
+            (Reason::NoEndpoint, true),
+            (Reason::InvalidResponse, false),
+            (Reason::PoolFull, false),
+            (Reason::WaitTimeout, false),
+            (Reason::ClientLimit, false),
+            (Reason::RequestBody(BodyError::TooLarge { limit: 1 }), false),
+            (Reason::Unsendable, false),
+        ] {
+            assert_eq!(reason.is_unreachable(), wanted, "{reason:?}");
         }
     }
 

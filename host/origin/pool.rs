@@ -79,6 +79,7 @@ impl Bounds {
             items_max: self.limits.items_max,
             client_connections_max: self.limits.client_connections_max,
             client_streams_max: self.limits.client_streams_max,
+            forwarding_proxies: self.limits.forwarding_proxies.clone(),
             ..limits.clone()
         };
         own == *self.limits

@@ -9,7 +9,7 @@ use super::{advice::Advice, route::Route, trace};
 use crate::{
     cache::{
         Cache,
-        admit::{self, Admission, Exchange, Refusal, Storage},
+        admit::{self, Admission, Exchange, Refusal, Rules, Storage},
         freshness::{Lifetimes, initial_age_ms},
         purge::Mark,
         tag::{self, Tag},
@@ -58,8 +58,9 @@ pub(super) struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// Returns the case of a response to a client's request with this method and these header fields.
+    /// Returns the case of a response to a client's request, on a route, with this method and these header fields.
     pub(super) fn new(
+        route: &'a Route,
         method: &'a Method,
         request: &'a HeaderMap,
         advice: &Advice,
@@ -67,8 +68,8 @@ impl<'a> Case<'a> {
         times: &Times,
     ) -> Self {
         let Responded { status, headers, length } = response;
-        let (lent, received) = (advice.lends_credentials(), times.received);
-        let exchange = Exchange { method, request, lent, status, response: headers, length, received };
+        let (lent, received, targeted) = (advice.lends_credentials(), times.received, route.targeted());
+        let exchange = Exchange { method, request, lent, status, response: headers, length, received, targeted };
         Self { exchange, initial_age_ms: initial_age_ms(headers, times.requested, received), fetch: times.fetch }
     }
 }
@@ -139,7 +140,13 @@ fn judged(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, cas
 /// What RFC 9111, the route's defaults and the bounds say.
 fn natively(bounds: Bounds, route: &Route, case: &Case<'_>) -> Admission {
     let (exchange, config) = (&case.exchange, &route.config);
-    let native = admit::decide(exchange, route.infers(), &config.freshness, bounds.object_bytes_max);
+    let rules = Rules {
+        infer: route.infers(),
+        defaults: &config.freshness,
+        store_set_cookie: config.store_set_cookie,
+        object_bytes_max: bounds.object_bytes_max,
+    };
+    let native = admit::decide(exchange, &rules);
     native.unless(|| admit::refuse_tags(exchange.response, &config.tag_headers, bounds.object_tags_max))
 }
 
@@ -201,13 +208,18 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
         // The policy decides (RFC 9111, section 3.5, left to the operator): it knows the key.
         Admission::Refuse(_) => {
             let exchange = &case.exchange;
-            exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange.response)
+            exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange)
         }
+    };
+    let stale_if_unreachable_ms = match native {
+        Admission::Store(native) => native.lifetimes.stale_if_unreachable_ms,
+        Admission::Refuse(_) => 0,
     };
     let bounded = Lifetimes {
         ttl_ms: storage.ttl_ms,
         grace_ms: storage.grace_ms,
         stale_if_error_ms: storage.stale_if_error_ms,
+        stale_if_unreachable_ms,
         keep_ms: storage.keep_ms,
     }
     .bounded();
@@ -270,6 +282,7 @@ mod tests {
             response,
             length: Some(length),
             received: Timestamp(0),
+            targeted: &[],
         };
         Case { exchange, initial_age_ms: 0, fetch: Duration::ZERO }
     }

@@ -26,6 +26,7 @@ use crate::{
         entry::Object,
         key::Key,
         lookup::Demand,
+        targeted,
         vary::{self, Vary},
     },
     config,
@@ -138,7 +139,9 @@ impl Coder {
         {
             return Form::Coded(*key, Arc::clone(coded));
         }
-        let varies = may_be_coded(rule, object.head.status, &object.head.headers);
+        let head = &object.head;
+        let varies =
+            may_be_coded(rule, head.status, &head.headers) && !targeted::forbids_transform(&head.headers, &head.own);
         if let Some((coding, key, Coded::Missing)) = found
             && varies
             && object.body.len() >= rule.bytes_min

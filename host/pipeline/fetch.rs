@@ -13,7 +13,8 @@ use tracing::{debug, warn};
 use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
-    forwarding, momentary,
+    forwarding::{self, Proxies},
+    momentary,
     route::Route,
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -25,13 +26,13 @@ use crate::{
         body::intake::Intake,
         collapse::{Lead, shared::SharedBody},
         conditional,
-        control::Directives,
         entry::Object,
         key::Key,
         lookup::Demand,
         purge::Mark,
         record::{Origins, Recorder, StorageKeys, head},
         tag::Tag,
+        targeted,
         vary::{self, Vary},
     },
     clock::{self, Timestamp, Uptime},
@@ -48,6 +49,7 @@ const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
 pub(super) struct Fetcher {
     pub(super) cache: Arc<Cache>,
     pub(super) policy_context: Arc<PolicyContext>,
+    pub(super) proxies: Arc<Proxies>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -71,6 +73,10 @@ pub(super) struct KeyedRequest {
     pub(super) stale: Option<Arc<Object>>,
     /// Whether that may be served if the origin fails.
     pub(super) if_error: bool,
+    /// Whether that may be served if the origin can't be reached.
+    pub(super) if_unreachable: bool,
+    /// Whether it wants something newer than what is stored, so that it shares a fetch only with others that do.
+    pub(super) is_reload: bool,
 }
 
 impl KeyedRequest {
@@ -85,7 +91,27 @@ impl KeyedRequest {
     ) -> Self {
         let url = head.url();
         let (url_tag, url) = (Tag::url(&url), url.into());
-        Self { route, head, body, advice, demand, url, url_tag, primary: key, key, stale: None, if_error: false }
+        Self {
+            route,
+            head,
+            body,
+            advice,
+            demand,
+            url,
+            url_tag,
+            primary: key,
+            key,
+            stale: None,
+            if_error: false,
+            if_unreachable: false,
+            is_reload: false,
+        }
+    }
+
+    /// Returns the key of the flight that it joins. Those that want something newer than what is stored have flights of
+    /// their own: another one may have begun before what they want was there.
+    pub(super) fn flight_key(&self) -> Key {
+        if self.is_reload { self.key.reload() } else { self.key }
     }
 
     /// Returns what policies may read of it.
@@ -201,7 +227,12 @@ pub(super) async fn lead(
     lead: Lead<Landing>,
     own: oneshot::Sender<(Response, UpstreamReport)>,
 ) {
-    match exchange(&fetcher, &request).await {
+    let exchanged = exchange(&fetcher, &request).await;
+    if request.is_reload {
+        // The response has begun: what comes from now on may want something newer.
+        lead.close();
+    }
+    match exchanged {
         Exchanged::Renewed(object, report) => lead.land(Landing::Renewed(object, report)),
         Exchanged::Error(arrival) => lead.land(Landing::Shared(arrival)),
         // One client's limit says nothing about the others that wait: each fetches by itself, and so does this one.
@@ -236,7 +267,8 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Excha
         // Renewed under the new mark, a purge since the look-up would be forgotten.
         renewable = renewable.filter(|object| !fetcher.cache.is_gone(object, &request.url));
         let begun = Instant::now();
-        let arrived = match send(fetcher, request, outbound(request, renewable.map(AsRef::as_ref))).await {
+        let outbound = outbound(fetcher, request, renewable.map(AsRef::as_ref));
+        let arrived = match send(fetcher, request, outbound).await {
             Ok(arrived) => arrived,
             Err(failed) => return Exchanged::Failed(failed),
         };
@@ -269,10 +301,13 @@ pub(super) async fn send(
 }
 
 /// Returns the request to the origin: without the client's conditions, because what is to be stored must come whole.
-pub(super) fn outbound(request: &KeyedRequest, renewable: Option<&Object>) -> UpstreamRequest {
-    let (route, head) = (&request.route, &request.head);
-    let mut headers =
-        if route.infers() { forwarding::of_item(route, &request.advice, head) } else { forwarding::of_request(head) };
+pub(super) fn outbound(fetcher: &Fetcher, request: &KeyedRequest, renewable: Option<&Object>) -> UpstreamRequest {
+    let (route, advice, head) = (&request.route, &request.advice, &request.head);
+    let mut headers = if route.infers() {
+        forwarding::of_item(route, advice, head)
+    } else {
+        fetcher.proxies.of_request(route, advice, head)
+    };
     for name in &conditional::CONDITIONS {
         headers.remove(name);
     }
@@ -305,7 +340,7 @@ fn renew(
         momentary::strip(&mut not_modified);
         take_cookies(&mut not_modified);
     }
-    let mut headers = object.head.headers.clone();
+    let mut headers = object.head.all_headers();
     conditional::renew(&mut headers, &not_modified);
     let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
     // A response that may no longer be shared, or is another variant now, must come whole.
@@ -325,8 +360,8 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
     let cookies = if request.route.infers() { take_cookies(&mut parts.headers) } else { Vec::new() };
     if request.if_error && Reaction::to(parts.status).permits_stale_if_error {
         let detail = format!("endpoint {} sent {}", report.endpoint, parts.status);
-        let (status, endpoint) = (parts.status, Some(report.endpoint));
-        return Exchanged::Failed(Failed { status, reason: "origin-error", detail: detail.into(), endpoint });
+        let (status, reason, detail, endpoint) = (parts.status, "origin-error", detail.into(), Some(report.endpoint));
+        return Exchanged::Failed(Failed { status, reason, detail, endpoint, is_unreachable: false });
     }
     let response = Responded { status: parts.status, headers: &parts.headers, length: body.size_hint().exact() };
     let ruling = rule(fetcher, request, response, times);
@@ -390,7 +425,7 @@ fn arriving(
 /// Shares an error, without storing it, with the requests that wait already, so that each doesn't go to a failing
 /// origin; unless it is specific to one of them.
 async fn share_error(request: &KeyedRequest, response: Response, report: UpstreamReport, mark: Mark) -> Exchanged {
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
     let keys = match shared_storage_keys(request, &parts.headers) {
         Ok(keys) => keys,
         Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), report, refusal),
@@ -406,10 +441,12 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
                 reason: "error-body",
                 detail: format!("endpoint {} sent {}, but {error}", report.endpoint, parts.status).into(),
                 endpoint: Some(report.endpoint),
+                is_unreachable: false,
             });
         }
     };
     debug!(status = %parts.status, "an error response is shared with all who wait for it");
+    targeted::take_own(&mut parts.headers, request.route.targeted());
     Exchanged::Error(Arrival {
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
@@ -426,7 +463,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
 /// Returns the keys of an error that several requests wait for: of its variant, or why it is for one client only.
 fn shared_storage_keys(request: &KeyedRequest, response: &HeaderMap) -> Result<StorageKeys, Refusal> {
     let KeyedRequest { route, advice, head, .. } = request;
-    let directives = Directives::read(response);
+    let directives = targeted::effective(response, route.targeted());
     let rules = [
         (directives.no_store, Refusal::NoStore),
         (directives.private, Refusal::Private),
@@ -452,7 +489,7 @@ fn variant_storage_keys(request: &KeyedRequest, names: &[HeaderName]) -> Storage
 
 fn rule(fetcher: &Fetcher, request: &KeyedRequest, response: Responded<'_>, times: &Times) -> Ruling {
     let KeyedRequest { route, advice, head, .. } = request;
-    let case = Case::new(&head.method, &head.headers, advice, response, times);
+    let case = Case::new(route, &head.method, &head.headers, advice, response, times);
     admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.policy_context), &case)
 }
 
@@ -470,6 +507,7 @@ fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
         requested: times.requested,
         received: times.received,
         tag_headers: &request.route.config.tag_headers,
+        targeted: request.route.targeted(),
     }
 }
 

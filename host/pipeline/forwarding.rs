@@ -1,15 +1,26 @@
-//! Which header fields of an item are sent to the model, and which of these its key has: one rule for both, so that
-//! no response depends on a field that isn't part of the key.
+//! Which header fields are sent upstream.
+//!
+//! Of an item: which are sent to the model, and which of these its key has: one rule for both, so that no response
+//! depends on a field that isn't part of the key.
 //!
 //! With a native key all fields are sent and keyed, except those that say nothing about the response (`policy::fields`,
 //! and the route's `ignore_headers`). With a policy's key, those that the key reads, credentials and the model's
 //! context are sent; what of them the policy doesn't read is keyed by the host.
+//!
+//! Of a request to an `http` route: all, but those by which a client could say what only a proxy in front of the node
+//! may ([`claims`]). Origins believe them, no native key has them, and so one client's claim would be in the response
+//! that the next one gets.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::{advice::Advice, route::Route};
+use super::{
+    advice::Advice,
+    claims::{self, Claim},
+    route::Route,
+};
 use crate::{
-    message::RequestHead,
+    cache::targeted::SURROGATE_CONTROL,
+    message::{RequestHead, Scheme, authority, network::Cidr},
     policy::{Input, Policy, consult, fields, key},
 };
 
@@ -30,8 +41,8 @@ const LOOKED_LIKE: [&str; 12] = [
     "via",
 ];
 
-/// Whether a field reads like one that frames the message or that intermediaries set, once `_` is taken for `-` and what
-/// stands at its ends is dropped.
+/// Whether a field reads like one that frames the message, that intermediaries set, or that claims something
+/// ([`claims`]), once `_` is taken for `-` and what stands at its ends is dropped.
 fn looks_alike(name: &HeaderName) -> bool {
     let name = name.as_str();
     if !name.contains('_') {
@@ -39,9 +50,7 @@ fn looks_alike(name: &HeaderName) -> bool {
     }
     let read = name.replace('_', "-");
     let read = read.trim_matches('-');
-    LOOKED_LIKE.contains(&read)
-        || read.starts_with("x-forwarded")
-        || matches!(read, "x-real-ip" | "x-client-ip" | "true-client-ip")
+    LOOKED_LIKE.contains(&read) || read.starts_with("x-forwarded") || claims::of(read).is_some()
 }
 
 /// Removes the fields that read like others.
@@ -101,24 +110,92 @@ pub(super) fn of_item(route: &Route, advice: &Advice, head: &RequestHead) -> Hea
     headers
 }
 
-/// Returns the client's header fields as they are sent upstream, with the intermediaries that the request came through
-/// (RFC 9110, section 7.6.3).
-pub(super) fn of_request(head: &RequestHead) -> HeaderMap {
-    let mut headers = head.headers.clone();
-    remove_lookalikes(&mut headers);
-    headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
-    let mut chain: Vec<u8> = headers.get_all("x-forwarded-for").iter().fold(Vec::new(), |mut chain, line| {
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What `Surrogate-Control` can say to this node (Edge Architecture note, section 2.1).
+const CAPABILITY: &str = "holm=\"Surrogate/1.0\"";
+
+/// The proxies in front of the node that are believed what they forward about their clients.
+#[derive(Debug, Default)]
+pub(super) struct Proxies(Vec<Cidr>);
+
+impl Proxies {
+    /// Returns the proxies of these networks.
+    pub(super) const fn new(networks: Vec<Cidr>) -> Self {
+        Self(networks)
+    }
+
+    fn trust(&self, head: &RequestHead) -> bool {
+        self.0.iter().any(|network| network.contains(head.client.ip))
+    }
+
+    /// Takes over the scheme and the host that a trusted proxy says its client used: from here on they are the
+    /// request's, in its route, its key and the URL that it can be purged by.
+    pub(super) fn believe(&self, head: &mut RequestHead) {
+        if !self.trust(head) {
+            return;
+        }
+        let scheme = match last(&head.headers, &FORWARDED_PROTO) {
+            Some(text) if text.eq_ignore_ascii_case(b"https") => Scheme::Https,
+            Some(text) if text.eq_ignore_ascii_case(b"http") => Scheme::Http,
+            _ => head.scheme,
+        };
+        let host = last(&head.headers, &FORWARDED_HOST).and_then(|host| authority::normal(host, scheme));
+        // Which port is a scheme's own depends on the scheme.
+        let host = host.or_else(|| authority::normal(head.authority.as_bytes(), scheme));
+        let host = host.and_then(|host| HeaderValue::from_bytes(&host).ok());
+        head.scheme = scheme;
+        if let Some(host) = host {
+            head.authority = host;
+        }
+    }
+
+    /// Returns the header fields of a request to an `http` route as they are sent upstream, with the intermediaries that
+    /// it came through (RFC 9110, section 7.6.3).
+    pub(super) fn of_request(&self, route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
+        let (trusted, may_be_stored) = (self.trust(head), head.method == Method::GET || head.method == Method::HEAD);
+        let maker = advice.key_maker();
+        let is_keyed = |name: &HeaderName| maker.is_some_and(|maker| reads(&**maker, name));
+        let is_passed_on = |name: &HeaderName| match claims::of(name.as_str()) {
+            None => true,
+            Some(Claim::Client) => trusted || is_keyed(name),
+            Some(Claim::Proxy) => is_keyed(name),
+            // What an unsafe method means is between the client and the origin; nothing is stored of it.
+            Some(Claim::Override) => !may_be_stored || is_keyed(name),
+        };
+        let mut headers = head.headers.clone();
+        for name in head.headers.keys().filter(|name| !is_passed_on(name)) {
+            headers.remove(name);
+        }
+        remove_lookalikes(&mut headers);
+        headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
+        headers.insert(FORWARDED_FOR, chain(head, trusted));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(head.scheme.as_str()));
+        headers.insert(FORWARDED_HOST, head.authority.clone());
+        if route.targeted().contains(&SURROGATE_CONTROL) {
+            headers.append("surrogate-capability", HeaderValue::from_static(CAPABILITY));
+        }
+        headers
+    }
+}
+
+/// Returns the last member of a list: the one that the nearest proxy has added, if it keeps what came.
+fn last<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let line = headers.get_all(name).iter().next_back()?;
+    line.as_bytes().rsplit(|byte| *byte == b',').next().map(<[u8]>::trim_ascii)
+}
+
+/// Returns the addresses that the request came through; those before the client's own only if it is a trusted proxy.
+fn chain(head: &RequestHead, trusted: bool) -> HeaderValue {
+    let mut chain = Vec::new();
+    for line in head.headers.get_all(&FORWARDED_FOR).iter().filter(|_| trusted) {
         chain.extend_from_slice(line.as_bytes());
         chain.extend_from_slice(b", ");
-        chain
-    });
-    chain.extend_from_slice(head.client.ip.to_string().as_bytes());
-    if let Ok(chain) = HeaderValue::from_bytes(&chain) {
-        headers.insert("x-forwarded-for", chain);
     }
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(head.scheme.as_str()));
-    headers.insert("x-forwarded-host", head.authority.clone());
-    headers
+    chain.extend_from_slice(head.client.ip.to_string().as_bytes());
+    HeaderValue::from_bytes(&chain).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 /// Whether a request presents credentials that its key doesn't have, so that its response may be for it alone.
@@ -166,8 +243,6 @@ impl key::Material for Digest {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
     use crate::{
         cache::key::KeySpace,
@@ -226,6 +301,124 @@ mod tests {
         assert_eq!(names, wanted);
     }
 
+    /// Fields that origins believe, each with whether it is sent: of a client, of a trusted proxy, with an unsafe method.
+    const CLAIMS: [(&str, bool, bool, bool); 52] = [
+        ("cf-connecting-ip", false, true, false),
+        ("client-ip", false, true, false),
+        ("fastly-client-ip", false, true, false),
+        ("true-client-ip", false, true, false),
+        ("x-appengine-user-ip", false, true, false),
+        ("x-azure-clientip", false, true, false),
+        ("x-client-ip", false, true, false),
+        ("x-cluster-client-ip", false, true, false),
+        ("x-envoy-external-address", false, true, false),
+        ("x-original-forwarded-for", false, true, false),
+        ("x-originating-ip", false, true, false),
+        ("x-real-ip", false, true, false),
+        ("x-remote-addr", false, true, false),
+        ("x-remote-ip", false, true, false),
+        ("x-forwarded-access-token", false, true, false),
+        ("x-forwarded-client-cert", false, true, false),
+        ("x-forwarded-email", false, true, false),
+        ("x-forwarded-groups", false, true, false),
+        ("x-forwarded-preferred-username", false, true, false),
+        ("x-forwarded-user", false, true, false),
+        ("forwarded", false, false, false),
+        ("front-end-https", false, false, false),
+        ("surrogate-capability", false, false, false),
+        ("x-forward-for", false, false, false),
+        ("x-forwarded", false, false, false),
+        ("x-forwarded-by", false, false, false),
+        ("x-forwarded-path", false, false, false),
+        ("x-forwarded-port", false, false, false),
+        ("x-forwarded-prefix", false, false, false),
+        ("x-forwarded-protocol", false, false, false),
+        ("x-forwarded-scheme", false, false, false),
+        ("x-forwarded-server", false, false, false),
+        ("x-forwarded-ssl", false, false, false),
+        ("x-forwarded-uri", false, false, false),
+        ("x-forwarded-anything", false, false, false),
+        ("x-scheme", false, false, false),
+        ("x-script-name", false, false, false),
+        ("x-url-scheme", false, false, false),
+        ("x-host", false, false, true),
+        ("x-host-override", false, false, true),
+        ("x-http-destinationurl", false, false, true),
+        ("x-http-host-override", false, false, true),
+        ("x-http-method", false, false, true),
+        ("x-http-method-override", false, false, true),
+        ("x-method-override", false, false, true),
+        ("x-original-host", false, false, true),
+        ("x-original-uri", false, false, true),
+        ("x-original-url", false, false, true),
+        ("x-rewrite-url", false, false, true),
+        ("x-request-id", true, true, true),
+        ("x-anything", true, true, true),
+        ("cookie", true, true, true),
+    ];
+
+    #[test]
+    fn what_only_a_proxy_may_say_is_not_sent_for_a_client() {
+        let fields: Vec<(&str, &str)> = CLAIMS.iter().map(|(name, ..)| (*name, "claimed")).collect();
+        let (nobody, proxies) = (Proxies::default(), Proxies::new(Cidr::LOOPBACK.to_vec()));
+        let sent = |proxies: &Proxies, method| {
+            let mut head = request(method, "/", &fields);
+            head.client.ip = [127, 0, 0, 1].into();
+            proxies.of_request(&route(Mode::Http), &Advice::default(), &head)
+        };
+        let (client, proxy) = (sent(&nobody, Method::GET), sent(&proxies, Method::GET));
+        let (head, unsafe_method) = (sent(&nobody, Method::HEAD), sent(&nobody, Method::POST));
+        for (name, by_client, by_proxy, with_post) in CLAIMS {
+            let is_sent = |headers: &HeaderMap| headers.get(name).is_some_and(|value| value == "claimed");
+            let found = (is_sent(&client), is_sent(&proxy), is_sent(&unsafe_method));
+            assert_eq!(found, (by_client, by_proxy, with_post), "{name}");
+            assert_eq!(is_sent(&head), by_client, "{name} with HEAD");
+        }
+    }
+
+    #[test]
+    fn what_the_node_says_of_a_request() {
+        let fields = [
+            ("x-forwarded-for", "192.0.2.1, 192.0.2.2"),
+            ("x-forwarded-proto", "https, http"),
+            ("x-forwarded-host", "evil.example, Other.Example:80"),
+        ];
+        let sent = |networks: &[&str]| {
+            let mut head = request(Method::GET, "/", &fields);
+            head.client.ip = [10, 0, 0, 7].into();
+            let proxies = Proxies::new(networks.iter().map(|network| network.parse().unwrap()).collect());
+            proxies.believe(&mut head);
+            let headers = proxies.of_request(&route(Mode::Http), &Advice::default(), &head);
+            let text = |name: &str| headers[name].to_str().unwrap().to_owned();
+            assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+            assert_eq!(text("surrogate-capability"), CAPABILITY);
+            (head.url(), [text("x-forwarded-for"), text("x-forwarded-proto"), text("x-forwarded-host")])
+        };
+        let own = request(Method::GET, "/", &[]);
+        let (url, stated) = sent(&["10.0.0.8/32", "2001:db8::/32"]);
+        assert_eq!(url, own.url());
+        assert_eq!(stated, ["10.0.0.7", own.scheme.as_str(), own.authority()]);
+        let (url, stated) = sent(&["10.0.0.0/8"]);
+        assert_eq!(url, "http://other.example/");
+        assert_eq!(stated, ["192.0.2.1, 192.0.2.2, 10.0.0.7", "http", "other.example"]);
+    }
+
+    #[test]
+    fn what_a_proxy_states_badly_is_not_believed() {
+        for (name, value) in [
+            ("x-forwarded-proto", "ftp"),
+            ("x-forwarded-proto", "https, "),
+            ("x-forwarded-host", "a b"),
+            ("x-forwarded-host", "user@shop.example"),
+            ("x-forwarded-host", "shop.example,"),
+        ] {
+            let mut head = request(Method::GET, "/", &[(name, value)]);
+            let before = head.url();
+            Proxies::new(vec![head.client.ip.to_string().parse().unwrap()]).believe(&mut head);
+            assert_eq!(head.url(), before, "{name}: {value}");
+        }
+    }
+
     #[test]
     fn what_reads_like_framing_or_forwarding_is_not_sent() {
         for (name, wanted) in [
@@ -238,6 +431,9 @@ mod tests {
             ("x-forwarded_for", true),
             ("x_forwarded_client_cert", true),
             ("x_real_ip", true),
+            ("x_original_url", true),
+            ("x_http_method-override", true),
+            ("x-original-url", false),
             ("content-length", false),
             ("x-forwarded-for", false),
             ("x_request_id", false),
@@ -248,7 +444,8 @@ mod tests {
             assert_eq!(looks_alike(&field), wanted, "{name}");
         }
         let fields = [("x_forwarded_for", "192.0.2.1"), ("x-kept_", "1")];
-        let sent = of_request(&request(Method::GET, "/", &fields));
+        let head = request(Method::GET, "/", &fields);
+        let sent = Proxies::default().of_request(&route(Mode::Http), &Advice::default(), &head);
         assert!(!sent.contains_key("x_forwarded_for") && sent.contains_key("x-kept_"), "{sent:?}");
         let head = request(Method::POST, "/", &fields);
         assert_eq!(super::sent(&route(Mode::Infer(Protocol::Plain)), None, &head.headers), ["x-kept_"]);

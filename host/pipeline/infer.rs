@@ -645,7 +645,7 @@ impl Flight {
         let response = Responded { status: StatusCode::OK, headers, length: Some(body.len() as u64) };
         let cache = &self.infer.cache;
         let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
-        let case = Case::new(&Method::POST, &self.head.headers, advice, response, &times);
+        let case = Case::new(&self.route, &Method::POST, &self.head.headers, advice, response, &times);
         let ruling = admission::rule(cache, &self.route, advice, &facts, &case);
         let storage = match ruling.admission {
             Admission::Store(storage) => storage,
@@ -671,6 +671,7 @@ impl Flight {
             requested: self.requested,
             received,
             tag_headers: &self.route.config.tag_headers,
+            targeted: self.route.targeted(),
         };
         let mut head = head(StatusCode::OK, headers, &storage, &keys, &origins);
         momentary::strip(&mut head.headers);

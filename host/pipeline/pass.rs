@@ -12,7 +12,7 @@ use tracing::warn;
 use super::{
     advice::{Advice, PolicyContext},
     fetch::UpstreamReport,
-    forwarding,
+    forwarding::Proxies,
     plan::Why,
     reply::{Replies, Reply},
     route::Route,
@@ -31,6 +31,7 @@ const INVALIDATE_TIME: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Passer {
     pub(super) policy_context: Arc<PolicyContext>,
+    pub(super) proxies: Arc<Proxies>,
     pub(super) purger: Arc<Purger>,
     pub(super) replies: Arc<Replies>,
 }
@@ -76,7 +77,7 @@ impl Passer {
         };
         let facts = advice.facts(&self.policy_context, &head, bytes.as_ref());
         advice.draw(&facts);
-        let mut headers = forwarding::of_request(&head);
+        let mut headers = self.proxies.of_request(route, advice, &head);
         self.policy_context.loops.mark(&mut headers, &head.headers);
         let mut upstream = UpstreamRequest {
             method: head.method.clone(),

@@ -201,6 +201,8 @@ pub(super) struct Miss<'a> {
     /// Ranges are passed on, as the route says.
     pub(super) passes_ranges: bool,
     pub(super) is_conditional: bool,
+    /// Whether requests for something newer than what is stored share a fetch.
+    pub(super) coalesces_reloads: bool,
 }
 
 /// What is done with a request for which nothing was found that could be served at once.
@@ -208,6 +210,8 @@ pub(super) struct Miss<'a> {
 pub(super) enum MissPlan {
     /// It shares one fetch with all requests for the same.
     Collapse,
+    /// It shares one fetch with all requests that want something newer as well, until the response begins.
+    CollapseReload,
     /// A fetch for it alone; what may be stored is stored.
     Alone,
     /// It is passed on, and nothing is stored.
@@ -221,7 +225,8 @@ impl MissPlan {
     pub(super) fn of(miss: &Miss<'_>) -> Self {
         let Demand { directives, authorized } = miss.demand;
         // A flight that is under way began before the client's request for something newer.
-        let is_alone = miss.is_uncacheable || miss.is_by_request || *authorized || directives.no_cache;
+        let is_reload = miss.is_by_request || directives.no_cache;
+        let is_alone = miss.is_uncacheable || *authorized || is_reload && !miss.coalesces_reloads;
         if directives.only_if_cached {
             Self::Refuse
         } else if miss.has_range && (miss.passes_ranges || is_alone && !miss.has_stale) {
@@ -231,6 +236,8 @@ impl MissPlan {
             Self::Bypass(Why::Condition)
         } else if is_alone {
             Self::Alone
+        } else if is_reload {
+            Self::CollapseReload
         } else {
             Self::Collapse
         }
@@ -240,6 +247,7 @@ impl MissPlan {
     pub(super) const fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Collapse => ("collapse", None),
+            Self::CollapseReload => ("collapse", Some("reload")),
             Self::Alone => ("fetch-alone", None),
             Self::Bypass(why) => ("bypass", Some(why.as_str())),
             Self::Refuse => ("refuse", Some("only-if-cached")),
@@ -354,10 +362,12 @@ mod tests {
             has_range: false,
             passes_ranges: false,
             is_conditional: false,
+            coalesces_reloads: false,
         };
         // A range is a condition as well.
         let range = |demand| Miss { has_range: true, is_conditional: true, ..miss(demand) };
         let passed = |demand| Miss { passes_ranges: true, ..range(demand) };
+        let shared = |demand| Miss { coalesces_reloads: true, ..miss(demand) };
         for (miss, wanted) in [
             (miss(&plain), MissPlan::Collapse),
             (Miss { has_stale: true, ..miss(&plain) }, MissPlan::Collapse),
@@ -380,6 +390,19 @@ mod tests {
             (Miss { has_stale: true, ..passed(&plain) }, MissPlan::Bypass(Why::Range)),
             (Miss { passes_ranges: true, ..miss(&plain) }, MissPlan::Collapse),
             (range(&offline), MissPlan::Refuse),
+            (shared(&plain), MissPlan::Collapse),
+            (shared(&no_cache), MissPlan::CollapseReload),
+            (Miss { has_stale: true, ..shared(&no_cache) }, MissPlan::CollapseReload),
+            (Miss { is_by_request: true, has_stale: true, ..shared(&plain) }, MissPlan::CollapseReload),
+            // What comes is stored, and this node evaluates the condition, or cuts it.
+            (Miss { is_conditional: true, ..shared(&no_cache) }, MissPlan::CollapseReload),
+            (Miss { coalesces_reloads: true, ..range(&no_cache) }, MissPlan::CollapseReload),
+            (Miss { coalesces_reloads: true, has_stale: true, ..range(&no_cache) }, MissPlan::CollapseReload),
+            (Miss { is_uncacheable: true, ..shared(&no_cache) }, MissPlan::Alone),
+            (Miss { is_by_request: true, has_stale: true, ..shared(&authorized) }, MissPlan::Alone),
+            (Miss { coalesces_reloads: true, ..range(&authorized) }, MissPlan::Bypass(Why::Range)),
+            (Miss { coalesces_reloads: true, is_uncacheable: true, ..range(&no_cache) }, MissPlan::Bypass(Why::Range)),
+            (Miss { coalesces_reloads: true, ..passed(&no_cache) }, MissPlan::Bypass(Why::Range)),
             (miss(&offline), MissPlan::Refuse),
             (Miss { has_range: true, is_uncacheable: true, ..miss(&offline) }, MissPlan::Refuse),
         ] {

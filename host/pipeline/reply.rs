@@ -23,6 +23,7 @@ use crate::{
         range::{self, Candidate, Extent, Sections},
         status::CACHE_STATUS,
         store::Tier,
+        targeted,
     },
     clock::{self, Timestamp},
     message::{Body, BodyError, RequestHead, Response, problem::problem},
@@ -229,6 +230,9 @@ impl Replies {
     /// Returns the reply passed through from the origin.
     pub(super) fn passed_reply(&self, mut response: Response, report: &UpstreamReport, mut trail: Trail) -> Reply {
         note(&mut trail, report);
+        if let Some(route) = &trail.route {
+            targeted::take_own(response.headers_mut(), route.targeted());
+        }
         response.headers_mut().append(CACHE_STATUS, trail.cache_status(&self.node_name));
         Reply { response, trail }
     }

@@ -34,7 +34,7 @@ pub(super) fn of(
     if *key::shared_method(&request.head.method) != Method::GET {
         return None;
     }
-    let request = KeyedRequest { stale: None, if_error: false, ..request.clone() };
+    let request = KeyedRequest { stale: None, if_error: false, if_unreachable: false, ..request.clone() };
     let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length };
     Some(Arc::new(FromOrigin { fetcher: Arc::clone(fetcher), request, whole }))
 }
@@ -47,7 +47,7 @@ impl Rest for FromOrigin {
 
 impl FromOrigin {
     async fn resumed(&self, offset: u64) -> Option<Resumed> {
-        let mut upstream = fetch::outbound(&self.request, None);
+        let mut upstream = fetch::outbound(&self.fetcher, &self.request, None);
         if offset > 0 && self.whole.status == StatusCode::OK {
             conditional::ask_rest(&mut upstream.headers, &self.whole, offset);
         }

@@ -3,14 +3,14 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, uri::PathAndQuery};
 
 use super::index::RouteIndex;
 use crate::{
     batch::Slots,
     cache::{key::KeySpace, lookup::Demand},
     clock,
-    config::{self, ForwardPath, Mode},
+    config::{self, ForwardPath, Mode, Reload},
     message::{RequestHead, target},
     origin::{
         Pool,
@@ -93,8 +93,24 @@ impl Route {
     /// them.
     #[must_use]
     pub fn demand(&self, headers: &HeaderMap) -> Demand {
-        let demand = Demand::of(headers);
-        Demand { authorized: demand.authorized && !self.infers(), ..demand }
+        let mut demand = Demand::of(headers);
+        demand.authorized &= !self.infers();
+        if self.reload() == Reload::Ignore {
+            demand.ignore_reload();
+        }
+        demand
+    }
+
+    /// Returns the response header fields whose directives take the place of `Cache-Control`.
+    #[must_use]
+    pub fn targeted(&self) -> &[HeaderName] {
+        if self.infers() { &[] } else { &self.config.targeted }
+    }
+
+    /// Returns what a request for something newer than what is stored leads to.
+    #[must_use]
+    pub const fn reload(&self) -> Reload {
+        if self.infers() { Reload::Honour } else { self.config.reload }
     }
 
     /// Returns the target that is sent to its candidates.

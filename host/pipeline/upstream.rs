@@ -82,6 +82,8 @@ pub(super) struct Failed {
     pub(super) detail: Arc<str>,
     /// The endpoint, if one was tried.
     pub(super) endpoint: Option<Arc<str>>,
+    /// The origin can't be reached, so that what is stored may be served although it is stale.
+    pub(super) is_unreachable: bool,
 }
 
 impl Failed {
@@ -92,6 +94,7 @@ impl Failed {
             reason: fault.kind(),
             detail: format!("the policy of route {} gave no verdict: {fault}", route.config.name).into(),
             endpoint: None,
+            is_unreachable: false,
         }
     }
 
@@ -102,6 +105,7 @@ impl Failed {
             reason: "deadline",
             detail: format!("no answer within the {deadline_us} µs that the policy gave").into(),
             endpoint: None,
+            is_unreachable: false,
         }
     }
 }
@@ -113,6 +117,7 @@ impl From<Failure> for Failed {
             reason: failure.reason(),
             detail: failure.to_string().into(),
             endpoint: failure.endpoint().map(Arc::from),
+            is_unreachable: failure.is_unreachable(),
         }
     }
 }
@@ -360,7 +365,8 @@ impl fmt::Display for Outcome {
 /// Returns the failure if there is no candidate to try, which a checked choice rules out.
 fn no_candidate() -> CandidateFailure {
     let (status, detail) = (StatusCode::BAD_GATEWAY, "no candidate was chosen");
-    let failed = Failed { status, reason: "no-candidate", detail: detail.into(), endpoint: None };
+    let (reason, detail, endpoint) = ("no-candidate", detail.into(), None);
+    let failed = Failed { status, reason, detail, endpoint, is_unreachable: false };
     CandidateFailure { failed, outcome: Outcome::NoCandidate }
 }
 
@@ -404,7 +410,8 @@ async fn guest_slot(destination: &Destination) -> Result<Option<SlotPermit>, Can
     timeout(*wait_max, slots.slot()).await.map_err(|_| {
         let detail = format!("no slot for a batch of the pool {} was free in time", destination.name);
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let failed = Failed { status, reason: "wait-timeout", detail: detail.into(), endpoint: None };
+        let (reason, detail, endpoint) = ("wait-timeout", detail.into(), None);
+        let failed = Failed { status, reason, detail, endpoint, is_unreachable: false };
         CandidateFailure { failed, outcome: Outcome::Unsent }
     })
 }

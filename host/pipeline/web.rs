@@ -36,7 +36,7 @@ use crate::{
         vary,
     },
     clock,
-    config::RangeMiss,
+    config::{RangeMiss, Reload},
     message::{Body, Request, RequestHead, Response},
     origin::protocol,
     policy::facts,
@@ -191,10 +191,11 @@ impl Web {
                     return reply;
                 }
             }
-            Outcome::Stale { object, if_error, by_request } => {
+            Outcome::Stale { object, if_error, if_unreachable, by_request } => {
                 forward = if by_request { Forward::Request } else { Forward::Stale };
                 is_by_request = by_request;
                 (request.stale, request.if_error) = (Some(object), if_error);
+                request.if_unreachable = if_unreachable;
             }
             Outcome::Miss => {}
         }
@@ -207,12 +208,17 @@ impl Web {
             has_range: asks_for_range(&request),
             passes_ranges: request.route.config.range_miss == RangeMiss::Pass,
             is_conditional: conditional::is_conditional(&request.head.headers),
+            coalesces_reloads: request.route.reload() == Reload::Coalesce,
         };
         let plan = MissPlan::of(&miss);
         let (word, why) = plan.words();
         trace::planned(request.advice.span(), word, why);
         match plan {
             MissPlan::Collapse => self.collapse(request, trail).await,
+            MissPlan::CollapseReload => {
+                request.is_reload = true;
+                self.collapse(request, trail).await
+            }
             MissPlan::Alone => self.fetch_alone(request, trail).await,
             MissPlan::Bypass(why) => self.bypass(request, why, trail).await,
             MissPlan::Refuse => {
@@ -241,7 +247,8 @@ impl Web {
     async fn collapse(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
         for _ in 0..JOINS_MAX {
             let joined = self.cache.purger().arrived();
-            let (follower, own) = match joining::join(&self.flights, &request.key, || self.look_again(&request)) {
+            let key = request.flight_key();
+            let (follower, own) = match joining::join(&self.flights, &key, || self.look_again(&request)) {
                 Turn::Full => break,
                 Turn::Follow(follower) => {
                     trace::follows(request.advice.span(), follower.number());
@@ -287,11 +294,8 @@ impl Web {
         (follower, own)
     }
 
-    /// Returns what memory has by now, for a request that found nothing.
+    /// Returns what memory has by now, for a request that found nothing fresh.
     fn look_again(&self, request: &KeyedRequest) -> Option<Found> {
-        if request.stale.is_some() {
-            return None;
-        }
         let tag = request.url_tag;
         self.cache.peek(&request.query(&move || tag, clock::now()))
     }
@@ -321,7 +325,7 @@ impl Web {
             None => None,
             Some(Landing::Shared(arrival)) => {
                 if outdated(&arrival.tags, &arrival.mark) {
-                    self.flights.retire(&request.key, flight);
+                    self.flights.retire(&request.flight_key(), flight);
                     return Landed::Again;
                 }
                 if own.is_none() && arrival.ttl_ms == Some(0) {
@@ -330,7 +334,7 @@ impl Web {
                 }
                 if own.is_none() && arrival.is_over(clock::uptime()) {
                     // Its body takes longer to come than it is fresh.
-                    self.flights.retire(&request.key, flight);
+                    self.flights.retire(&request.flight_key(), flight);
                     return Landed::Again;
                 }
                 if own.is_none() && arrival.ttl_ms.is_none() && has_unkeyed_credentials(request) {
@@ -353,8 +357,8 @@ impl Web {
             }
             Some(Landing::Renewed(object, _)) if outdated(&object.head.tags, &object.head.mark) => {
                 // What was purged after it was found good must come anew, not be renewed again.
-                (request.stale, request.if_error) = (None, false);
-                self.flights.retire(&request.key, flight);
+                (request.stale, request.if_error, request.if_unreachable) = (None, false, false);
+                self.flights.retire(&request.flight_key(), flight);
                 return Landed::Again;
             }
             Some(Landing::Renewed(object, report)) => self.renewed(request, &object, &report, trail).await,
@@ -415,9 +419,13 @@ impl Web {
         self.replies.unstored_reply(response, report, head.into(), trail)
     }
 
-    /// Returns what is stored, if it may be served when the origin fails, else the failure.
+    /// Returns what is stored, if it may be served when the origin fails in this way, else the failure.
     async fn or_stale(&self, request: &KeyedRequest, failed: &Failed, trail: Trail) -> Reply {
-        let usable = |object: &&Arc<Object>| request.if_error && !self.cache.is_gone(object, &request.url);
+        let usable = |object: &&Arc<Object>| {
+            let is_alone = request.if_unreachable && failed.is_unreachable;
+            request.if_error && !self.cache.is_gone(object, &request.url)
+                || is_alone && self.cache.is_good(object, &request.url)
+        };
         if let Some(object) = request.stale.as_ref().filter(usable) {
             let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
             stale.note_failure(failed.reason);

@@ -379,6 +379,7 @@ failures = 1000000
 name = "everything"
 path = "/"
 pool = "web"
+stale_if_unreachable_ms = 0
 "#
     )
 }

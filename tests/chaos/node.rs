@@ -218,10 +218,12 @@ name = "tenants"
 path = "/t"
 pool = "web"
 policy = "tenant"
+stale_if_unreachable_ms = 0
 [[route]]
 name = "everything"
 path = "/"
 pool = "web"
+stale_if_unreachable_ms = 0
 "#
     )
 }

@@ -89,6 +89,7 @@ async fn together_of(node: &Node, origin: &Origin, gate: &Gate, items: &[(&Value
         asks.spawn(async move { (at, stream.send(ask).await) });
     }
     node.took_over_h2(taken + u32::try_from(items.len()).unwrap()).await;
+    eventually("all items waiting", async || node.metric("holm_batch_waiting", "").await >= items.len() as f64).await;
     gate.release(1);
     assert_eq!(busy.await.unwrap().status, 200);
     let mut responses = asks.join_all().await;

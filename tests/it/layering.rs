@@ -24,13 +24,14 @@ const ROWS: [&[&str]; 7] = [
 const BOTTOM: usize = ROWS.len() - 1;
 
 /// Libraries that only these modules may know, so that they can be exchanged without the others noticing.
-const LIBRARIES: [(&[&str], &[&str]); 8] = [
+const LIBRARIES: [(&[&str], &[&str]); 9] = [
     (&["hyper", "hyper_util", "hyper_rustls"], &["http", "origin", "admin", "demo"]),
     (&["h2"], &["http", "origin"]),
     (&["prost"], &["origin"]),
     (&["wasmtime", "holm_bindings"], &["plugin"]),
     (&["axum"], &["admin"]),
     (&["foyer", "redis", "redb"], &["cache", "jobs"]),
+    (&["sfv"], &["cache"]),
     (&["wit_component", "wit_bindgen_core", "wit_bindgen_c", "wit_bindgen_go", "wat"], &["workbench"]),
     (&["clap"], &["main", "cli"]),
 ];

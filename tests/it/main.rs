@@ -39,6 +39,7 @@ mod seeing;
 mod sharing;
 mod slow_sockets;
 mod spellings;
+mod standards;
 mod stories;
 mod tenants;
 mod tiers;

@@ -10,7 +10,7 @@ use crate::{
     app::exchange::Exchange,
     cache,
     config::PolicySource,
-    message::RequestSpan,
+    message::{RequestSpan, network::Cidr},
     origin::{Outbound, OutboundBody},
     telemetry::{Registry, Verdict},
 };
@@ -161,6 +161,7 @@ async fn only_limits_that_pools_share_make_other_pools() {
         ("headers_max", |limits| limits.headers_max += 1, true),
         ("body_bytes_max", |limits| limits.body_bytes_max += 1, true),
         ("client_streams_max", |limits| limits.client_streams_max += 1, true),
+        ("forwarding_proxies", |limits| limits.forwarding_proxies.push(Cidr::LOOPBACK[0]), true),
         ("client_places_max", |limits| limits.client_places_max += 1, false),
         ("spool_bytes_max", |limits| limits.spool_bytes_max += 1, false),
         ("trusted_proxies", |limits| limits.trusted_proxies.clear(), said.limits.trusted_proxies.is_empty()),

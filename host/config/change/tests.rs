@@ -108,6 +108,10 @@ const OTHER_WORDS: &str = r#"
     compress_types = ["text/*"]
     websocket = false
     range_miss = "pass"
+    targeted = ["Example-Cache-Control"]
+    reload = "ignore"
+    store_set_cookie = "never"
+    stale_if_unreachable_ms = 5
     [log]
     access = "./access.log"
     filter = "info,holm::cache=debug"

@@ -11,8 +11,8 @@ use toml::Spanned;
 
 use crate::{
     config::{
-        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, RangeMiss, Route, TENANT_NAME_BYTES_MAX,
-        TENANT_WEIGHT_MAX, TenantBy,
+        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, RangeMiss, Reload, Route, StoreSetCookie,
+        TENANT_NAME_BYTES_MAX, TENANT_WEIGHT_MAX, TenantBy,
         findings::Findings,
         raw::{self, Raw},
         units::{Count, GIB, YEAR_MS},
@@ -41,6 +41,12 @@ const FORWARD_PATH: [(&str, ForwardPath); 2] =
     [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
 
 const RANGE_MISS: [(&str, RangeMiss); 2] = [("whole", RangeMiss::Whole), ("pass", RangeMiss::Pass)];
+
+const RELOAD: [(&str, Reload); 3] =
+    [("coalesce", Reload::Coalesce), ("honour", Reload::Honour), ("ignore", Reload::Ignore)];
+
+const STORE_SET_COOKIE: [(&str, StoreSetCookie); 3] =
+    [("shared", StoreSetCookie::Shared), ("explicit", StoreSetCookie::Explicit), ("never", StoreSetCookie::Never)];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -104,6 +110,8 @@ fn route<'a>(
     let mode = mode(raw, findings);
     if mode == Mode::Http {
         infer_only(raw, findings);
+    } else {
+        http_only(raw, findings);
     }
     if mode == Mode::Infer(Protocol::Plain)
         && let Some(given) = raw.compress.first()
@@ -134,11 +142,49 @@ fn route<'a>(
         tenant: raw.tenant.as_ref().map_or_else(TenantBy::default, |given| tenant(given, findings)),
         tenant_weights: tenant_weights(raw, findings),
         compress: compress(raw, findings),
-        freshness: freshness(raw, findings),
+        freshness: freshness(raw, mode != Mode::Http, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         websocket: raw.websocket.unwrap_or(base.websocket),
+        targeted: raw.targeted.as_ref().map_or(base.targeted, |given| targeted(given, findings)),
+        reload: raw.reload.as_ref().and_then(|given| findings.word("reload", given, &RELOAD)).unwrap_or_default(),
+        store_set_cookie: raw
+            .store_set_cookie
+            .as_ref()
+            .and_then(|given| findings.word("store_set_cookie", given, &STORE_SET_COOKIE))
+            .unwrap_or_default(),
         name,
     }
+}
+
+/// Targeted fields of a route: more than caches of one deployment need.
+const TARGETED_MAX: usize = 16;
+
+fn targeted(given: &[Spanned<String>], findings: &mut Findings<'_>) -> Vec<HeaderName> {
+    if let Some(beyond) = given.get(TARGETED_MAX) {
+        let message = format!("a route has at most {TARGETED_MAX} targeted fields");
+        findings.refuse(beyond.span(), message, "name those that origins send");
+    }
+    let mut names: Vec<HeaderName> = Vec::with_capacity(given.len());
+    for one in given {
+        let Some(name) = findings.header(one) else { continue };
+        let fault = if names.contains(&name) {
+            Some("it is named twice")
+        } else {
+            (!is_targeted_name(&name)).then_some("its name doesn't end in `-control`, or it is `Cache-Control` itself")
+        };
+        if let Some(fault) = fault {
+            let message = format!("`{}` is no targeted field: {fault}", one.get_ref());
+            findings.refuse(one.span(), message, "write a name of your own once, such as `Example-Cache-Control`");
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// Whether a field may be a targeted one: by RFC 9213, section 2, and the older `Surrogate-Control`. What is read as
+/// directives isn't sent to clients, so that another field mustn't be named by mistake.
+fn is_targeted_name(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-control") && *name != http::header::CACHE_CONTROL
 }
 
 /// Header fields that a route may ignore: more than clients make up.
@@ -260,6 +306,22 @@ fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     }
 }
 
+/// Refuses keys of `http` routes on a route that isn't one.
+fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
+    let places = [
+        ("targeted", raw.targeted.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span))),
+        ("reload", raw.reload.as_ref().map(Spanned::span)),
+        ("store_set_cookie", raw.store_set_cookie.as_ref().map(Spanned::span)),
+        ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
+    ];
+    for (key, span) in places {
+        if let Some(span) = span {
+            let message = format!("only a route of `mode = \"http\"` has `{key}`");
+            findings.refuse(span, message, "leave it out: the responses of models are served by their own rules");
+        }
+    }
+}
+
 /// Candidates of a route: more than a request would be tried at.
 const CANDIDATES_MAX: usize = 64;
 
@@ -303,7 +365,7 @@ fn mode(raw: &raw::Route, findings: &mut Findings<'_>) -> Mode {
     }
 }
 
-fn freshness(raw: &raw::Route, findings: &mut Findings<'_>) -> Defaults {
+fn freshness(raw: &raw::Route, infers: bool, findings: &mut Findings<'_>) -> Defaults {
     let base = Defaults::default();
     let allowed = &(0..=YEAR_MS);
     Defaults {
@@ -311,6 +373,12 @@ fn freshness(raw: &raw::Route, findings: &mut Findings<'_>) -> Defaults {
         heuristic_max: findings.millis("heuristic_max_ms", &raw.heuristic_max_ms, base.heuristic_max, allowed),
         grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, allowed),
         stale_if_error: findings.millis("stale_if_error_ms", &raw.stale_if_error_ms, base.stale_if_error, allowed),
+        stale_if_unreachable: findings.millis(
+            "stale_if_unreachable_ms",
+            &raw.stale_if_unreachable_ms,
+            if infers { Duration::ZERO } else { base.stale_if_unreachable },
+            allowed,
+        ),
         keep: findings.millis("keep_ms", &raw.keep_ms, base.keep, allowed),
     }
 }

@@ -29,6 +29,7 @@ const LIMITS: Limits = Limits {
     client_streams_max: 1,
     client_places_max: 1,
     trusted_proxies: Vec::new(),
+    forwarding_proxies: Vec::new(),
 };
 
 const A: (&str, &str) = ("host", "a");

@@ -16,10 +16,10 @@ use super::super::{
 };
 use crate::{
     cache::{
-        admit::{self, Exchange, Refusal},
+        admit::{self, Exchange, Refusal, Rules},
         tag,
     },
-    config::{Cache, Defaults},
+    config::{Cache, Route},
     message::{Client, RequestHead},
     policy::{Admission, Storage},
 };
@@ -139,6 +139,8 @@ fn fields(fields: &[Field]) -> HeaderMap {
 /// What the host would do by RFC 9111, on a route that adds nothing; a POST is taken for an item. `None` if no
 /// policy is called for such a response.
 fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length: Option<u64>) -> Option<Admission> {
+    let infer = record.head.method == Method::POST;
+    let route = Route::new("", "");
     let exchange = Exchange {
         lent: false,
         method: &record.head.method,
@@ -147,9 +149,15 @@ fn suggestion(record: &Record, status: StatusCode, response: &HeaderMap, length:
         response,
         length,
         received: record.at,
+        targeted: if infer { &[] } else { &route.targeted },
     };
-    let infer = record.head.method == Method::POST;
-    Some(match admit::decide(&exchange, infer, &Defaults::default(), Cache::default().object_bytes_max) {
+    let rules = Rules {
+        infer,
+        defaults: &route.freshness,
+        store_set_cookie: route.store_set_cookie,
+        object_bytes_max: Cache::default().object_bytes_max,
+    };
+    Some(match admit::decide(&exchange, &rules) {
         admit::Admission::Refuse(Refusal::Method | Refusal::Status | Refusal::TooLarge | Refusal::RequestNoStore) => {
             return None;
         }

@@ -5,7 +5,7 @@ use super::{
     places::HTTP,
     row::{
         Req, Row,
-        Verdict::{self, Apart, Must, Shared},
+        Verdict::{self, Apart, Must, SentAlike, Shared},
     },
 };
 
@@ -117,12 +117,17 @@ const FIELDS: [(&str, &str, &str); 27] = [
     ("x-user-role", "guest", "admin"),
 ];
 
+/// Those of them that origins believe of a client: they are in no key, and so they aren't sent.
+const CLAIMS: [&str; 6] =
+    ["forwarded", "x-host", "x-http-method-override", "x-original-url", "x-real-ip", "x-rewrite-url"];
+
 /// A field that differs, with and without the origin saying that it counts.
 fn fields() -> Vec<Row> {
     let by = FIELDS.into_iter().flat_map(|(name, one, other)| {
         let pair = || (get().set(name, one), get().set(name, other));
         let (first, second) = pair();
-        let unnamed = row(format!("{name} differs"), Shared(NO_VARY), first, second);
+        let verdict = if CLAIMS.contains(&name) { SentAlike } else { Shared(NO_VARY) };
+        let unnamed = row(format!("{name} differs"), verdict, first, second);
         let unnamed = if name == "accept-language" { unnamed.under(&["language-key"], Apart) } else { unnamed };
         let (first, second) = pair();
         let named = row(format!("{name} differs, and Vary names it"), Apart, first, second).varies(name);

@@ -21,10 +21,11 @@ pub(super) const MEMBER: &str = "\"serial\":";
 pub(super) const DIGEST: &str = "x-digest";
 
 /// Header fields of a request that belong to the connection, that the node writes itself, or that number requests.
-const NOT_THE_CLIENTS: [&str; 12] = [
+const NOT_THE_CLIENTS: [&str; 13] = [
     "cdn-loop",
     "connection",
     "content-length",
+    "surrogate-capability",
     "te",
     "traceparent",
     "tracestate",

@@ -1,0 +1,70 @@
+//! What a route's responses are stored for, and in which form they are served: lifetimes, reloads, cookies, ranges and
+//! codings.
+
+use std::time::Duration;
+
+use crate::message::compression::Compression;
+
+/// Lifetimes for responses that state none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Freshness of a cacheable response without explicit lifetime; `None` leaves it to `heuristic_max`.
+    pub ttl: Option<Duration>,
+    /// The most that a tenth of the time since `Last-Modified` counts as freshness (RFC 9111, section 4.2.2); zero
+    /// leaves a response unstored that states no lifetime.
+    pub heuristic_max: Duration,
+    /// `stale-while-revalidate` where the response states none.
+    pub grace: Duration,
+    /// `stale-if-error` where the response states none.
+    pub stale_if_error: Duration,
+    /// How long a response that was fresh is served stale when the origin can't be reached (RFC 9111, section 4.2.4).
+    pub stale_if_unreachable: Duration,
+    /// How long a stale response is stored for revalidation only.
+    pub keep: Duration,
+}
+
+/// What a request leads to that wants something newer than what is stored (`no-cache`, `max-age`, `min-fresh`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reload {
+    /// A fetch of its own.
+    Honour,
+    /// One fetch for all such requests that come until its response begins.
+    #[default]
+    Coalesce,
+    /// Nothing: it is served as if it didn't want that.
+    Ignore,
+}
+
+/// Which responses that set a cookie may be stored, with the cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreSetCookie {
+    /// Those that speak to shared caches: `public`, `s-maxage`, or a lifetime in a targeted field.
+    #[default]
+    Shared,
+    /// Those that state any lifetime.
+    Explicit,
+    /// None.
+    Never,
+}
+
+/// What is fetched when a client asks for a range of what isn't stored, or of what is stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RangeMiss {
+    /// The whole, which is stored; the client gets its range of it.
+    #[default]
+    Whole,
+    /// The range alone: the request is passed on, and its response isn't stored.
+    Pass,
+}
+
+/// Which replies are compressed, for clients that accept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// The codings that are offered; of those that a client likes equally the first one is used. None if nothing is
+    /// compressed.
+    pub codings: Vec<Compression>,
+    /// Bytes of the smallest body that is compressed.
+    pub bytes_min: usize,
+    /// The media types that are compressed.
+    pub types: Vec<String>,
+}

@@ -1,0 +1,96 @@
+//! Header fields of a request by which a client could claim what only a proxy in front of the node knows, or ask for
+//! something else than its target says. Origins and frameworks believe them, and no native key has them. Pure.
+
+/// What a field claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The client's address, or the user that a proxy has authenticated. Believed of a trusted proxy.
+    Client,
+    /// The scheme, host, port or path by which a proxy was reached. The node says itself what of that it knows.
+    Proxy,
+    /// Another method, path or host than the request has.
+    Override,
+}
+
+/// Names of the client's address, beside `X-Forwarded-For`.
+const ADDRESSES: [&str; 18] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "fastly-client-ip",
+    "true-client-ip",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-original-remote-addr",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+];
+
+/// Names of the user that a proxy has authenticated. What of `X-Forwarded-…` isn't here claims something of the proxy.
+const USERS: [&str; 9] = [
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-forwarded-email",
+    "x-forwarded-for",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-forwarded-tls-client-cert",
+    "x-forwarded-tls-client-cert-info",
+    "x-forwarded-user",
+];
+
+/// Names of the address by which a proxy was reached, beside `X-Forwarded-…`.
+const PROXIES: [&str; 11] = [
+    "forwarded",
+    "front-end-https",
+    "surrogate-capability",
+    "x-envoy-original-host",
+    "x-forward-for",
+    "x-forward-proto",
+    "x-forwarded",
+    "x-scheme",
+    "x-script-name",
+    "x-url-scheme",
+    "x-wap-proto",
+];
+
+/// Names of another target or method.
+const OVERRIDES: [&str; 15] = [
+    "x-envoy-original-path",
+    "x-host",
+    "x-host-override",
+    "x-http-destinationurl",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-uri",
+    "x-original-url",
+    "x-override-url",
+    "x-rewrite-uri",
+    "x-rewrite-url",
+];
+
+/// Returns what the field of this name, in lower case, claims; `None` if nothing of this kind.
+pub(super) fn of(name: &str) -> Option<Claim> {
+    let is_in = |names: &[&str]| names.contains(&name);
+    if is_in(&USERS) || is_in(&ADDRESSES) {
+        Some(Claim::Client)
+    } else if name.starts_with("x-forwarded-") || is_in(&PROXIES) {
+        Some(Claim::Proxy)
+    } else if is_in(&OVERRIDES) {
+        Some(Claim::Override)
+    } else {
+        None
+    }
+}

@@ -23,7 +23,7 @@ pub use self::{
     api::Api,
     config::ConfigFailure,
     control::{BoxFuture, Control, SignOffReport},
-    gate::{Gate, Token, TokenInvalid},
+    gate::{Gate, TOKEN_VARIABLE, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure, PurgeInvalid, Scope},
     trust::{Trust, TrustError},

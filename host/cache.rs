@@ -1,7 +1,8 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
-//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `admit`, `conditional`, `lookup`, `purge::table`); the edges
-//! are `store` (tiers), `purge` (log and table), `collapse` (flights) and `body` (reading and taking in bodies).
+//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `admit`, `conditional`, `range`, `lookup`,
+//! `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights), `coded` (variants in a
+//! content coding) and `body` (reading and taking in bodies).
 //! [`Cache`] opens the tiers and the purge table, and looks things up in them.
 
 pub mod admit;

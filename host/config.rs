@@ -64,6 +64,8 @@ pub struct Config {
     pub log: Log,
     /// The configuration file, if there is one: read again when the configuration is reloaded.
     pub file: Option<PathBuf>,
+    /// Digest of its text, to see whether it has changed since.
+    pub digest: Option<blake3::Hash>,
 }
 
 /// One listening address.

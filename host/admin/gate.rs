@@ -9,6 +9,9 @@ use thiserror::Error;
 use super::reply::Refusal;
 use crate::message::RequestHead;
 
+/// The variable of the environment that has the token, for the node as for the commands that reach it.
+pub const TOKEN_VARIABLE: &str = "HOLM_ADMIN_TOKEN";
+
 /// Characters of the shortest token that is taken.
 const TOKEN_CHARS_MIN: usize = 16;
 

@@ -4,13 +4,10 @@ use std::{env, ffi::OsStr, fs, io::ErrorKind, net::SocketAddr, path::Path, time:
 
 use super::error::{AdminError, Error};
 use crate::{
-    admin::{Gate, Token},
+    admin::{Gate, TOKEN_VARIABLE, Token},
     config::{self, Config},
     http,
 };
-
-/// The variable of the environment that has the token, for the node as for `holm purge` and `holm policy`.
-const TOKEN: &str = "HOLM_ADMIN_TOKEN";
 
 /// The admin API's listener, bound.
 pub(super) struct AdminServer {
@@ -26,7 +23,7 @@ impl AdminServer {
     /// The address can't be bound, the token or a certificate can't be used, or everyone could use it.
     pub(super) async fn bind(config: &Config) -> Result<Option<Self>, Error> {
         let Some(admin) = &config.admin else { return Ok(None) };
-        let token = token(admin.token_file.as_deref(), env::var_os(TOKEN).as_deref())?;
+        let token = token(admin.token_file.as_deref(), env::var_os(TOKEN_VARIABLE).as_deref())?;
         if is_open(admin, token.as_ref()) {
             return Err(AdminError::Open(admin.address).into());
         }
@@ -56,7 +53,7 @@ fn token(file: Option<&Path>, variable: Option<&OsStr>) -> Result<Option<Token>,
     }
     let Some(variable) = variable.filter(|text| !text.is_empty()) else { return Ok(None) };
     let token = variable.to_str().and_then(|text| Token::parse(text).ok());
-    token.map(Some).ok_or_else(|| AdminError::Token(TOKEN.to_owned()))
+    token.map(Some).ok_or_else(|| AdminError::Token(TOKEN_VARIABLE.to_owned()))
 }
 
 #[cfg(test)]

@@ -118,9 +118,11 @@ pub(super) async fn check_changed(config: &Config, known: &[(&str, &Arc<NodePoli
         return Ok(());
     }
     let engine = engine(config, changed.iter().map(|(_, said)| *said), config.plugins.cache_dir.clone())?;
+    let pools: Vec<String> = config.pools.keys().cloned().collect();
     for (name, said) in changed {
-        let (engine, name, said) = (Arc::clone(&engine), name.to_owned(), said.clone());
-        on_spare_thread(move || Plugin::load(&engine, &name, &said, &plugin::Metrics::new())).await?;
+        let (engine, key, loading) = (Arc::clone(&engine), name.to_owned(), said.clone());
+        let load = move || Generations::start(&engine, &key, &loading, &plugin::Metrics::new());
+        on_spare_thread(load).await?.check(must_key_by_body(config, name), &pools, said)?;
     }
     Ok(())
 }

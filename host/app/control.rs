@@ -129,6 +129,7 @@ impl Control for Controls {
         cache.metrics().flights.set(open);
         cache.purger().refresh_metrics();
         self.policies.refresh_metrics();
+        self.reloader.refresh_metrics();
         self.registry.encode()
     }
 

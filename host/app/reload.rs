@@ -48,8 +48,7 @@ impl Metrics {
         registry.register("config_reloads", "Times that the configuration was read again", self.reloads.clone());
     }
 
-    fn adopted(&self, generation: u64) {
-        self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    fn adopted(&self) {
         self.last_success.set(i64::try_from(clock::now().seconds()).unwrap_or(i64::MAX));
     }
 
@@ -78,10 +77,15 @@ impl Reloader {
         admin_certificates: CertificateFiles,
         metrics: Metrics,
     ) -> Self {
-        metrics.adopted(exchange.generation());
-        let seen = exchange.serving().config.file.as_deref().and_then(digest);
+        metrics.adopted();
+        let seen = exchange.serving().config.digest;
         let (seen, turn) = (Mutex::new(seen), tokio::sync::Mutex::new(()));
         Self { exchange, policies, admin_certificates, metrics, seen, turn }
+    }
+
+    /// Brings up to date what is only read when it is asked for.
+    pub(super) fn refresh_metrics(&self) {
+        self.metrics.generation.set(i64::try_from(self.exchange.generation()).unwrap_or(i64::MAX));
     }
 
     pub(super) const fn exchange(&self) -> &Arc<Exchange> {
@@ -99,7 +103,7 @@ impl Reloader {
         let outcome = Box::pin(self.read_and_adopt(file)).await;
         match &outcome {
             Ok(ConfigReload { generation, changes }) => {
-                self.metrics.adopted(*generation);
+                self.metrics.adopted();
                 self.metrics.count(if changes.is_empty() { "unchanged" } else { "adopted" });
                 for change in changes.iter().take(CHANGES_LOGGED_MAX) {
                     info!("{}", config::described(change));

@@ -22,9 +22,14 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watched = Watched { watcher: None, folders: BTreeSet::new() };
+    // What changed between the reading of a file and now had nobody to see it.
+    let mut is_first = true;
     loop {
         if !watched.follow(folders(&reloader.watched()), || watcher(&changed, reloader.exchange())) {
             return;
+        }
+        if std::mem::take(&mut is_first) {
+            Box::pin(reloader.look_again()).await;
         }
         tokio::select! {
             () = stop.cancelled() => return,

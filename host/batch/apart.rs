@@ -52,12 +52,6 @@ impl Apart {
     pub fn holds(&self, tenant: Tenant, now: Uptime) -> bool {
         self.rows.get(&tenant).is_some_and(|row| row.failed >= FAILED_MIN && now < row.until)
     }
-
-    /// Whether there is nobody to be looked up.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
 }
 
 #[cfg(test)]

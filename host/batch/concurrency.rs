@@ -10,7 +10,7 @@
 //! that no outlier stays.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -68,6 +68,8 @@ pub(super) struct Concurrency {
     trial: Option<Trial>,
     occupancy: Occupancy,
     samples: VecDeque<Sample>,
+    /// How many of them each endpoint responded to.
+    endpoints: BTreeMap<Arc<str>, usize>,
     /// Batches since the limit was last compared with fewer without a trial.
     unweighed: u32,
     /// Batches with all slots taken: since the limit was compared with fewer, and since it was with more.
@@ -123,6 +125,7 @@ impl Concurrency {
             trial: None,
             occupancy: Occupancy::new(bound),
             samples: VecDeque::new(),
+            endpoints: BTreeMap::new(),
             unweighed: 0,
             unproven: 0,
             used: 0,
@@ -171,11 +174,8 @@ impl Concurrency {
         let at_once = self.occupancy.mean(sent, at).max(1.0);
         // With the pause before it, so that a single slot which is seldom taken doesn't count as one that is.
         let of_late = self.occupancy.mean(sent.checked_sub(*took).unwrap_or(sent), at);
-        if self.samples.len() >= SAMPLES + 2 * self.bound {
-            self.samples.pop_front();
-        }
         let (endpoint, seconds) = (endpoint.clone(), took.as_secs_f64());
-        self.samples.push_back(Sample { class, endpoint, items: *items, seconds, at_once });
+        self.remember(Sample { class, endpoint, items: *items, seconds, at_once });
         match self.trial.take() {
             Some(trial) => self.go_on(trial, at_once, at, pace),
             None => self.watch(of_late, at, pace),
@@ -266,10 +266,10 @@ impl Concurrency {
             self.limit = (useful.round() as usize).clamp(least, self.limit - 1);
             self.fewer_after = FEWER_AGAIN;
             self.samples.clear();
+            self.endpoints.clear();
             self.used = 0;
             self.tried_more = Some(at);
         }
-        self.trial = None;
         self.unproven = 0;
     }
 
@@ -333,9 +333,25 @@ impl Concurrency {
         }
     }
 
+    fn remember(&mut self, sample: Sample) {
+        if self.samples.len() >= SAMPLES + 2 * self.bound
+            && let Some(endpoint) = self.samples.pop_front().and_then(|oldest| oldest.endpoint)
+            && let Some(count) = self.endpoints.get_mut(&endpoint)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.endpoints.remove(&endpoint);
+            }
+        }
+        if let Some(endpoint) = &sample.endpoint {
+            *self.endpoints.entry(Arc::clone(endpoint)).or_default() += 1;
+        }
+        self.samples.push_back(sample);
+    }
+
     /// Returns how many endpoints responded lately; at least one.
     fn endpoints(&self) -> usize {
-        self.samples.iter().filter_map(|sample| sample.endpoint.as_ref()).collect::<BTreeSet<_>>().len().max(1)
+        self.endpoints.len().max(1)
     }
 
     /// Returns how many batches at once the model does the work of if all slots are taken, compared with those batches
@@ -375,7 +391,7 @@ impl Group {
 
     /// Returns the mean normalised latency, which no outlier decides.
     fn latency(mut self) -> f64 {
-        self.times.sort_unstable_by(|(a, for_a), (b, for_b)| (a * for_b).total_cmp(&(b * for_a)));
+        self.times.sort_unstable_by(|(a, for_a), (b, for_b)| (a / for_a).total_cmp(&(b / for_b)));
         let (seconds, expected) = self.times.get(self.times.len() / 2).copied().unwrap_or((1.0, 1.0));
         let most = OUTLIER_MAX * seconds / expected;
         let seconds: f64 = self.times.iter().map(|(seconds, expected)| seconds.min(most * expected)).sum();

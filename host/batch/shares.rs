@@ -247,16 +247,26 @@ impl Shares {
         let floor = self.standing(*first).counter;
         let cost: u128 = served.iter().map(|(_, cost)| u128::from(*cost)).sum();
         self.turns += 1;
+        let turn = self.turns;
         for (tenant, cost) in served {
-            let counter = self.standing(*tenant).counter + self.charge(*cost, self.weight(*tenant));
-            let turn = self.turns;
-            let row = self.row(*tenant);
-            (row.counter, row.turn) = (counter, turn);
-            row.recent += u128::from(*cost);
-            row.served += u128::from(*cost);
+            // One that isn't known begins at the floor.
+            self.row(*tenant);
+            if let Some(row) = self.count(*tenant, *cost) {
+                row.turn = turn;
+            }
         }
         self.floor = floor.max(self.floor + self.rise(cost));
         self.measure(cost);
+    }
+
+    /// Counts what a tenant was served, and returns its row; `None` if it isn't known.
+    fn count(&mut self, tenant: Tenant, cost: u64) -> Option<&mut Row> {
+        let counter = self.standing(tenant).counter + self.charge(cost, self.weight(tenant));
+        let row = self.rows.get_mut(&tenant)?;
+        row.counter = counter;
+        row.recent += u128::from(cost);
+        row.served += u128::from(cost);
+        Some(row)
     }
 
     /// Returns by how much the floor rises at least. Of `tenants_max` tenants that are served by their weights, each
@@ -271,13 +281,10 @@ impl Shares {
     pub(super) fn surcharge(&mut self, charges: &[(Tenant, u64)]) {
         let mut sum = 0;
         for (tenant, cost) in charges {
-            let counter = self.standing(*tenant).counter + self.charge(*cost, self.weight(*tenant));
             // One that has gone in the meantime isn't known again for that.
-            let Some(row) = self.rows.get_mut(tenant) else { continue };
-            row.counter = counter;
-            row.recent += u128::from(*cost);
-            row.served += u128::from(*cost);
-            sum += u128::from(*cost);
+            if self.count(*tenant, *cost).is_some() {
+                sum += u128::from(*cost);
+            }
         }
         self.floor += self.rise(sum);
         self.measure(sum);

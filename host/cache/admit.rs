@@ -54,6 +54,8 @@ pub struct Storage {
     pub vary: Option<Vec<HeaderName>>,
     /// Whether it may be served to requests with `Authorization`.
     pub for_authorized: bool,
+    /// Whether its directives forbid that it is ever served stale.
+    pub forbids_stale: bool,
     /// What it can be purged by, if a policy says so instead of the response.
     pub tags: Option<Vec<Tag>>,
 }
@@ -191,7 +193,8 @@ pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
         // Its lifetime is over on arrival: stored it would only take space.
         Some(lifetimes) if lifetimes.use_ends_ms() <= age_ms => Admission::Refuse(Refusal::NoLifetime),
         Some(lifetimes) => {
-            Admission::Store(Storage { lifetimes, vary, for_authorized: for_authorized(&directives), tags: None })
+            let (for_authorized, forbids_stale) = (for_authorized(&directives), directives.forbids_stale());
+            Admission::Store(Storage { lifetimes, vary, for_authorized, forbids_stale, tags: None })
         }
         None => Admission::Refuse(Refusal::NoLifetime),
     }
@@ -262,6 +265,11 @@ fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>
     if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
         return Defaults { heuristic_max, ..*defaults };
     }
+    if status.is_success() {
+        // It has to say for how long it is fresh; what follows is the route's.
+        let heuristic_max = if directives.public { heuristic_max.min(ERROR_TTL_MAX) } else { Duration::ZERO };
+        return Defaults { ttl: None, heuristic_max, ..*defaults };
+    }
     let (ttl, stale_if_unreachable) = (None, Duration::ZERO);
     let none = Defaults { ttl, heuristic_max: Duration::ZERO, stale_if_unreachable, ..Defaults::default() };
     let error_max = heuristic_max.min(ERROR_TTL_MAX);
@@ -314,12 +322,7 @@ fn storable(exchange: &Exchange<'_>) -> bool {
 
 /// Whether the response to a request with `Authorization` may be shared, by its directives (section 3.5).
 #[must_use]
-pub fn permits_authorized(exchange: &Exchange<'_>) -> bool {
-    for_authorized(&targeted::effective(exchange.response, exchange.targeted))
-}
-
-/// Section 3.5.
-const fn for_authorized(directives: &Directives) -> bool {
+pub const fn for_authorized(directives: &Directives) -> bool {
     directives.public || directives.must_revalidate || directives.s_maxage.is_some()
 }
 

@@ -19,7 +19,6 @@ mod tests;
 mod window;
 
 use std::{
-    collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -29,6 +28,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use smallvec::SmallVec;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::warn;
 
@@ -98,7 +98,7 @@ impl BodySource {
         if left == Some(0) {
             return Some(Body::Empty);
         }
-        let start = sections.front()?.range.start;
+        let start = sections.first()?.range.start;
         let first = match &self.kind {
             Kind::Stored(key, object) => Some(part_of(key, object, start)?),
             Kind::Whole(_) => None,
@@ -155,13 +155,12 @@ impl BodySource {
 }
 
 /// The sections cut to a body of this length, and how many bytes they are together, if that can be told.
-fn fitted(sections: Sections, length: Option<u64>) -> (VecDeque<Section>, Option<u64>) {
-    let fit = |Section { before, range }| {
+fn fitted(sections: Sections, length: Option<u64>) -> (SmallVec<[Section; 1]>, Option<u64>) {
+    let mut sections = sections.into_list();
+    for Section { range, .. } in &mut sections {
         let end = length.map_or(range.end, |length| range.end.min(length));
-        let end = if planted(Plant::BodyCutShort) { end.saturating_sub(1) } else { end };
-        Section { before, range: range.start..end }
-    };
-    let sections: VecDeque<Section> = sections.into_list().into_iter().map(fit).collect();
+        range.end = if planted(Plant::BodyCutShort) { end.saturating_sub(1) } else { end };
+    }
     let left = length.map(|_| sections.iter().map(Section::bytes).sum::<u64>());
     (sections, left)
 }
@@ -187,7 +186,7 @@ struct Reading {
     /// Where the section ends that is being read.
     end: u64,
     /// The sections after it.
-    then: VecDeque<Section>,
+    then: smallvec::IntoIter<[Section; 1]>,
     /// The body must reach `end`.
     exact: bool,
     /// The first piece, if it was looked up before the body was begun.
@@ -203,13 +202,13 @@ struct Reading {
 
 impl Reading {
     /// Nothing of the sections has been read yet.
-    fn of(source: BodySource, sections: VecDeque<Section>) -> Self {
+    fn of(source: BodySource, sections: SmallVec<[Section; 1]>) -> Self {
         Self {
             source,
             before: Bytes::new(),
             at: 0,
             end: 0,
-            then: sections,
+            then: sections.into_iter(),
             exact: true,
             ready: None,
             refill: None,
@@ -238,7 +237,7 @@ impl Reading {
             if self.at < self.end {
                 return self.take().await;
             }
-            let Section { before, range } = self.then.pop_front()?;
+            let Section { before, range } = self.then.next()?;
             // What the origin sends may be past the section already, or far before it.
             (self.before, self.at, self.end, self.refill) = (before, range.start, range.end, None);
         }
@@ -421,7 +420,7 @@ impl Cache {
         }
         let length = object.body.len() as u64;
         let (sections, left) = fitted(sections, Some(length));
-        let start = sections.front().map_or(0, |section| usize::try_from(section.range.start).unwrap_or(usize::MAX));
+        let start = sections.first().map_or(0, |section| usize::try_from(section.range.start).unwrap_or(usize::MAX));
         let end = start.saturating_add(SCARCE_BYTES).min(object.body.len());
         let source = BodySource { cache: Arc::clone(self), kind: Kind::Whole(length), rest };
         let reading = Reading {

@@ -133,11 +133,13 @@ fn seconds(value: Option<&[u8]>) -> Duration {
 
 /// Delta-seconds (section 1.2.2), at most [`SECONDS_MAX`]; `None` if it isn't digits alone.
 pub(super) fn delta_seconds(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = text.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    Some(number.min(SECONDS_MAX))
+    digits(text).map(|number| number.min(SECONDS_MAX))
+}
+
+/// A number of any length; one that doesn't fit is the largest. `None` if it isn't digits alone.
+pub(super) fn digits(text: &[u8]) -> Option<u64> {
+    let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+    (!text.is_empty() && text.iter().all(u8::is_ascii_digit)).then(|| text.iter().fold(0, add))
 }
 
 /// Splits at `border` outside of quoted strings.

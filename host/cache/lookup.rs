@@ -102,11 +102,9 @@ fn by_standing(freshness: Freshness, standing: Standing, object: &Object) -> Fre
             if_error: lifetimes.stale_if_error_ms > 0,
             if_unreachable: false,
         },
-        (Standing::Unconfirmed, Freshness::Stale { over_ms, if_error, .. }) => {
-            Freshness::Stale { over_ms, grace: false, if_error, if_unreachable: false }
-        }
         // A soft purge says that it has changed: an origin out of reach is no reason to serve it.
-        (Standing::Stale, Freshness::Stale { over_ms, grace, if_error, .. }) => {
+        (Standing::Stale | Standing::Unconfirmed, Freshness::Stale { over_ms, grace, if_error, .. }) => {
+            let grace = grace && standing == Standing::Stale;
             Freshness::Stale { over_ms, grace, if_error, if_unreachable: false }
         }
         (_, freshness) => freshness,

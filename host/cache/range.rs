@@ -13,7 +13,9 @@ use http::{
     },
 };
 
-use super::freshness::date;
+use smallvec::{SmallVec, smallvec};
+
+use super::{control::digits, freshness::date};
 
 /// Ranges that one request may name; a field with more of them is ignored.
 pub const RANGES_MAX: usize = 16;
@@ -91,10 +93,10 @@ impl Spec {
     fn parse(spec: &str) -> Option<Self> {
         let (first, last) = spec.split_once('-')?;
         match (first.is_empty(), last.is_empty()) {
-            (true, _) => number(last).map(Self::Suffix),
-            (false, true) => Some(Self::From { first: number(first)?, last: None }),
+            (true, _) => digits(last.as_bytes()).map(Self::Suffix),
+            (false, true) => Some(Self::From { first: digits(first.as_bytes())?, last: None }),
             (false, false) => {
-                let (first, last) = (number(first)?, number(last)?);
+                let (first, last) = (digits(first.as_bytes())?, digits(last.as_bytes())?);
                 (first <= last).then_some(Self::From { first, last: Some(last) })
             }
         }
@@ -108,13 +110,6 @@ impl Spec {
         };
         (!range.is_empty()).then_some(range)
     }
-}
-
-/// A number of any length; one that doesn't fit is the largest, which no body has.
-fn number(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let add = |sum: u64, digit: u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-    is_number.then(|| text.bytes().fold(0, add))
 }
 
 /// The ranges with those that overlap or touch made one, each in the place of its first.
@@ -333,11 +328,11 @@ impl Sections {
 
     /// One by one. The range of a whole body has no end of its own.
     #[must_use]
-    pub fn into_list(self) -> Vec<Section> {
+    pub fn into_list(self) -> SmallVec<[Section; 1]> {
         match self {
-            Self::Whole => vec![Section::plain(0..u64::MAX)],
-            Self::One(range) => vec![Section::plain(range)],
-            Self::Several(sections) => sections,
+            Self::Whole => smallvec![Section::plain(0..u64::MAX)],
+            Self::One(range) => smallvec![Section::plain(range)],
+            Self::Several(sections) => sections.into(),
         }
     }
 }

@@ -63,7 +63,6 @@ pub fn head(
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
     tags.extend([Tag::url(origins.url), Tag::key(&keys.primary)]);
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
-    let forbids_stale = targeted::effective(headers, origins.targeted).forbids_stale();
     let mut headers = detached(headers);
     let own = targeted::take_own(&mut headers, origins.targeted);
     // RFC 9110, section 6.6.1: without it later hits would claim to have been made when they are sent.
@@ -78,7 +77,7 @@ pub fn head(
         tags,
         mark: origins.mark,
         for_authorized: storage.for_authorized,
-        forbids_stale,
+        forbids_stale: storage.forbids_stale,
         length: 0,
         layout: Layout::Whole,
     }

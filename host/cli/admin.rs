@@ -3,10 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use clap::Args;
-use holm::admin::{Trust, client::Access};
-
-/// The variable of the environment that has the token, for a node as for these commands.
-const TOKEN: &str = "HOLM_ADMIN_TOKEN";
+use holm::admin::{TOKEN_VARIABLE, Trust, client::Access};
 
 #[derive(Args)]
 pub(crate) struct AdminFlags {
@@ -37,7 +34,7 @@ impl AdminFlags {
             Some(file) => {
                 Some(fs::read_to_string(file).map_err(|error| format!("{} can't be read: {error}", file.display()))?)
             }
-            None => env::var(TOKEN).ok().filter(|token| !token.is_empty()),
+            None => env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty()),
         };
         let client = self.client_cert.clone().zip(self.client_key.clone());
         Ok(Access { address: self.admin.clone(), token, trust: Trust { ca: self.ca.clone(), client } })

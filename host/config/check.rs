@@ -60,6 +60,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         prefetch: prefetch(&raw.prefetch, &mut findings),
         log: log(&raw.log, &mut findings),
         file: None,
+        digest: None,
     };
     translation::assign(raw, &mut config.routes, &config.pools, &mut findings);
     Checked { config, problems: findings.problems, files: findings.files }

@@ -24,7 +24,8 @@ pub fn load(path: &Path) -> Result<Config, Error> {
     let whole = std::path::absolute(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
     let mut checked = understand(&name, &text, whole.parent().unwrap_or(Path::new("")))?;
     checked.look_for_files();
-    checked.finish(&name, &text).map(|config| Config { file: Some(whole), ..config })
+    let digest = Some(blake3::hash(text.as_bytes()));
+    checked.finish(&name, &text).map(|config| Config { file: Some(whole), digest, ..config })
 }
 
 /// Validates a text without looking at any file: whether the files it names are there is left to [`load`]. Relative

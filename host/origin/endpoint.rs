@@ -262,7 +262,9 @@ async fn over_http1(
         // The client library leaves out a body of unknown length of these, unless it is told that there is one.
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let response = single.exchange(request, progress, limit, connect != Connect::Any).await?;
+    // What is written otherwise than the client library has it needs a connection of its own, see `dial`.
+    let is_alone = connect != Connect::Any || raw_query::is_marked(request.uri().query());
+    let response = single.exchange(request, progress, limit, is_alone).await?;
     Ok(Exchanged { response, lease: None })
 }
 

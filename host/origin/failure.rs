@@ -110,20 +110,10 @@ impl Reason {
     /// 4.2.4). What has come back, or what this node's own limits forbid, says nothing of that.
     const fn is_unreachable(&self) -> bool {
         match self {
-            Self::ConnectRefused
-            | Self::ConnectTimeout
-            | Self::ConnectFailed
-            | Self::TlsFailed
-            | Self::ConnectionClosed
-            | Self::ConnectionReset
-            | Self::ResponseTimeout
-            | Self::NoEndpoint => true,
-            Self::InvalidResponse
-            | Self::PoolFull
-            | Self::WaitTimeout
-            | Self::ClientLimit
-            | Self::RequestBody(_)
-            | Self::Unsendable => false,
+            Self::NoEndpoint => true,
+            // It has come back.
+            Self::InvalidResponse => false,
+            other => other.blames_endpoint(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     message::{
         Body, RequestSpan,
         compression::{Compression, compress},
-        is_grpc, raw_query,
+        is_grpc,
     },
 };
 
@@ -113,8 +113,6 @@ struct Attempts<'a> {
     uncounted: u32,
     /// The next attempt takes a new connection.
     on_new_connection: bool,
-    /// So does each, because its target is written in another way than the client library would.
-    is_raw: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -123,7 +121,7 @@ impl<'a> Attempts<'a> {
         // What gRPC codes it says in fields of its own.
         let is_call = recodes && is_grpc(&headers);
         let recodes = recodes && !is_call;
-        let (is_upgrade, is_raw) = (headers.contains_key(UPGRADE), raw_query::is_marked(target.query()));
+        let is_upgrade = headers.contains_key(UPGRADE);
         // What comes after the switch is no body of the request.
         let (payload, upstream) = match body {
             OutboundBody::Once(body) if is_upgrade => (Payload::new(OutboundBody::Empty), Some(body)),
@@ -157,7 +155,6 @@ impl<'a> Attempts<'a> {
             attempts: 0,
             uncounted: 0,
             on_new_connection: false,
-            is_raw,
         }
     }
 
@@ -237,8 +234,7 @@ impl<'a> Attempts<'a> {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
-        let is_first = std::mem::take(&mut self.on_new_connection) || self.is_raw;
-        let connect = if is_first { Connect::New } else { Connect::Any };
+        let connect = if std::mem::take(&mut self.on_new_connection) { Connect::New } else { Connect::Any };
         let mut headers = self.headers.clone();
         let word = self.is_expected.then(|| Arc::new(watch::Sender::new(Word::Awaited)));
         let (upload, progress) = match (encoded, &word) {

@@ -134,7 +134,7 @@ impl Multiplexer {
     /// # Errors
     /// A fault, if it didn't come about within the time to connect.
     pub(super) async fn lease_alone(&self) -> Result<Option<Lease>, Fault> {
-        let connected = timeout(self.0.dialer.limit(), self.0.connect()).await;
+        let connected = timeout(self.0.dialer.limit(), Box::pin(self.0.connect())).await;
         let connected = connected.unwrap_or_else(|_| Err(self.0.dialer.timeout()));
         let Some((sender, driven)) = connected.map_err(|error| Fault::of_dial(&error))? else { return Ok(None) };
         let connection = Arc::new(Connection::new(0, sender, driven.current_max_send_streams()));

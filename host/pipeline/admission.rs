@@ -13,6 +13,7 @@ use crate::{
         freshness::{Lifetimes, initial_age_ms},
         purge::Mark,
         tag::{self, Tag},
+        targeted,
         vary::{self, Vary},
     },
     clock::Timestamp,
@@ -203,17 +204,17 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
     if let Some(refusal) = tags_refusal(&storage.tags, tags_max) {
         return Admission::Refuse(refusal).into();
     }
-    let for_authorized = match native {
-        Admission::Store(native) => native.for_authorized,
+    let (for_authorized, forbids_stale, stale_if_unreachable_ms) = match native {
+        Admission::Store(native) => {
+            (native.for_authorized, native.forbids_stale, native.lifetimes.stale_if_unreachable_ms)
+        }
         // The policy decides (RFC 9111, section 3.5, left to the operator): it knows the key.
         Admission::Refuse(_) => {
             let exchange = &case.exchange;
-            exchange.request.contains_key(AUTHORIZATION) || admit::permits_authorized(exchange)
+            let directives = targeted::effective(exchange.response, exchange.targeted);
+            let for_authorized = exchange.request.contains_key(AUTHORIZATION) || admit::for_authorized(&directives);
+            (for_authorized, directives.forbids_stale(), 0)
         }
-    };
-    let stale_if_unreachable_ms = match native {
-        Admission::Store(native) => native.lifetimes.stale_if_unreachable_ms,
-        Admission::Refuse(_) => 0,
     };
     let bounded = Lifetimes {
         ttl_ms: storage.ttl_ms,
@@ -237,6 +238,7 @@ fn overruled(said: &policy::Admission, native: &Admission, case: &Case<'_>, tags
         lifetimes,
         vary,
         for_authorized,
+        forbids_stale,
         tags: Some(storage.tags.iter().map(|name| Tag::named(name.as_bytes())).collect()),
     })
     .into()

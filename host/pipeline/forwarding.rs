@@ -53,14 +53,6 @@ fn looks_alike(name: &HeaderName) -> bool {
     LOOKED_LIKE.contains(&read) || read.starts_with("x-forwarded") || claims::of(read).is_some()
 }
 
-/// Removes the fields that read like others.
-fn remove_lookalikes(headers: &mut HeaderMap) {
-    let alike: Vec<HeaderName> = headers.keys().filter(|name| looks_alike(name)).cloned().collect();
-    for name in alike {
-        headers.remove(name);
-    }
-}
-
 /// The fields of a request that are sent with an item, sorted by name. `maker` made its key; `None` if the native
 /// default did.
 pub(super) fn sent(route: &Route, maker: Option<&dyn Policy>, headers: &HeaderMap) -> Vec<HeaderName> {
@@ -166,10 +158,9 @@ impl Proxies {
             Some(Claim::Override) => !may_be_stored || is_keyed(name),
         };
         let mut headers = head.headers.clone();
-        for name in head.headers.keys().filter(|name| !is_passed_on(name)) {
+        for name in head.headers.keys().filter(|name| looks_alike(name) || !is_passed_on(name)) {
             headers.remove(name);
         }
-        remove_lookalikes(&mut headers);
         headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
         headers.insert(FORWARDED_FOR, chain(head, trusted));
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(head.scheme.as_str()));

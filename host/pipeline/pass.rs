@@ -104,9 +104,9 @@ impl Passer {
         };
         let status = arrived.fetched.response.status();
         if let Some(changing) = changing {
-            changing.over();
+            let own = changing.over();
             if status.is_success() || status.is_redirection() {
-                self.invalidate_all(route, &head, arrived.fetched.response.headers()).await;
+                self.invalidate_all(route, &head, own, arrived.fetched.response.headers()).await;
             }
         }
         let report = UpstreamReport::of(&arrived, advice);
@@ -114,29 +114,28 @@ impl Passer {
     }
 
     /// Invalidates the request's URL, and those of the same origin that the response says were made or changed with it.
-    async fn invalidate_all(&self, route: &Route, head: &RequestHead, response: &HeaderMap) {
+    async fn invalidate_all(&self, route: &Route, head: &RequestHead, own: Tag, response: &HeaderMap) {
         let named = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| {
             let reference = response.get(name)?.to_str().ok()?;
             url::of_same_origin(head.scheme, head.authority(), &head.target, reference)
         });
-        let own = head.url();
-        let others: Vec<String> = named.filter(|url| *url != own).collect();
-        self.invalidate(route, own).await;
-        for url in others {
-            self.invalidate(route, url).await;
+        let others = named.map(|url| (Tag::url(&url), url)).filter(|(tag, _)| *tag != own);
+        let others: Vec<(Tag, String)> = others.collect();
+        self.invalidate(route, own, || head.url()).await;
+        for (tag, url) in others {
+            self.invalidate(route, tag, || url).await;
         }
     }
 
     /// Invalidates a URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line
     /// in the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
-    async fn invalidate(&self, route: &Route, url: String) {
-        let tag = Tag::url(&url);
+    async fn invalidate(&self, route: &Route, tag: Tag, url: impl FnOnce() -> String) {
         if route.policy.is_none() && !self.purger.may_hold(&tag) {
             return;
         }
         if tokio::time::timeout(INVALIDATE_TIME, self.purger.invalidate(tag)).await.is_err() {
             warn!(
-                url,
+                url = url(),
                 "an unsafe method has invalidated a URL on this node; neither the purge log nor the disk has taken it for the \
              others yet"
             );
@@ -146,22 +145,28 @@ impl Passer {
 
 /// An unsafe request whose effect isn't known yet. Dropped before its response is there (the client left, or the
 /// origin failed), it invalidates its URL.
-struct Changing(Option<(Arc<Purger>, Tag)>);
+struct Changing {
+    purger: Arc<Purger>,
+    url: Tag,
+    is_over: bool,
+}
 
 impl Changing {
     fn new(purger: &Arc<Purger>, head: &RequestHead) -> Self {
-        Self(Some((Arc::clone(purger), Tag::url(&head.url()))))
+        Self { purger: Arc::clone(purger), url: Tag::url(&head.url()), is_over: false }
     }
 
-    /// Its response is there.
-    fn over(mut self) {
-        self.0 = None;
+    /// Its response is there. Returns the tag of its URL.
+    fn over(mut self) -> Tag {
+        self.is_over = true;
+        self.url
     }
 }
 
 impl Drop for Changing {
     fn drop(&mut self) {
-        if let Some((purger, url)) = self.0.take() {
+        if !self.is_over {
+            let (purger, url) = (Arc::clone(&self.purger), self.url);
             tokio::spawn(async move { purger.invalidate(url).await });
         }
     }

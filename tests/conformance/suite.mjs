@@ -40,8 +40,7 @@ async function freePort () {
   return port
 }
 
-// What an operator would write for a web site: the defaults, and nothing for this suite but a limit, since a hundred
-// clients of one address ask at once.
+// What an operator would write for a web site: the defaults, and nothing for this suite.
 async function startNode (origin, work) {
   const [port, admin] = [await freePort(), await freePort()]
   const file = path.join(work, 'holm.toml')
@@ -65,6 +64,7 @@ pool = "suite"
     if (ready) return { node, base: `http://127.0.0.1:${port}` }
     await new Promise(resolve => setTimeout(resolve, 50))
   }
+  node.kill('SIGKILL')
   throw new Error('the node is not ready after 10 s')
 }
 

@@ -1,6 +1,6 @@
 //! Certificates that change while the node runs, several at one address, and who may use the admin API.
 
-use std::{ffi::OsStr, fs, net::SocketAddr, path::Path, process::Output, sync::Arc};
+use std::{ffi::OsStr, fs, net::SocketAddr, path::Path, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
@@ -16,7 +16,7 @@ use crate::{
         eventually,
         node::Node,
         origin::{Origin, Reply},
-        process::{Process, run},
+        process::{Process, run, words},
         quoted,
     },
     http_versions::Certificate,
@@ -198,10 +198,6 @@ async fn commands_show_the_token() {
         assert!(!words(&output).contains(TOKEN));
     }
     assert!(!process.said().contains(TOKEN), "{}", process.said());
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

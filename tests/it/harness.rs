@@ -12,7 +12,11 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -48,6 +52,11 @@ pub(crate) async fn found<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
         }
         assert!(Instant::now() < end, "{what}: not seen within {LIMIT:?}");
     }
+}
+
+/// Returns an address that nobody listens at now.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A body of `length` bytes that nothing else looks like and that proves itself: the digest of the rest, then the rest.

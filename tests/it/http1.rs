@@ -8,10 +8,11 @@ use tokio::{
 
 use crate::harness::{
     client::raw,
-    eventually,
+    eventually, free_address,
     liar::{Liar, crlf},
     node::Node,
     origin::{Origin, Reply},
+    process::Process,
     within,
 };
 
@@ -157,13 +158,10 @@ async fn where_no_websocket_is_allowed_it_is_refused_and_a_426_is_not_stored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_comes_back_is_refused_at_once() {
     // The address of a node that is started a moment later as its own origin.
-    let port = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap().port()
-    };
-    let own = format!("http://127.0.0.1:{port}");
-    let text = Node::builder().origin(&own).text().replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1);
-    let process = crate::harness::process::Process::serve(&text).await;
+    let address = free_address();
+    let own = format!("http://{address}");
+    let text = Node::builder().origin(&own).text().replacen("127.0.0.1:0", &address.to_string(), 1);
+    let process = Process::serve(&text).await;
     for (method, body) in [("GET", ""), ("POST", "x")] {
         let before = process.metric("holm_http_requests_total", "version=\"1.1\"").await;
         let request = format!(

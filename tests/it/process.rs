@@ -7,7 +7,7 @@ use crate::harness::{
     load::{Load, sealed_origin},
     node::Node,
     origin::{Gate, Origin, Reply, Taps},
-    process::{Process, run},
+    process::{self, Process, run},
     repository, sealed,
 };
 
@@ -143,7 +143,7 @@ async fn a_wrong_file_is_shown_with_its_line_the_piece_and_what_is_allowed() {
             let mut arguments: Vec<&OsStr> = command.iter().map(OsStr::new).collect();
             arguments.push(file.as_os_str());
             let output = run(&arguments, LIMIT).await;
-            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            let said = process::words(&output);
             assert!(!output.status.success(), "{command:?} took\n{text}");
             for word in words.iter().chain(&["wrong.toml"]) {
                 assert!(said.contains(word), "{command:?} doesn't say {word:?}:\n{said}");
@@ -214,7 +214,7 @@ async fn an_access_log_on_a_fifo_that_nobody_reads_holds_nothing_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_runs_to_its_summary() {
     let output = run(&["demo", "--once"], Duration::from_secs(300)).await;
-    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let said = process::words(&output);
     assert!(output.status.success(), "{said}");
     for word in
         ["requests", "collapsed", "batches", "p50", "p99", "at 250 requests a second", "at 1,000 requests a second"]

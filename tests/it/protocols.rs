@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    client::Response,
     eventually,
-    model::{ARRAY, EMBEDDINGS, vector},
+    model::{ARRAY, EMBEDDINGS, call, embedded, vector},
     node::{Builder, Node},
-    origin::{Gate, Origin, Reply, Seen},
+    origin::{Gate, Origin, Reply},
 };
 
 const KSERVE: &str = "/v2/models/m/infer";
@@ -23,14 +22,6 @@ const JSON_BYTES: &str = "inference-header-content-length";
 /// A node for items of this protocol whose results are stored.
 fn asking(origin: &Origin, protocol: &str) -> Builder {
     Node::builder().origin(&origin.url()).infer(protocol).route("ttl_ms = 600000")
-}
-
-async fn embedded(node: &Node, call: &Value) -> Response {
-    node.post(EMBEDDINGS).json(call).send().await
-}
-
-fn call(seen: &Seen) -> Value {
-    serde_json::from_slice(&seen.body).unwrap()
 }
 
 /// Returns the inputs of a call as a list.

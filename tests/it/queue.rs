@@ -27,10 +27,6 @@ fn ask(node: &Node, conn: &Conn, asks: &mut JoinSet<(u64, Response)>, n: u64, wh
     asks.spawn(async move { (n, stream.send(request).await) });
 }
 
-async fn waiting(node: &Node, count: f64) {
-    eventually("the queue", async || node.metric("holm_batch_waiting", "pool=\"web\"").await == count).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_longer_than_the_queue_are_answered_also_several_at_once() {
     let origin = Origin::start().await;
@@ -60,14 +56,14 @@ async fn a_full_queue_refuses_whole_requests_and_has_room_for_other_tenants() {
     for n in 0..5 {
         ask(&node, &conn, &mut asks, n, "Bearer greedy");
         // The first one is under way.
-        waiting(&node, f64::from(u32::try_from(n).unwrap())).await;
+        node.waiting(f64::from(u32::try_from(n).unwrap())).await;
     }
     let list = json!([{"n": 5}, {"n": 6}]);
     let refused = node.post(ARRAY).header("authorization", "Bearer greedy").json(&list).send().await;
     assert_eq!(node.metric("holm_batch_refused_total", "reason=\"queue-full\"").await, 2.0);
     assert_eq!(refused.header("retry-after"), "1");
     ask(&node, &conn, &mut asks, 7, "Bearer modest");
-    waiting(&node, 5.0).await;
+    node.waiting(5.0).await;
     gate.open();
     for (n, response) in asks.join_all().await {
         assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})));
@@ -86,7 +82,7 @@ async fn the_tenant_is_what_the_route_says() {
     let (conn, mut asks) = (node.h2().await, JoinSet::new());
     for n in 0..3 {
         ask(&node, &conn, &mut asks, n, &format!("Bearer {n}"));
-        waiting(&node, f64::from(u32::try_from(n).unwrap())).await;
+        node.waiting(f64::from(u32::try_from(n).unwrap())).await;
     }
     let refused = node.post(ARRAY).header("authorization", "Bearer other").json(&json!({"n": 9})).send().await;
     assert_eq!((refused.status, refused.header("retry-after")), (429, "1"), "all are one tenant's");

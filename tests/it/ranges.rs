@@ -251,7 +251,7 @@ async fn a_range_is_sent_while_the_body_still_arrives() {
     assert_eq!(node.hit("/known").await.text(), DIGITS);
     assert_eq!(origin.hits("/known"), 1);
 
-    let asked = tokio::spawn(ask_owned(NodeHandle::clone(&node), "/unknown"));
+    let asked = tokio::spawn(node.get("/unknown").header("range", "bytes=0-2").send());
     let pipe = taps.next().await;
     pipe.send(Ok(Bytes::from_static(DIGITS.as_bytes()))).await.unwrap();
     drop(pipe);
@@ -259,11 +259,6 @@ async fn a_range_is_sent_while_the_body_still_arrives() {
     assert_eq!((whole.status, whole.text()), (200, DIGITS), "how long it is nobody knew");
     node.hit("/unknown").await;
     assert_eq!(ask(&node, "/unknown", "bytes=-1").await.text(), "9");
-}
-
-/// Asks for three bytes at the beginning.
-async fn ask_owned(node: NodeHandle, target: &str) -> Response {
-    ask(&node, target, "bytes=0-2").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,12 @@ use crate::{
     harness::{
         LIMIT,
         client::{Ask, Conn, full},
-        eventually,
+        eventually, free_address,
         h2::H2Origin,
         load::{Load, sealed_origin},
         node::{Builder, Node, NodeHandle},
         origin::{Gate, Origin, Reply},
-        process::{Process, run},
+        process::{Process, run, words},
         quoted,
     },
     http_versions::Certificate,
@@ -28,11 +28,6 @@ fn unwatched(builder: &Builder) -> String {
 /// The same with another listener.
 fn listening(builder: &Builder, address: SocketAddr) -> String {
     format!("{}[[listen]]\naddress = \"{address}\"\n", unwatched(builder))
-}
-
-/// An address that nobody listens at now.
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn put(process: &Process, text: &str) {
@@ -92,7 +87,7 @@ async fn hup_adopts_another_route_and_pool() {
     assert_eq!(process.metric("holm_config_generation", "").await, 2.0);
     assert!(process.metric("holm_config_last_success_timestamp_seconds", "").await > 1.0);
     for words in ["route.other is new", "pool.other is new", "the configuration is adopted"] {
-        assert!(process.said().contains(words), "{words}: {}", process.said());
+        eventually(words, async || process.said().contains(words)).await;
     }
 }
 
@@ -178,7 +173,7 @@ async fn an_added_address_serves_and_one_that_is_gone_drains() {
     origin.on("/slow", move |_| Reply::ok("slow but whole").behind(&held));
     origin.on("*", |_| Reply::ok("x"));
     let builder = Node::builder().origin(&origin.url());
-    let (first, second) = (free(), free());
+    let (first, second) = (free_address(), free_address());
     let process = Process::serve(&listening(&builder, first)).await;
     let at = |address| NodeHandle { address, admin: process.admin };
     let slow = tokio::spawn(at(first).get("/slow").send());
@@ -287,7 +282,7 @@ async fn two_hundred_exchanges_under_load_fail_no_request_and_leave_nothing_behi
         unwatched(&builder),
         unwatched(&builder.clone().set("pool.web", "waiting_max = 1000\nhealth.path = \"/health\"")),
         unwatched(&builder.clone().route_before(route).set("limits", "connections_max = 5000\nstreams_max = 64")),
-        listening(&builder, free()),
+        listening(&builder, free_address()),
     ];
     let process = Process::serve(&texts[0]).await;
     let load = Load::start(&process, 4, |n| format!("/{}/{}", ["some", "more"][n % 2], n % 1_000));
@@ -329,8 +324,7 @@ async fn diff_says_what_would_change_and_what_needs_a_restart() {
     let diff = async |text: String| {
         fs::write(&file, text).unwrap();
         let output = run(&["diff", &path, "--admin", &admin], LIMIT).await;
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        (output.status.code().unwrap(), said)
+        (output.status.code().unwrap(), words(&output))
     };
     assert_eq!(diff(unwatched(&two.before())).await, (0, String::new()));
     let (code, said) = diff(unwatched(&two.after().set("limits", "headers_max = 50"))).await;

@@ -100,10 +100,6 @@ fn ask(node: &Node, conn: &Conn, asks: &mut JoinSet<Response>, n: u64, team: &st
     asks.spawn(async move { stream.send(request).await });
 }
 
-async fn waiting(node: &Node, count: f64) {
-    eventually("the queue", async || node.metric("holm_batch_waiting", "pool=\"web\"").await == count).await;
-}
-
 /// Returns the numbers of the items that a model has had, in their order.
 fn numbers(origin: &Origin) -> Vec<u64> {
     batches(origin, ARRAY).concat().iter().map(|item| item["n"].as_u64().unwrap()).collect()
@@ -119,12 +115,12 @@ async fn a_policy_names_the_tenant_instead_of_the_route() {
     for n in 0..5 {
         ask(&node, &conn, &mut asks, n, "greedy", "1");
         // The first one is under way.
-        waiting(&node, f64::from(u32::try_from(n).unwrap())).await;
+        node.waiting(f64::from(u32::try_from(n).unwrap())).await;
     }
     let refused = node.post(ARRAY).header("x-team", "greedy").json(&json!({"n": 5})).send().await;
     assert_eq!(refused.status, 429, "without its credentials it is of the same team: {}", refused.text());
     ask(&node, &conn, &mut asks, 7, "modest", "1");
-    waiting(&node, 5.0).await;
+    node.waiting(5.0).await;
     gate.open();
     assert!(asks.join_all().await.iter().all(|response| response.status == 200));
     assert_eq!(numbers(&origin)[1], 7, "the tenant that was served least is next");
@@ -151,7 +147,7 @@ async fn tenants_are_served_by_the_weights_of_the_policy_or_of_the_route() {
             ask(&node, &conn, &mut asks, n, "basic", "1");
             ask(&node, &conn, &mut asks, 100 + n, "gold", "3");
         }
-        waiting(&node, 24.0).await;
+        node.waiting(24.0).await;
         gate.open();
         assert!(asks.join_all().await.iter().all(|response| response.status == 200));
         let order = numbers(&origin).split_off(1);

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::harness::{
     client::{self, OutBody, full},
     h2::H2Origin,
-    model::{EMBEDDINGS, vector},
+    model::{call, embedded, vector},
     node::{Builder, Node},
-    origin::{Origin, Reply, Seen},
+    origin::{Origin, Reply},
 };
 
 const INFER: &str = "/v2/models/m/infer";
@@ -26,14 +26,6 @@ const INFER: &str = "/v2/models/m/infer";
 fn translating(url: &str, client: &str, pool: &str) -> Builder {
     let pool = format!("protocol = \"{pool}\"\ntranslate.model = \"m\"");
     Node::builder().origin(url).infer(client).route("ttl_ms = 600000").set("pool.web", &pool)
-}
-
-async fn embedded(node: &Node, call: &Value) -> client::Response {
-    node.post(EMBEDDINGS).json(call).send().await
-}
-
-fn call(seen: &Seen) -> Value {
-    serde_json::from_slice(&seen.body).unwrap()
 }
 
 fn json_reply(status: u16, body: &Value) -> Reply {

@@ -41,8 +41,13 @@ impl Metrics {
 
     /// A certificate is served from now on.
     pub(super) fn serves(&self, file: &Path, not_after: Option<i64>) {
-        if let Some(not_after) = not_after {
-            self.not_after.get_or_create(&label(file)).set(not_after);
+        match not_after {
+            Some(not_after) => {
+                self.not_after.get_or_create(&label(file)).set(not_after);
+            }
+            None => {
+                self.not_after.remove(&label(file));
+            }
         }
         self.refused.get_or_create(&label(file)).set(0);
     }

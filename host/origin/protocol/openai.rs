@@ -207,9 +207,9 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
         _ => {}
     }
     let text = Text::of(response.body);
-    let List { rest, data, usage, strays } = List::parse(&text, asks_for_base64(items))?;
+    let List { rest, data, usage, strays } = List::parse(&text)?;
     let entries = in_order(data, items.len())?;
-    let sound = sound(&entries);
+    let sound = sound(&entries, asks_for_base64(items));
     if let ([entry], [is_sound]) = (&entries[..], &sound[..]) {
         let body = if *is_sound { numbered(response.body, &text, entry) } else { response.body.clone() };
         let (storable, tokens) = (*is_sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
@@ -286,7 +286,8 @@ struct Entry<'t> {
     index: Index,
     /// Its `index` as the model wrote it.
     written_index: Option<&'t str>,
-    embedding: Embedding,
+    /// The text of its embedding; `None` if there is none, or it has words that aren't JSON.
+    embedding: Option<&'t str>,
 }
 
 /// The item that an entry is for, by its `index`.
@@ -312,8 +313,8 @@ enum Embedding {
 }
 
 impl<'t> List<'t> {
-    /// Reads a reply. A text is an embedding only if `base64` was asked for.
-    fn parse(text: &'t Text<'_>, base64: bool) -> Result<Self, BadResponse> {
+    /// Reads a reply.
+    fn parse(text: &'t Text<'_>) -> Result<Self, BadResponse> {
         const WANTED: &str = "an object with a list of embeddings in `data`";
         let mut rest: BTreeMap<String, &'t RawValue> = json::read(text.readable(), WANTED)?;
         let Some(data) = rest.remove("data") else {
@@ -321,7 +322,7 @@ impl<'t> List<'t> {
         };
         let strays = text.words_in(data.get().as_bytes()) < text.words();
         let data: Vec<BTreeMap<String, &'t RawValue>> = json::read(data.get().as_bytes(), WANTED)?;
-        let data = data.into_iter().map(|members| Entry::of(text, members, base64)).collect();
+        let data = data.into_iter().map(|members| Entry::of(text, members)).collect();
         let usage = rest.get("usage").copied().filter(|_| !strays).and_then(Usage::parse);
         if usage.is_some() {
             rest.remove("usage");
@@ -331,14 +332,13 @@ impl<'t> List<'t> {
 }
 
 impl<'t> Entry<'t> {
-    fn of(text: &'t Text<'_>, mut members: BTreeMap<String, &'t RawValue>, base64: bool) -> Self {
+    fn of(text: &'t Text<'_>, mut members: BTreeMap<String, &'t RawValue>) -> Self {
         let is_json = members.values().all(|value| text.words_in(value.get().as_bytes()) == 0);
         let written_index = members.remove("index").map(RawValue::get);
         let index = Index::of(written_index);
         // Models of several vectors for an input call them `embeddings`.
         let embedding = members.get("embedding").or_else(|| members.get("embeddings"));
-        let embedding =
-            embedding.filter(|_| is_json).map_or(Embedding::Bad, |value| Embedding::of(value.get(), base64));
+        let embedding = embedding.copied().filter(|_| is_json).map(RawValue::get);
         Self { members: as_written(text, members), index, written_index, embedding }
     }
 }
@@ -400,9 +400,12 @@ fn base64_length(written: &str) -> Option<usize> {
 }
 
 /// Whether each embedding can be one of these, which come from one model: it is like most of those that can be read. If
-/// no kind is that of most, it can't be told which are wrong, and none passes.
-fn sound(entries: &[Entry<'_>]) -> Vec<bool> {
-    let readable = || entries.iter().map(|entry| entry.embedding).filter(|embedding| *embedding != Embedding::Bad);
+/// no kind is that of most, it can't be told which are wrong, and none passes. A text is an embedding only if `base64` was
+/// asked for.
+fn sound(entries: &[Entry<'_>], base64: bool) -> Vec<bool> {
+    let kind = |entry: &Entry<'_>| entry.embedding.map_or(Embedding::Bad, |text| Embedding::of(text, base64));
+    let kinds: Vec<Embedding> = entries.iter().map(kind).collect();
+    let readable = || kinds.iter().copied().filter(|kind| *kind != Embedding::Bad);
     // The only one that can be in the majority (Boyer and Moore's vote).
     let (candidate, _) = readable().fold((Embedding::Bad, 0_usize), |(candidate, votes), embedding| match votes {
         0 => (embedding, 1),
@@ -411,7 +414,7 @@ fn sound(entries: &[Entry<'_>]) -> Vec<bool> {
     });
     let alike = readable().filter(|embedding| *embedding == candidate).count();
     let is_majority = 2 * alike > readable().count();
-    entries.iter().map(|entry| is_majority && entry.embedding == candidate).collect()
+    kinds.iter().map(|kind| is_majority && *kind == candidate).collect()
 }
 
 /// Returns the entries in the order of their items: by their `index`, or as they came if none has one. If one lacks it,
@@ -579,7 +582,7 @@ fn usage_in(object: &[u8]) -> Option<Usage<'_>> {
 /// Joins single results. Their usage is summed up as it was when they were made, even if some come from the cache now.
 fn join(responses: &[Message<'_>]) -> Result<Bytes, BadResponse> {
     let texts: Vec<Text<'_>> = responses.iter().map(|response| Text::of(response.body)).collect();
-    let lists = texts.iter().map(|text| List::parse(text, true)).collect::<Result<Vec<_>, _>>()?;
+    let lists = texts.iter().map(List::parse).collect::<Result<Vec<_>, _>>()?;
     if let Some(list) = lists.iter().find(|list| list.data.len() != 1) {
         return Err(BadResponse::Count { asked: 1, found: list.data.len() });
     }

@@ -95,8 +95,15 @@ fn sent<'i>(items: &[&'i Item]) -> Option<Vec<&'i Upstream>> {
 }
 
 impl Protocol for Translated {
+    /// A field of KServe's would describe the body that a pool is sent, whatever the client speaks.
     fn describes_body(&self, name: &HeaderName) -> bool {
-        self.0.protocol().describes_body(name)
+        Client::KServe.protocol().describes_body(name) || self.0.protocol().describes_body(name)
+    }
+
+    fn model(&self, _: &PathAndQuery, item: &Item) -> Option<String> {
+        let Upstream { terms, translation, .. } = item.upstream.as_deref()?;
+        let name = translation.model.as_ref().unwrap_or(&terms.model);
+        (!name.is_empty()).then(|| name.clone())
     }
 
     fn split(&self, request: &Received<'_>, rules: &SplitRules<'_>) -> Result<Split, Malformed> {

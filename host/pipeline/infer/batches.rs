@@ -1,6 +1,10 @@
 //! Where the items of a pool gather, and which of them are sent alone.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 
@@ -22,9 +26,39 @@ use crate::{
 #[derive(Debug)]
 pub struct Batches {
     batcher: Arc<Batcher<BatchItem, ItemResult>>,
-    quarantine: Arc<Mutex<Quarantine>>,
-    apart: Arc<Mutex<Apart>>,
-    models: Arc<Mutex<Models>>,
+    known: Arc<Known>,
+}
+
+/// What is known of a pool's items, tenants and models by the batches that came back.
+#[derive(Debug)]
+struct Known {
+    quarantine: Mutex<Quarantine>,
+    apart: Mutex<Apart>,
+    models: Mutex<Models>,
+    metrics: batch::Metrics,
+}
+
+impl Known {
+    /// Takes in a batch that is back after so long.
+    fn note(&self, class: &Class, items: &[BatchItem], sent: &Sent, took: Duration) {
+        let Sent { results, outcome, candidate, further } = sent;
+        if !further.requests.is_empty() {
+            self.metrics.divided(further.requests.len());
+        }
+        let tokens = tokens(results);
+        self.metrics.read(tokens);
+        if *outcome == Outcome::Responded
+            && let Some(model) = model(items, *candidate)
+        {
+            let served = ModelBatch { items: items.len(), tokens, took };
+            let model = self.models.lock().add(&model, &served);
+            self.metrics.of_model(model, &served);
+        }
+        if !further.unfit.is_empty() {
+            hold(&mut self.quarantine.lock(), class, items, &further.unfit);
+            set_aside(&mut self.apart.lock(), items, &further.unfit);
+        }
+    }
 }
 
 /// Where items gather, by the name of their pool.
@@ -34,45 +68,32 @@ impl Batches {
     /// Returns a place where nothing waits yet. Its scheduler is a task of the current runtime.
     #[must_use]
     pub fn new(rule: config::Batch, metrics: batch::Metrics) -> Arc<Self> {
-        let quarantine = Arc::new(Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)));
-        let apart = Arc::new(Mutex::new(Apart::new(rule.tenants_max, rule.quarantine)));
-        let models = Arc::new(Mutex::new(Models::new(rule.models_max)));
-        let (held, known, counted) = (Arc::clone(&quarantine), Arc::clone(&models), Arc::new(metrics.clone()));
-        let set_apart = Arc::clone(&apart);
+        let known = Arc::new(Known {
+            quarantine: Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)),
+            apart: Mutex::new(Apart::new(rule.tenants_max, rule.quarantine)),
+            models: Mutex::new(Models::new(rule.models_max)),
+            metrics: metrics.clone(),
+        });
+        let shared = Arc::clone(&known);
         let sender = move |class: Class, items: Vec<BatchItem>, why: Why| -> Results<ItemResult> {
-            let (quarantine, models, metrics) = (Arc::clone(&held), Arc::clone(&known), Arc::clone(&counted));
-            let apart = Arc::clone(&set_apart);
+            let known = Arc::clone(&shared);
             Box::pin(async move {
                 let begun = Instant::now();
-                let Sent { results, outcome, further } = send(&items, why).await;
-                if !further.requests.is_empty() {
-                    metrics.divided(further.requests.len());
-                }
-                let tokens = tokens(&results);
-                metrics.read(tokens);
-                if outcome == Outcome::Responded
-                    && let Some(model) = model(&items)
-                {
-                    let served = ModelBatch { items: items.len(), tokens, took: begun.elapsed() };
-                    let model = models.lock().add(&model, &served);
-                    metrics.of_model(model, &served);
-                }
-                if !further.unfit.is_empty() {
-                    hold(&mut quarantine.lock(), &class, &items, &further.unfit);
-                    set_aside(&mut apart.lock(), &items, &further.unfit);
-                }
+                let sent = send(&items, why).await;
+                known.note(&class, &items, &sent, begun.elapsed());
+                let Sent { results, outcome, further, .. } = sent;
                 let endpoint = results.first().and_then(|result| result.endpoint.clone());
                 BatchResult { results, outcome, endpoint, further }
             })
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);
-        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), quarantine, apart, models })
+        Arc::new(Self { batcher: Batcher::new(rule, sender, metrics), known })
     }
 
     /// Returns how long batches took, for a report on the pool of this name.
     #[must_use]
     pub fn info(&self, pool: &str) -> BatchingInfo {
-        let models = self.models.lock().infos();
+        let models = self.known.models.lock().infos();
         BatchingInfo { models, ..self.batcher.info(pool) }
     }
 
@@ -80,20 +101,23 @@ impl Batches {
     /// tenant of which several did only with each other.
     fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<ItemResult>>> {
         let now = clock::uptime();
-        if !self.quarantine.lock().is_empty(now) {
+        if !self.known.quarantine.lock().is_empty(now) {
             for (class, items) in &mut groups {
                 for (batch_item, terms) in items {
                     let digest = digest(class, &batch_item.item);
-                    if self.quarantine.lock().holds(&digest, now) {
+                    if self.known.quarantine.lock().holds(&digest, now) {
                         terms.size_max = Some(1);
                     }
                 }
             }
         }
-        if !self.apart.lock().is_empty() {
+        // A request is queued as a whole, for the tenant of its first item: that one is at fault, too.
+        let first = groups.iter().flat_map(|(_, items)| items).next().map(|(batch_item, _)| batch_item.account);
+        if let Some(account) = first {
+            let apart = Some(account.tenant).filter(|tenant| self.known.apart.lock().holds(*tenant, now));
             for (class, items) in &mut groups {
-                class.apart =
-                    items.first().map(|(_, terms)| terms.tenant).filter(|tenant| self.apart.lock().holds(*tenant, now));
+                class.apart = apart;
+                items.iter_mut().for_each(|(batch_item, _)| batch_item.account = account);
             }
         }
         self.batcher.submit_request(groups)
@@ -146,12 +170,11 @@ fn set_aside(apart: &mut Apart, items: &[BatchItem], unfit: &[usize]) {
     }
 }
 
-/// Returns the model that a batch is for: the first candidate's, or the one that its items name.
-fn model(items: &[BatchItem]) -> Option<String> {
+/// Returns the model that responded to a batch: the candidate's own, or the one that its items name.
+fn model(items: &[BatchItem], candidate: Option<usize>) -> Option<String> {
     let first = items.first()?;
-    let candidate = first.choice.order.first().and_then(|at| first.route.destinations.get(*at));
-    let own = candidate.and_then(|candidate| candidate.model.as_deref().map(str::to_owned));
-    own.or_else(|| first.protocol.model(&first.route.target_sent(&first.head), &first.item))
+    let own = candidate.and_then(|at| first.route.destinations.get(at)?.model.as_deref());
+    own.map(str::to_owned).or_else(|| first.protocol.model(&first.route.target_sent(&first.head), &first.item))
 }
 
 /// Returns the tokens that the model says it has read for a batch.

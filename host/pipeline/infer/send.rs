@@ -45,6 +45,8 @@ pub(super) struct Sent {
     pub(super) results: Vec<ItemResult>,
     /// How it went, for the pool's pace: of more than one request the time says nothing.
     pub(super) outcome: batch::Outcome,
+    /// The candidate that responded, if one did.
+    pub(super) candidate: Option<usize>,
     /// The requests beyond the first; at fault are items that failed alone while others succeeded, or whose results
     /// couldn't be read.
     pub(super) further: Further,
@@ -222,7 +224,7 @@ impl<'b> Division<'b> {
         }
         unfit.sort_unstable();
         unfit.dedup();
-        Sent { results, outcome, further: Further { requests: self.further, unfit } }
+        Sent { results, outcome, candidate: self.candidate, further: Further { requests: self.further, unfit } }
     }
 }
 

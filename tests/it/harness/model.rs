@@ -2,13 +2,27 @@
 
 use serde_json::{Value, json};
 
-use super::origin::{Gate, Origin, Reply, Seen};
+use super::{
+    client::Response,
+    node::NodeHandle,
+    origin::{Gate, Origin, Reply, Seen},
+};
 
 /// The path of a model that responds to a JSON array, element by element.
 pub(crate) const ARRAY: &str = "/double";
 
 /// The path of an embeddings model.
 pub(crate) const EMBEDDINGS: &str = "/v1/embeddings";
+
+/// Sends this call to the model at [`EMBEDDINGS`].
+pub(crate) async fn embedded(node: &NodeHandle, call: &Value) -> Response {
+    node.post(EMBEDDINGS).json(call).send().await
+}
+
+/// Returns the body of a request.
+pub(crate) fn call(seen: &Seen) -> Value {
+    serde_json::from_slice(&seen.body).unwrap()
+}
 
 /// A model at [`ARRAY`]: the result of `{"n": 3}` is `{"double": 6}`, that of an element without a number by an error
 /// of its own.

@@ -87,6 +87,11 @@ impl NodeHandle {
         samples(&text).filter(|sample| sample.0 == name && sample.1.contains(labels)).map(|sample| sample.2).sum()
     }
 
+    /// Waits until so many items are in the queue of the pool `web`.
+    pub(crate) async fn waiting(&self, count: f64) {
+        eventually("the queue", async || self.metric("holm_batch_waiting", "pool=\"web\"").await == count).await;
+    }
+
     /// Waits until so many requests have come in over HTTP/2, and have had their chance to get as far as they can.
     pub(crate) async fn took_over_h2(&self, count: u32) {
         eventually("the requests", async || {

@@ -20,6 +20,11 @@ use super::{LIMIT, eventually, found, node::NodeHandle};
 /// The configuration file's name.
 const CONFIG: &str = "holm.toml";
 
+/// Returns everything that a process has written.
+pub(crate) fn words(output: &Output) -> String {
+    String::from_utf8([output.stdout.as_slice(), output.stderr.as_slice()].concat()).unwrap()
+}
+
 /// `holm serve`, running; killed with this value.
 pub(crate) struct Process {
     handle: NodeHandle,

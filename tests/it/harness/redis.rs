@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{eventually, process::signal};
+use super::{eventually, free_address, process::signal};
 
 /// A running, frozen or stopped Redis; gone with this value.
 pub(crate) struct Redis {
@@ -27,7 +27,7 @@ impl Redis {
         // Another process may take the port between the look and Redis's bind; then it ends at once, and another port
         // is tried.
         for _ in 0..10 {
-            let port = free_port();
+            let port = free_address().port();
             let mut child = run(port, &dir);
             if responds_or_ends(port, &mut child).await {
                 return Self { port, dir, child: Mutex::new(Some(child)) };
@@ -144,8 +144,4 @@ fn end(child: &mut Child) {
     // It may have ended by itself; waiting reaps it in any case.
     let _ = child.kill();
     let _ = child.wait();
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

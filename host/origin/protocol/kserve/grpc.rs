@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName,
     header::{CONTENT_TYPE, HeaderValue, TE},
@@ -89,9 +89,8 @@ pub(in crate::origin::protocol) fn join(items: &[&Item]) -> JoinedRequest {
     let rows = i64::try_from(items.len()).unwrap_or(i64::MAX);
     for (place, input) in request.inputs.iter_mut().enumerate() {
         input.shape.insert(0, rows);
-        let row = |item: &&Item| item.parts.get(place).and_then(|part| item.body.get(part.clone())).map(<[u8]>::to_vec);
-        let elements: Vec<u8> = items.iter().filter_map(row).flatten().collect();
-        request.raw_input_contents.push(elements.into());
+        let rows = items.iter().filter_map(|item| item.body.get(item.parts.get(place)?.clone()));
+        request.raw_input_contents.push(rows.collect::<Vec<_>>().concat().into());
     }
     let headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
@@ -103,13 +102,14 @@ pub(in crate::origin::protocol) fn join(items: &[&Item]) -> JoinedRequest {
 
 /// Returns a message with its length before it.
 fn framed(message: &impl prost::Message) -> Bytes {
-    let encoded = message.encode_to_vec();
-    let mut body = BytesMut::with_capacity(encoded.len() + PREFIX_BYTES);
-    body.extend_from_slice(&[0]);
+    let length = message.encoded_len();
+    let mut body = Vec::with_capacity(length + PREFIX_BYTES);
+    body.push(0);
     // Longer ones than a length can say are refused by the limits of bodies long before.
-    body.extend_from_slice(&u32::try_from(encoded.len()).unwrap_or(u32::MAX).to_be_bytes());
-    body.extend_from_slice(&encoded);
-    body.freeze()
+    body.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    // A Vec takes whatever is written to it.
+    let _ = message.encode(&mut body);
+    body.into()
 }
 
 /// Returns the only message of a body.

@@ -82,7 +82,7 @@ fn parameters(member: &str, json: &[u8]) -> Result<Parameters, Malformed> {
             Value::String(text) => Parameter::Text(text),
             Value::Number(number) => {
                 let whole = number.as_i64().map(Parameter::Integer);
-                let fraction = || number.as_f64().filter(|_| !number.is_u64()).map(Parameter::Number);
+                let fraction = || number.as_f64().filter(|_| number.is_f64()).map(Parameter::Number);
                 whole.or_else(fraction).ok_or_else(bad)?
             }
             Value::Null | Value::Array(_) | Value::Object(_) => return Err(bad()),

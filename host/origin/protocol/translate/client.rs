@@ -97,7 +97,8 @@ fn named(path: &str) -> Option<(&str, &str)> {
 
 /// Reads the members of a request for embeddings beside the input. `user` says nothing to a model.
 fn embedding_terms(item: &Item, translation: &config::Translation) -> Result<Terms, Malformed> {
-    let text = json::text(&item.body)?;
+    // The group has the same members, and the kind of the input in its place.
+    let text = json::text(&item.group)?;
     let members = match json::parse(text, 0)?.node {
         Node::Object(members) => members,
         other => return Err(Malformed::NotAnObject { found: other.kind() }),

@@ -189,6 +189,7 @@ async fn demonstrate(flags: DemoFlags) -> Done {
 }
 
 async fn serve(flags: ServeFlags) -> Done {
+    survive_hangups();
     let config = configured(flags)?;
     let tls: Vec<bool> = config.listen.iter().map(|listen| listen.tls.is_some()).collect();
     let admin_tls = config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
@@ -243,6 +244,13 @@ fn survive_file_size_limits() {
     let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     if let Err(error) = signal(kind) {
         warn!(%error, "XFSZ can't be handled; writing past a limit on file sizes would end the node");
+    }
+}
+
+/// A HUP that comes while the node starts must not end it: what it would read again is being read.
+fn survive_hangups() {
+    if let Err(error) = signal(SignalKind::hangup()) {
+        warn!(%error, "HUP can't be handled; it would end the node");
     }
 }
 

@@ -2,8 +2,8 @@
 //! and has it adopted as a whole, or refused.
 
 use std::{
-    fs::File,
-    io::Read,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +16,13 @@ use prometheus_client::{
 use tracing::{info, warn};
 
 use super::{components::on_spare_thread, error::Error, exchange::Exchange, policies::Policies};
-use crate::{admin::ConfigFailure, clock, config, http::CertificateFiles, report::ConfigReload};
+use crate::{
+    admin::ConfigFailure,
+    clock,
+    config::{self, Config},
+    http::CertificateFiles,
+    report::ConfigReload,
+};
 
 /// Bytes of a file that are looked at to see whether it has changed; none that is longer is read.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -171,7 +177,7 @@ impl Reloader {
     }
 
     async fn read_and_adopt(&self, file: PathBuf) -> Result<ConfigReload, ConfigFailure> {
-        let (digest, loaded) = on_spare_thread(move || (digest(&file), config::load(&file))).await;
+        let (digest, loaded) = on_spare_thread(move || (digest(&file), load(file))).await;
         *self.seen.lock() = digest;
         let config = loaded.map_err(|error| ConfigFailure::Invalid(error.findings()))?;
         let changes = Box::pin(self.exchange.adopt(&config)).await.map_err(|error| match error {
@@ -182,9 +188,21 @@ impl Reloader {
     }
 }
 
+/// Reads a configuration. What may be written at any time, such as a pipe, isn't waited for.
+fn load(file: PathBuf) -> Result<Config, config::Error> {
+    match fs::metadata(&file) {
+        Ok(metadata) if !metadata.is_file() => {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+            Err(config::Error::Read { path: file, cause })
+        }
+        Ok(_) | Err(_) => config::load(&file),
+    }
+}
+
 /// Returns the digest of a file; `None` if it can't be read.
 fn digest(file: &Path) -> Option<blake3::Hash> {
     let mut bytes = Vec::new();
+    fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
     File::open(file).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(blake3::hash(&bytes))
 }

@@ -8,15 +8,21 @@ use std::{
 };
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{exchange::Exchange, reload::Reloader};
 use crate::config::AccessLog;
 
-/// An editor or a copy writes in several steps; what follows within this time is one change.
+/// An editor or a copy writes in several steps; what follows within this time is one change, and so is what follows that.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// How long changes may follow each other until files are read nevertheless.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Has the node follow its files until it is stopped.
 pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
@@ -37,10 +43,23 @@ pub(super) async fn watch(reloader: Arc<Reloader>, stop: CancellationToken) {
             () = reloader.exchange().exchanged() => continue,
             _ = changes.recv() => {}
         }
-        sleep(SETTLE_TIME).await;
-        let _ = changes.try_recv();
+        settle(&mut changes).await;
         Box::pin(reloader.look_again()).await;
     }
+}
+
+/// Waits until nothing has changed for a while: half of a file may read well, and say something else.
+async fn settle(changes: &mut mpsc::Receiver<()>) {
+    let first = Instant::now();
+    let mut last = first;
+    while timeout_at(settled_at(first, last), changes.recv()).await == Ok(Some(())) {
+        last = Instant::now();
+    }
+}
+
+/// Returns when files are read if nothing changes after `last`.
+fn settled_at(first: Instant, last: Instant) -> Instant {
+    (last + SETTLE_TIME).min(first + SETTLE_TIME_MAX)
 }
 
 /// The folders that are watched.
@@ -106,4 +125,18 @@ fn folders(files: &[PathBuf]) -> BTreeSet<PathBuf> {
         folder.unwrap_or(Path::new(".")).to_owned()
     };
     files.iter().map(folder).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_once_nothing_follows_or_after_a_while() {
+        let first = Instant::now();
+        for (last_ms, wanted_ms) in [(0, 200), (150, 350), (3_000, 3_200), (9_799, 9_999), (9_950, 10_000)] {
+            let last = first + Duration::from_millis(last_ms);
+            assert_eq!(settled_at(first, last), first + Duration::from_millis(wanted_ms), "{last_ms}");
+        }
+    }
 }

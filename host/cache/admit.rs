@@ -258,9 +258,10 @@ const ERROR_TTL_MAX: Duration = Duration::from_secs(10);
 fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> Defaults {
     let Rules { infer, defaults, .. } = *rules;
     let status = exchange.status;
-    // What is only guessed to be for everybody mustn't have been made for the one that sent a cookie. A model's response
-    // has no date of its own.
-    let guess = !infer && !exchange.request.contains_key(COOKIE);
+    // What is only guessed to be for everybody mustn't have been made for the one that sent a cookie, or gets one. A
+    // model's response has no date of its own.
+    let is_of_one = exchange.request.contains_key(COOKIE) || exchange.response.contains_key(SET_COOKIE);
+    let guess = !infer && !is_of_one;
     let heuristic_max = if guess { defaults.heuristic_max } else { Duration::ZERO };
     if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
         return Defaults { heuristic_max, ..*defaults };
@@ -468,7 +469,7 @@ mod tests {
         use StoreSetCookie::{Explicit, Never, Shared};
         const LATER: (&str, &str) = ("expires", "Sat, 06 Nov 2094 08:50:37 GMT");
         const MODIFIED: (&str, &str) = ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT");
-        let cases: [(&[(&str, &str)], [bool; 3]); 8] = [
+        let cases: [(&[(&str, &str)], [bool; 3]); 9] = [
             (&[("cache-control", "max-age=60, public")], [false, true, true]),
             (&[("cache-control", "s-maxage=60")], [false, true, true]),
             (&[("cache-control", "max-age=60"), ("cdn-cache-control", "max-age=60")], [false, true, true]),
@@ -476,6 +477,7 @@ mod tests {
             (&[("cache-control", "max-age=60")], [false, false, true]),
             (&[LATER], [false, false, true]),
             (&[MODIFIED], [false, false, false]),
+            (&[("cache-control", "public"), MODIFIED], [false, false, false]),
             (&[("cache-control", "max-age=60, private")], [false, false, false]),
         ];
         for (response, wanted) in cases {

@@ -90,7 +90,7 @@ pub(super) fn hides_tenants(route: &Map<String, Value>) -> bool {
 }
 
 /// Hides what stands between `://` and the last `@`: a password may hold any character.
-fn without_userinfo(given: String) -> String {
+pub(super) fn without_userinfo(given: String) -> String {
     let Some((scheme, rest)) = given.split_once("://") else { return given };
     match rest.rsplit_once('@') {
         Some((_, place)) => format!("{scheme}://{HIDDEN}@{place}"),

@@ -14,6 +14,7 @@ use crate::{
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A head that has been checked.
 #[derive(Debug)]
@@ -52,7 +53,9 @@ pub(super) fn normalise(
 /// ignored, as RFC 9110, section 7.8 allows.
 fn is_switch(method: &Method, headers: &HeaderMap) -> bool {
     const LENGTH_NONE: &[u8] = b"0";
-    let Some(wanted) = headers.get(header::UPGRADE) else { return false };
+    let mut wishes = headers.get_all(header::UPGRADE).iter();
+    // Several would all be sent on, and the origin would choose.
+    let (Some(wanted), None) = (wishes.next(), wishes.next()) else { return false };
     let mut options = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != LENGTH_NONE);
@@ -175,6 +178,7 @@ fn remove_connection_fields(headers: &mut HeaderMap, switches: bool) {
     }
     headers.remove(&KEEP_ALIVE);
     headers.remove(&PROXY_CONNECTION);
+    headers.remove(&HTTP2_SETTINGS);
     headers.remove(header::TRANSFER_ENCODING);
     if !switches {
         headers.remove(header::UPGRADE);

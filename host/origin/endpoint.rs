@@ -234,6 +234,8 @@ fn checked(exchanged: Exchanged, fields_max: usize, is_upgrade: bool) -> Result<
     let (status, headers) = (exchanged.response.status(), exchanged.response.headers());
     let why = if status.is_informational() && !(is_upgrade && status == StatusCode::SWITCHING_PROTOCOLS) {
         format!("unasked-for status {status}")
+    } else if status == StatusCode::SWITCHING_PROTOCOLS && !is_websocket(headers) {
+        "a switch to another protocol than the one asked for".to_owned()
     } else if headers.len() > fields_max {
         format!("{} header fields, and {fields_max} are allowed", headers.len())
     } else if !is_coding_known(headers) {
@@ -242,6 +244,13 @@ fn checked(exchanged: Exchanged, fields_max: usize, is_upgrade: bool) -> Result<
         return Ok(exchanged);
     };
     Err(Fault::new(Reason::InvalidResponse, why))
+}
+
+/// Whether a switch is to the only protocol that is asked for: any other would be spoken past this node's rules.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let is_named = protocols.next().is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    is_named && protocols.next().is_none()
 }
 
 /// Whether a message has no transfer coding, or is chunked and nothing else.
@@ -340,6 +349,22 @@ fn name_authority(request: &mut Request<Upload>) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_is_to_a_websocket_and_nothing_else() {
+        for (lines, wanted) in [
+            (&["websocket"][..], true),
+            (&["WebSocket"], true),
+            (&[], false),
+            (&["h2c"], false),
+            (&["websocket", "h2c"], false),
+            (&["websocket, h2c"], false),
+            (&["websocket", "websocket"], false),
+        ] {
+            let headers: HeaderMap = lines.iter().map(|line| (UPGRADE, HeaderValue::from_static(line))).collect();
+            assert_eq!(is_websocket(&headers), wanted, "{lines:?}");
+        }
+    }
 
     fn made(url: &str, pool: &config::Pool) -> Option<Endpoint> {
         Endpoint::new(0, &url.parse().unwrap(), pool, &Dialers::new(pool).unwrap())

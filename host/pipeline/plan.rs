@@ -225,7 +225,8 @@ impl MissPlan {
     pub(super) fn of(miss: &Miss<'_>) -> Self {
         let Demand { directives, authorized } = miss.demand;
         // A flight that is under way began before the client's request for something newer.
-        let is_reload = miss.is_by_request || directives.no_cache;
+        let wants_newer = directives.max_age.is_some() || directives.min_fresh.is_some();
+        let is_reload = miss.is_by_request || directives.no_cache || miss.coalesces_reloads && wants_newer;
         let is_alone = miss.is_uncacheable || *authorized || is_reload && !miss.coalesces_reloads;
         if directives.only_if_cached {
             Self::Refuse
@@ -352,6 +353,9 @@ mod tests {
     fn what_a_miss_leads_to() {
         let plain = Demand::default();
         let no_cache = demand(Directives { no_cache: true, ..Directives::default() });
+        let young = demand(Directives { max_age: Some(std::time::Duration::ZERO), ..Directives::default() });
+        let lasting =
+            demand(Directives { min_fresh: Some(std::time::Duration::from_secs(9)), ..Directives::default() });
         let offline = demand(Directives { only_if_cached: true, ..Directives::default() });
         let authorized = Demand { authorized: true, ..Demand::default() };
         let miss = |demand| Miss {
@@ -392,6 +396,10 @@ mod tests {
             (range(&offline), MissPlan::Refuse),
             (shared(&plain), MissPlan::Collapse),
             (shared(&no_cache), MissPlan::CollapseReload),
+            (shared(&young), MissPlan::CollapseReload),
+            (shared(&lasting), MissPlan::CollapseReload),
+            (Miss { has_stale: true, ..shared(&young) }, MissPlan::CollapseReload),
+            (miss(&young), MissPlan::Collapse),
             (Miss { has_stale: true, ..shared(&no_cache) }, MissPlan::CollapseReload),
             (Miss { is_by_request: true, has_stale: true, ..shared(&plain) }, MissPlan::CollapseReload),
             // What comes is stored, and this node evaluates the condition, or cuts it.

@@ -11,6 +11,7 @@ use crate::{
     config::{
         Batch, Eject, Endpoint, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
+        listing::without_userinfo,
         raw::{self, Named},
         units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS},
     },
@@ -87,7 +88,7 @@ fn endpoints(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_
         match endpoint(text) {
             Err(fault) => findings.refuse(
                 given.span(),
-                format!("`{text}` is no endpoint: {fault}"),
+                format!("`{}` is no endpoint: {fault}", without_userinfo(text.clone())),
                 "write `http://host:port` or `https://host:port`",
             ),
             Ok(url) if out.iter().any(|known| known.url == url) => {

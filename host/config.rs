@@ -42,6 +42,8 @@ pub struct Config {
     pub watch: bool,
     /// Addresses that clients connect to; at least one.
     pub listen: Vec<Listen>,
+    /// What the addresses with HTTP/3 have in common; each has it with what is its own.
+    pub http3: Http3,
     /// The admin API, if there is to be one.
     pub admin: Option<Admin>,
     /// The limits of what a client may send.
@@ -75,10 +77,32 @@ pub struct Listen {
     pub address: SocketAddr,
     /// TLS; without it the address speaks cleartext HTTP.
     pub tls: Option<ListenTls>,
+    /// HTTP/3 on the UDP port of the same number; only with TLS.
+    pub http3: Option<Http3>,
     /// Networks whose connections begin with the client's address (PROXY protocol).
     pub proxy_protocol: Vec<Cidr>,
     /// Whether other processes may listen on the address as well (`SO_REUSEPORT`).
     pub reuse_port: bool,
+}
+
+/// HTTP/3 on a listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http3 {
+    /// The port that responses over TCP advertise; `None` is the address's own.
+    pub port: Option<u16>,
+    /// How long clients may remember that the address speaks HTTP/3; zero advertises nothing.
+    pub advertised: Duration,
+    /// Handshakes under way with clients that haven't shown that their address is theirs; further ones have to, by a
+    /// Retry (RFC 9000, section 8.1.2).
+    pub unvalidated_max: usize,
+    /// Bytes of responses that are held for one connection until its client has acknowledged them.
+    pub send_bytes_max: u64,
+    /// Bytes that the client of one connection may send ahead of what is read; a single stream gets a quarter of them.
+    pub receive_bytes_max: u32,
+    /// Bytes of the receive and of the send buffer that are asked of the system for the UDP socket.
+    pub socket_bytes: usize,
+    /// Whether the system is handed many packets at once (GSO).
+    pub segmentation_offload: bool,
 }
 
 /// The admin API: where it listens and who may use it.
@@ -150,7 +174,7 @@ pub struct Tls {
 pub struct Limits {
     /// Open connections, all listeners together; further ones wait in the kernel's queue.
     pub connections_max: usize,
-    /// Concurrent requests of one HTTP/2 connection.
+    /// Concurrent requests of one HTTP/2 or HTTP/3 connection.
     pub streams_max: u32,
     /// Header fields of a request; more are refused with 431.
     pub headers_max: usize,

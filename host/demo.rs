@@ -171,6 +171,10 @@ fn invitation(scene: &Scene, plan: &Plan) -> String {
     let mut offer = |what: &str, command: &str| text += &format!("\n  # {what}\n  {command}\n");
     offer("a page, stored in memory", &format!("curl -sI http://{address}/articles/3"));
     offer(
+        "the same over HTTP/3, if this curl has it; nobody trusts the certificate",
+        &format!("curl -skI --http3-only https://{}/articles/3", scene.encrypted),
+    );
+    offer(
         "a large asset: stored on disk, in memory once it is asked for again",
         &format!("curl -sI http://{address}/assets/app.js"),
     );

@@ -1,13 +1,12 @@
-//! The HTTP server: listeners, TLS, HTTP/1.1 and HTTP/2, for any [`Handler`].
+//! The HTTP server: listeners, TLS, HTTP/1.1, HTTP/2 and HTTP/3, for any [`Handler`].
 //!
-//! A front (`fronts/tcp`) accepts connections and speaks HTTP on them. All fronts have the rest in common: `shared`
-//! (the limits, counts and tokens of a server; `guests` counts the open connections and requests of one address),
-//! `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its
+//! A front (`fronts/tcp`, `fronts/quic`) accepts connections and speaks HTTP on them. All fronts have the rest in
+//! common: `shared` (the limits, counts and tokens of a server; `guests` counts the open connections and requests of one
+//! address), `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its
 //! requests), and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply`
 //! guards the response's). `pace` is the minimum rate of a client. `listeners` is what may be exchanged while a
 //! server runs: its addresses with their certificates (`bound`), and the rules for new connections, whose slots
-//! (`slots`) they share. Only `fronts` depends on sockets and hyper's connections, so HTTP/3 becomes another file
-//! there.
+//! (`slots`) they share. Only `fronts` depends on sockets and on the libraries that speak HTTP on them.
 
 mod activity;
 mod authority;
@@ -39,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
     bound::Bound,
-    fronts::tcp::Tcp,
+    fronts::{quic::Quic, tcp::Tcp},
     shared::{Rules, Shared},
 };
 use crate::config;
@@ -56,6 +55,7 @@ pub use self::{
 /// Bound addresses with their certificates and limits; [`Server::run`] accepts connections.
 pub struct Server {
     tcp: Tcp,
+    quic: Quic,
     listeners: Arc<Listeners>,
     metrics: Metrics,
 }
@@ -71,9 +71,9 @@ impl Server {
         timeouts: &config::Timeouts,
     ) -> Result<Self, Error> {
         let metrics = Metrics::new();
-        let (bound, tcp) = Bound::bind(listen, &metrics.tls).await?;
+        let (bound, tcp, quic) = Bound::bind(listen, &metrics.tls).await?;
         let rules = Rules { limits: limits.clone(), timeouts: timeouts.clone() };
-        Ok(Self { tcp, listeners: Arc::new(Listeners::new(bound, rules)), metrics })
+        Ok(Self { tcp, quic, listeners: Arc::new(Listeners::new(bound, rules)), metrics })
     }
 
     /// Returns what may be exchanged while it runs.
@@ -102,14 +102,17 @@ impl Server {
 
     /// Accepts until `drain` is cancelled, then finishes what is open within `timeouts.drain`, then cuts.
     pub async fn run<H: Handler>(self, handler: H, drain: CancellationToken) -> Drained {
-        let (rules, slots) = (self.listeners.rules(), self.listeners.slots().clone());
-        let watching = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.listeners).watch(drain.clone())));
+        let Self { tcp, mut quic, listeners, metrics } = self;
+        let (rules, slots) = (listeners.rules(), listeners.slots().clone());
+        let watching = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&listeners).watch(drain.clone())));
         let Rules { limits, timeouts } = Rules::clone(&rules.load());
-        let shared = Arc::new(Shared::new(handler, limits, timeouts, self.metrics, drain, slots));
-        self.tcp.run(shared.clone(), Arc::clone(rules)).await;
+        let shared = Arc::new(Shared::new(handler, limits, timeouts, metrics, drain, slots));
+        tokio::join!(tcp.run(shared.clone(), Arc::clone(rules)), quic.run(&shared, rules));
         drop(watching);
         // In the time that is allowed by now.
         let rules = rules.load_full();
-        shared.under(&rules, shared.drain.clone()).drained().await
+        let drained = shared.under(&rules, shared.drain.clone()).drained().await;
+        quic.closed().await;
+        drained
     }
 }

@@ -79,7 +79,7 @@ struct DemoFlags {
 #[derive(Args)]
 struct ServeFlags {
     /// A configuration file; with it no other flag is taken
-    #[arg(long, conflicts_with_all = ["origin", "listen", "tls_cert", "tls_key", "tls_self_signed", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
+    #[arg(long, conflicts_with_all = ["origin", "listen", "tls_cert", "tls_key", "tls_self_signed", "http3", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
     config: Option<PathBuf>,
     /// The origin's URL, http://host:port or https://host:port; several make a pool
     #[arg(long, required_unless_present = "config")]
@@ -96,6 +96,9 @@ struct ServeFlags {
     /// Clients connect by TLS, with a certificate that is made now, for this machine; nobody trusts it (curl -k)
     #[arg(long)]
     tls_self_signed: bool,
+    /// Clients may connect by HTTP/3 as well, over QUIC on the UDP port of the same number; it takes one of the TLS flags
+    #[arg(long)]
+    http3: bool,
     /// A policy component
     #[arg(long)]
     policy: Option<PathBuf>,
@@ -191,11 +194,15 @@ async fn demonstrate(flags: DemoFlags) -> Done {
 async fn serve(flags: ServeFlags) -> Done {
     survive_hangups();
     let config = configured(flags)?;
-    let tls: Vec<bool> = config.listen.iter().map(|listen| listen.tls.is_some()).collect();
+    let spoken: Vec<(bool, bool)> =
+        config.listen.iter().map(|listen| (listen.tls.is_some(), listen.http3.is_some())).collect();
     let admin_tls = config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
     let app = App::start(config).await.map_err(|error| format!("holm can't start: {error}"))?;
-    for (address, tls) in app.addresses().iter().zip(tls) {
+    for (address, (tls, http3)) in app.addresses().iter().zip(spoken) {
         info!("listening on {}://{address}", if tls { "https" } else { "http" });
+        if http3 {
+            info!("HTTP/3 on https://{address}");
+        }
     }
     if let Some(admin) = app.admin() {
         info!("admin on {}://{admin}", if admin_tls { "https" } else { "http" });
@@ -222,6 +229,7 @@ fn configured(flags: ServeFlags) -> Result<Config, String> {
         origin: flags.origin,
         listen: flags.listen.unwrap_or(base.listen),
         tls,
+        http3: flags.http3,
         policy: flags.policy,
         memory: flags.memory.unwrap_or(base.memory),
         disk: flags.disk,

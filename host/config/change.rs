@@ -25,13 +25,25 @@ use Class::{Live, Restart};
 const CLASSES: &[(&str, Class, &[&str])] = &[
     ("", Restart, &["node"]),
     ("", Live, &["watch"]),
-    ("listen", Live, &["address", "proxy_protocol"]),
+    ("listen", Live, &["address", "proxy_protocol", "http3", "http3_port"]),
     // The socket has it from the start on.
     ("listen", Restart, &["reuse_port"]),
     ("listen.tls", Live, &["certificate", "key", "ocsp", "further"]),
     ("admin", Restart, &["address", "token_file", "hosts", "unprotected"]),
     ("admin.tls", Restart, &["certificate", "key", "client_ca"]),
     ("tls", Live, &["version_min", "reload_ms"]),
+    (
+        "http3",
+        Live,
+        &[
+            "advertised_ms",
+            "unvalidated_max",
+            "send_bytes_max",
+            "receive_bytes_max",
+            "socket_bytes",
+            "segmentation_offload",
+        ],
+    ),
     (
         "limits",
         Live,

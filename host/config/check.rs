@@ -13,11 +13,11 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Error, Limits, Listen, Log, Prefetch, Timeouts, defaults,
+    Admin, Config, Error, Http3, Limits, Listen, Log, Prefetch, Timeouts, defaults,
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
-    units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, TIB},
+    units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, TIB, YEAR_MS},
 };
 use crate::message::{Scheme, authority};
 
@@ -45,10 +45,12 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut findings = Findings::new(base);
     let mut taken = BTreeSet::new();
     let tls = tls::common(&raw.tls, &mut findings);
+    let http3 = http3(&raw.http3, &mut findings);
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
         watch: raw.watch.unwrap_or(true),
-        listen: listen(&raw.listen, &tls, &mut taken, &mut findings),
+        listen: listen(&raw.listen, (&tls, &http3), &mut taken, &mut findings),
+        http3,
         admin: raw.admin.as_ref().and_then(|raw| admin(raw, &tls, &mut taken, &mut findings)),
         limits: limits(&raw.limits, &mut findings),
         timeouts: timeouts(&raw.timeouts, &mut findings),
@@ -68,7 +70,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
 
 fn listen(
     raw: &[raw::Listen],
-    common: &tls::Common,
+    (common, http3): (&tls::Common, &Http3),
     taken: &mut BTreeSet<SocketAddr>,
     findings: &mut Findings<'_>,
 ) -> Vec<Listen> {
@@ -78,16 +80,59 @@ fn listen(
     let mut out = Vec::with_capacity(raw.len());
     for listen in raw {
         let tls = listen.tls.as_ref().map(|raw| tls::listen(raw, common, findings));
+        let http3 = over_quic(listen, http3, findings);
         let proxies = listen.proxy_protocol.iter().filter_map(|network| findings.network(network)).collect();
         let address = address(&listen.address, taken, findings);
         out.extend(address.map(Listen::new).map(|base| Listen {
             tls,
+            http3,
             proxy_protocol: proxies,
             reuse_port: listen.reuse_port.unwrap_or(base.reuse_port),
             ..base
         }));
     }
     out
+}
+
+/// Returns the settings of HTTP/3 on this address, if it is to have it.
+fn over_quic(raw: &raw::Listen, base: &Http3, findings: &mut Findings<'_>) -> Option<Http3> {
+    let port = raw.http3_port.is_some().then(|| findings.count("http3_port", &raw.http3_port, 443, &(1..=65_535)));
+    let wanted = raw.http3.as_ref().filter(|wanted| *wanted.get_ref());
+    match (wanted, &raw.http3_port) {
+        (Some(wanted), _) if raw.tls.is_none() => {
+            let help = "HTTP/3 is always encrypted: add `tls = { certificate = \"…\", key = \"…\" }`";
+            findings.refuse(wanted.span(), "`http3` needs a certificate", help);
+        }
+        (None, Some(port)) => {
+            let help = "add `http3 = true`, or leave the port out";
+            findings.refuse(port.span(), "only an address with `http3 = true` has `http3_port`", help);
+        }
+        _ => {}
+    }
+    wanted.map(|_| Http3 { port, ..base.clone() })
+}
+
+fn http3(raw: &raw::Http3, findings: &mut Findings<'_>) -> Http3 {
+    let base = Http3::default();
+    // A window of a few packets would have a connection wait for each acknowledgement.
+    let window = &(64 * KIB..=64 * MIB);
+    Http3 {
+        port: None,
+        advertised: findings.millis("advertised_ms", &raw.advertised_ms, base.advertised, &(0..=YEAR_MS)),
+        unvalidated_max: findings.count(
+            "unvalidated_max",
+            &raw.unvalidated_max,
+            base.unvalidated_max,
+            &(0..=1_000_000),
+        ),
+        send_bytes_max: findings.bytes("send_bytes_max", &raw.send_bytes_max, base.send_bytes_max, window),
+        receive_bytes_max: findings.bytes("receive_bytes_max", &raw.receive_bytes_max, base.receive_bytes_max, window),
+        socket_bytes: findings.bytes("socket_bytes", &raw.socket_bytes, base.socket_bytes, &(64 * KIB..=GIB)),
+        segmentation_offload: raw
+            .segmentation_offload
+            .as_ref()
+            .map_or(base.segmentation_offload, |given| *given.get_ref()),
+    }
 }
 
 fn admin(

@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
-    ForwardPath, Health, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
+    ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
     OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Reload, Rollout,
     RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
 };
@@ -33,7 +33,7 @@ impl Listen {
     /// Cleartext at `address`, for clients that connect by themselves.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, tls: None, proxy_protocol: Vec::new(), reuse_port: false }
+        Self { address, tls: None, http3: None, proxy_protocol: Vec::new(), reuse_port: false }
     }
 }
 
@@ -75,6 +75,22 @@ impl Default for Limits {
             client_places_max: 64,
             trusted_proxies: Cidr::LOOPBACK.to_vec(),
             forwarding_proxies: Vec::new(),
+        }
+    }
+}
+
+impl Default for Http3 {
+    /// The address's own port, advertised for a day; 100 handshakes with clients that may be anybody; 1 MiB of responses
+    /// and of what its client sends for each connection; 4 MiB for the socket.
+    fn default() -> Self {
+        Self {
+            port: None,
+            advertised: Duration::from_secs(86_400),
+            unvalidated_max: 100,
+            send_bytes_max: 1 << 20,
+            receive_bytes_max: 1 << 20,
+            socket_bytes: 4 * MIB,
+            segmentation_offload: true,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Flags {
     pub listen: SocketAddr,
     /// `--tls-cert`, `--tls-key` or `--tls-self-signed`.
     pub tls: FlagsTls,
+    /// `--http3`: HTTP/3 on the UDP port of the same number; only with TLS.
+    pub http3: bool,
     /// `--policy`: a component for the route, named by its file's stem.
     pub policy: Option<PathBuf>,
     /// `--memory`: capacity of the memory tier.
@@ -68,6 +70,7 @@ impl Default for Flags {
             origin: Vec::new(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             tls: FlagsTls::Off,
+            http3: false,
             policy: None,
             memory: ByteSize::mib(256),
             disk: None,
@@ -90,6 +93,11 @@ pub fn from_flags(flags: &Flags) -> Result<Config, Error> {
         let problem = Problem { span: None, message: "there is no origin to send requests to".to_owned(), help };
         return Err(Error::invalid(NAME, &line.text, vec![problem]));
     }
+    if flags.http3 && flags.tls == FlagsTls::Off {
+        let help = Some("add `--tls-cert FILE --tls-key FILE`, or `--tls-self-signed` to try it out".to_owned());
+        let problem = Problem { span: None, message: "HTTP/3 is always encrypted".to_owned(), help };
+        return Err(Error::invalid(NAME, &line.text, vec![problem]));
+    }
     let raw = line.spell(flags);
     let mut checked = check(&raw, Path::new(""));
     checked.look_for_files();
@@ -100,6 +108,9 @@ pub fn from_flags(flags: &Flags) -> Result<Config, Error> {
         for listen in &mut config.listen {
             listen.tls = Some(ListenTls::new(vec![Certificate::SelfSigned { names: names.clone() }]));
         }
+    }
+    for listen in config.listen.iter_mut().filter(|_| flags.http3) {
+        listen.http3 = Some(config.http3.clone());
     }
     Ok(config)
 }
@@ -130,7 +141,8 @@ impl CommandLine {
         let endpoints: Vec<_> = flags.origin.iter().map(|url| self.text("--origin", url)).collect();
         let address = self.text("--listen", &flags.listen.to_string());
         let tls = self.tls(&flags.tls);
-        let listen = raw::Listen { address, tls, proxy_protocol: Vec::new(), reuse_port: None };
+        let listen =
+            raw::Listen { address, tls, http3: None, http3_port: None, proxy_protocol: Vec::new(), reuse_port: None };
         let policy = flags.policy.as_ref().map(|file| self.policy(file));
         let cache = self.cache(flags);
         let admin = flags.admin.map(|it| raw::Admin {
@@ -256,7 +268,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Cache, Disk, Listen, PolicySource, Pool, Redis, Route, Tls};
+    use crate::config::{Cache, Disk, Http3, Listen, PolicySource, Pool, Redis, Route, Tls};
 
     fn flags() -> Flags {
         Flags { origin: vec!["http://127.0.0.1:9000".to_owned()], ..Flags::default() }
@@ -287,6 +299,7 @@ mod tests {
             origin: vec!["http://a:1".to_owned(), "https://b:2".to_owned()],
             listen: "[::1]:80".parse().unwrap(),
             tls: FlagsTls::Files { certificate: policy.clone(), key: policy.clone() },
+            http3: true,
             policy: Some(policy.clone()),
             memory: ByteSize::mib(3),
             disk: Some(PathBuf::from("cache")),
@@ -299,7 +312,7 @@ mod tests {
         assert_eq!(config.listen[0].address.to_string(), "[::1]:80");
         let pair = Tls { certificate: policy.clone(), key: policy.clone() };
         let tls = ListenTls::new(vec![Certificate::Files { pair, ocsp: None }]);
-        assert_eq!(config.listen[0].tls, Some(tls));
+        assert_eq!((config.listen[0].tls.clone(), config.listen[0].http3.clone()), (Some(tls), Some(Http3::default())));
         assert_eq!(config.pools["origin"].endpoints.len(), 2);
         assert_eq!(config.cache.memory.bytes, 3 << 20);
         assert_eq!(debug(&config.cache.disk), debug(Some(Disk { bytes: 2 << 30, ..Disk::new("cache") })));
@@ -343,6 +356,14 @@ mod tests {
         ] {
             assert!(shown.contains(piece), "{piece} is missing in\n{shown}");
         }
+    }
+
+    #[test]
+    fn http_3_needs_tls() {
+        let shown = from_flags(&Flags { http3: true, ..flags() }).unwrap_err().to_string();
+        assert!(shown.contains("HTTP/3 is always encrypted") && shown.contains("--tls-self-signed"), "{shown}");
+        let made = from_flags(&Flags { http3: true, tls: FlagsTls::SelfSigned, ..flags() }).unwrap();
+        assert_eq!(made.listen[0].http3, Some(Http3::default()));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, ForwardPath, Health,
-    Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, Policy,
-    PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge, RangeMiss, Redis, Reload, Rollout,
-    RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, units::ByteSize,
+    Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins,
+    Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge, RangeMiss, Redis, Reload,
+    Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, units::ByteSize,
 };
 use crate::clock;
 
@@ -29,6 +29,7 @@ pub fn listing(config: &Config) -> Value {
         ("listen", list(&config.listen, listen)),
         ("admin", option(config.admin.as_ref(), admin)),
         ("tls", tls(config)),
+        ("http3", http3(&config.http3)),
         ("limits", limits(&config.limits)),
         ("timeouts", timeouts(&config.timeouts)),
         ("cache", cache(&config.cache)),
@@ -153,6 +154,8 @@ fn listen(listen: &Listen) -> Value {
         ("address", text(listen.address)),
         ("proxy_protocol", texts(&listen.proxy_protocol)),
         ("reuse_port", Value::Bool(listen.reuse_port)),
+        ("http3", Value::Bool(listen.http3.is_some())),
+        ("http3_port", option(listen.http3.as_ref().and_then(|http3| http3.port), Value::from)),
         ("tls", option(listen.tls.as_ref(), listen_tls)),
     ])
 }
@@ -204,6 +207,17 @@ fn tls(config: &Config) -> Value {
         TlsVersion::Tls13 => "1.3",
     };
     table([("version_min", text(version)), ("reload_ms", ms(common.reload))])
+}
+
+fn http3(http3: &Http3) -> Value {
+    table([
+        ("advertised_ms", ms(http3.advertised)),
+        ("unvalidated_max", count(http3.unvalidated_max)),
+        ("send_bytes_max", size(http3.send_bytes_max)),
+        ("receive_bytes_max", size(http3.receive_bytes_max.into())),
+        ("socket_bytes", bytes(http3.socket_bytes)),
+        ("segmentation_offload", Value::Bool(http3.segmentation_offload)),
+    ])
 }
 
 fn limits(limits: &Limits) -> Value {

@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
     pub(super) tls: Tls,
+    pub(super) http3: Http3,
     pub(super) limits: Limits,
     pub(super) timeouts: Timeouts,
     pub(super) cache: Cache,
@@ -37,9 +38,22 @@ pub(super) struct Raw {
 pub(super) struct Listen {
     pub(super) address: Spanned<String>,
     pub(super) tls: Option<ListenTls>,
+    pub(super) http3: Field<bool>,
+    pub(super) http3_port: Field<Count>,
     #[serde(default)]
     pub(super) proxy_protocol: Vec<Spanned<String>>,
     pub(super) reuse_port: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Http3 {
+    pub(super) advertised_ms: Field<Millis>,
+    pub(super) unvalidated_max: Field<Count>,
+    pub(super) send_bytes_max: Field<ByteSize>,
+    pub(super) receive_bytes_max: Field<ByteSize>,
+    pub(super) socket_bytes: Field<ByteSize>,
+    pub(super) segmentation_offload: Field<bool>,
 }
 
 #[derive(Debug, Deserialize)]

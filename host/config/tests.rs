@@ -38,6 +38,8 @@ const SPARSE_EXAMPLES: &str = r#"
     address = "127.0.0.1:8080"
     [[listen]]
     address = "127.0.0.1:8443"
+    http3 = true
+    http3_port = 443
     proxy_protocol = ["10.0.0.0/8"]
     [listen.tls]
     certificate = "tls/certificate.pem"
@@ -289,6 +291,29 @@ fn values_out_of_bounds_are_named_where_they_stand() {
         (
             "[[listen]]\naddress = \"127.0.0.1:8443\"\ntls = { certificate = \"c.pem\" } # !",
             &["the key `key` is missing"],
+        ),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{text}\n{SERVED}"), phrases);
+    }
+}
+
+#[test]
+fn wrong_settings_of_http3_are_named_where_they_stand() {
+    let table: [(&str, &[&str]); 4] = [
+        ("[http3]\nsend_bytes_max = \"63KiB\" # !", &["`send_bytes_max` can't be 63KiB", "64KiB to 64MiB"]),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:8443\"\nhttp3 = true # !",
+            &["`http3` needs a certificate", "add `tls = {"],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:8443\"\nhttp3_port = 443 # !",
+            &["only an address with `http3 = true` has `http3_port`"],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:8443\"\ntls = { certificate = \"c.pem\", key = \"k.pem\" }\n\
+             http3 = true\nhttp3_port = 65_536 # !",
+            &["`http3_port` can't be 65_536", "1 to 65_535"],
         ),
     ];
     for (text, phrases) in table {

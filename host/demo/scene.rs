@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, origin::Origin};
 use crate::{
     app::App,
-    config::{self, Config, Endpoint, PolicySource},
+    config::{self, Certificate, Config, Endpoint, Http3, Listen, ListenTls, PolicySource},
 };
 
 /// The file that is shown, and that the node runs with but for the places it can't know.
@@ -21,12 +21,17 @@ const FILE: &str = include_str!("../../config/demo.toml");
 /// The file's policy, so that the program needs no other file.
 const POLICY: &[u8] = include_bytes!("../../plugins/dist/tenant-key.wasm");
 
+/// Bytes of the UDP socket's buffers: as many as systems give without being told to.
+const SOCKET_BYTES: usize = 64 * 1024;
+
 /// A running origin and a running node.
 pub(super) struct Scene {
     /// The origin, for its counts.
     pub(super) origin: Origin,
     /// Where clients of this machine reach the node.
     pub(super) address: SocketAddr,
+    /// The same by TLS and HTTP/3, with a certificate that nobody trusts.
+    pub(super) encrypted: SocketAddr,
     /// The same for its admin API.
     pub(super) admin: SocketAddr,
     drain: CancellationToken,
@@ -52,7 +57,9 @@ impl Scene {
         let disk = directory.path.join("cache");
         let config = configuration(&Places { listen, admin, origin: origin.address(), disk: &disk })?;
         let app = Box::pin(App::start(config)).await?;
-        let address = reachable(app.addresses().first().copied().unwrap_or(listen));
+        let addresses = app.addresses();
+        let address = reachable(addresses.first().copied().unwrap_or(listen));
+        let encrypted = addresses.last().copied().map_or(address, reachable);
         let admin = reachable(app.admin().unwrap_or(admin));
         let drain = CancellationToken::new();
         let stopping = drain.clone();
@@ -60,7 +67,7 @@ impl Scene {
             // What was cut at the deadline is in the node's own log and metrics.
             let _drained = app.run(stopping).await;
         });
-        Ok(Self { origin, address, admin, drain, node, directory })
+        Ok(Self { origin, address, encrypted, admin, drain, node, directory })
     }
 
     /// Where the configuration can be read.
@@ -83,6 +90,7 @@ fn configuration(places: &Places<'_>) -> Result<Config, config::Error> {
     for listen in &mut config.listen {
         listen.address = places.listen;
     }
+    config.listen.push(encrypted(places.listen.ip()));
     config.admin = Some(config::Admin::new(places.admin));
     if let Some(disk) = &mut config.cache.disk {
         disk.dir = places.disk.to_owned();
@@ -97,6 +105,16 @@ fn configuration(places: &Places<'_>) -> Result<Config, config::Error> {
         pool.endpoints = url.into_iter().map(|url| Endpoint { url }).collect();
     }
     Ok(config)
+}
+
+/// A listener with TLS and HTTP/3 at a port that the system chooses.
+fn encrypted(ip: IpAddr) -> Listen {
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    Listen {
+        tls: Some(ListenTls::new(vec![Certificate::SelfSigned { names }])),
+        http3: Some(Http3 { socket_bytes: SOCKET_BYTES, ..Http3::default() }),
+        ..Listen::new(SocketAddr::new(ip, 0))
+    }
 }
 
 /// Both addresses, each with another port if its own is taken.
@@ -167,7 +185,8 @@ mod tests {
         let (listen, admin, origin) = (address("127.0.0.1:1"), address("127.0.0.1:2"), address("127.0.0.1:3"));
         let places = Places { listen, admin, origin, disk: Path::new("elsewhere") };
         let config = configuration(&places).unwrap();
-        assert_eq!(config.listen.iter().map(|it| it.address).collect::<Vec<_>>(), [listen]);
+        assert_eq!(config.listen.iter().map(|it| it.address).collect::<Vec<_>>(), [listen, address("127.0.0.1:0")]);
+        assert_eq!(config.listen.iter().map(|it| it.http3.is_some()).collect::<Vec<_>>(), [false, true]);
         assert_eq!(config.admin, Some(config::Admin::new(admin)));
         assert_eq!(config.cache.disk.unwrap().dir, Path::new("elsewhere"));
         let endpoints: Vec<String> =

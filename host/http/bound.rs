@@ -1,6 +1,6 @@
 //! The addresses that are listened on with their certificates, and their exchange for others.
 
-use std::{collections::HashSet, mem, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::HashSet, io::ErrorKind, mem, net::SocketAddr, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -8,16 +8,25 @@ use tracing::info;
 
 use super::{
     error::Error,
-    fronts::tcp::{Handle, Listener, Settings, Tcp},
+    fronts::{
+        quic::{self, Quic},
+        tcp::{self, Tcp},
+    },
     tls::{self, CertificateFiles, Certificates},
 };
 use crate::config;
 
+/// How often ports are chosen by the system until one is free for TCP and UDP alike.
+const CHOICES_MAX: u32 = 16;
+
 /// The addresses that are listened on.
 pub(super) struct Bound {
     rows: Mutex<Vec<Row>>,
-    /// To whoever accepts. It has no limit of its own: listeners that wait there are those of the configuration.
-    added: mpsc::UnboundedSender<Listener>,
+    /// UDP ports that are closed to new connections and have open ones still, the last one at the end.
+    closing: Mutex<Vec<quic::Handle>>,
+    /// To whoever accepts. They have no limit of their own: listeners that wait there are those of the configuration.
+    added: mpsc::UnboundedSender<tcp::Listener>,
+    added_quic: mpsc::UnboundedSender<quic::Listener>,
     /// Notified when there are other certificates.
     renewed: Notify,
     metrics: tls::Metrics,
@@ -29,36 +38,62 @@ struct Row {
     listen: config::Listen,
     /// For all fronts; `None` for cleartext.
     certificates: Option<Arc<Certificates>>,
-    /// The front over TCP. Another one of this address is a further handle here, and is bound, set and closed with it.
-    tcp: Handle,
+    tcp: tcp::Handle,
+    /// The UDP port of the same number, if the address has HTTP/3.
+    quic: Option<quic::Handle>,
 }
 
 /// Addresses and certificates to be put in the place of others.
 #[derive(Default)]
 pub(super) struct Prepared {
     rows: Vec<Row>,
-    new: Vec<Listener>,
-    settings: Vec<(Handle, Settings)>,
-    gone: Vec<Handle>,
+    tcp: Front<tcp::Listener, tcp::Handle, tcp::Settings>,
+    quic: Front<quic::Listener, quic::Handle, quic::Settings>,
+}
+
+/// What a front has otherwise then.
+struct Front<L, H, S> {
+    new: Vec<L>,
+    settings: Vec<(H, S)>,
+    gone: Vec<H>,
+}
+
+impl<L, H, S> Default for Front<L, H, S> {
+    fn default() -> Self {
+        Self { new: Vec::new(), settings: Vec::new(), gone: Vec::new() }
+    }
 }
 
 impl Bound {
-    /// Loads certificates and binds every address. Returns the front as well, which accepts there, and at addresses that are
-    /// added later.
+    /// Loads certificates and binds every address. Returns the fronts as well, which accept there, and at addresses that
+    /// are added later.
     ///
     /// # Errors
     /// The first address that can't be bound, or the first file that can't be used.
-    pub(super) async fn bind(listen: &[config::Listen], metrics: &tls::Metrics) -> Result<(Self, Tcp), Error> {
+    pub(super) async fn bind(listen: &[config::Listen], metrics: &tls::Metrics) -> Result<(Self, Tcp, Quic), Error> {
         let (added, arriving) = mpsc::unbounded_channel();
-        let bound = Self { rows: Mutex::default(), added, renewed: Notify::new(), metrics: metrics.clone() };
-        let Prepared { rows, new, .. } = bound.prepare(listen).await?;
+        let (added_quic, arriving_quic) = mpsc::unbounded_channel();
+        let bound = Self {
+            rows: Mutex::default(),
+            closing: Mutex::default(),
+            added,
+            added_quic,
+            renewed: Notify::new(),
+            metrics: metrics.clone(),
+        };
+        let Prepared { rows, tcp, quic } = bound.prepare(listen).await?;
         bound.put(rows);
-        Ok((bound, Tcp::new(new, arriving)))
+        Ok((bound, Tcp::new(tcp.new, arriving), Quic::new(quic.new, arriving_quic)))
     }
 
     /// Returns the bound addresses, in the order of the configuration.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.rows.lock().iter().map(|row| row.tcp.address()).collect()
+    }
+
+    /// Returns the number of sockets that connections are accepted at.
+    pub(super) fn sockets(&self) -> usize {
+        self.rows.lock().iter().map(|row| 1 + usize::from(row.quic.is_some())).sum()
     }
 
     /// Returns the certificates of all addresses.
@@ -87,40 +122,125 @@ impl Bound {
                 (None, Some(tls)) => Some(Arc::new(Certificates::load(tls, &self.metrics).await?)),
                 (None, None) => None,
             };
-            let tcp = if let Some(row) = &former {
-                let settings = match same_tls {
-                    Some(_) => row.tcp.settings_of(one),
-                    None => Settings::new(one, certificates.as_deref())?,
-                };
-                prepared.settings.push((row.tcp.clone(), settings));
-                row.tcp.clone()
-            } else {
-                let listener = Listener::bind(one, certificates.as_deref())?;
-                let handle = listener.handle().clone();
-                prepared.new.push(listener);
-                handle
+            let row = match former {
+                Some(former) => self.go_on(former, one, certificates, &mut prepared)?,
+                None => self.open(one, certificates, &mut prepared)?,
             };
-            prepared.rows.push(Row { listen: one.clone(), certificates, tcp });
+            prepared.rows.push(row);
         }
-        prepared.gone = known.into_iter().map(|row| row.tcp).collect();
+        for row in known {
+            prepared.tcp.gone.push(row.tcp);
+            prepared.quic.gone.extend(row.quic);
+        }
         Ok(prepared)
+    }
+
+    /// Has an address go on with what is said of it now.
+    fn go_on(
+        &self,
+        former: Row,
+        one: &config::Listen,
+        certificates: Option<Arc<Certificates>>,
+        prepared: &mut Prepared,
+    ) -> Result<Row, Error> {
+        let Row { listen, tcp, quic, .. } = former;
+        let (same_tls, address) = (listen.tls == one.tls, tcp.address());
+        let settings = if same_tls {
+            tcp.settings_of(one)
+        } else {
+            tcp::Settings::new(one, certificates.as_deref(), address.port())?
+        };
+        prepared.tcp.settings.push((tcp.clone(), settings));
+        let quic = match (quic, one.http3.as_ref().zip(certificates.as_deref())) {
+            (Some(quic), Some((http3, certificates))) => {
+                let settings =
+                    if same_tls { quic.settings_of(http3) } else { quic::Settings::new(http3, certificates)? };
+                prepared.quic.settings.push((quic.clone(), settings));
+                Some(quic)
+            }
+            (None, Some(_)) => {
+                let listener = self.quic(address, one, certificates.as_deref())?;
+                let handle = listener.as_ref().map(|listener| listener.handle().clone());
+                prepared.quic.new.extend(listener);
+                handle
+            }
+            (gone, None) => {
+                prepared.quic.gone.extend(gone);
+                None
+            }
+        };
+        Ok(Row { listen: one.clone(), certificates, tcp, quic })
+    }
+
+    /// Binds an address that is new.
+    fn open(
+        &self,
+        one: &config::Listen,
+        certificates: Option<Arc<Certificates>>,
+        prepared: &mut Prepared,
+    ) -> Result<Row, Error> {
+        let mut choices = 1;
+        let (listener, quic) = loop {
+            let listener = tcp::Listener::bind(one, certificates.as_deref())?;
+            match self.quic(listener.handle().address(), one, certificates.as_deref()) {
+                Ok(quic) => break (listener, quic),
+                // The system chose a port that is free for TCP alone.
+                Err(Error::Listen { reason, .. })
+                    if reason.kind() == ErrorKind::AddrInUse && one.address.port() == 0 && choices < CHOICES_MAX =>
+                {
+                    choices += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let handle = quic.as_ref().map(|quic| quic.handle().clone());
+        let row = Row { listen: one.clone(), certificates, tcp: listener.handle().clone(), quic: handle };
+        prepared.tcp.new.push(listener);
+        prepared.quic.new.extend(quic);
+        Ok(row)
+    }
+
+    /// Binds the UDP port of an address, if it is to have HTTP/3.
+    fn quic(
+        &self,
+        address: SocketAddr,
+        one: &config::Listen,
+        certificates: Option<&Certificates>,
+    ) -> Result<Option<quic::Listener>, Error> {
+        let Some((http3, certificates)) = one.http3.as_ref().zip(certificates) else { return Ok(None) };
+        let closing = self.closing.lock();
+        quic::Listener::bind((address, one.reuse_port), http3, certificates, &closing).map(Some)
     }
 
     /// Puts them in the place of those that there are.
     pub(super) fn commit(&self, prepared: Prepared) {
-        let Prepared { rows, new, settings, gone } = prepared;
-        for (handle, settings) in settings {
+        let Prepared { rows, tcp, quic } = prepared;
+        for (handle, settings) in tcp.settings {
+            handle.set(settings);
+        }
+        for (handle, settings) in quic.settings {
             handle.set(settings);
         }
         self.put(rows);
-        for listener in new {
+        for listener in tcp.new {
             info!("listening on {}://{}", listener.handle().scheme().as_str(), listener.handle().address());
             // Nobody accepts any more if the server has stopped; then the socket is closed here.
             let _ = self.added.send(listener);
         }
-        for handle in gone {
+        for listener in quic.new {
+            info!("HTTP/3 on https://{}", listener.handle().address());
+            let _ = self.added_quic.send(listener);
+        }
+        for handle in tcp.gone {
             info!("no longer listening on {}://{}", handle.scheme().as_str(), handle.address());
             handle.close();
+        }
+        let mut closing = self.closing.lock();
+        closing.retain(quic::Handle::is_open);
+        for handle in quic.gone {
+            info!("no longer HTTP/3 on https://{}", handle.address());
+            handle.close();
+            closing.push(handle);
         }
     }
 
@@ -181,7 +301,12 @@ mod tests {
         config::Listen { tls: Some(config::ListenTls::new(vec![certificate])), ..listen(any()) }
     }
 
-    async fn bind(listen: &[config::Listen]) -> (Bound, Tcp) {
+    fn over_quic(name: &str) -> config::Listen {
+        let http3 = config::Http3 { socket_bytes: 64 * 1024, ..config::Http3::default() };
+        config::Listen { http3: Some(http3), ..self_signed(name) }
+    }
+
+    async fn bind(listen: &[config::Listen]) -> (Bound, Tcp, Quic) {
         Bound::bind(listen, &tls::Metrics::default()).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -189,20 +314,20 @@ mod tests {
         bound.commit(bound.prepare(listen).await.unwrap_or_else(|error| panic!("{error}")));
     }
 
-    fn handle(bound: &Bound, at: usize) -> Handle {
+    fn handle(bound: &Bound, at: usize) -> tcp::Handle {
         bound.rows.lock()[at].tcp.clone()
     }
 
     #[tokio::test]
     async fn addresses_that_stay_keep_their_sockets() {
-        let (bound, _tcp) = bind(&[listen(any()), listen(any())]).await;
+        let (bound, _tcp, _quic) = bind(&[listen(any()), listen(any())]).await;
         let [first, second] = bound.addresses()[..] else { panic!("two addresses") };
         assert_ne!(first, second);
         // One is named by the port that the system chose, one is gone, and one is new.
         let prepared = bound.prepare(&[listen(first), listen(any())]).await.ok().unwrap();
-        assert_eq!((prepared.new.len(), prepared.gone.len()), (0, 0), "the second is any as well");
+        assert_eq!((prepared.tcp.new.len(), prepared.tcp.gone.len()), (0, 0), "the second is any as well");
         let prepared = bound.prepare(&[listen(first)]).await.ok().unwrap();
-        assert_eq!(prepared.gone.iter().map(Handle::address).collect::<Vec<_>>(), [second]);
+        assert_eq!(prepared.tcp.gone.iter().map(tcp::Handle::address).collect::<Vec<_>>(), [second]);
         drop(prepared);
         assert_eq!(bound.addresses(), [first, second], "nothing was committed");
 
@@ -215,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_refused_and_nothing_changes() {
-        let (bound, _tcp) = bind(&[listen(any())]).await;
+        let (bound, _tcp, _quic) = bind(&[listen(any())]).await;
         let before = bound.addresses();
         let taken = std::net::TcpListener::bind(any()).unwrap();
         let address = taken.local_addr().unwrap();
@@ -227,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_said_the_same_of_tls_keeps_its_certificates() {
         let said = self_signed("a.example");
-        let (bound, _tcp) = bind(std::slice::from_ref(&said)).await;
+        let (bound, _tcp, _quic) = bind(std::slice::from_ref(&said)).await;
         let certificates = || bound.rows.lock()[0].certificates.clone().unwrap();
         let (made, address) = (certificates(), bound.addresses());
         assert_eq!(handle(&bound, 0).proxies(), 0);
@@ -238,6 +363,57 @@ mod tests {
         assert!(!Arc::ptr_eq(&made, &certificates()));
         exchange(&bound, &[listen(any())]).await;
         assert_eq!((handle(&bound, 0).scheme().as_str(), bound.addresses()), ("http", address));
+    }
+
+    fn quic(bound: &Bound) -> Option<quic::Handle> {
+        bound.rows.lock()[0].quic.clone()
+    }
+
+    #[tokio::test]
+    async fn http_3_comes_and_goes_with_its_address() {
+        let (tls, both) = (self_signed("a.example"), over_quic("a.example"));
+        let (bound, _tcp, _quic) = bind(std::slice::from_ref(&tls)).await;
+        let certificates = || bound.rows.lock()[0].certificates.clone().unwrap();
+        let (made, address) = (certificates(), bound.addresses()[0]);
+        assert!(quic(&bound).is_none() && bound.sockets() == 1);
+
+        exchange(&bound, std::slice::from_ref(&both)).await;
+        let first = quic(&bound).unwrap();
+        assert!(Arc::ptr_eq(&made, &certificates()), "a self-signed certificate stays the same");
+        assert_eq!((first.address(), bound.sockets()), (address, 2));
+        let taken = std::net::UdpSocket::bind(address).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+        let same = config::Listen {
+            http3: both.http3.clone().map(|it| config::Http3 { port: Some(443), ..it }),
+            ..both.clone()
+        };
+        exchange(&bound, &[same]).await;
+        assert!(!first.is_closed() && first.is_open(), "another setting closes nothing");
+
+        exchange(&bound, std::slice::from_ref(&tls)).await;
+        assert!(first.is_closed() && quic(&bound).is_none() && bound.sockets() == 1);
+        assert!(!handle(&bound, 0).is_closed(), "TCP goes on");
+        // Nothing has accepted there, so that its socket is there still.
+        exchange(&bound, &[both]).await;
+        let second = quic(&bound).unwrap();
+        assert_eq!((second.address(), second.is_closed()), (address, false), "a port that is being closed goes on");
+        exchange(&bound, &[]).await;
+        assert!(second.is_closed() && handles(&bound) == 0);
+    }
+
+    fn handles(bound: &Bound) -> usize {
+        bound.rows.lock().len()
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_for_udp_is_refused_or_chosen_anew() {
+        let (bound, _tcp, _quic) = bind(&[over_quic("a.example")]).await;
+        assert_eq!(bound.addresses()[0], quic(&bound).unwrap().address());
+        let taken = std::net::UdpSocket::bind(any()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let wanted = config::Listen { address, ..over_quic("a.example") };
+        let refused = bound.prepare(&[wanted]).await.err().unwrap().to_string();
+        assert!(refused.contains(&address.to_string()) && refused.contains("UDP"), "{refused}");
     }
 
     #[tokio::test]
@@ -264,7 +440,7 @@ mod tests {
             encode(&mut text, &registry).unwrap();
             text.contains(&format!("{name}.pem"))
         };
-        let (bound, _tcp) = Bound::bind(std::slice::from_ref(&one), &metrics).await.ok().unwrap();
+        let (bound, _tcp, _quic) = Bound::bind(std::slice::from_ref(&one), &metrics).await.ok().unwrap();
         assert!(tells_of("one"));
         assert!(bound.prepare(&[other.clone(), wrong]).await.is_err());
         assert!(tells_of("one") && !tells_of("other"), "it is served by nobody");

@@ -31,7 +31,7 @@ pub struct Prepared {
 
 impl Listeners {
     pub(super) fn new(bound: Bound, rules: Rules) -> Self {
-        let slots = Slots::new(slots(&rules, bound.addresses().len()));
+        let slots = Slots::new(slots(&rules, bound.sockets()));
         Self { bound, rules: Arc::new(ArcSwap::from_pointee(rules)), slots }
     }
 
@@ -92,7 +92,7 @@ impl Listeners {
             self.rules.store(Arc::new(rules));
         }
         self.bound.commit(addresses);
-        self.slots.resize(slots(&self.rules.load(), self.addresses().len()));
+        self.slots.resize(slots(&self.rules.load(), self.bound.sockets()));
     }
 }
 

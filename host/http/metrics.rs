@@ -25,6 +25,8 @@ pub struct Metrics {
     pub(super) handshakes_failed: Counter,
     pub(super) panics: Counter,
     pub(super) tls: tls::Metrics,
+    /// Clients of QUIC that were asked to show that their address is theirs.
+    pub(super) retries: Counter,
     accept_to_head: Histogram,
     closes: ByName,
     resets: ByName,
@@ -34,6 +36,7 @@ pub struct Metrics {
     requests_http_10: Counter,
     requests_http_11: Counter,
     requests_http_2: Counter,
+    requests_http_3: Counter,
 }
 
 impl Metrics {
@@ -49,6 +52,7 @@ impl Metrics {
             handshakes_failed: Counter::default(),
             panics: Counter::default(),
             tls: tls::Metrics::default(),
+            retries: Counter::default(),
             accept_to_head: Histogram::new(SECONDS),
             closes: ByName::default(),
             resets: ByName::default(),
@@ -56,6 +60,7 @@ impl Metrics {
             requests_http_10: version("1.0"),
             requests_http_11: version("1.1"),
             requests_http_2: version("2"),
+            requests_http_3: version("3"),
             requests,
         }
     }
@@ -72,11 +77,16 @@ impl Metrics {
         registry.register("http_connections_closed", "Connections closed, by reason", self.closes.clone());
         registry.register(
             "http_streams_reset",
-            "HTTP/2 streams reset because their client took too long, by reason",
+            "HTTP/2 and HTTP/3 streams reset because their client took too long, by reason",
             self.resets.clone(),
         );
         registry.register("http_accept_errors", "Failed attempts to accept a connection", self.accept_errors.clone());
         registry.register("http_handshakes_failed", "TLS handshakes that failed", self.handshakes_failed.clone());
+        registry.register(
+            "http_quic_retries",
+            "QUIC handshakes that began anew, so that the client shows that its address is its own",
+            self.retries.clone(),
+        );
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
         registry.register("http_rejects", "Requests refused before the handler, by status", self.rejects.clone());
         registry.register("http_panics", "Panics while a request was being served", self.panics.clone());
@@ -85,6 +95,7 @@ impl Metrics {
 
     pub(super) fn request(&self, version: Version) {
         match version {
+            Version::HTTP_3 => self.requests_http_3.inc(),
             Version::HTTP_2 => self.requests_http_2.inc(),
             Version::HTTP_11 => self.requests_http_11.inc(),
             _ => self.requests_http_10.inc(),
@@ -139,6 +150,7 @@ mod tests {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         metrics.request(Version::HTTP_2);
+        metrics.request(Version::HTTP_3);
         metrics.closed("idle");
         metrics.head_complete(Duration::from_millis(2));
         metrics.rejected(StatusCode::BAD_REQUEST);
@@ -146,6 +158,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "http_requests_total{version=\"2\"} 1",
+            "http_requests_total{version=\"3\"} 1",
             "http_requests_total{version=\"1.1\"} 0",
             "http_connections_closed_total{reason=\"idle\"} 1",
             "http_rejects_total{status=\"400\"} 1",

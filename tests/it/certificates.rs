@@ -14,6 +14,7 @@ use crate::{
         LIMIT,
         client::{Ask, Conn, HOST_NAME},
         eventually,
+        h3::H3Conn,
         node::Node,
         origin::{Origin, Reply},
         process::{Process, run, words},
@@ -74,6 +75,21 @@ async fn a_changed_certificate_is_for_new_connections_and_old_ones_go_on() {
     }
     assert!(node.metric("holm_tls_certificates_replaced_total", "").await >= 1.0);
     assert!(node.metric("holm_tls_certificate_not_after_seconds", "certificate.pem").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_certificate_is_for_new_connections_of_http_3_too() {
+    let (origin, files, changed) = (origin().await, Certificate::new(), Certificate::new());
+    let former = files.der.clone();
+    let node = Node::builder().origin(&origin.url()).http3(&files.certificate, &files.key).set("tls", "reload_ms = 20");
+    let node = node.start().await;
+    let old = H3Conn::open(node.address, &former).await.unwrap();
+    assert_eq!(old.send(node.get("/before")).await.text(), "/before");
+
+    replace(&files, &changed);
+    eventually("the changed certificate", async || H3Conn::open(node.address, &changed.der).await.is_ok()).await;
+    assert!(H3Conn::open(node.address, &former).await.is_err(), "the former one is gone");
+    assert_eq!(old.send(node.get("/after")).await.text(), "/after");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

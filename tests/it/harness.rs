@@ -3,6 +3,7 @@
 
 pub(crate) mod client;
 pub(crate) mod h2;
+pub(crate) mod h3;
 pub(crate) mod liar;
 pub(crate) mod load;
 pub(crate) mod model;

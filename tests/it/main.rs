@@ -16,6 +16,7 @@ mod generations;
 mod harness;
 mod hooks;
 mod http1;
+mod http3;
 mod http_versions;
 mod isolation;
 mod keys;

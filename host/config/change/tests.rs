@@ -21,6 +21,7 @@ const SERVED: &str = "
 const OTHER_WORDS: &str = r#"
     watch = false
     tls = { version_min = "1.3", reload_ms = 0 }
+    http3 = { advertised_ms = 0, segmentation_offload = false }
     [[listen]]
     address = "127.0.0.1:0"
     proxy_protocol = ["10.0.0.0/8", "2001:db8::/32"]
@@ -28,6 +29,7 @@ const OTHER_WORDS: &str = r#"
     [[listen]]
     address = "127.0.0.1:0"
     tls = { certificate = "c.pem", key = "k.pem" }
+    http3 = true
     [admin]
     address = "127.0.0.1:0"
     hosts = ["edge-1.example"]
@@ -305,6 +307,16 @@ fn addresses_and_tenants_have_classes_of_their_own() {
             with_tls("", ""),
             with_tls("reuse_port = true", ""),
             &["listen.\"127.0.0.1:0\".reuse_port: false -> true (needs a restart)"],
+        ),
+        (
+            with_tls("", ""),
+            with_tls("http3 = true\nhttp3_port = 443", ""),
+            &["listen.\"127.0.0.1:0\".http3: false -> true", "listen.\"127.0.0.1:0\".http3_port: none -> 443"],
+        ),
+        (
+            with_tls("http3 = true", ""),
+            with_tls("http3 = true", "[http3]\nsocket_bytes = \"8MiB\""),
+            &["http3.socket_bytes: \"4MiB\" -> \"8MiB\""],
         ),
         (
             "[admin]\naddress = \"127.0.0.1:9\"".to_owned(),

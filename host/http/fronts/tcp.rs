@@ -5,6 +5,7 @@
 //! reports that a request has come whole; HTTP/2 streams by `stream`, to which `pieces` reports what it hands over;
 //! `unparsed` refuses what hyper can't parse, `tunnel` runs what a client has switched to) → `linger` (the close).
 
+mod advertisement;
 mod arriving;
 mod connection;
 mod detect;
@@ -22,11 +23,9 @@ mod watch;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::{
-    sync::mpsc,
-    task::{JoinError, JoinSet},
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
+use super::report;
 use crate::http::{
     handler::Handler,
     shared::{Rules, Shared},
@@ -68,11 +67,5 @@ impl Tcp {
         while let Some(ended) = acceptors.join_next().await {
             report(ended);
         }
-    }
-}
-
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a listener stopped");
     }
 }

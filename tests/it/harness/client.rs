@@ -116,6 +116,15 @@ impl Ask {
         self.body(value.to_string())
     }
 
+    /// Returns it as a request that names its host in the target, as HTTP/2 and HTTP/3 have it.
+    pub(crate) fn into_request(self, scheme: &str) -> Result<Request<OutBody>, Failure> {
+        let mut request = Request::new(self.body);
+        *request.method_mut() = self.method;
+        *request.headers_mut() = self.headers;
+        *request.uri_mut() = format!("{scheme}://{}{}", self.host, self.target).parse()?;
+        Ok(request)
+    }
+
     /// Sends it over an HTTP/1.1 connection of its own and reads the whole response.
     pub(crate) async fn send(self) -> Response {
         let what = format!("{} {}", self.method, self.target);

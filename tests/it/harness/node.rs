@@ -291,6 +291,21 @@ impl Builder {
         self
     }
 
+    /// Has the listener speak HTTP/3 as well, with this certificate.
+    pub(crate) fn http3(self, certificate: &Path, key: &Path) -> Self {
+        let mut builder = self.tls(certificate, key);
+        builder.listen.push_str("\nhttp3 = true");
+        // What systems give without being told to, so that no test says that it got less.
+        builder.set("http3", "socket_bytes = \"64KiB\"")
+    }
+
+    /// Adds lines to the table of the listener.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        self.listen.push('\n');
+        self.listen.push_str(lines);
+        self
+    }
+
     pub(crate) fn policy(self, name: &str, file: &Path, config: &str) -> Self {
         let file = quoted(&file.display().to_string());
         self.set(&format!("policy.{name}"), &format!("file = {file}\nconfig = {config}"))

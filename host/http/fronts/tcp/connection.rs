@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{Request, Response, Version, header};
+use ::http::{HeaderValue, Request, Response, Version, header};
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::{
@@ -121,15 +121,17 @@ fn is_close_delimited(response: &Response<Reply<Body>>) -> bool {
         && !response.headers().contains_key(header::CONTENT_LENGTH)
 }
 
-/// Serves one connection and counts how it ended; `common` is the state that it shares with all others.
+/// Serves one connection and counts how it ended; `common` is the state that it shares with all others, and `address`
+/// what it has of its address: the TLS, and the `Alt-Svc` of its responses.
 pub(super) async fn serve<H: Handler>(
     common: (Arc<Shared<H>>, Arc<Builders>),
     stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    address: (Option<TlsAcceptor>, Option<HeaderValue>),
     peer: Peer,
     open: Open,
 ) {
     let (shared, builders) = common;
+    let (tls, alternative) = address;
     let _open = open;
     let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
     let socket = Arc::new(SocketActivity::new(activity.clone(), Pace::of(&shared.timeouts)));
@@ -152,6 +154,7 @@ pub(super) async fn serve<H: Handler>(
         conversation,
         activity: socket,
         protocol,
+        alternative,
         tunnel: Mutex::new(None),
         unparsed: Mutex::new(None),
     });
@@ -178,6 +181,8 @@ struct Service<H> {
     conversation: Conversation<H>,
     activity: Arc<SocketActivity>,
     protocol: Protocol,
+    /// The `Alt-Svc` of responses that have none.
+    alternative: Option<HeaderValue>,
     /// The bytes of the protocol that the client has switched to, until HTTP is over.
     tunnel: Mutex<Option<Tunnel>>,
     /// Why HTTP/1 couldn't be parsed.
@@ -193,10 +198,13 @@ impl<H: Handler> Service<H> {
             Protocol::Http2 => (Marks::current(&self.activity), None),
         };
         let request = request.map(|body| Arriving::new(body, arrives));
-        let response = match self.protocol {
+        let mut response = match self.protocol {
             Protocol::Http1 => self.over_http1(self.conversation.answer_or_switch(request).await),
             Protocol::Http2 => self.conversation.answer(request).await,
         };
+        if let Some(alternative) = &self.alternative {
+            response.headers_mut().entry(header::ALT_SVC).or_insert_with(|| alternative.clone());
+        }
         if version == Version::HTTP_10 && is_close_delimited(&response) {
             self.activity.ends_with_connection();
         }

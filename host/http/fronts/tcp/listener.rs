@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, debug};
 
 use super::{
+    advertisement,
     connection::{self, Builders},
     proxy, tls,
 };
@@ -63,13 +65,23 @@ pub(in crate::http) struct Settings {
     tls: Option<TlsAcceptor>,
     /// Networks whose connections begin with the client's address.
     proxies: Vec<Cidr>,
+    /// The `Alt-Svc` of responses that have none.
+    alternative: Option<HeaderValue>,
 }
 
 impl Settings {
-    /// Returns those of the configuration; without certificates it speaks cleartext.
-    pub(in crate::http) fn new(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
-        let tls = certificates.map(tls::acceptor).transpose()?;
-        Ok(Self { tls, proxies: listen.proxy_protocol.clone() })
+    /// Returns those of the configuration for an address whose port is `port`; without certificates it speaks cleartext.
+    pub(in crate::http) fn new(
+        listen: &config::Listen,
+        certificates: Option<&Certificates>,
+        port: u16,
+    ) -> Result<Self, Error> {
+        Ok(Self::with(listen, certificates.map(tls::acceptor).transpose()?, port))
+    }
+
+    fn with(listen: &config::Listen, tls: Option<TlsAcceptor>, port: u16) -> Self {
+        let alternative = listen.http3.as_ref().and_then(|http3| advertisement::of(http3, port));
+        Self { tls, proxies: listen.proxy_protocol.clone(), alternative }
     }
 }
 
@@ -86,7 +98,7 @@ impl Handle {
 
     /// Returns the settings of the configuration with the same TLS as now, so that tickets of sessions stay good.
     pub(in crate::http) fn settings_of(&self, listen: &config::Listen) -> Settings {
-        Settings { tls: self.settings.load().tls.clone(), proxies: listen.proxy_protocol.clone() }
+        Settings::with(listen, self.settings.load().tls.clone(), self.address.port())
     }
 
     /// Sets what holds for connections that are accepted from now on.
@@ -128,10 +140,10 @@ impl<H: Handler> Current<H> {
 impl Listener {
     /// Binds an address; without certificates it speaks cleartext.
     pub(in crate::http) fn bind(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
-        let settings = Arc::new(ArcSwap::from_pointee(Settings::new(listen, certificates)?));
         let refused = |reason| Error::Listen { address: listen.address, reason };
         let socket = open(listen).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
+        let settings = Arc::new(ArcSwap::from_pointee(Settings::new(listen, certificates, address.port())?));
         Ok(Self { socket, handle: Handle { address, settings, stop: CancellationToken::new() } })
     }
 
@@ -174,7 +186,8 @@ impl Listener {
     /// Serves a connection, behind a balancer once its client's address has been read.
     fn admit<H: Handler>(&self, current: &Current<H>, stream: TcpStream, client: SocketAddr, slot: Slot) {
         let settings = self.handle.settings.load();
-        let accepted = Accepted { stream, client, slot, tls: settings.tls.clone() };
+        let (tls, alternative) = (settings.tls.clone(), settings.alternative.clone());
+        let accepted = Accepted { stream, client, slot, tls, alternative };
         let common = (current.shared.clone(), current.builders.clone());
         if settings.proxies.iter().any(|network| network.contains(client.ip())) {
             current.shared.spawn(Span::none(), proxied(common, accepted));
@@ -201,16 +214,18 @@ struct Accepted {
     client: SocketAddr,
     slot: Slot,
     tls: Option<TlsAcceptor>,
+    /// The `Alt-Svc` of its responses that have none.
+    alternative: Option<HeaderValue>,
 }
 
 /// Serves a connection, if its client may have another one.
 fn begin<H: Handler>(common: (Arc<Shared<H>>, Arc<Builders>), accepted: Accepted) {
-    let Accepted { stream, client, slot, tls } = accepted;
+    let Accepted { stream, client, slot, tls, alternative } = accepted;
     let shared = common.0.clone();
     let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
     if let Some(Admitted { mut peer, open, span }) = shared.admit(client, scheme, slot) {
         peer.local = stream.local_addr().ok();
-        shared.spawn(span, connection::serve(common, stream, tls, peer, open));
+        shared.spawn(span, connection::serve(common, stream, (tls, alternative), peer, open));
     }
 }
 

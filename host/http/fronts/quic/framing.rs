@@ -1,0 +1,228 @@
+//! The frames of a stream (RFC 9114, section 7.1), as its bytes come. Pure.
+//!
+//! The HTTP/3 library gathers a frame that isn't DATA in memory, whatever its length; takes a DATA frame of no bytes for
+//! the end of the body; and panics over one that the end of the stream cuts short. So it is handed the bytes through
+//! here.
+
+use arrayvec::ArrayVec;
+use bytes::{Buf, Bytes};
+
+/// The type of frames that carry a body.
+const DATA: u64 = 0;
+
+/// The type of the unidirectional stream that carries frames (RFC 9114, section 6.2.1).
+const CONTROL: u64 = 0;
+
+/// Bytes of a frame's type and length at most.
+const HEAD: usize = 16;
+
+/// The error of a frame that is longer than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+/// What comes next on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The type of a unidirectional stream.
+    Type,
+    /// A frame's type and length.
+    Head,
+    /// So many bytes of a frame.
+    Payload(u64),
+    /// Bytes that aren't frames, up to the end.
+    Unframed,
+}
+
+/// The bytes of a stream on their way to the library.
+pub(super) struct Frames {
+    /// The most bytes of a frame that isn't DATA.
+    bytes_max: u64,
+    next: Next,
+    /// What has come and hasn't been handed on.
+    ahead: Bytes,
+    /// What has come of a type and a length.
+    head: ArrayVec<u8, HEAD>,
+}
+
+impl Frames {
+    /// Returns the frames of a request's stream.
+    pub(super) fn of_request(bytes_max: u64) -> Self {
+        Self { bytes_max, next: Next::Head, ahead: Bytes::new(), head: ArrayVec::new() }
+    }
+
+    /// Returns the frames of a unidirectional stream, if it turns out to have any.
+    pub(super) fn of_unidirectional(bytes_max: u64) -> Self {
+        Self { next: Next::Type, ..Self::of_request(bytes_max) }
+    }
+
+    /// Takes bytes as they came, once all before have been handed on.
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.ahead = bytes;
+    }
+
+    /// Returns the next bytes to be handed on; `None` until more have come.
+    ///
+    /// # Errors
+    /// [`TooLong`] at the beginning of such a frame.
+    pub(super) fn take(&mut self) -> Result<Option<Bytes>, TooLong> {
+        while !self.ahead.is_empty() {
+            match self.next {
+                Next::Unframed => return Ok(Some(std::mem::take(&mut self.ahead))),
+                Next::Payload(left) => return Ok(Some(self.payload(left))),
+                Next::Type => {
+                    self.head.push(self.ahead.get_u8());
+                    if let Some((kind, _)) = number(&self.head) {
+                        self.next = if kind == CONTROL { Next::Head } else { Next::Unframed };
+                        return Ok(Some(self.complete()));
+                    }
+                }
+                Next::Head => {
+                    self.head.push(self.ahead.get_u8());
+                    if let Some((kind, length)) = frame(&self.head) {
+                        let head = self.complete();
+                        if kind != DATA && length > self.bytes_max {
+                            return Err(TooLong);
+                        }
+                        self.next = payload(length);
+                        if kind != DATA || length > 0 {
+                            return Ok(Some(head));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the stream may end here: in the middle of no frame.
+    pub(super) fn may_end(&self) -> bool {
+        self.ahead.is_empty() && self.head.is_empty() && !matches!(self.next, Next::Payload(_))
+    }
+
+    fn payload(&mut self, left: u64) -> Bytes {
+        let length = usize::try_from(left).map_or(self.ahead.len(), |left| left.min(self.ahead.len()));
+        self.next = payload(left - length as u64);
+        self.ahead.split_to(length)
+    }
+
+    fn complete(&mut self) -> Bytes {
+        let head = Bytes::copy_from_slice(&self.head);
+        self.head.clear();
+        head
+    }
+}
+
+fn payload(left: u64) -> Next {
+    if left == 0 { Next::Head } else { Next::Payload(left) }
+}
+
+/// Returns a frame's type and length, if they are complete.
+fn frame(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (kind, rest) = number(bytes)?;
+    let (length, _) = number(rest)?;
+    Some((kind, length))
+}
+
+/// Returns the number that the bytes begin with, if it is complete, and what follows (RFC 9000, section 16).
+fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let first = *bytes.first()?;
+    let (own, rest) = bytes.split_at_checked(1_usize << (first >> 6))?;
+    let value = own[1..].iter().fold(u64::from(first & 0x3f), |value, byte| (value << 8) | u64::from(*byte));
+    Some((value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADERS: u64 = 1;
+
+    /// Returns the number in so many bytes.
+    fn spelled(number: u64, bytes: usize) -> Vec<u8> {
+        let mut spelled = number.to_be_bytes()[8 - bytes..].to_vec();
+        spelled[0] |= u8::try_from(bytes.ilog2() << 6).unwrap();
+        spelled
+    }
+
+    fn framed(kind: u64, payload: &[u8]) -> Vec<u8> {
+        [spelled(kind, 1), spelled(payload.len() as u64, 2), payload.to_vec()].concat()
+    }
+
+    /// Hands on `bytes`, which come in pieces of this size.
+    fn handed_on(frames: &mut Frames, bytes: &[u8], size: usize) -> Result<Vec<u8>, TooLong> {
+        let mut all = Vec::new();
+        for piece in bytes.chunks(size) {
+            frames.push(Bytes::copy_from_slice(piece));
+            while let Some(handed) = frames.take()? {
+                assert!(!handed.is_empty());
+                all.extend_from_slice(&handed);
+            }
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn numbers_are_read_in_each_length() {
+        for (value, bytes) in [(37, 1), (37, 2), (15_293, 2), (494_878_333, 4), (151_288_809_941_952_652, 8)] {
+            let spelled = spelled(value, bytes);
+            assert_eq!(number(&[&spelled[..], b"x"].concat()), Some((value, &b"x"[..])), "{value}");
+            assert_eq!(number(&spelled[..bytes - 1]), None, "{value}, cut");
+        }
+    }
+
+    #[test]
+    fn what_would_be_gathered_is_bounded_and_a_body_is_not() {
+        let long = [0; 101];
+        for (kind, payload, passes) in [
+            (HEADERS, &long[..100], true),
+            (HEADERS, &long[..], false),
+            (0x21, &long[..], false),
+            (DATA, &long[..], true),
+        ] {
+            let taken = handed_on(&mut Frames::of_request(100), &framed(kind, payload), 1000);
+            assert_eq!(taken.is_ok(), passes, "{kind}: {}", payload.len());
+        }
+        // Refused by what it says, long before it has come.
+        let head = [spelled(HEADERS, 1), spelled(1 << 40, 8)].concat();
+        assert_eq!(handed_on(&mut Frames::of_request(100), &head, 3), Err(TooLong));
+    }
+
+    #[test]
+    fn a_stream_may_end_between_frames() {
+        let whole = framed(DATA, b"body");
+        for length in 0..=whole.len() {
+            let mut frames = Frames::of_request(100);
+            handed_on(&mut frames, &whole[..length], 1).unwrap();
+            assert_eq!(frames.may_end(), length == 0 || length == whole.len(), "{length}");
+        }
+    }
+
+    #[test]
+    fn of_unidirectional_streams_only_the_control_stream_has_frames() {
+        let large = framed(HEADERS, &[0; 101]);
+        for (kind, passes) in [(0, false), (2, true), (3, true), (0x2f, true)] {
+            let bytes = [spelled(kind, 1), large.clone()].concat();
+            let taken = handed_on(&mut Frames::of_unidirectional(100), &bytes, 1000);
+            assert_eq!(taken.map(|taken| taken == bytes), if passes { Ok(true) } else { Err(TooLong) }, "{kind}");
+        }
+    }
+
+    proptest! {
+        /// Whatever comes, and in whatever pieces, is handed on but for DATA frames of no bytes.
+        #[test]
+        fn all_but_empty_data_is_handed_on(
+            kinds in prop::collection::vec((0_u64..4, prop::collection::vec(any::<u8>(), 0..50)), 0..20),
+            size in 1_usize..70,
+        ) {
+            let all: Vec<u8> = kinds.iter().flat_map(|(kind, payload)| framed(*kind, payload)).collect();
+            let is_kept = |(kind, payload): &&(u64, Vec<u8>)| *kind != DATA || !payload.is_empty();
+            let kept: Vec<u8> =
+                kinds.iter().filter(is_kept).flat_map(|(kind, payload)| framed(*kind, payload)).collect();
+            let mut frames = Frames::of_request(100);
+            prop_assert_eq!(handed_on(&mut frames, &all, size), Ok(kept));
+            prop_assert!(frames.may_end());
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The UDP port of one address, and its accept loop.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{self, Arriving, Unvalidated},
+    settings::Settings,
+    socket,
+};
+use crate::{
+    config::Http3,
+    http::{
+        error::Error,
+        handler::Handler,
+        shared::{Admitted, Rules, Shared},
+        slots::Slot,
+        tls::Certificates,
+    },
+    message::Scheme,
+};
+
+/// One UDP port.
+pub(in crate::http) struct Listener {
+    endpoint: Endpoint,
+    handle: Handle,
+    /// The one that had the port before, and refuses what comes there until this one accepts.
+    former: Option<Handle>,
+    /// Handshakes under way with clients whose address may not be theirs.
+    unvalidated: Arc<AtomicUsize>,
+}
+
+/// What may be changed of a listener while it accepts; clones are of the same.
+#[derive(Clone)]
+pub(in crate::http) struct Handle {
+    address: SocketAddr,
+    reuse_port: bool,
+    settings: Arc<ArcSwap<Settings>>,
+    /// What the settings of all its connections have in common, such as the keys of tokens.
+    template: ServerConfig,
+    /// There as long as the listener is: while connections are open, the port can't be bound again.
+    open: Arc<Mutex<Option<Open>>>,
+    stop: CancellationToken,
+    /// Cancelled when another listener accepts at this port.
+    succeeded: CancellationToken,
+}
+
+/// A socket, and QUIC on it.
+#[derive(Clone)]
+struct Open {
+    endpoint: Endpoint,
+    /// Another handle of the same socket.
+    socket: Arc<UdpSocket>,
+}
+
+/// The rules and settings for new connections, and what follows from them.
+struct Current<H> {
+    rules: Arc<Rules>,
+    settings: Arc<Settings>,
+    shared: Arc<Shared<H>>,
+    server: Arc<ServerConfig>,
+}
+
+impl Handle {
+    /// Returns the settings of the configuration with the same TLS as now, so that tickets of sessions stay good.
+    pub(in crate::http) fn settings_of(&self, http3: &Http3) -> Settings {
+        self.settings.load().with(http3)
+    }
+
+    /// Sets what holds for connections that are accepted from now on.
+    pub(in crate::http) fn set(&self, settings: Settings) {
+        let bytes = settings.http3.socket_bytes;
+        let former = self.settings.swap(Arc::new(settings));
+        if former.http3.socket_bytes != bytes
+            && let Some(open) = &*self.open.lock()
+        {
+            // One that keeps its buffers works.
+            let _ = socket::resize(&socket2::SockRef::from(&*open.socket), self.address, bytes);
+        }
+    }
+
+    /// Returns the bound address.
+    pub(in crate::http) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Has further connections refused, those that are open finish what is under way, and the socket closed after that.
+    pub(in crate::http) fn close(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether the socket is there still.
+    pub(in crate::http) fn is_open(&self) -> bool {
+        self.open.lock().is_some()
+    }
+
+    #[cfg(test)]
+    pub(in crate::http) fn is_closed(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}
+
+impl Listener {
+    /// Binds the UDP port of an address, on which TCP is bound already; with `reuse_port` other processes may bind it as
+    /// well. `closing` are listeners that have been closed and may have the port still, the last one at the end: its
+    /// socket is taken over then.
+    ///
+    /// # Errors
+    /// The port can't be bound, or TLS can't be set up.
+    pub(in crate::http) fn bind(
+        (address, reuse_port): (SocketAddr, bool),
+        http3: &Http3,
+        certificates: &Certificates,
+        closing: &[Handle],
+    ) -> Result<Self, Error> {
+        let settings = Settings::new(http3, certificates)?;
+        let at_port = |handle: &&Handle| (handle.address, handle.reuse_port) == (address, reuse_port);
+        let former =
+            closing.iter().rev().filter(at_port).find_map(|handle| Some((handle, handle.open.lock().clone()?)));
+        let (template, open, former) = match former {
+            Some((former, open)) => (former.template.clone(), open, Some(former.clone())),
+            None => {
+                let template = settings.template();
+                let open =
+                    open(address, reuse_port, http3, template.clone()).map_err(|reason| refused(address, &reason))?;
+                (template, open, None)
+            }
+        };
+        let handle = Handle {
+            address,
+            reuse_port,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            template,
+            open: Arc::new(Mutex::new(Some(open.clone()))),
+            stop: CancellationToken::new(),
+            succeeded: CancellationToken::new(),
+        };
+        Ok(Self { endpoint: open.endpoint, handle, former, unvalidated: Arc::default() })
+    }
+
+    /// Returns what may be changed of it.
+    pub(in crate::http) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Accepts until the drain begins or it is closed, by the rules that hold when a connection comes. From then on what
+    /// still comes is refused, so that clients needn't wait to try elsewhere; the socket closes with the last connection.
+    pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
+        if let Some(former) = &self.former {
+            former.succeeded.cancel();
+        }
+        let drain = server.drain.child_token();
+        self.serve(&server, &rules, &drain).await;
+        drain.cancel();
+        self.refuse().await;
+    }
+
+    async fn serve<H: Handler>(&self, server: &Shared<H>, rules: &ArcSwap<Rules>, drain: &CancellationToken) {
+        let mut current = Current::new(server, rules.load_full(), &self.handle, drain);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = drain.cancelled() => return,
+                () = self.handle.stop.cancelled() => return,
+                next = self.next(server) => next,
+            };
+            let Some((incoming, slot)) = next else { return };
+            if !current.holds(rules, &self.handle) {
+                current = Current::new(server, rules.load_full(), &self.handle, drain);
+            }
+            self.admit(&current, incoming, slot);
+        }
+    }
+
+    /// Takes a slot first and a connection then, so that what exceeds the limit waits and costs little. Clients that may
+    /// be anybody get no further than a Retry while there are many of them.
+    async fn next<H>(&self, shared: &Shared<H>) -> Option<(Incoming, Slot)> {
+        let slot = shared.slot().await.ok()?;
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let unvalidated_max = self.handle.settings.load().http3.unvalidated_max;
+            let is_loaded = self.unvalidated.load(Ordering::Relaxed) >= unvalidated_max;
+            if incoming.remote_address_validated() || !is_loaded {
+                return Some((incoming, slot));
+            }
+            if incoming.retry().is_ok() {
+                shared.metrics.retries.inc();
+            }
+            // However many there are, others have their turn.
+            yield_now().await;
+        }
+    }
+
+    /// Serves a connection, if its client may have another one.
+    fn admit<H: Handler>(&self, current: &Current<H>, incoming: Incoming, slot: Slot) {
+        let (shared, address) = (&current.shared, self.handle.address);
+        let unvalidated = (!incoming.remote_address_validated()).then(|| Unvalidated::begin(&self.unvalidated));
+        let admitted = shared.admit(incoming.remote_address(), Scheme::Https, slot);
+        let Some(Admitted { mut peer, open, span }) = admitted else { return incoming.refuse() };
+        let ip = incoming.local_ip().unwrap_or(address.ip());
+        peer.local = Some(SocketAddr::new(ip, address.port()));
+        let send_bytes_max = current.settings.http3.send_bytes_max;
+        let arriving = Arriving { incoming, server: Arc::clone(&current.server), unvalidated, send_bytes_max };
+        shared.spawn(span, connection::serve(Arc::clone(shared), arriving, peer, open));
+    }
+
+    /// Refuses connections as long as others are open, unless another listener accepts them.
+    async fn refuse(&self) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.handle.succeeded.cancelled() => return,
+                () = self.endpoint.wait_idle() => return,
+                incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) => incoming.refuse(),
+                    None => return,
+                },
+            }
+            yield_now().await;
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // So that the socket isn't held by those who only know of it.
+        self.handle.open.lock().take();
+    }
+}
+
+impl<H: Handler> Current<H> {
+    fn new(server: &Shared<H>, rules: Arc<Rules>, handle: &Handle, drain: &CancellationToken) -> Self {
+        let shared = Arc::new(server.under(&rules, drain.clone()));
+        let settings = handle.settings.load_full();
+        let server = Arc::new(settings.server(&handle.template, &rules.limits, &rules.timeouts));
+        Self { rules, settings, shared, server }
+    }
+
+    /// Whether nothing has been exchanged since it was made.
+    fn holds(&self, rules: &ArcSwap<Rules>, handle: &Handle) -> bool {
+        Arc::ptr_eq(&self.rules, &rules.load()) && Arc::ptr_eq(&self.settings, &handle.settings.load())
+    }
+}
+
+fn open(address: SocketAddr, reuse_port: bool, http3: &Http3, template: ServerConfig) -> io::Result<Open> {
+    let socket = socket::open(address, reuse_port, http3.socket_bytes)?;
+    let same = Arc::new(socket.try_clone()?);
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(template), socket, Arc::new(TokioRuntime))?;
+    Ok(Open { endpoint, socket: same })
+}
+
+fn refused(address: SocketAddr, reason: &io::Error) -> Error {
+    let reason = io::Error::new(reason.kind(), format!("UDP, for HTTP/3: {reason}"));
+    Error::Listen { address, reason }
+}

@@ -1,0 +1,158 @@
+//! A client of HTTP/3, by other means than the node's own: it has the adapter between the two libraries that comes with
+//! them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h3::{
+    client::{RequestStream, SendRequest},
+    error::Code,
+};
+use http::{HeaderMap, Request, Version};
+use http_body_util::BodyExt;
+use quinn::{Endpoint, TransportConfig, crypto::rustls::QuicClientConfig};
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use tokio::task::JoinHandle;
+
+use super::{
+    client::{Ask, Failure, OutBody, Response},
+    within,
+};
+
+/// A connection to a node.
+pub(crate) struct H3Conn {
+    sender: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    connection: quinn::Connection,
+    driving: JoinHandle<()>,
+    /// The socket; it goes with the connection.
+    _endpoint: Endpoint,
+}
+
+impl Drop for H3Conn {
+    fn drop(&mut self) {
+        self.connection.close(0x100_u32.into(), b"");
+        self.driving.abort();
+    }
+}
+
+impl H3Conn {
+    /// Connects to `localhost`, trusting `root`.
+    pub(crate) async fn open(address: SocketAddr, root: &CertificateDer<'static>) -> Result<Self, Failure> {
+        Self::with(address, root, TransportConfig::default()).await
+    }
+
+    /// The same, as a client that lets so many bytes of each body through before the test reads it.
+    pub(crate) async fn ahead(
+        address: SocketAddr,
+        root: &CertificateDer<'static>,
+        bytes: u32,
+    ) -> Result<Self, Failure> {
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(bytes.into());
+        Self::with(address, root, transport).await
+    }
+
+    async fn with(
+        address: SocketAddr,
+        root: &CertificateDer<'static>,
+        transport: TransportConfig,
+    ) -> Result<Self, Failure> {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone())?;
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        config.transport_config(Arc::new(transport));
+        let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let connecting = endpoint.connect_with(config, address, "localhost")?;
+        let connection = within("the handshake", connecting).await?;
+        let (mut driver, sender) =
+            h3::client::builder().send_grease(true).build(h3_quinn::Connection::new(connection.clone())).await?;
+        let driving = tokio::spawn(async move { drop(driver.wait_idle().await) });
+        Ok(Self { sender, connection, driving, _endpoint: endpoint })
+    }
+
+    /// Opens the stream of a request and resets it before its head is there.
+    pub(crate) async fn abandon(&self) -> Result<(), Failure> {
+        let (mut sending, _receiving) = within("a stream", self.connection.open_bi()).await?;
+        // A part of a frame.
+        sending.write_all(&[1]).await?;
+        sending.reset(0x10c_u32.into())?;
+        Ok(())
+    }
+
+    /// Sends a request and returns when the response's head is there.
+    pub(crate) async fn ask(&self, ask: Ask) -> Result<H3Opened, Failure> {
+        let (head, body) = ask.into_request("https")?.into_parts();
+        let mut sender = self.sender.clone();
+        let stream = within("the request", sender.send_request(Request::from_parts(head, ()))).await?;
+        let (sending, mut receiving) = stream.split();
+        let sending = tokio::spawn(upload(sending, body));
+        let response = within("a response head", receiving.recv_response()).await?;
+        Ok(H3Opened {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            receiving,
+            _sending: sending,
+        })
+    }
+
+    /// Sends a request and reads the whole response.
+    pub(crate) async fn send(&self, ask: Ask) -> Response {
+        match self.try_send(ask).await {
+            Ok(response) => response,
+            Err(error) => panic!("over HTTP/3: {error}"),
+        }
+    }
+
+    pub(crate) async fn try_send(&self, ask: Ask) -> Result<Response, Failure> {
+        Ok(self.ask(ask).await?.whole().await?.0)
+    }
+}
+
+/// Sends a body to its end; one that fails is reset.
+async fn upload(mut sending: RequestStream<h3_quinn::SendStream<Bytes>, Bytes>, mut body: OutBody) {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return sending.stop_stream(Code::H3_REQUEST_CANCELLED) };
+        // The node may have stopped it, which is no error of the client.
+        let sent = match frame.into_data() {
+            Ok(data) if data.is_empty() => Ok(()),
+            Ok(data) => sending.send_data(data).await,
+            Err(frame) => sending.send_trailers(frame.into_trailers().unwrap_or_default()).await,
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+    let _ = sending.finish().await;
+}
+
+/// A response whose head is there and whose body may still be arriving.
+pub(crate) struct H3Opened {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    receiving: RequestStream<h3_quinn::RecvStream, Bytes>,
+    _sending: JoinHandle<()>,
+}
+
+impl H3Opened {
+    /// Returns the next bytes of the body; `None` at its end.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Failure> {
+        let piece = within("a piece of the body", self.receiving.recv_data()).await?;
+        Ok(piece.map(|mut piece| piece.copy_to_bytes(piece.remaining())))
+    }
+
+    /// Reads the body to its end, and returns the response with its trailers; without any they are empty.
+    pub(crate) async fn whole(mut self) -> Result<(Response, HeaderMap), Failure> {
+        let mut body = BytesMut::new();
+        while let Some(piece) = self.piece().await? {
+            body.extend_from_slice(&piece);
+        }
+        let trailers = within("the trailers", self.receiving.recv_trailers()).await?.unwrap_or_default();
+        let (status, headers) = (self.status, self.headers);
+        Ok((Response { status, version: Version::HTTP_3, headers, body: body.freeze() }, trailers))
+    }
+}

@@ -30,7 +30,8 @@ pub use apart::Apart;
 pub use bisect::Bisection;
 pub use class::Class;
 pub use dispatch::{
-    BatchResult, Batcher, Departure, Pending, Rejected, Results, SendBatch, SlotFuture, SlotPermit, Slots,
+    BatchResult, Batcher, Departure, Pending, Progress, Rejected, Results, SendBatch, Sending, SlotFuture, SlotPermit,
+    Slots,
 };
 pub use former::{FormerRule, Terms};
 pub use metrics::Metrics;

@@ -1,14 +1,16 @@
 //! Origins: pools of endpoints, over HTTP/1.1 and HTTP/2. The only room that depends on an HTTP client.
 //!
-//! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance`, pure), waits for a place at it,
-//! exchanges one request for one response head (`endpoint`, over `single` or `multiplex`), decides whether another attempt
-//! may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out the body as it
-//! arrives (`download`), once its beginning has been looked at (`opening`). A connection that switches protocols is a `tunnel`.
+//! A [`Pool`] reads the request's body (`read_ahead`), picks an endpoint (`balance` and `congestion`, pure), waits for a
+//! place at it, exchanges one request for one response head (`endpoint`, over `single` or `multiplex`), decides whether
+//! another attempt may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out
+//! the body as it arrives (`download`), once its beginning has been looked at (`opening`). A connection that switches
+//! protocols is a `tunnel`.
 //! A client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
 //! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
 mod balance;
 mod clients;
+mod congestion;
 mod dial;
 mod download;
 mod endpoint;

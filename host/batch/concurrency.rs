@@ -56,6 +56,10 @@ const MORE_MAX: u32 = 512;
 const MORE_ANYHOW_AFTER: Duration = Duration::from_secs(60);
 const MORE_ANYHOW_MIN: u32 = 16;
 
+/// How many times as long as the slowest batch of late nothing may come back in a trial of fewer, before it is given up:
+/// what has its slots may be stuck.
+const TRIAL_STALLED: f64 = 4.0;
+
 /// The normalised latency that a batch may count with at most, in the median of those it is compared among.
 const OUTLIER_MAX: f64 = 4.0;
 
@@ -153,6 +157,23 @@ impl Concurrency {
         if self.adapts() {
             self.occupancy.set(under_way, at);
         }
+    }
+
+    /// Gives up a trial of fewer in which the batches under way take all slots and none has come back for long: with an
+    /// endpoint that is stuck, others would wait for it. Returns when that is to be looked at again.
+    pub(super) fn patience(&mut self, under_way: usize, now: Instant) -> Option<Instant> {
+        let is_blocked = self.trial.is_some_and(|trial| trial.slots < self.limit && under_way >= trial.slots);
+        if !is_blocked {
+            return None;
+        }
+        let slowest = self.samples.iter().map(|sample| sample.seconds).fold(0.0, f64::max);
+        let stalled = Duration::try_from_secs_f64(slowest * TRIAL_STALLED).ok()?;
+        let until = self.occupancy.points.back()?.at + stalled;
+        if now < until {
+            return Some(until);
+        }
+        self.rest();
+        None
     }
 
     /// Notes that a batch of a class came back at `at`. It is still counted as under way.

@@ -41,6 +41,10 @@ use crate::{
 /// Tenants whose shares are reported.
 const TENANTS_SHOWN: usize = 10;
 
+/// Divided batches of a pool that have given their slots back and wait for turns: a further one keeps its own, so that
+/// no more are under way than a pool can serve.
+const SEARCHES_MAX: usize = 8;
+
 /// The results of one batch.
 #[derive(Clone, Debug)]
 pub struct BatchResult<O> {
@@ -54,11 +58,35 @@ pub struct BatchResult<O> {
     pub further: Further,
 }
 
-/// The future of one batch's results.
-pub type Results<O> = Pin<Box<dyn Future<Output = BatchResult<O>> + Send>>;
+/// What one request for a batch, or for a part of it, has brought.
+pub enum Progress<O> {
+    /// A result for each item.
+    Over(BatchResult<O>),
+    /// The batch is divided. `rest` makes one more request, in a slot of its own.
+    Divided {
+        /// How the batch went, for the pool's pace.
+        outcome: Outcome,
+        /// The endpoint that responded, if one did.
+        endpoint: Option<Arc<str>>,
+        /// The next request.
+        rest: Results<O>,
+    },
+}
 
-/// Sends one batch, which is sent now for this reason.
-pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>, Why) -> Results<O> + Send + Sync>;
+/// The future of one request for a batch.
+pub type Results<O> = Pin<Box<dyn Future<Output = Progress<O>> + Send>>;
+
+/// Sends one batch.
+pub type SendBatch<I, O> = Arc<dyn Fn(Class, Vec<I>, Sending) -> Results<O> + Send + Sync>;
+
+/// What is known of a batch that is sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Why it is sent.
+    pub why: Why,
+    /// How long batches like it took of late; `None` if that isn't known.
+    pub expected: Option<Duration>,
+}
 
 /// Items of one class, each with its terms.
 type Members<I> = Vec<(I, Terms)>;
@@ -127,6 +155,8 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             gauges: metrics.gauges(),
             guests: VecDeque::new(),
             guests_left: 0,
+            charges: Vec::new(),
+            searches: 0,
         };
         let (state, measured, happened) = (Mutex::new(state), Mutex::new(Measured::new()), Notify::new());
         let shared = Arc::new(Shared { rule, pace, send, metrics, state, measured, happened });
@@ -207,18 +237,13 @@ pub type SlotFuture<'a> = Pin<Box<dyn Future<Output = Option<SlotPermit>> + Send
 
 impl<I: Send + 'static, O: Send + 'static> Slots for Batcher<I, O> {
     fn slot(&self) -> SlotFuture<'_> {
-        let (give, given) = oneshot::channel();
-        {
-            let mut state = self.shared.state.lock();
-            state.scheduler.guest_arrives();
-            state.guests.push_back(give);
-        }
+        let given = self.shared.state.lock().guest();
         self.shared.happened.notify_one();
         Box::pin(async move { given.await.ok() })
     }
 }
 
-/// A slot of a pool that a batch of another one has. Dropping it gives it back.
+/// A slot of a pool that a batch of another one has, or a part of a divided one. Dropping it gives it back.
 pub struct SlotPermit(Weak<dyn TakeBack>);
 
 trait TakeBack: Send + Sync {
@@ -304,10 +329,24 @@ struct State<I, O> {
     /// Batches that came back since the scheduler's last decision; no more than were under way.
     returned: Vec<Back>,
     gauges: Gauges,
-    /// Batches of other pools that wait for a slot, as many as the scheduler knows.
+    /// Batches of other pools and parts of divided ones that wait for a slot, as many as the scheduler knows.
     guests: VecDeque<oneshot::Sender<SlotPermit>>,
     /// How many of them have given their slots back since the scheduler's last decision.
     guests_left: usize,
+    /// Divided batches that are over since then: what each item costs, and what they took beyond the first request.
+    charges: Vec<(Vec<(Tenant, u64)>, Further)>,
+    /// Divided batches under way that have given their slots back.
+    searches: usize,
+}
+
+impl<I, O> State<I, O> {
+    /// Takes in one that waits for a slot.
+    fn guest(&mut self) -> oneshot::Receiver<SlotPermit> {
+        let (give, given) = oneshot::channel();
+        self.scheduler.guest_arrives();
+        self.guests.push_back(give);
+        given
+    }
 }
 
 /// A batch that came back.
@@ -315,9 +354,6 @@ struct Back {
     queue_id: QueueId<Class>,
     returned: Returned,
     at: Instant,
-    /// What each item costs, and the tenant it counts for.
-    costs: Vec<(Tenant, u64)>,
-    further: Further,
 }
 
 /// What is to be done, and what has passed its deadline.
@@ -378,11 +414,11 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
 
     fn decide(&self) -> Decision<I, O> {
         let mut state = self.state.lock();
-        let State { scheduler, returned, gauges, guests, guests_left } = &mut *state;
-        for Back { queue_id, returned, at, costs, further } in returned.drain(..) {
-            if !further.requests.is_empty() {
-                scheduler.divided(&costs, &further);
-            }
+        let State { scheduler, returned, gauges, guests, guests_left, charges, .. } = &mut *state;
+        for (costs, further) in charges.drain(..) {
+            scheduler.divided(&costs, &further);
+        }
+        for Back { queue_id, returned, at } in returned.drain(..) {
             scheduler.finished(&queue_id, &returned, at);
             if let Some(estimate) = scheduler.estimate() {
                 gauges.set_measured(&estimate);
@@ -418,7 +454,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     /// Sends a batch. Each has a task of its own, so that a slow one doesn't hold up the others, and a panic ends only
     /// itself.
     fn launch(self: &Arc<Self>, batch: Batch<Class, QueuedItem<I, O>>) {
-        let Batch { queue_id, items, why, costs } = batch;
+        let Batch { queue_id, items, why, costs, expected } = batch;
         let since = Instant::now();
         let waits = items.iter().map(|queued| since.saturating_duration_since(queued.since));
         self.metrics.sent(why, waits);
@@ -429,8 +465,9 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
             queued.left.store(true, Ordering::Release);
         }
         let shared = Arc::downgrade(self);
-        let slot = Slot { shared, queue_id, costs, since, came_back: None, further: Further::default() };
-        tokio::spawn(carry(Arc::clone(&self.send), slot, items, why));
+        let further = Further::default();
+        let slot = Slot { shared, queue_id, costs, since, came_back: None, has_passed: false, further };
+        tokio::spawn(carry(Arc::clone(&self.send), slot, items, Sending { why, expected }));
     }
 
     /// Takes in the items of one request, or refuses them.
@@ -481,7 +518,8 @@ impl<I, O> Shared<I, O> {
     }
 }
 
-/// A slot of the pool, while a batch has it. It is given back when the batch's task ends, however it ends.
+/// A slot of the pool, while a batch has it. It is given back when the batch is divided, or else when its task ends,
+/// however it ends.
 struct Slot<I, O> {
     shared: Weak<Shared<I, O>>,
     queue_id: QueueId<Class>,
@@ -489,21 +527,61 @@ struct Slot<I, O> {
     costs: Vec<(Tenant, u64)>,
     since: Instant,
     came_back: Option<(Outcome, Duration, Option<Arc<str>>)>,
+    /// Whether the batch is divided and has given it back.
+    has_passed: bool,
     further: Further,
+}
+
+impl<I, O> Slot<I, O> {
+    /// Notes how the batch went, whose time is over now.
+    fn note(&mut self, outcome: Outcome, endpoint: Option<Arc<str>>) {
+        self.came_back = Some((outcome, self.since.elapsed(), endpoint));
+    }
+
+    /// Returns what the scheduler is to know of the batch.
+    fn back(&mut self, shared: &Shared<I, O>) -> Back {
+        let came_back = self.came_back.take();
+        let (outcome, took, endpoint) = came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed(), None));
+        let (items, queue_id) = (self.costs.len(), self.queue_id.clone());
+        shared.measure(items, took, outcome);
+        Back { queue_id, returned: Returned { items, took, outcome, endpoint }, at: Instant::now() }
+    }
+
+    /// Has others take turns with the parts of the batch, which is divided: gives the slot back at once, and returns the
+    /// turn of the next part. `None` if too many batches do so already, or there is no scheduler any more: then it has the
+    /// slot that it had, if any.
+    fn pass(&mut self, outcome: Outcome, endpoint: Option<Arc<str>>) -> Option<oneshot::Receiver<SlotPermit>> {
+        let shared = self.shared.upgrade()?;
+        let mut state = shared.state.lock();
+        if !self.has_passed {
+            if state.searches >= SEARCHES_MAX {
+                return None;
+            }
+            self.note(outcome, endpoint);
+            let back = self.back(&shared);
+            state.returned.push(back);
+            state.searches += 1;
+            self.has_passed = true;
+        }
+        let turn = state.guest();
+        drop(state);
+        shared.happened.notify_one();
+        Some(turn)
+    }
 }
 
 impl<I, O> Drop for Slot<I, O> {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let came_back = self.came_back.take();
-        let (outcome, took, endpoint) = came_back.unwrap_or_else(|| (Outcome::Lost, self.since.elapsed(), None));
-        let (items, queue_id) = (self.costs.len(), self.queue_id.clone());
-        shared.measure(items, took, outcome);
-        let returned = Returned { items, took, outcome, endpoint };
+        let back = (!self.has_passed).then(|| self.back(&shared));
         let (costs, further) = (std::mem::take(&mut self.costs), std::mem::take(&mut self.further));
         // The scheduler is notified by its own task: a pace that panics must not do so within another panic.
         let mut state = shared.state.lock();
-        state.returned.push(Back { queue_id, returned, at: Instant::now(), costs, further });
+        state.returned.extend(back);
+        state.searches = state.searches.saturating_sub(usize::from(self.has_passed));
+        if !further.requests.is_empty() {
+            state.charges.push((costs, further));
+        }
         drop(state);
         shared.happened.notify_one();
     }
@@ -511,10 +589,24 @@ impl<I, O> Drop for Slot<I, O> {
 
 /// Sends a batch and hands out its results, then gives its slot back. If there isn't one for each item, none is handed
 /// out: which is whose is unknown. The channels are dropped then, which rejects the items as lost.
-async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, why: Why) {
+async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, sending: Sending) {
     let class = slot.queue_id.class.clone();
     let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
-    let BatchResult { results, outcome, endpoint, further } = send(class, items, why).await;
+    let mut progress = send(class, items, sending).await;
+    let BatchResult { results, outcome, endpoint, further } = loop {
+        progress = match progress {
+            Progress::Over(result) => break result,
+            Progress::Divided { outcome, endpoint, rest } => {
+                let turn = slot.pass(outcome, endpoint);
+                // Held until the part is back. There is none if the scheduler has begun anew.
+                let _permit = match turn {
+                    Some(turn) => turn.await.ok(),
+                    None => None,
+                };
+                rest.await
+            }
+        };
+    };
     slot.further = further;
     let (sent, returned) = (replies.len(), results.len());
     if returned != sent {
@@ -522,7 +614,7 @@ async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Que
         tracing::error!(%pool, sent, returned, "a batch came back with the wrong number of results");
         return;
     }
-    slot.came_back = Some((outcome, slot.since.elapsed(), endpoint));
+    slot.note(outcome, endpoint);
     for (reply, result) in replies.into_iter().zip(results) {
         // It doesn't matter if the request has gone in the meantime.
         let _ = reply.send(Ok(result));

@@ -38,6 +38,11 @@ pub trait Pace: fmt::Debug + Send {
     fn expected(&self, _: u64, _: Option<&Arc<str>>, _: usize) -> Option<Duration> {
         None
     }
+
+    /// Returns how long a batch of so many items of a class takes, wherever it is sent; `None` if none came back to say.
+    fn typical(&self, _: u64, _: usize) -> Option<Duration> {
+        None
+    }
 }
 
 /// A batch that has come back.

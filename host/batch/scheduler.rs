@@ -136,6 +136,8 @@ pub struct Batch<K, T> {
     pub why: Why,
     /// What each item costs, and the tenant it counts for, for [`Scheduler::divided`].
     pub costs: Vec<(Tenant, u64)>,
+    /// How long batches like it took of late; `None` if that isn't known.
+    pub expected: Option<Duration>,
 }
 
 /// What to do next.
@@ -345,7 +347,9 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         }
         // Guests come and go without saying when.
         self.concurrency.observe(self.under_way, now);
-        let mut wake = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
+        let expires = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
+        let patience = self.concurrency.patience(self.under_way, now);
+        let mut wake = [expires, patience].into_iter().flatten().min();
         if let Some(slot) = self.free_slot(now) {
             let mut waiting: Vec<QueueId<K>> = Vec::new();
             for tenant in self.tenants(now) {
@@ -354,7 +358,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
                         // The last one that was asked is the one that sends.
                         let Some(queue_id) = waiting.pop() else { break };
                         self.left(&queue_id, items.len(), &by_tenant(&costs), now);
-                        return Next::Send(Batch { queue_id, items, why, costs });
+                        let expected = self.pace.typical(self.hasher.hash_one(&queue_id.class), items.len());
+                        return Next::Send(Batch { queue_id, items, why, costs, expected });
                     }
                     Step::WaitUntil(time) => wake = Some(wake.map_or(time, |wake| wake.min(time))),
                     Step::Idle => {}

@@ -184,8 +184,27 @@ fn decoded_name(name: &str) -> impl Iterator<Item = u8> {
     decoded(name.as_bytes()).map(|(byte, is_escaped)| if byte == b'+' && !is_escaped { b' ' } else { byte })
 }
 
-/// Returns the decoded bytes, and whether each was escaped.
-fn decoded(mut text: &[u8]) -> impl Iterator<Item = (u8, bool)> {
+/// Returns a name as a segment of a path: what isn't `unreserved` is percent-encoded (RFC 3986, section 2.1).
+#[must_use]
+pub fn segment(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if is_unreserved(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+        }
+    }
+    out
+}
+
+/// Returns the upper-case digit of a number below 16.
+fn hex_digit(number: u8) -> char {
+    char::from_digit(number.into(), 16).unwrap_or_default().to_ascii_uppercase()
+}
+
+/// Returns the bytes of a percent-encoded text, and whether each was escaped. A `%` that begins no escape stays.
+pub fn decoded(mut text: &[u8]) -> impl Iterator<Item = (u8, bool)> {
     std::iter::from_fn(move || {
         let (first, rest) = text.split_first()?;
         match escaped(text) {

@@ -1,4 +1,5 @@
-//! Which endpoint takes the next request: the less loaded of two drawn at random. Pure; the caller brings the draw.
+//! Which endpoint takes the next request: the less loaded of two drawn at random, and for a batch the least loaded of
+//! those where it adds most to what is done. Pure; the caller brings the draw.
 
 /// What is known of a member's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +38,51 @@ pub(super) enum NoEndpoint {
 /// up, those that are merely ejected are picked from (panic mode): some responses are better than none, and a success
 /// brings its endpoint back. A member that is down by active checks is never picked.
 pub(super) fn pick(members: &[Member], excluded: &[usize], random: u64) -> Result<usize, NoEndpoint> {
+    chosen(members, excluded, |fits| less_loaded(members, fits, random))
+}
+
+/// The part of the best member's gain, and how much less than that, with which another is as good: what is measured isn't
+/// exact, and equal ones are to have equal loads.
+const GAIN_PART: f64 = 0.5;
+const GAIN_SLACK: f64 = 0.1;
+
+/// Picks a member for a batch as [`pick`] does for other requests, but the least loaded of all those where it adds about
+/// as much to the work that is done as at the best one. `gains` has how much that is, by member.
+///
+/// Batches are few and long: two of them at one endpoint while another is idle are a loss.
+pub(super) fn pick_for_batch(
+    members: &[Member],
+    gains: &[f64],
+    excluded: &[usize],
+    random: u64,
+) -> Result<usize, NoEndpoint> {
+    chosen(members, excluded, |fits| most_useful(members, gains, fits, random))
+}
+
+/// Has one of the members chosen that may be, of those with a free place if there are any.
+fn chosen(
+    members: &[Member],
+    excluded: &[usize],
+    choose: impl Fn(&dyn Fn(usize) -> bool) -> Option<usize>,
+) -> Result<usize, NoEndpoint> {
     if members.iter().all(|member| member.standing == Standing::Down) {
         return Err(NoEndpoint::Down);
     }
     let calm = members.iter().any(|member| member.standing == Standing::Up);
     let wanted = if calm { Standing::Up } else { Standing::Ejected };
     let fits = |at: usize| members[at].standing == wanted && !excluded.contains(&at);
-    less_loaded(members, |at| fits(at) && !members[at].full, random)
-        .or_else(|| less_loaded(members, fits, random))
-        .ok_or(NoEndpoint::Tried)
+    choose(&|at: usize| fits(at) && !members[at].full).or_else(|| choose(&fits)).ok_or(NoEndpoint::Tried)
+}
+
+/// The least loaded of the members that fit and gain about as much as the best one; one drawn from those that are equal.
+fn most_useful(members: &[Member], gains: &[f64], fits: impl Fn(usize) -> bool, random: u64) -> Option<usize> {
+    let gain = |at: usize| gains.get(at).copied().unwrap_or_default();
+    let mut useful: Vec<usize> = (0..members.len()).filter(|at| fits(*at)).collect();
+    let best = useful.iter().map(|at| gain(*at)).fold(0.0, f64::max);
+    useful.retain(|at| gain(*at) + GAIN_SLACK >= best * GAIN_PART);
+    let least = useful.iter().map(|at| members[*at].load).min()?;
+    useful.retain(|at| members[*at].load == least);
+    useful.get(scale(random & u64::from(u32::MAX), useful.len())).copied()
 }
 
 /// The less loaded of two members drawn from those that fit; the first drawn when they are equal.
@@ -117,6 +154,26 @@ mod tests {
         for (name, members, excluded, expected) in cases {
             for random in [0, 1, u64::MAX, 0x8000_0000, 0x8000_0000_8000_0000] {
                 assert_eq!(pick(&members, excluded, random), expected, "{name}, draw {random:x}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_goes_where_it_adds_most_and_to_the_least_loaded_of_equals() {
+        use Standing::{Ejected, Up};
+        let up = |load: usize| member(Up, load, false);
+        for (name, members, gains, excluded, expected) in [
+            ("the idle one of many", vec![up(1), up(1), up(1), up(1), up(0)], vec![1.0; 5], &[][..], Ok(4)),
+            ("one that gains little is left idle", vec![up(0), up(3)], vec![0.2, 1.0], &[], Ok(1)),
+            ("unless it is the only one", vec![up(0), up(3)], vec![0.2, 1.0], &[1], Ok(0)),
+            ("what differs little is equal", vec![up(2), up(3)], vec![0.7, 1.0], &[], Ok(0)),
+            ("where none gains anything", vec![up(2), up(1)], vec![0.0, 0.05], &[], Ok(1)),
+            ("not the ejected", vec![member(Ejected, 0, false), up(5)], vec![1.0; 2], &[], Ok(1)),
+            ("a free place comes first", vec![member(Up, 4, true), up(5)], vec![1.0; 2], &[], Ok(1)),
+            ("nobody is left", vec![up(0)], vec![1.0], &[0], Err(NoEndpoint::Tried)),
+        ] {
+            for random in [0, 1, u64::MAX, 0x8000_0000, 0x8000_0000_8000_0000] {
+                assert_eq!(pick_for_batch(&members, &gains, excluded, random), expected, "{name}, draw {random:x}");
             }
         }
     }

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
+    congestion::Congestion,
     dial::Dialers,
     failure::{Fault, Reason},
     multiplex::{Lease, Multiplexer},
@@ -47,6 +48,8 @@ pub(super) struct Endpoint {
     pub(super) places: Places,
     /// Whether it takes coded bodies.
     pub(super) willingness: Mutex<Willingness>,
+    /// How batches fare there.
+    pub(super) congestion: Mutex<Congestion>,
     scheme: Scheme,
     authority: Authority,
     /// What its own health checks say in `Host`.
@@ -115,6 +118,7 @@ impl Endpoint {
             address: format!("{}:{port}", authority.host()).into(),
             places: Places::new(pool.connections_max),
             willingness: Mutex::default(),
+            congestion: Mutex::default(),
             transport: Transport::new(&scheme, url, pool, dialers),
             scheme,
             authority,

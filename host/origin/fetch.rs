@@ -1,6 +1,10 @@
 //! One request on its way: attempts, one after the other, until there is a response or none can be expected.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{
@@ -105,6 +109,8 @@ struct Attempts<'a> {
     repeatable: bool,
     /// Whether it is a call of gRPC that this node makes itself, so that it reads the response.
     is_call: bool,
+    /// How long it is expected to take, if it is a batch.
+    expected: Option<Duration>,
     span: RequestSpan,
     /// Endpoints that aren't tried again.
     tried: Vec<usize>,
@@ -117,7 +123,8 @@ struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     fn new(pool: &'a Pool, outbound: Outbound) -> Self {
-        let Outbound { method, authority, target, mut headers, body, client, repeatable, recodes, span } = outbound;
+        let Outbound { method, authority, target, mut headers, body, client, repeatable, recodes, expected, span } =
+            outbound;
         // What gRPC codes it says in fields of its own.
         let is_call = recodes && is_grpc(&headers);
         let recodes = recodes && !is_call;
@@ -150,6 +157,7 @@ impl<'a> Attempts<'a> {
             client,
             repeatable,
             is_call,
+            expected,
             span,
             tried: Vec::new(),
             attempts: 0,
@@ -181,7 +189,11 @@ impl<'a> Attempts<'a> {
     }
 
     fn first(&self) -> Result<Arc<Endpoint>, Failure> {
-        self.pool.choose(&self.tried).map_err(|nobody| self.no_endpoint(nobody))
+        self.choose().map_err(|nobody| self.no_endpoint(nobody))
+    }
+
+    fn choose(&self) -> Result<Arc<Endpoint>, NoEndpoint> {
+        self.pool.choose(&self.tried, self.expected.is_some())
     }
 
     /// Reads what can be read of the body while the request holds no place.
@@ -232,6 +244,7 @@ impl<'a> Attempts<'a> {
         let encoded = self.encoded_for(endpoint).await;
         self.was_encoded = encoded.is_some();
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
+        let at_once = endpoint.places.wanted();
         self.attempts += 1;
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
         let connect = if std::mem::take(&mut self.on_new_connection) { Connect::New } else { Connect::Any };
@@ -275,6 +288,9 @@ impl<'a> Attempts<'a> {
                 let failing = Reaction::to(response.status()).retries_endpoint;
                 ledger.meters.head_seconds.observe(took.as_secs_f64());
                 ledger.recent.record(took.as_micros(), failing);
+                if response.status().is_success() {
+                    self.note_congestion(endpoint, at_once, took);
+                }
                 if failing {
                     slot.report(false);
                 }
@@ -290,6 +306,14 @@ impl<'a> Attempts<'a> {
                 }
                 Err(fault)
             }
+        }
+    }
+
+    /// Notes how long a batch took that was sent when the endpoint had so many requests, itself among them.
+    fn note_congestion(&self, endpoint: &Endpoint, at_once: usize, took: Duration) {
+        if let Some(expected) = self.expected.filter(|expected| !expected.is_zero()) {
+            let latency = took.as_secs_f64() / expected.as_secs_f64();
+            endpoint.congestion.lock().add(at_once, latency, clock::uptime());
         }
     }
 
@@ -337,7 +361,7 @@ impl<'a> Attempts<'a> {
             }
             Sequel::OnNewConnection | Sequel::Elsewhere if !self.is_over() => {
                 self.tried.push(endpoint.index);
-                self.pool.choose(&self.tried).ok()
+                self.choose().ok()
             }
             Sequel::OnNewConnection | Sequel::Elsewhere | Sequel::End => None,
         }

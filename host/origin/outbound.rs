@@ -1,6 +1,6 @@
 //! The requests to a pool and its responses.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -32,6 +32,9 @@ pub struct Outbound {
     /// Whether the pool may send the body in a content coding and ask for the response in one, as it is configured: the
     /// sender decodes what comes.
     pub recodes: bool,
+    /// How long it takes by what was measured of the pool, if it is a batch; `None` for other requests, and as long as
+    /// nothing was measured.
+    pub expected: Option<Duration>,
     /// The span that its attempts are logged in.
     pub span: RequestSpan,
 }

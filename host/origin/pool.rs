@@ -258,8 +258,8 @@ impl Pool {
         self.ledger.meters.coded("response", coding, coded, plain);
     }
 
-    /// The endpoint that takes the next attempt.
-    pub(super) fn choose(&self, tried: &[usize]) -> Result<Arc<Endpoint>, NoEndpoint> {
+    /// The endpoint that takes the next attempt, of a batch or of another request.
+    pub(super) fn choose(&self, tried: &[usize], is_batch: bool) -> Result<Arc<Endpoint>, NoEndpoint> {
         let standings = self.ledger.standings();
         let members: Vec<_> = standings
             .into_iter()
@@ -270,7 +270,16 @@ impl Pool {
                 full: endpoint.places.is_full(),
             })
             .collect();
-        let index = balance::pick(&members, tried, fastrand::u64(..))?;
+        let random = fastrand::u64(..);
+        let index = if is_batch {
+            let now = clock::uptime();
+            let gain =
+                |(endpoint, member): (&Arc<Endpoint>, &Member)| endpoint.congestion.lock().gain(member.load, now);
+            let gains: Vec<f64> = self.endpoints.iter().zip(&members).map(gain).collect();
+            balance::pick_for_batch(&members, &gains, tried, random)?
+        } else {
+            balance::pick(&members, tried, random)?
+        };
         self.endpoints.get(index).cloned().ok_or(NoEndpoint::Tried)
     }
 

@@ -31,6 +31,12 @@ impl Reaction {
         };
         Self { retries_endpoint, tries_next_candidate, permits_stale_if_error, may_blame_item }
     }
+
+    /// Whether a status says that there are too many requests: fewer at once may be of use.
+    #[must_use]
+    pub const fn is_overload(status: StatusCode) -> bool {
+        matches!(status.as_u16(), 429 | 503)
+    }
 }
 
 #[cfg(test)]

@@ -89,6 +89,7 @@ fn request(method: Method, body: OutboundBody) -> Outbound {
         body,
         client: None,
         recodes: false,
+        expected: None,
         span: RequestSpan::none(),
     }
 }

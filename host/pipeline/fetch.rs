@@ -323,6 +323,8 @@ pub(super) fn outbound(fetcher: &Fetcher, request: &KeyedRequest, renewable: Opt
         body: UpstreamBody::Bytes(request.body.clone()),
         client: Some(head.client.ip),
         home: None,
+        expected: None,
+        is_refused: false,
         recodes: false,
         span: request.advice.span().clone(),
     }

@@ -87,6 +87,8 @@ impl Passer {
             body: body.into(),
             client: Some(head.client.ip),
             home: None,
+            expected: None,
+            is_refused: false,
             recodes: false,
             span: advice.span().clone(),
         };

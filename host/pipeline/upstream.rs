@@ -1,7 +1,17 @@
 //! Sending a request upstream: to the candidates in the order that the policy chose, to the next one when one fails or
 //! takes too long. Whether a request may be repeated is decided here, once ([`may_repeat`]); the pools obey.
 
-use std::{fmt, future::Future, net::IpAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    net::IpAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -37,6 +47,10 @@ pub(super) struct UpstreamRequest {
     pub(super) client: Option<IpAddr>,
     /// The candidate in whose pool it has a slot, if it is a batch.
     pub(super) home: Option<usize>,
+    /// How long it takes there by what was measured, if it is a batch and that is known.
+    pub(super) expected: Option<Duration>,
+    /// Whether that pool said that it has too many requests (429, 503), whichever candidate responded in the end.
+    pub(super) is_refused: bool,
     /// Whether its body may be sent in a content coding and its response may come in one: its sender decodes that.
     pub(super) recodes: bool,
     /// The span that its attempts are logged in.
@@ -207,7 +221,7 @@ impl UpstreamRequest {
     ///
     /// # Errors
     /// [`Failed`], if none did, or none within the policy's deadline.
-    pub(super) async fn send(mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
+    pub(super) async fn send(&mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
         let span = self.span.clone();
         let arrived = match choice.deadline_us {
             None => self.ask_all(route, choice).await,
@@ -230,7 +244,8 @@ impl UpstreamRequest {
         let repeatable = may_repeat(&self.method, route.infers()) && at_hand;
         let hedgeable = may_hedge(&self.method, route.infers()) && at_hand;
         let hedge = choice.hedge_after_us.filter(|_| hedgeable).map(|us| Duration::from_micros(us.into()));
-        let home = self.home.and_then(|home| route.destinations.get(home));
+        let home = self.home.and_then(|home| route.destinations.get(home)).map(Home::of);
+        let home = home.as_ref();
         let mut left = choice.order.as_slice();
         let mut result = Err(no_candidate());
         while let [first, rest @ ..] = left {
@@ -266,6 +281,7 @@ impl UpstreamRequest {
                 drop(arrived.slot.take());
             }
         }
+        self.is_refused = home.is_some_and(|home| home.has_refused.load(Ordering::Relaxed));
         let mut arrived = result.map_err(|missed| missed.failed)?;
         if route.infers() {
             momentary::set_id_aside(arrived.fetched.response.headers_mut());
@@ -290,6 +306,8 @@ impl UpstreamRequest {
             body,
             client: self.client,
             recodes: self.recodes,
+            // Of another pool nothing is known here.
+            expected: self.expected.filter(|_| self.home == Some(index)),
             span: self.span.clone(),
         })
     }
@@ -302,6 +320,19 @@ fn for_model(body: &Bytes, model: Option<&str>) -> Bytes {
         edit::edited(body, &[Edit { pointer, value: Some(Value::from(model)) }])
     };
     model.and_then(edit).unwrap_or_else(|| body.clone())
+}
+
+/// The candidate in whose pool a batch gathered.
+struct Home<'r> {
+    destination: &'r Destination,
+    /// Whether it has said that it has too many requests.
+    has_refused: AtomicBool,
+}
+
+impl<'r> Home<'r> {
+    const fn of(destination: &'r Destination) -> Self {
+        Self { destination, has_refused: AtomicBool::new(false) }
+    }
 }
 
 /// A candidate gave no response.
@@ -373,15 +404,22 @@ fn no_candidate() -> CandidateFailure {
 /// Asks one candidate, the one of this place among the route's destinations. A batch that gathered at `home` takes a
 /// slot of any other pool first.
 async fn ask(
-    home: Option<&Destination>,
+    home: Option<&Home<'_>>,
     candidate: usize,
     destination: &Destination,
     outbound: Outbound,
 ) -> Result<Arrived, CandidateFailure> {
-    let is_guest = home.is_some_and(|home| home.name != destination.name);
+    let is_guest = home.is_some_and(|home| home.destination.name != destination.name);
     let slot = if is_guest { guest_slot(destination).await? } else { None };
     match destination.pool.fetch(outbound).await {
-        Ok(fetched) => Ok(Arrived { fetched, candidate, cost_micro: destination.cost_micro, slot }),
+        Ok(fetched) => {
+            if let Some(home) = home.filter(|_| !is_guest)
+                && Reaction::is_overload(fetched.response.status())
+            {
+                home.has_refused.store(true, Ordering::Relaxed);
+            }
+            Ok(Arrived { fetched, candidate, cost_micro: destination.cost_micro, slot })
+        }
         Err(failure) => {
             let outcome = match (failure.is_unsent(), failure.is_timeout()) {
                 (true, _) => Outcome::Unsent,

@@ -46,12 +46,13 @@ struct Array {
     is_list: bool,
     dimensions: Option<usize>,
     format: Option<&'static str>,
+    user: Option<&'static str>,
     control: Option<&'static str>,
 }
 
 impl Array {
     fn of(inputs: Vec<Value>) -> Self {
-        Self { inputs, is_list: true, dimensions: None, format: None, control: None }
+        Self { inputs, is_list: true, dimensions: None, format: None, user: None, control: None }
     }
 
     /// Returns texts that no other number has.
@@ -71,9 +72,10 @@ impl Array {
         }
         let mut one_of = |values: &[Option<&'static str>]| values[random.usize(..values.len())];
         let format = one_of(&[None, None, None, Some("float"), Some("base64")]);
+        let user = one_of(&[None, None, None, Some("u")]);
         let control = one_of(&[[None; 8].as_slice(), &[Some("no-cache"), Some("no-store")]].concat());
         let dimensions = (random.u32(..5) == 0).then_some(2);
-        Self { inputs, is_list, dimensions, format, control }
+        Self { inputs, is_list, dimensions, format, user, control }
     }
 
     fn call(&self) -> Value {
@@ -84,6 +86,9 @@ impl Array {
         }
         if let Some(format) = self.format {
             call["encoding_format"] = json!(format);
+        }
+        if let Some(user) = self.user {
+            call["user"] = json!(user);
         }
         call
     }
@@ -137,7 +142,7 @@ enum Fault {
     NotANumber,
     /// One embedding is missing.
     TooFew,
-    /// The entries are in order and have no index.
+    /// The entries are in order and have no index, or `null` in its place.
     NoIndex,
     /// It takes a while.
     Slow,
@@ -187,11 +192,17 @@ fn respond(seen: &Seen, fault: Fault, random: &mut Rng) -> Reply {
     let (call, inputs) = inputs(seen);
     let dimensions = call["dimensions"].as_u64().map(|length| usize::try_from(length).unwrap());
     let spoiled = random.usize(..inputs.len());
+    let (is_null, is_fraction) = (random.bool(), random.u32(..8) == 0);
     let entry = |(at, input): (usize, &Value)| {
         let is_spoiled = fault == Fault::NotANumber && at == spoiled;
         let own = || embedding(input, dimensions, call["encoding_format"].as_str()).to_string();
         let embedding = if is_spoiled { "NaN".to_owned() } else { own() };
-        let index = if fault == Fault::NoIndex { String::new() } else { format!(r#""index":{at},"#) };
+        let index = match fault {
+            Fault::NoIndex if is_null => r#""index":null,"#.to_owned(),
+            Fault::NoIndex => String::new(),
+            _ if is_fraction => format!(r#""index":{at}.0,"#),
+            _ => format!(r#""index":{at},"#),
+        };
         format!(r#"{{"object":"embedding",{index}"embedding":{embedding}}}"#)
     };
     let mut entries: Vec<String> = inputs.iter().enumerate().map(entry).collect();

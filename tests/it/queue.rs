@@ -130,3 +130,53 @@ async fn a_batch_whose_pool_is_dead_takes_a_slot_of_the_next_one() {
     }
     assert_eq!(most.load(SeqCst), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_that_another_candidate_makes_good_lower_the_slots_of_the_pool_that_refused() {
+    let (busy, origin) = (Origin::start().await, Origin::start().await);
+    busy.on(ARRAY, |_| Reply::says(429, "too many"));
+    doubling(&origin, Gate::opened());
+    let node = asking(&busy, "json-array", "concurrency = 8")
+        .set("pool.spare", &format!("endpoints = [\"{}\"]", origin.url()))
+        .route("candidates = [{ pool = \"web\" }, { pool = \"spare\" }]")
+        .start()
+        .await;
+    for n in 0..20 {
+        let response = node.post(ARRAY).json(&json!({"n": n})).send().await;
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})));
+    }
+    assert_eq!(busy.hits(ARRAY), 20);
+    eventually("fewer slots", async || node.metric("holm_batch_slots", "pool=\"web\"").await < 8.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_default_each_endpoint_of_a_pool_has_one_batch() {
+    // Fewer than show how endpoints differ: here it is the gate that makes some batches take longer than others.
+    const ROUNDS: u64 = 4;
+    let gate = Gate::closed();
+    let mut origins = Vec::new();
+    for _ in 0..4 {
+        let origin = Origin::start().await;
+        doubling(&origin, gate.clone());
+        origins.push(origin);
+    }
+    let urls: Vec<String> = origins.iter().map(Origin::url).collect();
+    let node = Node::builder().endpoints(&urls).infer("json-array").start().await;
+    let hits = || origins.iter().map(|origin| origin.hits(ARRAY)).collect::<Vec<usize>>();
+    // How long a batch takes is known after the first.
+    gate.release(1);
+    assert_eq!(node.post(ARRAY).json(&json!({"n": 0})).send().await.status, 200);
+    let conn = node.h2().await;
+    for round in 0..ROUNDS {
+        let (before, mut asks) = (hits(), JoinSet::new());
+        for n in 0..4 {
+            ask(&node, &conn, &mut asks, 4 * round + n, "Bearer one");
+            let sent = before.iter().sum::<usize>() + usize::try_from(n).unwrap() + 1;
+            eventually("the batch", async || hits().iter().sum::<usize>() == sent).await;
+        }
+        let new: Vec<usize> = hits().iter().zip(&before).map(|(after, before)| after - before).collect();
+        assert_eq!(new, [1; 4], "round {round}");
+        gate.release(4);
+        assert!(asks.join_all().await.iter().all(|(_, response)| response.status == 200));
+    }
+}

@@ -74,6 +74,7 @@ async fn ask(pool: &Arc<Pool>) {
         client: None,
         repeatable: false,
         recodes: false,
+        expected: None,
         span: RequestSpan::none(),
     };
     assert!(timeout(PATIENCE, pool.fetch(outbound)).await.unwrap().is_err());

@@ -126,6 +126,17 @@ fn more_are_tried_again_after_a_while_and_only_if_all_are_taken() {
 }
 
 #[test]
+fn a_trial_of_fewer_in_which_nothing_comes_back_is_given_up() {
+    let mut feed = Feed::new(1, 2);
+    assert_eq!(feed.saturate(FEWER_AFTER as usize, workers(2)), 1, "one of two is tried");
+    feed.concurrency.observe(1, feed.now);
+    assert_eq!(feed.concurrency.patience(0, feed.now), None, "what isn't taken is not stuck");
+    let until = feed.concurrency.patience(1, feed.now).unwrap();
+    assert_eq!(until, feed.now + Duration::from_millis(4 * 24), "four times as long as one took");
+    assert_eq!((feed.concurrency.patience(1, until), feed.concurrency.slots()), (None, 2));
+}
+
+#[test]
 fn an_endpoint_that_has_too_many_gets_fewer_and_then_one_more_after_the_other() {
     let mut feed = Feed::new(1, 8);
     // Those that were sent before the limit was lowered don't lower it again.

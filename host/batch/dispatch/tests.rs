@@ -33,6 +33,7 @@ const PANICS: u32 = 1001;
 const RESULTS_TOO_FEW: u32 = 1002;
 const RESULTS_TOO_MANY: u32 = 1003;
 const DIVIDED: u32 = 1004;
+const SEARCHED: u32 = 1005;
 
 /// A model that keeps each batch until it is given a permit, then answers each item with its thousandfold.
 struct Model {
@@ -49,7 +50,19 @@ impl Model {
         self.seen.lock().iter().map(|(_, items)| items.clone()).collect()
     }
 
-    async fn answer(self: Arc<Self>, class: Class, items: Vec<u32>) -> BatchResult<u32> {
+    /// Makes a request for a batch, or for a part of one that is divided, after which there are so many more.
+    fn answer(self: Arc<Self>, class: Class, items: Vec<u32>, more: usize) -> Results<u32> {
+        Box::pin(async move {
+            let result = self.respond(class.clone(), items.clone()).await;
+            if more == 0 {
+                return Progress::Over(result);
+            }
+            let rest = self.answer(class, items, more - 1);
+            Progress::Divided { outcome: Outcome::Failed, endpoint: None, rest }
+        })
+    }
+
+    async fn respond(&self, class: Class, items: Vec<u32>) -> BatchResult<u32> {
         self.seen.lock().push((class, items.clone()));
         self.permits.acquire().await.unwrap().forget();
         assert!(!items.contains(&PANICS), "asked to panic");
@@ -104,8 +117,9 @@ impl Bench {
     fn new(rule: config::Batch, permits: usize) -> Self {
         let (model, metrics, pace) = (Model::new(permits), Metrics::new().of_pool("pool"), Arc::<Noting>::default());
         let (answering, noting) = (Arc::clone(&model), Arc::clone(&pace));
-        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
-            Box::pin(Arc::clone(&answering).answer(class, items))
+        let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Sending| -> Results<u32> {
+            let more = if items.contains(&SEARCHED) { 2 } else { 0 };
+            Arc::clone(&answering).answer(class, items, more)
         });
         let paced: MakePace = Box::new(move || -> Box<dyn Pace> { Box::new(Noted(Arc::clone(&noting))) });
         let batcher = Batcher::paced(rule, paced, send, metrics.clone());
@@ -193,6 +207,44 @@ async fn a_batch_that_the_model_responded_to_is_measured_and_no_other() {
     let info = bench.batcher.info("pool");
     let points: Vec<_> = info.points.iter().map(|point| (point.size_min, point.size_max, point.batches)).collect();
     assert_eq!((info.batches, points), (2, vec![(1, Some(1), 1), (4, Some(4), 1)]));
+}
+
+#[tokio::test]
+async fn others_take_turns_with_the_parts_of_a_batch_that_is_divided() {
+    let bench = Bench::new(RULE, 0);
+    let divided = bench.ask("a", SEARCHED);
+    until(|| bench.model.batches().len() == 1).await;
+    let other = bench.ask("b", 7);
+    bench.classes(2).await;
+    bench.model.permits.add_permits(2);
+    until(|| bench.model.batches().len() == 3).await;
+    assert_eq!(bench.model.batches()[2], [7], "it needn't wait until all parts are back");
+    bench.model.permits.add_permits(2);
+    assert_eq!((outcome(other).await, outcome(divided).await), (Ok(7_000), Ok(1_005_000)));
+    assert_eq!(bench.model.batches().len(), 4);
+    // Of the divided batch, the first request alone says how the model does.
+    until(|| *bench.pace.returned.lock() == [(1, Outcome::Failed), (1, Outcome::Responded)]).await;
+    // All have given their slots back.
+    bench.model.permits.add_permits(1);
+    assert_eq!(outcome(bench.ask("a", 1)).await, Ok(1_000));
+}
+
+#[tokio::test]
+async fn no_more_divided_batches_than_a_few_wait_for_turns() {
+    let bench = Bench::new(config::Batch { size_max: 1, ..RULE }, 0);
+    let divided: Vec<_> = (0..20).map(|_| bench.ask("a", SEARCHED)).collect();
+    bench.taken(20).await;
+    let mut searches = 0;
+    for request in 1..=60 {
+        until(|| bench.model.batches().len() == request).await;
+        searches = searches.max(bench.batcher.shared.state.lock().searches);
+        bench.model.permits.add_permits(1);
+    }
+    for one in divided {
+        assert_eq!(outcome(one).await, Ok(1_005_000));
+    }
+    assert_eq!(searches, SEARCHES_MAX);
+    until(|| bench.batcher.shared.state.lock().searches == 0).await;
 }
 
 #[tokio::test]
@@ -434,8 +486,8 @@ async fn a_scheduler_ends_with_its_batcher_and_what_is_under_way_does_not() {
 async fn what_the_pace_of_a_pool_has_measured_is_shown() {
     let (model, metrics) = (Model::new(100), Metrics::new().of_pool("pool"));
     let answering = Arc::clone(&model);
-    let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Why| -> Results<u32> {
-        Box::pin(Arc::clone(&answering).answer(class, items))
+    let send: SendBatch<u32, u32> = Arc::new(move |class: Class, items: Vec<u32>, _: Sending| -> Results<u32> {
+        Arc::clone(&answering).answer(class, items, 0)
     });
     let batcher = Batcher::new(RULE, send, metrics.clone());
     assert_eq!(batcher.submit(&class("a"), 1, Terms::default()).await, Ok(1000));

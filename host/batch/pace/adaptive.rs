@@ -89,6 +89,10 @@ impl Pace for Adaptive {
     fn expected(&self, class: u64, endpoint: Option<&Arc<str>>, items: usize) -> Option<Duration> {
         self.costs.at(class, endpoint).map(|cost| cost.of(items))
     }
+
+    fn typical(&self, class: u64, items: usize) -> Option<Duration> {
+        Some(self.costs.of(class).of(items)).filter(|time| !time.is_zero())
+    }
 }
 
 impl Outlook {

@@ -110,39 +110,59 @@ impl Fit {
 pub(super) struct Costs {
     pool: Fit,
     /// Those used last at the end.
-    fits: VecDeque<(u64, Option<Arc<str>>, Fit)>,
+    fits: VecDeque<Row>,
+}
+
+/// The fit of a class at an endpoint.
+#[derive(Debug, Default)]
+struct Row {
+    class: u64,
+    endpoint: Option<Arc<str>>,
+    fit: Fit,
+    /// Batches of the class that came back from there, the later the more.
+    recent: f64,
+}
+
+impl Row {
+    fn is(&self, class: u64, endpoint: Option<&Arc<str>>) -> bool {
+        self.class == class && self.endpoint.as_ref() == endpoint
+    }
 }
 
 impl Costs {
     pub(super) fn add(&mut self, class: u64, endpoint: Option<&Arc<str>>, items: usize, seconds: f64) {
         let items = items as f64;
-        let at = self.fits.iter().rposition(|(known, at, _)| *known == class && at.as_ref() == endpoint);
-        let (.., mut fit) = at.and_then(|at| self.fits.remove(at)).unwrap_or_else(|| (class, None, Fit::default()));
-        let seconds = fit.tempered(items, seconds);
-        fit.add(items, seconds);
+        self.fits.iter_mut().filter(|row| row.class == class).for_each(|row| row.recent *= DECAY);
+        let at = self.fits.iter().rposition(|row| row.is(class, endpoint));
+        let known = at.and_then(|at| self.fits.remove(at));
+        let mut row = known.unwrap_or_else(|| Row { class, endpoint: endpoint.cloned(), ..Row::default() });
+        let seconds = row.fit.tempered(items, seconds);
+        row.fit.add(items, seconds);
+        row.recent += 1.0;
         self.pool.add(items, seconds);
         if self.fits.len() >= FITS_MAX {
             self.fits.pop_front();
         }
-        self.fits.push_back((class, endpoint.cloned(), fit));
+        self.fits.push_back(row);
     }
 
     /// Returns the cost of a class at an endpoint, if it is known.
     pub(super) fn at(&self, class: u64, endpoint: Option<&Arc<str>>) -> Option<Cost> {
-        let mut fits = self.fits.iter().rev();
-        let (.., fit) = fits.find(|(known, at, _)| *known == class && at.as_ref() == endpoint)?;
-        fit.is_known().then(|| fit.cost())
+        let row = self.fits.iter().rev().find(|row| row.is(class, endpoint))?;
+        row.fit.is_known().then(|| row.fit.cost())
     }
 
     /// Returns the cost that is to be expected for a class. Which endpoint gets a batch isn't known when it is sent, so
-    /// that it is the mean of those that are known, and the pool's if none is.
+    /// that it is the mean of those that are known, by how many batches each had of late: a slow one has few, and one that
+    /// is out of service soon counts for nothing. It is the pool's if none is known.
     pub(super) fn of(&self, class: u64) -> Cost {
-        let known = self.fits.iter().filter(|(known, _, fit)| *known == class && fit.is_known());
-        let (count, sum) = known.fold((0.0, Cost::default()), |(count, sum), (.., fit)| {
+        let known = self.fits.iter().filter(|row| row.class == class && row.fit.is_known());
+        let (weight, sum) = known.fold((0.0_f64, Cost::default()), |(weight, sum), Row { fit, recent, .. }| {
             let Cost { fixed, per_item } = fit.cost();
-            (count + 1.0, Cost { fixed: sum.fixed + fixed, per_item: sum.per_item + per_item })
+            let sum = Cost { fixed: sum.fixed + recent * fixed, per_item: sum.per_item + recent * per_item };
+            (weight + recent, sum)
         });
-        if count > 0.0 { Cost { fixed: sum.fixed / count, per_item: sum.per_item / count } } else { self.pool() }
+        if weight > 0.0 { Cost { fixed: sum.fixed / weight, per_item: sum.per_item / weight } } else { self.pool() }
     }
 
     /// Returns that of all classes together.
@@ -245,6 +265,24 @@ mod tests {
             }
         }
         assert_near(costs.of(1), 0.02, 0.0);
+    }
+
+    #[test]
+    fn an_endpoint_counts_by_the_batches_that_it_has_of_late() {
+        let (quick, slow): (Arc<str>, Arc<str>) = (Arc::from("quick"), Arc::from("slow"));
+        let mut costs = Costs::default();
+        for _ in 0..40 {
+            costs.add(1, Some(&slow), 4, 0.05);
+            for _ in 0..5 {
+                costs.add(1, Some(&quick), 4, 0.01);
+            }
+        }
+        // By their number it would be 0.03.
+        assert!((costs.of(1).of(4).as_secs_f64() - 0.1 / 6.0).abs() < 0.001, "{:?}", costs.of(1));
+        for _ in 0..300 {
+            costs.add(1, Some(&quick), 4, 0.01);
+        }
+        assert_near(costs.of(1), 0.01, 0.0);
     }
 
     #[test]

@@ -7,6 +7,12 @@ fn normal(path: &str) -> String {
 }
 
 #[test]
+fn a_name_stays_one_segment() {
+    assert_eq!(segment("tenant-key_2.x"), "tenant-key_2.x");
+    assert_eq!(segment("a/b?c ü"), "a%2Fb%3Fc%20%C3%BC");
+}
+
+#[test]
 fn paths_have_one_form() {
     for (path, wanted) in [
         ("/", "/"),

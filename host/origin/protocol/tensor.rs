@@ -83,11 +83,27 @@ impl Datatype {
         }
     }
 
+    /// Whether it is a type of whole numbers from zero on, and has this one.
+    fn has_unsigned(self, number: u64) -> bool {
+        let is_one = matches!(self, Self::Uint8 | Self::Uint16 | Self::Uint32 | Self::Uint64);
+        is_one && number <= u64::MAX >> (64 - self.bits())
+    }
+
+    /// Whether it is a type of whole numbers with a sign, and has this one.
+    fn has_signed(self, number: i64) -> bool {
+        let is_one = matches!(self, Self::Int8 | Self::Int16 | Self::Int32 | Self::Int64);
+        is_one && matches!(number >> (self.bits() - 1), 0 | -1)
+    }
+
+    /// Returns the bits of an element; those of a type without a size count as 64.
+    fn bits(self) -> usize {
+        self.size().map_or(64, |bytes| 8 * bytes)
+    }
+
     /// Reads an element as JSON writes it; `None` if it is none of this type.
     fn parse(self, leaf: &[u8]) -> Option<Scalar<'static>> {
         let text = str::from_utf8(leaf).ok()?;
         let is_number = text.strip_prefix('-').unwrap_or(text).starts_with(|c: char| c.is_ascii_digit());
-        let bits = self.size().map_or(64, |bytes| 8 * bytes);
         match self {
             Self::Bytes => Some(Scalar::Bytes(serde_json::from_str::<String>(text).ok()?.into_bytes().into())),
             Self::Bool if text == "true" => Some(Scalar::Bool(true)),
@@ -95,12 +111,10 @@ impl Datatype {
             Self::Bool => None,
             _ if !is_number => None,
             Self::Uint8 | Self::Uint16 | Self::Uint32 | Self::Uint64 => {
-                let fits = |number: &u64| *number <= u64::MAX >> (64 - bits);
-                text.parse().ok().filter(fits).map(Scalar::Unsigned)
+                text.parse().ok().filter(|number: &u64| self.has_unsigned(*number)).map(Scalar::Unsigned)
             }
             Self::Int8 | Self::Int16 | Self::Int32 | Self::Int64 => {
-                let fits = |number: &i64| matches!(*number >> (bits - 1), 0 | -1);
-                text.parse().ok().filter(fits).map(Scalar::Signed)
+                text.parse().ok().filter(|number: &i64| self.has_signed(*number)).map(Scalar::Signed)
             }
             Self::Fp16 | Self::Bf16 | Self::Fp32 => {
                 text.parse().ok().filter(|number: &f32| number.is_finite()).map(Scalar::Single)
@@ -168,12 +182,17 @@ impl Scalar<'_> {
     }
 
     /// Writes the bytes that it has in a tensor of this type; `None` if it isn't of this type, or is to lose precision.
+    /// [`raw`] does so for several.
     fn write_raw(&self, datatype: Datatype, out: &mut Vec<u8>) -> Option<()> {
         let size = datatype.size().unwrap_or_default();
         match (self, datatype) {
             (Self::Bool(value), Datatype::Bool) => out.push(u8::from(*value)),
-            (Self::Unsigned(number), _) => out.extend_from_slice(number.to_le_bytes().get(..size)?),
-            (Self::Signed(number), _) => out.extend_from_slice(number.to_le_bytes().get(..size)?),
+            (Self::Unsigned(number), _) if datatype.has_unsigned(*number) => {
+                out.extend_from_slice(number.to_le_bytes().get(..size)?)
+            }
+            (Self::Signed(number), _) if datatype.has_signed(*number) => {
+                out.extend_from_slice(number.to_le_bytes().get(..size)?)
+            }
             (Self::Single(number), Datatype::Fp32) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Double(number), Datatype::Fp64) => out.extend_from_slice(&number.to_le_bytes()),
             (Self::Bytes(bytes), Datatype::Bytes) => {
@@ -287,11 +306,7 @@ impl Tensor {
         if let Elements::Raw(bytes) = &self.elements {
             return Some(Cow::Borrowed(bytes));
         }
-        let mut out = Vec::new();
-        for scalar in self.scalars()? {
-            scalar.write_raw(self.datatype, &mut out)?;
-        }
-        Some(Cow::Owned(out))
+        raw(self.datatype, self.scalars()?).map(Cow::Owned)
     }
 
     /// Returns it as a JSON value: lists within lists, or its only element if it has no dimensions.
@@ -387,6 +402,25 @@ impl Collected {
     }
 }
 
+/// Returns the bytes of these elements of a tensor, one after the other; `None` if one isn't of this type.
+pub(super) fn raw<'e>(datatype: Datatype, scalars: impl IntoIterator<Item = Scalar<'e>>) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    for scalar in scalars {
+        scalar.write_raw(datatype, &mut out)?;
+    }
+    Some(out)
+}
+
+/// Bytes of the length before a text.
+const PREFIX_BYTES: usize = 4;
+
+/// Returns what follows an element that begins at `at` with its length, the lowest byte first.
+pub(super) fn prefixed_end(data: &[u8], at: usize) -> Option<usize> {
+    let (length, _) = data.get(at..)?.split_first_chunk::<PREFIX_BYTES>()?;
+    let end = at.checked_add(PREFIX_BYTES)?.checked_add(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    (end <= data.len()).then_some(end)
+}
+
 /// Returns the bytes of each element.
 fn cut(datatype: Datatype, bytes: &[u8]) -> Option<std::vec::IntoIter<&[u8]>> {
     let mut elements = Vec::new();
@@ -397,12 +431,11 @@ fn cut(datatype: Datatype, bytes: &[u8]) -> Option<std::vec::IntoIter<&[u8]>> {
             elements.extend(chunks);
         }
         None => {
-            let mut rest = bytes;
-            while !rest.is_empty() {
-                let (length, after) = rest.split_first_chunk::<4>()?;
-                let (element, after) = after.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-                elements.push(element);
-                rest = after;
+            let mut at = 0;
+            while at < bytes.len() {
+                let end = prefixed_end(bytes, at)?;
+                elements.push(bytes.get(at + PREFIX_BYTES..end)?);
+                at = end;
             }
         }
     }

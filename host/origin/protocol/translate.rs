@@ -55,7 +55,8 @@ impl Translated {
             return Err(refused("only requests that can be split into items are translated"));
         }
         let (content, terms) = client::read(self.0, target, &item, translation)?;
-        let upstream = pool::upstream(&content, terms, translation).map_err(refused)?;
+        pool::check(target, &terms, translation)?;
+        let upstream = pool::upstream(&content, terms, translation, target.query()).map_err(refused)?;
         let target = upstream.target.as_ref().map_or("", PathAndQuery::as_str);
         // No target has a line break in it.
         let group = Bytes::from([target.as_bytes(), &b"\n"[..], &upstream.item.group[..]].concat());

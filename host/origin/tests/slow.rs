@@ -287,7 +287,7 @@ async fn waiting_for_what_is_lent_and_for_a_place_has_one_limit() {
     let mut config = config(&[nobody().await]);
     (config.connections_max, config.connect) = (2, connect);
     let pool = Pool::new("test", &config).unwrap();
-    let chosen = pool.choose(&[]).unwrap();
+    let chosen = pool.choose(&[], false).unwrap();
     let claim = Claim::new(&chosen);
     let places = Arc::clone(claim.free()).acquire_many_owned(2).await.unwrap();
     let lent = Arc::clone(&chosen.places.lent).acquire_owned().await.unwrap();

@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 
 use super::{
     model::{BatchItem, Group, ItemResult},
-    send::{Sent, send},
+    send::{Sent, Step, send},
 };
 use crate::{
     batch::{
-        self, Apart, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Outcome, Pending, Quarantine, Results,
-        SendBatch, SlotFuture, Slots, Why,
+        self, Apart, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Pending, Progress, Quarantine, Results,
+        SendBatch, Sending, SlotFuture, Slots,
     },
     clock, config,
     origin::protocol::Item,
@@ -41,15 +41,13 @@ struct Known {
 impl Known {
     /// Takes in a batch that is back after so long.
     fn note(&self, class: &Class, items: &[BatchItem], sent: &Sent, took: Duration) {
-        let Sent { results, outcome, candidate, further } = sent;
+        let Sent { results, is_served, candidate, further, .. } = sent;
         if !further.requests.is_empty() {
             self.metrics.divided(further.requests.len());
         }
         let tokens = tokens(results);
         self.metrics.read(tokens);
-        if *outcome == Outcome::Responded
-            && let Some(model) = model(items, *candidate)
-        {
+        if *is_served && let Some(model) = model(items, *candidate) {
             let served = ModelBatch { items: items.len(), tokens, took };
             let model = self.models.lock().add(&model, &served);
             self.metrics.of_model(model, &served);
@@ -57,6 +55,33 @@ impl Known {
         if !further.unfit.is_empty() {
             hold(&mut self.quarantine.lock(), class, items, &further.unfit);
             set_aside(&mut self.apart.lock(), items, &further.unfit);
+        }
+    }
+}
+
+/// A batch under way.
+struct Launched {
+    known: Arc<Known>,
+    class: Class,
+    items: Arc<[BatchItem]>,
+    begun: Instant,
+}
+
+impl Launched {
+    /// Returns what a request for the batch, or for a part of it, has brought.
+    fn progress(self, step: Step) -> Progress<ItemResult> {
+        match step {
+            Step::Over(sent) => {
+                self.known.note(&self.class, &self.items, &sent, self.begun.elapsed());
+                let Sent { results, outcome, further, .. } = sent;
+                let endpoint = results.first().and_then(|result| result.endpoint.clone());
+                Progress::Over(BatchResult { results, outcome, endpoint, further })
+            }
+            Step::Divided(division) => Progress::Divided {
+                outcome: division.outcome(),
+                endpoint: division.endpoint(),
+                rest: Box::pin(async move { self.progress(division.step().await) }),
+            },
         }
     }
 }
@@ -75,15 +100,12 @@ impl Batches {
             metrics: metrics.clone(),
         });
         let shared = Arc::clone(&known);
-        let sender = move |class: Class, items: Vec<BatchItem>, why: Why| -> Results<ItemResult> {
+        let sender = move |class: Class, items: Vec<BatchItem>, sending: Sending| -> Results<ItemResult> {
             let known = Arc::clone(&shared);
             Box::pin(async move {
-                let begun = Instant::now();
-                let sent = send(&items, why).await;
-                known.note(&class, &items, &sent, begun.elapsed());
-                let Sent { results, outcome, further, .. } = sent;
-                let endpoint = results.first().and_then(|result| result.endpoint.clone());
-                BatchResult { results, outcome, endpoint, further }
+                let (items, begun): (Arc<[BatchItem]>, Instant) = (items.into(), Instant::now());
+                let step = send(Arc::clone(&items), sending).await;
+                Launched { known, class, items, begun }.progress(step)
             })
         };
         let sender: SendBatch<BatchItem, ItemResult> = Arc::new(sender);

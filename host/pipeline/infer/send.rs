@@ -1,6 +1,6 @@
 //! One batch's way to the model and back: as one request and, if that fails in a way that one of its items may have
-//! brought about, in pieces, so that the others have their results nevertheless. All of it happens in the batch's slot,
-//! one request after the other.
+//! brought about, in pieces, so that the others have their results nevertheless. It is one request after the other, each
+//! in a slot of the pool.
 
 use std::{
     ops::Range,
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::model::{BatchItem, ItemResult, failed};
 use crate::{
-    batch::{self, Bisection, Further, Why},
+    batch::{self, Bisection, Further, Sending},
     cache::{
         control::Directives,
         vary::{self, Vary},
@@ -45,6 +45,8 @@ pub(super) struct Sent {
     pub(super) results: Vec<ItemResult>,
     /// How it went, for the pool's pace: of more than one request the time says nothing.
     pub(super) outcome: batch::Outcome,
+    /// Whether a candidate, of whichever pool, responded to it as a whole.
+    pub(super) is_served: bool,
     /// The candidate that responded, if one did.
     pub(super) candidate: Option<usize>,
     /// The requests beyond the first; at fault are items that failed alone while others succeeded, or whose results
@@ -52,17 +54,18 @@ pub(super) struct Sent {
     pub(super) further: Further,
 }
 
+/// What follows a request.
+pub(super) enum Step {
+    /// There is a result for each item.
+    Over(Sent),
+    /// There are more, each to be made in a slot of its own.
+    Divided(Box<Division>),
+}
+
 /// Sends one batch.
-pub(super) async fn send(batch: &[BatchItem], why: Why) -> Sent {
-    let mut division = Division::new(batch, sent(batch, why));
-    let mut places = 0..batch.len();
-    while division.send(places).await {
-        match division.bisection.next_request() {
-            Some(next) => places = next,
-            None => break,
-        }
-    }
-    division.over()
+pub(super) async fn send(batch: Arc<[BatchItem]>, sending: Sending) -> Step {
+    let span = sent(&batch, sending);
+    Division::new(batch, sending.expected, span).step().await
 }
 
 /// Batches with a sampled item that there have been, so that a number in the log means one batch.
@@ -70,13 +73,13 @@ static SAMPLED: AtomicU64 = AtomicU64::new(0);
 
 /// Logs for each sampled item that it is sent now, in which batch and why. Returns the span of the batch's attempts:
 /// within the first of these items'.
-fn sent(batch: &[BatchItem], why: Why) -> RequestSpan {
+fn sent(batch: &[BatchItem], sending: Sending) -> RequestSpan {
     let Some(first) = batch.iter().find(|batch_item| batch_item.span.get().is_some()) else {
         return RequestSpan::none();
     };
     let number = SAMPLED.fetch_add(1, Ordering::Relaxed);
     for BatchItem { span, arrived_at, .. } in batch {
-        trace::batched(span, number, batch.len(), why.as_str(), arrived_at.elapsed());
+        trace::batched(span, number, batch.len(), sending.why.as_str(), arrived_at.elapsed());
     }
     first.span.batch(number)
 }
@@ -92,15 +95,21 @@ enum Brought {
 }
 
 /// A batch, and what is known of its items by their places.
-struct Division<'b> {
-    batch: &'b [BatchItem],
+pub(super) struct Division {
+    batch: Arc<[BatchItem]>,
+    /// The places of the items that are sent together next.
+    next: Range<usize>,
     bisection: Bisection,
     results: Vec<Option<ItemResult>>,
     /// Whether the result is the item's own, and not that of a request which failed as a whole.
     settled: Vec<bool>,
     /// The candidate that responded. The pieces are sent there, so that each is one request.
     candidate: Option<usize>,
+    /// How long the batch takes by what was measured.
+    expected: Option<Duration>,
     requests: usize,
+    /// Whether the pool where the batch gathered said to one of them that it has too many.
+    is_refused: bool,
     /// The places of the items in each request beyond the first.
     further: Vec<Vec<usize>>,
     /// Whether the last request brought a result or a failure of its own for each item.
@@ -110,15 +119,19 @@ struct Division<'b> {
     span: RequestSpan,
 }
 
-impl<'b> Division<'b> {
-    fn new(batch: &'b [BatchItem], span: RequestSpan) -> Self {
+impl Division {
+    fn new(batch: Arc<[BatchItem]>, expected: Option<Duration>, span: RequestSpan) -> Self {
+        let items = batch.len();
         Self {
             batch,
-            bisection: Bisection::new(batch.len()),
-            results: vec![None; batch.len()],
-            settled: vec![false; batch.len()],
+            next: 0..items,
+            bisection: Bisection::new(items),
+            results: vec![None; items],
+            settled: vec![false; items],
             candidate: None,
+            expected,
             requests: 0,
+            is_refused: false,
             further: Vec::new(),
             is_each: false,
             failed_alone: Vec::new(),
@@ -127,9 +140,24 @@ impl<'b> Division<'b> {
         }
     }
 
+    /// Makes the next request.
+    pub(super) async fn step(mut self) -> Step {
+        let goes_on = self.send(self.next.clone()).await;
+        let next = if goes_on { self.bisection.next_request() } else { None };
+        match next {
+            Some(next) => Step::Divided(Box::new(Self { next, ..self })),
+            None => Step::Over(self.over()),
+        }
+    }
+
+    /// The endpoint that responded last, if one did.
+    pub(super) fn endpoint(&self) -> Option<Arc<str>> {
+        self.results.iter().flatten().find_map(|result| result.endpoint.clone())
+    }
+
     /// Sends the items at these places together, and returns whether others may be sent after them.
     async fn send(&mut self, places: Range<usize>) -> bool {
-        let batch = self.batch;
+        let batch = Arc::clone(&self.batch);
         let members = self.in_time(&places);
         let items: Vec<&BatchItem> = members.iter().map(|at| &batch[*at]).collect();
         let Some(first) = items.first() else {
@@ -140,8 +168,12 @@ impl<'b> Division<'b> {
         if self.requests > 1 {
             self.further.push(members.clone());
         }
-        let (brought, candidate) = Box::pin(request(first, &items, self.candidate, &self.span)).await;
+        // What is known of a whole batch is said of none of its parts.
+        let expected = self.expected.filter(|_| self.requests == 1);
+        let Requested { brought, candidate, is_refused } =
+            Box::pin(request(first, &items, self.candidate, expected, &self.span)).await;
         self.candidate = candidate;
+        self.is_refused |= is_refused;
         self.is_each = matches!(brought, Brought::Each(_));
         self.take(places, &members, brought)
     }
@@ -149,7 +181,7 @@ impl<'b> Division<'b> {
     /// Returns those that there is time for. The first request is for all of them: its own deadline is the strictest of
     /// theirs.
     fn in_time(&mut self, places: &Range<usize>) -> Vec<usize> {
-        let (batch, is_first) = (self.batch, self.requests == 0);
+        let (batch, is_first) = (Arc::clone(&self.batch), self.requests == 0);
         let has_time = |at: &usize| is_first || time_left(&batch[*at]) != Some(0);
         let (in_time, late): (Vec<usize>, Vec<usize>) = places.clone().partition(has_time);
         for at in late {
@@ -202,21 +234,30 @@ impl<'b> Division<'b> {
         self.settled[at] = true;
     }
 
-    /// Returns how it went, for the pool's pace.
-    fn outcome(&self) -> batch::Outcome {
+    /// Whether a candidate responded to the batch as a whole.
+    fn is_served(&self) -> bool {
+        self.requests == 1 && self.is_each
+    }
+
+    /// Returns how it went, for the pace of the pool where it gathered: another one's response says nothing of it, and its
+    /// refusal counts although another one made it good.
+    pub(super) fn outcome(&self) -> batch::Outcome {
         let home = self.batch.first().and_then(|first| first.choice.order.first().copied());
+        let is_home = self.candidate == home;
+        let is_served = is_home && self.is_served();
         let mut results = self.results.iter().flatten();
-        if self.requests == 1 && self.is_each {
-            batch::Outcome::Responded
-        } else if self.candidate == home && results.any(|result| matches!(result.status, Some(429 | 503))) {
+        let says_so = is_home && !is_served && results.any(|result| matches!(result.status, Some(429 | 503)));
+        if self.is_refused || says_so {
             batch::Outcome::Overloaded
+        } else if is_served {
+            batch::Outcome::Responded
         } else {
             batch::Outcome::Failed
         }
     }
 
     fn over(self) -> Sent {
-        let outcome = self.outcome();
+        let (outcome, is_served) = (self.outcome(), self.is_served());
         let results: Vec<ItemResult> = self.results.into_iter().flatten().collect();
         let mut unfit = self.unreadable;
         if self.bisection.has_succeeded() || self.batch.len() == 1 {
@@ -224,35 +265,50 @@ impl<'b> Division<'b> {
         }
         unfit.sort_unstable();
         unfit.dedup();
-        Sent { results, outcome, candidate: self.candidate, further: Further { requests: self.further, unfit } }
+        let further = Further { requests: self.further, unfit };
+        Sent { results, outcome, is_served, candidate: self.candidate, further }
     }
 }
 
-/// Sends items in one request, to this candidate if one is named, and returns what it brought and the candidate that
-/// responded.
+/// What one request brought, and from where.
+struct Requested {
+    brought: Brought,
+    /// The candidate that responded.
+    candidate: Option<usize>,
+    /// Whether the pool where the batch gathered said that it has too many requests.
+    is_refused: bool,
+}
+
+/// Sends items in one request, to this candidate if one is named.
 async fn request(
     first: &BatchItem,
     items: &[&BatchItem],
     candidate: Option<usize>,
+    expected: Option<Duration>,
     span: &RequestSpan,
-) -> (Brought, Option<usize>) {
+) -> Requested {
     let mut choice = strictest(items);
     if let Some(candidate) = candidate {
         choice.order = vec![candidate];
     }
     let members: Vec<&Item> = items.iter().map(|batch_item| &batch_item.item).collect();
-    match upstream_request(first, &members, span).send(&first.route, &choice).await {
+    let mut upstream = UpstreamRequest { expected, ..upstream_request(first, &members, span) };
+    let arrived = upstream.send(&first.route, &choice).await;
+    let is_refused = upstream.is_refused;
+    drop(upstream);
+    match arrived {
         Ok(arrived) => {
             let candidate = Some(arrived.candidate);
             let pool = first.route.destinations.get(arrived.candidate).map(|destination| &*destination.pool);
             let time = BodyTime::of(pool, items);
-            (read(first, &members, arrived, pool, time).await, candidate)
+            Requested { brought: read(first, &members, arrived, pool, time).await, candidate, is_refused }
         }
         Err(missed) => {
             let result = Box::new(failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len()));
             // A response that breaks off as soon as it begins is reported so; see `read` for one that does later.
             let is_suspect = missed.reason == Reason::InvalidResponse.as_str();
-            (if is_suspect { Brought::SuspectFailure(result) } else { Brought::Failure(result) }, candidate)
+            let brought = if is_suspect { Brought::SuspectFailure(result) } else { Brought::Failure(result) };
+            Requested { brought, candidate, is_refused }
         }
     }
 }
@@ -269,6 +325,8 @@ fn upstream_request(first: &BatchItem, items: &[&Item], span: &RequestSpan) -> U
         client: None,
         // Items gather at the pool of the first candidate, whichever one a part of them is sent to.
         home: first.choice.order.first().copied(),
+        expected: None,
+        is_refused: false,
         recodes: true,
         span: span.clone(),
     };

@@ -7,7 +7,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use http::{
@@ -24,7 +24,7 @@ use super::{
 use crate::origin::protocol::{
     fault::BadResponse,
     item::{Item, JoinedRequest},
-    tensor::{Datatype, Elements, Tensor},
+    tensor::{self, Datatype, Elements, Scalar, Tensor},
 };
 use message::{
     InferParameter, InferRequestedOutputTensor, InferTensor, InferTensorContents, ModelInferRequest,
@@ -50,7 +50,7 @@ pub(in crate::origin::protocol) fn item(request: &Request, model: &str, version:
             name: tensor.name.clone(),
             datatype: tensor.datatype.name().to_owned(),
             shape: tensor.dims.iter().map(|dim| i64::try_from(*dim).ok()).collect::<Option<_>>()?,
-            ..InferTensor::default()
+            contents: None,
         });
     }
     let output = |(name, parameters): &(String, Parameters)| InferRequestedOutputTensor {
@@ -63,7 +63,7 @@ pub(in crate::origin::protocol) fn item(request: &Request, model: &str, version:
         parameters: written(&request.parameters),
         inputs,
         outputs: request.outputs.iter().map(output).collect(),
-        ..ModelInferRequest::default()
+        raw_input_contents: Vec::new(),
     };
     Some(Item { parts, ..Item::new(body.into(), Bytes::new(), head.encode_to_vec().into()) })
 }
@@ -137,7 +137,7 @@ fn unreadable(why: &str) -> BadResponse {
 pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result<Vec<Vec<Tensor>>, BadResponse> {
     let message = unframed(body)?;
     let response = ModelInferResponse::decode(message).map_err(|error| unreadable(&error.to_string()))?;
-    let ModelInferResponse { outputs, raw_output_contents: raw, .. } = response;
+    let ModelInferResponse { outputs, raw_output_contents: raw } = response;
     if outputs.is_empty() {
         return Err(unreadable("it has no outputs"));
     }
@@ -168,42 +168,31 @@ pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result
 /// Returns elements that are numbers of a message as bytes; `None` if one is out of the range of its type, or there is
 /// no such form for it.
 fn elements(datatype: Datatype, contents: &InferTensorContents) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
+    let InferTensorContents {
+        bool_contents,
+        int_contents,
+        int64_contents,
+        uint_contents,
+        uint64_contents,
+        fp32_contents,
+        fp64_contents,
+        bytes_contents,
+    } = contents;
     match datatype {
-        Datatype::Bool => out.extend(contents.bool_contents.iter().map(|value| u8::from(*value))),
-        Datatype::Int8 => {
-            for number in &contents.int_contents {
-                out.extend_from_slice(&i8::try_from(*number).ok()?.to_le_bytes());
-            }
+        Datatype::Bool => tensor::raw(datatype, bool_contents.iter().copied().map(Scalar::Bool)),
+        Datatype::Int8 | Datatype::Int16 | Datatype::Int32 => {
+            tensor::raw(datatype, int_contents.iter().copied().map(i64::from).map(Scalar::Signed))
         }
-        Datatype::Int16 => {
-            for number in &contents.int_contents {
-                out.extend_from_slice(&i16::try_from(*number).ok()?.to_le_bytes());
-            }
+        Datatype::Int64 => tensor::raw(datatype, int64_contents.iter().copied().map(Scalar::Signed)),
+        Datatype::Uint8 | Datatype::Uint16 | Datatype::Uint32 => {
+            tensor::raw(datatype, uint_contents.iter().copied().map(u64::from).map(Scalar::Unsigned))
         }
-        Datatype::Int32 => out.extend(contents.int_contents.iter().flat_map(|number| number.to_le_bytes())),
-        Datatype::Int64 => out.extend(contents.int64_contents.iter().flat_map(|number| number.to_le_bytes())),
-        Datatype::Uint8 => {
-            for number in &contents.uint_contents {
-                out.push(u8::try_from(*number).ok()?);
-            }
-        }
-        Datatype::Uint16 => {
-            for number in &contents.uint_contents {
-                out.extend_from_slice(&u16::try_from(*number).ok()?.to_le_bytes());
-            }
-        }
-        Datatype::Uint32 => out.extend(contents.uint_contents.iter().flat_map(|number| number.to_le_bytes())),
-        Datatype::Uint64 => out.extend(contents.uint64_contents.iter().flat_map(|number| number.to_le_bytes())),
-        Datatype::Fp32 => out.extend(contents.fp32_contents.iter().flat_map(|number| number.to_le_bytes())),
-        Datatype::Fp64 => out.extend(contents.fp64_contents.iter().flat_map(|number| number.to_le_bytes())),
+        Datatype::Uint64 => tensor::raw(datatype, uint64_contents.iter().copied().map(Scalar::Unsigned)),
+        Datatype::Fp32 => tensor::raw(datatype, fp32_contents.iter().copied().map(Scalar::Single)),
+        Datatype::Fp64 => tensor::raw(datatype, fp64_contents.iter().copied().map(Scalar::Double)),
         Datatype::Bytes => {
-            for bytes in &contents.bytes_contents {
-                out.extend_from_slice(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
-                out.extend_from_slice(bytes);
-            }
+            tensor::raw(datatype, bytes_contents.iter().map(|bytes| Scalar::Bytes(Cow::Borrowed(&bytes[..]))))
         }
-        Datatype::Fp16 | Datatype::Bf16 => return None,
+        Datatype::Fp16 | Datatype::Bf16 => None,
     }
-    Some(out)
 }

@@ -2,7 +2,7 @@
 
 use crate::origin::protocol::{
     json,
-    tensor::{DIMS_MAX, Datatype, leaf_end},
+    tensor::{DIMS_MAX, Datatype, leaf_end, leaves, prefixed_end},
 };
 
 /// The dimensions of a tensor.
@@ -172,14 +172,8 @@ impl<'t> Cutter<'_, 't> {
 /// UTF-8.
 pub(super) fn flat(row: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(row.len());
-    let mut at = 0;
-    while let Some(byte) = row.get(at) {
-        if matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b'[' | b']') {
-            at += 1;
-            continue;
-        }
-        let end = leaf_end(row, at);
-        let leaf = str::from_utf8(row.get(at..end)?).ok()?;
+    for leaf in leaves(row) {
+        let leaf = str::from_utf8(leaf).ok()?;
         if !out.is_empty() {
             out.push(b',');
         }
@@ -191,16 +185,8 @@ pub(super) fn flat(row: &[u8]) -> Option<Vec<u8>> {
             }
             _ => out.extend_from_slice(leaf.as_bytes()),
         }
-        at = end;
     }
     Some(out)
-}
-
-/// Returns what follows an element that begins at `at` with its length, 4 bytes, the lowest first.
-fn prefixed_end(data: &[u8], at: usize) -> Option<usize> {
-    let (length, _) = data.get(at..)?.split_first_chunk::<4>()?;
-    let end = at.checked_add(4)?.checked_add(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    (end <= data.len()).then_some(end)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The pool's side: an item as the pool takes it, and what its results hold.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::content::{Content, parsed};
 use crate::{
     config::{PoolProtocol, Translation},
+    message::target::segment,
     origin::protocol::{
         contract::Protocol,
-        fault::BadResponse,
+        fault::{BadResponse, Malformed},
         item::{Item, ItemError, JoinedRequest, Message, Outcome, Terms, Upstream},
         json_array::JsonArray,
         kserve::{
@@ -48,7 +49,29 @@ fn protocol(name: PoolProtocol) -> Option<&'static dyn Protocol> {
     }
 }
 
-/// Returns what is sent for an item.
+/// Checks that a client's target says nothing that would be left out.
+///
+/// # Errors
+/// What of it has no place elsewhere.
+pub(super) fn check(target: &PathAndQuery, terms: &Terms, translation: &Translation) -> Result<(), Malformed> {
+    let is_call = translation.protocol == PoolProtocol::KServeGrpc;
+    if is_call && target.query().is_some_and(|query| !query.is_empty()) {
+        return Err(Malformed::untranslatable("query", "a call of gRPC has none"));
+    }
+    // A call has the version beside the client's model, and an array may go to the client's own path.
+    let goes_elsewhere = if is_call { translation.model.is_some() } else { has_own_path(translation) };
+    if goes_elsewhere && !terms.version.is_empty() {
+        return Err(Malformed::untranslatable("version", "the pool says which model is asked"));
+    }
+    Ok(())
+}
+
+/// Whether requests go to another path than their clients'.
+const fn has_own_path(translation: &Translation) -> bool {
+    translation.path.is_some() || matches!(translation.protocol, PoolProtocol::KServe)
+}
+
+/// Returns what is sent for an item, with the client's query if it goes to another path.
 ///
 /// # Errors
 /// Why it can't be sent.
@@ -56,12 +79,13 @@ pub(super) fn upstream(
     content: &Content,
     terms: Terms,
     translation: &Arc<Translation>,
+    query: Option<&str>,
 ) -> Result<Upstream, &'static str> {
     let (model, version) = match &translation.model {
         Some(model) => (model.as_str(), ""),
         None => (terms.model.as_str(), terms.version.as_str()),
     };
-    let target = target(translation, model)?;
+    let target = target(translation, model, query)?;
     let item = match translation.protocol {
         PoolProtocol::JsonArray => {
             let body = element(content)?;
@@ -90,7 +114,7 @@ pub(super) fn upstream(
 }
 
 /// Returns where an item is sent; `None` for where the client sent it, or where the protocol says.
-fn target(translation: &Translation, model: &str) -> Result<Option<PathAndQuery>, &'static str> {
+fn target(translation: &Translation, model: &str, query: Option<&str>) -> Result<Option<PathAndQuery>, &'static str> {
     let path = match (translation.protocol, &translation.path) {
         (PoolProtocol::KServeGrpc, _) => return Ok(None),
         (_, Some(path)) => path.as_str(),
@@ -101,22 +125,12 @@ fn target(translation: &Translation, model: &str) -> Result<Option<PathAndQuery>
     if path.contains("{model}") && matches!(model, "" | "." | "..") {
         return Err("its model has no name that a path can have");
     }
-    let path = path.replace("{model}", &encoded(model));
-    PathAndQuery::try_from(path).map(Some).map_err(|_| "its model has no name that a path can have")
-}
-
-/// Returns a name as a segment of a path (RFC 3986, section 2.1).
-fn encoded(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // A String takes whatever is written to it.
-            let _ = write!(out, "%{byte:02X}");
-        }
+    let mut target = path.replace("{model}", &segment(model));
+    if let Some(query) = query.filter(|query| !query.is_empty()) {
+        target.push('?');
+        target.push_str(query);
     }
-    out
+    PathAndQuery::try_from(target).map(Some).map_err(|_| "its model has no name that a path can have")
 }
 
 /// Returns a content of which nothing beside its tensors would be lost.

@@ -239,3 +239,39 @@ fn tensors_reach_a_model_over_grpc_and_come_back_as_the_client_wants_them() {
     let sound = |at: usize| split.items[at].upstream.as_ref().unwrap().item.weight();
     assert_eq!((sound(0), sound(1)), (2 + 5, 2 + 6));
 }
+
+#[test]
+fn a_query_goes_on_and_what_of_a_target_has_no_place_is_refused() {
+    let texts = json!({"model": "x", "input": ["a"]}).to_string();
+    let input = json!({"name": "i", "datatype": "FP32", "shape": [1, 1], "data": [0.5]});
+    let tensors = json!({"inputs": [input]}).to_string();
+    let own = |protocol| Translation { model: None, ..rule(protocol) };
+    let at = |path: &str, protocol| Translation { path: Some(path.to_owned()), ..rule(protocol) };
+    let embeddings = "/v1/embeddings?api-version=2";
+    // the client, its request and target, the pool, and where requests are sent or what of the target is refused
+    for (client, body, asked_at, pool, wanted) in [
+        (&OPENAI, &texts, embeddings, rule(PoolProtocol::KServe), Ok("/v2/models/m/infer?api-version=2")),
+        (&OPENAI, &texts, "/v1/embeddings?", rule(PoolProtocol::KServe), Ok("/v2/models/m/infer")),
+        (&OPENAI, &texts, embeddings, at("/predict", PoolProtocol::JsonArray), Ok("/predict?api-version=2")),
+        (&OPENAI, &texts, embeddings, rule(PoolProtocol::JsonArray), Ok("/own?n=1")),
+        (&OPENAI, &texts, embeddings, rule(PoolProtocol::KServeGrpc), Err("query")),
+        (&KSERVE, &tensors, "/v2/models/k/versions/2/infer", own(PoolProtocol::JsonArray), Ok("/own?n=1")),
+        (&KSERVE, &tensors, "/v2/models/k/versions/2/infer", at("/predict", PoolProtocol::JsonArray), Err("version")),
+        (&KSERVE, &tensors, "/v2/models/k/versions/2/infer", rule(PoolProtocol::KServeGrpc), Err("version")),
+        (
+            &KSERVE,
+            &tensors,
+            "/v2/models/k/infer",
+            rule(PoolProtocol::KServeGrpc),
+            Ok("/inference.GRPCInferenceService/ModelInfer"),
+        ),
+    ] {
+        let found = asked(client, asked_at, body.as_bytes(), pool.clone());
+        let found = match &found {
+            Ok(split) => Ok(joined(client, split).target),
+            Err(malformed) => Err(malformed.param().unwrap()),
+        };
+        let found = found.as_ref().map(|target| target.as_str()).map_err(|param| *param);
+        assert_eq!(found, wanted, "{asked_at} for {pool:?}");
+    }
+}

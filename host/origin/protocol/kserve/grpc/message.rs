@@ -12,8 +12,6 @@ pub(super) struct ModelInferRequest {
     pub(super) model_name: String,
     #[prost(string, tag = "2")]
     pub(super) model_version: String,
-    #[prost(string, tag = "3")]
-    pub(super) id: String,
     #[prost(btree_map = "string, message", tag = "4")]
     pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
@@ -28,14 +26,6 @@ pub(super) struct ModelInferRequest {
 /// A response to one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ModelInferResponse {
-    #[prost(string, tag = "1")]
-    pub(super) model_name: String,
-    #[prost(string, tag = "2")]
-    pub(super) model_version: String,
-    #[prost(string, tag = "3")]
-    pub(super) id: String,
-    #[prost(btree_map = "string, message", tag = "4")]
-    pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
     pub(super) outputs: Vec<InferTensor>,
     /// The elements of each output, if none has its own.
@@ -52,8 +42,6 @@ pub(super) struct InferTensor {
     pub(super) datatype: String,
     #[prost(int64, repeated, tag = "3")]
     pub(super) shape: Vec<i64>,
-    #[prost(btree_map = "string, message", tag = "4")]
-    pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, optional, tag = "5")]
     pub(super) contents: Option<InferTensorContents>,
 }
@@ -67,7 +55,7 @@ pub(super) struct InferRequestedOutputTensor {
     pub(super) parameters: BTreeMap<String, InferParameter>,
 }
 
-/// A parameter of a request, a response or a tensor.
+/// A parameter of a request or an output.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct InferParameter {
     #[prost(oneof = "ParameterChoice", tags = "1, 2, 3, 4")]

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, StatusCode};
 
-use crate::origin::protocol::item::Arrival;
+use crate::{message::target, origin::protocol::item::Arrival};
 
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
@@ -85,22 +85,7 @@ pub(in crate::origin::protocol) fn failure(arrival: &Arrival<'_>) -> Option<Fail
 fn message(fields: &HeaderMap) -> String {
     let coded = fields.get(MESSAGE).map(|value| value.as_bytes()).unwrap_or_default();
     let coded = coded.get(..MESSAGE_BYTES_MAX).unwrap_or(coded);
-    let mut bytes = Vec::with_capacity(coded.len());
-    let mut at = 0;
-    while let Some(byte) = coded.get(at) {
-        let digits = coded.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|digits| str::from_utf8(digits).ok());
-        let escaped = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(escaped) => {
-                bytes.push(escaped);
-                at += 3;
-            }
-            None => {
-                bytes.push(*byte);
-                at += 1;
-            }
-        }
-    }
+    let bytes: Vec<u8> = target::decoded(coded).map(|(byte, _)| byte).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

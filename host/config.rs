@@ -12,6 +12,7 @@ mod listing;
 mod load;
 mod nearest;
 mod raw;
+mod routing;
 mod translation;
 mod units;
 
@@ -30,6 +31,7 @@ pub use error::{Error, Invalid};
 pub use flags::{Flags, FlagsTls, from_flags};
 pub use listing::{listing, without_secrets};
 pub use load::{load, parse};
+pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};
 pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
 
@@ -58,7 +60,7 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// Origins by name.
     pub pools: BTreeMap<String, Pool>,
-    /// Routes, tried in order; the first whose host and path match takes the request.
+    /// Routes; of those that take a request, the most specific does.
     pub routes: Vec<Route>,
     /// Fetching ahead, as policies suggest it.
     pub prefetch: Prefetch,
@@ -627,6 +629,23 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// Path prefix in its normal form, matched at a segment border; `/` means any.
     pub path: String,
+    /// Conditions beside host and path.
+    pub conditions: Conditions,
+    /// Another path for its origins; `forward_path` is the normal form then.
+    pub rewrite: Option<Rewrite>,
+    /// Edits of the header fields that are sent to its origins.
+    pub request_headers: FieldEdits,
+    /// Edits of the header fields that clients get; what is stored is what the origin sent.
+    pub response_headers: FieldEdits,
+    /// Its response, if it needs no origin; then it has no pool.
+    pub own: Option<OwnResponse>,
+    /// Bytes of a request body; more are refused with 413. That of [`Limits`] if `None`.
+    pub body_bytes_max: Option<u64>,
+    /// From a request being sent on until the head of its response, all attempts and candidates together; past it
+    /// the client gets 504. That of the pool, for each attempt, if `None`.
+    pub response: Option<Duration>,
+    /// Concurrent requests, but for those served from memory at once; further ones are refused with 503.
+    pub requests_max: Option<usize>,
     /// Which spelling of a path is sent to its origins.
     pub forward_path: ForwardPath,
     /// HTTP semantics, or items of a protocol.
@@ -635,7 +654,7 @@ pub struct Route {
     pub translation: Option<Arc<Translation>>,
     /// What is fetched for a range of what isn't stored.
     pub range_miss: RangeMiss,
-    /// Name of the pool.
+    /// Name of the pool; empty if it needs no origin.
     pub pool: String,
     /// The candidates, for a policy to order; without one, in this order. The pool alone if there are none.
     pub candidates: Vec<Candidate>,

@@ -9,6 +9,7 @@ mod admission;
 mod advice;
 mod claims;
 mod coding;
+mod conditions;
 mod fetch;
 mod forwarding;
 mod index;
@@ -18,11 +19,13 @@ mod keying;
 mod loops;
 mod metrics;
 mod momentary;
+mod own;
 mod pass;
 mod plan;
 mod prefetch;
 mod reply;
 mod rest;
+mod rewriting;
 mod route;
 mod trace;
 mod trail;
@@ -45,7 +48,7 @@ use self::{
     plan::{Aspects, Basis, Plan, Why},
     prefetch::Prefetcher,
     reply::Replies,
-    web::{Quick, Web},
+    web::{Prepared, Quick, Web},
 };
 pub use self::{
     metrics::Metrics,
@@ -55,8 +58,9 @@ pub use self::{
 };
 use crate::{
     cache::{Cache, collapse::Flights},
-    clock, config,
-    message::{self, Body, Request, RequestHead, RequestSpan, Response},
+    clock,
+    config::{self, OwnResponse},
+    message::{self, Body, BodyError, Request, RequestHead, RequestSpan, Response},
     policy::{Decision, Hook, HookCall},
 };
 
@@ -177,15 +181,19 @@ impl Pipeline {
     /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
     pub async fn serve(self: &Arc<Self>, mut request: Request, span: RequestSpan) -> Reply {
         self.proxies.believe(&mut request.head);
+        let varies_by = self.policy_context.routes.varies_by(&request.head);
         let taken = self.policy_context.routes.find(&request.head);
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head, span);
         if !advice.has(Hook::Prefetch) {
-            return self.serve_on(taken, advice, request).await;
+            let mut reply = self.serve_on(taken, advice, request).await;
+            reply.edit(&varies_by);
+            return reply;
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
-        let reply = self.serve_on(taken, advice, request).await;
+        let mut reply = self.serve_on(taken, advice, request).await;
+        reply.edit(&varies_by);
         let hit = reply.trail.is_hit();
         if !reply.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
@@ -206,8 +214,11 @@ impl Pipeline {
         }
     }
 
-    async fn serve_on(&self, taken: RouteMatch<'_>, advice: Advice, request: Request) -> Reply {
+    async fn serve_on(&self, taken: RouteMatch<'_>, advice: Advice, mut request: Request) -> Reply {
         let RouteMatch { route, is_ambiguous } = taken;
+        if let Some(own) = &route.config.own {
+            return self.own_reply(route, &advice, own, &request.head);
+        }
         let has_body = !http_body::Body::is_end_stream(&request.body);
         let plan = Plan::of(&Aspects {
             kind: route.kind(),
@@ -229,9 +240,27 @@ impl Pipeline {
             },
             Plan::LookUp(Basis::Body) | Plan::Bypass(_) | Plan::Pass(_) => None,
         };
-        if let Some(reply) = self.unforwardable(route, &advice, &request.head, plan) {
+        if let Some(reply) = self.unforwardable(route, &advice, &request, plan) {
             return reply;
         }
+        let Ok(place) = route.place() else { return self.replies.route_full(Trail::on(route, &advice)) };
+        if let Some(limit) = body_limit(route, plan) {
+            request.body = request.body.limited(limit);
+        }
+        let mut reply = self.onward(route, advice, request, plan, prepared).await;
+        reply.trail.place = place;
+        reply
+    }
+
+    /// Serves a request that isn't served from memory at once.
+    async fn onward(
+        &self,
+        route: &Arc<Route>,
+        advice: Advice,
+        request: Request,
+        plan: Plan,
+        prepared: Option<Prepared>,
+    ) -> Reply {
         if let Plan::Bypass(why) | Plan::Pass(why) = plan {
             return Box::pin(self.passer.take(route, &advice, request, why)).await;
         }
@@ -242,11 +271,28 @@ impl Pipeline {
         }
     }
 
+    /// Returns a route's own response.
+    fn own_reply(&self, route: &Arc<Route>, advice: &Advice, own: &OwnResponse, head: &RequestHead) -> Reply {
+        let trail = Trail { lookup: Lookup::Own, detail: Some(own::word(own).into()), ..Trail::on(route, advice) };
+        match own::response(own, route.config.rewrite.as_ref(), head) {
+            Ok(response) => Reply { response, trail },
+            Err(fault) => self.replies.unwritable(fault, trail),
+        }
+    }
+
     /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that this node has sent on
-    /// before, which would go round until something gives way (RFC 8586), and a switch of protocols that its route doesn't
-    /// allow.
-    fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead, plan: Plan) -> Option<Reply> {
+    /// before, which would go round until something gives way (RFC 8586), a switch of protocols that its route doesn't
+    /// allow, a path that can't be rewritten, and a body that says itself that it is too large.
+    fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
+        let Request { head, body } = request;
         let trail = |detail: &'static str| Trail { detail: Some(detail.into()), ..Trail::on(route, advice) };
+        if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
+            return Some(self.replies.unwritable(fault, Trail::on(route, advice)));
+        }
+        let length = http_body::Body::size_hint(body).lower();
+        if let Some(limit) = body_limit(route, plan).filter(|limit| length > *limit) {
+            return Some(self.replies.bad_body(&BodyError::TooLarge { limit }, Trail::on(route, advice)));
+        }
         if self.policy_context.loops.has_sent(&head.headers) {
             let detail = "this node has sent the request on before: its origin leads back to it";
             return Some(self.replies.own(StatusCode::LOOP_DETECTED, "Loop Detected", detail, trail("loop")));
@@ -298,4 +344,9 @@ impl Pipeline {
     pub fn flights_open(&self) -> usize {
         self.web.flights.open() + self.infer.flights.open()
     }
+}
+
+/// Returns how large a request's body may be by its route's word. What is sent after a switch of protocols is none.
+fn body_limit(route: &Route, plan: Plan) -> Option<u64> {
+    route.config.body_bytes_max.filter(|_| plan != Plan::Bypass(Why::Switch))
 }

@@ -68,6 +68,7 @@ pub(crate) fn pipeline(config: config::Config, cache: Arc<Cache>, policy: Option
             slots: None,
         }],
         policy,
+        places: None,
     };
     let routes = Routes::new(vec![Arc::new(route)]);
     let (limits, prefetch, metrics) = (config.limits, config.prefetch, pipeline::Metrics::default());

@@ -231,6 +231,7 @@ fn verdict(trail: &Trail) -> Verdict {
         (_, Lookup::Miss, _) => Verdict::Miss,
         (_, Lookup::Bypass, _) => Verdict::Bypass,
         (_, Lookup::Pass, _) => Verdict::Pass,
+        (_, Lookup::Own, _) => Verdict::Own,
     }
 }
 

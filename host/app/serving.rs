@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
     components::{self, NodePolicy},
     error::Error,
@@ -250,8 +252,13 @@ fn routes(
         .collect();
     let mut routes = Vec::with_capacity(config.routes.len());
     for said in &config.routes {
-        let made = route(base, said, pools, policies)?;
-        let same = known.get(said.name.as_str()).copied().filter(|known| is_same(known, &made));
+        let mut made = route(base, said, pools, policies)?;
+        let known = known.get(said.name.as_str()).copied();
+        if let Some(known) = known.filter(|known| known.config.requests_max == said.requests_max) {
+            // Requests under way go on to count.
+            made.places.clone_from(&known.places);
+        }
+        let same = known.filter(|known| is_same(known, &made));
         routes.push(same.cloned().unwrap_or_else(|| Arc::new(made)));
     }
     Ok(routes)
@@ -266,7 +273,12 @@ fn route(
     let dangling =
         |what: &'static str, name: &String| Error::Dangling { route: said.name.clone(), what, name: name.clone() };
     let alone = [config::Candidate { pool: said.pool.clone(), model: None, cost_micro: 0 }];
-    let candidates = if said.candidates.is_empty() { &alone[..] } else { &said.candidates };
+    let candidates: &[config::Candidate] = match &said.own {
+        // It needs none.
+        Some(_) => &[],
+        None if said.candidates.is_empty() => &alone[..],
+        None => &said.candidates,
+    };
     let mut destinations = Vec::with_capacity(candidates.len());
     for to in candidates {
         let known = pools.get(&to.pool).ok_or_else(|| dangling("pool", &to.pool))?;
@@ -288,17 +300,27 @@ fn route(
         keys: KeySpace::new(&base.cache.config().namespace, &key_name(said)),
         destinations,
         policy: policy.map(|policy| Arc::clone(&policy.generations) as Arc<dyn Roster>),
+        places: said.requests_max.map(|places| Arc::new(Semaphore::new(places))),
     })
 }
 
-/// Returns the name that the keys of a route begin with. Where requests are translated, what a model is sent depends on
-/// how, and so does its response.
+/// Returns the name that the keys of a route begin with. No two routes have the same, so that none serves what another
+/// has stored. Where requests are translated, rewritten or edited, what an origin is sent depends on how, and so does its
+/// response.
 fn key_name(said: &config::Route) -> Cow<'_, str> {
-    match &said.translation {
-        None => Cow::Borrowed(&said.name),
-        // No name has a line break in it.
-        Some(translation) => Cow::Owned(format!("{}\n{translation:?}", said.name)),
+    let mut name = Cow::Borrowed(said.name.as_str());
+    // No name has a line break in it.
+    let mut add = |line: String| name.to_mut().push_str(&line);
+    if let Some(translation) = &said.translation {
+        add(format!("\n{translation:?}"));
     }
+    if let Some(rewrite) = &said.rewrite {
+        add(format!("\nrewrite {rewrite:?}"));
+    }
+    if !said.request_headers.is_empty() {
+        add(format!("\nrequest_headers {:?}", said.request_headers));
+    }
+    name
 }
 
 /// Whether two routes of one name are the same, with all that they lead to.

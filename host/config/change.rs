@@ -190,6 +190,17 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "name",
             "hosts",
             "path",
+            "methods",
+            "headers",
+            "query",
+            "rewrite",
+            "request_headers",
+            "response_headers",
+            "redirect",
+            "respond",
+            "body_bytes_max",
+            "response_ms",
+            "requests_max",
             "forward_path",
             "mode",
             "protocol",
@@ -221,6 +232,19 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ),
     ("prefetch", Live, &["concurrency", "queue_max", "confidence_percent_min", "again_ms", "time_ms_max"]),
     ("log", Live, &["access", "lines_queued_max", "filter", "trace_ppm"]),
+];
+
+/// Tables whose members are of the operator's choice, or mean something together only.
+const WHOLE: [&str; 9] = [
+    "policy.*.config",
+    "route.tenant_weights",
+    "route.headers",
+    "route.query",
+    "route.rewrite",
+    "route.request_headers",
+    "route.response_headers",
+    "route.redirect",
+    "route.respond",
 ];
 
 /// Returns all keys whose values differ, in the order of their names; of a listener, pool, policy or route that only
@@ -307,7 +331,7 @@ impl Key {
 
     /// Whether its value is compared as a whole.
     fn is_leaf(&self) -> bool {
-        matches!(self.table.as_str(), "policy.*.config" | "route.tenant_weights")
+        WHOLE.contains(&self.table.as_str())
     }
 
     fn class(&self) -> Option<Class> {
@@ -389,7 +413,7 @@ fn members(value: Option<&Value>) -> Option<&Map<String, Value>> {
     value.and_then(Value::as_object)
 }
 
-/// Returns the routes that both have, if their order differs: the first that takes a request wins.
+/// Returns the routes that both have, if their order differs: of equally specific ones the first takes a request.
 fn order(old: &Value, new: &Value) -> Option<ConfigChange> {
     fn names(listing: &Value) -> Vec<&str> {
         let routes = listing.get("route").and_then(Value::as_array).into_iter().flatten();

@@ -2,9 +2,11 @@
 //! here: the files that must exist are listed, and looked for by the caller.
 
 mod cache;
+mod location;
 mod policy;
 mod pool;
 mod route;
+mod routing;
 mod tls;
 mod translation;
 

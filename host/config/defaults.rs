@@ -6,10 +6,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use http::HeaderName;
 
 use super::{
-    AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, CutOff, Defaults, Disk, Eject, Endpoint,
-    ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
-    OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss, Redis, Reload, Rollout,
-    RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, findings::is_name,
+    AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Disk,
+    Eject, Endpoint, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode,
+    OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss,
+    Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation,
+    findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -366,6 +367,14 @@ impl Route {
             name: name.into(),
             hosts: Vec::new(),
             path: "/".to_owned(),
+            conditions: Conditions::default(),
+            rewrite: None,
+            request_headers: FieldEdits::default(),
+            response_headers: FieldEdits::default(),
+            own: None,
+            body_bytes_max: None,
+            response: None,
+            requests_max: None,
             forward_path: ForwardPath::default(),
             mode: Mode::Http,
             translation: None,

@@ -3,13 +3,15 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::Path, time::Duration};
 
+use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, ForwardPath, Health,
-    Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins,
-    Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge, RangeMiss, Redis, Reload,
-    Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, units::ByteSize,
+    Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, FieldEdits, Fixed,
+    ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
+    OriginTls, OwnResponse, Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge,
+    RangeMiss, Redirect, Redis, Reload, Rewrite, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts,
+    TlsVersion, Translation, Wanted, units::ByteSize,
 };
 use crate::clock;
 
@@ -51,7 +53,30 @@ pub fn without_secrets(value: Value) -> Value {
 
 /// Returns the value of a member of this name without secrets.
 pub(super) fn member_without_secrets(name: &str, value: Value) -> Value {
-    hide(value, is_secret(name))
+    hide_member(name, value, false)
+}
+
+/// Members whose own members are header fields, or have them.
+const FIELD_TABLES: [&str; 3] = ["headers", "request_headers", "response_headers"];
+
+fn hide_member(name: &str, value: Value, is_hidden: bool) -> Value {
+    match value {
+        Value::Object(fields) if FIELD_TABLES.contains(&name) && !is_hidden => hide_fields(fields),
+        other => hide(other, is_hidden || is_secret(name)),
+    }
+}
+
+/// Hides the values of header fields with credentials.
+fn hide_fields(fields: Map<String, Value>) -> Value {
+    let hidden = |(name, value): (String, Value)| {
+        let value = match value {
+            Value::Object(set) => hide_fields(set),
+            Value::String(_) if is_secret_field(&name) => text(HIDDEN),
+            other => hide(other, is_secret(&name)),
+        };
+        (name, value)
+    };
+    Value::Object(fields.into_iter().map(hidden).collect())
 }
 
 fn hide(value: Value, is_hidden: bool) -> Value {
@@ -65,8 +90,8 @@ fn hide(value: Value, is_hidden: bool) -> Value {
                 if hides_tenants && name == TENANT_WEIGHTS {
                     return (name, text(HIDDEN));
                 }
-                let is_hidden = is_hidden || is_secret(&name);
-                (name, hide(value, is_hidden))
+                let value = hide_member(&name, value, is_hidden);
+                (name, value)
             };
             Value::Object(members.into_iter().map(hidden).collect())
         }
@@ -87,7 +112,13 @@ pub(super) const TENANT_WEIGHTS: &str = "tenant_weights";
 pub(super) fn hides_tenants(route: &Map<String, Value>) -> bool {
     let tenant = route.get("tenant").and_then(Value::as_str);
     let field = tenant.and_then(|tenant| tenant.strip_prefix("header:"));
-    field.is_some_and(|field| is_secret(field) || field.contains("cookie") || field.contains("key"))
+    field.is_some_and(is_secret_field)
+}
+
+/// Whether a header field holds credentials, by its name.
+fn is_secret_field(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    is_secret(&name) || ["auth", "cookie", "key", "session", "signature"].iter().any(|word| name.contains(word))
 }
 
 /// Hides what stands between `://` and the last `@`: a password may hold any character.
@@ -545,14 +576,14 @@ fn route(route: &Route) -> Value {
     let http = |value: Value| if infers { Value::Null } else { value };
     let candidates = (!route.candidates.is_empty()).then_some(&route.candidates);
     let weights = (!route.tenant_weights.is_empty()).then_some(&route.tenant_weights);
-    table([
+    let mut shown = table([
         ("name", text(&route.name)),
         ("hosts", texts(&route.hosts)),
         ("path", text(&route.path)),
         ("forward_path", text(forward_path)),
         ("mode", text(mode)),
         ("protocol", option(protocol, |protocol| text(protocol_name(protocol)))),
-        ("pool", text(&route.pool)),
+        ("pool", option(Some(&route.pool).filter(|_| route.own.is_none()), text)),
         ("candidates", option(candidates, |candidates| list(candidates, candidate))),
         ("policy", option(route.policy.as_ref(), text)),
         ("on_fault", text(on_fault)),
@@ -576,6 +607,69 @@ fn route(route: &Route) -> Value {
         ("targeted", http(texts(&route.targeted))),
         ("reload", http(text(reload))),
         ("store_set_cookie", http(text(store_set_cookie))),
+    ]);
+    if let (Value::Object(members), Value::Object(more)) = (&mut shown, routing(route)) {
+        members.extend(more);
+    }
+    shown
+}
+
+/// Returns what a route says beside host, path, pool and what is stored.
+fn routing(route: &Route) -> Value {
+    let (redirected, fixed) = match &route.own {
+        None => (Value::Null, Value::Null),
+        Some(OwnResponse::Redirect(to)) => (redirect(to), Value::Null),
+        Some(OwnResponse::Fixed(fixed)) => (Value::Null, respond(fixed)),
+    };
+    table([
+        ("methods", texts(&route.conditions.methods)),
+        ("headers", all_wanted(&route.conditions.headers)),
+        ("query", all_wanted(&route.conditions.query)),
+        ("rewrite", option(route.rewrite.as_ref(), rewrite)),
+        ("request_headers", edits(&route.request_headers)),
+        ("response_headers", edits(&route.response_headers)),
+        ("redirect", redirected),
+        ("respond", fixed),
+        ("body_bytes_max", option(route.body_bytes_max, size)),
+        ("response_ms", option(route.response, ms)),
+        ("requests_max", option(route.requests_max, count)),
+    ])
+}
+
+fn all_wanted<N: Display>(conditions: &[(N, Wanted)]) -> Value {
+    let shown = |(name, wanted): &(N, Wanted)| {
+        let value = match wanted {
+            Wanted::Present => Value::Bool(true),
+            Wanted::Exactly(value) => text(value),
+        };
+        (name.to_string(), value)
+    };
+    Value::Object(conditions.iter().map(shown).collect())
+}
+
+fn rewrite(rewrite: &Rewrite) -> Value {
+    table([
+        ("strip_prefix", option(rewrite.strip_prefix.as_ref(), text)),
+        ("prefix", option(rewrite.prefix.as_ref(), text)),
+    ])
+}
+
+fn edits(edits: &FieldEdits) -> Value {
+    // They were text in a file once.
+    let shown = |value: &HeaderValue| text(String::from_utf8_lossy(value.as_bytes()));
+    let set = edits.set.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
+    table([("remove", texts(&edits.remove)), ("set", Value::Object(set))])
+}
+
+fn redirect(redirect: &Redirect) -> Value {
+    table([("status", Value::from(redirect.status.as_u16())), ("to", text(&redirect.to))])
+}
+
+fn respond(fixed: &Fixed) -> Value {
+    table([
+        ("status", Value::from(fixed.status.as_u16())),
+        ("body", text(String::from_utf8_lossy(&fixed.body))),
+        ("content_type", text(String::from_utf8_lossy(fixed.content_type.as_bytes()))),
     ])
 }
 
@@ -628,6 +722,14 @@ mod tests {
             (
                 json!({"tenant": "header:x-tenant", "tenant_weights": {"gold": 4}}),
                 json!({"tenant": "header:x-tenant", "tenant_weights": {"gold": 4}}),
+            ),
+            (
+                json!({"request_headers": {"set": {"Authorization": "Basic YTpi", "x-origin-key": "k", "x-a": "b"}}}),
+                json!({"request_headers": {"set": {"Authorization": "***", "x-origin-key": "***", "x-a": "b"}}}),
+            ),
+            (
+                json!({"headers": {"x-api-key": "k", "x-beta": true}, "remove": ["cookie"]}),
+                json!({"headers": {"x-api-key": "***", "x-beta": true}, "remove": ["cookie"]}),
             ),
             (json!({"token_file": "t", "key": "tls/key.pem"}), json!({"token_file": "t", "key": "tls/key.pem"})),
         ];

@@ -365,11 +365,27 @@ pub(super) struct Route {
     #[serde(default)]
     pub(super) hosts: Vec<Spanned<String>>,
     pub(super) path: Field<String>,
+    #[serde(default)]
+    pub(super) methods: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) headers: Named<Spanned<Wanted>>,
+    #[serde(default)]
+    pub(super) query: Named<Spanned<Wanted>>,
+    pub(super) rewrite: Field<Rewrite>,
+    #[serde(default)]
+    pub(super) request_headers: FieldEdits,
+    #[serde(default)]
+    pub(super) response_headers: FieldEdits,
+    pub(super) redirect: Field<Redirect>,
+    pub(super) respond: Field<Respond>,
+    pub(super) body_bytes_max: Field<ByteSize>,
+    pub(super) response_ms: Field<Millis>,
+    pub(super) requests_max: Field<Count>,
     pub(super) forward_path: Field<String>,
     pub(super) mode: Field<String>,
     pub(super) range_miss: Field<String>,
     pub(super) protocol: Field<String>,
-    pub(super) pool: Spanned<String>,
+    pub(super) pool: Field<String>,
     #[serde(default)]
     pub(super) candidates: Vec<Candidate>,
     pub(super) policy: Field<String>,
@@ -397,6 +413,43 @@ pub(super) struct Route {
     pub(super) targeted: Option<Vec<Spanned<String>>>,
     pub(super) reload: Field<String>,
     pub(super) store_set_cookie: Field<String>,
+}
+
+/// What a header field or a query parameter has to be.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "the text that it has to be, or `true` for any")]
+pub(super) enum Wanted {
+    Present(bool),
+    Exactly(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table such as { strip_prefix = \"/api\", prefix = \"/v2\" }")]
+pub(super) struct Rewrite {
+    pub(super) strip_prefix: Field<String>,
+    pub(super) prefix: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table such as { set = { x-name = \"…\" }, remove = [\"…\"] }")]
+pub(super) struct FieldEdits {
+    pub(super) set: Named<Spanned<String>>,
+    pub(super) remove: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { status = 308, to = \"…\" }")]
+pub(super) struct Redirect {
+    pub(super) status: Field<Count>,
+    pub(super) to: Spanned<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table such as { status = 404, body = \"…\" }")]
+pub(super) struct Respond {
+    pub(super) status: Field<Count>,
+    pub(super) body: Field<String>,
+    pub(super) content_type: Field<String>,
 }
 
 #[derive(Debug, Deserialize)]

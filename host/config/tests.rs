@@ -1,6 +1,8 @@
 //! Tests of the room as a whole: `config/holm.toml` documents the real defaults and bounds, and every mistake is
 //! reported at its place.
 
+mod routing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
@@ -77,6 +79,27 @@ const SPARSE_EXAMPLES: &str = r#"
     tenant_weights = { gold = 4 }
     compress = ["zstd", "br", "gzip"]
     ttl_ms = 60_000
+    body_bytes_max = "1MiB"
+    response_ms = 60_000
+    requests_max = 1_000
+    [[route]]
+    name = "beta"
+    path = "/api"
+    pool = "web"
+    methods = ["GET", "HEAD"]
+    headers = { x-beta = true, x-api-version = "2" }
+    query = { debug = true, v = "2" }
+    rewrite = { strip_prefix = "/api", prefix = "/v2" }
+    request_headers = { set = { x-edge = "holm" }, remove = ["cookie"] }
+    response_headers = { set = { x-frame-options = "DENY" }, remove = ["server"] }
+    [[route]]
+    name = "moved"
+    hosts = ["www.example.org"]
+    redirect = { status = 308, to = "https://example.org{path}{query}" }
+    [[route]]
+    name = "robots"
+    path = "/robots.txt"
+    respond = { status = 200, body = "User-agent: *", content_type = "text/plain" }
     [[route]]
     name = "everything"
     pool = "web"
@@ -168,8 +191,10 @@ fn tables(value: &toml::Value, path: &str, out: &mut BTreeMap<String, BTreeSet<S
         items.iter().filter(|item| item.is_table()).for_each(|item| tables(item, path, out));
     }
     let toml::Value::Table(table) = value else { return };
-    // A policy's own configuration is checked by the policy, and tenants have the names that they have.
-    if matches!(path, "policy.*.config" | "route.tenant_weights") {
+    // A policy's own configuration is checked by the policy, and tenants and header fields have the names that they have.
+    let is_named_by_others =
+        ["policy.*.config", "route.tenant_weights", "route.headers", "route.query"].contains(&path);
+    if is_named_by_others || path.ends_with("_headers.set") {
         return;
     }
     let named = matches!(path, "policy" | "pool");
@@ -189,6 +214,7 @@ fn accepted(table: &str) -> BTreeSet<String> {
         "" => String::new(),
         "listen" | "route" => format!("[[{table}]]"),
         "route.candidates" => "[[route]]\n[[route.candidates]]".to_owned(),
+        route if route.starts_with("route.") => format!("[[route]]\n[{route}]"),
         "listen.tls" => "[[listen]]\n[listen.tls]".to_owned(),
         "listen.tls.further" => "[[listen]]\n[[listen.tls.further]]".to_owned(),
         other => format!("[{}]", other.replace('*', "any")),
@@ -227,7 +253,7 @@ fn mistakes_in_the_form_are_named_where_they_stand() {
         ("[limits]\nbody_bytes_max = true # !", &["boolean `true` doesn't belong here", "such as \"256MiB\""]),
         ("[timeouts]\nidle_ms = \"5s\" # !", &["string \"5s\" doesn't belong here", "whole number of milliseconds"]),
         ("[route] # !\nname = \"a\"", &["a table doesn't belong here", "`[[…]]`"]),
-        ("[[route]] # !\nname = \"a\"", &["the key `pool` is missing"]),
+        ("[[route]] # !\npool = \"web\"", &["the key `name` is missing"]),
         ("[cache.disk] # !\nbytes = \"1GiB\"", &["the key `dir` is missing"]),
     ];
     for (text, phrases) in table {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -73,6 +73,15 @@ impl Body {
         (Sender(sender), Self::stream(Channel { pieces, left: length }))
     }
 
+    /// Returns the body, which fails with [`BodyError::TooLarge`] past `limit` bytes if it is a stream.
+    #[must_use]
+    pub fn limited(self, limit: u64) -> Self {
+        match self {
+            Self::Stream(stream) => Self::stream(Limited { stream, limit, left: limit }),
+            whole => whole,
+        }
+    }
+
     /// Reads the whole body into one piece.
     ///
     /// # Errors
@@ -107,6 +116,38 @@ impl Body {
             }
         }
         Ok((whole.finish(), trailers))
+    }
+}
+
+/// A stream of so many bytes at most.
+struct Limited {
+    stream: Stream,
+    limit: u64,
+    left: u64,
+}
+
+impl HttpBody for Limited {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(self.stream.as_mut().poll_frame(cx));
+        let length = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len) as u64,
+            _ => 0,
+        };
+        let left = self.left.checked_sub(length);
+        // Nothing comes after it has been too much.
+        self.left = left.unwrap_or(0);
+        Poll::Ready(if left.is_some() { frame } else { Some(Err(BodyError::TooLarge { limit: self.limit })) })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.stream.size_hint()
     }
 }
 
@@ -254,5 +295,18 @@ mod tests {
         let kept = Body::Full(piece.clone()).collect(10).await.unwrap();
         assert_eq!(kept.as_ptr(), piece.as_ptr());
         assert_eq!(Body::Full(piece).collect(9).await, Err(BodyError::TooLarge { limit: 9 }));
+    }
+
+    #[tokio::test]
+    async fn a_limited_stream_fails_with_the_first_byte_too_many() {
+        for (limit, wanted) in [(6, Ok("abcdef")), (5, Err(BodyError::TooLarge { limit: 5 }))] {
+            let (sender, body) = Body::channel(2, None);
+            for piece in ["abc", "def"] {
+                sender.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+            }
+            drop(sender);
+            let read = body.limited(limit).collect(100).await;
+            assert_eq!(read.as_deref(), wanted.as_ref().map(|text| text.as_bytes()), "{limit}");
+        }
     }
 }

@@ -128,6 +128,25 @@ pub fn reaches(prefix: &str, path: &str) -> bool {
     symbols(prefix).all(|symbol| rest.next() == Some(symbol)) && is_border(rest.next())
 }
 
+/// Returns what of a path lies below a prefix that it [`reaches`]: nothing, or what begins with `/`, with the `;` of
+/// parameters, or, if the prefix ends with `/`, anything. `None` if it doesn't reach it.
+#[must_use]
+pub fn below<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
+    if !reaches(prefix, path) {
+        return None;
+    }
+    let bytes = path.as_bytes();
+    let width = |at: usize| if escaped(&bytes[at..]).is_some() { ESCAPE } else { 1 };
+    path.get(symbols(prefix).fold(0, |at, _| at + width(at))..)
+}
+
+/// Returns how long a prefix is, for which an escape counts like what it stands for. Of two that a path reaches the
+/// longer one is the more specific.
+#[must_use]
+pub fn prefix_length(prefix: &str) -> usize {
+    symbols(prefix).count()
+}
+
 /// Returns the digest of a prefix, as [`prefix_digests`] has it.
 #[must_use]
 pub fn prefix_digest(prefix: &str) -> u64 {
@@ -135,7 +154,7 @@ pub fn prefix_digest(prefix: &str) -> u64 {
 }
 
 /// Returns the digests of all prefixes by which [`reaches`] may find a path: those of prefixes that reach it are among
-/// them, and others hardly ever.
+/// them, and others hardly ever. They come from the shortest to the longest.
 pub fn prefix_digests(path: &str) -> impl Iterator<Item = u64> {
     let mut rest = symbols(path).peekable();
     let mut digest = DIGEST;
@@ -159,8 +178,8 @@ fn digested(digest: u64, symbol: u16) -> u64 {
     (digest ^ u64::from(symbol)).wrapping_mul(DIGEST_PRIME)
 }
 
-/// Whether two names of query parameters are the same once they are decoded, as every server decodes them: `us%65r` is
-/// `user`, and `+` a space.
+/// Whether two names, or two values, of query parameters are the same once they are decoded, as every server decodes
+/// them: `us%65r` is `user`, and `+` a space.
 #[must_use]
 pub fn is_same_parameter(one: &str, other: &str) -> bool {
     let is_encoded = |name: &str| name.bytes().any(|byte| byte == b'%' || byte == b'+');

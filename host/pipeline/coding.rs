@@ -67,13 +67,18 @@ fn has_type_of(rule: &config::Compress, headers: &HeaderMap) -> bool {
 
 /// Says that the response depends on what the client accepts, unless that is said.
 pub(super) fn name_in_vary(headers: &mut HeaderMap) {
+    add_to_vary(headers, &ACCEPT_ENCODING);
+}
+
+/// Says that a response depends on a request header field, unless it says so already.
+pub(super) fn add_to_vary(headers: &mut HeaderMap, name: &HeaderName) {
     let is_named = match vary::read(headers) {
         Vary::Any => true,
-        Vary::By(names) => names.contains(&ACCEPT_ENCODING),
+        Vary::By(names) => names.contains(name),
         Vary::No => false,
     };
     if !is_named {
-        headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+        headers.append(VARY, HeaderValue::from(name.clone()));
     }
 }
 

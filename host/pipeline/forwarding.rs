@@ -245,7 +245,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         config.mode = mode;
         config.ignore_headers = vec![HeaderName::from_static("x-turn")];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None }
+        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None }
     }
 
     const HEADERS: &[(&str, &str)] = &[

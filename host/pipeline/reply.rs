@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     coding::{self, Coder},
     fetch::{Arrival, Fetcher, KeyedRequest, UpstreamReport},
     rest,
+    rewriting::Unwritable,
     route::Route,
     trail::{Lookup, Trail},
     upstream::Failed,
@@ -37,6 +38,21 @@ pub struct Reply {
     pub response: Response,
     /// The decisions on its way.
     pub trail: Trail,
+}
+
+impl Reply {
+    /// Edits its header fields on their way to the client, as its route says, unless it is a refusal of the node's own;
+    /// whatever is stored stays as the origin sent it. `varies_by` are the request header fields that its route was chosen
+    /// by.
+    pub(super) fn edit(&mut self, varies_by: &[HeaderName]) {
+        let (headers, trail) = (self.response.headers_mut(), &self.trail);
+        for name in varies_by {
+            coding::add_to_vary(headers, name);
+        }
+        if let Some(route) = trail.route.as_ref().filter(|_| !trail.is_refusal) {
+            route.config.response_headers.apply(headers);
+        }
+    }
 }
 
 /// The parts of a request that the reply depends on.
@@ -257,6 +273,31 @@ impl Replies {
         self.own(failed.status, "Policy fault", &failed.detail, trail)
     }
 
+    /// Returns the reply to a request beyond those that its route has places for.
+    pub(super) fn route_full(&self, mut trail: Trail) -> Reply {
+        trail.detail = Some("route-full".into());
+        let detail = "the route has as many requests under way as it may; see its `requests_max`";
+        let mut reply = self.own(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", detail, trail);
+        reply.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        reply
+    }
+
+    /// Returns the reply to a request whose path can't be rewritten as its route says.
+    pub(super) fn unwritable(&self, fault: Unwritable, mut trail: Trail) -> Reply {
+        let (status, word, detail) = match fault {
+            Unwritable::HidesDots => {
+                let detail =
+                    "dot segments behind escapes or parameters might lead out of the path that the route writes";
+                (StatusCode::BAD_REQUEST, "unsafe-path", detail)
+            }
+            Unwritable::NoTarget => {
+                (StatusCode::URI_TOO_LONG, "path-too-long", "the target would be too long once it is rewritten")
+            }
+        };
+        trail.detail = Some(word.into());
+        self.own(status, status.canonical_reason().unwrap_or("Bad Request"), detail, trail)
+    }
+
     /// Returns the reply to a request whose body could not be read.
     pub(super) fn bad_body(&self, error: &BodyError, trail: Trail) -> Reply {
         let status = match error {
@@ -270,7 +311,7 @@ impl Replies {
 
     /// Returns a response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
     pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Reply {
-        trail.failed = status.is_server_error();
+        (trail.failed, trail.is_refusal) = (status.is_server_error(), true);
         let mut response = self.completed(problem(status, title, detail), &trail);
         // Some of these statuses may be stored by default (RFC 9110, section 15.1).
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,11 +1,16 @@
-//! Routes, and which one takes a request: the first, in their order, whose host and path match. Where there are many, an
-//! index finds it.
+//! Routes, and which one takes a request: the most specific whose host, path and further conditions it meets. Where there
+//! are many, an index finds it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, uri::PathAndQuery};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::index::RouteIndex;
+use super::{
+    conditions,
+    index::{Place, RouteIndex, RouteList},
+    rewriting,
+};
 use crate::{
     batch::Slots,
     cache::{key::KeySpace, lookup::Demand},
@@ -40,7 +45,13 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// The policy that decides for it.
     pub policy: Option<Arc<dyn Roster>>,
+    /// The places of its requests; `None` for no limit.
+    pub places: Option<Arc<Semaphore>>,
 }
+
+/// No place of a route is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RouteFull;
 
 /// A candidate: a pool, and perhaps a model, that may serve a route's requests.
 pub struct Destination {
@@ -113,10 +124,22 @@ impl Route {
         if self.infers() { Reload::Honour } else { self.config.reload }
     }
 
-    /// Returns the target that is sent to its candidates.
+    /// Returns the target that is sent to its candidates. One that can't be rewritten is refused before.
     #[must_use]
     pub fn target_sent(&self, head: &RequestHead) -> PathAndQuery {
-        self.received(head).unwrap_or(&head.target).clone()
+        match &self.config.rewrite {
+            None => self.received(head).unwrap_or(&head.target).clone(),
+            Some(rewrite) => rewriting::target(rewrite, &head.target).unwrap_or(PathAndQuery::from_static("/")),
+        }
+    }
+
+    /// Takes a place for a request, which is free again when all clones of it are dropped. `None` without a limit.
+    ///
+    /// # Errors
+    /// [`RouteFull`].
+    pub(super) fn place(&self) -> Result<Option<Arc<OwnedSemaphorePermit>>, RouteFull> {
+        let Some(places) = &self.places else { return Ok(None) };
+        Arc::clone(places).try_acquire_owned().map(|place| Some(Arc::new(place))).map_err(|_| RouteFull)
     }
 
     /// Returns the target as it was received, if that is what is sent and isn't the normal form. Such a request has
@@ -126,8 +149,9 @@ impl Route {
         head.received.as_ref().filter(|_| self.config.forward_path == ForwardPath::AsReceived)
     }
 
-    fn takes(&self, host: &str, path: &str) -> bool {
-        takes_host(&self.config.hosts, host) && target::reaches(&self.config.path, path)
+    /// Whether it takes such a request at its hosts.
+    fn takes(&self, head: &RequestHead, path: &str) -> bool {
+        target::reaches(&self.config.path, path) && conditions::are_met(&self.config.conditions, head)
     }
 }
 
@@ -150,34 +174,56 @@ pub struct RouteMatch<'r> {
 /// Routes that are walked faster than they are found in an index.
 const WALKED_MAX: usize = 16;
 
-/// The routes in their order.
+/// The routes in the order of the configuration, and how they are found.
 pub struct Routes {
     routes: Vec<Arc<Route>>,
-    /// `None` if there are few.
-    index: Option<RouteIndex>,
+    finder: Finder,
+    /// Whether some are told apart by header fields.
+    is_by_headers: bool,
     /// The pools that routes lead to, by their names.
     pools: foldhash::HashMap<Arc<str>, Arc<Pool>>,
+}
+
+/// What finds routes.
+enum Finder {
+    List(RouteList),
+    Index(RouteIndex),
+}
+
+impl Finder {
+    fn first(&self, host: &str, path: &str, takes: impl FnMut(usize) -> bool) -> Option<usize> {
+        match self {
+            Self::List(list) => list.first(host, takes),
+            Self::Index(index) => index.first(host, path, takes),
+        }
+    }
 }
 
 impl Routes {
     /// Returns these routes.
     #[must_use]
     pub fn new(routes: Vec<Arc<Route>>) -> Self {
-        let index = (routes.len() > WALKED_MAX).then(|| indexed(&routes));
+        let finder = if routes.len() > WALKED_MAX {
+            Finder::Index(RouteIndex::new(places(&routes)))
+        } else {
+            Finder::List(RouteList::new(places(&routes)))
+        };
+        let is_by_headers = routes.iter().any(|route| !route.config.conditions.headers.is_empty());
         let mut pools = foldhash::HashMap::<Arc<str>, Arc<Pool>>::default();
         for destination in routes.iter().flat_map(|route| &route.destinations) {
             pools.entry(Arc::clone(&destination.name)).or_insert_with(|| Arc::clone(&destination.pool));
         }
-        Self { routes, index, pools }
+        Self { routes, finder, is_by_headers, pools }
     }
 
-    /// Returns the first route that takes the request.
+    /// Returns the most specific route that takes the request.
     #[must_use]
     pub fn find(&self, head: &RequestHead) -> Option<RouteMatch<'_>> {
         let (host, path) = (without_port(head.authority()), head.target.path());
-        let route = self.first(host, path)?;
+        let route = self.first(host, path, head)?;
         // Where origins may take the path for one of another route, that one's rules might be the right ones.
-        let is_another = |reading: &String| self.first(host, reading).is_none_or(|other| !Arc::ptr_eq(other, route));
+        let is_another =
+            |reading: &String| self.first(host, reading, head).is_none_or(|other| !Arc::ptr_eq(other, route));
         let is_unresolved = |received: &PathAndQuery| target::is_unresolved(received.path());
         let is_ambiguous = target::hides_dots(path)
             || target::readings(path).iter().any(is_another)
@@ -185,14 +231,30 @@ impl Routes {
         Some(RouteMatch { route, is_ambiguous })
     }
 
-    fn first(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
-        match &self.index {
-            None => self.routes.iter().find(|route| route.takes(host, path)),
-            Some(index) => {
-                let number = index.first(host, path, |number| self.routes[number].takes(host, path));
-                number.map(|number| &self.routes[number])
-            }
+    /// Returns the request header fields that the choice of a route for the request depends on: with others in these
+    /// another route might take it, so that caches in front of this one have to be told.
+    pub(super) fn varies_by(&self, head: &RequestHead) -> Vec<HeaderName> {
+        let mut names: Vec<HeaderName> = Vec::new();
+        if !self.is_by_headers {
+            return names;
         }
+        let (host, path) = (without_port(head.authority()), head.target.path());
+        self.finder.first(host, path, |number| {
+            let route = &*self.routes[number];
+            if !target::reaches(&route.config.path, path) {
+                return false;
+            }
+            let fields = route.config.conditions.headers.iter().map(|(name, _)| name);
+            let new: Vec<HeaderName> = fields.filter(|name| !names.contains(name)).cloned().collect();
+            names.extend(new);
+            conditions::are_met(&route.config.conditions, head)
+        });
+        names
+    }
+
+    fn first(&self, host: &str, path: &str, head: &RequestHead) -> Option<&Arc<Route>> {
+        let number = self.finder.first(host, path, |number| self.routes[number].takes(head, path));
+        number.map(|number| &self.routes[number])
     }
 
     /// Returns the pool of this name, if a route leads to it.
@@ -208,8 +270,11 @@ impl fmt::Debug for Routes {
     }
 }
 
-fn indexed(routes: &[Arc<Route>]) -> RouteIndex {
-    RouteIndex::new(routes.iter().map(|route| (route.config.hosts.as_slice(), route.config.path.as_str())))
+fn places(routes: &[Arc<Route>]) -> impl Iterator<Item = Place<'_>> {
+    routes.iter().map(|route| {
+        let config::Route { hosts, path, conditions, .. } = &route.config;
+        Place { hosts, path, conditions: conditions.count() }
+    })
 }
 
 impl Pools for Routes {
@@ -218,37 +283,29 @@ impl Pools for Routes {
     }
 }
 
-fn without_port(authority: &str) -> &str {
+/// Returns the host of an authority.
+pub(super) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
     }
 }
 
-fn takes_host(patterns: &[String], host: &str) -> bool {
-    patterns.is_empty()
-        || patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
-            Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix),
-            None => pattern == host,
-        })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cmp::Reverse;
+
     use http::{HeaderValue, Method, Version};
-    use proptest::{collection::vec, prelude::*};
+    use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::message::{Client, Scheme};
+    use crate::{
+        config::{Conditions, Wanted},
+        message::{Client, Scheme},
+    };
 
     #[test]
     fn hosts() {
-        let patterns = ["a.example".to_owned(), "*.b.example".to_owned()];
-        for (host, wanted) in
-            [("a.example", true), ("x.b.example", true), ("x.y.b.example", true), ("b.example", false), ("c", false)]
-        {
-            assert_eq!(takes_host(&patterns, host), wanted, "{host}");
-        }
         assert_eq!(without_port("a:80"), "a");
         assert_eq!(without_port("[::1]"), "[::1]");
         assert_eq!(without_port("[::1]:80"), "[::1]");
@@ -257,7 +314,7 @@ mod tests {
     fn route(path: &str, forward_path: ForwardPath) -> Arc<Route> {
         let config = config::Route { path: path.to_owned(), forward_path, ..config::Route::new(path, "web") };
         let keys = KeySpace::new("test", path);
-        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None })
+        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None })
     }
 
     fn head(path: &str) -> RequestHead {
@@ -327,28 +384,123 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_fields_that_a_choice_depends_on_are_known() {
+        let conditional = |path: &str, names: &[&'static str]| {
+            let header = |&name: &&'static str| (HeaderName::from_static(name), Wanted::Present);
+            let conditions = Conditions { headers: names.iter().map(header).collect(), ..Conditions::default() };
+            let config = config::Route { path: path.to_owned(), conditions, ..config::Route::new("r", "web") };
+            let keys = KeySpace::new("test", path);
+            Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None })
+        };
+        let routes = |count: usize| {
+            let mut routes =
+                vec![conditional("/", &[]), conditional("/a", &["x-a"]), conditional("/a", &["x-a", "x-b"])];
+            routes.extend((routes.len()..count).map(|number| conditional(&format!("/{number}"), &[])));
+            Routes::new(routes)
+        };
+        for routes in [routes(3), routes(100)] {
+            for (path, field, wanted) in [
+                ("/", "x-a", &[][..]),
+                ("/a", "x-c", &["x-a", "x-b"]),
+                ("/a", "x-a", &["x-a", "x-b"]),
+                ("/b", "x-a", &[]),
+            ] {
+                let mut head = head(path);
+                head.headers.insert(field, HeaderValue::from_static("1"));
+                assert_eq!(routes.varies_by(&head), wanted, "{path} {field}");
+            }
+        }
+        assert!(Routes::new(vec![conditional("/", &[])]).varies_by(&head("/")).is_empty());
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_it_is_dropped() {
+        let made = |places: Option<usize>| Route {
+            config: config::Route::new("r", "web"),
+            keys: KeySpace::new("test", "r"),
+            destinations: Vec::new(),
+            policy: None,
+            places: places.map(Semaphore::new).map(Arc::new),
+        };
+        assert!(matches!(made(None).place(), Ok(None)));
+        let one = made(Some(1));
+        let place = one.place().unwrap();
+        assert_eq!(one.place().map(drop), Err(RouteFull));
+        drop(place.clone());
+        assert_eq!(one.place().map(drop), Err(RouteFull), "a clone holds it");
+        drop(place);
+        assert_eq!(one.place().map(drop), Ok(()));
+    }
+
+    /// What a generated route says: hosts, path, whether it wants GET, and the values that it wants of `x-a` and `v`.
+    type Said = (Vec<String>, String, bool, Option<String>, Option<String>);
+
+    fn generated((hosts, path, get, header, parameter): Said) -> Arc<Route> {
+        let wanted = |value: String| if value == "*" { Wanted::Present } else { Wanted::Exactly(value) };
+        let mut config = config::Route::new("r", "web");
+        config.conditions = Conditions {
+            methods: if get { vec![Method::GET] } else { Vec::new() },
+            headers: header.map(|value| (HeaderName::from_static("x-a"), wanted(value))).into_iter().collect(),
+            query: parameter.map(|value| ("v".to_owned(), wanted(value))).into_iter().collect(),
+        };
+        (config.hosts, config.path) = (hosts, path);
+        Arc::new(Route {
+            config,
+            keys: KeySpace::new("test", "r"),
+            destinations: Vec::new(),
+            policy: None,
+            places: None,
+        })
+    }
+
+    /// How specific a route is for a host that it takes, by the documented order; the least is the most specific.
+    fn specificity(route: &Route, host: &str) -> Option<(u8, Reverse<usize>, Reverse<usize>, Reverse<usize>)> {
+        let config::Route { hosts, path, conditions, .. } = &route.config;
+        let of_host = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(suffix) => (host.len() > suffix.len() && host.ends_with(suffix)).then_some((1, Reverse(suffix.len()))),
+            None => (pattern == host).then_some((0, Reverse(0))),
+        };
+        let any = hosts.is_empty().then_some((2, Reverse(0)));
+        let (class, suffix) = hosts.iter().filter_map(of_host).min().or(any)?;
+        Some((class, suffix, Reverse(target::prefix_length(path)), Reverse(conditions.count())))
+    }
+
     proptest! {
         #[test]
-        fn the_index_finds_what_a_walk_finds(
-            routes in vec((vec("(\\*\\.)?[ab](\\.[ab]){0,2}", 0..3), "/(([ab@;]|%2F|%40)[/;]?){0,3}"), 1..30),
-            requests in vec(("[ab](\\.[ab]){0,3}", "/([ab@;/]|%2F|%3B|%40|%61){0,6}"), 1..20),
+        fn the_list_and_the_index_find_the_most_specific(
+            routes in vec(
+                (
+                    vec("(\\*\\.)?[ab](\\.[ab]){0,2}", 0..3),
+                    "/(([ab@;]|%2F|%40)[/;]?){0,3}",
+                    any::<bool>(),
+                    option::of("[12*]"),
+                    option::of("[12*]"),
+                ),
+                1..30,
+            ),
+            requests in vec(
+                ("[ab](\\.[ab]){0,3}", "/([ab@;/]|%2F|%3B|%40|%61){0,6}", any::<bool>(), "[12]?", "(v=[12])?"),
+                1..20,
+            ),
         ) {
-            let route = |(hosts, path): (Vec<String>, String)| {
-                let mut route = Route {
-                    config: config::Route::new("r", "web"),
-                    keys: KeySpace::new("test", "r"),
-                    destinations: Vec::new(),
-                    policy: None,
-                };
-                (route.config.hosts, route.config.path) = (hosts, path);
-                Arc::new(route)
-            };
-            let routes: Vec<Arc<Route>> = routes.into_iter().map(route).collect();
-            let index = indexed(&routes);
-            for (host, path) in requests {
-                let walked = routes.iter().position(|route| route.takes(&host, &path));
-                let found = index.first(&host, &path, |number| routes[number].takes(&host, &path));
-                prop_assert_eq!(found, walked, "{}{}", host, path);
+            let routes: Vec<Arc<Route>> = routes.into_iter().map(generated).collect();
+            let (list, index) = (RouteList::new(places(&routes)), RouteIndex::new(places(&routes)));
+            for (host, path, get, header, query) in requests {
+                let mut head = head("/");
+                head.target = format!("/?{query}").parse().unwrap();
+                head.method = if get { Method::GET } else { Method::POST };
+                if !header.is_empty() {
+                    head.headers.insert("x-a", header.parse().unwrap());
+                }
+                let takes = |number: usize| routes[number].takes(&head, &path);
+                let walked = (0..routes.len())
+                    .filter(|number| takes(*number))
+                    .filter_map(|number| Some((specificity(&routes[number], &host)?, number)))
+                    .min()
+                    .map(|(_, number)| number);
+                prop_assert_eq!(list.first(&host, takes), walked, "{}{}", host, path);
+                prop_assert_eq!(index.first(&host, &path, takes), walked, "{}{}", host, path);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{advice::Advice, route::Route};
 use crate::{
@@ -28,6 +29,8 @@ pub enum Lookup {
     /// From the origin: nothing of this kind is ever stored.
     #[default]
     Pass,
+    /// None: the route responds itself.
+    Own,
 }
 
 impl Lookup {
@@ -40,6 +43,7 @@ impl Lookup {
             Self::Miss => "miss",
             Self::Bypass => "bypass",
             Self::Pass => "pass",
+            Self::Own => "own",
         }
     }
 }
@@ -81,6 +85,10 @@ pub struct Trail {
     pub batch: Option<usize>,
     /// Whether no response came, so that this one is the node's own.
     pub failed: bool,
+    /// Whether the response is a refusal or a failure of the node's own, of whatever status.
+    pub is_refusal: bool,
+    /// The place among its route's requests, free again with the end of the response.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
     /// The `detail` of `Cache-Status` and of the access log.
     pub detail: Option<Cow<'static, str>>,
 }

@@ -112,15 +112,16 @@ impl Failed {
         }
     }
 
-    /// Returns the failure when no response came within the policy's deadline.
-    fn of_deadline(deadline_us: u32) -> Self {
-        Self {
-            status: StatusCode::GATEWAY_TIMEOUT,
-            reason: "deadline",
-            detail: format!("no answer within the {deadline_us} µs that the policy gave").into(),
-            endpoint: None,
-            is_unreachable: false,
-        }
+    /// Returns the failure when no response came in time.
+    fn of_deadline(deadline: Deadline) -> Self {
+        let (reason, detail) = match deadline {
+            Deadline::Policy(us) => ("deadline", format!("no answer within the {us} µs that the policy gave")),
+            Deadline::Route(time) => {
+                ("route-timeout", format!("no response within the {} ms that the route gives", clock::millis(time)))
+            }
+        };
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Self { status, reason, detail: detail.into(), endpoint: None, is_unreachable: false }
     }
 }
 
@@ -132,6 +133,30 @@ impl From<Failure> for Failed {
             detail: failure.to_string().into(),
             endpoint: failure.endpoint().map(Arc::from),
             is_unreachable: failure.is_unreachable(),
+        }
+    }
+}
+
+/// How long candidates may take together, and by whose word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    /// The policy's, in microseconds.
+    Policy(u32),
+    /// The route's.
+    Route(Duration),
+}
+
+impl Deadline {
+    /// Returns the earlier one of those that there are.
+    fn of(route: &Route, choice: &Choice) -> Option<Self> {
+        let both = [choice.deadline_us.map(Self::Policy), route.config.response.map(Self::Route)];
+        both.into_iter().flatten().min_by_key(|deadline| deadline.time())
+    }
+
+    fn time(self) -> Duration {
+        match self {
+            Self::Policy(us) => Duration::from_micros(us.into()),
+            Self::Route(time) => time,
         }
     }
 }
@@ -220,14 +245,16 @@ impl UpstreamRequest {
     /// Sends it to one candidate after the other until one responds.
     ///
     /// # Errors
-    /// [`Failed`], if none did, or none within the policy's deadline.
+    /// [`Failed`], if none did, or none within the policy's deadline or the time of the route.
     pub(super) async fn send(&mut self, route: &Route, choice: &Choice) -> Result<Arrived, Failed> {
         let span = self.span.clone();
-        let arrived = match choice.deadline_us {
+        // The operator's word comes last.
+        route.config.request_headers.apply(&mut self.headers);
+        let arrived = match Deadline::of(route, choice) {
             None => self.ask_all(route, choice).await,
             Some(deadline) => {
                 let asking = Box::pin(self.ask_all(route, choice));
-                match timeout(Duration::from_micros(deadline.into()), asking).await {
+                match timeout(deadline.time(), asking).await {
                     Ok(arrived) => arrived,
                     Err(_) => Err(Failed::of_deadline(deadline)),
                 }

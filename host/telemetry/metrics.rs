@@ -91,13 +91,15 @@ pub enum Verdict {
     Bypass,
     /// Fetched by itself because the response isn't to be stored.
     Pass,
+    /// Served by the route itself: a redirect or a fixed response.
+    Own,
     /// The node responded with an error of its own.
     Error,
 }
 
 impl Verdict {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::HitMemory,
         Self::HitDisk,
         Self::HitRedis,
@@ -106,6 +108,7 @@ impl Verdict {
         Self::Collapsed,
         Self::Bypass,
         Self::Pass,
+        Self::Own,
         Self::Error,
     ];
 
@@ -121,6 +124,7 @@ impl Verdict {
             Self::Collapsed => "collapsed",
             Self::Bypass => "bypass",
             Self::Pass => "pass",
+            Self::Own => "own",
             Self::Error => "error",
         }
     }

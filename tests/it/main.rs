@@ -36,6 +36,7 @@ mod queue;
 mod ranges;
 mod region;
 mod reload;
+mod routing;
 mod seeing;
 mod sharing;
 mod slow_sockets;

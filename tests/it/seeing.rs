@@ -207,14 +207,15 @@ async fn health_and_readiness_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_no_route_are_404_and_routes_are_tried_in_order() {
+async fn requests_of_no_route_are_404_and_the_most_specific_route_takes_a_request() {
     let origin = Origin::start().await;
     origin.on("*", |seen| Reply::ok(seen.target.clone()).header("cache-control", "no-store"));
     let refusing = crate::harness::liar::Refusing::new();
     let node = Node::builder()
         .origin(&refusing.url())
         .set("pool.good", &format!("endpoints = [\"{}\"]", origin.url()))
-        .route_before("name = \"api\"\npath = \"/api\"\npool = \"good\"")
+        .route_before("name = \"api\"\nhosts = [\"shop.test\"]\npath = \"/api\"\npool = \"good\"")
+        .route_before("name = \"behind\"\npath = \"/api/x\"\npool = \"web\"")
         .route_before("name = \"host\"\nhosts = [\"*.good.test\"]\npool = \"good\"")
         .route("hosts = [\"shop.test\"]")
         .start()

@@ -71,6 +71,7 @@ const OTHER_WORDS: &str = r#"
     protocol = "openai-embeddings"
     [[route]]
     name = "kserve"
+    path = "/kserve"
     pool = "web"
     mode = "infer"
     protocol = "kserve"
@@ -79,6 +80,7 @@ const OTHER_WORDS: &str = r#"
     indivisible = []
     [[route]]
     name = "json"
+    path = "/json"
     pool = "web"
     mode = "infer"
     protocol = "json-array"
@@ -89,6 +91,7 @@ const OTHER_WORDS: &str = r#"
     key_without_body = true
     [[route]]
     name = "msgpack"
+    path = "/msgpack"
     pool = "web"
     mode = "infer"
     protocol = "msgpack-array"
@@ -114,6 +117,24 @@ const OTHER_WORDS: &str = r#"
     reload = "ignore"
     store_set_cookie = "never"
     stale_if_unreachable_ms = 5
+    methods = ["GET", "HEAD"]
+    headers = { "X-Version" = "2", "x-beta" = true }
+    query = { debug = true, v = "a b" }
+    rewrite = { prefix = "/v2" }
+    request_headers = { set = { authorization = "Basic YTpi" }, remove = ["Cookie"] }
+    response_headers = { set = { x-frame-options = "DENY" } }
+    body_bytes_max = "1MiB"
+    response_ms = 5
+    requests_max = 7
+    [[route]]
+    name = "moved"
+    path = "/old"
+    rewrite = { strip_prefix = "/old" }
+    redirect = { status = 301, to = "https://{host}/new{path}{query}" }
+    [[route]]
+    name = "gone"
+    path = "/gone"
+    respond = { status = 410 }
     [log]
     access = "./access.log"
     filter = "info,holm::cache=debug"
@@ -158,7 +179,7 @@ fn documented(value: &toml::Value, table: &str, out: &mut BTreeSet<String>) {
         let name = if matches!(table, "policy" | "pool") { "*" } else { name.as_str() };
         let key = joined(table, name);
         match value {
-            toml::Value::Table(_) if !matches!(key.as_str(), "policy.*.config" | "route.tenant_weights") => {
+            toml::Value::Table(_) if !WHOLE.contains(&key.as_str()) => {
                 documented(value, &key, out);
             }
             toml::Value::Array(items) if matches!(key.as_str(), "listen" | "route") => {
@@ -275,6 +296,20 @@ fn changes_are_named_by_their_keys() {
             &["route.b.path: \"/b\" -> \"/c\"", "route order: [\"a\",\"b\"] -> [\"b\",\"a\"]"],
         ),
         (route("a", "ttl_ms = 1"), route("a", ""), &["route.a.ttl_ms: 1 -> none"]),
+        (
+            route("a", "headers = { x-a = true }\nrequests_max = 1"),
+            route("a", "headers = { x-a = \"1\", x-api-key = \"k\" }"),
+            &[
+                "route.a.headers: {\"x-a\":true} -> {\"x-a\":\"1\",\"x-api-key\":\"***\"}",
+                "route.a.requests_max: 1 -> none",
+            ],
+        ),
+        (
+            route("a", "request_headers = { set = { authorization = \"a\" } }"),
+            route("a", "request_headers = { set = { authorization = \"b\" } }"),
+            &["route.a.request_headers: {\"remove\":[],\"set\":{\"authorization\":\"***\"}} -> \
+                 {\"remove\":[],\"set\":{\"authorization\":\"***\"}}"],
+        ),
     ];
     check_changes(table);
     let checked = shown(SERVED, &format!("{SERVED}{health}"));

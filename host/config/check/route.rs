@@ -9,6 +9,7 @@ use std::{
 use http::HeaderName;
 use toml::Spanned;
 
+use super::routing::{self, path_fault};
 use crate::{
     config::{
         Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, RangeMiss, Reload, Route, StoreSetCookie,
@@ -69,7 +70,9 @@ pub(super) fn routes(raw: &Raw, findings: &mut Findings<'_>) -> Vec<Route> {
         return implied(&known, findings).into_iter().collect();
     }
     let mut names = BTreeSet::new();
-    raw.route.iter().map(|raw| route(raw, &known, &mut names, findings)).collect()
+    let routes: Vec<Route> = raw.route.iter().map(|raw| route(raw, &known, &mut names, findings)).collect();
+    routing::told_apart(&raw.route, &routes, findings);
+    routes
 }
 
 /// Returns the route of a configuration without routes: to its pool, if it is the only one.
@@ -119,16 +122,15 @@ fn route<'a>(
         let help = "leave it out: it is for routes of `mode = \"http\"`, and for protocols that split bodies";
         findings.refuse(given.span(), "a route of `protocol = \"plain\"` has no `compress`", help);
     }
-    let base = Route::new(name.as_str(), raw.pool.get_ref().as_str());
+    let path = raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, findings));
+    // How it is translated depends on the pools; see `translation`.
+    let base = routing::of(raw, &path, Route::new(name.as_str(), pool(raw, known, findings)), findings);
     Route {
         hosts: raw.hosts.iter().map(|given| host(given, findings)).collect(),
-        path: raw.path.as_ref().map_or_else(|| "/".to_owned(), |given| path(given, findings)),
+        path,
         forward_path: forward_path(raw, findings),
         mode,
-        // It depends on the pools; see `translation`.
-        translation: None,
         range_miss: range_miss(raw, findings),
-        pool: findings.reference(&raw.pool, "pool", &known.pools),
         candidates: candidates(raw, known, findings),
         policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),
         on_fault: raw
@@ -153,6 +155,22 @@ fn route<'a>(
             .and_then(|given| findings.word("store_set_cookie", given, &STORE_SET_COOKIE))
             .unwrap_or_default(),
         name,
+        ..base
+    }
+}
+
+/// Returns the name of a route's pool; an empty one if it gives its responses itself.
+fn pool(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> String {
+    if routing::is_own(raw) {
+        return String::new();
+    }
+    match &raw.pool {
+        Some(given) => findings.reference(given, "pool", &known.pools),
+        None => {
+            let message = format!("the route `{}` has no pool", raw.name.get_ref());
+            findings.refuse(raw.name.span(), message, "add `pool`, or one of `redirect` and `respond`");
+            String::new()
+        }
     }
 }
 
@@ -450,25 +468,20 @@ fn path(given: &Spanned<String>, findings: &mut Findings<'_>) -> String {
 }
 
 fn forward_path(raw: &raw::Route, findings: &mut Findings<'_>) -> ForwardPath {
-    raw.forward_path.as_ref().and_then(|given| findings.word("forward_path", given, &FORWARD_PATH)).unwrap_or_default()
+    let given = raw.forward_path.as_ref();
+    let word = given.and_then(|given| findings.word("forward_path", given, &FORWARD_PATH));
+    if raw.rewrite.is_none() {
+        return word.unwrap_or_default();
+    }
+    if let Some(given) = given.filter(|_| word == Some(ForwardPath::AsReceived)) {
+        let help = "write `forward_path = \"normalized\"`, or leave it out";
+        findings.refuse(given.span(), "a path is rewritten in its normal form", help);
+    }
+    ForwardPath::Normalized
 }
 
 fn range_miss(raw: &raw::Route, findings: &mut Findings<'_>) -> RangeMiss {
     raw.range_miss.as_ref().and_then(|given| findings.word("range_miss", given, &RANGE_MISS)).unwrap_or_default()
-}
-
-fn path_fault(path: &str) -> Option<&'static str> {
-    if !path.starts_with('/') {
-        return Some("it doesn't begin with `/`");
-    }
-    if path.contains(['?', '#']) {
-        return Some("it has a query or a fragment");
-    }
-    if path.ends_with("/*") {
-        return Some("it is a prefix already, without `*`");
-    }
-    (!path.bytes().all(|byte| byte.is_ascii_graphic()))
-        .then_some("spaces and what is outside ASCII are written as `%20`")
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn of_route(
     findings: &mut Findings<'_>,
 ) -> Option<Translation> {
     let names: Vec<&Spanned<String>> = if raw.candidates.is_empty() {
-        vec![&raw.pool]
+        raw.pool.iter().collect()
     } else {
         raw.candidates.iter().map(|candidate| &candidate.pool).collect()
     };

@@ -1,7 +1,7 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
-//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `admit`, `conditional`, `range`, `lookup`,
-//! `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights), `coded` (variants in a
+//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `search`, `groups`, `admit`, `conditional`, `range`,
+//! `lookup`, `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights), `coded` (variants in a
 //! content coding) and `body` (reading and taking in bodies).
 //! [`Cache`] opens the tiers and the purge table, and looks things up in them.
 
@@ -15,12 +15,14 @@ pub mod control;
 pub mod entry;
 mod facade;
 pub mod freshness;
+pub mod groups;
 pub mod key;
 pub mod lookup;
 mod metrics;
 pub mod purge;
 pub mod range;
 pub mod record;
+pub mod search;
 pub mod status;
 pub mod store;
 pub mod tag;

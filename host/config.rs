@@ -25,7 +25,7 @@ use http::{HeaderName, HeaderValue, Uri};
 
 use crate::message::{compression::Compression, network::Cidr};
 
-pub use caching::{Compress, Defaults, RangeMiss, Reload, StoreSetCookie};
+pub use caching::{Compress, Defaults, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
 pub use change::{changes, described, differences, hidden_keys};
 pub use error::{Error, Invalid};
 pub use flags::{Flags, FlagsTls, from_flags};
@@ -248,6 +248,8 @@ pub struct Cache {
     pub clock_skew: Duration,
     /// Different tags that a response may have; with more it isn't stored.
     pub object_tags_max: usize,
+    /// Paths whose last `No-Vary-Search` is known; of more, any are forgotten. 0 for none.
+    pub search_rules_max: usize,
     /// How long a part of a body that is being sent may take to come from a tier; past it the rest comes from the
     /// origin.
     pub part_time: Duration,
@@ -689,6 +691,8 @@ pub struct Route {
     pub reload: Reload,
     /// Which responses that set a cookie may be stored, of an `http` route.
     pub store_set_cookie: StoreSetCookie,
+    /// What it honours of the standards that extend HTTP caching, if it is an `http` route.
+    pub extensions: Extensions,
 }
 
 /// A pool, and perhaps a model, that may serve the requests of a route.

@@ -5,6 +5,7 @@ pub mod authority;
 pub mod body;
 pub mod coding;
 pub mod compression;
+pub mod incremental;
 pub mod network;
 pub mod problem;
 pub mod raw_query;

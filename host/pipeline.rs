@@ -59,8 +59,8 @@ pub use self::{
 use crate::{
     cache::{Cache, collapse::Flights},
     clock,
-    config::{self, OwnResponse},
-    message::{self, Body, BodyError, Request, RequestHead, RequestSpan, Response},
+    config::{self, OwnResponse, QueryKey},
+    message::{self, Body, BodyError, Request, RequestHead, RequestSpan, Response, incremental::is_incremental},
     policy::{Decision, Hook, HookCall},
 };
 
@@ -229,6 +229,8 @@ impl Pipeline {
             is_grpc: has_body && message::is_grpc(&request.head.headers),
             // What is sent after the switch comes as a body.
             is_switch: has_body && request.head.headers.contains_key(header::UPGRADE),
+            looks_up_query: route.config.extensions.query_key != QueryKey::Pass,
+            is_incremental: has_body && is_incremental(&request.head.headers),
         });
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);
@@ -282,7 +284,8 @@ impl Pipeline {
 
     /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that this node has sent on
     /// before, which would go round until something gives way (RFC 8586), a switch of protocols that its route doesn't
-    /// allow, a path that can't be rewritten, and a body that says itself that it is too large.
+    /// allow, a path that can't be rewritten, a body that says itself that it is too large, and one that is to be sent on
+    /// as it comes where it has to be read as a whole.
     fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
         let Request { head, body } = request;
         let trail = |detail: &'static str| Trail { detail: Some(detail.into()), ..Trail::on(route, advice) };
@@ -300,6 +303,10 @@ impl Pipeline {
         if plan == Plan::Bypass(Why::Switch) && !route.config.websocket {
             let detail = "the route doesn't allow a switch to a WebSocket";
             return Some(self.replies.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail("upgrade")));
+        }
+        if plan == Plan::Bypass(Why::Incremental) && route.infers() {
+            let detail = "the route reads bodies as a whole, and sends none on while it arrives";
+            return Some(self.replies.incremental_refused(detail, trail("incremental")));
         }
         None
     }

@@ -16,6 +16,7 @@ mod material;
 mod notes;
 pub mod partition;
 mod pools;
+pub mod query;
 pub mod tenancy;
 pub mod tokens;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{
     HeaderMap, Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, EXPIRES, HeaderName, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, EXPIRES, HeaderName,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     config::{Defaults, StoreSetCookie},
-    message::tag::is_nameable,
+    message::{incremental::is_incremental, tag::is_nameable},
     planted::{Plant, planted},
 };
 
@@ -77,6 +77,8 @@ pub enum Refusal {
     SetsCookie,
     /// It is a stream of events, made for the one that listens, and doesn't say for how long it's good.
     EventStream,
+    /// It is to be forwarded as it comes (RFC 10036), and doesn't say for how long it's good.
+    Incremental,
     /// A status that isn't stored: partial, informational, not modified, or a refusal until the protocol is switched.
     Status,
     /// Nothing says for how long it's good.
@@ -107,6 +109,7 @@ impl Refusal {
             Self::Authorized => "authorized",
             Self::SetsCookie => "set-cookie",
             Self::EventStream => "event-stream",
+            Self::Incremental => "incremental",
             Self::Status => "status",
             Self::NoLifetime => "no-lifetime",
             Self::VaryAny => "vary",
@@ -127,6 +130,7 @@ impl Refusal {
                 | Self::NoStore
                 | Self::SetsCookie
                 | Self::EventStream
+                | Self::Incremental
                 | Self::Authorized
                 | Self::VaryAny
                 | Self::Policy
@@ -175,7 +179,7 @@ pub struct Rules<'a> {
     pub object_bytes_max: u64,
 }
 
-/// Decides about a response to a GET or HEAD, or to an item.
+/// Decides about a response to a GET, HEAD or QUERY, or to an item.
 #[must_use]
 pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
     let directives = targeted::effective(exchange.response, exchange.targeted);
@@ -202,7 +206,7 @@ pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
 
 fn refusal(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> Option<Refusal> {
     let infer = rules.infer;
-    let asks = exchange.method == Method::GET || exchange.method == Method::HEAD || infer;
+    let asks = infer || [Method::GET, Method::HEAD, Method::QUERY].contains(exchange.method);
     // An item's key has all the credentials that are sent with it: see `pipeline::forwarding`.
     let presented = exchange.lent || !infer && exchange.request.contains_key(AUTHORIZATION);
     let authorized = presented && !for_authorized(directives);
@@ -219,6 +223,7 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) 
         (authorized, Refusal::Authorized),
         (cookie, Refusal::SetsCookie),
         (!infer && !is_explicit && is_event_stream(exchange.response), Refusal::EventStream),
+        (!infer && !is_explicit && is_incremental(exchange.response), Refusal::Incremental),
         (!storable(exchange), Refusal::Status),
         (exchange.length.is_some_and(|length| length > rules.object_bytes_max), Refusal::TooLarge),
     ];
@@ -315,10 +320,13 @@ fn storable(exchange: &Exchange<'_>) -> bool {
     let status = exchange.status;
     // That of a switch of protocols is for a client that has to ask in another way, and not for those who ask as before.
     let is_of_switch = status == StatusCode::UPGRADE_REQUIRED;
+    // A QUERY has the same key with and without a content coding, which an origin may not understand (415).
+    let is_coded_query = *exchange.method == Method::QUERY && exchange.request.contains_key(CONTENT_ENCODING);
     !status.is_informational()
         && status != StatusCode::NOT_MODIFIED
         && status != StatusCode::PARTIAL_CONTENT
         && !is_of_switch
+        && (status.is_success() || !is_coded_query)
 }
 
 /// Whether the response to a request with `Authorization` may be shared, by its directives (section 3.5).
@@ -396,6 +404,8 @@ mod tests {
             (Method::GET, 200, &[], &[("cache-control", "max-age=60"), ("age", "60, 0")], Refusal::NoLifetime),
             (Method::GET, 200, &[], &[], Refusal::NoLifetime),
             (Method::GET, 200, &[], &[FRESH, ("vary", "*")], Refusal::VaryAny),
+            (Method::QUERY, 415, &[("content-encoding", "gzip")], &[FRESH], Refusal::Status),
+            (Method::QUERY, 200, &[], &[FRESH, ("vary", "*")], Refusal::VaryAny),
         ] {
             assert_eq!(
                 decided(method, status, request, response),
@@ -420,6 +430,10 @@ mod tests {
             assert!(matches!(decision, Admission::Store(_)), "{response:?}: {decision:?}");
         }
         assert!(matches!(decided(Method::GET, 404, &[], &[("cache-control", "max-age=1")]), Admission::Store(_)));
+        for (status, request) in [(200, &[][..]), (404, &[]), (200, &[("content-encoding", "gzip")])] {
+            let decision = decided(Method::QUERY, status, request, &[("cache-control", "max-age=1")]);
+            assert!(matches!(decision, Admission::Store(_)), "{status} {request:?}: {decision:?}");
+        }
     }
 
     #[test]
@@ -516,6 +530,10 @@ mod tests {
             (&[stream, ("cache-control", "max-age=5")], false, None),
             (&[stream], true, None),
             (&[("content-type", "text/event-streams")], false, None),
+            (&[("incremental", "?1")], false, Some(Refusal::Incremental)),
+            (&[("incremental", "?1"), ("cache-control", "max-age=5")], false, None),
+            (&[("incremental", "?0")], false, None),
+            (&[("incremental", "?1")], true, None),
             (&[], false, None),
         ] {
             let (request, headers) = (HeaderMap::new(), headers(response));

@@ -11,6 +11,7 @@ use super::{
     key::Key,
     lookup::{self, Demand, Outcome},
     purge::{self, Purger, Standing},
+    search,
     store::{self, Tier, Tiers, lock::DirLock},
     tag::Tag,
     vary,
@@ -68,6 +69,7 @@ pub struct Cache {
     pub(super) tiers: Tiers,
     pub(super) lending: Arc<Lending>,
     purger: Arc<Purger>,
+    search_rules: search::Rules,
     pub(super) metrics: Metrics,
     /// Dropped after what it guards.
     _lock: Option<DirLock>,
@@ -98,6 +100,7 @@ impl Cache {
             tiers,
             lending: Lending::new(bodies),
             purger,
+            search_rules: search::Rules::new(config.search_rules_max),
             metrics,
             _lock: lock,
         }))
@@ -107,6 +110,12 @@ impl Cache {
     #[must_use]
     pub const fn purger(&self) -> &Arc<Purger> {
         &self.purger
+    }
+
+    /// What the last responses for paths have said of their queries.
+    #[must_use]
+    pub const fn search_rules(&self) -> &search::Rules {
+        &self.search_rules
     }
 
     /// The counts.

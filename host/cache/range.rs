@@ -130,10 +130,10 @@ fn coalesced(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     merged.into_iter().map(|(_, range)| range).collect()
 }
 
-/// Whether a request asks for a range: section 14.2 defines that for GET alone.
+/// Whether a request asks for a range: section 14.2 defines that for GET alone, and RFC 10008, section 2.8, for QUERY.
 #[must_use]
 pub fn is_asked_for(method: &Method, request: &HeaderMap) -> bool {
-    method == Method::GET && Ranges::of(request).is_some()
+    (method == Method::GET || method == Method::QUERY) && Ranges::of(request).is_some()
 }
 
 /// Whether `If-Range`, if the request has it, names the response that there is (section 13.1.5): by its strong entity

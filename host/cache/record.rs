@@ -16,6 +16,7 @@ use super::{
     conditional,
     entry::{self, Digest, Head, Layout, Object, Value},
     freshness::initial_age_ms,
+    groups,
     key::Key,
     purge::Mark,
     tag::{self, Tag},
@@ -49,6 +50,10 @@ pub struct Origins<'a> {
     pub tag_headers: &'a [HeaderName],
     /// The route's targeted fields (RFC 9213).
     pub targeted: &'a [HeaderName],
+    /// Whether its cache groups count (RFC 9875).
+    pub groups: bool,
+    /// The key of its URL as a whole, if it is stored by what its `No-Vary-Search` leaves of that.
+    pub by_url: Option<Key>,
 }
 
 /// Makes the head of a response that is to be stored.
@@ -62,6 +67,14 @@ pub fn head(
 ) -> Head {
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
     tags.extend([Tag::url(origins.url), Tag::key(&keys.primary)]);
+    if origins.groups {
+        tags.extend(groups::tags(origins.url, headers));
+    }
+    if let Some(by_url) = &origins.by_url {
+        // It is purged by each of its URLs: by the one without a query, and with the path by any other.
+        let path = tag::without_query(origins.url);
+        tags.extend([Tag::url(path), Tag::search(path), Tag::key(by_url)]);
+    }
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
     let mut headers = detached(headers);
     let own = targeted::take_own(&mut headers, origins.targeted);

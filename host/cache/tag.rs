@@ -28,6 +28,24 @@ impl Tag {
         Self::digest(b"tag", name)
     }
 
+    /// The tag of a group that an origin names (RFC 9875); `origin` is its scheme, host and port, as URLs have them.
+    #[must_use]
+    pub fn group(origin: &str, name: &str) -> Self {
+        Self::digest(b"group", &[origin.as_bytes(), b"\0", name.as_bytes()].concat())
+    }
+
+    /// The tag of all responses of an origin that belong to any group.
+    #[must_use]
+    pub fn groups(origin: &str) -> Self {
+        Self::digest(b"groups", origin.as_bytes())
+    }
+
+    /// The tag of all responses for the path of a URL that are served for several queries (`No-Vary-Search`).
+    #[must_use]
+    pub fn search(url: &str) -> Self {
+        Self::digest(b"search", without_query(url).as_bytes())
+    }
+
     /// The tag with these bytes, from a log.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -47,6 +65,12 @@ impl Tag {
         tag.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(tag)
     }
+}
+
+/// A URL without its query.
+#[must_use]
+pub fn without_query(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(path, _)| path)
 }
 
 /// The tags that a response names, each once.
@@ -94,6 +118,9 @@ mod tests {
 
     #[test]
     fn kinds_of_tags_are_apart() {
-        assert_ne!(Tag::url("x"), Tag::named(b"x"));
+        let tags = [Tag::url("x"), Tag::named(b"x"), Tag::search("x"), Tag::groups("x"), Tag::group("x", "")];
+        assert!((1..tags.len()).all(|at| !tags[..at].contains(&tags[at])));
+        assert_ne!(Tag::group("a", "b"), Tag::group("ab", ""));
+        assert_eq!(Tag::search("http://a/b?c?d"), Tag::search("http://a/b"));
     }
 }

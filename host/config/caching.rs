@@ -1,5 +1,5 @@
-//! What a route's responses are stored for, and in which form they are served: lifetimes, reloads, cookies, ranges and
-//! codings.
+//! What a route's responses are stored for, and in which form they are served: lifetimes, reloads, cookies, ranges,
+//! codings, and what was added to HTTP caching since RFC 9111.
 
 use std::time::Duration;
 
@@ -55,6 +55,31 @@ pub enum RangeMiss {
     Whole,
     /// The range alone: the request is passed on, and its response isn't stored.
     Pass,
+}
+
+/// What the key of a QUERY (RFC 10008) is made of beside its URL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueryKey {
+    /// Its content without content codings, JSON in its canonical form, and the fields that describe it.
+    #[default]
+    Canonical,
+    /// Its content as it was sent, and the fields that describe it.
+    Exact,
+    /// Nothing: it is passed on, and its response isn't stored.
+    Pass,
+}
+
+/// What an `http` route honours of the standards that extend HTTP caching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extensions {
+    /// What the key of a QUERY is made of.
+    pub query_key: QueryKey,
+    /// Bytes of the largest content that a QUERY is looked up with, as it was sent and without its content codings.
+    pub query_body_bytes_max: u64,
+    /// Whether responses are invalidated by their `Cache-Groups` (RFC 9875).
+    pub cache_groups: bool,
+    /// Whether a response with `No-Vary-Search` is served for all URLs that it says are equivalent.
+    pub no_vary_search: bool,
 }
 
 /// Which replies are compressed, for clients that accept it.

@@ -7,10 +7,10 @@ use http::HeaderName;
 
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Disk,
-    Eject, Endpoint, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode,
-    OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge, RangeMiss,
-    Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation,
-    findings::is_name,
+    Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory,
+    Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge,
+    QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion,
+    Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -125,6 +125,7 @@ impl Default for Cache {
             // Clocks that are kept by NTP differ by milliseconds; past this one of them is wrong.
             clock_skew: Duration::from_secs(2),
             object_tags_max: 1_024,
+            search_rules_max: 10_000,
             part_time: Duration::from_secs(1),
             bodies_bytes_max: 256 << 20,
             memory: Memory::default(),
@@ -395,6 +396,7 @@ impl Route {
             targeted: TARGETED.map(HeaderName::from_static).to_vec(),
             reload: Reload::default(),
             store_set_cookie: StoreSetCookie::default(),
+            extensions: Extensions::default(),
         }
     }
 }
@@ -425,6 +427,18 @@ impl Default for Defaults {
             // Longer than a restart or a failover takes, and shorter than anybody would take for current what is older.
             stale_if_unreachable: Duration::from_secs(3_600),
             keep: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for Extensions {
+    /// All of them; a QUERY with up to 64 KiB.
+    fn default() -> Self {
+        Self {
+            query_key: QueryKey::default(),
+            query_body_bytes_max: 64 * KIB as u64,
+            cache_groups: true,
+            no_vary_search: true,
         }
     }
 }

@@ -273,6 +273,10 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         targeted: None,
         reload: None,
         store_set_cookie: None,
+        query_key: None,
+        query_body_bytes_max: None,
+        cache_groups: None,
+        no_vary_search: None,
     }
 }
 

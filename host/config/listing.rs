@@ -7,11 +7,11 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::{
-    Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, FieldEdits, Fixed,
-    ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp,
-    OriginTls, OwnResponse, Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Protocol, Purge,
-    RangeMiss, Redirect, Redis, Reload, Rewrite, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts,
-    TlsVersion, Translation, Wanted, units::ByteSize,
+    Admin, Batch, Breaker, Cache, Candidate, Certificate, Collapse, Config, CutOff, Disk, Eject, Extensions,
+    FieldEdits, Fixed, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, Mode, OnFault,
+    OriginHost, OriginHttp, OriginTls, OwnResponse, Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol,
+    Prefetch, Protocol, Purge, QueryKey, RangeMiss, Redirect, Redis, Reload, Rewrite, Rollout, RolloutMode, Route,
+    StoreSetCookie, TenantBy, Timeouts, TlsVersion, Translation, Wanted, units::ByteSize,
 };
 use crate::clock;
 
@@ -293,6 +293,7 @@ fn cache(cache: &Cache) -> Value {
         ("part_bytes", bytes(cache.part_bytes)),
         ("clock_skew_ms", ms(cache.clock_skew)),
         ("object_tags_max", count(cache.object_tags_max)),
+        ("search_rules_max", count(cache.search_rules_max)),
         ("part_ms", ms(cache.part_time)),
         ("bodies_bytes_max", size(cache.bodies_bytes_max)),
         ("memory", memory(&cache.memory)),
@@ -543,6 +544,31 @@ fn batch(batch: &Batch) -> Value {
 }
 
 fn route(route: &Route) -> Value {
+    let mut shown = basics(route);
+    if route.mode == Mode::Http
+        && let (Some(members), Value::Object(further)) = (shown.as_object_mut(), extensions(route.extensions))
+    {
+        members.extend(further);
+    }
+    shown
+}
+
+fn extensions(extensions: Extensions) -> Value {
+    let query_key = match extensions.query_key {
+        QueryKey::Canonical => "canonical",
+        QueryKey::Exact => "exact",
+        QueryKey::Pass => "pass",
+    };
+    table([
+        ("query_key", text(query_key)),
+        ("query_body_bytes_max", size(extensions.query_body_bytes_max)),
+        ("cache_groups", Value::Bool(extensions.cache_groups)),
+        ("no_vary_search", Value::Bool(extensions.no_vary_search)),
+    ])
+}
+
+/// Returns a route without what it honours of the standards that extend HTTP caching.
+fn basics(route: &Route) -> Value {
     let (mode, protocol) = match route.mode {
         Mode::Http => ("http", None),
         Mode::Infer(protocol) => ("infer", Some(protocol)),

@@ -144,6 +144,7 @@ pub(super) struct Cache {
     pub(super) part_bytes: Field<ByteSize>,
     pub(super) clock_skew_ms: Field<Millis>,
     pub(super) object_tags_max: Field<Count>,
+    pub(super) search_rules_max: Field<Count>,
     pub(super) part_ms: Field<Millis>,
     pub(super) bodies_bytes_max: Field<ByteSize>,
     pub(super) memory: Memory,
@@ -413,6 +414,10 @@ pub(super) struct Route {
     pub(super) targeted: Option<Vec<Spanned<String>>>,
     pub(super) reload: Field<String>,
     pub(super) store_set_cookie: Field<String>,
+    pub(super) query_key: Field<String>,
+    pub(super) query_body_bytes_max: Field<ByteSize>,
+    pub(super) cache_groups: Field<bool>,
+    pub(super) no_vary_search: Field<bool>,
 }
 
 /// What a header field or a query parameter has to be.

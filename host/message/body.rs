@@ -41,6 +41,15 @@ pub enum BodyError {
     Broken(String),
 }
 
+/// A body that was read as far as a limit allows.
+#[derive(Debug)]
+pub enum Bounded {
+    /// All of it.
+    Whole(Bytes),
+    /// It is longer, or ends with trailers: still the whole body, with what has been read of it.
+    Longer(Body),
+}
+
 /// A stream of body frames.
 pub type Stream = Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError> + Send>>;
 
@@ -88,6 +97,37 @@ impl Body {
     /// [`BodyError::TooLarge`] past `limit` bytes, or what the stream itself fails with.
     pub async fn collect(self, limit: u64) -> Result<Bytes, BodyError> {
         Ok(self.collect_with_trailers(limit).await?.0)
+    }
+
+    /// Reads the body into one piece, as far as `limit` bytes. What is longer can be sent on as it came.
+    ///
+    /// # Errors
+    /// What the stream itself fails with.
+    pub async fn collect_bounded(self, limit: u64) -> Result<Bounded, BodyError> {
+        let mut stream = match self {
+            Self::Empty => return Ok(Bounded::Whole(Bytes::new())),
+            Self::Full(bytes) if bytes.len() as u64 <= limit => return Ok(Bounded::Whole(bytes)),
+            Self::Full(_) => return Ok(Bounded::Longer(self)),
+            Self::Stream(stream) if stream.size_hint().lower() > limit => {
+                return Ok(Bounded::Longer(Self::Stream(stream)));
+            }
+            Self::Stream(stream) => stream,
+        };
+        let mut ahead = Gathered::default();
+        while let Some(frame) = stream.frame().await {
+            let next = match frame?.into_data() {
+                Ok(data) => {
+                    ahead.push(data);
+                    None
+                }
+                Err(other) => Some(other),
+            };
+            if next.is_some() || ahead.len() > limit {
+                let ahead = ahead.finish();
+                return Ok(Bounded::Longer(Self::stream(Resumed { ahead, next, rest: stream })));
+            }
+        }
+        Ok(Bounded::Whole(ahead.finish()))
     }
 
     /// Reads the whole body into one piece, and the trailers after it.
@@ -202,6 +242,44 @@ impl HttpBody for Channel {
     }
 }
 
+/// A body of which the beginning has been read.
+struct Resumed {
+    ahead: Bytes,
+    /// What came after that and is no data.
+    next: Option<Frame<Bytes>>,
+    rest: Stream,
+}
+
+impl HttpBody for Resumed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.ahead)))));
+        }
+        match this.next.take() {
+            Some(next) => Poll::Ready(Some(Ok(next))),
+            None => this.rest.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ahead.is_empty() && self.next.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, ahead) = (self.rest.size_hint(), self.ahead.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
+    }
+}
+
 /// Pieces of a body, joined without a copy when there is only one.
 #[derive(Default)]
 struct Gathered {
@@ -308,5 +386,43 @@ mod tests {
             let read = body.limited(limit).collect(100).await;
             assert_eq!(read.as_deref(), wanted.as_ref().map(|text| text.as_bytes()), "{limit}");
         }
+    }
+
+    /// A stream of these pieces that states no length, and ends with a trailer if there is one.
+    fn pieces(pieces: &[&'static str], trailer: bool) -> Body {
+        let data = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
+        let mut frames: Vec<Result<Frame<Bytes>, BodyError>> = data.collect();
+        if trailer {
+            let field = (http::header::ETAG, http::HeaderValue::from_static("\"t\""));
+            frames.push(Ok(Frame::trailers([field].into_iter().collect())));
+        }
+        Body::stream(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_the_limit_is_still_whole() {
+        for (given, trailer, limit, is_whole) in [
+            (&["abc", "def"][..], false, 6, true),
+            (&["abc", "def"], false, 5, false),
+            (&["abc", "def"], false, 2, false),
+            (&["abc"], true, 9, false),
+            (&[], true, 9, false),
+            (&[], false, 0, true),
+        ] {
+            let what = format!("{given:?}, trailer {trailer}, limit {limit}");
+            let read = match pieces(given, trailer).collect_bounded(limit).await.unwrap() {
+                Bounded::Whole(bytes) => {
+                    assert!(is_whole, "{what}");
+                    (bytes, HeaderMap::new())
+                }
+                Bounded::Longer(body) => {
+                    assert!(!is_whole, "{what}");
+                    body.collect_with_trailers(100).await.unwrap()
+                }
+            };
+            assert_eq!((&read.0[..], read.1.len()), (given.concat().as_bytes(), usize::from(trailer)), "{what}");
+        }
+        let full = Body::Full(Bytes::from_static(b"abc"));
+        assert!(matches!(full.collect_bounded(2).await, Ok(Bounded::Longer(Body::Full(bytes))) if bytes.len() == 3));
     }
 }

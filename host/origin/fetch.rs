@@ -37,6 +37,7 @@ use crate::{
     message::{
         Body, RequestSpan,
         compression::{Compression, compress},
+        incremental::is_incremental,
         is_grpc,
     },
 };
@@ -171,9 +172,12 @@ impl<'a> Attempts<'a> {
         // The endpoint may refuse one that is expected by its head alone, and before the client has sent it.
         if self.payload.comes_in() && !(self.is_expected && endpoint.speaks_http1()) {
             self.is_expected = false;
-            self.read_ahead().await?;
-            // That may have taken a while.
-            endpoint = self.first()?;
+            // One that is to be sent on as it comes isn't held back (RFC 10036), whatever length it states.
+            if !is_incremental(&self.headers) {
+                self.read_ahead().await?;
+                // That may have taken a while.
+                endpoint = self.first()?;
+            }
         }
         loop {
             let begun = self.span.timer();

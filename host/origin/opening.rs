@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::failure::{Fault, Reason, describe};
+use crate::message::incremental::is_incremental;
 
 /// How long a response's head waits for its body's beginning. What comes with the head is there sooner, and a stream that
 /// pauses isn't held up by more than nobody notices.
@@ -33,7 +34,7 @@ pub(super) struct Opening {
     has_ended: bool,
 }
 
-/// Looks at the beginning of a response's body.
+/// Looks at the beginning of a response's body, unless it is to be forwarded as it comes (RFC 10036).
 ///
 /// # Errors
 /// The body has broken off already, or its framing is wrong.
@@ -41,6 +42,7 @@ pub(super) async fn opened(response: Response<Incoming>) -> Result<Response<Open
     let (head, rest) = response.into_parts();
     let mut opening = Opening { ahead: VecDeque::new(), rest, has_ended: false };
     if !opening.rest.is_end_stream()
+        && !is_incremental(&head.headers)
         && let Ok(Err(error)) = timeout(PATIENCE, opening.look()).await
     {
         return Err(Fault::new(Reason::InvalidResponse, describe(&error)));

@@ -11,6 +11,7 @@ use crate::{
         Cache,
         admit::{self, Admission, Exchange, Refusal, Rules, Storage},
         freshness::{Lifetimes, initial_age_ms},
+        groups,
         purge::Mark,
         tag::{self, Tag},
         targeted,
@@ -100,12 +101,18 @@ fn ruled(bounds: Bounds, route: &Route, advice: &Advice, facts: &Facts<'_>, case
         return Ruling { admission: Admission::Refuse(Refusal::Policy), uncacheable: None, reason };
     }
     let ruling = judged(bounds, route, advice, facts, case);
-    match &ruling.admission {
+    let refusal = match &ruling.admission {
         // The client's field isn't the one that the origin responded to.
         Admission::Store(Storage { vary: Some(names), .. }) if names.iter().any(|name| advice.changed(name)) => {
-            Admission::Refuse(Refusal::VaryAny).into()
+            Some(Refusal::VaryAny)
         }
-        _ => ruling,
+        // A policy may give it other tags, but its groups stay those that its origin invalidates.
+        Admission::Store(_) if route.groups() => groups::refuse(case.exchange.response),
+        _ => None,
+    };
+    match refusal {
+        Some(refusal) => Admission::Refuse(refusal).into(),
+        None => ruling,
     }
 }
 
@@ -314,6 +321,10 @@ mod tests {
             (http, None, Method::GET, &[("cache-control", "no-store")], &[FRESH], 1, Some(Refusal::RequestNoStore)),
             (http, None, Method::GET, &[], &[FRESH, ("x-tag", "a b")], 1, None),
             (http, None, Method::GET, &[], &[FRESH, ("x-tag", "a b c")], 1, Some(Refusal::TooManyTags)),
+            (http, None, Method::GET, &[], &[FRESH, ("cache-groups", "\"a\", \"b\", \"c\"")], 1, None),
+            (http, None, Method::GET, &[], &[FRESH, ("cache-groups", "a")], 1, Some(Refusal::BadTag)),
+            (item, default, Method::POST, &[], &[("cache-groups", "a")], 1, None),
+            (http, None, Method::QUERY, &[], &[FRESH], 1, None),
         ] {
             let head = request(method, "/", sent);
             let (notes, response) = (Notes::default(), headers(response));

@@ -14,7 +14,7 @@ use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
     forwarding::{self, Proxies},
-    momentary,
+    keying, momentary,
     route::Route,
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -31,6 +31,7 @@ use crate::{
         lookup::Demand,
         purge::Mark,
         record::{Origins, Recorder, StorageKeys, head},
+        search::Rule,
         tag::Tag,
         targeted,
         vary::{self, Vary},
@@ -67,6 +68,8 @@ pub(super) struct KeyedRequest {
     pub(super) url_tag: Tag,
     /// Its key.
     pub(super) primary: Key,
+    /// Its key by the rule that the last response for its path has declared, if it has (`No-Vary-Search`).
+    pub(super) by_rule: Option<Key>,
     /// The key under which it waits: of the variant, if one is known.
     pub(super) key: Key,
     /// What is stored already, if it may be renewed or fallen back on.
@@ -100,6 +103,7 @@ impl KeyedRequest {
             url,
             url_tag,
             primary: key,
+            by_rule: None,
             key,
             stale: None,
             if_error: false,
@@ -117,6 +121,18 @@ impl KeyedRequest {
     /// Returns what policies may read of it.
     pub(super) fn facts<'a>(&'a self, policy_context: &'a PolicyContext) -> Facts<'a> {
         self.advice.facts(policy_context, &self.head, Some(&self.body))
+    }
+
+    /// Returns the key under which a response with this rule is stored for it, before variants are told apart.
+    pub(super) fn primary_by(&self, rule: Option<&Rule>, policy_context: &PolicyContext) -> Key {
+        let by_rule = |rule| keying::by_rule(&self.route, &self.advice, &self.facts(policy_context), rule);
+        rule.map_or(self.primary, by_rule)
+    }
+
+    /// Forgets what was found by the rule of its path: what came isn't for its URL. It is looked for by its URL alone.
+    pub(super) fn leave_rule(&mut self) {
+        (self.by_rule, self.key) = (None, self.primary);
+        (self.stale, self.if_error, self.if_unreachable) = (None, false, false);
     }
 
     /// Returns its look-up; `url` makes the tag of its URL.
@@ -186,6 +202,8 @@ pub(super) struct Arrival {
     pub(super) body: SharedBody,
     /// Where it is stored, and so which variant it is.
     pub(super) keys: StorageKeys,
+    /// Which other URLs it is for.
+    pub(super) rule: Option<Arc<Rule>>,
     /// What it can be purged by.
     pub(super) tags: Arc<[Tag]>,
     /// Where the purge log stood when its fetch began.
@@ -262,6 +280,9 @@ pub(super) async fn lead(
 pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Exchanged {
     let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
+        if keying::may_search(&request.route, &request.advice, &request.head) {
+            fetcher.cache.purger().foresee(&request.url);
+        }
         let mark = fetcher.cache.purger().begin(&request.url_tag);
         let requested = clock::now();
         // Renewed under the new mark, a purge since the look-up would be forgotten.
@@ -347,11 +368,17 @@ fn renew(
     let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
     // A response that may no longer be shared, or is another variant now, must come whole.
     let Admission::Store(storage) = rule(fetcher, request, response, times).admission else { return None };
-    let keys = storage_keys(request, &storage);
+    let rule = search_rule(request, &headers);
+    let keys = storage_keys(request, &storage, request.primary_by(rule.as_ref(), &fetcher.policy_context));
     if keys.key != request.key {
         return None;
     }
-    fetcher.cache.renew(object, &not_modified, &storage, &keys, &origins(request, times))
+    fetcher.cache.renew(object, &not_modified, &storage, &keys, &origins(request, times, &keys))
+}
+
+/// Returns what a response says of the queries that it is for, if that counts for this request.
+fn search_rule(request: &KeyedRequest, response: &HeaderMap) -> Option<Rule> {
+    keying::may_search(&request.route, &request.advice, &request.head).then(|| Rule::of(response)).flatten()
 }
 
 async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
@@ -403,8 +430,9 @@ fn arriving(
     times: &Times,
 ) -> Exchanged {
     let (parts, body) = response.into_parts();
-    let keys = storage_keys(request, storage);
-    let mut head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times));
+    let rule = search_rule(request, &parts.headers).map(Arc::new);
+    let keys = storage_keys(request, storage, request.primary_by(rule.as_deref(), &fetcher.policy_context));
+    let mut head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times, &keys));
     let mut headers = head.headers.clone();
     if request.route.infers() {
         // Those who wait for it get it whole.
@@ -420,8 +448,13 @@ fn arriving(
     let recorder = Recorder::new(Arc::clone(&fetcher.cache), keys.clone(), head);
     let shared = recorder.shared(body.size_hint().exact());
     let (headers, body_read, at) = (Arc::new(headers), shared.clone(), clock::uptime());
-    let arrival = Arrival { headers, body: body_read, keys, tags, mark, ttl_ms, age_ms, at, report };
-    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder) }))
+    let declared = rule.as_ref().map(|rule| Declared {
+        cache: Arc::clone(&fetcher.cache),
+        path: keying::path(&request.route, &request.advice, &request.facts(&fetcher.policy_context)),
+        rule: Arc::clone(rule),
+    });
+    let arrival = Arrival { headers, body: body_read, keys, rule, tags, mark, ttl_ms, age_ms, at, report };
+    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder), declared }))
 }
 
 /// Shares an error, without storing it, with the requests that wait already, so that each doesn't go to a failing
@@ -453,6 +486,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
         headers: Arc::new(parts.headers),
         body: SharedBody::whole(bytes),
         keys,
+        rule: None,
         tags: [request.url_tag, Tag::key(&request.primary)].into(),
         mark,
         ttl_ms: None,
@@ -478,14 +512,15 @@ fn shared_storage_keys(request: &KeyedRequest, response: &HeaderMap) -> Result<S
     match vary::read(response) {
         // A flight may be of a variant already.
         Vary::No => Ok(StorageKeys { primary: request.primary, key: request.key, names: None }),
-        Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => Ok(variant_storage_keys(request, &names)),
+        Vary::By(names) if !names.iter().any(|name| advice.changed(name)) => {
+            Ok(variant_storage_keys(request, &names, request.primary))
+        }
         // What the origin responded to isn't what the client sent.
         Vary::By(_) | Vary::Any => Err(Refusal::VaryAny),
     }
 }
 
-fn variant_storage_keys(request: &KeyedRequest, names: &[HeaderName]) -> StorageKeys {
-    let primary = request.primary;
+fn variant_storage_keys(request: &KeyedRequest, names: &[HeaderName], primary: Key) -> StorageKeys {
     StorageKeys { primary, key: vary::variant(&primary, names, &request.head), names: Some(names.into()) }
 }
 
@@ -495,14 +530,14 @@ fn rule(fetcher: &Fetcher, request: &KeyedRequest, response: Responded<'_>, time
     admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.policy_context), &case)
 }
 
-fn storage_keys(request: &KeyedRequest, storage: &Storage) -> StorageKeys {
+fn storage_keys(request: &KeyedRequest, storage: &Storage, primary: Key) -> StorageKeys {
     match &storage.vary {
-        None => StorageKeys { primary: request.primary, key: request.primary, names: None },
-        Some(names) => variant_storage_keys(request, names),
+        None => StorageKeys { primary, key: primary, names: None },
+        Some(names) => variant_storage_keys(request, names, primary),
     }
 }
 
-fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
+fn origins<'a>(request: &'a KeyedRequest, times: &Times, keys: &StorageKeys) -> Origins<'a> {
     Origins {
         url: &request.url,
         mark: times.mark,
@@ -510,6 +545,8 @@ fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
         received: times.received,
         tag_headers: &request.route.config.tag_headers,
         targeted: request.route.targeted(),
+        groups: request.route.groups(),
+        by_url: (keys.primary != request.primary).then_some(request.primary),
     }
 }
 
@@ -517,6 +554,14 @@ fn origins<'a>(request: &'a KeyedRequest, times: &Times) -> Origins<'a> {
 pub(super) struct Pump {
     body: Body,
     intake: Intake<Lead<Landing>>,
+    declared: Option<Declared>,
+}
+
+/// What a response has said of the queries of its path. It counts once the response can be found by it.
+struct Declared {
+    cache: Arc<Cache>,
+    path: Key,
+    rule: Arc<Rule>,
 }
 
 impl Pump {
@@ -525,7 +570,12 @@ impl Pump {
         self.intake.keep(lead);
         loop {
             match self.body.frame().await {
-                None => return self.intake.finish(),
+                None => {
+                    if let Some(Declared { cache, path, rule }) = &self.declared {
+                        cache.search_rules().note(*path, rule);
+                    }
+                    return self.intake.finish();
+                }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     if self.intake.take(data).await.is_err() {

@@ -147,7 +147,8 @@ impl Proxies {
     /// Returns the header fields of a request to an `http` route as they are sent upstream, with the intermediaries that
     /// it came through (RFC 9110, section 7.6.3).
     pub(super) fn of_request(&self, route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
-        let (trusted, may_be_stored) = (self.trust(head), head.method == Method::GET || head.method == Method::HEAD);
+        let trusted = self.trust(head);
+        let may_be_stored = [Method::GET, Method::HEAD, Method::QUERY].contains(&head.method);
         let maker = advice.key_maker();
         let is_keyed = |name: &HeaderName| maker.is_some_and(|maker| reads(&**maker, name));
         let is_passed_on = |name: &HeaderName| match claims::of(name.as_str()) {
@@ -359,11 +360,13 @@ mod tests {
         };
         let (client, proxy) = (sent(&nobody, Method::GET), sent(&proxies, Method::GET));
         let (head, unsafe_method) = (sent(&nobody, Method::HEAD), sent(&nobody, Method::POST));
+        let query = sent(&nobody, Method::QUERY);
         for (name, by_client, by_proxy, with_post) in CLAIMS {
             let is_sent = |headers: &HeaderMap| headers.get(name).is_some_and(|value| value == "claimed");
             let found = (is_sent(&client), is_sent(&proxy), is_sent(&unsafe_method));
             assert_eq!(found, (by_client, by_proxy, with_post), "{name}");
             assert_eq!(is_sent(&head), by_client, "{name} with HEAD");
+            assert_eq!(is_sent(&query), by_client, "{name} with QUERY");
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
     admission::{self, Case, Responded, Times},
     advice::{Advice, PolicyContext},
     joining::{self, Turn},
-    keying,
+    keying::{self, Content},
     metrics::ReplyCodings,
     momentary::{self, Part},
     plan::KeyedPlan,
@@ -241,7 +241,7 @@ impl SplitRequest {
             }
             let AdvisedItem { item, advice } = advised;
             let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
-            let keyed = keying::derive(&self.route, advice, &facts, Some(&item.canonical));
+            let keyed = keying::derive(&self.route, advice, &facts, Content::Item(&item.canonical));
             if trail.detail.is_none() {
                 trail.detail = keyed.remark().map(Cow::Owned);
             }
@@ -672,6 +672,8 @@ impl Flight {
             received,
             tag_headers: &self.route.config.tag_headers,
             targeted: self.route.targeted(),
+            groups: false,
+            by_url: None,
         };
         let mut head = head(StatusCode::OK, headers, &storage, &keys, &origins);
         momentary::strip(&mut head.headers);

@@ -1,9 +1,15 @@
 //! The key of a request: by its policy if that makes keys, else natively.
 
+use http::Method;
+
 use super::{advice::Advice, forwarding, route::Route, trace};
 use crate::{
-    cache::key::{Decider, Key, KeyHasher},
+    cache::{
+        key::{Decider, Key, KeyHasher},
+        search::Rule,
+    },
     config::OnFault,
+    message::RequestHead,
     policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key},
 };
 
@@ -43,10 +49,21 @@ impl Keyed {
     }
 }
 
-/// Makes the key of a request, or of one of its items, whose canonical form is `canonical`.
-pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
+/// The part of a request's body that the host puts into its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'a> {
+    /// None: the head is the request.
+    None,
+    /// The canonical form of an item.
+    Item(&'a [u8]),
+    /// The digest of what a QUERY asks for.
+    Query(&'a [u8; 32]),
+}
+
+/// Makes the key of a request, or of one of its items.
+pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Content<'_>) -> Keyed {
     let begun = advice.span().timer();
-    let keyed = made(route, advice, facts, canonical);
+    let keyed = made(route, advice, facts, content);
     if let Some(begun) = begun {
         let by = match keyed {
             Keyed::Bypass(_) | Keyed::Refused(_) => advice.policy(),
@@ -58,9 +75,9 @@ pub(super) fn derive(route: &Route, advice: &Advice, facts: &Facts<'_>, canonica
     keyed
 }
 
-fn made(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Keyed {
+fn made(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Content<'_>) -> Keyed {
     let keyed = advice.with_fallback(facts, |policy, facts| {
-        let keyed = by_policy(route, advice, &**policy, facts).transpose()?;
+        let keyed = by_policy(route, advice, &**policy, facts, content).transpose()?;
         Some(keyed.inspect(|_| advice.made_key()))
     });
     advice.witness_key(facts);
@@ -74,19 +91,49 @@ fn made(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u
             OnFault::Native => Some(fault),
         },
     };
-    Keyed::Key { key: natively(route, advice, facts, canonical), fault }
+    Keyed::Key { key: natively(route, advice, facts, content), fault }
 }
 
 /// Returns the native key of a request.
-fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, canonical: Option<&[u8]>) -> Key {
+fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Content<'_>) -> Key {
     let mut hasher = begin(route, advice, facts, Decider::Native);
-    match canonical {
-        Some(canonical) => {
+    match content {
+        Content::Item(canonical) => {
             let sent = forwarding::sent(route, None, &facts.request().headers);
             key::infer_default(facts, &sent, canonical, &mut hasher);
         }
-        None => key::http_default(facts, &mut hasher),
+        Content::None => key::http_default(facts, &mut hasher),
+        Content::Query(digest) => {
+            // Its method comes first, so that this is no key of a GET.
+            key::http_default(facts, &mut hasher);
+            hasher.part(Some(digest));
+        }
     }
+    hasher.finish()
+}
+
+/// Whether a response to this request may be stored for equivalent URLs as well: where a URL is its key. A policy that
+/// makes keys decides itself what of a query counts.
+pub(super) fn may_search(route: &Route, advice: &Advice, head: &RequestHead) -> bool {
+    route.searches() && *key::shared_method(&head.method) == Method::GET && advice.keys_natively()
+}
+
+/// Returns the key of a request's path, by which the rule of its last response is known. Nothing is stored there.
+pub(super) fn path(route: &Route, advice: &Advice, facts: &Facts<'_>) -> Key {
+    let mut hasher = begin(route, advice, facts, Decider::Native);
+    key::http_path(facts, &mut hasher);
+    hasher.part(None);
+    hasher.part(None);
+    hasher.finish()
+}
+
+/// Returns the key of a request by what a rule leaves of its query. No key of a URL has as many parts.
+pub(super) fn by_rule(route: &Route, advice: &Advice, facts: &Facts<'_>, rule: &Rule) -> Key {
+    let mut hasher = begin(route, advice, facts, Decider::Native);
+    key::http_path(facts, &mut hasher);
+    hasher.part(None);
+    hasher.part(Some(b"no-vary-search"));
+    rule.write(facts.request().target.query(), &mut hasher);
     hasher.finish()
 }
 
@@ -103,13 +150,23 @@ fn begin(route: &Route, advice: &Advice, facts: &Facts<'_>, decider: Decider<'_>
     hasher
 }
 
-fn by_policy(route: &Route, advice: &Advice, policy: &dyn Policy, facts: &Facts<'_>) -> Result<Option<Keyed>, Fault> {
+fn by_policy(
+    route: &Route,
+    advice: &Advice,
+    policy: &dyn Policy,
+    facts: &Facts<'_>,
+    content: Content<'_>,
+) -> Result<Option<Keyed>, Fault> {
     if *policy.key_plan() == KeyPlan::Native {
         return Ok(None);
     }
     let mut hasher = begin(route, advice, facts, Decider::Policy { meaning: policy.meaning() });
     // The method is the host's part: a policy may forget it, and a POST must never be served a GET's response.
     hasher.part(Some(key::shared_method(&facts.request().method).as_str().as_bytes()));
+    if let Content::Query(digest) = content {
+        // So is what a QUERY asks for, which is no request without it (RFC 10008, section 2.7).
+        hasher.part(Some(digest));
+    }
     if route.infers() {
         // So is what is sent to the model although the policy doesn't read it: where, and with which fields.
         hasher.part(Some(&forwarding::unread_target(policy, facts.request())));

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{
     HeaderMap,
     header::{CONTENT_LOCATION, LOCATION},
@@ -20,8 +21,8 @@ use super::{
     upstream::UpstreamRequest,
 };
 use crate::{
-    cache::{purge::Purger, status::Forward, tag::Tag},
-    message::{Body, Request, RequestHead, url},
+    cache::{groups, purge::Purger, status::Forward, tag::Tag},
+    message::{Body, Request, RequestHead, incremental::is_incremental, url},
 };
 
 /// Invalidating after an unsafe method must not hold up its response for longer than this.
@@ -52,6 +53,9 @@ impl Passer {
         let trail = Trail { detail: why.detail().map(Into::into), ..Trail::on(route, advice) };
         let body = if http_body::Body::is_end_stream(&body) {
             Body::Empty
+        } else if why != Why::Switch && advice.needs_body(true) && is_incremental(&head.headers) {
+            let detail = "the route's policy reads bodies as a whole, and this one is to be sent on while it arrives";
+            return self.replies.incremental_refused(detail, trail);
         } else if why != Why::Switch && advice.needs_body(true) {
             match body.collect(self.policy_context.body_bytes_max).await {
                 Ok(bytes) => Body::from(bytes),
@@ -93,7 +97,7 @@ impl Passer {
             span: advice.span().clone(),
         };
         // From here on the request may have an effect, whether or not its client waits for the response.
-        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, &head));
+        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, route, &head));
         let prepared = upstream.prepare(route, advice, &facts);
         trail.credit(advice);
         let choice = match prepared {
@@ -106,43 +110,56 @@ impl Passer {
         };
         let status = arrived.fetched.response.status();
         if let Some(changing) = changing {
-            let own = changing.over();
-            if status.is_success() || status.is_redirection() {
-                self.invalidate_all(route, &head, own, arrived.fetched.response.headers()).await;
-            }
+            changing.over();
+            let is_changed = status.is_success() || status.is_redirection();
+            self.invalidate(route, &head, is_changed, arrived.fetched.response.headers()).await;
         }
         let report = UpstreamReport::of(&arrived, advice);
         self.replies.passed_reply(arrived.fetched.response, &report, trail)
     }
 
-    /// Invalidates the request's URL, and those of the same origin that the response says were made or changed with it.
-    async fn invalidate_all(&self, route: &Route, head: &RequestHead, own: Tag, response: &HeaderMap) {
-        let named = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| {
-            let reference = response.get(name)?.to_str().ok()?;
-            url::of_same_origin(head.scheme, head.authority(), &head.target, reference)
-        });
-        let others = named.map(|url| (Tag::url(&url), url)).filter(|(tag, _)| *tag != own);
-        let others: Vec<(Tag, String)> = others.collect();
-        self.invalidate(route, own, || head.url()).await;
-        for (tag, url) in others {
-            self.invalidate(route, tag, || url).await;
+    /// Invalidates what an unsafe method has changed, on this node at once. If it was successful, that is the request's URL,
+    /// and those of the same origin that the response says were made or changed with it; in any case the groups that the
+    /// response names (RFC 9875, section 3).
+    ///
+    /// A URL is left out if nothing can be stored for it nor be on its way: most writes of an API need no line in the log.
+    /// Where a policy makes the keys, what was fetched for one URL may be the response to another.
+    async fn invalidate(&self, route: &Route, head: &RequestHead, is_changed: bool, response: &HeaderMap) {
+        let url = head.url();
+        let mut tags = Vec::new();
+        if is_changed {
+            let named = [LOCATION, CONTENT_LOCATION].into_iter().filter_map(|name| {
+                let reference = response.get(name)?.to_str().ok()?;
+                url::of_same_origin(head.scheme, head.authority(), &head.target, reference)
+            });
+            let others: Vec<String> = named.filter(|other| *other != url).collect();
+            for changed in others.iter().chain([&url]) {
+                tags.extend(search(route, changed).into_iter().chain([Tag::url(changed)]));
+            }
+            tags.retain(|tag| route.policy.is_some() || self.purger.may_hold(tag));
         }
-    }
-
-    /// Invalidates a URL, unless nothing can be stored for it nor be on its way: most writes of an API need no line
-    /// in the log. Where a policy makes the keys, what was fetched for one URL may be the response to another.
-    async fn invalidate(&self, route: &Route, tag: Tag, url: impl FnOnce() -> String) {
-        if route.policy.is_none() && !self.purger.may_hold(&tag) {
+        if route.groups() {
+            tags.extend(groups::invalidated(&url, response));
+        }
+        if tags.is_empty() {
             return;
         }
-        if tokio::time::timeout(INVALIDATE_TIME, self.purger.invalidate(tag)).await.is_err() {
+        // All of them begin at once, so that a client that leaves leaves none of them out.
+        let all = join_all(tags.into_iter().map(|tag| self.purger.invalidate(tag)));
+        if tokio::time::timeout(INVALIDATE_TIME, all).await.is_err() {
             warn!(
-                url = url(),
-                "an unsafe method has invalidated a URL on this node; neither the purge log nor the disk has taken it for the \
-             others yet"
+                url,
+                "an unsafe method has invalidated what it changed on this node; neither the purge log nor the disk has \
+                 taken all of it for the others yet"
             );
         }
     }
+}
+
+/// Returns the tag by which responses are invalidated that are served for several queries, of which this URL has one.
+/// Without a query its own tag is one of theirs.
+fn search(route: &Route, url: &str) -> Option<Tag> {
+    (route.searches() && url.contains('?')).then(|| Tag::search(url))
 }
 
 /// An unsafe request whose effect isn't known yet. Dropped before its response is there (the client left, or the
@@ -150,26 +167,32 @@ impl Passer {
 struct Changing {
     purger: Arc<Purger>,
     url: Tag,
+    search: Option<Tag>,
     is_over: bool,
 }
 
 impl Changing {
-    fn new(purger: &Arc<Purger>, head: &RequestHead) -> Self {
-        Self { purger: Arc::clone(purger), url: Tag::url(&head.url()), is_over: false }
+    fn new(purger: &Arc<Purger>, route: &Route, head: &RequestHead) -> Self {
+        let url = head.url();
+        Self { purger: Arc::clone(purger), url: Tag::url(&url), search: search(route, &url), is_over: false }
     }
 
-    /// Its response is there. Returns the tag of its URL.
-    fn over(mut self) -> Tag {
+    /// Its response is there.
+    fn over(mut self) {
         self.is_over = true;
-        self.url
     }
 }
 
 impl Drop for Changing {
     fn drop(&mut self) {
         if !self.is_over {
-            let (purger, url) = (Arc::clone(&self.purger), self.url);
-            tokio::spawn(async move { purger.invalidate(url).await });
+            let (purger, url, search) = (Arc::clone(&self.purger), self.url, self.search);
+            tokio::spawn(async move {
+                purger.invalidate(url).await;
+                if let Some(search) = search {
+                    purger.invalidate(search).await;
+                }
+            });
         }
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct Aspects<'a> {
     pub(super) is_grpc: bool,
     /// Whether its client wants to switch to another protocol.
     pub(super) is_switch: bool,
+    /// Whether a QUERY is looked up on its route.
+    pub(super) looks_up_query: bool,
+    /// Whether its body is to be sent on as it comes (RFC 10036).
+    pub(super) is_incremental: bool,
 }
 
 /// What is done with a request, as its head says.
@@ -53,8 +57,13 @@ pub(super) enum Why {
     Method,
     /// Origins may take its path for one of another route, whose rules might be the right ones.
     AmbiguousPath,
-    /// It has a body that its key doesn't depend on, and so no meaning that a cache could know.
+    /// It has a body that its key doesn't depend on, and so no meaning that a cache could know; or it is a QUERY whose
+    /// content can't be read, or is of no stated type.
     UnkeyedBody,
+    /// It is a QUERY whose content is longer than what is looked up.
+    LargeBody,
+    /// Its body is to be sent on as it comes, so that it can't be part of a key.
+    Incremental,
     /// It is a call of gRPC: its result is in trailers, which aren't stored, and its body may be a stream by design.
     Grpc,
     /// Its client wants to switch to another protocol: the connection becomes a tunnel.
@@ -73,10 +82,11 @@ pub(super) enum Why {
 impl Plan {
     /// Returns the plan for a request.
     pub(super) fn of(aspects: &Aspects<'_>) -> Self {
-        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body, is_grpc, is_switch } = *aspects;
+        let Aspects { kind, method, is_ambiguous, has_body, is_keyed_by_body, is_grpc, is_switch, .. } = *aspects;
         let is_read = method == Method::GET || method == Method::HEAD;
+        let is_query = method == Method::QUERY;
         let is_answered = match kind {
-            Kind::Http => is_read,
+            Kind::Http => is_read || is_query && aspects.looks_up_query,
             Kind::Item => is_read || method == Method::POST,
             Kind::Items => method == Method::POST,
         };
@@ -85,6 +95,8 @@ impl Plan {
             _ if !is_answered => Self::Pass(Why::Method),
             _ if is_ambiguous => Self::Bypass(Why::AmbiguousPath),
             Kind::Http | Kind::Item if is_grpc => Self::Bypass(Why::Grpc),
+            _ if has_body && aspects.is_incremental => Self::Bypass(Why::Incremental),
+            Kind::Http if is_query => Self::LookUp(Basis::Body),
             Kind::Http if !has_body => Self::LookUp(Basis::Head),
             Kind::Http if !is_keyed_by_body => Self::Bypass(Why::UnkeyedBody),
             Kind::Http | Kind::Item | Kind::Items => Self::LookUp(Basis::Body),
@@ -109,6 +121,8 @@ impl Why {
             Self::Method => "method",
             Self::AmbiguousPath => "ambiguous-path",
             Self::UnkeyedBody => "unkeyed-body",
+            Self::LargeBody => "large-body",
+            Self::Incremental => "incremental",
             Self::Grpc => "grpc",
             Self::Switch => "upgrade",
             Self::Policy => "policy",
@@ -125,6 +139,8 @@ impl Why {
             Self::NoStore => Forward::Request,
             Self::AmbiguousPath
             | Self::UnkeyedBody
+            | Self::LargeBody
+            | Self::Incremental
             | Self::Grpc
             | Self::Switch
             | Self::Policy
@@ -137,7 +153,7 @@ impl Why {
     /// of its own.
     pub(super) const fn detail(self) -> Option<&'static str> {
         match self {
-            Self::AmbiguousPath => Some("ambiguous-path"),
+            Self::AmbiguousPath | Self::LargeBody => Some(self.as_str()),
             _ => None,
         }
     }
@@ -261,6 +277,18 @@ mod tests {
     use super::*;
     use crate::cache::control::Directives;
 
+    const PLAIN: Aspects<'static> = Aspects {
+        kind: Kind::Http,
+        method: &Method::GET,
+        is_ambiguous: false,
+        has_body: false,
+        is_keyed_by_body: false,
+        is_grpc: false,
+        is_switch: false,
+        looks_up_query: true,
+        is_incremental: false,
+    };
+
     #[test]
     fn what_a_head_decides() {
         let (look_up, passed) = (Plan::LookUp, Plan::Pass(Why::Method));
@@ -288,9 +316,7 @@ mod tests {
             (Kind::Items, "GET", true, false, false, passed),
         ] {
             let method = Method::from_bytes(verb.as_bytes()).unwrap();
-            let (is_grpc, is_switch) = (false, false);
-            let aspects =
-                Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body, is_grpc, is_switch };
+            let aspects = Aspects { kind, method: &method, is_ambiguous, has_body, is_keyed_by_body, ..PLAIN };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
             let switch = Aspects { is_switch: true, ..aspects };
             assert_eq!(Plan::of(&switch), Plan::Bypass(Why::Switch), "{switch:?}");
@@ -306,15 +332,43 @@ mod tests {
             (Kind::Item, Method::POST, bypass),
             (Kind::Items, Method::POST, Plan::LookUp(Basis::Body)),
         ] {
-            let aspects = Aspects {
-                kind,
-                method: &method,
-                is_ambiguous: false,
-                has_body: true,
-                is_keyed_by_body: true,
-                is_grpc: true,
-                is_switch: false,
-            };
+            let (has_body, is_keyed_by_body, is_grpc) = (true, true, true);
+            let aspects = Aspects { kind, method: &method, has_body, is_keyed_by_body, is_grpc, ..PLAIN };
+            assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_looked_up_by_its_content_where_the_route_wants_it() {
+        let (look_up, passed) = (Plan::LookUp(Basis::Body), Plan::Pass(Why::Method));
+        let (ambiguous, incremental) = (Plan::Bypass(Why::AmbiguousPath), Plan::Bypass(Why::Incremental));
+        for (kind, looks_up_query, has_body, is_ambiguous, is_incremental, wanted) in [
+            (Kind::Http, true, true, false, false, look_up),
+            (Kind::Http, true, false, false, false, look_up),
+            (Kind::Http, false, true, false, false, passed),
+            (Kind::Http, true, true, true, false, ambiguous),
+            (Kind::Http, true, true, false, true, incremental),
+            (Kind::Http, true, false, false, true, look_up),
+            (Kind::Item, true, true, false, false, passed),
+            (Kind::Items, true, true, false, false, passed),
+        ] {
+            let method = &Method::QUERY;
+            let aspects = Aspects { kind, method, is_ambiguous, has_body, looks_up_query, is_incremental, ..PLAIN };
+            assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_sent_on_as_it_comes_is_part_of_no_key() {
+        let incremental = Plan::Bypass(Why::Incremental);
+        for (kind, method, has_body, wanted) in [
+            (Kind::Http, Method::GET, true, incremental),
+            (Kind::Http, Method::GET, false, Plan::LookUp(Basis::Head)),
+            (Kind::Http, Method::POST, true, Plan::Pass(Why::Method)),
+            (Kind::Item, Method::POST, true, incremental),
+            (Kind::Items, Method::POST, true, incremental),
+        ] {
+            let aspects = Aspects { kind, method: &method, has_body, is_incremental: true, ..PLAIN };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
         }
     }

@@ -22,7 +22,7 @@ use crate::{
         entry::Object,
         key::Key,
         range::{self, Candidate, Extent, Sections},
-        status::CACHE_STATUS,
+        status::{self, CACHE_STATUS, PROXY_STATUS},
         store::Tier,
         targeted,
     },
@@ -58,7 +58,7 @@ impl Reply {
 /// The parts of a request that the reply depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
-    /// GET, HEAD or POST.
+    /// GET, HEAD, QUERY or POST.
     method: &'a Method,
     /// Its header fields, for conditions.
     headers: &'a HeaderMap,
@@ -68,7 +68,9 @@ impl Wanted<'_> {
     /// Returns what the client is sent of a response: conditions come first, and a range is for GET alone (RFC 9110,
     /// section 13.2.2).
     fn form(&self, candidate: &Candidate<'_>) -> Form {
-        let (is_get, is_head) = (self.method == Method::GET, self.method == Method::HEAD);
+        // What is said of GET here holds for QUERY (RFC 10008, sections 2.6 and 2.8).
+        let is_get = self.method == Method::GET || self.method == Method::QUERY;
+        let is_head = self.method == Method::HEAD;
         if (is_get || is_head) && conditional::not_modified(self.headers, candidate.status, candidate.headers) {
             Form::NotModified
         } else if is_head {
@@ -84,7 +86,8 @@ impl Wanted<'_> {
 /// What a client is sent of a response.
 #[derive(Debug)]
 enum Form {
-    /// 304: it has the response already. Only GET and HEAD can ask for that (RFC 9110, section 13.2.1).
+    /// 304: it has the response already. Only GET, HEAD and QUERY can ask for that (RFC 9110, section 13.2.1; RFC 10008,
+    /// section 2.6).
     NotModified,
     /// The head alone.
     Head,
@@ -296,6 +299,14 @@ impl Replies {
         };
         trail.detail = Some(word.into());
         self.own(status, status.canonical_reason().unwrap_or("Bad Request"), detail, trail)
+    }
+
+    /// Returns the refusal of a request whose body can't be sent on as it comes (RFC 10036, section 4.1).
+    pub(super) fn incremental_refused(&self, detail: &str, trail: Trail) -> Reply {
+        let mut reply = self.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail);
+        let error = status::proxy_error(&self.node_name, "incremental_refused");
+        reply.response.headers_mut().insert(PROXY_STATUS, error);
+        reply
     }
 
     /// Returns the reply to a request whose body could not be read.

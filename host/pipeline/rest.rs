@@ -31,7 +31,7 @@ pub(super) fn of(
     headers: &HeaderMap,
     length: Option<u64>,
 ) -> Option<Arc<dyn Rest>> {
-    if *key::shared_method(&request.head.method) != Method::GET {
+    if ![Method::GET, Method::QUERY].contains(key::shared_method(&request.head.method)) {
         return None;
     }
     let request = KeyedRequest { stale: None, if_error: false, if_unreachable: false, ..request.clone() };

@@ -118,6 +118,18 @@ impl Route {
         if self.infers() { &[] } else { &self.config.targeted }
     }
 
+    /// Whether the groups count that its responses name (RFC 9875).
+    #[must_use]
+    pub const fn groups(&self) -> bool {
+        !self.infers() && self.config.extensions.cache_groups
+    }
+
+    /// Whether its responses are served for all URLs that they say are equivalent (`No-Vary-Search`).
+    #[must_use]
+    pub const fn searches(&self) -> bool {
+        !self.infers() && self.config.extensions.no_vary_search
+    }
+
     /// Returns what a request for something newer than what is stored leads to.
     #[must_use]
     pub const fn reload(&self) -> Reload {

@@ -528,6 +528,7 @@ mod tests {
             (Method::GET, false, true, true),
             (Method::HEAD, false, true, true),
             (Method::OPTIONS, false, true, true),
+            (Method::QUERY, false, true, true),
             (Method::PUT, false, true, false),
             (Method::DELETE, false, true, false),
             (Method::POST, false, false, false),

@@ -3,15 +3,16 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::{
     advice::{Advice, PolicyContext},
     fetch::{self, Exchanged, Fetcher, KeyedRequest, Landing, Pump, UpstreamReport},
     forwarding,
     joining::{self, Stored, Turn},
-    keying::{self, Keyed},
+    keying::{self, Content, Keyed},
     pass::{Passed, Passer},
     plan::{KeyedPlan, Miss, MissPlan, Why},
     reply::{Replies, Reply, found, note},
@@ -35,11 +36,11 @@ use crate::{
         tag::Tag,
         vary,
     },
-    clock,
-    config::{RangeMiss, Reload},
-    message::{Body, Request, RequestHead, Response},
+    clock::{self, Timestamp},
+    config::{Extensions, QueryKey, RangeMiss, Reload},
+    message::{Body, Request, RequestHead, Response, body::Bounded},
     origin::protocol,
-    policy::facts,
+    policy::{Facts, facts, query},
 };
 
 /// How often a request joins a flight before it fetches for itself: by its key, by its variant's, and once more if what
@@ -68,6 +69,8 @@ pub(super) enum Quick {
 /// What a look-up needs beside the request.
 pub(super) struct Prepared {
     keyed: Keyed,
+    /// The key by the rule that the last response for the path has declared.
+    by_rule: Option<Key>,
     demand: Demand,
 }
 
@@ -77,11 +80,12 @@ static NOTHING: Bytes = Bytes::new();
 impl Web {
     /// Serves a request at once if its response is fresh in memory and its key is made of its head alone.
     pub(super) fn quick(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead) -> Quick {
-        let prepared = self.prepare(route, advice, head, &NOTHING, None);
-        if let Keyed::Key { key, fault: None } = prepared.keyed
-            && let Some(response) = self.memory_hit(route, advice, head, key, &prepared.demand)
-        {
-            return Quick::Hit(response, key);
+        let prepared = self.prepare(route, advice, head, &NOTHING, Content::None);
+        let Keyed::Key { key, fault: None } = prepared.keyed else { return Quick::Onward(prepared) };
+        for key in [Some(key), prepared.by_rule].into_iter().flatten() {
+            if let Some(response) = self.memory_hit(route, advice, head, key, &prepared.demand) {
+                return Quick::Hit(response, key);
+            }
         }
         Quick::Onward(prepared)
     }
@@ -92,11 +96,26 @@ impl Web {
         advice: &Advice,
         head: &RequestHead,
         body: &Bytes,
-        canonical: Option<&[u8]>,
+        content: Content<'_>,
     ) -> Prepared {
         let facts = advice.facts(&self.policy_context, head, Some(body));
         advice.draw(&facts);
-        Prepared { keyed: keying::derive(route, advice, &facts, canonical), demand: route.demand(&head.headers) }
+        let keyed = keying::derive(route, advice, &facts, content);
+        let by_rule = match keyed {
+            Keyed::Key { fault: None, .. } => self.by_rule(route, advice, &facts),
+            _ => None,
+        };
+        Prepared { keyed, by_rule, demand: route.demand(&head.headers) }
+    }
+
+    /// Returns the request's key by what the last response for its path has said of queries (`No-Vary-Search`).
+    fn by_rule(&self, route: &Route, advice: &Advice, facts: &Facts<'_>) -> Option<Key> {
+        let rules = self.cache.search_rules();
+        if rules.is_empty() || !keying::may_search(route, advice, facts.request()) {
+            return None;
+        }
+        let rule = rules.get(&keying::path(route, advice, facts))?;
+        Some(keying::by_rule(route, advice, facts, &rule))
     }
 
     fn memory_hit(
@@ -139,13 +158,58 @@ impl Web {
     ) -> Reply {
         let Request { head, body } = request;
         let body = if http_body::Body::is_end_stream(&body) { Body::Empty } else { body };
+        if head.method == Method::QUERY {
+            return Box::pin(self.query(route, advice, Request { head, body })).await;
+        }
         let body = match body.collect(self.policy_context.body_bytes_max).await {
             Ok(body) => body,
             Err(error) => return self.replies.bad_body(&error, Trail::on(&route, &advice)),
         };
         let (body, canonical) = item(&route, &head.headers, body);
-        let prepared = prepared.unwrap_or_else(|| self.prepare(&route, &advice, &head, &body, canonical.as_deref()));
-        let Prepared { keyed, demand } = prepared;
+        let content = canonical.as_deref().map_or(Content::None, Content::Item);
+        let prepared = prepared.unwrap_or_else(|| self.prepare(&route, &advice, &head, &body, content));
+        self.prepared(route, advice, head, body, prepared).await
+    }
+
+    /// Serves a QUERY (RFC 10008) by its content, as far as that is read. One whose content can't be part of a key is
+    /// passed on as it came.
+    async fn query(&self, route: Arc<Route>, advice: Arc<Advice>, request: Request) -> Reply {
+        let Request { head, body } = request;
+        let Extensions { query_key: key, query_body_bytes_max: bytes_max, .. } = route.config.extensions;
+        let body = match body.collect_bounded(bytes_max).await {
+            Ok(Bounded::Whole(body)) => body,
+            Ok(Bounded::Longer(body)) => {
+                let request = Request { head, body };
+                return Box::pin(self.passer.take(&route, &advice, request, Why::LargeBody)).await;
+            }
+            Err(error) => return self.replies.bad_body(&error, Trail::on(&route, &advice)),
+        };
+        // Section 2.7: a client may want its content taken as it is.
+        let is_exact = key == QueryKey::Exact || route.demand(&head.headers).directives.no_transform;
+        let form = if is_exact { query::Form::Exact } else { query::Form::Canonical };
+        match query::digest(&head.headers, &body, form, bytes_max) {
+            Ok(digest) => {
+                let prepared = self.prepare(&route, &advice, &head, &body, Content::Query(&digest));
+                Box::pin(self.prepared(route, advice, head, body, prepared)).await
+            }
+            Err(reason) => {
+                debug!(%reason, "a QUERY is passed on");
+                let request = Request { head, body: body.into() };
+                Box::pin(self.passer.take(&route, &advice, request, Why::UnkeyedBody)).await
+            }
+        }
+    }
+
+    /// Serves a request whose key has been made.
+    async fn prepared(
+        &self,
+        route: Arc<Route>,
+        advice: Arc<Advice>,
+        head: RequestHead,
+        body: Bytes,
+        prepared: Prepared,
+    ) -> Reply {
+        let Prepared { keyed, by_rule, demand } = prepared;
         let plan = KeyedPlan::of(&keyed, route.kind(), !body.is_empty(), &demand);
         if let Some((word, why)) = plan.change() {
             trace::planned(advice.span(), word, why);
@@ -155,7 +219,7 @@ impl Web {
         match plan {
             KeyedPlan::LookUp(key) => {
                 let request = KeyedRequest::new(route, advice, head, body, demand, key);
-                self.look_up(request, trail).await
+                self.look_up(KeyedRequest { by_rule, ..request }, trail).await
             }
             KeyedPlan::Bypass(why, _) => {
                 self.passer.pass(Passed { route: &route, advice: &advice, head, body: body.into(), why }, trail).await
@@ -166,9 +230,8 @@ impl Web {
 
     async fn look_up(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
         let now = clock::now();
-        let tag = request.url_tag;
         let begun = request.advice.span().timer();
-        let found_here = self.cache.look_up(&request.query(&move || tag, now)).await;
+        let found_here = self.find(&request, &mut trail, now).await;
         trace::looked_up(request.advice.span(), &found_here, begun);
         request.key = found_here.key;
         let mut forward = if found_here.varied { Forward::VaryMiss } else { Forward::UriMiss };
@@ -226,6 +289,24 @@ impl Web {
                 self.replies.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail)
             }
         }
+    }
+
+    /// Returns what is found by the request's URL, or where that is nothing to serve, by the rule of its path.
+    async fn find(&self, request: &KeyedRequest, trail: &mut Trail, now: Timestamp) -> Found {
+        let tag = request.url_tag;
+        let url = move || tag;
+        let query = request.query(&url, now);
+        let by_url = self.cache.look_up(&query).await;
+        let Some(key) = request.by_rule.filter(|_| !is_served(&by_url.outcome)) else { return by_url };
+        let by_rule = Box::pin(self.cache.look_up(&Query { key, ..query })).await;
+        let is_of_use = |found: &Found| found.uncacheable || !matches!(found.outcome, Outcome::Miss);
+        if is_of_use(&by_url) && !is_served(&by_rule.outcome) {
+            return by_url;
+        }
+        if !matches!(by_rule.outcome, Outcome::Miss) {
+            trail.key = Some(key);
+        }
+        by_rule
     }
 
     async fn bypass(&self, request: KeyedRequest, why: Why, trail: Trail) -> Reply {
@@ -297,7 +378,14 @@ impl Web {
     /// Returns what memory has by now, for a request that found nothing fresh.
     fn look_again(&self, request: &KeyedRequest) -> Option<Found> {
         let tag = request.url_tag;
-        self.cache.peek(&request.query(&move || tag, clock::now()))
+        let url = move || tag;
+        let query = request.query(&url, clock::now());
+        let by_url = self.cache.peek(&query);
+        let is_hit = |found: &Found| is_served(&found.outcome);
+        match request.by_rule.filter(|_| !by_url.as_ref().is_some_and(is_hit)) {
+            Some(key) => self.cache.peek(&Query { key, ..query }).or(by_url),
+            None => by_url,
+        }
     }
 
     async fn stored_reply(&self, request: &KeyedRequest, stored: &Stored, trail: &Trail) -> Option<Reply> {
@@ -341,8 +429,13 @@ impl Web {
                     // An error, made for a request without these credentials.
                     return Landed::Alone;
                 }
+                if request.primary_by(arrival.rule.as_deref(), &self.policy_context) != arrival.keys.primary {
+                    // It doesn't say that it is for this URL.
+                    request.leave_rule();
+                    return Landed::Again;
+                }
                 if let Some(names) = &arrival.keys.names {
-                    let variant = vary::variant(&request.primary, names, &request.head);
+                    let variant = vary::variant(&arrival.keys.primary, names, &request.head);
                     if variant != arrival.keys.key {
                         request.key = variant;
                         return Landed::Again;
@@ -478,6 +571,11 @@ impl Web {
         (trail.origin_failed, trail.detail) = (true, Some("body-lost".into()));
         self.replies.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's response broke off", trail)
     }
+}
+
+/// Whether something is found that is served, be it while it is refreshed.
+const fn is_served(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_))
 }
 
 /// What a landing means for a request that waited.

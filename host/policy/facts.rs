@@ -355,7 +355,7 @@ pub fn may_be_json(headers: &HeaderMap) -> bool {
 
 /// Whether a body is UTF-8, as JSON has to be, by its `Content-Type`: in another charset the same bytes are
 /// other characters.
-fn is_unicode(headers: &HeaderMap) -> bool {
+pub(super) fn is_unicode(headers: &HeaderMap) -> bool {
     let types = headers.get_all(CONTENT_TYPE).iter();
     let mut parameters = types.flat_map(|line| line.as_bytes().split(|byte| *byte == b';').skip(1));
     parameters.all(|parameter| {

@@ -84,13 +84,18 @@ pub fn evaluate(recipe: &[Part], facts: &Facts<'_>, material: &mut impl Material
 
 /// Writes the native key of an `http` route: method, scheme, authority, path and query. HEAD shares GET's entry.
 pub fn http_default(facts: &Facts<'_>, material: &mut impl Material) {
+    http_path(facts, material);
+    let query = facts.request().target.query().filter(|_| !planted(Plant::KeyWithoutQuery));
+    material.part(query.map(str::as_bytes));
+}
+
+/// Writes what the native key of an `http` route has before the query.
+pub fn http_path(facts: &Facts<'_>, material: &mut impl Material) {
     let request = facts.request();
     material.part(Some(shared_method(&request.method).as_str().as_bytes()));
     material.part(Some(request.scheme.as_str().as_bytes()));
     material.part(Some(request.authority().as_bytes()));
     material.part(Some(request.target.path().as_bytes()));
-    let query = request.target.query().filter(|_| !planted(Plant::KeyWithoutQuery));
-    material.part(query.map(str::as_bytes));
 }
 
 /// Writes the native key of an item: method, target, the header fields that are sent with it, and its canonical form.

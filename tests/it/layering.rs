@@ -32,7 +32,7 @@ const LIBRARIES: [(&[&str], &[&str]); 10] = [
     (&["wasmtime", "holm_bindings"], &["plugin"]),
     (&["axum"], &["admin"]),
     (&["foyer", "redis", "redb"], &["cache", "jobs"]),
-    (&["sfv"], &["cache"]),
+    (&["sfv"], &["cache", "message"]),
     (&["wit_component", "wit_bindgen_core", "wit_bindgen_c", "wit_bindgen_go", "wat"], &["workbench"]),
     (&["clap"], &["main", "cli"]),
 ];

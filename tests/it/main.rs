@@ -12,6 +12,7 @@ mod closing;
 mod collapse;
 mod compression;
 mod exchange;
+mod extensions;
 mod generations;
 mod harness;
 mod hooks;

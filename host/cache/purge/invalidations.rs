@@ -59,8 +59,8 @@ impl Purger {
         self.region.is_some() || self.journal.is_some() || self.seen.may_have(url)
     }
 
-    /// Invalidates a URL that an unsafe method changed (RFC 9111, section 4.4). From now on this node serves nothing that
-    /// was fetched before. Returns when the log has taken it, which carries it to the region's other nodes, or when it is
+    /// Invalidates a URL, or a group, that an unsafe method changed (RFC 9111, section 4.4; RFC 9875, section 3). From now on
+    /// this node serves nothing of it that was fetched before. Returns when the log has taken it, which carries it to the region's other nodes, or when it is
     /// on disk until the log does; dropping the future takes nothing back.
     pub async fn invalidate(&self, url: Tag) {
         if planted(Plant::WriteIgnored) {

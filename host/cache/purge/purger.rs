@@ -30,7 +30,11 @@ use super::{
     table::{self, Cursor, Incarnation, Kind, Mark, Position, Record, Standing, Table},
 };
 use crate::{
-    cache::{Metrics, key::Key, tag::Tag},
+    cache::{
+        Metrics,
+        key::Key,
+        tag::{self, Tag},
+    },
     clock::{self, Uptime},
     config,
 };
@@ -47,16 +51,21 @@ pub enum Scope {
 }
 
 impl Scope {
-    const fn is_url(&self) -> bool {
-        matches!(self, Self::Url(_))
-    }
-
-    fn tag(&self) -> Tag {
-        match self {
-            Self::Url(url) => Tag::url(url),
-            Self::Key(key) => Tag::key(key),
-            Self::Tag(name) => Tag::named(name.as_bytes()),
+    /// Returns what is appended for it.
+    fn appends(&self, kind: Kind) -> Vec<Append> {
+        let (tag, url) = match self {
+            Self::Url(url) => (Tag::url(url), true),
+            Self::Key(key) => (Tag::key(key), false),
+            Self::Tag(name) => (Tag::named(name.as_bytes()), false),
+        };
+        let mut appends = vec![Append { tag, kind, url }];
+        if let Self::Url(url) = self
+            && url.contains('?')
+        {
+            // What is served for several queries may be so for this one. Without a query its URL is a tag of all such.
+            appends.push(Append { tag: Tag::search(url), kind, url: false });
         }
+        appends
     }
 }
 
@@ -212,6 +221,13 @@ impl Purger {
         self.mark()
     }
 
+    /// Notes that what is fetched of this URL from now on may be stored for other queries as well. To be called before
+    /// [`Purger::begin`].
+    pub fn foresee(&self, url: &str) {
+        self.seen.add(&Tag::url(tag::without_query(url)));
+        self.seen.add(&Tag::search(url));
+    }
+
     /// Returns where things stand for a request that comes now.
     #[must_use]
     pub fn arrived(&self) -> Arrived {
@@ -290,16 +306,16 @@ impl Purger {
     /// # Errors
     /// [`Error`]: it isn't known to be purged.
     pub async fn purge(&self, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
-        let append = Append { tag: scope.tag(), kind, url: scope.is_url() };
+        let appends = scope.appends(kind);
         match &self.region {
             None => {
-                let (position, saved) = self.append_locally(&[append], false).await;
+                let (position, saved) = self.append_locally(&appends, false).await;
                 saved?;
                 Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
             }
             Some(region) => {
                 let (end, known) = (Instant::now() + ack, region.known());
-                let appended = timeout(ack, region.log.append(std::slice::from_ref(&append), &known)).await;
+                let appended = timeout(ack, region.log.append(&appends, &known)).await;
                 let appended = appended.unwrap_or_else(|_| Err(Error::Log("no reply in time".to_owned())))?;
                 let receipt = region.acknowledged(&appended, ack).await?;
                 let Appended { log, position, link, .. } = appended;

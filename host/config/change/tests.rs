@@ -116,6 +116,10 @@ const OTHER_WORDS: &str = r#"
     targeted = ["Example-Cache-Control"]
     reload = "ignore"
     store_set_cookie = "never"
+    query_key = "exact"
+    query_body_bytes_max = 9
+    cache_groups = false
+    no_vary_search = false
     stale_if_unreachable_ms = 5
     methods = ["GET", "HEAD"]
     headers = { "X-Version" = "2", "x-beta" = true }

@@ -19,6 +19,12 @@ pub(super) fn cache(raw: &raw::Cache, findings: &mut Findings<'_>) -> Cache {
         part_bytes,
         clock_skew: findings.millis("clock_skew_ms", &raw.clock_skew_ms, base.clock_skew, &(0..=HOUR_MS)),
         object_tags_max: findings.count("object_tags_max", &raw.object_tags_max, base.object_tags_max, &(1..=100_000)),
+        search_rules_max: findings.count(
+            "search_rules_max",
+            &raw.search_rules_max,
+            base.search_rules_max,
+            &(0..=10_000_000),
+        ),
         part_time: findings.millis("part_ms", &raw.part_ms, base.part_time, &(1..=MINUTE_MS)),
         bodies_bytes_max: bodies_bytes_max(raw, part_bytes as u64, base.bodies_bytes_max, findings),
         memory: memory(&raw.memory, findings),

@@ -12,11 +12,11 @@ use toml::Spanned;
 use super::routing::{self, path_fault};
 use crate::{
     config::{
-        Candidate, Compress, Defaults, ForwardPath, Mode, OnFault, Protocol, RangeMiss, Reload, Route, StoreSetCookie,
-        TENANT_NAME_BYTES_MAX, TENANT_WEIGHT_MAX, TenantBy,
+        Candidate, Compress, Defaults, Extensions, ForwardPath, Mode, OnFault, Protocol, QueryKey, RangeMiss, Reload,
+        Route, StoreSetCookie, TENANT_NAME_BYTES_MAX, TENANT_WEIGHT_MAX, TenantBy,
         findings::Findings,
         raw::{self, Raw},
-        units::{Count, GIB, YEAR_MS},
+        units::{Count, GIB, MIB, YEAR_MS},
     },
     message::{
         compression::{self, Compression},
@@ -48,6 +48,9 @@ const RELOAD: [(&str, Reload); 3] =
 
 const STORE_SET_COOKIE: [(&str, StoreSetCookie); 3] =
     [("shared", StoreSetCookie::Shared), ("explicit", StoreSetCookie::Explicit), ("never", StoreSetCookie::Never)];
+
+const QUERY: [(&str, QueryKey); 3] =
+    [("canonical", QueryKey::Canonical), ("exact", QueryKey::Exact), ("pass", QueryKey::Pass)];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -154,6 +157,7 @@ fn route<'a>(
             .as_ref()
             .and_then(|given| findings.word("store_set_cookie", given, &STORE_SET_COOKIE))
             .unwrap_or_default(),
+        extensions: extensions(raw, findings),
         name,
         ..base
     }
@@ -171,6 +175,22 @@ fn pool(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> Str
             findings.refuse(raw.name.span(), message, "add `pool`, or one of `redirect` and `respond`");
             String::new()
         }
+    }
+}
+
+fn extensions(raw: &raw::Route, findings: &mut Findings<'_>) -> Extensions {
+    let base = Extensions::default();
+    let (given, allowed) = (&raw.query_body_bytes_max, &(1..=16 * MIB));
+    let is_on = |given: &Option<Spanned<bool>>, base| given.as_ref().map_or(base, |given| *given.get_ref());
+    Extensions {
+        query_key: raw
+            .query_key
+            .as_ref()
+            .and_then(|given| findings.word("query_key", given, &QUERY))
+            .unwrap_or_default(),
+        query_body_bytes_max: findings.bytes("query_body_bytes_max", given, base.query_body_bytes_max, allowed),
+        cache_groups: is_on(&raw.cache_groups, base.cache_groups),
+        no_vary_search: is_on(&raw.no_vary_search, base.no_vary_search),
     }
 }
 
@@ -331,6 +351,10 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("reload", raw.reload.as_ref().map(Spanned::span)),
         ("store_set_cookie", raw.store_set_cookie.as_ref().map(Spanned::span)),
         ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
+        ("query_key", raw.query_key.as_ref().map(Spanned::span)),
+        ("query_body_bytes_max", raw.query_body_bytes_max.as_ref().map(Spanned::span)),
+        ("cache_groups", raw.cache_groups.as_ref().map(Spanned::span)),
+        ("no_vary_search", raw.no_vary_search.as_ref().map(Spanned::span)),
     ];
     for (key, span) in places {
         if let Some(span) = span {

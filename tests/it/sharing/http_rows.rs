@@ -251,7 +251,15 @@ fn methods() -> Vec<Row> {
     let bodies = ["POST", "PUT", "QUERY"].into_iter();
     let bodies = bodies
         .map(|method| row(format!("{method} with two bodies"), Apart, by(method).body("a"), by(method).body("b")));
-    with_get.chain(twice).chain(bodies).collect()
+    let query = |kind: &str, body: &'static str| by("QUERY").set("content-type", kind).body(body);
+    let (json, text) = ("application/json", "text/plain");
+    let queries = [
+        row("QUERY with two contents", Apart, query(text, "a"), query(text, "b")),
+        row("QUERY with two types", Apart, query(text, "[1]"), query(json, "[1]")),
+        row("QUERY with a number in two spellings", Apart, query(json, "[1]"), query(json, "[1.0]")),
+        row("QUERY with JSON in two spellings", Shared("the same query"), query(json, "[1]"), query(json, "[ 1 ]")),
+    ];
+    with_get.chain(twice).chain(bodies).chain(queries).collect()
 }
 
 fn authorities() -> Vec<Row> {

@@ -1,11 +1,13 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
-//! The rules are pure (`control`, `targeted`, `freshness`, `vary`, `search`, `groups`, `admit`, `conditional`, `range`,
+//! The rules are pure (`control`, `targeted`, `freshness`, `ahead`, `vary`, `search`, `groups`, `admit`, `conditional`,
+//! `range`, `slice`,
 //! `lookup`, `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights), `coded` (variants in a
 //! content coding) and `body` (reading and taking in bodies).
 //! [`Cache`] opens the tiers and the purge table, and looks things up in them.
 
 pub mod admit;
+pub mod ahead;
 pub mod body;
 pub mod codec;
 pub mod coded;
@@ -23,6 +25,7 @@ pub mod purge;
 pub mod range;
 pub mod record;
 pub mod search;
+pub mod slice;
 pub mod status;
 pub mod store;
 pub mod tag;

@@ -693,6 +693,8 @@ pub struct Route {
     pub store_set_cookie: StoreSetCookie,
     /// What it honours of the standards that extend HTTP caching, if it is an `http` route.
     pub extensions: Extensions,
+    /// Whether what is asked for often is fetched anew before it is stale, of an `http` route.
+    pub refresh_ahead: bool,
 }
 
 /// A pool, and perhaps a model, that may serve the requests of a route.

@@ -27,6 +27,7 @@ mod reply;
 mod rest;
 mod rewriting;
 mod route;
+mod slices;
 mod trace;
 mod trail;
 mod upstream;
@@ -34,7 +35,9 @@ mod web;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
+use http_body_util::BodyExt;
 
 use self::{
     advice::{Advice, PolicyContext},
@@ -48,6 +51,7 @@ use self::{
     plan::{Aspects, Basis, Plan, Why},
     prefetch::Prefetcher,
     reply::Replies,
+    slices::Slicer,
     web::{Prepared, Quick, Web},
 };
 pub use self::{
@@ -158,10 +162,17 @@ impl Pipeline {
             purger: Arc::clone(cache.purger()),
             replies: Arc::clone(&replies),
         });
+        let slicer = Arc::new(Slicer {
+            cache: Arc::clone(&cache),
+            flights: Arc::clone(&web),
+            fetcher: Arc::clone(&fetcher),
+            replies: Arc::clone(&replies),
+        });
         let web = Web {
             cache: Arc::clone(&cache),
             flights: web,
             fetcher,
+            slicer,
             replies: Arc::clone(&replies),
             passer: Arc::clone(&passer),
             policy_context: Arc::clone(&policy_context),
@@ -326,8 +337,8 @@ impl Pipeline {
     async fn fetch_ahead(&self, head: RequestHead) -> &'static str {
         let Reply { response, trail } = self.answer(Request { head, body: Body::Empty }).await;
         // Read to its end, or it wouldn't be stored.
-        let read = response.into_body().collect(self.cache.config().object_bytes_max).await;
-        match (trail.failed || read.is_err(), trail.forward.is_none()) {
+        let is_read = read_out(response.into_body(), self.cache.object_bytes_max()).await;
+        match (trail.failed || !is_read, trail.forward.is_none()) {
             (true, _) => "failed",
             (false, true) => "stored-already",
             (false, false) => "fetched",
@@ -356,4 +367,15 @@ impl Pipeline {
 /// Returns how large a request's body may be by its route's word. What is sent after a switch of protocols is none.
 fn body_limit(route: &Route, plan: Plan) -> Option<u64> {
     route.config.body_bytes_max.filter(|_| plan != Plan::Bypass(Why::Switch))
+}
+
+/// Reads a body of at most `limit` bytes to its end, holding nothing of it. Returns whether it was whole.
+async fn read_out(mut body: Body, limit: u64) -> bool {
+    let mut left = limit;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) else { return false };
+        left = rest;
+    }
+    true
 }

@@ -226,7 +226,7 @@ impl Reading {
                 Err(error) => Some((Err(error), None)),
             }
         });
-        Body::stream(Pieces { pieces: Some(pieces.boxed()), left })
+        of_pieces(pieces.boxed(), left)
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
@@ -310,7 +310,7 @@ impl Reading {
         self.gone = missing == Missing::Gone;
         let rest = self.source.rest.clone();
         self.refill = match rest {
-            Some(rest) => Refill::begin(rest, part.start).await,
+            Some(rest) => Refill::begin(rest, part.start, self.rest_ends()).await,
             None => None,
         };
         if self.refill.is_none() {
@@ -320,6 +320,14 @@ impl Reading {
             self.source.cache.metrics.bodies_resumed.inc();
         }
         Ok(())
+    }
+
+    /// Where the parts end that the section needs, if the body goes on after them: somebody who reads a little of a huge
+    /// body isn't to make its origin send the rest.
+    fn rest_ends(&self) -> Option<u64> {
+        let Kind::Stored(key, object) = &self.source.kind else { return None };
+        let last = part_of(key, object, self.end.checked_sub(1)?)?;
+        Some(last.start + last.length as u64).filter(|end| *end < object.head.length)
     }
 
     /// The next piece from the origin: the part, and nothing but it. It must be there as a whole before any of it can be
@@ -556,6 +564,12 @@ fn bytes_of(value: Value) -> Option<Bytes> {
         Value::Part(bytes) => Some(bytes),
         _ => None,
     }
+}
+
+/// Makes a body of its pieces as they are fetched, `left` bytes of it if that is known.
+#[must_use]
+pub fn of_pieces(pieces: BoxStream<'static, Result<Bytes, BodyError>>, left: Option<u64>) -> Body {
+    Body::stream(Pieces { pieces: Some(pieces), left })
 }
 
 /// The pieces of a body as they are fetched.

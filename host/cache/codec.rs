@@ -96,6 +96,8 @@ struct Wire {
     headers: Vec<(String, ByteBuf)>,
     stored_at: Timestamp,
     initial_age_ms: u64,
+    #[serde(default)]
+    fetch_ms: u64,
     lifetimes: Lifetimes,
     tags: Vec<ByteBuf>,
     mark: Mark,
@@ -119,6 +121,7 @@ impl From<&Head> for Wire {
             headers: fields(&head.headers),
             stored_at: head.stored_at,
             initial_age_ms: head.initial_age_ms,
+            fetch_ms: head.fetch_ms,
             lifetimes: head.lifetimes,
             tags: head.tags.iter().map(|tag| ByteBuf::from(&tag.as_bytes()[..])).collect(),
             mark: head.mark,
@@ -163,6 +166,7 @@ impl Wire {
             own: header_map(self.own)?,
             stored_at: self.stored_at,
             initial_age_ms: self.initial_age_ms,
+            fetch_ms: self.fetch_ms,
             lifetimes: self.lifetimes,
             tags: tags?,
             mark: self.mark,
@@ -204,6 +208,7 @@ pub(crate) mod tests {
             own: HeaderMap::new(),
             stored_at: Timestamp(1_000_000),
             initial_age_ms: 2_500,
+            fetch_ms: 80,
             lifetimes: Lifetimes {
                 ttl_ms: 60_000,
                 grace_ms: 1,

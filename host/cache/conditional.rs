@@ -99,10 +99,11 @@ pub fn same(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     }
 }
 
-/// Asks for a body from `offset` on, if it is still the one that was stored (RFC 9110, section 13.1.5). Only a strong
+/// Asks for a body from `offset` on, up to `end` if that is given, if it is still the one that was stored (RFC 9110, section 13.1.5). Only a strong
 /// validator can say so; without one, what comes is known by its bytes.
-pub fn ask_rest(request: &mut HeaderMap, whole: &Whole, offset: u64) {
-    let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-")) else { return };
+pub fn ask_rest(request: &mut HeaderMap, whole: &Whole, offset: u64, end: Option<u64>) {
+    let last = end.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
+    let Ok(range) = HeaderValue::try_from(format!("bytes={offset}-{last}")) else { return };
     request.insert(RANGE, range);
     if let Some(tag) = whole.tag.as_ref().filter(|tag| !tag.as_bytes().starts_with(b"W/")) {
         request.insert(IF_RANGE, tag.clone());
@@ -228,15 +229,16 @@ mod tests {
 
     #[test]
     fn the_rest_is_asked_for_only_of_the_same_body() {
-        for (tag, wanted) in [
-            (Some("\"a\""), &[("range", "bytes=7-"), ("if-range", "\"a\"")][..]),
-            (Some("W/\"a\""), &[("range", "bytes=7-")]),
-            (None, &[("range", "bytes=7-")]),
+        for (tag, end, wanted) in [
+            (Some("\"a\""), None, &[("range", "bytes=7-"), ("if-range", "\"a\"")][..]),
+            (Some("W/\"a\""), None, &[("range", "bytes=7-")]),
+            (None, None, &[("range", "bytes=7-")]),
+            (None, Some(9), &[("range", "bytes=7-8")]),
         ] {
             let mut request = HeaderMap::new();
             let tag = tag.map(HeaderValue::from_static);
-            ask_rest(&mut request, &Whole { status: StatusCode::OK, tag: tag.clone(), length: None }, 7);
-            assert_eq!(request, headers(wanted), "{tag:?}");
+            ask_rest(&mut request, &Whole { status: StatusCode::OK, tag: tag.clone(), length: None }, 7, end);
+            assert_eq!(request, headers(wanted), "{tag:?} {end:?}");
         }
     }
 

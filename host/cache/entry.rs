@@ -1,7 +1,10 @@
 //! What the tiers keep: a head, and a body in one piece or in parts.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::AGE};
 
 use super::{
+    ahead,
     control::SECONDS_MAX,
     freshness::{self, Freshness, Lifetimes},
     purge::Mark,
@@ -31,6 +35,8 @@ pub struct Head {
     pub stored_at: Timestamp,
     /// The age it had then, in milliseconds.
     pub initial_age_ms: u64,
+    /// How long the origin took for it (or for that 304), in milliseconds; 0 if that isn't known.
+    pub fetch_ms: u64,
     /// How long it's good for.
     pub lifetimes: Lifetimes,
     /// What it can be purged by.
@@ -62,6 +68,9 @@ pub enum Layout {
         digests: Arc<[Digest]>,
     },
 }
+
+/// Parts of a body at most: their digests, 8 MiB of them, are one value of a tier with the rest of its head.
+pub const PARTS_MAX: u64 = 1 << 19;
 
 /// The beginning of a part's blake3.
 pub type Digest = [u8; DIGEST_BYTES];
@@ -99,6 +108,14 @@ impl Head {
         self.age_ms(now) < self.lifetimes.ttl_ms
     }
 
+    /// Whether a hit at `now` begins a refresh ahead of its end. `random` draws a number from 0 to 1.
+    #[must_use]
+    pub fn is_due_ahead(&self, now: Timestamp, random: impl FnOnce() -> f64) -> bool {
+        // A response may be old when it arrives: what counts is the time that it has here.
+        let ttl_ms = self.lifetimes.ttl_ms.saturating_sub(self.initial_age_ms);
+        ahead::is_due(now.0.saturating_sub(self.stored_at.0), ttl_ms, self.fetch_ms, random)
+    }
+
     /// What it's good for at `now`, purges left aside.
     #[must_use]
     pub fn freshness(&self, now: Timestamp) -> Freshness {
@@ -129,6 +146,8 @@ pub struct Object {
     pub body: Bytes,
     /// The purge table's version at which it was last found good.
     pub checked: AtomicU64,
+    /// A refresh ahead of its end has begun.
+    refreshed: AtomicBool,
     /// The header block of a memory hit, made once a second.
     reply: ArcSwapOption<Reply>,
 }
@@ -145,7 +164,15 @@ impl Object {
     /// An object not yet checked against the purge table.
     #[must_use]
     pub fn new(head: Head, body: Bytes) -> Arc<Self> {
-        Arc::new(Self { head, body, checked: AtomicU64::new(0), reply: ArcSwapOption::empty() })
+        let (checked, refreshed) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { head, body, checked, refreshed, reply: ArcSwapOption::empty() })
+    }
+
+    /// Whether the caller is the first that wants to refresh it ahead of its end. There is no second attempt: an origin
+    /// that has failed isn't asked again with each hit.
+    #[must_use]
+    pub fn begin_refresh(&self) -> bool {
+        !self.refreshed.swap(true, Ordering::Relaxed)
     }
 
     /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included; `policy` is who made the key. They

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use thiserror::Error;
+use tracing::warn;
 
 use super::{
     Metrics,
     body::{budget::Budget, lending::Lending},
-    entry::{Object, Value},
+    entry::{Object, PARTS_MAX, Value},
     key::Key,
     lookup::{self, Demand, Outcome},
     purge::{self, Purger, Standing},
@@ -71,6 +72,7 @@ pub struct Cache {
     purger: Arc<Purger>,
     search_rules: search::Rules,
     pub(super) metrics: Metrics,
+    object_bytes_max: u64,
     /// Dropped after what it guards.
     _lock: Option<DirLock>,
 }
@@ -95,6 +97,11 @@ impl Cache {
         };
         let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
         let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
+        let object_bytes_max = largest_body(config);
+        if object_bytes_max < config.object_bytes_max {
+            let configured = config.object_bytes_max;
+            warn!(configured, object_bytes_max, "larger bodies than the tiers can hold pass without being stored");
+        }
         Ok(Arc::new(Self {
             config: config.clone(),
             tiers,
@@ -102,6 +109,7 @@ impl Cache {
             purger,
             search_rules: search::Rules::new(config.search_rules_max),
             metrics,
+            object_bytes_max,
             _lock: lock,
         }))
     }
@@ -128,6 +136,12 @@ impl Cache {
     #[must_use]
     pub const fn config(&self) -> &config::Cache {
         &self.config
+    }
+
+    /// Returns the bytes of the largest body that is stored: what the configuration says, unless no tier could hold that.
+    #[must_use]
+    pub const fn object_bytes_max(&self) -> u64 {
+        self.object_bytes_max
     }
 
     /// Looks in memory; never waits. `None` if another tier might know more.
@@ -251,6 +265,18 @@ impl Cache {
     }
 }
 
+/// Returns the bytes of the largest body that can be stored. What is larger than the disk would push all else out of it
+/// and its own beginning as well; how much Redis holds, nobody knows here.
+fn largest_body(config: &config::Cache) -> u64 {
+    let by_head = PARTS_MAX.saturating_mul(config.part_bytes as u64);
+    let by_disk = match (&config.disk, &config.redis) {
+        // A few of its blocks are always being emptied.
+        (Some(disk), None) => disk.bytes as u64 / 4 * 3,
+        _ => u64::MAX,
+    };
+    config.object_bytes_max.min(by_head).min(by_disk)
+}
+
 /// The better of two tiers' outcomes is served.
 const fn rank(outcome: &Outcome) -> u8 {
     match outcome {
@@ -266,6 +292,28 @@ mod tests {
     use bytes::Bytes;
 
     use super::{super::codec, *};
+
+    #[test]
+    fn no_body_is_stored_that_no_tier_could_hold() {
+        const GIB: u64 = 1 << 30;
+        let disk = |gib: usize| {
+            let mut disk = config::Disk::new("unused");
+            disk.bytes = gib << 30;
+            Some(disk)
+        };
+        let redis = || Some(config::Redis::new("redis://127.0.0.1"));
+        for (disk, redis, part_bytes, object_bytes_max, wanted) in [
+            (None, None, 1 << 20, GIB, GIB),
+            (disk(16), None, 1 << 20, 10 * GIB, 10 * GIB),
+            (disk(8), None, 1 << 20, 10 * GIB, 6 * GIB),
+            (disk(8), redis(), 1 << 20, 10 * GIB, 10 * GIB),
+            (None, redis(), 4 << 10, 10 * GIB, 2 * GIB),
+            (disk(1024), None, 1 << 20, 1024 * GIB, 512 * GIB),
+        ] {
+            let config = config::Cache { disk, redis, part_bytes, object_bytes_max, ..config::Cache::default() };
+            assert_eq!(largest_body(&config), wanted, "{config:?}");
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_another_clock_stored_ahead_of_ours_is_asked_about() {

@@ -10,6 +10,8 @@ use prometheus_client::{
 pub struct Metrics {
     /// Values put into the tiers.
     pub stored: Counter,
+    /// Fetches begun before what they refresh was stale.
+    pub refreshed_ahead: Counter,
     /// Reads from disk that failed.
     pub disk_errors: Counter,
     /// Values on disk that were damaged, or overwritten while they were read.
@@ -69,6 +71,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let counters = [
             ("cache_stored", "Values put into the tiers", &self.stored),
+            ("cache_refreshed_ahead", "Fetches begun before what they refresh was stale", &self.refreshed_ahead),
             ("cache_disk_errors", "Reads from the disk tier that failed", &self.disk_errors),
             ("cache_disk_lost", "Values on disk that were gone or damaged when they were read", &self.disk_lost),
             ("cache_redis_skipped", "Look-ups skipped while Redis is left alone", &self.redis_skipped),

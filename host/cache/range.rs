@@ -72,6 +72,17 @@ impl Ranges {
         (!specs.is_empty()).then_some(Self(specs))
     }
 
+    /// Returns the offset of the first byte that it names, if it is one range; of the end of a body, whose length isn't
+    /// known yet, 0.
+    #[must_use]
+    pub fn first_of_one(&self) -> Option<u64> {
+        match self.0.as_slice() {
+            [Spec::From { first, .. }] => Some(*first),
+            [Spec::Suffix(_)] => Some(0),
+            _ => None,
+        }
+    }
+
     /// Selects them in a body of `length` bytes. Ranges that overlap or touch are made one, so that no byte is sent
     /// twice however often it is named.
     #[must_use]

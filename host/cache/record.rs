@@ -19,6 +19,7 @@ use super::{
     groups,
     key::Key,
     purge::Mark,
+    store::DiskRoom,
     tag::{self, Tag},
     targeted,
 };
@@ -40,6 +41,8 @@ pub struct StorageKeys {
 pub struct Origins<'a> {
     /// The requested URL.
     pub url: &'a str,
+    /// The key that it can be purged by.
+    pub key: &'a Key,
     /// Where the purge log stood when the fetch began.
     pub mark: Mark,
     /// When the request was sent.
@@ -52,28 +55,22 @@ pub struct Origins<'a> {
     pub targeted: &'a [HeaderName],
     /// Whether its cache groups count (RFC 9875).
     pub groups: bool,
-    /// The key of its URL as a whole, if it is stored by what its `No-Vary-Search` leaves of that.
-    pub by_url: Option<Key>,
+    /// The key that it is stored by, if that is of what its `No-Vary-Search` leaves of the URL.
+    pub by_rule: Option<Key>,
 }
 
 /// Makes the head of a response that is to be stored.
 #[must_use]
-pub fn head(
-    status: StatusCode,
-    headers: &HeaderMap,
-    storage: &Storage,
-    keys: &StorageKeys,
-    origins: &Origins<'_>,
-) -> Head {
+pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, origins: &Origins<'_>) -> Head {
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
-    tags.extend([Tag::url(origins.url), Tag::key(&keys.primary)]);
+    tags.extend([Tag::url(origins.url), Tag::key(origins.key)]);
     if origins.groups {
         tags.extend(groups::tags(origins.url, headers));
     }
-    if let Some(by_url) = &origins.by_url {
+    if let Some(by_rule) = &origins.by_rule {
         // It is purged by each of its URLs: by the one without a query, and with the path by any other.
         let path = tag::without_query(origins.url);
-        tags.extend([Tag::url(path), Tag::search(path), Tag::key(by_url)]);
+        tags.extend([Tag::url(path), Tag::search(path), Tag::key(by_rule)]);
     }
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
     let mut headers = detached(headers);
@@ -86,6 +83,8 @@ pub fn head(
         own,
         stored_at: origins.received,
         initial_age_ms,
+        // Less than a millisecond isn't nothing.
+        fetch_ms: clock::millis(origins.received.since(origins.requested)).max(1),
         lifetimes: storage.lifetimes,
         tags,
         mark: origins.mark,
@@ -123,9 +122,11 @@ pub struct Recorder {
     part_bytes: usize,
     stamp: u64,
     digests: Vec<Digest>,
+    /// The disk had no room for the last part in time.
+    disk_lags: bool,
 }
 
-/// The body is over `object_bytes_max`; what was stored of it is unreachable.
+/// The body is over [`Cache::object_bytes_max`]; what was stored of it is unreachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
@@ -134,7 +135,7 @@ impl Recorder {
     #[must_use]
     pub fn new(cache: Arc<Cache>, keys: StorageKeys, head: Head) -> Self {
         let part_bytes = cache.config().part_bytes;
-        Self { cache, keys, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new() }
+        Self { cache, keys, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new(), disk_lags: false }
     }
 
     /// The body as others read it while it arrives, of `length` bytes if that's known.
@@ -168,17 +169,33 @@ impl Recorder {
     /// [`TooLarge`].
     pub fn grow(&mut self, bytes: usize) -> Result<(), TooLarge> {
         self.head.length += bytes as u64;
-        if self.head.length > self.cache.config().object_bytes_max { Err(TooLarge) } else { Ok(()) }
+        if self.head.length > self.cache.object_bytes_max() { Err(TooLarge) } else { Ok(()) }
+    }
+
+    /// Waits until the disk, if there is one, may be given the next part: at most as long as a part may take, and not
+    /// again for a disk that took longer, until it has caught up.
+    pub async fn disk_room(&mut self) -> Option<DiskRoom> {
+        if !self.cache.tiers.has_disk() {
+            return None;
+        }
+        let limit = if self.disk_lags { Duration::ZERO } else { self.cache.config().part_time };
+        let room = self.cache.tiers.disk_room(self.part_bytes, limit).await;
+        self.disk_lags = room.is_none();
+        room
     }
 
     /// Stores the next part, which consists of `pieces`. They are copied into memory of the part's own: a piece may
-    /// keep a far larger buffer alive, and what is stored isn't counted as being on its way.
-    pub fn part(&mut self, pieces: &[Bytes]) -> Stored {
+    /// keep a far larger buffer alive, and what is stored isn't counted as being on its way. `room` is given back when it
+    /// is on disk.
+    pub fn part(&mut self, pieces: &[Bytes], room: Option<DiskRoom>) -> Stored {
         let bytes = joined(pieces);
         let digest = entry::digest(&bytes);
         let key = self.keys.key.part(self.stamp, u32::try_from(self.digests.len()).unwrap_or(u32::MAX));
         self.digests.push(digest);
         self.cache.tiers.insert(key, Value::Part(bytes.clone()), self.head.lifetimes.end_ms());
+        if let Some(room) = room {
+            self.cache.tiers.give_back(room);
+        }
         let held = self.cache.lending.budget().force(bytes.len());
         Stored { part: self.cache.lending.lend(key, bytes, held), digest }
     }
@@ -190,7 +207,7 @@ impl Recorder {
             let body = joined(pieces);
             return (self.store(body), None);
         }
-        let last = self.part(pieces);
+        let last = self.part(pieces, None);
         self.head.layout = Layout::Parts {
             stamp: self.stamp,
             part_bytes: self.part_bytes as u64,
@@ -238,7 +255,7 @@ impl Cache {
         }
         let mut headers = object.head.all_headers();
         conditional::renew(&mut headers, &detached(not_modified));
-        let mut renewed = head(object.head.status, &headers, storage, keys, origins);
+        let mut renewed = head(object.head.status, &headers, storage, origins);
         renewed.initial_age_ms = initial_age_ms(not_modified, origins.requested, origins.received);
         renewed.length = object.head.length;
         renewed.layout = object.head.layout.clone();

@@ -3,6 +3,7 @@
 mod error;
 pub mod local;
 pub mod lock;
+mod queue;
 mod seldom;
 pub mod shared;
 mod tier;
@@ -13,6 +14,7 @@ use super::{body::budget::Budget, entry::Value, key::Key};
 use crate::config;
 
 pub use error::Error;
+pub use queue::DiskRoom;
 pub use tier::{Tier, TierReply};
 
 use local::Local;
@@ -79,6 +81,17 @@ impl Tiers {
     #[must_use]
     pub fn may_have(&self, key: &Key) -> bool {
         self.local.may_have(key)
+    }
+
+    /// Waits until the disk may be given a part of `bytes`, at most for `limit`. `None` without a disk tier, or if that is
+    /// still busy with what it was given.
+    pub async fn disk_room(&self, bytes: usize, limit: Duration) -> Option<DiskRoom> {
+        self.local.disk_room(bytes, limit).await
+    }
+
+    /// Gives room back as soon as all is written that the disk has been given by now.
+    pub fn give_back(&self, room: DiskRoom) {
+        self.local.give_back(room);
     }
 
     /// Puts a value in this node's tiers.

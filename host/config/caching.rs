@@ -53,6 +53,8 @@ pub enum RangeMiss {
     /// The whole, which is stored; the client gets its range of it.
     #[default]
     Whole,
+    /// The slices that have it, each of which is stored; the range alone where there are none.
+    Parts,
     /// The range alone: the request is passed on, and its response isn't stored.
     Pass,
 }

@@ -233,6 +233,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "query_body_bytes_max",
             "cache_groups",
             "no_vary_search",
+            "refresh_ahead",
         ],
     ),
     ("prefetch", Live, &["concurrency", "queue_max", "confidence_percent_min", "again_ms", "time_ms_max"]),

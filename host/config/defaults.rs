@@ -397,6 +397,7 @@ impl Route {
             reload: Reload::default(),
             store_set_cookie: StoreSetCookie::default(),
             extensions: Extensions::default(),
+            refresh_ahead: false,
         }
     }
 }

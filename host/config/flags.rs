@@ -277,6 +277,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         query_body_bytes_max: None,
         cache_groups: None,
         no_vary_search: None,
+        refresh_ahead: None,
     }
 }
 

@@ -584,6 +584,7 @@ fn basics(route: &Route) -> Value {
     };
     let range_miss = match route.range_miss {
         RangeMiss::Whole => "whole",
+        RangeMiss::Parts => "parts",
         RangeMiss::Pass => "pass",
     };
     let reload = match route.reload {
@@ -633,6 +634,7 @@ fn basics(route: &Route) -> Value {
         ("targeted", http(texts(&route.targeted))),
         ("reload", http(text(reload))),
         ("store_set_cookie", http(text(store_set_cookie))),
+        ("refresh_ahead", http(Value::Bool(route.refresh_ahead))),
     ]);
     if let (Value::Object(members), Value::Object(more)) = (&mut shown, routing(route)) {
         members.extend(more);

@@ -418,6 +418,7 @@ pub(super) struct Route {
     pub(super) query_body_bytes_max: Field<ByteSize>,
     pub(super) cache_groups: Field<bool>,
     pub(super) no_vary_search: Field<bool>,
+    pub(super) refresh_ahead: Field<bool>,
 }
 
 /// What a header field or a query parameter has to be.

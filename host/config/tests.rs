@@ -362,7 +362,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 38] = [
+    let table: [(&str, &[&str]); 39] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -435,6 +435,10 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         (
             "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\ncache_groups = false # !",
             &["only a route of `mode = \"http\"` has `cache_groups`"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nrefresh_ahead = true # !",
+            &["only a route of `mode = \"http\"` has `refresh_ahead`"],
         ),
         ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
     ];

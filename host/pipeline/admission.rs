@@ -86,7 +86,7 @@ struct Bounds {
 /// Rules on a response. `facts` are the request's.
 pub(super) fn rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Facts<'_>, case: &Case<'_>) -> Ruling {
     let config = cache.config();
-    let bounds = Bounds { object_bytes_max: config.object_bytes_max, object_tags_max: config.object_tags_max };
+    let bounds = Bounds { object_bytes_max: cache.object_bytes_max(), object_tags_max: config.object_tags_max };
     let ruling = ruled(bounds, route, advice, facts, case);
     if let Admission::Refuse(Refusal::TooManyTags | Refusal::BadTag) = ruling.admission {
         cache.metrics().tags_refused.inc();

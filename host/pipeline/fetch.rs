@@ -32,6 +32,7 @@ use crate::{
         purge::Mark,
         record::{Origins, Recorder, StorageKeys, head},
         search::Rule,
+        slice::Slice,
         tag::Tag,
         targeted,
         vary::{self, Vary},
@@ -72,6 +73,10 @@ pub(super) struct KeyedRequest {
     pub(super) by_rule: Option<Key>,
     /// The key under which it waits: of the variant, if one is known.
     pub(super) key: Key,
+    /// The key that what is stored for it can be purged by.
+    pub(super) purge_key: Key,
+    /// The slice of the body that is wanted, if not all of it.
+    pub(super) slice: Option<Slice>,
     /// What is stored already, if it may be renewed or fallen back on.
     pub(super) stale: Option<Arc<Object>>,
     /// Whether that may be served if the origin fails.
@@ -80,6 +85,8 @@ pub(super) struct KeyedRequest {
     pub(super) if_unreachable: bool,
     /// Whether it wants something newer than what is stored, so that it shares a fetch only with others that do.
     pub(super) is_reload: bool,
+    /// Whether it refreshes what is still fresh.
+    pub(super) is_ahead: bool,
 }
 
 impl KeyedRequest {
@@ -105,11 +112,21 @@ impl KeyedRequest {
             primary: key,
             by_rule: None,
             key,
+            purge_key: key,
+            slice: None,
             stale: None,
             if_error: false,
             if_unreachable: false,
             is_reload: false,
+            is_ahead: false,
         }
+    }
+
+    /// Returns the request for a slice of the body, which is looked up, fetched and stored by itself.
+    pub(super) fn of_slice(&self, slice: Slice) -> Self {
+        let key = slice.key(&self.primary);
+        let whole = Self { by_rule: None, stale: None, if_error: false, if_unreachable: false, ..self.clone() };
+        Self { primary: key, key, slice: Some(slice), ..whole }
     }
 
     /// Returns the key of the flight that it joins. Those that want something newer than what is stored have flights of
@@ -266,7 +283,8 @@ pub(super) async fn lead(
             pump.run(Some(lead)).await;
         }
         Exchanged::Refused(response, report, refusal) => {
-            if refusal.holds_for_key() {
+            // What one client's request brings is no reason to give up what is still fresh for all.
+            if refusal.holds_for_key() && !request.is_ahead {
                 fetcher.cache.mark_uncacheable(request.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
@@ -335,6 +353,9 @@ pub(super) fn outbound(fetcher: &Fetcher, request: &KeyedRequest, renewable: Opt
     if let Some(object) = renewable {
         conditional::ask(&mut headers, &object.head.headers);
     }
+    if let Some(slice) = &request.slice {
+        slice.ask(&mut headers);
+    }
     UpstreamRequest {
         // A response to GET serves HEAD as well.
         method: key::shared_method(&head.method).clone(),
@@ -378,7 +399,9 @@ fn renew(
 
 /// Returns what a response says of the queries that it is for, if that counts for this request.
 fn search_rule(request: &KeyedRequest, response: &HeaderMap) -> Option<Rule> {
-    keying::may_search(&request.route, &request.advice, &request.head).then(|| Rule::of(response)).flatten()
+    // Slices are found by the key of their whole.
+    let may_search = request.slice.is_none() && keying::may_search(&request.route, &request.advice, &request.head);
+    may_search.then(|| Rule::of(response)).flatten()
 }
 
 async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
@@ -393,7 +416,10 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
         return Exchanged::Failed(Failed { status, reason, detail, endpoint, is_unreachable: false });
     }
     let response = Responded { status: parts.status, headers: &parts.headers, length: body.size_hint().exact() };
-    let ruling = rule(fetcher, request, response, times);
+    let ruling = match request.slice {
+        None => rule(fetcher, request, response, times),
+        Some(slice) => rule_on_slice(fetcher, request, slice, response, times),
+    };
     report.remark = ruling.reason.or_else(|| request.advice.remarked().cloned());
     if ruling.uncacheable.is_some() {
         fetcher.cache.mark_uncacheable(request.key, clock::uptime(), ruling.uncacheable);
@@ -432,7 +458,7 @@ fn arriving(
     let (parts, body) = response.into_parts();
     let rule = search_rule(request, &parts.headers).map(Arc::new);
     let keys = storage_keys(request, storage, request.primary_by(rule.as_deref(), &fetcher.policy_context));
-    let mut head = head(parts.status, &parts.headers, storage, &keys, &origins(request, times, &keys));
+    let mut head = head(parts.status, &parts.headers, storage, &origins(request, times, &keys));
     let mut headers = head.headers.clone();
     if request.route.infers() {
         // Those who wait for it get it whole.
@@ -487,7 +513,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
         body: SharedBody::whole(bytes),
         keys,
         rule: None,
-        tags: [request.url_tag, Tag::key(&request.primary)].into(),
+        tags: [request.url_tag, Tag::key(&request.purge_key)].into(),
         mark,
         ttl_ms: None,
         age_ms: 0,
@@ -530,6 +556,25 @@ fn rule(fetcher: &Fetcher, request: &KeyedRequest, response: Responded<'_>, time
     admission::rule(&fetcher.cache, route, advice, &request.facts(&fetcher.policy_context), &case)
 }
 
+/// Rules on a response that is to be a slice: as on the whole that it is of. What is no slice isn't stored, and if it isn't
+/// an error either, there are none of this response.
+fn rule_on_slice(
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
+    slice: Slice,
+    response: Responded<'_>,
+    times: &Times,
+) -> Ruling {
+    let is_partial = response.status == StatusCode::PARTIAL_CONTENT;
+    if is_partial && slice.version(response.headers, response.length).is_some() {
+        return rule(fetcher, request, Responded { status: StatusCode::OK, ..response }, times);
+    }
+    if response.status.is_success() {
+        fetcher.cache.mark_unsliced(&request.purge_key, clock::uptime());
+    }
+    Admission::Refuse(Refusal::Status).into()
+}
+
 fn storage_keys(request: &KeyedRequest, storage: &Storage, primary: Key) -> StorageKeys {
     match &storage.vary {
         None => StorageKeys { primary, key: primary, names: None },
@@ -540,13 +585,14 @@ fn storage_keys(request: &KeyedRequest, storage: &Storage, primary: Key) -> Stor
 fn origins<'a>(request: &'a KeyedRequest, times: &Times, keys: &StorageKeys) -> Origins<'a> {
     Origins {
         url: &request.url,
+        key: &request.purge_key,
         mark: times.mark,
         requested: times.requested,
         received: times.received,
         tag_headers: &request.route.config.tag_headers,
         targeted: request.route.targeted(),
         groups: request.route.groups(),
-        by_url: (keys.primary != request.primary).then_some(request.primary),
+        by_rule: (keys.primary != request.primary).then_some(keys.primary),
     }
 }
 

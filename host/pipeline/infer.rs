@@ -446,7 +446,9 @@ impl SplitRequest {
     /// Returns the item with the policy's edits, its candidates and its terms; or its result if the policy faults and
     /// the route refuses it then.
     fn batch_item(&self, advised: &AdvisedItem) -> Result<BatchItem, Box<ItemResult>> {
-        let response_bytes_max = self.infer.cache.config().object_bytes_max;
+        let config = self.infer.cache.config();
+        // It is in memory as a whole.
+        let response_bytes_max = config.object_bytes_max.min(config.bodies_bytes_max);
         model::batch_item(
             &self.infer.policy_context,
             &self.route,
@@ -667,15 +669,16 @@ impl Flight {
         let keys = StorageKeys { primary: self.key, key: self.key, names: None };
         let origins = Origins {
             url: &self.url,
+            key: &self.key,
             mark: self.mark,
             requested: self.requested,
             received,
             tag_headers: &self.route.config.tag_headers,
             targeted: self.route.targeted(),
             groups: false,
-            by_url: None,
+            by_rule: None,
         };
-        let mut head = head(StatusCode::OK, headers, &storage, &keys, &origins);
+        let mut head = head(StatusCode::OK, headers, &storage, &origins);
         momentary::strip(&mut head.headers);
         match Recorder::new(Arc::clone(cache), keys, head).whole(body) {
             Ok(object) => (None, None, Some(object.head.tags.clone())),

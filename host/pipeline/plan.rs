@@ -216,6 +216,8 @@ pub(super) struct Miss<'a> {
     pub(super) has_range: bool,
     /// Ranges are passed on, as the route says.
     pub(super) passes_ranges: bool,
+    /// One range is put together from slices before that, as the route says.
+    pub(super) slices_ranges: bool,
     pub(super) is_conditional: bool,
     /// Whether requests for something newer than what is stored share a fetch.
     pub(super) coalesces_reloads: bool,
@@ -228,6 +230,8 @@ pub(super) enum MissPlan {
     Collapse,
     /// It shares one fetch with all requests that want something newer as well, until the response begins.
     CollapseReload,
+    /// Its range is put together from slices, each of which is one fetch for all that want it.
+    Slices,
     /// A fetch for it alone; what may be stored is stored.
     Alone,
     /// It is passed on, and nothing is stored.
@@ -246,6 +250,8 @@ impl MissPlan {
         let is_alone = miss.is_uncacheable || *authorized || is_reload && !miss.coalesces_reloads;
         if directives.only_if_cached {
             Self::Refuse
+        } else if miss.has_range && miss.slices_ranges && !is_reload && !*authorized {
+            Self::Slices
         } else if miss.has_range && (miss.passes_ranges || is_alone && !miss.has_stale) {
             // For one client alone the whole isn't fetched.
             Self::Bypass(Why::Range)
@@ -265,6 +271,7 @@ impl MissPlan {
         match self {
             Self::Collapse => ("collapse", None),
             Self::CollapseReload => ("collapse", Some("reload")),
+            Self::Slices => ("slices", None),
             Self::Alone => ("fetch-alone", None),
             Self::Bypass(why) => ("bypass", Some(why.as_str())),
             Self::Refuse => ("refuse", Some("only-if-cached")),
@@ -419,6 +426,7 @@ mod tests {
             has_stale: false,
             has_range: false,
             passes_ranges: false,
+            slices_ranges: false,
             is_conditional: false,
             coalesces_reloads: false,
         };
@@ -426,6 +434,7 @@ mod tests {
         let range = |demand| Miss { has_range: true, is_conditional: true, ..miss(demand) };
         let passed = |demand| Miss { passes_ranges: true, ..range(demand) };
         let shared = |demand| Miss { coalesces_reloads: true, ..miss(demand) };
+        let sliced = |demand| Miss { slices_ranges: true, ..passed(demand) };
         for (miss, wanted) in [
             (miss(&plain), MissPlan::Collapse),
             (Miss { has_stale: true, ..miss(&plain) }, MissPlan::Collapse),
@@ -448,6 +457,15 @@ mod tests {
             (Miss { has_stale: true, ..passed(&plain) }, MissPlan::Bypass(Why::Range)),
             (Miss { passes_ranges: true, ..miss(&plain) }, MissPlan::Collapse),
             (range(&offline), MissPlan::Refuse),
+            (sliced(&plain), MissPlan::Slices),
+            (Miss { has_stale: true, ..sliced(&plain) }, MissPlan::Slices),
+            // That the whole can't be stored says nothing about slices of it.
+            (Miss { is_uncacheable: true, ..sliced(&plain) }, MissPlan::Slices),
+            (Miss { has_range: false, ..sliced(&plain) }, MissPlan::Collapse),
+            (sliced(&no_cache), MissPlan::Bypass(Why::Range)),
+            (Miss { coalesces_reloads: true, ..sliced(&young) }, MissPlan::Bypass(Why::Range)),
+            (sliced(&authorized), MissPlan::Bypass(Why::Range)),
+            (sliced(&offline), MissPlan::Refuse),
             (shared(&plain), MissPlan::Collapse),
             (shared(&no_cache), MissPlan::CollapseReload),
             (shared(&young), MissPlan::CollapseReload),

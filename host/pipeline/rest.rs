@@ -40,16 +40,16 @@ pub(super) fn of(
 }
 
 impl Rest for FromOrigin {
-    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>> {
-        Box::pin(async move { self.resumed(offset).await })
+    fn resume(self: Arc<Self>, offset: u64, end: Option<u64>) -> BoxFuture<'static, Option<Resumed>> {
+        Box::pin(async move { self.resumed(offset, end).await })
     }
 }
 
 impl FromOrigin {
-    async fn resumed(&self, offset: u64) -> Option<Resumed> {
+    async fn resumed(&self, offset: u64, end: Option<u64>) -> Option<Resumed> {
         let mut upstream = fetch::outbound(&self.fetcher, &self.request, None);
-        if offset > 0 && self.whole.status == StatusCode::OK {
-            conditional::ask_rest(&mut upstream.headers, &self.whole, offset);
+        if (offset > 0 || end.is_some()) && self.whole.status == StatusCode::OK {
+            conditional::ask_rest(&mut upstream.headers, &self.whole, offset, end);
         }
         let arrived = match fetch::send(&self.fetcher, &self.request, upstream).await {
             Ok(arrived) => arrived,

@@ -17,6 +17,7 @@ use super::{
     plan::{KeyedPlan, Miss, MissPlan, Why},
     reply::{Replies, Reply, found, note},
     route::Route,
+    slices::Slicer,
     trace,
     trail::{Lookup, Trail},
     upstream::Failed,
@@ -55,6 +56,7 @@ pub(super) struct Web {
     pub(super) fetcher: Arc<Fetcher>,
     pub(super) replies: Arc<Replies>,
     pub(super) passer: Arc<Passer>,
+    pub(super) slicer: Arc<Slicer>,
     pub(super) policy_context: Arc<PolicyContext>,
 }
 
@@ -72,6 +74,8 @@ pub(super) struct Prepared {
     /// The key by the rule that the last response for the path has declared.
     by_rule: Option<Key>,
     demand: Demand,
+    /// What was found in memory is fresh, and this request is to refresh it all the same.
+    is_ahead: bool,
 }
 
 /// The body of a request without one.
@@ -80,11 +84,14 @@ static NOTHING: Bytes = Bytes::new();
 impl Web {
     /// Serves a request at once if its response is fresh in memory and its key is made of its head alone.
     pub(super) fn quick(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead) -> Quick {
-        let prepared = self.prepare(route, advice, head, &NOTHING, Content::None);
+        let mut prepared = self.prepare(route, advice, head, &NOTHING, Content::None);
         let Keyed::Key { key, fault: None } = prepared.keyed else { return Quick::Onward(prepared) };
         for key in [Some(key), prepared.by_rule].into_iter().flatten() {
-            if let Some(response) = self.memory_hit(route, advice, head, key, &prepared.demand) {
+            if let Some(response) = self.memory_hit(route, advice, head, key, &mut prepared) {
                 return Quick::Hit(response, key);
+            }
+            if prepared.is_ahead {
+                break;
             }
         }
         Quick::Onward(prepared)
@@ -105,7 +112,7 @@ impl Web {
             Keyed::Key { fault: None, .. } => self.by_rule(route, advice, &facts),
             _ => None,
         };
-        Prepared { keyed, by_rule, demand: route.demand(&head.headers) }
+        Prepared { keyed, by_rule, demand: route.demand(&head.headers), is_ahead: false }
     }
 
     /// Returns the request's key by what the last response for its path has said of queries (`No-Vary-Search`).
@@ -124,8 +131,9 @@ impl Web {
         advice: &Advice,
         head: &RequestHead,
         key: Key,
-        demand: &Demand,
+        prepared: &mut Prepared,
     ) -> Option<Response> {
+        let demand = &prepared.demand;
         if demand.directives.no_store {
             return None;
         }
@@ -138,6 +146,10 @@ impl Web {
         let Outcome::Hit(object) = &found_here.outcome else { return None };
         if object.head.age_ms(now) >= object.head.lifetimes.ttl_ms {
             // A stale response that the client accepts: the full look-up notes that.
+            return None;
+        }
+        if is_due_ahead(route, object, now) {
+            prepared.is_ahead = true;
             return None;
         }
         let policy = advice.policy().map(|policy| policy.label());
@@ -209,7 +221,7 @@ impl Web {
         body: Bytes,
         prepared: Prepared,
     ) -> Reply {
-        let Prepared { keyed, by_rule, demand } = prepared;
+        let Prepared { keyed, by_rule, demand, is_ahead } = prepared;
         let plan = KeyedPlan::of(&keyed, route.kind(), !body.is_empty(), &demand);
         if let Some((word, why)) = plan.change() {
             trace::planned(advice.span(), word, why);
@@ -219,7 +231,7 @@ impl Web {
         match plan {
             KeyedPlan::LookUp(key) => {
                 let request = KeyedRequest::new(route, advice, head, body, demand, key);
-                self.look_up(KeyedRequest { by_rule, ..request }, trail).await
+                self.look_up(KeyedRequest { by_rule, ..request }, is_ahead, trail).await
             }
             KeyedPlan::Bypass(why, _) => {
                 self.passer.pass(Passed { route: &route, advice: &advice, head, body: body.into(), why }, trail).await
@@ -228,7 +240,8 @@ impl Web {
         }
     }
 
-    async fn look_up(&self, mut request: KeyedRequest, mut trail: Trail) -> Reply {
+    /// Serves a request that has a key. `is_ahead` says that it has been chosen to refresh what is fresh.
+    async fn look_up(&self, mut request: KeyedRequest, is_ahead: bool, mut trail: Trail) -> Reply {
         let now = clock::now();
         let begun = request.advice.span().timer();
         let found_here = self.find(&request, &mut trail, now).await;
@@ -243,6 +256,9 @@ impl Web {
                 found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
                 let reply = self.replies.object_reply(&request, request.key, &object, trail.clone(), now).await;
                 if let Some(reply) = reply {
+                    if fresh && (is_ahead || is_due_ahead(&request.route, &object, now)) {
+                        self.refresh_ahead(request, object);
+                    }
                     return reply;
                 }
             }
@@ -269,7 +285,8 @@ impl Web {
             is_by_request,
             has_stale: request.stale.is_some(),
             has_range: asks_for_range(&request),
-            passes_ranges: request.route.config.range_miss == RangeMiss::Pass,
+            passes_ranges: request.route.config.range_miss != RangeMiss::Whole,
+            slices_ranges: request.route.config.range_miss == RangeMiss::Parts,
             is_conditional: conditional::is_conditional(&request.head.headers),
             coalesces_reloads: request.route.reload() == Reload::Coalesce,
         };
@@ -282,6 +299,7 @@ impl Web {
                 request.is_reload = true;
                 self.collapse(request, trail).await
             }
+            MissPlan::Slices => self.slices(request, trail).await,
             MissPlan::Alone => self.fetch_alone(request, trail).await,
             MissPlan::Bypass(why) => self.bypass(request, why, trail).await,
             MissPlan::Refuse => {
@@ -309,15 +327,33 @@ impl Web {
         by_rule
     }
 
+    /// Serves a range from slices, or passes the request on where that can't be.
+    async fn slices(&self, request: KeyedRequest, trail: Trail) -> Reply {
+        let reply = Box::pin(self.slicer.serve(&request, trail.clone())).await;
+        match reply {
+            Some(reply) => reply,
+            None => self.bypass(request, Why::Range, trail).await,
+        }
+    }
+
     async fn bypass(&self, request: KeyedRequest, why: Why, trail: Trail) -> Reply {
         let KeyedRequest { route, advice, head, body, .. } = request;
         self.passer.pass(Passed { route: &route, advice: &advice, head, body: body.into(), why }, trail).await
     }
 
-    /// Refreshes a stale response that was served, in the background, unless a fetch is under way already.
+    /// Refreshes a fresh response that was served before its life is over, as if it were stale.
+    fn refresh_ahead(&self, mut request: KeyedRequest, object: Arc<Object>) {
+        request.is_ahead = true;
+        self.refresh(request, object);
+    }
+
+    /// Refreshes a response that was served, in the background, unless a fetch is under way already.
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
         request.stale = Some(object);
         if let Joined::Lead(lead) = self.flights.join(&request.key) {
+            if request.is_ahead {
+                self.cache.metrics().refreshed_ahead.inc();
+            }
             let span = request.advice.span().clone();
             trace::leads(&span, lead.number());
             trace::spawn(&span, fetch::lead(Arc::clone(&self.fetcher), request, lead, oneshot::channel().0));
@@ -481,7 +517,7 @@ impl Web {
     /// read for it alone.
     fn is_too_large_to_cut(&self, request: &KeyedRequest, response: &Response) -> bool {
         let length = http_body::Body::size_hint(response.body()).exact();
-        let is_too_large = length.is_some_and(|length| length > self.cache.config().object_bytes_max);
+        let is_too_large = length.is_some_and(|length| length > self.cache.object_bytes_max());
         is_too_large && response.status() == StatusCode::OK && asks_for_range(request)
     }
 
@@ -590,6 +626,11 @@ enum Landed {
 
 /// The channel to the client that began a flight, for a response that isn't shared.
 type Own = oneshot::Receiver<(Response, UpstreamReport)>;
+
+/// Whether this hit on what is fresh is the one that refreshes it ahead of its end.
+fn is_due_ahead(route: &Route, object: &Object, now: Timestamp) -> bool {
+    route.config.refresh_ahead && object.head.is_due_ahead(now, fastrand::f64) && object.begin_refresh()
+}
 
 fn asks_for_range(request: &KeyedRequest) -> bool {
     range::is_asked_for(&request.head.method, &request.head.headers)

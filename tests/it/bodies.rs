@@ -19,6 +19,7 @@ use crate::harness::{
     node::Node,
     origin::{Origin, Reply},
     proxy::Proxy,
+    quoted,
     redis::Redis,
     sealed, within,
 };
@@ -263,6 +264,87 @@ async fn memory_of_bodies_is_bounded_however_slowly_they_are_read() {
     let grown = peak.saturating_sub(before) / 1024;
     assert!(grown < COUNT * EACH / MIB / 2, "{grown} MiB more for {} MiB of bodies", COUNT * EACH / MIB);
     eventually("all given back", async || process.metric("holm_cache_bodies_bytes", "").await == 0.0).await;
+}
+
+/// A body of which memory has room for a tenth, while it arrives and while clients read at random places of it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_body_goes_to_disk_while_it_is_served_and_each_byte_is_fetched_once() {
+    const HUGE: usize = 128 * MIB;
+    const READERS: usize = 16;
+    let (origin, dir, body) = (Origin::start().await, tempfile::tempdir().unwrap(), sealed("huge", HUGE));
+    let (sent, warm) = (body.clone(), body.slice(..32 * MIB));
+    origin.on("/huge", move |seen| Reply::ranged(seen, 600, &sent));
+    origin.on("/warm", move |seen| Reply::ranged(seen, 600, &warm));
+    let disk = format!("dir = {}\nbytes = \"384MiB\"", quoted(&dir.path().display().to_string()));
+    let process = Node::builder()
+        .origin(&origin.url())
+        .memory("16MiB")
+        .set("cache", "object_bytes_max = \"1GiB\"\nbodies_bytes_max = \"64MiB\"\npart_ms = 20_000")
+        .set("cache.disk", &disk)
+        .spawn()
+        .await;
+    process.fetch("/warm").await;
+    process.hit("/warm").await;
+    let (before, mut peak) = (process.footprint().0, 0);
+
+    let whole = tokio::spawn(process.get("/huge").send());
+    eventually("the fetch", async || origin.hits("/huge") == 1).await;
+    let mut rng = fastrand::Rng::with_seed(11);
+    // Some of them while it arrives, some from the disk.
+    for _ in 0..2 {
+        let mut readers = tokio::task::JoinSet::new();
+        for _ in 0..READERS {
+            let first = rng.usize(..HUGE - 2 * MIB);
+            let last = rng.usize(first..first + 2 * MIB);
+            let asking = process.get("/huge").header("range", &format!("bytes={first}-{last}")).send();
+            readers.spawn(async move { (first, last, asking.await) });
+        }
+        while let Some(read) = readers.join_next().await {
+            let (first, last, response) = read.unwrap();
+            assert!(response.status == 206 && response.body == body[first..=last], "{first} to {last}");
+            peak = peak.max(process.footprint().0);
+        }
+    }
+    assert!(whole.await.unwrap().body == body);
+    peak = peak.max(process.footprint().0);
+    assert_eq!(origin.hits("/huge"), 1, "no part was lost on its way to the disk");
+    assert_eq!(process.metric("holm_cache_parts_missing_total", "").await, 0.0);
+    let grown = peak.saturating_sub(before) / 1024;
+    assert!(grown < HUGE / MIB * 5 / 8, "{grown} MiB more for {} MiB of bodies", HUGE / MIB);
+
+    process.purge_url("/huge", false).await;
+    let range = process.get("/huge").header("range", "bytes=0-9").header("cache-control", "only-if-cached");
+    assert_eq!(range.send().await.status, 504, "a purge takes all parts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_disk_could_not_hold_passes_without_being_stored() {
+    let (origin, dir, body) = (Origin::start().await, tempfile::tempdir().unwrap(), sealed("huge", 56 * MIB));
+    let (known, unknown) = (body.clone(), body.clone());
+    origin.on("/small", |_| Reply::fresh(600, sealed("small", 1000)));
+    origin.on("/known", move |_| Reply::fresh(600, known.clone()));
+    origin.on("/unknown", move |_| Reply::fresh(600, "").streaming(&unknown));
+    let node = Node::builder()
+        .origin(&origin.url())
+        .disk(dir.path())
+        .set("cache", "object_bytes_max = \"1GiB\"")
+        .start()
+        .await;
+    node.fetch("/small").await;
+    node.hit("/small").await;
+    // Three quarters of the disk are 48 MiB.
+    for hits in 1..3 {
+        assert!(node.fetch("/known").await.body == body);
+        assert_eq!(origin.hits("/known"), hits);
+        node.hit("/small").await;
+    }
+    assert_eq!(origin.hits("/small"), 1, "nothing was pushed out");
+    // That it is longer shows only when so much of it has come.
+    for _ in 0..2 {
+        assert!(node.fetch("/unknown").await.body == body);
+        assert!(node.cached("/unknown").await.is_none());
+    }
 }
 
 /// Two hundred clients that hardly read, of as many bodies in one piece; most leave the memory tier meanwhile.

@@ -3,6 +3,7 @@
 // A helper of a test may panic as the test itself may, and nobody counts the bytes of a test's future.
 #![allow(clippy::unwrap_used, clippy::large_futures)]
 
+mod ahead;
 mod arrays;
 mod batch;
 mod bodies;

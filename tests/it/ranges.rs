@@ -1,8 +1,12 @@
-//! Ranges: cut from what is stored, from what still arrives, and from what is fetched for them; or passed on.
+//! Ranges: cut from what is stored, from what still arrives, and from what is fetched for them; put together from parts;
+//! or passed on.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use bytes::Bytes;
@@ -43,6 +47,28 @@ fn cutting(seen: &Seen, body: &Bytes) -> Reply {
     let range = format!("bytes {first}-{last}/{}", body.len());
     Reply::says(206, body.slice(first..=last)).header("cache-control", "max-age=600").header("content-range", &range)
 }
+
+/// An origin that cuts one range by itself, of a body that has this tag.
+fn slicing(seen: &Seen, body: &Bytes, tag: &str) -> Reply {
+    let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let Some((first, last)) = range else { return Reply::fresh(600, body.clone()).header("etag", tag) };
+    let first: usize = first.parse().unwrap();
+    let last = last.parse().map_or(body.len() - 1, |last: usize| last.min(body.len() - 1));
+    if first > last {
+        return Reply::status(416).header("content-range", &format!("bytes */{}", body.len()));
+    }
+    let range = format!("bytes {first}-{last}/{}", body.len());
+    let reply = Reply::says(206, body.slice(first..=last)).header("content-range", &range);
+    reply.header("cache-control", "max-age=600").header("etag", tag)
+}
+
+/// A node whose ranges are put together from parts of 4 KiB.
+async fn in_parts(origin: &Origin) -> Node {
+    let builder = Node::builder().origin(&origin.url()).route("range_miss = \"parts\"");
+    builder.set("cache", "part_bytes = \"4KiB\"").start().await
+}
+
+const PART: usize = 4096;
 
 /// The parts of a multipart body: each one's `Content-Range`, and its bytes.
 fn parts(response: &Response) -> Vec<(String, Bytes)> {
@@ -346,4 +372,134 @@ async fn what_is_revalidated_is_cut_and_another_version_is_never_mixed_in() {
     let changed = ask(&node, "/a", "bytes=4000-4200").await;
     assert!(changed.status == 206 && changed.header("etag") == "\"2\"" && changed.body == bodies[1][4000..=4200]);
     assert!(origin.seen("/a").iter().all(|seen| seen.header("range").is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_put_together_from_parts_each_of_which_is_fetched_once() {
+    const LENGTH: usize = 12 * PART + 100;
+    let (origin, body) = (Origin::start().await, sealed("sliced", LENGTH));
+    let sent = body.clone();
+    origin.on("/a", move |seen| slicing(seen, &sent, "\"1\"").header("content-type", "video/x"));
+    let node = in_parts(&origin).await;
+    let mut rng = Rng::with_seed(3);
+    for _ in 0..40 {
+        let first = rng.usize(..LENGTH);
+        let last = rng.usize(first..LENGTH);
+        let response = ask(&node, "/a", &format!("bytes={first}-{last}")).await;
+        assert!(response.status == 206 && response.body == body[first..=last], "{first} to {last}");
+        assert_eq!(response.header("content-range"), format!("bytes {first}-{last}/{LENGTH}"));
+        assert_eq!(response.header("content-length"), (last + 1 - first).to_string());
+        assert_eq!((response.header("etag"), response.header("content-type")), ("\"1\"", "video/x"));
+    }
+    for (range, first) in [("bytes=-7", LENGTH - 7), ("bytes=49000-", 49_000)] {
+        let response = ask(&node, "/a", range).await;
+        assert!(response.status == 206 && response.body == body[first..], "{range}");
+    }
+    let seen: Vec<String> = origin.seen("/a").iter().map(|seen| seen.header("range").to_owned()).collect();
+    let distinct: BTreeSet<&String> = seen.iter().collect();
+    assert!(distinct.len() == seen.len() && seen.len() <= 13, "{seen:?}");
+    for range in &seen {
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        assert!(first.is_multiple_of(PART) && last == first + PART - 1, "{range}");
+    }
+
+    let total = origin.total();
+    crate::harness::eventually("a hit", async || ask(&node, "/a", "bytes=5000-5010").await.is_hit()).await;
+    assert_eq!(ask_if(&node, "/a", "bytes=1-2", "if-range", "\"1\"").await.status, 206);
+    assert_eq!(origin.total(), total);
+    let changed = ask_if(&node, "/a", "bytes=1-2", "if-range", "\"2\"").await;
+    assert_eq!((changed.cache().get("fwd"), origin.total()), ("bypass", total + 1), "the origin judges it");
+    let refused = ask(&node, "/a", &format!("bytes={LENGTH}-")).await;
+    assert_eq!((refused.status, refused.header("content-range")), (416, format!("bytes */{LENGTH}").as_str()));
+
+    node.purge_url("/a", false).await;
+    for first in [0, 6 * PART] {
+        let response = ask(&node, "/a", &format!("bytes={first}-{first}")).await;
+        assert!(response.status == 206 && !response.is_hit(), "a purge takes all parts");
+    }
+    assert!(node.fetch("/a").await.body == body, "a part isn't the whole");
+    node.hit("/a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_many_want_is_fetched_once() {
+    let (origin, gate, body) = (Origin::start().await, Gate::closed(), sealed("sliced", 3 * PART));
+    let (sent, held) = (body.clone(), gate.clone());
+    origin.on("/a", move |seen| slicing(seen, &sent, "\"1\"").behind(&held));
+    let node = in_parts(&origin).await;
+    let mut asking = JoinSet::new();
+    for number in 0..8 {
+        let (handle, body) = (NodeHandle::clone(&node), body.clone());
+        asking.spawn(async move {
+            let (first, last) = (PART + number * 100, PART + number * 100 + 50);
+            let response = ask(&handle, "/a", &format!("bytes={first}-{last}")).await;
+            assert!(response.status == 206 && response.body == body[first..=last], "{first} to {last}");
+        });
+    }
+    crate::harness::eventually("the fetch", async || origin.hits("/a") == 1).await;
+    gate.open();
+    asking.join_all().await;
+    assert_eq!(origin.hits("/a"), 1);
+}
+
+/// However the origin changes between two versions, and whatever is stored of each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_two_versions_never_meet() {
+    const LENGTH: usize = 8 * PART;
+    let (origin, version) = (Origin::start().await, Arc::new(AtomicUsize::new(0)));
+    let (now, bodies) = (Arc::clone(&version), [sealed("one", LENGTH), sealed("two", LENGTH)]);
+    let sent = bodies.clone();
+    origin.on("*", move |seen| {
+        let number = now.load(SeqCst);
+        slicing(seen, &sent[number], &format!("\"{number}\""))
+    });
+    let node = in_parts(&origin).await;
+    let three = format!("bytes=0-{}", 3 * PART - 1);
+    assert!(ask(&node, "/a", &format!("bytes=0-{}", 2 * PART - 1)).await.body == bodies[0][..2 * PART]);
+    version.store(1, SeqCst);
+    let third = format!("bytes={}-{}", 2 * PART, 3 * PART - 1);
+    assert!(ask(&node, "/a", &third).await.body == bodies[1][2 * PART..3 * PART]);
+    let broken = node.get("/a").header("range", &three).try_send().await;
+    assert!(broken.is_err(), "it began with the old one");
+    let whole = ask(&node, "/a", &three).await;
+    assert!(whole.header("etag") == "\"1\"" && whole.body == bodies[1][..3 * PART], "all of it is of the new one");
+
+    let (mut rng, mut whole) = (Rng::with_seed(5), 0);
+    for _ in 0..200 {
+        version.store(rng.usize(..2), SeqCst);
+        let first = rng.usize(..LENGTH);
+        let last = rng.usize(first..LENGTH);
+        let asked = node.get("/b").header("range", &format!("bytes={first}-{last}"));
+        let Ok(response) = asked.try_send().await else { continue };
+        let number: usize = response.header("etag").trim_matches('"').parse().unwrap();
+        assert!(response.status == 206 && response.body == bodies[number][first..=last], "{first} to {last}");
+        whole += 1;
+    }
+    assert!(whole > 50, "{whole} of 200 were whole");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_are_no_parts_ranges_are_passed_on() {
+    let (origin, body) = (Origin::start().await, sealed("sliced", 3 * PART));
+    let (weak, ignoring) = (body.clone(), body.clone());
+    origin.on("/weak", move |seen| slicing(seen, &weak, "W/\"1\""));
+    origin.on("/ignoring", move |_| Reply::fresh(600, ignoring.clone()).header("etag", "\"1\""));
+    let node = in_parts(&origin).await;
+    for (target, status) in [("/weak", 206), ("/ignoring", 200)] {
+        for hits in [2, 3] {
+            let response = ask(&node, target, "bytes=10-19").await;
+            assert_eq!((response.status, response.cache().get("fwd")), (status, "bypass"), "{target}");
+            let wanted = if status == 206 { &body[10..=19] } else { &body[..] };
+            assert!(response.body == wanted, "{target}");
+            assert_eq!(origin.hits(target), hits, "{target}: only the first one looks for parts");
+        }
+        assert_eq!(origin.seen(target).last().unwrap().header("range"), "bytes=10-19");
+    }
+    let several = ask(&node, "/ignoring", "bytes=0-1,5-6").await;
+    assert_eq!(
+        (several.status, several.cache().get("fwd")),
+        (200, "bypass"),
+        "those are for the origin to put together"
+    );
 }

@@ -37,15 +37,16 @@ impl<G> Intake<G> {
         self.guard = guard;
     }
 
-    /// Takes what has arrived; waits for readers if need be.
+    /// Takes what has arrived; waits for readers and for the disk if need be.
     ///
     /// # Errors
     /// [`Unwanted`] if nobody reads it and it isn't stored.
     pub async fn take(&mut self, mut data: Bytes) -> Result<(), Unwanted> {
         while !data.is_empty() {
-            let piece = data.split_to(data.len().min(self.room()));
+            let room = self.room().await;
+            let piece = data.split_to(data.len().min(room));
             if self.recorder.as_mut().is_some_and(|recorder| recorder.grow(piece.len()).is_err()) {
-                debug!("a response is over object_bytes_max; it is passed on but not stored");
+                debug!("a response is larger than what can be stored; it is passed on");
                 self.release();
             }
             while let Err(refused) = self.shared.push(&piece).await {
@@ -62,10 +63,11 @@ impl<G> Intake<G> {
     }
 
     /// Bytes that the next piece may have. A full part is stored first, now that it's known not to be the whole body.
-    fn room(&mut self) -> usize {
+    async fn room(&mut self) -> usize {
         let Some(recorder) = &mut self.recorder else { return SCARCE_BYTES };
         if self.filled == recorder.part_bytes() {
-            self.shared.spilled(recorder.part(&self.shared.open_pieces()));
+            let room = recorder.disk_room().await;
+            self.shared.spilled(recorder.part(&self.shared.open_pieces(), room));
             self.filled = 0;
         }
         SCARCE_BYTES.min(recorder.part_bytes() - self.filled)

@@ -12,8 +12,9 @@ use crate::message::Body;
 
 /// Asks for the rest of a body where it came from.
 pub trait Rest: fmt::Debug + Send + Sync {
-    /// The body from `offset` on, or from an earlier byte. `None` if it can't be had.
-    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>>;
+    /// The body from `offset` on, or from an earlier byte, and up to `end` at least; without that to its own end. `None`
+    /// if it can't be had.
+    fn resume(self: Arc<Self>, offset: u64, end: Option<u64>) -> BoxFuture<'static, Option<Resumed>>;
 }
 
 /// A body that begins anew somewhere.
@@ -44,9 +45,9 @@ pub(super) enum Failure {
 }
 
 impl Refill {
-    /// Asks for the body from `offset` on.
-    pub(super) async fn begin(rest: Arc<dyn Rest>, offset: u64) -> Option<Self> {
-        let Resumed { offset: at, body } = rest.resume(offset).await?;
+    /// Asks for the body from `offset` on, up to `end` if no more of it is needed.
+    pub(super) async fn begin(rest: Arc<dyn Rest>, offset: u64, end: Option<u64>) -> Option<Self> {
+        let Resumed { offset: at, body } = rest.resume(offset, end).await?;
         (at <= offset).then_some(Self { body, at, over: Bytes::new() })
     }
 

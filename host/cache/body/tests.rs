@@ -7,6 +7,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, StreamBody};
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::{
     task::{JoinHandle, yield_now},
@@ -90,20 +91,25 @@ struct Origin {
     /// It breaks off after so many bytes.
     breaks_after: Option<usize>,
     asked: AtomicUsize,
+    /// Up to where it was asked each time.
+    ends: Mutex<Vec<Option<u64>>>,
 }
 
 impl Origin {
     fn of(body: &Bytes) -> Self {
-        Self { body: body.clone(), ranges: true, breaks_after: None, asked: AtomicUsize::new(0) }
+        let (asked, ends) = (AtomicUsize::new(0), Mutex::default());
+        Self { body: body.clone(), ranges: true, breaks_after: None, asked, ends }
     }
 }
 
 impl Rest for Origin {
-    fn resume(self: Arc<Self>, offset: u64) -> BoxFuture<'static, Option<Resumed>> {
+    fn resume(self: Arc<Self>, offset: u64, end: Option<u64>) -> BoxFuture<'static, Option<Resumed>> {
         self.asked.fetch_add(1, SeqCst);
+        self.ends.lock().push(end);
         let offset = if self.ranges { offset } else { 0 };
+        let to = end.filter(|_| self.ranges).map_or(self.body.len(), |end| usize::try_from(end).unwrap());
         let from = usize::try_from(offset).unwrap().min(self.body.len());
-        let rest = self.body.slice(from..);
+        let rest = self.body.slice(from..to);
         let sent = rest.slice(..self.breaks_after.unwrap_or(rest.len()).min(rest.len()));
         let mut frames: Vec<_> = sent.chunks(1500).map(|data| Ok(Frame::data(sent.slice_ref(data)))).collect();
         if self.breaks_after.is_some() {
@@ -234,9 +240,16 @@ async fn sections_are_read_in_their_order_and_a_lost_part_of_one_comes_from_the_
         section("end", 0..0),
     ];
     let wanted = cut(&body, &sections);
-    for (lost, ranges, asks) in
-        [(1, true, 0), (5, true, 0), (0, true, 1), (0, false, 1), (2, true, 1), (2, false, 1), (4, true, 1)]
-    {
+    // The part that is lost, whether the origin has ranges, and up to where it is asked, in parts.
+    for (lost, ranges, asked) in [
+        (1, true, &[][..]),
+        (5, true, &[]),
+        (0, true, &[1]),
+        (0, false, &[1]),
+        (2, true, &[4]),
+        (2, false, &[4]),
+        (4, true, &[5]),
+    ] {
         let cache = cache(|_| ()).await;
         let object = stored(&cache, &body).await;
         cache.tiers.remove(&part_key(&object, lost));
@@ -245,7 +258,9 @@ async fn sections_are_read_in_their_order_and_a_lost_part_of_one_comes_from_the_
         let reading = cache.body(KEY, &object, Sections::Several(sections.clone()), || Some(rest)).await.unwrap();
         assert_eq!(reading.size_hint().exact(), Some(wanted.len() as u64));
         assert_eq!(drained(reading).await, (wanted.clone(), Ok(())), "part {lost}, ranges {ranges}");
-        assert_eq!((origin.asked.load(SeqCst), cache.lending.budget().held()), (asks, 0), "part {lost}");
+        assert_eq!(cache.lending.budget().held(), 0, "part {lost}");
+        let asked: Vec<_> = asked.iter().map(|end: &usize| Some((end * PART) as u64)).collect();
+        assert_eq!(*origin.ends.lock(), asked, "part {lost}: nothing but what is needed");
     }
 }
 

@@ -282,3 +282,16 @@ proptest! {
         prop_assert!(all.iter().all(|range| range.start < range.end && range.end <= length), "{:?}", all);
     }
 }
+
+#[test]
+fn the_first_byte_of_one_range() {
+    for (field, wanted) in [
+        ("bytes=7-", Some(7)),
+        ("bytes=7-9", Some(7)),
+        ("bytes=-3", Some(0)),
+        ("bytes=0-1,7-9", None),
+        ("bytes=7-9,-1", None),
+    ] {
+        assert_eq!(Ranges::parse(field).unwrap().first_of_one(), wanted, "{field}");
+    }
+}

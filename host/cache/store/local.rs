@@ -4,6 +4,7 @@ use std::{
     fmt::Display,
     io::{self, Read},
     path::Path,
+    time::Duration,
 };
 
 use foyer::{
@@ -14,7 +15,11 @@ use fs4::fs_std::FileExt;
 use parking_lot::Mutex;
 use tracing::warn;
 
-use super::{Error, seldom::Seldom};
+use super::{
+    Error,
+    queue::{DiskRoom, WriteQueue},
+    seldom::Seldom,
+};
 use crate::{
     cache::{
         Metrics,
@@ -37,11 +42,21 @@ const DISK_THREADS: usize = 2;
 /// Bytes that may wait to be written; what comes on top is dropped, which costs a later miss.
 const WRITE_BUFFER_BYTES: usize = 64 << 20;
 
+/// Bytes of a block of the store. A value must fit into one, beside its index and its key.
+const BLOCK_BYTES: usize = 16 << 20;
+
+/// Bytes of the largest parts that leave room for that.
+const BLOCK_PART_BYTES_MAX: usize = BLOCK_BYTES - (1 << 20);
+
+/// No value is longer than the largest of these blocks.
+const VALUE_BYTES_MAX: u64 = 2 * BLOCK_BYTES as u64;
+
 /// This node's tiers.
 pub(super) struct Local {
     cache: HybridCache<Key, Value, KeyHash>,
     has_disk: bool,
     value_bytes_max: usize,
+    queue: WriteQueue,
     metrics: Metrics,
     failed: Mutex<Seldom>,
     lost: Mutex<Seldom>,
@@ -78,6 +93,7 @@ impl Local {
                     .with_io_engine_config(PsyncIoEngineConfig::new())
                     .with_engine_config(
                         BlockEngineConfig::new(device)
+                            .with_block_size(block_bytes(config.part_bytes))
                             .with_buffer_pool_size(WRITE_BUFFER_BYTES)
                             .with_submit_queue_size_threshold(WRITE_BUFFER_BYTES),
                     )
@@ -95,6 +111,7 @@ impl Local {
             cache: built?,
             has_disk: config.disk.is_some(),
             value_bytes_max: config.memory.value_bytes_max,
+            queue: WriteQueue::new(),
             metrics: metrics.clone(),
             failed: Mutex::default(),
             lost: Mutex::default(),
@@ -139,6 +156,18 @@ impl Local {
         }
     }
 
+    pub(super) async fn disk_room(&self, bytes: usize, limit: Duration) -> Option<DiskRoom> {
+        if self.has_disk { self.queue.room(bytes, limit).await } else { None }
+    }
+
+    pub(super) fn give_back(&self, room: DiskRoom) {
+        let store = self.cache.storage().clone();
+        tokio::spawn(async move {
+            store.wait().await;
+            drop(room);
+        });
+    }
+
     pub(super) const fn has_disk(&self) -> bool {
         self.has_disk
     }
@@ -167,6 +196,10 @@ impl Local {
             warn!(%error, "the disk tier did not close cleanly; it will be recovered at the next start");
         }
     }
+}
+
+const fn block_bytes(part_bytes: usize) -> usize {
+    if part_bytes <= BLOCK_PART_BYTES_MAX { BLOCK_BYTES } else { 2 * BLOCK_BYTES }
 }
 
 fn shards(memory: &config::Memory) -> usize {
@@ -221,9 +254,11 @@ impl Code for Value {
     fn decode(reader: &mut impl std::io::Read) -> foyer::Result<Self> {
         let mut length = [0; 8];
         reader.read_exact(&mut length).map_err(foyer::Error::io_error)?;
-        let mut bytes = Vec::new();
-        // `take` bounds what a damaged length could make us allocate to what is really there.
-        reader.take(u64::from_le_bytes(length)).read_to_end(&mut bytes).map_err(foyer::Error::io_error)?;
+        let length = u64::from_le_bytes(length);
+        // Grown piece by piece it would take up to twice its length, uncounted, for as long as it is in memory. A damaged
+        // length makes us allocate no more than a value can have, and `take` bounds it to what is really there.
+        let mut bytes = Vec::with_capacity(usize::try_from(length.min(VALUE_BYTES_MAX)).unwrap_or_default());
+        reader.take(length).read_to_end(&mut bytes).map_err(foyer::Error::io_error)?;
         decode(&bytes.into()).ok_or_else(|| foyer::Error::io_error(std::io::Error::other("an unknown or torn value")))
     }
 

@@ -120,6 +120,7 @@ const OTHER_WORDS: &str = r#"
     query_body_bytes_max = 9
     cache_groups = false
     no_vary_search = false
+    refresh_ahead = true
     stale_if_unreachable_ms = 5
     methods = ["GET", "HEAD"]
     headers = { "X-Version" = "2", "x-beta" = true }

@@ -41,7 +41,8 @@ const CODINGS: [(&str, Compression); 3] =
 const FORWARD_PATH: [(&str, ForwardPath); 2] =
     [("normalized", ForwardPath::Normalized), ("as-received", ForwardPath::AsReceived)];
 
-const RANGE_MISS: [(&str, RangeMiss); 2] = [("whole", RangeMiss::Whole), ("pass", RangeMiss::Pass)];
+const RANGE_MISS: [(&str, RangeMiss); 3] =
+    [("whole", RangeMiss::Whole), ("parts", RangeMiss::Parts), ("pass", RangeMiss::Pass)];
 
 const RELOAD: [(&str, Reload); 3] =
     [("coalesce", Reload::Coalesce), ("honour", Reload::Honour), ("ignore", Reload::Ignore)];
@@ -158,6 +159,7 @@ fn route<'a>(
             .and_then(|given| findings.word("store_set_cookie", given, &STORE_SET_COOKIE))
             .unwrap_or_default(),
         extensions: extensions(raw, findings),
+        refresh_ahead: raw.refresh_ahead.as_ref().map_or(base.refresh_ahead, |given| *given.get_ref()),
         name,
         ..base
     }
@@ -350,6 +352,7 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("targeted", raw.targeted.as_deref().map(|given| given.first().map_or_else(|| raw.name.span(), Spanned::span))),
         ("reload", raw.reload.as_ref().map(Spanned::span)),
         ("store_set_cookie", raw.store_set_cookie.as_ref().map(Spanned::span)),
+        ("refresh_ahead", raw.refresh_ahead.as_ref().map(Spanned::span)),
         ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
         ("query_key", raw.query_key.as_ref().map(Spanned::span)),
         ("query_body_bytes_max", raw.query_body_bytes_max.as_ref().map(Spanned::span)),

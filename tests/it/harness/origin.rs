@@ -11,8 +11,12 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::BodyExt;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
@@ -115,6 +119,13 @@ impl Reply {
         let (pipe, body) = piped();
         taps.0.lock().push_back(pipe);
         self.body = body;
+        self
+    }
+
+    /// Sets a body whose length its head doesn't say.
+    pub(crate) fn streaming(mut self, body: &Bytes) -> Self {
+        let pieces: Vec<_> = body.chunks(1 << 20).map(|piece| Ok(Frame::data(body.slice_ref(piece)))).collect();
+        self.body = StreamBody::new(futures_util::stream::iter(pieces)).boxed_unsync();
         self
     }
 

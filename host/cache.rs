@@ -16,6 +16,7 @@ pub mod conditional;
 pub mod control;
 pub mod entry;
 mod facade;
+pub mod fetches;
 pub mod freshness;
 pub mod groups;
 pub mod key;

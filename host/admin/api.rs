@@ -12,6 +12,7 @@ use axum::{
 };
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use serde_json::{Map, Value};
 use tower::ServiceExt as _;
 
 use super::{
@@ -135,6 +136,23 @@ impl<S: Send + Sync> FromRequest<S> for Order {
     }
 }
 
+/// The body of a request whose target says all: none, or `{}`. A member would be one that this node doesn't know, and does
+/// nothing about.
+struct Nothing;
+
+impl<S: Send + Sync> FromRequest<S> for Nothing {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let Order(body) = Order::from_request(request, state).await?;
+        let is_empty_object = || serde_json::from_slice::<Map<String, Value>>(&body).is_ok_and(|map| map.is_empty());
+        if body.is_empty() || is_empty_object() {
+            return Ok(Self);
+        }
+        Err(Refusal::new(StatusCode::BAD_REQUEST, "the body of this request is `{}` or empty: it has no members"))
+    }
+}
+
 async fn ready(State(node): Node) -> Response {
     match node.ready() {
         Ok(()) => json(StatusCode::OK, JSON, &Readiness { ready: true, reasons: Vec::new() }),
@@ -171,7 +189,7 @@ async fn config(State(node): Node) -> Response {
     json(StatusCode::OK, JSON, &node.config())
 }
 
-async fn reload(State(node): Node, _: Order) -> Response {
+async fn reload(State(node): Node, _: Nothing) -> Response {
     match node.reload().await {
         Ok(reload) => json(StatusCode::OK, JSON, &reload),
         Err(failure) => {
@@ -192,7 +210,7 @@ async fn purge(State(node): Node, Order(body): Order) -> Result<Response, Refusa
 }
 
 /// Signs a node off. 200 only if nothing is left that purges would wait for.
-async fn sign_off(State(node): Node, Path(name): Path<String>, _: Order) -> Result<Response, Refusal> {
+async fn sign_off(State(node): Node, Path(name): Path<String>, _: Nothing) -> Result<Response, Refusal> {
     let SignOffReport { signed_off, left } = node.sign_off(name.clone()).await?;
     if left == Some(0) {
         return match signed_off {
@@ -238,7 +256,7 @@ mod tests {
 
     use http::{HeaderValue, Version, header::AUTHORIZATION, uri::PathAndQuery};
     use parking_lot::Mutex;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::{
         super::{
@@ -531,6 +549,26 @@ mod tests {
         let mut unsafe_one = request(Method::POST, "/config/reload", "{}".to_owned());
         unsafe_one.head.headers.remove(CONTENT_TYPE);
         assert_eq!(ask(&node, unsafe_one).await.status, 415);
+    }
+
+    #[tokio::test]
+    async fn where_the_target_says_all_a_body_may_say_nothing() {
+        let node = Arc::new(node());
+        for target in ["/config/reload", "/nodes/gone/sign-off"] {
+            for (body, status) in [
+                ("", 200),
+                ("{}", 200),
+                (" { } ", 200),
+                (r#"{"dry_run":true}"#, 400),
+                ("[]", 400),
+                ("null", 400),
+                ("node = \"n\"", 400),
+            ] {
+                let response = ask(&node, request(Method::POST, target, body.to_owned())).await;
+                assert_eq!(response.status, status, "{target} {body:?}: {}", response.text);
+                assert!(status == 200 || response.text.contains("`{}` or empty"), "{}", response.text);
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The listener of the admin API, and who may use it.
 
-use std::{env, ffi::OsStr, fs, io::ErrorKind, net::SocketAddr, path::Path, time::Duration};
+use std::{env, ffi::OsStr, net::SocketAddr, path::Path, time::Duration};
 
 use super::error::{AdminError, Error};
 use crate::{
@@ -44,12 +44,9 @@ fn is_open(admin: &config::Admin, token: Option<&Token>) -> bool {
 /// Returns the token of the file, else that of the environment, if either has one.
 fn token(file: Option<&Path>, variable: Option<&OsStr>) -> Result<Option<Token>, AdminError> {
     if let Some(file) = file {
-        let text = fs::read_to_string(file).map_err(|error| match error.kind() {
-            // The words of the error would be about bytes of a secret.
-            ErrorKind::InvalidData => AdminError::Token(file.display().to_string()),
-            _ => AdminError::TokenFile { file: file.to_owned(), cause: error },
-        })?;
-        return Token::parse(&text).map(Some).map_err(|_| AdminError::Token(file.display().to_string()));
+        let bytes = config::read_file(file).map_err(|cause| AdminError::TokenFile { file: file.to_owned(), cause })?;
+        let token = String::from_utf8(bytes).ok().and_then(|text| Token::parse(&text).ok());
+        return token.map(Some).ok_or_else(|| AdminError::Token(file.display().to_string()));
     }
     let Some(variable) = variable.filter(|text| !text.is_empty()) else { return Ok(None) };
     let token = variable.to_str().and_then(|text| Token::parse(text).ok());
@@ -58,6 +55,8 @@ fn token(file: Option<&Path>, variable: Option<&OsStr>) -> Result<Option<Token>,
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SECRET: &str = "0123456789abcdef";

@@ -71,8 +71,9 @@ impl Policies {
 
     /// Reads again what the configuration's file says of this policy. All else in it holds once it is adopted.
     async fn reread(&self, name: &str, policy: &NodePolicy) -> Result<(), String> {
-        let Some(file) = self.exchange.serving().config.file.clone() else { return Ok(()) };
-        let loaded = on_spare_thread(move || config::load(&file)).await;
+        let running = self.exchange.serving();
+        let Some(file) = running.config.file.clone() else { return Ok(()) };
+        let loaded = on_spare_thread(move || config::load_beside(&file, &running.config)).await;
         let mut config = loaded.map_err(|error| error.to_string())?;
         if let Some(said) = config.policies.remove(name) {
             policy.set_config(said);

@@ -177,8 +177,16 @@ impl Reloader {
     }
 
     async fn read_and_adopt(&self, file: PathBuf) -> Result<ConfigReload, ConfigFailure> {
-        let (digest, loaded) = on_spare_thread(move || (digest(&file), load(file))).await;
+        let running = self.exchange.serving();
+        let (digest, loaded, gone) = on_spare_thread(move || {
+            let running = &running.config;
+            (digest(&file), load(file, running), running.files_gone())
+        })
+        .await;
         *self.seen.lock() = digest;
+        for file in gone {
+            warn!(file = %file.display(), "it is gone; what was read of it holds until the node ends");
+        }
         let config = loaded.map_err(|error| ConfigFailure::Invalid(error.findings()))?;
         let changes = Box::pin(self.exchange.adopt(&config)).await.map_err(|error| match error {
             Error::NeedsRestart(keys) => ConfigFailure::NeedsRestart(keys),
@@ -189,13 +197,13 @@ impl Reloader {
 }
 
 /// Reads a configuration. What may be written at any time, such as a pipe, isn't waited for.
-fn load(file: PathBuf) -> Result<Config, config::Error> {
+fn load(file: PathBuf, running: &Config) -> Result<Config, config::Error> {
     match fs::metadata(&file) {
         Ok(metadata) if !metadata.is_file() => {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
             Err(config::Error::Read { path: file, cause })
         }
-        Ok(_) | Err(_) => config::load(&file),
+        Ok(_) | Err(_) => config::load_beside(&file, running),
     }
 }
 

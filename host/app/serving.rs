@@ -5,7 +5,6 @@
 mod tests;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -304,13 +303,14 @@ fn route(
     })
 }
 
-/// Returns the name that the keys of a route begin with. No two routes have the same, so that none serves what another
-/// has stored. Where requests are translated, rewritten or edited, what an origin is sent depends on how, and so does its
-/// response.
-fn key_name(said: &config::Route) -> Cow<'_, str> {
-    let mut name = Cow::Borrowed(said.name.as_str());
+/// Returns the name that the keys of a route begin with: with the rules by which its responses are stored, so that what
+/// was stored, or is being fetched, by other rules is never found by these. No two routes have the same, so that none
+/// serves what another has stored. Where requests are translated, rewritten or edited, what an origin is sent depends on
+/// how, and so does its response.
+fn key_name(said: &config::Route) -> String {
     // No name has a line break in it.
-    let mut add = |line: String| name.to_mut().push_str(&line);
+    let mut name = format!("{}\n{}", said.name, said.storing_rules());
+    let mut add = |line: String| name.push_str(&line);
     if let Some(translation) = &said.translation {
         add(format!("\n{translation:?}"));
     }

@@ -1,10 +1,12 @@
 //! The metrics of the batch room.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -19,7 +21,8 @@ use super::{
 
 type SecondsByPool = Family<PoolLabels, Gauge<f64, AtomicU64>>;
 
-/// Handles of the room's metrics; clones count into the same.
+/// Handles of the room's metrics; clones count into the same. The rows of a pool are there for as long as something counts
+/// for it.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     batches: Family<DepartureLabels, Counter>,
@@ -46,7 +49,32 @@ pub struct Metrics {
     pub(super) cost_fixed: SecondsByPool,
     pub(super) cost_item: SecondsByPool,
     pub(super) held: SecondsByPool,
+    pools: Arc<Mutex<HashMap<Arc<str>, Rows>>>,
     pool: Arc<str>,
+    /// That of all handles that were made at once for this pool.
+    _user: Option<Arc<User>>,
+}
+
+/// The rows of one pool's name.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Pools that count in them: while one takes another's place there are two.
+    users: usize,
+    reasons: HashSet<&'static str>,
+    models: HashSet<Arc<str>>,
+}
+
+/// One that counts in the rows of a pool.
+#[derive(Debug)]
+struct User {
+    metrics: Metrics,
+    pool: Arc<str>,
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.metrics.release(&self.pool);
+    }
 }
 
 /// The pool that a row is of.
@@ -116,14 +144,60 @@ impl Metrics {
             cost_fixed: Family::default(),
             cost_item: Family::default(),
             held: Family::default(),
+            pools: Arc::default(),
             pool: Arc::from(""),
+            _user: None,
         }
     }
 
     /// Returns handles that count what a pool of this name does.
     #[must_use]
     pub fn of_pool(&self, pool: &str) -> Self {
-        Self { pool: pool.into(), ..self.clone() }
+        let pool: Arc<str> = pool.into();
+        self.pools.lock().entry(Arc::clone(&pool)).or_default().users += 1;
+        let user = User { metrics: Self { _user: None, ..self.clone() }, pool: Arc::clone(&pool) };
+        Self { pool, _user: Some(Arc::new(user)), ..self.clone() }
+    }
+
+    /// Notes that one that counted for a pool is no more. The rows go with the last.
+    fn release(&self, pool: &Arc<str>) {
+        let mut pools = self.pools.lock();
+        let Some(rows) = pools.get_mut(pool) else { return };
+        rows.users = rows.users.saturating_sub(1);
+        if rows.users > 0 {
+            return;
+        }
+        let Some(Rows { reasons, models, .. }) = pools.remove(pool) else { return };
+        for why in reasons {
+            self.batches.remove(&DepartureLabels { pool: Arc::clone(pool), why });
+        }
+        for model in models {
+            let labels = ModelLabels { pool: Arc::clone(pool), model };
+            for family in [&self.model_batches, &self.model_items, &self.model_tokens] {
+                family.remove(&labels);
+            }
+            self.model_seconds.remove(&labels);
+        }
+        let labels = PoolLabels { pool: Arc::clone(pool) };
+        for family in [&self.items, &self.tokens] {
+            family.remove(&labels);
+        }
+        for family in [&self.size, &self.wait, &self.service] {
+            family.remove(&labels);
+        }
+        for family in [&self.waiting, &self.tenants, &self.slots] {
+            family.remove(&labels);
+        }
+        for family in [&self.largest_share, &self.cost_fixed, &self.cost_item, &self.held] {
+            family.remove(&labels);
+        }
+    }
+
+    /// Notes a row, so that it goes with its pool.
+    fn note(&self, note: impl FnOnce(&mut Rows) -> bool) {
+        if let Some(rows) = self.pools.lock().get_mut(&self.pool) {
+            note(rows);
+        }
     }
 
     /// Adds them to what the node reports.
@@ -203,6 +277,7 @@ impl Metrics {
 
     /// Counts a batch that a model responded to. There must not be more names than a table of [`super::Models`] has.
     pub fn of_model(&self, model: Arc<str>, batch: &ModelBatch) {
+        self.note(|rows| rows.models.insert(Arc::clone(&model)));
         let labels = ModelLabels { pool: Arc::clone(&self.pool), model };
         self.model_batches.get_or_create(&labels).inc();
         self.model_items.get_or_create(&labels).inc_by(batch.items as u64);
@@ -217,6 +292,7 @@ impl Metrics {
     /// Counts a batch that is sent now, and how long each of its items has waited.
     pub(super) fn sent(&self, why: Why, waits: impl ExactSizeIterator<Item = Duration>) {
         let labels = self.labels();
+        self.note(|rows| rows.reasons.insert(why.as_str()));
         self.batches.get_or_create(&DepartureLabels { pool: Arc::clone(&self.pool), why: why.as_str() }).inc();
         self.items.get_or_create(&labels).inc_by(waits.len() as u64);
         // A batch is far smaller than the first integer that an f64 can't hold.
@@ -343,5 +419,17 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+        let (again, clone) = (metrics.of_pool("models"), models.clone());
+        let gauges = models.gauges();
+        drop(models);
+        drop(clone);
+        let tells_of = |pool: &str| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text.contains(&format!("pool=\"{pool}\""))
+        };
+        assert!(tells_of("models"), "another pool of this name is there");
+        drop((again, gauges));
+        assert!(!tells_of("models") && tells_of("other"));
     }
 }

@@ -131,12 +131,12 @@ impl BodySource {
         }
     }
 
-    /// Removes the object, unless another is stored under its key by now.
+    /// Removes the object, if it is what is stored under its key. What isn't in memory may be another's: it stays, and is
+    /// in memory when it is found again.
     fn remove(&self) {
         let Kind::Stored(key, object) = &self.kind else { return };
         let tiers = &self.cache.tiers;
-        let is_other = matches!(tiers.memory(key), Some(Value::Object(now)) if now.head.layout != object.head.layout);
-        if !is_other {
+        if matches!(tiers.memory(key), Some(Value::Object(now)) if now.head.layout == object.head.layout) {
             tiers.remove_everywhere(key);
         }
     }

@@ -112,6 +112,8 @@ struct Wire {
     forbids_stale: Option<bool>,
     #[serde(default)]
     own: Vec<(String, ByteBuf)>,
+    #[serde(default)]
+    requested_at: Timestamp,
 }
 
 impl From<&Head> for Wire {
@@ -137,6 +139,7 @@ impl From<&Head> for Wire {
             },
             forbids_stale: Some(head.forbids_stale),
             own: fields(&head.own),
+            requested_at: head.requested_at,
         }
     }
 }
@@ -164,6 +167,7 @@ impl Wire {
             forbids_stale: self.forbids_stale.unwrap_or_else(|| Directives::read(&headers).forbids_stale()),
             headers,
             own: header_map(self.own)?,
+            requested_at: self.requested_at,
             stored_at: self.stored_at,
             initial_age_ms: self.initial_age_ms,
             fetch_ms: self.fetch_ms,
@@ -206,6 +210,7 @@ pub(crate) mod tests {
             status: StatusCode::OK,
             headers,
             own: HeaderMap::new(),
+            requested_at: Timestamp(997_500),
             stored_at: Timestamp(1_000_000),
             initial_age_ms: 2_500,
             fetch_ms: 80,

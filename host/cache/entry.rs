@@ -10,7 +10,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::AGE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{AGE, DATE},
+};
 
 use super::{
     ahead,
@@ -31,6 +34,8 @@ pub struct Head {
     pub headers: HeaderMap,
     /// Fields of the origin that are for this cache alone (RFC 9213): needed to renew it, and never sent to clients.
     pub own: HeaderMap,
+    /// When its request (or the one that renewed it) was sent. Zero if that isn't known.
+    pub requested_at: Timestamp,
     /// When the response (or the 304 that renewed it) arrived.
     pub stored_at: Timestamp,
     /// The age it had then, in milliseconds.
@@ -100,6 +105,18 @@ impl Head {
     pub fn is_from_future(&self, now: Timestamp, skew: Duration) -> bool {
         // Nearly always the first comparison is all there is to do.
         self.stored_at > now && self.stored_at > now.plus(skew)
+    }
+
+    /// Whether this response, which another process has stored, is newer than `other`: its request was sent later, by more
+    /// than clocks may differ (`skew`), or within that it was made later (`Date`; RFC 9111, section 4). What is ahead of
+    /// `now` by more counts for nothing.
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Self, now: Timestamp, skew: Duration) -> bool {
+        if self.requested_at > now.plus(skew) || other.requested_at > self.requested_at.plus(skew) {
+            return false;
+        }
+        let made = |head: &Self| freshness::date(&head.headers, DATE);
+        self.requested_at > other.requested_at.plus(skew) || made(self) > made(other)
     }
 
     /// Whether it is within its lifetime at `now`.
@@ -251,6 +268,41 @@ impl Value {
             Self::Part(bytes) => 64 + bytes.len(),
             Self::Varies(names) => 64 + names.iter().map(|name| name.as_str().len() + 32).sum::<usize>(),
             Self::Uncacheable(_) => 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::codec::tests::head, *};
+
+    #[test]
+    fn which_of_two_processes_responses_is_newer() {
+        const SKEW: Duration = Duration::from_secs(2);
+        let at = |requested_ms: u64, second: u64| {
+            let mut head = head(0);
+            head.requested_at = Timestamp(requested_ms);
+            let date = format!("Sun, 06 Nov 1994 08:49:{second:02} GMT");
+            head.headers.insert(DATE, HeaderValue::from_str(&date).unwrap());
+            head
+        };
+        let now = Timestamp(100_000);
+        for (stored, own, wanted) in [
+            // More than clocks differ: whatever `Date` says.
+            (at(52_001, 1), at(50_000, 9), true),
+            (at(50_000, 9), at(52_001, 1), false),
+            // Within that, by `Date`.
+            (at(52_000, 2), at(50_000, 1), true),
+            (at(50_000, 2), at(52_000, 1), true),
+            (at(52_000, 1), at(50_000, 1), false),
+            (at(52_000, 1), at(50_000, 2), false),
+            // Of a clock that is ahead.
+            (at(102_001, 9), at(50_000, 1), false),
+            // Of a time before this was remembered.
+            (at(0, 9), at(50_000, 1), false),
+        ] {
+            let found = stored.is_newer_than(&own, now, SKEW);
+            assert_eq!(found, wanted, "{} after {}", own.requested_at.0, stored.requested_at.0);
         }
     }
 }

@@ -8,7 +8,8 @@ use tracing::warn;
 use super::{
     Metrics,
     body::{budget::Budget, lending::Lending},
-    entry::{Object, PARTS_MAX, Value},
+    entry::{Head, Object, PARTS_MAX, Value},
+    fetches::{Fetch, Fetches},
     key::Key,
     lookup::{self, Demand, Outcome},
     purge::{self, Purger, Standing},
@@ -71,6 +72,7 @@ pub struct Cache {
     pub(super) lending: Arc<Lending>,
     purger: Arc<Purger>,
     search_rules: search::Rules,
+    fetches: Arc<Fetches>,
     pub(super) metrics: Metrics,
     object_bytes_max: u64,
     /// Dropped after what it guards.
@@ -108,6 +110,7 @@ impl Cache {
             lending: Lending::new(bodies),
             purger,
             search_rules: search::Rules::new(config.search_rules_max),
+            fetches: Fetches::new(),
             metrics,
             object_bytes_max,
             _lock: lock,
@@ -124,6 +127,13 @@ impl Cache {
     #[must_use]
     pub const fn search_rules(&self) -> &search::Rules {
         &self.search_rules
+    }
+
+    /// Begins a fetch for a request with this key: what comes of it replaces nothing that a later one has stored. To be
+    /// called before the request is sent.
+    #[must_use]
+    pub fn begin_fetch(&self, primary: &Key) -> Arc<Fetch> {
+        self.fetches.begin(primary)
     }
 
     /// The counts.
@@ -243,20 +253,41 @@ impl Cache {
         self.tiers.insert_local(key, Value::Uncacheable(until));
     }
 
-    /// Stores a renewed or finished object under its key, and under `index` the fields it varies by.
+    /// Stores a renewed or finished object under its key, and under `index` the fields it varies by. Not if it has been
+    /// purged meanwhile, or if what is stored there is newer: either way it would only take another's place.
     pub(super) fn store(
         &self,
+        fetch: &Fetch,
         key: Key,
         object: &Arc<Object>,
         index: Option<(Key, Arc<[http::HeaderName]>)>,
         now: Timestamp,
     ) {
-        let left_ms = object.head.left_ms(now);
-        self.metrics.stored.inc();
-        self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms);
-        if let Some((primary, names)) = index {
-            self.tiers.insert(primary, Value::Varies(names), left_ms);
+        let head = &object.head;
+        let primary = index.as_ref().map_or(key, |(primary, _)| *primary);
+        // What is stored by a rule of its path may come from requests with other keys (`No-Vary-Search`).
+        let is_ordered = fetch.is_for(&primary);
+        let standing = self.purger.check(&head.tags, &head.mark, &object.checked, None::<fn() -> Tag>);
+        if standing == Standing::Gone || self.has_newer(&key, head, is_ordered, now) {
+            return;
         }
+        let left_ms = head.left_ms(now);
+        let names = index.as_ref().map(|(_, names)| Arc::clone(names));
+        fetch.store(&key, names.as_ref(), || {
+            self.metrics.stored.inc();
+            self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms);
+            if let Some((primary, names)) = index {
+                self.tiers.insert(primary, Value::Varies(names), left_ms);
+            }
+        });
+    }
+
+    /// Whether memory has a newer response that another process has stored. Those of this one are known to the fetches, if
+    /// it `is_ordered`.
+    fn has_newer(&self, key: &Key, head: &Head, is_ordered: bool, now: Timestamp) -> bool {
+        let Some(Value::Object(stored)) = self.tiers.memory(key) else { return false };
+        let is_of_another = stored.head.mark.at == Uptime::default();
+        (is_of_another || !is_ordered) && stored.head.is_newer_than(head, now, self.config.clock_skew)
     }
 
     /// Writes out and closes the tiers.

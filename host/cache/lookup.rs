@@ -231,12 +231,20 @@ mod tests {
         let plain = Demand::default();
         let no_cache = with(Directives { no_cache: true, ..Directives::default() });
         let lenient = with(Directives { max_stale: Some(Duration::MAX), ..Directives::default() });
+        let reload = with(Directives { max_age: Some(Duration::ZERO), ..Directives::default() });
+        let lasting = with(Directives { min_fresh: Some(Duration::from_secs(1)), ..Directives::default() });
         for (standing, demand, at_ms, forbids_stale, wanted) in [
             (Standing::Good, &plain, 59_999, false, "hit"),
             (Standing::Good, &plain, 60_000, false, "unreachable"),
             (Standing::Good, &plain, 99_999, false, "unreachable"),
             (Standing::Good, &plain, 100_000, false, "miss"),
             (Standing::Good, &no_cache, 60_000, false, "forced"),
+            // A reload asks for the origin, and has something to show if that is out of reach.
+            (Standing::Good, &reload, 0, false, "hit"),
+            (Standing::Good, &reload, 1, false, "asked"),
+            (Standing::Good, &reload, 60_000, false, "unreachable"),
+            (Standing::Good, &lasting, 60_000, false, "unreachable"),
+            (Standing::Stale, &reload, 60_000, false, "doubtful"),
             (Standing::Stale, &plain, 10_000, false, "doubtful"),
             (Standing::Stale, &plain, 60_000, false, "doubtful"),
             (Standing::Unconfirmed, &plain, 60_000, false, "doubtful"),

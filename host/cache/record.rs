@@ -15,6 +15,7 @@ use super::{
     collapse::shared::{SharedBody, Spill},
     conditional,
     entry::{self, Digest, Head, Layout, Object, Value},
+    fetches::Fetch,
     freshness::initial_age_ms,
     groups,
     key::Key,
@@ -81,6 +82,7 @@ pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, origins:
         status,
         headers,
         own,
+        requested_at: origins.requested,
         stored_at: origins.received,
         initial_age_ms,
         // Less than a millisecond isn't nothing.
@@ -113,10 +115,11 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Stores one body, part by part as it arrives. Dropped before [`Recorder::finish`], it leaves nothing that could be
-/// found.
+/// found; and neither does a body whose fetch was overtaken by another, or that was purged while it arrived.
 #[derive(Debug)]
 pub struct Recorder {
     cache: Arc<Cache>,
+    fetch: Arc<Fetch>,
     keys: StorageKeys,
     head: Head,
     part_bytes: usize,
@@ -131,11 +134,11 @@ pub struct Recorder {
 pub struct TooLarge;
 
 impl Recorder {
-    /// Begins to store a response.
+    /// Begins to store the response of a fetch.
     #[must_use]
-    pub fn new(cache: Arc<Cache>, keys: StorageKeys, head: Head) -> Self {
+    pub fn new(cache: Arc<Cache>, fetch: Arc<Fetch>, keys: StorageKeys, head: Head) -> Self {
         let part_bytes = cache.config().part_bytes;
-        Self { cache, keys, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new(), disk_lags: false }
+        Self { cache, fetch, keys, head, part_bytes, stamp: fastrand::u64(..), digests: Vec::new(), disk_lags: false }
     }
 
     /// The body as others read it while it arrives, of `length` bytes if that's known.
@@ -228,7 +231,7 @@ impl Recorder {
     fn store(self, body: Bytes) -> Arc<Object> {
         let object = Object::new(self.head, body);
         let index = self.keys.names.map(|names| (self.keys.primary, names));
-        self.cache.store(self.keys.key, &object, index, clock::now());
+        self.cache.store(&self.fetch, self.keys.key, &object, index, clock::now());
         object
     }
 }
@@ -244,6 +247,7 @@ impl Cache {
     /// Renews a stored object by a 304 and puts it back. `None` if the 304 is about another response.
     pub fn renew(
         &self,
+        fetch: &Fetch,
         object: &Object,
         not_modified: &HeaderMap,
         storage: &Storage,
@@ -261,7 +265,7 @@ impl Cache {
         renewed.layout = object.head.layout.clone();
         let renewed = Object::new(renewed, object.body.clone());
         let index = keys.names.clone().map(|names| (keys.primary, names));
-        self.store(keys.key, &renewed, index, origins.received);
+        self.store(fetch, keys.key, &renewed, index, origins.received);
         Some(renewed)
     }
 }

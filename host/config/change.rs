@@ -234,6 +234,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "cache_groups",
             "no_vary_search",
             "refresh_ahead",
+            "underscores_in_headers",
         ],
     ),
     ("prefetch", Live, &["concurrency", "queue_max", "confidence_percent_min", "again_ms", "time_ms_max"]),

@@ -31,9 +31,10 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Adds a problem for every file that can't be read.
-    pub(super) fn look_for_files(&mut self) {
-        self.problems.extend(self.files.iter().filter_map(NeededFile::problem));
+    /// Adds a problem for every file that can't be read, those that are known left aside.
+    pub(super) fn look_for_files(&mut self, known: &BTreeSet<&Path>) {
+        let new = self.files.iter().filter(|file| !known.contains(file.path.as_path()));
+        self.problems.extend(new.filter_map(NeededFile::problem));
     }
 
     /// Returns the configuration, if nothing is wrong with it.

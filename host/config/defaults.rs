@@ -398,6 +398,7 @@ impl Route {
             store_set_cookie: StoreSetCookie::default(),
             extensions: Extensions::default(),
             refresh_ahead: false,
+            underscores_in_headers: false,
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Findings<'a> {
 pub(super) struct NeededFile {
     span: Range<usize>,
     role: &'static str,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl<'a> Findings<'a> {

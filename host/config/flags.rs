@@ -2,7 +2,7 @@
 //! a message underlines them in the command line they stand for.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -100,7 +100,7 @@ pub fn from_flags(flags: &Flags) -> Result<Config, Error> {
     }
     let raw = line.spell(flags);
     let mut checked = check(&raw, Path::new(""));
-    checked.look_for_files();
+    checked.look_for_files(&BTreeSet::new());
     let mut config = checked.finish(NAME, &line.text)?;
     if flags.tls == FlagsTls::SelfSigned {
         // No file says so: what nobody trusts is for trying things out.
@@ -278,6 +278,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         cache_groups: None,
         no_vary_search: None,
         refresh_ahead: None,
+        underscores_in_headers: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reading a configuration.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
 
 use super::{
     Config, Error,
@@ -18,12 +18,25 @@ const FILE_BYTES_MAX: ByteSize = ByteSize::mib(4);
 /// # Errors
 /// Everything that is wrong with it, each with its place and what is allowed.
 pub fn load(path: &Path) -> Result<Config, Error> {
+    read_whole(path, &BTreeSet::new())
+}
+
+/// Reads and validates a file for a node that runs by `running`. Files that this names as well may be gone: the node has
+/// read them. Whoever has to read one of them again finds out.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_beside(path: &Path, running: &Config) -> Result<Config, Error> {
+    read_whole(path, &running.needed_files())
+}
+
+fn read_whole(path: &Path, known: &BTreeSet<&Path>) -> Result<Config, Error> {
     let text = read(path)?;
     let name = path.display().to_string();
     // So that what is shown and compared doesn't depend on the working directory.
     let whole = std::path::absolute(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
     let mut checked = understand(&name, &text, whole.parent().unwrap_or(Path::new("")))?;
-    checked.look_for_files();
+    checked.look_for_files(known);
     let digest = Some(blake3::hash(text.as_bytes()));
     checked.finish(&name, &text).map(|config| Config { file: Some(whole), digest, ..config })
 }

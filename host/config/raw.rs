@@ -419,6 +419,7 @@ pub(super) struct Route {
     pub(super) cache_groups: Field<bool>,
     pub(super) no_vary_search: Field<bool>,
     pub(super) refresh_ahead: Field<bool>,
+    pub(super) underscores_in_headers: Field<bool>,
 }
 
 /// What a header field or a query parameter has to be.

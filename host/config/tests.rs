@@ -362,7 +362,7 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
-    let table: [(&str, &[&str]); 39] = [
+    let table: [(&str, &[&str]); 40] = [
         ("pool = \"wbe\" # !", &["there is no pool `wbe`", "did you mean `web`?"]),
         ("pool = \"web\"\npolicy = \"p\" # !", &["there is no policy `p`", "`[policy.p]`"]),
         ("pool = \"web\"\n[[route]]\npool = \"web\"\nname = \"a\" # !", &["there is another route `a`"]),
@@ -439,6 +439,10 @@ fn wrong_policies_and_routes_are_named_where_they_stand() {
         (
             "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nrefresh_ahead = true # !",
             &["only a route of `mode = \"http\"` has `refresh_ahead`"],
+        ),
+        (
+            "pool = \"web\"\nmode = \"infer\"\nprotocol = \"plain\"\nunderscores_in_headers = true # !",
+            &["only a route of `mode = \"http\"` has `underscores_in_headers`"],
         ),
         ("pool = \"web\"\nttl_ms = 99_000_000_000 # !", &["`ttl_ms` can't be 99_000_000_000 ms"]),
     ];
@@ -688,6 +692,25 @@ fn files_are_looked_for_beside_the_configuration() {
     let admin = config.admin.as_ref().expect("an admin API");
     assert_eq!(admin.token_file, Some(dir.path().join("admin-token")));
     assert_eq!(config.cache.disk.expect("a disk tier").dir, Path::new("/var/cache/holm"));
+}
+
+#[test]
+fn files_that_a_running_node_has_read_may_be_gone() {
+    let dir = on_disk();
+    let file = dir.path().join("holm.toml");
+    let running = load(&file).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    assert_eq!(running.files_gone(), Vec::<std::path::PathBuf>::new());
+    for sub in ["tls", "policies", "admin-token"] {
+        fs::rename(dir.path().join(sub), dir.path().join(format!("{sub}.gone"))).unwrap();
+    }
+    let error = load(&file).expect_err("nothing is there");
+    let again = load_beside(&file, &running).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    assert_eq!(running.files_gone().len(), error.findings().len(), "all are known");
+    assert_eq!(debug(again), debug(&running));
+    // A new one must be there.
+    fs::write(&file, examples().replace("tls/other.pem", "tls/new.pem")).unwrap();
+    let shown = load_beside(&file, &running).expect_err("a new file").render(false);
+    assert!(shown.contains("tls/new.pem`") && !shown.contains("tls/ca.pem"), "{shown}");
 }
 
 #[test]

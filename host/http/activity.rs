@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,6 +24,8 @@ pub(super) struct Activity {
     /// One number, so that the count for the log costs a request nothing.
     requests: AtomicU64,
     idle_since: AtomicU64,
+    /// Characters that the front has marked in the target of the request to come.
+    marked: AtomicUsize,
     panics: Counter,
 }
 
@@ -31,7 +33,8 @@ impl Activity {
     /// Returns a connection that has just been accepted; a panic while one of its requests is served is counted in
     /// `panics`.
     pub(super) fn new(panics: Counter) -> Self {
-        Self { opened: Instant::now(), requests: AtomicU64::new(0), idle_since: AtomicU64::new(0), panics }
+        let (requests, idle_since, marked) = (AtomicU64::new(0), AtomicU64::new(0), AtomicUsize::new(0));
+        Self { opened: Instant::now(), requests, idle_since, marked, panics }
     }
 
     /// Returns milliseconds since the connection was accepted.
@@ -68,6 +71,17 @@ impl Activity {
     /// Returns when the last request ended; meaningless while one is in flight.
     pub(super) fn idle_since(&self) -> Duration {
         Duration::from_millis(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// Notes how many characters the front has marked (`message::raw_query`) in the target of the request to come.
+    pub(super) fn mark(&self, characters: usize) {
+        self.marked.store(characters, Ordering::Relaxed);
+    }
+
+    /// Returns how many characters were marked in the target of the request that has just come.
+    pub(super) fn take_marked(&self) -> usize {
+        // Nearly always the look is all there is to do.
+        if self.marked.load(Ordering::Relaxed) == 0 { 0 } else { self.marked.swap(0, Ordering::Relaxed) }
     }
 
     /// Counts idleness from this moment on, in milliseconds since acceptance.

@@ -16,6 +16,8 @@ pub(super) enum Rejection {
     TargetMalformed,
     TargetAboveRoot,
     TargetTooLong,
+    /// It has characters that stand for others inside this node.
+    TargetReserved,
     TooManyFields,
     FieldsTooLarge,
     HostMissing,
@@ -58,6 +60,7 @@ impl Rejection {
             | Self::MethodMalformed
             | Self::TargetMalformed
             | Self::TargetAboveRoot
+            | Self::TargetReserved
             | Self::HostMissing
             | Self::HostRepeated
             | Self::HostMalformed
@@ -77,6 +80,7 @@ impl Rejection {
             Self::TargetMalformed => "the request target is neither a path nor an http or https URI",
             Self::TargetAboveRoot => "`..` in the request's path leads above the root",
             Self::TargetTooLong => "the request target is too long",
+            Self::TargetReserved => "U+E022, U+E03C and U+E03E must be percent-encoded in a query",
             Self::TooManyFields => "the request has too many header fields",
             Self::FieldsTooLarge => "the request's header fields are too large",
             Self::HostMissing => "the request names no host",

@@ -18,7 +18,7 @@ use super::{
     request::{self, Checked},
     shared::{Peer, Shared},
 };
-use crate::message::{Body, Client, Request, Response, body::Sender, problem::problem};
+use crate::message::{Body, Client, Request, Response, body::Sender, problem::problem, raw_query};
 
 /// Pieces that a client may be ahead of the other side once it has switched to another protocol.
 const PIECES: usize = 4;
@@ -70,6 +70,7 @@ impl<H: Handler> Conversation<H> {
         B::Error: Display,
     {
         let in_flight = InFlight::begin(&self.activity);
+        let marked = self.activity.take_marked();
         let (mut parts, body) = request.into_parts();
         let (version, is_head) = (parts.version, parts.method == Method::HEAD);
         self.shared.metrics.request(version);
@@ -79,7 +80,7 @@ impl<H: Handler> Conversation<H> {
         let mut response = if matches!(ticket, Some(None)) {
             self.refuse(too_many(), &parts, arrival)
         } else {
-            match self.admit(&mut parts, body, trailers, from_client) {
+            match self.admit(&mut parts, marked, body, trailers, from_client) {
                 Ok(request) => {
                     // What is left of it isn't to be held while the request is served.
                     drop(parts);
@@ -131,10 +132,12 @@ impl<H: Handler> Conversation<H> {
         self.shared.handler.refused(response, &request)
     }
 
-    /// Checks a request. What is left of `parts` after a refusal says what it was for.
+    /// Checks a request, in whose target its front has marked so many characters. What is left of `parts` after a refusal
+    /// says what it was for.
     fn admit<B>(
         &self,
         parts: &mut Parts,
+        marked: usize,
         body: B,
         trailers: Trailers,
         from_client: Option<&mut Option<Sender>>,
@@ -143,6 +146,9 @@ impl<H: Handler> Conversation<H> {
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Display,
     {
+        if raw_query::marks(parts.uri.query()) > marked {
+            return Err(Rejection::TargetReserved);
+        }
         let client = Client { ip: self.peer.ip, version: parts.version };
         let (scheme, local) = (self.peer.scheme, self.peer.local);
         let Checked { head, switches } = request::normalise(parts, scheme, local, client, &self.shared.limits)?;

@@ -322,9 +322,14 @@ async fn what_is_too_large_or_ambiguous_is_refused() {
     let site = Site::start(&limits(), &timeouts()).await;
     let large = format!("GET / HTTP/1.1\r\nHost: a\r\nB: {}\r\n\r\n", "x".repeat(20_000));
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "B: c\r\n".repeat(20));
+    let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(20_000));
+    let unended = format!("GET /{}", "x".repeat(20_000));
     let cases = [
         (large.as_str(), "431"),
         (many.as_str(), "431"),
+        // RFC 9110, section 15.5.15.
+        (target.as_str(), "414"),
+        (unended.as_str(), "414"),
         ("GET / HTTP/1.1\r\n\r\n", "400"),
         ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"),

@@ -1,8 +1,8 @@
 //! Characters that clients send raw in a query although no URI can have them: `"`, `<` and `>`, as in JSON. Origins that
 //! are asked directly get them, and may have signed them; the types of URIs don't take them. So between the listener and
-//! the connection to an origin each is *marked*: a character of Unicode's private use area stands for it, which nobody
-//! sends, and which to an origin means the same as the raw one if somebody does. Only HTTP/1.1 can have them raw; where it
-//! can't be, they are percent-encoded.
+//! the connection to an origin each is *marked*: a character of Unicode's private use area stands for it. A request that
+//! has such a character itself is refused, so that a mark always stands for a raw one: the listener knows how many it has
+//! marked. Only HTTP/1.1 can have them raw; where it can't be, they are percent-encoded.
 
 use std::borrow::Cow;
 
@@ -90,11 +90,25 @@ pub fn unmarked(line: &[u8]) -> Option<Vec<u8>> {
     Some(whole)
 }
 
+/// Returns how many marks a target's query has.
+#[must_use]
+pub fn marks(query: Option<&str>) -> usize {
+    match query.map(str::as_bytes) {
+        Some(text) if text.contains(&LEAD[0]) => (0..text.len()).filter(|at| meant(&text[*at..]).is_some()).count(),
+        _ => 0,
+    }
+}
+
+/// Returns how many characters were marked to make a request line of `marked` bytes of one of `len`.
+#[must_use]
+pub const fn marked_in(len: usize, marked: usize) -> usize {
+    marked.saturating_sub(len) / (MARK - 1)
+}
+
 /// Whether a target's query has marks.
 #[must_use]
 pub fn is_marked(query: Option<&str>) -> bool {
-    let has_mark = |text: &[u8]| (0..text.len()).any(|at| meant(&text[at..]).is_some());
-    query.is_some_and(|query| query.as_bytes().contains(&LEAD[0]) && has_mark(query.as_bytes()))
+    marks(query) > 0
 }
 
 /// Returns a query with its marks percent-encoded, as what they stand for.
@@ -135,6 +149,9 @@ mod tests {
             assert_eq!(marked.as_deref(), wanted.map(str::as_bytes), "{line}");
             if let Some(marked) = marked {
                 assert_eq!(unmarked(&marked).unwrap(), line.as_bytes());
+                let raw = line.bytes().filter(|byte| is_raw(*byte)).count();
+                assert_eq!(marked_in(line.len(), marked.len()), raw, "{line}");
+                assert_eq!(marks(std::str::from_utf8(&marked).ok()), raw, "{line}");
             }
         }
     }

@@ -202,6 +202,8 @@ struct Marks {
     has_waited: AtomicBool,
     /// A byte has come since something was written last.
     heard: AtomicBool,
+    /// There was more to read than the responses so far, when another request was to be written.
+    is_spoilt: AtomicBool,
 }
 
 impl Default for Used {
@@ -213,7 +215,8 @@ impl Default for Used {
 impl Used {
     /// Returns the marks of a connection that was opened at this time.
     fn since(opened: Instant) -> Self {
-        Self(Arc::new(Marks { opened, has_waited: AtomicBool::new(false), heard: AtomicBool::new(false) }))
+        let [has_waited, heard, is_spoilt] = [const { AtomicBool::new(false) }; 3];
+        Self(Arc::new(Marks { opened, has_waited, heard, is_spoilt }))
     }
 
     /// Notes that the first request is written.
@@ -237,6 +240,14 @@ impl Used {
         extensions.get::<Self>().is_some_and(|used| used.0.has_waited.load(Ordering::Relaxed) && !used.has_heard())
     }
 
+    /// Whether this connection was given up before anything of the request was written, because there was something to
+    /// read that would have been taken for its response.
+    pub(super) fn is_spoilt(connected: &Connected) -> bool {
+        let mut extensions = Extensions::new();
+        connected.get_extras(&mut extensions);
+        extensions.get::<Self>().is_some_and(|used| used.0.is_spoilt.load(Ordering::Relaxed))
+    }
+
     fn has_heard(&self) -> bool {
         self.0.heard.load(Ordering::Relaxed)
     }
@@ -249,6 +260,23 @@ impl Used {
 }
 
 impl Line {
+    /// Whether what is written begins another request, although there is something to read: a body after a response to HEAD,
+    /// a 204 or a 304, or another response that nobody asked for. The client library closes an idle connection on which
+    /// it sees such bytes; it sees them once the runtime has been told of them, which may be after it has written.
+    fn would_mistake(&self, bufs: &[IoSlice<'_>]) -> bool {
+        let begins = || bufs.iter().find(|buf| !buf.is_empty()).is_some_and(|first| is_request(first));
+        !self.is_shared && self.has_begun && self.used.has_heard() && begins() && self.unread() > 0
+    }
+
+    /// Returns the bytes that have come and haven't been read; 0 if the system can't tell.
+    fn unread(&self) -> u64 {
+        let tcp = match &self.stream {
+            Stream::Http(tcp) => tcp.inner(),
+            Stream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
+        };
+        rustix::io::ioctl_fionread(tcp).unwrap_or(0)
+    }
+
     /// Returns the outcome of a write. One that failed has the connection read on: a peer that refuses a request by its
     /// head and closes has sent its response before that (RFC 9112, section 9.5), and the end of what it sends, or the
     /// error, comes as well.
@@ -288,6 +316,11 @@ impl Line {
         self.line = None;
         Poll::Ready(Ok(Some(stands_for)))
     }
+}
+
+/// Whether bytes that are written begin with a request line, as the client library writes it.
+fn is_request(bytes: &[u8]) -> bool {
+    bytes.split(|byte| *byte == b'\n').next().is_some_and(|line| line.ends_with(b" HTTP/1.1\r"))
 }
 
 impl Connection for Line {
@@ -352,6 +385,10 @@ impl Write for Line {
         if this.is_deaf {
             return Poll::Pending;
         }
+        if this.would_mistake(bufs) {
+            this.used.0.is_spoilt.store(true, Ordering::Relaxed);
+            return Poll::Ready(Err(io::Error::other("the endpoint has sent more than its response")));
+        }
         this.used.set_heard(false);
         if !std::mem::replace(&mut this.has_begun, true) {
             this.used.begin();
@@ -371,7 +408,49 @@ impl Write for Line {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+
+    const HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    async fn write(line: &mut Line, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| Pin::new(&mut *line).poll_write(cx, bytes)).await
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_response_is_never_that_to_the_next_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        let mut line = Line::new(Stream::Http(TokioIo::new(near)));
+        let connected = line.connected();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+        for _ in 0..2 {
+            assert_eq!(write(&mut line, HEAD).await.unwrap(), HEAD.len());
+            far.read_exact(&mut [0; 32][..HEAD.len()]).await.unwrap();
+            far.write_all(response).await.unwrap();
+            let mut space = [MaybeUninit::uninit(); 64];
+            let mut read = ReadBuf::uninit(&mut space);
+            poll_fn(|cx| Pin::new(&mut line).poll_read(cx, read.unfilled())).await.unwrap();
+            assert_eq!(read.filled(), response);
+        }
+        far.write_all(b"body").await.unwrap();
+        while line.unread() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // A body that goes on may have its response already.
+        assert_eq!(write(&mut line, b"more").await.unwrap(), 4);
+        line.used.set_heard(true);
+        assert!(!Used::is_spoilt(&connected));
+        assert!(write(&mut line, HEAD).await.is_err());
+        assert!(Used::is_spoilt(&connected), "nothing of it was written");
+    }
 
     #[test]
     fn a_connection_that_was_not_opened_for_its_first_request_has_waited_for_it() {

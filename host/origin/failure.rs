@@ -229,6 +229,9 @@ impl Fault {
 
     /// What the client library reported of an exchange over HTTP/1.1.
     pub(super) fn of_client(error: &legacy::Error) -> Self {
+        if error.connect_info().is_some_and(Used::is_spoilt) {
+            return Self::unprocessed("the connection had more to read than the response before");
+        }
         Self {
             reason: if error.is_connect() { connect_reason(error) } else { exchange_reason(error) },
             detail: error.source().map_or_else(|| error.to_string(), describe),

@@ -1,7 +1,11 @@
 //! What this room counts.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -15,7 +19,8 @@ use prometheus_client::{
 
 use super::{failure::Failure, outbound::Fetched};
 
-/// What the pools count. One for all pools of a node: the pool is a label.
+/// What the pools count. One for all pools of a node: the pool is a label. Its rows are there for as long as a pool of
+/// that name is.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<OutcomeLabels, Counter>,
@@ -26,6 +31,16 @@ pub struct Metrics {
     head_seconds: Family<PoolLabels, Histogram>,
     coding_bytes: Family<CodingLabels, Counter>,
     spool: SpoolMeters,
+    pools: Arc<Mutex<HashMap<Arc<str>, Rows>>>,
+}
+
+/// The rows of one name.
+#[derive(Debug, Default)]
+struct Rows {
+    /// Pools that count in them: while one takes another's place there are two.
+    pools: usize,
+    failures: HashSet<&'static str>,
+    codings: HashSet<CodingLabels>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +76,7 @@ impl Metrics {
             head_seconds: Family::new_with_constructor(histogram),
             coding_bytes: Family::default(),
             spool: SpoolMeters::default(),
+            pools: Arc::default(),
         }
     }
 
@@ -115,20 +131,46 @@ impl Metrics {
 
     /// The handles of one pool.
     pub(super) fn of_pool(&self, pool: &Arc<str>) -> Meters {
+        self.pools.lock().entry(Arc::clone(pool)).or_default().pools += 1;
         let labels = PoolLabels { pool: Arc::clone(pool) };
         Meters {
             pool: Arc::clone(pool),
-            requests: self.requests.clone(),
-            responses: self.requests.get_or_create_owned(&outcome(pool, "response")),
+            metrics: self.clone(),
+            responses: self.requests.get_or_create_owned(&outcome(pool, RESPONSE)),
             retries: self.retries.get_or_create_owned(&labels),
             ejections: self.ejections.get_or_create_owned(&labels),
             bodies_broken: self.bodies_broken.get_or_create_owned(&labels),
             inflight: self.inflight.get_or_create_owned(&labels),
             head_seconds: self.head_seconds.get_or_create_owned(&labels),
-            coding_bytes: self.coding_bytes.clone(),
         }
     }
+
+    /// Notes that a pool of this name is no more. The rows go with the last.
+    fn release(&self, pool: &Arc<str>) {
+        let mut pools = self.pools.lock();
+        let Some(rows) = pools.get_mut(pool) else { return };
+        rows.pools = rows.pools.saturating_sub(1);
+        if rows.pools > 0 {
+            return;
+        }
+        let Some(Rows { failures, codings, .. }) = pools.remove(pool) else { return };
+        for word in failures.into_iter().chain([RESPONSE]) {
+            self.requests.remove(&outcome(pool, word));
+        }
+        for labels in codings {
+            self.coding_bytes.remove(&labels);
+        }
+        let labels = PoolLabels { pool: Arc::clone(pool) };
+        for family in [&self.retries, &self.ejections, &self.bodies_broken] {
+            family.remove(&labels);
+        }
+        self.inflight.remove(&labels);
+        self.head_seconds.remove(&labels);
+    }
 }
+
+/// The outcome of a request that had a response.
+const RESPONSE: &str = "response";
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -149,14 +191,13 @@ pub(super) struct SpoolMeters {
 #[derive(Debug)]
 pub(super) struct Meters {
     pool: Arc<str>,
-    requests: Family<OutcomeLabels, Counter>,
+    metrics: Metrics,
     responses: Counter,
     pub(super) retries: Counter,
     pub(super) ejections: Counter,
     pub(super) bodies_broken: Counter,
     pub(super) inflight: Gauge,
     pub(super) head_seconds: Histogram,
-    coding_bytes: Family<CodingLabels, Counter>,
 }
 
 impl Meters {
@@ -164,7 +205,8 @@ impl Meters {
     pub(super) fn coded(&self, message: &'static str, coding: &'static str, coded: usize, plain: usize) {
         for (form, bytes) in [("coded", coded), ("plain", plain)] {
             let labels = CodingLabels { pool: Arc::clone(&self.pool), message, coding, form };
-            self.coding_bytes.get_or_create(&labels).inc_by(bytes as u64);
+            self.metrics.coding_bytes.get_or_create(&labels).inc_by(bytes as u64);
+            self.note(|rows| rows.codings.insert(labels));
         }
     }
 
@@ -172,8 +214,25 @@ impl Meters {
     pub(super) fn count(&self, fetch: &Result<Fetched, Failure>) {
         match fetch {
             Ok(_) => self.responses.inc(),
-            Err(failure) => self.requests.get_or_create(&outcome(&self.pool, failure.reason())).inc(),
+            Err(failure) => {
+                let word = failure.reason();
+                self.note(|rows| rows.failures.insert(word));
+                self.metrics.requests.get_or_create(&outcome(&self.pool, word)).inc()
+            }
         };
+    }
+
+    /// Notes a row, so that it goes with its pool.
+    fn note(&self, note: impl FnOnce(&mut Rows) -> bool) {
+        if let Some(rows) = self.metrics.pools.lock().get_mut(&self.pool) {
+            note(rows);
+        }
+    }
+}
+
+impl Drop for Meters {
+    fn drop(&mut self) {
+        self.metrics.release(&self.pool);
     }
 }
 
@@ -217,5 +276,23 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn rows_go_with_the_last_pool_of_their_name() {
+        let (metrics, mut registry) = (Metrics::new(), Registry::default());
+        metrics.register(&mut registry);
+        let tells_of_it = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text.contains("pool=\"models\"")
+        };
+        let (former, next) = (metrics.of_pool(&Arc::from("models")), metrics.of_pool(&Arc::from("models")));
+        former.coded("request", "zstd", 10, 40);
+        former.head_seconds.observe(0.5);
+        drop(former);
+        assert!(tells_of_it());
+        drop(next);
+        assert!(!tells_of_it() && metrics.pools.lock().is_empty());
     }
 }

@@ -77,8 +77,8 @@ fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unfit = |reason: String| TlsError::Certificate { file: file.to_owned(), reason };
-    let found: Result<Vec<_>, pem::Error> =
-        CertificateDer::pem_file_iter(file).and_then(|certificates| certificates.collect());
+    let text = config::read_file(file).map_err(|error| unfit(error.to_string()))?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(certificates) if certificates.is_empty() => Err(unfit("there is none in PEM".to_owned())),
         Ok(certificates) => Ok(certificates),
@@ -87,7 +87,9 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|_| TlsError::Key { file: file.to_owned() })
+    let unfit = || TlsError::Key { file: file.to_owned() };
+    let text = config::read_file(file).map_err(|_| unfit())?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|_| unfit())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(super) enum Claim {
 }
 
 /// Names of the client's address, beside `X-Forwarded-For`.
-const ADDRESSES: [&str; 18] = [
+const ADDRESSES: [&str; 16] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "client-ip",
@@ -30,12 +30,18 @@ const ADDRESSES: [&str; 18] = [
     "x-originating-ip",
     "x-proxyuser-ip",
     "x-real-ip",
-    "x-remote-addr",
-    "x-remote-ip",
 ];
 
 /// Names of the user that a proxy has authenticated. What of `X-Forwarded-…` isn't here claims something of the proxy.
-const USERS: [&str; 9] = [
+const USERS: [&str; 21] = [
+    "client-cert",
+    "client-cert-chain",
+    "x-apigateway-api-userinfo",
+    "x-arr-clientcert",
+    "x-client-dn",
+    "x-client-verify",
+    "x-credential-identifier",
+    "x-endpoint-api-userinfo",
     "x-forwarded-access-token",
     "x-forwarded-client-cert",
     "x-forwarded-email",
@@ -45,15 +51,43 @@ const USERS: [&str; 9] = [
     "x-forwarded-tls-client-cert",
     "x-forwarded-tls-client-cert-info",
     "x-forwarded-user",
+    "x-goog-iap-jwt-assertion",
+    "x-proxy-user",
+    "x-ssl-cert",
+    "x-tls-client-cert",
+];
+
+/// Beginnings of further such names.
+const USERS_BEGIN: [&str; 19] = [
+    "cf-access-",
+    "oidc-claim-",
+    "remote-",
+    "ssl-client-",
+    "tailscale-user-",
+    "x-amzn-mtls-",
+    "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-client-cert",
+    "x-consumer-",
+    "x-goog-authenticated-user-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-pomerium-",
+    "x-remote-",
+    "x-ssl-client-",
+    "x-webauth-",
 ];
 
 /// Names of the address by which a proxy was reached, beside `X-Forwarded-…`.
-const PROXIES: [&str; 11] = [
+const PROXIES: [&str; 12] = [
     "forwarded",
     "front-end-https",
     "surrogate-capability",
     "x-envoy-original-host",
     "x-forward-for",
+    "x-forward-host",
     "x-forward-proto",
     "x-forwarded",
     "x-scheme",
@@ -83,7 +117,16 @@ const OVERRIDES: [&str; 15] = [
 
 /// Whether a name begins like one that is here: nearly no other field does, but for `x-…`.
 const fn may_claim(name: &[u8]) -> bool {
-    matches!(name, [b'x', b'-', ..] | [b'c', b'f' | b'l', ..] | [b'f', ..] | [b's', b'u', ..] | [b't', b'r', ..])
+    matches!(
+        name,
+        [b'x', b'-', ..]
+            | [b'c', b'f' | b'l', ..]
+            | [b'f', ..]
+            | [b'o', b'i', ..]
+            | [b'r', b'e', b'm', ..]
+            | [b's', b's' | b'u', ..]
+            | [b't', b'a' | b'r', ..]
+    )
 }
 
 /// Returns what the field of this name, in lower case, claims; `None` if nothing of this kind.
@@ -91,7 +134,7 @@ pub(super) fn of(name: &str) -> Option<Claim> {
     let is_in = |names: &[&str]| names.contains(&name);
     if !may_claim(name.as_bytes()) {
         None
-    } else if is_in(&USERS) || is_in(&ADDRESSES) {
+    } else if is_in(&USERS) || is_in(&ADDRESSES) || USERS_BEGIN.iter().any(|beginning| name.starts_with(beginning)) {
         Some(Claim::Client)
     } else if name.starts_with("x-forwarded-") || is_in(&PROXIES) {
         Some(Claim::Proxy)
@@ -108,8 +151,35 @@ mod tests {
 
     #[test]
     fn every_name_is_found() {
-        for name in [&USERS[..], &ADDRESSES, &PROXIES, &OVERRIDES].concat() {
+        for name in [&USERS[..], &USERS_BEGIN, &ADDRESSES, &PROXIES, &OVERRIDES].concat() {
             assert!(of(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn users_are_claimed_under_many_names() {
+        for name in [
+            "cf-access-authenticated-user-email",
+            "remote-user",
+            "ssl-client-s-dn",
+            "tailscale-user-login",
+            "x-amzn-oidc-data",
+            "x-auth-request-email",
+            "x-authenticated-userid",
+            "x-client-certificate",
+            "x-goog-authenticated-user-email",
+            "x-ms-client-principal-name",
+            "x-remote-ip",
+            "x-remote-user",
+            "x-ssl-client-verify",
+            "x-webauth-user",
+        ] {
+            assert_eq!(of(name), Some(Claim::Client), "{name}");
+        }
+        assert_eq!(of("x-forward-host"), Some(Claim::Proxy));
+        // Clients have a use for these.
+        for name in ["referer", "range", "x-auth-token", "x-auth-user", "x-ms-version", "te", "cookie", "x-user"] {
+            assert_eq!(of(name), None, "{name}");
         }
     }
 }

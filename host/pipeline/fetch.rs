@@ -27,6 +27,7 @@ use crate::{
         collapse::{Lead, shared::SharedBody},
         conditional,
         entry::Object,
+        fetches::Fetch,
         key::Key,
         lookup::Demand,
         purge::Mark,
@@ -262,7 +263,8 @@ pub(super) async fn lead(
     lead: Lead<Landing>,
     own: oneshot::Sender<(Response, UpstreamReport)>,
 ) {
-    let exchanged = exchange(&fetcher, &request).await;
+    let fetch = fetcher.cache.begin_fetch(&request.primary);
+    let exchanged = exchange(&fetcher, &request, &fetch).await;
     if request.is_reload {
         // The response has begun: what comes from now on may want something newer.
         lead.close();
@@ -284,7 +286,7 @@ pub(super) async fn lead(
         }
         Exchanged::Refused(response, report, refusal) => {
             // What one client's request brings is no reason to give up what is still fresh for all.
-            if refusal.holds_for_key() && !request.is_ahead {
+            if refusal.holds_for_key() && !request.is_ahead && !fetch.is_overtaken(&request.key) {
                 fetcher.cache.mark_uncacheable(request.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
@@ -295,7 +297,7 @@ pub(super) async fn lead(
 }
 
 /// Sends the request to the origin and decides about the response.
-pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Exchanged {
+pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &Arc<Fetch>) -> Exchanged {
     let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
         if keying::may_search(&request.route, &request.advice, &request.head) {
@@ -315,13 +317,14 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest) -> Excha
         match (renewable.take(), arrived.fetched.response.status()) {
             (Some(object), StatusCode::NOT_MODIFIED) => {
                 let report = UpstreamReport::of(&arrived, &request.advice);
-                if let Some(renewed) = renew(fetcher, request, object, arrived.fetched.response.headers(), &times) {
+                let not_modified = arrived.fetched.response.headers();
+                if let Some(renewed) = renew(fetcher, request, fetch, object, not_modified, &times) {
                     trace::renewed(request.advice.span());
                     return Exchanged::Renewed(renewed, report);
                 }
                 // The 304 is about a response that isn't stored here: fetch again, the whole.
             }
-            _ => return settle(fetcher, request, arrived, &times).await,
+            _ => return settle(fetcher, request, fetch, arrived, &times).await,
         }
     }
 }
@@ -375,6 +378,7 @@ pub(super) fn outbound(fetcher: &Fetcher, request: &KeyedRequest, renewable: Opt
 fn renew(
     fetcher: &Fetcher,
     request: &KeyedRequest,
+    fetch: &Fetch,
     object: &Object,
     not_modified: &HeaderMap,
     times: &Times,
@@ -394,7 +398,7 @@ fn renew(
     if keys.key != request.key {
         return None;
     }
-    fetcher.cache.renew(object, &not_modified, &storage, &keys, &origins(request, times, &keys))
+    fetcher.cache.renew(fetch, object, &not_modified, &storage, &keys, &origins(request, times, &keys))
 }
 
 /// Returns what a response says of the queries that it is for, if that counts for this request.
@@ -404,7 +408,13 @@ fn search_rule(request: &KeyedRequest, response: &HeaderMap) -> Option<Rule> {
     may_search.then(|| Rule::of(response)).flatten()
 }
 
-async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, times: &Times) -> Exchanged {
+async fn settle(
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
+    fetch: &Arc<Fetch>,
+    arrived: Arrived,
+    times: &Times,
+) -> Exchanged {
     let mut report = UpstreamReport::of(&arrived, &request.advice);
     let (mut parts, body) = arrived.fetched.response.into_parts();
     // All that a model's response depends on is in the key: its cookie is one of a network on the way, and no reason not
@@ -421,7 +431,7 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
         Some(slice) => rule_on_slice(fetcher, request, slice, response, times),
     };
     report.remark = ruling.reason.or_else(|| request.advice.remarked().cloned());
-    if ruling.uncacheable.is_some() {
+    if ruling.uncacheable.is_some() && !fetch.is_overtaken(&request.key) {
         fetcher.cache.mark_uncacheable(request.key, clock::uptime(), ruling.uncacheable);
     }
     let mut response = Response::from_parts(parts, body);
@@ -435,7 +445,7 @@ async fn settle(fetcher: &Fetcher, request: &KeyedRequest, arrived: Arrived, tim
             }
             Exchanged::Refused(response, report, refusal)
         }
-        Admission::Store(storage) => arriving(fetcher, request, response, &storage, report, times),
+        Admission::Store(storage) => arriving(fetcher, request, fetch, response, &storage, report, times),
     }
 }
 
@@ -450,6 +460,7 @@ fn take_cookies(headers: &mut HeaderMap) -> Vec<HeaderValue> {
 fn arriving(
     fetcher: &Fetcher,
     request: &KeyedRequest,
+    fetch: &Arc<Fetch>,
     response: Response,
     storage: &Storage,
     report: UpstreamReport,
@@ -471,7 +482,7 @@ fn arriving(
     let mark = head.mark;
     let age_ms = head.initial_age_ms;
     let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(age_ms));
-    let recorder = Recorder::new(Arc::clone(&fetcher.cache), keys.clone(), head);
+    let recorder = Recorder::new(Arc::clone(&fetcher.cache), Arc::clone(fetch), keys.clone(), head);
     let shared = recorder.shared(body.size_hint().exact());
     let (headers, body_read, at) = (Arc::new(headers), shared.clone(), clock::uptime());
     let declared = rule.as_ref().map(|rule| Declared {

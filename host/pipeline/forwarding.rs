@@ -158,8 +158,14 @@ impl Proxies {
             // What an unsafe method means is between the client and the origin; nothing is stored of it.
             Some(Claim::Override) => !may_be_stored || is_keyed(name),
         };
+        // Servers that take `_` for `-` would read it as another field: one by which responses may vary, and which the
+        // request that a variant is chosen by doesn't have.
+        let passes_underscores = route.infers() || route.config.underscores_in_headers;
+        let is_read_otherwise =
+            |name: &HeaderName| !passes_underscores && name.as_str().contains('_') && !is_keyed(name);
+        let is_dropped = |name: &HeaderName| looks_alike(name) || is_read_otherwise(name) || !is_passed_on(name);
         let mut headers = head.headers.clone();
-        for name in head.headers.keys().filter(|name| looks_alike(name) || !is_passed_on(name)) {
+        for name in head.headers.keys().filter(|name| is_dropped(name)) {
             headers.remove(name);
         }
         headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
@@ -294,7 +300,7 @@ mod tests {
     }
 
     /// Fields that origins believe, each with whether it is sent: of a client, of a trusted proxy, with an unsafe method.
-    const CLAIMS: [(&str, bool, bool, bool); 52] = [
+    const CLAIMS: [(&str, bool, bool, bool); 58] = [
         ("cf-connecting-ip", false, true, false),
         ("client-ip", false, true, false),
         ("fastly-client-ip", false, true, false),
@@ -315,6 +321,12 @@ mod tests {
         ("x-forwarded-groups", false, true, false),
         ("x-forwarded-preferred-username", false, true, false),
         ("x-forwarded-user", false, true, false),
+        ("cf-access-jwt-assertion", false, true, false),
+        ("remote-user", false, true, false),
+        ("x-amzn-oidc-identity", false, true, false),
+        ("x-client-cert", false, true, false),
+        ("x-remote-user", false, true, false),
+        ("x-forward-host", false, false, false),
         ("forwarded", false, false, false),
         ("front-end-https", false, false, false),
         ("surrogate-capability", false, false, false),
@@ -438,9 +450,14 @@ mod tests {
             assert_eq!(looks_alike(&field), wanted, "{name}");
         }
         let fields = [("x_forwarded_for", "192.0.2.1"), ("x-kept_", "1")];
-        let head = request(Method::GET, "/", &fields);
-        let sent = Proxies::default().of_request(&route(Mode::Http), &Advice::default(), &head);
-        assert!(!sent.contains_key("x_forwarded_for") && sent.contains_key("x-kept_"), "{sent:?}");
+        for (lets_pass, method) in [(false, Method::GET), (true, Method::GET), (false, Method::POST)] {
+            let mut route = route(Mode::Http);
+            route.config.underscores_in_headers = lets_pass;
+            let head = request(method, "/", &fields);
+            let sent = Proxies::default().of_request(&route, &Advice::default(), &head);
+            assert!(!sent.contains_key("x_forwarded_for"), "{sent:?}");
+            assert_eq!(sent.contains_key("x-kept_"), lets_pass, "{sent:?}");
+        }
         let head = request(Method::POST, "/", &fields);
         assert_eq!(super::sent(&route(Mode::Infer(Protocol::Plain)), None, &head.headers), ["x-kept_"]);
     }

@@ -36,6 +36,7 @@ use crate::{
         collapse::{Flights, Follower, Joined, Lead},
         control::Directives,
         entry::Object,
+        fetches::Fetch,
         key::Key,
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
@@ -435,6 +436,7 @@ impl SplitRequest {
             advised: advised.clone(),
             protocol: self.protocol,
             key,
+            fetch: self.infer.cache.begin_fetch(&key),
             mark: self.mark,
             requested: clock::now(),
             lead,
@@ -583,6 +585,7 @@ struct Flight {
     advised: AdvisedItem,
     protocol: &'static dyn Protocol,
     key: Key,
+    fetch: Arc<Fetch>,
     mark: Mark,
     requested: Timestamp,
     begun: Instant,
@@ -652,7 +655,8 @@ impl Flight {
         let storage = match ruling.admission {
             Admission::Store(storage) => storage,
             Admission::Refuse(refusal) => {
-                if refusal.holds_for_key() || ruling.uncacheable.is_some() {
+                let holds = refusal.holds_for_key() || ruling.uncacheable.is_some();
+                if holds && !self.fetch.is_overtaken(&self.key) {
                     cache.mark_uncacheable(self.key, clock::uptime(), ruling.uncacheable);
                 }
                 return (Some(refusal), ruling.reason, None);
@@ -680,7 +684,7 @@ impl Flight {
         };
         let mut head = head(StatusCode::OK, headers, &storage, &origins);
         momentary::strip(&mut head.headers);
-        match Recorder::new(Arc::clone(cache), keys, head).whole(body) {
+        match Recorder::new(Arc::clone(cache), Arc::clone(&self.fetch), keys, head).whole(body) {
             Ok(object) => (None, None, Some(object.head.tags.clone())),
             Err(TooLarge) => (Some(Refusal::TooLarge), None, None),
         }

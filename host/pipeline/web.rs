@@ -570,7 +570,8 @@ impl Web {
     /// Fetches for one client only; what may be stored is stored.
     async fn fetch_alone(&self, mut request: KeyedRequest, trail: Trail) -> Reply {
         loop {
-            let exchanged = fetch::exchange(&self.fetcher, &request).await;
+            let begun = self.cache.begin_fetch(&request.primary);
+            let exchanged = fetch::exchange(&self.fetcher, &request, &begun).await;
             let is_given_up = matches!(
                 &exchanged,
                 Exchanged::Refused(response, ..) if self.is_too_large_to_cut(&request, response)

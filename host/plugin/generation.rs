@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    fs::File,
     io::{self, Read},
     path::Path,
     sync::Arc,
@@ -120,7 +119,7 @@ fn read(source: &PolicySource) -> Result<Cow<'static, [u8]>, Refusal> {
 /// Reads a file; `None` if it is over the limit.
 fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let length = File::open(path)?.take(COMPONENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    let length = config::open_file(path)?.take(COMPONENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok((length as u64 <= COMPONENT_BYTES_MAX).then_some(bytes))
 }
 

@@ -43,6 +43,26 @@ async fn a_miss_is_followed_by_hits_from_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_that_origins_read_as_another_poisons_no_variant() {
+    let origin = Origin::start().await;
+    // As CGI hands fields on.
+    origin.on("*", |seen| {
+        let is_read = |name: &str| name.replace('_', "-") == "x-foo";
+        let read = seen.headers.iter().find(|(name, _)| is_read(name.as_str()));
+        let value = read.map_or("none", |(_, value)| value.to_str().unwrap()).to_owned();
+        Reply::fresh(600, value).header("vary", "X-Foo")
+    });
+    let node = front(&origin).await;
+    for path in ["/a", "/b"] {
+        assert_eq!(node.get(path).header("x_foo", "evil").send().await.text(), "none");
+        assert_eq!(node.fetch(path).await.text(), "none");
+        assert_eq!(node.get(path).header("x-foo", "own").send().await.text(), "own");
+    }
+    let passing = Node::builder().origin(&origin.url()).route("underscores_in_headers = true").start().await;
+    assert_eq!(passing.get("/a").header("x_foo", "known").send().await.text(), "known");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_must_not_be_shared_is_not() {
     const RESPONSES: [(&str, &[(&str, &str)]); 6] = [
         ("/no-store", &[("cache-control", "no-store, max-age=60")]),

@@ -102,6 +102,32 @@ async fn a_client_that_leaves_amid_the_body_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_response_replaces_none_that_a_later_fetch_has_stored() {
+    for on_disk in [false, true] {
+        let (origin, gate, asked) = (Origin::start().await, Gate::closed(), AtomicUsize::new(0));
+        let held = gate.clone();
+        origin.on("/page", move |_| match asked.fetch_add(1, SeqCst) {
+            0 => Reply::fresh(600, "old").behind(&held),
+            _ => Reply::fresh(600, "new"),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let builder = Node::builder().origin(&origin.url());
+        let node = if on_disk { builder.disk(dir.path()) } else { builder }.start().await;
+
+        let slow = tokio::spawn(node.get("/page").send());
+        eventually("the slow fetch", async || origin.hits("/page") == 1).await;
+        let reload = node.get("/page").header("cache-control", "no-cache").send().await;
+        assert_eq!(reload.text(), "new");
+        assert_eq!(node.hit("/page").await.text(), "new");
+        gate.open();
+        assert_eq!(slow.await.unwrap().text(), "old", "its client asked before the other did");
+        eventually("the end of both flights", async || node.metric("holm_cache_flights", "").await == 0.0).await;
+        assert_eq!(node.fetch("/page").await.text(), "new", "on disk: {on_disk}");
+        assert_eq!(origin.hits("/page"), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_fetch_reaches_all_who_wait_and_is_made_once() {
     let origin = Liar::start(Lie::Silence).await;
     let node =

@@ -52,6 +52,22 @@ async fn a_query_with_raw_characters_reaches_the_origin_as_it_is_and_is_purged_b
     assert!(!said(&node, &get).await.contains("hit"), "purged");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_character_that_stands_for_a_raw_one_is_not_taken_from_a_client() {
+    let origin = raw_origin().await;
+    let node = Node::builder().origin(&origin.url).start().await;
+    let get = |target: &str| format!("GET {target} HTTP/1.1\nHost: shop.test\nConnection: close\n\n");
+    for target in ["/x?q=\u{E022}", "/x?q=\"\u{E03C}", "/x?\u{E03E}=1"] {
+        let refused = said(&node, &get(target)).await;
+        assert!(refused.contains(" 400 ") && refused.contains("percent-encoded"), "{target}: {refused}");
+    }
+    let mut h2 = node.h2().await;
+    assert_eq!(h2.send(node.get("/x?q=\u{E022}")).await.status, 400);
+    assert_eq!(node.fetch("/x?q=%EE%80%A2").await.status, 200);
+    // One that is refused leaves nothing behind for the next.
+    assert_eq!(h2.send(node.get("/x?q=1")).await.status, 200);
+}
+
 /// An origin that says what target it was asked for, as it was written.
 struct RawOrigin {
     url: String,

@@ -12,7 +12,7 @@ use crate::harness::{
     liar::crlf,
     load::sealed_origin,
     node::{Node, url},
-    origin::{Gate, Origin, Reply},
+    origin::{Gate, Origin, Reply, Taps},
     process::run,
     redis::Redis,
 };
@@ -117,6 +117,29 @@ async fn a_fetch_that_began_before_a_purge_brings_nothing_back() {
     assert_eq!(early.await.unwrap().text(), "old", "a request from before the purge may get what was true then");
     assert_eq!(late.await.unwrap().text(), "new", "one from after it may not");
     assert_eq!(node.fetch("/slow").await.text(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_was_purged_leaves_its_successor_alone_when_it_ends() {
+    let (origin, taps) = (Origin::start().await, Taps::default());
+    let feed = taps.clone();
+    origin.on("/stream", move |_| Reply::fresh(600, "").fed(&feed));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let old = node.get("/stream").open();
+    let (old, pipe) = tokio::join!(old, async {
+        let pipe = taps.next().await;
+        pipe.send(Ok("old".into())).await.unwrap();
+        pipe
+    });
+    node.purge_url("/stream", false).await;
+    origin.on("/stream", |_| Reply::fresh(600, "new"));
+    assert_eq!(node.fetch("/stream").await.text(), "new");
+    assert_eq!(node.hit("/stream").await.text(), "new");
+    drop(pipe);
+    assert_eq!(old.unwrap().whole().await.unwrap().text(), "old");
+    eventually("its end", async || node.metric("holm_cache_flights", "").await == 0.0).await;
+    assert_eq!(node.fetch("/stream").await.text(), "new");
+    assert_eq!(origin.hits("/stream"), 2, "what was stored is there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

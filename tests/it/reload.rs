@@ -1,6 +1,6 @@
 //! Another configuration while the node runs: by HUP, by the admin API, and by a changed file.
 
-use std::{fs, io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr, path::Path};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -357,4 +357,62 @@ async fn the_configuration_is_shown_without_secrets() {
     assert_eq!((&info["generation"], &info["file"]), (&json!(1), &Value::Null));
     let (status, refused) = reload(&node).await;
     assert!(status == 409 && refused["detail"].as_str().unwrap().contains("no file"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_by_other_rules_is_not_found() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    let page = || Reply::fresh(600, "x").header("x-tags", "news");
+    origin.on("/page", move |_| page());
+    origin.on("/slow", move |_| page().behind(&held));
+    let before = Node::builder().origin(&origin.url());
+    let after = before.clone().route("tag_headers = [\"x-tags\"]");
+    let node = before.start().await;
+    node.fetch("/page").await;
+    node.hit("/page").await;
+    let slow = tokio::spawn(node.get("/slow").send());
+    eventually("the slow fetch", async || origin.hits("/slow") == 1).await;
+
+    node.adopt(&after).await.unwrap();
+    // A fetch that began by the former rules is not for those who come by these.
+    let another = tokio::spawn(node.get("/slow").send());
+    eventually("another fetch", async || origin.hits("/slow") == 2).await;
+    gate.open();
+    for waiting in [slow, another] {
+        assert_eq!(waiting.await.unwrap().status, 200);
+    }
+    node.fetch("/page").await;
+    assert_eq!(origin.hits("/page"), 2, "what was stored before can't be purged by its tag");
+    for path in ["/page", "/slow"] {
+        node.hit(path).await;
+    }
+    node.purge(&json!({"tag": "news"})).await;
+    for path in ["/page", "/slow"] {
+        assert!(node.cached(path).await.is_none(), "{path}");
+    }
+    // Whatever else changes, what is stored stays.
+    node.fetch("/page").await;
+    node.hit("/page").await;
+    node.adopt(&after.route("reload = \"honour\"")).await.unwrap();
+    assert!(node.fetch("/page").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_is_gone_keeps_no_reload_out() {
+    let (two, certificate) = (Two::start().await, Certificate::new());
+    let with = |builder: Builder, file: &Path| builder.set("tls", "reload_ms = 0").tls(file, &certificate.key);
+    let process = Process::serve(&unwatched(&with(two.before(), &certificate.certificate))).await;
+    fs::remove_file(&certificate.certificate).unwrap();
+    put(&process, &unwatched(&with(two.after(), &certificate.certificate)));
+    reloaded(&process).await;
+    let mut conn = Conn::tls(process.address, &certificate.der, &["h2"]).await.unwrap();
+    assert_eq!(conn.send(process.get("/other").host("localhost")).await.text(), "other");
+    for words in ["the former one is served on", "what was read of it holds"] {
+        eventually(words, async || process.said().contains(words)).await;
+    }
+    // One that the node hasn't read has to be there.
+    put(&process, &unwatched(&with(two.after(), Path::new("/nowhere/certificate.pem"))));
+    let (status, refused) = reload(&process).await;
+    assert!(status == 422 && refused.to_string().contains("/nowhere/certificate.pem"), "{refused}");
 }

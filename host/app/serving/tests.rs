@@ -341,3 +341,48 @@ async fn another_access_log_takes_the_place_of_the_former() {
     assert!(!Arc::ptr_eq(&log, exchange.serving().log.as_ref().unwrap()));
     exchange.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_of_the_rules_by_which_responses_are_stored() {
+    let base = base().await;
+    let key = |serving: &Serving| serving.routes[0].keys.hasher(cache::key::Decider::Native).finish();
+    let said = config(&["web"], "");
+    let former = assembled(&base, &said, None).await;
+    assert_eq!(key(&assembled(&base, &said, None).await), key(&former), "a restart finds what is stored");
+    let changes: [(fn(&mut config::Route), bool); 4] = [
+        (|route| route.tag_headers.push(http::HeaderName::from_static("x-tags")), false),
+        (|route| route.store_set_cookie = config::StoreSetCookie::Never, false),
+        (|route| route.freshness.ttl = Some(Duration::from_secs(1)), false),
+        (|route| route.websocket = false, true),
+    ];
+    for (at, (change, is_same)) in changes.into_iter().enumerate() {
+        let mut other = said.clone();
+        change(&mut other.routes[0]);
+        let next = assembled(&base, &other, Some(&former)).await;
+        assert_eq!(key(&next) == key(&former), is_same, "change {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rows_of_a_pool_that_is_gone_go() {
+    let (base, registry) = (base().await, Registry::new());
+    registry.register_with(|inner| base.metrics.origin.register(inner));
+    registry.register_with(|inner| base.metrics.batch.register(inner));
+    let exchange = begun(base, &config(&["gone", "stays"], "")).await;
+    let former = exchange.serving();
+    for name in ["gone", "stays"] {
+        ask(pool(&former, name)).await;
+    }
+    let tells_of = |pool: &str| registry.encode().contains(&format!("pool=\"{pool}\""));
+    exchange.adopt(&config(&["stays"], "")).await.unwrap();
+    assert!(tells_of("gone"), "a request may be under way there");
+    drop(former);
+    let going = async {
+        while tells_of("gone") {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, going).await.unwrap();
+    assert!(tells_of("stays"));
+    exchange.close().await;
+}

@@ -46,7 +46,7 @@ fn bytes(length: usize, seed: &str) -> Bytes {
 
 fn intake(cache: &Arc<Cache>, length: Option<u64>) -> (SharedBody, Intake<()>) {
     let keys = StorageKeys { primary: KEY, key: KEY, names: None };
-    let recorder = Recorder::new(Arc::clone(cache), keys, head(0));
+    let recorder = Recorder::new(Arc::clone(cache), cache.begin_fetch(&KEY), keys, head(0));
     let shared = recorder.shared(length);
     (shared.clone(), Intake::new(shared, recorder))
 }
@@ -376,7 +376,7 @@ async fn with_room_for(count: usize) -> Arc<Cache> {
 
 fn stored_whole(cache: &Arc<Cache>, key: Key, body: &Bytes) -> Arc<Object> {
     let keys = StorageKeys { primary: key, key, names: None };
-    Recorder::new(Arc::clone(cache), keys, head(0)).whole(body).unwrap()
+    Recorder::new(Arc::clone(cache), cache.begin_fetch(&key), keys, head(0)).whole(body).unwrap()
 }
 
 #[tokio::test]

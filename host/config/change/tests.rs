@@ -121,6 +121,7 @@ const OTHER_WORDS: &str = r#"
     cache_groups = false
     no_vary_search = false
     refresh_ahead = true
+    underscores_in_headers = true
     stale_if_unreachable_ms = 5
     methods = ["GET", "HEAD"]
     headers = { "X-Version" = "2", "x-beta" = true }

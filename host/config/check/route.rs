@@ -160,6 +160,7 @@ fn route<'a>(
             .unwrap_or_default(),
         extensions: extensions(raw, findings),
         refresh_ahead: raw.refresh_ahead.as_ref().map_or(base.refresh_ahead, |given| *given.get_ref()),
+        underscores_in_headers: raw.underscores_in_headers.as_ref().is_some_and(|given| *given.get_ref()),
         name,
         ..base
     }
@@ -353,6 +354,7 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("reload", raw.reload.as_ref().map(Spanned::span)),
         ("store_set_cookie", raw.store_set_cookie.as_ref().map(Spanned::span)),
         ("refresh_ahead", raw.refresh_ahead.as_ref().map(Spanned::span)),
+        ("underscores_in_headers", raw.underscores_in_headers.as_ref().map(Spanned::span)),
         ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
         ("query_key", raw.query_key.as_ref().map(Spanned::span)),
         ("query_body_bytes_max", raw.query_body_bytes_max.as_ref().map(Spanned::span)),

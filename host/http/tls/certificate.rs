@@ -1,6 +1,10 @@
 //! A certificate with its key, and the files that both are read from.
 
-use std::{io::ErrorKind, path::Path, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+};
 
 use blake3::Hash;
 use rustls::{
@@ -40,10 +44,10 @@ impl Files {
     pub(super) async fn read(pair: &config::Tls, ocsp: Option<&Path>) -> Result<Self, Error> {
         let ocsp = match ocsp {
             None => None,
-            Some(file) => match tokio::fs::read(file).await {
+            Some(file) => match read(file).await {
                 Ok(response) => Some(response).filter(|response| !response.is_empty()),
-                Err(error) if error.kind() == ErrorKind::NotFound => None,
-                Err(reason) => return Err(Error::Read { file: file.to_owned(), reason }),
+                Err(Error::Read { reason, .. }) if reason.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
             },
         };
         Ok(Self { chain: read(&pair.certificate).await?, key: read(&pair.key).await?, ocsp })
@@ -116,7 +120,10 @@ fn names_serial(response: &[u8], serial: &[u8]) -> bool {
 }
 
 async fn read(file: &Path) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(file).await.map_err(|reason| Error::Read { file: file.to_owned(), reason })
+    let path = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || config::read_file(&path)).await;
+    let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+    read.map_err(|reason| Error::Read { file: file.to_owned(), reason })
 }
 
 fn certificates(file: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {

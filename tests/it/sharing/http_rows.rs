@@ -118,8 +118,8 @@ const FIELDS: [(&str, &str, &str); 27] = [
 ];
 
 /// Those of them that origins believe of a client: they are in no key, and so they aren't sent.
-const CLAIMS: [&str; 6] =
-    ["forwarded", "x-host", "x-http-method-override", "x-original-url", "x-real-ip", "x-rewrite-url"];
+const CLAIMS: [&str; 7] =
+    ["forwarded", "x-client-cert", "x-host", "x-http-method-override", "x-original-url", "x-real-ip", "x-rewrite-url"];
 
 /// A field that differs, with and without the origin saying that it counts.
 fn fields() -> Vec<Row> {

@@ -68,6 +68,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes that HTTP/2's header list size counts for a field beside its own (RFC 9113, section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
 
+/// Bytes of the longest target that the types of URIs can hold, and a little more: HTTP/2 takes any such one, so that one
+/// that is too long is refused with a reason.
+const TARGET_BYTES_MAX: usize = 64 * 1024;
+
 const PING_MIN: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -161,7 +165,8 @@ pub(super) async fn serve<H: Handler>(
     let end = converse(&shared, &builders, &requests, &activity, &mut front, &drain).await;
     let rejection = requests.unparsed.lock().take();
     if let (Some(Refusal { status, date }), Some(rejection)) = (front.take_unparsed(), rejection) {
-        let response = requests.conversation.unparsed(unparsed::with_status(rejection, status));
+        let is_long_line = front.has_long_line(shared.limits.header_bytes_max);
+        let response = requests.conversation.unparsed(unparsed::of_size(rejection, status, is_long_line));
         let refusal = unparsed::written(response, &date);
         // A client that takes nothing is cut; one that has gone has nobody to tell.
         let _ = timeout(shared.timeouts.send, refuse(&mut front, &refusal)).await;
@@ -343,9 +348,10 @@ fn http1(limits: &Limits) -> http1::Builder {
 
 fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
     // Only a first check, in HTTP/2's own way of counting; `request` enforces the limits themselves.
-    // Twice as much: what exceeds it is refused by the library, with a response that doesn't say why.
+    // Twice as much, and any target: what exceeds it is refused by the library, with a response that doesn't say why.
     let list =
         limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD)).saturating_mul(2);
+    let list = list.saturating_add(TARGET_BYTES_MAX);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())

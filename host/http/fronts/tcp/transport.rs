@@ -158,21 +158,50 @@ pub(super) struct Front {
     alarm: Option<Pin<Box<Sleep>>>,
     /// Whether HTTP/1 is spoken.
     is_http1: bool,
+    /// The line that begins the head which came last; on HTTP/1 only.
+    line: RequestLine,
     /// hyper's own refusal of what it couldn't parse, which wasn't sent.
     unparsed: Option<Refusal>,
     activity: Arc<SocketActivity>,
 }
 
+/// How much of a request line has come.
+#[derive(Default)]
+struct RequestLine {
+    bytes: usize,
+    has_ended: bool,
+}
+
+impl RequestLine {
+    /// Takes what was read; `begins` says that it begins another head.
+    fn take(&mut self, read: &[u8], begins: bool) {
+        if begins {
+            *self = Self::default();
+        }
+        if self.has_ended {
+            return;
+        }
+        let end = read.iter().position(|byte| *byte == b'\n');
+        self.has_ended = end.is_some();
+        self.bytes = self.bytes.saturating_add(end.map_or(read.len(), |at| at + 1));
+    }
+}
+
 impl Front {
     /// Returns a stream that begins with the bytes in `ahead`.
     pub(super) fn new(transport: Transport, ahead: Bytes, activity: Arc<SocketActivity>) -> Self {
-        let (is_http1, unparsed) = (false, None);
-        Self { transport, ahead, has_ended: false, unread: 0, alarm: None, is_http1, unparsed, activity }
+        let (is_http1, line, unparsed) = (false, RequestLine::default(), None);
+        Self { transport, ahead, has_ended: false, unread: 0, alarm: None, is_http1, line, unparsed, activity }
     }
 
     /// HTTP/1 is spoken: request lines are looked at, and hyper's own refusals are held back.
     pub(super) const fn speaks_http1(&mut self) {
         self.is_http1 = true;
+    }
+
+    /// Whether the line that began the last head is longer than that by itself, or hasn't ended.
+    pub(super) const fn has_long_line(&self, bytes_max: usize) -> bool {
+        !self.line.has_ended || self.line.bytes > bytes_max
     }
 
     /// Returns hyper's own refusal of what it couldn't parse. It says nothing, so it was held back, and the socket is open for
@@ -193,6 +222,7 @@ impl Front {
         let read = &buf.filled()[before..];
         let Some(end) = read.iter().position(|byte| *byte == b'\n') else { return };
         let Some(line) = raw_query::marked(&read[..=end]) else { return };
+        self.activity.mark(raw_query::marked_in(end + 1, line.len()));
         // It is longer now, and perhaps too long for the buffer.
         self.ahead = [&line[..], &read[end + 1..], &self.ahead[..]].concat().into();
         buf.set_filled(before);
@@ -314,8 +344,12 @@ impl AsyncRead for Front {
         let before = buf.filled().len();
         let outcome = self.read(cx, buf);
         if buf.filled().len() > before {
-            if self.is_http1 && self.activity.awaits_head() {
-                self.mark(buf, before);
+            if self.is_http1 {
+                let begins = self.activity.awaits_head();
+                self.line.take(&buf.filled()[before..], begins);
+                if begins {
+                    self.mark(buf, before);
+                }
             }
             self.activity.heard();
         }

@@ -31,10 +31,11 @@ pub(super) fn reason(error: &hyper::Error) -> Option<Rejection> {
     })
 }
 
-/// Returns the reason, of the two ways to be too large the one that has the status which the parser chose.
-pub(super) fn with_status(reason: Rejection, status: StatusCode) -> Rejection {
+/// Returns the reason, of the two ways to be too large the right one (RFC 9110, section 15.5.15): that of the status which
+/// the parser chose, which looks at the whole head, or the target if its line is too long by itself.
+pub(super) fn of_size(reason: Rejection, status: StatusCode, is_long_line: bool) -> Rejection {
     match reason {
-        Rejection::FieldsTooLarge if status == StatusCode::URI_TOO_LONG => Rejection::TargetTooLong,
+        Rejection::FieldsTooLarge if is_long_line || status == StatusCode::URI_TOO_LONG => Rejection::TargetTooLong,
         other => other,
     }
 }
@@ -82,13 +83,15 @@ mod tests {
     }
 
     #[test]
-    fn the_parsers_status_tells_what_was_too_large() {
-        for (reason, status, wanted) in [
-            (Rejection::FieldsTooLarge, StatusCode::URI_TOO_LONG, Rejection::TargetTooLong),
-            (Rejection::FieldsTooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Rejection::FieldsTooLarge),
-            (Rejection::HeadMalformed, StatusCode::BAD_REQUEST, Rejection::HeadMalformed),
+    fn the_parsers_status_or_the_line_tells_what_was_too_large() {
+        const FIELDS: StatusCode = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        for (reason, status, is_long_line, wanted) in [
+            (Rejection::FieldsTooLarge, StatusCode::URI_TOO_LONG, false, Rejection::TargetTooLong),
+            (Rejection::FieldsTooLarge, FIELDS, true, Rejection::TargetTooLong),
+            (Rejection::FieldsTooLarge, FIELDS, false, Rejection::FieldsTooLarge),
+            (Rejection::HeadMalformed, StatusCode::BAD_REQUEST, true, Rejection::HeadMalformed),
         ] {
-            assert_eq!(with_status(reason, status), wanted);
+            assert_eq!(of_size(reason, status, is_long_line), wanted);
         }
     }
 }

@@ -184,6 +184,11 @@ impl SocketActivity {
             && (self.is_whole.load(Ordering::Relaxed) || self.activity.begun() == 0)
     }
 
+    /// Notes how many characters were marked in the target of the request to come.
+    pub(super) fn mark(&self, characters: usize) {
+        self.activity.mark(characters);
+    }
+
     /// Whether no request is being served.
     pub(super) fn is_idle(&self) -> bool {
         self.activity.is_idle()

@@ -5,6 +5,7 @@ mod caching;
 mod change;
 mod check;
 mod defaults;
+mod endpoint;
 mod error;
 mod file;
 mod findings;
@@ -25,12 +26,13 @@ mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
 
 use crate::message::{compression::Compression, network::Cidr};
 
 pub use caching::{Compress, Defaults, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
 pub use change::{changes, described, differences, hidden_keys};
+pub use endpoint::Endpoint;
 pub use error::{Error, Invalid};
 pub use file::{open_file, read_file};
 pub use flags::{Flags, FlagsTls, from_flags};
@@ -46,6 +48,8 @@ pub use units::{AccessLogError, ByteSize, ByteSizeError};
 pub struct Config {
     /// This node's name: in `Cache-Status`, in purge acknowledgements and in logs.
     pub node: String,
+    /// Where this node is, as the endpoints of pools name it; `None` if that makes no difference.
+    pub zone: Option<String>,
     /// Whether the file is read again when it changes.
     pub watch: bool,
     /// Addresses that clients connect to; at least one.
@@ -376,6 +380,10 @@ pub struct Prefetch {
 pub struct Pool {
     /// Members; at least one.
     pub endpoints: Vec<Endpoint>,
+    /// The node's own zone, if any member has one.
+    pub zone: Option<String>,
+    /// How long the addresses of its members' names hold until they are looked up again.
+    pub dns_ttl: Duration,
     /// Requests in flight to one endpoint; further ones wait.
     pub connections_max: usize,
     /// Requests that may wait for a connection to the pool; further ones get 503.
@@ -447,20 +455,13 @@ pub enum OriginHost {
 /// TLS to endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OriginTls {
-    /// PEM file of the certificates that are trusted; without one those of `SSL_CERT_FILE`, or the roots that are
-    /// compiled into the program.
+    /// PEM file of the certificates that are trusted; without one those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the
+    /// roots that are compiled into the program.
     pub ca: Option<PathBuf>,
     /// The certificate and key that the node shows to endpoints which want to see one.
     pub client: Option<Tls>,
     /// The name that is sent to endpoints (SNI), and that their certificates must have; that of the URL if `None`.
     pub server_name: Option<String>,
-}
-
-/// A member of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `http://host:port` or `https://host:port`.
-    pub url: Uri,
 }
 
 /// Active health checks.

@@ -81,7 +81,7 @@ struct ServeFlags {
     /// A configuration file; with it no other flag is taken
     #[arg(long, conflicts_with_all = ["origin", "listen", "tls_cert", "tls_key", "tls_self_signed", "http3", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
     config: Option<PathBuf>,
-    /// The origin's URL, http://host:port or https://host:port; several make a pool
+    /// The origin's URL, http://host:port, https://host:port or unix:/path; several make a pool
     #[arg(long, required_unless_present = "config")]
     origin: Vec<String>,
     /// Where clients connect [default: 127.0.0.1:8080]

@@ -4,8 +4,9 @@
 //! place at it, exchanges one request for one response head (`endpoint`, over `single` or `multiplex`), decides whether
 //! another attempt may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out
 //! the body as it arrives (`download`), once its beginning has been looked at (`opening`). A connection that switches
-//! protocols is a `tunnel`.
-//! A client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
+//! protocols is a `tunnel`. `dial` opens connections over the sockets of `reach`, which knows the addresses of `names`;
+//! these are looked up again by `following`. What a pool takes over from a former one is said by `succession` (pure). A
+//! client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
 //! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
 mod balance;
@@ -16,18 +17,21 @@ mod download;
 mod endpoint;
 mod failure;
 mod fetch;
+mod following;
 mod health;
 mod keep_alive;
 mod lagging;
 mod ledger;
 mod metrics;
 mod multiplex;
+mod names;
 mod opening;
 mod outbound;
 mod places;
 mod pool;
 mod probe;
 pub mod protocol;
+mod reach;
 mod reaction;
 mod read_ahead;
 mod recoding;
@@ -36,6 +40,7 @@ mod retry;
 mod single;
 mod spool;
 mod stats;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod trace;

@@ -87,8 +87,8 @@ struct PolicyUse {
 
 /// Makes a configuration into what serves it. What `previous` has is taken from there where the configuration says the
 /// same of it: a pool with its connections, health and statistics, its batcher with the items that wait, a route, and a
-/// route's metrics by its name. A policy is known by its name alone, and its generations go on. Nothing of `previous` is
-/// changed.
+/// route's metrics by its name. A pool of which it says something else takes over what is known of the endpoints that
+/// it still has. A policy is known by its name alone, and its generations go on. Nothing of `previous` is changed.
 ///
 /// # Errors
 /// [`Error`] names what can't be made. `previous` can go on.
@@ -224,7 +224,7 @@ fn pools(
         let known = previous.and_then(|previous| previous.pools.get(name));
         let pool = match known {
             Some(known) if keeps_bounds && known.config == *said => Arc::clone(&known.pool),
-            _ => Pool::of_node(name, said, &base.metrics.origin, bounds)
+            _ => Pool::of_node(name, said, &base.metrics.origin, bounds, known.map(|known| &*known.pool))
                 .map_err(|reason| Error::Pool { name: name.clone(), reason: Box::new(reason) })?,
         };
         let batches = match known {

@@ -24,7 +24,7 @@ use Class::{Live, Restart};
 /// Every key, by its table; `*` stands for a name that the operator chose.
 const CLASSES: &[(&str, Class, &[&str])] = &[
     ("", Restart, &["node"]),
-    ("", Live, &["watch"]),
+    ("", Live, &["watch", "zone"]),
     ("listen", Live, &["address", "proxy_protocol", "http3", "http3_port"]),
     // The socket has it from the start on.
     ("listen", Restart, &["reuse_port"]),
@@ -143,6 +143,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
         Live,
         &[
             "endpoints",
+            "dns_ttl_ms",
             "connections_max",
             "waiting_max",
             "connect_ms",

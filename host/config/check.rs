@@ -2,6 +2,7 @@
 //! here: the files that must exist are listed, and looked for by the caller.
 
 mod cache;
+mod endpoint;
 mod location;
 mod policy;
 mod pool;
@@ -51,6 +52,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let http3 = http3(&raw.http3, &mut findings);
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
+        zone: raw.zone.as_ref().map(|given| findings.name(given, "zone")),
         watch: raw.watch.unwrap_or(true),
         listen: listen(&raw.listen, (&tls, &http3), &mut taken, &mut findings),
         http3,
@@ -60,7 +62,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         cache: cache::cache(&raw.cache, &mut findings),
         plugins: policy::plugins(&raw.plugins, &mut findings),
         policies: policy::policies(&raw.policy, &mut findings),
-        pools: pool::pools(&raw.pool, &mut findings),
+        pools: pool::pools(&raw.pool, raw.zone.as_ref().map(Spanned::get_ref), &mut findings),
         routes: route::routes(raw, &mut findings),
         prefetch: prefetch(&raw.prefetch, &mut findings),
         log: log(&raw.log, &mut findings),

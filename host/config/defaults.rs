@@ -265,15 +265,17 @@ impl Default for PolicyLimits {
 }
 
 impl Pool {
-    /// 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond, 30 s between two pieces of
-    /// a body, 60 s for all of one to a batch; unused connections stay for 60 s; two attempts; heads of 1,000 fields and
-    /// 256 KiB; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded to within 5 s); no active checks; a batch an
-    /// endpoint under way.
+    /// Names looked up every 5 s; 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond,
+    /// 30 s between two pieces of a body, 60 s for all of one to a batch; unused connections stay for 60 s; two
+    /// attempts; heads of 1,000 fields and 256 KiB; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded to within
+    /// 5 s); no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        let concurrency = endpoints.len().clamp(1, BATCHES_MAX);
+        let concurrency = endpoints.iter().filter(|endpoint| !endpoint.backup).count().clamp(1, BATCHES_MAX);
         Self {
             endpoints,
+            zone: None,
+            dns_ttl: Duration::from_secs(5),
             connections_max: 256,
             waiting_max: 4096,
             connect: Duration::from_secs(2),

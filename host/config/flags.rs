@@ -21,7 +21,8 @@ use super::{
 /// Flags of `holm serve` without a file: one pool `origin` and one route `default` that takes everything.
 #[derive(Clone, Debug)]
 pub struct Flags {
-    /// `--origin`: endpoints of the pool, each `http://host:port` or `https://host:port`; at least one.
+    /// `--origin`: endpoints of the pool, each `http://host:port`, `https://host:port` or `unix:/path`; at least
+    /// one.
     pub origin: Vec<String>,
     /// `--listen`: where clients connect.
     pub listen: SocketAddr,
@@ -138,7 +139,8 @@ struct CommandLine {
 
 impl CommandLine {
     fn spell(&mut self, flags: &Flags) -> Raw {
-        let endpoints: Vec<_> = flags.origin.iter().map(|url| self.text("--origin", url)).collect();
+        let endpoints: Vec<_> =
+            flags.origin.iter().map(|url| self.put("--origin", url, raw::Endpoint::Url(url.clone()))).collect();
         let address = self.text("--listen", &flags.listen.to_string());
         let tls = self.tls(&flags.tls);
         let listen =
@@ -285,7 +287,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Cache, Disk, Http3, Listen, PolicySource, Pool, Redis, Route, Tls};
+    use crate::config::{Cache, Disk, Endpoint, Http3, Listen, PolicySource, Pool, Redis, Route, Tls};
 
     fn flags() -> Flags {
         Flags { origin: vec!["http://127.0.0.1:9000".to_owned()], ..Flags::default() }
@@ -302,7 +304,7 @@ mod tests {
         assert_eq!(debug(&config.cache), debug(Cache::default()));
         assert_eq!(debug(&config.routes), debug([Route::new("default", "origin")]));
         let endpoints = config.pools["origin"].endpoints.clone();
-        assert_eq!(debug(&endpoints), "[Endpoint { url: http://127.0.0.1:9000/ }]");
+        assert_eq!(endpoints, [Endpoint::new("http://127.0.0.1:9000".parse().unwrap())]);
         assert_eq!(debug(&config.pools["origin"]), debug(Pool::new(endpoints)));
         assert!(config.policies.is_empty() && config.admin.is_none());
     }

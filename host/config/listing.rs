@@ -14,9 +14,9 @@ use self::{
     values::{bytes, count, list, ms, named, option, path, size, table, text, texts, us},
 };
 use super::{
-    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Health, Http3, Limits, Listen,
-    ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy, PolicyLimits, PolicySource, Pool,
-    PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Timeouts, TlsVersion, Translation,
+    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Endpoint, Health, Http3, Limits,
+    Listen, ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy, PolicyLimits,
+    PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Timeouts, TlsVersion, Translation,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -24,6 +24,7 @@ use super::{
 pub fn listing(config: &Config) -> Value {
     table([
         ("node", text(&config.node)),
+        ("zone", option(config.zone.as_ref(), text)),
         ("watch", Value::Bool(config.watch)),
         ("listen", list(&config.listen, listen)),
         ("admin", option(config.admin.as_ref(), admin)),
@@ -297,7 +298,8 @@ fn rollout(rollout: &Rollout) -> Value {
 
 fn pool(pool: &Pool) -> Value {
     table([
-        ("endpoints", list(&pool.endpoints, |endpoint| text(endpoint.url.to_string().trim_end_matches('/')))),
+        ("endpoints", list(&pool.endpoints, endpoint)),
+        ("dns_ttl_ms", ms(pool.dns_ttl)),
         ("connections_max", count(pool.connections_max)),
         ("waiting_max", count(pool.waiting_max)),
         ("connect_ms", ms(pool.connect)),
@@ -320,6 +322,20 @@ fn pool(pool: &Pool) -> Value {
         ("batch", batch(&pool.batch)),
         ("protocol", option(pool.translation.as_ref(), |to| text(pool_protocol(to.protocol)))),
         ("translate", option(pool.translation.as_ref(), translate)),
+    ])
+}
+
+/// Returns an endpoint as short as a file may have it.
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let url = text(endpoint.written());
+    if *endpoint == (Endpoint { socket: endpoint.socket.clone(), ..Endpoint::new(endpoint.url.clone()) }) {
+        return url;
+    }
+    table([
+        ("url", url),
+        ("weight", Value::from(endpoint.weight)),
+        ("backup", Value::Bool(endpoint.backup)),
+        ("zone", option(endpoint.zone.as_ref(), text)),
     ])
 }
 

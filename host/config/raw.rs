@@ -1,9 +1,9 @@
 //! The values of a file: checked for names and types only. Values that are checked later carry their place.
 //! `config/holm.toml` explains every key.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::units::{ByteSize, Count, Micros, Millis};
@@ -17,6 +17,7 @@ pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Raw {
     pub(super) node: Field<String>,
+    pub(super) zone: Field<String>,
     pub(super) watch: Option<bool>,
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
@@ -278,7 +279,8 @@ pub(super) struct PolicyLimits {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Pool {
-    pub(super) endpoints: Field<Vec<Spanned<String>>>,
+    pub(super) endpoints: Field<Vec<Spanned<Endpoint>>>,
+    pub(super) dns_ttl_ms: Field<Millis>,
     pub(super) connections_max: Field<Count>,
     pub(super) waiting_max: Field<Count>,
     pub(super) connect_ms: Field<Millis>,
@@ -301,6 +303,55 @@ pub(super) struct Pool {
     pub(super) batch: Batch,
     pub(super) protocol: Field<String>,
     pub(super) translate: Field<Translate>,
+}
+
+/// An endpoint: its URL alone, or a table with it.
+#[derive(Debug)]
+pub(super) enum Endpoint {
+    Url(String),
+    Table(EndpointTable),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct EndpointTable {
+    pub(super) url: Spanned<String>,
+    pub(super) weight: Field<Count>,
+    pub(super) backup: Option<bool>,
+    pub(super) zone: Field<String>,
+}
+
+impl Endpoint {
+    pub(super) fn url(&self) -> &str {
+        match self {
+            Self::Url(url) => url,
+            Self::Table(table) => table.url.get_ref(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UrlOrTable)
+    }
+}
+
+struct UrlOrTable;
+
+impl<'de> de::Visitor<'de> for UrlOrTable {
+    type Value = Endpoint;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a URL, or a table such as { url = \"…\", weight = 2 }")
+    }
+
+    fn visit_str<E: de::Error>(self, url: &str) -> Result<Endpoint, E> {
+        Ok(Endpoint::Url(url.to_owned()))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, members: A) -> Result<Endpoint, A::Error> {
+        EndpointTable::deserialize(de::value::MapAccessDeserializer::new(members)).map(Endpoint::Table)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

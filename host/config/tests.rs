@@ -27,6 +27,7 @@ const SPARSE: &str = r#"
 /// The same with its examples in use.
 const SPARSE_EXAMPLES: &str = r#"
     node = "holm"
+    zone = "eu-1"
     admin.address = "127.0.0.1:9901"
     admin.token_file = "admin-token"
     admin.tls.certificate = "tls/admin.pem"
@@ -60,7 +61,10 @@ const SPARSE_EXAMPLES: &str = r#"
     tls.server_name = "origin.example"
     health.path = "/healthz"
     [pool.models]
-    endpoints = ["http://127.0.0.1:9100", "http://127.0.0.1:9101"]
+    endpoints = [
+        { url = "http://127.0.0.1:9100", weight = 3, zone = "eu-1" },
+        { url = "unix:/run/model.sock", backup = true },
+    ]
     [pool.tensors]
     endpoints = ["http://127.0.0.1:9200"]
     protocol = "kserve"
@@ -216,6 +220,7 @@ fn accepted(table: &str) -> BTreeSet<String> {
         "route.candidates" => "[[route]]\n[[route.candidates]]".to_owned(),
         route if route.starts_with("route.") => format!("[[route]]\n[{route}]"),
         "listen.tls" => "[[listen]]\n[listen.tls]".to_owned(),
+        "pool.*.endpoints" => "[[pool.any.endpoints]]".to_owned(),
         "listen.tls.further" => "[[listen]]\n[[listen.tls.further]]".to_owned(),
         other => format!("[{}]", other.replace('*', "any")),
     };
@@ -495,10 +500,26 @@ fn wrong_codings_are_named_where_they_stand() {
 
 #[test]
 fn wrong_pools_are_named_where_they_stand() {
-    let table: [(&str, &[&str]); 17] = [
+    let table: [(&str, &[&str]); 24] = [
         ("[pool.web] # !", &["the pool `web` has no endpoint"]),
         ("[pool.web]\nendpoints = [] # !", &["the pool `web` has no endpoint"]),
-        ("[pool.web]\nendpoints = [\"http://h/v1\"] # !", &["`http://h/v1` is no endpoint: it has a path"]),
+        ("[pool.web]\nendpoints = [\"http://h?x\"] # !", &["`http://h?x` is no endpoint: it has a query"]),
+        ("[pool.web]\nendpoints = [{ url = \"h\" }] # !", &["`h` is no endpoint: it doesn't begin"]),
+        ("[pool.web]\nendpoints = [5] # !", &["integer `5` doesn't belong here", "a URL, or a table"]),
+        ("[pool.web]\nendpoints = [{ wieght = 1 }] # !", &["unknown key `wieght`", "did you mean `weight`?"]),
+        (
+            "[pool.web]\nendpoints = [{ url = \"http://h\", weight = 0 }] # !",
+            &["`weight` can't be 0", "allowed are 1 to 1_000"],
+        ),
+        (
+            "[pool.web]\nendpoints = [{ url = \"http://h\", zone = \"eu 1\" }] # !",
+            &["\"eu 1\" can't be the name of a zone"],
+        ),
+        (
+            "[pool.web]\nendpoints = [\"http://h:1\", { url = \"http://h:1/\", weight = 2 }] # !",
+            &["`http://h:1/` is in this pool twice"],
+        ),
+        ("[pool.web]\nendpoints = [\"http://h\"]\ndns_ttl_ms = 99 # !", &["`dns_ttl_ms` can't be 99 ms", "100 ms to"]),
         ("[pool.web]\nendpoints = [\"http://h:1\", \"http://h:1/\"] # !", &["`http://h:1/` is in this pool twice"]),
         ("[pool.web]\nendpoints = [\"http://h\"]\nattempts_max = 0 # !", &["`attempts_max` can't be 0"]),
         (
@@ -529,6 +550,21 @@ fn wrong_pools_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{LISTENING}{text}"), phrases);
     }
+}
+
+#[test]
+fn a_pool_knows_the_zone_of_its_node_if_it_has_any() {
+    let pool = |node: &str, endpoint: &str| {
+        valid(&format!("{node}\n{LISTENING}[pool.web]\nendpoints = [{endpoint}]")).pools["web"].clone()
+    };
+    let (own, plain) = ("zone = \"a\"", "\"http://h\"");
+    let other = "{ url = \"http://h\", zone = \"b\" }";
+    assert_eq!(pool(own, other).zone.as_deref(), Some("a"));
+    assert_eq!(pool("", other).zone, None);
+    assert_eq!(pool(own, plain), pool("", plain), "it makes no difference");
+    let endpoint = pool("", "{ url = \"http://h/x\", weight = 9, backup = true }").endpoints.remove(0);
+    let wanted = Endpoint { weight: 9, backup: true, ..Endpoint::new("http://h/x".parse().unwrap()) };
+    assert_eq!(endpoint, wanted);
 }
 
 /// A pool that speaks another protocol, and a route that leads there.
@@ -600,6 +636,8 @@ fn a_pool_has_a_batch_under_way_for_each_endpoint_unless_configured_otherwise() 
         valid(&text).pools["web"].batch.concurrency
     };
     assert_eq!((concurrency(""), concurrency("batch.concurrency = 1")), (2, 1));
+    let backup = "[pool.web]\nendpoints = [\"http://a\", { url = \"http://b\", backup = true }]";
+    assert_eq!(valid(&format!("{LISTENING}{backup}")).pools["web"].batch.concurrency, 1);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn configuration(places: &Places<'_>) -> Result<Config, config::Error> {
     for pool in config.pools.values_mut() {
         // Scheme and path are constants and a socket's address is always an authority, so this can't fail.
         let url = Uri::builder().scheme("http").authority(origin.as_str()).path_and_query("/").build();
-        pool.endpoints = url.into_iter().map(|url| Endpoint { url }).collect();
+        pool.endpoints = url.into_iter().map(Endpoint::new).collect();
     }
     Ok(config)
 }

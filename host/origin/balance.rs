@@ -1,5 +1,6 @@
-//! Which endpoint takes the next request: the less loaded of two drawn at random, and for a batch the least loaded of
-//! those where it adds most to what is done. Pure; the caller brings the draw.
+//! Which endpoint takes the next request: the less loaded of two drawn at random, by weights, and for a batch the least
+//! loaded of those where it adds most to what is done; of those that come first by zone and by being no backup. Pure; the
+//! caller brings the draw.
 
 /// What is known of a member's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +13,24 @@ pub(super) enum Standing {
     Down,
 }
 
+/// Which members take requests before others: those of a smaller rank, as long as one of them is of use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// It is a backup. This weighs more than the zone.
+    pub(super) is_backup: bool,
+    /// It is in another zone than the node.
+    pub(super) is_elsewhere: bool,
+}
+
 /// A member of the pool as the balance sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
     /// Its health.
     pub(super) standing: Standing,
+    /// Who comes before it.
+    pub(super) rank: Rank,
+    /// Its share in relation to others of its rank. 0 counts as 1.
+    pub(super) weight: u32,
     /// Requests in flight to it and waiting for a place at it.
     pub(super) load: usize,
     /// No place is free at it.
@@ -32,11 +46,14 @@ pub(super) enum NoEndpoint {
     Down,
 }
 
-/// Picks a member that isn't in `excluded`: of two drawn at random the one with the smaller load.
+/// Picks a member that isn't in `excluded`: of two drawn at random, as often as their weights say, the one whose load
+/// is the smaller for its weight. Where loads are equal that way, shares are as the weights.
 ///
-/// Only members that are up count, and among them those with a free place come first. When nobody in the whole pool is
-/// up, those that are merely ejected are picked from (panic mode): some responses are better than none, and a success
-/// brings its endpoint back. A member that is down by active checks is never picked.
+/// Only members that are up count, of these only those of the smallest rank, and among them those with a free place
+/// come first: a rank that is merely busy is of use. When nobody in the whole pool is up, those that are ejected are
+/// picked from (panic mode): some responses are better than none, and a success brings its endpoint back. A member that
+/// is down by active checks is never picked. Members that are excluded are of no use to this request, so its next
+/// attempt may be at one of a higher rank.
 pub(super) fn pick(members: &[Member], excluded: &[usize], random: u64) -> Result<usize, NoEndpoint> {
     chosen(members, excluded, |fits| less_loaded(members, fits, random))
 }
@@ -70,44 +87,63 @@ fn chosen(
     }
     let calm = members.iter().any(|member| member.standing == Standing::Up);
     let wanted = if calm { Standing::Up } else { Standing::Ejected };
-    let fits = |at: usize| members[at].standing == wanted && !excluded.contains(&at);
+    let is_of_use = |at: usize| members[at].standing == wanted && !excluded.contains(&at);
+    let of_use = (0..members.len()).filter(|at| is_of_use(*at));
+    let rank = of_use.map(|at| members[at].rank).min().ok_or(NoEndpoint::Tried)?;
+    let fits = |at: usize| members[at].rank == rank && is_of_use(at);
     choose(&|at: usize| fits(at) && !members[at].full).or_else(|| choose(&fits)).ok_or(NoEndpoint::Tried)
 }
 
-/// The least loaded of the members that fit and gain about as much as the best one; one drawn from those that are equal.
+/// The least loaded, for its weight, of the members that fit and gain about as much as the best one; one drawn from those
+/// that are equal.
 fn most_useful(members: &[Member], gains: &[f64], fits: impl Fn(usize) -> bool, random: u64) -> Option<usize> {
     let gain = |at: usize| gains.get(at).copied().unwrap_or_default();
     let mut useful: Vec<usize> = (0..members.len()).filter(|at| fits(*at)).collect();
     let best = useful.iter().map(|at| gain(*at)).fold(0.0, f64::max);
     useful.retain(|at| gain(*at) + GAIN_SLACK >= best * GAIN_PART);
-    let least = useful.iter().map(|at| members[*at].load).min()?;
-    useful.retain(|at| members[*at].load == least);
-    useful.get(scale(random & u64::from(u32::MAX), useful.len())).copied()
+    let less = |least: usize, at: usize| if is_less_loaded(&members[at], &members[least]) { at } else { least };
+    let least = useful.iter().copied().reduce(less)?;
+    useful.retain(|at| !is_less_loaded(&members[least], &members[*at]));
+    drawn(members, |at| useful.contains(&at), random & u64::from(u32::MAX))
 }
 
 /// The less loaded of two members drawn from those that fit; the first drawn when they are equal.
 fn less_loaded(members: &[Member], fits: impl Fn(usize) -> bool, random: u64) -> Option<usize> {
-    let nth = |nth: usize| (0..members.len()).filter(|at| fits(*at)).nth(nth);
-    let count = (0..members.len()).filter(|at| fits(*at)).count();
-    if count < 2 {
-        return nth(0);
+    let first = drawn(members, &fits, random & u64::from(u32::MAX))?;
+    let Some(second) = drawn(members, |at| at != first && fits(at), random >> 32) else { return Some(first) };
+    Some(if is_less_loaded(&members[second], &members[first]) { second } else { first })
+}
+
+/// A member of those that fit, each as probable as its weight says, from 32 random bits.
+fn drawn(members: &[Member], fits: impl Fn(usize) -> bool, bits: u64) -> Option<usize> {
+    let fitting = (0..members.len()).filter(|at| fits(*at));
+    let mut left = scale(bits, fitting.clone().map(|at| members[at].share()).sum());
+    for at in fitting {
+        let share = members[at].share();
+        if left < share {
+            return Some(at);
+        }
+        left -= share;
     }
-    let (first, second) = draw_two(random, count);
-    let (first, second) = (nth(first)?, nth(second)?);
-    Some(if members[second].load < members[first].load { second } else { first })
+    None
 }
 
-/// Two different numbers below `count`, which is at least two, from the two halves of `random`.
-fn draw_two(random: u64, count: usize) -> (usize, usize) {
-    let first = scale(random & u64::from(u32::MAX), count);
-    let second = scale(random >> 32, count - 1);
-    (first, if second < first { second } else { second + 1 })
+/// Whether one member has less to do for its weight than the other.
+fn is_less_loaded(one: &Member, other: &Member) -> bool {
+    let load = |member: &Member, other: &Member| member.load as u128 * u128::from(other.share());
+    load(one, other) < load(other, one)
 }
 
-/// Maps 32 random bits to a number below `count`.
-fn scale(bits: u64, count: usize) -> usize {
+impl Member {
+    fn share(&self) -> u64 {
+        u64::from(self.weight.max(1))
+    }
+}
+
+/// Maps 32 random bits to a number below `count`; to 0 if that is 0.
+fn scale(bits: u64, count: u64) -> u64 {
     // The product is below `count << 32`, so what is left after the shift is below `count`.
-    ((u128::from(bits) * count as u128) >> 32) as usize
+    ((u128::from(bits) * u128::from(count)) >> 32) as u64
 }
 
 #[cfg(test)]
@@ -120,7 +156,35 @@ mod tests {
     type Case = (&'static str, Vec<Member>, &'static [usize], Result<usize, NoEndpoint>);
 
     fn member(standing: Standing, load: usize, full: bool) -> Member {
-        Member { standing, load, full }
+        Member { standing, rank: Rank::default(), weight: 1, load, full }
+    }
+
+    /// The members in this order: of the own zone, of another, backups of both.
+    fn ranked(standings: [Standing; 4]) -> Vec<Member> {
+        let rank = |at: usize| Rank { is_backup: at > 1, is_elsewhere: at % 2 == 1 };
+        let ranked = |(at, standing): (usize, Standing)| Member { rank: rank(at), ..member(standing, 0, false) };
+        standings.into_iter().enumerate().map(ranked).collect()
+    }
+
+    fn weighing(weights: &[u32]) -> Vec<Member> {
+        weights.iter().map(|weight| Member { weight: *weight, ..member(Standing::Up, 0, false) }).collect()
+    }
+
+    /// Random numbers that are the same in each run (splitmix64).
+    fn randoms(mut state: u64) -> impl FnMut() -> u64 {
+        move || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^ (mixed >> 31)
+        }
+    }
+
+    /// The largest difference between a member's share of what was picked and that of its weight.
+    fn deviation(counts: &[u32], weights: &[u32]) -> f64 {
+        let share = |of: &[u32], at: usize| f64::from(of[at]) / f64::from(of.iter().sum::<u32>());
+        let deviations = (0..weights.len()).map(|at| (share(counts, at) - share(weights, at)).abs());
+        deviations.fold(0.0, f64::max)
     }
 
     #[test]
@@ -150,6 +214,29 @@ mod tests {
             ),
             ("all are full", vec![member(Up, 4, true), member(Up, 6, true)], &[], Ok(0)),
             ("no members", vec![], &[], Err(NoEndpoint::Down)),
+            ("the own zone", ranked([Up, Up, Up, Up]), &[], Ok(0)),
+            ("another zone, if the own is of no use", ranked([Ejected, Up, Up, Up]), &[], Ok(1)),
+            ("a backup, if no other is of use", ranked([Down, Ejected, Up, Up]), &[], Ok(2)),
+            ("a backup of another zone at last", ranked([Down, Ejected, Down, Up]), &[], Ok(3)),
+            ("a retry goes to another zone", ranked([Up, Up, Up, Up]), &[0], Ok(1)),
+            ("a retry goes to a backup", ranked([Up, Down, Up, Up]), &[0], Ok(2)),
+            ("panic: the own zone", ranked([Ejected, Ejected, Down, Ejected]), &[], Ok(0)),
+            (
+                "a busy rank is of use",
+                vec![
+                    member(Up, 9, true),
+                    Member { rank: Rank { is_backup: true, is_elsewhere: false }, ..member(Up, 0, false) },
+                ],
+                &[],
+                Ok(0),
+            ),
+            (
+                "the less loaded for its weight",
+                vec![Member { weight: 3, ..member(Up, 5, false) }, Member { weight: 1, ..member(Up, 2, false) }],
+                &[],
+                Ok(0),
+            ),
+            ("a weight of 0 is 1", vec![Member { weight: 0, ..member(Up, 5, false) }], &[], Ok(0)),
         ];
         for (name, members, excluded, expected) in cases {
             for random in [0, 1, u64::MAX, 0x8000_0000, 0x8000_0000_8000_0000] {
@@ -197,6 +284,50 @@ mod tests {
         prop::collection::vec(one.prop_map(|(standing, load, full)| member(standing, load, full)), 0..12)
     }
 
+    fn ranks() -> impl Strategy<Value = Vec<Member>> {
+        let one = (standing(), any::<bool>(), any::<bool>(), 1_u32..9, 0_usize..9, any::<bool>());
+        let made = |(standing, is_backup, is_elsewhere, weight, load, full)| Member {
+            rank: Rank { is_backup, is_elsewhere },
+            weight,
+            ..member(standing, load, full)
+        };
+        prop::collection::vec(one.prop_map(made), 1..12)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        #[test]
+        fn shares_are_as_the_weights(weights in prop::collection::vec(1_u32..=20, 2..7), seed in any::<u64>()) {
+            let (members, mut random) = (weighing(&weights), randoms(seed));
+            let mut counts = vec![0; weights.len()];
+            for _ in 0..8_000 {
+                counts[pick(&members, &[], random()).unwrap()] += 1;
+            }
+            prop_assert!(deviation(&counts, &weights) < 0.03, "{counts:?} of {weights:?}");
+        }
+
+        #[test]
+        fn shares_are_as_the_weights_among_busy_ones(
+            weights in prop::collection::vec(1_u32..=10, 2..6),
+            seed in any::<u64>(),
+        ) {
+            let (mut members, mut random) = (weighing(&weights), randoms(seed));
+            let (mut counts, mut under_way) = (vec![0; weights.len()], Vec::new());
+            for _ in 0..6_000 {
+                if under_way.len() == 64 {
+                    let done: usize = under_way.swap_remove((random() % 64) as usize);
+                    members[done].load -= 1;
+                }
+                let at = pick(&members, &[], random()).unwrap();
+                members[at].load += 1;
+                under_way.push(at);
+                counts[at] += 1;
+            }
+            prop_assert!(deviation(&counts, &weights) < 0.05, "{counts:?} of {weights:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn never_an_excluded_or_a_down_one(
@@ -219,9 +350,34 @@ mod tests {
         }
 
         #[test]
+        fn a_rank_gets_nothing_while_a_smaller_one_is_of_use_and_retries_move_on(
+            members in ranks(),
+            seed in any::<u64>(),
+        ) {
+            let calm = members.iter().any(|member| member.standing == Standing::Up);
+            let wanted = if calm { Standing::Up } else { Standing::Ejected };
+            let (mut tried, mut random) = (Vec::new(), randoms(seed));
+            let end = loop {
+                match pick(&members, &tried, random()) {
+                    Ok(at) => tried.push(at),
+                    Err(end) => break end,
+                }
+            };
+            let mut of_use: Vec<usize> = (0..members.len()).filter(|at| members[*at].standing == wanted).collect();
+            let is_down = members.iter().all(|member| member.standing == Standing::Down);
+            prop_assert_eq!(end, if is_down { NoEndpoint::Down } else { NoEndpoint::Tried });
+            let ranks: Vec<Rank> = tried.iter().map(|at| members[*at].rank).collect();
+            prop_assert!(ranks.is_sorted(), "{ranks:?}");
+            tried.sort_unstable();
+            of_use.sort_unstable();
+            prop_assert_eq!(tried, of_use, "each is tried once");
+        }
+
+        #[test]
         fn the_less_loaded_of_the_two_drawn(loads in prop::collection::vec(0_usize..9, 2..12), random in any::<u64>()) {
             let members: Vec<_> = loads.iter().map(|load| member(Standing::Up, *load, false)).collect();
-            let (first, second) = draw_two(random, loads.len());
+            let first = drawn(&members, |_| true, random & u64::from(u32::MAX)).unwrap();
+            let second = drawn(&members, |at| at != first, random >> 32).unwrap();
             prop_assert!(first < loads.len() && second < loads.len() && first != second);
             let picked = pick(&members, &[], random);
             prop_assert!(picked == Ok(first) || picked == Ok(second));

@@ -1,8 +1,9 @@
-//! Opening connections: one limit for the name, the TCP and the TLS handshake together.
+//! Opening connections: one limit for the name, the socket (`reach`) and the TLS handshake together.
 
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -16,27 +17,30 @@ use http::{Extensions, Uri};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector},
+    client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
-use rustls::ClientConfig;
+use rustls::{ClientConfig, pki_types::ServerName};
 use thiserror::Error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tower::Service;
 
-use super::trust::{self, TlsError};
+use super::{
+    reach::{Reach, Socket},
+    trust::{self, TlsError},
+};
 use crate::{clock, config, message::raw_query};
 
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Stream = MaybeHttpsStream<TokioIo<Socket>>;
 
 /// Bytes that are read of a connection at once, and so the longest piece of a response's body: a body on its way holds a
 /// few pieces that nobody counts.
 pub(super) const PIECE_BYTES: usize = 16 * 1024;
 
-/// Opens connections, cleartext or TLS by the URI's scheme.
+/// Opens connections to one endpoint, cleartext or TLS by the URI's scheme.
 #[derive(Clone)]
 pub(super) struct Dialer {
-    https: HttpsConnector<HttpConnector>,
+    https: HttpsConnector<Reach>,
     limit: Duration,
 }
 
@@ -65,16 +69,17 @@ enum Offer {
     Both,
 }
 
-/// The dialers of a pool.
+/// What the dialers of a pool have in common.
 pub(super) struct Dialers {
-    /// Opens connections for HTTP/1.1.
-    pub(super) http1: Dialer,
-    /// Opens connections for HTTP/2, on which a peer may choose HTTP/1.1 if the pool allows that.
-    pub(super) http2: Dialer,
+    tls: ClientConfig,
+    name: Option<ServerName<'static>>,
+    /// What is offered for HTTP/2.
+    offer: Offer,
+    limit: Duration,
 }
 
 impl Dialers {
-    /// Returns the dialers of a pool, whose files are read if any of its endpoints needs them.
+    /// Returns what the dialers of a pool have in common. Files are read if any of its endpoints needs them.
     ///
     /// # Errors
     /// A file that can't be read or used.
@@ -82,30 +87,43 @@ impl Dialers {
         let tls = trust::settings(pool)?;
         let name = trust::server_name(&pool.tls)?;
         let offer = if pool.http == config::OriginHttp::Auto { Offer::Both } else { Offer::Http2 };
-        let dialer = |offer| {
-            let resolver = name.clone().map(FixedServerNameResolver::new);
-            Dialer::new(pool.connect, tls.clone(), resolver, offer)
-        };
-        Ok(Self { http1: dialer(Offer::Nothing), http2: dialer(offer) })
+        Ok(Self { tls, name, offer, limit: pool.connect })
+    }
+
+    /// Returns what opens an endpoint's connections for HTTP/1.1.
+    pub(super) fn http1(&self, reach: &Reach) -> Dialer {
+        self.dialer(reach, Offer::Nothing)
+    }
+
+    /// Returns what opens an endpoint's connections for HTTP/2, on which a peer may choose HTTP/1.1 if the pool allows
+    /// that.
+    pub(super) fn http2(&self, reach: &Reach) -> Dialer {
+        self.dialer(reach, self.offer)
+    }
+
+    fn dialer(&self, reach: &Reach, offer: Offer) -> Dialer {
+        let resolver = self.name.clone().map(FixedServerNameResolver::new);
+        Dialer::new(self.limit, self.tls.clone(), resolver, offer, reach.clone())
     }
 }
 
 impl Dialer {
     /// A dialer that gives up after `limit`.
-    fn new(limit: Duration, tls: ClientConfig, name: Option<FixedServerNameResolver>, offer: Offer) -> Self {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        // Shares the limit out between the addresses of a name, so that a dead one doesn't use it up.
-        http.set_connect_timeout(Some(limit));
+    fn new(
+        limit: Duration,
+        tls: ClientConfig,
+        name: Option<FixedServerNameResolver>,
+        offer: Offer,
+        reach: Reach,
+    ) -> Self {
         let mut builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         if let Some(name) = name {
             builder = builder.with_server_name_resolver(name);
         }
         let https = match offer {
-            Offer::Nothing => builder.enable_http1().wrap_connector(http),
-            Offer::Http2 => builder.enable_http2().wrap_connector(http),
-            Offer::Both => builder.enable_http1().enable_http2().wrap_connector(http),
+            Offer::Nothing => builder.enable_http1().wrap_connector(reach),
+            Offer::Http2 => builder.enable_http2().wrap_connector(reach),
+            Offer::Both => builder.enable_http1().enable_http2().wrap_connector(reach),
         };
         Self { https, limit }
     }
@@ -176,6 +194,14 @@ impl Line {
     /// Whether it is protected by TLS.
     pub(super) const fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Https(_))
+    }
+
+    /// Returns the address at its other end; `None` of a Unix socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Http(socket) => socket.inner().peer(),
+            Stream::Https(tls) => tls.inner().get_ref().0.inner().inner().peer(),
+        }
     }
 
     /// Whether the peer has chosen HTTP/2 (ALPN).
@@ -270,11 +296,10 @@ impl Line {
 
     /// Returns the bytes that have come and haven't been read; 0 if the system can't tell.
     fn unread(&self) -> u64 {
-        let tcp = match &self.stream {
-            Stream::Http(tcp) => tcp.inner(),
-            Stream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
-        };
-        rustix::io::ioctl_fionread(tcp).unwrap_or(0)
+        match &self.stream {
+            Stream::Http(socket) => socket.inner().unread(),
+            Stream::Https(tls) => tls.inner().get_ref().0.inner().inner().unread(),
+        }
     }
 
     /// Returns the outcome of a write. One that failed has the connection read on: a peer that refuses a request by its
@@ -412,7 +437,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
@@ -428,7 +453,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut far, _) = listener.accept().await.unwrap();
-        let mut line = Line::new(Stream::Http(TokioIo::new(near)));
+        let mut line = Line::new(Stream::Http(TokioIo::new(Socket::Tcp(near))));
         let connected = line.connected();
         let response = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
         for _ in 0..2 {

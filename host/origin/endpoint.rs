@@ -2,7 +2,7 @@
 //! (`multiplex`).
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,18 +21,23 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
+    balance::Rank,
     congestion::Congestion,
     dial::Dialers,
     failure::{Fault, Reason},
     multiplex::{Lease, Multiplexer},
     places::Places,
+    reach::Reach,
     recoding::Willingness,
     single::{Single, await_head, no_head},
     upload::{Upload, WaitsFor},
 };
 use crate::{
     config::{self, OriginHost, OriginHttp},
-    message::raw_query,
+    message::{
+        raw_query,
+        target::{hides_dots, normal_path},
+    },
 };
 
 /// How often a request is sent on another connection because the one that it was meant for closed first.
@@ -42,14 +47,19 @@ const SENT_MAX: usize = 4;
 pub(super) struct Endpoint {
     /// Its place in the pool.
     pub(super) index: usize,
-    /// `host:port`.
+    /// `host:port`, or `unix:` and the path of a socket; and the path in front of the requests' own.
     pub(super) address: Arc<str>,
+    /// Who comes before it.
+    pub(super) rank: Rank,
+    /// What the configuration says of it.
+    pub(super) config: config::Endpoint,
     /// The places at it.
-    pub(super) places: Places,
+    pub(super) places: Arc<Places>,
     /// Whether it takes coded bodies.
-    pub(super) willingness: Mutex<Willingness>,
+    pub(super) willingness: Arc<Mutex<Willingness>>,
     /// How batches fare there.
-    pub(super) congestion: Mutex<Congestion>,
+    pub(super) congestion: Arc<Mutex<Congestion>>,
+    reach: Reach,
     scheme: Scheme,
     authority: Authority,
     /// What its own health checks say in `Host`.
@@ -58,7 +68,7 @@ pub(super) struct Endpoint {
     names_itself: bool,
     /// Header fields of a response; one with more is a failure.
     fields_max: usize,
-    transport: Transport,
+    transport: Arc<Transport>,
 }
 
 /// The connections to an endpoint.
@@ -93,39 +103,102 @@ pub(super) struct Exchanged {
 }
 
 impl Endpoint {
-    /// An endpoint without a connection yet; nothing if `url` isn't `http` or `https` with a host and nothing else.
-    pub(super) fn new(index: usize, url: &Uri, pool: &config::Pool, dialers: &Dialers) -> Option<Self> {
-        let parts = url.clone().into_parts();
+    /// An endpoint with the connections, places and experiences of `former`, or none yet; nothing if its URL isn't
+    /// `http` or `https` with a host and perhaps a path in its normal form.
+    pub(super) fn new(
+        index: usize,
+        config: &config::Endpoint,
+        pool: &config::Pool,
+        dialers: &Dialers,
+        former: Option<&Self>,
+    ) -> Option<Self> {
+        let parts = config.url.clone().into_parts();
         let (scheme, authority) = (parts.scheme?, parts.authority?);
         let port_default = match scheme.as_str() {
             "http" => 80,
             "https" => 443,
             _ => return None,
         };
-        let bare = parts.path_and_query.is_none_or(|path| matches!(path.as_str(), "" | "/"));
-        if !bare || authority.as_str().contains('@') || authority.host().is_empty() {
+        let is_normal = is_prefix(config.prefix()) && config.url.query().is_none();
+        if !is_normal || authority.as_str().contains('@') || authority.host().is_empty() {
             return None;
         }
         let port = authority.port_u16().unwrap_or(port_default);
         let own = || HeaderValue::from_str(authority.as_str()).ok();
+        let is_named = config.socket.is_none() && !is_address(authority.host());
         let (host, names_itself) = match &pool.host {
             OriginHost::Named(name) => (name.clone(), true),
             OriginHost::Client => (own()?, false),
-            OriginHost::ByUrl => (own()?, !is_address(authority.host())),
+            OriginHost::ByUrl => (own()?, is_named),
         };
+        let reach = former.map(|former| former.reach.clone()).unwrap_or_else(|| match &config.socket {
+            Some(path) => Reach::to_socket(path.clone(), pool.connect),
+            None => Reach::to_host(authority.host(), port, pool.connect),
+        });
+        let transport = || Arc::new(Transport::new(&scheme, &config.url, pool, dialers, &reach));
         Some(Self {
             index,
-            address: format!("{}:{port}", authority.host()).into(),
-            places: Places::new(pool.connections_max),
-            willingness: Mutex::default(),
-            congestion: Mutex::default(),
-            transport: Transport::new(&scheme, url, pool, dialers),
+            address: match &config.socket {
+                Some(_) => config.written().into(),
+                None => format!("{}:{port}{}", authority.host(), config.prefix()).into(),
+            },
+            rank: Rank { is_backup: config.backup, is_elsewhere: is_elsewhere(config, pool) },
+            config: config.clone(),
+            places: former.map_or_else(|| Arc::new(Places::new(pool.connections_max)), |it| Arc::clone(&it.places)),
+            willingness: former.map(|former| Arc::clone(&former.willingness)).unwrap_or_default(),
+            congestion: former.map(|former| Arc::clone(&former.congestion)).unwrap_or_default(),
+            transport: former.map_or_else(transport, |former| Arc::clone(&former.transport)),
+            reach,
             scheme,
             authority,
             host,
             names_itself,
             fields_max: pool.response_headers_max,
         })
+    }
+
+    /// Returns what opens its sockets.
+    pub(super) const fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Gives up connections to addresses that are no longer its name's: unused ones at once, others when they have
+    /// brought their responses. Over HTTP/1.1 the client library can't tell them apart, so all are given up.
+    pub(super) fn leave(&self, gone: &[SocketAddr]) {
+        if gone.is_empty() {
+            return;
+        }
+        let (http1, http2) = match &*self.transport {
+            Transport::Http1(http1) => (Some(http1), None),
+            Transport::Http2(http2) => (None, Some(http2)),
+            Transport::Negotiated { http2, http1, .. } => (Some(http1), Some(http2)),
+        };
+        if let Some(http1) = http1 {
+            http1.renew();
+        }
+        if let Some(http2) = http2 {
+            http2.leave(gone);
+        }
+    }
+
+    /// Returns the target with the endpoint's own path in front. Then the path is in its normal form, as it was when
+    /// the request was judged, and one that some servers would find `..` in is refused: it would lead out of that path.
+    fn placed(&self, target: PathAndQuery) -> Result<PathAndQuery, Fault> {
+        let prefix = self.config.prefix();
+        // `*` has no place.
+        if prefix.is_empty() || !target.path().starts_with('/') {
+            return Ok(target);
+        }
+        let unsendable = |why: String| Fault::new(Reason::Unsendable, why);
+        let path = normal_path(target.path()).map_err(|error| unsendable(error.to_string()))?;
+        if hides_dots(&path) {
+            return Err(unsendable(format!("some servers would find `..` in its path, which is put behind {prefix}")));
+        }
+        let whole = match target.query() {
+            Some(query) => format!("{prefix}{path}?{query}"),
+            None => format!("{prefix}{path}"),
+        };
+        PathAndQuery::try_from(whole).map_err(|error| unsendable(error.to_string()))
     }
 
     /// A request to this endpoint. `headers` has `Host` and no framing.
@@ -142,7 +215,7 @@ impl Endpoint {
         let uri = Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())
-            .path_and_query(target)
+            .path_and_query(self.placed(target)?)
             .build()
             .map_err(|error| Fault::new(Reason::Unsendable, error.to_string()))?;
         let mut request = Request::new(upload);
@@ -160,7 +233,7 @@ impl Endpoint {
 
     /// Whether a request would go over HTTP/1.1, as far as that is known before it is sent.
     pub(super) fn speaks_http1(&self) -> bool {
-        match &self.transport {
+        match &*self.transport {
             Transport::Http1(_) => true,
             Transport::Http2(_) => false,
             Transport::Negotiated { is_http1, .. } => is_http1.load(Ordering::Relaxed),
@@ -177,7 +250,7 @@ impl Endpoint {
         connect: Connect,
     ) -> Result<Exchanged, Fault> {
         let is_upgrade = request.headers().contains_key(UPGRADE);
-        let exchanged = match &self.transport {
+        let exchanged = match &*self.transport {
             Transport::Http1(single) => over_http1(single, request, progress, limit, connect).await?,
             Transport::Http2(_) if is_upgrade => {
                 return Err(Fault::new(Reason::Unsendable, "a switch of protocols needs HTTP/1.1"));
@@ -213,9 +286,9 @@ impl Endpoint {
 }
 
 impl Transport {
-    fn new(scheme: &Scheme, url: &Uri, pool: &config::Pool, dialers: &Dialers) -> Self {
-        let http1 = || Single::new(pool, dialers.http1.clone());
-        let http2 = || Multiplexer::new(url.clone(), pool, dialers.http2.clone());
+    fn new(scheme: &Scheme, url: &Uri, pool: &config::Pool, dialers: &Dialers, reach: &Reach) -> Self {
+        let http1 = || Single::new(pool, dialers.http1(reach));
+        let http2 = || Multiplexer::new(url.clone(), pool, dialers.http2(reach));
         match pool.http {
             OriginHttp::Http1 => Self::Http1(http1()),
             OriginHttp::Http2 => Self::Http2(http2()),
@@ -223,6 +296,19 @@ impl Transport {
             OriginHttp::Auto if *scheme == Scheme::HTTP => Self::Http1(http1()),
             OriginHttp::Auto => Self::Negotiated { http2: http2(), http1: http1(), is_http1: AtomicBool::new(false) },
         }
+    }
+}
+
+/// Whether a path may be put in front of the requests' own: it is in its normal form, and no server leaves it.
+fn is_prefix(path: &str) -> bool {
+    path.is_empty() || (normal_path(path).is_ok_and(|normal| normal == path) && !hides_dots(path))
+}
+
+/// Whether an endpoint is in another zone than the node; one without a zone isn't.
+fn is_elsewhere(endpoint: &config::Endpoint, pool: &config::Pool) -> bool {
+    match (&endpoint.zone, &pool.zone) {
+        (Some(zone), Some(own)) => zone != own,
+        (None, _) | (_, None) => false,
     }
 }
 
@@ -371,7 +457,12 @@ mod tests {
     }
 
     fn made(url: &str, pool: &config::Pool) -> Option<Endpoint> {
-        Endpoint::new(0, &url.parse().unwrap(), pool, &Dialers::new(pool).unwrap())
+        let (path, endpoint) = match url.strip_prefix("unix:") {
+            Some(path) => (Some(path.into()), config::Endpoint::new(Uri::from_static("http://localhost/v1"))),
+            None => (None, config::Endpoint::new(url.parse().unwrap())),
+        };
+        let endpoint = config::Endpoint { socket: path, ..endpoint };
+        Endpoint::new(0, &endpoint, pool, &Dialers::new(pool).unwrap(), None)
     }
 
     fn pool() -> config::Pool {
@@ -387,7 +478,13 @@ mod tests {
             ("https://models.example", Some("models.example:443")),
             ("https://[::1]:9", Some("[::1]:9")),
             ("ftp://models.example", None),
-            ("http://models.example/v1", None),
+            ("http://models.example/v1", Some("models.example:80/v1")),
+            ("unix:/run/app.sock", Some("unix:/run/app.sock:/v1")),
+            ("http://models.example/v1/", Some("models.example:80/v1")),
+            ("http://models.example/v1?x", None),
+            ("http://models.example/a/../v1", None),
+            ("http://models.example//v1", None),
+            ("http://models.example/..%2Fv1", None),
             ("http://user:word@models.example", None),
             ("/v1", None),
             ("models.example:80", None),
@@ -427,6 +524,8 @@ mod tests {
             (OriginHost::ByUrl, "http://[::1]:8000", "shop.example", "[::1]:8000"),
             (OriginHost::ByUrl, "https://models.example", "models.example", "models.example"),
             (OriginHost::ByUrl, "http://models.example:8000", "models.example:8000", "models.example:8000"),
+            (OriginHost::ByUrl, "unix:/run/app.sock", "shop.example", "localhost"),
+            (named(), "unix:/run/app.sock", "origin.example", "origin.example"),
             (OriginHost::Client, "http://models.example:8000", "shop.example", "models.example:8000"),
             (named(), "http://127.0.0.1:8000", "origin.example", "origin.example"),
             (named(), "http://models.example", "origin.example", "origin.example"),
@@ -441,7 +540,48 @@ mod tests {
             name_authority(&mut request).unwrap();
             assert!(request.headers().is_empty());
             assert_eq!(request.uri().authority().unwrap(), wanted);
-            assert_eq!(request.uri().path_and_query().unwrap(), "/a?b");
+            let path = if url.starts_with("unix:") { "/v1/a?b" } else { "/a?b" };
+            assert_eq!(request.uri().path_and_query().unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn paths_are_put_behind_that_of_the_endpoint_and_do_not_leave_it() {
+        let endpoint = made("http://models.example/v1/x", &pool()).unwrap();
+        for (given, wanted) in [
+            ("/", Some("/v1/x/")),
+            ("/a?b=/../c", Some("/v1/x/a?b=/../c")),
+            ("/a//b/./%61", Some("/v1/x/a/b/a")),
+            ("/a/../b", Some("/v1/x/b")),
+            ("/a%2Fb?%2e%2e/", Some("/v1/x/a%2Fb?%2e%2e/")),
+            ("/a?q=\u{E022}x\u{E022}", Some("/v1/x/a?q=\u{E022}x\u{E022}")),
+            ("*", Some("*")),
+            ("/../b", None),
+            ("/%2e%2e/b", None),
+            ("/a/..%2f..%2f..%2fb", None),
+            ("/a/..%5C..%5C..%5Cb", None),
+            ("/a/..;x/../b", Some("/v1/x/a/b")),
+            ("/a/..;x/b", None),
+        ] {
+            let placed = endpoint.placed(given.parse().unwrap());
+            assert_eq!(placed.as_ref().ok().map(PathAndQuery::as_str), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn which_endpoints_are_elsewhere() {
+        for (endpoint, node, wanted) in [
+            (Some("a"), Some("a"), false),
+            (Some("a"), Some("b"), true),
+            (None, Some("b"), false),
+            (Some("a"), None, false),
+            (None, None, false),
+        ] {
+            let zone = |zone: Option<&str>| zone.map(str::to_owned);
+            let pool = config::Pool { zone: zone(node), ..pool() };
+            let endpoint =
+                config::Endpoint { zone: zone(endpoint), ..config::Endpoint::new(Uri::from_static("http://a")) };
+            assert_eq!(is_elsewhere(&endpoint, &pool), wanted, "{endpoint:?} of {node:?}");
         }
     }
 }

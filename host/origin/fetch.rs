@@ -250,6 +250,7 @@ impl<'a> Attempts<'a> {
         let mut slot = self.pool.place(endpoint, self.client, self.payload.comes_in()).await?;
         let at_once = endpoint.places.wanted();
         self.attempts += 1;
+        self.pool.ledger.meters.attempt(endpoint.rank);
         trace::sending(&self.span, &self.pool.name, &endpoint.address, self.attempts, begun);
         let connect = if std::mem::take(&mut self.on_new_connection) { Connect::New } else { Connect::Any };
         let mut headers = self.headers.clone();

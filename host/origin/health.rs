@@ -84,6 +84,14 @@ impl Tracker {
         }
     }
 
+    /// Takes over what `former` knows of a member; with `checks` also what active checks said.
+    pub(super) fn take_over(&mut self, index: usize, former: &Self, at: usize, checks: bool) {
+        if let (Some(member), Some(known)) = (self.members.get_mut(index), former.members.get(at)) {
+            let check = if checks { known.check } else { member.check };
+            *member = Member { check, ..*known };
+        }
+    }
+
     /// A member's standing now. What active checks say weighs more than an ejection.
     pub(super) fn standing(&self, index: usize, now: Uptime) -> Standing {
         match self.members.get(index) {
@@ -340,6 +348,23 @@ mod tests {
         ];
         for (at, (ok, expected)) in steps.into_iter().enumerate() {
             assert_eq!(it.checked(0, ok), expected, "step {at}");
+        }
+    }
+
+    #[test]
+    fn a_successor_knows_what_was_known() {
+        let mut former = checks(1, 1);
+        former.record(1, false, T(0), T(0));
+        former.checked(0, false);
+        let until = former.ejected_until(1, T(50));
+        for (with_checks, standing) in [(true, Standing::Down), (false, Standing::Up)] {
+            let mut next = checks(1, 1);
+            next.take_over(1, &former, 0, with_checks);
+            next.take_over(0, &former, 1, with_checks);
+            next.take_over(0, &former, 9, with_checks);
+            assert!(until.is_some());
+            assert_eq!((next.standing(1, T(50)), next.counts(1)), (standing, former.counts(0)));
+            assert_eq!((next.ejected_until(0, T(50)), next.counts(0)), (until, former.counts(1)));
         }
     }
 

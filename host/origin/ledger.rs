@@ -21,12 +21,22 @@ pub(super) struct Ledger {
     pool: Arc<str>,
     tracker: Mutex<Tracker>,
     pub(super) meters: Meters,
-    pub(super) recent: Recent,
+    pub(super) recent: Arc<Recent>,
 }
 
 impl Ledger {
     pub(super) fn new(pool: Arc<str>, tracker: Tracker, meters: Meters) -> Self {
-        Self { pool, tracker: Mutex::new(tracker), meters, recent: Recent::default() }
+        Self { pool, tracker: Mutex::new(tracker), meters, recent: Arc::default() }
+    }
+
+    /// Takes over the statistics of the pool that had its name before, and what that knew of endpoints: of each pair,
+    /// the former place of the endpoint is the second. With `checks` also what active checks said.
+    pub(super) fn take_over(&mut self, former: &Self, places: impl Iterator<Item = (usize, usize)>, checks: bool) {
+        self.recent = Arc::clone(&former.recent);
+        let (tracker, known) = (self.tracker.get_mut(), former.tracker.lock());
+        for (index, at) in places {
+            tracker.take_over(index, &known, at, checks);
+        }
     }
 
     /// All standings now, in the endpoints' order.

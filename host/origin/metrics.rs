@@ -17,13 +17,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{failure::Failure, outbound::Fetched};
+use super::{balance::Rank, failure::Failure, outbound::Fetched};
 
 /// What the pools count. One for all pools of a node: the pool is a label. Its rows are there for as long as a pool of
 /// that name is.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<OutcomeLabels, Counter>,
+    attempts: Family<RankLabels, Counter>,
     retries: Family<PoolLabels, Counter>,
     ejections: Family<PoolLabels, Counter>,
     bodies_broken: Family<PoolLabels, Counter>,
@@ -55,6 +56,13 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RankLabels {
+    pool: Arc<str>,
+    zone: &'static str,
+    backup: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodingLabels {
     pool: Arc<str>,
     message: &'static str,
@@ -69,6 +77,7 @@ impl Metrics {
         let histogram: fn() -> Histogram = head_histogram;
         Self {
             requests: Family::default(),
+            attempts: Family::default(),
             retries: Family::default(),
             ejections: Family::default(),
             bodies_broken: Family::default(),
@@ -86,6 +95,11 @@ impl Metrics {
             "origin_requests",
             "Requests to a pool, by outcome: response, or the reason why there was none",
             self.requests.clone(),
+        );
+        registry.register(
+            "origin_attempts",
+            "Attempts at endpoints of the node's own zone or others, and at backups",
+            self.attempts.clone(),
         );
         registry.register("origin_retries", "Attempts after the first", self.retries.clone());
         registry.register("origin_ejections", "Endpoints ejected for failed requests", self.ejections.clone());
@@ -137,6 +151,7 @@ impl Metrics {
             pool: Arc::clone(pool),
             metrics: self.clone(),
             responses: self.requests.get_or_create_owned(&outcome(pool, RESPONSE)),
+            first_attempts: self.attempts.get_or_create_owned(&rank(pool, Rank::default())),
             retries: self.retries.get_or_create_owned(&labels),
             ejections: self.ejections.get_or_create_owned(&labels),
             bodies_broken: self.bodies_broken.get_or_create_owned(&labels),
@@ -159,6 +174,9 @@ impl Metrics {
         }
         for labels in codings {
             self.coding_bytes.remove(&labels);
+        }
+        for (is_backup, is_elsewhere) in [(false, false), (false, true), (true, false), (true, true)] {
+            self.attempts.remove(&rank(pool, Rank { is_backup, is_elsewhere }));
         }
         let labels = PoolLabels { pool: Arc::clone(pool) };
         for family in [&self.retries, &self.ejections, &self.bodies_broken] {
@@ -193,6 +211,8 @@ pub(super) struct Meters {
     pool: Arc<str>,
     metrics: Metrics,
     responses: Counter,
+    /// Attempts at endpoints that come before all others.
+    first_attempts: Counter,
     pub(super) retries: Counter,
     pub(super) ejections: Counter,
     pub(super) bodies_broken: Counter,
@@ -207,6 +227,15 @@ impl Meters {
             let labels = CodingLabels { pool: Arc::clone(&self.pool), message, coding, form };
             self.metrics.coding_bytes.get_or_create(&labels).inc_by(bytes as u64);
             self.note(|rows| rows.codings.insert(labels));
+        }
+    }
+
+    /// Counts an attempt at an endpoint of this rank.
+    pub(super) fn attempt(&self, of: Rank) {
+        if of == Rank::default() {
+            self.first_attempts.inc();
+        } else {
+            self.metrics.attempts.get_or_create(&rank(&self.pool, of)).inc();
         }
     }
 
@@ -240,6 +269,14 @@ fn outcome(pool: &Arc<str>, outcome: &'static str) -> OutcomeLabels {
     OutcomeLabels { pool: Arc::clone(pool), outcome }
 }
 
+fn rank(pool: &Arc<str>, rank: Rank) -> RankLabels {
+    RankLabels {
+        pool: Arc::clone(pool),
+        zone: if rank.is_elsewhere { "other" } else { "own" },
+        backup: if rank.is_backup { "true" } else { "false" },
+    }
+}
+
 /// From a millisecond to about a minute.
 fn head_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 17))
@@ -254,6 +291,8 @@ mod tests {
         let metrics = Metrics::new();
         let meters = metrics.of_pool(&Arc::from("models"));
         meters.retries.inc();
+        meters.attempt(Rank::default());
+        meters.attempt(Rank { is_backup: true, is_elsewhere: true });
         meters.head_seconds.observe(0.5);
         meters.coded("request", "zstd", 10, 40);
         let mut registry = Registry::default();
@@ -262,6 +301,8 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "origin_requests_total{pool=\"models\",outcome=\"response\"} 0",
+            "origin_attempts_total{pool=\"models\",zone=\"own\",backup=\"false\"} 1",
+            "origin_attempts_total{pool=\"models\",zone=\"other\",backup=\"true\"} 1",
             "origin_retries_total{pool=\"models\"} 1",
             "origin_ejections_total{pool=\"models\"} 0",
             "origin_bodies_broken_total{pool=\"models\"} 0",

@@ -8,6 +8,7 @@
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc, Weak,
@@ -99,8 +100,15 @@ struct State {
 /// The version that the peer chose.
 type Opening = BoxFuture<'static, Result<Version, Arc<DialError>>>;
 
-/// A connection that has been opened and isn't driven yet.
+/// A connection's task.
 type Driven = Pin<Box<http2::Connection<Line, Upload, Spawner>>>;
+
+/// A connection that has been opened and isn't driven yet.
+struct Opened {
+    sender: SendRequest<Upload>,
+    driven: Driven,
+    peer: Option<SocketAddr>,
+}
 
 impl Multiplexer {
     /// Returns the connections of an endpoint, none of which is open yet.
@@ -136,11 +144,23 @@ impl Multiplexer {
     pub(super) async fn lease_alone(&self) -> Result<Option<Lease>, Fault> {
         let connected = timeout(self.0.dialer.limit(), Box::pin(self.0.connect())).await;
         let connected = connected.unwrap_or_else(|_| Err(self.0.dialer.timeout()));
-        let Some((sender, driven)) = connected.map_err(|error| Fault::of_dial(&error))? else { return Ok(None) };
-        let connection = Arc::new(Connection::new(0, sender, driven.current_max_send_streams()));
+        let Some(opened) = connected.map_err(|error| Fault::of_dial(&error))? else { return Ok(None) };
+        let (connection, driven) = Connection::new(0, opened);
+        let connection = Arc::new(connection);
         let lease = connection.lease();
         tokio::spawn(drive(driven, connection, Weak::new(), Duration::ZERO));
         Ok(lease)
+    }
+
+    /// Has further requests take no connections to these addresses, which are closed as soon as nothing uses them.
+    pub(super) fn leave(&self, gone: &[SocketAddr]) {
+        let is_gone = |peer: SocketAddr| gone.iter().any(|gone| (gone.ip(), gone.port()) == (peer.ip(), peer.port()));
+        for connection in &self.0.state.lock().open {
+            if connection.peer.is_some_and(is_gone) {
+                connection.is_retired.store(true, Ordering::Relaxed);
+                connection.freed.notify_one();
+            }
+        }
     }
 }
 
@@ -188,9 +208,10 @@ impl Core {
         let mut state = self.state.lock();
         // Who comes from here on sees what has been opened, or opens another.
         state.opening = None;
-        let Some((sender, driven)) = connected? else { return Ok(Version::HTTP_11) };
+        let Some(opened) = connected? else { return Ok(Version::HTTP_11) };
         state.opened += 1;
-        let connection = Arc::new(Connection::new(state.opened, sender, driven.current_max_send_streams()));
+        let (connection, driven) = Connection::new(state.opened, opened);
+        let connection = Arc::new(connection);
         state.open.push(Arc::clone(&connection));
         drop(state);
         tokio::spawn(drive(driven, connection, Arc::downgrade(self), self.settings.keep_alive));
@@ -198,11 +219,12 @@ impl Core {
     }
 
     /// Opens a connection and waits for the peer's settings; `None` if the peer chose HTTP/1.1.
-    async fn connect(&self) -> Result<Option<(SendRequest<Upload>, Driven)>, DialError> {
+    async fn connect(&self) -> Result<Option<Opened>, DialError> {
         let line = self.dialer.clone().oneshot(self.uri.clone()).await?;
         if line.is_tls() && !line.has_chosen_http2() {
             return if self.settings.may_fall_back { Ok(None) } else { Err(DialError::NotHttp2) };
         }
+        let peer = line.peer();
         let progress = Arc::new(Progress::default());
         let (sender, connection) =
             self.builder(&progress).handshake(line.shared()).await.map_err(DialError::Handshake)?;
@@ -219,7 +241,7 @@ impl Core {
         })
         .await?;
         progress.is_over.store(true, Ordering::Relaxed);
-        Ok(Some((sender, driven)))
+        Ok(Some(Opened { sender, driven, peer }))
     }
 
     fn builder(&self, progress: &Arc<Progress>) -> http2::Builder<Spawner> {
@@ -262,6 +284,8 @@ struct Connection {
     /// Newer ones have higher numbers.
     number: u64,
     sender: SendRequest<Upload>,
+    /// The address at its other end, if it has one.
+    peer: Option<SocketAddr>,
     /// Requests that have it at present.
     streams: AtomicUsize,
     /// How many the peer allows.
@@ -276,17 +300,20 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(number: u64, sender: SendRequest<Upload>, streams_max: usize) -> Self {
-        Self {
+    /// Returns it, and the task that it needs.
+    fn new(number: u64, Opened { sender, driven, peer }: Opened) -> (Self, Driven) {
+        let connection = Self {
             number,
             sender,
+            peer,
             streams: AtomicUsize::new(0),
-            streams_max: AtomicUsize::new(streams_max),
+            streams_max: AtomicUsize::new(driven.current_max_send_streams()),
             is_used: AtomicBool::new(false),
             has_responded: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
             freed: Notify::new(),
-        }
+        };
+        (connection, driven)
     }
 
     /// Returns a place on it, if the peer allows one more. Called under the lock of the state only, so that the count
@@ -357,8 +384,8 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
         });
         tokio::select! {
             () = ended => break,
-            // What belongs to no endpoint any more isn't used again.
-            () = connection.freed.notified() => if core.strong_count() == 0 && connection.is_free() {
+            // What belongs to no endpoint any more isn't used again, nor is what is given up.
+            () = connection.freed.notified() => if is_over(&core, &connection) && retires(&core, &connection) {
                 break;
             },
             () = sleep(patience), if unused => if retires(&core, &connection) {
@@ -369,6 +396,11 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
     if let Some(core) = core.upgrade() {
         core.state.lock().remove(&connection);
     }
+}
+
+/// Whether no request is to get the connection any more.
+fn is_over(core: &Weak<Core>, connection: &Connection) -> bool {
+    core.strong_count() == 0 || connection.is_retired.load(Ordering::Relaxed)
 }
 
 /// Whether the connection is given up, after which no request gets it any more.

@@ -1,11 +1,17 @@
 //! A named set of endpoints.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Uri, uri::PathAndQuery};
 use thiserror::Error;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -16,12 +22,14 @@ use super::{
     dial::Dialers,
     endpoint::Endpoint,
     failure::{Fault, Reason},
+    following::follow,
     health::Tracker,
     ledger::{Claim, Held, Ledger, Slot},
     metrics::Metrics,
     probe,
     recoding::Codings,
     spool::{Room, Spool},
+    succession,
 };
 use crate::{
     clock::{self, Uptime},
@@ -42,7 +50,9 @@ pub struct Pool {
     pub(super) limits: Limits,
     pub(super) bounds: Bounds,
     pub(super) codings: Codings,
-    endpoints: Vec<Arc<Endpoint>>,
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    /// What it was made from.
+    config: config::Pool,
     waiting: Semaphore,
     check: Option<Arc<probe::Check>>,
     /// Cancelled when nobody uses the pool any more.
@@ -111,7 +121,7 @@ pub enum Error {
         pool: String,
     },
     /// Not the URL of an endpoint.
-    #[error("pool {pool}: {url} is no endpoint; allowed is http://host:port or https://host:port")]
+    #[error("pool {pool}: {url} is no endpoint; allowed is http://host:port or https://host:port, with a normal path")]
     Url {
         /// The pool.
         pool: String,
@@ -144,19 +154,34 @@ impl Pool {
     pub fn new(name: &str, config: &config::Pool) -> Result<Arc<Self>, Error> {
         let metrics = Metrics::new();
         let bounds = Bounds::new(&config::Limits::default(), &metrics);
-        Self::of_node(name, config, &metrics, &bounds)
+        Self::of_node(name, config, &metrics, &bounds, None)
     }
 
     /// A pool that counts in `metrics` and keeps to `bounds`, which all pools of a node share. Opens no connection.
     ///
+    /// The endpoints that `former`, the pool that had its name, has as well keep their health and their statistics, and
+    /// if the configuration wants the same connections, those and their places too.
+    ///
     /// # Errors
     /// [`Error`], if the configuration doesn't make a pool.
-    pub fn of_node(name: &str, config: &config::Pool, metrics: &Metrics, bounds: &Bounds) -> Result<Arc<Self>, Error> {
-        let endpoints = endpoints(name, config)?;
+    pub fn of_node(
+        name: &str,
+        config: &config::Pool,
+        metrics: &Metrics,
+        bounds: &Bounds,
+        former: Option<&Self>,
+    ) -> Result<Arc<Self>, Error> {
+        let endpoints = endpoints(name, config, former)?;
         let check = config.health.as_ref().map(|health| check(name, health)).transpose()?;
         let name: Arc<str> = name.into();
         let tracker = Tracker::new(endpoints.len(), config.eject, config.health.as_ref());
-        let ledger = Ledger::new(Arc::clone(&name), tracker, metrics.of_pool(&name));
+        let mut ledger = Ledger::new(Arc::clone(&name), tracker, metrics.of_pool(&name));
+        if let Some(former) = former {
+            let place = |said| succession::place_of(said, &former.config);
+            let places = config.endpoints.iter().map(place).enumerate();
+            let known = places.filter_map(|(index, at)| at.map(|at| (index, at)));
+            ledger.take_over(&former.ledger, known, config.health == former.config.health);
+        }
         Ok(Arc::new(Self {
             name,
             ledger: Arc::new(ledger),
@@ -170,26 +195,35 @@ impl Pool {
             bounds: bounds.clone(),
             codings: Codings::of(config),
             endpoints,
+            config: config.clone(),
             waiting: Semaphore::new(config.waiting_max.min(Semaphore::MAX_PERMITS)),
             check,
             stop: CancellationToken::new(),
         }))
     }
 
-    /// Runs active health checks until `stop` is cancelled or nobody uses the pool any more; this doesn't count as use.
-    /// Ends at once when there are none.
+    /// Runs active health checks and looks names up again until `stop` is cancelled or nobody uses the pool any more;
+    /// this doesn't count as use. Ends at once when there are neither. Without it a name is looked up when it is first
+    /// connected to, and when none of its addresses can be.
     pub fn watch(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let (endpoints, ledger, check) = (self.endpoints.clone(), Arc::clone(&self.ledger), self.check.clone());
-        let unused = self.stop.clone();
+        let (name, ttl, unused) = (Arc::clone(&self.name), self.config.dns_ttl, self.stop.clone());
         async move {
-            let Some(check) = check else { return };
-            let over = async {
-                tokio::select! {
-                    () = unused.cancelled() => {}
-                    () = stop.cancelled() => {}
-                }
-            };
-            probe::run(&endpoints, &ledger, &check, over).await;
+            let mut tasks = JoinSet::new();
+            if let Some(check) = check {
+                probe::begin(&mut tasks, &endpoints, &ledger, &check);
+            }
+            for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.reach().name().is_some()) {
+                tasks.spawn(follow(endpoint, Arc::clone(&name), ttl));
+            }
+            if tasks.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = unused.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+            tasks.shutdown().await;
         }
     }
 
@@ -235,8 +269,13 @@ impl Pool {
     fn inspect(&self, endpoint: &Endpoint, now: Uptime) -> EndpointInfo {
         let (standing, ejected_until, counts) = self.ledger.inspect(endpoint.index, now);
         let inflight = endpoint.places.taken();
+        let addresses = endpoint.reach().name().map(|name| name.known()).unwrap_or_default();
         EndpointInfo {
             address: endpoint.address.to_string(),
+            addresses: addresses.iter().map(SocketAddr::to_string).collect(),
+            weight: endpoint.config.weight,
+            backup: endpoint.config.backup,
+            zone: endpoint.config.zone.clone(),
             inflight,
             waiting: endpoint.places.wanted().saturating_sub(inflight),
             healthy: standing != Standing::Down,
@@ -266,6 +305,8 @@ impl Pool {
             .zip(&self.endpoints)
             .map(|(standing, endpoint)| Member {
                 standing,
+                rank: endpoint.rank,
+                weight: endpoint.config.weight,
                 load: endpoint.places.wanted(),
                 full: endpoint.places.is_full(),
             })
@@ -350,16 +391,21 @@ impl fmt::Debug for Pool {
     }
 }
 
-fn endpoints(name: &str, config: &config::Pool) -> Result<Vec<Arc<Endpoint>>, Error> {
+fn endpoints(name: &str, config: &config::Pool, former: Option<&Pool>) -> Result<Vec<Arc<Endpoint>>, Error> {
     let pool = || name.to_owned();
     if config.endpoints.is_empty() {
         return Err(Error::NoEndpoints { pool: pool() });
     }
     let dialers = Dialers::new(config).map_err(|error| Error::Tls { pool: pool(), reason: error.to_string() })?;
-    let endpoint = |(index, endpoint): (usize, &config::Endpoint)| {
-        Endpoint::new(index, &endpoint.url, config, &dialers)
+    let former = former.filter(|former| succession::keeps_connections(&former.config, config));
+    let known = |said: &config::Endpoint| {
+        let former = former?;
+        former.endpoints.get(succession::place_of(said, &former.config)?).map(|endpoint| &**endpoint)
+    };
+    let endpoint = |(index, said): (usize, &config::Endpoint)| {
+        Endpoint::new(index, said, config, &dialers, known(said))
             .map(Arc::new)
-            .ok_or_else(|| Error::Url { pool: pool(), url: endpoint.url.clone() })
+            .ok_or_else(|| Error::Url { pool: pool(), url: said.url.clone() })
     };
     config.endpoints.iter().enumerate().map(endpoint).collect()
 }

@@ -27,20 +27,12 @@ pub(super) struct Check {
     pub(super) timeout: Duration,
 }
 
-/// Checks every endpoint by itself until `over` ends. The first checks go out at once. A check takes no place: it must
-/// get through when the endpoint is busy.
-pub(super) async fn run(
-    endpoints: &[Arc<Endpoint>],
-    ledger: &Arc<Ledger>,
-    check: &Arc<Check>,
-    over: impl Future<Output = ()>,
-) {
-    let mut probes = JoinSet::new();
+/// Checks every endpoint by itself, in tasks among these. The first checks go out at once. A check takes no place: it
+/// must get through when the endpoint is busy.
+pub(super) fn begin(tasks: &mut JoinSet<()>, endpoints: &[Arc<Endpoint>], ledger: &Arc<Ledger>, check: &Arc<Check>) {
     for endpoint in endpoints {
-        probes.spawn(repeat(Arc::clone(endpoint), Arc::clone(ledger), Arc::clone(check)));
+        tasks.spawn(repeat(Arc::clone(endpoint), Arc::clone(ledger), Arc::clone(check)));
     }
-    over.await;
-    probes.shutdown().await;
 }
 
 async fn repeat(endpoint: Arc<Endpoint>, ledger: Arc<Ledger>, check: Arc<Check>) {

@@ -122,6 +122,15 @@ impl Single {
     }
 }
 
+impl Single {
+    /// Gives up the connections: those that are unused now, others when they have brought their responses.
+    pub(super) fn renew(&self) {
+        let mut connections = self.connections.write();
+        let of_use = connections.of_use;
+        *connections = Connections::new(self.dialer.clone(), self.bounds, of_use);
+    }
+}
+
 impl Connections {
     fn new(dialer: Dialer, bounds: Bounds, of_use: Duration) -> Self {
         Self { client: client(dialer, bounds, of_use), of_use }

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod bodies;
+mod endpoints;
 mod exchange;
 mod places;
 mod slow;
@@ -35,9 +36,11 @@ const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0
 
 /// A pool of these addresses: patient, trusting, two attempts.
 pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
-    let url = |address: &SocketAddr| config::Endpoint { url: format!("http://{address}").parse().unwrap() };
+    let url = |address: &SocketAddr| config::Endpoint::new(format!("http://{address}").parse().unwrap());
     config::Pool {
         endpoints: addresses.iter().map(url).collect(),
+        zone: None,
+        dns_ttl: PATIENCE,
         connections_max: 64,
         waiting_max: 64,
         connect: PATIENCE,

@@ -1,8 +1,12 @@
 //! TLS to a pool's endpoints: whose certificates are trusted, and the client's own.
 
 use std::{
+    collections::HashSet,
     env,
+    ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
+    slice,
     sync::Arc,
 };
 
@@ -22,6 +26,12 @@ use crate::config;
 /// The variable that names a file of trusted certificates, as OpenSSL, curl and Go read it.
 const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
+/// The variable that names directories of such files, with a colon between them.
+const SSL_CERT_DIR: &str = "SSL_CERT_DIR";
+
+/// Files of a directory that are read: many times what systems have.
+const FILES_MAX: usize = 10_000;
+
 /// Why TLS can't be set up.
 #[derive(Debug, Error)]
 pub(super) enum TlsError {
@@ -36,8 +46,8 @@ pub(super) enum TlsError {
     Refused(#[from] rustls::Error),
 }
 
-/// Returns the settings of a pool: it trusts its own `ca`, or those of `SSL_CERT_FILE`, or the roots that are compiled
-/// into the program. The files are read only if an endpoint needs them.
+/// Returns the settings of a pool: it trusts its own `ca`, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the roots
+/// that are compiled into the program. The files are read only if an endpoint needs them.
 ///
 /// # Errors
 /// [`TlsError`]: a file that can't be read or used.
@@ -47,9 +57,12 @@ pub(super) fn settings(pool: &config::Pool) -> Result<ClientConfig, TlsError> {
     if !pool.endpoints.iter().any(|endpoint| endpoint.url.scheme_str() == Some("https")) {
         return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     }
-    let from_environment = || env::var_os(SSL_CERT_FILE).filter(|file| !file.is_empty()).map(PathBuf::from);
-    let builder = match pool.tls.ca.clone().or_else(from_environment) {
-        Some(file) => builder.with_root_certificates(roots(&file)?),
+    let roots = match &pool.tls.ca {
+        Some(file) => Some(roots(slice::from_ref(file), &[])?),
+        None => roots_named_by(env::var_os(SSL_CERT_FILE), env::var_os(SSL_CERT_DIR))?,
+    };
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
         None => builder.with_webpki_roots(),
     };
     Ok(match &pool.tls.client {
@@ -66,13 +79,45 @@ pub(super) fn server_name(tls: &config::OriginTls) -> Result<Option<ServerName<'
     Ok(tls.server_name.clone().map(ServerName::try_from).transpose()?)
 }
 
-/// Bundles of a system may have certificates that can't be used beside those that can.
-fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
+/// Returns the certificates of the file and the directories that the environment names; `None` if it names neither.
+fn roots_named_by(file: Option<OsString>, dirs: Option<OsString>) -> Result<Option<RootCertStore>, TlsError> {
+    let files: Vec<PathBuf> = file.filter(|file| !file.is_empty()).map(PathBuf::from).into_iter().collect();
+    let split = |dirs: OsString| env::split_paths(&dirs).collect::<Vec<_>>();
+    let dirs = dirs.map(split).unwrap_or_default();
+    let dirs: Vec<PathBuf> = dirs.into_iter().filter(|dir| !dir.as_os_str().is_empty()).collect();
+    if files.is_empty() && dirs.is_empty() { Ok(None) } else { roots(&files, &dirs).map(Some) }
+}
+
+/// Returns the certificates of these files, and of those in these directories. Bundles of a system may have
+/// certificates that can't be used beside those that can, and its directories other files.
+fn roots(files: &[PathBuf], dirs: &[PathBuf]) -> Result<RootCertStore, TlsError> {
+    let mut found = HashSet::new();
+    for file in files {
+        found.extend(certificates(file)?);
+    }
+    for dir in dirs {
+        found.extend(certificates_in(dir)?);
+    }
     let mut roots = RootCertStore::empty();
-    if roots.add_parsable_certificates(certificates(file)?).0 == 0 {
-        return Err(TlsError::Certificate { file: file.to_owned(), reason: "none is understood".to_owned() });
+    if roots.add_parsable_certificates(found).0 == 0 {
+        let file = files.iter().chain(dirs).next().cloned().unwrap_or_default();
+        return Err(TlsError::Certificate { file, reason: "none is understood".to_owned() });
     }
     Ok(roots)
+}
+
+/// Returns the certificates of the files in a directory, of which one may be there under several names.
+fn certificates_in(dir: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unfit = |error: io::Error| TlsError::Certificate { file: dir.to_owned(), reason: error.to_string() };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unfit)?.take(FILES_MAX) {
+        let path = entry.map_err(unfit)?.path();
+        // A pipe would be waited for.
+        if path.is_file() {
+            found.extend(certificates(&path).unwrap_or_default());
+        }
+    }
+    Ok(found)
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -94,16 +139,55 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn pool(scheme: &str, ca: Option<PathBuf>) -> config::Pool {
         let url = format!("{scheme}://localhost:1").parse().unwrap();
         config::Pool {
-            endpoints: vec![config::Endpoint { url }],
+            endpoints: vec![config::Endpoint::new(url)],
             tls: config::OriginTls { ca, ..config::OriginTls::default() },
             ..crate::origin::tests::config(&[])
+        }
+    }
+
+    #[test]
+    fn what_the_environment_names_is_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (one, two, empty) = (sub("one"), sub("two"), sub("empty"));
+        let certificate = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+        let file = dir.path().join("bundle.pem");
+        fs::write(&file, certificate() + &certificate()).unwrap();
+        let again = certificate();
+        for name in ["a.pem", "0123abcd.0"] {
+            fs::write(one.join(name), &again).unwrap();
+        }
+        fs::write(one.join("README"), "no certificate").unwrap();
+        fs::create_dir(one.join("private")).unwrap();
+        fs::write(two.join("b.pem"), certificate()).unwrap();
+        let joined = |dirs: &[&Path]| Some(env::join_paths(dirs).unwrap());
+        let named = |file: &Path| Some(file.as_os_str().to_owned());
+        for (file, dirs, wanted) in [
+            (None, None, Ok(None)),
+            (Some(OsString::new()), Some(OsString::new()), Ok(None)),
+            (named(&file), None, Ok(Some(2))),
+            (None, joined(&[&one]), Ok(Some(1))),
+            (None, joined(&[&one, &empty, &two]), Ok(Some(2))),
+            (named(&file), joined(&[&two]), Ok(Some(3))),
+            (None, joined(&[&empty]), Err("none is understood")),
+            (None, joined(&[&dir.path().join("gone")]), Err("No such file")),
+            (named(&dir.path().join("gone")), joined(&[&one]), Err("No such file")),
+        ] {
+            let shown = format!("{file:?} {dirs:?}");
+            match (roots_named_by(file, dirs), wanted) {
+                (Ok(found), Ok(count)) => assert_eq!(found.map(|roots| roots.len()), count, "{shown}"),
+                (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{shown}: {error}"),
+                (found, wanted) => panic!("{shown}: {:?} and not {wanted:?}", found.map(|roots| roots.is_some())),
+            }
         }
     }
 

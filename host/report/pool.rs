@@ -18,8 +18,16 @@ pub struct PoolInfo {
 /// An endpoint of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointInfo {
-    /// `host:port`.
+    /// `host:port`, or `unix:` and the path of a socket; and the path in front of the requests' own.
     pub address: String,
+    /// The addresses that its name has now; none if it has no name, or hasn't been looked up.
+    pub addresses: Vec<String>,
+    /// Its share of the requests in relation to others.
+    pub weight: u32,
+    /// Whether it gets requests only while no other endpoint is of use.
+    pub backup: bool,
+    /// Where it is, if that is known.
+    pub zone: Option<String>,
     /// Requests that hold a connection.
     pub inflight: usize,
     /// Requests that wait for a connection.

@@ -158,10 +158,26 @@ async fn a_pool_that_did_not_change_keeps_its_connection() {
     assert_eq!(process.fetch("/other").await.text(), "other");
     assert_eq!(process.fetch("/2").await.text(), "x");
     assert_eq!(origin.connections(), 1);
-    // One that did is another pool, with connections of its own.
-    put(&process, &unwatched(&before.set("pool.web", "waiting_max = 9")));
+    // So do the endpoints that a changed pool still has.
+    let (url, other) = (quoted(&origin.url()), quoted(&two.other.url()));
+    let both = format!("endpoints = [{{ url = {other}, backup = true }}, {{ url = {url}, weight = 2 }}]\nhttp = \"2\"");
+    put(&process, &unwatched(&Node::builder().set("pool.web", &both)));
+    reloaded(&process).await;
+    assert_eq!(process.fetch("/both").await.text(), "x");
+    assert_eq!(origin.connections(), 1);
+    eventually("the counts", async || {
+        let pools = process.admin("/pools").send().await.json();
+        (&pools[0]["endpoints"][0]["ok"], &pools[0]["endpoints"][1]["ok"]) == (&json!(0), &json!(3))
+    })
+    .await;
+    put(&process, &unwatched(&before.clone().set("pool.web", "waiting_max = 9")));
     reloaded(&process).await;
     assert_eq!(process.fetch("/3").await.text(), "x");
+    assert_eq!(origin.connections(), 1);
+    // Where other connections are wanted, there are others.
+    put(&process, &unwatched(&before.set("pool.web", "connect_ms = 1_999")));
+    reloaded(&process).await;
+    assert_eq!(process.fetch("/4").await.text(), "x");
     assert_eq!(origin.connections(), 2);
     eventually("the former connection closed", async || origin.open() == 1).await;
 }

@@ -20,6 +20,7 @@ const SERVED: &str = "
 /// Words that aren't defaults, and routes of each protocol.
 const OTHER_WORDS: &str = r#"
     watch = false
+    zone = "a"
     tls = { version_min = "1.3", reload_ms = 0 }
     http3 = { advertised_ms = 0, segmentation_offload = false }
     [[listen]]
@@ -49,7 +50,13 @@ const OTHER_WORDS: &str = r#"
     http = "auto"
     host = "client"
     [pool.other]
-    endpoints = ["https://[::1]:8443", "http://b"]
+    endpoints = [
+        "https://[::1]:8443",
+        "http://b",
+        { url = "unix:/run/b.sock", weight = 7 },
+        { url = "unix:/run/b.sock:/v1", backup = true, zone = "b" },
+    ]
+    dns_ttl_ms = 100
     http = "2"
     host = "origin.example:8080"
     [pool.grpc]

@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderValue, Uri, uri::Authority};
+use http::{HeaderValue, uri::Authority};
 use rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use super::translation;
+use super::{endpoint::endpoints, translation};
 use crate::{
     config::{
-        Batch, Eject, Endpoint, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
+        Batch, Eject, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
-        listing::without_userinfo,
         raw::{self, Named},
         units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS},
     },
@@ -25,8 +24,21 @@ const REQUEST_CODINGS: [(&str, Option<Compression>); 4] = [
     ("gzip", Some(Compression::Gzip)),
 ];
 
-pub(super) fn pools(raw: &Named<raw::Pool>, findings: &mut Findings<'_>) -> BTreeMap<String, Pool> {
-    raw.iter().map(|(name, raw)| (findings.name(name, "pool"), pool(name, raw, findings))).collect()
+/// Reads all pools of a node in this zone.
+pub(super) fn pools(
+    raw: &Named<raw::Pool>,
+    zone: Option<&String>,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, Pool> {
+    let mut pools = BTreeMap::new();
+    for (name, raw) in raw {
+        let pool = pool(name, raw, findings);
+        // Another pool is none of another zone.
+        let is_told_apart = pool.endpoints.iter().any(|endpoint| endpoint.zone.is_some());
+        let zone = zone.filter(|_| is_told_apart).cloned();
+        pools.insert(findings.name(name, "pool"), Pool { zone, ..pool });
+    }
+    pools
 }
 
 fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Pool {
@@ -35,6 +47,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
     let translation = translation::of_pool(raw, findings);
     let http = raw.http.as_ref().and_then(|given| findings.word("http", given, &VERSIONS)).unwrap_or(base.http);
     Pool {
+        dns_ttl: findings.millis("dns_ttl_ms", &raw.dns_ttl_ms, base.dns_ttl, &(100..=HOUR_MS)),
         connections_max: findings.count("connections_max", &raw.connections_max, base.connections_max, &(1..=100_000)),
         waiting_max: findings.count("waiting_max", &raw.waiting_max, base.waiting_max, &(0..=1_000_000)),
         connect: findings.millis("connect_ms", &raw.connect_ms, base.connect, allowed),
@@ -72,36 +85,6 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         translation,
         ..base
     }
-}
-
-fn endpoints(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Vec<Endpoint> {
-    let given = raw.endpoints.as_ref().filter(|given| !given.get_ref().is_empty());
-    let Some(given) = given else {
-        let span = raw.endpoints.as_ref().map_or_else(|| name.span(), Spanned::span);
-        let help = "write `endpoints = [\"http://127.0.0.1:9000\"]`";
-        findings.refuse(span, format!("the pool `{}` has no endpoint", name.get_ref()), help);
-        return Vec::new();
-    };
-    let mut out: Vec<Endpoint> = Vec::with_capacity(given.get_ref().len());
-    for given in given.get_ref() {
-        let text = given.get_ref();
-        match endpoint(text) {
-            Err(fault) => findings.refuse(
-                given.span(),
-                format!("`{}` is no endpoint: {fault}", without_userinfo(text.clone())),
-                "write `http://host:port` or `https://host:port`",
-            ),
-            Ok(url) if out.iter().any(|known| known.url == url) => {
-                findings.refuse(
-                    given.span(),
-                    format!("the endpoint `{text}` is in this pool twice"),
-                    "name each endpoint once",
-                );
-            }
-            Ok(url) => out.push(Endpoint { url }),
-        }
-    }
-    out
 }
 
 const VERSIONS: [(&str, OriginHttp); 3] =
@@ -199,55 +182,5 @@ fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
         quarantine: findings.millis("quarantine_ms", &raw.quarantine_ms, base.quarantine, &(1..=DAY_MS)),
         tenants_max: findings.count("tenants_max", &raw.tenants_max, base.tenants_max, &(1..=10_000)),
         models_max: findings.count("models_max", &raw.models_max, base.models_max, &(0..=1_000)),
-    }
-}
-
-/// Reads an endpoint's URL. Path and query are the client's, so it has none of its own.
-fn endpoint(text: &str) -> Result<Uri, &'static str> {
-    let url: Uri = text.parse().map_err(|_| "it isn't a URL")?;
-    match url.scheme_str() {
-        Some("http" | "https") => {}
-        Some(_) => return Err("its scheme is neither `http` nor `https`"),
-        None => return Err("it doesn't begin with `http://` or `https://`"),
-    }
-    let Some(authority) = url.authority().filter(|authority| !authority.host().is_empty()) else {
-        return Err("it names no host");
-    };
-    if authority.as_str().contains('@') {
-        return Err("it holds a user's name, which would be dropped");
-    }
-    if authority.port().is_none() && authority.as_str() != authority.host() {
-        return Err("its port isn't a number up to 65535");
-    }
-    if url.path() != "/" || url.query().is_some() || text.contains('#') {
-        return Err("it has a path or a query, which come from the client");
-    }
-    Ok(url)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoint_urls() {
-        for text in ["http://localhost", "http://10.0.0.1:9000", "https://[::1]:8443/", "HTTP://a.example:80"] {
-            assert!(endpoint(text).is_ok(), "{text}: {:?}", endpoint(text));
-        }
-        let table = [
-            ("", "isn't a URL"),
-            ("http://", "isn't a URL"),
-            ("localhost:9000", "doesn't begin"),
-            ("/path", "doesn't begin"),
-            ("ftp://host", "scheme"),
-            ("http://user@host", "user's name"),
-            ("http://host:99999", "port"),
-            ("http://host/v1", "path or a query"),
-            ("http://host?x=1", "path or a query"),
-            ("http://host#x", "path or a query"),
-        ];
-        for (text, reason) in table {
-            assert!(endpoint(text).is_err_and(|fault| fault.contains(reason)), "{text}: {:?}", endpoint(text));
-        }
     }
 }

@@ -4,7 +4,7 @@
 use fastrand::Rng;
 
 use super::*;
-use crate::origin::balance::{Member, Standing, pick, pick_for_batch};
+use crate::origin::balance::{Member, Rank, Standing, pick, pick_for_batch};
 
 /// An endpoint that works on so many batches at once, each for so many milliseconds; what comes beyond waits.
 #[derive(Clone, Copy)]
@@ -68,7 +68,8 @@ impl World {
 
     fn send(&mut self) {
         let loads = (0..self.models.len()).map(|member| self.load(member));
-        let members: Vec<Member> = loads.map(|load| Member { standing: Standing::Up, load, full: false }).collect();
+        let member = |load| Member { standing: Standing::Up, rank: Rank::default(), weight: 1, load, full: false };
+        let members: Vec<Member> = loads.map(member).collect();
         let (now, random) = (self.uptime(), self.random.u64(..));
         let gains: Vec<f64> = self
             .congestion

@@ -109,10 +109,14 @@ async fn a_pool_that_makes_no_sense_is_refused() {
         unhealthy_after: 1,
     });
     let mut url = config(&[origin]);
-    url.endpoints.push(config::Endpoint { url: "ftp://a.example/x".parse().unwrap() });
+    url.endpoints.push(config::Endpoint::new("ftp://a.example/x".parse().unwrap()));
     for (config, expected) in [
         (config(&[]), "pool test has no endpoints; it needs at least one"),
-        (url, "pool test: ftp://a.example/x is no endpoint; allowed is http://host:port or https://host:port"),
+        (
+            url,
+            "pool test: ftp://a.example/x is no endpoint; allowed is http://host:port or https://host:port, with a normal \
+             path",
+        ),
         (path, "pool test: \"health\" is no path for health checks; allowed is a path that begins with /"),
     ] {
         assert_eq!(Pool::new("test", &config).unwrap_err().to_string(), expected);

@@ -52,7 +52,7 @@ async fn large_origin(chunked: bool) -> Origin {
 fn bounded(address: SocketAddr, connections_max: usize, limits: &config::Limits) -> Arc<Pool> {
     let config = config::Pool { connections_max, ..config(&[address]) };
     let metrics = Metrics::new();
-    Pool::of_node("test", &config, &metrics, &Bounds::new(limits, &metrics)).unwrap()
+    Pool::of_node("test", &config, &metrics, &Bounds::new(limits, &metrics), None).unwrap()
 }
 
 async fn whole(fetched: Fetched) -> Result<Bytes, BodyError> {

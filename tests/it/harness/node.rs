@@ -165,6 +165,7 @@ impl Drop for Node {
 #[derive(Clone)]
 pub(crate) struct Builder {
     name: String,
+    zone: Option<String>,
     listen: String,
     tables: BTreeMap<String, Vec<String>>,
     routes: Vec<String>,
@@ -183,6 +184,7 @@ impl Default for Builder {
     fn default() -> Self {
         let builder = Self {
             name: "n1".to_owned(),
+            zone: None,
             listen: String::new(),
             tables: BTreeMap::new(),
             routes: Vec::new(),
@@ -200,6 +202,12 @@ impl Default for Builder {
 impl Builder {
     pub(crate) fn name(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Sets the node's zone.
+    pub(crate) fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(quoted(zone));
         self
     }
 
@@ -319,7 +327,8 @@ impl Builder {
     /// Returns the configuration as a file would have it.
     pub(crate) fn text(&self) -> String {
         let log = self.tables.get("log").map(|lines| lines.join("\n")).unwrap_or_default();
-        let mut text = format!("node = {}\n[log]\naccess = {}\n{log}\n", quoted(&self.name), self.access_log);
+        let zone = self.zone.as_ref().map(|zone| format!("zone = {zone}\n")).unwrap_or_default();
+        let mut text = format!("node = {}\n{zone}[log]\naccess = {}\n{log}\n", quoted(&self.name), self.access_log);
         write!(text, "[[listen]]\naddress = \"127.0.0.1:0\"\n{}\n", self.listen).unwrap();
         write!(text, "[cache.memory]\nbytes = {}\n", self.memory).unwrap();
         let mut tables = self.tables.clone();

@@ -4,7 +4,8 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
 };
@@ -200,7 +202,9 @@ struct State {
 
 /// A well-behaved origin.
 pub(crate) struct Origin {
-    address: SocketAddr,
+    url: String,
+    /// `None` at a Unix socket.
+    address: Option<SocketAddr>,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -208,11 +212,24 @@ pub(crate) struct Origin {
 impl Origin {
     /// Starts an origin that responds with 404 to everything until it is programmed.
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Starts one at this address.
+    pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Self { address, state, task }
+        Self { url: format!("http://{address}"), address: Some(address), state, task }
+    }
+
+    /// Starts one at a Unix socket.
+    pub(crate) fn at_socket(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let state = Arc::new(State::default());
+        let task = tokio::spawn(accept_at_socket(listener, Arc::clone(&state)));
+        Self { url: format!("unix:{}", path.display()), address: None, state, task }
     }
 
     /// From now on `path` (without query; `*` is any other) is served by `handler`.
@@ -221,7 +238,12 @@ impl Origin {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
+    }
+
+    /// Returns its address, if it isn't at a Unix socket.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.unwrap()
     }
 
     /// Returns the number of requests for exactly this path and query whose head has arrived.
@@ -247,7 +269,7 @@ impl Origin {
     /// Refuses further connections and cuts the open ones.
     pub(crate) async fn stop(self) {
         self.task.abort();
-        eventually_refused(self.address).await;
+        eventually_refused(self.address()).await;
     }
 }
 
@@ -265,13 +287,24 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     // Dropped with this task, and its connections with it.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let state = Arc::clone(&state);
-        connections.spawn(async move {
-            let service = service_fn(move |request| respond(Arc::clone(&state), request));
-            // A client that goes away is no error of this origin.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
+        connections.spawn(serve(stream, Arc::clone(&state)));
     }
+}
+
+async fn accept_at_socket(listener: UnixListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(serve(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve<S>(stream: S, state: Arc<State>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| respond(Arc::clone(&state), request));
+    // A client that goes away is no error of this origin.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn respond(state: Arc<State>, request: Request<Incoming>) -> Result<Response<OutBody>, Infallible> {

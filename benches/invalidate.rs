@@ -66,7 +66,7 @@ impl Memory {
         for purge in purges {
             let (position, before) = last(&records);
             let position = Position(position.0 + 1);
-            let record = Record { position, tag: purge.tag, kind: purge.kind, url: purge.url };
+            let record = Record { position, tag: purge.tag, kind: purge.kind, reach: purge.reach };
             let entry = Entry { position, link: Link(position.0), record: Some(record) };
             records.push(Tied { entry, before });
         }

@@ -18,6 +18,7 @@ mod policy;
 mod purge;
 mod reply;
 mod trust;
+mod why;
 
 pub use self::{
     api::Api,
@@ -25,6 +26,7 @@ pub use self::{
     control::{BoxFuture, Control, SignOffReport},
     gate::{Gate, TOKEN_VARIABLE, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
-    purge::{Purge, PurgeFailure, PurgeInvalid, Scope},
+    purge::{PrefixInvalid, Purge, PurgeFailure, PurgeInvalid, Scope},
     trust::{Trust, TrustError},
+    why::{Why, WhyInvalid},
 };

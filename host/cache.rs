@@ -19,6 +19,7 @@ mod facade;
 pub mod fetches;
 pub mod freshness;
 pub mod groups;
+pub mod inspect;
 pub mod key;
 pub mod lookup;
 mod metrics;

@@ -3,3 +3,4 @@
 pub(crate) mod admin;
 pub(crate) mod diff;
 pub(crate) mod policy;
+pub(crate) mod why;

@@ -51,8 +51,11 @@ enum Action {
     /// Says what a running node would have otherwise with a configuration file, and what of that needs a restart; ends
     /// with 0 if nothing, 1 if something, 3 if something that needs a restart, 2 if it can't be told
     Diff(cli::diff::DiffFlags),
-    /// Purges what is stored by URL, key or tag
+    /// Purges what is stored by URL, prefix of URLs, key or tag
     Purge(PurgeFlags),
+    /// Says what a running node would do with a request, and why: its route, its key, what is stored for it, and what
+    /// differs if nothing is
+    Why(cli::why::WhyFlags),
     /// Makes, builds, tests and compares policies, and changes those of a running node
     Policy {
         #[command(subcommand)]
@@ -139,6 +142,9 @@ struct ScopeFlags {
     /// A URL as clients ask for it, in any spelling
     #[arg(long)]
     url: Option<String>,
+    /// All URLs at or below a path: a URL without a query, as clients ask for it, or one that ends with /*
+    #[arg(long, value_name = "URL")]
+    prefix: Option<String>,
     /// A key, 64 hex digits, from the access log
     #[arg(long)]
     key: Option<String>,
@@ -168,6 +174,7 @@ fn main() -> ExitCode {
             Action::Check { file, policies } => check(&file, policies).await,
             Action::Diff(flags) => Ok(cli::diff::run(flags).await),
             Action::Purge(flags) => purge(flags).await,
+            Action::Why(flags) => cli::why::run(flags).await,
             Action::Policy { action } => cli::policy::run(action).await,
         }
     });
@@ -326,10 +333,11 @@ async fn purge(flags: PurgeFlags) -> Done {
         let responded = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
         return reported(responded);
     }
-    let scope = match (&scope.url, &scope.key, &scope.tag) {
-        (Some(url), _, _) => Scope::url(url),
-        (_, Some(key), _) => Scope::key(key),
-        (_, _, tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
+    let scope = match (&scope.url, &scope.prefix, &scope.key, &scope.tag) {
+        (Some(url), ..) => Scope::url(url),
+        (_, Some(prefix), ..) => Scope::prefix(prefix),
+        (_, _, Some(key), _) => Scope::key(key),
+        (.., tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };
     let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft };
     reported(client::purge(&admin, &purge, PURGE_TIME).await)

@@ -14,6 +14,7 @@ mod fetch;
 mod forwarding;
 mod index;
 pub mod infer;
+mod inputs;
 mod joining;
 mod keying;
 mod loops;
@@ -23,6 +24,8 @@ mod own;
 mod pass;
 mod plan;
 mod prefetch;
+mod proxy;
+mod recent;
 mod reply;
 mod rest;
 mod rewriting;
@@ -32,11 +35,12 @@ mod trace;
 mod trail;
 mod upstream;
 mod web;
+mod why;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 
 use self::{
@@ -50,9 +54,11 @@ use self::{
     pass::Passer,
     plan::{Aspects, Basis, Plan, Why},
     prefetch::Prefetcher,
+    recent::Recent,
     reply::Replies,
     slices::Slicer,
     web::{Prepared, Quick, Web},
+    why::Explainer,
 };
 pub use self::{
     metrics::Metrics,
@@ -63,9 +69,10 @@ pub use self::{
 use crate::{
     cache::{Cache, collapse::Flights},
     clock,
-    config::{self, OwnResponse, QueryKey},
-    message::{self, Body, BodyError, Request, RequestHead, RequestSpan, Response, incremental::is_incremental},
+    config::{self, OwnResponse},
+    message::{Body, BodyError, Request, RequestHead, RequestSpan, Response, proxy_status::ProxyStatus},
     policy::{Decision, Hook, HookCall},
+    report::WhyReport,
 };
 
 /// The way of all requests. Each step has its share of the node; here they are put together.
@@ -79,6 +86,7 @@ pub struct Pipeline {
     infer: Arc<Infer>,
     prefetcher: Arc<Prefetcher>,
     proxies: Arc<Proxies>,
+    explainer: Explainer,
 }
 
 /// What a pipeline has in common with the one that takes its place.
@@ -90,6 +98,7 @@ struct Lasting {
     prefetcher: Arc<Prefetcher>,
     codings: ReplyCodings,
     loops: Loops,
+    recent: Arc<Recent>,
 }
 
 impl Pipeline {
@@ -113,6 +122,7 @@ impl Pipeline {
             prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
             codings: metrics.reply_codings,
             loops: Loops::new(),
+            recent: Arc::new(Recent::new()),
         };
         Self::over(lasting, routes, batchers, limits)
     }
@@ -136,12 +146,13 @@ impl Pipeline {
             prefetcher: self.prefetcher.under(prefetch),
             codings: self.infer.codings.clone(),
             loops: self.policy_context.loops.clone(),
+            recent: Arc::clone(&self.infer.recent),
         };
         Self::over(lasting, routes, batchers, limits)
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, prefetcher, codings, loops } = lasting;
+        let Lasting { node, cache, web, infer, prefetcher, codings, loops, recent } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
@@ -149,6 +160,7 @@ impl Pipeline {
             cache: Arc::clone(&cache),
             policy_context: Arc::clone(&policy_context),
             proxies: Arc::clone(&proxies),
+            recent: Arc::clone(&recent),
         });
         let replies = Arc::new(Replies {
             node_name: node,
@@ -177,6 +189,14 @@ impl Pipeline {
             passer: Arc::clone(&passer),
             policy_context: Arc::clone(&policy_context),
         };
+        let explainer = Explainer {
+            node: replies.node_name.clone(),
+            cache: Arc::clone(&cache),
+            policy_context: Arc::clone(&policy_context),
+            proxies: Arc::clone(&proxies),
+            recent: Arc::clone(&recent),
+            items_max: limits.items_max,
+        };
         let infer = Arc::new(Infer {
             cache: Arc::clone(&cache),
             flights: infer,
@@ -185,8 +205,9 @@ impl Pipeline {
             batchers,
             limits,
             codings,
+            recent,
         });
-        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, proxies })
+        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, proxies, explainer })
     }
 
     /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
@@ -226,23 +247,12 @@ impl Pipeline {
     }
 
     async fn serve_on(&self, taken: RouteMatch<'_>, advice: Advice, mut request: Request) -> Reply {
-        let RouteMatch { route, is_ambiguous } = taken;
+        let route = taken.route;
         if let Some(own) = &route.config.own {
             return self.own_reply(route, &advice, own, &request.head);
         }
         let has_body = !http_body::Body::is_end_stream(&request.body);
-        let plan = Plan::of(&Aspects {
-            kind: route.kind(),
-            method: &request.head.method,
-            is_ambiguous,
-            has_body,
-            is_keyed_by_body: has_body && advice.keys_by_body(),
-            is_grpc: has_body && message::is_grpc(&request.head.headers),
-            // What is sent after the switch comes as a body.
-            is_switch: has_body && request.head.headers.contains_key(header::UPGRADE),
-            looks_up_query: route.config.extensions.query_key != QueryKey::Pass,
-            is_incremental: has_body && is_incremental(&request.head.headers),
-        });
+        let plan = Plan::of(&Aspects::of(taken, &advice, &request.head, has_body));
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);
         let prepared = match plan {
@@ -299,7 +309,11 @@ impl Pipeline {
     /// as it comes where it has to be read as a whole.
     fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
         let Request { head, body } = request;
-        let trail = |detail: &'static str| Trail { detail: Some(detail.into()), ..Trail::on(route, advice) };
+        let trail = |detail: &'static str| Trail {
+            detail: Some(detail.into()),
+            proxy_status: Some(ProxyStatus::Error(proxy::error_of(detail))),
+            ..Trail::on(route, advice)
+        };
         if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
             return Some(self.replies.unwritable(fault, Trail::on(route, advice)));
         }
@@ -320,6 +334,12 @@ impl Pipeline {
             return Some(self.replies.incremental_refused(detail, trail("incremental")));
         }
         None
+    }
+
+    /// Returns what would be done with a request now, and why. Nothing is fetched, stored or counted; a policy's `key` and
+    /// `features` hooks are called as they are for a request.
+    pub async fn why(&self, head: RequestHead, body: Bytes) -> WhyReport {
+        Box::pin(self.explainer.explain(head, body)).await
     }
 
     /// Calls the policy's `prefetch` hook after a GET, and fetches what it suggests.
@@ -347,13 +367,15 @@ impl Pipeline {
 
     fn no_route(&self, request: &Request) -> Reply {
         let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
-        self.replies.own(StatusCode::NOT_FOUND, "No route", &detail, Trail::default())
+        let proxy_status = Some(ProxyStatus::Error(proxy::error_of("no-route")));
+        self.replies.own(StatusCode::NOT_FOUND, "No route", &detail, Trail { proxy_status, ..Trail::default() })
     }
 
     /// Completes a response to a request that was refused before the pipeline.
     #[must_use]
     pub fn refused(&self, response: Response) -> Reply {
-        let trail = Trail { detail: Some("refused".into()), failed: true, ..Trail::default() };
+        let proxy_status = Some(ProxyStatus::of_own(response.status()));
+        let trail = Trail { detail: Some("refused".into()), failed: true, proxy_status, ..Trail::default() };
         Reply { response: self.replies.completed(response, &trail), trail }
     }
 

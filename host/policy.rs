@@ -89,6 +89,9 @@ pub trait Roster: Send + Sync + fmt::Debug {
     /// Returns the generation that decides for a request, in every hook.
     fn choose(&self, request: &RequestHead) -> Chosen;
 
+    /// Returns the generation that would decide, without a shadow: nothing is counted, and no trial is judged.
+    fn preview(&self, request: &RequestHead) -> Chosen;
+
     /// Records the origin's response to a request that a generation decided for: `failed` if there was none or one of
     /// 5xx.
     fn origin_responded(&self, failed: bool);

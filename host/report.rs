@@ -12,6 +12,7 @@ mod policy;
 mod pool;
 mod problem;
 mod purge;
+mod why;
 
 pub use self::{
     batching::{BatchingInfo, FitInfo, ModelInfo, PointInfo, TenantInfo},
@@ -24,4 +25,5 @@ pub use self::{
     pool::{EndpointInfo, PoolInfo},
     problem::Problem,
     purge::{IncompletePurge, PurgeReport},
+    why::{WhyDifference, WhyInput, WhyLookup, WhyNearest, WhyReport, WhyRoute, WhyRule, WhyStored},
 };

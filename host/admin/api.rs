@@ -21,6 +21,7 @@ use super::{
     policy::PolicyAction,
     purge::Purge,
     reply::{JSON, PROBLEM, Refusal, TEXT, json, problem, respond},
+    why::Why,
 };
 use crate::{
     message::{self, BodyError},
@@ -39,7 +40,10 @@ holm: the admin API
 GET  /healthz   the process responds
 GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
-POST /purge     {\"url\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"}; \"soft\": true marks stale
+POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"};
+                \"soft\": true marks stale
+POST /why       {\"url\": \"https://…\", \"method\": \"GET\", \"headers\": [[\"name\", \"value\"]], \"body\": \"…\"}: what would be
+                done with it, and why
 POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone
 GET  /pools     endpoints and their health
 GET  /batching  how long batches took, by size, beside the fitted cost
@@ -101,6 +105,7 @@ fn router(control: Arc<dyn Control>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/purge", post(purge))
+        .route("/why", post(why))
         .route("/nodes/{name}/sign-off", post(sign_off))
         .route("/pools", get(pools))
         .route("/batching", get(batching))
@@ -209,6 +214,11 @@ async fn purge(State(node): Node, Order(body): Order) -> Result<Response, Refusa
     Ok(json(status, PROBLEM, &IncompletePurge { problem: problem(status, INCOMPLETE.to_owned()), report }))
 }
 
+/// Says what would be done with a request. A POST, since it has a body; it changes nothing.
+async fn why(State(node): Node, Order(body): Order) -> Result<Response, Refusal> {
+    Ok(json(StatusCode::OK, JSON, &node.why(Why::parse(&body)?).await))
+}
+
 /// Signs a node off. 200 only if nothing is left that purges would wait for.
 async fn sign_off(State(node): Node, Path(name): Path<String>, _: Nothing) -> Result<Response, Refusal> {
     let SignOffReport { signed_off, left } = node.sign_off(name.clone()).await?;
@@ -273,6 +283,7 @@ mod tests {
         message::{Body, Client, Request, RequestHead, Scheme},
         report::{
             BatchingInfo, ConfigFinding, ConfigInfo, ConfigReload, FitInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport,
+            WhyReport,
         },
     };
 
@@ -298,6 +309,11 @@ mod tests {
                 _ => (0, Some(0)),
             };
             Box::pin(async move { Ok(SignOffReport { signed_off, left }) })
+        }
+
+        fn why(&self, why: Why) -> BoxFuture<'_, WhyReport> {
+            let url = why.head.url();
+            Box::pin(async move { WhyReport { url, ..WhyReport::default() } })
         }
 
         fn ready(&self) -> Result<(), Vec<String>> {
@@ -477,6 +493,21 @@ mod tests {
         let expected = json!({"complete": true, "position": "17", "applied": ["a"], "expired": ["c"], "missing": []});
         assert_eq!(response.json(), expected);
         assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true }]);
+    }
+
+    #[tokio::test]
+    async fn a_question_reaches_the_node_and_what_is_none_is_refused() {
+        let node = Arc::new(node());
+        let ask = async |body: &str| ask(&node, request(Method::POST, "/why", body.to_owned())).await;
+        let response = ask(r#"{"url":"HTTP://A.example:80/%61"}"#).await;
+        assert_eq!(
+            (response.status, &response.json()["url"]),
+            (200, &json!("http://a.example/a")),
+            "{}",
+            response.text
+        );
+        let refused = ask(r#"{"url":"/a"}"#).await;
+        assert_eq!((refused.status, refused.content_type()), (400, PROBLEM), "{}", refused.text);
     }
 
     #[tokio::test]

@@ -6,8 +6,9 @@ use super::{
     config::ConfigFailure,
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure},
+    why::Why,
 };
-use crate::report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport};
+use crate::report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport, WhyReport};
 
 /// A future that a [`Control`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -28,6 +29,9 @@ pub trait Control: Send + Sync {
 
     /// Signs a node of the region off that is known not to serve any more, as far as the time for a purge allows.
     fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>>;
+
+    /// Returns what would be done with a request now, and why.
+    fn why(&self, why: Why) -> BoxFuture<'_, WhyReport>;
 
     /// Whether this node may be sent requests.
     ///

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::message::{
     tag::{self, NAME_BYTES_MAX},
+    target::{self, PREFIXES_MAX},
     url::{Url, UrlInvalid},
 };
 
@@ -30,6 +31,8 @@ pub enum Scope {
     Key([u8; 32]),
     /// All that carry a tag.
     Tag(String),
+    /// All URLs at or below one, which has no query, in its [normal form](Url::normal).
+    Prefix(String),
 }
 
 /// Why nothing was purged.
@@ -45,12 +48,12 @@ pub struct PurgeFailure {
 pub enum PurgeInvalid {
     /// The body isn't the JSON object that is expected.
     #[error(
-        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"key\" and \"tag\", \
+        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"key\" and \"tag\", \
          and optionally \"soft\": true or false"
     )]
     Body(String),
     /// Not exactly one scope.
-    #[error("{found} of \"url\", \"key\" and \"tag\" are given; exactly one is allowed")]
+    #[error("{found} of \"url\", \"prefix\", \"key\" and \"tag\" are given; exactly one is allowed")]
     Scopes {
         /// How many there are.
         found: usize,
@@ -64,6 +67,18 @@ pub enum PurgeInvalid {
         given: String,
         /// What is wrong with it.
         reason: UrlInvalid,
+    },
+    /// Not a prefix by which stored responses can be found.
+    #[error(
+        "`{given}` is not a prefix that can be purged: {reason}; allowed is a URL of fewer than {max} segments, without a \
+         query, that may end with /*",
+        max = PREFIXES_MAX
+    )]
+    Prefix {
+        /// Its beginning.
+        given: String,
+        /// What is wrong with it.
+        reason: PrefixInvalid,
     },
     /// Not a cache key.
     #[error("`{0}` is not a cache key; allowed are 64 hex digits, as the access log shows them")]
@@ -80,10 +95,28 @@ pub enum PurgeInvalid {
     },
 }
 
+/// What is wrong with a prefix.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum PrefixInvalid {
+    /// The URL.
+    #[error(transparent)]
+    Url(#[from] UrlInvalid),
+    /// A pattern that would take a search through all that is stored.
+    #[error("a `*` stands only for all that follows a `/`, at the end (a path's own `*` is written %2A)")]
+    Pattern,
+    /// It has a query.
+    #[error("it has a query")]
+    Query,
+    /// It has too many segments.
+    #[error("it has too many segments")]
+    TooDeep,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
     url: Option<String>,
+    prefix: Option<String>,
     key: Option<String>,
     tag: Option<String>,
     #[serde(default)]
@@ -101,12 +134,13 @@ impl Purge {
             return Err(PurgeInvalid::Body("it is not an object".to_owned()));
         }
         let raw: Raw = serde_json::from_slice(body).map_err(|error| PurgeInvalid::Body(error.to_string()))?;
-        let scope = match (&raw.url, &raw.key, &raw.tag) {
-            (Some(url), None, None) => Scope::url(url)?,
-            (None, Some(key), None) => Scope::key(key)?,
-            (None, None, Some(tag)) => Scope::tag(tag)?,
-            (url, key, tag) => {
-                let found = [url, key, tag].into_iter().flatten().count();
+        let scope = match (&raw.url, &raw.prefix, &raw.key, &raw.tag) {
+            (Some(url), None, None, None) => Scope::url(url)?,
+            (None, Some(prefix), None, None) => Scope::prefix(prefix)?,
+            (None, None, Some(key), None) => Scope::key(key)?,
+            (None, None, None, Some(tag)) => Scope::tag(tag)?,
+            (url, prefix, key, tag) => {
+                let found = [url, prefix, key, tag].into_iter().flatten().count();
                 return Err(PurgeInvalid::Scopes { found });
             }
         };
@@ -118,6 +152,7 @@ impl Purge {
     pub fn to_json(&self) -> Value {
         match &self.scope {
             Scope::Url(url) => json!({"url": url, "soft": self.soft}),
+            Scope::Prefix(prefix) => json!({"prefix": prefix, "soft": self.soft}),
             Scope::Key(key) => json!({"key": hex(key), "soft": self.soft}),
             Scope::Tag(tag) => json!({"tag": tag, "soft": self.soft}),
         }
@@ -134,6 +169,14 @@ impl Scope {
             Ok(url) => Ok(Self::Url(url.normal())),
             Err(reason) => Err(PurgeInvalid::Url { given: shortened(text), reason }),
         }
+    }
+
+    /// Returns the scope of all URLs at or below one in any spelling, which may end with `/*`.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Prefix`]
+    pub fn prefix(text: &str) -> Result<Self, PurgeInvalid> {
+        prefix(text).map(Self::Prefix).map_err(|reason| PurgeInvalid::Prefix { given: shortened(text), reason })
     }
 
     /// Returns the scope of a key in hex.
@@ -155,6 +198,21 @@ impl Scope {
             Err(PurgeInvalid::Tag { bytes: text.len() })
         }
     }
+}
+
+fn prefix(text: &str) -> Result<String, PrefixInvalid> {
+    let below = text.strip_suffix("/*").unwrap_or(text);
+    if below.contains('*') {
+        return Err(PrefixInvalid::Pattern);
+    }
+    let url = Url::parse(below)?;
+    if url.query.is_some() {
+        return Err(PrefixInvalid::Query);
+    }
+    if target::segments(&url.path).count() >= PREFIXES_MAX {
+        return Err(PrefixInvalid::TooDeep);
+    }
+    Ok(url.normal())
 }
 
 fn shortened(text: &str) -> String {
@@ -204,7 +262,15 @@ mod tests {
             ("", "the body is not a purge"),
             ("[null,null,\"a\",true]", "it is not an object"),
             (r#"{"tag":"a"} {}"#, "the body is not a purge"),
-            (r#"{"tag":"a","prefix":"/"}"#, "unknown field `prefix`"),
+            (r#"{"tag":"a","pattern":"/"}"#, "unknown field `pattern`"),
+            (r#"{"tag":"a","prefix":"http://a/"}"#, "2 of"),
+            (r#"{"prefix":"/a"}"#, "it isn't absolute"),
+            (r#"{"prefix":"http://a/b?c"}"#, "it has a query"),
+            (r#"{"prefix":"http://a/*/b"}"#, "only for all that follows a `/`, at the end"),
+            (r#"{"prefix":"http://a/b*"}"#, "only for all that follows"),
+            (r#"{"prefix":"http://*.example/b"}"#, "only for all that follows"),
+            (r#"{"prefix":"http://a/*?b=*"}"#, "only for all that follows"),
+            (r#"{"prefix":"http://a/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16"}"#, "too many segments"),
             (r#"{"tag":"a","tag":"b"}"#, "duplicate field"),
             (r#"{"tag":"a","soft":"yes"}"#, "expected a boolean"),
             (r#"{"tag":7}"#, "expected a string"),
@@ -246,6 +312,19 @@ mod tests {
         ] {
             let scope = Scope::url(given).ok();
             assert_eq!(scope, expected.map(|url| Scope::Url(url.to_owned())), "{given}");
+        }
+    }
+
+    #[test]
+    fn prefixes_take_the_form_that_urls_have() {
+        for (given, expected) in [
+            ("http://example.org", "http://example.org/"),
+            ("http://example.org/*", "http://example.org/"),
+            ("HTTP://Example.ORG:80//A/%62/*", "http://example.org/A/b"),
+            ("https://example.org/a/", "https://example.org/a/"),
+            ("https://example.org/a%2A", "https://example.org/a%2A"),
+        ] {
+            assert_eq!(Scope::prefix(given), Ok(Scope::Prefix(expected.to_owned())), "{given}");
         }
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{
     policy::PolicyFailure,
     purge::{PurgeFailure, PurgeInvalid},
+    why::WhyInvalid,
 };
 use crate::report::Problem;
 
@@ -51,6 +52,12 @@ impl IntoResponse for Refusal {
 
 impl From<PurgeInvalid> for Refusal {
     fn from(invalid: PurgeInvalid) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, invalid)
+    }
+}
+
+impl From<WhyInvalid> for Refusal {
+    fn from(invalid: WhyInvalid) -> Self {
         Self::new(StatusCode::BAD_REQUEST, invalid)
     }
 }

@@ -12,12 +12,12 @@ use super::{exchange::Exchange, policies::Policies, reload::Reloader};
 use crate::{
     admin::{
         Api, BoxFuture, ConfigFailure, Control, Gate, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope,
-        SignOffReport,
+        SignOffReport, Why,
     },
     cache::{key::Key, purge},
     http::{Arrival, Handler},
     message::{Request, Response},
-    report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport},
+    report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport, WhyReport},
     telemetry::Registry,
 };
 
@@ -76,6 +76,7 @@ impl Control for Controls {
                 Scope::Url(url) => purge::Scope::Url(url),
                 Scope::Key(key) => purge::Scope::Key(Key::from_bytes(key)),
                 Scope::Tag(tag) => purge::Scope::Tag(tag),
+                Scope::Prefix(prefix) => purge::Scope::Prefix(prefix),
             };
             let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };
             let cache = self.exchange.cache();
@@ -99,6 +100,11 @@ impl Control for Controls {
                 signed_off.map_err(|error| PurgeFailure { reason: error.to_string() })?;
             Ok(SignOffReport { signed_off: done, left })
         })
+    }
+
+    fn why(&self, why: Why) -> BoxFuture<'_, WhyReport> {
+        let pipeline = Arc::clone(&self.exchange.serving().pipeline);
+        Box::pin(async move { pipeline.why(why.head, why.body).await })
     }
 
     fn ready(&self) -> Result<(), Vec<String>> {

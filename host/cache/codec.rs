@@ -18,8 +18,9 @@ use super::{
 use crate::clock::Timestamp;
 
 /// Bumped when the layout below changes, or what it means; other versions are misses. In version 1 an entry's tags may
-/// be incomplete, and that of its URL of another spelling; version 2 has no checksum.
-const FORMAT: u8 = 3;
+/// be incomplete, and that of its URL of another spelling; version 2 has no checksum; in version 3 an entry has no tags for
+/// the prefixes of its URL, so that a purge by prefix wouldn't reach it.
+const FORMAT: u8 = 4;
 
 const OBJECT: u8 = 1;
 const PART: u8 = 2;

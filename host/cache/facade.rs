@@ -15,7 +15,7 @@ use super::{
     purge::{self, Purger, Standing},
     search,
     store::{self, Tier, Tiers, lock::DirLock},
-    tag::Tag,
+    tag::{self, UrlTags},
     vary,
 };
 use crate::{
@@ -58,8 +58,8 @@ pub struct Query<'a> {
     pub head: &'a RequestHead,
     /// Its demands on a cache.
     pub demand: &'a Demand,
-    /// Makes the tag of its URL, if its key may be shared by several.
-    pub url: Option<&'a (dyn Fn() -> Tag + Sync)>,
+    /// Makes the tags of its URL, if its key may be shared by several: with those of its prefixes if it is given true.
+    pub url: Option<&'a (dyn Fn(bool) -> UrlTags + Sync)>,
     /// The current time.
     pub now: Timestamp,
 }
@@ -179,6 +179,15 @@ impl Cache {
         self.reach(query, key, true).await.unwrap_or_else(|_| self.miss(key, true))
     }
 
+    /// Returns the fields by which the response under a key varies, as memory has them.
+    #[must_use]
+    pub fn varying(&self, key: &Key) -> Option<Arc<[http::HeaderName]>> {
+        match self.tiers.memory(key) {
+            Some(Value::Varies(names)) => Some(names),
+            _ => None,
+        }
+    }
+
     /// The value under one key from whichever tier has the best; `Err` with the names it varies by.
     async fn reach(&self, query: &Query<'_>, key: Key, varied: bool) -> Result<Found, Arc<[http::HeaderName]>> {
         let mut best = self.miss(key, varied);
@@ -236,7 +245,7 @@ impl Cache {
     /// be fallen back on.
     #[must_use]
     pub fn is_gone(&self, object: &Object, url: &str) -> bool {
-        self.purger.is_gone(&object.head.tags, &object.head.mark, Tag::url(url))
+        self.purger.is_gone(&object.head.tags, &object.head.mark, &tag::of_url(url, true))
     }
 
     /// Whether nothing that this node knows of was purged of what is stored since its fetch began, for a request of this
@@ -244,7 +253,8 @@ impl Cache {
     #[must_use]
     pub fn is_good(&self, object: &Object, url: &str) -> bool {
         let head = &object.head;
-        self.purger.check(&head.tags, &head.mark, &object.checked, Some(|| Tag::url(url))) == Standing::Good
+        let by_url = |prefixes| tag::of_url(url, prefixes);
+        self.purger.check(&head.tags, &head.mark, &object.checked, Some(by_url)) == Standing::Good
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.
@@ -267,7 +277,7 @@ impl Cache {
         let primary = index.as_ref().map_or(key, |(primary, _)| *primary);
         // What is stored by a rule of its path may come from requests with other keys (`No-Vary-Search`).
         let is_ordered = fetch.is_for(&primary);
-        let standing = self.purger.check(&head.tags, &head.mark, &object.checked, None::<fn() -> Tag>);
+        let standing = self.purger.check(&head.tags, &head.mark, &object.checked, None::<fn(bool) -> UrlTags>);
         if standing == Standing::Gone || self.has_newer(&key, head, is_ordered, now) {
             return;
         }
@@ -309,7 +319,7 @@ fn largest_body(config: &config::Cache) -> u64 {
 }
 
 /// The better of two tiers' outcomes is served.
-const fn rank(outcome: &Outcome) -> u8 {
+pub(super) const fn rank(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Miss => 0,
         Outcome::Stale { .. } => 1,

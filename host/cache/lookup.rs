@@ -91,6 +91,120 @@ pub fn judge(object: Arc<Object>, standing: Standing, demand: &Demand, now: Time
     }
 }
 
+/// Why a stored response may be used for a request in the way that [`judge`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It is within its lifetime, and the request accepts it.
+    Fresh,
+    /// It is stale, and the request accepts that (`max-stale`).
+    AcceptedStale,
+    /// It is stale, and may be served while it is refreshed.
+    Grace,
+    /// It is stale.
+    Stale,
+    /// It is stale, and past any use.
+    Over,
+    /// The request has `no-cache`.
+    NoCache,
+    /// The request has a `max-age` or `min-fresh` that it doesn't meet.
+    TooOld,
+    /// The request has `Authorization`, and the response doesn't say that it may be shared.
+    Credentials,
+    /// It was purged.
+    Purged,
+    /// It was softly purged.
+    PurgedSoftly,
+    /// This node hasn't read its region's purge log for longer than its fence.
+    Unconfirmed,
+    /// Whether it was purged can't be known.
+    Doubtful,
+    /// It was stored by a clock that is ahead of this node's.
+    FromFuture,
+}
+
+impl Because {
+    /// Returns the reason as a sentence.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Fresh => "it is within its lifetime",
+            Self::AcceptedStale => "it is stale, and the request's max-stale accepts that",
+            Self::Grace => "it is stale, within its grace: it is served while it is refreshed",
+            Self::Stale => "it is stale",
+            Self::Over => "its lifetime and all that follows are over",
+            Self::NoCache => "the request has no-cache, so that the origin is asked first",
+            Self::TooOld => {
+                "it is fresh, but not as young or for as long as the request's max-age or min-fresh demands"
+            }
+            Self::Credentials => {
+                "the request has Authorization, and the response doesn't say that it may be shared then \
+                 (public, s-maxage or must-revalidate)"
+            }
+            Self::Purged => "it was purged after its fetch began",
+            Self::PurgedSoftly => "it was softly purged after its fetch began: it counts as stale",
+            Self::Unconfirmed => {
+                "this node hasn't read its region's purge log within cache.purge.fence_ms: the origin confirms it first"
+            }
+            Self::Doubtful => {
+                "whether it was purged can't be known (another log, or a row that the table has no room for any more): \
+                 the origin confirms it first"
+            }
+            Self::FromFuture => {
+                "it was stored by a clock that is ahead of this node's by more than cache.clock_skew_ms: its age isn't known"
+            }
+        }
+    }
+
+    /// Returns the section that says so; `None` if the rule is this node's own.
+    #[must_use]
+    pub const fn section(self) -> Option<&'static str> {
+        match self {
+            Self::Fresh => Some("RFC 9111, section 4.2"),
+            Self::AcceptedStale => Some("RFC 9111, section 5.2.1.2"),
+            Self::Grace => Some("RFC 5861, section 3"),
+            Self::Stale | Self::Over => Some("RFC 9111, section 4.2.4"),
+            Self::NoCache => Some("RFC 9111, section 5.2.1.4"),
+            Self::TooOld => Some("RFC 9111, sections 5.2.1.1 and 5.2.1.3"),
+            Self::Credentials => Some("RFC 9111, section 3.5"),
+            Self::FromFuture => Some("RFC 9111, section 4.2.3"),
+            Self::Purged | Self::PurgedSoftly | Self::Unconfirmed | Self::Doubtful => None,
+        }
+    }
+}
+
+/// Returns why [`judge`] decides as it does.
+#[must_use]
+pub fn because(object: &Object, standing: Standing, demand: &Demand, now: Timestamp, skew: Duration) -> Because {
+    let (head, directives) = (&object.head, &demand.directives);
+    if standing == Standing::Gone {
+        return Because::Purged;
+    }
+    if demand.authorized && !head.for_authorized {
+        return Because::Credentials;
+    }
+    if standing == Standing::Doubtful {
+        return Because::Doubtful;
+    }
+    if head.is_from_future(now, skew) {
+        return Because::FromFuture;
+    }
+    match by_standing(head.freshness(now), standing, object) {
+        Freshness::Dead => Because::Over,
+        Freshness::Fresh { .. } if directives.no_cache => Because::NoCache,
+        Freshness::Fresh { left_ms } if !fresh_enough(object, left_ms, directives, now) => Because::TooOld,
+        Freshness::Fresh { .. } => Because::Fresh,
+        Freshness::Stale { over_ms, .. } if accepts_stale(object, over_ms, standing, directives) => {
+            Because::AcceptedStale
+        }
+        Freshness::Stale { grace: true, .. } if !directives.no_cache && directives.max_age.is_none() => Because::Grace,
+        Freshness::Stale { .. } => match standing {
+            Standing::Unconfirmed => Because::Unconfirmed,
+            Standing::Stale => Because::PurgedSoftly,
+            Standing::Good | Standing::Doubtful | Standing::Gone => Because::Stale,
+        },
+    }
+}
+
 /// A soft purge makes a fresh entry stale from now on: grace and the rest are counted from the end of its life. One that is
 /// to be confirmed is stale as well, but not to be served while it is refreshed: it may have been purged.
 fn by_standing(freshness: Freshness, standing: Standing, object: &Object) -> Freshness {
@@ -132,7 +246,7 @@ mod tests {
     use crate::cache::{
         codec::tests::head,
         freshness::Lifetimes,
-        purge::table::{Incarnation, Kind, Mark, Position, Record, Table},
+        purge::table::{Incarnation, Kind, Mark, Position, Reach, Record, Table},
         tag::Tag,
     };
 
@@ -167,7 +281,7 @@ mod tests {
         let (tag, log) = (Tag::named(b"news"), Incarnation(7));
         for kind in [Kind::Hard, Kind::Soft] {
             let mut table = Table::new(log, 10);
-            table.apply(&Record { position: Position(5), tag, kind, url: false });
+            table.apply(&Record { position: Position(5), tag, kind, reach: Reach::Entries });
             let judged = |position, stored_at, now| {
                 let mut head = head(0);
                 head.stored_at = Timestamp(stored_at);
@@ -304,6 +418,38 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_reason_is_that_of_the_judgement(
+            standing in prop::sample::select(vec![
+                Standing::Good, Standing::Stale, Standing::Unconfirmed, Standing::Doubtful, Standing::Gone,
+            ]),
+            (no_cache, authorized, for_authorized, forbids_stale) in any::<(bool, bool, bool, bool)>(),
+            limits in prop::array::uniform3(prop::option::of(0_u64..100)),
+            (stored_at, at_ms) in (950_000_u64..1_050_000, 1_000_000_u64..1_100_000),
+        ) {
+            let mut head = head(0);
+            (head.stored_at, head.for_authorized, head.forbids_stale) = (Timestamp(stored_at), for_authorized, forbids_stale);
+            (head.lifetimes.grace_ms, head.lifetimes.stale_if_error_ms) = (10_000, 20_000);
+            let [max_age, min_fresh, max_stale] = limits.map(|seconds| seconds.map(Duration::from_secs));
+            let directives = Directives { no_cache, max_age, min_fresh, max_stale, ..Directives::default() };
+            let (demand, now) = (Demand { directives, authorized }, Timestamp(at_ms));
+            let object = Object::new(head, Bytes::new());
+            let reason = because(&object, standing, &demand, now, SKEW);
+            let wanted: &[Because] = match described(judge(object, standing, &demand, now, SKEW)) {
+                "hit" => &[Because::Fresh, Because::AcceptedStale],
+                "grace" => &[Because::Grace],
+                "miss" => &[Because::Purged, Because::Credentials, Because::Over],
+                "asked" => &[Because::TooOld],
+                "forced" => &[
+                    Because::NoCache, Because::Stale, Because::PurgedSoftly, Because::Unconfirmed,
+                ],
+                _ => &[
+                    Because::Stale, Because::PurgedSoftly, Because::Unconfirmed, Because::Doubtful, Because::FromFuture,
+                ],
+            };
+            prop_assert!(wanted.contains(&reason), "{reason:?} and not one of {wanted:?}");
+        }
+
         /// Whatever times and lives a damaged or foreign entry states.
         #[test]
         fn nothing_from_the_future_or_past_its_life_is_a_hit(

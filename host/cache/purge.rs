@@ -24,7 +24,7 @@ pub use self::{
     error::Error,
     purger::{Arrived, Purger, Scope},
     receipt::{Receipt, SignedOff},
-    table::{Cursor, Incarnation, Kind, Mark, Position, Record, Standing},
+    table::{Cursor, Incarnation, Kind, Mark, Position, Reach, Record, Standing},
 };
 
 #[cfg(test)]

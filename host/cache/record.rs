@@ -64,7 +64,8 @@ pub struct Origins<'a> {
 #[must_use]
 pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, origins: &Origins<'_>) -> Head {
     let mut tags = storage.tags.clone().unwrap_or_else(|| tag::named(headers, origins.tag_headers));
-    tags.extend([Tag::url(origins.url), Tag::key(origins.key)]);
+    tags.extend(tag::of_url(origins.url, true));
+    tags.push(Tag::key(origins.key));
     if origins.groups {
         tags.extend(groups::tags(origins.url, headers));
     }

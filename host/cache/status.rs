@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt::Write};
 
 use http::{HeaderName, HeaderValue};
 
+use crate::message::structured::item;
+
 /// The header field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -118,25 +120,6 @@ impl Line<'_> {
 pub fn hit(node: &str, left_ms: u64, policy: Option<&str>, tier: &str) -> HeaderValue {
     let ttl = i64::try_from(left_ms / 1000).ok();
     Line { hit: true, ttl, policy, detail: Some(tier), ..Line::default() }.render(node)
-}
-
-/// A token if it is one (RFC 9651, section 3.3.4), else a string with what it can't hold replaced.
-fn item(text: &mut String, value: &str) {
-    let tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte);
-    let token = value.bytes().next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'*');
-    if token && value.bytes().all(tchar) {
-        text.push_str(value);
-        return;
-    }
-    text.push('"');
-    for character in value.chars() {
-        match character {
-            '"' | '\\' => text.extend(['\\', character]),
-            ' '..='~' => text.push(character),
-            _ => text.push('?'),
-        }
-    }
-    text.push('"');
 }
 
 #[cfg(test)]

@@ -65,6 +65,15 @@ impl Tiers {
         }
     }
 
+    /// Looks in one tier, and brings what is found into no other.
+    pub async fn glance(&self, tier: Tier, key: &Key) -> Option<Value> {
+        match tier {
+            Tier::Memory => self.local.memory(key),
+            Tier::Disk => self.local.glance(key).await,
+            Tier::Redis => self.redis(key).await,
+        }
+    }
+
     /// Whether this node has a disk tier.
     #[must_use]
     pub const fn has_disk(&self) -> bool {

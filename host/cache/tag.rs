@@ -2,8 +2,16 @@
 
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::key::Key;
+use crate::message::target::{self, PREFIXES_MAX};
+
+/// Tags of a URL that are listed without an allocation.
+const TAGS_USUAL: usize = 6;
+
+/// The tags that stand for a URL: its own, and that of each prefix of its path.
+pub type UrlTags = SmallVec<[Tag; TAGS_USUAL]>;
 
 /// A tag by its digest: 16 bytes, whatever its text. Should two texts meet, a purge takes one entry too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -14,6 +22,15 @@ impl Tag {
     #[must_use]
     pub fn url(url: &str) -> Self {
         Self::digest(b"url", url.as_bytes())
+    }
+
+    /// The tag of the URLs at or below a prefix, which is one without a query, in its normal form. `None` if the prefix
+    /// has more segments than a stored response has tags for.
+    #[must_use]
+    pub fn prefix(prefix: &str) -> Option<Self> {
+        let (base, path) = divided(prefix);
+        // Beyond the limit they are cut off, and the last one would be that of a shorter prefix.
+        if depth(path) < PREFIXES_MAX { prefixes(base, path).last() } else { None }
     }
 
     /// The tag of a response's key.
@@ -73,6 +90,47 @@ pub fn without_query(url: &str) -> &str {
     url.split_once('?').map_or(url, |(path, _)| path)
 }
 
+/// Returns the tags that stand for a URL in its normal form; those of its prefixes only if `with_prefixes`.
+#[must_use]
+pub fn of_url(url: &str, with_prefixes: bool) -> UrlTags {
+    let mut tags = UrlTags::new();
+    tags.push(Tag::url(url));
+    if with_prefixes {
+        let (base, path) = divided(url);
+        tags.extend(prefixes(base, path));
+    }
+    tags
+}
+
+/// Divides a URL into its scheme and authority, and its path. The query is left out.
+fn divided(url: &str) -> (&str, &str) {
+    let start = url.find("://").map_or(0, |at| at + "://".len());
+    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    let (base, target) = url.split_at(end);
+    (base, target.split('?').next().unwrap_or_default())
+}
+
+/// Returns the tags of the prefixes of a path, the root's first. Each is the digest of the one before and its own segment,
+/// so that a long path costs one short hash a segment.
+fn prefixes(base: &str, path: &str) -> impl Iterator<Item = Tag> {
+    let mut last = Tag::digest(b"prefix", base.as_bytes());
+    let mut text: SmallVec<[u8; 128]> = SmallVec::new();
+    let further = target::segments(path).map(move |segment| {
+        text.clear();
+        text.extend_from_slice(&last.0);
+        // A symbol is a byte, or an escape that stands for itself.
+        segment.for_each(|symbol| text.extend_from_slice(&symbol.to_le_bytes()));
+        last = Tag::digest(b"prefix", &text);
+        last
+    });
+    std::iter::once(last).chain(further).take(PREFIXES_MAX)
+}
+
+/// Returns how many segments a path has.
+fn depth(path: &str) -> usize {
+    target::segments(path).count()
+}
+
 /// The tags that a response names, each once.
 #[must_use]
 pub fn named(response: &HeaderMap, headers: &[HeaderName]) -> Vec<Tag> {
@@ -117,10 +175,53 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_a_tag_of_all_that_is_at_or_below_it() {
+        for (prefix, url, wanted) in [
+            ("http://a/", "http://a/", true),
+            ("http://a/", "http://a/x/y?z", true),
+            ("http://a", "http://a/x", true),
+            ("http://a/x", "http://a/x", true),
+            ("http://a/x", "http://a/x?y", true),
+            ("http://a/x", "http://a/x/", true),
+            ("http://a/x/", "http://a/x", true),
+            ("http://a/x", "http://a/x/y/z", true),
+            ("http://a/x", "http://a/x;v=1/y", true),
+            ("http://a/x;v=1", "http://a/x;v=1/y", true),
+            ("http://a/x;v=1", "http://a/x/y", false),
+            ("http://a/@me", "http://a/%40me/x", true),
+            ("http://a/x", "http://a/xy", false),
+            ("http://a/x/y", "http://a/x", false),
+            ("http://a/x/y", "http://a/x%2Fy", false),
+            ("http://a/x%2Fy", "http://a/x%2Fy/z", true),
+            ("http://a/y", "http://a/x/y", false),
+            ("http://a/x", "https://a/x", false),
+            ("http://a/x", "http://a:81/x", false),
+            ("http://a/x", "http://b/x", false),
+        ] {
+            let tag = Tag::prefix(prefix).unwrap();
+            assert_eq!(of_url(url, true).contains(&tag), wanted, "{prefix} of {url}");
+            assert!(!of_url(url, false).contains(&tag), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_of_more_segments_than_there_are_tags_for_is_none() {
+        let path = |segments: usize| format!("http://a{}", "/x".repeat(segments));
+        let deep = path(40);
+        for segments in 0..40 {
+            let tag = Tag::prefix(&path(segments));
+            assert_eq!(tag.is_some(), segments < PREFIXES_MAX, "{segments}");
+            assert!(tag.is_none_or(|tag| of_url(&deep, true).contains(&tag)), "{segments}");
+        }
+        assert_eq!(of_url(&deep, true).len(), 1 + PREFIXES_MAX);
+    }
+
+    #[test]
     fn kinds_of_tags_are_apart() {
         let tags = [Tag::url("x"), Tag::named(b"x"), Tag::search("x"), Tag::groups("x"), Tag::group("x", "")];
         assert!((1..tags.len()).all(|at| !tags[..at].contains(&tags[at])));
         assert_ne!(Tag::group("a", "b"), Tag::group("ab", ""));
         assert_eq!(Tag::search("http://a/b?c?d"), Tag::search("http://a/b"));
+        assert_ne!(Some(Tag::url("http://a/")), Tag::prefix("http://a/"));
     }
 }

@@ -79,7 +79,8 @@ pub fn variant(key: &Key, names: &[HeaderName], request: &RequestHead) -> Key {
 
 /// A field's value with its lines joined and, in fields that are known to be lists, the white space around members removed
 /// (section 4.1 allows both).
-fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
+#[must_use]
+pub fn normalised<'r>(request: &'r RequestHead, name: &HeaderName) -> Option<Cow<'r, [u8]>> {
     if *name == CLIENT_SCHEME {
         return Some(Cow::Borrowed(request.scheme.as_str().as_bytes()));
     }

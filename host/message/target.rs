@@ -13,6 +13,9 @@ use thiserror::Error;
 
 use super::raw_query;
 
+/// Prefixes of a path by which it can be purged: its root, and those of its first segments.
+pub const PREFIXES_MAX: usize = 16;
+
 /// Why a target has no normal form.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum TargetInvalid {
@@ -145,6 +148,17 @@ pub fn below<'p>(prefix: &str, path: &'p str) -> Option<&'p str> {
 #[must_use]
 pub fn prefix_length(prefix: &str) -> usize {
     symbols(prefix).count()
+}
+
+/// Returns the segments of a path as [`reaches`] compares them, each by its decoded bytes and its border, a `/` or `;`, in
+/// front of them. Two paths of which one reaches the other begin with the same segments; empty ones are left out.
+pub fn segments(path: &str) -> impl Iterator<Item = impl Iterator<Item = u16>> {
+    let is_border = |(_, byte): &(usize, u8)| matches!(byte, b'/' | b';');
+    let borders = path.bytes().enumerate().filter(is_border).map(|(at, _)| at);
+    let ends = borders.clone().skip(1).chain([path.len()]);
+    // One that is nothing but its `/` is the root, or ends a folder's path.
+    let segments = borders.zip(ends).map(move |(start, end)| &path[start..end]).filter(|segment| *segment != "/");
+    segments.map(symbols)
 }
 
 /// Returns the digest of a prefix, as [`prefix_digests`] has it.

@@ -65,6 +65,11 @@ impl Advice {
         Self { chosen: route.policy.as_ref().map(|roster| roster.choose(request)), span, ..Self::default() }
     }
 
+    /// Returns the advice that a request would get, without a shadow and without counting it.
+    pub(super) fn preview(route: &Route, request: &RequestHead) -> Self {
+        Self { chosen: route.policy.as_ref().map(|roster| roster.preview(request)), ..Self::default() }
+    }
+
     /// Returns the same generation's for a request that follows from this one.
     pub(super) fn afresh(&self) -> Self {
         Self { chosen: self.chosen.clone(), span: self.span.clone(), ..Self::default() }

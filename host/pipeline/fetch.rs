@@ -14,7 +14,8 @@ use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
     forwarding::{self, Proxies},
-    keying, momentary,
+    inputs, keying, momentary,
+    recent::Recent,
     route::Route,
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -34,7 +35,7 @@ use crate::{
         record::{Origins, Recorder, StorageKeys, head},
         search::Rule,
         slice::Slice,
-        tag::Tag,
+        tag::{self, Tag, UrlTags},
         targeted,
         vary::{self, Vary},
     },
@@ -47,12 +48,16 @@ use crate::{
 /// An error body up to this size is shared with all requests that wait; a larger one is for one of them.
 const SHARED_ERROR_BYTES_MAX: u64 = 64 << 10;
 
+/// The reason of a failure that is a response of 5xx, in whose place something stored is served.
+pub(super) const ORIGIN_ERROR: &str = "origin-error";
+
 /// The parts of the node that fetching needs.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     pub(super) cache: Arc<Cache>,
     pub(super) policy_context: Arc<PolicyContext>,
     pub(super) proxies: Arc<Proxies>,
+    pub(super) recent: Arc<Recent>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -153,8 +158,8 @@ impl KeyedRequest {
         (self.stale, self.if_error, self.if_unreachable) = (None, false, false);
     }
 
-    /// Returns its look-up; `url` makes the tag of its URL.
-    pub(super) fn query<'a>(&'a self, url: &'a (dyn Fn() -> Tag + Sync), now: Timestamp) -> Query<'a> {
+    /// Returns its look-up; `url` makes the tags of its URL.
+    pub(super) fn query<'a>(&'a self, url: &'a (dyn Fn(bool) -> UrlTags + Sync), now: Timestamp) -> Query<'a> {
         Query { key: self.primary, head: &self.head, demand: &self.demand, url: Some(url), now }
     }
 }
@@ -422,7 +427,7 @@ async fn settle(
     let cookies = if request.route.infers() { take_cookies(&mut parts.headers) } else { Vec::new() };
     if request.if_error && Reaction::to(parts.status).permits_stale_if_error {
         let detail = format!("endpoint {} sent {}", report.endpoint, parts.status);
-        let (status, reason, detail, endpoint) = (parts.status, "origin-error", detail.into(), Some(report.endpoint));
+        let (status, reason, detail, endpoint) = (parts.status, ORIGIN_ERROR, detail.into(), Some(report.endpoint));
         return Exchanged::Failed(Failed { status, reason, detail, endpoint, is_unreachable: false });
     }
     let response = Responded { status: parts.status, headers: &parts.headers, length: body.size_hint().exact() };
@@ -469,6 +474,7 @@ fn arriving(
     let (parts, body) = response.into_parts();
     let rule = search_rule(request, &parts.headers).map(Arc::new);
     let keys = storage_keys(request, storage, request.primary_by(rule.as_deref(), &fetcher.policy_context));
+    note(fetcher, request, &keys);
     let mut head = head(parts.status, &parts.headers, storage, &origins(request, times, &keys));
     let mut headers = head.headers.clone();
     if request.route.infers() {
@@ -494,10 +500,24 @@ fn arriving(
     Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder), declared }))
 }
 
+/// Remembers what the key is made of under which a response is being stored.
+fn note(fetcher: &Fetcher, request: &KeyedRequest, keys: &StorageKeys) {
+    fetcher.recent.note(&keys.key, clock::uptime(), || {
+        let facts = request.facts(&fetcher.policy_context);
+        let mut made_of = inputs::of(&request.route, &request.advice, &facts, Some(&request.body));
+        if let Some(names) = &keys.names {
+            made_of.extend(inputs::of_variant(&request.head, names));
+        }
+        made_of
+    });
+}
+
 /// Shares an error, without storing it, with the requests that wait already, so that each doesn't go to a failing
 /// origin; unless it is specific to one of them.
 async fn share_error(request: &KeyedRequest, response: Response, report: UpstreamReport, mark: Mark) -> Exchanged {
     let (mut parts, body) = response.into_parts();
+    let mut tags = tag::of_url(&request.url, true);
+    tags.push(Tag::key(&request.purge_key));
     let keys = match shared_storage_keys(request, &parts.headers) {
         Ok(keys) => keys,
         Err(refusal) => return Exchanged::Refused(Response::from_parts(parts, body), report, refusal),
@@ -524,7 +544,7 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
         body: SharedBody::whole(bytes),
         keys,
         rule: None,
-        tags: [request.url_tag, Tag::key(&request.purge_key)].into(),
+        tags: tags.as_slice().into(),
         mark,
         ttl_ms: None,
         age_ms: 0,

@@ -224,7 +224,7 @@ fn is_sent(route: &Route, maker: Option<&dyn Policy>, name: &HeaderName) -> bool
 }
 
 /// Whether a policy's key depends on a field by its own declaration.
-fn reads(policy: &dyn Policy, name: &HeaderName) -> bool {
+pub(super) fn reads(policy: &dyn Policy, name: &HeaderName) -> bool {
     consult::key_reads(policy).any(|input| matches!(input, Input::Header(read) if read == name))
 }
 

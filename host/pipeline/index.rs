@@ -7,7 +7,7 @@
 //! all prefixes of a request's path. What is found is only likely to take the request, and is asked for confirmation;
 //! what isn't found doesn't take it.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, slice};
 
 use smallvec::SmallVec;
 
@@ -61,6 +61,15 @@ impl HostPattern {
             Self::Any => true,
         }
     }
+}
+
+/// Returns the most specific of a route's hosts that takes this one.
+pub(super) fn host_pattern<'h>(hosts: &'h [String], host: &str) -> Option<&'h str> {
+    let taking = hosts.iter().filter_map(|written| {
+        let pattern = HostPattern::of(slice::from_ref(written)).pop()?;
+        pattern.takes(host).then_some((pattern, written))
+    });
+    taking.min().map(|(_, written)| written.as_str())
 }
 
 /// Routes in the order in which they are asked.

@@ -18,11 +18,13 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::{
     admission::{self, Case, Responded, Times},
     advice::{Advice, PolicyContext},
+    inputs,
     joining::{self, Turn},
     keying::{self, Content},
     metrics::ReplyCodings,
     momentary::{self, Part},
     plan::KeyedPlan,
+    recent::Recent,
     reply::{Replies, Reply},
     route::{Kind, Route},
     trace,
@@ -47,7 +49,12 @@ use crate::{
     },
     clock::{self, Timestamp},
     config,
-    message::{Body, Request, RequestHead, Response, coding::Undecodable, compression::decompress},
+    message::{
+        Body, Request, RequestHead, Response,
+        coding::Undecodable,
+        compression::decompress,
+        proxy_status::{PROXY_STATUS, ProxyError, ProxyStatus},
+    },
     origin::protocol::{
         Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm,
     },
@@ -72,6 +79,7 @@ pub(super) struct Infer {
     pub(super) batchers: Batchers,
     pub(super) limits: config::Limits,
     pub(super) codings: ReplyCodings,
+    pub(super) recent: Arc<Recent>,
 }
 
 /// Serves a request that is to be looked up, of a route whose bodies are split.
@@ -99,14 +107,19 @@ pub(super) async fn serve(
         Ok(split) => split,
         Err(malformed) => {
             let joined_reply = protocol.refusal(&malformed);
-            return joined(infer, joined_reply, Trail { detail: Some("malformed".into()), ..trail }, None);
+            let proxy_status = Some(ProxyStatus::Error(ProxyError::HttpRequestError));
+            return joined(
+                infer,
+                joined_reply,
+                Trail { detail: Some("malformed".into()), proxy_status, ..trail },
+                None,
+            );
         }
     };
     let url = head.url();
     let split_request = SplitRequest {
         infer: Arc::clone(infer),
         demand: route.demand(&head.headers),
-        url_tag: Tag::url(&url),
         url,
         arrived: infer.cache.purger().arrived(),
         mark: infer.cache.purger().mark(),
@@ -146,7 +159,9 @@ async fn counted(infer: &Infer, protocol: &dyn Protocol, mut reply: Reply) -> Re
     }
     let detail = "the bodies of other responses take all the memory they may; see `cache.bodies_bytes_max`";
     let joined_reply = protocol.reply_to_all(&protocol.failure(StatusCode::SERVICE_UNAVAILABLE.as_u16(), detail, None));
-    let mut refused = joined(infer, joined_reply, Trail { detail: Some("bodies-full".into()), ..reply.trail }, None);
+    let proxy_status = Some(ProxyStatus::Error(ProxyError::HttpRequestDenied));
+    let trail = Trail { detail: Some("bodies-full".into()), proxy_status, ..reply.trail };
+    let mut refused = joined(infer, joined_reply, trail, None);
     refused.response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     refused
 }
@@ -159,7 +174,9 @@ fn undecodable(infer: &Infer, protocol: &dyn Protocol, error: &Undecodable, trai
         Undecodable::Broken => StatusCode::BAD_REQUEST,
     };
     let joined_reply = protocol.reply_to_all(&protocol.failure(status.as_u16(), &error.to_string(), None));
-    let mut reply = joined(infer, joined_reply, Trail { detail: Some("content-coding".into()), ..trail }, None);
+    let proxy_status = Some(ProxyStatus::Error(ProxyError::HttpRequestError));
+    let trail = Trail { detail: Some("content-coding".into()), proxy_status, ..trail };
+    let mut reply = joined(infer, joined_reply, trail, None);
     if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
         let known = HeaderValue::from_static("gzip, deflate, br, zstd");
         reply.response.headers_mut().insert(header::ACCEPT_ENCODING, known);
@@ -180,7 +197,6 @@ struct SplitRequest {
     account: Account,
     demand: Demand,
     url: String,
-    url_tag: Tag,
     /// Where the purge log stood when the request came.
     arrived: Arrived,
     mark: Mark,
@@ -282,8 +298,8 @@ impl SplitRequest {
     ) -> (&'q AdvisedItem, Disposition, Fallback) {
         let Some(key) = key else { return (advised, Disposition::Alone, None) };
         let now = clock::now();
-        let tag = self.url_tag;
-        let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&move || tag), now };
+        let by_url = |prefixes| tag::of_url(&self.url, prefixes);
+        let query = Query { key, head: &self.head, demand: &self.demand, url: Some(&by_url), now };
         let span = advised.advice.span();
         let begun = span.timer();
         let found = self.infer.cache.look_up(&query).await;
@@ -424,7 +440,7 @@ impl SplitRequest {
         result
             .purgeable
             .as_ref()
-            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || self.url_tag))
+            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || tag::of_url(&self.url, true)))
     }
 
     fn flight(&self, advised: &AdvisedItem, key: Key, lead: Lead<Arc<ItemResult>>, pending: PendingResult) -> Flight {
@@ -628,7 +644,8 @@ impl Flight {
             result.remark = reason.or_else(|| self.advised.advice.remarked().cloned());
             let tags = tags.unwrap_or_else(|| {
                 let mut tags = tag::named(&result.headers, &self.route.config.tag_headers);
-                tags.extend([Tag::url(&self.url), Tag::key(&self.key)]);
+                tags.extend(tag::of_url(&self.url, true));
+                tags.push(Tag::key(&self.key));
                 tags
             });
             result.purgeable = Some((tags, self.mark));
@@ -669,6 +686,10 @@ impl Flight {
             // A result is joined with others from one piece.
             return (Some(Refusal::TooLarge), None, None);
         }
+        self.infer.recent.note(&self.key, clock::uptime(), || {
+            let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
+            inputs::of(&self.route, advice, &facts, Some(&item.canonical))
+        });
         // Everything of the client's that reaches the model is in the key, or the policy has decided.
         let keys = StorageKeys { primary: self.key, key: self.key, names: None };
         let origins = Origins {
@@ -703,6 +724,9 @@ fn joined(infer: &Infer, joined_reply: JoinedReply, trail: Trail, headers: Optio
     let headers = response.headers_mut();
     headers.extend(joined_reply.headers);
     headers.append(CACHE_STATUS, trail.cache_status(&infer.replies.node_name));
+    if let Some(proxy_status) = trail.proxy_status(&infer.replies.node_name) {
+        headers.append(PROXY_STATUS, proxy_status);
+    }
     let trail = Trail { failed: joined_reply.status >= 500, ..trail };
     Reply { response, trail }
 }

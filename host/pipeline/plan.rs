@@ -2,11 +2,17 @@
 //! When it comes ([`Plan`]), when its key is made ([`KeyedPlan`]), when nothing was found that could be served at once
 //! ([`MissPlan`]). Pure: nothing here reads a clock, waits or allocates.
 
-use http::Method;
+use http::{Method, header};
 
-use super::{keying::Keyed, route::Kind};
+use super::{
+    advice::Advice,
+    keying::Keyed,
+    route::{Kind, RouteMatch},
+};
 use crate::{
     cache::{key::Key, lookup::Demand, status::Forward},
+    config::QueryKey,
+    message::{self, RequestHead, incremental::is_incremental},
     policy::Fault,
 };
 
@@ -28,6 +34,24 @@ pub(super) struct Aspects<'a> {
     pub(super) looks_up_query: bool,
     /// Whether its body is to be sent on as it comes (RFC 10036).
     pub(super) is_incremental: bool,
+}
+
+impl<'a> Aspects<'a> {
+    /// Returns the aspects of a request that a route takes.
+    pub(super) fn of(taken: RouteMatch<'_>, advice: &Advice, head: &'a RequestHead, has_body: bool) -> Self {
+        Self {
+            kind: taken.route.kind(),
+            method: &head.method,
+            is_ambiguous: taken.is_ambiguous,
+            has_body,
+            is_keyed_by_body: has_body && advice.keys_by_body(),
+            is_grpc: has_body && message::is_grpc(&head.headers),
+            // What is sent after the switch comes as a body.
+            is_switch: has_body && head.headers.contains_key(header::UPGRADE),
+            looks_up_query: taken.route.config.extensions.query_key != QueryKey::Pass,
+            is_incremental: has_body && is_incremental(&head.headers),
+        }
+    }
 }
 
 /// What is done with a request, as its head says.
@@ -116,7 +140,7 @@ impl Plan {
 
 impl Why {
     /// Returns the reason in a word.
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Method => "method",
             Self::AmbiguousPath => "ambiguous-path",

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     coding::{self, Coder},
-    fetch::{Arrival, Fetcher, KeyedRequest, UpstreamReport},
+    fetch::{Arrival, Fetcher, KeyedRequest, ORIGIN_ERROR, UpstreamReport},
     rest,
     rewriting::Unwritable,
     route::Route,
@@ -22,12 +22,16 @@ use crate::{
         entry::Object,
         key::Key,
         range::{self, Candidate, Extent, Sections},
-        status::{self, CACHE_STATUS, PROXY_STATUS},
+        status::{self, CACHE_STATUS},
         store::Tier,
         targeted,
     },
     clock::{self, Timestamp},
-    message::{Body, BodyError, RequestHead, Response, problem::problem},
+    message::{
+        Body, BodyError, RequestHead, Response,
+        problem::problem,
+        proxy_status::{PROXY_STATUS, ProxyError, ProxyStatus},
+    },
     policy::Fault,
 };
 
@@ -168,6 +172,10 @@ impl Replies {
             coding::name_in_vary(&mut headers);
         }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
+        // It is served in place of a response that didn't come.
+        if let Some(proxy_status) = trail.proxy_status(&self.node_name) {
+            headers.append(PROXY_STATUS, proxy_status);
+        }
         let (head, form) = (&object.head, wanted.form(&stored(object)));
         let body = match form.sections() {
             Some(sections) => {
@@ -259,7 +267,7 @@ impl Replies {
     /// Returns the reply when no response came.
     pub(super) fn failed_reply(&self, failed: &Failed, mut trail: Trail) -> Reply {
         trail.endpoint.clone_from(&failed.endpoint);
-        trail.note_failure(failed.reason);
+        note_failed(&mut trail, failed);
         trail.detail = Some(failed.reason.into());
         let title = failed.status.canonical_reason().unwrap_or("Origin error");
         let mut reply = self.own(failed.status, title, &failed.detail, trail);
@@ -272,6 +280,7 @@ impl Replies {
     /// Returns the reply when the policy faulted and the route refuses the request then.
     pub(super) fn fault_reply(&self, route: &Route, fault: &Fault, mut trail: Trail) -> Reply {
         trail.detail.get_or_insert(fault.kind().into());
+        trail.proxy_status = Some(ProxyStatus::Error(ProxyError::ProxyInternalError));
         let failed = Failed::of_fault(route, fault);
         self.own(failed.status, "Policy fault", &failed.detail, trail)
     }
@@ -323,15 +332,19 @@ impl Replies {
     /// Returns a response of this node's own: a refusal or a failure, as problem+json (RFC 9457).
     pub(super) fn own(&self, status: StatusCode, title: &str, detail: &str, mut trail: Trail) -> Reply {
         (trail.failed, trail.is_refusal) = (status.is_server_error(), true);
+        trail.proxy_status.get_or_insert_with(|| ProxyStatus::of_own(status));
         let mut response = self.completed(problem(status, title, detail), &trail);
         // Some of these statuses may be stored by default (RFC 9110, section 15.1).
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Reply { response, trail }
     }
 
-    /// Returns a response of this node's own with its `Cache-Status`.
+    /// Returns a response of this node's own with its `Cache-Status` and `Proxy-Status`.
     pub(super) fn completed(&self, mut response: Response, trail: &Trail) -> Response {
         response.headers_mut().insert(CACHE_STATUS, trail.cache_status(&self.node_name));
+        if let Some(proxy_status) = trail.proxy_status(&self.node_name) {
+            response.headers_mut().insert(PROXY_STATUS, proxy_status);
+        }
         response
     }
 }
@@ -344,6 +357,15 @@ pub(super) fn note(trail: &mut Trail, report: &UpstreamReport) {
     trail.cost_micro = report.cost_micro;
     if let (None, Some(remark)) = (&trail.detail, &report.remark) {
         trail.detail = Some(remark.to_string().into());
+    }
+}
+
+/// Notes on the trail that no response came, or none that is served.
+pub(super) fn note_failed(trail: &mut Trail, failed: &Failed) {
+    trail.note_failure(failed.reason);
+    if failed.reason == ORIGIN_ERROR {
+        let status = failed.status.as_u16();
+        (trail.forward_status, trail.proxy_status) = (Some(status), Some(ProxyStatus::Received(status)));
     }
 }
 

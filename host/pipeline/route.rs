@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     conditions,
-    index::{Place, RouteIndex, RouteList},
+    index::{self, Place, RouteIndex, RouteList},
     rewriting,
 };
 use crate::{
@@ -161,6 +161,11 @@ impl Route {
         head.received.as_ref().filter(|_| self.config.forward_path == ForwardPath::AsReceived)
     }
 
+    /// Returns its host pattern that matches a request's authority; `None` if it takes any host.
+    pub(super) fn host_pattern(&self, authority: &str) -> Option<&str> {
+        index::host_pattern(&self.config.hosts, without_port(authority))
+    }
+
     /// Whether it takes such a request at its hosts.
     fn takes(&self, head: &RequestHead, path: &str) -> bool {
         target::reaches(&self.config.path, path) && conditions::are_met(&self.config.conditions, head)
@@ -267,6 +272,17 @@ impl Routes {
     fn first(&self, host: &str, path: &str, head: &RequestHead) -> Option<&Arc<Route>> {
         let number = self.finder.first(host, path, |number| self.routes[number].takes(head, path));
         number.map(|number| &self.routes[number])
+    }
+
+    /// Returns the place of a route among all, from 0 on, and how many there are.
+    pub(super) fn place(&self, route: &Arc<Route>) -> (usize, usize) {
+        let place = self.routes.iter().position(|other| Arc::ptr_eq(other, route));
+        (place.unwrap_or_default(), self.routes.len())
+    }
+
+    /// Whether routes are found by the index, and not by a walk.
+    pub(super) const fn has_index(&self) -> bool {
+        matches!(self.finder, Finder::Index(_))
     }
 
     /// Returns the pool of this name, if a route leads to it.

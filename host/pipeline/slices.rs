@@ -33,7 +33,7 @@ use crate::{
         slice::{Slice, Version},
         status::CACHE_STATUS,
         store::Tier,
-        vary,
+        tag, vary,
     },
     clock::{self, Timestamp},
     message::{Body, BodyError, Response},
@@ -126,10 +126,11 @@ impl Slicer {
     /// fetched is what the origin has.
     async fn find(&self, whole: &KeyedRequest, slice: Slice, wanted: Option<&Version>) -> Option<Found> {
         let mut request = whole.of_slice(slice);
-        let tag = request.url_tag;
+        let url = Arc::clone(&request.url);
+        let by_url = move |prefixes| tag::of_url(&url, prefixes);
         for _ in 0..ATTEMPTS_MAX {
             let now = clock::now();
-            let found_here = self.cache.look_up(&request.query(&move || tag, now)).await;
+            let found_here = self.cache.look_up(&request.query(&by_url, now)).await;
             request.key = found_here.key;
             if let Outcome::Hit(object) = found_here.outcome
                 && let Some(found) = usable(slice, found_here.key, object, found_here.tier, wanted, now)
@@ -140,7 +141,7 @@ impl Slicer {
                 return None;
             }
             let joined = self.cache.purger().arrived();
-            let look = || self.cache.peek(&request.query(&move || tag, now));
+            let look = || self.cache.peek(&request.query(&by_url, now));
             let (follower, is_own) = match joining::join(&self.flights, &request.key, look) {
                 Turn::Full => return None,
                 Turn::Follow(follower) => (follower, false),
@@ -174,7 +175,7 @@ impl Slicer {
         follower: Follower<Landing>,
         is_own: bool,
     ) -> Landed {
-        let (flight, tag) = (follower.number(), request.url_tag);
+        let (flight, url) = (follower.number(), Arc::clone(&request.url));
         let arrival = match follower.landed().await {
             Some(Landing::Shared(arrival)) => arrival,
             None | Some(Landing::Renewed(..)) => return Landed::Again,
@@ -184,7 +185,8 @@ impl Slicer {
         if arrival.ttl_ms.is_none() || !is_own && arrival.ttl_ms == Some(0) {
             return Landed::Nothing;
         }
-        let is_outdated = self.cache.purger().is_outdated(&arrival.tags, &arrival.mark, joined, || tag);
+        let is_outdated =
+            self.cache.purger().is_outdated(&arrival.tags, &arrival.mark, joined, || tag::of_url(&url, true));
         if is_outdated || !is_own && arrival.is_over(clock::uptime()) {
             self.flights.retire(&request.key, flight);
             return Landed::Again;

@@ -5,13 +5,14 @@ use std::{borrow::Cow, sync::Arc};
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{advice::Advice, route::Route};
+use super::{advice::Advice, proxy, route::Route};
 use crate::{
     cache::{
         key::Key,
         status::{Forward, Line},
         store::Tier,
     },
+    message::proxy_status::ProxyStatus,
     policy::{Arm, Fault, Policy},
 };
 
@@ -89,8 +90,12 @@ pub struct Trail {
     pub is_refusal: bool,
     /// The place among its route's requests, free again with the end of the response.
     pub place: Option<Arc<OwnedSemaphorePermit>>,
+    /// Why the node has no response of the origin for its client, if it has none.
+    pub proxy_status: Option<ProxyStatus>,
     /// The `detail` of `Cache-Status` and of the access log.
     pub detail: Option<Cow<'static, str>>,
+    /// What `Cache-Status` says where there is no detail: which request fields select a variant that isn't stored.
+    pub hint: Option<Box<str>>,
 }
 
 impl Trail {
@@ -125,6 +130,7 @@ impl Trail {
     /// Notes that a fetch brought no response, for this reason. A policy's fault is none of the origin's.
     pub(super) fn note_failure(&mut self, reason: &str) {
         self.origin_failed = !Fault::KINDS.contains(&reason);
+        self.proxy_status = Some(ProxyStatus::Error(proxy::error_of(reason)));
     }
 
     /// Whether the origin failed, by no response or one of 5xx, where this request was sent to it on its own account.
@@ -138,7 +144,9 @@ impl Trail {
     /// Returns the trail as a `Cache-Status` line.
     #[must_use]
     pub fn cache_status(&self, node: &str) -> HeaderValue {
-        let detail = self.detail.as_deref().or(self.tier.map(Tier::as_str));
+        // What was found meanwhile is a hit like any other.
+        let hint = self.hint.as_deref().filter(|_| self.forward.is_some());
+        let detail = self.detail.as_deref().or(hint).or(self.tier.map(Tier::as_str));
         Line {
             hit: self.is_hit(),
             forward: self.forward,
@@ -151,11 +159,34 @@ impl Trail {
         }
         .render(node)
     }
+
+    /// Returns the trail's member of `Proxy-Status`, if it has one.
+    pub(super) fn proxy_status(&self, node: &str) -> Option<HeaderValue> {
+        Some(self.proxy_status?.render(node, self.detail.as_deref()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hint_gives_way_to_a_detail() {
+        let missed = Trail { forward: Some(Forward::VaryMiss), hint: Some("vary:accept".into()), ..Trail::default() };
+        assert_eq!(missed.cache_status("n"), "n; fwd=vary-miss; detail=vary:accept");
+        let detailed = Trail { detail: Some("set-cookie".into()), ..missed };
+        assert_eq!(detailed.cache_status("n"), "n; fwd=vary-miss; detail=set-cookie");
+    }
+
+    #[test]
+    fn a_failure_is_in_proxy_status() {
+        let mut trail = Trail::default();
+        assert_eq!(trail.proxy_status("n"), None);
+        trail.note_failure("connect-timeout");
+        trail.detail = Some("connect-timeout".into());
+        let wanted = "n; error=connection_timeout; details=\"connect-timeout\"";
+        assert_eq!(trail.proxy_status("n").unwrap(), wanted);
+    }
 
     #[test]
     fn an_origin_is_judged_by_what_was_sent_to_it() {
@@ -172,6 +203,7 @@ mod tests {
             ("503", Trail { forward_status: Some(503), ..sent() }, Some(true)),
             ("no response", failed("connect-refused"), Some(true)),
             ("a policy's fault", failed("trap"), None),
+            ("a response that isn't served", Trail { forward_status: Some(503), ..failed("origin-error") }, Some(true)),
             ("only-if-cached", Trail { failed: true, ..sent() }, None),
             ("another's fetch", Trail { collapsed: true, forward_status: Some(503), ..sent() }, None),
         ] {

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -15,7 +15,7 @@ use super::{
     keying::{self, Content, Keyed},
     pass::{Passed, Passer},
     plan::{KeyedPlan, Miss, MissPlan, Why},
-    reply::{Replies, Reply, found, note},
+    reply::{Replies, Reply, found, note, note_failed},
     route::Route,
     slices::Slicer,
     trace,
@@ -34,7 +34,7 @@ use crate::{
         purge::{Arrived, Mark},
         range,
         status::Forward,
-        tag::Tag,
+        tag::{self, Tag, UrlTags},
         vary,
     },
     clock::{self, Timestamp},
@@ -109,20 +109,10 @@ impl Web {
         advice.draw(&facts);
         let keyed = keying::derive(route, advice, &facts, content);
         let by_rule = match keyed {
-            Keyed::Key { fault: None, .. } => self.by_rule(route, advice, &facts),
+            Keyed::Key { fault: None, .. } => by_rule(&self.cache, route, advice, &facts),
             _ => None,
         };
         Prepared { keyed, by_rule, demand: route.demand(&head.headers), is_ahead: false }
-    }
-
-    /// Returns the request's key by what the last response for its path has said of queries (`No-Vary-Search`).
-    fn by_rule(&self, route: &Route, advice: &Advice, facts: &Facts<'_>) -> Option<Key> {
-        let rules = self.cache.search_rules();
-        if rules.is_empty() || !keying::may_search(route, advice, facts.request()) {
-            return None;
-        }
-        let rule = rules.get(&keying::path(route, advice, facts))?;
-        Some(keying::by_rule(route, advice, facts, &rule))
     }
 
     fn memory_hit(
@@ -138,8 +128,8 @@ impl Web {
             return None;
         }
         let now = clock::now();
-        let tag = || Tag::url(&head.url());
-        let url: Option<&(dyn Fn() -> Tag + Sync)> = if advice.keys_natively() { None } else { Some(&tag) };
+        let by_url = |prefixes| tag::of_url(&head.url(), prefixes);
+        let url: Option<&(dyn Fn(bool) -> UrlTags + Sync)> = if advice.keys_natively() { None } else { Some(&by_url) };
         let query = Query { key, head, demand, url, now };
         let begun = advice.span().timer();
         let found_here = self.cache.peek(&query)?;
@@ -187,8 +177,7 @@ impl Web {
     /// passed on as it came.
     async fn query(&self, route: Arc<Route>, advice: Arc<Advice>, request: Request) -> Reply {
         let Request { head, body } = request;
-        let Extensions { query_key: key, query_body_bytes_max: bytes_max, .. } = route.config.extensions;
-        let body = match body.collect_bounded(bytes_max).await {
+        let body = match body.collect_bounded(route.config.extensions.query_body_bytes_max).await {
             Ok(Bounded::Whole(body)) => body,
             Ok(Bounded::Longer(body)) => {
                 let request = Request { head, body };
@@ -196,10 +185,7 @@ impl Web {
             }
             Err(error) => return self.replies.bad_body(&error, Trail::on(&route, &advice)),
         };
-        // Section 2.7: a client may want its content taken as it is.
-        let is_exact = key == QueryKey::Exact || route.demand(&head.headers).directives.no_transform;
-        let form = if is_exact { query::Form::Exact } else { query::Form::Canonical };
-        match query::digest(&head.headers, &body, form, bytes_max) {
+        match content_digest(&route, &head, &body) {
             Ok(digest) => {
                 let prepared = self.prepare(&route, &advice, &head, &body, Content::Query(&digest));
                 Box::pin(self.prepared(route, advice, head, body, prepared)).await
@@ -279,6 +265,9 @@ impl Web {
             Outcome::Miss => {}
         }
         (trail.lookup, trail.tier, trail.forward) = (Lookup::Miss, None, Some(forward));
+        if forward == Forward::VaryMiss {
+            trail.hint = self.cache.varying(&request.primary).map(|names| varying(&names));
+        }
         let miss = Miss {
             demand: &request.demand,
             is_uncacheable: found_here.uncacheable,
@@ -303,6 +292,8 @@ impl Web {
             MissPlan::Alone => self.fetch_alone(request, trail).await,
             MissPlan::Bypass(why) => self.bypass(request, why, trail).await,
             MissPlan::Refuse => {
+                // It doesn't go forward (RFC 9211, section 2.2).
+                (trail.forward, trail.hint, trail.detail) = (None, None, Some("only-if-cached".into()));
                 let detail = "the request is only-if-cached, and nothing that may be used is stored";
                 self.replies.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail)
             }
@@ -311,9 +302,9 @@ impl Web {
 
     /// Returns what is found by the request's URL, or where that is nothing to serve, by the rule of its path.
     async fn find(&self, request: &KeyedRequest, trail: &mut Trail, now: Timestamp) -> Found {
-        let tag = request.url_tag;
-        let url = move || tag;
-        let query = request.query(&url, now);
+        let url = Arc::clone(&request.url);
+        let by_url = move |prefixes| tag::of_url(&url, prefixes);
+        let query = request.query(&by_url, now);
         let by_url = self.cache.look_up(&query).await;
         let Some(key) = request.by_rule.filter(|_| !is_served(&by_url.outcome)) else { return by_url };
         let by_rule = Box::pin(self.cache.look_up(&Query { key, ..query })).await;
@@ -413,8 +404,7 @@ impl Web {
 
     /// Returns what memory has by now, for a request that found nothing fresh.
     fn look_again(&self, request: &KeyedRequest) -> Option<Found> {
-        let tag = request.url_tag;
-        let url = move || tag;
+        let url = |prefixes| tag::of_url(&request.url, prefixes);
         let query = request.query(&url, clock::now());
         let by_url = self.cache.peek(&query);
         let is_hit = |found: &Found| is_served(&found.outcome);
@@ -440,8 +430,9 @@ impl Web {
     ) -> Landed {
         let flight = follower.number();
         // What was purged between the start of the flight and the moment we joined it is not for us.
-        let url = request.url_tag;
-        let outdated = |tags: &[Tag], mark: &Mark| self.cache.purger().is_outdated(tags, mark, &joined, || url);
+        let url = Arc::clone(&request.url);
+        let by_url = || tag::of_url(&url, true);
+        let outdated = |tags: &[Tag], mark: &Mark| self.cache.purger().is_outdated(tags, mark, &joined, by_url);
         let begun = request.advice.span().timer();
         let landing = follower.landed().await;
         trace::landed(request.advice.span(), flight, landing.as_ref().map_or("lost", Landing::as_str), begun);
@@ -557,7 +548,7 @@ impl Web {
         };
         if let Some(object) = request.stale.as_ref().filter(usable) {
             let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
-            stale.note_failure(failed.reason);
+            note_failed(&mut stale, failed);
             stale.lookup = Lookup::Stale;
             let reply = self.replies.object_reply(request, request.key, object, stale, clock::now());
             if let Some(reply) = reply.await {
@@ -605,13 +596,14 @@ impl Web {
 
     /// Returns the reply when the response broke off before its first reader was there.
     fn lost(&self, mut trail: Trail) -> Reply {
-        (trail.origin_failed, trail.detail) = (true, Some("body-lost".into()));
+        trail.note_failure("body-lost");
+        trail.detail = Some("body-lost".into());
         self.replies.own(StatusCode::BAD_GATEWAY, "Bad gateway", "the origin's response broke off", trail)
     }
 }
 
 /// Whether something is found that is served, be it while it is refreshed.
-const fn is_served(outcome: &Outcome) -> bool {
+pub(super) const fn is_served(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_))
 }
 
@@ -625,8 +617,47 @@ enum Landed {
     Pass,
 }
 
+/// Returns the fields by which a variant that isn't stored would be selected, for `Cache-Status`.
+fn varying(names: &[HeaderName]) -> Box<str> {
+    let names: Vec<&str> = names.iter().map(HeaderName::as_str).collect();
+    format!("vary:{}", names.join(",")).into()
+}
+
 /// The channel to the client that began a flight, for a response that isn't shared.
 type Own = oneshot::Receiver<(Response, UpstreamReport)>;
+
+/// Returns the request's key by what the last response for its path has said of queries (`No-Vary-Search`).
+pub(super) fn by_rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Facts<'_>) -> Option<Key> {
+    let rules = cache.search_rules();
+    if rules.is_empty() || !keying::may_search(route, advice, facts.request()) {
+        return None;
+    }
+    let rule = rules.get(&keying::path(route, advice, facts))?;
+    Some(keying::by_rule(route, advice, facts, &rule))
+}
+
+/// Returns what the key of a QUERY has of its content.
+fn content_digest(route: &Route, head: &RequestHead, body: &Bytes) -> Result<[u8; 32], query::Unkeyable> {
+    let Extensions { query_key, query_body_bytes_max, .. } = route.config.extensions;
+    // RFC 10008, section 2.7: a client may want its content taken as it is.
+    let is_exact = query_key == QueryKey::Exact || route.demand(&head.headers).directives.no_transform;
+    let form = if is_exact { query::Form::Exact } else { query::Form::Canonical };
+    query::digest(&head.headers, body, form, query_body_bytes_max)
+}
+
+/// Returns what the key of a request has of its content, if it is a QUERY.
+///
+/// # Errors
+/// Why it is passed on instead.
+pub(super) fn query_digest(route: &Route, head: &RequestHead, body: &Bytes) -> Result<Option<[u8; 32]>, Why> {
+    if head.method != Method::QUERY {
+        return Ok(None);
+    }
+    if body.len() as u64 > route.config.extensions.query_body_bytes_max {
+        return Err(Why::LargeBody);
+    }
+    content_digest(route, head, body).map(Some).map_err(|_| Why::UnkeyedBody)
+}
 
 /// Whether this hit on what is fresh is the one that refreshes it ahead of its end.
 fn is_due_ahead(route: &Route, object: &Object, now: Timestamp) -> bool {
@@ -642,7 +673,7 @@ fn has_unkeyed_credentials(request: &KeyedRequest) -> bool {
 }
 
 /// Returns the body as it is sent, and its canonical form if it is an item.
-fn item(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes>) {
+pub(super) fn item(route: &Route, headers: &HeaderMap, body: Bytes) -> (Bytes, Option<Bytes>) {
     if !route.infers() {
         return (body, None);
     }

@@ -397,6 +397,14 @@ impl Generations {
         self.activate(history, &trial.plugin, &deployment.active, false);
     }
 
+    /// Whether a canary decides for this request.
+    fn in_canary(&self, trial: &Trial, request: &RequestHead, percent: u8) -> bool {
+        let address = request.client.ip.to_string();
+        let named = trial.unit.as_ref().and_then(|name| request.headers.get(name));
+        let unit = named.map_or(address.as_bytes(), HeaderValue::as_bytes);
+        rollout::in_canary(unit, self.name.as_bytes(), percent)
+    }
+
     /// Carries out the trial's verdict, once, if several requests come at the same time.
     fn judge(&self, deployment: &Arc<Deployment>, trial: &Trial) {
         let verdict = trial.judge(&deployment.active, clock::uptime());
@@ -428,10 +436,7 @@ impl Roster for Generations {
                 active(Some(Arc::clone(trial) as Arc<dyn Shadow>))
             }
             Mode::Canary { percent } => {
-                let address = request.client.ip.to_string();
-                let named = trial.unit.as_ref().and_then(|name| request.headers.get(name));
-                let unit = named.map_or(address.as_bytes(), HeaderValue::as_bytes);
-                if !rollout::in_canary(unit, self.name.as_bytes(), percent) {
+                if !self.in_canary(trial, request, percent) {
                     return active(None);
                 }
                 trial.requested();
@@ -439,6 +444,18 @@ impl Roster for Generations {
                 let shadow = Some(Arc::clone(trial) as Arc<dyn Shadow>);
                 Chosen { policy: Arc::clone(&trial.plugin) as Arc<dyn Policy>, fallback, shadow }
             }
+        }
+    }
+
+    fn preview(&self, request: &RequestHead) -> Chosen {
+        let deployment = self.deployment.load();
+        let active = Arc::clone(&deployment.active) as Arc<dyn Policy>;
+        match &deployment.trial {
+            Some(trial) if matches!(trial.mode, Mode::Canary { percent } if self.in_canary(trial, request, percent)) => {
+                let policy = Arc::clone(&trial.plugin) as Arc<dyn Policy>;
+                Chosen { policy, fallback: Some(active), shadow: None }
+            }
+            _ => Chosen { policy: active, fallback: None, shadow: None },
         }
     }
 

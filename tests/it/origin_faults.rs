@@ -55,6 +55,14 @@ async fn each_failure_has_its_status_and_its_reason() {
         assert_eq!((response.status, response.cache().get("detail")), (status, reason), "{words}");
         assert_eq!(response.header("content-type"), "application/problem+json", "{words}");
         assert_eq!(response.json()["status"], status, "{words}");
+        let error = match reason {
+            "connect-refused" => "connection_refused",
+            "response-timeout" => "http_response_timeout",
+            "connection-reset" => "connection_terminated",
+            _ => "http_protocol_error",
+        };
+        let wanted = format!("n1; error={error}; details=\"{reason}\"");
+        assert_eq!(response.header("proxy-status"), wanted, "{words}");
         assert!(node.cached("/x").await.is_none(), "{words}: a failure isn't stored");
     }
 }

@@ -15,6 +15,7 @@ use crate::harness::{
     origin::{Gate, Origin, Reply, Taps},
     process::run,
     redis::Redis,
+    repository,
 };
 
 async fn fill(node: &Node, targets: &[&str]) {
@@ -35,6 +36,90 @@ async fn a_url_is_purged_and_no_other() {
     assert!(!node.fetch("/a").await.is_hit());
     assert!(node.fetch("/a?x=1").await.is_hit() && node.fetch("/b").await.is_hit());
     assert!(node.hit("/a").await.is_hit(), "what was fetched after a purge is good");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_takes_all_that_is_at_or_below_it() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let all = ["/", "/a", "/a?x=1", "/a/b", "/a/b/c?x=2", "/a;v=1/b", "/%40me/x", "/ab", "/b/a"];
+    fill(&node, &all).await;
+    for (prefix, gone) in [
+        ("/a/b", &["/a/b", "/a/b/c?x=2"][..]),
+        ("/%61/", &["/a", "/a?x=1", "/a/b", "/a/b/c?x=2", "/a;v=1/b"]),
+        ("/a/b/*", &["/a/b", "/a/b/c?x=2"]),
+        ("/@me", &["/%40me/x"]),
+        ("/none", &[]),
+        ("/*", &all),
+    ] {
+        let receipt = node.purge(&json!({"prefix": url(prefix)})).await;
+        assert_eq!(receipt["complete"], true, "{receipt}");
+        for target in all {
+            assert_eq!(node.cached(target).await.is_none(), gone.contains(&target), "{prefix}: {target}");
+        }
+        fill(&node, gone).await;
+    }
+    let other = node.purge(&json!({"prefix": "http://other.test/"})).await;
+    assert_eq!(other["complete"], true);
+    assert!(node.cached("/a").await.is_some(), "another host's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_marks_stale_and_reaches_responses_under_way() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/p/slow", move |_| Reply::fresh(600, "old").behind(&held));
+    origin.on("/p/kept", |_| Reply::fresh(600, "kept").header("etag", "\"1\""));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    fill(&node, &["/p/kept"]).await;
+    node.purge(&json!({"prefix": url("/p"), "soft": true})).await;
+    assert_eq!(node.fetch("/p/kept").await.cache().get("fwd"), "stale");
+
+    let early = tokio::spawn(node.get("/p/slow").send());
+    eventually("the fetch", async || origin.hits("/p/slow") == 1).await;
+    node.purge(&json!({"prefix": url("/p")})).await;
+    origin.on("/p/slow", |_| Reply::fresh(600, "new"));
+    let late = tokio::spawn(node.get("/p/slow").send());
+    gate.open();
+    assert_eq!(early.await.unwrap().text(), "old");
+    assert_eq!(late.await.unwrap().text(), "new", "a request from after the purge");
+    assert_eq!(node.fetch("/p/slow").await.text(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_reaches_every_node_and_outlives_restarts() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let one = builder.start().await;
+    let second = builder.name("n2").disk(dir.path());
+    let two = second.start().await;
+    fill(&one, &["/p/x", "/q"]).await;
+    fill(&two, &["/p/x", "/p/y", "/q"]).await;
+    let receipt = one.purge(&json!({"prefix": url("/p")})).await;
+    assert_eq!(names(&receipt["applied"]), ["n1", "n2"], "{receipt}");
+    for target in ["/p/x", "/p/y"] {
+        assert!(one.cached(target).await.is_none() && two.cached(target).await.is_none(), "{target}");
+    }
+    two.stop().await;
+    let two = second.start().await;
+    assert!(two.cached("/p/y").await.is_none(), "it is on the disk, and purged");
+    eventually("the one that stays being good again", async || two.cached("/q").await.is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prefix_of_urls_that_share_an_entry_takes_each_of_them() {
+    let (origin, file) = (Origin::start().await, repository("plugins/dist/tenant-key.wasm"));
+    origin.on("*", |seen| Reply::fresh(600, seen.header("x-tenant").to_owned()));
+    let node = Node::builder().origin(&origin.url()).policy("key", &file, "{}").route("policy = \"key\"").start().await;
+    let ask = |target: &str| node.get(target).header("x-tenant", "acme").send();
+    // Its key has the parameters in one order.
+    ask("/p/x?a=1&b=2").await;
+    eventually("a hit", async || ask("/p/x?b=2&a=1").await.is_hit()).await;
+    node.purge(&json!({"prefix": url("/p")})).await;
+    assert!(!ask("/p/x?b=2&a=1").await.is_hit());
+    eventually("what was fetched since", async || ask("/p/x?b=2&a=1").await.is_hit()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -375,6 +460,11 @@ async fn a_wrong_purge_is_refused_with_its_reason() {
         json!({"tag": 7}),
         json!({"tag": "x", "soft": "yes"}),
         json!({"tags": "x"}),
+        json!({"prefix": "/a"}),
+        json!({"prefix": "http://shop.test/a?b"}),
+        json!({"prefix": "http://shop.test/a*"}),
+        json!({"prefix": "http://shop.test/*/b"}),
+        json!({"prefix": format!("http://shop.test{}", "/x".repeat(16))}),
     ] {
         let response = post_purge(&node, &wrong).await;
         assert_eq!(response.status, 400, "{wrong}: {}", response.text());
@@ -404,7 +494,11 @@ async fn the_command_line_purges_too() {
     assert_eq!(node.fetch("/b").await.cache().get("fwd"), "stale");
     assert!(purge(&["--tag", "t"]).await.status.success());
     assert!(node.cached("/c").await.is_none());
-    let wrongs: [&[&str]; 3] = [&[], &["--key", "zz"], &["--tag", "a", "--url", "b"]];
+    fill(&node, &["/d/e", "/f"]).await;
+    assert!(purge(&["--prefix", &url("/d/*")]).await.status.success());
+    assert!(node.cached("/d/e").await.is_none() && node.cached("/f").await.is_some());
+    let wrongs: [&[&str]; 4] =
+        [&[], &["--key", "zz"], &["--tag", "a", "--url", "b"], &["--prefix", "http://shop.test/*.css"]];
     for wrong in wrongs {
         assert!(!purge(wrong).await.status.success(), "{wrong:?}");
     }

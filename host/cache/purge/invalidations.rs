@@ -17,7 +17,7 @@ use super::{
     journal,
     log::{Append, Appended, RETRY},
     pending::{Added, Invalidation},
-    table::{Cursor, Incarnation, Kind, Position},
+    table::{Cursor, Incarnation, Kind, Position, Reach},
 };
 use crate::{
     cache::tag::Tag,
@@ -193,7 +193,7 @@ impl Purger {
 
     /// Appends a batch, and returns where its last one stands. More than could wait are made up for first.
     async fn hand_on(&self, batch: &[Invalidation]) -> Result<Taken, Error> {
-        let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, url: true };
+        let append = |one: &Invalidation| Append { tag: one.tag, kind: Kind::Hard, reach: Reach::Url };
         let appends: Vec<Append> = batch.iter().map(append).collect();
         let overflow = self.pending.overflow();
         let Some(region) = &self.region else {

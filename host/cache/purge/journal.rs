@@ -462,13 +462,16 @@ pub(super) async fn blocking(work: impl FnOnce() -> Result<(), Error> + Send + '
 
 #[cfg(test)]
 mod tests {
-    use super::{super::table::Standing, *};
+    use super::{
+        super::table::{Reach, Standing},
+        *,
+    };
     use crate::cache::purge::Mark;
 
     const LOG: Incarnation = Incarnation(42);
 
     fn record(position: u64, tag: Tag) -> Record {
-        Record { position: Position(position), tag, kind: Kind::Soft, url: false }
+        Record { position: Position(position), tag, kind: Kind::Soft, reach: Reach::Entries }
     }
 
     #[test]

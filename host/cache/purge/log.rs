@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     Error,
-    table::{Cursor, Incarnation, Kind, Link, Position, Record},
+    table::{Cursor, Incarnation, Kind, Link, Position, Reach, Record},
 };
 use crate::{cache::tag::Tag, clock};
 
@@ -75,8 +75,8 @@ pub struct Append {
     pub tag: Tag,
     /// How.
     pub kind: Kind,
-    /// Whether the tag stands for a URL.
-    pub url: bool,
+    /// What the tag stands for.
+    pub reach: Reach,
 }
 
 /// Where a purge stands.

@@ -27,13 +27,13 @@ use super::{
     receipt::{Receipt, SignedOff},
     region::{Region, UNREACHED},
     seen::Seen,
-    table::{self, Cursor, Incarnation, Kind, Mark, Position, Record, Standing, Table},
+    table::{self, Cursor, Incarnation, Kind, Mark, Position, Reach, Record, Standing, Table},
 };
 use crate::{
     cache::{
         Metrics,
         key::Key,
-        tag::{self, Tag},
+        tag::{self, Tag, UrlTags},
     },
     clock::{self, Uptime},
     config,
@@ -48,24 +48,30 @@ pub enum Scope {
     Key(Key),
     /// Everything with this tag.
     Tag(String),
+    /// The responses to all URLs at or below this one, which has no query.
+    Prefix(String),
 }
 
 impl Scope {
     /// Returns what is appended for it.
-    fn appends(&self, kind: Kind) -> Vec<Append> {
-        let (tag, url) = match self {
-            Self::Url(url) => (Tag::url(url), true),
-            Self::Key(key) => (Tag::key(key), false),
-            Self::Tag(name) => (Tag::named(name.as_bytes()), false),
+    ///
+    /// # Errors
+    /// [`Error::Prefix`]: nothing that is stored has a tag for it.
+    fn appends(&self, kind: Kind) -> Result<Vec<Append>, Error> {
+        let (tag, reach) = match self {
+            Self::Url(url) => (Tag::url(url), Reach::Url),
+            Self::Key(key) => (Tag::key(key), Reach::Entries),
+            Self::Tag(name) => (Tag::named(name.as_bytes()), Reach::Entries),
+            Self::Prefix(prefix) => (Tag::prefix(prefix).ok_or(Error::Prefix)?, Reach::Prefix),
         };
-        let mut appends = vec![Append { tag, kind, url }];
+        let mut appends = vec![Append { tag, kind, reach }];
         if let Self::Url(url) = self
             && url.contains('?')
         {
             // What is served for several queries may be so for this one. Without a query its URL is a tag of all such.
-            appends.push(Append { tag: Tag::search(url), kind, url: false });
+            appends.push(Append { tag: Tag::search(url), kind, reach: Reach::Entries });
         }
-        appends
+        Ok(appends)
     }
 }
 
@@ -116,7 +122,21 @@ struct Glance {
     log: Incarnation,
     version: u64,
     latest_url: Position,
+    latest_prefix: Position,
     local: u64,
+}
+
+impl Glance {
+    fn of(state: &State, version: u64) -> Self {
+        let table = &state.table;
+        Self {
+            log: table.cursor().log,
+            version,
+            latest_url: table.latest_url(),
+            latest_prefix: table.latest_prefix(),
+            local: state.local.horizon(),
+        }
+    }
 }
 
 /// The node's view of what was purged.
@@ -184,10 +204,11 @@ impl Purger {
         let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
         let left = journal.as_deref().map(Journal::busy).transpose()?.flatten();
         let cursor = table.cursor();
-        let glance = Glance { log: cursor.log, version: 1, latest_url: table.latest_url(), local: local.horizon() };
+        let state = State { table, local };
+        let glance = Glance::of(&state, 1);
         Ok(Arc::new(Self {
             node: node.to_owned(),
-            state: RwLock::new(State { table, local }),
+            state: RwLock::new(state),
             glance: ArcSwap::from_pointee(glance),
             fence,
             caught_up: AtomicU64::new(0),
@@ -268,9 +289,16 @@ impl Purger {
 
     /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
     /// after no purge takes no lock. `url` is given where a policy may let several URLs share one entry, each of which
-    /// can be purged; it is asked for only if some URL was purged since the entry's fetch.
+    /// can be purged; it is asked for only if some URL was purged since the entry's fetch, and for the tags of its prefixes
+    /// only if some prefix was.
     #[must_use]
-    pub fn check(&self, tags: &[Tag], mark: &Mark, checked: &AtomicU64, url: Option<impl FnOnce() -> Tag>) -> Standing {
+    pub fn check(
+        &self,
+        tags: &[Tag],
+        mark: &Mark,
+        checked: &AtomicU64,
+        url: Option<impl FnOnce(bool) -> UrlTags>,
+    ) -> Standing {
         let observed = self.fence.observe();
         let standing = self.check_purged(tags, mark, checked, url);
         if self.fence.is_alone() || self.fence.lets(observed, mark.at, clock::uptime()) {
@@ -285,7 +313,7 @@ impl Purger {
         tags: &[Tag],
         mark: &Mark,
         checked: &AtomicU64,
-        url: Option<impl FnOnce() -> Tag>,
+        url: Option<impl FnOnce(bool) -> UrlTags>,
     ) -> Standing {
         let glance = self.glance.load();
         let newer = glance.log != mark.log || glance.latest_url > mark.position || glance.local > mark.local;
@@ -293,8 +321,9 @@ impl Purger {
         if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
             return Standing::Good;
         }
-        let asked = url.filter(|_| url_purged).map(|url| url());
-        let standing = self.state.read().check(tags.iter().copied().chain(asked), mark);
+        let prefix_purged = glance.log != mark.log || glance.latest_prefix > mark.position;
+        let asked = url.filter(|_| url_purged).map(|url| url(prefix_purged)).unwrap_or_default();
+        let standing = self.state.read().check(tags.iter().chain(&asked).copied(), mark);
         if standing == Standing::Good {
             checked.store(glance.version, Ordering::Relaxed);
         }
@@ -306,7 +335,7 @@ impl Purger {
     /// # Errors
     /// [`Error`]: it isn't known to be purged.
     pub async fn purge(&self, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
-        let appends = scope.appends(kind);
+        let appends = scope.appends(kind)?;
         match &self.region {
             None => {
                 let (position, saved) = self.append_locally(&appends, false).await;
@@ -376,21 +405,23 @@ impl Purger {
     }
 
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
-    /// between the beginning of its fetch and then. `url` makes the tag of the request's URL.
+    /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
     #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl FnOnce() -> Tag) -> bool {
-        // Another URL of the same key may have led the flight.
-        let tags = || tags.iter().copied().chain([url()]);
-        if *mark != arrived.mark && self.state.read().check(tags(), mark) != Standing::Good {
-            return true;
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl FnOnce() -> UrlTags) -> bool {
+        if *mark != arrived.mark {
+            // Another URL of the same key may have led the flight.
+            let asked = url();
+            if self.state.read().check(tags.iter().chain(&asked).copied(), mark) != Standing::Good {
+                return true;
+            }
         }
         !arrived.in_step && !self.fence.shares(mark.at, arrived.mark.at)
     }
 
-    /// Judges what is stored, for a request of the URL with this tag: whether it was purged hard since its fetch began.
+    /// Judges what is stored, for a request of the URL with these tags: whether it was purged hard since its fetch began.
     #[must_use]
-    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: Tag) -> bool {
-        self.state.read().check(tags.iter().copied().chain([url]), mark) == Standing::Gone
+    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: &UrlTags) -> bool {
+        self.state.read().check(tags.iter().chain(url).copied(), mark) == Standing::Gone
     }
 
     /// Brings the gauges up to date.
@@ -418,7 +449,7 @@ impl Purger {
         let mut position = self.state.read().table.cursor().position;
         let records = appends.iter().map(|append| {
             position.0 += 1;
-            Record { position, tag: append.tag, kind: append.kind, url: append.url }
+            Record { position, tag: append.tag, kind: append.kind, reach: append.reach }
         });
         let records = records.collect();
         if all {
@@ -513,11 +544,7 @@ impl Purger {
 
     pub(super) fn republish(&self) {
         // Read anew whenever another has published meanwhile, which may have known more.
-        self.glance.rcu(|glance| {
-            let state = self.state.read();
-            let (log, latest_url) = (state.table.cursor().log, state.table.latest_url());
-            Glance { log, latest_url, local: state.local.horizon(), version: glance.version + 1 }
-        });
+        self.glance.rcu(|glance| Glance::of(&self.state.read(), glance.version + 1));
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     Error,
     log::{Append, Appended, Entry, Followed, Listed, Log, Member, RETRY, Report, Tied, chained},
-    table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Record},
+    table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Reach, Record},
 };
 use crate::{cache::tag::Tag, clock, config};
 
@@ -304,7 +304,13 @@ impl RedisLog {
                 Kind::Hard => "hard",
                 Kind::Soft => "soft",
             };
-            call.arg(link).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(u8::from(purge.url));
+            // Nodes that know nothing of prefixes can't read such a record, and so confirm all that they have.
+            let reach = match purge.reach {
+                Reach::Entries => 0_u8,
+                Reach::Url => 1,
+                Reach::Prefix => 2,
+            };
+            call.arg(link).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(reach);
         }
         let called = self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
         let ((log, position), server): ((u64, u64), _) = called;
@@ -497,12 +503,13 @@ fn record(position: Position, fields: &[Value]) -> Option<Record> {
         b"soft" => Kind::Soft,
         _ => return None,
     };
-    let url = match bytes(fields, "url")? {
-        b"0" => false,
-        b"1" => true,
+    let reach = match bytes(fields, "url")? {
+        b"0" => Reach::Entries,
+        b"1" => Reach::Url,
+        b"2" => Reach::Prefix,
         _ => return None,
     };
-    Some(Record { position, tag: Tag::from_bytes(bytes(fields, "tag")?.try_into().ok()?), kind, url })
+    Some(Record { position, tag: Tag::from_bytes(bytes(fields, "tag")?.try_into().ok()?), kind, reach })
 }
 
 fn bytes<'f>(fields: &'f [Value], name: &str) -> Option<&'f [u8]> {
@@ -520,6 +527,20 @@ fn unreachable(error: impl std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_says_what_its_tag_stands_for() {
+        for (said, wanted) in
+            [("0", Some(Reach::Entries)), ("1", Some(Reach::Url)), ("2", Some(Reach::Prefix)), ("3", None)]
+        {
+            let tag = Tag::named(b"t");
+            let fields = [("tag", &tag.as_bytes()[..]), ("kind", &b"hard"[..]), ("url", said.as_bytes())];
+            let fields =
+                fields.map(|(name, value)| [Value::BulkString(name.into()), Value::BulkString(value.to_vec())]);
+            let record = record(Position(1), fields.as_flattened());
+            assert_eq!(record.map(|record| record.reach), wanted, "{said}");
+        }
+    }
 
     #[test]
     fn what_is_listed_of_a_member_is_read_as_it_was_written() {

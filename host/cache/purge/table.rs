@@ -96,6 +96,17 @@ pub enum Kind {
     Soft,
 }
 
+/// What the tag of a purge stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Entries that carry it.
+    Entries,
+    /// A URL. Then requests are checked too, not only entries: several URLs may share an entry.
+    Url,
+    /// All URLs at or below a prefix. Requests are checked too.
+    Prefix,
+}
+
 /// One purge of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -105,8 +116,8 @@ pub struct Record {
     pub tag: Tag,
     /// How.
     pub kind: Kind,
-    /// Whether the tag stands for a URL. Then requests are checked too, not only entries.
-    pub url: bool,
+    /// What the tag stands for.
+    pub reach: Reach,
 }
 
 /// When a tag was last purged.
@@ -148,6 +159,7 @@ pub struct Table {
     /// The same for the tags of each bucket whose rows were folded; empty until one was.
     folded: Vec<Position>,
     latest_url: Position,
+    latest_prefix: Position,
     rows: HashMap<Tag, Row>,
     by_age: BTreeSet<(Position, Tag)>,
     rows_max: usize,
@@ -162,6 +174,7 @@ impl Table {
             floor: Position::default(),
             folded: Vec::new(),
             latest_url: Position::default(),
+            latest_prefix: Position::default(),
             rows: HashMap::new(),
             by_age: BTreeSet::new(),
             rows_max,
@@ -174,10 +187,16 @@ impl Table {
         self.cursor
     }
 
-    /// The last position at which a URL was purged.
+    /// The last position at which a URL was purged, or a prefix of some.
     #[must_use]
     pub const fn latest_url(&self) -> Position {
         self.latest_url
+    }
+
+    /// The last position at which a prefix of URLs was purged.
+    #[must_use]
+    pub const fn latest_prefix(&self) -> Position {
+        self.latest_prefix
     }
 
     /// Below this something may count as purged that no row tells of.
@@ -209,8 +228,13 @@ impl Table {
         *last = record.position.max(*last);
         self.by_age.insert((row.latest(), record.tag));
         self.advance(record.position);
-        if record.url {
-            self.latest_url = self.latest_url.max(record.position);
+        match record.reach {
+            Reach::Entries => {}
+            Reach::Url => self.latest_url = self.latest_url.max(record.position),
+            Reach::Prefix => {
+                self.latest_url = self.latest_url.max(record.position);
+                self.latest_prefix = self.latest_prefix.max(record.position);
+            }
         }
         self.fold()
     }
@@ -220,8 +244,9 @@ impl Table {
         self.rows.insert(tag, row);
         self.by_age.insert((row.latest(), tag));
         self.advance(row.latest());
-        // A durable row doesn't say whether it stands for a URL; taking it for one only costs a look-up.
+        // A durable row doesn't say what it stands for; taking it for a URL and a prefix only costs a look-up.
         self.latest_url = self.latest_url.max(row.latest());
+        self.latest_prefix = self.latest_prefix.max(row.latest());
         self.fold()
     }
 
@@ -311,7 +336,7 @@ mod tests {
     }
 
     fn record(major: u64, name: u8, kind: Kind) -> Record {
-        Record { position: at(major), tag: tag(name), kind, url: false }
+        Record { position: at(major), tag: tag(name), kind, reach: Reach::Entries }
     }
 
     #[test]

@@ -18,7 +18,10 @@ use super::{
     *,
 };
 use crate::{
-    cache::{Metrics, tag::Tag},
+    cache::{
+        Metrics,
+        tag::{self, Tag, UrlTags},
+    },
     clock, config,
 };
 
@@ -99,7 +102,7 @@ impl Server {
             self.begin(&[]);
         }
         let position = Position(self.last().0.0 + 1);
-        let record = purge.map(|(tag, kind)| Record { position, tag, kind, url: false });
+        let record = purge.map(|(tag, kind)| Record { position, tag, kind, reach: Reach::Entries });
         let before = self.last().1;
         self.records.push(Tied { entry: Entry { position, link: table::Link(fastrand::u64(1..)), record }, before });
     }
@@ -300,7 +303,7 @@ impl Stored {
     }
 
     fn judged(&self, purger: &Purger) -> Standing {
-        purger.check(&self.tags, &self.mark, &self.checked, None::<fn() -> Tag>)
+        purger.check(&self.tags, &self.mark, &self.checked, None::<fn(bool) -> UrlTags>)
     }
 }
 
@@ -309,7 +312,7 @@ fn tag(name: &str) -> Scope {
 }
 
 fn check(purger: &Purger, url: &str, mark: &Mark, checked: &AtomicU64) -> Standing {
-    purger.check(&[Tag::named(b"t")], mark, checked, Some(|| Tag::url(url)))
+    purger.check(&[Tag::named(b"t")], mark, checked, Some(|prefixes| tag::of_url(url, prefixes)))
 }
 
 #[tokio::test]
@@ -328,6 +331,41 @@ async fn a_url_that_shares_its_entry_can_be_purged_by_itself() {
     purger.purge(&Scope::Url("b".into()), Kind::Hard, ACK).await.unwrap();
     assert_eq!(check(&purger, "a", &mark, &checked), Standing::Good);
     assert_eq!(check(&purger, "b", &mark, &checked), Standing::Gone, "although the entry itself was just good");
+}
+
+#[tokio::test]
+async fn a_prefix_takes_what_is_stored_and_what_is_asked_for_below_it() {
+    let purger = alone(None);
+    let (mark, checked) = (purger.mark(), AtomicU64::new(0));
+    let below = Stored { tags: tag::of_url("http://a/x/y?z", true).to_vec(), ..Stored::new(&purger, "") };
+    let beside = Stored { tags: tag::of_url("http://a/xy", true).to_vec(), ..Stored::new(&purger, "") };
+    purger.purge(&Scope::Prefix("http://a/x".into()), Kind::Hard, ACK).await.unwrap();
+    assert_eq!((below.judged(&purger), beside.judged(&purger)), (Standing::Gone, Standing::Good));
+    // An entry that was stored for another URL, and may be served to requests for these.
+    for (url, wanted) in
+        [("http://a/x/y", Standing::Gone), ("http://a/xy", Standing::Good), ("http://a/x", Standing::Gone)]
+    {
+        assert_eq!(check(&purger, url, &mark, &checked), wanted, "{url}");
+    }
+    let renewed = Stored { tags: below.tags.clone(), ..Stored::new(&purger, "") };
+    assert_eq!(renewed.judged(&purger), Standing::Good, "what was fetched since");
+    assert_eq!(check(&purger, "http://a/x/y", &purger.mark(), &AtomicU64::new(0)), Standing::Good);
+    let deep = Scope::Prefix(format!("http://a{}", "/x".repeat(16)));
+    assert!(matches!(purger.purge(&deep, Kind::Hard, ACK).await, Err(Error::Prefix)), "nothing has a tag for it");
+}
+
+#[tokio::test]
+async fn a_prefix_outlives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let purger = alone(Some(dir.path()));
+    let stored = Stored { tags: tag::of_url("http://a/x/y", true).to_vec(), ..Stored::new(&purger, "") };
+    let mark = purger.mark();
+    purger.purge(&Scope::Prefix("http://a/x".into()), Kind::Hard, ACK).await.unwrap();
+    drop(purger);
+    let purger = alone(Some(dir.path()));
+    assert_eq!(stored.read_back().judged(&purger), Standing::Gone);
+    let mark = Mark { log: mark.log, position: mark.position, ..Mark::default() };
+    assert_eq!(check(&purger, "http://a/x/z", &mark, &AtomicU64::new(0)), Standing::Gone, "and for requests");
 }
 
 #[tokio::test]
@@ -356,7 +394,7 @@ async fn an_invalidation_reaches_the_others_once_the_log_is_back() {
     until("news", || {
         check(&nodes[1], "a", &mark, &checked) == Standing::Gone || {
             // The tag itself stands for the URL in the log.
-            nodes[1].check(&[Tag::url("a")], &mark, &AtomicU64::new(0), None::<fn() -> Tag>) == Standing::Gone
+            nodes[1].check(&[Tag::url("a")], &mark, &AtomicU64::new(0), None::<fn(bool) -> UrlTags>) == Standing::Gone
         }
     })
     .await;
@@ -493,7 +531,7 @@ async fn what_the_disk_refused_is_written_with_what_comes_next() {
             // As `commit` leaves it when the journal fails.
             let mut writing = purger.writing.lock().await;
             let position = Position(stored.mark.position.0 + 1);
-            let record = Record { position, tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+            let record = Record { position, tag: Tag::named(b"t"), kind: Kind::Hard, reach: Reach::Entries };
             purger.state.write().table.apply(&record);
             writing.unsaved.push(record);
         }
@@ -651,7 +689,7 @@ async fn a_purge_that_the_log_lost_before_anybody_read_it_is_not_acknowledged() 
         until("step", || node.in_step()).await;
         node.purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
         let copy = log.server.lock().clone();
-        let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+        let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, reach: Reach::Entries };
         let appended = {
             let mut server = log.server.lock();
             server.add(Some((append.tag, append.kind)));
@@ -718,7 +756,7 @@ fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
     let (early, arrived) = (purger.mark(), purger.arrived());
     purger.state.write().local.add(Tag::named(b"t"));
     let tags = [Tag::named(b"t")];
-    assert!(!purger.is_outdated(&tags, &early, &arrived, || Tag::url("u")), "purged after the request came");
-    assert!(purger.is_outdated(&tags, &early, &purger.arrived(), || Tag::url("u")));
-    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived(), || Tag::url("u")));
+    assert!(!purger.is_outdated(&tags, &early, &arrived, || tag::of_url("u", true)), "purged after the request came");
+    assert!(purger.is_outdated(&tags, &early, &purger.arrived(), || tag::of_url("u", true)));
+    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived(), || tag::of_url("u", true)));
 }

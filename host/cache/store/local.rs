@@ -9,7 +9,7 @@ use std::{
 
 use foyer::{
     BlockEngineConfig, Code, DeviceBuilder, FsDeviceBuilder, HybridCache, HybridCacheBuilder, HybridCachePolicy,
-    HybridCacheProperties, Location, PsyncIoEngineConfig, RecoverMode, S3FifoConfig, Spawner,
+    HybridCacheProperties, Load, Location, PsyncIoEngineConfig, RecoverMode, S3FifoConfig, Spawner,
 };
 use fs4::fs_std::FileExt;
 use parking_lot::Mutex;
@@ -143,6 +143,19 @@ impl Local {
                 }
                 None
             }
+        }
+    }
+
+    /// Reads from disk without bringing what is found into memory, and counts nothing.
+    pub(super) async fn glance(&self, key: &Key) -> Option<Value> {
+        if !self.has_disk || !self.cache.storage().may_contains(key) {
+            return None;
+        }
+        match self.cache.storage().load(key).await {
+            Ok(Load::Entry { value, .. }) => Some(value),
+            // It waits to be written.
+            Ok(Load::Piece { piece, .. }) => Some(piece.value().clone()),
+            Ok(Load::Throttled | Load::Miss) | Err(_) => None,
         }
     }
 

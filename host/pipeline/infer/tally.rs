@@ -7,8 +7,12 @@ use http::{HeaderName, HeaderValue};
 use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
+    message::proxy_status::ProxyStatus,
     origin::protocol::{Message, Protocol},
-    pipeline::trail::{Lookup, Trail},
+    pipeline::{
+        proxy,
+        trail::{Lookup, Trail},
+    },
 };
 
 /// The header field that says what a request with items cost, as a dictionary (RFC 9651, section 3.2).
@@ -22,6 +26,9 @@ const KEY_BYTES_MAX: usize = 64;
 
 /// The largest number in a structured field (RFC 9651, section 3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
+
+/// The reasons of failures in spite of a response.
+const UNREAD: [&str; 4] = ["bad-response", "body-timeout", "response-body", "response-coding"];
 
 /// The reply to one item, by where it came from.
 #[derive(Clone)]
@@ -59,6 +66,8 @@ pub(super) struct Tally {
     attempts: u32,
     status: Option<u16>,
     reason: Option<&'static str>,
+    /// Why a response that came was of no use.
+    unread: Option<&'static str>,
     remark: Option<Arc<str>>,
     cost_micro: u64,
     /// The model's counts for what was fetched for this request.
@@ -129,6 +138,10 @@ impl Tally {
         self.attempts = self.attempts.max(result.attempts);
         self.status = self.status.or(result.status);
         self.reason = self.reason.or(result.reason);
+        // Unless its client gets it as it is.
+        if result.outcome.as_ref().is_err_and(|error| !error.is_response) {
+            self.unread = self.unread.or(result.reason.filter(|reason| UNREAD.contains(reason)));
+        }
         if self.remark.is_none() {
             self.remark.clone_from(&result.remark);
         }
@@ -155,6 +168,8 @@ impl Tally {
         (trail.endpoint, trail.attempts, trail.forward_status) = (self.endpoint.clone(), self.attempts, self.status);
         if let (None, Some(reason)) = (self.status, self.reason) {
             trail.note_failure(reason);
+        } else if let Some(reason) = self.unread {
+            trail.proxy_status = Some(ProxyStatus::Error(proxy::error_of(reason)));
         }
         trail.tier = [Tier::Memory, Tier::Disk, Tier::Redis].into_iter().find(|tier| self.by_tier[*tier as usize] > 0);
         // A failure says most; then what the policy did; then where the results came from.

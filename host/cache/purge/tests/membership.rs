@@ -208,7 +208,7 @@ async fn a_node_that_has_yet_to_begin_anew_has_not_applied_what_was_purged_befor
     assert_eq!(one.sign_off("*", ACK).await.unwrap().done, 1, "nodes of which nothing is known");
     // What follows on the log's beginning is over.
     one.purge(&tag("x"), Kind::Hard, ACK).await.unwrap();
-    let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, url: false };
+    let append = Append { tag: Tag::named(b"t"), kind: Kind::Hard, reach: Reach::Entries };
     *line.stuck.lock() = "follow";
     let region = one.region.as_ref().unwrap();
     let appended = region.log.append(&[append], &[]).await.unwrap();

@@ -1,0 +1,479 @@
+//! What would be done with a request now, and why. The same decisions are made as for one that is served, by the same
+//! functions, and nothing is fetched, stored, counted or brought into another tier.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::header::{self, EXPIRES};
+
+use super::{
+    advice::{Advice, PolicyContext},
+    forwarding::Proxies,
+    inputs::{self, Input},
+    keying::{self, Content, Keyed},
+    plan::{Aspects, KeyedPlan, Miss, MissPlan, Plan, Why},
+    recent::Recent,
+    route::{Kind, Route, RouteMatch},
+    web,
+};
+use crate::{
+    cache::{
+        Cache, Query, conditional,
+        entry::{Head, Object},
+        inspect::{Inspected, Stored},
+        key::Key,
+        lookup::{Demand, Outcome},
+        purge::Standing,
+        range, tag, targeted,
+    },
+    clock::{self, Timestamp},
+    config::{RangeMiss, Reload},
+    message::{RequestHead, compression::decompress},
+    origin::protocol::{Protocol, Received},
+    report::{WhyDifference, WhyLookup, WhyNearest, WhyReport, WhyRoute, WhyRule, WhyStored},
+};
+
+/// Items of a request whose look-ups are reported.
+const ITEMS_MAX: usize = 16;
+
+/// Tags of a stored response that are reported.
+const TAGS_MAX: usize = 64;
+
+/// The parts of the node that are needed to say what it would do.
+#[derive(Debug)]
+pub(super) struct Explainer {
+    /// The node's name.
+    pub(super) node: String,
+    pub(super) cache: Arc<Cache>,
+    pub(super) policy_context: Arc<PolicyContext>,
+    pub(super) proxies: Arc<Proxies>,
+    pub(super) recent: Arc<Recent>,
+    /// Items that a request may have.
+    pub(super) items_max: usize,
+}
+
+/// A request that is to be looked up, or one of its items.
+struct Subject<'a> {
+    route: &'a Arc<Route>,
+    advice: &'a Advice,
+    head: &'a RequestHead,
+    body: &'a Bytes,
+    /// What its key has of the body, but for what a policy reads of it.
+    content: Content<'a>,
+    /// Its place in the body, if that is split.
+    number: Option<usize>,
+}
+
+/// A request whose key is made.
+struct Asked<'a> {
+    subject: &'a Subject<'a>,
+    key: Key,
+    demand: Demand,
+    inputs: Vec<Input>,
+    /// Its key by what the last response for its path has said of queries.
+    by_rule: Option<Key>,
+}
+
+impl Explainer {
+    /// Says what would be done with a request.
+    pub(super) async fn explain(&self, mut head: RequestHead, body: Bytes) -> WhyReport {
+        self.proxies.believe(&mut head);
+        let (node, method, url) = (self.node.clone(), head.method.to_string(), head.url());
+        let mut report = WhyReport { node, method, url, ..WhyReport::default() };
+        let routes = Arc::clone(&self.policy_context.routes);
+        let Some(taken) = routes.find(&head) else {
+            report.plan = "none".to_owned();
+            report.rule = own("no route takes its host and path: the response is 404");
+            return report;
+        };
+        if taken.route.config.own.is_some() {
+            report.route = Some(self.route(taken, &head));
+            report.plan = "own".to_owned();
+            report.rule = own("the route has a response of its own (redirect, respond), and nothing is looked up");
+            return report;
+        }
+        let advice = Advice::preview(taken.route, &head);
+        report.policy = advice.policy().map(|policy| policy.label().to_string());
+        report.route = Some(self.route(taken, &head));
+        let plan = Plan::of(&Aspects::of(taken, &advice, &head, !body.is_empty()));
+        let (word, reason) = plan.words();
+        (report.plan, report.reason) = (word.to_owned(), reason.map(str::to_owned));
+        report.rule = match plan {
+            Plan::LookUp(_) => by_rfc("responses to its method may be stored and used again", "RFC 9111, section 3"),
+            Plan::Bypass(why) | Plan::Pass(why) => rule_of(why),
+        };
+        match (plan, taken.route.splits()) {
+            (Plan::Bypass(Why::Switch), _) if !taken.route.config.websocket => {
+                report.plan = "refuse".to_owned();
+                report.rule = own("the route doesn't allow a switch to another protocol (websocket = false): 501");
+            }
+            (Plan::Bypass(_) | Plan::Pass(_), _) => {}
+            (Plan::LookUp(_), Some(protocol)) => {
+                self.items(taken.route, protocol, &advice, head, body, &mut report).await;
+            }
+            (Plan::LookUp(_), None) => {
+                let (body, canonical) = web::item(taken.route, &head.headers, body);
+                let digest = match web::query_digest(taken.route, &head, &body) {
+                    Ok(digest) => digest,
+                    Err(why) => {
+                        report.plan = "bypass".to_owned();
+                        report.reason = Some(why.as_str().to_owned());
+                        report.rule = rule_of(why);
+                        return report;
+                    }
+                };
+                let content = match (&digest, &canonical) {
+                    (Some(digest), _) => Content::Query(digest),
+                    (None, Some(canonical)) => Content::Item(canonical),
+                    (None, None) => Content::None,
+                };
+                let (route, number) = (taken.route, None);
+                let subject = Subject { route, advice: &advice, head: &head, body: &body, content, number };
+                report.lookups.push(self.look_up(&subject).await);
+            }
+        }
+        report
+    }
+
+    fn route(&self, taken: RouteMatch<'_>, head: &RequestHead) -> WhyRoute {
+        let (routes, config) = (&self.policy_context.routes, &taken.route.config);
+        let (place, count) = routes.place(taken.route);
+        WhyRoute {
+            name: config.name.clone(),
+            place: place + 1,
+            routes: count,
+            host: taken.route.host_pattern(head.authority()).map(str::to_owned),
+            path: config.path.clone(),
+            found_by: if routes.has_index() { "index" } else { "walk" }.to_owned(),
+            ambiguous: taken.is_ambiguous,
+        }
+    }
+
+    /// Reports the look-ups of the first items of a request.
+    async fn items(
+        &self,
+        route: &Arc<Route>,
+        protocol: &'static dyn Protocol,
+        advice: &Advice,
+        mut head: RequestHead,
+        body: Bytes,
+        report: &mut WhyReport,
+    ) {
+        let refuse = |report: &mut WhyReport, reason: &str, text: String| {
+            (report.plan, report.reason) = ("refuse".to_owned(), Some(reason.to_owned()));
+            report.rule = WhyRule { text, ..WhyRule::default() };
+        };
+        let body = match decompress(&head.headers, body, self.policy_context.body_bytes_max).await {
+            Ok(body) => body,
+            Err(error) => return refuse(report, "content-coding", error.to_string()),
+        };
+        head.headers.remove(header::CONTENT_ENCODING);
+        let received = Received { target: &head.target, headers: &head.headers, body: &body };
+        let Ok(split) = protocol.split(&received, &route.split_rules(self.items_max)) else {
+            return refuse(report, "malformed", "the body is none of the route's protocol".to_owned());
+        };
+        report.left_out = split.items.len().saturating_sub(ITEMS_MAX);
+        for (number, item) in split.items.iter().take(ITEMS_MAX).enumerate() {
+            let (advice, content) = (advice.for_item(number), Content::Item(&item.canonical));
+            let (advice, head, body, number) = (&advice, &head, &item.body, Some(number));
+            let subject = Subject { route, advice, head, body, content, number };
+            let mut lookup = self.look_up(&subject).await;
+            if !item.shareable {
+                (lookup.outcome, lookup.next) = ("bypass".to_owned(), "fetch-alone".to_owned());
+                lookup.rule = own("its response depends on more than what is sent, so that nobody else may get it");
+                (lookup.stored, lookup.nearest) = (None, None);
+            }
+            report.lookups.push(lookup);
+        }
+    }
+
+    async fn look_up(&self, subject: &Subject<'_>) -> WhyLookup {
+        let Subject { route, advice, head, body, number, .. } = *subject;
+        let (keyed, inputs, by_rule) = self.keyed(subject);
+        let demand = route.demand(&head.headers);
+        let plan = KeyedPlan::of(&keyed, route.kind(), !body.is_empty() || number.is_some(), &demand);
+        let made_by = advice.key_maker().map_or_else(|| "native".to_owned(), |maker| maker.label().to_string());
+        let mut lookup = WhyLookup {
+            item: number,
+            key: plan.key().map(|key| key.to_string()),
+            made_by,
+            remark: keyed.remark(),
+            inputs: inputs.iter().map(Input::report).collect(),
+            ..WhyLookup::default()
+        };
+        let KeyedPlan::LookUp(key) = plan else {
+            let (word, why) = plan.change().unwrap_or_default();
+            (lookup.outcome, lookup.next) = (word.to_owned(), word.to_owned());
+            lookup.reason = why.map(str::to_owned);
+            lookup.rule = kept_out(plan, advice, lookup.remark.as_deref());
+            return lookup;
+        };
+        self.look_under(&Asked { subject, key, demand, inputs, by_rule }, &mut lookup).await;
+        lookup
+    }
+
+    /// Makes the key, lists what it is made of, and makes the one by the rule of its path.
+    fn keyed(&self, subject: &Subject<'_>) -> (Keyed, Vec<Input>, Option<Key>) {
+        let Subject { route, advice, head, body, content, .. } = *subject;
+        let facts = advice.facts(&self.policy_context, head, Some(body));
+        advice.draw(&facts);
+        let keyed = keying::derive(route, advice, &facts, content);
+        // If a canary has faulted, what it noted doesn't count any more.
+        let facts = advice.facts(&self.policy_context, head, Some(body));
+        let by_rule = match keyed {
+            Keyed::Key { fault: None, .. } => web::by_rule(&self.cache, route, advice, &facts),
+            _ => None,
+        };
+        let content = match content {
+            Content::Item(canonical) if subject.number.is_some() => canonical,
+            Content::Query(digest) => &digest[..],
+            Content::Item(_) | Content::None => &body[..],
+        };
+        (keyed, inputs::of(route, advice, &facts, Some(content)), by_rule)
+    }
+
+    /// Reports what is stored under a key, what is done with it, and what is stored instead if nothing is.
+    async fn look_under(&self, asked: &Asked<'_>, lookup: &mut WhyLookup) {
+        let Asked { subject, key, demand, inputs, by_rule } = asked;
+        let (route, head, now) = (subject.route, subject.head, clock::now());
+        let url = head.url();
+        let by_url = |prefixes: bool| tag::of_url(&url, prefixes);
+        let query = Query { key: *key, head, demand, url: Some(&by_url), now };
+        let mut inspected = self.cache.inspect(&query).await;
+        if let Some(key) = by_rule.filter(|_| !web::is_served(&inspected.outcome)) {
+            let other = self.cache.inspect(&Query { key, ..query }).await;
+            let is_of_use = inspected.uncacheable || inspected.stored.is_some();
+            if other.stored.is_some() && (web::is_served(&other.outcome) || !is_of_use) {
+                (inspected, lookup.key) = (other, Some(key.to_string()));
+            }
+        }
+        let mut inputs = inputs.clone();
+        if let Some(names) = &inspected.names {
+            let varying = inputs::of_variant(head, names);
+            lookup.inputs.extend(varying.iter().map(Input::report));
+            lookup.variant = Some(inspected.key.to_string());
+            inputs.extend(varying);
+        }
+        lookup.stored = inspected.stored.as_ref().map(|stored| {
+            let names = inspected.names.as_deref().unwrap_or_default();
+            let vary = names.iter().map(ToString::to_string).collect();
+            WhyStored { vary, ..stored_report(stored, route, now) }
+        });
+        lookup.rule = rule_of_stored(&inspected);
+        self.decide(asked, &inspected, lookup);
+        if inspected.stored.is_none() {
+            lookup.nearest = self.nearest(&inspected.key, &inputs, now).await;
+        }
+    }
+
+    /// Notes what is done with what was found.
+    fn decide(&self, asked: &Asked<'_>, inspected: &Inspected, lookup: &mut WhyLookup) {
+        let Subject { route, head, .. } = *asked.subject;
+        let (outcome, is_by_request, has_stale) = match &inspected.outcome {
+            Outcome::Hit(_) => ("hit", false, false),
+            Outcome::Grace(_) => ("grace", false, false),
+            Outcome::Stale { by_request, .. } => ("stale", *by_request, true),
+            Outcome::Miss => ("miss", false, false),
+        };
+        let miss = Miss {
+            demand: &asked.demand,
+            is_uncacheable: inspected.uncacheable,
+            is_by_request,
+            has_stale,
+            has_range: range::is_asked_for(&head.method, &head.headers),
+            passes_ranges: route.config.range_miss != RangeMiss::Whole,
+            slices_ranges: route.config.range_miss == RangeMiss::Parts,
+            is_conditional: conditional::is_conditional(&head.headers),
+            coalesces_reloads: route.reload() == Reload::Coalesce,
+        };
+        let (next, reason) = match outcome {
+            "hit" => ("serve", None),
+            "grace" => ("serve-and-refresh", None),
+            _ if self.policy_context.loops.has_sent(&head.headers) => ("refuse", Some("loop")),
+            _ if route.kind() == Kind::Items && inspected.uncacheable => ("fetch-alone", None),
+            _ if route.kind() == Kind::Items => ("collapse", None),
+            _ => MissPlan::of(&miss).words(),
+        };
+        if reason == Some("loop") {
+            lookup.rule = by_rfc("this node has sent the request on before: its origin leads back to it", "RFC 8586");
+        }
+        if reason == Some("only-if-cached") {
+            let text = "the request is only-if-cached, and nothing that may be used is stored: the response is 504";
+            lookup.rule = by_rfc(text, "RFC 9111, section 5.2.1.7");
+        }
+        (lookup.outcome, lookup.next, lookup.reason) = (outcome.to_owned(), next.to_owned(), reason.map(str::to_owned));
+    }
+
+    /// Returns the stored entry whose key was made of nearly the same.
+    async fn nearest(&self, key: &Key, inputs: &[Input], now: Timestamp) -> Option<WhyNearest> {
+        for near in self.recent.nearest(key, inputs) {
+            let Some((object, tier)) = self.cache.present(&near.record.key).await else { continue };
+            let differs = near.differs.iter().map(|one| WhyDifference {
+                name: one.here.name.to_string(),
+                here: one.here.report(),
+                there: one.there.report(),
+            });
+            return Some(WhyNearest {
+                key: near.record.key.to_string(),
+                tier: tier.as_str().to_owned(),
+                age_ms: object.head.age_ms(now),
+                differs: differs.collect(),
+            });
+        }
+        None
+    }
+}
+
+/// A rule of this node's own.
+fn own(text: &str) -> WhyRule {
+    WhyRule { text: text.to_owned(), ..WhyRule::default() }
+}
+
+fn by_rfc(text: &str, section: &str) -> WhyRule {
+    WhyRule { section: Some(section.to_owned()), ..own(text) }
+}
+
+/// Returns the rule by which a request isn't served from the cache.
+fn rule_of(why: Why) -> WhyRule {
+    match why {
+        Why::Method => by_rfc(
+            "its method has an effect or isn't understood: it is sent to the origin, and invalidates its URL if it succeeds",
+            "RFC 9111, section 4",
+        ),
+        Why::AmbiguousPath => {
+            by_rfc("origins may take its path for one of another route", "RFC 3986, sections 5.2.4 and 6.2.2")
+        }
+        Why::UnkeyedBody => by_rfc("it has a body that its key doesn't depend on", "RFC 9110, section 9.3.1"),
+        Why::LargeBody => own("it is a QUERY with more content than the route's query_body_bytes_max"),
+        Why::Incremental => by_rfc("its body is to be sent on as it comes", "RFC 10036, section 4"),
+        Why::Grpc => own("it is a call of gRPC: its result is in trailers, and its body may be a stream"),
+        Why::Switch => by_rfc("it switches to another protocol", "RFC 9110, section 7.8"),
+        Why::Policy => own("the policy keeps it out of the cache"),
+        Why::NoStore => by_rfc("the request has no-store", "RFC 9111, section 5.2.1.5"),
+        Why::Range => by_rfc("the whole isn't fetched for its range", "RFC 9110, section 14.2"),
+        Why::Condition => by_rfc("it is conditional, and nothing that comes will be stored", "RFC 9111, section 4.3.2"),
+    }
+}
+
+/// Returns the rule by which a request with a key, or without one, isn't looked up.
+fn kept_out(plan: KeyedPlan<'_>, advice: &Advice, remark: Option<&str>) -> WhyRule {
+    let by_policy = |text: String| WhyRule {
+        text,
+        section: None,
+        policy: advice.policy().map(|policy| policy.label().to_string()),
+        hook: Some("key".to_owned()),
+    };
+    let remark = remark.unwrap_or("no reason given");
+    match plan {
+        KeyedPlan::Refuse(fault) => {
+            by_policy(format!("the policy faulted, and the route refuses the request then (on_fault): {fault}"))
+        }
+        KeyedPlan::Bypass(Why::Policy, _) => {
+            by_policy(format!("the policy keeps it out of the cache, or it faulted: {remark}"))
+        }
+        KeyedPlan::Bypass(why, _) => rule_of(why),
+        KeyedPlan::LookUp(_) => WhyRule::default(),
+    }
+}
+
+/// Returns the rule that decided about what is stored, or that nothing is.
+fn rule_of_stored(inspected: &Inspected) -> WhyRule {
+    let Some(stored) = &inspected.stored else {
+        return match (inspected.uncacheable, &inspected.names) {
+            (true, _) => own(
+                "a response to it was not to be stored lately: until that is forgotten requests don't wait for each other",
+            ),
+            (false, Some(_)) => by_rfc("no variant that it selects is stored", "RFC 9111, section 4.1"),
+            (false, None) => by_rfc("nothing is stored under its key", "RFC 9111, section 4"),
+        };
+    };
+    let because = stored.because;
+    WhyRule { section: because.section().map(str::to_owned), ..own(because.text()) }
+}
+
+fn stored_report(stored: &Stored, route: &Route, now: Timestamp) -> WhyStored {
+    let object: &Object = &stored.object;
+    let (head, lifetimes) = (&object.head, &object.head.lifetimes);
+    let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let headers = head.all_headers();
+    let tags = tag::names(&headers, &route.config.tag_headers).take(TAGS_MAX);
+    let purged = match stored.standing {
+        Standing::Good => "no",
+        Standing::Stale => "soft",
+        Standing::Gone => "hard",
+        Standing::Unconfirmed => "unconfirmed",
+        Standing::Doubtful => "unknown",
+    };
+    WhyStored {
+        tier: stored.tier.as_str().to_owned(),
+        status: head.status.as_u16(),
+        length: head.length,
+        age_ms: head.age_ms(now),
+        lifetime_ms: lifetimes.ttl_ms,
+        left_ms: signed(lifetimes.ttl_ms).saturating_sub(signed(head.age_ms(now))),
+        lifetime_from: lifetime_from(head, route).to_owned(),
+        grace_ms: lifetimes.grace_ms,
+        stale_if_error_ms: lifetimes.stale_if_error_ms,
+        stale_if_unreachable_ms: lifetimes.stale_if_unreachable_ms,
+        vary: Vec::new(),
+        tags: tags.map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+        purged: purged.to_owned(),
+        for_authorized: head.for_authorized,
+    }
+}
+
+/// Returns what a stored response's lifetime is from: the field that states the same, if there is one.
+fn lifetime_from(head: &Head, route: &Route) -> &'static str {
+    let headers = head.all_headers();
+    let directives = targeted::effective(&headers, route.targeted());
+    let states = |stated: Option<Duration>| stated.is_some_and(|time| clock::millis(time) == head.lifetimes.ttl_ms);
+    if states(directives.s_maxage) {
+        "s-maxage"
+    } else if states(directives.max_age) && directives.targeted {
+        "max-age of a targeted field (RFC 9213)"
+    } else if states(directives.max_age) {
+        "max-age"
+    } else if headers.contains_key(EXPIRES) && directives.max_age.is_none() && !directives.targeted {
+        "Expires, or what the route or a policy sets in its place"
+    } else {
+        "a policy, the route's ttl_ms, or a heuristic (RFC 9111, section 4.2.2)"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_names_its_rule() {
+        for (why, section) in [
+            (Why::Method, Some("RFC 9111, section 4")),
+            (Why::AmbiguousPath, Some("RFC 3986, sections 5.2.4 and 6.2.2")),
+            (Why::UnkeyedBody, Some("RFC 9110, section 9.3.1")),
+            (Why::LargeBody, None),
+            (Why::Incremental, Some("RFC 10036, section 4")),
+            (Why::Grpc, None),
+            (Why::Switch, Some("RFC 9110, section 7.8")),
+            (Why::Policy, None),
+            (Why::NoStore, Some("RFC 9111, section 5.2.1.5")),
+            (Why::Range, Some("RFC 9110, section 14.2")),
+            (Why::Condition, Some("RFC 9111, section 4.3.2")),
+        ] {
+            let rule = rule_of(why);
+            assert_eq!(rule.section.as_deref(), section, "{why:?}");
+            assert!(!rule.text.is_empty() && rule.policy.is_none(), "{why:?}");
+        }
+    }
+
+    #[test]
+    fn a_policys_verdict_names_the_generation_and_the_hook() {
+        use crate::policy::Fault;
+        let advice = Advice::default();
+        let bypass = kept_out(KeyedPlan::Bypass(Why::Policy, None), &advice, Some("no tenant"));
+        assert_eq!((bypass.hook.as_deref(), bypass.text.contains("no tenant")), (Some("key"), true));
+        let refused = kept_out(KeyedPlan::Refuse(&Fault::Open), &advice, None);
+        assert!(refused.text.contains("on_fault"), "{}", refused.text);
+        let no_store = kept_out(KeyedPlan::Bypass(Why::NoStore, None), &advice, None);
+        assert_eq!((no_store.hook, no_store.section.as_deref()), (None, Some("RFC 9111, section 5.2.1.5")));
+    }
+}

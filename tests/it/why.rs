@@ -1,0 +1,210 @@
+//! `holm why` and `POST /why`: what would be done with a request, and why; and that asking changes nothing.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    LIMIT,
+    client::{Ask, Response},
+    eventually,
+    node::{Node, url},
+    origin::{Origin, Reply},
+    process::run,
+    repository,
+};
+
+async fn asked(node: &Node, what: &Value) -> Response {
+    Ask::new(node.admin, Method::POST, "/why").json(what).send().await
+}
+
+async fn why(node: &Node, what: Value) -> Value {
+    let response = asked(node, &what).await;
+    assert_eq!(response.status, 200, "{what}: {}", response.text());
+    response.json()
+}
+
+async fn front(origin: &Origin) -> Node {
+    Node::builder().origin(&origin.url()).start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_names_the_one_input_that_differs() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    let node = front(&origin).await;
+    node.hit_after_fetch("/a?x=1").await;
+    node.hit_after_fetch("/other").await;
+    for _ in 0..2 {
+        let report = why(&node, json!({"url": url("/a?x=2")})).await;
+        assert_eq!((&report["plan"], &report["reason"]), (&json!("look-up"), &json!("keyed-by-head")), "{report}");
+        assert_eq!((&report["route"]["path"], &report["route"]["place"]), (&json!("/"), &json!(1)), "{report}");
+        let lookup = &report["lookups"][0];
+        assert_eq!((&lookup["outcome"], &lookup["next"]), (&json!("miss"), &json!("collapse")), "{report}");
+        assert_eq!(lookup["rule"]["section"], "RFC 9111, section 4", "{report}");
+        let inputs = lookup["inputs"].as_array().unwrap();
+        assert!(inputs.iter().any(|input| input["name"] == "query-all" && input["value"] == "x=2"), "{report}");
+        let differs = lookup["nearest"]["differs"].as_array().unwrap();
+        assert_eq!(differs.len(), 1, "{report}");
+        assert_eq!(differs[0]["name"], "query-all", "{report}");
+        assert_eq!((&differs[0]["here"]["value"], &differs[0]["there"]["value"]), (&json!("x=2"), &json!("x=1")));
+    }
+    assert_eq!(origin.hits("/a?x=2"), 0, "nothing was fetched");
+    assert!(node.cached("/a?x=2").await.is_none(), "and nothing stored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_stored_is_described_with_the_rule_that_decides() {
+    let origin = Origin::start().await;
+    origin.on("/a", |_| Reply::fresh(600, "abc").header("surrogate-key", "red blue"));
+    let node = front(&origin).await;
+    node.hit_after_fetch("/a").await;
+    let report = why(&node, json!({"url": "HTTP://Shop.TEST:80//%61"})).await;
+    let lookup = &report["lookups"][0];
+    let stored = &lookup["stored"];
+    assert_eq!((&lookup["outcome"], &lookup["next"]), (&json!("hit"), &json!("serve")), "{report}");
+    assert_eq!(lookup["rule"]["section"], "RFC 9111, section 4.2", "{report}");
+    assert_eq!((&stored["tier"], &stored["lifetime_ms"]), (&json!("memory"), &json!(600_000)), "{report}");
+    assert_eq!((&stored["lifetime_from"], &stored["length"]), (&json!("max-age"), &json!(3)), "{report}");
+    assert_eq!((&stored["tags"], &stored["purged"]), (&json!(["red", "blue"]), &json!("no")), "{report}");
+
+    let reload = json!({"url": url("/a"), "headers": [["cache-control", "no-cache"]]});
+    let lookup = why(&node, reload).await["lookups"][0].clone();
+    assert_eq!(
+        (&lookup["outcome"], &lookup["rule"]["section"]),
+        (&json!("stale"), &json!("RFC 9111, section 5.2.1.4"))
+    );
+
+    node.purge(&json!({"tag": "red"})).await;
+    let lookup = why(&node, json!({"url": url("/a")})).await["lookups"][0].clone();
+    assert_eq!((&lookup["outcome"], &lookup["stored"]["purged"]), (&json!("miss"), &json!("hard")), "{lookup}");
+    assert!(lookup["rule"]["text"].as_str().unwrap().contains("purged"), "{lookup}");
+    assert_eq!(origin.hits("/a"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variant_differs_in_the_field_that_selects_it() {
+    let origin = Origin::start().await;
+    origin.on("/v", |_| Reply::fresh(600, "v").header("vary", "accept-language"));
+    let node = front(&origin).await;
+    let ask = |language: &str| node.get("/v").header("accept-language", language).send();
+    ask("de").await;
+    eventually("a hit", async || ask("de").await.is_hit()).await;
+    let lookup = |report: Value| report["lookups"][0].clone();
+    let of = |language: &str| json!({"url": url("/v"), "headers": [["Accept-Language", language]]});
+    let same = lookup(why(&node, of("de")).await);
+    assert_eq!((&same["outcome"], &same["stored"]["vary"]), (&json!("hit"), &json!(["accept-language"])), "{same}");
+    let other = lookup(why(&node, of("fr")).await);
+    assert_eq!(other["rule"]["section"], "RFC 9111, section 4.1", "{other}");
+    let differs = other["nearest"]["differs"].as_array().unwrap();
+    assert_eq!((differs.len(), &differs[0]["name"]), (1, &json!("vary(accept-language)")), "{other}");
+    assert_eq!((&differs[0]["here"]["value"], &differs[0]["there"]["value"]), (&json!("fr"), &json!("de")), "{other}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_and_bodies_are_compared_and_never_shown() {
+    let origin = Origin::start().await;
+    origin.on("/m", |seen| Reply::ok(seen.body.clone()));
+    let node = Node::builder().origin(&origin.url()).infer("plain").route("ttl_ms = 600000").start().await;
+    let ask = || node.post("/m").header("authorization", "Bearer hush-1").body("private").send();
+    assert_eq!(ask().await.status, 200);
+    eventually("a hit", async || ask().await.is_hit()).await;
+    let of = |token: &str, body: &str| json!({"url": url("/m"), "method": "POST", "headers": [["authorization", token]], "body": body});
+    for (what, name) in
+        [(of("Bearer hush-2", "private"), "header(authorization)"), (of("Bearer hush-1", "PRIVATE"), "body")]
+    {
+        let response = asked(&node, &what).await;
+        assert!(!response.text().contains("hush") && !response.text().contains("private"), "{}", response.text());
+        let report = response.json();
+        let differs = report["lookups"][0]["nearest"]["differs"].as_array().unwrap().clone();
+        assert_eq!((differs.len(), &differs[0]["name"]), (1, &json!(name)), "{report}");
+    }
+    let same = why(&node, of("Bearer hush-1", "private")).await;
+    assert_eq!(same["lookups"][0]["outcome"], "hit", "{same}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_item_has_a_look_up_of_its_own() {
+    let origin = Origin::start().await;
+    origin.on("/items", |seen| Reply::ok(seen.body.clone()));
+    let node = Node::builder().origin(&origin.url()).infer("json-array").route("ttl_ms = 600000").start().await;
+    let ask = || node.post("/items").json(&json!([{"n": 1}])).send();
+    ask().await;
+    eventually("a hit", async || ask().await.is_hit()).await;
+    let body = json!([{"n": 1}, {"n": 2}]).to_string();
+    let headers = json!([["content-type", "application/json"]]);
+    let report = why(&node, json!({"url": url("/items"), "method": "POST", "headers": headers, "body": body})).await;
+    let outcomes: Vec<&Value> = report["lookups"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
+    assert_eq!(outcomes, [&json!("hit"), &json!("miss")], "{report}");
+    assert_eq!(report["lookups"][1]["nearest"]["differs"][0]["name"], "body", "{report}");
+    let many = json!((0..20).collect::<Vec<u32>>()).to_string();
+    let report = why(&node, json!({"url": url("/items"), "method": "POST", "headers": headers, "body": many})).await;
+    assert_eq!((report["lookups"].as_array().unwrap().len(), &report["left_out"]), (16, &json!(4)), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policys_part_is_named_with_its_generation_and_hook() {
+    let (origin, file) = (Origin::start().await, repository("plugins/dist/tenant-key.wasm"));
+    origin.on("*", |seen| Reply::fresh(600, seen.header("x-tenant").to_owned()));
+    let builder = Node::builder().origin(&origin.url()).route("policy = \"key\"");
+    let node = builder.policy("key", &file, "{ require_tenant = true }").start().await;
+    let ask = || node.get("/x").header("x-tenant", "acme").send();
+    ask().await;
+    eventually("a hit", async || ask().await.is_hit()).await;
+
+    let report = why(&node, json!({"url": url("/x")})).await;
+    let lookup = &report["lookups"][0];
+    assert_eq!((&lookup["outcome"], &lookup["rule"]["hook"]), (&json!("bypass"), &json!("key")), "{report}");
+    assert_eq!(lookup["rule"]["policy"], report["policy"], "{report}");
+    assert!(lookup["rule"]["text"].as_str().unwrap().contains("no tenant"), "{report}");
+
+    let report = why(&node, json!({"url": url("/x"), "headers": [["x-tenant", "umbrella"]]})).await;
+    let lookup = &report["lookups"][0];
+    assert_eq!(lookup["made_by"], report["policy"], "{report}");
+    let differs = lookup["nearest"]["differs"].as_array().unwrap();
+    assert_eq!(differs.len(), 1, "{report}");
+    assert!(differs[0]["name"].as_str().unwrap().contains("x-tenant"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_passed_on_or_no_question_says_so() {
+    let origin = Origin::start().await;
+    let node = Node::builder().origin(&origin.url()).route("hosts = [\"shop.test\"]").start().await;
+    let post = why(&node, json!({"url": url("/a"), "method": "POST"})).await;
+    assert_eq!((&post["plan"], &post["reason"], &post["lookups"]), (&json!("pass"), &json!("method"), &json!([])));
+    assert_eq!(post["rule"]["section"], "RFC 9111, section 4", "{post}");
+    let strange = why(&node, json!({"url": "http://strange.test/"})).await;
+    assert_eq!((&strange["plan"], &strange["route"]), (&json!("none"), &Value::Null), "{strange}");
+    for wrong in [json!({}), json!({"url": "/a"}), json!({"url": url("/a"), "headers": [["a b", "c"]]})] {
+        let refused = asked(&node, &wrong).await;
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.text());
+    }
+    assert_eq!(origin.total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_says_it_in_words() {
+    let origin = Origin::start().await;
+    origin.on("*", |_| Reply::fresh(600, "x"));
+    let node = front(&origin).await;
+    node.hit_after_fetch("/a?x=1").await;
+    let admin = node.admin.to_string();
+    let output = run(&["why", "--admin", &admin, &url("/a?x=2"), "-H", "accept: */*"], LIMIT).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("differs query-all: \"x=2\" here, \"x=1\" there"), "{said}");
+    let output = run(&["why", "--admin", &admin, "--json", &url("/a?x=1")], LIMIT).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["lookups"][0]["outcome"], "hit", "{report}");
+    for wrong in [&["/a"][..], &["-H", "no colon", &url("/a")], &["--body", "/none", &url("/a")]] {
+        let arguments = [&["why", "--admin", &admin][..], wrong].concat();
+        assert!(!run(&arguments, LIMIT).await.status.success(), "{wrong:?}");
+    }
+}
+
+impl Node {
+    /// Fetches it, and waits until it is stored.
+    async fn hit_after_fetch(&self, target: &str) {
+        self.fetch(target).await;
+        self.hit(target).await;
+    }
+}

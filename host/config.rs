@@ -306,6 +306,12 @@ pub struct Redis {
     pub value_bytes_max: usize,
     /// Writes that may wait; further ones are dropped and counted.
     pub writes_queued_max: usize,
+    /// Writes that are sent at once, in one pipeline.
+    pub writes_at_once_max: usize,
+    /// Bytes of the writes that are sent at once; a larger one is sent alone.
+    pub writes_at_once_bytes_max: usize,
+    /// Bytes of a body's parts that are read by one command.
+    pub parts_at_once_bytes_max: usize,
     /// When Redis is no longer used.
     pub breaker: Breaker,
 }

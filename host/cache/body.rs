@@ -8,6 +8,7 @@
 //! What is handed out is counted in the budget. A body, or a part of one, for which that has no room is read in windows
 //! (`window`).
 
+mod ahead;
 pub mod budget;
 pub mod cut;
 pub mod intake;
@@ -34,6 +35,7 @@ use tracing::warn;
 
 pub use self::refill::{Rest, Resumed};
 use self::{
+    ahead::Ahead,
     budget::{Held, SCARCE_BYTES},
     part::PartRef,
     refill::Refill,
@@ -110,16 +112,19 @@ impl BodySource {
                 }
             }
         };
+        let begun = Instant::now();
         let ready = match first {
             Some(part) => Some(self.first_piece(&part, start).await?),
             None => None,
         };
-        Some(Reading { exact: length.is_some(), ready, ..Reading::of(self, sections) }.into_body(left))
+        let ahead = Ahead::after(begun.elapsed());
+        Some(Reading { exact: length.is_some(), ready, ahead, ..Reading::of(self, sections) }.into_body(left))
     }
 
     /// The piece at `at`. If the part is gone, so is the object: whoever comes next fetches it anew.
     async fn first_piece(&self, part: &PartRef, at: u64) -> Option<Bytes> {
-        match self.cache.piece(part, offset(part, at), false).await {
+        let deadline = Instant::now() + self.cache.config.part_time;
+        match self.cache.piece(part, offset(part, at), false, deadline).await {
             Ok(piece) => Some(piece),
             Err(missing) => {
                 self.cache.metrics.parts_missing.inc();
@@ -191,6 +196,8 @@ struct Reading {
     exact: bool,
     /// The first piece, if it was looked up before the body was begun.
     ready: Option<Bytes>,
+    /// Parts that are here before their turn.
+    ahead: Ahead,
     /// The rest as it comes from the origin, once a part was missing. There is no second, unless a part is read in
     /// windows and gone again meanwhile.
     refill: Option<Refill>,
@@ -211,6 +218,7 @@ impl Reading {
             then: sections.into_iter(),
             exact: true,
             ready: None,
+            ahead: Ahead::default(),
             refill: None,
             windows: None,
             gone: false,
@@ -280,7 +288,12 @@ impl Reading {
             },
         };
         if self.refill.is_none() {
-            match self.source.cache.piece(&part, offset(&part, self.at), true).await {
+            let cache = &self.source.cache;
+            let deadline = Instant::now() + cache.config.part_time;
+            if let Kind::Stored(key, object) = &self.source.kind {
+                self.ahead.fill(cache, key, object, &(self.at..self.end), deadline).await;
+            }
+            match cache.piece(&part, offset(&part, self.at), true, deadline).await {
                 Ok(piece) => return Ok(Some(piece)),
                 Err(missing) => self.resume(&part, missing).await?,
             }
@@ -469,9 +482,8 @@ impl Cache {
     }
 
     /// The bytes of a part from `from` on, as many of them as may be held. With `patience`, a tier that doesn't answer
-    /// is asked again.
-    async fn piece(&self, part: &PartRef, from: usize, patience: bool) -> Result<Bytes, Missing> {
-        let deadline = Instant::now() + self.config.part_time;
+    /// is asked again, until `deadline`.
+    async fn piece(&self, part: &PartRef, from: usize, patience: bool, deadline: Instant) -> Result<Bytes, Missing> {
         loop {
             if let Some(lent) = self.lending.get(&part.key) {
                 return Ok(lent.slice(from));

@@ -14,7 +14,7 @@ use super::{
     lookup::{self, Demand, Outcome},
     purge::{self, Purger, Standing},
     search,
-    store::{self, Tier, Tiers, lock::DirLock},
+    store::{self, Tier, Tiers, lock::DirLock, shared::RedisLookup},
     tag::{self, UrlTags},
     vary,
 };
@@ -173,10 +173,17 @@ impl Cache {
         if let Some(found) = self.peek(query) {
             return found;
         }
-        let first = self.reach(query, query.key, false).await;
+        let mut redis = self.tiers.redis_lookup();
+        let found = self.look_deeper(query, &mut redis).await;
+        redis.finish();
+        found
+    }
+
+    async fn look_deeper(&self, query: &Query<'_>, redis: &mut RedisLookup<'_>) -> Found {
+        let first = self.reach(query, query.key, false, redis).await;
         let Err(names) = first else { return first.unwrap_or_else(|_| self.miss(query.key, false)) };
         let key = vary::variant(&query.key, &names, query.head);
-        self.reach(query, key, true).await.unwrap_or_else(|_| self.miss(key, true))
+        self.reach(query, key, true, redis).await.unwrap_or_else(|_| self.miss(key, true))
     }
 
     /// Returns the fields by which the response under a key varies, as memory has them.
@@ -189,14 +196,20 @@ impl Cache {
     }
 
     /// The value under one key from whichever tier has the best; `Err` with the names it varies by.
-    async fn reach(&self, query: &Query<'_>, key: Key, varied: bool) -> Result<Found, Arc<[http::HeaderName]>> {
+    async fn reach(
+        &self,
+        query: &Query<'_>,
+        key: Key,
+        varied: bool,
+        redis: &mut RedisLookup<'_>,
+    ) -> Result<Found, Arc<[http::HeaderName]>> {
         let mut best = self.miss(key, varied);
         for tier in [Tier::Memory, Tier::Disk, Tier::Redis] {
             let value = match tier {
                 Tier::Memory => self.tiers.memory(&key),
                 Tier::Disk => self.tiers.disk(&key).await,
                 // What a node that is out of step finds here may have been purged: see `Purger::in_step`.
-                Tier::Redis if self.purger.in_step() => self.tiers.redis(&key).await,
+                Tier::Redis if self.purger.in_step() => redis.get(&key).await,
                 Tier::Redis => None,
             };
             if let (Some(Value::Varies(names)), false) = (&value, varied) {

@@ -1,12 +1,14 @@
 //! The tiers: memory and disk of this node, Redis of its region. A tier that is slow, down or full is skipped.
 
 mod error;
+mod health;
 pub mod local;
 pub mod lock;
 mod queue;
 mod seldom;
 pub mod shared;
 mod tier;
+mod writes;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,7 +20,7 @@ pub use queue::DiskRoom;
 pub use tier::{Tier, TierReply};
 
 use local::Local;
-use shared::Shared;
+use shared::{RedisLookup, Shared};
 
 /// All tiers.
 pub struct Tiers {
@@ -51,9 +53,10 @@ impl Tiers {
         self.local.disk(key).await
     }
 
-    /// Looks in Redis, within its budget. What is found isn't promoted: the caller does that once it's judged good.
-    pub async fn redis(&self, key: &Key) -> Option<Value> {
-        self.shared.as_ref()?.get(key).await
+    /// Begins a request's look-up in Redis. What is found isn't promoted: the caller does that once it's judged good.
+    #[must_use]
+    pub const fn redis_lookup(&self) -> RedisLookup<'_> {
+        RedisLookup::new(self.shared.as_ref())
     }
 
     /// Looks in Redis for a part of a body. It may take `limit`, more than a look-up; with `patience` Redis is asked
@@ -70,8 +73,19 @@ impl Tiers {
         match tier {
             Tier::Memory => self.local.memory(key),
             Tier::Disk => self.local.glance(key).await,
-            Tier::Redis => self.redis(key).await,
+            Tier::Redis => {
+                let mut redis = self.redis_lookup();
+                let value = redis.get(key).await;
+                redis.finish();
+                value
+            }
         }
+    }
+
+    /// Looks in Redis for several parts of a body by one command, which may take `limit`. They are in the order of their
+    /// keys; `None` if there is no Redis, or it doesn't reply.
+    pub async fn redis_parts(&self, keys: &[Key], limit: Duration) -> Option<Vec<Option<Value>>> {
+        self.shared.as_ref()?.parts(keys, limit).await
     }
 
     /// Whether this node has a disk tier.
@@ -111,7 +125,7 @@ impl Tiers {
     /// Puts a value in every tier; Redis forgets it after `left_ms`.
     pub fn insert(&self, key: Key, value: Value, left_ms: u64) {
         if let Some(shared) = &self.shared {
-            shared.put(key, &value, left_ms);
+            shared.put(&key, &value, left_ms);
         }
         self.local.insert(key, value);
     }

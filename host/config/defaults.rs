@@ -153,14 +153,18 @@ impl Disk {
 }
 
 impl Redis {
-    /// 20 ms a look-up; values of up to 1 MiB and a head of 64 KiB; 1,024 writes waiting.
+    /// 20 ms a look-up; values of up to 1 MiB and a head of 64 KiB; 16,384 writes waiting, 512 or 1 MiB of them sent at
+    /// once; 4 MiB of parts read at once.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             budget: Duration::from_millis(20),
             value_bytes_max: MIB + 64 * KIB,
-            writes_queued_max: 1024,
+            writes_queued_max: 16_384,
+            writes_at_once_max: 512,
+            writes_at_once_bytes_max: MIB,
+            parts_at_once_bytes_max: 4 * MIB,
             breaker: Breaker::TIER,
         }
     }

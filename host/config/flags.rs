@@ -202,6 +202,9 @@ impl CommandLine {
             budget_ms: None,
             value_bytes_max: None,
             writes_queued_max: None,
+            writes_at_once_max: None,
+            writes_at_once_bytes_max: None,
+            parts_at_once_bytes_max: None,
             breaker: raw::Breaker::default(),
         });
         raw::Cache { memory, disk, redis, ..raw::Cache::default() }

@@ -180,6 +180,9 @@ fn redis(redis: &Redis) -> Value {
         ("budget_ms", ms(redis.budget)),
         ("value_bytes_max", bytes(redis.value_bytes_max)),
         ("writes_queued_max", count(redis.writes_queued_max)),
+        ("writes_at_once_max", count(redis.writes_at_once_max)),
+        ("writes_at_once_bytes_max", bytes(redis.writes_at_once_bytes_max)),
+        ("parts_at_once_bytes_max", bytes(redis.parts_at_once_bytes_max)),
         ("breaker", breaker(&redis.breaker)),
     ])
 }

@@ -176,6 +176,9 @@ pub(super) struct Redis {
     pub(super) budget_ms: Field<Millis>,
     pub(super) value_bytes_max: Field<ByteSize>,
     pub(super) writes_queued_max: Field<Count>,
+    pub(super) writes_at_once_max: Field<Count>,
+    pub(super) writes_at_once_bytes_max: Field<ByteSize>,
+    pub(super) parts_at_once_bytes_max: Field<ByteSize>,
     #[serde(default)]
     pub(super) breaker: Breaker,
 }

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use serde_json::json;
+
 use crate::harness::{
-    eventually, is_sealed,
+    client::Ask,
+    eventually, found, is_sealed,
     load::{Load, sealed_origin},
-    node::Node,
+    node::{Node, url},
     origin::{Origin, Reply},
+    proxy::Proxy,
     redis::Redis,
-    sealed,
+    sealed, within,
 };
 
 const BIG: usize = 5 * 1024 * 1024;
@@ -153,6 +158,197 @@ async fn redis_is_used_again_when_it_is_back() {
         two.cached(&target).await.is_some_and(|hit| hit.cache().get("detail") == "redis")
     })
     .await;
+}
+
+/// A proxy in front of a Redis, and the URL of the Redis through it.
+async fn distant(redis: &Redis) -> (Proxy, String) {
+    let proxy = Proxy::start(redis.url().trim_start_matches("redis://")).await;
+    let url = format!("redis://{}", proxy.address());
+    (proxy, url)
+}
+
+/// How many values a cache has stored in Redis.
+async fn stored(redis: &Redis) -> usize {
+    redis.ask(redis::cmd("EVAL").arg("return #redis.call('KEYS', '*:o:*')").arg(0)).await
+}
+
+/// How often Redis has run a command since its counts began.
+async fn calls(redis: &Redis, command: &str) -> usize {
+    let counts: String = redis.ask(redis::cmd("INFO").arg("commandstats")).await;
+    let name = format!("cmdstat_{command}:calls=");
+    let count = counts.lines().find_map(|line| line.strip_prefix(name.as_str())?.split(',').next()?.parse().ok());
+    count.unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_objects_fetched_at_once_all_reach_a_redis_that_is_a_millisecond_away() {
+    const ROUNDS: usize = 10;
+    const CLIENTS: usize = 50;
+    const EACH: usize = 20;
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 1_000);
+    let (proxy, through) = distant(&redis).await;
+    let node = &Node::builder().origin(&origin.url()).redis_at(&through, 2000).start().await;
+    proxy.delay(Duration::from_millis(1));
+    for round in 0..ROUNDS {
+        let client = |number: usize| async move {
+            let mut connection = node.h1().await;
+            for n in 0..EACH {
+                let target = format!("/{round}/{number}/{n}");
+                assert_eq!(connection.send(node.get(&target)).await.status, 200, "{target}");
+            }
+        };
+        within("a thousand requests", join_all((0..CLIENTS).map(client))).await;
+    }
+    eventually("all of them in Redis", async || stored(&redis).await == ROUNDS * CLIENTS * EACH).await;
+    assert_eq!(node.metric("holm_cache_redis_writes_dropped_total", "").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_miss_is_one_round_trip_to_redis() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    origin.on("*", |_| Reply::fresh(600, sealed("varies", 500)).header("vary", "accept-language"));
+    let (proxy, through) = distant(&redis).await;
+    let one = Node::builder().origin(&origin.url()).redis(&redis).start().await;
+    let two = Node::builder().origin(&origin.url()).redis_at(&through, 2000).name("n2").start().await;
+    let targets: Vec<String> = (0..20).map(|n| format!("/{n}")).collect();
+    for target in &targets {
+        one.fetch(target).await;
+    }
+    eventually("names and variants in Redis", async || stored(&redis).await == 2 * targets.len()).await;
+    proxy.delay(Duration::from_millis(5));
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    for target in &targets {
+        assert_eq!(two.fetch(&format!("/missing{target}")).await.status, 200);
+    }
+    assert_eq!((calls(&redis, "get").await, calls(&redis, "mget").await), (targets.len(), 0), "nothing is stored");
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    for target in &targets {
+        assert_eq!(two.fetch(target).await.cache().get("detail"), "redis");
+    }
+    assert_eq!(calls(&redis, "get").await, 2 * targets.len(), "the names, and the variant");
+    for target in &targets {
+        let response = two.get(target).header("accept-language", "eo").send().await;
+        assert!(response.status == 200 && !response.is_hit());
+    }
+    assert_eq!(calls(&redis, "get").await, 3 * targets.len(), "the names are known");
+}
+
+/// Each step of these look-ups would be in time by itself; both together aren't.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_steps_of_a_look_up_share_one_budget_and_a_redis_too_slow_for_it_is_left_alone() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    origin.on("*", |_| Reply::fresh(600, sealed("varies", 500)).header("vary", "accept-language"));
+    let (proxy, through) = distant(&redis).await;
+    let one = Node::builder().origin(&origin.url()).redis(&redis).start().await;
+    // Once the breaker has opened it stays so.
+    let breaker = "breaker = { failures = 3, open_ms = 60_000, open_ms_max = 60_000 }";
+    let lines = format!("url = \"{through}\"\nbudget_ms = 100\n{breaker}");
+    let builder = Node::builder().origin(&origin.url()).set("cache.redis", &lines).fence(700).name("n2");
+    let two = builder.start().await;
+    eventually("being in step", async || two.metric("holm_cache_purge_in_step", "").await > 0.5).await;
+    let targets: Vec<String> = (0..8).map(|n| format!("/{n}")).collect();
+    for target in &targets {
+        one.fetch(target).await;
+    }
+    eventually("names and variants in Redis", async || stored(&redis).await == 2 * targets.len()).await;
+    two.fetch("/warm").await;
+    eventually("the connection for writes", async || stored(&redis).await == 2 * targets.len() + 2).await;
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    proxy.delay(Duration::from_millis(60));
+    let before = origin.total();
+    for response in join_all(targets.iter().map(|target| two.fetch(target))).await {
+        assert!(response.status == 200 && !response.is_hit(), "{:?}", response.cache());
+    }
+    assert_eq!(origin.total(), before + targets.len());
+    let skipped = two.metric("holm_cache_redis_skipped_total", "").await;
+    let asked = calls(&redis, "get").await;
+    two.fetch("/later").await;
+    assert_eq!(two.metric("holm_cache_redis_skipped_total", "").await, skipped + 1.0);
+    assert!(asked > 2 && calls(&redis, "get").await == asked, "{asked} steps, and none after them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_a_body_are_read_by_one_command_or_else_one_by_one() {
+    const PARTS: usize = 32;
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    let body = sealed("big", PARTS * (64 << 10));
+    let sent = body.clone();
+    origin.on("/big", move |_| Reply::fresh(600, sent.clone()));
+    let builder = Node::builder().origin(&origin.url()).set("cache", "part_bytes = \"64KiB\"\npart_ms = 20_000");
+    let one = builder.clone().redis(&redis).start().await;
+    one.fetch("/big").await;
+    eventually("the head and the parts in Redis", async || stored(&redis).await == 1 + PARTS).await;
+    let without = redis.user("without").await;
+    redis.command(&["ACL", "SETUSER", "without", "-mget"]).await;
+
+    // The head tells which parts there are, and the first of them whether there is a body.
+    for (name, url, commands) in [("n2", redis.url(), (2, 1)), ("n3", without, (1 + PARTS, 0))] {
+        let node = builder.clone().redis_at(&url, 2000).name(name).start().await;
+        redis.command(&["CONFIG", "RESETSTAT"]).await;
+        let response = node.fetch("/big").await;
+        assert!(response.body == body && response.cache().get("detail") == "redis", "{name}: {:?}", response.cache());
+        assert_eq!((calls(&redis, "get").await, calls(&redis, "mget").await), commands, "{name}");
+        assert_eq!(node.metric("holm_cache_parts_missing_total", "").await, 0.0, "{name}");
+    }
+    assert_eq!(origin.hits("/big"), 1);
+}
+
+/// A write may wait in a queue or a socket while its URL is purged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_arrives_after_a_purge_is_never_served() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let one = builder.start().await;
+    one.fetch("/x").await;
+    let name = found("its being in Redis", async || redis.values().await.into_keys().next()).await;
+    let late: Vec<u8> = redis.ask(redis::cmd("GET").arg(&name)).await;
+    redis.ask::<()>(redis::cmd("DEL").arg(&name)).await;
+    sealed_origin(&origin, "v2", 500);
+    one.purge_url("/x", false).await;
+    let two = builder.name("n2").start().await;
+    redis.ask::<()>(redis::cmd("SET").arg(&name).arg(late).arg("PX").arg(600_000)).await;
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    for node in [&two, &one] {
+        assert_eq!(node.fetch("/x").await.header("x-version"), "v2");
+    }
+    assert!(calls(&redis, "get").await > 0, "what was written late was looked at");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_ends_amid_writes_costs_these_and_no_purge() {
+    let (origin, redis) = (Origin::start().await, Redis::start().await);
+    sealed_origin(&origin, "v1", 2000);
+    let (proxy, through) = distant(&redis).await;
+    let mut process = Node::builder().origin(&origin.url()).redis_at(&through, 500).spawn().await;
+    proxy.delay(Duration::from_millis(20));
+    let load = Load::start(&process, 16, |n| format!("/{n}"));
+    load.more(500).await;
+    redis.stop();
+    load.more(500).await;
+    redis.start_again().await;
+    load.more(500).await;
+    let (wrong, _) = load.finish().await;
+    assert!(wrong.is_empty(), "{} failed, first {:?}", wrong.len(), wrong.first());
+    assert!(process.metric("holm_cache_redis_errors_total", "").await > 0.0);
+    let mut n = 0;
+    eventually("writing again", async || {
+        n += 1;
+        process.fetch(&format!("/back/{n}")).await;
+        stored(&redis).await > 0
+    })
+    .await;
+
+    process.fetch("/x").await;
+    sealed_origin(&origin, "v2", 2000);
+    let purge = json!({"url": url("/x")});
+    eventually("a purge", async || {
+        Ask::new(process.admin, http::Method::POST, "/purge").json(&purge).send().await.status == 200
+    })
+    .await;
+    assert_eq!(process.fetch("/x").await.header("x-version"), "v2");
+    assert!(process.is_alive() && !process.said().contains("panicked"), "{}", process.said());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,9 @@ pub const SCARCE_BYTES: usize = 64 << 10;
 /// The share of a budget that readers of stored bodies leave to bodies that arrive: one in so many.
 const ARRIVALS_SHARE: u64 = 4;
 
+/// The share of a budget within which parts are read ahead: one in so many.
+const AHEAD_SHARE: u64 = 2;
+
 /// A number of bytes, and how many of them are held.
 #[derive(Debug)]
 pub struct Budget {
@@ -48,6 +51,12 @@ impl Budget {
     #[must_use]
     pub fn take_to_read(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         self.take_up_to(self.limit - self.limit / ARRIVALS_SHARE, bytes)
+    }
+
+    /// Holds `bytes` of a stored body that are read ahead of their turn, if half of the budget stays free.
+    #[must_use]
+    pub fn take_ahead(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        self.take_up_to(self.limit / AHEAD_SHARE, bytes)
     }
 
     fn take_up_to(self: &Arc<Self>, limit: u64, bytes: usize) -> Option<Held> {
@@ -166,6 +175,8 @@ mod tests {
         let arriving = budget.take(4).unwrap();
         assert!(budget.take(1).is_none());
         drop(read);
+        assert!(budget.take_ahead(5).is_none());
+        drop(budget.take_ahead(4).expect("half of the budget stays free"));
         assert!(budget.take_to_read(8).is_some(), "what arrives counts as well");
         drop(arriving);
     }

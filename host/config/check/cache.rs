@@ -94,6 +94,24 @@ fn redis(raw: &raw::Redis, findings: &mut Findings<'_>) -> Redis {
             base.writes_queued_max,
             &(1..=1_000_000),
         ),
+        writes_at_once_max: findings.count(
+            "writes_at_once_max",
+            &raw.writes_at_once_max,
+            base.writes_at_once_max,
+            &(1..=100_000),
+        ),
+        writes_at_once_bytes_max: findings.bytes(
+            "writes_at_once_bytes_max",
+            &raw.writes_at_once_bytes_max,
+            base.writes_at_once_bytes_max,
+            &(4 * KIB..=512 * MIB),
+        ),
+        parts_at_once_bytes_max: findings.bytes(
+            "parts_at_once_bytes_max",
+            &raw.parts_at_once_bytes_max,
+            base.parts_at_once_bytes_max,
+            &(4 * KIB..=512 * MIB),
+        ),
         breaker: findings.breaker(&raw.breaker, base.breaker),
         ..base
     }

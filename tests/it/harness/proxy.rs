@@ -1,4 +1,4 @@
-//! A TCP proxy that is slow to pass on what comes back, or stops to.
+//! A TCP proxy that is far away, is slow to pass on what comes back, or stops to.
 
 use std::{
     net::SocketAddr,
@@ -15,7 +15,9 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
     task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
 };
 
 /// Bytes that are read at once.
@@ -24,8 +26,8 @@ const PIECE: usize = 64 << 10;
 /// A piece over this many bytes belongs to a large reply.
 const SMALL: usize = 4 << 10;
 
-/// A proxy in front of a server. Small replies pass at once; large ones wait at every piece, and past a number of bytes
-/// for ever.
+/// A proxy in front of a server. Replies are under way for a while; large ones wait at every piece besides, and past a
+/// number of bytes for ever.
 pub(crate) struct Proxy {
     address: SocketAddr,
     rule: Arc<Rule>,
@@ -33,6 +35,7 @@ pub(crate) struct Proxy {
 }
 
 struct Rule {
+    delay_ms: AtomicU64,
     wait_ms: AtomicU64,
     /// Bytes of large replies that still pass.
     left: AtomicU64,
@@ -43,13 +46,19 @@ impl Proxy {
     pub(crate) async fn start(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let rule = Arc::new(Rule { wait_ms: AtomicU64::new(0), left: AtomicU64::new(u64::MAX) });
+        let rule =
+            Arc::new(Rule { delay_ms: AtomicU64::new(0), wait_ms: AtomicU64::new(0), left: AtomicU64::new(u64::MAX) });
         let task = tokio::spawn(accept(listener, server.to_owned(), Arc::clone(&rule)));
         Self { address, rule, task }
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Makes all replies arrive this much later, as from a server that is so far away: what follows isn't held up.
+    pub(crate) fn delay(&self, time: Duration) {
+        self.rule.delay_ms.store(u64::try_from(time.as_millis()).unwrap(), SeqCst);
     }
 
     /// Makes each piece of a large reply wait for this long.
@@ -84,7 +93,13 @@ async fn accept(listener: TcpListener, server: String, rule: Arc<Rule>) {
     }
 }
 
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rule: Arc<Rule>) {
+async fn back(from: OwnedReadHalf, to: OwnedWriteHalf, rule: Arc<Rule>) {
+    let (under_way, arriving) = mpsc::unbounded_channel();
+    tokio::join!(set_out(from, under_way, &rule), arrive(arriving, to));
+}
+
+/// Puts each piece on its way with the time when it is to arrive.
+async fn set_out(mut from: OwnedReadHalf, under_way: UnboundedSender<(Instant, Vec<u8>)>, rule: &Rule) {
     let mut piece = vec![0; PIECE];
     while let Ok(length @ 1..) = from.read(&mut piece).await {
         if length > SMALL {
@@ -94,7 +109,19 @@ async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rule: Arc<Rule>) 
                 std::future::pending::<()>().await;
             }
         }
-        if to.write_all(&piece[..length]).await.is_err() {
+        let due = Instant::now() + Duration::from_millis(rule.delay_ms.load(SeqCst));
+        if under_way.send((due, piece[..length].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+async fn arrive(mut arriving: UnboundedReceiver<(Instant, Vec<u8>)>, mut to: OwnedWriteHalf) {
+    while let Some((due, piece)) = arriving.recv().await {
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
+        if to.write_all(&piece).await.is_err() {
             return;
         }
     }

@@ -7,7 +7,7 @@
 //! The library that speaks HTTP/3 is known to `by_h3` alone, behind the traits of `session`, and reaches the QUIC
 //! library through `transport`, which makes its traps impossible: a stream that is dropped unfinished is reset, a read
 //! that was given up harms nobody, and of each frame that is gathered in memory the length is looked at first
-//! (`framing`).
+//! (`framing`). Which response goes first is a matter of `turns`.
 
 mod by_h3;
 mod connection;
@@ -16,11 +16,13 @@ mod framing;
 mod head;
 mod listener;
 mod patience;
+mod pieces;
 mod session;
 mod settings;
 mod socket;
 mod stream;
 mod transport;
+mod turns;
 mod upload;
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,9 @@
 //! A [`Session`] by the `h3` crate. Nothing else knows it, but for `transport`, which brings it its bytes.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use ::http::{HeaderMap, Response};
 use bytes::{Buf, Bytes};
@@ -10,7 +13,7 @@ use h3::{
 };
 
 use super::{
-    session::{Arrived, Broken, Code, Lost, NoHead, Opening, Receiving, Sending, Session},
+    session::{Arrived, Broken, Code, Lost, Marks, NoHead, Opening, Receiving, Sending, Session},
     transport::{Accepted, Latest, RecvStream, SendStream, Transport},
 };
 
@@ -76,7 +79,7 @@ impl Opening for H3Opening {
         })?;
         marks.serve();
         let (sending, receiving) = stream.split();
-        let sending = H3Sending { stream: sending, connection };
+        let sending = H3Sending { stream: sending, connection, marks: Arc::clone(&marks) };
         Ok(Arrived { request, sending, receiving: H3Receiving { stream: receiving }, over, marks })
     }
 
@@ -89,18 +92,23 @@ impl Opening for H3Opening {
 pub(super) struct H3Sending {
     stream: RequestStream<SendStream, Bytes>,
     connection: quinn::Connection,
+    marks: Arc<Marks>,
 }
 
 impl Sending for H3Sending {
-    async fn head(&mut self, head: Response<()>) -> Result<(), Broken> {
+    async fn head(&mut self, head: Response<()>, is_followed: bool) -> Result<(), Broken> {
+        self.marks.hold(is_followed);
         self.stream.send_response(head).await.map_err(|_| Broken)
     }
 
     async fn data(&mut self, data: Bytes) -> Result<(), Broken> {
+        self.marks.hold(false);
+        self.marks.lend(data.clone());
         self.stream.send_data(data).await.map_err(|_| Broken)
     }
 
     async fn trailers(&mut self, trailers: HeaderMap) -> Result<(), Broken> {
+        self.marks.hold(false);
         self.stream.send_trailers(trailers).await.map_err(|_| Broken)
     }
 

@@ -7,11 +7,18 @@
 use arrayvec::ArrayVec;
 use bytes::{Buf, Bytes};
 
+use super::head;
+
 /// The type of frames that carry a body.
 const DATA: u64 = 0;
 
 /// The type of the unidirectional stream that carries frames (RFC 9114, section 6.2.1).
 const CONTROL: u64 = 0;
+
+/// The type of frames that say how urgent the response to a request is from now on (RFC 9218, section 7.2), and how many
+/// bytes of one are looked at.
+const PRIORITY_UPDATE: u64 = 0xf_0700;
+const UPDATE_MAX: u64 = 128;
 
 /// Bytes of a frame's type and length at most.
 const HEAD: usize = 16;
@@ -42,12 +49,32 @@ pub(super) struct Frames {
     ahead: Bytes,
     /// What has come of a type and a length.
     head: ArrayVec<u8, HEAD>,
+    is_control: bool,
+    /// What has come of a change of urgency.
+    gathered: Option<Vec<u8>>,
+    update: Option<Update>,
+}
+
+/// The client's word on how much more urgent than others the response to a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Update {
+    /// The number of the request's stream.
+    pub(super) stream: u64,
+    pub(super) urgency: i32,
 }
 
 impl Frames {
     /// Returns the frames of a request's stream.
     pub(super) fn of_request(bytes_max: u64) -> Self {
-        Self { bytes_max, next: Next::Head, ahead: Bytes::new(), head: ArrayVec::new() }
+        Self {
+            bytes_max,
+            next: Next::Head,
+            ahead: Bytes::new(),
+            head: ArrayVec::new(),
+            is_control: false,
+            gathered: None,
+            update: None,
+        }
     }
 
     /// Returns the frames of a unidirectional stream, if it turns out to have any.
@@ -72,7 +99,8 @@ impl Frames {
                 Next::Type => {
                     self.head.push(self.ahead.get_u8());
                     if let Some((kind, _)) = number(&self.head) {
-                        self.next = if kind == CONTROL { Next::Head } else { Next::Unframed };
+                        self.is_control = kind == CONTROL;
+                        self.next = if self.is_control { Next::Head } else { Next::Unframed };
                         return Ok(Some(self.complete()));
                     }
                 }
@@ -84,6 +112,8 @@ impl Frames {
                             return Err(TooLong);
                         }
                         self.next = payload(length);
+                        let is_update = self.is_control && kind == PRIORITY_UPDATE && length <= UPDATE_MAX;
+                        self.gathered = is_update.then(Vec::new);
                         if kind != DATA || length > 0 {
                             return Ok(Some(head));
                         }
@@ -94,6 +124,12 @@ impl Frames {
         Ok(None)
     }
 
+    /// Returns the change of urgency that ended with the bytes that were handed on last, if one did. The library knows
+    /// nothing of them.
+    pub(super) fn take_update(&mut self) -> Option<Update> {
+        self.update.take()
+    }
+
     /// Whether the stream may end here: in the middle of no frame.
     pub(super) fn may_end(&self) -> bool {
         self.ahead.is_empty() && self.head.is_empty() && !matches!(self.next, Next::Payload(_))
@@ -102,7 +138,15 @@ impl Frames {
     fn payload(&mut self, left: u64) -> Bytes {
         let length = usize::try_from(left).map_or(self.ahead.len(), |left| left.min(self.ahead.len()));
         self.next = payload(left - length as u64);
-        self.ahead.split_to(length)
+        let bytes = self.ahead.split_to(length);
+        if let Some(gathered) = &mut self.gathered {
+            gathered.extend_from_slice(&bytes);
+            if self.next == Next::Head {
+                self.update = update(gathered);
+                self.gathered = None;
+            }
+        }
+        bytes
     }
 
     fn complete(&mut self) -> Bytes {
@@ -114,6 +158,13 @@ impl Frames {
 
 fn payload(left: u64) -> Next {
     if left == 0 { Next::Head } else { Next::Payload(left) }
+}
+
+/// Reads a change of urgency. What it doesn't state has its default (RFC 9218, section 7).
+fn update(bytes: &[u8]) -> Option<Update> {
+    let (stream, value) = number(bytes)?;
+    let value = std::str::from_utf8(value).ok()?;
+    Some(Update { stream, urgency: head::urgency_of(value).unwrap_or_default() })
 }
 
 /// Returns a frame's type and length, if they are complete.
@@ -206,6 +257,38 @@ mod tests {
             let bytes = [spelled(kind, 1), large.clone()].concat();
             let taken = handed_on(&mut Frames::of_unidirectional(100), &bytes, 1000);
             assert_eq!(taken.map(|taken| taken == bytes), if passes { Ok(true) } else { Err(TooLong) }, "{kind}");
+        }
+    }
+
+    #[test]
+    fn changes_of_urgency_are_read_on_the_control_stream_and_handed_on() {
+        let framed = |kind, value: &str| {
+            let payload = [spelled(4_000, 2), value.as_bytes().to_vec()].concat();
+            [spelled(kind, 4), spelled(payload.len() as u64, 2), payload].concat()
+        };
+        let long = format!("u=1, x={}", "1".repeat(128));
+        for (name, stream, frame, expected) in [
+            ("stated", CONTROL, framed(PRIORITY_UPDATE, "u=1, i"), Some(2)),
+            ("not stated", CONTROL, framed(PRIORITY_UPDATE, ""), Some(0)),
+            ("of a push", CONTROL, framed(PRIORITY_UPDATE + 1, "u=1"), None),
+            ("long", CONTROL, framed(PRIORITY_UPDATE, &long), None),
+            ("elsewhere", 2, framed(PRIORITY_UPDATE, "u=1"), None),
+        ] {
+            let bytes = [spelled(stream, 1), frame].concat();
+            for size in [1, 7, 1_000] {
+                let (mut frames, mut handed, mut updates) = (Frames::of_unidirectional(500), Vec::new(), Vec::new());
+                for piece in bytes.chunks(size) {
+                    frames.push(Bytes::copy_from_slice(piece));
+                    while let Some(bytes) = frames.take().unwrap() {
+                        handed.extend_from_slice(&bytes);
+                        updates.extend(frames.take_update());
+                    }
+                }
+                assert_eq!(handed, bytes, "{name}");
+                let expected: Vec<Update> =
+                    expected.map(|urgency| Update { stream: 4_000, urgency }).into_iter().collect();
+                assert_eq!(updates, expected, "{name}, in pieces of {size}");
+            }
         }
     }
 

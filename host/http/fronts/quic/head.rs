@@ -1,15 +1,24 @@
 //! The rules of header sections that are HTTP/3's own (RFC 9114, sections 4.2 and 4.3), and its priorities. Pure, but
 //! for `Date`.
 
-use ::http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 
 use super::date;
 
 /// Fields that are about a connection, and in HTTP/3 malformed.
-const OF_CONNECTION: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+static OF_CONNECTION: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 
-/// The urgency of a request that states none (RFC 9218, section 4.1).
+/// The field of priorities (RFC 9218, section 5).
+static PRIORITY: HeaderName = HeaderName::from_static("priority");
+
+/// The urgency of a response for which neither side states one (RFC 9218, section 4.1).
 const URGENCY: i32 = 3;
 
 /// Whether a request is malformed, so that its stream has to be reset (RFC 9114, section 4.1.2). What the library has
@@ -18,7 +27,7 @@ pub(super) fn is_malformed(request: &Request<()>) -> bool {
     let headers = request.headers();
     let mut te = headers.get_all(header::TE).iter();
     let is_trailers = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers");
-    OF_CONNECTION.iter().any(|name| headers.contains_key(*name))
+    OF_CONNECTION.iter().any(|name| headers.contains_key(name))
         || !te.all(is_trailers)
         || (*request.method() != Method::CONNECT && request.uri().scheme().is_none())
 }
@@ -39,12 +48,16 @@ pub(super) fn is_bare(request: &Request<()>) -> bool {
     }
 }
 
-/// Returns how much more urgent than others the response to a request is (RFC 9218, section 4.1): more than 0 goes first.
-pub(super) fn urgency(headers: &HeaderMap) -> i32 {
-    let members = headers.get_all("priority").iter().filter_map(|value| value.to_str().ok());
+/// Returns how much more urgent than others a response is by what the request or the response itself says (RFC 9218,
+/// sections 4.1 and 5): more than 0 goes first. `None` if nothing is said.
+pub(super) fn urgency(headers: &HeaderMap) -> Option<i32> {
     // Of several the last counts, as in any dictionary (RFC 8941, section 3.2).
-    let last = members.flat_map(|list| list.split(',')).filter_map(stated_urgency).next_back();
-    URGENCY - last.unwrap_or(URGENCY)
+    headers.get_all(&PRIORITY).iter().rev().filter_map(|value| value.to_str().ok()).find_map(urgency_of)
+}
+
+/// Returns the same for a value of the field.
+pub(super) fn urgency_of(value: &str) -> Option<i32> {
+    value.split(',').rev().find_map(stated_urgency).map(|stated| URGENCY - stated)
 }
 
 fn stated_urgency(member: &str) -> Option<i32> {
@@ -56,7 +69,7 @@ fn stated_urgency(member: &str) -> Option<i32> {
 /// Divides a response into its head, as HTTP/3 may send it, and its body.
 pub(super) fn divided<B: Body>(response: Response<B>) -> (Response<()>, B) {
     let (mut parts, body) = response.into_parts();
-    for name in OF_CONNECTION {
+    for name in &OF_CONNECTION {
         parts.headers.remove(name);
     }
     if !body.is_end_stream()
@@ -121,15 +134,15 @@ mod tests {
 
     #[test]
     fn urgencies_are_read_as_in_a_dictionary() {
-        let cases: [(&[&'static str], i32); 8] = [
-            (&[], 0),
-            (&["u=3"], 0),
-            (&["u=0"], 3),
-            (&["i, u=7"], -4),
-            (&["u=5;x=1, i"], -2),
-            (&["u=1", "u=5"], -2),
-            (&["u=8"], 0),
-            (&["urgent"], 0),
+        let cases: [(&[&'static str], Option<i32>); 8] = [
+            (&[], None),
+            (&["u=3"], Some(0)),
+            (&["u=0"], Some(3)),
+            (&["i, u=7"], Some(-4)),
+            (&["u=5;x=1, i"], Some(-2)),
+            (&["u=1", "u=5"], Some(-2)),
+            (&["u=8"], None),
+            (&["urgent"], None),
         ];
         for (values, expected) in cases {
             let mut headers = HeaderMap::new();

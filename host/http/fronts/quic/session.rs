@@ -12,6 +12,7 @@ use std::{
 
 use ::http::{HeaderMap, Request, Response};
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 /// Why a stream or a connection ends (RFC 9114, section 8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,8 @@ pub(super) struct Arrived<S, R> {
 /// The response's half of a stream. If it is dropped unfinished, it is reset with H3_INTERNAL_ERROR, so that no part of
 /// a response is taken for the whole. Of an operation that was given up only [`Sending::reset`] may follow.
 pub(super) trait Sending: Send + 'static {
-    fn head(&mut self, head: Response<()>) -> impl Future<Output = Result<(), Broken>> + Send;
+    /// If something follows at once, the head may be held back until then.
+    fn head(&mut self, head: Response<()>, is_followed: bool) -> impl Future<Output = Result<(), Broken>> + Send;
 
     /// Returns when all of it has been let through by the client's windows, or is buffered within this side's.
     fn data(&mut self, data: Bytes) -> impl Future<Output = Result<(), Broken>> + Send;
@@ -135,9 +137,12 @@ pub(super) trait Receiving: Send + Unpin + 'static {
 pub(super) struct Marks {
     written: AtomicU64,
     urgency: AtomicI32,
+    is_settled: AtomicBool,
     is_served: AtomicBool,
     is_malformed: AtomicBool,
     is_rejected: AtomicBool,
+    is_held: AtomicBool,
+    lent: Mutex<Option<Bytes>>,
 }
 
 impl Marks {
@@ -156,6 +161,17 @@ impl Marks {
         self.urgency.store(urgency, Ordering::Relaxed);
     }
 
+    /// Notes that it is so urgent, whatever the client says from now on.
+    pub(super) fn settle_urgency(&self, urgency: i32) {
+        self.set_urgency(urgency);
+        self.is_settled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has no say in how urgent the response is any more.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Relaxed)
+    }
+
     /// Returns how much more urgent than others the response is.
     pub(super) fn urgency(&self) -> i32 {
         self.urgency.load(Ordering::Relaxed)
@@ -169,6 +185,26 @@ impl Marks {
     /// Whether the library itself has responded, and the response may end as it is.
     pub(super) fn has_refusal(&self) -> bool {
         !self.is_served.load(Ordering::Relaxed) && self.written() > 0
+    }
+
+    /// Notes whether what is to be written is held back until more follows.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Whether what is to be written is held back until more follows.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Hands over the bytes of the next frame of a body beside the library, which would only let them be copied.
+    pub(super) fn lend(&self, data: Bytes) {
+        *self.lent.lock() = Some(data);
+    }
+
+    /// Returns the bytes that have been handed over.
+    pub(super) fn take_lent(&self) -> Option<Bytes> {
+        self.lent.lock().take()
     }
 
     /// Notes that the request isn't as long as it says.

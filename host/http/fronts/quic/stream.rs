@@ -1,11 +1,17 @@
 //! One request: its head, its way to the handler, and its response, in a task of its own.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use ::http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -131,6 +137,10 @@ impl<H: Handler> Requests<H> {
         if marks.is_malformed() {
             return sending.reset(Code::MessageError);
         }
+        // What the origin says of it counts more than what the client does (RFC 9218, section 8).
+        if let Some(urgency) = head::urgency(response.headers()) {
+            marks.settle_urgency(urgency);
+        }
         let (head, reply) = head::divided(response);
         let mut patience = Patience::new(&self.shared.timeouts);
         let sent = tokio::select! {
@@ -194,7 +204,7 @@ async fn arrive<O: Opening>(opening: O, limits: &Limits) -> Result<Call<O::Sendi
         sending.reset(Code::MessageError);
         return Err(NoHead::Broken);
     }
-    marks.set_urgency(head::urgency(request.headers()));
+    marks.set_urgency(head::urgency(request.headers()).unwrap_or_default());
     let stated = head::stated_length(request.headers());
     let mut upload = Upload::new(receiving, stated, limits.headers_max, Arc::clone(&marks));
     if let Err(error) = upload.look_ahead(head::is_bare(&request)).await {
@@ -213,11 +223,23 @@ async fn send<S: Sending>(
     patience: &mut Patience,
 ) -> Result<(), Failure> {
     // A body that is left out has a length all the same.
-    let is_left_out = http_body::Body::is_end_stream(&reply);
+    let is_left_out = reply.is_end_stream();
     let stated = head::stated_length(head.headers()).filter(|_| !is_left_out);
     let mut sent = 0;
-    taken(patience.wait(marks, sending.head(head)).await)?;
-    while let Some(frame) = reply.frame().await {
+    // What is there already is written together with the head, which saves time and maybe a packet.
+    let mut ahead = poll_fn(|cx| Poll::Ready(Pin::new(&mut reply).poll_frame(cx))).await;
+    let is_followed = match &ahead {
+        Poll::Ready(Some(Ok(frame))) => frame.data_ref().is_none_or(|data| !data.is_empty()),
+        Poll::Ready(next) => next.is_none(),
+        Poll::Pending => false,
+    };
+    taken(patience.wait(marks, sending.head(head, is_followed)).await)?;
+    loop {
+        let next = match std::mem::replace(&mut ahead, Poll::Pending) {
+            Poll::Ready(next) => next,
+            Poll::Pending => reply.frame().await,
+        };
+        let Some(frame) = next else { break };
         match frame.map_err(|_| Failure::Aborted)?.into_data() {
             // It would be a frame of nothing.
             Ok(data) if data.is_empty() => {}
@@ -250,11 +272,7 @@ fn taken(step: Result<Result<(), Broken>, Reason>) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll},
-        time::Duration,
-    };
+    use std::{task::Context, time::Duration};
 
     use ::http::HeaderMap;
     use bytes::Bytes;
@@ -283,8 +301,9 @@ mod tests {
     }
 
     impl Sending for Noting {
-        async fn head(&mut self, head: Response<()>) -> Result<(), Broken> {
-            self.note(format!("head {}", head.status().as_u16()));
+        async fn head(&mut self, head: Response<()>, is_followed: bool) -> Result<(), Broken> {
+            let alone = if is_followed { "" } else { " alone" };
+            self.note(format!("head {}{alone}", head.status().as_u16()));
             Ok(())
         }
 
@@ -314,20 +333,31 @@ mod tests {
         }
     }
 
-    /// A body that plays its frames.
-    struct Frames(std::vec::IntoIter<Result<Frame<Bytes>, BodyError>>);
+    /// A body that plays its frames; one that is late has none at first.
+    struct Frames {
+        frames: std::vec::IntoIter<Result<Frame<Bytes>, BodyError>>,
+        is_late: bool,
+    }
 
     impl HttpBody for Frames {
         type Data = Bytes;
         type Error = BodyError;
 
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-            Poll::Ready(self.0.next())
+        fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            if std::mem::take(&mut self.is_late) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(self.frames.next())
         }
     }
 
     fn frames(frames: Vec<Result<Frame<Bytes>, BodyError>>) -> Body {
-        Body::stream(Frames(frames.into_iter()))
+        Body::stream(Frames { frames: frames.into_iter(), is_late: false })
+    }
+
+    fn late(frames: Vec<Result<Frame<Bytes>, BodyError>>) -> Body {
+        Body::stream(Frames { frames: frames.into_iter(), is_late: true })
     }
 
     fn data(text: &'static str) -> Result<Frame<Bytes>, BodyError> {
@@ -377,7 +407,9 @@ mod tests {
         let cases = [
             ("whole", Some(5), frames(vec![data("hel"), data("lo")]), Ok(()), "head 200, data 3, data 2, end"),
             ("trailers", None, frames(vec![data("x"), trailers()]), Ok(()), "head 200, data 1, trailers 1, end"),
-            ("nothing between", None, frames(vec![data(""), data("x")]), Ok(()), "head 200, data 1, end"),
+            ("late", Some(5), late(vec![data("hello")]), Ok(()), "head 200 alone, data 5, end"),
+            ("broken at once", Some(5), frames(vec![broken()]), Err(Failure::Aborted), "head 200 alone"),
+            ("nothing between", None, frames(vec![data(""), data("x")]), Ok(()), "head 200 alone, data 1, end"),
             ("of HEAD", Some(5), Body::Empty, Ok(()), "head 200, end"),
             ("broken", None, frames(vec![data("hel"), broken()]), Err(Failure::Aborted), "head 200, data 3"),
             ("short", Some(5), frames(vec![data("hel")]), Err(Failure::Aborted), "head 200, data 3"),

@@ -1,9 +1,10 @@
 //! The QUIC library as the HTTP/3 library wants it.
 //!
-//! It differs in three ways from the adapter that comes with the HTTP/3 library. A request's stream that is dropped
+//! It differs in some ways from the adapter that comes with the HTTP/3 library. A request's stream that is dropped
 //! before its response is finished is reset: otherwise it would end in good order, and a response that broke off would
 //! look whole. A read that is given up leaves the stream where it was, so that the client can be told to stop at any
-//! time. And what comes passes through [`Frames`].
+//! time. What comes passes through [`Frames`]. A body's bytes are written without being copied, and a head together with
+//! what follows it at once. And when a connection has room again, the more urgent responses write first ([`Turns`]).
 
 use std::{
     pin::{Pin, pin},
@@ -11,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use parking_lot::Mutex;
@@ -19,7 +20,9 @@ use quinn::VarInt;
 
 use super::{
     framing::Frames,
+    pieces::Pieces,
     session::{Code, Ending, Marks, Over},
+    turns::{Turn, Turns},
 };
 
 /// Bytes that are read of a stream at a time, at most.
@@ -45,6 +48,7 @@ pub(super) struct Transport {
     opening: Option<OpeningSend>,
     latest: Latest,
     frame_bytes_max: u64,
+    turns: Arc<Turns>,
 }
 
 impl Transport {
@@ -66,6 +70,7 @@ impl Transport {
             opening: None,
             latest: Latest::default(),
             frame_bytes_max,
+            turns: Arc::default(),
         }
     }
 
@@ -82,7 +87,7 @@ impl quic::Connection<Bytes> for Transport {
     fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
         let stream = ready!(accepted(&mut self.others, cx))?;
         let frames = Frames::of_unidirectional(self.frame_bytes_max);
-        Poll::Ready(RecvStream::new(stream, frames))
+        Poll::Ready(RecvStream::new(stream, frames, Some(Arc::clone(&self.turns))))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BidiStream, ConnectionErrorIncoming>> {
@@ -95,8 +100,8 @@ impl quic::Connection<Bytes> for Transport {
                 Ok(Some(_)) | Err(_) => Over::Unwanted,
             }
         });
-        let send = SendStream::new(send, Some(Arc::clone(&marks)))?;
-        let recv = RecvStream::new(recv, Frames::of_request(self.frame_bytes_max))?;
+        let send = SendStream::new(send, Arc::clone(&self.turns), Some(Arc::clone(&marks)))?;
+        let recv = RecvStream::new(recv, Frames::of_request(self.frame_bytes_max), None)?;
         *self.latest.lock() = Some(Accepted { marks, over });
         Poll::Ready(Ok(BidiStream { send, recv }))
     }
@@ -124,7 +129,7 @@ impl quic::OpenStreams<Bytes> for Transport {
         self.opening = None;
         let of_connection = |connection_error| StreamErrorIncoming::ConnectionErrorIncoming { connection_error };
         let stream = opened.map_err(|error| of_connection(connection_error(error)))?;
-        Poll::Ready(SendStream::new(stream, None).map_err(of_connection))
+        Poll::Ready(SendStream::new(stream, Arc::clone(&self.turns), None).map_err(of_connection))
     }
 
     fn close(&mut self, code: h3::error::Code, reason: &[u8]) {
@@ -207,23 +212,42 @@ impl quic::SendStream<Bytes> for BidiStream {
 pub(super) struct SendStream {
     stream: quinn::SendStream,
     id: StreamId,
-    writing: Option<WriteBuf<Bytes>>,
+    pieces: Pieces,
+    /// Whether the last frame isn't written, nor held back.
+    is_writing: bool,
     /// Of a request's stream.
     marks: Option<Arc<Marks>>,
     urgency: i32,
+    turn: Turn,
     /// Whether it is finished or reset.
     is_over: bool,
 }
 
 impl SendStream {
-    fn new(stream: quinn::SendStream, marks: Option<Arc<Marks>>) -> Result<Self, ConnectionErrorIncoming> {
+    fn new(
+        stream: quinn::SendStream,
+        turns: Arc<Turns>,
+        marks: Option<Arc<Marks>>,
+    ) -> Result<Self, ConnectionErrorIncoming> {
         let id = stream_id(stream.id())?;
-        Ok(Self { stream, id, writing: None, marks, urgency: 0, is_over: false })
+        Ok(Self {
+            stream,
+            id,
+            pieces: Pieces::default(),
+            is_writing: false,
+            marks,
+            urgency: 0,
+            turn: Turn::new(turns, id.into_inner()),
+            is_over: false,
+        })
     }
 
-    /// Applies the urgency that was found out about the request.
+    /// Applies the urgency that was found out about the response.
     fn prioritise(&mut self) {
         let Some(marks) = &self.marks else { return };
+        if let Some(urgency) = self.turn.update().filter(|_| !marks.is_settled()) {
+            marks.set_urgency(urgency);
+        }
         let urgency = marks.urgency();
         if urgency != self.urgency {
             self.urgency = urgency;
@@ -231,33 +255,59 @@ impl SendStream {
             let _ = self.stream.set_priority(urgency);
         }
     }
+
+    /// Writes all that there is, by as few calls as possible: each takes the connection's lock.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.prioritise();
+        if self.turn.yields() {
+            // Behind those that have been woken with it.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        while !self.pieces.is_empty() {
+            let written = {
+                // If it has to wait nothing is written, and the library keeps the waker by the stream.
+                let writing = pin!(self.stream.write_chunks(self.pieces.slices()));
+                writing.poll(cx)
+            };
+            let Poll::Ready(written) = written else {
+                self.turn.wait(self.urgency);
+                return Poll::Pending;
+            };
+            self.turn.go_on();
+            let written = written.map_err(write_error)?;
+            if let Some(marks) = &self.marks {
+                marks.wrote(written.bytes);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl quic::SendStream<Bytes> for SendStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.prioritise();
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            let stream = Pin::new(&mut self.stream);
-            let written = ready!(stream.poll_write(cx, data.chunk())).map_err(write_error)?;
-            data.advance(written);
-            if let Some(marks) = &self.marks {
-                marks.wrote(written);
-            }
+        if !self.marks.as_ref().is_some_and(|marks| marks.is_held()) {
+            ready!(self.poll_write(cx))?;
         }
-        self.writing = None;
+        self.is_writing = false;
         Poll::Ready(Ok(()))
     }
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        if self.writing.is_some() {
+        if self.is_writing {
             let connection_error = ConnectionErrorIncoming::InternalError("two writes at once".to_owned());
             return Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error });
         }
-        self.writing = Some(data.into());
+        self.is_writing = true;
+        let frame: WriteBuf<Bytes> = data.into();
+        let lent = self.marks.as_ref().and_then(|marks| marks.take_lent());
+        self.pieces.add(frame, lent.unwrap_or_default());
         Ok(())
     }
 
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        // A head that was held back may have no body.
+        ready!(self.poll_write(cx))?;
         self.is_over = true;
         Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
@@ -290,14 +340,20 @@ pub(super) struct RecvStream {
     stream: quinn::RecvStream,
     id: StreamId,
     frames: Frames,
+    /// Of one that may say how urgent responses are.
+    turns: Option<Arc<Turns>>,
     /// Whether it has ended or is stopped.
     is_over: bool,
 }
 
 impl RecvStream {
-    fn new(stream: quinn::RecvStream, frames: Frames) -> Result<Self, ConnectionErrorIncoming> {
+    fn new(
+        stream: quinn::RecvStream,
+        frames: Frames,
+        turns: Option<Arc<Turns>>,
+    ) -> Result<Self, ConnectionErrorIncoming> {
         let id = stream_id(stream.id())?;
-        Ok(Self { stream, id, frames, is_over: false })
+        Ok(Self { stream, id, frames, turns, is_over: false })
     }
 
     fn stop(&mut self, code: VarInt) {
@@ -314,7 +370,12 @@ impl quic::RecvStream for RecvStream {
         loop {
             match self.frames.take() {
                 Ok(None) => {}
-                Ok(Some(bytes)) => return Poll::Ready(Ok(Some(bytes))),
+                Ok(Some(bytes)) => {
+                    if let (Some(turns), Some(update)) = (&self.turns, self.frames.take_update()) {
+                        turns.update(update);
+                    }
+                    return Poll::Ready(Ok(Some(bytes)));
+                }
                 Err(_) => {
                     self.stop(Code::ExcessiveLoad.value().into());
                     return Poll::Ready(Err(terminated(Code::ExcessiveLoad)));

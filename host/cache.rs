@@ -1,9 +1,8 @@
 //! The cache: what is stored where, what it's good for, who fetches it, and what was purged.
 //!
 //! The rules are pure (`control`, `targeted`, `freshness`, `ahead`, `vary`, `search`, `groups`, `admit`, `conditional`,
-//! `range`, `slice`,
-//! `lookup`, `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights), `coded` (variants in a
-//! content coding) and `body` (reading and taking in bodies).
+//! `range`, `slice`, `lookup`, `purge::table`); the edges are `store` (tiers), `purge` (log and table), `collapse` (flights),
+//! `coded` (variants in a content coding), `dictionary` (for deltas) and `body` (reading and taking in bodies).
 //! [`Cache`] opens the tiers and the purge table, and looks things up in them.
 
 pub mod admit;
@@ -14,6 +13,7 @@ pub mod coded;
 pub mod collapse;
 pub mod conditional;
 pub mod control;
+pub mod dictionary;
 pub mod entry;
 mod facade;
 pub mod fetches;

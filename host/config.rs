@@ -30,7 +30,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::message::{compression::Compression, network::Cidr};
 
-pub use caching::{Compress, Defaults, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
+pub use caching::{Compress, Defaults, Deltas, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
 pub use change::{changes, described, differences, hidden_keys};
 pub use endpoint::Endpoint;
 pub use error::{Error, Invalid};
@@ -265,6 +265,8 @@ pub struct Cache {
     pub part_time: Duration,
     /// Bytes of bodies that may be held outside of the tiers, all together.
     pub bodies_bytes_max: u64,
+    /// Bytes of the dictionaries for deltas, of all routes together.
+    pub dictionaries_bytes_max: u64,
     /// The first tier.
     pub memory: Memory,
     /// The second tier.
@@ -583,6 +585,8 @@ pub struct Route {
     pub tenant_weights: BTreeMap<String, u32>,
     /// Which replies are compressed: those of an `infer` route that splits bodies, and stored ones of an `http` route.
     pub compress: Compress,
+    /// Which stored responses of an `http` route are sent as deltas to earlier ones.
+    pub deltas: Deltas,
     /// Lifetimes for responses that state none.
     pub freshness: Defaults,
     /// Response headers whose values are tags, beside `Surrogate-Key` and `Cache-Tag`.

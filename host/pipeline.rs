@@ -156,18 +156,16 @@ impl Pipeline {
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
+        let coder = Arc::new(Coder::new(Arc::clone(&cache), codings.clone()));
         let fetcher = Arc::new(Fetcher {
             cache: Arc::clone(&cache),
             policy_context: Arc::clone(&policy_context),
             proxies: Arc::clone(&proxies),
             recent: Arc::clone(&recent),
+            coder: Arc::clone(&coder),
         });
-        let replies = Arc::new(Replies {
-            node_name: node,
-            cache: Arc::clone(&cache),
-            fetcher: Arc::clone(&fetcher),
-            coder: Coder::new(Arc::clone(&cache), codings.clone()),
-        });
+        let replies =
+            Arc::new(Replies { node_name: node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher), coder });
         let passer = Arc::new(Passer {
             policy_context: Arc::clone(&policy_context),
             proxies: Arc::clone(&proxies),

@@ -14,7 +14,11 @@ use super::{
     entry::{Head, Object, Value},
     key::{Key, KeyHasher},
 };
-use crate::{clock, policy::Material};
+use crate::{
+    clock,
+    message::delta::{DCZ, DictionaryHash},
+    policy::Material,
+};
 
 /// How long it is remembered that a response doesn't get smaller.
 const USELESS: Duration = Duration::from_secs(600);
@@ -40,6 +44,19 @@ pub fn key_of(original: &Key, head: &Head, coding: &str) -> Key {
         hasher.part(part);
     }
     for number in [head.stored_at.0, head.initial_age_ms, head.length] {
+        hasher.part(Some(&number.to_le_bytes()));
+    }
+    hasher.finish()
+}
+
+/// Returns the key of the delta from the dictionary with this hash to a response. Whether the dictionary was purged since
+/// is decided by the delta's own tags and mark, so that those of the original are in its key.
+#[must_use]
+pub fn delta_key(original: &Key, head: &Head, hash: &DictionaryHash) -> Key {
+    let mut hasher = KeyHasher::under(&key_of(original, head, DCZ));
+    hasher.part(Some(hash.as_bytes()));
+    let mark = &head.mark;
+    for number in [mark.log.0, mark.position.0, mark.local] {
         hasher.part(Some(&number.to_le_bytes()));
     }
     hasher.finish()
@@ -81,7 +98,25 @@ fn known(value: Option<Value>) -> Coded {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::{super::codec::tests::head, *};
+
+    #[tokio::test]
+    async fn a_delta_is_of_one_response_and_one_dictionary() {
+        let original = Key::from_bytes([7; 32]);
+        let hash = DictionaryHash::of(Bytes::from_static(b"a")).await.unwrap();
+        let another = DictionaryHash::of(Bytes::from_static(b"b")).await.unwrap();
+        let key = delta_key(&original, &head(0), &hash);
+        assert_eq!(key, delta_key(&original, &head(0), &hash));
+        assert_ne!(key, delta_key(&original, &head(0), &another));
+        assert_ne!(key, key_of(&original, &head(0), DCZ));
+        let (mut later, mut changed) = (head(0), head(0));
+        later.mark.local += 1;
+        changed.length += 1;
+        assert_ne!(key, delta_key(&original, &later, &hash));
+        assert_ne!(key, delta_key(&original, &changed, &hash));
+    }
 
     #[test]
     fn a_variant_is_of_one_response_in_one_coding() {

@@ -165,6 +165,8 @@ pub struct Object {
     pub checked: AtomicU64,
     /// A refresh ahead of its end has begun.
     refreshed: AtomicBool,
+    /// Whether its body was stored as a dictionary, or is about to be.
+    pub is_dictionary: AtomicBool,
     /// The header block of a memory hit, made once a second.
     reply: ArcSwapOption<Reply>,
 }
@@ -182,7 +184,8 @@ impl Object {
     #[must_use]
     pub fn new(head: Head, body: Bytes) -> Arc<Self> {
         let (checked, refreshed) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { head, body, checked, refreshed, reply: ArcSwapOption::empty() })
+        let is_dictionary = AtomicBool::new(false);
+        Arc::new(Self { head, body, checked, refreshed, is_dictionary, reply: ArcSwapOption::empty() })
     }
 
     /// Whether the caller is the first that wants to refresh it ahead of its end. There is no second attempt: an origin

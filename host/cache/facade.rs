@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::warn;
 
 use super::{
     Metrics,
     body::{budget::Budget, lending::Lending},
+    dictionary::shelf::Shelf,
     entry::{Head, Object, PARTS_MAX, Value},
     fetches::{Fetch, Fetches},
     key::Key,
@@ -70,6 +72,7 @@ pub struct Cache {
     pub(super) config: config::Cache,
     pub(super) tiers: Tiers,
     pub(super) lending: Arc<Lending>,
+    pub(super) shelf: Mutex<Shelf>,
     purger: Arc<Purger>,
     search_rules: search::Rules,
     fetches: Arc<Fetches>,
@@ -108,6 +111,7 @@ impl Cache {
             config: config.clone(),
             tiers,
             lending: Lending::new(bodies),
+            shelf: Mutex::new(Shelf::new(config.dictionaries_bytes_max)),
             purger,
             search_rules: search::Rules::new(config.search_rules_max),
             fetches: Fetches::new(),

@@ -124,7 +124,7 @@ pub enum Decider<'a> {
 type Start = [u8; 32];
 
 /// The starts of the keys of one route.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct KeySpace {
     native: Start,
     policy: Start,

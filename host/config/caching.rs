@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::message::compression::Compression;
+use crate::message::{compression::Compression, delta::Pattern};
 
 /// Lifetimes for responses that state none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,4 +94,25 @@ pub struct Compress {
     pub bytes_min: usize,
     /// The media types that are compressed.
     pub types: Vec<String>,
+}
+
+/// Which stored responses are sent as deltas to earlier ones, to clients that have these (RFC 9842).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deltas {
+    /// The paths of the responses, and for which paths each is a dictionary. None if there are no deltas.
+    pub patterns: Vec<Pattern>,
+    /// Dictionaries of one pattern and host.
+    pub dictionaries_max: usize,
+    /// Bytes of the largest body that is a dictionary or is sent as a delta.
+    pub bytes_max: usize,
+    /// How long a request waits for a delta that is being made.
+    pub wait: Duration,
+}
+
+impl Deltas {
+    /// Returns the first pattern that matches a path.
+    #[must_use]
+    pub fn pattern(&self, path: &str) -> Option<&Pattern> {
+        self.patterns.iter().find(|pattern| pattern.matches(path))
+    }
 }

@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use http::HeaderName;
 
 use super::{
-    AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Disk,
-    Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory,
-    Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch, Purge,
-    QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts, TlsVersion,
-    Translation, findings::is_name,
+    AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Deltas,
+    Disk, Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo,
+    Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch,
+    Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts,
+    TlsVersion, Translation, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -116,7 +116,7 @@ impl Default for Timeouts {
 
 impl Default for Cache {
     /// Memory alone, bodies of up to 64 MiB, in parts of 1 MiB that may take a second, with up to 1,024 tags; 256 MiB
-    /// of bodies on their way; clocks that differ by 2 s agree.
+    /// of bodies on their way; 32 MiB of dictionaries; clocks that differ by 2 s agree.
     fn default() -> Self {
         Self {
             namespace: "holm".to_owned(),
@@ -128,6 +128,7 @@ impl Default for Cache {
             search_rules_max: 10_000,
             part_time: Duration::from_secs(1),
             bodies_bytes_max: 256 << 20,
+            dictionaries_bytes_max: 32 << 20,
             memory: Memory::default(),
             disk: None,
             redis: None,
@@ -396,6 +397,7 @@ impl Route {
             tenant: TenantBy::default(),
             tenant_weights: BTreeMap::new(),
             compress: Compress::default(),
+            deltas: Deltas::default(),
             freshness: Defaults::default(),
             tag_headers: Vec::new(),
             websocket: true,
@@ -456,6 +458,16 @@ impl Default for Compress {
     fn default() -> Self {
         // A smaller one fits into a packet as it is.
         Self { codings: Vec::new(), bytes_min: KIB, types: COMPRESSED_TYPES.map(str::to_owned).to_vec() }
+    }
+}
+
+impl Default for Deltas {
+    /// None; where patterns are given, 64 dictionaries for each of them and each host, bodies of up to 4 MiB, and a
+    /// quarter of a second for a delta that is being made.
+    fn default() -> Self {
+        // A bundle of a megabyte takes about half of that time, or twice as long.
+        let wait = Duration::from_millis(250);
+        Self { patterns: Vec::new(), dictionaries_max: 64, bytes_max: 4 * MIB, wait }
     }
 }
 

@@ -158,6 +158,7 @@ fn cache(cache: &Cache) -> Value {
         ("search_rules_max", count(cache.search_rules_max)),
         ("part_ms", ms(cache.part_time)),
         ("bodies_bytes_max", size(cache.bodies_bytes_max)),
+        ("dictionaries_bytes_max", size(cache.dictionaries_bytes_max)),
         ("memory", memory(&cache.memory)),
         ("disk", option(cache.disk.as_ref(), disk)),
         ("redis", option(cache.redis.as_ref(), redis)),

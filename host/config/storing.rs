@@ -27,6 +27,7 @@ impl Route {
             tenant: _,
             tenant_weights: _,
             compress: _,
+            deltas: _,
             freshness,
             tag_headers,
             websocket: _,

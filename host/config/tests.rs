@@ -107,6 +107,7 @@ const SPARSE_EXAMPLES: &str = r#"
     [[route]]
     name = "everything"
     pool = "web"
+    deltas = ["/app/*.js", "/app/*.css"]
 "#;
 
 /// Stands after a wrong piece, so that everything else is right.
@@ -496,6 +497,26 @@ fn wrong_codings_are_named_where_they_stand() {
     check_refusal(&format!("{LISTENING}{pool}"), &["`request_coding` can't be `gzipp`", "did you mean `gzip`?"]);
     let types = Compress::default().types;
     assert!(types.iter().all(|range| crate::message::compression::is_media_range(range)), "{types:?}");
+}
+
+#[test]
+fn wrong_deltas_are_named_where_they_stand() {
+    let many = format!("deltas = [{}] # !", vec!["\"/a\""; 17].join(", "));
+    let table: [(&str, &[&str]); 7] = [
+        ("deltas = [\"app.js\"] # !", &["\"app.js\" is no pattern of deltas"]),
+        ("deltas = [\"/app/:id\"] # !", &["\"/app/:id\" is no pattern of deltas"]),
+        (many.as_str(), &["at most 16 patterns of deltas"]),
+        ("deltas_max = 0 # !", &["`deltas_max` can't be 0"]),
+        ("deltas_bytes_max = \"9MiB\" # !", &["`deltas_bytes_max` can't be 9MiB"]),
+        ("deltas_wait_ms = 10_001 # !", &["`deltas_wait_ms` can't be 10_001 ms"]),
+        (
+            "mode = \"infer\"\nprotocol = \"plain\"\ndeltas = [\"/a\"] # !",
+            &["only a route of `mode = \"http\"` has `deltas`"],
+        ),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("[[route]]\nname = \"a\"\npool = \"web\"\n{text}\n{SERVED}"), phrases);
+    }
 }
 
 #[test]

@@ -123,7 +123,10 @@ static PLACES: LazyLock<Semaphore> =
 
 /// Does work on so many bytes: at once if they are few, else on a thread where it holds up no other task. `None` if the
 /// work panics.
-async fn off_worker<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn off_worker<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     if bytes <= INLINE_BYTES_MAX {
         return Some(work());
     }
@@ -166,6 +169,17 @@ pub fn accepted(request: &HeaderMap, offered: &[Compression]) -> Accepted {
     Accepted { coding: best.0, identity: identity != Some(0) }
 }
 
+/// Whether a client names a coding that isn't among these, and likes it at least as much as each of them and as none.
+/// `*` doesn't name it: what needs more than a decoder is for clients that say so.
+#[must_use]
+pub fn prefers(request: &HeaderMap, name: &str, offered: &[Compression]) -> bool {
+    let weights = Weights::read(request);
+    let Some(weight) = weights.named(&[name]) else { return false };
+    let identity = weights.of(&["identity"]).unwrap_or(0).max(1);
+    let others = offered.iter().map(|coding| weights.of(coding.names()).unwrap_or(0));
+    others.chain([identity]).all(|other| other <= weight)
+}
+
 /// The members of an `Accept-Encoding` with their weights in thousandths.
 #[derive(Default)]
 struct Weights<'r> {
@@ -194,9 +208,14 @@ impl<'r> Weights<'r> {
 
     /// Returns the weight of a coding by any of its names; `None` if the client says nothing of it.
     fn of(&self, names: &[&str]) -> Option<u16> {
+        self.named(names).or(self.others)
+    }
+
+    /// Returns the weight of a coding that the client names.
+    fn named(&self, names: &[&str]) -> Option<u16> {
         let mut named = self.named.iter();
         let found = named.find(|(known, _)| names.iter().any(|name| known.eq_ignore_ascii_case(name.as_bytes())));
-        found.map(|(_, weight)| *weight).or(self.others)
+        found.map(|(_, weight)| *weight)
     }
 }
 
@@ -315,6 +334,29 @@ mod tests {
             assert_eq!(accepted(&says(&["gzip, br, zstd"]), offered).coding, wanted, "{offered:?}");
         }
         assert_eq!(accepted(&says(&["zstd"]), &[Gzip]), Accepted { coding: None, identity: true });
+    }
+
+    #[test]
+    fn a_coding_that_needs_more_must_be_named_and_liked_best() {
+        for (lines, wanted) in [
+            (&["dcz"][..], true),
+            (&["gzip, deflate, br, zstd, dcb, DCZ"], true),
+            (&["br;q=0.5, dcz;q=0.5"], true),
+            (&["gzip", "dcz"], true),
+            (&[][..], false),
+            (&[""], false),
+            (&["*"], false),
+            (&["gzip, br, zstd"], false),
+            (&["dcb"], false),
+            (&["dcz;q=0"], false),
+            (&["dcz;q=x"], false),
+            (&["br, dcz;q=0.9"], false),
+            (&["*, dcz;q=0.9"], false),
+            (&["identity, dcz;q=0.9"], false),
+        ] {
+            assert_eq!(prefers(&says(lines), "dcz", &ALL), wanted, "{lines:?}");
+        }
+        assert!(prefers(&says(&["br, dcz;q=0.9"]), "dcz", &[]), "what isn't offered doesn't count");
     }
 
     #[test]

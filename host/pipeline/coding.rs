@@ -3,20 +3,29 @@
 //!
 //! A variant is made in the background when the first client that wants it meets the stored response, which it gets as
 //! it is. Only what is stored is coded: it is the same for all, so that its length tells nothing of one client's secrets
-//! beside another's words (BREACH).
+//! beside another's words (BREACH). `deltas` has the variants that are made with what the client has.
 
-use std::{collections::HashSet, sync::Arc};
+mod deltas;
+mod making;
+mod request;
+mod variant;
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{
-        ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
-        TRANSFER_ENCODING, VARY,
-    },
+    HeaderMap, HeaderName, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING},
 };
-use parking_lot::Mutex;
 
+use self::{
+    deltas::{Deltas, Found, Offer},
+    making::{Ended, Makings},
+    variant::variant,
+};
+pub(super) use self::{
+    request::CodingRequest,
+    variant::{Said, add_to_vary, name_in_vary},
+};
 use super::metrics::ReplyCodings;
 use crate::{
     cache::{
@@ -25,15 +34,10 @@ use crate::{
         control::Directives,
         entry::Object,
         key::Key,
-        lookup::Demand,
         targeted,
-        vary::{self, Vary},
     },
     config,
-    message::{
-        RequestHead,
-        compression::{Compression, accepted, compress, is_in_range},
-    },
+    message::compression::{Compression, accepted, compress, is_in_range},
 };
 
 /// Fields of a body that can't be changed without them: it is a part, it has a coding, or it is known by its bytes.
@@ -46,9 +50,6 @@ const BOUND: [HeaderName; 7] = [
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-md5"),
 ];
-
-/// Variants that are made at the same time. Of further ones the response is served as it is stored.
-const MAKING_MAX: usize = 64;
 
 /// Whether a response may have a coding at all, whatever a client accepts.
 pub(super) fn may_be_coded(rule: &config::Compress, status: StatusCode, headers: &HeaderMap) -> bool {
@@ -65,46 +66,56 @@ fn has_type_of(rule: &config::Compress, headers: &HeaderMap) -> bool {
     rule.types.iter().any(|range| is_in_range(&media_type, range))
 }
 
-/// Says that the response depends on what the client accepts, unless that is said.
-pub(super) fn name_in_vary(headers: &mut HeaderMap) {
-    add_to_vary(headers, &ACCEPT_ENCODING);
-}
-
-/// Says that a response depends on a request header field, unless it says so already.
-pub(super) fn add_to_vary(headers: &mut HeaderMap, name: &HeaderName) {
-    let is_named = match vary::read(headers) {
-        Vary::Any => true,
-        Vary::By(names) => names.contains(name),
-        Vary::No => false,
-    };
-    if !is_named {
-        headers.append(VARY, HeaderValue::from(name.clone()));
+/// Returns what the reply says of its forms while its response still arrives, which is to be stored.
+pub(super) fn said_in_advance(
+    request: &CodingRequest<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    length: Option<u64>,
+) -> Said {
+    let rule = &request.route.config.compress;
+    let offers = !rule.codings.is_empty() || request.pattern().is_some();
+    if !offers || !may_be_coded(rule, status, headers) {
+        return Said::default();
     }
+    let offer = Offer::of(request, status, headers, length);
+    // Once it is stored, others may get it in a coding.
+    let by_coding = Said { by_coding: !rule.codings.is_empty(), ..Said::default() };
+    offer.map_or(by_coding, |offer| offer.said())
 }
 
 /// The form in which a stored response is served.
-pub(super) enum Form {
-    /// As it is stored. If `varies`, other clients may get it in a coding.
-    AsStored {
-        /// Whether the reply has to say so.
-        varies: bool,
-    },
-    /// In a coding; it says itself that it varies.
-    Coded(Key, Arc<Object>),
+#[derive(Default)]
+pub(super) struct Form {
+    /// A variant and its key; none if the response is served as it is stored.
+    coded: Option<(Key, Arc<Object>)>,
+    said: Said,
+    /// A delta that the client would rather have is being made.
+    awaited: Option<Ended>,
 }
 
 impl Form {
     /// Returns what is served, and its key, where this is the form of a stored response.
     pub(super) fn of<'o>(&'o self, key: Key, stored: &'o Arc<Object>) -> (Key, &'o Arc<Object>) {
-        match self {
-            Self::AsStored { .. } => (key, stored),
-            Self::Coded(key, coded) => (*key, coded),
+        match &self.coded {
+            None => (key, stored),
+            Some((key, coded)) => (*key, coded),
         }
     }
 
-    /// Whether the reply has to say that it varies.
-    pub(super) const fn varies(&self) -> bool {
-        matches!(self, Self::AsStored { varies: true })
+    /// Whether it is a variant, which the origin doesn't have.
+    pub(super) const fn is_coded(&self) -> bool {
+        self.coded.is_some()
+    }
+
+    /// Returns what the reply says of other forms.
+    pub(super) const fn said(&self) -> &Said {
+        &self.said
+    }
+
+    /// Whether the client may wait for a better one.
+    pub(super) const fn is_provisional(&self) -> bool {
+        self.awaited.is_some()
     }
 }
 
@@ -113,52 +124,87 @@ impl Form {
 pub(super) struct Coder {
     cache: Arc<Cache>,
     codings: ReplyCodings,
-    /// The keys of the variants that are being made.
-    making: Arc<Mutex<HashSet<Key>>>,
+    makings: Makings,
+    deltas: Deltas,
 }
 
 impl Coder {
     pub(super) fn new(cache: Arc<Cache>, codings: ReplyCodings) -> Self {
-        Self { cache, codings, making: Arc::default() }
+        let makings = Makings::default();
+        let deltas = Deltas::new(Arc::clone(&cache), codings.clone(), makings.clone());
+        Self { cache, codings, makings, deltas }
     }
 
     /// Returns the form in which a client gets a stored response that has this key. If it wants a variant that isn't
     /// there, that is made in the background. Ranges are of the response as it is stored.
-    pub(super) fn form(
-        &self,
-        rule: &config::Compress,
-        demand: &Demand,
-        request: &RequestHead,
-        key: Key,
-        object: &Arc<Object>,
-    ) -> Form {
-        if rule.codings.is_empty() || !object.is_whole() {
-            return Form::AsStored { varies: false };
+    pub(super) fn form(&self, request: &CodingRequest<'_>, key: Key, object: &Arc<Object>) -> Form {
+        let rule = &request.route.config.compress;
+        // Only a delta is made of more than one part.
+        let codings = if object.is_whole() { rule.codings.as_slice() } else { &[] };
+        if codings.is_empty() && request.pattern().is_none() {
+            return Form::default();
         }
-        let wants_plain = demand.directives.no_transform || request.headers.contains_key(RANGE);
-        let wanted = accepted(&request.headers, &rule.codings).coding.filter(|_| !wants_plain);
-        let found = wanted.map(|coding| (coding, coded::key_of(&key, &object.head, coding.as_str())));
-        let found = found.map(|(coding, key)| (coding, key, self.cache.coded(&key)));
-        if let Some((_, key, Coded::Stored(coded))) = &found
-            && coded.head.mark == object.head.mark
+        let (head, wants_plain) = (&object.head, request.wants_plain());
+        let offer = Offer::of(request, head.status, &head.headers, Some(head.length));
+        let mut wanted_delta = None;
+        if let Some(offer) = offer.as_ref().filter(|_| !wants_plain)
+            && let Some(hash) = request.dictionary(&head.headers)
         {
-            return Form::Coded(*key, Arc::clone(coded));
+            match self.deltas.find(&key, object, hash) {
+                Found::Stored(key, delta) => {
+                    return Form { coded: Some((key, delta)), said: offer.said(), awaited: None };
+                }
+                Found::Missing(wanted) => wanted_delta = Some(wanted),
+                Found::Unusable => {}
+            }
         }
-        let head = &object.head;
-        let varies =
-            may_be_coded(rule, head.status, &head.headers) && !targeted::forbids_transform(&head.headers, &head.own);
+        let wanted = accepted(&request.head.headers, codings).coding.filter(|_| !wants_plain);
+        let found = wanted.map(|coding| (coding, coded::key_of(&key, head, coding.as_str())));
+        let found = found.map(|(coding, key)| (coding, key, self.cache.coded(&key)));
+        let coded = match &found {
+            Some((_, key, Coded::Stored(coded))) if coded.head.mark == head.mark => Some((*key, Arc::clone(coded))),
+            _ => None,
+        };
+        // Of what has a variant that was found before.
+        let may_be_coded = coded.is_some()
+            || may_be_coded(rule, head.status, &head.headers) && !targeted::forbids_transform(&head.headers, &head.own);
+        if !may_be_coded {
+            return Form::default();
+        }
         if let Some((coding, key, Coded::Missing)) = found
-            && varies
             && object.body.len() >= rule.bytes_min
         {
             self.make(coding, key, Arc::clone(object));
         }
-        Form::AsStored { varies }
+        let Some(offer) = offer else {
+            // A variant says itself that it varies.
+            let by_coding = !codings.is_empty() && coded.is_none();
+            return Form { coded, said: Said { by_coding, ..Said::default() }, awaited: None };
+        };
+        self.deltas.remember(request, &offer, key, object);
+        let awaited = wanted_delta.and_then(|wanted| self.deltas.make(request, &wanted, key, object));
+        let awaited = awaited.filter(|_| !request.route.config.deltas.wait.is_zero());
+        Form { coded, said: offer.said(), awaited }
+    }
+
+    /// Returns the same, and waits for a delta that is being made as long as the route lets a client wait.
+    pub(super) async fn form_in_time(&self, request: &CodingRequest<'_>, key: Key, object: &Arc<Object>) -> Form {
+        let mut form = self.form(request, key, object);
+        let Some(made) = form.awaited.take() else { return form };
+        if made.within(request.route.config.deltas.wait).await { self.form(request, key, object) } else { form }
+    }
+
+    /// Takes note of a response that was stored for a request under this key: it is a dictionary from now on, if it is
+    /// to be one.
+    pub(super) fn stored(&self, request: &CodingRequest<'_>, key: Key, object: &Arc<Object>) {
+        if request.pattern().is_some() {
+            drop(self.form(request, key, object));
+        }
     }
 
     /// Makes a variant in the background, unless it is being made.
     fn make(&self, coding: Compression, key: Key, object: Arc<Object>) {
-        let Some(making) = Making::begin(&self.making, key) else { return };
+        let Some(making) = self.makings.begin(key) else { return };
         let (cache, codings) = (Arc::clone(&self.cache), self.codings.clone());
         tokio::spawn(async move {
             let _making = making;
@@ -168,46 +214,11 @@ impl Coder {
             let plain = object.body.len();
             match compress(coding, object.body.clone()).await {
                 Some(body) if body.len() < plain => {
-                    codings.count(coding, body.len(), plain);
-                    cache.store_coded(key, variant(&object, coding, body));
+                    codings.count(coding.as_str(), body.len(), plain);
+                    cache.store_coded(key, variant(&object.head, coding.as_str(), body));
                 }
                 Some(_) | None => cache.mark_useless(key),
             }
         });
-    }
-}
-
-/// Returns a stored response in a coding, with a strong validator of its own (RFC 9110, section 8.8.3).
-fn variant(object: &Object, coding: Compression, body: Bytes) -> Arc<Object> {
-    let mut head = object.head.clone();
-    head.length = body.len() as u64;
-    let digest = blake3::hash(&body).to_hex();
-    if let Ok(tag) = HeaderValue::try_from(format!("\"{}-{}\"", &digest[..32], coding.as_str())) {
-        head.headers.insert(ETAG, tag);
-    }
-    head.headers.insert(CONTENT_ENCODING, coding.field());
-    head.headers.remove(CONTENT_LENGTH);
-    head.headers.remove(ACCEPT_RANGES);
-    name_in_vary(&mut head.headers);
-    Object::new(head, body)
-}
-
-/// The making of a variant; it ends when this is dropped.
-struct Making {
-    making: Arc<Mutex<HashSet<Key>>>,
-    key: Key,
-}
-
-impl Making {
-    fn begin(making: &Arc<Mutex<HashSet<Key>>>, key: Key) -> Option<Self> {
-        let mut keys = making.lock();
-        let begins = keys.len() < MAKING_MAX && keys.insert(key);
-        begins.then(|| Self { making: Arc::clone(making), key })
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        self.making.lock().remove(&self.key);
     }
 }

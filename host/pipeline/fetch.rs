@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
+    coding::{Coder, CodingRequest},
     forwarding::{self, Proxies},
     inputs, keying, momentary,
     recent::Recent,
@@ -58,6 +59,7 @@ pub(super) struct Fetcher {
     pub(super) policy_context: Arc<PolicyContext>,
     pub(super) proxies: Arc<Proxies>,
     pub(super) recent: Arc<Recent>,
+    pub(super) coder: Arc<Coder>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -139,6 +141,12 @@ impl KeyedRequest {
     /// their own: another one may have begun before what they want was there.
     pub(super) fn flight_key(&self) -> Key {
         if self.is_reload { self.key.reload() } else { self.key }
+    }
+
+    /// Returns what the form of its response depends on.
+    pub(super) fn coding(&self) -> CodingRequest<'_> {
+        let keys_natively = self.advice.keys_natively();
+        CodingRequest { route: &self.route, keys_natively, demand: &self.demand, head: &self.head }
     }
 
     /// Returns what policies may read of it.
@@ -496,8 +504,11 @@ fn arriving(
         path: keying::path(&request.route, &request.advice, &request.facts(&fetcher.policy_context)),
         rule: Arc::clone(rule),
     });
+    let takes_part = !request.route.config.deltas.patterns.is_empty() && request.slice.is_none();
+    let coded =
+        takes_part.then(|| Coded { coder: Arc::clone(&fetcher.coder), request: request.clone(), key: keys.key });
     let arrival = Arrival { headers, body: body_read, keys, rule, tags, mark, ttl_ms, age_ms, at, report };
-    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder), declared }))
+    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder), declared, coded }))
 }
 
 /// Remembers what the key is made of under which a response is being stored.
@@ -632,6 +643,7 @@ pub(super) struct Pump {
     body: Body,
     intake: Intake<Lead<Landing>>,
     declared: Option<Declared>,
+    coded: Option<Coded>,
 }
 
 /// What a response has said of the queries of its path. It counts once the response can be found by it.
@@ -639,6 +651,13 @@ struct Declared {
     cache: Arc<Cache>,
     path: Key,
     rule: Arc<Rule>,
+}
+
+/// Of a response that may become a dictionary, what is to be known when it is stored.
+struct Coded {
+    coder: Arc<Coder>,
+    request: KeyedRequest,
+    key: Key,
 }
 
 impl Pump {
@@ -651,7 +670,10 @@ impl Pump {
                     if let Some(Declared { cache, path, rule }) = &self.declared {
                         cache.search_rules().note(*path, rule);
                     }
-                    return self.intake.finish();
+                    if let (Some(object), Some(coded)) = (self.intake.finish(), self.coded) {
+                        coded.coder.stored(&coded.request.coding(), coded.key, &object);
+                    }
+                    return;
                 }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };

@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     cache::targeted::SURROGATE_CONTROL,
-    message::{RequestHead, Scheme, authority, network::Cidr},
+    message::{
+        RequestHead, Scheme, authority,
+        delta::{AVAILABLE_DICTIONARY, DICTIONARY_ID},
+        network::Cidr,
+    },
     policy::{Input, Policy, consult, fields, key},
 };
 
@@ -167,6 +171,11 @@ impl Proxies {
         let mut headers = head.headers.clone();
         for name in head.headers.keys().filter(|name| is_dropped(name)) {
             headers.remove(name);
+        }
+        if route.config.deltas.pattern(head.target.path()).is_some() {
+            // The node makes the deltas: the origin's would be for one dictionary alone.
+            headers.remove(AVAILABLE_DICTIONARY);
+            headers.remove(DICTIONARY_ID);
         }
         headers.append(header::VIA, HeaderValue::from_static("1.1 holm"));
         headers.insert(FORWARDED_FOR, chain(head, trusted));

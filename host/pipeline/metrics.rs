@@ -6,7 +6,6 @@ use prometheus_client::{
 };
 
 use super::prefetch;
-use crate::message::compression::Compression;
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +32,9 @@ pub(super) struct ReplyCodings(Family<[(&'static str, &'static str); 2], Counter
 
 impl ReplyCodings {
     /// Counts the bytes of a reply in a coding, and without it.
-    pub(super) fn count(&self, coding: Compression, coded: usize, plain: usize) {
+    pub(super) fn count(&self, coding: &'static str, coded: usize, plain: usize) {
         for (form, bytes) in [("coded", coded), ("plain", plain)] {
-            self.0.get_or_create(&[("coding", coding.as_str()), ("form", form)]).inc_by(bytes as u64);
+            self.0.get_or_create(&[("coding", coding), ("form", form)]).inc_by(bytes as u64);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    coding::{self, Coder},
+    coding::{self, Coder, Said, add_to_vary},
     fetch::{Arrival, Fetcher, KeyedRequest, ORIGIN_ERROR, UpstreamReport},
     rest,
     rewriting::Unwritable,
@@ -29,6 +29,7 @@ use crate::{
     clock::{self, Timestamp},
     message::{
         Body, BodyError, RequestHead, Response,
+        delta::USE_AS_DICTIONARY,
         problem::problem,
         proxy_status::{PROXY_STATUS, ProxyError, ProxyStatus},
     },
@@ -51,7 +52,7 @@ impl Reply {
     pub(super) fn edit(&mut self, varies_by: &[HeaderName]) {
         let (headers, trail) = (self.response.headers_mut(), &self.trail);
         for name in varies_by {
-            coding::add_to_vary(headers, name);
+            add_to_vary(headers, name);
         }
         if let Some(route) = trail.route.as_ref().filter(|_| !trail.is_refusal) {
             route.config.response_headers.apply(headers);
@@ -123,17 +124,17 @@ pub(super) struct Replies {
     pub(super) node_name: String,
     pub(super) cache: Arc<Cache>,
     pub(super) fetcher: Arc<Fetcher>,
-    pub(super) coder: Coder,
+    pub(super) coder: Arc<Coder>,
 }
 
 impl Replies {
     /// Returns the reply of a fresh memory hit: the prepared headers and the stored bytes, nothing formatted, nothing
     /// copied. `None` if it isn't that simple, or there is no room for a large body beside those that are read already.
-    /// `varies` says that other clients may get it in a content coding.
+    /// `said` is what it says of the codings in which other clients may get it.
     pub(super) fn hit_reply(
         &self,
         object: &Object,
-        varies: bool,
+        said: &Said,
         policy: Option<&Arc<str>>,
         wanted: Wanted<'_>,
         now: Timestamp,
@@ -147,9 +148,7 @@ impl Replies {
             None => Body::Empty,
         };
         let mut headers = object.hit_headers(&self.node_name, policy, now);
-        if varies {
-            coding::name_in_vary(&mut headers);
-        }
+        said.write(&mut headers);
         Some(response_for(object.head.status, headers, body, Some(object.head.length), &form))
     }
 
@@ -163,14 +162,11 @@ impl Replies {
         now: Timestamp,
     ) -> Option<Reply> {
         let wanted = Wanted::from(&request.head);
-        let rule = &request.route.config.compress;
-        let coding = self.coder.form(rule, &request.demand, &request.head, key, object);
+        let coding = self.coder.form_in_time(&request.coding(), key, object).await;
         let (key, object) = coding.of(key, object);
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
-        if coding.varies() {
-            coding::name_in_vary(&mut headers);
-        }
+        coding.said().write(&mut headers);
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         // It is served in place of a response that didn't come.
         if let Some(proxy_status) = trail.proxy_status(&self.node_name) {
@@ -179,12 +175,12 @@ impl Replies {
         let (head, form) = (&object.head, wanted.form(&stored(object)));
         let body = match form.sections() {
             Some(sections) => {
-                let rest = || match coding {
-                    coding::Form::AsStored { .. } => {
-                        rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
+                let rest = || {
+                    if coding.is_coded() {
+                        // The origin doesn't have it.
+                        return None;
                     }
-                    // The origin doesn't have it.
-                    coding::Form::Coded(..) => None,
+                    rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
                 };
                 self.cache.body(key, object, sections, rest).await?
             }
@@ -221,10 +217,8 @@ impl Replies {
             // A request that joined late gets a response that has been arriving for as long (RFC 9111, section 5.1).
             headers.insert(header::AGE, HeaderValue::from(arrival.age_ms.saturating_add(waited_ms) / 1_000));
         }
-        let rule = &request.route.config.compress;
-        if arrival.ttl_ms.is_some() && !rule.codings.is_empty() && coding::may_be_coded(rule, status, &headers) {
-            // Once it is stored, others may get it in a coding.
-            coding::name_in_vary(&mut headers);
+        if arrival.ttl_ms.is_some() {
+            coding::said_in_advance(&request.coding(), status, &headers, length).write(&mut headers);
         }
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         let response = response_for(status, headers, body, length, &form);
@@ -391,6 +385,8 @@ fn response_for(status: StatusCode, mut headers: HeaderMap, body: Body, length: 
         Form::Content(Extent::Whole) => (status, body),
         Form::Content(Extent::Partial(partial)) => {
             partial.describe(&mut headers);
+            // A part is no dictionary.
+            headers.remove(USE_AS_DICTIONARY);
             (StatusCode::PARTIAL_CONTENT, body)
         }
         Form::Content(Extent::Unsatisfiable(length)) => return unsatisfiable(*length, &headers),

@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::{
     advice::{Advice, PolicyContext},
+    coding::CodingRequest,
     fetch::{self, Exchanged, Fetcher, KeyedRequest, Landing, Pump, UpstreamReport},
     forwarding,
     joining::{self, Stored, Turn},
@@ -143,9 +144,14 @@ impl Web {
             return None;
         }
         let policy = advice.policy().map(|policy| policy.label());
-        let form = self.replies.coder.form(&route.config.compress, demand, head, found_here.key, object);
+        let request = CodingRequest { route, keys_natively: advice.keys_natively(), demand, head };
+        let form = self.replies.coder.form(&request, found_here.key, object);
+        if form.is_provisional() {
+            // The full look-up waits for the better one.
+            return None;
+        }
         let (_, served) = form.of(found_here.key, object);
-        let response = self.replies.hit_reply(served, form.varies(), policy, head.into(), now)?;
+        let response = self.replies.hit_reply(served, form.said(), policy, head.into(), now)?;
         trace::looked_up(advice.span(), &found_here, begun);
         Some(response)
     }

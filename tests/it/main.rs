@@ -12,6 +12,7 @@ mod certificates;
 mod closing;
 mod collapse;
 mod compression;
+mod deltas;
 mod endpoints;
 mod exchange;
 mod extensions;

@@ -1,5 +1,7 @@
 //! Taking an arriving body in: to all who read along, and into the tiers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tracing::debug;
 
@@ -7,6 +9,7 @@ use super::budget::SCARCE_BYTES;
 use crate::{
     cache::{
         collapse::shared::{Refused, SharedBody, Unwanted},
+        entry::Object,
         record::Recorder,
     },
     message::BodyError,
@@ -85,15 +88,18 @@ impl<G> Intake<G> {
         self.shared.release();
     }
 
-    /// The body is complete. Once it can be found in the tiers, no request needs to join any more.
-    pub fn finish(mut self) {
-        if let Some(recorder) = self.recorder.take() {
-            let (_, last) = recorder.finish(&self.shared.open_pieces());
+    /// The body is complete. Once it can be found in the tiers, no request needs to join any more. Returns what is
+    /// stored.
+    pub fn finish(mut self) -> Option<Arc<Object>> {
+        let stored = self.recorder.take().map(|recorder| {
+            let (object, last) = recorder.finish(&self.shared.open_pieces());
             if let Some(last) = last {
                 self.shared.spilled(last);
             }
-        }
+            object
+        });
         self.shared.finish(Ok(()));
+        stored
     }
 
     /// The body broke off.

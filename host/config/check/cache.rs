@@ -27,6 +27,12 @@ pub(super) fn cache(raw: &raw::Cache, findings: &mut Findings<'_>) -> Cache {
         ),
         part_time: findings.millis("part_ms", &raw.part_ms, base.part_time, &(1..=MINUTE_MS)),
         bodies_bytes_max: bodies_bytes_max(raw, part_bytes as u64, base.bodies_bytes_max, findings),
+        dictionaries_bytes_max: findings.bytes(
+            "dictionaries_bytes_max",
+            &raw.dictionaries_bytes_max,
+            base.dictionaries_bytes_max,
+            &(0..=TIB),
+        ),
         memory: memory(&raw.memory, findings),
         disk: raw.disk.as_ref().map(|raw| disk(raw, findings)),
         redis: raw.redis.as_ref().map(|raw| redis(raw, findings)),

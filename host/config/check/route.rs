@@ -12,14 +12,15 @@ use toml::Spanned;
 use super::routing::{self, path_fault};
 use crate::{
     config::{
-        Candidate, Compress, Defaults, Extensions, ForwardPath, Mode, OnFault, Protocol, QueryKey, RangeMiss, Reload,
-        Route, StoreSetCookie, TENANT_NAME_BYTES_MAX, TENANT_WEIGHT_MAX, TenantBy,
+        Candidate, Compress, Defaults, Deltas, Extensions, ForwardPath, Mode, OnFault, Protocol, QueryKey, RangeMiss,
+        Reload, Route, StoreSetCookie, TENANT_NAME_BYTES_MAX, TENANT_WEIGHT_MAX, TenantBy,
         findings::Findings,
         raw::{self, Raw},
         units::{Count, GIB, MIB, YEAR_MS},
     },
     message::{
         compression::{self, Compression},
+        delta::{BYTES_MAX, Pattern},
         target,
     },
 };
@@ -148,6 +149,7 @@ fn route<'a>(
         tenant: raw.tenant.as_ref().map_or_else(TenantBy::default, |given| tenant(given, findings)),
         tenant_weights: tenant_weights(raw, findings),
         compress: compress(raw, findings),
+        deltas: deltas(raw, findings),
         freshness: freshness(raw, mode != Mode::Http, findings),
         tag_headers: raw.tag_headers.iter().filter_map(|given| findings.header(given)).collect(),
         websocket: raw.websocket.unwrap_or(base.websocket),
@@ -323,6 +325,31 @@ fn compress(raw: &raw::Route, findings: &mut Findings<'_>) -> Compress {
     }
 }
 
+/// Patterns of a route's deltas: each may be compared with each path.
+const PATTERNS_MAX: usize = 16;
+
+fn deltas(raw: &raw::Route, findings: &mut Findings<'_>) -> Deltas {
+    let base = Deltas::default();
+    if let Some(beyond) = raw.deltas.get(PATTERNS_MAX) {
+        let message = format!("a route has at most {PATTERNS_MAX} patterns of deltas");
+        findings.refuse(beyond.span(), message, "`*` stands for any characters, such as in `/app/*.js`");
+    }
+    let mut pattern = |given: &Spanned<String>| match Pattern::read(given.get_ref()) {
+        Ok(pattern) => Some(pattern),
+        Err(fault) => {
+            let message = format!("{:?} is no pattern of deltas: {fault}", given.get_ref());
+            findings.refuse(given.span(), message, "write a path in which `*` stands for any characters: `/app/*.js`");
+            None
+        }
+    };
+    Deltas {
+        patterns: raw.deltas.iter().filter_map(&mut pattern).collect(),
+        dictionaries_max: findings.count("deltas_max", &raw.deltas_max, base.dictionaries_max, &(1..=1_000)),
+        bytes_max: findings.bytes("deltas_bytes_max", &raw.deltas_bytes_max, base.bytes_max, &(1..=BYTES_MAX as u64)),
+        wait: findings.millis("deltas_wait_ms", &raw.deltas_wait_ms, base.wait, &(0..=10_000)),
+    }
+}
+
 /// Refuses keys of `infer` routes on a route that isn't one.
 fn infer_only(raw: &raw::Route, findings: &mut Findings<'_>) {
     if raw.mode.as_ref().is_some_and(|given| given.get_ref() != "http") {
@@ -360,6 +387,10 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("query_body_bytes_max", raw.query_body_bytes_max.as_ref().map(Spanned::span)),
         ("cache_groups", raw.cache_groups.as_ref().map(Spanned::span)),
         ("no_vary_search", raw.no_vary_search.as_ref().map(Spanned::span)),
+        ("deltas", raw.deltas.first().map(Spanned::span)),
+        ("deltas_max", raw.deltas_max.as_ref().map(Spanned::span)),
+        ("deltas_bytes_max", raw.deltas_bytes_max.as_ref().map(Spanned::span)),
+        ("deltas_wait_ms", raw.deltas_wait_ms.as_ref().map(Spanned::span)),
     ];
     for (key, span) in places {
         if let Some(span) = span {

@@ -45,7 +45,7 @@ pub(super) async fn compressed(
     if coded.len() >= plain.len() && accepted.identity {
         return reply;
     }
-    codings.count(coding, coded.len(), plain.len());
+    codings.count(coding.as_str(), coded.len(), plain.len());
     describe(reply.response.headers_mut(), &coding.field());
     *reply.response.body_mut() = Body::Full(coded);
     reply

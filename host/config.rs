@@ -115,6 +115,10 @@ pub struct Http3 {
     pub socket_bytes: usize,
     /// Whether the system is handed many packets at once (GSO).
     pub segmentation_offload: bool,
+    /// Whether early data is taken (RFC 8446, section 2.3), in which nothing but fresh hits in memory are served.
+    pub early_data: bool,
+    /// Sessions of one address that are kept for clients to resume with early data; older ones make room.
+    pub early_sessions_max: usize,
 }
 
 /// The admin API: where it listens and who may use it.

@@ -52,7 +52,7 @@ use self::{
     loops::Loops,
     metrics::ReplyCodings,
     pass::Passer,
-    plan::{Aspects, Basis, Plan, Why},
+    plan::{Aspects, Plan, Why},
     prefetch::Prefetcher,
     recent::Recent,
     reply::Replies,
@@ -216,7 +216,8 @@ impl Pipeline {
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head, span);
-        if !advice.has(Hook::Prefetch) {
+        // One that somebody sent again has nothing fetched.
+        if !advice.has(Hook::Prefetch) || request.head.is_early() {
             let mut reply = self.serve_on(taken, advice, request).await;
             reply.edit(&varies_by);
             return reply;
@@ -253,13 +254,14 @@ impl Pipeline {
         let plan = Plan::of(&Aspects::of(taken, &advice, &request.head, has_body));
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);
-        let prepared = match plan {
+        let prepared = if plan.may_look(advice.is_repeatable(), || request.head.is_early()) {
             // A fresh memory hit, the case that counts, never enters the large futures below.
-            Plan::LookUp(Basis::Head) => match self.web.quick(route, &advice, &request.head) {
+            match self.web.quick(route, &advice, &request.head) {
                 Quick::Hit(response, key) => return Reply { response, trail: Trail::of_hit(route, advice, key) },
                 Quick::Onward(prepared) => Some(prepared),
-            },
-            Plan::LookUp(Basis::Body) | Plan::Bypass(_) | Plan::Pass(_) => None,
+            }
+        } else {
+            None
         };
         if let Some(reply) = self.unforwardable(route, &advice, &request, plan) {
             return reply;
@@ -301,10 +303,11 @@ impl Pipeline {
         }
     }
 
-    /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that this node has sent on
-    /// before, which would go round until something gives way (RFC 8586), a switch of protocols that its route doesn't
-    /// allow, a path that can't be rewritten, a body that says itself that it is too large, and one that is to be sent on
-    /// as it comes where it has to be read as a whole.
+    /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that came in early data,
+    /// which somebody may send again (RFC 8470), one that this node has sent on before, which would go round until
+    /// something gives way (RFC 8586), a switch of protocols that its route doesn't allow, a path that can't be rewritten, a
+    /// body that says itself that it is too large, and one that is to be sent on as it comes where it has to be read as a
+    /// whole.
     fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
         let Request { head, body } = request;
         let trail = |detail: &'static str| Trail {
@@ -312,6 +315,11 @@ impl Pipeline {
             proxy_status: Some(ProxyStatus::Error(proxy::error_of(detail))),
             ..Trail::on(route, advice)
         };
+        if head.is_early() {
+            let detail = "it came in early data, from which only fresh responses in memory are served: send it again \
+                          after the handshake";
+            return Some(self.replies.own(StatusCode::TOO_EARLY, "Too Early", detail, trail("early-data")));
+        }
         if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
             return Some(self.replies.unwritable(fault, Trail::on(route, advice)));
         }

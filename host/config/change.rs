@@ -42,6 +42,8 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "receive_bytes_max",
             "socket_bytes",
             "segmentation_offload",
+            "early_data",
+            "early_sessions_max",
         ],
     ),
     (

@@ -137,6 +137,13 @@ fn http3(raw: &raw::Http3, findings: &mut Findings<'_>) -> Http3 {
             .segmentation_offload
             .as_ref()
             .map_or(base.segmentation_offload, |given| *given.get_ref()),
+        early_data: raw.early_data.as_ref().map_or(base.early_data, |given| *given.get_ref()),
+        early_sessions_max: findings.count(
+            "early_sessions_max",
+            &raw.early_sessions_max,
+            base.early_sessions_max,
+            &(1..=1_000_000),
+        ),
     }
 }
 

@@ -82,7 +82,7 @@ impl Default for Limits {
 
 impl Default for Http3 {
     /// The address's own port, advertised for a day; 100 handshakes with clients that may be anybody; 1 MiB of responses
-    /// and of what its client sends for each connection; 4 MiB for the socket.
+    /// and of what its client sends for each connection; 4 MiB for the socket; no early data.
     fn default() -> Self {
         Self {
             port: None,
@@ -92,6 +92,8 @@ impl Default for Http3 {
             receive_bytes_max: 1 << 20,
             socket_bytes: 4 * MIB,
             segmentation_offload: true,
+            early_data: false,
+            early_sessions_max: 10_000,
         }
     }
 }

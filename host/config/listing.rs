@@ -110,6 +110,8 @@ fn http3(http3: &Http3) -> Value {
         ("receive_bytes_max", size(http3.receive_bytes_max.into())),
         ("socket_bytes", bytes(http3.socket_bytes)),
         ("segmentation_offload", Value::Bool(http3.segmentation_offload)),
+        ("early_data", Value::Bool(http3.early_data)),
+        ("early_sessions_max", count(http3.early_sessions_max)),
     ])
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Http3 {
     pub(super) receive_bytes_max: Field<ByteSize>,
     pub(super) socket_bytes: Field<ByteSize>,
     pub(super) segmentation_offload: Field<bool>,
+    pub(super) early_data: Field<bool>,
+    pub(super) early_sessions_max: Field<Count>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub(super) tls: tls::Metrics,
     /// Clients of QUIC that were asked to show that their address is theirs.
     pub(super) retries: Counter,
+    /// Requests in early data.
+    pub(super) early: Counter,
     accept_to_head: Histogram,
     closes: ByName,
     resets: ByName,
@@ -53,6 +55,7 @@ impl Metrics {
             panics: Counter::default(),
             tls: tls::Metrics::default(),
             retries: Counter::default(),
+            early: Counter::default(),
             accept_to_head: Histogram::new(SECONDS),
             closes: ByName::default(),
             resets: ByName::default(),
@@ -87,6 +90,7 @@ impl Metrics {
             "QUIC handshakes that began anew, so that the client shows that its address is its own",
             self.retries.clone(),
         );
+        registry.register("http_early_requests", "Requests that came in early data", self.early.clone());
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());
         registry.register("http_rejects", "Requests refused before the handler, by status", self.rejects.clone());
         registry.register("http_panics", "Panics while a request was being served", self.panics.clone());

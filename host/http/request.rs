@@ -16,6 +16,14 @@ static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Marks a request that came in early data, which somebody else than its client may have sent again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Early;
+
+/// Marks a request that was an extended CONNECT for a WebSocket (RFC 8441): its stream becomes a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExtendedConnect;
+
 /// A head that has been checked.
 #[derive(Debug)]
 pub(super) struct Checked {
@@ -33,7 +41,7 @@ pub(super) fn normalise(
     client: Client,
     limits: &Limits,
 ) -> Result<Checked, Rejection> {
-    let Parts { method, uri, version, headers, .. } = parts;
+    let Parts { method, uri, version, headers, extensions, .. } = parts;
     check_method(method)?;
     check_size(uri, headers, *version, limits)?;
     check_framing(headers, *version)?;
@@ -41,7 +49,10 @@ pub(super) fn normalise(
     check_form(uri, method)?;
     let authority = authority::resolve(uri, headers, *version, scheme, local)?;
     let (target, received) = target::normalise(stated_target(uri)?)?;
-    let switches = *version == Version::HTTP_11 && is_switch(method, headers);
+    let switches = match *version {
+        Version::HTTP_11 => is_switch(method, headers),
+        _ => extensions.get::<ExtendedConnect>().is_some(),
+    };
     remove_connection_fields(headers, switches);
     join_cookies(headers);
     let (method, headers) = (std::mem::take(method), std::mem::take(headers));

@@ -15,7 +15,7 @@ use super::{
     pace::Pace,
     rejection::Rejection,
     reply::Reply,
-    request::{self, Checked},
+    request::{self, Checked, Early},
     shared::{Peer, Shared},
 };
 use crate::message::{Body, Client, Request, Response, body::Sender, problem::problem, raw_query};
@@ -44,8 +44,9 @@ impl<H: Handler> Conversation<H> {
         self.respond(request, None).await
     }
 
-    /// Serves one request of HTTP/1.1, with which its client may switch to another protocol. If the response is 101, its
-    /// body is what the client is sent from then on, and what the client sends is put into the sender.
+    /// Serves one request of HTTP/1.1, or an extended CONNECT, with which its client may switch to another protocol. If
+    /// the response is 101, its body is what the client is sent from then on, and what the client sends is put into the
+    /// sender.
     pub(super) async fn answer_or_switch<B>(
         &self,
         request: ::http::Request<B>,
@@ -151,7 +152,11 @@ impl<H: Handler> Conversation<H> {
         }
         let client = Client { ip: self.peer.ip, version: parts.version };
         let (scheme, local) = (self.peer.scheme, self.peer.local);
-        let Checked { head, switches } = request::normalise(parts, scheme, local, client, &self.shared.limits)?;
+        let Checked { mut head, switches } = request::normalise(parts, scheme, local, client, &self.shared.limits)?;
+        if parts.extensions.get::<Early>().is_some() {
+            self.shared.metrics.early.inc();
+            head.mark_early();
+        }
         if let Some(from_client) = from_client.filter(|_| switches) {
             let (sender, body) = Body::channel(PIECES, None);
             *from_client = Some(sender);

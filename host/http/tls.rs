@@ -91,6 +91,11 @@ impl Certificates {
         })
     }
 
+    /// Whether clients are asked for a certificate.
+    pub(super) const fn asks_clients(&self) -> bool {
+        self.client.is_some()
+    }
+
     /// Returns the settings of a front; they always serve the certificates that were read last. `protocols` are those that
     /// are offered, by their names in ALPN (RFC 7301), the preferred one first.
     ///

@@ -2,9 +2,12 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderValue, Method, Version, header::CONTENT_TYPE, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header::CONTENT_TYPE, uri::PathAndQuery};
 
 use super::{body::Body, scheme::Scheme, url};
+
+/// The field of a request that came in early data, here or at a proxy in front (RFC 8470, section 5.1).
+static EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// The client of a request.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,18 @@ impl RequestHead {
     #[must_use]
     pub fn authority(&self) -> &str {
         self.authority.to_str().unwrap_or_default()
+    }
+
+    /// Whether it came in early data, so that somebody else than its client may have sent it again. Whatever the field
+    /// says counts as 1 (RFC 8470, section 5.1).
+    #[must_use]
+    pub fn is_early(&self) -> bool {
+        self.headers.contains_key(&EARLY_DATA)
+    }
+
+    /// Notes that it came in early data.
+    pub fn mark_early(&mut self) {
+        self.headers.insert(&EARLY_DATA, HeaderValue::from_static("1"));
     }
 
     /// Returns `scheme://authority/path?query` in the form by which a URL is purged: the same for all its spellings.

@@ -19,7 +19,8 @@ use crate::{
     config::OnFault,
     message::{RequestHead, RequestSpan},
     policy::{
-        Arm, Chosen, Decision, Facts, Fault, Hook, HookCall, Input, Notes, Policy, RequestEdits, consult, fields,
+        Arm, Chosen, Decision, Facts, Fault, Hook, HookCall, Input, KeyPlan, Notes, Policy, RequestEdits, consult,
+        fields,
     },
 };
 
@@ -152,6 +153,18 @@ impl Advice {
     /// Whether the key is the native one, so that one URL is one key.
     pub(super) fn keys_natively(&self) -> bool {
         self.key_maker().is_none() && self.on_trial().is_none()
+    }
+
+    /// Whether a look-up by the head has no effect in the policy: nothing is called, drawn or compared, so that it may be
+    /// repeated any number of times.
+    pub(super) fn is_repeatable(&self) -> bool {
+        let Some(Chosen { policy, fallback, shadow }) = &self.chosen else { return true };
+        let calls = match policy.key_plan() {
+            KeyPlan::Native => false,
+            KeyPlan::Recipe(parts) => parts.iter().any(|part| matches!(part.input, Input::Feature(_))),
+            KeyPlan::Call(_) => true,
+        };
+        !calls && fallback.is_none() && shadow.is_none() && policy.experiments().is_empty()
     }
 
     /// Whether the policy has this hook, or a shadow may have it.

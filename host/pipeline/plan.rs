@@ -127,6 +127,13 @@ impl Plan {
         }
     }
 
+    /// Whether what is stored may be looked at by this plan, for a request that somebody else than its client may have sent
+    /// again if it `is_early`: it is served if memory has a fresh response, which changes nothing. `is_repeatable` says
+    /// that its policy isn't changed by it either.
+    pub(super) fn may_look(self, is_repeatable: bool, is_early: impl FnOnce() -> bool) -> bool {
+        self == Self::LookUp(Basis::Head) && (is_repeatable || !is_early())
+    }
+
     /// Returns the plan and its reason, in a word each.
     pub(super) const fn words(self) -> (&'static str, Option<&'static str>) {
         match self {
@@ -351,6 +358,22 @@ mod tests {
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
             let switch = Aspects { is_switch: true, ..aspects };
             assert_eq!(Plan::of(&switch), Plan::Bypass(Why::Switch), "{switch:?}");
+        }
+    }
+
+    #[test]
+    fn an_early_request_is_looked_up_if_that_has_no_effect() {
+        let head = Plan::LookUp(Basis::Head);
+        for (plan, is_repeatable, is_early, wanted) in [
+            (head, true, false, true),
+            (head, true, true, true),
+            (head, false, false, true),
+            (head, false, true, false),
+            (Plan::LookUp(Basis::Body), true, true, false),
+            (Plan::Pass(Why::Method), true, true, false),
+            (Plan::Bypass(Why::AmbiguousPath), true, true, false),
+        ] {
+            assert_eq!(plan.may_look(is_repeatable, || is_early), wanted, "{plan:?} {is_repeatable} {is_early}");
         }
     }
 

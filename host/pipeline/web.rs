@@ -139,7 +139,7 @@ impl Web {
             // A stale response that the client accepts: the full look-up notes that.
             return None;
         }
-        if is_due_ahead(route, object, now) {
+        if !head.is_early() && is_due_ahead(route, object, now) {
             prepared.is_ahead = true;
             return None;
         }

@@ -12,6 +12,7 @@ pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod relay;
 
 use std::{
     net::{SocketAddr, TcpListener},

@@ -1,5 +1,10 @@
 //! HTTP/1 as clients and origins write it who don't keep to every letter, and what it can be switched to.
 
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use hyper::{client::conn::http2, ext::Protocol};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -149,6 +154,68 @@ async fn a_websocket_is_a_tunnel_that_is_counted_and_never_stored() {
 
     let page = node.fetch("/chat").await;
     assert_eq!((page.status, page.text()), (200, "</chat>"));
+}
+
+/// Opens an HTTP/2 connection to a node, which has told by then what it can.
+async fn streams(node: &Node) -> http2::SendRequest<Empty<Bytes>> {
+    let stream = TokioIo::new(TcpStream::connect(node.address).await.unwrap());
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let plain = Request::get("http://shop.test/plain").body(Empty::new()).unwrap();
+    assert_eq!(within("a response", sender.send_request(plain)).await.unwrap().status(), 200);
+    sender
+}
+
+fn extended_connect(protocol: &'static str) -> Request<Empty<Bytes>> {
+    let request = Request::connect("http://shop.test/chat").header("sec-websocket-version", "13");
+    let mut request = request.body(Empty::new()).unwrap();
+    request.extensions_mut().insert(Protocol::from_static(protocol));
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_over_http_2_is_a_tunnel_on_a_stream() {
+    let origin = raw_origin().await;
+    let node = Node::builder().origin(&origin.url).start().await;
+    let mut sender = streams(&node).await;
+    let response = within("the tunnel", sender.send_request(extended_connect("websocket"))).await.unwrap();
+    assert_eq!(response.status(), 200);
+    for name in ["sec-websocket-accept", "upgrade", "connection"] {
+        assert!(!response.headers().contains_key(name), "{name} in {:?}", response.headers());
+    }
+    let mut client = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let mut said = [0; 5];
+    within("the origin's bytes", client.read_exact(&mut said)).await.unwrap();
+    assert_eq!(&said, b"hello");
+    assert!(node.metric("holm_origin_inflight", "").await >= 1.0, "it holds a place");
+    let plain = Request::get("http://shop.test/beside").body(Empty::new()).unwrap();
+    assert_eq!(within("a response beside it", sender.send_request(plain)).await.unwrap().status(), 200);
+    client.write_all(b"echo").await.unwrap();
+    client.flush().await.unwrap();
+    let mut rest = Vec::new();
+    within("the end", client.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, b"echo");
+    eventually("the place free", async || node.metric("holm_origin_inflight", "").await < 1.0).await;
+    let other = within("a refusal", sender.send_request(extended_connect("connect-udp"))).await.unwrap();
+    assert_eq!(other.status(), 501);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_on_a_stream_ends_when_both_are_silent_and_is_none_where_none_is_allowed() {
+    let origin = raw_origin().await;
+    let node = Node::builder().origin(&origin.url).set("timeouts", "idle_ms = 500").start().await;
+    let mut sender = streams(&node).await;
+    let response = within("the tunnel", sender.send_request(extended_connect("websocket"))).await.unwrap();
+    let mut client = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let mut said = Vec::new();
+    within("the end", client.read_to_end(&mut said)).await.unwrap();
+    assert_eq!(said, b"hello");
+    eventually("the place free", async || node.metric("holm_origin_inflight", "").await < 1.0).await;
+
+    let node = Node::builder().origin(&origin.url).route("websocket = false").start().await;
+    let mut sender = streams(&node).await;
+    let refused = within("a refusal", sender.send_request(extended_connect("websocket"))).await.unwrap();
+    assert_eq!(refused.status(), 501);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

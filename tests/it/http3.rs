@@ -22,7 +22,9 @@ use crate::{
         liar::{Liar, Lie, crlf},
         node::{Builder, Node, NodeHandle},
         origin::{Gate, Origin, Reply, Taps},
-        quoted, repository, sealed, within,
+        quoted,
+        relay::Relay,
+        repository, sealed, within,
     },
     http_versions::Certificate,
 };
@@ -382,6 +384,18 @@ async fn a_client_that_does_not_read_is_cut_and_its_other_requests_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_waits_with_its_body_is_told_when_it_is_wanted() {
+    let (origin, certificate) = (Origin::start().await, Certificate::new());
+    origin.on("*", |seen| Reply::ok(seen.body.clone()).header("cache-control", "no-store"));
+    let node = http3(&origin.url(), &certificate).start().await;
+    let conn = connect(&node, &certificate).await;
+    let ask = |path: &str| node.post(path).header("expect", "100-continue").header("content-length", "4").body("body");
+    assert_eq!(conn.send_when_wanted(ask("/echo")).await.unwrap().text(), "body");
+    // One that doesn't wait isn't told.
+    assert_eq!(conn.send(ask("/echo")).await.text(), "body");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_is_closed() {
     let (origin, certificate) = (Origin::start().await, Certificate::new());
     origin.on("*", |_| Reply::ok("x"));
@@ -394,6 +408,28 @@ async fn an_idle_connection_is_closed() {
         eventually(reason, async || node.metric("holm_http_connections_closed_total", &label).await > 0.0).await;
     }
     assert!(used.try_send(node.get("/x")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_vanishes_gives_its_places_back() {
+    let (origin, certificate, large) = (Origin::start().await, Certificate::new(), sealed("large", 4 << 20));
+    origin.on("/large", move |_| Reply::ok(large.clone()).header("cache-control", "no-store"));
+    origin.on("/small", |_| Reply::ok("small").header("cache-control", "no-store"));
+    let timeouts = "idle_ms = 2_000\nsend_ms = 1_000\nrate_bytes_min = 0";
+    let limits = "client_connections_max = 1\nclient_streams_max = 1\ntrusted_proxies = []";
+    let node = http3(&origin.url(), &certificate).set("timeouts", timeouts).set("limits", limits).start().await;
+    for is_asking in [true, false] {
+        let relay = Relay::start(node.address).await;
+        let conn = found("a place", async || H3Conn::ahead(relay.address(), &certificate.der, 20_000).await.ok()).await;
+        assert_eq!(conn.send(node.get("/small")).await.text(), "small");
+        // In the middle of a response, or between two requests.
+        let unread = if is_asking { Some(conn.ask(node.get("/large")).await.unwrap()) } else { None };
+        relay.lose();
+        assert!(H3Conn::open(node.address, &certificate.der).await.is_err(), "it has the only place");
+        eventually("the place", async || H3Conn::open(node.address, &certificate.der).await.is_ok()).await;
+        drop(unread);
+    }
+    eventually("the connections", async || open(&node).await < 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

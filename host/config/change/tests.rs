@@ -22,7 +22,7 @@ const OTHER_WORDS: &str = r#"
     watch = false
     zone = "a"
     tls = { version_min = "1.3", reload_ms = 0 }
-    http3 = { advertised_ms = 0, segmentation_offload = false }
+    http3 = { advertised_ms = 0, segmentation_offload = false, early_data = true }
     [[listen]]
     address = "127.0.0.1:0"
     proxy_protocol = ["10.0.0.0/8", "2001:db8::/32"]

@@ -1,8 +1,8 @@
 //! HTTP/3 over QUIC (RFC 9114, RFC 9000): the UDP ports of addresses that have `http3`.
 //!
-//! A connection goes `listener` (accept, or Retry; `socket`, `settings`; closed alone, or with the server) → `connection` (handshake, then a `session`,
-//! under the driver) → `stream`, a task for each request (`head` checks it, `upload` is its body, `patience` the time
-//! that its client is waited for).
+//! A connection goes `listener` (accept, or Retry; `socket`, `settings`, and `early` for early data; closed alone, or
+//! with the server) → `connection` (handshake, and a `session` under the driver) → `stream`, a task for each request
+//! (`head` checks it, `upload` is its body, `patience` the time that its client is waited for).
 //!
 //! The library that speaks HTTP/3 is known to `by_h3` alone, behind the traits of `session`, and reaches the QUIC
 //! library through `transport`, which makes its traps impossible: a stream that is dropped unfinished is reset, a read
@@ -12,6 +12,7 @@
 mod by_h3;
 mod connection;
 mod date;
+mod early;
 mod framing;
 mod head;
 mod listener;

@@ -3,12 +3,14 @@
 //! A connection goes `listener` (accept; behind a balancer `proxy` reads the client's address) → `connection` (handshake
 //! by `tls`, or `detect`, then one of hyper's two state machines over `transport`, watched by `watch`, to which `arriving`
 //! reports that a request has come whole; HTTP/2 streams by `stream`, to which `pieces` reports what it hands over;
-//! `unparsed` refuses what hyper can't parse, `tunnel` runs what a client has switched to) → `linger` (the close).
+//! `unparsed` refuses what hyper can't parse, `tunnel` runs what a client has switched to, by `extended` on a stream of
+//! HTTP/2) → `linger` (the close).
 
 mod advertisement;
 mod arriving;
 mod connection;
 mod detect;
+mod extended;
 mod linger;
 mod listener;
 mod pieces;

@@ -172,6 +172,19 @@ fn what_was_meant_for_the_connection_stays_here() {
 }
 
 #[test]
+fn an_extended_connect_is_a_switch_on_a_stream() {
+    let client = Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version: V2 };
+    for (marked, wanted) in [(true, true), (false, false)] {
+        let mut parts = parts(V2, "GET https://a/chat", &[("upgrade", "websocket")]);
+        if marked {
+            parts.extensions.insert(ExtendedConnect);
+        }
+        let checked = normalise(&mut parts, Scheme::Https, None, client, &LIMITS).unwrap();
+        assert_eq!((checked.switches, checked.head.headers.contains_key("upgrade")), (wanted, wanted));
+    }
+}
+
+#[test]
 fn only_a_websocket_is_switched_to() {
     let (upgrade, websocket) = (("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"));
     for (version, line, fields, wanted) in [

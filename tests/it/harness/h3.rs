@@ -10,7 +10,7 @@ use h3::{
 };
 use http::{HeaderMap, Request, Version};
 use http_body_util::BodyExt;
-use quinn::{Endpoint, TransportConfig, crypto::rustls::QuicClientConfig};
+use quinn::{Connecting, Endpoint, TransportConfig, crypto::rustls::QuicClientConfig};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use tokio::task::JoinHandle;
 
@@ -57,18 +57,14 @@ impl H3Conn {
         root: &CertificateDer<'static>,
         transport: TransportConfig,
     ) -> Result<Self, Failure> {
-        let mut roots = RootCertStore::empty();
-        roots.add(root.clone())?;
-        let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls(root)?)?));
         config.transport_config(Arc::new(transport));
-        let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
-        let connecting = endpoint.connect_with(config, address, "localhost")?;
+        let (endpoint, connecting) = connecting(config, address)?;
         let connection = within("the handshake", connecting).await?;
+        Self::over(endpoint, connection).await
+    }
+
+    async fn over(endpoint: Endpoint, connection: quinn::Connection) -> Result<Self, Failure> {
         let (mut driver, sender) =
             h3::client::builder().send_grease(true).build(h3_quinn::Connection::new(connection.clone())).await?;
         let driving = tokio::spawn(async move { drop(driver.wait_idle().await) });
@@ -91,13 +87,30 @@ impl H3Conn {
         let stream = within("the request", sender.send_request(Request::from_parts(head, ()))).await?;
         let (sending, mut receiving) = stream.split();
         let sending = tokio::spawn(upload(sending, body));
-        let response = within("a response head", receiving.recv_response()).await?;
+        let mut response = within("a response head", receiving.recv_response()).await?;
+        while response.status().is_informational() {
+            response = within("a final response head", receiving.recv_response()).await?;
+        }
         Ok(H3Opened {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
             receiving,
             _sending: sending,
         })
+    }
+
+    /// Sends a request whose body is sent when the node says that it wants it, and reads the whole response.
+    pub(crate) async fn send_when_wanted(&self, ask: Ask) -> Result<Response, Failure> {
+        let (head, body) = ask.into_request("https")?.into_parts();
+        let mut sender = self.sender.clone();
+        let stream = within("the request", sender.send_request(Request::from_parts(head, ()))).await?;
+        let (sending, mut receiving) = stream.split();
+        let interim = within("an interim response", receiving.recv_response()).await?;
+        assert_eq!(interim.status(), 100);
+        let sending = tokio::spawn(upload(sending, body));
+        let response = within("a response head", receiving.recv_response()).await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(H3Opened { status, headers, receiving, _sending: sending }.whole().await?.0)
     }
 
     /// Sends a request and reads the whole response.
@@ -110,6 +123,50 @@ impl H3Conn {
 
     pub(crate) async fn try_send(&self, ask: Ask) -> Result<Response, Failure> {
         Ok(self.ask(ask).await?.whole().await?.0)
+    }
+}
+
+/// Returns the TLS of a client that trusts `root`.
+fn tls(root: &CertificateDer<'static>) -> Result<ClientConfig, Failure> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone())?;
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    Ok(tls)
+}
+
+fn connecting(config: quinn::ClientConfig, address: SocketAddr) -> Result<(Endpoint, Connecting), Failure> {
+    let endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let connecting = endpoint.connect_with(config, address, "localhost")?;
+    Ok((endpoint, connecting))
+}
+
+/// A client that resumes its sessions, with early data where the node takes it.
+pub(crate) struct EarlyClient(quinn::ClientConfig);
+
+impl EarlyClient {
+    /// Returns one that trusts `root`.
+    pub(crate) fn new(root: &CertificateDer<'static>) -> Self {
+        let mut tls = tls(root).unwrap();
+        tls.enable_early_data = true;
+        Self(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())))
+    }
+
+    /// Connects, and waits for the end of the handshake.
+    pub(crate) async fn open(&self, address: SocketAddr) -> H3Conn {
+        let (endpoint, connecting) = connecting(self.0.clone(), address).unwrap();
+        let connection = within("the handshake", connecting).await.unwrap();
+        H3Conn::over(endpoint, connection).await.unwrap()
+    }
+
+    /// Connects with what is sent next in early data; `None` if it has no session for that.
+    pub(crate) async fn open_early(&self, address: SocketAddr) -> Option<H3Conn> {
+        let (endpoint, connecting) = connecting(self.0.clone(), address).unwrap();
+        let (connection, _) = connecting.into_0rtt().ok()?;
+        Some(H3Conn::over(endpoint, connection).await.unwrap())
     }
 }
 

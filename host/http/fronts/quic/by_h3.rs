@@ -72,7 +72,7 @@ impl Opening for H3Opening {
     type Receiving = H3Receiving;
 
     async fn head(self) -> Result<Arrived<H3Sending, H3Receiving>, NoHead> {
-        let Self { resolver, accepted: Accepted { marks, over }, connection } = self;
+        let Self { resolver, accepted: Accepted { marks, over, is_early }, connection } = self;
         let (request, stream) = resolver.resolve_request().await.map_err(|error| match error {
             StreamError::HeaderTooBig { .. } => NoHead::TooLarge,
             _ => NoHead::Broken,
@@ -80,7 +80,7 @@ impl Opening for H3Opening {
         marks.serve();
         let (sending, receiving) = stream.split();
         let sending = H3Sending { stream: sending, connection, marks: Arc::clone(&marks) };
-        Ok(Arrived { request, sending, receiving: H3Receiving { stream: receiving }, over, marks })
+        Ok(Arrived { request, sending, receiving: H3Receiving { stream: receiving }, over, marks, is_early })
     }
 
     fn reject(self) {

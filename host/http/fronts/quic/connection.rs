@@ -1,6 +1,7 @@
 //! One connection from its first packet to its close.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use quinn::{Connection, ConnectionError, Incoming, ServerConfig};
+use quinn::{Connection, ConnectionError, Incoming, ServerConfig, ZeroRttAccepted};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -63,26 +64,58 @@ pub(super) struct Arriving {
     pub(super) unvalidated: Option<Unvalidated>,
     /// Bytes of responses that its buffers hold.
     pub(super) send_bytes_max: u64,
+    /// Whether requests are taken before the handshake is over.
+    pub(super) takes_early_data: bool,
+}
+
+/// A connection on which requests may be taken.
+struct Opened {
+    connection: Connection,
+    /// The end of the handshake, if early data is taken until then.
+    handshake: Option<ZeroRttAccepted>,
 }
 
 /// Serves one connection and counts how it ended.
 pub(super) async fn serve<H: Handler>(shared: Arc<Shared<H>>, arriving: Arriving, peer: Peer, open: Open) {
     let _open = open;
-    let Arriving { incoming, server, unvalidated, send_bytes_max } = arriving;
+    let Arriving { incoming, server, unvalidated, send_bytes_max, takes_early_data } = arriving;
     let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
     // A token of its own: the common one has a lock that every wake-up of every connection would take.
     let drain = shared.drain.child_token();
-    let connection = match opened(&shared, &drain, (incoming, server)).await {
-        Ok(connection) => connection,
+    let opened = opened(&shared, &drain, (incoming, server), takes_early_data).await;
+    let Opened { connection, handshake } = match opened {
+        Ok(opened) => opened,
         Err(end) => return shared.ended(end, &activity),
     };
-    drop(unvalidated);
     trace::protocol("http/3");
 
+    // That of a handshake under way.
     activity.idle_from(activity.millis());
     let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
     let requests = Arc::new(Requests::new(shared.clone(), conversation, activity.clone(), send_bytes_max));
-    let end = converse(&shared, &connection, &requests, &activity, &drain).await;
+    let end = {
+        let mut conversing = pin!(converse(&shared, &connection, &requests, &activity, &drain));
+        let ended = match handshake {
+            None => None,
+            Some(handshake) => {
+                let handshake = timeout(shared.timeouts.first_byte, handshake);
+                tokio::select! {
+                    biased;
+                    end = conversing.as_mut() => Some(before_handshake(end)),
+                    outcome = handshake => has_failed(outcome.is_ok(), &connection).then_some(End::Handshake),
+                }
+            }
+        };
+        drop(unvalidated);
+        match ended {
+            Some(end) => end,
+            None => {
+                // The client's time to send something begins now.
+                activity.idle_from(activity.millis());
+                conversing.await
+            }
+        }
+    };
     // Whatever of it is still open is told so by this: a stream that isn't finished is no whole response.
     connection.close(Code::NoError.value().into(), b"");
     shared.ended(end, &activity);
@@ -90,21 +123,47 @@ pub(super) async fn serve<H: Handler>(shared: Arc<Shared<H>>, arriving: Arriving
     requests.ended().await;
 }
 
-/// Does the handshake, in time and before the server stops, or returns how the connection ended.
+/// Does the handshake, in time and before the server stops, or returns how the connection ended. Where early data is
+/// taken it has only begun.
 async fn opened<H>(
     shared: &Shared<H>,
     drain: &CancellationToken,
     (incoming, server): (Incoming, Arc<ServerConfig>),
-) -> Result<Connection, End> {
+    takes_early_data: bool,
+) -> Result<Opened, End> {
     let opening = incoming.accept_with(server).map_err(|_| End::Handshake)?;
+    let opening = if takes_early_data {
+        match opening.into_0rtt() {
+            Ok((connection, handshake)) => return Ok(Opened { connection, handshake: Some(handshake) }),
+            Err(opening) => opening,
+        }
+    } else {
+        opening
+    };
     let opening = timeout(shared.timeouts.first_byte, opening);
     tokio::select! {
         biased;
         opened = opening => match opened {
-            Ok(Ok(connection)) => Ok(connection),
+            Ok(Ok(connection)) => Ok(Opened { connection, handshake: None }),
             Ok(Err(_)) | Err(_) => Err(End::Handshake),
         },
         () = drain.cancelled() => Err(End::Drained),
+    }
+}
+
+/// Whether a handshake has failed that came to its end in time, or didn't.
+fn has_failed(in_time: bool, connection: &Connection) -> bool {
+    // What the library says of early data here is about clients.
+    !in_time || connection.close_reason().is_some()
+}
+
+/// Classifies the end of a connection whose handshake wasn't over: unless it came to it in good order, that has failed.
+const fn before_handshake(end: End) -> End {
+    match end {
+        End::Done | End::Drained | End::Cut => end,
+        End::Timeout(_) | End::Unresponsive | End::Handshake | End::Malformed | End::Aborted | End::Broken => {
+            End::Handshake
+        }
     }
 }
 
@@ -134,7 +193,12 @@ async fn talk<H: Handler>(
     requests: &Arc<Requests<H>>,
     wind_up: &CancellationToken,
 ) -> Result<(), Lost> {
-    let mut session = H3::begin(connection.clone(), section_max).await?;
+    let mut session = tokio::select! {
+        biased;
+        begun = H3::begin(connection.clone(), section_max) => begun?,
+        // It waits for the client's first packets where the handshake isn't over.
+        () = wind_up.cancelled() => return Ok(()),
+    };
     // Until when a client that was told to leave has time to hear it.
     let mut leaves = None;
     loop {
@@ -243,6 +307,21 @@ mod tests {
         ];
         for (name, state, now, expected) in cases {
             assert_eq!(verdict(state, secs(now), &timeouts), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_ends_before_the_handshake_has_failed_unless_it_was_to_end() {
+        for (end, expected) in [
+            (End::Done, End::Done),
+            (End::Drained, End::Drained),
+            (End::Cut, End::Cut),
+            (End::Malformed, End::Handshake),
+            (End::Broken, End::Handshake),
+            (End::Unresponsive, End::Handshake),
+            (End::Timeout(Reason::FirstByte), End::Handshake),
+        ] {
+            assert_eq!(before_handshake(end), expected);
         }
     }
 

@@ -48,6 +48,12 @@ pub(super) fn is_bare(request: &Request<()>) -> bool {
     }
 }
 
+/// Whether its client waits with the body until it is wanted (RFC 9110, section 10.1.1). Any other expectation is refused
+/// later.
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Returns how much more urgent than others a response is by what the request or the response itself says (RFC 9218,
 /// sections 4.1 and 5): more than 0 goes first. `None` if nothing is said.
 pub(super) fn urgency(headers: &HeaderMap) -> Option<i32> {

@@ -212,7 +212,9 @@ impl Listener {
         let ip = incoming.local_ip().unwrap_or(address.ip());
         peer.local = Some(SocketAddr::new(ip, address.port()));
         let send_bytes_max = current.settings.http3.send_bytes_max;
-        let arriving = Arriving { incoming, server: Arc::clone(&current.server), unvalidated, send_bytes_max };
+        let takes_early_data = current.settings.takes_early_data();
+        let server = Arc::clone(&current.server);
+        let arriving = Arriving { incoming, server, unvalidated, send_bytes_max, takes_early_data };
         shared.spawn(span, connection::serve(Arc::clone(shared), arriving, peer, open));
     }
 

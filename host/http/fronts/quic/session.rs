@@ -100,6 +100,8 @@ pub(super) struct Arrived<S, R> {
     pub(super) receiving: R,
     pub(super) over: Ending,
     pub(super) marks: Arc<Marks>,
+    /// Whether it came before the handshake was over, so that it may be one that was sent again by somebody else.
+    pub(super) is_early: bool,
 }
 
 /// The response's half of a stream. If it is dropped unfinished, it is reset with H3_INTERNAL_ERROR, so that no part of

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, ServerConfig, TransportConfig, crypto::rustls::QuicServerConfig};
+use rustls::server::ServerSessionMemoryCache;
 
+use super::early;
 use crate::{
     config::{Http3, Limits, Timeouts},
     http::{error::Error, tls::Certificates},
@@ -27,7 +29,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What holds for connections that a listener accepts from now on, beside the rules of the server.
 pub(in crate::http) struct Settings {
+    /// TLS whose tickets hold all that there is of a session, without early data.
+    tls: Arc<rustls::ServerConfig>,
     crypto: Arc<QuicServerConfig>,
+    /// Whether early data may be taken at all: not where clients show certificates.
+    may_be_early: bool,
+    /// Sessions that may be resumed with early data; `None` takes none.
+    sessions: Option<Arc<ServerSessionMemoryCache>>,
     pub(super) http3: Http3,
 }
 
@@ -37,14 +45,29 @@ impl Settings {
     /// # Errors
     /// [`Error::Settings`] if TLS can't be set up.
     pub(in crate::http) fn new(http3: &Http3, certificates: &Certificates) -> Result<Self, Error> {
-        let crypto = QuicServerConfig::try_from(tls(certificates)?);
+        let tls = Arc::new(tls(certificates)?);
+        let crypto = QuicServerConfig::try_from(Arc::clone(&tls));
         let crypto = crypto.map_err(|error| Error::Settings(Box::new(rustls::Error::General(error.to_string()))))?;
-        Ok(Self { crypto: Arc::new(crypto), http3: http3.clone() })
+        let may_be_early = !certificates.asks_clients();
+        let sessions = sessions(http3, may_be_early);
+        Ok(Self { tls, crypto: Arc::new(crypto), may_be_early, sessions, http3: http3.clone() })
     }
 
     /// Returns the same with another configuration.
     pub(super) fn with(&self, http3: &Http3) -> Self {
-        Self { crypto: self.crypto.clone(), http3: http3.clone() }
+        let of_early = |http3: &Http3| (http3.early_data, http3.early_sessions_max);
+        let sessions = if of_early(http3) == of_early(&self.http3) {
+            self.sessions.clone()
+        } else {
+            sessions(http3, self.may_be_early)
+        };
+        let (tls, crypto) = (Arc::clone(&self.tls), Arc::clone(&self.crypto));
+        Self { tls, crypto, may_be_early: self.may_be_early, sessions, http3: http3.clone() }
+    }
+
+    /// Whether early data is taken.
+    pub(super) const fn takes_early_data(&self) -> bool {
+        self.sessions.is_some()
     }
 
     /// Returns what the settings of all connections of a listener have in common, with a key of its own for tokens that
@@ -61,14 +84,26 @@ impl Settings {
     /// Returns the settings of connections that are opened by these rules.
     pub(super) fn server(&self, template: &ServerConfig, limits: &Limits, timeouts: &Timeouts) -> ServerConfig {
         let mut server = template.clone();
-        server.crypto = self.crypto.clone();
+        server.crypto = self.crypto(limits);
         server.transport = Arc::new(transport(&self.http3, limits, timeouts));
         server
     }
+
+    fn crypto(&self, limits: &Limits) -> Arc<QuicServerConfig> {
+        let Some(sessions) = &self.sessions else { return Arc::clone(&self.crypto) };
+        let tls = early::taking(&self.tls, sessions, early::promised(&self.http3, limits));
+        // What can't be had with early data is had without.
+        QuicServerConfig::try_from(tls).map_or_else(|_| Arc::clone(&self.crypto), Arc::new)
+    }
 }
 
-/// Returns the TLS of HTTP/3. It has no early data: of a replayed request nobody could tell. Over QUIC the library speaks no
-/// version before TLS 1.3 (RFC 9001, section 4.2), whatever the oldest one of the address is.
+/// Returns where sessions are kept that may be resumed with early data.
+fn sessions(http3: &Http3, may_be_early: bool) -> Option<Arc<ServerSessionMemoryCache>> {
+    (http3.early_data && may_be_early).then(|| ServerSessionMemoryCache::new(http3.early_sessions_max))
+}
+
+/// Returns the TLS of HTTP/3, without early data. Over QUIC the library speaks no version before TLS 1.3 (RFC 9001,
+/// section 4.2), whatever the oldest one of the address is.
 fn tls(certificates: &Certificates) -> Result<rustls::ServerConfig, Error> {
     let mut tls = certificates.server_config(&[ALPN_HTTP_3])?;
     tls.max_early_data_size = 0;
@@ -102,7 +137,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn whatever_tls_an_address_has_serves_quic_and_takes_no_early_data() {
+    async fn whatever_tls_an_address_has_serves_quic_and_takes_no_early_data_unless_it_is_told_to() {
         let names = vec!["localhost".to_owned()];
         for version_min in [TlsVersion::Tls12, TlsVersion::Tls13] {
             let made = Certificate::SelfSigned { names: names.clone() };
@@ -110,7 +145,15 @@ mod tests {
             let certificates = Certificates::load(&listen, &Metrics::default()).await.unwrap();
             let tls = tls(&certificates).unwrap();
             assert_eq!((tls.max_early_data_size, tls.alpn_protocols), (0, vec![b"h3".to_vec()]));
-            assert!(Settings::new(&Http3::default(), &certificates).is_ok(), "{version_min:?}");
+            let settings = Settings::new(&Http3::default(), &certificates).unwrap();
+            assert!(!settings.takes_early_data(), "{version_min:?}");
+            let early = Http3 { early_data: true, ..Http3::default() };
+            let taking = settings.with(&early);
+            assert!(taking.takes_early_data() && !taking.with(&Http3::default()).takes_early_data());
+            let kept = |settings: &Settings| settings.sessions.as_ref().map(Arc::as_ptr);
+            assert_eq!(kept(&taking), kept(&taking.with(&early)), "an exchange forgets no session");
+            let over_tcp = certificates.server_config(&[b"h2"]).unwrap();
+            assert_eq!(over_tcp.max_early_data_size, 0, "over TCP there is none");
         }
     }
 

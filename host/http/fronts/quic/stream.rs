@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +13,10 @@ use std::{
 use ::http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -26,7 +29,8 @@ use super::{
 use crate::{
     config::Limits,
     http::{
-        activity::Activity, end::Reason, handler::Handler, reply::Reply, service::Conversation, shared::Shared, trace,
+        activity::Activity, end::Reason, handler::Handler, reply::Reply, request::Early, service::Conversation,
+        shared::Shared, trace,
     },
     message::Body,
 };
@@ -56,6 +60,8 @@ struct Call<S, R> {
     sending: S,
     over: Ending,
     marks: Arc<Marks>,
+    /// Notified when its body is wanted, if its client waits for that.
+    wanted: Option<Arc<Notify>>,
 }
 
 /// Why a response isn't sent to its end.
@@ -127,12 +133,23 @@ impl<H: Handler> Requests<H> {
         S: Sending,
         R: Receiving,
     {
-        let Call { request, mut sending, mut over, marks } = call;
-        let response = tokio::select! {
-            biased;
-            response = self.conversation.answer(request) => response,
-            // The client doesn't want it, so that the handler is given up.
-            _ = &mut over => return sending.reset(Code::RequestCancelled),
+        let Call { request, mut sending, mut over, marks, wanted } = call;
+        let mut patience = Patience::new(&self.shared.timeouts);
+        let response = {
+            let mut answering = pin!(self.conversation.answer(request));
+            loop {
+                tokio::select! {
+                    biased;
+                    response = answering.as_mut() => break response,
+                    // The client doesn't want it, so that the handler is given up.
+                    _ = &mut over => return sending.reset(Code::RequestCancelled),
+                    () = told(wanted.as_deref()) => {
+                        if taken(patience.wait(&marks, sending.head(interim(), false)).await).is_err() {
+                            return sending.reset(Code::RequestCancelled);
+                        }
+                    }
+                }
+            }
         };
         if marks.is_malformed() {
             return sending.reset(Code::MessageError);
@@ -142,7 +159,6 @@ impl<H: Handler> Requests<H> {
             marks.settle_urgency(urgency);
         }
         let (head, reply) = head::divided(response);
-        let mut patience = Patience::new(&self.shared.timeouts);
         let sent = tokio::select! {
             biased;
             sent = send(&mut sending, head, reply, &marks, &mut patience) => sent,
@@ -199,19 +215,41 @@ async fn serve<H: Handler, O: Opening>(requests: Arc<Requests<H>>, opening: O) {
 
 /// Reads a request's head, and of its body what is there.
 async fn arrive<O: Opening>(opening: O, limits: &Limits) -> Result<Call<O::Sending, O::Receiving>, NoHead> {
-    let Arrived { request, mut sending, receiving, over, marks } = opening.head().await?;
+    let Arrived { mut request, mut sending, receiving, over, marks, is_early } = opening.head().await?;
     if head::is_malformed(&request) {
         sending.reset(Code::MessageError);
         return Err(NoHead::Broken);
     }
+    if is_early {
+        request.extensions_mut().insert(Early);
+    }
     marks.set_urgency(head::urgency(request.headers()).unwrap_or_default());
     let stated = head::stated_length(request.headers());
     let mut upload = Upload::new(receiving, stated, limits.headers_max, Arc::clone(&marks));
+    let wanted = head::expects_continue(request.headers()).then(|| Arc::new(Notify::new()));
+    if let Some(wanted) = &wanted {
+        upload.tell(Arc::clone(wanted));
+    }
     if let Err(error) = upload.look_ahead(head::is_bare(&request)).await {
         sending.reset(error.code());
         return Err(NoHead::Broken);
     }
-    Ok(Call { request: request.map(|()| upload), sending, over, marks })
+    Ok(Call { request: request.map(|()| upload), sending, over, marks, wanted })
+}
+
+/// Ready when the body is wanted of a client that waits for that.
+async fn told(wanted: Option<&Notify>) {
+    match wanted {
+        Some(wanted) => wanted.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns the response that has a client send its body (RFC 9110, section 15.2.1).
+fn interim() -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = StatusCode::CONTINUE;
+    head
 }
 
 /// Sends a response to its end, as fast as the client takes it.

@@ -35,6 +35,9 @@ type OpeningSend = Pin<Box<dyn Future<Output = Result<quinn::SendStream, quinn::
 pub(super) struct Accepted {
     pub(super) marks: Arc<Marks>,
     pub(super) over: Ending,
+    /// Whether the handshake wasn't over when it was accepted. Once that is over, what came in early data is known to be
+    /// this client's as well (RFC 8470, section 3).
+    pub(super) is_early: bool,
 }
 
 /// The stream that a connection has accepted last, until the front takes it.
@@ -92,7 +95,7 @@ impl quic::Connection<Bytes> for Transport {
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BidiStream, ConnectionErrorIncoming>> {
         let (send, recv) = ready!(accepted(&mut self.requests, cx))?;
-        let marks = Arc::new(Marks::default());
+        let (marks, is_early) = (Arc::new(Marks::default()), recv.is_0rtt());
         let stopped = send.stopped();
         let over = Box::pin(async move {
             match stopped.await {
@@ -102,7 +105,7 @@ impl quic::Connection<Bytes> for Transport {
         });
         let send = SendStream::new(send, Arc::clone(&self.turns), Some(Arc::clone(&marks)))?;
         let recv = RecvStream::new(recv, Frames::of_request(self.frame_bytes_max), None)?;
-        *self.latest.lock() = Some(Accepted { marks, over });
+        *self.latest.lock() = Some(Accepted { marks, over, is_early });
         Poll::Ready(Ok(BidiStream { send, recv }))
     }
 

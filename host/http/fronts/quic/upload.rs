@@ -10,6 +10,7 @@ use std::{
 use ::http::HeaderMap;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
 
 use super::session::{Broken, Code, Marks, Receiving};
 
@@ -61,13 +62,20 @@ pub(super) struct Upload<R> {
     next: Next,
     /// What has been read ahead.
     ahead: Option<Frame<Bytes>>,
+    /// Notified when the body is wanted whose client waits for that.
+    wanted: Option<Arc<Notify>>,
     marks: Arc<Marks>,
 }
 
 impl<R: Receiving> Upload<R> {
     /// Returns the body of a request that states this length, if any; it may have so many trailers.
     pub(super) const fn new(receiving: R, stated: Option<u64>, fields_max: usize, marks: Arc<Marks>) -> Self {
-        Self { receiving, left: stated, fields_max, next: Next::Data, ahead: None, marks }
+        Self { receiving, left: stated, fields_max, next: Next::Data, ahead: None, wanted: None, marks }
+    }
+
+    /// Has `wanted` notified when the body is read for the first time and nothing of it is there.
+    pub(super) fn tell(&mut self, wanted: Arc<Notify>) {
+        self.wanted = Some(wanted);
     }
 
     /// Reads ahead, so that a body which is empty is known to be. Waits for the first bytes or the end if it `waits`,
@@ -142,10 +150,15 @@ impl<R: Receiving> Body for Upload<R> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = self.get_mut();
-        match this.ahead.take() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => this.poll_next(cx),
+        let wanted = this.wanted.take();
+        if let Some(frame) = this.ahead.take() {
+            return Poll::Ready(Some(Ok(frame)));
         }
+        let next = this.poll_next(cx);
+        if let Some(wanted) = wanted.filter(|_| next.is_pending()) {
+            wanted.notify_one();
+        }
+        next
     }
 
     fn is_end_stream(&self) -> bool {
@@ -244,6 +257,23 @@ mod tests {
                 assert_eq!(got, expected, "{name}");
                 assert_eq!(marks.is_malformed(), expected == Err(Length), "{name}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_wanted_once_it_is_read_and_nothing_of_it_is_there() {
+        let cases: [(Steps, bool); 2] = [(&[None, Some(Ok("abc"))], true), (&[Some(Ok("abc"))], false)];
+        for (steps, wanted) in cases {
+            let (mut upload, _) = upload(steps, Some(3), 0);
+            let notify = Arc::new(Notify::new());
+            upload.tell(Arc::clone(&notify));
+            upload.look_ahead(false).await.unwrap();
+            let is_notified = || futures_util::FutureExt::now_or_never(notify.notified()).is_some();
+            assert!(!is_notified(), "it isn't wanted yet");
+            // What was a moment's nothing has been used up by the look.
+            upload.receiving.steps.push_front(None);
+            upload.frame().await.unwrap().unwrap();
+            assert_eq!(is_notified(), wanted, "{steps:?}");
         }
     }
 

@@ -25,10 +25,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     arriving::Arriving,
     detect::detect,
+    extended,
     linger::{self, Stops},
     pieces::Pieces,
     stream::{Marks, Streams},
@@ -155,6 +157,7 @@ pub(super) async fn serve<H: Handler>(
     let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
     // Lives until the socket is closed: up to then the connection counts among those of its client's address.
     let requests = Arc::new(Service {
+        shared: shared.clone(),
         conversation,
         activity: socket,
         protocol,
@@ -183,6 +186,7 @@ pub(super) async fn serve<H: Handler>(
 
 /// The service that hyper calls with the requests of one connection.
 struct Service<H> {
+    shared: Arc<Shared<H>>,
     conversation: Conversation<H>,
     activity: Arc<SocketActivity>,
     protocol: Protocol,
@@ -205,6 +209,7 @@ impl<H: Handler> Service<H> {
         let request = request.map(|body| Arriving::new(body, arrives));
         let mut response = match self.protocol {
             Protocol::Http1 => self.over_http1(self.conversation.answer_or_switch(request).await),
+            Protocol::Http2 if extended::is_websocket(&request) => Box::pin(self.over_stream(request)).await,
             Protocol::Http2 => self.conversation.answer(request).await,
         };
         if let Some(alternative) = &self.alternative {
@@ -223,6 +228,25 @@ impl<H: Handler> Service<H> {
         let (head, to_client) = response.into_parts();
         *self.tunnel.lock() = Some(Tunnel { to_client, from_client });
         Response::from_parts(head, Reply::instead(Body::Empty))
+    }
+
+    /// Returns the response to a client that wants a stream of HTTP/2 to be a WebSocket. What both sides send after it has a
+    /// task of its own, which ends with the stream, and with which the stream ends.
+    async fn over_stream(&self, mut request: Request<Arriving<Incoming>>) -> Response<Reply<Body>> {
+        let switched = hyper::upgrade::on(&mut request);
+        extended::translate(&mut request);
+        let (response, from_client) = self.conversation.answer_or_switch(request).await;
+        let Some(from_client) = from_client else { return extended::refused(response) };
+        let (head, to_client) = response.into_parts();
+        let (tunnel, shared) = (Tunnel { to_client, from_client }, Arc::clone(&self.shared));
+        let running = async move {
+            // One whose stream is reset before has no tunnel.
+            if let Ok(stream) = switched.await {
+                tunnel::run(&mut TokioIo::new(stream), tunnel, shared.timeouts.idle, &shared.cut).await;
+            }
+        };
+        tokio::spawn(running.instrument(trace::current()));
+        extended::accepted(Response::from_parts(head, ()))
     }
 }
 
@@ -358,6 +382,8 @@ fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Build
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
+        // For WebSockets (RFC 8441).
+        .enable_connect_protocol()
         .keep_alive_interval((timeouts.idle / 2).max(PING_MIN))
         .keep_alive_timeout(PING_TIMEOUT);
     builder

@@ -44,7 +44,7 @@ use self::{
 use super::{
     Cache,
     collapse::shared::{Reader, SharedBody, Step},
-    entry::{Layout, Object, Value},
+    entry::{Object, Value},
     key::Key,
     range::{Section, Sections},
     store::TierReply,
@@ -102,7 +102,7 @@ impl BodySource {
         }
         let start = sections.first()?.range.start;
         let first = match &self.kind {
-            Kind::Stored(key, object) => Some(part_of(key, object, start)?),
+            Kind::Stored(key, object) => Some(PartRef::in_object(key, object, start)?),
             Kind::Whole(_) => None,
             Kind::Arriving(reader) => {
                 reader.seek(start);
@@ -168,12 +168,6 @@ fn fitted(sections: Sections, length: Option<u64>) -> (SmallVec<[Section; 1]>, O
     }
     let left = length.map(|_| sections.iter().map(Section::bytes).sum::<u64>());
     (sections, left)
-}
-
-/// The part of a stored object that has the byte at `at`.
-fn part_of(key: &Key, object: &Object, at: u64) -> Option<PartRef> {
-    let Layout::Parts { stamp, part_bytes, digests } = &object.head.layout else { return None };
-    PartRef::of(key, *stamp, *part_bytes, digests, object.head.length, at)
 }
 
 /// Where `at` is in the part that has it.
@@ -275,7 +269,7 @@ impl Reading {
         }
         self.windows = None;
         let part = match &self.source.kind {
-            Kind::Stored(key, object) => part_of(key, object, self.at).ok_or_else(lost)?,
+            Kind::Stored(key, object) => PartRef::in_object(key, object, self.at).ok_or_else(lost)?,
             Kind::Whole(_) => return Err(lost()),
             Kind::Arriving(reader) => match reader.next(self.at).await {
                 Step::Part(part) => part,
@@ -339,7 +333,7 @@ impl Reading {
     /// body isn't to make its origin send the rest.
     fn rest_ends(&self) -> Option<u64> {
         let Kind::Stored(key, object) = &self.source.kind else { return None };
-        let last = part_of(key, object, self.end.checked_sub(1)?)?;
+        let last = PartRef::in_object(key, object, self.end.checked_sub(1)?)?;
         Some(last.start + last.length as u64).filter(|end| *end < object.head.length)
     }
 
@@ -488,7 +482,9 @@ impl Cache {
             if let Some(lent) = self.lending.get(&part.key) {
                 return Ok(lent.slice(from));
             }
-            if let Some(bytes) = self.tiers.memory(&part.key).and_then(bytes_of).filter(|it| it.len() == part.length) {
+            if let Some(bytes) =
+                self.tiers.memory(&part.key).and_then(Value::into_part).filter(|it| it.len() == part.length)
+            {
                 return Ok(self.hand_out(part, bytes, from, self.lending.budget().take_to_read(part.length)));
             }
             let mut room = self.lending.room(part.length).await;
@@ -509,7 +505,7 @@ impl Cache {
     async fn find(&self, part: &PartRef, deadline: Instant, patience: bool) -> Result<Bytes, Missing> {
         let mut missing = Missing::Gone;
         match timeout_at(deadline, self.tiers.disk(&part.key)).await {
-            Ok(Some(value)) => match bytes_of(value).filter(|bytes| part.is(bytes)) {
+            Ok(Some(value)) => match value.into_part().filter(|bytes| part.is(bytes)) {
                 Some(bytes) => return Ok(bytes),
                 None => self.tiers.remove(&part.key),
             },
@@ -519,7 +515,7 @@ impl Cache {
         let limit = deadline.saturating_duration_since(Instant::now());
         match self.tiers.redis_part(&part.key, limit, patience).await {
             TierReply::Found(value) => {
-                if let Some(bytes) = bytes_of(value).filter(|bytes| part.is(bytes)) {
+                if let Some(bytes) = value.into_part().filter(|bytes| part.is(bytes)) {
                     self.tiers.insert_local(part.key, Value::Part(bytes.clone()));
                     return Ok(bytes);
                 }
@@ -568,13 +564,6 @@ impl Cache {
     /// A copy of at most [`SCARCE_BYTES`], counted as held whether or not there is room for it.
     fn copied(&self, piece: &[u8]) -> Bytes {
         self.lending.budget().force(piece.len()).over(piece.to_vec())
-    }
-}
-
-fn bytes_of(value: Value) -> Option<Bytes> {
-    match value {
-        Value::Part(bytes) => Some(bytes),
-        _ => None,
     }
 }
 

@@ -263,6 +263,15 @@ pub enum Value {
 }
 
 impl Value {
+    /// Returns the bytes of a part.
+    #[must_use]
+    pub fn into_part(self) -> Option<Bytes> {
+        match self {
+            Self::Part(bytes) => Some(bytes),
+            Self::Object(_) | Self::Varies(_) | Self::Uncacheable(_) => None,
+        }
+    }
+
     /// Bytes it takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {

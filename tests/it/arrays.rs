@@ -249,7 +249,8 @@ fn check(array: &Array, response: &Response) -> Result<Shown, String> {
         if !is_own && (!found.is_null() || response.is_hit()) {
             return Err(format!("wrong vector at {at}"));
         }
-        if entry["index"] != json!(at) {
+        // What the model got wrong is given as the model wrote it.
+        if is_own && entry["index"] != json!(at) {
             return Err(format!("wrong index at {at}"));
         }
     }

@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{budget::Held, bytes_of, lending::LentPart, part::PartRef, part_of};
+use super::{budget::Held, lending::LentPart, part::PartRef};
 use crate::cache::{
     Cache,
     entry::{Object, Value},
@@ -59,7 +59,7 @@ impl Ahead {
         };
         self.pace = begun.elapsed() / count;
         for ((part, held), value) in wanted.into_iter().zip(values) {
-            if let Some(bytes) = value.and_then(bytes_of).filter(|bytes| part.is(bytes)) {
+            if let Some(bytes) = value.and_then(Value::into_part).filter(|bytes| part.is(bytes)) {
                 cache.tiers.insert_local(part.key, Value::Part(bytes.clone()));
                 let place = part.start..part.start + part.length as u64;
                 self.parts.push((place, cache.lending.lend(part.key, bytes, held)));
@@ -72,7 +72,7 @@ impl Ahead {
         let Some(redis) = cache.config.redis.as_ref().filter(|_| !self.has_failed) else { return Vec::new() };
         let (mut wanted, mut bytes, mut at) = (Vec::new(), 0, section.start);
         for _ in 0..at_once(self.pace, cache.config.part_time) {
-            let Some(part) = part_of(key, object, at).filter(|_| at < section.end) else { break };
+            let Some(part) = PartRef::in_object(key, object, at).filter(|_| at < section.end) else { break };
             bytes += part.length;
             let is_here = cache.lending.get(&part.key).is_some() || cache.tiers.may_have(&part.key);
             if is_here || bytes > redis.parts_at_once_bytes_max {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::lending::LentPart;
 use crate::cache::{
-    entry::{Digest, digest},
+    entry::{Digest, Layout, Object, digest},
     key::Key,
 };
 
@@ -22,6 +22,13 @@ pub struct PartRef {
 }
 
 impl PartRef {
+    /// The part of a stored object that has the byte at `at`.
+    #[must_use]
+    pub fn in_object(key: &Key, object: &Object, at: u64) -> Option<Self> {
+        let Layout::Parts { stamp, part_bytes, digests } = &object.head.layout else { return None };
+        Self::of(key, *stamp, *part_bytes, digests, object.head.length, at)
+    }
+
     /// The part that has the byte at `at`, of parts that are `length` bytes together.
     #[must_use]
     pub fn of(key: &Key, stamp: u64, part_bytes: u64, digests: &[Digest], length: u64, at: u64) -> Option<Self> {

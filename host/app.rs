@@ -3,7 +3,8 @@
 //! What a configuration is made into is a `Serving`, which `serving` assembles and `exchange` exchanges while the node
 //! runs. `reload` reads its file again: on HUP, for the admin API, and when `watching` sees it change. `edge` is where
 //! requests come in, `control` what the admin API may ask; `policies` leads policies to other generations, which
-//! `components` loads.
+//! `components` loads. `takeover` is how another process takes the place of this one, `service_manager` what systemd says
+//! and is told.
 
 mod admin_server;
 mod components;
@@ -14,17 +15,19 @@ mod exchange;
 mod policies;
 mod reload;
 mod sampling;
+pub mod service_manager;
 mod serving;
+mod takeover;
 mod watching;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::{
     admin_server::AdminServer,
@@ -32,12 +35,14 @@ use self::{
     edge::Edge,
     policies::Policies,
     reload::Reloader,
+    service_manager::State,
     serving::{Base, Metrics},
+    takeover::{Former, Inherited, Offer, Place},
 };
 use crate::{
     cache::{self, Cache},
-    config::Config,
-    http,
+    config::{self, Config},
+    http::{self, Socket, Sockets},
     telemetry::{self, AccessLog, Registry, access},
 };
 
@@ -58,6 +63,10 @@ pub struct App {
     exchange: Arc<Exchange>,
     controls: Arc<Controls>,
     reloader: Arc<Reloader>,
+    /// Where another process may ask for the place of this one.
+    offer: Option<Offer>,
+    /// The process whose place this one takes.
+    former: Option<Former>,
 }
 
 impl App {
@@ -66,11 +75,55 @@ impl App {
     /// # Errors
     /// [`Error`] names what can't be opened, bound or loaded.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::start_with(config, Vec::new()).await
+    }
+
+    /// The same, where an address takes one of `sockets` if it is bound to it.
+    ///
+    /// # Errors
+    /// [`Error`] names what can't be opened, bound or loaded.
+    pub async fn start_with(config: Config, sockets: Vec<Socket>) -> Result<Self, Error> {
+        let at = config.admin.as_ref().map(|admin| admin.address);
+        let (admin, clients) = sockets.into_iter().partition(|socket| at.is_some() && socket.address() == at);
+        let inherited = Inherited { clients: Sockets::new(clients), admin: Sockets::new(admin) };
+        Box::pin(Self::assemble(config, inherited, None)).await
+    }
+
+    /// Takes the place of the process that can be asked for it at `takeover.socket`, with its listening sockets: when this
+    /// returns that one accepts no more, so [`App::run`] is to follow. Starts like any other if there is none. Until then
+    /// that process goes on as if nothing had been.
+    ///
+    /// # Errors
+    /// [`Error`] names what can't be opened, bound or loaded, or what that process has said.
+    pub async fn take_over(config: Config, sockets: Vec<Socket>) -> Result<Self, Error> {
+        let path = config.takeover.socket.as_ref().ok_or(Error::NoTakeover)?;
+        let former = Former::find(path, config.takeover.ready).await.map_err(Error::Takeover)?;
+        let Some(mut former) = former else {
+            info!(socket = %path.display(), "no process to take the place of; starting as any other");
+            return Self::start_with(config, sockets).await;
+        };
+        let inherited = former.sockets().await.map_err(Error::Takeover)?;
+        // What is wrong with them is better found while that process has everything.
+        for policy in check_policies(&config).await? {
+            policy.outcome?;
+        }
+        Box::pin(Self::assemble(config, inherited, Some(former))).await
+    }
+
+    async fn assemble(config: Config, inherited: Inherited, mut former: Option<Former>) -> Result<Self, Error> {
         #[cfg(debug_assertions)]
         announce_planted_bug()?;
         telemetry::set_filter(&config.log.filter);
-        let server = http::Server::bind(&config.listen, &config.limits, &config.timeouts).await?;
-        let admin = AdminServer::bind(&config).await?;
+        let offer = config.takeover.socket.clone().map(|path| offered(path, former.is_some())).transpose()?;
+        // Two processes on one UDP socket would take each other's packets.
+        let listen = if former.is_some() { without_quic(&config.listen) } else { config.listen.clone() };
+        let server = http::Server::inherit(&listen, &config.limits, &config.timeouts, inherited.clients).await?;
+        let admin = AdminServer::bind(&config, inherited.admin).await?;
+        if former.is_none() {
+            for socket in server.listeners().close_unused() {
+                warn!(socket, "no address of the configuration is that of this socket, which was handed over");
+            }
+        }
         let registry = Registry::new();
         let (cache_metrics, metrics) = (cache::Metrics::default(), Metrics::default());
         let config_metrics = reload::Metrics::default();
@@ -85,15 +138,26 @@ impl App {
             metrics.log.register(registry);
             config_metrics.register(registry);
         });
+        if let Some(former) = &mut former {
+            former.release().await.map_err(Error::Takeover)?;
+        }
         let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
-        let base = Base { node: config.node.clone(), cache, metrics };
+        let base = Base { node: config.node.clone(), cache, metrics: Arc::new(metrics) };
         let exchange = Exchange::begin(base, &config, server.listeners()).await?;
         let policies = Arc::new(Policies::new(Arc::clone(&exchange)));
         let admin_certificates = admin.as_ref().map(|admin| admin.server.certificates()).unwrap_or_default();
         let reloader = Reloader::new(Arc::clone(&exchange), Arc::clone(&policies), admin_certificates, config_metrics);
         let reloader = Arc::new(reloader);
         let controls = Arc::new(Controls::new(registry, policies, Arc::clone(&reloader)));
-        Ok(Self { addresses: server.addresses(), server, admin, exchange, controls, reloader })
+        if let Some(former) = &mut former {
+            exchange.follow_purges();
+            let begun = former.begin(exchange.cache().purger()).await;
+            if let Err(error) = begun {
+                exchange.close().await;
+                return Err(Error::Takeover(error));
+            }
+        }
+        Ok(Self { addresses: server.addresses(), server, admin, exchange, controls, reloader, offer, former })
     }
 
     /// The addresses that clients connect to, with the ports the system chose.
@@ -115,15 +179,17 @@ impl App {
     }
 
     /// Serves until `drain` is cancelled, then lets requests in flight finish, and closes the tiers.
-    pub async fn run(self, drain: CancellationToken) -> http::Drained {
+    pub async fn run(mut self, drain: CancellationToken) -> http::Drained {
         let stop = CancellationToken::new();
         let mut background = JoinSet::new();
-        background.spawn(Arc::clone(self.exchange.cache().purger()).run(stop.clone()));
+        self.exchange.follow_purges();
+        self.succeed(&mut background, &stop);
         background.spawn(watching::watch(Arc::clone(&self.reloader), stop.clone()));
         background.spawn(on_hangup(self.reloader, stop.clone()));
         if let Some(AdminServer { server, gate, .. }) = self.admin {
             let handler = AdminHandler::new(&self.controls, gate);
-            let stop = stop.clone();
+            // Its own: it stops before the rest if another process takes the place of this one.
+            let stop = stop.child_token();
             background.spawn(async move {
                 server.run(handler, stop).await;
             });
@@ -147,6 +213,48 @@ impl App {
         }
         drained
     }
+
+    /// Finishes the takeover of another process's place, and offers the place of this one.
+    fn succeed(&mut self, background: &mut JoinSet<()>, stop: &CancellationToken) {
+        let exchange = &self.exchange;
+        if let Some(former) = self.former.take() {
+            let (following, stop) = (former.follow(Arc::clone(exchange)), stop.clone());
+            background.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = following => {}
+                }
+            });
+        }
+        let Some(offer) = self.offer.take() else { return };
+        let admin = self.admin.as_ref().map(|admin| admin.server.listeners());
+        let place = Place { exchange: Arc::clone(exchange), admin };
+        match offer.publish() {
+            Ok(offer) => {
+                background.spawn(offer.serve(place, stop.clone()));
+            }
+            Err(error) => warn!(%error, "no other process can take the place of this one"),
+        }
+    }
+}
+
+/// Binds the socket at which another process may ask for the place of this one.
+fn offered(path: PathBuf, is_successor: bool) -> Result<Offer, Error> {
+    let bound = Offer::bind(path.clone(), is_successor);
+    bound.map_err(|reason| Error::TakeoverSocket { path, reason: explained(reason) })
+}
+
+/// Says what to do if another process has the socket.
+fn explained(reason: io::Error) -> io::Error {
+    if reason.kind() != io::ErrorKind::AddrInUse {
+        return reason;
+    }
+    io::Error::new(reason.kind(), "a process runs there; `--takeover` takes its place, TERM ends it")
+}
+
+/// Returns the addresses without HTTP/3.
+fn without_quic(listen: &[config::Listen]) -> Vec<config::Listen> {
+    listen.iter().map(|listen| config::Listen { http3: None, ..listen.clone() }).collect()
 }
 
 /// Says which bug is planted, if one is. A name that stands for none keeps the node from starting.
@@ -174,7 +282,9 @@ async fn on_hangup(reloader: Arc<Reloader>, stop: CancellationToken) {
                 if let Some(log) = &reloader.exchange().serving().log {
                     log.reopen();
                 }
+                service_manager::notify(State::Reloading);
                 reloader.on_hangup().await;
+                service_manager::notify(State::Ready);
             }
         }
     }

@@ -18,6 +18,7 @@ mod policies;
 mod raw;
 mod routing;
 mod storing;
+mod takeover;
 mod translation;
 mod units;
 
@@ -40,6 +41,7 @@ pub use listing::{listing, without_secrets};
 pub use load::{load, load_beside, parse};
 pub use policies::{Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode};
 pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};
+pub use takeover::{Takeover, UnixSocket};
 pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub http3: Http3,
     /// The admin API, if there is to be one.
     pub admin: Option<Admin>,
+    /// How another process takes the place of this one.
+    pub takeover: Takeover,
     /// The limits of what a client may send.
     pub limits: Limits,
     /// The timeouts of clients.
@@ -85,8 +89,10 @@ pub struct Config {
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Address and port; port 0 lets the system choose.
+    /// Address and port; port 0 lets the system choose. Of a Unix socket, the address that its clients count as.
     pub address: SocketAddr,
+    /// The Unix socket that is listened at instead.
+    pub unix: Option<UnixSocket>,
     /// TLS; without it the address speaks cleartext HTTP.
     pub tls: Option<ListenTls>,
     /// HTTP/3 on the UDP port of the same number; only with TLS.

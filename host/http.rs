@@ -6,7 +6,8 @@
 //! requests), and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply`
 //! guards the response's). `pace` is the minimum rate of a client. `listeners` is what may be exchanged while a
 //! server runs: its addresses with their certificates (`bound`), and the rules for new connections, whose slots
-//! (`slots`) they share. Only `fronts` depends on sockets and on the libraries that speak HTTP on them.
+//! (`slots`) they share. `sockets` are those that other processes have bound, `socket_file` the files of Unix
+//! sockets, and `retirement` is how a server goes on that accepts no more. Only `fronts` depends on sockets and on the libraries that speak HTTP on them.
 
 mod activity;
 mod authority;
@@ -24,9 +25,12 @@ mod pace;
 mod rejection;
 mod reply;
 mod request;
+mod retirement;
 mod service;
 mod shared;
 mod slots;
+mod socket_file;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -49,6 +53,8 @@ pub use self::{
     listeners::{Listeners, Prepared},
     metrics::Metrics,
     shared::Drained,
+    socket_file::SocketFile,
+    sockets::{Socket, Sockets},
     tls::CertificateFiles,
 };
 
@@ -70,8 +76,22 @@ impl Server {
         limits: &config::Limits,
         timeouts: &config::Timeouts,
     ) -> Result<Self, Error> {
+        Self::inherit(listen, limits, timeouts, Sockets::default()).await
+    }
+
+    /// The same, where an address takes one of `sockets` if it is bound to it. Those that are left are open until
+    /// [`Listeners::close_unused`].
+    ///
+    /// # Errors
+    /// The first address that can't be bound, or the first file that can't be used.
+    pub async fn inherit(
+        listen: &[config::Listen],
+        limits: &config::Limits,
+        timeouts: &config::Timeouts,
+        sockets: Sockets,
+    ) -> Result<Self, Error> {
         let metrics = Metrics::new();
-        let (bound, tcp, quic) = Bound::bind(listen, &metrics.tls).await?;
+        let (bound, tcp, quic) = Bound::bind(listen, &metrics.tls, sockets).await?;
         let rules = Rules { limits: limits.clone(), timeouts: timeouts.clone() };
         Ok(Self { tcp, quic, listeners: Arc::new(Listeners::new(bound, rules)), metrics })
     }
@@ -100,18 +120,20 @@ impl Server {
         self.metrics.clone()
     }
 
-    /// Accepts until `drain` is cancelled, then finishes what is open within `timeouts.drain`, then cuts.
+    /// Accepts until `drain` is cancelled, then finishes what is open within `timeouts.drain`, then cuts. If another
+    /// process accepts instead ([`Listeners::retire`]), `drain` is cancelled here once what is open had time to end.
     pub async fn run<H: Handler>(self, handler: H, drain: CancellationToken) -> Drained {
         let Self { tcp, mut quic, listeners, metrics } = self;
         let (rules, slots) = (listeners.rules(), listeners.slots().clone());
         let watching = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&listeners).watch(drain.clone())));
         let Rules { limits, timeouts } = Rules::clone(&rules.load());
-        let shared = Arc::new(Shared::new(handler, limits, timeouts, metrics, drain, slots));
-        tokio::join!(tcp.run(shared.clone(), Arc::clone(rules)), quic.run(&shared, rules));
+        let retirement = listeners.retirement().clone();
+        let shared = Arc::new(Shared::new(handler, limits, timeouts, metrics, drain, (slots, retirement)));
+        tokio::join!(tcp.run(shared.clone(), Arc::clone(rules)), quic.run(&shared, rules), shared.retired());
         drop(watching);
         // In the time that is allowed by now.
         let rules = rules.load_full();
-        let drained = shared.under(&rules, shared.drain.clone()).drained().await;
+        let drained = shared.under(&rules, shared.drain.clone(), shared.drain.clone()).drained().await;
         quic.closed().await;
         drained
     }

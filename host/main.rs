@@ -7,7 +7,10 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 use clap::{Args, Parser, Subcommand};
 use holm::{
     admin::{Purge, Scope, client},
-    app::{self, App},
+    app::{
+        self, App,
+        service_manager::{self, State},
+    },
     config::{self, AccessLog, ByteSize, Config, FlagsTls},
     demo, telemetry,
 };
@@ -84,6 +87,9 @@ struct ServeFlags {
     /// A configuration file; with it no other flag is taken
     #[arg(long, conflicts_with_all = ["origin", "listen", "tls_cert", "tls_key", "tls_self_signed", "http3", "policy", "memory", "disk", "disk_size", "redis", "admin", "access_log"])]
     config: Option<PathBuf>,
+    /// Takes the place of the process that runs, without a failed request; it is asked at `takeover.socket`
+    #[arg(long, requires = "config")]
+    takeover: bool,
     /// The origin's URL, http://host:port, https://host:port or unix:/path; several make a pool
     #[arg(long, required_unless_present = "config")]
     origin: Vec<String>,
@@ -200,14 +206,21 @@ async fn demonstrate(flags: DemoFlags) -> Done {
 
 async fn serve(flags: ServeFlags) -> Done {
     survive_hangups();
+    let takes_over = flags.takeover;
     let config = configured(flags)?;
-    let spoken: Vec<(bool, bool)> =
-        config.listen.iter().map(|listen| (listen.tls.is_some(), listen.http3.is_some())).collect();
+    let listen = config.listen.clone();
     let admin_tls = config.admin.as_ref().is_some_and(|admin| admin.tls.is_some());
-    let app = App::start(config).await.map_err(|error| format!("holm can't start: {error}"))?;
-    for (address, (tls, http3)) in app.addresses().iter().zip(spoken) {
-        info!("listening on {}://{address}", if tls { "https" } else { "http" });
-        if http3 {
+    let sockets = service_manager::sockets();
+    let started = if takes_over {
+        Box::pin(App::take_over(config, sockets)).await
+    } else {
+        Box::pin(App::start_with(config, sockets)).await
+    };
+    let app = started.map_err(|error| format!("holm can't start: {error}"))?;
+    for (address, listen) in app.addresses().iter().zip(&listen) {
+        let name = if listen.unix.is_some() { listen.name() } else { address.to_string() };
+        info!("listening on {}://{name}", if listen.tls.is_some() { "https" } else { "http" });
+        if listen.http3.is_some() {
             info!("HTTP/3 on https://{address}");
         }
     }
@@ -216,6 +229,7 @@ async fn serve(flags: ServeFlags) -> Done {
     }
     let drain = CancellationToken::new();
     tokio::spawn(drain_on_signal(drain.clone()));
+    service_manager::notify(if takes_over { State::Succeeded } else { State::Ready });
     let drained = app.run(drain).await;
     info!(finished = drained.finished, cut = drained.cut, "stopped");
     Ok(if drained.cut == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -286,6 +300,7 @@ async fn drain_on_signal(drain: CancellationToken) {
     };
     let name = signalled().await;
     info!("{name}: draining; a second signal ends at once");
+    service_manager::notify(State::Stopping);
     drain.cancel();
     signalled().await;
     std::process::exit(130);

@@ -6,7 +6,7 @@ use super::error::{AdminError, Error};
 use crate::{
     admin::{Gate, TOKEN_VARIABLE, Token},
     config::{self, Config},
-    http,
+    http::{self, Sockets},
 };
 
 /// The admin API's listener, bound.
@@ -17,11 +17,11 @@ pub(super) struct AdminServer {
 }
 
 impl AdminServer {
-    /// Binds it, if there is to be one.
+    /// Binds it, if there is to be one, or takes one of `sockets`.
     ///
     /// # Errors
     /// The address can't be bound, the token or a certificate can't be used, or everyone could use it.
-    pub(super) async fn bind(config: &Config) -> Result<Option<Self>, Error> {
+    pub(super) async fn bind(config: &Config, sockets: Sockets) -> Result<Option<Self>, Error> {
         let Some(admin) = &config.admin else { return Ok(None) };
         let token = token(admin.token_file.as_deref(), env::var_os(TOKEN_VARIABLE).as_deref())?;
         if is_open(admin, token.as_ref()) {
@@ -29,7 +29,9 @@ impl AdminServer {
         }
         let listen = config::Listen { tls: admin.tls.clone(), ..config::Listen::new(admin.address) };
         let timeouts = config::Timeouts { drain: Duration::from_secs(1), ..config.timeouts.clone() };
-        let server = http::Server::bind(&[listen], &config.limits, &timeouts).await.map_err(Error::Admin)?;
+        let server =
+            http::Server::inherit(&[listen], &config.limits, &timeouts, sockets).await.map_err(Error::Admin)?;
+        server.listeners().close_unused();
         let address = server.addresses().first().copied().unwrap_or(admin.address);
         Ok(Some(Self { server, address, gate: Gate::new(token, admin.hosts.clone()) }))
     }

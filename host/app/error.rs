@@ -47,6 +47,21 @@ pub enum Error {
     #[cfg(debug_assertions)]
     #[error(transparent)]
     Planted(#[from] crate::planted::UnknownBug),
+    /// The socket at which another process may ask for the place of this one.
+    #[error("the socket of `[takeover]`, {}: {reason}", .path.display())]
+    TakeoverSocket {
+        /// Its file.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        reason: io::Error,
+    },
+    /// The process whose place this one was to take.
+    #[error("the place of the process that runs can't be taken: {0}")]
+    Takeover(#[source] io::Error),
+    /// There is no socket at which it could be asked.
+    #[error("`takeover.socket` isn't set, so that no process can be asked for its place")]
+    NoTakeover,
     /// Keys whose new values need a restart.
     #[error("needs a restart: {}", .0.join(", "))]
     NeedsRestart(Vec<String>),

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, Notify};
+use tokio::{
+    sync::{Mutex, Notify},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -22,7 +25,7 @@ use crate::{
 
 /// What a node serves by, and what exchanges it while the node runs.
 pub struct Exchange {
-    base: Base,
+    base: ArcSwap<Base>,
     listeners: Arc<Listeners>,
     serving: ArcSwap<Serving>,
     /// How many configurations there were, and since when the last one holds.
@@ -34,6 +37,8 @@ pub struct Exchange {
     /// Health checks of all pools in use.
     checks: TaskTracker,
     stop: CancellationToken,
+    /// What reads the purge log and hands invalidations on to it, and how it is stopped.
+    purging: parking_lot::Mutex<Option<(CancellationToken, JoinHandle<()>)>>,
 }
 
 impl Exchange {
@@ -50,7 +55,7 @@ impl Exchange {
             }
         };
         let exchange = Self {
-            base,
+            base: ArcSwap::from_pointee(base),
             listeners,
             serving: ArcSwap::new(Arc::clone(&serving)),
             age: parking_lot::Mutex::new((1, clock::now())),
@@ -58,6 +63,7 @@ impl Exchange {
             exchanged: Notify::new(),
             checks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            purging: parking_lot::Mutex::default(),
         };
         exchange.enter(&serving, None);
         Ok(Arc::new(exchange))
@@ -73,7 +79,7 @@ impl Exchange {
     /// is refused. Nothing has changed then.
     pub async fn adopt(&self, config: &Config) -> Result<Vec<ConfigChange>, Error> {
         let _turn = self.turn.lock().await;
-        let former = self.serving();
+        let (base, former) = (self.base.load_full(), self.serving());
         let changes = config::changes(&former.config, config);
         let restart: Vec<String> =
             changes.iter().filter(|change| change.needs_restart).map(|change| change.key.clone()).collect();
@@ -83,7 +89,7 @@ impl Exchange {
         let known: Vec<(&str, &Arc<NodePolicy>)> = former.policies().collect();
         components::check_changed(config, &known).await?;
         drop(known);
-        let next = Arc::new(Box::pin(assemble(&self.base, config, Some(&former))).await?);
+        let next = Arc::new(Box::pin(assemble(&base, config, Some(&former))).await?);
         // Last of all that can fail, since clients may connect from then on.
         let listeners = self.listeners.prepare(&config.listen, &config.limits, &config.timeouts).await?;
         self.serving.store(Arc::clone(&next));
@@ -139,8 +145,83 @@ impl Exchange {
     }
 
     /// The tiers and the purge log.
-    pub(super) const fn cache(&self) -> &Arc<Cache> {
-        &self.base.cache
+    pub(super) fn cache(&self) -> Arc<Cache> {
+        Arc::clone(&self.base.load().cache)
+    }
+
+    /// What accepts connections.
+    pub(super) const fn listeners(&self) -> &Arc<Listeners> {
+        &self.listeners
+    }
+
+    /// Begins to read the purge log, and to hand on to it what is invalidated.
+    pub(super) fn follow_purges(&self) {
+        let mut purging = self.purging.lock();
+        if purging.is_none() {
+            let stop = CancellationToken::new();
+            let running = tokio::spawn(Arc::clone(self.cache().purger()).run(stop.clone()));
+            *purging = Some((stop, running));
+        }
+    }
+
+    async fn stop_purging(&self) {
+        let purging = self.purging.lock().take();
+        if let Some((stop, running)) = purging {
+            stop.cancel();
+            // One that panicked has ended as well.
+            let _ = running.await;
+        }
+    }
+
+    /// Closes the disk for another process, while requests are still served.
+    pub(super) async fn release(&self) {
+        let cache = self.cache();
+        cache.purger().give_way();
+        self.stop_purging().await;
+        cache.release().await;
+    }
+
+    /// Opens the tiers again that were closed for another process, with what was stored on disk.
+    ///
+    /// # Errors
+    /// [`Error`] names what can't be opened. Then requests are served as they were since, without a disk.
+    pub(super) async fn reopen(&self) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        let (base, former) = (self.base.load_full(), self.serving());
+        let config = &former.config;
+        let cache = Cache::open(&base.node, &config.cache, base.cache.metrics().clone()).await?;
+        let opened = Base { node: base.node.clone(), cache, metrics: Arc::clone(&base.metrics) };
+        let next = match Box::pin(assemble(&opened, config, Some(&former))).await {
+            Ok(next) => Arc::new(next),
+            Err(error) => {
+                opened.cache.close().await;
+                return Err(error);
+            }
+        };
+        self.base.store(Arc::new(opened));
+        self.serving.store(Arc::clone(&next));
+        self.enter(&next, Some(&former));
+        self.follow_purges();
+        // What was invalidated meanwhile is so for what was stored before.
+        while let Some(bequest) = base.cache.purger().bequest_now() {
+            let safe = self.cache().purger().take_bequest(bequest.tags(), bequest.is_everything()).await;
+            base.cache.purger().bequeathed(&bequest, safe);
+        }
+        Ok(())
+    }
+
+    /// Puts all listeners of the configuration in their places, once `until` is over. Until then the configuration isn't
+    /// exchanged.
+    ///
+    /// # Errors
+    /// The first address that can't be bound, or the first file that can't be used.
+    pub(super) async fn complete_listeners(&self, until: impl Future<Output = ()>) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
+        until.await;
+        let config = self.serving().config.clone();
+        let listeners = self.listeners.prepare(&config.listen, &config.limits, &config.timeouts).await?;
+        self.listeners.commit(listeners);
+        Ok(())
     }
 
     /// Ends the health checks and closes the tiers.
@@ -148,7 +229,8 @@ impl Exchange {
         self.stop.cancel();
         self.checks.close();
         self.checks.wait().await;
-        self.base.cache.close().await;
+        self.stop_purging().await;
+        self.cache().close().await;
     }
 
     /// How many pools are being checked.
@@ -158,7 +240,7 @@ impl Exchange {
     }
 
     fn enter(&self, serving: &Serving, former: Option<&Serving>) {
-        serving.take_over(former, &self.base.metrics);
+        serving.take_over(former, &self.base.load().metrics);
         for pool in serving.pools_beside(former) {
             self.checks.spawn(pool.watch(self.stop.clone()));
         }

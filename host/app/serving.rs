@@ -38,7 +38,7 @@ pub(super) struct Base {
     /// The node's name.
     pub(super) node: String,
     pub(super) cache: Arc<Cache>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// The metrics of what a configuration is made into. Rows of equal labels are the same, whoever asks for them.
@@ -56,6 +56,8 @@ pub(super) struct Metrics {
 pub(super) struct Serving {
     /// What it was made from.
     pub(super) config: Config,
+    /// The tiers that the pipeline stands on.
+    cache: Arc<Cache>,
     /// The way of all requests, along these routes.
     pub(super) pipeline: Arc<Pipeline>,
     routes: Vec<Arc<Route>>,
@@ -103,7 +105,8 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
     let batchers: Batchers =
         pools.iter().map(|(name, pool)| (Arc::<str>::from(name.as_str()), Arc::clone(&pool.batches))).collect();
     let (limits, prefetch) = (config.limits.clone(), config.prefetch);
-    let pipeline = match previous {
+    // Tiers that were opened anew share nothing with those before: neither entries nor fetches under way.
+    let pipeline = match previous.filter(|previous| Arc::ptr_eq(&previous.cache, &base.cache)) {
         Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, limits, prefetch),
         None => {
             let (node, cache, metrics) = (base.node.clone(), Arc::clone(&base.cache), base.metrics.pipeline.clone());
@@ -112,6 +115,7 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
     };
     Ok(Serving {
         config: config.clone(),
+        cache: Arc::clone(&base.cache),
         metrics: route_metrics(base, config, previous),
         pipeline,
         routes,

@@ -119,6 +119,17 @@ pub struct Whole {
     pub tag: Option<HeaderValue>,
     /// Its length in bytes, if that's known.
     pub length: Option<u64>,
+    /// How its origin has to confirm that it is the same.
+    pub strictness: Strictness,
+}
+
+/// How a response has to say that its body is another one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// Nothing that it says differs: what comes is compared with digests.
+    Nothing,
+    /// A whole has the same entity tag.
+    Tag,
 }
 
 /// Where a response begins that was asked for a body from `offset` on: there, or at its beginning. `None` if it is
@@ -128,6 +139,9 @@ pub fn begins_at(whole: &Whole, offset: u64, status: StatusCode, headers: &Heade
     if let (Some(stored), Some(now)) = (&whole.tag, headers.get(ETAG))
         && opaque(stored.as_bytes()) != opaque(now.as_bytes())
     {
+        return None;
+    }
+    if whole.strictness == Strictness::Tag && status != StatusCode::PARTIAL_CONTENT && !headers.contains_key(ETAG) {
         return None;
     }
     let (begins, length) = if status == StatusCode::PARTIAL_CONTENT {
@@ -237,7 +251,12 @@ mod tests {
         ] {
             let mut request = HeaderMap::new();
             let tag = tag.map(HeaderValue::from_static);
-            ask_rest(&mut request, &Whole { status: StatusCode::OK, tag: tag.clone(), length: None }, 7, end);
+            ask_rest(
+                &mut request,
+                &Whole { status: StatusCode::OK, tag: tag.clone(), length: None, strictness: Strictness::Nothing },
+                7,
+                end,
+            );
             assert_eq!(request, headers(wanted), "{tag:?} {end:?}");
         }
     }
@@ -245,7 +264,7 @@ mod tests {
     #[test]
     fn the_rest_begins_where_it_was_asked_for_or_at_the_beginning() {
         let tag = Some(HeaderValue::from_static("\"a\""));
-        let whole = Whole { status: StatusCode::OK, tag, length: Some(10) };
+        let whole = Whole { status: StatusCode::OK, tag, length: Some(10), strictness: Strictness::Nothing };
         for (status, response, wanted) in [
             (206, &[("content-range", "bytes 7-9/10")][..], Some(7)),
             (206, &[("content-range", "bytes 7-9/*"), ("etag", "\"a\"")], Some(7)),
@@ -267,7 +286,16 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(begins_at(&whole, 7, status, &headers(response)), wanted, "{status} {response:?}");
         }
-        let unknown = Whole { status: StatusCode::NOT_FOUND, tag: None, length: None };
+        let strict = Whole { strictness: Strictness::Tag, ..whole };
+        for (status, response, wanted) in [
+            (200, &[("content-length", "10")][..], None),
+            (200, &[("content-length", "10"), ("etag", "\"a\"")], Some(0)),
+            (206, &[("content-range", "bytes 7-9/10")], Some(7)),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(begins_at(&strict, 7, status, &headers(response)), wanted, "{status} {response:?}");
+        }
+        let unknown = Whole { status: StatusCode::NOT_FOUND, tag: None, length: None, strictness: Strictness::Nothing };
         let any = headers(&[("content-length", "3"), ("etag", "\"b\"")]);
         assert_eq!(begins_at(&unknown, 7, StatusCode::NOT_FOUND, &any), Some(0));
         assert_eq!(begins_at(&unknown, 7, StatusCode::OK, &any), None);

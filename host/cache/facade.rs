@@ -79,7 +79,7 @@ pub struct Cache {
     pub(super) metrics: Metrics,
     object_bytes_max: u64,
     /// Dropped after what it guards.
-    _lock: Option<DirLock>,
+    lock: Mutex<Option<DirLock>>,
 }
 
 impl Cache {
@@ -117,7 +117,7 @@ impl Cache {
             fetches: Fetches::new(),
             metrics,
             object_bytes_max,
-            _lock: lock,
+            lock: Mutex::new(lock),
         }))
     }
 
@@ -313,13 +313,24 @@ impl Cache {
     /// it `is_ordered`.
     fn has_newer(&self, key: &Key, head: &Head, is_ordered: bool, now: Timestamp) -> bool {
         let Some(Value::Object(stored)) = self.tiers.memory(key) else { return false };
-        let is_of_another = stored.head.mark.at == Uptime::default();
-        (is_of_another || !is_ordered) && stored.head.is_newer_than(head, now, self.config.clock_skew)
+        if stored.head.mark.at == Uptime::default() {
+            return stored.head.is_newer_than(head, now, self.config.clock_skew);
+        }
+        // Fetched by this process: one clock tells the order.
+        !is_ordered && stored.head.mark.at > head.mark.at
     }
 
     /// Writes out and closes the tiers.
     pub async fn close(&self) {
         self.tiers.close().await;
+    }
+
+    /// Closes the disk, so that another process may open it, while requests are still served here: out of memory once the
+    /// origin has confirmed it. To be called when the purger has stopped after [`Purger::give_way`].
+    pub async fn release(&self) {
+        self.close().await;
+        self.purger.close();
+        self.lock.lock().take();
     }
 }
 

@@ -18,12 +18,14 @@ pub mod redis;
 mod region;
 pub mod roll;
 pub mod seen;
+mod succession;
 pub mod table;
 
 pub use self::{
     error::Error,
     purger::{Arrived, Purger, Scope},
     receipt::{Receipt, SignedOff},
+    succession::Bequest,
     table::{Cursor, Incarnation, Kind, Mark, Position, Reach, Record, Standing},
 };
 

@@ -40,6 +40,12 @@ pub struct Version {
 }
 
 impl Version {
+    /// Returns the strong entity tag.
+    #[must_use]
+    pub const fn tag(&self) -> &HeaderValue {
+        &self.tag
+    }
+
     /// Returns the length of the whole body in bytes.
     #[must_use]
     pub const fn length(&self) -> u64 {

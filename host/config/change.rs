@@ -27,10 +27,12 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ("", Live, &["watch", "zone"]),
     ("listen", Live, &["address", "proxy_protocol", "http3", "http3_port"]),
     // The socket has it from the start on.
-    ("listen", Restart, &["reuse_port"]),
+    ("listen", Restart, &["reuse_port", "mode"]),
     ("listen.tls", Live, &["certificate", "key", "ocsp", "further"]),
     ("admin", Restart, &["address", "token_file", "hosts", "unprotected"]),
     ("admin.tls", Restart, &["certificate", "key", "client_ca"]),
+    ("takeover", Restart, &["socket"]),
+    ("takeover", Live, &["grace_ms", "ready_ms"]),
     ("tls", Live, &["version_min", "reload_ms"]),
     (
         "http3",

@@ -11,18 +11,25 @@ mod routing;
 mod tls;
 mod translation;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Error, Http3, Limits, Listen, Log, Prefetch, Timeouts, defaults,
+    Admin, Config, Error, Http3, Limits, Listen, Log, Prefetch, Takeover, Timeouts, UnixSocket, defaults,
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
     units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, TIB, YEAR_MS},
 };
 use crate::message::{Scheme, authority};
+
+/// Who may connect to a Unix socket, and the permissions of its file.
+pub(super) const CONNECTS: [(&str, u32); 3] = [("owner", 0o600), ("group", 0o660), ("everyone", 0o666)];
 
 /// A configuration, and all problems that keep it from being used.
 pub(super) struct Checked {
@@ -57,6 +64,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         listen: listen(&raw.listen, (&tls, &http3), &mut taken, &mut findings),
         http3,
         admin: raw.admin.as_ref().and_then(|raw| admin(raw, &tls, &mut taken, &mut findings)),
+        takeover: takeover(&raw.takeover, &mut findings),
         limits: limits(&raw.limits, &mut findings),
         timeouts: timeouts(&raw.timeouts, &mut findings),
         cache: cache::cache(&raw.cache, &mut findings),
@@ -76,7 +84,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
 fn listen(
     raw: &[raw::Listen],
     (common, http3): (&tls::Common, &Http3),
-    taken: &mut BTreeSet<SocketAddr>,
+    taken: &mut BTreeSet<String>,
     findings: &mut Findings<'_>,
 ) -> Vec<Listen> {
     if raw.is_empty() {
@@ -87,16 +95,39 @@ fn listen(
         let tls = listen.tls.as_ref().map(|raw| tls::listen(raw, common, findings));
         let http3 = over_quic(listen, http3, findings);
         let proxies = listen.proxy_protocol.iter().filter_map(|network| findings.network(network)).collect();
-        let address = address(&listen.address, taken, findings);
-        out.extend(address.map(Listen::new).map(|base| Listen {
-            tls,
-            http3,
-            proxy_protocol: proxies,
-            reuse_port: listen.reuse_port.unwrap_or(base.reuse_port),
-            ..base
-        }));
+        let base = match listen.address.get_ref().strip_prefix(defaults::UNIX) {
+            Some(path) => Some(at_file(path, listen, taken, findings)),
+            None => at_port(listen, taken, findings),
+        };
+        out.extend(base.map(|base| Listen { tls, http3, proxy_protocol: proxies, ..base }));
     }
     out
+}
+
+/// Returns a Unix socket.
+fn at_file(path: &str, raw: &raw::Listen, taken: &mut BTreeSet<String>, findings: &mut Findings<'_>) -> Listen {
+    let path = findings.path(&Spanned::new(raw.address.span(), PathBuf::from(path)), "Unix socket");
+    let base = Listen::unix(path);
+    if !taken.insert(base.name()) {
+        refuse_taken(&raw.address, findings);
+    }
+    for given in [&raw.http3, &raw.reuse_port].into_iter().flatten().filter(|given| *given.get_ref()) {
+        let help = "leave it out, or listen on an IP address and a port";
+        findings.refuse(given.span(), "a Unix socket has no port", help);
+    }
+    let mode = raw.mode.as_ref().and_then(|given| findings.word("mode", given, &CONNECTS));
+    let unix = base.unix.clone().map(|unix| UnixSocket { mode: mode.unwrap_or(unix.mode), ..unix });
+    Listen { unix, ..base }
+}
+
+fn at_port(raw: &raw::Listen, taken: &mut BTreeSet<String>, findings: &mut Findings<'_>) -> Option<Listen> {
+    if let Some(given) = &raw.mode {
+        let help = "leave it out, or write `address = \"unix:/run/holm.sock\"`";
+        findings.refuse(given.span(), "only a Unix socket has a `mode`", help);
+    }
+    let base = Listen::new(address(&raw.address, taken, findings)?);
+    let reuse_port = raw.reuse_port.as_ref().map_or(base.reuse_port, |given| *given.get_ref());
+    Some(Listen { reuse_port, ..base })
 }
 
 /// Returns the settings of HTTP/3 on this address, if it is to have it.
@@ -150,7 +181,7 @@ fn http3(raw: &raw::Http3, findings: &mut Findings<'_>) -> Http3 {
 fn admin(
     raw: &raw::Admin,
     common: &tls::Common,
-    taken: &mut BTreeSet<SocketAddr>,
+    taken: &mut BTreeSet<String>,
     findings: &mut Findings<'_>,
 ) -> Option<Admin> {
     let tls = raw.tls.as_ref().map(|raw| tls::admin(raw, common, findings));
@@ -173,11 +204,7 @@ fn host(given: &Spanned<String>, findings: &mut Findings<'_>) -> Option<String> 
     Some(text.clone())
 }
 
-fn address(
-    given: &Spanned<String>,
-    taken: &mut BTreeSet<SocketAddr>,
-    findings: &mut Findings<'_>,
-) -> Option<SocketAddr> {
+fn address(given: &Spanned<String>, taken: &mut BTreeSet<String>, findings: &mut Findings<'_>) -> Option<SocketAddr> {
     let text = given.get_ref();
     let Ok(address) = text.parse::<SocketAddr>() else {
         let help = "write an IP address and a port, such as `127.0.0.1:8080`, `0.0.0.0:80` or `[::]:80`";
@@ -185,14 +212,24 @@ fn address(
         return None;
     };
     // Port 0 asks the system for a free one, so any number of listeners may have it.
-    if address.port() != 0 && !taken.insert(address) {
-        findings.refuse(
-            given.span(),
-            format!("`{address}` is listened on already"),
-            "give each listener its own address",
-        );
+    if address.port() != 0 && !taken.insert(address.to_string()) {
+        refuse_taken(given, findings);
     }
     Some(address)
+}
+
+fn refuse_taken(given: &Spanned<String>, findings: &mut Findings<'_>) {
+    let message = format!("`{}` is listened on already", given.get_ref());
+    findings.refuse(given.span(), message, "give each listener its own address");
+}
+
+fn takeover(raw: &raw::Takeover, findings: &mut Findings<'_>) -> Takeover {
+    let base = Takeover::default();
+    Takeover {
+        socket: raw.socket.as_ref().map(|given| findings.path(given, "socket of `[takeover]`")),
+        grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, &(0..=HOUR_MS)),
+        ready: findings.millis("ready_ms", &raw.ready_ms, base.ready, &(1_000..=HOUR_MS)),
+    }
 }
 
 fn limits(raw: &raw::Limits, findings: &mut Findings<'_>) -> Limits {

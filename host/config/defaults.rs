@@ -1,7 +1,12 @@
 //! The default values. Written here once; `config/holm.toml` documents the same values, and a
 //! test compares the two.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::HeaderName;
 
@@ -9,14 +14,20 @@ use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Deltas,
     Disk, Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo,
     Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch,
-    Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, TenantBy, Timeouts,
-    TlsVersion, Translation, findings::is_name,
+    Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, Takeover, TenantBy,
+    Timeouts, TlsVersion, Translation, UnixSocket, findings::is_name,
 };
 use crate::message::network::Cidr;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+
+/// How the address of a Unix socket begins.
+pub(super) const UNIX: &str = "unix:";
+
+/// Owner and group may connect to a Unix socket.
+const UNIX_MODE: u32 = 0o660;
 
 /// The most batches of a pool that may be under way at once.
 const BATCHES_MAX: usize = 1_000;
@@ -34,7 +45,31 @@ impl Listen {
     /// Cleartext at `address`, for clients that connect by themselves.
     #[must_use]
     pub const fn new(address: SocketAddr) -> Self {
-        Self { address, tls: None, http3: None, proxy_protocol: Vec::new(), reuse_port: false }
+        Self { address, unix: None, tls: None, http3: None, proxy_protocol: Vec::new(), reuse_port: false }
+    }
+
+    /// Cleartext at a Unix socket whose owner and group may connect. Its clients count as 127.0.0.1: they are on this
+    /// machine.
+    #[must_use]
+    pub fn unix(path: PathBuf) -> Self {
+        let unix = Some(UnixSocket { path, mode: UNIX_MODE });
+        Self { unix, ..Self::new(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)) }
+    }
+
+    /// Returns the address as a file has it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.unix {
+            Some(unix) => format!("{UNIX}{}", unix.path.display()),
+            None => self.address.to_string(),
+        }
+    }
+}
+
+impl Default for Takeover {
+    /// None; 2 s for one more request, and a minute for the other process.
+    fn default() -> Self {
+        Self { socket: None, grace: Duration::from_secs(2), ready: Duration::from_secs(60) }
     }
 }
 

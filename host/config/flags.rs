@@ -143,8 +143,15 @@ impl CommandLine {
             flags.origin.iter().map(|url| self.put("--origin", url, raw::Endpoint::Url(url.clone()))).collect();
         let address = self.text("--listen", &flags.listen.to_string());
         let tls = self.tls(&flags.tls);
-        let listen =
-            raw::Listen { address, tls, http3: None, http3_port: None, proxy_protocol: Vec::new(), reuse_port: None };
+        let listen = raw::Listen {
+            address,
+            tls,
+            http3: None,
+            http3_port: None,
+            proxy_protocol: Vec::new(),
+            reuse_port: None,
+            mode: None,
+        };
         let policy = flags.policy.as_ref().map(|file| self.policy(file));
         let cache = self.cache(flags);
         let admin = flags.admin.map(|it| raw::Admin {

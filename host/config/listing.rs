@@ -16,7 +16,8 @@ use self::{
 use super::{
     Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Endpoint, Health, Http3, Limits,
     Listen, ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy, PolicyLimits,
-    PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Timeouts, TlsVersion, Translation,
+    PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Takeover, Timeouts, TlsVersion,
+    Translation, check::CONNECTS,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -28,6 +29,7 @@ pub fn listing(config: &Config) -> Value {
         ("watch", Value::Bool(config.watch)),
         ("listen", list(&config.listen, listen)),
         ("admin", option(config.admin.as_ref(), admin)),
+        ("takeover", takeover(&config.takeover)),
         ("tls", tls(config)),
         ("http3", http3(&config.http3)),
         ("limits", limits(&config.limits)),
@@ -43,10 +45,13 @@ pub fn listing(config: &Config) -> Value {
 }
 
 fn listen(listen: &Listen) -> Value {
+    let word = |mode: u32| CONNECTS.iter().find(|(_, known)| *known == mode).map(|(word, _)| *word);
+    let mode = listen.unix.as_ref().and_then(|unix| word(unix.mode));
     table([
-        ("address", text(listen.address)),
+        ("address", text(listen.name())),
+        ("mode", option(mode, text)),
         ("proxy_protocol", texts(&listen.proxy_protocol)),
-        ("reuse_port", Value::Bool(listen.reuse_port)),
+        ("reuse_port", if listen.unix.is_some() { Value::Null } else { Value::Bool(listen.reuse_port) }),
         ("http3", Value::Bool(listen.http3.is_some())),
         ("http3_port", option(listen.http3.as_ref().and_then(|http3| http3.port), Value::from)),
         ("tls", option(listen.tls.as_ref(), listen_tls)),
@@ -89,6 +94,14 @@ fn admin_tls(tls: &ListenTls) -> Value {
         members.insert("client_ca".to_owned(), path(file));
     }
     shown
+}
+
+fn takeover(takeover: &Takeover) -> Value {
+    table([
+        ("socket", option(takeover.socket.as_deref(), path)),
+        ("grace_ms", ms(takeover.grace)),
+        ("ready_ms", ms(takeover.ready)),
+    ])
 }
 
 /// Returns what holds for all listeners with TLS; the defaults if there is none.

@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub(super) watch: Option<bool>,
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
+    pub(super) takeover: Takeover,
     pub(super) tls: Tls,
     pub(super) http3: Http3,
     pub(super) limits: Limits,
@@ -43,7 +44,16 @@ pub(super) struct Listen {
     pub(super) http3_port: Field<Count>,
     #[serde(default)]
     pub(super) proxy_protocol: Vec<Spanned<String>>,
-    pub(super) reuse_port: Option<bool>,
+    pub(super) reuse_port: Field<bool>,
+    pub(super) mode: Field<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Takeover {
+    pub(super) socket: Field<PathBuf>,
+    pub(super) grace_ms: Field<Millis>,
+    pub(super) ready_ms: Field<Millis>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,7 @@
 //! reported at its place.
 
 mod routing;
+mod translation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +34,7 @@ const SPARSE_EXAMPLES: &str = r#"
     admin.tls.certificate = "tls/admin.pem"
     admin.tls.key = "tls/admin-key.pem"
     admin.tls.client_ca = "tls/operators.pem"
+    takeover.socket = "/run/holm/takeover.sock"
     limits.spool_dir = "/var/tmp"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
@@ -49,6 +51,8 @@ const SPARSE_EXAMPLES: &str = r#"
     key = "tls/key.pem"
     ocsp = "tls/ocsp.der"
     further = [{ certificate = "tls/other.pem", key = "tls/other-key.pem", ocsp = "tls/other-ocsp.der" }]
+    [[listen]]
+    address = "unix:/run/holm/holm.sock"
     [policy.tenant-key]
     file = "policies/tenant-key.wasm"
     config = { tenant_header = "x-tenant", body = ["/model", "/input"] }
@@ -354,6 +358,27 @@ fn wrong_settings_of_http3_are_named_where_they_stand() {
 }
 
 #[test]
+fn wrong_unix_sockets_are_named_where_they_stand() {
+    let unix = "[[listen]]\naddress = \"unix:/run/a\"";
+    let table: [(String, &[&str]); 5] = [
+        ("[[listen]]\naddress = \"unix:\" # !".to_owned(), &["the path of the Unix socket is empty"]),
+        (format!("{unix}\nmode = \"all\" # !"), &["`mode` can't be `all`", "`owner`", "`group`", "`everyone`"]),
+        (format!("{unix}\nreuse_port = true # !"), &["a Unix socket has no port"]),
+        (format!("{unix}\n{unix} # !"), &["`unix:/run/a` is listened on already"]),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\nmode = \"group\" # !".to_owned(),
+            &["only a Unix socket has a `mode`", "unix:/run/holm.sock"],
+        ),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("{text}\n{SERVED}"), phrases);
+    }
+    let config = valid(&format!("{unix}\nmode = \"everyone\"\n{SERVED}"));
+    assert_eq!((config.listen[0].name().as_str(), config.listen[1].name().as_str()), ("unix:/run/a", "127.0.0.1:8080"));
+    assert_eq!(config.listen[0].unix.as_ref().map(|unix| unix.mode), Some(0o666));
+}
+
+#[test]
 fn wrong_policies_and_routes_are_named_where_they_stand() {
     let table: [(&str, &[&str]); 5] = [
         ("[policy.p] # !\nconfig = {}", &["the key `file` is missing"]),
@@ -586,68 +611,6 @@ fn a_pool_knows_the_zone_of_its_node_if_it_has_any() {
     let endpoint = pool("", "{ url = \"http://h/x\", weight = 9, backup = true }").endpoints.remove(0);
     let wanted = Endpoint { weight: 9, backup: true, ..Endpoint::new("http://h/x".parse().unwrap()) };
     assert_eq!(endpoint, wanted);
-}
-
-/// A pool that speaks another protocol, and a route that leads there.
-fn translated(pool: &str, route: &str) -> String {
-    format!(
-        "{LISTENING}[pool.web]\nendpoints = [\"http://h\"]\n{pool}\n[pool.other]\nendpoints = [\"http://o\"]\n\
-         [[route]]\nname = \"a\"\nmode = \"infer\"\n{route}"
-    )
-}
-
-#[test]
-fn wrong_translations_are_named_where_they_stand() {
-    let (embeddings, kserve) = ("protocol = \"openai-embeddings\"\npool = \"web\"", "protocol = \"kserve\"");
-    let table: [(&str, &str, &[&str]); 13] = [
-        ("protocol = \"kserv\" # !", embeddings, &["`protocol` can't be `kserv`", "did you mean `kserve`?"]),
-        ("protocol = \"plain\" # !", embeddings, &["`protocol` can't be `plain`"]),
-        ("translate = { model = \"m\" } # !", embeddings, &["only a pool with a `protocol` of its own"]),
-        (
-            "protocol = \"kserve\"\ntranslate.datatype = \"FP16\" # !",
-            embeddings,
-            &["`datatype` can't be `FP16`", "`FP32`"],
-        ),
-        ("protocol = \"kserve\"\ntranslate.path = \"v2\" # !", embeddings, &["\"v2\" is no path"]),
-        ("protocol = \"kserve\"\ntranslate.path = \"/{name}\" # !", embeddings, &["\"/{name}\" is no path"]),
-        ("protocol = \"kserve\"\ntranslate.input = \"\" # !", embeddings, &["`input` can't be \"\""]),
-        ("protocol = \"kserve\"\ntranslate.model = \"..\" # !", embeddings, &["`model` can't be \"..\""]),
-        ("protocol = \"kserve-grpc\"\nhttp = \"1.1\" # !", embeddings, &["speaks HTTP/2", "`http = \"2\"`"]),
-        (kserve, "protocol = \"plain\"\npool = \"web\" # !", &["`protocol = \"plain\"` can't be translated"]),
-        (kserve, "protocol = \"json-array\"\npool = \"web\" # !", &["the pool `web` needs `translate.model`"]),
-        (
-            kserve,
-            "protocol = \"openai-embeddings\"\npool = \"web\"\ncandidates = [{ pool = \"web\" }, { pool = \"other\" }] # !",
-            &["the pools `web` and `other` are sent different requests"],
-        ),
-        (
-            kserve,
-            "protocol = \"openai-embeddings\"\npool = \"web\"\ncandidates = [{ pool = \"web\", model = \"m\" }] # !",
-            &["has no `model`", "`translate.model`"],
-        ),
-    ];
-    for (pool, route, phrases) in table {
-        check_refusal(&translated(pool, route), phrases);
-    }
-}
-
-#[test]
-fn a_route_is_translated_if_its_pool_speaks_another_protocol() {
-    let of = |pool: &str, client: &str| {
-        let config = valid(&translated(pool, &format!("protocol = \"{client}\"\npool = \"web\"")));
-        let translation = config.routes[0].translation.as_ref().map(|translation| translation.protocol);
-        (translation, config.pools["web"].http)
-    };
-    let (kserve, grpc) = ("protocol = \"kserve\"", "protocol = \"kserve-grpc\"");
-    assert_eq!(of(kserve, "openai-embeddings"), (Some(PoolProtocol::KServe), OriginHttp::Http1));
-    assert_eq!(of(kserve, "kserve"), (None, OriginHttp::Http1));
-    assert_eq!(of(grpc, "kserve"), (Some(PoolProtocol::KServeGrpc), OriginHttp::Http2));
-    assert_eq!(of("", "openai-embeddings"), (None, OriginHttp::Http1));
-    let array = "protocol = \"json-array\"\ntranslate.path = \"/predict\"";
-    assert_eq!(of(array, "msgpack-array").0, Some(PoolProtocol::JsonArray));
-    // Requests over HTTP aren't items.
-    let http = valid(&format!("{LISTENING}[pool.web]\nendpoints = [\"http://h\"]\n{kserve}"));
-    assert_eq!(http.routes[0].translation, None);
 }
 
 #[test]

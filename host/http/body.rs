@@ -28,7 +28,7 @@ pub(super) fn admit<B>(
     bytes_max: u64,
     stall: Duration,
     pace: Pace,
-    trailers: Trailers,
+    (trailers, ends): (Trailers, Ends),
 ) -> Result<Body, Rejection>
 where
     B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
@@ -45,6 +45,7 @@ where
         limit: bytes_max,
         left: bytes_max,
         trailers,
+        ends,
         stall,
         account: Account::new(pace),
         patience: Patience::Unspent,
@@ -62,6 +63,23 @@ pub(super) enum Trailers {
     Announced,
     /// None, since it announces none.
     Unannounced,
+}
+
+/// How the end of a request's body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// By its front.
+    AsSaid,
+    /// By the end of its stream of HTTP/2: the library takes a reset without an error (RFC 9113, section 8.1) for the end,
+    /// and only the stream knows whether that had come.
+    WithStream,
+}
+
+impl Ends {
+    /// Returns how the end of the body of a request with this head is known.
+    pub(super) fn of(parts: &Parts) -> Self {
+        if parts.version == Version::HTTP_2 { Self::WithStream } else { Self::AsSaid }
+    }
 }
 
 impl Trailers {
@@ -90,6 +108,7 @@ struct Bounded<B> {
     limit: u64,
     left: u64,
     trailers: Trailers,
+    ends: Ends,
     stall: Duration,
     account: Account,
     patience: Patience,
@@ -170,6 +189,10 @@ where
                     }
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error.to_string())))),
+                None if self.ends == Ends::WithStream && !self.body.is_end_stream() => {
+                    let words = "the stream was reset before its end".to_owned();
+                    return Poll::Ready(Some(Err(BodyError::Broken(words))));
+                }
                 None => return Poll::Ready(None),
             }
         }
@@ -266,10 +289,17 @@ mod tests {
 
     #[test]
     fn what_is_known_at_once_is_decided_at_once() {
-        assert!(matches!(admit(Scripted::new([]), LIMIT, LONG, pace(0, LONG), Trailers::Any), Ok(Body::Empty)));
+        assert!(matches!(
+            admit(Scripted::new([]), LIMIT, LONG, pace(0, LONG), (Trailers::Any, Ends::AsSaid)),
+            Ok(Body::Empty)
+        ));
         for (declared, admitted) in [(LIMIT, true), (LIMIT + 1, false)] {
             let body = Scripted { declared: Some(declared), ..Scripted::new([data("0")]) };
-            assert_eq!(admit(body, LIMIT, LONG, pace(0, LONG), Trailers::Any).is_ok(), admitted, "{declared}");
+            assert_eq!(
+                admit(body, LIMIT, LONG, pace(0, LONG), (Trailers::Any, Ends::AsSaid)).is_ok(),
+                admitted,
+                "{declared}"
+            );
         }
     }
 
@@ -286,16 +316,45 @@ mod tests {
             (vec![data("0"), Err("gone")], Err(BodyError::Broken("gone".to_owned()))),
         ];
         for (steps, expected) in cases {
-            let body = admit(Scripted::new(steps), LIMIT, LONG, pace(0, LONG), Trailers::Any).unwrap();
+            let body = admit(Scripted::new(steps), LIMIT, LONG, pace(0, LONG), (Trailers::Any, Ends::AsSaid)).unwrap();
             let collected = body.collect(1000).await;
             assert_eq!(collected, expected.map(|text: &str| Bytes::copy_from_slice(text.as_bytes())));
         }
     }
 
     #[tokio::test]
+    async fn a_body_of_http_2_ends_with_its_stream() {
+        /// A body that has no more frames, whether or not its end has come.
+        struct Ended(bool, Option<Bytes>);
+        impl HttpBody for Ended {
+            type Data = Bytes;
+            type Error = &'static str;
+
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+                Poll::Ready(self.1.take().map(|data| Ok(Frame::data(data))))
+            }
+
+            fn is_end_stream(&self) -> bool {
+                self.0 && self.1.is_none()
+            }
+        }
+        for (has_end, ends, is_whole) in
+            [(true, Ends::WithStream, true), (false, Ends::WithStream, false), (false, Ends::AsSaid, true)]
+        {
+            let body = Ended(has_end, Some(Bytes::from_static(b"01")));
+            let body = admit(body, LIMIT, LONG, pace(0, LONG), (Trailers::Any, ends)).unwrap();
+            assert_eq!(body.collect(1000).await.is_ok(), is_whole, "{has_end} {ends:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_pause_that_is_too_long_fails_the_body_for_good() {
         let hanging = Scripted { hangs: true, ..Scripted::new([data("0"), data("1")]) };
-        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL, pace(0, LONG), Trailers::Any) else {
+        let Ok(Body::Stream(mut body)) = admit(hanging, LIMIT, STALL, pace(0, LONG), (Trailers::Any, Ends::AsSaid))
+        else {
             panic!("admitted as a stream")
         };
         assert!(body.frame().await.unwrap().is_ok());
@@ -316,7 +375,8 @@ mod tests {
             (Trailers::Unannounced, fields(), false),
         ] {
             let scripted = Scripted::new([data("0"), Ok(Frame::trailers(fields))]);
-            let collected = admit(scripted, LIMIT, LONG, pace(0, LONG), trailers).unwrap().collect(1000).await;
+            let collected =
+                admit(scripted, LIMIT, LONG, pace(0, LONG), (trailers, Ends::AsSaid)).unwrap().collect(1000).await;
             assert_eq!(collected.is_ok(), is_whole, "{trailers:?}: {collected:?}");
         }
     }
@@ -341,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_trickles_is_too_slow_although_it_never_pauses_for_long() {
         let trickle = Trickle(Box::pin(sleep_until(Instant::now())));
-        let body = admit(trickle, u64::MAX, LONG, pace(1_000_000, STALL * 2), Trailers::Any).unwrap();
+        let body = admit(trickle, u64::MAX, LONG, pace(1_000_000, STALL * 2), (Trailers::Any, Ends::AsSaid)).unwrap();
         assert_eq!(body.collect(u64::MAX).await, Err(BodyError::TooSlow { rate: 1_000_000, window_ms: 40 }));
     }
 }

@@ -1,6 +1,13 @@
 //! The addresses that are listened on with their certificates, and their exchange for others.
 
-use std::{collections::HashSet, io::ErrorKind, mem, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    io::{self, ErrorKind},
+    mem,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -12,6 +19,7 @@ use super::{
         quic::{self, Quic},
         tcp::{self, Tcp},
     },
+    sockets::{Socket, Sockets},
     tls::{self, CertificateFiles, Certificates},
 };
 use crate::config;
@@ -30,6 +38,8 @@ pub(super) struct Bound {
     /// Notified when there are other certificates.
     renewed: Notify,
     metrics: tls::Metrics,
+    /// Bound by others, for addresses that are new.
+    inherited: Sockets,
 }
 
 /// One of them.
@@ -70,7 +80,11 @@ impl Bound {
     ///
     /// # Errors
     /// The first address that can't be bound, or the first file that can't be used.
-    pub(super) async fn bind(listen: &[config::Listen], metrics: &tls::Metrics) -> Result<(Self, Tcp, Quic), Error> {
+    pub(super) async fn bind(
+        listen: &[config::Listen],
+        metrics: &tls::Metrics,
+        inherited: Sockets,
+    ) -> Result<(Self, Tcp, Quic), Error> {
         let (added, arriving) = mpsc::unbounded_channel();
         let (added_quic, arriving_quic) = mpsc::unbounded_channel();
         let bound = Self {
@@ -80,6 +94,7 @@ impl Bound {
             added_quic,
             renewed: Notify::new(),
             metrics: metrics.clone(),
+            inherited,
         };
         let Prepared { rows, tcp, quic } = bound.prepare(listen).await?;
         bound.put(rows);
@@ -89,6 +104,28 @@ impl Bound {
     /// Returns the bound addresses, in the order of the configuration.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.rows.lock().iter().map(|row| row.tcp.address()).collect()
+    }
+
+    /// Returns copies of all sockets.
+    pub(super) fn copies(&self) -> io::Result<Vec<Socket>> {
+        let mut copies = Vec::new();
+        for row in &*self.rows.lock() {
+            let quic = row.quic.as_ref().map(quic::Handle::copy).transpose()?.flatten();
+            for fd in [row.tcp.copy()?, quic].into_iter().flatten() {
+                copies.push(Socket { name: row.listen.name(), fd, owns_file: row.tcp.owns_file() });
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Leaves the files of Unix sockets to another process.
+    pub(super) fn leave_files(&self) {
+        self.rows.lock().iter().for_each(|row| row.tcp.leave_file());
+    }
+
+    /// Closes the inherited sockets that no address has taken.
+    pub(super) fn close_unused(&self) -> Vec<String> {
+        self.inherited.close()
     }
 
     /// Returns the number of sockets that connections are accepted at.
@@ -181,7 +218,7 @@ impl Bound {
     ) -> Result<Row, Error> {
         let mut choices = 1;
         let (listener, quic) = loop {
-            let listener = tcp::Listener::bind(one, certificates.as_deref())?;
+            let listener = tcp::Listener::bind(one, certificates.as_deref(), &self.inherited)?;
             match self.quic(listener.handle().address(), one, certificates.as_deref()) {
                 Ok(quic) => break (listener, quic),
                 // The system chose a port that is free for TCP alone.
@@ -208,8 +245,9 @@ impl Bound {
         certificates: Option<&Certificates>,
     ) -> Result<Option<quic::Listener>, Error> {
         let Some((http3, certificates)) = one.http3.as_ref().zip(certificates) else { return Ok(None) };
+        let inherited = self.inherited.datagram(address).map(|socket| socket.fd);
         let closing = self.closing.lock();
-        quic::Listener::bind((address, one.reuse_port), http3, certificates, &closing).map(Some)
+        quic::Listener::bind((address, one.reuse_port), http3, certificates, (&closing, inherited)).map(Some)
     }
 
     /// Puts them in the place of those that there are.
@@ -223,7 +261,7 @@ impl Bound {
         }
         self.put(rows);
         for listener in tcp.new {
-            info!("listening on {}://{}", listener.handle().scheme().as_str(), listener.handle().address());
+            info!("listening on {}", listener.handle().url());
             // Nobody accepts any more if the server has stopped; then the socket is closed here.
             let _ = self.added.send(listener);
         }
@@ -232,7 +270,7 @@ impl Bound {
             let _ = self.added_quic.send(listener);
         }
         for handle in tcp.gone {
-            info!("no longer listening on {}://{}", handle.scheme().as_str(), handle.address());
+            info!("no longer listening on {}", handle.url());
             handle.close();
         }
         let mut closing = self.closing.lock();
@@ -268,7 +306,7 @@ impl Bound {
 /// Takes the row of a listener out of those that are known, if it has one.
 fn take(known: &mut Vec<Row>, one: &config::Listen) -> Option<Row> {
     // A socket has that from the start on.
-    let suits = |row: &Row| row.listen.reuse_port == one.reuse_port;
+    let suits = |row: &Row| row.listen.reuse_port == one.reuse_port && row.listen.unix == one.unix;
     let is_configured = |row: &Row| suits(row) && row.listen.address == one.address;
     // A port that the system chose may be named from now on.
     let is_bound = |row: &Row| suits(row) && row.tcp.address() == one.address;
@@ -307,7 +345,9 @@ mod tests {
     }
 
     async fn bind(listen: &[config::Listen]) -> (Bound, Tcp, Quic) {
-        Bound::bind(listen, &tls::Metrics::default()).await.unwrap_or_else(|error| panic!("{error}"))
+        Bound::bind(listen, &tls::Metrics::default(), Sockets::default())
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     async fn exchange(bound: &Bound, listen: &[config::Listen]) {
@@ -440,7 +480,8 @@ mod tests {
             encode(&mut text, &registry).unwrap();
             text.contains(&format!("{name}.pem"))
         };
-        let (bound, _tcp, _quic) = Bound::bind(std::slice::from_ref(&one), &metrics).await.ok().unwrap();
+        let (bound, _tcp, _quic) =
+            Bound::bind(std::slice::from_ref(&one), &metrics, Sockets::default()).await.ok().unwrap();
         assert!(tells_of("one"));
         assert!(bound.prepare(&[other.clone(), wrong]).await.is_err());
         assert!(tells_of("one") && !tells_of("other"), "it is served by nobody");

@@ -1,6 +1,6 @@
 //! Why a server can't start.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, path::PathBuf};
 
 /// Why a server can't start.
 #[derive(Debug, thiserror::Error)]
@@ -9,7 +9,7 @@ pub enum Error {
     #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address as configured.
-        address: SocketAddr,
+        address: String,
         /// The error of the system.
         reason: io::Error,
     },

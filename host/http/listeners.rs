@@ -1,6 +1,6 @@
 //! What may be exchanged of a server while it runs: its addresses with their certificates, and the rules for its clients.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bound::{self, Bound},
     error::Error,
+    retirement::Retirement,
     shared::Rules,
     slots::Slots,
+    sockets::Socket,
     tls::CertificateFiles,
 };
 use crate::config;
@@ -20,6 +22,7 @@ pub struct Listeners {
     bound: Bound,
     rules: Arc<ArcSwap<Rules>>,
     slots: Slots,
+    retirement: Retirement,
 }
 
 /// Addresses that are bound and certificates that are loaded, to be put in the place of others. Dropped instead, it
@@ -32,7 +35,7 @@ pub struct Prepared {
 impl Listeners {
     pub(super) fn new(bound: Bound, rules: Rules) -> Self {
         let slots = Slots::new(slots(&rules, bound.sockets()));
-        Self { bound, rules: Arc::new(ArcSwap::from_pointee(rules)), slots }
+        Self { bound, rules: Arc::new(ArcSwap::from_pointee(rules)), slots, retirement: Retirement::default() }
     }
 
     pub(super) const fn rules(&self) -> &Arc<ArcSwap<Rules>> {
@@ -41,6 +44,36 @@ impl Listeners {
 
     pub(super) const fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    pub(super) const fn retirement(&self) -> &Retirement {
+        &self.retirement
+    }
+
+    /// Returns copies of all listening sockets, for another process.
+    ///
+    /// # Errors
+    /// The system gives no copy.
+    pub fn copies(&self) -> io::Result<Vec<Socket>> {
+        self.bound.copies()
+    }
+
+    /// Leaves further connections to another process that has copies of the sockets, and the files of Unix sockets with
+    /// them. Clients are told to send no more requests here. Those of HTTP/1 that are idle can't be told: they may send one
+    /// for as long as `grace`, and so long those of HTTP/3 may finish. Then the server drains.
+    pub fn retire(&self, grace: Duration) {
+        self.bound.leave_files();
+        self.retirement.begin(grace);
+    }
+
+    /// Waits until a server that was retired reads no UDP socket any more, so that another process may.
+    pub async fn quic_closed(&self) {
+        self.retirement.quic_closed().await;
+    }
+
+    /// Closes the inherited sockets that no address has taken, and returns what they are.
+    pub fn close_unused(&self) -> Vec<String> {
+        self.bound.close_unused()
     }
 
     /// Returns the bound addresses, in the order of the configuration, with the ports that the system chose.

@@ -9,7 +9,7 @@ use http_body::Body as HttpBody;
 
 use super::{
     activity::{Activity, InFlight},
-    body::{self, Trailers},
+    body::{self, Ends, Trailers},
     guests::Guest,
     handler::{Arrival, Handler, Refused},
     pace::Pace,
@@ -33,6 +33,11 @@ pub(super) struct Conversation<H> {
 impl<H: Handler> Conversation<H> {
     pub(super) fn new(shared: Arc<Shared<H>>, activity: Arc<Activity>, peer: Peer) -> Self {
         Self { shared, activity, peer }
+    }
+
+    /// Whether another process accepts connections instead of this one.
+    pub(super) fn is_retired(&self) -> bool {
+        self.shared.retirement.has_begun()
     }
 
     /// Serves one request, whatever it is.
@@ -78,10 +83,11 @@ impl<H: Handler> Conversation<H> {
         let arrival = self.arrival(&in_flight);
         let ticket = self.peer.guest.as_ref().map(Guest::begin);
         let trailers = if body.is_end_stream() { Trailers::Any } else { Trailers::of(&parts) };
+        let framing = (trailers, Ends::of(&parts));
         let mut response = if matches!(ticket, Some(None)) {
             self.refuse(too_many(), &parts, arrival)
         } else {
-            match self.admit(&mut parts, marked, body, trailers, from_client) {
+            match self.admit(&mut parts, marked, body, framing, from_client) {
                 Ok(request) => {
                     // What is left of it isn't to be held while the request is served.
                     drop(parts);
@@ -140,7 +146,7 @@ impl<H: Handler> Conversation<H> {
         parts: &mut Parts,
         marked: usize,
         body: B,
-        trailers: Trailers,
+        framing: (Trailers, Ends),
         from_client: Option<&mut Option<Sender>>,
     ) -> Result<Request, Rejection>
     where
@@ -163,7 +169,7 @@ impl<H: Handler> Conversation<H> {
             return Ok(Request { head, body });
         }
         let timeouts = &self.shared.timeouts;
-        let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts), trailers)?;
+        let body = body::admit(body, self.shared.limits.body_bytes_max, timeouts.body, Pace::of(timeouts), framing)?;
         Ok(Request { head, body })
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, debug};
 
@@ -21,6 +21,7 @@ use super::{
     end::End,
     guests::{Guest, Guests},
     metrics::Metrics,
+    retirement::Retirement,
     slots::{Slot, Slots},
     trace,
 };
@@ -31,6 +32,9 @@ use crate::{
 
 /// How long a connection that is being cut may take to notice.
 const CUT_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a listener may take to hand on the connection that it was accepting when another process began to.
+const ACCEPT_TIME: Duration = Duration::from_millis(50);
 
 /// The rules for connections that are opened from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,10 @@ pub(super) struct Shared<H> {
     pub(super) metrics: Metrics,
     /// Cancelled when connections shall finish what is under way.
     pub(super) drain: CancellationToken,
+    /// Cancelled when connections that can be told so take no further requests, with `drain` or before it.
+    pub(super) retire: CancellationToken,
+    /// Whether another process accepts from now on.
+    pub(super) retirement: Retirement,
     /// Cancelled when connections shall be cut.
     pub(super) cut: CancellationToken,
     /// Cancelled when the server stops, and `drain` with it.
@@ -120,7 +128,7 @@ impl<H> Shared<H> {
         timeouts: Timeouts,
         metrics: Metrics,
         drain: CancellationToken,
-        slots: Slots,
+        (slots, retirement): (Slots, Retirement),
     ) -> Self {
         Self {
             guests: Guests::new(&limits),
@@ -129,6 +137,8 @@ impl<H> Shared<H> {
             timeouts,
             metrics,
             stopping: drain.clone(),
+            retire: drain.child_token(),
+            retirement,
             drain,
             cut: CancellationToken::new(),
             slots,
@@ -139,8 +149,8 @@ impl<H> Shared<H> {
     }
 
     /// Returns the same server for connections that are opened by these rules and finish what is under way when `drain` is
-    /// cancelled, which is a child of the server's own.
-    pub(super) fn under(&self, rules: &Rules, drain: CancellationToken) -> Self
+    /// cancelled, which is a child of the server's own; `retire` is one of `drain`.
+    pub(super) fn under(&self, rules: &Rules, drain: CancellationToken, retire: CancellationToken) -> Self
     where
         H: Clone,
     {
@@ -151,6 +161,8 @@ impl<H> Shared<H> {
             timeouts: rules.timeouts.clone(),
             metrics: self.metrics.clone(),
             drain,
+            retire,
+            retirement: self.retirement.clone(),
             cut: self.cut.clone(),
             stopping: self.stopping.clone(),
             slots: self.slots.clone(),
@@ -213,6 +225,25 @@ impl<H> Shared<H> {
         }
     }
 
+    /// Once another process accepts, waits until no connection is open, or until they had time for one more request, and
+    /// begins the drain.
+    pub(super) async fn retired(&self) {
+        tokio::select! {
+            () = self.drain.cancelled() => return,
+            () = self.retirement.begun() => {}
+        }
+        self.tracker.close();
+        let last = async {
+            sleep(ACCEPT_TIME).await;
+            self.tracker.wait().await;
+        };
+        tokio::select! {
+            () = self.drain.cancelled() => {}
+            _ = timeout(self.retirement.grace(), last) => {}
+        }
+        self.drain.cancel();
+    }
+
     /// Waits for the open connections, cuts what is left at the end of `timeouts.drain`, and counts both kinds. Called
     /// once no front accepts any more.
     pub(super) async fn drained(&self) -> Drained {
@@ -235,7 +266,8 @@ mod tests {
 
     fn shared(slots: usize, limits: &Limits) -> Shared<()> {
         let timeouts = Timeouts { drain: Duration::from_millis(20), ..Timeouts::default() };
-        Shared::new((), limits.clone(), timeouts, Metrics::new(), CancellationToken::new(), Slots::new(slots))
+        let shared = (Slots::new(slots), Retirement::default());
+        Shared::new((), limits.clone(), timeouts, Metrics::new(), CancellationToken::new(), shared)
     }
 
     async fn admit(shared: &Shared<()>, address: &str) -> Option<Admitted> {
@@ -264,7 +296,8 @@ mod tests {
         let shared = shared(3, &Limits { client_connections_max: 1, ..Limits::default() });
         let first = admit(&shared, "192.0.2.1:9").await.unwrap();
         let limits = Limits { client_connections_max: 2, ..Limits::default() };
-        let other = shared.under(&Rules { limits, timeouts: Timeouts::default() }, shared.drain.child_token());
+        let drain = shared.drain.child_token();
+        let other = shared.under(&Rules { limits, timeouts: Timeouts::default() }, drain.clone(), drain.child_token());
         let second = admit(&other, "192.0.2.1:10").await.unwrap();
         assert!(admit(&other, "192.0.2.1:11").await.is_none(), "both count");
         assert_eq!((shared.metrics.open.get(), other.slots.free()), (2, 1));
@@ -290,6 +323,20 @@ mod tests {
         shared.ended(End::Drained, &activity);
         shared.ended(End::Cut, &activity);
         assert_eq!(shared.drained().await, Drained { finished: 2, cut: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_succeeded_drains_with_its_last_connection_or_when_their_time_is_over() {
+        for is_open in [false, true] {
+            let shared = shared(1, &Limits::default());
+            let cut = shared.cut.clone();
+            if is_open {
+                shared.spawn(Span::none(), async move { cut.cancelled().await });
+            }
+            shared.retirement.begin(if is_open { Duration::from_millis(20) } else { Duration::from_secs(3600) });
+            timeout(Duration::from_secs(20), shared.retired()).await.unwrap();
+            assert!(shared.drain.is_cancelled() && shared.retirement.has_begun());
+        }
     }
 
     #[tokio::test]

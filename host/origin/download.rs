@@ -14,7 +14,7 @@ use http::{
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::{failure::describe, ledger::Slot, opening::Opening, trailers::passed_on};
+use super::{ledger::Slot, opening::Opening, trailers::passed_on};
 use crate::{clock, message::BodyError};
 
 /// Fields that concern one connection only (RFC 9110, section 7.6.1). `Proxy-Status` isn't one: it is for all
@@ -126,7 +126,7 @@ impl HttpBody for Download {
                     this.begun = true;
                     return Poll::Ready(Some(Ok(Frame::trailers(passed_on(trailers)))));
                 }
-                Some(Err(error)) => return this.fail(BodyError::Broken(describe(&error))),
+                Some(Err(error)) => return this.fail(error),
                 None => {
                     this.end();
                     return Poll::Ready(None);

@@ -449,7 +449,9 @@ async fn settle(
     }
     let mut response = Response::from_parts(parts, body);
     match ruling.admission {
-        Admission::Refuse(refusal) if response.status().is_server_error() && refusal.is_shareable() => {
+        Admission::Refuse(refusal)
+            if response.status().is_server_error() && refusal.is_shareable() && !is_coded_query(request) =>
+        {
             share_error(request, response, report, times.mark).await
         }
         Admission::Refuse(refusal) => {
@@ -460,6 +462,12 @@ async fn settle(
         }
         Admission::Store(storage) => arriving(fetcher, request, fetch, response, &storage, report, times),
     }
+}
+
+/// Whether it is a QUERY in a content coding: others that ask the same may come in none, and an origin that doesn't
+/// understand the coding says so to this request alone.
+fn is_coded_query(request: &KeyedRequest) -> bool {
+    request.head.method == http::Method::QUERY && request.head.headers.contains_key(header::CONTENT_ENCODING)
 }
 
 /// Takes the cookies out of a response's header fields.

@@ -96,7 +96,8 @@ pub(super) async fn serve(
         Ok(body) => body,
         Err(error) => return infer.replies.bad_body(&error, trail),
     };
-    let body = match decompress(&head.headers, body, infer.limits.body_bytes_max).await {
+    let bytes_max = route.config.body_bytes_max.unwrap_or(u64::MAX).min(infer.limits.body_bytes_max);
+    let body = match decompress(&head.headers, body, bytes_max).await {
         Ok(body) => body,
         Err(error) => return undecodable(infer, protocol, &error, trail),
     };

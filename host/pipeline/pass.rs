@@ -97,7 +97,7 @@ impl Passer {
             span: advice.span().clone(),
         };
         // From here on the request may have an effect, whether or not its client waits for the response.
-        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, route, &head));
+        let changing = (!head.method.is_safe() && !route.infers()).then(|| Changing::new(&self.purger, &head));
         let prepared = upstream.prepare(route, advice, &facts);
         trail.credit(advice);
         let choice = match prepared {
@@ -134,7 +134,7 @@ impl Passer {
             });
             let others: Vec<String> = named.filter(|other| *other != url).collect();
             for changed in others.iter().chain([&url]) {
-                tags.extend(search(route, changed).into_iter().chain([Tag::url(changed)]));
+                tags.extend(search(changed).into_iter().chain([Tag::url(changed)]));
             }
             tags.retain(|tag| route.policy.is_some() || self.purger.may_hold(tag));
         }
@@ -158,8 +158,8 @@ impl Passer {
 
 /// Returns the tag by which responses are invalidated that are served for several queries, of which this URL has one.
 /// Without a query its own tag is one of theirs.
-fn search(route: &Route, url: &str) -> Option<Tag> {
-    (route.searches() && url.contains('?')).then(|| Tag::search(url))
+fn search(url: &str) -> Option<Tag> {
+    url.contains('?').then(|| Tag::search(url))
 }
 
 /// An unsafe request whose effect isn't known yet. Dropped before its response is there (the client left, or the
@@ -172,9 +172,9 @@ struct Changing {
 }
 
 impl Changing {
-    fn new(purger: &Arc<Purger>, route: &Route, head: &RequestHead) -> Self {
+    fn new(purger: &Arc<Purger>, head: &RequestHead) -> Self {
         let url = head.url();
-        Self { purger: Arc::clone(purger), url: Tag::url(&url), search: search(route, &url), is_over: false }
+        Self { purger: Arc::clone(purger), url: Tag::url(&url), search: search(&url), is_over: false }
     }
 
     /// Its response is there.

@@ -12,7 +12,7 @@ pub(super) fn error_of(reason: &str) -> ProxyError {
         "tls-failed" => ProxyError::TlsProtocolError,
         "connection-closed" | "connection-reset" => ProxyError::ConnectionTerminated,
         "invalid-response" | "bad-response" => ProxyError::HttpProtocolError,
-        "response-timeout" | "body-timeout" | "deadline" => ProxyError::HttpResponseTimeout,
+        "response-timeout" | "body-timeout" | "deadline" | "route-timeout" => ProxyError::HttpResponseTimeout,
         "pool-full" | "wait-timeout" => ProxyError::ConnectionLimitReached,
         "client-limit" | "queue-full" | "upgrade" | "early-data" => ProxyError::HttpRequestDenied,
         "request-body" => ProxyError::HttpRequestError,
@@ -80,6 +80,7 @@ mod tests {
     fn so_has_every_limit_and_refusal_of_this_nodes_own() {
         for (reason, wanted) in [
             ("deadline", "http_response_timeout"),
+            ("route-timeout", "http_response_timeout"),
             ("body-timeout", "http_response_timeout"),
             ("queue-full", "http_request_denied"),
             ("upgrade", "http_request_denied"),

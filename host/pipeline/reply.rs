@@ -18,7 +18,7 @@ use crate::{
     cache::{
         Cache,
         body::cut,
-        conditional,
+        conditional::{self, Strictness},
         entry::Object,
         key::Key,
         range::{self, Candidate, Extent, Sections},
@@ -55,10 +55,19 @@ impl Reply {
             add_to_vary(headers, name);
         }
         if let Some(route) = trail.route.as_ref().filter(|_| !trail.is_refusal) {
+            // It names the border of the parts.
+            let multipart = headers.get(header::CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(MULTIPART));
+            let multipart = multipart.cloned();
             route.config.response_headers.apply(headers);
+            if let Some(multipart) = multipart {
+                headers.insert(header::CONTENT_TYPE, multipart);
+            }
         }
     }
 }
+
+/// The media type of several ranges.
+const MULTIPART: &[u8] = b"multipart/byteranges";
 
 /// The parts of a request that the reply depends on.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +189,7 @@ impl Replies {
                         // The origin doesn't have it.
                         return None;
                     }
-                    rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length))
+                    rest::of(&self.fetcher, request, head.status, &head.headers, Some(head.length), Strictness::Nothing)
                 };
                 self.cache.body(key, object, sections, rest).await?
             }
@@ -203,7 +212,7 @@ impl Replies {
         let form = wanted.form(&Candidate { status, headers: &arrival.headers, length, is_arriving: true });
         let body = match form.sections() {
             Some(sections) => {
-                let rest = || rest::of(&self.fetcher, request, status, &arrival.headers, length);
+                let rest = || rest::of(&self.fetcher, request, status, &arrival.headers, length, Strictness::Nothing);
                 self.cache.arriving(&arrival.body, sections, rest).await?
             }
             None => Body::Empty,
@@ -377,7 +386,8 @@ fn response_for(status: StatusCode, mut headers: HeaderMap, body: Body, length: 
             (StatusCode::NOT_MODIFIED, Body::Empty)
         }
         Form::Head => {
-            if let Some(length) = length {
+            // The length of a 304 would be that of the 200 (RFC 9110, section 8.6).
+            if let Some(length) = length.filter(|_| status != StatusCode::NOT_MODIFIED) {
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             }
             (status, Body::Empty)

@@ -10,7 +10,7 @@ use super::fetch::{self, Fetcher, KeyedRequest};
 use crate::{
     cache::{
         body::{Rest, Resumed},
-        conditional::{self, Whole},
+        conditional::{self, Strictness, Whole},
     },
     policy::key,
 };
@@ -30,12 +30,13 @@ pub(super) fn of(
     status: StatusCode,
     headers: &HeaderMap,
     length: Option<u64>,
+    strictness: Strictness,
 ) -> Option<Arc<dyn Rest>> {
     if ![Method::GET, Method::QUERY].contains(key::shared_method(&request.head.method)) {
         return None;
     }
     let request = KeyedRequest { stale: None, if_error: false, if_unreachable: false, ..request.clone() };
-    let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length };
+    let whole = Whole { status, tag: headers.get(header::ETAG).cloned(), length, strictness };
     Some(Arc::new(FromOrigin { fetcher: Arc::clone(fetcher), request, whole }))
 }
 

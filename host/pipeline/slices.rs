@@ -17,14 +17,15 @@ use super::{
     fetch::{self, Arrival, Fetcher, KeyedRequest, Landing},
     joining::{self, Stored, Turn},
     reply::{Replies, Reply, found, note},
-    trace,
+    rest, trace,
     trail::{Lookup, Trail},
 };
 use crate::{
     cache::{
         Cache,
-        body::of_pieces,
+        body::{Resumed, cut::passing, of_pieces},
         collapse::{Flights, Follower},
+        conditional::Strictness,
         entry::Object,
         key::Key,
         lookup::Outcome,
@@ -332,12 +333,32 @@ impl Reading {
             return Err("a slice of it ended early");
         }
         let found = self.slicer.find(&self.request, slice, Some(&self.version)).await;
-        let found = found.ok_or("a slice of it can't be had")?;
+        let Some(found) = found else { return self.rest().await };
         if found.version != self.version {
             // The next request begins with what the origin has.
             self.slicer.cache.remove_slice(&self.begun_with);
             return Err("its origin has another version by now");
         }
-        self.slicer.open(&found, &self.left).await.ok_or("a slice of it is gone")
+        match self.slicer.open(&found, &self.left).await {
+            Some(body) => Ok(body),
+            None => self.rest().await,
+        }
+    }
+
+    /// Fetches the rest of the range for this client alone, and stores nothing of it: a slice that isn't for all, or isn't
+    /// one any more, is no reason to cut what has begun.
+    async fn rest(&mut self) -> Result<Body, &'static str> {
+        let headers = HeaderMap::from_iter([(header::ETAG, self.version.tag().clone())]);
+        let length = Some(self.version.length());
+        let rest = rest::of(&self.slicer.fetcher, &self.request, StatusCode::OK, &headers, length, Strictness::Tag);
+        let resumed = match rest {
+            Some(rest) => rest.resume(self.left.start, Some(self.left.end)).await,
+            None => None,
+        };
+        let Some(Resumed { offset, body }) = resumed else {
+            self.slicer.cache.remove_slice(&self.begun_with);
+            return Err("the rest of it can't be had");
+        };
+        Ok(passing(body, &(self.left.start - offset..self.left.end - offset)))
     }
 }

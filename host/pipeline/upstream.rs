@@ -100,6 +100,9 @@ pub(super) struct Failed {
     pub(super) is_unreachable: bool,
 }
 
+/// The reason of a failure to respond within a policy's deadline, which is one request's.
+pub(super) const DEADLINE: &str = "deadline";
+
 impl Failed {
     /// Returns the failure for a policy's fault where the route refuses the request then.
     pub(super) fn of_fault(route: &Route, fault: &Fault) -> Self {
@@ -115,7 +118,7 @@ impl Failed {
     /// Returns the failure when no response came in time.
     fn of_deadline(deadline: Deadline) -> Self {
         let (reason, detail) = match deadline {
-            Deadline::Policy(us) => ("deadline", format!("no answer within the {us} µs that the policy gave")),
+            Deadline::Policy(us) => (DEADLINE, format!("no answer within the {us} µs that the policy gave")),
             Deadline::Route(time) => {
                 ("route-timeout", format!("no response within the {} ms that the route gives", clock::millis(time)))
             }

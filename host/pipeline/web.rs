@@ -21,7 +21,7 @@ use super::{
     slices::Slicer,
     trace,
     trail::{Lookup, Trail},
-    upstream::Failed,
+    upstream::{DEADLINE, Failed},
 };
 use crate::{
     cache::{
@@ -449,6 +449,12 @@ impl Web {
                     self.flights.retire(&request.flight_key(), flight);
                     return Landed::Again;
                 }
+                let is_older = |stale: &Arc<Object>| stale.head.mark.at > arrival.mark.at;
+                if own.is_none() && request.stale.as_ref().is_some_and(is_older) {
+                    // What this request found stale is newer.
+                    self.flights.retire(&request.flight_key(), flight);
+                    return Landed::Again;
+                }
                 if own.is_none() && arrival.ttl_ms == Some(0) {
                     // Good only for requests that came before it was made (RFC 9111, section 4).
                     return Landed::Alone;
@@ -488,6 +494,11 @@ impl Web {
                 return Landed::Again;
             }
             Some(Landing::Renewed(object, report)) => self.renewed(request, &object, &report, trail).await,
+            // The time that a policy gave to one request says nothing of the others.
+            Some(Landing::Failed(failed)) if own.is_none() && failed.reason == DEADLINE => {
+                self.flights.retire(&request.flight_key(), flight);
+                return Landed::Again;
+            }
             Some(Landing::Failed(failed)) => Some(self.or_stale(request, &failed, trail).await),
             Some(Landing::Private(refusal)) => return self.private(request, own, refusal, trail).await,
         };

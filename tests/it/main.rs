@@ -49,6 +49,7 @@ mod slow_sockets;
 mod spellings;
 mod standards;
 mod stories;
+mod takeover;
 mod tenants;
 mod tiers;
 mod translated;

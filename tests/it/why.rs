@@ -58,7 +58,7 @@ async fn what_is_stored_is_described_with_the_rule_that_decides() {
     origin.on("/a", |_| Reply::fresh(600, "abc").header("surrogate-key", "red blue"));
     let node = front(&origin).await;
     node.hit_after_fetch("/a").await;
-    let report = why(&node, json!({"url": "HTTP://Shop.TEST:80/%61"})).await;
+    let report = why(&node, json!({"url": "HTTP://Shop.TEST:80/a"})).await;
     let lookup = &report["lookups"][0];
     let stored = &lookup["stored"];
     assert_eq!((&lookup["outcome"], &lookup["next"]), (&json!("hit"), &json!("serve")), "{report}");

@@ -45,7 +45,7 @@ const ROUTE: &str = "[[route]]\nname = \"asked\"\npool = \"web\"\npolicy = \"p\"
 async fn base() -> Base {
     let cache = config(&["web"], "").cache;
     let cache = Cache::open("n", &cache, cache::Metrics::default()).await.unwrap();
-    Base { node: "n".to_owned(), cache, metrics: Metrics::default() }
+    Base { node: "n".to_owned(), cache, metrics: Arc::new(Metrics::default()) }
 }
 
 /// Returns a configuration at work, with listeners that nothing accepts at.

@@ -20,6 +20,7 @@ use crate::{
         Metrics,
         codec::tests::head,
         collapse::shared::Unwanted,
+        entry::Layout,
         record::{Recorder, StorageKeys},
     },
     config,

@@ -14,4 +14,7 @@ pub enum Error {
     /// The region's log can't be reached; the purge may or may not take effect, and is to be made again.
     #[error("the region's purge log can't be reached, make the purge again: {0}")]
     Log(String),
+    /// Another process has the purges of this node from now on.
+    #[error("another process takes this one's place, make the purge again")]
+    Succeeded,
 }

@@ -106,6 +106,13 @@ impl Fence {
         self.read.load(Ordering::Acquire) != 0
     }
 
+    /// Ends all that this node may serve without asking, for good: purges are made without waiting for it from now on.
+    /// Nothing may call [`Fence::signed_on`] or [`Fence::renew`] after that.
+    pub fn end(&self) {
+        self.word.store(0, Ordering::Release);
+        self.read.store(0, Ordering::Release);
+    }
+
     /// Whether this node has no region.
     #[must_use]
     pub fn is_alone(&self) -> bool {
@@ -205,6 +212,17 @@ mod tests {
         for cut_off in [CutOff::Ask, CutOff::Serve] {
             let fence = Fence::new(PERIOD, LOST, cut_off);
             assert!(!fence.holds(Uptime(5)) && !lets(&fence, 5, 5), "{cut_off:?}");
+        }
+    }
+
+    #[test]
+    fn past_its_end_nothing_may_nor_is_a_fetch_shared_that_began_before() {
+        for fence in [Fence::alone(), read_at(10_000, CutOff::Ask), read_at(10_000, CutOff::Serve)] {
+            assert!(fence.holds(Uptime(10_001)) && lets(&fence, 10_000, 10_001));
+            fence.end();
+            assert!(!fence.holds(Uptime(10_002)) && !fence.is_alone());
+            assert!(!lets(&fence, 10_002, 10_002), "{fence:?}");
+            assert!(!fence.shares(Uptime(10_001), Uptime(10_002)) && fence.shares(Uptime(10_002), Uptime(10_002)));
         }
     }
 

@@ -78,6 +78,10 @@ impl Purger {
             () = self.drain() => {}
             () = self.hold() => {}
         }
+        // Before the others no longer wait for this node: it serves on, and hears of no purge any more.
+        if self.succeeded.load(Ordering::Acquire) {
+            self.fence.end();
+        }
         if timeout(LEAVE_TIME, self.leave()).await.is_err() {
             warn!("stopped without having signed off from the region's purge log");
         }

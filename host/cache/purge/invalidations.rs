@@ -56,7 +56,9 @@ impl Purger {
     /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.
     #[must_use]
     pub fn may_hold(&self, url: &Tag) -> bool {
-        self.region.is_some() || self.journal.is_some() || self.seen.may_have(url)
+        // What another process has stored isn't known here.
+        let is_shared = self.region.is_some() || self.journal.is_some() || self.succeeded.load(Ordering::Relaxed);
+        is_shared || self.seen.may_have(url)
     }
 
     /// Invalidates a URL, or a group, that an unsafe method changed (RFC 9111, section 4.4; RFC 9875, section 3). From now on

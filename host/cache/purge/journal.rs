@@ -55,6 +55,8 @@ pub struct Journal {
     database: Mutex<Option<Database>>,
     /// This process signs off: it is no member any more, whatever is still under way.
     has_left: AtomicBool,
+    /// The file is another process's from now on.
+    is_closed: AtomicBool,
 }
 
 impl Journal {
@@ -72,7 +74,20 @@ impl Journal {
         if !is_whole {
             return Err(Error::Journal(format!("{}: it is damaged", path.display())));
         }
-        Ok(Self { path, database: Mutex::new(Some(database)), has_left: AtomicBool::new(false) })
+        Ok(Self {
+            path,
+            database: Mutex::new(Some(database)),
+            has_left: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Closes the file for good, so that another process may open it. Waits for what is being written.
+    pub fn close(&self) {
+        let mut slot = self.database.lock();
+        // Under the lock, so that nothing is written after it.
+        self.is_closed.store(true, Ordering::Relaxed);
+        drop(slot.take());
     }
 
     /// Rebuilds the table, `None` if nothing was ever written, and deletes rows for which it has no room.
@@ -312,6 +327,9 @@ impl Journal {
     /// Works on the database, and forgets it after an error.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Error>) -> Result<T, Error> {
         let mut slot = self.database.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(Error::Succeeded);
+        }
         let database = match slot.take() {
             Some(database) => database,
             None => open(&self.path)?,

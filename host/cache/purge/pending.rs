@@ -159,6 +159,12 @@ impl Pending {
         queue.disk.overflowed = true;
     }
 
+    /// Notes that another process turned invalidations away.
+    pub fn overflowed(&self) {
+        self.queue.lock().turned_away += 1;
+        self.notify();
+    }
+
     /// Waits until the log has taken the invalidation of this number, or it is on disk.
     pub async fn safe(&self, number: u64) {
         // The sender lives as long as this.

@@ -160,6 +160,8 @@ pub struct Purger {
     pub(super) seen: Seen,
     pub(super) rows_max: usize,
     pub(super) invalidations_max: usize,
+    /// Another process has, or is about to have, what was purged: this one hears of it no more.
+    pub(super) succeeded: AtomicBool,
     pub(super) metrics: Metrics,
 }
 
@@ -222,6 +224,7 @@ impl Purger {
             seen: Seen::default(),
             rows_max,
             invalidations_max: config.invalidations_max,
+            succeeded: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -266,7 +269,7 @@ impl Purger {
     /// others are waited for only briefly: what is stored is confirmed until they have said it.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
-        if self.fence.is_alone() || self.fence.has_read() {
+        if self.fence.is_alone() || self.fence.has_read() || self.succeeded.load(Ordering::Relaxed) {
             return false;
         }
         let caught_up = self.caught_up.load(Ordering::Relaxed);
@@ -335,6 +338,9 @@ impl Purger {
     /// # Errors
     /// [`Error`]: it isn't known to be purged.
     pub async fn purge(&self, scope: &Scope, kind: Kind, ack: Duration) -> Result<Receipt, Error> {
+        if self.succeeded.load(Ordering::Acquire) {
+            return Err(Error::Succeeded);
+        }
         let appends = scope.appends(kind)?;
         match &self.region {
             None => {

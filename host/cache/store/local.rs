@@ -4,6 +4,7 @@ use std::{
     fmt::Display,
     io::{self, Read},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -55,6 +56,8 @@ const VALUE_BYTES_MAX: u64 = 2 * BLOCK_BYTES as u64;
 pub(super) struct Local {
     cache: HybridCache<Key, Value, KeyHash>,
     has_disk: bool,
+    /// The disk is no longer this process's.
+    is_closed: AtomicBool,
     value_bytes_max: usize,
     queue: WriteQueue,
     metrics: Metrics,
@@ -110,6 +113,7 @@ impl Local {
         Ok(Self {
             cache: built?,
             has_disk: config.disk.is_some(),
+            is_closed: AtomicBool::new(false),
             value_bytes_max: config.memory.value_bytes_max,
             queue: WriteQueue::new(),
             metrics: metrics.clone(),
@@ -124,7 +128,7 @@ impl Local {
 
     pub(super) async fn disk(&self, key: &Key) -> Option<Value> {
         // A look-up on disk spawns; the index knows most misses for nothing.
-        if !self.has_disk || !self.cache.storage().may_contains(key) {
+        if !self.has_disk || self.is_closed.load(Ordering::Relaxed) || !self.cache.storage().may_contains(key) {
             return None;
         }
         match self.cache.get(key).await {
@@ -190,7 +194,7 @@ impl Local {
     }
 
     pub(super) fn insert(&self, key: Key, value: Value) {
-        if matches!(value, Value::Uncacheable(_)) {
+        if matches!(value, Value::Uncacheable(_)) || self.is_closed.load(Ordering::Relaxed) {
             let memory_only = HybridCacheProperties::default().with_location(Location::InMem);
             self.cache.insert_with_properties(key, value, memory_only);
         } else if self.has_disk && value.weight() > self.value_bytes_max {
@@ -201,10 +205,16 @@ impl Local {
     }
 
     pub(super) fn remove(&self, key: &Key) {
+        if self.is_closed.load(Ordering::Relaxed) {
+            self.cache.memory().remove(key);
+            return;
+        }
         self.cache.remove(key);
     }
 
+    /// Writes out what is still to be written, and closes the disk; memory goes on.
     pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
         if let Err(error) = self.cache.close().await {
             warn!(%error, "the disk tier did not close cleanly; it will be recovered at the next start");
         }

@@ -31,6 +31,9 @@ const OTHER_WORDS: &str = r#"
     address = "127.0.0.1:0"
     tls = { certificate = "c.pem", key = "k.pem" }
     http3 = true
+    [[listen]]
+    address = "unix:holm.sock"
+    mode = "owner"
     [admin]
     address = "127.0.0.1:0"
     hosts = ["edge-1.example"]

@@ -65,10 +65,16 @@ impl Quic {
         for listener in self.listeners.drain(..) {
             self.acceptors.spawn(listener.accept(Arc::clone(shared), Arc::clone(rules)));
         }
+        let retirement = &shared.retirement;
+        let mut is_retired = false;
         loop {
+            if is_retired && self.acceptors.is_empty() {
+                retirement.close_quic();
+            }
             tokio::select! {
                 biased;
                 () = shared.drain.cancelled() => break,
+                () = retirement.begun(), if !is_retired => is_retired = true,
                 Some(listener) = self.added.recv() => {
                     self.acceptors.spawn(listener.accept(Arc::clone(shared), Arc::clone(rules)));
                 }
@@ -78,6 +84,13 @@ impl Quic {
         // Those that were added too late are closed.
         self.added.close();
         while self.added.try_recv().is_ok() {}
+        if is_retired {
+            // Another process waits for it; each ends soon after its connections had their time.
+            while let Some(ended) = self.acceptors.join_next().await {
+                report(ended);
+            }
+            retirement.close_quic();
+        }
     }
 
     /// Waits until the clients have been told that their connections are closed, which takes packets that somebody has

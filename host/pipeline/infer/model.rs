@@ -244,6 +244,8 @@ fn rejection(protocol: &dyn Protocol, rejected: Rejected) -> ItemResult {
         Rejected::Lost => (StatusCode::BAD_GATEWAY, "batch-lost", None),
     };
     let mut result = failed(protocol, status, reason, &rejected.to_string(), 1);
+    // One tenant's place in the queue, or one request's time, says nothing of the others that wait for the item.
+    result.shareable = matches!(rejected, Rejected::Lost);
     if let Some(after) = retry_after {
         result.headers = Arc::new(HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from(after.as_secs()))]));
     }

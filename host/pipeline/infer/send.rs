@@ -34,7 +34,7 @@ use crate::{
     },
     pipeline::{
         trace,
-        upstream::{Arrived, UpstreamBody, UpstreamRequest},
+        upstream::{Arrived, DEADLINE, UpstreamBody, UpstreamRequest},
     },
     policy::{Choice, RequestEdits},
 };
@@ -186,7 +186,8 @@ impl Division {
         let (in_time, late): (Vec<usize>, Vec<usize>) = places.clone().partition(has_time);
         for at in late {
             let detail = "the time that the policy gave was over before it could be sent again";
-            self.settle(at, failed(batch[at].protocol, StatusCode::GATEWAY_TIMEOUT, "deadline", detail, 1));
+            let late = failed(batch[at].protocol, StatusCode::GATEWAY_TIMEOUT, DEADLINE, detail, 1);
+            self.settle(at, ItemResult { shareable: false, ..late });
         }
         in_time
     }
@@ -304,9 +305,15 @@ async fn request(
             Requested { brought: read(first, &members, arrived, pool, time).await, candidate, is_refused }
         }
         Err(missed) => {
-            let result = Box::new(failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len()));
+            let mut result =
+                Box::new(failed(first.protocol, missed.status, missed.reason, &missed.detail, items.len()));
+            // One request's time says nothing of the others that wait for the item.
+            result.shareable = missed.reason != DEADLINE;
             // A response that breaks off as soon as it begins is reported so; see `read` for one that does later.
-            let is_suspect = missed.reason == Reason::InvalidResponse.as_str();
+            // So is a model that an item crashes before it responds.
+            let is_suspect = [Reason::InvalidResponse, Reason::ConnectionReset]
+                .map(|reason| reason.as_str())
+                .contains(&missed.reason);
             let brought = if is_suspect { Brought::SuspectFailure(result) } else { Brought::Failure(result) };
             Requested { brought, candidate, is_refused }
         }
@@ -347,7 +354,7 @@ impl BodyTime {
         let max = pool.map_or(Duration::MAX, Pool::body_time);
         let left = items.iter().filter_map(|batch_item| time_left(batch_item)).min();
         match left.map(|us| Duration::from_micros(us.into())).filter(|left| *left < max) {
-            Some(left) => Self { max: left, reason: "deadline" },
+            Some(left) => Self { max: left, reason: DEADLINE },
             None => Self { max, reason: "body-timeout" },
         }
     }
@@ -393,7 +400,11 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         Err(_) => {
             let detail = format!("the response wasn't whole {} ms after its head", clock::millis(time.max));
             let outcome = Err(protocol.failure(StatusCode::GATEWAY_TIMEOUT.as_u16(), &detail, None));
-            return Brought::Failure(Box::new(base.unreadable(outcome, time.reason)));
+            let late = base.unreadable(outcome, time.reason);
+            return Brought::Failure(Box::new(ItemResult {
+                shareable: late.shareable && time.reason != DEADLINE,
+                ..late
+            }));
         }
     };
     // Even if none was asked for, the model or an intermediary may have added one.

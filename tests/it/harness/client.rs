@@ -368,6 +368,14 @@ impl Conn {
         Self { sender: Sender::H2(sender.clone()), scheme: self.scheme, running: Arc::clone(&self.running) }
     }
 
+    /// Whether it takes another request.
+    pub(crate) async fn is_open(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::H1(sender) => sender.ready().await.is_ok(),
+            Sender::H2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
     /// Sends a request and returns when the response's head is there.
     pub(crate) async fn open(&mut self, ask: Ask) -> Result<Opened, Failure> {
         let mut request = Request::new(ask.body);

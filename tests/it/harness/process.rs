@@ -5,7 +5,8 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     ops::Deref,
-    path::PathBuf,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -61,6 +62,27 @@ impl Process {
         Self::launch(command.env(variable, value), dir).await
     }
 
+    /// Starts `holm serve --config --takeover` with this text, and waits until it has taken the place of the process that
+    /// runs and is ready.
+    pub(crate) async fn succeed(config: &str) -> Self {
+        let (mut command, dir) = configured(config);
+        Self::launch(command.arg("--takeover"), dir).await
+    }
+
+    /// Starts it as systemd does that has bound its socket and is told of its state at `notified`.
+    pub(crate) async fn activated(config: &str, socket: std::net::TcpListener, notified: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(CONFIG);
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" serve --config \"$1\" 3<&0"])
+            .args([OsStr::new(env!("CARGO_BIN_EXE_holm")), file.as_os_str()])
+            .env("NOTIFY_SOCKET", notified)
+            .stdin(Stdio::from(OwnedFd::from(socket)));
+        Self::launch(&mut command, dir).await
+    }
+
     /// Starts `holm serve` with flags alone, and waits until it is ready.
     pub(crate) async fn serve_with<S: AsRef<OsStr>>(flags: &[S]) -> Self {
         let mut command = holm(["serve"]);
@@ -69,7 +91,7 @@ impl Process {
     }
 
     async fn launch(command: &mut Command, dir: TempDir) -> Self {
-        command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env("NO_COLOR", "1").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Running(command.spawn().unwrap());
         let said = Arc::new(Mutex::new(String::new()));
         let (stderr, heard) = (child.0.stderr.take().unwrap(), Arc::clone(&said));
@@ -178,7 +200,7 @@ fn has_stopped(process: u32) -> bool {
 /// Runs `holm` to its end.
 pub(crate) async fn run<S: AsRef<OsStr>>(arguments: &[S], limit: Duration) -> Output {
     let mut command = holm(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let process = child.id();
     let ending = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
@@ -201,7 +223,7 @@ fn configured(config: &str) -> (Command, TempDir) {
 
 fn holm<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_holm"));
-    command.args(arguments).env("NO_COLOR", "1");
+    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 

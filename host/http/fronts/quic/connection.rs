@@ -215,7 +215,10 @@ async fn talk<H: Handler>(
                 return Err(Lost);
             }
             () = wind_up.cancelled(), if leaves.is_none() => {
-                session.go_away().await?;
+                // One that gives no credit can't be told.
+                if let Ok(told) = timeout(FAREWELL_MAX, session.go_away()).await {
+                    told?;
+                }
                 leaves = Some(Instant::now() + (connection.rtt() * 2).min(FAREWELL_MAX));
             }
             () = left(requests, leaves), if leaves.is_some() => return Ok(()),

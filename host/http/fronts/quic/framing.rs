@@ -50,6 +50,8 @@ pub(super) struct Frames {
     /// What has come of a type and a length.
     head: ArrayVec<u8, HEAD>,
     is_control: bool,
+    /// Whether the frame is one of a body.
+    is_data: bool,
     /// What has come of a change of urgency.
     gathered: Option<Vec<u8>>,
     update: Option<Update>,
@@ -72,6 +74,7 @@ impl Frames {
             ahead: Bytes::new(),
             head: ArrayVec::new(),
             is_control: false,
+            is_data: false,
             gathered: None,
             update: None,
         }
@@ -95,7 +98,11 @@ impl Frames {
         while !self.ahead.is_empty() {
             match self.next {
                 Next::Unframed => return Ok(Some(std::mem::take(&mut self.ahead))),
-                Next::Payload(left) => return Ok(Some(self.payload(left))),
+                Next::Payload(left) => {
+                    let piece = self.payload(left);
+                    // The library gathers it, and would hold the whole datagram for each byte of it.
+                    return Ok(Some(if self.is_data { piece } else { Bytes::copy_from_slice(&piece) }));
+                }
                 Next::Type => {
                     self.head.push(self.ahead.get_u8());
                     if let Some((kind, _)) = number(&self.head) {
@@ -112,6 +119,7 @@ impl Frames {
                             return Err(TooLong);
                         }
                         self.next = payload(length);
+                        self.is_data = kind == DATA;
                         let is_update = self.is_control && kind == PRIORITY_UPDATE && length <= UPDATE_MAX;
                         self.gathered = is_update.then(Vec::new);
                         if kind != DATA || length > 0 {

@@ -3,20 +3,26 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
-use tokio::task::yield_now;
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{self, Arriving, Unvalidated},
+    session::Code,
     settings::Settings,
     socket,
 };
@@ -25,12 +31,16 @@ use crate::{
     http::{
         error::Error,
         handler::Handler,
+        retirement::Retirement,
         shared::{Admitted, Rules, Shared},
         slots::Slot,
         tls::Certificates,
     },
     message::Scheme,
 };
+
+/// How long the last packets of connections may take that are closed because another process reads the socket next.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// One UDP port.
 pub(in crate::http) struct Listener {
@@ -101,6 +111,11 @@ impl Handle {
         self.stop.cancel();
     }
 
+    /// Returns a copy of the socket, for another process; `None` if it is closed.
+    pub(in crate::http) fn copy(&self) -> io::Result<Option<OwnedFd>> {
+        self.open.lock().as_ref().map(|open| open.socket.as_fd().try_clone_to_owned()).transpose()
+    }
+
     /// Whether the socket is there still.
     pub(in crate::http) fn is_open(&self) -> bool {
         self.open.lock().is_some()
@@ -115,7 +130,7 @@ impl Handle {
 impl Listener {
     /// Binds the UDP port of an address, on which TCP is bound already; with `reuse_port` other processes may bind it as
     /// well. `closing` are listeners that have been closed and may have the port still, the last one at the end: its
-    /// socket is taken over then.
+    /// socket is taken over then. `inherited` is the port's socket if another process has bound it.
     ///
     /// # Errors
     /// The port can't be bound, or TLS can't be set up.
@@ -123,7 +138,7 @@ impl Listener {
         (address, reuse_port): (SocketAddr, bool),
         http3: &Http3,
         certificates: &Certificates,
-        closing: &[Handle],
+        (closing, inherited): (&[Handle], Option<OwnedFd>),
     ) -> Result<Self, Error> {
         let settings = Settings::new(http3, certificates)?;
         let at_port = |handle: &&Handle| (handle.address, handle.reuse_port) == (address, reuse_port);
@@ -133,8 +148,8 @@ impl Listener {
             Some((former, open)) => (former.template.clone(), open, Some(former.clone())),
             None => {
                 let template = settings.template();
-                let open =
-                    open(address, reuse_port, http3, template.clone()).map_err(|reason| refused(address, &reason))?;
+                let open = open((address, reuse_port, inherited), http3, template.clone())
+                    .map_err(|reason| refused(address, &reason))?;
                 (template, open, None)
             }
         };
@@ -155,8 +170,9 @@ impl Listener {
         &self.handle
     }
 
-    /// Accepts until the drain begins or it is closed, by the rules that hold when a connection comes. From then on what
-    /// still comes is refused, so that clients needn't wait to try elsewhere; the socket closes with the last connection.
+    /// Accepts until the drain begins, another process does or it is closed, by the rules that hold when a connection comes.
+    /// From then on what still comes is refused, so that clients needn't wait to try elsewhere; the socket closes with the
+    /// last connection, and if another process is to read it, once they had time to finish.
     pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
         if let Some(former) = &self.former {
             former.succeeded.cancel();
@@ -164,7 +180,12 @@ impl Listener {
         let drain = server.drain.child_token();
         self.serve(&server, &rules, &drain).await;
         drain.cancel();
-        self.refuse().await;
+        tokio::select! {
+            () = self.refuse() => return,
+            () = succeeded(&server.retirement) => {}
+        }
+        self.endpoint.close(Code::NoError.value().into(), b"");
+        let _ = timeout(CLOSE_TIME, self.endpoint.wait_idle()).await;
     }
 
     async fn serve<H: Handler>(&self, server: &Shared<H>, rules: &ArcSwap<Rules>, drain: &CancellationToken) {
@@ -174,6 +195,7 @@ impl Listener {
                 biased;
                 () = drain.cancelled() => return,
                 () = self.handle.stop.cancelled() => return,
+                () = server.retirement.begun() => return,
                 next = self.next(server) => next,
             };
             let Some((incoming, slot)) = next else { return };
@@ -244,7 +266,7 @@ impl Drop for Listener {
 
 impl<H: Handler> Current<H> {
     fn new(server: &Shared<H>, rules: Arc<Rules>, handle: &Handle, drain: &CancellationToken) -> Self {
-        let shared = Arc::new(server.under(&rules, drain.clone()));
+        let shared = Arc::new(server.under(&rules, drain.clone(), drain.clone()));
         let settings = handle.settings.load_full();
         let server = Arc::new(settings.server(&handle.template, &rules.limits, &rules.timeouts));
         Self { rules, settings, shared, server }
@@ -256,14 +278,28 @@ impl<H: Handler> Current<H> {
     }
 }
 
-fn open(address: SocketAddr, reuse_port: bool, http3: &Http3, template: ServerConfig) -> io::Result<Open> {
-    let socket = socket::open(address, reuse_port, http3.socket_bytes)?;
+fn open(
+    (address, reuse_port, inherited): (SocketAddr, bool, Option<OwnedFd>),
+    http3: &Http3,
+    template: ServerConfig,
+) -> io::Result<Open> {
+    let socket = match inherited {
+        Some(fd) => socket::taken(fd, address, http3.socket_bytes)?,
+        None => socket::open(address, reuse_port, http3.socket_bytes)?,
+    };
     let same = Arc::new(socket.try_clone()?);
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(template), socket, Arc::new(TokioRuntime))?;
     Ok(Open { endpoint, socket: same })
 }
 
+/// Waits until another process is to read the sockets: two would take each other's packets. Until then connections have
+/// their time to finish.
+async fn succeeded(retirement: &Retirement) {
+    retirement.begun().await;
+    sleep(retirement.grace()).await;
+}
+
 fn refused(address: SocketAddr, reason: &io::Error) -> Error {
     let reason = io::Error::new(reason.kind(), format!("UDP, for HTTP/3: {reason}"));
-    Error::Listen { address, reason }
+    Error::Listen { address: address.to_string(), reason }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -15,6 +16,14 @@ pub(super) fn open(address: SocketAddr, reuse_port: bool, bytes: usize) -> io::R
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    resize(&socket, address, bytes)?;
+    Ok(socket.into())
+}
+
+/// Returns a socket that somebody else has bound to `address`, with buffers of this size.
+pub(super) fn taken(fd: OwnedFd, address: SocketAddr, bytes: usize) -> io::Result<UdpSocket> {
+    let socket = Socket::from(fd);
+    socket.set_nonblocking(true)?;
     resize(&socket, address, bytes)?;
     Ok(socket.into())
 }

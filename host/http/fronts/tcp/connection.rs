@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ::http::{HeaderValue, Request, Response, Version, header};
+use ::http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::{
@@ -212,6 +212,11 @@ impl<H: Handler> Service<H> {
             Protocol::Http2 if extended::is_websocket(&request) => Box::pin(self.over_stream(request)).await,
             Protocol::Http2 => self.conversation.answer(request).await,
         };
+        let is_last = self.protocol == Protocol::Http1 && self.conversation.is_retired();
+        if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Its next request goes to the process that accepts now.
+            response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+        }
         if let Some(alternative) = &self.alternative {
             response.headers_mut().entry(header::ALT_SVC).or_insert_with(|| alternative.clone());
         }
@@ -294,6 +299,12 @@ async fn converse<H: Handler>(
         })
     };
     let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
+    let retire = shared.retire.child_token();
+    let drain = match protocol {
+        Protocol::Http1 => drain,
+        // Its client can be told to send no more requests without one being lost.
+        Protocol::Http2 => &retire,
+    };
     let driver = Driver { activity, look, drain, cut: &shared.cut };
     let end = |outcome: hyper::Result<()>, phase| {
         if let Err(error) = &outcome

@@ -3,7 +3,11 @@
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
-    sync::Arc,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener as StdUnixListener,
+    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -11,7 +15,7 @@ use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +34,8 @@ use crate::{
         handler::Handler,
         shared::{Admitted, Rules, Shared},
         slots::Slot,
+        socket_file::SocketFile,
+        sockets::{Socket as Inherited, Sockets},
         tls::Certificates,
     },
     message::{Scheme, network::Cidr},
@@ -47,14 +53,54 @@ const UNSENT_MAX: u32 = 64 * 1024;
 
 /// One listening address.
 pub(in crate::http) struct Listener {
-    socket: TcpListener,
+    acceptor: Arc<Acceptor>,
     handle: Handle,
+}
+
+/// A listening socket.
+enum Acceptor {
+    Tcp(TcpListener),
+    /// `None` if the file is somebody else's.
+    Unix(UnixListener, Option<SocketFile>),
+}
+
+impl Acceptor {
+    /// Accepts a connection. A client of a Unix socket has the address that is `configured` for it.
+    async fn accept(&self, configured: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => socket.accept().await,
+            Self::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                // All that is done with a stream is done by its descriptor, whatever the family of its addresses is.
+                let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
+                Ok((TcpStream::from_std(stream)?, configured))
+            }
+        }
+    }
+
+    fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
+            Self::Unix(socket, _) => socket.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    const fn file(&self) -> Option<&SocketFile> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(_, file) => file.as_ref(),
+        }
+    }
 }
 
 /// What may be changed of a listener while it accepts; clones are of the same.
 #[derive(Clone)]
 pub(in crate::http) struct Handle {
     address: SocketAddr,
+    /// The name of a Unix socket.
+    name: Option<Arc<str>>,
+    /// The socket, as long as it accepts.
+    acceptor: Weak<Acceptor>,
     settings: Arc<ArcSwap<Settings>>,
     stop: CancellationToken,
 }
@@ -89,6 +135,32 @@ impl Handle {
     /// Returns the bound address.
     pub(in crate::http) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the address as a URL, for logs.
+    pub(in crate::http) fn url(&self) -> String {
+        let scheme = self.scheme().as_str();
+        match &self.name {
+            Some(name) => format!("{scheme}://{name}"),
+            None => format!("{scheme}://{}", self.address),
+        }
+    }
+
+    /// Returns a copy of the socket, for another process; `None` if it is closed.
+    pub(in crate::http) fn copy(&self) -> io::Result<Option<OwnedFd>> {
+        self.acceptor.upgrade().map(|acceptor| acceptor.copy()).transpose()
+    }
+
+    /// Whether it is a Unix socket whose file this process removes.
+    pub(in crate::http) fn owns_file(&self) -> bool {
+        self.acceptor.upgrade().is_some_and(|acceptor| acceptor.file().is_some())
+    }
+
+    /// Leaves the file of a Unix socket to another process.
+    pub(in crate::http) fn leave_file(&self) {
+        if let Some(file) = self.acceptor.upgrade().as_deref().and_then(Acceptor::file) {
+            file.leave();
+        }
     }
 
     /// Returns the scheme of connections that are accepted from now on.
@@ -130,21 +202,35 @@ struct Current<H> {
 }
 
 impl<H: Handler> Current<H> {
-    fn new(server: &Shared<H>, rules: Arc<Rules>, drain: &CancellationToken) -> Self {
-        let shared = Arc::new(server.under(&rules, drain.clone()));
+    fn new(server: &Shared<H>, rules: Arc<Rules>, drain: &CancellationToken, retire: &CancellationToken) -> Self {
+        let shared = Arc::new(server.under(&rules, drain.clone(), retire.clone()));
         let builders = Arc::new(Builders::new(&rules.limits, &rules.timeouts, &shared.metrics));
         Self { rules, shared, builders }
     }
 }
 
 impl Listener {
-    /// Binds an address; without certificates it speaks cleartext.
-    pub(in crate::http) fn bind(listen: &config::Listen, certificates: Option<&Certificates>) -> Result<Self, Error> {
-        let refused = |reason| Error::Listen { address: listen.address, reason };
-        let socket = open(listen).map_err(refused)?;
-        let address = socket.local_addr().map_err(refused)?;
+    /// Binds an address, or takes the one of `sockets` that is bound to it; without certificates it speaks cleartext.
+    pub(in crate::http) fn bind(
+        listen: &config::Listen,
+        certificates: Option<&Certificates>,
+        sockets: &Sockets,
+    ) -> Result<Self, Error> {
+        let refused = |reason| Error::Listen { address: listen.name(), reason };
+        let acceptor = match sockets.stream(listen) {
+            Some(inherited) => taken(inherited, listen),
+            None => open(listen),
+        };
+        let acceptor = Arc::new(acceptor.map_err(refused)?);
+        let address = match &*acceptor {
+            Acceptor::Tcp(socket) => socket.local_addr().map_err(refused)?,
+            Acceptor::Unix(..) => listen.address,
+        };
         let settings = Arc::new(ArcSwap::from_pointee(Settings::new(listen, certificates, address.port())?));
-        Ok(Self { socket, handle: Handle { address, settings, stop: CancellationToken::new() } })
+        let name = listen.unix.as_ref().map(|_| listen.name().into());
+        let handle =
+            Handle { address, name, acceptor: Arc::downgrade(&acceptor), settings, stop: CancellationToken::new() };
+        Ok(Self { acceptor, handle })
     }
 
     /// Returns what may be changed of it.
@@ -152,30 +238,32 @@ impl Listener {
         &self.handle
     }
 
-    /// Accepts until the drain begins or it is closed, by the rules that hold when a connection comes; the socket closes
-    /// on return.
+    /// Accepts until the drain begins, another process does or it is closed, by the rules that hold when a connection
+    /// comes; the socket closes on return.
     pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
         let drain = server.drain.child_token();
-        let mut current = Current::new(&server, rules.load_full(), &drain);
+        let retire = drain.child_token();
+        let mut current = Current::new(&server, rules.load_full(), &drain, &retire);
         loop {
             let next = tokio::select! {
                 biased;
                 () = drain.cancelled() => return,
                 () = self.handle.stop.cancelled() => return drain.cancel(),
+                () = server.retirement.begun() => return retire.cancel(),
                 next = self.next(&server) => next,
             };
             match next {
                 Ok((stream, client, slot)) => {
                     let latest = rules.load_full();
                     if !Arc::ptr_eq(&latest, &current.rules) {
-                        current = Current::new(&server, latest, &drain);
+                        current = Current::new(&server, latest, &drain, &retire);
                     }
                     self.admit(&current, stream, client, slot);
                 }
                 Err(error) => {
                     server.metrics.accept_errors.inc();
                     if !is_of_the_client(&error) {
-                        tracing::warn!(%error, address = %self.handle.address, "cannot accept");
+                        tracing::warn!(%error, address = self.handle.url(), "cannot accept");
                         sleep(BACK_OFF).await;
                     }
                 }
@@ -200,7 +288,7 @@ impl Listener {
     /// here.
     async fn next<H>(&self, shared: &Shared<H>) -> io::Result<(TcpStream, SocketAddr, Slot)> {
         let slot = shared.slot().await?;
-        let (stream, client) = self.socket.accept().await?;
+        let (stream, client) = self.acceptor.accept(self.handle.address).await?;
         // Without it small responses may wait for the client's delayed ACK; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MAX);
@@ -252,14 +340,31 @@ async fn proxied<H: Handler>(common: (Arc<Shared<H>>, Arc<Builders>), mut accept
     }
 }
 
-fn open(listen: &config::Listen) -> io::Result<TcpListener> {
+fn open(listen: &config::Listen) -> io::Result<Acceptor> {
+    if let Some(unix) = &listen.unix {
+        let (socket, file) = SocketFile::bind(&unix.path, unix.mode)?;
+        return Ok(Acceptor::Unix(UnixListener::from_std(socket)?, Some(file)));
+    }
     let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(listen.reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&listen.address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(Acceptor::Tcp(TcpListener::from_std(socket.into())?))
+}
+
+/// Returns a socket that somebody else has bound.
+fn taken(inherited: Inherited, listen: &config::Listen) -> io::Result<Acceptor> {
+    let Inherited { fd, owns_file, .. } = inherited;
+    let socket = Socket::from(fd);
+    socket.set_nonblocking(true)?;
+    // The service manager may not have it listen yet; on one that does it sets the length of its queue.
+    socket.listen(BACKLOG)?;
+    let Some(unix) = &listen.unix else { return Ok(Acceptor::Tcp(TcpListener::from_std(socket.into())?)) };
+    let file = owns_file.then(|| SocketFile::of(&unix.path)).transpose()?;
+    let socket = StdUnixListener::from(OwnedFd::from(socket));
+    Ok(Acceptor::Unix(UnixListener::from_std(socket)?, file))
 }
 
 /// Whether the error concerns just the connection that was about to be accepted.
@@ -271,23 +376,63 @@ fn is_of_the_client(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn bind(listen: &config::Listen) -> Result<Listener, Error> {
+        Listener::bind(listen, None, &Sockets::default())
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_the_same_socket_and_closing_one_leaves_the_other() {
+        let any = config::Listen::new("127.0.0.1:0".parse().unwrap());
+        let former = bind(&any).ok().unwrap();
+        let (address, fd) = (former.handle().address(), former.handle().copy().unwrap().unwrap());
+        let sockets = Sockets::new(vec![Inherited { name: any.name(), fd, owns_file: false }]);
+        let next = Listener::bind(&any, None, &sockets).ok().unwrap();
+        assert_eq!(next.handle().address(), address);
+        let handle = former.handle().clone();
+        drop(former);
+        assert!(handle.copy().unwrap().is_none(), "a handle keeps no socket open");
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (_, peer) = next.acceptor.accept(address).await.unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_file_of_a_unix_socket_goes_with_the_last_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holm.sock");
+        let listen = config::Listen::unix(path.clone());
+        let former = bind(&listen).ok().unwrap();
+        let refused = bind(&listen).err().unwrap().to_string();
+        assert!(refused.contains(&listen.name()), "{refused}");
+        let fd = former.handle().copy().unwrap().unwrap();
+        let sockets = Sockets::new(vec![Inherited { name: listen.name(), fd, owns_file: former.handle().owns_file() }]);
+        let next = Listener::bind(&listen, None, &sockets).ok().unwrap();
+        former.handle().leave_file();
+        drop(former);
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let (stream, address) = next.acceptor.accept(listen.address).await.unwrap();
+        assert_eq!(address, listen.address);
+        drop((stream, client, next));
+        assert!(!path.exists());
+    }
+
     #[tokio::test]
     async fn the_system_chooses_a_port_and_a_taken_one_is_refused_by_name() {
         let any = config::Listen::new("127.0.0.1:0".parse().unwrap());
-        let first = Listener::bind(&any, None).ok().unwrap();
+        let first = bind(&any).ok().unwrap();
         let address = first.handle().address();
         assert_ne!(address.port(), 0);
-        let error = Listener::bind(&config::Listen::new(address), None).err().unwrap().to_string();
+        let error = bind(&config::Listen::new(address)).err().unwrap().to_string();
         assert!(error.contains(&address.to_string()), "{error}");
     }
 
     #[tokio::test]
     async fn an_address_is_shared_by_those_that_say_so() {
         let any = config::Listen { reuse_port: true, ..config::Listen::new("127.0.0.1:0".parse().unwrap()) };
-        let first = Listener::bind(&any, None).ok().unwrap();
+        let first = bind(&any).ok().unwrap();
         let same = config::Listen { address: first.handle().address(), ..any };
-        assert!(Listener::bind(&same, None).is_ok());
-        assert!(Listener::bind(&config::Listen { reuse_port: false, ..same }, None).is_err());
+        assert!(bind(&same).is_ok());
+        assert!(bind(&config::Listen { reuse_port: false, ..same }).is_err());
     }
 
     #[test]

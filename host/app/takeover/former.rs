@@ -1,0 +1,142 @@
+//! The process whose place this one takes.
+
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::wire::{Message, Role, Wire};
+use crate::{
+    app::exchange::Exchange,
+    cache::{purge::Purger, tag::Tag},
+    http::{Socket, Sockets},
+};
+
+/// The process whose place this one takes.
+pub(in crate::app) struct Former {
+    wire: Wire,
+    /// How long it may take for its part.
+    limit: Duration,
+}
+
+/// Its listening sockets.
+pub(in crate::app) struct Inherited {
+    pub(in crate::app) clients: Sockets,
+    pub(in crate::app) admin: Sockets,
+}
+
+impl Former {
+    /// Returns the process that can be asked at `path`; `None` if there is none.
+    pub(in crate::app) async fn find(path: &Path, limit: Duration) -> io::Result<Option<Self>> {
+        match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Some(Self { wire: Wire::open(stream).await?, limit })),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Receives copies of its listening sockets. It goes on accepting.
+    pub(in crate::app) async fn sockets(&mut self) -> io::Result<Inherited> {
+        let (mut clients, mut admin): (Vec<Socket>, Vec<Socket>) = (Vec::new(), Vec::new());
+        for (role, socket) in self.wire.receive_sockets().await? {
+            match role {
+                Role::Clients => clients.push(socket),
+                Role::Admin => admin.push(socket),
+            }
+        }
+        Ok(Inherited { clients: Sockets::new(clients), admin: Sockets::new(admin) })
+    }
+
+    /// Has it close its directories. It goes on serving without.
+    pub(in crate::app) async fn release(&mut self) -> io::Result<()> {
+        self.wire.send(&Message::Prepared).await?;
+        match self.wire.receive(self.limit).await? {
+            Message::Released => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has it stop accepting, once all is applied that unsafe methods have invalidated there. It may have ended by itself:
+    /// then this process has to serve in any case.
+    ///
+    /// # Errors
+    /// It goes on, so that this process has to end.
+    pub(in crate::app) async fn begin(&mut self, purger: &Purger) -> io::Result<()> {
+        let mut outcome = self.wire.send(&Message::Ready).await;
+        while outcome.is_ok() {
+            outcome = match self.wire.receive(self.limit).await {
+                Ok(Message::Begin) => return Ok(()),
+                Ok(Message::Invalidate { tags, is_everything }) => self.apply(purger, tags, is_everything).await,
+                Ok(Message::GivenUp) => return Err(io::Error::other("it has waited too long, and goes on by itself")),
+                Ok(other) => return Err(unexpected(&other)),
+                Err(error) => Err(error),
+            };
+        }
+        match outcome {
+            Err(error) if has_ended(&error) => {
+                warn!("the process whose place this one takes has ended before it could hand on what was invalidated");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Applies what unsafe methods invalidate there, and has this process read the UDP sockets when the other doesn't any
+    /// more, until it has ended.
+    pub(in crate::app) async fn follow(mut self, exchange: Arc<Exchange>) {
+        let datagrams = CancellationToken::new();
+        let completing = tokio::spawn(complete(Arc::clone(&exchange), datagrams.clone()));
+        loop {
+            let applied = match self.wire.next().await {
+                Ok(Message::Datagrams) => {
+                    datagrams.cancel();
+                    continue;
+                }
+                Ok(Message::Invalidate { tags, is_everything }) => {
+                    self.apply(exchange.cache().purger(), tags, is_everything).await
+                }
+                Ok(other) => Err(unexpected(&other)),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = applied {
+                debug!(%error, "the process whose place this one has taken is gone");
+                break;
+            }
+        }
+        info!("the process whose place this one has taken has ended");
+        // It may not have come to say so.
+        datagrams.cancel();
+        let _ = completing.await;
+    }
+
+    async fn apply(&mut self, purger: &Purger, tags: Vec<Tag>, is_everything: bool) -> io::Result<()> {
+        let is_safe = purger.take_bequest(tags.into_iter(), is_everything).await;
+        self.wire.send(&Message::Applied { is_safe }).await
+    }
+}
+
+/// Listens at the UDP ports as well, once the other process has closed them, and closes what the configuration doesn't
+/// name.
+async fn complete(exchange: Arc<Exchange>, datagrams: CancellationToken) {
+    if let Err(error) = exchange.complete_listeners(datagrams.cancelled()).await {
+        warn!(%error, "HTTP/3 is off until the configuration is read again");
+    }
+    for socket in exchange.listeners().close_unused() {
+        info!(socket, "no longer listening: the configuration doesn't name it");
+    }
+}
+
+/// Whether the other side is gone, and not merely slow.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+fn unexpected(message: &Message) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("{message:?} isn't what was to come"))
+}

@@ -1,0 +1,201 @@
+//! The socket at which another process may ask for the place of this one.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::wire::{Message, Role, Wire};
+use crate::{
+    app::exchange::Exchange,
+    cache::purge::{Bequest, Purger},
+    http::{Listeners, SocketFile},
+};
+
+/// Only processes of the same user may connect.
+const MODE: u32 = 0o600;
+
+/// How long a process that has failed may take to end, before its directories are opened again.
+const END_TIME: Duration = Duration::from_secs(5);
+
+/// How often the directories are tried that the other process may still have, and the time between.
+const REOPEN_MAX: u32 = 20;
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause after an accept that failed.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// The socket at which another process may ask for the place of this one.
+pub(in crate::app) struct Offer {
+    listener: UnixListener,
+    file: SocketFile,
+    path: PathBuf,
+}
+
+/// What is handed over.
+pub(in crate::app) struct Place {
+    pub(in crate::app) exchange: Arc<Exchange>,
+    pub(in crate::app) admin: Option<Arc<Listeners>>,
+}
+
+impl Offer {
+    /// Binds the socket. While another process has `path`, whose place this one takes, its file is beside that until
+    /// [`Offer::publish`].
+    ///
+    /// # Errors
+    /// Another process is to be asked there, or what the system says.
+    pub(in crate::app) fn bind(path: PathBuf, is_successor: bool) -> io::Result<Self> {
+        let bind = if is_successor { SocketFile::bind_beside } else { SocketFile::bind };
+        let (listener, file) = bind(&path, MODE)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, file, path })
+    }
+
+    /// Puts the socket's file where others look for it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(in crate::app) fn publish(self) -> io::Result<Self> {
+        let Self { listener, file, path } = self;
+        Ok(Self { file: file.rename(&path)?, listener, path })
+    }
+
+    /// Hands the place over to the first process that asks for it and gets ready, and finishes with it until `stop`.
+    pub(in crate::app) async fn serve(self, place: Place, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.accept(&place) => {}
+        }
+    }
+
+    async fn accept(&self, place: &Place) {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, path = %self.path.display(), "cannot accept at the socket of `[takeover]`");
+                    sleep(BACK_OFF).await;
+                    continue;
+                }
+            };
+            match Box::pin(place.hand_over(stream)).await {
+                Ok(wire) => return place.finish(wire).await,
+                Err(error) => warn!(%error, "another process was to take the place of this one, which goes on"),
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Hands it over. After an error this process goes on as before.
+    async fn hand_over(&self, stream: UnixStream) -> io::Result<Wire> {
+        let mut wire = Wire::open(stream).await?;
+        let limit = self.exchange.serving().config.takeover.ready;
+        let mut sockets: Vec<_> =
+            self.exchange.listeners().copies()?.into_iter().map(|socket| (Role::Clients, socket)).collect();
+        if let Some(admin) = &self.admin {
+            sockets.extend(admin.copies()?.into_iter().map(|socket| (Role::Admin, socket)));
+        }
+        wire.send_sockets(&sockets).await?;
+        // Else the other one's would be the only ones that could be closed.
+        drop(sockets);
+        expect(&mut wire, &Message::Prepared, limit).await?;
+        info!("another process takes the place of this one, and gets its directories");
+        self.exchange.release().await;
+        match self.succeed(&mut wire, limit).await {
+            Ok(()) => Ok(wire),
+            Err(error) => {
+                self.take_back(wire).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until the other one can serve, and has it begin.
+    async fn succeed(&self, wire: &mut Wire, limit: Duration) -> io::Result<()> {
+        wire.send(&Message::Released).await?;
+        expect(wire, &Message::Ready, limit).await?;
+        let cache = self.exchange.cache();
+        while let Some(bequest) = cache.purger().bequest_now() {
+            bequeath(wire, cache.purger(), &bequest).await?;
+        }
+        wire.send(&Message::Begin).await?;
+        let grace = self.exchange.serving().config.takeover.grace;
+        self.exchange.listeners().retire(grace);
+        if let Some(admin) = &self.admin {
+            admin.retire(grace);
+        }
+        info!("another process accepts connections from now on; this one finishes those that it has");
+        Ok(())
+    }
+
+    /// Opens the directories again that the other one has failed to take.
+    async fn take_back(&self, mut wire: Wire) {
+        // It may have them.
+        let _ = wire.send(&Message::GivenUp).await;
+        wire.ended(END_TIME).await;
+        drop(wire);
+        for attempt in 1..=REOPEN_MAX {
+            match Box::pin(self.exchange.reopen()).await {
+                Ok(()) => return,
+                Err(error) if attempt == REOPEN_MAX => error!(
+                    %error,
+                    "this process can't open its directories again: it confirms by the origin whatever it serves, and \
+                     makes no purge, until it is restarted"
+                ),
+                Err(_) => sleep(REOPEN_PAUSE).await,
+            }
+        }
+    }
+
+    /// Hands on what unsafe methods invalidate that still end here, and says when the UDP sockets are free.
+    async fn finish(&self, mut wire: Wire) {
+        let cache = self.exchange.cache();
+        let purger = cache.purger();
+        let mut has_closed = false;
+        loop {
+            let said = tokio::select! {
+                bequest = purger.bequest() => bequeath(&mut wire, purger, &bequest).await,
+                () = self.exchange.listeners().quic_closed(), if !has_closed => {
+                    has_closed = true;
+                    wire.send(&Message::Datagrams).await
+                }
+            };
+            if let Err(error) = said {
+                warn!(%error, "the process that has taken the place of this one can't be told of what is invalidated");
+                return;
+            }
+        }
+    }
+}
+
+async fn bequeath(wire: &mut Wire, purger: &Purger, bequest: &Bequest) -> io::Result<()> {
+    let message = Message::Invalidate { tags: bequest.tags().collect(), is_everything: bequest.is_everything() };
+    let sent = wire.send(&message).await;
+    let reply = match sent {
+        Ok(()) => wire.receive(END_TIME).await,
+        Err(error) => Err(error),
+    };
+    match reply {
+        Ok(Message::Applied { is_safe }) => {
+            purger.bequeathed(bequest, is_safe);
+            Ok(())
+        }
+        other => {
+            purger.keep();
+            Err(other.map_or_else(|error| error, |message| unexpected(&message)))
+        }
+    }
+}
+
+async fn expect(wire: &mut Wire, wanted: &Message, limit: Duration) -> io::Result<()> {
+    let message = wire.receive(limit).await?;
+    if message == *wanted { Ok(()) } else { Err(unexpected(&message)) }
+}
+
+fn unexpected(message: &Message) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{message:?} isn't what was to come"))
+}

@@ -129,6 +129,39 @@ async fn a_connection_that_is_given_up_costs_no_request_that_was_not_processed()
     assert_eq!(processed.load(SeqCst), 100, "each once");
 }
 
+/// Begins a response to each request and gives it up without an error: at once, or when it may.
+async fn gives_up(mut wire: Wire, may: Option<Arc<Semaphore>>) -> io::Result<()> {
+    loop {
+        let stream = wire.next_request().await?;
+        wire.begin(stream, b"first half;").await?;
+        if let Some(may) = &may {
+            may.acquire().await.unwrap().forget();
+        }
+        wire.abandon(stream).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_given_up_without_an_error_is_no_whole_response() {
+    let origin = WireOrigin::start(|_, wire| gives_up(wire, None)).await;
+    let node = http2(&origin.url()).set("pool.web", "attempts_max = 1").start().await;
+    // If the beginning comes late, the client has its head already.
+    if let Ok(response) = node.get("/at-once").try_send().await {
+        assert_eq!((response.status, response.cache().get("detail")), (502, "invalid-response"));
+    }
+    assert!(node.cached("/at-once").await.is_none());
+
+    let may = Arc::new(Semaphore::new(0));
+    let given = Arc::clone(&may);
+    let origin = WireOrigin::start(move |_, wire| gives_up(wire, Some(Arc::clone(&given)))).await;
+    let node = http2(&origin.url()).set("pool.web", "attempts_max = 1").start().await;
+    let mut opened = node.get("/later").open().await.unwrap();
+    assert_eq!(opened.piece().await.unwrap().unwrap(), "first half;");
+    may.add_permits(1);
+    assert!(opened.piece().await.unwrap().is_err(), "it ended in good order");
+    assert!(node.cached("/later").await.is_none());
+}
+
 /// Refuses so many requests on the first connection, and processes the others.
 async fn refuses(number: usize, mut wire: Wire, most: usize, asked: Arc<AtomicUsize>) -> io::Result<()> {
     for request in 0.. {

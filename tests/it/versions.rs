@@ -439,6 +439,32 @@ fn section(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_stream_is_reset_without_an_error_is_not_sent_on_as_whole() {
+    let (origin, certificate) = (Origin::start().await, Certificate::new());
+    origin.on("*", |seen| Reply::ok(seen.body.clone()));
+    let node = all(&origin.url(), &certificate).start().await;
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream][..], payload].concat()
+    };
+    let head = |method: &'static str, path: &'static str| {
+        let pseudo = [(":method", method), (":scheme", "https"), (":authority", "shop.test"), (":path", path)];
+        section(&[&pseudo[..], &[("content-type", "application/json")]].concat())
+    };
+    let mut stream = tls(&node, &certificate).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    stream.write_all(&[&preface[..], &frame(4, 0, 0, &[])].concat()).await.unwrap();
+    // Fewer than the library takes for a flood.
+    for id in (1..20).step_by(2) {
+        let cut = [frame(1, 4, id, &head("QUERY", "/cut")), frame(0, 0, id, b"[1]"), frame(3, 0, id, &[0; 4])];
+        stream.write_all(&cut.concat()).await.unwrap();
+    }
+    let whole = [frame(1, 4, 21, &head("QUERY", "/whole")), frame(0, 1, 21, b"[1]")];
+    stream.write_all(&whole.concat()).await.unwrap();
+    eventually("the whole request", async || origin.hits("/whole") == 1).await;
+    assert_eq!(origin.hits("/cut"), 0);
+}
+
 /// Sends a request with this field over HTTP/2, spelled out since no library sends it; returns the kinds of the frames
 /// that come back on its stream.
 async fn kinds(node: &NodeHandle, certificate: &Certificate, field: (&str, &str)) -> Vec<u8> {

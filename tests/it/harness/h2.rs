@@ -221,6 +221,23 @@ impl Wire {
         self.write(DATA, END_STREAM, stream, body).await
     }
 
+    /// Sends the head of a response that may be stored for ten minutes, and these bytes of its body.
+    pub(crate) async fn begin(&mut self, stream: u32, body: &[u8]) -> io::Result<()> {
+        let (name, value) = (b"cache-control", b"max-age=600");
+        let mut head = vec![STATUS_200, 0];
+        for text in [&name[..], value] {
+            head.push(u8::try_from(text.len()).unwrap());
+            head.extend_from_slice(text);
+        }
+        self.write(HEADERS, END_HEADERS, stream, &head).await?;
+        self.write(DATA, 0, stream, body).await
+    }
+
+    /// Gives a response up without an error, as servers do whose handler ends.
+    pub(crate) async fn abandon(&mut self, stream: u32) -> io::Result<()> {
+        self.write(RST_STREAM, 0, stream, &0_u32.to_be_bytes()).await
+    }
+
     /// Closes the connection by a reset.
     pub(crate) fn reset(self) -> io::Result<()> {
         socket2::SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO))

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -118,13 +119,16 @@ fn is_log(event: &notify::Event, exchange: &Exchange) -> bool {
     !event.paths.is_empty() && event.paths.iter().all(|path| path.file_name() == log.file_name())
 }
 
-/// Where files lie. Not the files themselves: editors and Kubernetes put another file in their place.
+/// Returns the folders that files lie in, and those of the files that they are links to. Not the files themselves: editors
+/// and Kubernetes put another file in their place. A folder has one name, since to watch it no more by one of two would end
+/// both.
 fn folders(files: &[PathBuf]) -> BTreeSet<PathBuf> {
-    let folder = |file: &PathBuf| {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        folder.unwrap_or(Path::new(".")).to_owned()
+    let folder = |file: &Path| {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
     };
-    files.iter().map(folder).collect()
+    let target = |file: &Path| fs::canonicalize(file).ok().map(|target| folder(&target));
+    files.iter().flat_map(|file| [Some(folder(file)), target(file)]).flatten().collect()
 }
 
 #[cfg(test)]
@@ -138,5 +142,21 @@ mod tests {
             let last = first + Duration::from_millis(last_ms);
             assert_eq!(settled_at(first, last), first + Duration::from_millis(wanted_ms), "{last_ms}");
         }
+    }
+
+    #[test]
+    fn the_folder_of_a_links_target_is_watched_as_well_and_each_by_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let (etc, release) = (root.join("etc"), root.join("release"));
+        fs::create_dir(&etc).unwrap();
+        fs::create_dir(&release).unwrap();
+        fs::write(release.join("holm.toml"), "").unwrap();
+        std::os::unix::fs::symlink(release.join("holm.toml"), etc.join("holm.toml")).unwrap();
+        std::os::unix::fs::symlink(&release, root.join("current")).unwrap();
+        assert_eq!(folders(&[etc.join("holm.toml")]), BTreeSet::from([etc.clone(), release.clone()]));
+        assert_eq!(folders(&[release.join("holm.toml"), root.join("current/holm.toml")]), BTreeSet::from([release]));
+        assert_eq!(folders(&[etc.join("gone.toml")]), BTreeSet::from([etc]));
+        assert_eq!(folders(&[root.join("gone/holm.toml")]), BTreeSet::from([root.join("gone")]));
     }
 }

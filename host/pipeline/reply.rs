@@ -429,3 +429,17 @@ pub(super) fn found(trail: &mut Trail, lookup: Lookup, tier: Tier) {
     trail.lookup = lookup;
     trail.tier = Some(tier);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_to_head_has_the_length_of_the_content_unless_it_is_a_304() {
+        for (status, wanted) in [(StatusCode::OK, Some("7")), (StatusCode::NOT_MODIFIED, None)] {
+            let response = response_for(status, HeaderMap::new(), Body::Empty, Some(7), &Form::Head);
+            let length = response.headers().get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+            assert_eq!((response.status(), length), (status, wanted));
+        }
+    }
+}

@@ -128,6 +128,31 @@ async fn a_slow_response_replaces_none_that_a_later_fetch_has_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_knows_of_a_newer_response_takes_no_older_one() {
+    let (origin, gate, asked) = (Origin::start().await, Gate::closed(), AtomicUsize::new(0));
+    let held = gate.clone();
+    origin.on("/page", move |_| match asked.fetch_add(1, SeqCst) {
+        0 => Reply::fresh(600, "old").header("etag", "\"old\"").behind(&held),
+        1 => Reply::fresh(1, "new").header("etag", "\"new\""),
+        _ => Reply::fresh(600, "newest").header("etag", "\"newest\""),
+    });
+    let node = Node::builder().origin(&origin.url()).route("keep_ms = 600000").start().await;
+    let slow = tokio::spawn(node.get("/page").send());
+    eventually("the slow fetch", async || origin.hits("/page") == 1).await;
+    let reload = node.get("/page").header("cache-control", "no-cache").send().await;
+    assert_eq!(reload.text(), "new");
+    eventually("the reload's end", async || node.metric("holm_cache_flights", "").await == 1.0).await;
+    eventually("a stale response", async || node.cached("/page").await.is_none()).await;
+    let (mut conn, ask) = (node.h2().await, node.get("/page"));
+    let late = tokio::spawn(async move { conn.send(ask).await });
+    node.took_over_h2(1).await;
+    gate.open();
+    assert_eq!(slow.await.unwrap().text(), "old", "its client asked before the others did");
+    assert_eq!(late.await.unwrap().text(), "newest");
+    assert_eq!(origin.hits("/page"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_fetch_reaches_all_who_wait_and_is_made_once() {
     let origin = Liar::start(Lie::Silence).await;
     let node =

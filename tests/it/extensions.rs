@@ -174,6 +174,28 @@ async fn equal_queries_at_once_are_one_fetch() {
     assert_eq!(origin.hits("/q"), 1);
 }
 
+/// An origin that doesn't understand a coding fails for those alone that use it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_to_a_query_in_a_content_coding_is_not_for_a_plain_one() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/q", move |seen| match seen.header("content-encoding") {
+        "" => Reply::fresh(60, seen.body.clone()),
+        _ => Reply::status(500).behind(&held),
+    });
+    let node = front(&origin, "").await;
+    let coded = query(&node, "/q", JSON, gzip(r#"{"a":1}"#)).header("content-encoding", "gzip");
+    let coded = tokio::spawn(coded.send());
+    eventually("the fetch", async || origin.hits("/q") == 1).await;
+    let (mut conn, ask) = (node.h2().await, query(&node, "/q", JSON, r#"{"a":1}"#));
+    let plain = tokio::spawn(async move { conn.send(ask).await });
+    node.took_over_h2(1).await;
+    gate.open();
+    let plain = plain.await.unwrap();
+    assert_eq!((plain.status, plain.text()), (200, r#"{"a":1}"#));
+    assert_eq!(coded.await.unwrap().status, 500);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_route_takes_queries_as_it_says() {
     let origin = Origin::start().await;
@@ -353,6 +375,44 @@ async fn a_response_for_several_urls_is_purged_by_each_of_them() {
         node.post(changed).body("x").send().await;
         assert!(node.cached("/p?utm=2").await.is_none() && node.cached("/p").await.is_none(), "{changed} is changed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unsafe_method_invalidates_what_another_route_serves_for_several_urls() {
+    let origin = Origin::start().await;
+    origin.on("/p", |seen| match seen.method.as_str() {
+        "POST" => Reply::ok("changed"),
+        _ => Reply::fresh(600, seen.target.clone()).header("no-vary-search", "params=(\"utm\")"),
+    });
+    let write = "name = \"write\"\npath = \"/p\"\npool = \"web\"\nmethods = [\"POST\"]\nno_vary_search = false";
+    let node = Node::builder().origin(&origin.url()).route_before(write).start().await;
+    node.fetch("/p?utm=1").await;
+    assert_eq!(node.hit("/p?utm=2").await.text(), "/p?utm=1");
+    assert_eq!(node.post("/p?utm=never").body("x").send().await.text(), "changed");
+    for target in ["/p?utm=1", "/p?utm=2"] {
+        assert!(node.cached(target).await.is_none(), "{target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_response_replaces_no_newer_one_of_the_same_rule() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/p", move |seen| {
+        let reply =
+            if seen.target == "/p?utm=1" { Reply::fresh(600, "old").behind(&held) } else { Reply::fresh(600, "new") };
+        reply.header("no-vary-search", "params=(\"utm\")")
+    });
+    let node = front(&origin, "").await;
+    let slow = tokio::spawn(node.get("/p?utm=1").send());
+    eventually("the slow fetch", async || origin.hits("/p?utm=1") == 1).await;
+    assert_eq!(node.fetch("/p?utm=2").await.text(), "new");
+    assert_eq!(node.hit("/p?utm=3").await.text(), "new");
+    gate.open();
+    assert_eq!(slow.await.unwrap().text(), "old", "its client asked before the other did");
+    eventually("the end of both flights", async || node.metric("holm_cache_flights", "").await == 0.0).await;
+    assert_eq!(node.hit("/p?utm=3").await.text(), "new");
+    assert_eq!(origin.total(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

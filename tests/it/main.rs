@@ -12,6 +12,7 @@ mod certificates;
 mod closing;
 mod collapse;
 mod compression;
+mod deadlines;
 mod deltas;
 mod early;
 mod endpoints;

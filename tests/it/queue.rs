@@ -91,6 +91,41 @@ async fn the_tenant_is_what_the_route_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_to_one_tenant_is_sent_for_another_that_waits_for_the_same() {
+    const FULL: u64 = 40;
+    const SHARED: u64 = 16;
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let batch = format!("size_max = 1\nqueue_max = {FULL}\nconcurrency = 1");
+    let team = "tenant = \"header:x-team\"\nignore_headers = [\"x-team\"]";
+    let node = asking(&origin, "json-array", &batch).route(team).start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    let mut ask = |n: u64, team: &'static str| {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).header("x-team", team).json(&json!({"n": n})));
+        asks.spawn(async move { (n, team, stream.send(request).await) });
+    };
+    ask(0, "greedy");
+    eventually("a batch", async || origin.hits(ARRAY) == 1).await;
+    for n in 1..=FULL {
+        ask(n, "greedy");
+    }
+    node.waiting(40.0).await;
+    for n in 100..100 + SHARED {
+        ask(n, "greedy");
+        ask(n, "modest");
+    }
+    node.waiting(56.0).await;
+    gate.open();
+    for (n, team, response) in asks.join_all().await {
+        if response.status != 200 {
+            assert_eq!((response.status, team, n >= 100), (429, "greedy", true), "{n}: {}", response.text());
+            continue;
+        }
+        assert_eq!(response.json(), json!({"double": 2 * n}), "{team}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_whose_pool_is_dead_takes_a_slot_of_the_next_one() {
     const CLIENTS: u64 = 6;
     let (dead, origin, gate) = (Origin::start().await, Origin::start().await, Gate::closed());

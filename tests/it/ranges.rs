@@ -48,10 +48,20 @@ fn cutting(seen: &Seen, body: &Bytes) -> Reply {
     Reply::says(206, body.slice(first..=last)).header("cache-control", "max-age=600").header("content-range", &range)
 }
 
+/// A header field of a response that says how long it is fresh.
+type Lifetime = (&'static str, &'static str);
+
+const FRESH: Lifetime = ("cache-control", "max-age=600");
+
 /// An origin that cuts one range by itself, of a body that has this tag.
 fn slicing(seen: &Seen, body: &Bytes, tag: &str) -> Reply {
+    slicing_for(seen, body, tag, FRESH)
+}
+
+/// The same, whose responses have this lifetime.
+fn slicing_for(seen: &Seen, body: &Bytes, tag: &str, (name, value): Lifetime) -> Reply {
     let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.split_once('-'));
-    let Some((first, last)) = range else { return Reply::fresh(600, body.clone()).header("etag", tag) };
+    let Some((first, last)) = range else { return Reply::ok(body.clone()).header(name, value).header("etag", tag) };
     let first: usize = first.parse().unwrap();
     let last = last.parse().map_or(body.len() - 1, |last: usize| last.min(body.len() - 1));
     if first > last {
@@ -59,7 +69,7 @@ fn slicing(seen: &Seen, body: &Bytes, tag: &str) -> Reply {
     }
     let range = format!("bytes {first}-{last}/{}", body.len());
     let reply = Reply::says(206, body.slice(first..=last)).header("content-range", &range);
-    reply.header("cache-control", "max-age=600").header("etag", tag)
+    reply.header(name, value).header("etag", tag)
 }
 
 /// A node whose ranges are put together from parts of 4 KiB.
@@ -158,6 +168,20 @@ async fn several_ranges_are_one_multipart_response() {
     assert_eq!((several.status, several.text()), (200, DIGITS));
     let one = ask(&node, "/coded", "bytes=4-5").await;
     assert_eq!((one.status, one.text(), one.header("content-encoding")), (206, "45", "gzip"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_sets_the_media_type_sets_none_for_several_ranges() {
+    let origin = Origin::start().await;
+    origin.on("/a", |_| Reply::fresh(600, DIGITS).header("content-type", "text/plain"));
+    let edits = "response_headers = { set = { content-type = \"text/x\" } }";
+    let node = Node::builder().origin(&origin.url()).route(edits).start().await;
+    node.fetch("/a").await;
+    node.hit("/a").await;
+    let one = ask(&node, "/a", "bytes=0-1").await;
+    assert_eq!((one.status, one.text(), one.header("content-type")), (206, "01", "text/x"));
+    let bytes: Vec<_> = parts(&ask(&node, "/a", "bytes=0-1,4-4").await).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(bytes, ["01", "4"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -477,6 +501,83 @@ async fn parts_of_two_versions_never_meet() {
         whole += 1;
     }
     assert!(whole > 50, "{whole} of 200 were whole");
+}
+
+/// A range that has begun waits for another client's part, which turns out not to be for all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_has_begun_is_whole_whatever_another_clients_part_is() {
+    const MODIFIED: Lifetime = ("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+    // The field by which the origin knows the other client, the lifetime of what it gets, and that of what all get.
+    for (field, own, others) in [
+        ("x-own", ("cache-control", "private"), FRESH),
+        ("x-own", ("cache-control", "max-age=0"), FRESH),
+        // Without a stated lifetime a response to a request with a cookie is for its client.
+        ("cookie", MODIFIED, MODIFIED),
+    ] {
+        let (origin, gate, body) = (Origin::start().await, Gate::closed(), sealed("sliced", 3 * PART));
+        let (sent, held) = (body.clone(), gate.clone());
+        origin.on("/a", move |seen| {
+            if seen.header(field).is_empty() {
+                slicing_for(seen, &sent, "\"1\"", others)
+            } else {
+                slicing_for(seen, &sent, "\"1\"", own).behind(&held)
+            }
+        });
+        let node = in_parts(&origin).await;
+        let range = format!("bytes={}-{}", PART, PART + 9);
+        let other = tokio::spawn(node.get("/a").header("range", &range).header(field, "a=b").send());
+        crate::harness::eventually("the other client's part", async || origin.hits("/a") == 1).await;
+        let ask = node.get("/a").header("range", &format!("bytes=0-{}", 3 * PART - 1));
+        let mut opened = ask.open().await.unwrap();
+        let mut read = Vec::new();
+        while read.len() < PART {
+            read.extend_from_slice(&opened.piece().await.expect("the first part").unwrap());
+        }
+        // The node has had its chance to go on to the second part.
+        for _ in 0..5 {
+            node.admin("/readyz").send().await;
+        }
+        gate.open();
+        let rest = crate::harness::within("the rest", opened.whole()).await;
+        let rest = rest.unwrap_or_else(|error| panic!("{field} {own:?}: {error}"));
+        read.extend_from_slice(&rest.body);
+        assert!(rest.status == 206 && read == body, "{field} {own:?}");
+        let other = other.await.unwrap();
+        assert!(other.status == 206 && other.body == body[PART..PART + 10], "{field} {own:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_has_begun_is_whole_past_the_limit_of_flights_and_of_one_version() {
+    let (origin, gate, body) = (Origin::start().await, Gate::closed(), sealed("one", 3 * PART));
+    let (sent, held) = (body.clone(), gate.clone());
+    origin.on("/a", move |seen| slicing(seen, &sent, "\"1\""));
+    origin.on("/slow", move |_| Reply::fresh(600, "slow").behind(&held));
+    let node = Node::builder().origin(&origin.url()).route("range_miss = \"parts\"");
+    let node = node.set("cache", "part_bytes = \"4KiB\"").set("cache.collapse", "flights_max = 1").start().await;
+    let flights = async |count: f64| {
+        crate::harness::eventually("the flights", async || node.metric("holm_cache_flights", "").await == count).await;
+    };
+    crate::harness::eventually("the first part", async || ask(&node, "/a", "bytes=0-9").await.is_hit()).await;
+    flights(0.0).await;
+    let slow = tokio::spawn(node.get("/slow").send());
+    crate::harness::eventually("the other flight", async || origin.hits("/slow") == 1).await;
+    flights(1.0).await;
+
+    let whole = format!("bytes=0-{}", 3 * PART - 1);
+    let response = node.get("/a").header("range", &whole).try_send().await.unwrap();
+    assert!(response.status == 206 && response.body == body);
+    let rest = format!("bytes={}-{}", PART, 3 * PART - 1);
+    assert_eq!(origin.seen("/a").last().unwrap().header("range"), rest, "the rest of it in one request");
+
+    // An origin that sends the whole of another version, and doesn't say which one it is.
+    let another = sealed("two", 3 * PART);
+    origin.on("/a", move |_| Reply::fresh(600, another.clone()));
+    let broken = node.get("/a").header("range", &whole).try_send().await;
+    assert!(broken.is_err(), "it began with the old one");
+    assert_eq!(origin.seen("/a").last().unwrap().header("range"), rest);
+    gate.open();
+    assert_eq!(slow.await.unwrap().text(), "slow");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

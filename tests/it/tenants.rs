@@ -23,7 +23,7 @@ const WORLD: &str = "package holm:naming; \
      world policy { export holm:policy/plugin@0.1.0; export holm:policy/features@0.1.0; }";
 
 /// Returns words as a data segment has them.
-fn words(words: &[u32]) -> String {
+pub(crate) fn words(words: &[u32]) -> String {
     words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect()
 }
 
@@ -76,14 +76,19 @@ fn module() -> String {
 
 /// Writes the policy as a component, and returns its file.
 fn naming(dir: &Path) -> PathBuf {
+    component(dir, "naming", WORLD, &module())
+}
+
+/// Writes a core module as a component of this world, and returns its file.
+pub(crate) fn component(dir: &Path, name: &str, world: &str, module: &str) -> PathBuf {
     let mut resolve = Resolve::default();
     resolve.push_str("policy.wit", CONTRACT).unwrap();
-    let package = resolve.push_str("world.wit", WORLD).unwrap();
+    let package = resolve.push_str("world.wit", world).unwrap();
     let world = resolve.select_world(&[package], Some("policy")).unwrap();
-    let mut core = wat::parse_str(module()).unwrap();
+    let mut core = wat::parse_str(module).unwrap();
     wit_component::embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8).unwrap();
     let component = ComponentEncoder::default().validate(true).module(&core).unwrap().encode().unwrap();
-    let file = dir.join("naming.wasm");
+    let file = dir.join(format!("{name}.wasm"));
     fs::write(&file, component).unwrap();
     file
 }

@@ -356,6 +356,20 @@ mod tests {
     }
 
     #[test]
+    fn the_rejection_of_one_tenant_or_of_one_requests_time_is_for_no_other_request() {
+        let (protocol, retry_after) = (protocol::of(config::Protocol::JsonArray), Duration::from_secs(1));
+        for (rejected, reason, is_shareable) in [
+            (Rejected::QueueFull { retry_after }, "queue-full", false),
+            (Rejected::Late { retry_after }, "deadline", false),
+            (Rejected::Expired, "deadline", false),
+            (Rejected::Lost, "batch-lost", true),
+        ] {
+            let result = rejection(protocol, rejected);
+            assert_eq!((result.reason, result.shareable), (Some(reason), is_shareable));
+        }
+    }
+
+    #[test]
     fn an_items_own_header_fields_replace_those_of_its_response() {
         let fields = |media_type| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media_type))]);
         let mut headers = fields("application/json");

@@ -116,6 +116,11 @@ impl Exchange {
         self.exchanged.notified().await;
     }
 
+    /// Waits until no exchange is under way, and all listeners are in their places.
+    pub(super) async fn settled(&self) {
+        drop(self.turn.lock().await);
+    }
+
     /// Returns the certificates of the addresses that clients connect to.
     pub(super) fn certificates(&self) -> CertificateFiles {
         self.listeners.certificates()

@@ -126,6 +126,10 @@ impl Reloader {
 
     /// HUP: the file is read again. A node without one looks at its certificates and the components of its policies.
     pub(super) async fn on_hangup(&self) {
+        // The files are the other process's, and so are addresses that are new.
+        if self.exchange.listeners().is_retired() {
+            return;
+        }
         if self.file().is_some() {
             // The outcome is in the log.
             let _ = self.reload().await;
@@ -147,6 +151,10 @@ impl Reloader {
 
     /// Looks at what is watched, some of which may have changed.
     pub(super) async fn look_again(&self) {
+        // The files are the other process's, and so are addresses that are new.
+        if self.exchange.listeners().is_retired() {
+            return;
+        }
         let serving = self.exchange.serving();
         let (watches_file, watches_components) = (serving.config.watch, serving.config.plugins.watch);
         drop(serving);

@@ -16,6 +16,7 @@ use http::{
 use smallvec::{SmallVec, smallvec};
 
 use super::{control::digits, freshness::date};
+use crate::message::delta::USE_AS_DICTIONARY;
 
 /// Ranges that one request may name; a field with more of them is ignored.
 pub const RANGES_MAX: usize = 16;
@@ -221,9 +222,15 @@ impl Extent {
     }
 }
 
-/// Of a whole response's fields, those that are wrong for a part of it. `Repr-Digest` is of the whole, and stays.
-const OF_ALL_BYTES: [HeaderName; 4] =
-    [CONTENT_LENGTH, CONTENT_RANGE, HeaderName::from_static("content-md5"), HeaderName::from_static("content-digest")];
+/// Of a whole response's fields, those that are wrong for a part of it, which is no dictionary either. `Repr-Digest` is of
+/// the whole, and stays.
+static OF_ALL_BYTES: [HeaderName; 5] = [
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    USE_AS_DICTIONARY,
+];
 
 /// A part of a response, or several as one multipart body (section 15.3.7).
 #[derive(Clone, Debug, PartialEq, Eq)]

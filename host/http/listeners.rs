@@ -46,6 +46,12 @@ impl Listeners {
         &self.slots
     }
 
+    /// Whether another process accepts in this one's place.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retirement.has_begun()
+    }
+
     pub(super) const fn retirement(&self) -> &Retirement {
         &self.retirement
     }

@@ -59,6 +59,21 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), id: id(path)?, is_owned: AtomicBool::new(true) })
     }
 
+    /// Returns the file at `path`, which is another process's until [`SocketFile::own`].
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn lent(path: &Path) -> io::Result<Self> {
+        let file = Self::of(path)?;
+        file.leave();
+        Ok(file)
+    }
+
+    /// Takes the file over from the process that had it.
+    pub fn own(&self) {
+        self.is_owned.store(true, Ordering::Relaxed);
+    }
+
     /// Renames it to `path`, in the place of whatever file is there.
     ///
     /// # Errors

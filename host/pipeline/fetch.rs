@@ -490,7 +490,10 @@ fn arriving(
     let (parts, body) = response.into_parts();
     let rule = search_rule(request, &parts.headers).map(Arc::new);
     let keys = storage_keys(request, storage, request.primary_by(rule.as_deref(), &fetcher.policy_context));
-    note(fetcher, request, &keys);
+    if request.slice.is_none() {
+        // A slice's key is no request's.
+        note(fetcher, request, &keys);
+    }
     let mut head = head(parts.status, &parts.headers, storage, &origins(request, times, &keys));
     let mut headers = head.headers.clone();
     if request.route.infers() {

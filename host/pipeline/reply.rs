@@ -29,7 +29,6 @@ use crate::{
     clock::{self, Timestamp},
     message::{
         Body, BodyError, RequestHead, Response,
-        delta::USE_AS_DICTIONARY,
         problem::problem,
         proxy_status::{PROXY_STATUS, ProxyError, ProxyStatus},
     },
@@ -395,8 +394,6 @@ fn response_for(status: StatusCode, mut headers: HeaderMap, body: Body, length: 
         Form::Content(Extent::Whole) => (status, body),
         Form::Content(Extent::Partial(partial)) => {
             partial.describe(&mut headers);
-            // A part is no dictionary.
-            headers.remove(USE_AS_DICTIONARY);
             (StatusCode::PARTIAL_CONTENT, body)
         }
         Form::Content(Extent::Unsatisfiable(length)) => return unsatisfiable(*length, &headers),

@@ -132,7 +132,10 @@ impl Slicer {
         for _ in 0..ATTEMPTS_MAX {
             let now = clock::now();
             let found_here = self.cache.look_up(&request.query(&by_url, now)).await;
-            request.key = found_here.key;
+            // Of a variant that isn't stored yet only its flight knows.
+            if found_here.varied {
+                request.key = found_here.key;
+            }
             if let Outcome::Hit(object) = found_here.outcome
                 && let Some(found) = usable(slice, found_here.key, object, found_here.tier, wanted, now)
             {

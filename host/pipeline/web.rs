@@ -146,7 +146,7 @@ impl Web {
         let policy = advice.policy().map(|policy| policy.label());
         let request = CodingRequest { route, keys_natively: advice.keys_natively(), demand, head };
         let form = self.replies.coder.form(&request, found_here.key, object);
-        if form.is_provisional() {
+        if !head.is_early() && form.is_provisional() {
             // The full look-up waits for the better one.
             return None;
         }

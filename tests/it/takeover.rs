@@ -187,7 +187,9 @@ async fn connections_of_the_old_process_end_well_and_serve_nothing_that_was_purg
 async fn a_process_that_fails_to_take_over_leaves_the_old_one_as_it_was() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
     origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
-    let builder = builder(&origin, dir.path(), 1_000);
+    let path = dir.path().join("holm.sock");
+    let listener = format!("[[listen]]\naddress = {}", quoted(&format!("unix:{}", path.display())));
+    let builder = builder(&origin, dir.path(), 1_000).listener(&listener);
     let mut old = builder.spawn().await;
     assert_eq!(old.fetch("/a").await.text(), "/a");
 
@@ -208,6 +210,7 @@ async fn a_process_that_fails_to_take_over_leaves_the_old_one_as_it_was() {
         let said = process::words(&failed);
         assert!(!failed.status.success() && said.contains(words), "{words}: {said}");
         assert!(old.is_alive(), "{words}: {}", old.said());
+        assert!(path.exists(), "{words}: its socket has its file");
         eventually("a purge that the old one makes durable again", async || {
             let purge = serde_json::json!({"tag": "none"});
             let made = Ask::new(old.admin, http::Method::POST, "/purge").json(&purge).try_send().await;

@@ -8,10 +8,10 @@ use std::{
 };
 
 use tokio::net::UnixStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
-use super::wire::{Message, Role, Wire};
+use super::wire::{Message, Role, Wire, unexpected};
 use crate::{
     app::exchange::Exchange,
     cache::{purge::Purger, tag::Tag},
@@ -91,7 +91,8 @@ impl Former {
     /// more, until it has ended.
     pub(in crate::app) async fn follow(mut self, exchange: Arc<Exchange>) {
         let datagrams = CancellationToken::new();
-        let completing = tokio::spawn(complete(Arc::clone(&exchange), datagrams.clone()));
+        // With this task, so that a node that stops meanwhile doesn't keep its configuration for ever.
+        let completing = AbortOnDropHandle::new(tokio::spawn(complete(Arc::clone(&exchange), datagrams.clone())));
         loop {
             let applied = match self.wire.next().await {
                 Ok(Message::Datagrams) => {
@@ -135,8 +136,4 @@ async fn complete(exchange: Arc<Exchange>, datagrams: CancellationToken) {
 /// Whether the other side is gone, and not merely slow.
 fn has_ended(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
-}
-
-fn unexpected(message: &Message) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("{message:?} isn't what was to come"))
 }

@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::wire::{Message, Role, Wire};
+use super::wire::{Message, Role, Wire, unexpected};
 use crate::{
     app::exchange::Exchange,
     cache::purge::{Bequest, Purger},
@@ -94,6 +94,8 @@ impl Place {
     async fn hand_over(&self, stream: UnixStream) -> io::Result<Wire> {
         let mut wire = Wire::open(stream).await?;
         let limit = self.exchange.serving().config.takeover.ready;
+        // Else sockets that are yet to come from the process before this one would be missing.
+        self.exchange.settled().await;
         let mut sockets: Vec<_> =
             self.exchange.listeners().copies()?.into_iter().map(|socket| (Role::Clients, socket)).collect();
         if let Some(admin) = &self.admin {
@@ -194,8 +196,4 @@ async fn bequeath(wire: &mut Wire, purger: &Purger, bequest: &Bequest) -> io::Re
 async fn expect(wire: &mut Wire, wanted: &Message, limit: Duration) -> io::Result<()> {
     let message = wire.receive(limit).await?;
     if message == *wanted { Ok(()) } else { Err(unexpected(&message)) }
-}
-
-fn unexpected(message: &Message) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{message:?} isn't what was to come"))
 }

@@ -221,6 +221,11 @@ fn bounded(count: u32, max: u32) -> io::Result<usize> {
     count.ok_or_else(|| malformed("more than there can be"))
 }
 
+/// Returns the error of a message that wasn't to come.
+pub(super) fn unexpected(message: &Message) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{message:?} isn't what was to come"))
+}
+
 fn malformed(what: &'static str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what)
 }

@@ -56,9 +56,13 @@ impl Purger {
     /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.
     #[must_use]
     pub fn may_hold(&self, url: &Tag) -> bool {
-        // What another process has stored isn't known here.
-        let is_shared = self.region.is_some() || self.journal.is_some() || self.succeeded.load(Ordering::Relaxed);
-        is_shared || self.seen.may_have(url)
+        self.is_shared() || self.succeeded.load(Ordering::Relaxed) || self.seen.may_have(url)
+    }
+
+    /// Whether other processes store for this node as well, or have before it was started: what they have stored isn't known
+    /// here.
+    pub(super) const fn is_shared(&self) -> bool {
+        self.region.is_some() || self.journal.is_some()
     }
 
     /// Invalidates a URL, or a group, that an unsafe method changed (RFC 9111, section 4.4; RFC 9875, section 3). From now on

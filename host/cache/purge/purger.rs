@@ -248,7 +248,13 @@ impl Purger {
     /// Notes that what is fetched of this URL from now on may be stored for other queries as well. To be called before
     /// [`Purger::begin`].
     pub fn foresee(&self, url: &str) {
-        self.seen.add(&Tag::url(tag::without_query(url)));
+        if self.is_shared() {
+            return;
+        }
+        if url.contains('?') {
+            // Without a query that is the tag that `begin` notes.
+            self.seen.add(&Tag::url(tag::without_query(url)));
+        }
         self.seen.add(&Tag::search(url));
     }
 

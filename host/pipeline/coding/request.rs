@@ -1,6 +1,6 @@
 //! The parts of a request that the form of its response depends on.
 
-use http::{HeaderMap, header::RANGE};
+use http::{HeaderMap, Method, header::RANGE};
 
 use crate::{
     cache::lookup::Demand,
@@ -10,6 +10,7 @@ use crate::{
         delta::{DCZ, DictionaryHash, Pattern, is_readable},
     },
     pipeline::route::Route,
+    policy::key,
 };
 
 /// A request, as the form of its response depends on it.
@@ -32,7 +33,9 @@ impl<'a> CodingRequest<'a> {
     /// what a policy keeps apart.
     pub(super) fn pattern(&self) -> Option<&'a Pattern> {
         let deltas = &self.route.config.deltas;
-        if deltas.patterns.is_empty() || !self.keys_natively || self.head.scheme != Scheme::Https {
+        // The response to a QUERY is for those who ask the same, not for all who name its URL.
+        let is_of_url = || key::shared_method(&self.head.method) == Method::GET;
+        if deltas.patterns.is_empty() || !self.keys_natively || self.head.scheme != Scheme::Https || !is_of_url() {
             return None;
         }
         deltas.pattern(self.head.target.path())

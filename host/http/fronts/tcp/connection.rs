@@ -299,11 +299,14 @@ async fn converse<H: Handler>(
         })
     };
     let look = |now: Duration| verdict(&socket.snapshot(), protocol, now, &shared.timeouts);
-    let retire = shared.retire.child_token();
+    let retire;
     let drain = match protocol {
         Protocol::Http1 => drain,
         // Its client can be told to send no more requests without one being lost.
-        Protocol::Http2 => &retire,
+        Protocol::Http2 => {
+            retire = shared.retire.child_token();
+            &retire
+        }
     };
     let driver = Driver { activity, look, drain, cut: &shared.cut };
     let end = |outcome: hyper::Result<()>, phase| {

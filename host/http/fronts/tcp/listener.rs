@@ -241,6 +241,10 @@ impl Listener {
     /// Accepts until the drain begins, another process does or it is closed, by the rules that hold when a connection
     /// comes; the socket closes on return.
     pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
+        // A process that never comes as far as this leaves it to the one that it was to succeed.
+        if let Some(file) = self.acceptor.file() {
+            file.own();
+        }
         let drain = server.drain.child_token();
         let retire = drain.child_token();
         let mut current = Current::new(&server, rules.load_full(), &drain, &retire);
@@ -362,7 +366,7 @@ fn taken(inherited: Inherited, listen: &config::Listen) -> io::Result<Acceptor> 
     // The service manager may not have it listen yet; on one that does it sets the length of its queue.
     socket.listen(BACKLOG)?;
     let Some(unix) = &listen.unix else { return Ok(Acceptor::Tcp(TcpListener::from_std(socket.into())?)) };
-    let file = owns_file.then(|| SocketFile::of(&unix.path)).transpose()?;
+    let file = owns_file.then(|| SocketFile::lent(&unix.path)).transpose()?;
     let socket = StdUnixListener::from(OwnedFd::from(socket));
     Ok(Acceptor::Unix(UnixListener::from_std(socket)?, file))
 }
@@ -412,6 +416,8 @@ mod tests {
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let (stream, address) = next.acceptor.accept(listen.address).await.unwrap();
         assert_eq!(address, listen.address);
+        // It accepts, so that the file is its own.
+        next.acceptor.file().unwrap().own();
         drop((stream, client, next));
         assert!(!path.exists());
     }

@@ -25,7 +25,13 @@ mod units;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 
@@ -84,6 +90,9 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Digest of its text, to see whether it has changed since.
     pub digest: Option<blake3::Hash>,
+    /// The files that must be there when a node starts: certificates and their keys, authorities, the admin API's token,
+    /// components of policies.
+    pub needed: BTreeSet<PathBuf>,
 }
 
 /// One listening address.

@@ -4,10 +4,11 @@
 //! common: `shared` (the limits, counts and tokens of a server; `guests` counts the open connections and requests of one
 //! address), `driver` (runs a connection to its end, within its timeouts and the drain), `activity` (the state of its
 //! requests), and `service` (one request: `request` checks and normalises its head, `body` bounds its body, `reply`
-//! guards the response's). `pace` is the minimum rate of a client. `listeners` is what may be exchanged while a
+//! guards the response's). `pace` is the minimum rate of a client, `patience` the time that one which reads is waited for. `listeners` is what may be exchanged while a
 //! server runs: its addresses with their certificates (`bound`), and the rules for new connections, whose slots
 //! (`slots`) they share. `sockets` are those that other processes have bound, `socket_file` the files of Unix
-//! sockets, and `retirement` is how a server goes on that accepts no more. Only `fronts` depends on sockets and on the libraries that speak HTTP on them.
+//! sockets, and `retirement` is how a server goes on that accepts no more. Beside these only `fronts` depends on sockets,
+//! and it alone on the libraries that speak HTTP on them.
 
 mod activity;
 mod authority;
@@ -22,6 +23,7 @@ mod handler;
 mod listeners;
 mod metrics;
 mod pace;
+mod patience;
 mod rejection;
 mod reply;
 mod request;

@@ -1,6 +1,6 @@
 //! A purge: its scope, its JSON, and why it may be refused.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -129,11 +129,7 @@ impl Purge {
     /// # Errors
     /// [`PurgeInvalid`] says what is allowed.
     pub fn parse(body: &[u8]) -> Result<Self, PurgeInvalid> {
-        // The decoder would take the members in an array, too.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(PurgeInvalid::Body("it is not an object".to_owned()));
-        }
-        let raw: Raw = serde_json::from_slice(body).map_err(|error| PurgeInvalid::Body(error.to_string()))?;
+        let raw: Raw = object(body).map_err(PurgeInvalid::Body)?;
         let scope = match (&raw.url, &raw.prefix, &raw.key, &raw.tag) {
             (Some(url), None, None, None) => Scope::url(url)?,
             (None, Some(prefix), None, None) => Scope::prefix(prefix)?,
@@ -215,7 +211,19 @@ fn prefix(text: &str) -> Result<String, PrefixInvalid> {
     Ok(url.normal())
 }
 
-fn shortened(text: &str) -> String {
+/// Reads the members of a JSON object.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    // The decoder would take the members in an array, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it is not an object".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+pub(super) fn shortened(text: &str) -> String {
     text.chars().take(SHOWN_CHARS_MAX).collect()
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::purge::{object, shortened};
 use crate::message::{
     Client, RequestHead,
     target::{self, TargetInvalid},
@@ -16,9 +17,6 @@ use crate::message::{
 
 /// Header fields that a question may have.
 const HEADERS_MAX: usize = 256;
-
-/// Characters of the input that a refusal repeats.
-const SHOWN_CHARS_MAX: usize = 80;
 
 /// A request of which a node is to say what it would do with it.
 #[derive(Clone, Debug)]
@@ -76,11 +74,7 @@ impl Why {
     /// # Errors
     /// [`WhyInvalid`] says what is allowed.
     pub fn parse(body: &[u8]) -> Result<Self, WhyInvalid> {
-        // The decoder would take the members in an array, too.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(WhyInvalid::Body("it is not an object".to_owned()));
-        }
-        let raw: Raw = serde_json::from_slice(body).map_err(|error| WhyInvalid::Body(error.to_string()))?;
+        let raw: Raw = object(body).map_err(WhyInvalid::Body)?;
         let method = raw.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| WhyInvalid::Method(shortened(method)))?;
         let ip = raw.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -139,10 +133,6 @@ fn fields(given: &[(String, String)]) -> Result<HeaderMap, WhyInvalid> {
         headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| invalid())?);
     }
     Ok(headers)
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS_MAX).collect()
 }
 
 #[cfg(test)]

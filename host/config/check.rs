@@ -21,6 +21,7 @@ use toml::Spanned;
 
 use super::{
     Admin, Config, Error, Http3, Limits, Listen, Log, Prefetch, Takeover, Timeouts, UnixSocket, defaults,
+    endpoint::UNIX,
     error::Problem,
     findings::{Findings, NeededFile},
     raw::{self, Raw},
@@ -40,14 +41,18 @@ pub(super) struct Checked {
 
 impl Checked {
     /// Adds a problem for every file that can't be read, those that are known left aside.
-    pub(super) fn look_for_files(&mut self, known: &BTreeSet<&Path>) {
-        let new = self.files.iter().filter(|file| !known.contains(file.path.as_path()));
+    pub(super) fn look_for_files(&mut self, known: &BTreeSet<PathBuf>) {
+        let new = self.files.iter().filter(|file| !known.contains(&file.path));
         self.problems.extend(new.filter_map(NeededFile::problem));
     }
 
     /// Returns the configuration, if nothing is wrong with it.
     pub(super) fn finish(self, name: &str, text: &str) -> Result<Config, Error> {
-        if self.problems.is_empty() { Ok(self.config) } else { Err(Error::invalid(name, text, self.problems)) }
+        if !self.problems.is_empty() {
+            return Err(Error::invalid(name, text, self.problems));
+        }
+        let needed = self.files.into_iter().map(|file| file.path).collect();
+        Ok(Config { needed, ..self.config })
     }
 }
 
@@ -76,6 +81,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         log: log(&raw.log, &mut findings),
         file: None,
         digest: None,
+        needed: BTreeSet::new(),
     };
     translation::assign(raw, &mut config.routes, &config.pools, &mut findings);
     Checked { config, problems: findings.problems, files: findings.files }
@@ -95,7 +101,7 @@ fn listen(
         let tls = listen.tls.as_ref().map(|raw| tls::listen(raw, common, findings));
         let http3 = over_quic(listen, http3, findings);
         let proxies = listen.proxy_protocol.iter().filter_map(|network| findings.network(network)).collect();
-        let base = match listen.address.get_ref().strip_prefix(defaults::UNIX) {
+        let base = match listen.address.get_ref().strip_prefix(UNIX) {
             Some(path) => Some(at_file(path, listen, taken, findings)),
             None => at_port(listen, taken, findings),
         };

@@ -15,16 +15,13 @@ use super::{
     Disk, Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo,
     Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch,
     Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, Takeover, TenantBy,
-    Timeouts, TlsVersion, Translation, UnixSocket, findings::is_name,
+    Timeouts, TlsVersion, Translation, UnixSocket, endpoint::UNIX, findings::is_name,
 };
 use crate::message::network::Cidr;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
-
-/// How the address of a Unix socket begins.
-pub(super) const UNIX: &str = "unix:";
 
 /// Owner and group may connect to a Unix socket.
 const UNIX_MODE: u32 = 0o660;

@@ -20,7 +20,7 @@ pub struct Endpoint {
     pub zone: Option<String>,
 }
 
-/// What the URL of a Unix socket begins with.
+/// What the URL or the address of a Unix socket begins with.
 pub(super) const UNIX: &str = "unix:";
 
 impl Endpoint {

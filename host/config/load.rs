@@ -1,6 +1,11 @@
 //! Reading a configuration.
 
-use std::{collections::BTreeSet, fs::File, io::Read, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Config, Error,
@@ -27,10 +32,10 @@ pub fn load(path: &Path) -> Result<Config, Error> {
 /// # Errors
 /// Those of [`load`].
 pub fn load_beside(path: &Path, running: &Config) -> Result<Config, Error> {
-    read_whole(path, &running.needed_files())
+    read_whole(path, &running.needed)
 }
 
-fn read_whole(path: &Path, known: &BTreeSet<&Path>) -> Result<Config, Error> {
+fn read_whole(path: &Path, known: &BTreeSet<PathBuf>) -> Result<Config, Error> {
     let text = read(path)?;
     let name = path.display().to_string();
     // So that what is shown and compared doesn't depend on the working directory.

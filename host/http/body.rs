@@ -247,6 +247,8 @@ mod tests {
     struct Scripted {
         steps: VecDeque<Result<Frame<Bytes>, &'static str>>,
         hangs: bool,
+        /// Its end hasn't come, although it has no more frames.
+        lacks_end: bool,
         declared: Option<u64>,
     }
 
@@ -271,7 +273,7 @@ mod tests {
         }
 
         fn is_end_stream(&self) -> bool {
-            self.steps.is_empty() && !self.hangs
+            self.steps.is_empty() && !self.hangs && !self.lacks_end
         }
 
         fn size_hint(&self) -> SizeHint {
@@ -324,27 +326,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_http_2_ends_with_its_stream() {
-        /// A body that has no more frames, whether or not its end has come.
-        struct Ended(bool, Option<Bytes>);
-        impl HttpBody for Ended {
-            type Data = Bytes;
-            type Error = &'static str;
-
-            fn poll_frame(
-                mut self: Pin<&mut Self>,
-                _: &mut Context<'_>,
-            ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-                Poll::Ready(self.1.take().map(|data| Ok(Frame::data(data))))
-            }
-
-            fn is_end_stream(&self) -> bool {
-                self.0 && self.1.is_none()
-            }
-        }
         for (has_end, ends, is_whole) in
             [(true, Ends::WithStream, true), (false, Ends::WithStream, false), (false, Ends::AsSaid, true)]
         {
-            let body = Ended(has_end, Some(Bytes::from_static(b"01")));
+            let body = Scripted { lacks_end: !has_end, ..Scripted::new([data("01")]) };
             let body = admit(body, LIMIT, LONG, pace(0, LONG), (Trailers::Any, ends)).unwrap();
             assert_eq!(body.collect(1000).await.is_ok(), is_whole, "{has_end} {ends:?}");
         }

@@ -5,7 +5,14 @@
 pub(super) mod quic;
 pub(super) mod tcp;
 
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
+
+/// Waits until all tasks that accept have ended.
+async fn ended(acceptors: &mut JoinSet<()>) {
+    while let Some(ended) = acceptors.join_next().await {
+        report(ended);
+    }
+}
 
 /// Reports a task that accepts if it ended by a panic.
 fn report(ended: Result<(), JoinError>) {

@@ -84,6 +84,17 @@ fn check_method(method: &Method) -> Result<(), Rejection> {
     }
 }
 
+/// Bytes that HTTP/2 and HTTP/3 count for a field beside its own (RFC 9113, section 6.5.2; RFC 9114, section 4.2.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// Returns the most that a header section may have as HTTP/2 and HTTP/3 count it. Only a first check; the limits
+/// themselves are enforced here. Twice as much: what exceeds it is refused by a library, with a response that doesn't
+/// say why.
+pub(super) fn section_max(limits: &Limits) -> usize {
+    let fields = limits.headers_max.saturating_mul(FIELD_OVERHEAD);
+    limits.header_bytes_max.saturating_add(fields).saturating_mul(2)
+}
+
 fn check_size(uri: &Uri, headers: &HeaderMap, version: Version, limits: &Limits) -> Result<(), Rejection> {
     if uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.header_bytes_max) {
         return Err(Rejection::TargetTooLong);
@@ -136,7 +147,7 @@ fn unite_lengths(headers: &mut HeaderMap) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn read_length(value: &HeaderValue) -> Result<u64, Rejection> {
+pub(super) fn read_length(value: &HeaderValue) -> Result<u64, Rejection> {
     // `parse` alone would let a plus sign pass.
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     digits.and_then(|text| text.parse().ok()).ok_or(Rejection::LengthMalformed)

@@ -35,11 +35,6 @@ impl<H: Handler> Conversation<H> {
         Self { shared, activity, peer }
     }
 
-    /// Whether another process accepts connections instead of this one.
-    pub(super) fn is_retired(&self) -> bool {
-        self.shared.retirement.has_begun()
-    }
-
     /// Serves one request, whatever it is.
     pub(super) async fn answer<B>(&self, request: ::http::Request<B>) -> ::http::Response<Reply<Body>>
     where

@@ -2,7 +2,7 @@
 //! (`multiplex`).
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -124,17 +124,16 @@ impl Endpoint {
             return None;
         }
         let port = authority.port_u16().unwrap_or(port_default);
-        let own = || HeaderValue::from_str(authority.as_str()).ok();
-        let is_named = config.socket.is_none() && !is_address(authority.host());
-        let (host, names_itself) = match &pool.host {
-            OriginHost::Named(name) => (name.clone(), true),
-            OriginHost::Client => (own()?, false),
-            OriginHost::ByUrl => (own()?, is_named),
-        };
         let reach = former.map(|former| former.reach.clone()).unwrap_or_else(|| match &config.socket {
             Some(path) => Reach::to_socket(path.clone(), pool.connect),
             None => Reach::to_host(authority.host(), port, pool.connect),
         });
+        let own = || HeaderValue::from_str(authority.as_str()).ok();
+        let (host, names_itself) = match &pool.host {
+            OriginHost::Named(name) => (name.clone(), true),
+            OriginHost::Client => (own()?, false),
+            OriginHost::ByUrl => (own()?, reach.name().is_some()),
+        };
         let transport = || Arc::new(Transport::new(&scheme, &config.url, pool, dialers, &reach));
         Some(Self {
             index,
@@ -310,11 +309,6 @@ fn is_elsewhere(endpoint: &config::Endpoint, pool: &config::Pool) -> bool {
         (Some(zone), Some(own)) => zone != own,
         (None, _) | (_, None) => false,
     }
-}
-
-/// Whether a URL's host is an IP address.
-fn is_address(host: &str) -> bool {
-    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
 /// Refuses what is no response that could be passed on: an interim one, which the client library skips but for 101, unless

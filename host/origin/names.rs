@@ -158,7 +158,8 @@ impl Known {
         }
         self.listed = listed;
         self.is_current = true;
-        Change { gone, has_recovered: std::mem::replace(&mut self.is_failing, false) }
+        // Who looks up for a connection tells nobody.
+        Change { gone, has_recovered: counts && std::mem::replace(&mut self.is_failing, false) }
     }
 }
 

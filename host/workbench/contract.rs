@@ -56,6 +56,9 @@ type Inputs<'a> = &'a [(&'a str, &'a [&'a str])];
 /// What such components know: a kind that takes an argument, and one that takes none.
 const INPUTS: Inputs<'static> = &[("header", &["X-Tenant"]), ("path", &[])];
 
+/// What the canonical ABI wants of a module that is handed lists.
+const REALLOC: &str = include_str!("realloc.wat");
+
 /// Where a component's constants are in its memory; a multiple of any alignment.
 const BASE: usize = 1_024;
 
@@ -107,12 +110,7 @@ fn module(imports: &str, inputs: Inputs<'_>, more: &str) -> String {
             {imports}
             (memory (export "memory") 2)
             (data (i32.const {BASE}) "{data}")
-            (global $free (mut i32) (i32.const 65536))
-            (func (export "cabi_realloc") (param i32 i32 i32) (param $new i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
-                (global.set $free (i32.add (local.get $at) (local.get $new)))
-                (local.get $at))
+            {REALLOC}
             (func (export "holm:policy/plugin@0.1.0#configure") (param i32 i32) (result i32) (i32.const {manifest}))
             (func (export "holm:policy/batch@0.1.0#reads") (result i32) (i32.const {reads}))
             (func (export "holm:policy/batch@0.1.0#classify") (param $values i32) (param $count i32) (result i32)

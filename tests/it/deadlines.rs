@@ -10,7 +10,7 @@ use crate::{
         node::Node,
         origin::{Gate, Origin, Reply},
     },
-    tenants::{component, words},
+    tenants::{REALLOC, component, words},
 };
 
 const WORLD: &str = "package holm:hasty; \
@@ -39,12 +39,7 @@ fn module() -> String {
             (data (i32.const 1200) "{manifest}")
             (data (i32.const 1240) "{order}")
             (data (i32.const 1248) "{choice}")
-            (global $free (mut i32) (i32.const 65536))
-            (func (export "cabi_realloc") (param i32 i32 i32) (param $new i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
-                (global.set $free (i32.add (local.get $at) (local.get $new)))
-                (local.get $at))
+            {REALLOC}
             (func (export "holm:policy/plugin@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1200))
             (func (export "holm:policy/route@0.1.0#reads") (result i32) (i32.const 1168))
             (func (export "holm:policy/route@0.1.0#choose") (param $values i32) (param i32 i32 i32) (result i32)

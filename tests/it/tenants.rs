@@ -19,6 +19,10 @@ use crate::harness::{
 };
 
 const CONTRACT: &str = include_str!("../../wit/policy.wit");
+
+/// What the canonical ABI wants of a module that is handed lists.
+pub(crate) const REALLOC: &str = include_str!("../../host/workbench/realloc.wat");
+
 const WORLD: &str = "package holm:naming; \
      world policy { export holm:policy/plugin@0.1.0; export holm:policy/features@0.1.0; }";
 
@@ -54,12 +58,7 @@ fn module() -> String {
             (data (i32.const 1200) "{manifest}")
             (data (i32.const 1240) "{shape}")
             (data (i32.const 1280) "{features}")
-            (global $free (mut i32) (i32.const 65536))
-            (func (export "cabi_realloc") (param i32 i32 i32) (param $new i32) (result i32)
-                (local $at i32)
-                (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
-                (global.set $free (i32.add (local.get $at) (local.get $new)))
-                (local.get $at))
+            {REALLOC}
             (func (export "holm:policy/plugin@0.1.0#configure") (param i32 i32) (result i32) (i32.const 1200))
             (func (export "holm:policy/features@0.1.0#reads") (result i32) (i32.const 1168))
             (func (export "holm:policy/features@0.1.0#extract") (param $values i32) (param $count i32) (result i32)

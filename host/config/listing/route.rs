@@ -3,39 +3,24 @@
 use std::fmt::Display;
 
 use http::HeaderValue;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::values::{bytes, count, list, ms, named, option, size, table, text, texts};
 use crate::config::{
-    Candidate, Extensions, FieldEdits, Fixed, ForwardPath, Mode, OnFault, OwnResponse, Protocol, QueryKey, RangeMiss,
-    Redirect, Reload, Rewrite, Route, StoreSetCookie, TenantBy, Wanted,
+    Candidate, FieldEdits, Fixed, ForwardPath, Mode, OnFault, OwnResponse, Protocol, QueryKey, RangeMiss, Redirect,
+    Reload, Rewrite, Route, StoreSetCookie, TenantBy, Wanted,
 };
 
+/// Returns a route in the keys of a file.
 pub(super) fn route(route: &Route) -> Value {
-    let mut shown = basics(route);
-    if route.mode == Mode::Http
-        && let (Some(members), Value::Object(further)) = (shown.as_object_mut(), extensions(route.extensions))
-    {
-        members.extend(further);
-    }
-    shown
-}
-
-fn extensions(extensions: Extensions) -> Value {
-    let query_key = match extensions.query_key {
-        QueryKey::Canonical => "canonical",
-        QueryKey::Exact => "exact",
-        QueryKey::Pass => "pass",
+    let members = |part: Value| match part {
+        Value::Object(members) => members,
+        _ => Map::new(),
     };
-    table([
-        ("query_key", text(query_key)),
-        ("query_body_bytes_max", size(extensions.query_body_bytes_max)),
-        ("cache_groups", Value::Bool(extensions.cache_groups)),
-        ("no_vary_search", Value::Bool(extensions.no_vary_search)),
-    ])
+    Value::Object([basics(route), caching(route), routing(route)].into_iter().flat_map(members).collect())
 }
 
-/// Returns a route without what it honours of the standards that extend HTTP caching.
+/// Returns what a route says of whom it takes, and how it is decided.
 fn basics(route: &Route) -> Value {
     let (mode, protocol) = match route.mode {
         Mode::Http => ("http", None),
@@ -55,7 +40,7 @@ fn basics(route: &Route) -> Value {
     let infer = |value: Value| if infers { value } else { Value::Null };
     let candidates = (!route.candidates.is_empty()).then_some(&route.candidates);
     let weights = (!route.tenant_weights.is_empty()).then_some(&route.tenant_weights);
-    let mut shown = table([
+    table([
         ("name", text(&route.name)),
         ("hosts", texts(&route.hosts)),
         ("path", text(&route.path)),
@@ -75,13 +60,7 @@ fn basics(route: &Route) -> Value {
         ("compress_bytes_min", bytes(route.compress.bytes_min)),
         ("compress_types", texts(&route.compress.types)),
         ("websocket", Value::Bool(route.websocket)),
-    ]);
-    if let Value::Object(members) = &mut shown {
-        for more in [caching(route), routing(route)] {
-            members.extend(more.as_object().cloned().into_iter().flatten());
-        }
-    }
-    shown
+    ])
 }
 
 /// Returns what a route says of what is stored.
@@ -100,6 +79,11 @@ fn caching(route: &Route) -> Value {
         StoreSetCookie::Shared => "shared",
         StoreSetCookie::Explicit => "explicit",
         StoreSetCookie::Never => "never",
+    };
+    let query_key = match route.extensions.query_key {
+        QueryKey::Canonical => "canonical",
+        QueryKey::Exact => "exact",
+        QueryKey::Pass => "pass",
     };
     // Keys that only an `http` route may have.
     let http = |value: Value| if matches!(route.mode, Mode::Http) { value } else { Value::Null };
@@ -121,6 +105,10 @@ fn caching(route: &Route) -> Value {
         ("store_set_cookie", http(text(store_set_cookie))),
         ("underscores_in_headers", http(Value::Bool(route.underscores_in_headers))),
         ("refresh_ahead", http(Value::Bool(route.refresh_ahead))),
+        ("query_key", http(text(query_key))),
+        ("query_body_bytes_max", http(size(route.extensions.query_body_bytes_max))),
+        ("cache_groups", http(Value::Bool(route.extensions.cache_groups))),
+        ("no_vary_search", http(Value::Bool(route.extensions.no_vary_search))),
     ])
 }
 

@@ -31,7 +31,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
-use super::report;
+use super::{ended, report};
 use crate::http::{
     handler::Handler,
     shared::{Rules, Shared},
@@ -86,9 +86,7 @@ impl Quic {
         while self.added.try_recv().is_ok() {}
         if is_retired {
             // Another process waits for it; each ends soon after its connections had their time.
-            while let Some(ended) = self.acceptors.join_next().await {
-                report(ended);
-            }
+            ended(&mut self.acceptors).await;
             retirement.close_quic();
         }
     }
@@ -96,11 +94,6 @@ impl Quic {
     /// Waits until the clients have been told that their connections are closed, which takes packets that somebody has
     /// to send. Bounded, because a client may be gone.
     pub(in crate::http) async fn closed(&mut self) {
-        let all = async {
-            while let Some(ended) = self.acceptors.join_next().await {
-                report(ended);
-            }
-        };
-        let _ = timeout(CLOSING, all).await;
+        let _ = timeout(CLOSING, ended(&mut self.acceptors)).await;
     }
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::report;
+use super::{ended, report};
 use crate::http::{
     handler::Handler,
     shared::{Rules, Shared},
@@ -66,8 +66,6 @@ impl Tcp {
         }
         // Those that were added too late are closed.
         drop(self.added);
-        while let Some(ended) = acceptors.join_next().await {
-            report(ended);
-        }
+        ended(&mut acceptors).await;
     }
 }

@@ -56,6 +56,16 @@ impl NodeHandle {
         found("a hit", async || self.cached(target).await.filter(Response::is_hit)).await
     }
 
+    /// Returns what the cache has of a response that is stale by now, as soon as it has it.
+    pub(crate) async fn stale(&self, target: &str) -> Response {
+        found("a stale response", async || {
+            let control = "only-if-cached, max-stale=600";
+            let response = self.get(target).header("cache-control", control).send().await;
+            (response.status == 200).then_some(response)
+        })
+        .await
+    }
+
     pub(crate) async fn h1(&self) -> Conn {
         Conn::h1(self.address).await.unwrap()
     }

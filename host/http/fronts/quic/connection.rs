@@ -19,23 +19,19 @@ use super::{
     stream::Requests,
 };
 use crate::{
-    config::{Limits, Timeouts},
+    config::Timeouts,
     http::{
         activity::Activity,
         driver::{Driver, Phase, Verdict},
         end::{End, Reason},
         handler::Handler,
+        patience::CHECK_MIN,
+        request,
         service::Conversation,
         shared::{Open, Peer, Shared},
         trace,
     },
 };
-
-/// Bytes that the field section size counts for a field beside its own (RFC 9114, section 4.2.2).
-const FIELD_OVERHEAD: usize = 32;
-
-/// The least time between two checks, whatever the timeouts are.
-const CHECK_MIN: Duration = Duration::from_millis(10);
 
 /// How long at most a client is left to hear that it is to send no more requests, before an idle connection is closed.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
@@ -182,7 +178,7 @@ async fn converse<H: Handler>(
     };
     let end = |outcome, phase| ended(outcome, connection.close_reason().as_ref(), activity.is_idle(), phase);
     let driver = Driver { activity, look, drain, cut: &shared.cut };
-    let talk = talk(connection.clone(), section_max(&shared.limits), requests, &wind_up);
+    let talk = talk(connection.clone(), request::section_max(&shared.limits) as u64, requests, &wind_up);
     driver.drive(talk, |_| wind_up.cancel(), end).await
 }
 
@@ -233,13 +229,6 @@ async fn left<H: Handler>(requests: &Requests<H>, heard: Option<Instant>) {
         sleep_until(heard).await;
     }
     requests.ended().await;
-}
-
-/// Returns the most that a request's header section may have as HTTP/3 counts it. Only a first check; `request` enforces
-/// the limits themselves. Twice as much: what exceeds it is refused by the library, with a response that doesn't say why.
-fn section_max(limits: &Limits) -> u64 {
-    let section = limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD));
-    section.saturating_mul(2) as u64
 }
 
 /// The state of a connection at one moment. Times count from its acceptance.

@@ -5,6 +5,7 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, head
 use http_body::Body;
 
 use super::date;
+use crate::http::request;
 
 /// Fields that are about a connection, and in HTTP/3 malformed.
 static OF_CONNECTION: [HeaderName; 5] = [
@@ -34,9 +35,7 @@ pub(super) fn is_malformed(request: &Request<()>) -> bool {
 
 /// Returns the length that a request states; `None` if it states none, or none that can be read: that is refused later.
 pub(super) fn stated_length(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
-    // `parse` alone would let a plus sign pass.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    request::read_length(headers.get(header::CONTENT_LENGTH)?).ok()
 }
 
 /// Whether a request has no content as a rule, so that the end of its stream comes with its head or right behind it, and

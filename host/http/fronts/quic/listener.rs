@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -21,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    CLOSING,
     connection::{self, Arriving, Unvalidated},
     session::Code,
     settings::Settings,
@@ -38,9 +38,6 @@ use crate::{
     },
     message::Scheme,
 };
-
-/// How long the last packets of connections may take that are closed because another process reads the socket next.
-const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// One UDP port.
 pub(in crate::http) struct Listener {
@@ -185,7 +182,7 @@ impl Listener {
             () = succeeded(&server.retirement) => {}
         }
         self.endpoint.close(Code::NoError.value().into(), b"");
-        let _ = timeout(CLOSE_TIME, self.endpoint.wait_idle()).await;
+        let _ = timeout(CLOSING, self.endpoint.wait_idle()).await;
     }
 
     async fn serve<H: Handler>(&self, server: &Shared<H>, rules: &ArcSwap<Rules>, drain: &CancellationToken) {

@@ -1,49 +1,27 @@
 //! How long a client that reads a response is waited for: by `timeouts.send` and the minimum rate, as on the other
 //! fronts. What its windows let through is what it has taken; what lies in this side's buffers hasn't cost it a wait.
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    task::{Context, Poll, ready},
-    time::Duration,
-};
-
-use tokio::time::{Instant, Sleep, sleep_until};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use super::session::Marks;
 use crate::{
     config::Timeouts,
-    http::{
-        end::Reason,
-        pace::{Credit, Pace, SETTLING},
-    },
+    http::{end::Reason, pace::Pace, patience},
 };
-
-/// How often at least a client that takes no bytes is looked at before it is cut for that, and how seldom it may be.
-const LOOKS: u32 = 4;
-const LOOK_MIN: Duration = Duration::from_millis(10);
 
 /// How many windows of the minimum rate the end of a response may take to be acknowledged.
 const TAIL_WINDOWS: u32 = 20;
 
 /// The time that the client of one response is waited for.
 pub(super) struct Patience {
-    send: Duration,
-    credit: Credit,
+    client: patience::Patience,
     /// Bytes that had been let through at the last look.
     written: u64,
-    /// Since when nothing has been let through of what waits.
-    since: Option<Instant>,
-    /// When the client was waited for the first time.
-    first: Option<Instant>,
-    /// Made at the first wait; a client that has room needs none.
-    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
     pub(super) const fn new(timeouts: &Timeouts) -> Self {
-        let credit = Credit::new(Pace::of(timeouts));
-        Self { send: timeouts.send, credit, written: 0, since: None, first: None, alarm: None }
+        Self { client: patience::Patience::new(timeouts.send, Pace::of(timeouts)), written: 0 }
     }
 
     /// Awaits a `step` that lasts until the client has made room.
@@ -52,54 +30,22 @@ impl Patience {
     /// The limit that the client exceeds; the step is given up then.
     pub(super) async fn wait<F: Future>(&mut self, marks: &Marks, step: F) -> Result<F::Output, Reason> {
         let mut step = pin!(step);
-        poll_fn(|cx| match step.as_mut().poll(cx) {
-            Poll::Ready(done) => {
-                self.book(marks, false);
-                Poll::Ready(Ok(done))
+        poll_fn(|cx| {
+            let outcome = step.as_mut().poll(cx);
+            self.book(marks, outcome.is_pending());
+            match outcome {
+                Poll::Ready(done) => Poll::Ready(Ok(done)),
+                Poll::Pending => self.client.poll_over(cx).map(Err),
             }
-            Poll::Pending => self.poll_over(marks, cx).map(Err),
         })
         .await
     }
 
-    /// Books what has been let through since the last look, and the time that it took.
+    /// Books what has been let through since the last look.
     fn book(&mut self, marks: &Marks, waits: bool) {
         let written = marks.written();
-        let taken = written - self.written;
+        self.client.book(written - self.written, waits);
         self.written = written;
-        // Before the first wait the credit is whole, and nothing can be booked on it.
-        let Some(first) = self.first else { return };
-        if taken > 0 || !waits {
-            let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            // What comes at once lies in the windows that the client had opened ahead, and in this side's buffers.
-            self.credit.book(taken, waited, first.elapsed() >= SETTLING);
-        }
-    }
-
-    /// Ready when the client has been waited for long enough.
-    fn poll_over(&mut self, marks: &Marks, cx: &mut Context<'_>) -> Poll<Reason> {
-        self.book(marks, true);
-        let since = *self.since.get_or_insert_with(Instant::now);
-        self.first.get_or_insert(since);
-        let (allowed, reason) = self.credit.allowed(self.send);
-        ready!(self.poll_until(since + allowed, allowed, cx));
-        Poll::Ready(reason)
-    }
-
-    /// Ready at the deadline. Wakes the task now and then before, because a step that lasts doesn't show its progress.
-    fn poll_until(&mut self, deadline: Instant, allowed: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let now = Instant::now();
-            if now >= deadline {
-                return Poll::Ready(());
-            }
-            let look = deadline.min(now + (allowed / LOOKS).max(LOOK_MIN));
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look)));
-            if alarm.is_elapsed() || alarm.deadline() > look {
-                alarm.as_mut().reset(look);
-            }
-            ready!(alarm.as_mut().poll(cx));
-        }
     }
 }
 
@@ -128,7 +74,7 @@ impl Tail {
 
     /// Returns how long to wait until the next look.
     pub(super) fn look(&self) -> Duration {
-        (self.send / LOOKS).max(LOOK_MIN)
+        patience::look(self.send)
     }
 
     /// Books the time since the last look, and returns whether the client has been waited for long enough.

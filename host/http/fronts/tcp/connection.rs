@@ -51,6 +51,7 @@ use crate::{
         pace::Pace,
         rejection::Rejection,
         reply::Reply,
+        request,
         service::Conversation,
         shared::{Open, Peer, Shared},
         trace,
@@ -66,9 +67,6 @@ const FIELDS_INLINE: usize = 100;
 
 /// Bytes of one response that HTTP/2 may hold until its client takes them.
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// Bytes that HTTP/2's header list size counts for a field beside its own (RFC 9113, section 6.5.2).
-const FIELD_OVERHEAD: usize = 32;
 
 /// Bytes of the longest target that the types of URIs can hold, and a little more: HTTP/2 takes any such one, so that one
 /// that is too long is refused with a reason.
@@ -212,7 +210,7 @@ impl<H: Handler> Service<H> {
             Protocol::Http2 if extended::is_websocket(&request) => Box::pin(self.over_stream(request)).await,
             Protocol::Http2 => self.conversation.answer(request).await,
         };
-        let is_last = self.protocol == Protocol::Http1 && self.conversation.is_retired();
+        let is_last = self.protocol == Protocol::Http1 && self.shared.retirement.has_begun();
         if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // Its next request goes to the process that accepts now.
             response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
@@ -385,11 +383,8 @@ fn http1(limits: &Limits) -> http1::Builder {
 }
 
 fn http2(limits: &Limits, timeouts: &Timeouts, streams: Streams) -> http2::Builder<Streams> {
-    // Only a first check, in HTTP/2's own way of counting; `request` enforces the limits themselves.
-    // Twice as much, and any target: what exceeds it is refused by the library, with a response that doesn't say why.
-    let list =
-        limits.header_bytes_max.saturating_add(limits.headers_max.saturating_mul(FIELD_OVERHEAD)).saturating_mul(2);
-    let list = list.saturating_add(TARGET_BYTES_MAX);
+    // Any target as well, so that one that is too long is refused with a reason.
+    let list = request::section_max(limits).saturating_add(TARGET_BYTES_MAX);
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())

@@ -19,7 +19,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{transport::Socket, watch::CHECK_MIN};
+use super::transport::Socket;
+use crate::http::patience::CHECK_MIN;
 
 /// How long a client that has acknowledged everything may send nothing.
 const QUIET_MAX: Duration = Duration::from_secs(5);

@@ -5,27 +5,21 @@
 
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::Instrument;
 
-use super::watch::{CHECK_MIN, LOOKS, SocketActivity};
+use super::watch::SocketActivity;
 use crate::{
     config::Timeouts,
-    http::{
-        end::Reason,
-        metrics::Metrics,
-        pace::{Credit, Pace, SETTLING},
-        trace,
-    },
+    http::{metrics::Metrics, pace::Pace, patience::Patience, trace},
 };
 
 tokio::task_local! {
@@ -126,69 +120,16 @@ where
 async fn watch<F: Future<Output = ()>>(stream: F, marks: Arc<Marks>, rule: Arc<Rule>) {
     let mut stream = pin!(stream);
     let mut patience = Patience::new(rule.send, rule.pace);
-    let outcome = poll_fn(|cx| match stream.as_mut().poll(cx) {
-        Poll::Ready(()) => Poll::Ready(None),
-        Poll::Pending => patience.poll_over(&marks, cx).map(Some),
+    let outcome = poll_fn(|cx| {
+        if stream.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        let waits = marks.waits_for_client.load(Ordering::Relaxed);
+        patience.book(marks.took(), waits);
+        if waits { patience.poll_over(cx).map(Some) } else { Poll::Pending }
     });
     if let Some(reason) = outcome.await {
         rule.metrics.reset(reason.as_str());
-    }
-}
-
-/// The time that one stream's client is waited for.
-struct Patience {
-    send: Duration,
-    credit: Credit,
-    /// Since when the piece that lies ready does so, and nothing of it was taken.
-    since: Option<Instant>,
-    /// When the client was waited for the first time.
-    first: Option<Instant>,
-    /// Made at the first wait; a client that has room needs none.
-    alarm: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patience {
-    const fn new(send: Duration, pace: Pace) -> Self {
-        Self { send, credit: Credit::new(pace), since: None, first: None, alarm: None }
-    }
-
-    /// Ready when the client has been waited for long enough.
-    fn poll_over(&mut self, marks: &Marks, cx: &mut Context<'_>) -> Poll<Reason> {
-        let waits = marks.waits_for_client.load(Ordering::Relaxed);
-        let taken = marks.took();
-        // Before the first wait the credit is whole, and nothing can be booked on it.
-        if let Some(first) = self.first
-            && (taken > 0 || !waits)
-        {
-            let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-            // What came at once lies in the windows that the client had opened ahead.
-            let reads = first.elapsed() >= SETTLING;
-            self.credit.book(taken, waited, reads);
-        }
-        if !waits {
-            return Poll::Pending;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        self.first.get_or_insert(since);
-        let (allowed, reason) = self.credit.allowed(self.send);
-        ready!(self.poll_until(since + allowed, allowed, cx));
-        Poll::Ready(reason)
-    }
-
-    /// Ready at the deadline. Wakes the task now and then before, because what is written doesn't.
-    fn poll_until(&mut self, deadline: Instant, allowed: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let now = Instant::now();
-            if now >= deadline {
-                return Poll::Ready(());
-            }
-            let look = deadline.min(now + (allowed / LOOKS).max(CHECK_MIN));
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(look)));
-            if alarm.is_elapsed() || alarm.deadline() > look {
-                alarm.as_mut().reset(look);
-            }
-            ready!(alarm.as_mut().poll(cx));
-        }
     }
 }
 

@@ -217,14 +217,13 @@ impl Front {
         }
     }
 
-    /// Marks the raw characters in the query of a request line that has just been read, from `before` on.
+    /// Marks the raw characters in the query of a request line that has just been read whole, from `before` on.
     fn mark(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
-        let read = &buf.filled()[before..];
-        let Some(end) = read.iter().position(|byte| *byte == b'\n') else { return };
-        let Some(line) = raw_query::marked(&read[..=end]) else { return };
-        self.activity.mark(raw_query::marked_in(end + 1, line.len()));
+        let Some((line, rest)) = buf.filled()[before..].split_at_checked(self.line.bytes) else { return };
+        let Some(marked) = raw_query::marked(line) else { return };
+        self.activity.mark(raw_query::marked_in(line.len(), marked.len()));
         // It is longer now, and perhaps too long for the buffer.
-        self.ahead = [&line[..], &read[end + 1..], &self.ahead[..]].concat().into();
+        self.ahead = [&marked[..], rest, &self.ahead[..]].concat().into();
         buf.set_filled(before);
         let len = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead.split_to(len));
@@ -347,7 +346,7 @@ impl AsyncRead for Front {
             if self.is_http1 {
                 let begins = self.activity.awaits_head();
                 self.line.take(&buf.filled()[before..], begins);
-                if begins {
+                if begins && self.line.has_ended {
                     self.mark(buf, before);
                 }
             }

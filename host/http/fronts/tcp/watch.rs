@@ -22,18 +22,15 @@ use crate::{
         driver::Verdict,
         end::Reason,
         pace::{Credit, Pace, SETTLING},
+        patience::{self, CHECK_MIN},
     },
 };
 
 /// The mark of a state that doesn't hold.
 const NEVER: u64 = u64::MAX;
 
-/// Bounds of the time between two checks, whatever the timeouts are.
-pub(super) const CHECK_MIN: Duration = Duration::from_millis(10);
+/// The most time between two checks, whatever the timeouts are.
 const CHECK_MAX: Duration = Duration::from_secs(3600);
-
-/// How often at least a client that takes no bytes is looked at before it is cut for that.
-pub(super) const LOOKS: u32 = 4;
 
 /// How long after the last byte of a request the end of what its client sends is the end of its requests alone, and the
 /// client reads on. One that comes later is that of a client which has gone: to TCP both look the same.
@@ -86,7 +83,7 @@ pub(super) fn verdict(marks: &Snapshot, protocol: Protocol, now: Duration, timeo
         return Verdict::Fine { check_at: next };
     };
     // Meanwhile the client may acknowledge bytes, which only a check shows.
-    let look = now.saturating_add((allowed / LOOKS).max(CHECK_MIN));
+    let look = now.saturating_add(patience::look(allowed));
     let next = if marks.blocked_since.is_some() { next.min(look) } else { next };
     let deadline = since.saturating_add(allowed);
     if now >= deadline { Verdict::Close(reason) } else { Verdict::Fine { check_at: deadline.min(next) } }

@@ -57,7 +57,7 @@ use self::{
     recent::Recent,
     reply::Replies,
     slices::Slicer,
-    web::{Prepared, Quick, Web},
+    web::{Quick, Web},
     why::Explainer,
 };
 pub use self::{
@@ -254,7 +254,7 @@ impl Pipeline {
         let plan = Plan::of(&Aspects::of(taken, &advice, &request.head, has_body));
         let (word, why) = plan.words();
         trace::planned(advice.span(), word, why);
-        let prepared = if plan.may_look(advice.is_repeatable(), || request.head.is_early()) {
+        let mut prepared = if plan.may_look(advice.is_repeatable(), || request.head.is_early()) {
             // A fresh memory hit, the case that counts, never enters the large futures below.
             match self.web.quick(route, &advice, &request.head) {
                 Quick::Hit(response, key) => return Reply { response, trail: Trail::of_hit(route, advice, key) },
@@ -266,32 +266,28 @@ impl Pipeline {
         if let Some(reply) = self.unforwardable(route, &advice, &request, plan) {
             return reply;
         }
-        let Ok(place) = route.place() else { return self.replies.route_full(Trail::on(route, &advice)) };
+        let Ok(place) = route.place() else {
+            let hit = prepared.as_mut().and_then(|known| self.web.at_once(route, &advice, &request.head, known));
+            return match hit {
+                Some((response, key)) => Reply { response, trail: Trail::of_hit(route, advice, key) },
+                None => self.replies.route_full(Trail::on(route, &advice)),
+            };
+        };
         if let Some(limit) = body_limit(route, plan) {
             request.body = request.body.limited(limit);
         }
-        let mut reply = self.onward(route, advice, request, plan, prepared).await;
+        // Each is in a box of its own, and awaited here, so that this future is no larger for a hit.
+        let mut reply = if let Plan::Bypass(why) | Plan::Pass(why) = plan {
+            Box::pin(self.passer.take(route, &advice, request, why)).await
+        } else {
+            let (route, advice) = (Arc::clone(route), Arc::new(advice));
+            match route.splits() {
+                Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request)).await,
+                None => Box::pin(self.web.serve(route, advice, request, prepared)).await,
+            }
+        };
         reply.trail.place = place;
         reply
-    }
-
-    /// Serves a request that isn't served from memory at once.
-    async fn onward(
-        &self,
-        route: &Arc<Route>,
-        advice: Advice,
-        request: Request,
-        plan: Plan,
-        prepared: Option<Prepared>,
-    ) -> Reply {
-        if let Plan::Bypass(why) | Plan::Pass(why) = plan {
-            return Box::pin(self.passer.take(route, &advice, request, why)).await;
-        }
-        let (route, advice) = (Arc::clone(route), Arc::new(advice));
-        match route.splits() {
-            Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request)).await,
-            None => Box::pin(self.web.serve(route, advice, request, prepared)).await,
-        }
     }
 
     /// Returns a route's own response.

@@ -18,7 +18,6 @@ use super::{
     entry::{Head, Layout, Object, Value},
     key::{Decider, Key, KeySpace},
     purge::Standing,
-    tag::UrlTags,
 };
 use crate::{message::delta::DictionaryHash, policy::Material};
 
@@ -73,7 +72,7 @@ impl Cache {
             None => self.tiers.disk(key).await,
         };
         let Some(Value::Object(object)) = value else { return None };
-        match self.dictionary_standing(&object) {
+        match self.standing(&object) {
             Standing::Good | Standing::Stale => Some(object),
             Standing::Unconfirmed | Standing::Doubtful => None,
             Standing::Gone => {
@@ -86,11 +85,7 @@ impl Cache {
     /// Whether a delta may be used as far as its dictionary goes, whose tags it has.
     #[must_use]
     pub fn has_usable_dictionary(&self, delta: &Object) -> bool {
-        matches!(self.dictionary_standing(delta), Standing::Good | Standing::Stale)
-    }
-
-    fn dictionary_standing(&self, object: &Object) -> Standing {
-        self.purger().check(&object.head.tags, &object.head.mark, &object.checked, None::<fn(bool) -> UrlTags>)
+        matches!(self.standing(delta), Standing::Good | Standing::Stale)
     }
 }
 

@@ -195,6 +195,11 @@ impl Object {
         !self.refreshed.swap(true, Ordering::Relaxed)
     }
 
+    /// Leaves the refresh that the caller has begun to a later one.
+    pub fn leave_refresh(&self) {
+        self.refreshed.store(false, Ordering::Relaxed);
+    }
+
     /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included; `policy` is who made the key. They
     /// change once a second, so all hits of a second share one block.
     #[must_use]

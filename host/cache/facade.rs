@@ -274,6 +274,11 @@ impl Cache {
         self.purger.check(&head.tags, &head.mark, &object.checked, Some(by_url)) == Standing::Good
     }
 
+    /// Judges what is stored by its own tags, whatever URL it is asked for by.
+    pub(super) fn standing(&self, object: &Object) -> Standing {
+        self.purger.check(&object.head.tags, &object.head.mark, &object.checked, None::<fn(bool) -> UrlTags>)
+    }
+
     /// Lets requests for `key` go on without waiting for each other, for a while.
     pub fn mark_uncacheable(&self, key: Key, now: Uptime, time: Option<Duration>) {
         let until = now.plus(time.unwrap_or(self.config.collapse.uncacheable));
@@ -294,8 +299,7 @@ impl Cache {
         let primary = index.as_ref().map_or(key, |(primary, _)| *primary);
         // What is stored by a rule of its path may come from requests with other keys (`No-Vary-Search`).
         let is_ordered = fetch.is_for(&primary);
-        let standing = self.purger.check(&head.tags, &head.mark, &object.checked, None::<fn(bool) -> UrlTags>);
-        if standing == Standing::Gone || self.has_newer(&key, head, is_ordered, now) {
+        if self.standing(object) == Standing::Gone || self.has_newer(&key, head, is_ordered, now) {
             return;
         }
         let left_ms = head.left_ms(now);

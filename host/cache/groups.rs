@@ -5,10 +5,11 @@
 //! can't be read or is too long, the closed side is taken: such a response isn't stored, since no invalidation would
 //! find it, and such an invalidation is one of all groups of its origin.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sfv::{List, ListEntry, Parser};
 
 use super::{admit::Refusal, tag::Tag};
+use crate::message::structured::joined;
 
 /// The groups that a response belongs to (section 2).
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
@@ -35,12 +36,8 @@ enum Unknown {
 
 /// Returns the names of a field, each once; none if it isn't there.
 fn names(headers: &HeaderMap, field: &HeaderName) -> Result<Vec<String>, Unknown> {
-    if !headers.contains_key(field) {
-        return Ok(Vec::new());
-    }
-    let lines: Vec<&[u8]> = headers.get_all(field).iter().map(HeaderValue::as_bytes).collect();
-    let text = lines.join(&b", "[..]);
-    let list = Parser::new(text.as_slice()).parse::<List>().map_err(|_| Unknown::Unreadable)?;
+    let Some(text) = joined(headers, field) else { return Ok(Vec::new()) };
+    let list = Parser::new(&text).parse::<List>().map_err(|_| Unknown::Unreadable)?;
     if list.len() > GROUPS_MAX {
         return Err(Unknown::TooMany);
     }
@@ -98,6 +95,8 @@ fn origin(url: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     const URL: &str = "https://shop.example/a?b";

@@ -13,7 +13,6 @@ use super::{
     lookup::{self, Because, Outcome},
     purge::Standing,
     store::Tier,
-    tag::UrlTags,
     vary,
 };
 use crate::clock;
@@ -103,9 +102,7 @@ impl Cache {
     pub async fn present(&self, key: &Key) -> Option<(Arc<Object>, Tier)> {
         for tier in [Tier::Memory, Tier::Disk] {
             let Some(Value::Object(object)) = self.tiers.glance(tier, key).await else { continue };
-            let head = &object.head;
-            let url: Option<fn(bool) -> UrlTags> = None;
-            if self.purger().check(&head.tags, &head.mark, &object.checked, url) != Standing::Gone {
+            if self.standing(&object) != Standing::Gone {
                 return Some((object, tier));
             }
         }

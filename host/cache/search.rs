@@ -13,12 +13,15 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use parking_lot::RwLock;
 use sfv::{Dictionary, ListEntry, Parser};
 
 use super::key::{Key, KeyHash};
-use crate::policy::Material;
+use crate::{
+    message::{structured::joined, target::decoded_name},
+    policy::Material,
+};
 
 /// The header field.
 const NO_VARY_SEARCH: HeaderName = HeaderName::from_static("no-vary-search");
@@ -48,15 +51,11 @@ impl Rule {
     /// difference counts.
     #[must_use]
     pub fn of(response: &HeaderMap) -> Option<Self> {
-        if !response.contains_key(NO_VARY_SEARCH) {
-            return None;
-        }
-        let lines: Vec<&[u8]> = response.get_all(NO_VARY_SEARCH).iter().map(HeaderValue::as_bytes).collect();
-        let text = lines.join(&b", "[..]);
+        let text = joined(response, &NO_VARY_SEARCH)?;
         if text.len() > FIELD_BYTES_MAX {
             return None;
         }
-        let members = Parser::new(text.as_slice()).parse::<Dictionary>().ok()?;
+        let members = Parser::new(&text).parse::<Dictionary>().ok()?;
         let ignores_order = match members.get("key-order") {
             None => false,
             Some(ListEntry::Item(item)) => item.bare_item.as_boolean()?,
@@ -91,10 +90,10 @@ impl Rule {
 
     /// Returns the parameters of a query that count, decoded, in the order in which they are compared.
     fn left_of(&self, query: Option<&str>) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let pairs = query.unwrap_or_default().as_bytes().split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let pairs = pairs.map(|pair| {
-            let end = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
-            (decoded(&pair[..end]), decoded(pair.get(end + 1..).unwrap_or_default()))
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
         });
         let mut left: Vec<_> = pairs.filter(|(name, _)| self.counts(name)).collect();
         if self.ignores_order {
@@ -117,7 +116,7 @@ impl Rule {
 fn names(entry: &ListEntry) -> Option<Vec<Vec<u8>>> {
     let ListEntry::InnerList(list) = entry else { return None };
     let name = |item: &sfv::Item| {
-        let name = decoded(item.bare_item.as_string()?.as_str().as_bytes());
+        let name = decoded(item.bare_item.as_string()?.as_str());
         // What isn't text would be another name to another reader.
         str::from_utf8(&name).is_ok().then_some(name)
     };
@@ -129,25 +128,9 @@ fn names(entry: &ListEntry) -> Option<Vec<Vec<u8>>> {
 
 /// Decodes a piece of a query as `application/x-www-form-urlencoded` is, but for bytes that aren't UTF-8, which stay
 /// apart instead of all becoming U+FFFD.
-fn decoded(text: &[u8]) -> Vec<u8> {
-    let digit = |at: usize| text.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+fn decoded(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        at += 1;
-        match byte {
-            b'+' => decoded.push(b' '),
-            b'%' => match (digit(at), digit(at + 1)) {
-                (Some(high), Some(low)) => {
-                    // Two hex digits fit into a byte.
-                    decoded.push((high * 16 + low) as u8);
-                    at += 2;
-                }
-                _ => decoded.push(b'%'),
-            },
-            other => decoded.push(*other),
-        }
-    }
+    decoded.extend(decoded_name(text));
     decoded
 }
 
@@ -198,6 +181,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

@@ -9,20 +9,6 @@ use crate::message::structured::item;
 /// The header field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// The header field for errors of this node's own (RFC 9209).
-pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-
-/// Returns the `Proxy-Status` of a response that this node made because of an error of this type (RFC 9209, section
-/// 2.3).
-#[must_use]
-pub fn proxy_error(node: &str, error: &str) -> HeaderValue {
-    let mut text = String::new();
-    item(&mut text, node);
-    text.push_str("; error=");
-    item(&mut text, error);
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("holm"))
-}
-
 /// Why a request went forward (RFC 9211, section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
@@ -152,7 +138,5 @@ mod tests {
             assert_eq!(line.render("n"), wanted);
         }
         assert_eq!(Line::default().render("a b"), "\"a b\"");
-        assert_eq!(proxy_error("n", "incremental_refused"), "n; error=incremental_refused");
-        assert_eq!(proxy_error("a b", "x"), "\"a b\"; error=x");
     }
 }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::control::{Directives, SECONDS_MAX, delta_seconds, split_unquoted};
+use crate::message::structured::joined;
 
 /// The field of the note.
 pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
@@ -56,12 +57,7 @@ pub fn forbids_transform(headers: &HeaderMap, own: &HeaderMap) -> bool {
 
 /// Returns the directives of one field; `None` if it is missing, empty, or can't be read.
 fn of_field(response: &HeaderMap, name: &HeaderName) -> Option<Directives> {
-    let lines: Vec<&[u8]> = response.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-    if lines.is_empty() {
-        return None;
-    }
-    // RFC 9651, section 4.2: several lines are one value.
-    let text = lines.join(&b", "[..]);
+    let text = joined(response, name)?;
     if *name == SURROGATE_CONTROL { surrogate(&text) } else { dictionary(&text) }
 }
 

@@ -15,7 +15,7 @@ use zstd::{
     zstd_safe::{CParameter, get_error_name},
 };
 
-use super::compression::off_worker;
+use super::{compression::off_worker, structured::joined};
 
 /// The name of the coding in `Content-Encoding`: Zstandard with a dictionary (section 5).
 pub const DCZ: &str = "dcz";
@@ -157,11 +157,8 @@ impl Designation {
     /// Reads a response's `Use-As-Dictionary`.
     #[must_use]
     pub fn read(response: &HeaderMap) -> Self {
-        let lines: Vec<&[u8]> = response.get_all(USE_AS_DICTIONARY).iter().map(HeaderValue::as_bytes).collect();
-        if lines.is_empty() {
-            return Self::Unsaid;
-        }
-        let Ok(members) = Parser::new(&lines.join(&b", "[..])).parse::<Dictionary>() else { return Self::Other };
+        let Some(text) = joined(response, &USE_AS_DICTIONARY) else { return Self::Unsaid };
+        let Ok(members) = Parser::new(&text).parse::<Dictionary>() else { return Self::Other };
         let member = |name: &str| match members.get(name) {
             Some(ListEntry::Item(item)) => Some(&item.bare_item),
             Some(ListEntry::InnerList(_)) | None => None,

@@ -1,7 +1,9 @@
 //! `Incremental` (RFC 10036): a message whose sender wants each piece of its content forwarded as it comes.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use sfv::{Item, Parser};
+
+use super::structured::joined;
 
 /// The header field.
 pub const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
@@ -10,17 +12,15 @@ pub const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 /// and unknown parameters are ignored (section 3).
 #[must_use]
 pub fn is_incremental(headers: &HeaderMap) -> bool {
-    if !headers.contains_key(INCREMENTAL) {
-        return false;
-    }
-    let lines: Vec<&[u8]> = headers.get_all(INCREMENTAL).iter().map(HeaderValue::as_bytes).collect();
-    let text = lines.join(&b", "[..]);
-    let item = Parser::new(text.as_slice()).parse::<Item>();
+    let Some(text) = joined(headers, &INCREMENTAL) else { return false };
+    let item = Parser::new(&text).parse::<Item>();
     item.is_ok_and(|item| item.bare_item.as_boolean() == Some(true))
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -45,6 +45,8 @@ pub enum ProxyError {
     ProxyInternalError,
     /// The request has been through this node before.
     ProxyLoopDetected,
+    /// The request's body can't be forwarded as it comes (RFC 10036, section 4.1).
+    IncrementalRefused,
 }
 
 impl ProxyError {
@@ -68,6 +70,7 @@ impl ProxyError {
             Self::ProxyInternalResponse => "proxy_internal_response",
             Self::ProxyInternalError => "proxy_internal_error",
             Self::ProxyLoopDetected => "proxy_loop_detected",
+            Self::IncrementalRefused => "incremental_refused",
         }
     }
 }
@@ -123,6 +126,9 @@ mod tests {
         );
         assert_eq!(timeout.render("a b", None), "\"a b\"; error=connection_timeout");
         assert_eq!(ProxyStatus::Received(503).render("n1", None), "n1; received-status=503");
+        let refused = ProxyStatus::Error(ProxyError::IncrementalRefused);
+        assert_eq!(refused.render("n", None), "n; error=incremental_refused");
+        assert_eq!(refused.render("a b", None), "\"a b\"; error=incremental_refused");
     }
 
     #[test]

@@ -1,4 +1,25 @@
-//! Values of structured fields (RFC 9651) as this node writes them.
+//! Values of structured fields (RFC 9651) as this node writes them, and the lines of a field as one value.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Returns all lines of a field as one value (RFC 9110, section 5.3; RFC 9651, section 4.2); `None` if it isn't there.
+#[must_use]
+pub fn joined<'h>(headers: &'h HeaderMap, field: &HeaderName) -> Option<Cow<'h, [u8]>> {
+    joined_by(headers.get_all(field).iter().map(HeaderValue::as_bytes), b", ")
+}
+
+/// Joins values; a single one, the usual case, stays borrowed.
+pub fn joined_by<'v>(mut values: impl Iterator<Item = &'v [u8]>, separator: &[u8]) -> Option<Cow<'v, [u8]>> {
+    let mut whole = Cow::Borrowed(values.next()?);
+    for value in values {
+        let owned = whole.to_mut();
+        owned.extend_from_slice(separator);
+        owned.extend_from_slice(value);
+    }
+    Some(whole)
+}
 
 /// Writes a token if it is one (section 3.3.4), else a string.
 pub fn item(text: &mut String, value: &str) {

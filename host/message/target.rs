@@ -213,7 +213,8 @@ fn symbols(path: &str) -> impl Iterator<Item = u16> {
     })
 }
 
-fn decoded_name(name: &str) -> impl Iterator<Item = u8> {
+/// Returns the decoded bytes of a query parameter's name or value, in which `+` is a space.
+pub fn decoded_name(name: &str) -> impl Iterator<Item = u8> {
     decoded(name.as_bytes()).map(|(byte, is_escaped)| if byte == b'+' && !is_escaped { b' ' } else { byte })
 }
 
@@ -225,15 +226,10 @@ pub fn segment(name: &str) -> String {
         if is_unreserved(byte) {
             out.push(char::from(byte));
         } else {
-            out.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 0xf)]);
+            escape(&mut out, byte);
         }
     }
     out
-}
-
-/// Returns the upper-case digit of a number below 16.
-fn hex_digit(number: u8) -> char {
-    char::from_digit(number.into(), 16).unwrap_or_default().to_ascii_uppercase()
 }
 
 /// Returns the bytes of a percent-encoded text, and whether each was escaped. A `%` that begins no escape stays.

@@ -526,7 +526,12 @@ fn arriving(
 fn note(fetcher: &Fetcher, request: &KeyedRequest, keys: &StorageKeys) {
     fetcher.recent.note(&keys.key, clock::uptime(), || {
         let facts = request.facts(&fetcher.policy_context);
-        let mut made_of = inputs::of(&request.route, &request.advice, &facts, Some(&request.body));
+        let digest = match request.head.method {
+            http::Method::QUERY => keying::content_digest(&request.route, &request.head, &request.body).ok(),
+            _ => None,
+        };
+        let content = digest.as_ref().map_or(&request.body[..], |digest| &digest[..]);
+        let mut made_of = inputs::of(&request.route, &request.advice, &facts, Some(content));
         if let Some(names) = &keys.names {
             made_of.extend(inputs::of_variant(&request.head, names));
         }

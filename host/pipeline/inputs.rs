@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{advice::Advice, forwarding, route::Route};
 use crate::{
@@ -143,8 +143,8 @@ fn shown_of_field(name: &HeaderName) -> Shown {
     shown_if(fields::is_credential(name))
 }
 
-/// Returns the inputs of a request's key once it is made. `content` is what an `infer` route's native key has of the
-/// body.
+/// Returns the inputs of a request's key once it is made. `content` is what the native key of an item, or of a QUERY, has
+/// of the body.
 pub(super) fn of(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Option<&[u8]>) -> Vec<Input> {
     let (mut list, head) = (List::default(), facts.request());
     let maker = advice.key_maker();
@@ -173,6 +173,8 @@ fn natively(list: &mut List, route: &Route, head: &RequestHead, content: Option<
         for name in forwarding::sent(route, None, &head.headers) {
             list.header(&name, &head.headers);
         }
+    }
+    if route.infers() || head.method == Method::QUERY {
         list.add("body", content, Shown::ByDigest);
     }
 }
@@ -271,8 +273,6 @@ pub(super) fn differences(here: &[Input], there: &[Input]) -> Vec<Difference> {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
     use crate::{
         cache::key::KeySpace,
@@ -298,6 +298,18 @@ mod tests {
         {
             let differs = differences(&here, &inputs(Mode::Http, target, &[], b""));
             assert_eq!(differs.iter().map(|one| &*one.here.name).collect::<Vec<_>>(), wanted, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_query_differs_by_its_content() {
+        let of = |method, content: &[u8]| {
+            let (head, notes) = (request(method, "/a", &[]), Notes::default());
+            super::of(&route(Mode::Http), &Advice::default(), &Facts::new(&head, None, &notes), Some(content))
+        };
+        for (method, wanted) in [(Method::QUERY, &["body"][..]), (Method::GET, &[])] {
+            let differs = differences(&of(method.clone(), &[1; 32]), &of(method.clone(), &[2; 32]));
+            assert_eq!(differs.iter().map(|one| &*one.here.name).collect::<Vec<_>>(), wanted, "{method}");
         }
     }
 

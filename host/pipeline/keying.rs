@@ -1,5 +1,6 @@
 //! The key of a request: by its policy if that makes keys, else natively.
 
+use bytes::Bytes;
 use http::Method;
 
 use super::{advice::Advice, forwarding, route::Route, trace};
@@ -8,9 +9,9 @@ use crate::{
         key::{Decider, Key, KeyHasher},
         search::Rule,
     },
-    config::OnFault,
+    config::{Extensions, OnFault, QueryKey},
     message::RequestHead,
-    policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key},
+    policy::{Facts, Fault, KeyPlan, Material, Policy, consult, key, query},
 };
 
 /// The outcome of making a key.
@@ -110,6 +111,18 @@ fn natively(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Content<
         }
     }
     hasher.finish()
+}
+
+/// Returns what the key of a QUERY has of its content.
+///
+/// # Errors
+/// [`query::Unkeyable`]: it has no key.
+pub(super) fn content_digest(route: &Route, head: &RequestHead, body: &Bytes) -> Result<[u8; 32], query::Unkeyable> {
+    let Extensions { query_key, query_body_bytes_max, .. } = route.config.extensions;
+    // RFC 10008, section 2.7: a client may want its content taken as it is.
+    let is_exact = query_key == QueryKey::Exact || route.demand(&head.headers).directives.no_transform;
+    let form = if is_exact { query::Form::Exact } else { query::Form::Canonical };
+    query::digest(&head.headers, body, form, query_body_bytes_max)
 }
 
 /// Whether a response to this request may be stored for equivalent URLs as well: where a URL is its key. A policy that

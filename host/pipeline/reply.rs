@@ -22,7 +22,7 @@ use crate::{
         entry::Object,
         key::Key,
         range::{self, Candidate, Extent, Sections},
-        status::{self, CACHE_STATUS},
+        status::CACHE_STATUS,
         store::Tier,
         targeted,
     },
@@ -53,11 +53,12 @@ impl Reply {
         for name in varies_by {
             add_to_vary(headers, name);
         }
-        if let Some(route) = trail.route.as_ref().filter(|_| !trail.is_refusal) {
+        let edits = trail.route.as_ref().filter(|_| !trail.is_refusal).map(|route| &route.config.response_headers);
+        if let Some(edits) = edits.filter(|edits| !edits.is_empty()) {
             // It names the border of the parts.
             let multipart = headers.get(header::CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(MULTIPART));
             let multipart = multipart.cloned();
-            route.config.response_headers.apply(headers);
+            edits.apply(headers);
             if let Some(multipart) = multipart {
                 headers.insert(header::CONTENT_TYPE, multipart);
             }
@@ -298,16 +299,7 @@ impl Replies {
 
     /// Returns the reply to a request whose path can't be rewritten as its route says.
     pub(super) fn unwritable(&self, fault: Unwritable, mut trail: Trail) -> Reply {
-        let (status, word, detail) = match fault {
-            Unwritable::HidesDots => {
-                let detail =
-                    "dot segments behind escapes or parameters might lead out of the path that the route writes";
-                (StatusCode::BAD_REQUEST, "unsafe-path", detail)
-            }
-            Unwritable::NoTarget => {
-                (StatusCode::URI_TOO_LONG, "path-too-long", "the target would be too long once it is rewritten")
-            }
-        };
+        let (status, word, detail) = fault.told();
         trail.detail = Some(word.into());
         self.own(status, status.canonical_reason().unwrap_or("Bad Request"), detail, trail)
     }
@@ -315,7 +307,7 @@ impl Replies {
     /// Returns the refusal of a request whose body can't be sent on as it comes (RFC 10036, section 4.1).
     pub(super) fn incremental_refused(&self, detail: &str, trail: Trail) -> Reply {
         let mut reply = self.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail);
-        let error = status::proxy_error(&self.node_name, "incremental_refused");
+        let error = ProxyStatus::Error(ProxyError::IncrementalRefused).render(&self.node_name, None);
         reply.response.headers_mut().insert(PROXY_STATUS, error);
         reply
     }

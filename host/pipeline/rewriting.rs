@@ -1,7 +1,7 @@
 //! Rewriting: the path that an origin gets for a client's. What is rewritten is the normal form, and a path that some
 //! server might take for one outside of the prefix isn't.
 
-use http::uri::PathAndQuery;
+use http::{StatusCode, uri::PathAndQuery};
 
 use crate::{
     config::Rewrite,
@@ -15,6 +15,22 @@ pub(super) enum Unwritable {
     HidesDots,
     /// It would be longer than a target can be, or the route doesn't take it.
     NoTarget,
+}
+
+impl Unwritable {
+    /// Returns the status of the refusal, the reason in a word, and what its client is told.
+    pub(super) const fn told(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::HidesDots => {
+                let detail =
+                    "dot segments behind escapes or parameters might lead out of the path that the route writes";
+                (StatusCode::BAD_REQUEST, "unsafe-path", detail)
+            }
+            Self::NoTarget => {
+                (StatusCode::URI_TOO_LONG, "path-too-long", "the target would be too long once it is rewritten")
+            }
+        }
+    }
 }
 
 /// Returns the path of a request as an origin, or the `{path}` of a redirect, gets it.

@@ -313,10 +313,9 @@ impl Pools for Routes {
 
 /// Returns the host of an authority.
 pub(super) fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
+    // Nearly always one look at its last character.
+    let before = authority.trim_end_matches(|character: char| character.is_ascii_digit());
+    before.strip_suffix(':').unwrap_or(authority)
 }
 
 #[cfg(test)]
@@ -335,6 +334,9 @@ mod tests {
     #[test]
     fn hosts() {
         assert_eq!(without_port("a:80"), "a");
+        assert_eq!(without_port("a:"), "a");
+        assert_eq!(without_port("a1"), "a1");
+        assert_eq!(without_port("a:b1"), "a:b1");
         assert_eq!(without_port("[::1]"), "[::1]");
         assert_eq!(without_port("[::1]:80"), "[::1]");
     }

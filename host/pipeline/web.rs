@@ -39,10 +39,10 @@ use crate::{
         vary,
     },
     clock::{self, Timestamp},
-    config::{Extensions, QueryKey, RangeMiss, Reload},
+    config::{RangeMiss, Reload},
     message::{Body, Request, RequestHead, Response, body::Bounded},
     origin::protocol,
-    policy::{Facts, facts, query},
+    policy::{Facts, facts},
 };
 
 /// How often a request joins a flight before it fetches for itself: by its key, by its variant's, and once more if what
@@ -79,6 +79,13 @@ pub(super) struct Prepared {
     is_ahead: bool,
 }
 
+/// Whether a hit may be left to the full look-up, which does more than serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Haste {
+    Patient,
+    AtOnce,
+}
+
 /// The body of a request without one.
 static NOTHING: Bytes = Bytes::new();
 
@@ -87,15 +94,32 @@ impl Web {
     pub(super) fn quick(&self, route: &Arc<Route>, advice: &Advice, head: &RequestHead) -> Quick {
         let mut prepared = self.prepare(route, advice, head, &NOTHING, Content::None);
         let Keyed::Key { key, fault: None } = prepared.keyed else { return Quick::Onward(prepared) };
-        for key in [Some(key), prepared.by_rule].into_iter().flatten() {
-            if let Some(response) = self.memory_hit(route, advice, head, key, &mut prepared) {
-                return Quick::Hit(response, key);
-            }
-            if prepared.is_ahead {
-                break;
-            }
+        if let Some(response) = self.memory_hit(route, advice, head, key, &mut prepared, Haste::Patient) {
+            return Quick::Hit(response, key);
+        }
+        if let Some(key) = prepared.by_rule
+            && !prepared.is_ahead
+            && let Some(response) = self.memory_hit(route, advice, head, key, &mut prepared, Haste::Patient)
+        {
+            return Quick::Hit(response, key);
         }
         Quick::Onward(prepared)
+    }
+
+    /// Serves a request for which [`Web::quick`] wanted more than what is fresh in memory, and that can't go onward, with
+    /// that alone: another one refreshes it, or gets the better form.
+    pub(super) fn at_once(
+        &self,
+        route: &Arc<Route>,
+        advice: &Advice,
+        head: &RequestHead,
+        prepared: &mut Prepared,
+    ) -> Option<(Response, Key)> {
+        let Keyed::Key { key, fault: None } = prepared.keyed else { return None };
+        [Some(key), prepared.by_rule].into_iter().flatten().find_map(|key| {
+            let response = self.memory_hit(route, advice, head, key, prepared, Haste::AtOnce)?;
+            Some((response, key))
+        })
     }
 
     fn prepare(
@@ -123,6 +147,7 @@ impl Web {
         head: &RequestHead,
         key: Key,
         prepared: &mut Prepared,
+        haste: Haste,
     ) -> Option<Response> {
         let demand = &prepared.demand;
         if demand.directives.no_store {
@@ -139,14 +164,21 @@ impl Web {
             // A stale response that the client accepts: the full look-up notes that.
             return None;
         }
-        if !head.is_early() && is_due_ahead(route, object, now) {
-            prepared.is_ahead = true;
-            return None;
+        match haste {
+            Haste::Patient if is_due_ahead(route, head, object, now) => {
+                prepared.is_ahead = true;
+                return None;
+            }
+            Haste::AtOnce if prepared.is_ahead => {
+                object.leave_refresh();
+                prepared.is_ahead = false;
+            }
+            Haste::Patient | Haste::AtOnce => {}
         }
         let policy = advice.policy().map(|policy| policy.label());
         let request = CodingRequest { route, keys_natively: advice.keys_natively(), demand, head };
         let form = self.replies.coder.form(&request, found_here.key, object);
-        if !head.is_early() && form.is_provisional() {
+        if haste == Haste::Patient && form.is_provisional() && !head.is_early() {
             // The full look-up waits for the better one.
             return None;
         }
@@ -191,7 +223,7 @@ impl Web {
             }
             Err(error) => return self.replies.bad_body(&error, Trail::on(&route, &advice)),
         };
-        match content_digest(&route, &head, &body) {
+        match keying::content_digest(&route, &head, &body) {
             Ok(digest) => {
                 let prepared = self.prepare(&route, &advice, &head, &body, Content::Query(&digest));
                 Box::pin(self.prepared(route, advice, head, body, prepared)).await
@@ -248,7 +280,7 @@ impl Web {
                 found(&mut trail, if fresh { Lookup::Hit } else { Lookup::Stale }, found_here.tier);
                 let reply = self.replies.object_reply(&request, request.key, &object, trail.clone(), now).await;
                 if let Some(reply) = reply {
-                    if fresh && (is_ahead || is_due_ahead(&request.route, &object, now)) {
+                    if fresh && (is_ahead || is_due_ahead(&request.route, &request.head, &object, now)) {
                         self.refresh_ahead(request, object);
                     }
                     return reply;
@@ -314,8 +346,7 @@ impl Web {
         let by_url = self.cache.look_up(&query).await;
         let Some(key) = request.by_rule.filter(|_| !is_served(&by_url.outcome)) else { return by_url };
         let by_rule = Box::pin(self.cache.look_up(&Query { key, ..query })).await;
-        let is_of_use = |found: &Found| found.uncacheable || !matches!(found.outcome, Outcome::Miss);
-        if is_of_use(&by_url) && !is_served(&by_rule.outcome) {
+        if !is_by_rule(&by_url.outcome, by_url.uncacheable, &by_rule.outcome) {
             return by_url;
         }
         if !matches!(by_rule.outcome, Outcome::Miss) {
@@ -624,6 +655,12 @@ pub(super) const fn is_served(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_))
 }
 
+/// Whether what is found by the rule of a path counts, where nothing is served by the URL: if it is served, or what the
+/// URL has is of no use.
+pub(super) const fn is_by_rule(by_url: &Outcome, is_uncacheable: bool, by_rule: &Outcome) -> bool {
+    is_served(by_rule) || !is_uncacheable && matches!(by_url, Outcome::Miss)
+}
+
 /// What a landing means for a request that waited.
 enum Landed {
     Reply(Box<Reply>),
@@ -653,15 +690,6 @@ pub(super) fn by_rule(cache: &Cache, route: &Route, advice: &Advice, facts: &Fac
     Some(keying::by_rule(route, advice, facts, &rule))
 }
 
-/// Returns what the key of a QUERY has of its content.
-fn content_digest(route: &Route, head: &RequestHead, body: &Bytes) -> Result<[u8; 32], query::Unkeyable> {
-    let Extensions { query_key, query_body_bytes_max, .. } = route.config.extensions;
-    // RFC 10008, section 2.7: a client may want its content taken as it is.
-    let is_exact = query_key == QueryKey::Exact || route.demand(&head.headers).directives.no_transform;
-    let form = if is_exact { query::Form::Exact } else { query::Form::Canonical };
-    query::digest(&head.headers, body, form, query_body_bytes_max)
-}
-
 /// Returns what the key of a request has of its content, if it is a QUERY.
 ///
 /// # Errors
@@ -673,12 +701,15 @@ pub(super) fn query_digest(route: &Route, head: &RequestHead, body: &Bytes) -> R
     if body.len() as u64 > route.config.extensions.query_body_bytes_max {
         return Err(Why::LargeBody);
     }
-    content_digest(route, head, body).map(Some).map_err(|_| Why::UnkeyedBody)
+    keying::content_digest(route, head, body).map(Some).map_err(|_| Why::UnkeyedBody)
 }
 
-/// Whether this hit on what is fresh is the one that refreshes it ahead of its end.
-fn is_due_ahead(route: &Route, object: &Object, now: Timestamp) -> bool {
-    route.config.refresh_ahead && object.head.is_due_ahead(now, fastrand::f64) && object.begin_refresh()
+/// Whether this hit on what is fresh is the one that refreshes it ahead of its end. One in early data has no effect.
+fn is_due_ahead(route: &Route, head: &RequestHead, object: &Object, now: Timestamp) -> bool {
+    route.config.refresh_ahead
+        && !head.is_early()
+        && object.head.is_due_ahead(now, fastrand::f64)
+        && object.begin_refresh()
 }
 
 fn asks_for_range(request: &KeyedRequest) -> bool {

@@ -11,8 +11,9 @@ use super::{
     forwarding::Proxies,
     inputs::{self, Input},
     keying::{self, Content, Keyed},
-    plan::{Aspects, KeyedPlan, Miss, MissPlan, Plan, Why},
+    plan::{Aspects, Basis, KeyedPlan, Miss, MissPlan, Plan, Why},
     recent::Recent,
+    rewriting,
     route::{Kind, Route, RouteMatch},
     web,
 };
@@ -102,11 +103,14 @@ impl Explainer {
             Plan::LookUp(_) => by_rfc("responses to its method may be stored and used again", "RFC 9111, section 3"),
             Plan::Bypass(why) | Plan::Pass(why) => rule_of(why),
         };
+        // What may be in memory is looked up first.
+        if plan != Plan::LookUp(Basis::Head)
+            && let Some((word, rule)) = self.refusal(taken.route, &head, plan)
+        {
+            (report.plan, report.reason, report.rule) = ("refuse".to_owned(), Some(word.to_owned()), rule);
+            return report;
+        }
         match (plan, taken.route.splits()) {
-            (Plan::Bypass(Why::Switch), _) if !taken.route.config.websocket => {
-                report.plan = "refuse".to_owned();
-                report.rule = own("the route doesn't allow a switch to another protocol (websocket = false): 501");
-            }
             (Plan::Bypass(_) | Plan::Pass(_), _) => {}
             (Plan::LookUp(_), Some(protocol)) => {
                 self.items(taken.route, protocol, &advice, head, body, &mut report).await;
@@ -133,6 +137,29 @@ impl Explainer {
             }
         }
         report
+    }
+
+    /// Returns why a request isn't sent on, in a word, and by which rule, if it isn't.
+    fn refusal(&self, route: &Route, head: &RequestHead, plan: Plan) -> Option<(&'static str, WhyRule)> {
+        if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
+            let (status, word, detail) = fault.told();
+            return Some((word, own(&format!("{detail} (rewrite): {}", status.as_u16()))));
+        }
+        if self.policy_context.loops.has_sent(&head.headers) {
+            let text = "this node has sent the request on before: its origin leads back to it";
+            return Some(("loop", by_rfc(text, "RFC 8586")));
+        }
+        match plan {
+            Plan::Bypass(why @ Why::Switch) if !route.config.websocket => {
+                let text = "the route doesn't allow a switch to another protocol (websocket = false): 501";
+                Some((why.as_str(), own(text)))
+            }
+            Plan::Bypass(why @ Why::Incremental) if route.infers() => {
+                let text = "the route reads bodies as a whole, and sends none on while it arrives: 501";
+                Some((why.as_str(), by_rfc(text, "RFC 10036, section 4.1")))
+            }
+            _ => None,
+        }
     }
 
     fn route(&self, taken: RouteMatch<'_>, head: &RequestHead) -> WhyRoute {
@@ -242,9 +269,11 @@ impl Explainer {
         let mut inspected = self.cache.inspect(&query).await;
         if let Some(key) = by_rule.filter(|_| !web::is_served(&inspected.outcome)) {
             let other = self.cache.inspect(&Query { key, ..query }).await;
-            let is_of_use = inspected.uncacheable || inspected.stored.is_some();
-            if other.stored.is_some() && (web::is_served(&other.outcome) || !is_of_use) {
-                (inspected, lookup.key) = (other, Some(key.to_string()));
+            let is_known = other.uncacheable || other.stored.is_some();
+            // Of two misses the one that is told is that of which something is known.
+            if is_known && web::is_by_rule(&inspected.outcome, inspected.uncacheable, &other.outcome) {
+                lookup.key = Some(key.to_string());
+                inspected = other;
             }
         }
         let mut inputs = inputs.clone();
@@ -286,16 +315,17 @@ impl Explainer {
             is_conditional: conditional::is_conditional(&head.headers),
             coalesces_reloads: route.reload() == Reload::Coalesce,
         };
-        let (next, reason) = match outcome {
-            "hit" => ("serve", None),
-            "grace" => ("serve-and-refresh", None),
-            _ if self.policy_context.loops.has_sent(&head.headers) => ("refuse", Some("loop")),
+        let refusal = self.refusal(route, head, Plan::LookUp(Basis::Head));
+        let (next, reason) = match (outcome, &refusal) {
+            ("hit", _) => ("serve", None),
+            ("grace", _) => ("serve-and-refresh", None),
+            (_, Some((word, _))) => ("refuse", Some(*word)),
             _ if route.kind() == Kind::Items && inspected.uncacheable => ("fetch-alone", None),
             _ if route.kind() == Kind::Items => ("collapse", None),
             _ => MissPlan::of(&miss).words(),
         };
-        if reason == Some("loop") {
-            lookup.rule = by_rfc("this node has sent the request on before: its origin leads back to it", "RFC 8586");
+        if let Some((_, rule)) = refusal.filter(|(word, _)| reason == Some(*word)) {
+            lookup.rule = rule;
         }
         if reason == Some("only-if-cached") {
             let text = "the request is only-if-cached, and nothing that may be used is stored: the response is 504";

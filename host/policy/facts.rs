@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    message::{RequestHead, coding, target},
+    message::{
+        RequestHead, coding,
+        structured::{joined, joined_by},
+        target,
+    },
 };
 
 /// A declared input. The host passes these and nothing else.
@@ -249,7 +253,7 @@ impl<'a> Facts<'a> {
             Input::Path => Some(borrowed(request.target.path())),
             Input::Query(name) => query_values(request.target.query()?, name),
             Input::QueryAll => request.target.query().map(borrowed),
-            Input::Header(name) => header_values(&request.headers, name),
+            Input::Header(name) => joined(&request.headers, name),
             Input::Cookie(name) => cookie_value(&request.headers, name),
             Input::ClientPrefix(bits) => Some(owned(network(request.client.ip, *bits))),
             Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.content_or_body()?).as_bytes().to_vec())),
@@ -267,7 +271,7 @@ impl<'a> Facts<'a> {
                 Some(borrowed(&arm.name))
             }
             Input::ResponseStatus => self.response.map(|response| decimal(response.status.as_u16().into())),
-            Input::ResponseHeader(name) => header_values(self.response?.headers, name),
+            Input::ResponseHeader(name) => joined(self.response?.headers, name),
             Input::ResponseLength => self.response?.length.map(decimal),
             Input::FetchUs(step) => self.response.map(|response| decimal(cut(response.fetch_us, *step))),
             Input::Clock(step) => Some(decimal(cut(self.now().seconds(), *step))),
@@ -313,7 +317,7 @@ impl<'a> Facts<'a> {
     pub fn raw_digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for name in [CONTENT_TYPE, CONTENT_ENCODING] {
-            spell(header_values(&self.request.headers, &name).as_deref(), |bytes| {
+            spell(joined(&self.request.headers, &name).as_deref(), |bytes| {
                 hasher.update(bytes);
             });
         }
@@ -390,29 +394,14 @@ fn query_values<'q>(query: &'q str, name: &str) -> Option<Cow<'q, [u8]>> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         target::is_same_parameter(key, name).then_some(value)
     });
-    joined(values.map(str::as_bytes), b"&")
-}
-
-fn header_values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    joined(headers.get_all(name).iter().map(|value| value.as_bytes()), b", ")
+    joined_by(values.map(str::as_bytes), b"&")
 }
 
 /// Returns all values of a cookie: origins differ in which of several they take. `;` can't occur inside one.
 fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, [u8]>> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     let values = pairs.map(<[u8]>::trim_ascii);
-    joined(values.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")), b"; ")
-}
-
-/// Joins values; a single one, the usual case, stays borrowed.
-fn joined<'v>(mut values: impl Iterator<Item = &'v [u8]>, separator: &[u8]) -> Option<Cow<'v, [u8]>> {
-    let mut whole = Cow::Borrowed(values.next()?);
-    for value in values {
-        let owned = whole.to_mut();
-        owned.extend_from_slice(separator);
-        owned.extend_from_slice(value);
-    }
-    Some(whole)
+    joined_by(values.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")), b"; ")
 }
 
 fn network(ip: IpAddr, bits: u8) -> String {

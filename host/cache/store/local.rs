@@ -127,8 +127,8 @@ impl Local {
     }
 
     pub(super) async fn disk(&self, key: &Key) -> Option<Value> {
-        // A look-up on disk spawns; the index knows most misses for nothing.
-        if !self.has_disk || self.is_closed.load(Ordering::Relaxed) || !self.cache.storage().may_contains(key) {
+        // A look-up on disk spawns.
+        if !self.may_be_on_disk(key) {
             return None;
         }
         match self.cache.get(key).await {
@@ -150,9 +150,14 @@ impl Local {
         }
     }
 
+    /// Whether the disk is this process's and may have it: the index knows most misses for nothing.
+    fn may_be_on_disk(&self, key: &Key) -> bool {
+        self.has_disk && !self.is_closed.load(Ordering::Relaxed) && self.cache.storage().may_contains(key)
+    }
+
     /// Reads from disk without bringing what is found into memory, and counts nothing.
     pub(super) async fn glance(&self, key: &Key) -> Option<Value> {
-        if !self.has_disk || !self.cache.storage().may_contains(key) {
+        if !self.may_be_on_disk(key) {
             return None;
         }
         match self.cache.storage().load(key).await {

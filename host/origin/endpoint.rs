@@ -391,7 +391,8 @@ async fn over_http2(
                 if sent == 0 {
                     name_authority(&mut request)?;
                 }
-                match await_head(lease.send(request), progress.clone(), limit).await {
+                let Some(sender) = lease.sender() else { continue };
+                match await_head(sender.send(request), progress.clone(), limit).await {
                     None => {
                         lease.retire();
                         return Err(no_head(limit));

@@ -4,24 +4,24 @@
 //! its limit would be refused.
 //!
 //! A connection that is closed, or that the peer is about to close (GOAWAY), takes no further requests. The client
-//! library hands back what it hasn't begun to send; what the peer didn't process it names (`failure`).
+//! library hands back what it hasn't begun to send; what the peer didn't process it names (`failure`). Both hold only
+//! if one task looks at the requests that come and at what the peer says, one after the other (`Driven`).
 
 use std::{
     future::poll_fn,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
-    task::AtomicWaker,
 };
 use http::{Request, Response, Uri, Version};
 use hyper::{
@@ -100,8 +100,32 @@ struct State {
 /// The version that the peer chose.
 type Opening = BoxFuture<'static, Result<Version, Arc<DialError>>>;
 
-/// A connection's task.
-type Driven = Pin<Box<http2::Connection<Line, Upload, Spawner>>>;
+/// What a connection needs to be polled. The library makes two tasks of it, and in two threads one of them would begin
+/// to send a request while the other reads the GOAWAY that refuses it, which is then told of a request that the peer
+/// has processed.
+struct Driven {
+    /// Takes requests and begins to send them.
+    dispatch: Pin<Box<http2::Connection<Line, Upload, Spawner>>>,
+    /// Reads and writes frames; `None` when the connection has ended.
+    wire: Option<BoxFuture<'static, ()>>,
+}
+
+impl Driven {
+    /// Polls both. It is ready when no further request is taken; those under way need `wire` until they end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        if let Some(wire) = &mut self.wire
+            && wire.as_mut().poll(cx).is_ready()
+        {
+            self.wire = None;
+        }
+        self.dispatch.as_mut().poll(cx)
+    }
+
+    /// Returns how many requests the peer allows at a time; 0 until its settings are known.
+    fn streams_max(&self) -> usize {
+        self.dispatch.current_max_send_streams()
+    }
+}
 
 /// A connection that has been opened and isn't driven yet.
 struct Opened {
@@ -225,27 +249,21 @@ impl Core {
             return if self.settings.may_fall_back { Ok(None) } else { Err(DialError::NotHttp2) };
         }
         let peer = line.peer();
-        let progress = Arc::new(Progress::default());
-        let (sender, connection) =
-            self.builder(&progress).handshake(line.shared()).await.map_err(DialError::Handshake)?;
-        let mut driven: Driven = Box::pin(connection);
-        poll_fn(|cx| {
-            progress.waker.register(cx.waker());
-            match driven.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(Err(DialError::NoSettings)),
-                Poll::Ready(Err(error)) => Poll::Ready(Err(DialError::Handshake(error))),
-                // It begins with 0, see below.
-                Poll::Pending if driven.current_max_send_streams() == 0 => Poll::Pending,
-                Poll::Pending => Poll::Ready(Ok(())),
-            }
+        let spawner = Spawner::default();
+        let (sender, dispatch) = self.builder(&spawner).handshake(line.shared()).await.map_err(DialError::Handshake)?;
+        let mut driven = Driven { dispatch: Box::pin(dispatch), wire: spawner.wire() };
+        poll_fn(|cx| match driven.poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(DialError::NoSettings)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(DialError::Handshake(error))),
+            Poll::Pending if driven.streams_max() == 0 => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
         })
         .await?;
-        progress.is_over.store(true, Ordering::Relaxed);
         Ok(Some(Opened { sender, driven, peer }))
     }
 
-    fn builder(&self, progress: &Arc<Progress>) -> http2::Builder<Spawner> {
-        let mut builder = http2::Builder::new(Spawner(Arc::clone(progress)));
+    fn builder(&self, spawner: &Spawner) -> http2::Builder<Spawner> {
+        let mut builder = http2::Builder::new(spawner.clone());
         builder
             .timer(TokioTimer::new())
             .initial_max_send_streams(0_usize)
@@ -262,7 +280,7 @@ impl Core {
 impl State {
     /// Returns a place on the oldest connection that has one, so that those which aren't needed any more fall idle.
     fn lease(&mut self, after: u64) -> Option<Lease> {
-        self.open.retain(|connection| !connection.sender.is_closed() && !connection.is_retired.load(Ordering::Relaxed));
+        self.open.retain(|connection| !connection.is_closed() && !connection.is_retired.load(Ordering::Relaxed));
         self.open.iter().filter(|connection| connection.number > after).find_map(Connection::lease)
     }
 
@@ -283,7 +301,9 @@ impl Drop for Core {
 struct Connection {
     /// Newer ones have higher numbers.
     number: u64,
-    sender: SendRequest<Upload>,
+    /// Gone when the connection takes no further requests: what is put into the library's queue as its reader ends
+    /// comes back to its sender only when the last of these is dropped.
+    sender: Mutex<Option<Sender>>,
     /// The address at its other end, if it has one.
     peer: Option<SocketAddr>,
     /// Requests that have it at present.
@@ -304,10 +324,10 @@ impl Connection {
     fn new(number: u64, Opened { sender, driven, peer }: Opened) -> (Self, Driven) {
         let connection = Self {
             number,
-            sender,
+            sender: Mutex::new(Some(Sender(sender))),
             peer,
             streams: AtomicUsize::new(0),
-            streams_max: AtomicUsize::new(driven.current_max_send_streams()),
+            streams_max: AtomicUsize::new(driven.streams_max()),
             is_used: AtomicBool::new(false),
             has_responded: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
@@ -328,6 +348,10 @@ impl Connection {
         Some(Lease(Arc::clone(self)))
     }
 
+    fn is_closed(&self) -> bool {
+        self.sender.lock().as_ref().is_none_or(|sender| sender.0.is_closed())
+    }
+
     fn is_free(&self) -> bool {
         self.streams.load(Ordering::Acquire) == 0
     }
@@ -340,10 +364,21 @@ pub(super) struct Lease(Arc<Connection>);
 pub(super) type Sending =
     Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + Send>>;
 
-impl Lease {
+/// The way by which one request goes onto a connection.
+#[derive(Clone)]
+pub(super) struct Sender(SendRequest<Upload>);
+
+impl Sender {
     /// Sends a request, whose URI has the authority to be named.
-    pub(super) fn send(&self, request: Request<Upload>) -> Sending {
-        Box::pin(self.0.sender.clone().try_send_request(request))
+    pub(super) fn send(mut self, request: Request<Upload>) -> Sending {
+        Box::pin(self.0.try_send_request(request))
+    }
+}
+
+impl Lease {
+    /// Returns the way by which its request goes onto the connection; `None` if that takes no further requests.
+    pub(super) fn sender(&self) -> Option<Sender> {
+        self.0.sender.lock().clone()
     }
 
     /// Notes that the connection has brought a response.
@@ -378,8 +413,8 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
         let unused = connection.is_free();
         let patience = if connection.is_used.load(Ordering::Relaxed) { keep } else { keep.max(FIRST_USE) };
         let ended = poll_fn(|cx| {
-            let polled = driven.as_mut().poll(cx);
-            connection.streams_max.store(driven.current_max_send_streams(), Ordering::Relaxed);
+            let polled = driven.poll(cx);
+            connection.streams_max.store(driven.streams_max(), Ordering::Relaxed);
             polled.map(drop)
         });
         tokio::select! {
@@ -395,6 +430,13 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
     }
     if let Some(core) = core.upgrade() {
         core.state.lock().remove(&connection);
+    }
+    let Driven { dispatch, wire } = driven;
+    drop(dispatch);
+    *connection.sender.lock() = None;
+    drop(connection);
+    if let Some(wire) = wire {
+        wire.await;
     }
 }
 
@@ -414,15 +456,21 @@ fn retires(core: &Weak<Core>, connection: &Arc<Connection>) -> bool {
     retires
 }
 
-/// Runs the tasks of a connection, and has it looked at after each step until the peer's settings are known: the
-/// library doesn't tell when they come.
-#[derive(Clone)]
-struct Spawner(Arc<Progress>);
+/// Runs the tasks of a connection, but for its first one, which reads and writes: that is the driver's.
+#[derive(Clone, Default)]
+struct Spawner(Arc<First>);
 
 #[derive(Default)]
-struct Progress {
-    is_over: AtomicBool,
-    waker: AtomicWaker,
+struct First {
+    has_come: AtomicBool,
+    task: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl Spawner {
+    /// Returns the first task.
+    fn wire(&self) -> Option<BoxFuture<'static, ()>> {
+        self.0.task.lock().take()
+    }
 }
 
 impl<F> Executor<F> for Spawner
@@ -430,18 +478,11 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let progress = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| {
-                let polled = task.as_mut().poll(cx);
-                if !progress.is_over.load(Ordering::Relaxed) {
-                    progress.waker.wake();
-                }
-                polled
-            })
-            .await;
-        });
+        if self.0.has_come.swap(true, Ordering::Relaxed) {
+            tokio::spawn(task);
+        } else {
+            *self.0.task.lock() = Some(task.boxed());
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{
-    found,
+    eventually, found,
     node::{Node, NodeHandle},
     origin::{Gate, Origin, Reply},
 };
@@ -79,4 +79,21 @@ async fn where_the_route_does_not_say_so_nothing_is_fetched_before_it_is_stale()
         (!is_hit).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_else_may_be_fetched_what_is_fresh_is_served_all_the_same() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/hot", |_| Reply::fresh(FRESH, "hot").after(COST));
+    origin.on("/slow", move |_| Reply::ok("slow").behind(&held));
+    let node = Node::builder().origin(&origin.url()).route("refresh_ahead = true\nrequests_max = 1").start().await;
+    node.fetch("/hot").await;
+    node.hit("/hot").await;
+    let slow = tokio::spawn(node.get("/slow").send());
+    eventually("the route's only place being taken", async || origin.hits("/slow") == 1).await;
+    found("the last second of its life", async || (ask(&node).await == 0).then_some(())).await;
+    assert_eq!(origin.hits("/hot"), 1);
+    gate.open();
+    assert_eq!(slow.await.unwrap().text(), "slow");
 }

@@ -216,7 +216,8 @@ impl Object {
         {
             return reply.headers.clone();
         }
-        let left_ms = self.head.lifetimes.ttl_ms.saturating_sub(self.head.age_ms(now));
+        // At the end of that second, since the block is good until then.
+        let left_ms = self.head.lifetimes.ttl_ms.saturating_sub(second * 1000 + 999);
         let mut headers = self.aged_headers(now);
         headers.append(CACHE_STATUS, status::hit(node, left_ms, policy.map(|policy| &**policy), "memory"));
         self.reply.store(Some(Arc::new(Reply { second, policy: policy.cloned(), headers: headers.clone() })));
@@ -320,6 +321,20 @@ mod tests {
         ] {
             let found = stored.is_newer_than(&own, now, SKEW);
             assert_eq!(found, wanted, "{} after {}", own.requested_at.0, stored.requested_at.0);
+        }
+    }
+    #[test]
+    fn no_hit_is_said_to_be_fresh_for_longer_than_it_is() {
+        let mut head = head(0);
+        (head.stored_at, head.initial_age_ms, head.lifetimes.ttl_ms) = (Timestamp(50_000), 0, 4_000);
+        // Whenever in a second the block for all of it is made.
+        for (first, later, wanted) in [(0, 999, "3"), (1_000, 1_500, "2"), (2_999, 2_000, "1"), (3_000, 3_999, "0")] {
+            let object = Object::new(head.clone(), Bytes::new());
+            for age_ms in [first, later] {
+                let headers = object.hit_headers("n", None, Timestamp(50_000 + age_ms));
+                let wanted = format!("n; hit; ttl={wanted}; detail=memory");
+                assert_eq!(headers[CACHE_STATUS], wanted, "{age_ms} ms, after {first} ms");
+            }
         }
     }
 }

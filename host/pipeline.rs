@@ -7,6 +7,7 @@
 
 mod admission;
 mod advice;
+mod calls;
 mod claims;
 mod coding;
 mod conditions;
@@ -216,10 +217,14 @@ impl Pipeline {
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head, span);
+        let is_call = calls::ends_by_code(taken.route, &request.head);
         // One that somebody sent again has nothing fetched.
-        if !advice.has(Hook::Prefetch) || request.head.is_early() {
+        if is_call || !advice.has(Hook::Prefetch) || request.head.is_early() {
             let mut reply = self.serve_on(taken, advice, request).await;
             reply.edit(&varies_by);
+            if is_call {
+                calls::conclude(&mut reply);
+            }
             return reply;
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
@@ -282,7 +287,10 @@ impl Pipeline {
         } else {
             let (route, advice) = (Arc::clone(route), Arc::new(advice));
             match route.splits() {
-                Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request)).await,
+                Some(protocol) if route.splits_call(&request.head) => {
+                    Box::pin(calls::serve(&self.infer, route, protocol, advice, request)).await
+                }
+                Some(protocol) => Box::pin(infer::serve(&self.infer, route, protocol, advice, request, None)).await,
                 None => Box::pin(self.web.serve(route, advice, request, prepared)).await,
             }
         };
@@ -301,9 +309,9 @@ impl Pipeline {
 
     /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that came in early data,
     /// which somebody may send again (RFC 8470), one that this node has sent on before, which would go round until
-    /// something gives way (RFC 8586), a switch of protocols that its route doesn't allow, a path that can't be rewritten, a
-    /// body that says itself that it is too large, and one that is to be sent on as it comes where it has to be read as a
-    /// whole.
+    /// something gives way (RFC 8586), a call of gRPC that its route can't serve, a switch of protocols that it doesn't
+    /// allow, a path that can't be rewritten, a body that says itself that it is too large, and one that is to be sent on
+    /// as it comes where it has to be read as a whole.
     fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
         let Request { head, body } = request;
         let trail = |detail: &'static str| Trail {
@@ -326,6 +334,10 @@ impl Pipeline {
         if self.policy_context.loops.has_sent(&head.headers) {
             let detail = "this node has sent the request on before: its origin leads back to it";
             return Some(self.replies.own(StatusCode::LOOP_DETECTED, "Loop Detected", detail, trail("loop")));
+        }
+        if let Some((status, word, detail)) = calls::refusal(route, head) {
+            let title = status.canonical_reason().unwrap_or("Not Implemented");
+            return Some(self.replies.own(status, title, detail, trail(word)));
         }
         if plan == Plan::Bypass(Why::Switch) && !route.config.websocket {
             let detail = "the route doesn't allow a switch to a WebSocket";

@@ -35,6 +35,10 @@ pub use item::{
     ReplyForm, Split, SplitRules,
 };
 pub(super) use kserve::grpc::status_of_head;
+pub use kserve::grpc::{
+    Call, Framing, METHOD as MODEL_INFER, Misframed, Uncallable, Unframed, call_response, code_of as call_code_of,
+    status_fields as call_status_fields,
+};
 pub use plain::item_of as whole;
 
 use crate::config;

@@ -82,13 +82,15 @@ pub(super) struct Infer {
     pub(super) recent: Arc<Recent>,
 }
 
-/// Serves a request that is to be looked up, of a route whose bodies are split.
+/// Serves a request that is to be looked up, of a route whose bodies are split. Its client waits until `due`, if it says
+/// so.
 pub(super) async fn serve(
     infer: &Arc<Infer>,
     route: Arc<Route>,
     protocol: &'static dyn Protocol,
     advice: Arc<Advice>,
     request: Request,
+    due: Option<Instant>,
 ) -> Reply {
     let trail = Trail::on(&route, &advice);
     let Request { mut head, body } = request;
@@ -129,6 +131,7 @@ pub(super) async fn serve(
         route: Arc::clone(&route),
         advice,
         protocol,
+        due,
     };
     let mut trail = trail;
     trace::split(split_request.advice.span(), split.items.len());
@@ -201,6 +204,8 @@ struct SplitRequest {
     /// Where the purge log stood when the request came.
     arrived: Arrived,
     mark: Mark,
+    /// When its client stops to wait.
+    due: Option<Instant>,
 }
 
 /// An item and its key, if it has a valid one.
@@ -468,7 +473,7 @@ impl SplitRequest {
         let config = self.infer.cache.config();
         // It is in memory as a whole.
         let response_bytes_max = config.object_bytes_max.min(config.bodies_bytes_max);
-        model::batch_item(
+        let batch_item = model::batch_item(
             &self.infer.policy_context,
             &self.route,
             &self.head,
@@ -476,7 +481,8 @@ impl SplitRequest {
             advised,
             self.account,
             response_bytes_max,
-        )
+        );
+        batch_item.map(|batch_item| batch_item.within(self.due))
     }
 
     fn reply(&self, form: ReplyForm, item_replies: &[ItemReply], mut trail: Trail) -> Reply {

@@ -26,7 +26,7 @@ pub(super) struct Aspects<'a> {
     pub(super) has_body: bool,
     /// Whether the key depends on the body, where there is one.
     pub(super) is_keyed_by_body: bool,
-    /// Whether it is a call of gRPC.
+    /// Whether it is a call of gRPC that its route doesn't split.
     pub(super) is_grpc: bool,
     /// Whether its client wants to switch to another protocol.
     pub(super) is_switch: bool,
@@ -39,13 +39,18 @@ pub(super) struct Aspects<'a> {
 impl<'a> Aspects<'a> {
     /// Returns the aspects of a request that a route takes.
     pub(super) fn of(taken: RouteMatch<'_>, advice: &Advice, head: &'a RequestHead, has_body: bool) -> Self {
+        let kind = taken.route.kind();
+        let is_grpc = match kind {
+            Kind::Http | Kind::Item => has_body && message::is_grpc(&head.headers),
+            Kind::Items => taken.route.is_call(head) && !taken.route.splits_call(head),
+        };
         Self {
-            kind: taken.route.kind(),
+            kind,
             method: &head.method,
             is_ambiguous: taken.is_ambiguous,
             has_body,
             is_keyed_by_body: has_body && advice.keys_by_body(),
-            is_grpc: has_body && message::is_grpc(&head.headers),
+            is_grpc,
             // What is sent after the switch comes as a body.
             is_switch: has_body && head.headers.contains_key(header::UPGRADE),
             looks_up_query: taken.route.config.extensions.query_key != QueryKey::Pass,
@@ -118,7 +123,7 @@ impl Plan {
             _ if is_switch => Self::Bypass(Why::Switch),
             _ if !is_answered => Self::Pass(Why::Method),
             _ if is_ambiguous => Self::Bypass(Why::AmbiguousPath),
-            Kind::Http | Kind::Item if is_grpc => Self::Bypass(Why::Grpc),
+            _ if is_grpc => Self::Bypass(Why::Grpc),
             _ if has_body && aspects.is_incremental => Self::Bypass(Why::Incremental),
             Kind::Http if is_query => Self::LookUp(Basis::Body),
             Kind::Http if !has_body => Self::LookUp(Basis::Head),
@@ -380,13 +385,14 @@ mod tests {
     #[test]
     fn calls_of_grpc_are_passed_on_unless_a_protocol_splits_them() {
         let (bypass, passed) = (Plan::Bypass(Why::Grpc), Plan::Pass(Why::Method));
-        for (kind, method, wanted) in [
-            (Kind::Http, Method::POST, passed),
-            (Kind::Http, Method::GET, bypass),
-            (Kind::Item, Method::POST, bypass),
-            (Kind::Items, Method::POST, Plan::LookUp(Basis::Body)),
+        for (kind, method, is_grpc, wanted) in [
+            (Kind::Http, Method::POST, true, passed),
+            (Kind::Http, Method::GET, true, bypass),
+            (Kind::Item, Method::POST, true, bypass),
+            (Kind::Items, Method::POST, true, bypass),
+            (Kind::Items, Method::POST, false, Plan::LookUp(Basis::Body)),
         ] {
-            let (has_body, is_keyed_by_body, is_grpc) = (true, true, true);
+            let (has_body, is_keyed_by_body) = (true, true);
             let aspects = Aspects { kind, method: &method, has_body, is_keyed_by_body, is_grpc, ..PLAIN };
             assert_eq!(Plan::of(&aspects), wanted, "{aspects:?}");
         }

@@ -14,7 +14,7 @@ pub(super) fn error_of(reason: &str) -> ProxyError {
         "invalid-response" | "bad-response" => ProxyError::HttpProtocolError,
         "response-timeout" | "body-timeout" | "deadline" | "route-timeout" => ProxyError::HttpResponseTimeout,
         "pool-full" | "wait-timeout" => ProxyError::ConnectionLimitReached,
-        "client-limit" | "queue-full" | "upgrade" | "early-data" => ProxyError::HttpRequestDenied,
+        "client-limit" | "queue-full" | "upgrade" | "early-data" | "grpc" => ProxyError::HttpRequestDenied,
         "request-body" => ProxyError::HttpRequestError,
         "error-body" | "body-lost" | "response-body" => ProxyError::HttpResponseIncomplete,
         "response-coding" => ProxyError::HttpResponseContentCoding,

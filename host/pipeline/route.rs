@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, Method, uri::PathAndQuery};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -15,11 +15,11 @@ use crate::{
     batch::Slots,
     cache::{key::KeySpace, lookup::Demand},
     clock,
-    config::{self, ForwardPath, Mode, Reload},
-    message::{RequestHead, target},
+    config::{self, ForwardPath, Mode, PoolProtocol, Reload},
+    message::{self, RequestHead, target},
     origin::{
         Pool,
-        protocol::{self, Protocol, SplitRules},
+        protocol::{self, MODEL_INFER, Protocol, SplitRules},
     },
     policy::{PoolStats, Pools, Roster},
 };
@@ -83,6 +83,24 @@ impl Route {
             Mode::Http => None,
         };
         protocol.filter(|protocol| protocol.batches())
+    }
+
+    /// Whether a request is a call of gRPC, and those aren't simply passed on here: its bodies are split.
+    pub(super) fn is_call(&self, head: &RequestHead) -> bool {
+        self.infers() && head.method == Method::POST && message::is_grpc(&head.headers) && self.splits().is_some()
+    }
+
+    /// Whether it splits a call: one by which a model of KServe's infers.
+    pub(super) fn splits_call(&self, head: &RequestHead) -> bool {
+        let speaks_kserve = self.config.mode == Mode::Infer(config::Protocol::KServe);
+        speaks_kserve && head.target.path() == MODEL_INFER && self.is_call(head)
+    }
+
+    /// Whether calls that it doesn't split are passed on: its clients and its pools speak KServe's protocol over gRPC.
+    pub(super) fn passes_calls(&self) -> bool {
+        let is_grpc = |pool: &Arc<config::Translation>| pool.protocol == PoolProtocol::KServeGrpc;
+        let translation = self.config.translation.as_ref();
+        self.config.mode == Mode::Infer(config::Protocol::KServe) && translation.is_some_and(is_grpc)
     }
 
     /// Returns the rules by which its requests, of so many items at most, are split.

@@ -8,6 +8,7 @@ use http::header::{self, EXPIRES};
 
 use super::{
     advice::{Advice, PolicyContext},
+    calls,
     forwarding::Proxies,
     inputs::{self, Input},
     keying::{self, Content, Keyed},
@@ -149,6 +150,9 @@ impl Explainer {
             let text = "this node has sent the request on before: its origin leads back to it";
             return Some(("loop", by_rfc(text, "RFC 8586")));
         }
+        if let Some((status, word, detail)) = calls::refusal(route, head) {
+            return Some((word, own(&format!("{detail}: {}", status.as_u16()))));
+        }
         match plan {
             Plan::Bypass(why @ Why::Switch) if !route.config.websocket => {
                 let text = "the route doesn't allow a switch to another protocol (websocket = false): 501";
@@ -190,6 +194,10 @@ impl Explainer {
             (report.plan, report.reason) = ("refuse".to_owned(), Some(reason.to_owned()));
             report.rule = WhyRule { text, ..WhyRule::default() };
         };
+        if route.splits_call(&head) {
+            let text = "no call of gRPC is explained: ask for the request of KServe's REST protocol that it stands for";
+            return refuse(report, "grpc", text.to_owned());
+        }
         let body = match decompress(&head.headers, body, self.policy_context.body_bytes_max).await {
             Ok(body) => body,
             Err(error) => return refuse(report, "content-coding", error.to_string()),

@@ -8,6 +8,7 @@ mod arrays;
 mod batch;
 mod bodies;
 mod caching;
+mod calls;
 mod certificates;
 mod closing;
 mod collapse;

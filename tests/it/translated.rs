@@ -23,16 +23,16 @@ use crate::harness::{
 const INFER: &str = "/v2/models/m/infer";
 
 /// A node whose results are stored, for clients of one protocol, before a pool of another.
-fn translating(url: &str, client: &str, pool: &str) -> Builder {
+pub(crate) fn translating(url: &str, client: &str, pool: &str) -> Builder {
     let pool = format!("protocol = \"{pool}\"\ntranslate.model = \"m\"");
     Node::builder().origin(url).infer(client).route("ttl_ms = 600000").set("pool.web", &pool)
 }
 
-fn json_reply(status: u16, body: &Value) -> Reply {
+pub(crate) fn json_reply(status: u16, body: &Value) -> Reply {
     Reply::says(status, body.to_string()).header("content-type", "application/json")
 }
 
-fn floats(numbers: &Value) -> Vec<f64> {
+pub(crate) fn floats(numbers: &Value) -> Vec<f64> {
     numbers.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
@@ -101,7 +101,7 @@ async fn what_cannot_be_translated_is_refused_and_a_bad_item_costs_the_others_no
     for (call, param) in [
         (json!({"model": "gpt", "input": "a", "dimensions": 8}), "dimensions"),
         (json!({"model": "gpt", "input": [{"text": "a"}]}), "input"),
-        (json!({"model": "gpt", "input": ["a"], "late_chunking": true}), "input"),
+        (json!({"model": "gpt", "input": ["a"], "late_chunking": true}), "late_chunking"),
     ] {
         let refused = embedded(&node, &call).await;
         assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!(param)), "{}", refused.text());
@@ -143,41 +143,45 @@ async fn embeddings_come_from_a_model_that_takes_a_list() {
     assert_eq!((reply.status, reply.text(), reply.header("content-type")), (200, "[1,1.5]", "application/json"));
 }
 
-const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(crate) const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// A request, as far as these tests look at it.
 #[derive(Clone, PartialEq, prost::Message)]
-struct InferRequest {
+pub(crate) struct InferRequest {
     #[prost(string, tag = "1")]
-    model_name: String,
+    pub(crate) model_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) id: String,
     #[prost(message, repeated, tag = "5")]
-    inputs: Vec<Tensor>,
+    pub(crate) inputs: Vec<Tensor>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
-    raw: Vec<Bytes>,
+    pub(crate) raw: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct InferResponse {
+pub(crate) struct InferResponse {
     #[prost(string, tag = "1")]
-    model_name: String,
+    pub(crate) model_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) id: String,
     #[prost(message, repeated, tag = "5")]
-    outputs: Vec<Tensor>,
+    pub(crate) outputs: Vec<Tensor>,
     #[prost(bytes = "bytes", repeated, tag = "6")]
-    raw: Vec<Bytes>,
+    pub(crate) raw: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Tensor {
+pub(crate) struct Tensor {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(crate) name: String,
     #[prost(string, tag = "2")]
-    datatype: String,
+    pub(crate) datatype: String,
     #[prost(int64, repeated, tag = "3")]
-    shape: Vec<i64>,
+    pub(crate) shape: Vec<i64>,
 }
 
 /// Returns the texts of a tensor, each of which begins with its length.
-fn texts(mut raw: &[u8]) -> Vec<String> {
+pub(crate) fn texts(mut raw: &[u8]) -> Vec<String> {
     let mut texts = Vec::new();
     while let Some((length, rest)) = raw.split_first_chunk::<4>() {
         let (text, after) = rest.split_at(u32::from_le_bytes(*length) as usize);
@@ -187,11 +191,11 @@ fn texts(mut raw: &[u8]) -> Vec<String> {
     texts
 }
 
-fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+pub(crate) fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     fields.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
 }
 
-fn responds(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Response<OutBody> {
+pub(crate) fn responds(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Response<OutBody> {
     let frames = pieces.into_iter().map(Frame::data).chain(trailers.map(Frame::trailers)).map(Ok);
     let frames: Vec<io::Result<Frame<Bytes>>> = frames.collect();
     let mut response = Response::new(StreamBody::new(stream::iter(frames)).boxed_unsync());
@@ -200,7 +204,7 @@ fn responds(pieces: Vec<Bytes>, trailers: Option<HeaderMap>) -> Response<OutBody
 }
 
 /// The requests that a model over gRPC has had.
-type Calls = Arc<Mutex<Vec<InferRequest>>>;
+pub(crate) type Calls = Arc<Mutex<Vec<InferRequest>>>;
 
 /// A model over gRPC that embeds texts. It fails for `bad`, isn't there for `busy`, says nothing of success for `mute`,
 /// says it in the head for `hasty`, has another status than 200 for `made`, and computes no number for `nan`.
@@ -229,7 +233,8 @@ async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
     let raw: Vec<u8> = numbers.flat_map(|number| (number as f32).to_le_bytes()).collect();
     let shape = vec![i64::try_from(texts.len()).unwrap(), 2];
     let output = Tensor { name: "e".to_owned(), datatype: "FP32".to_owned(), shape };
-    let message = InferResponse { model_name: "m".to_owned(), outputs: vec![output], raw: vec![raw.into()] };
+    let (model_name, id) = ("m".to_owned(), "the model's own".to_owned());
+    let message = InferResponse { model_name, id, outputs: vec![output], raw: vec![raw.into()] };
     let encoded = message.encode_to_vec();
     let prefix = [&[0][..], &u32::try_from(encoded.len()).unwrap().to_be_bytes()[..]].concat();
     let trailers = (!has("mute") && !has("hasty")).then(|| fields(&[("grpc-status", "0")]));
@@ -244,7 +249,7 @@ async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
 }
 
 /// Starts that model.
-async fn over_grpc() -> (H2Origin, Calls) {
+pub(crate) async fn over_grpc() -> (H2Origin, Calls) {
     let calls = Calls::default();
     let noted = Arc::clone(&calls);
     let origin = H2Origin::start(100, None, move |request| infer(request, Arc::clone(&noted))).await;

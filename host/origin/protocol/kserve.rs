@@ -1,7 +1,8 @@
 //! KServe's REST protocol, version 2, which is also Triton's: `POST /v2/models/NAME/infer` with tensors as JSON or as
 //! binary data behind it. An item is a row of all inputs, along their first dimension.
 //!
-//! The `id` of a request is the client's name for it: it is neither sent nor part of a key, and the reply repeats it.
+//! The `id` of a request is the client's name for it: it is neither sent nor part of a key, and the reply repeats it. A
+//! model's own `id` reaches nobody: its response may be that to several requests.
 
 pub(super) mod grpc;
 mod message;
@@ -271,14 +272,18 @@ fn unreadable(why: &str) -> BadResponse {
     BadResponse::Unreadable { wanted: "an object with a list of tensors in `outputs`", why: why.to_owned() }
 }
 
-/// Returns the response to a single item, as the model wrote it. It is stored if it could stand beside others.
+/// Returns the response to a single item as the model wrote it, without an `id`: that is another request's, or one that
+/// the model made up. It is stored if it could stand beside others.
 fn one_result(response: Message<'_>) -> ItemResponse {
-    let storable = taken_apart(response).is_ok_and(|(head, binary)| {
-        let text = Text::of(head);
-        let tensors = Tensors::read(&text, binary, OUTPUTS, 1, Spelling::AsWritten);
-        text.words() == 0 && tensors.is_ok_and(|tensors| tensors.rows == 1)
-    });
-    ItemResponse { storable, ..ItemResponse::from(response.body.clone()) }
+    let as_it_is = |storable| ItemResponse { storable, ..ItemResponse::from(response.body.clone()) };
+    let Ok((head, binary)) = taken_apart(response) else { return as_it_is(false) };
+    let text = Text::of(head);
+    let tensors = Tensors::read(&text, binary, OUTPUTS, 1, Spelling::AsWritten);
+    let storable = text.words() == 0 && tensors.is_ok_and(|tensors| tensors.rows == 1);
+    let Some(json) = message::without_id(&text, OUTPUTS) else { return as_it_is(storable) };
+    let json_bytes = response.headers.contains_key(HEADER_LENGTH).then_some(json.len());
+    let body = Bytes::from([&json[..], binary].concat());
+    ItemResponse { headers: headers(json_bytes), storable, ..ItemResponse::from(body) }
 }
 
 fn split_results(response: Message<'_>, asked: usize) -> Result<Vec<Outcome>, BadResponse> {

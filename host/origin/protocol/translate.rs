@@ -44,6 +44,7 @@ impl Translated {
         &self,
         item: Item,
         target: &PathAndQuery,
+        rules: &SplitRules<'_>,
         translation: &Arc<config::Translation>,
     ) -> Result<Item, Malformed> {
         let refused = |why| {
@@ -52,11 +53,12 @@ impl Translated {
             Malformed::Untranslatable { what, why, member: member.map(str::to_owned) }
         };
         if item.whole {
-            return Err(refused("only requests that can be split into items are translated"));
+            return Err(client::undivided(self.0, &item, rules.indivisible));
         }
         let (content, terms) = client::read(self.0, target, &item, translation)?;
         pool::check(target, &terms, translation)?;
-        let upstream = pool::upstream(&content, terms, translation, target.query()).map_err(refused)?;
+        let goes_to = pool::target(translation, &terms, target.query())?;
+        let upstream = pool::upstream(&content, terms, translation, goes_to).map_err(refused)?;
         let target = upstream.target.as_ref().map_or("", PathAndQuery::as_str);
         // No target has a line break in it.
         let group = Bytes::from([target.as_bytes(), &b"\n"[..], &upstream.item.group[..]].concat());
@@ -75,15 +77,15 @@ impl Translated {
             Err(Fault::Unreadable(why)) => Err(unreadable(why)),
             Err(Fault::Own(error)) => {
                 let retry_alone = error.retry_alone;
-                let worded = self.worded(upstream.translation.protocol, error.status, &error.body);
+                let worded = self.worded(&upstream.translation, error.status, &error.body);
                 Err(ItemError { retry_alone, ..worded })
             }
         }
     }
 
     /// Words a failure of the model as the client's protocol does.
-    fn worded(&self, protocol: config::PoolProtocol, status: u16, body: &Bytes) -> ItemError {
-        let said = pool::said(protocol, body);
+    fn worded(&self, translation: &config::Translation, status: u16, body: &Bytes) -> ItemError {
+        let said = pool::said(translation.protocol, body).map(|words| self.0.reworded(&words, translation));
         let message = said.unwrap_or_else(|| format!("the model failed with status {status}"));
         // A redirect, say, is none that the client could follow.
         self.failure(if status < 400 { 502 } else { status }, &message, None)
@@ -113,7 +115,7 @@ impl Protocol for Translated {
             // It is chosen for routes that have one.
             return Err(Malformed::untranslatable("model", "it isn't known which protocol it speaks"));
         };
-        let items = items.into_iter().map(|item| self.translated(item, request.target, translation));
+        let items = items.into_iter().map(|item| self.translated(item, request.target, rules, translation));
         Ok(Split { form, items: items.collect::<Result<_, _>>()? })
     }
 
@@ -142,14 +144,17 @@ impl Protocol for Translated {
     }
 
     fn failed(&self, arrival: &Arrival<'_>, items: &[&Item]) -> Option<ItemError> {
-        let upstream = items.first().and_then(|first| first.upstream.as_deref());
-        let protocol = upstream.map_or(config::PoolProtocol::JsonArray, |upstream| upstream.translation.protocol);
-        if protocol == config::PoolProtocol::KServeGrpc {
-            let failure = super::kserve::grpc::failure(arrival)?;
-            return Some(self.failure(failure.status, &failure.message, None));
-        }
         let is_success = (200..300).contains(&arrival.status);
-        (!is_success).then(|| self.worded(protocol, arrival.status, arrival.body))
+        let Some(upstream) = items.first().and_then(|first| first.upstream.as_deref()) else {
+            let message = format!("the model failed with status {}", arrival.status);
+            return (!is_success).then(|| self.failure(502, &message, None));
+        };
+        let translation = &*upstream.translation;
+        if translation.protocol == config::PoolProtocol::KServeGrpc {
+            let failure = super::kserve::grpc::failure(arrival)?;
+            return Some(self.failure(failure.status, &self.0.reworded(&failure.message, translation), None));
+        }
+        (!is_success).then(|| self.worded(translation, arrival.status, arrival.body))
     }
 
     /// Leaves out what describes the model's body, or belongs to its protocol.

@@ -44,6 +44,9 @@ pub struct BatchItem {
     pub(super) account: Account,
     /// When its deadline began.
     pub(super) arrived_at: Instant,
+    /// When its client stops to wait, if it says so. That moves the item to the front of the queue, or out of it; what
+    /// is sent isn't given up for one client of several.
+    due: Option<Instant>,
     pub(super) choice: Choice,
     grouping: Grouping,
     pub(super) span: RequestSpan,
@@ -82,6 +85,13 @@ pub struct ItemResult {
 pub(super) struct AdvisedItem {
     pub(super) item: Item,
     pub(super) advice: Arc<Advice>,
+}
+
+impl BatchItem {
+    /// Returns this item of a client that waits until then.
+    pub(super) fn within(self, due: Option<Instant>) -> Self {
+        Self { due, ..self }
+    }
 }
 
 /// A result that is pending, `None` because the item wasn't submitted, or its failure.
@@ -161,6 +171,7 @@ pub(super) fn batch_item(
         loops: policy_context.loops.clone(),
         set: request_edits.headers,
         arrived_at: Instant::now(),
+        due: None,
         choice,
         grouping,
         span: advice.span().clone(),
@@ -209,12 +220,13 @@ pub(super) fn group_for(groups: &mut Vec<Group>, batch_item: BatchItem) -> usize
 
 fn terms(batch_item: &BatchItem) -> Terms {
     let Grouping { priority, weight, max_wait_us, max_size, .. } = batch_item.grouping;
+    let by_policy = batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into()));
     Terms {
         bytes: if weight == 0 { batch_item.item.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
         priority,
         tenant: batch_item.account.tenant,
         weight: batch_item.account.weight,
-        deadline: batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into())),
+        deadline: by_policy.into_iter().chain(batch_item.due).min(),
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
         size_max: if batch_item.item.whole {
             Some(1)

@@ -1,6 +1,9 @@
-//! KServe's protocol, version 2, over gRPC, as a pool speaks it: calls of `ModelInfer`, each with the rows of a batch
-//! along the first dimension of all tensors, whose elements are sent as bytes.
+//! KServe's protocol, version 2, over gRPC. As a pool speaks it: calls of `ModelInfer`, each with the rows of a batch
+//! along the first dimension of all tensors, whose elements are sent as bytes. As clients speak it: `call` has their
+//! calls as requests of the REST protocol, which are split and joined there, and `framing` reads their messages.
 
+mod call;
+mod framing;
 mod message;
 mod status;
 
@@ -26,15 +29,18 @@ use crate::origin::protocol::{
     item::{Item, JoinedRequest},
     tensor::{self, Datatype, Elements, Scalar, Tensor},
 };
+pub use call::{Call, Uncallable, call_response};
+pub use framing::{Framing, Misframed, Unframed};
 use message::{
     InferParameter, InferRequestedOutputTensor, InferTensor, InferTensorContents, ModelInferRequest,
     ModelInferResponse, ParameterChoice,
 };
 pub(in crate::origin::protocol) use status::failure;
 pub(in crate::origin) use status::status_of_head;
+pub use status::{code_of, status_fields};
 
-/// The method that is called.
-const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
+/// The path of the method by which models infer.
+pub const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Bytes before a message: whether it is compressed, and its length, the highest byte first.
 const PREFIX_BYTES: usize = 5;
@@ -50,6 +56,7 @@ pub(in crate::origin::protocol) fn item(request: &Request, model: &str, version:
             name: tensor.name.clone(),
             datatype: tensor.datatype.name().to_owned(),
             shape: tensor.dims.iter().map(|dim| i64::try_from(*dim).ok()).collect::<Option<_>>()?,
+            parameters: BTreeMap::new(),
             contents: None,
         });
     }
@@ -60,6 +67,7 @@ pub(in crate::origin::protocol) fn item(request: &Request, model: &str, version:
     let head = ModelInferRequest {
         model_name: model.to_owned(),
         model_version: version.to_owned(),
+        id: String::new(),
         parameters: written(&request.parameters),
         inputs,
         outputs: request.outputs.iter().map(output).collect(),
@@ -137,7 +145,7 @@ fn unreadable(why: &str) -> BadResponse {
 pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result<Vec<Vec<Tensor>>, BadResponse> {
     let message = unframed(body)?;
     let response = ModelInferResponse::decode(message).map_err(|error| unreadable(&error.to_string()))?;
-    let ModelInferResponse { outputs, raw_output_contents: raw } = response;
+    let ModelInferResponse { outputs, raw_output_contents: raw, .. } = response;
     if outputs.is_empty() {
         return Err(unreadable("it has no outputs"));
     }

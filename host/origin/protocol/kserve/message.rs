@@ -15,7 +15,7 @@ pub(super) type Members<'t> = BTreeMap<String, Cow<'t, [u8]>>;
 type RawMembers<'t> = BTreeMap<String, &'t RawValue>;
 
 /// The parameter that says how many of the bytes behind the JSON are a tensor's.
-const BINARY_SIZE: &str = "binary_data_size";
+pub(super) const BINARY_SIZE: &str = "binary_data_size";
 
 /// A request or a response.
 pub(super) struct Message<'t> {
@@ -313,12 +313,27 @@ pub(super) fn write(list: &str, id: Option<&[u8]>, rest: &Members<'_>, tensors: 
 pub(super) fn with_id(text: &Text<'_>, id: &[u8]) -> Option<Vec<u8>> {
     let mut members = object(text.readable())?;
     members.remove("id");
+    Some(rewritten(text, Some(id), members))
+}
+
+/// Returns the JSON of a message with tensors in `list` without its `id`; `None` if it has none, or is no such message.
+pub(super) fn without_id(text: &Text<'_>, list: &str) -> Option<Vec<u8>> {
+    let mut members = object(text.readable()).filter(|members| members.contains_key(list))?;
+    members.remove("id")?;
+    Some(rewritten(text, None, members))
+}
+
+fn rewritten(text: &Text<'_>, id: Option<&[u8]>, members: RawMembers<'_>) -> Vec<u8> {
     let mut out = vec![b'{'];
-    json::write_raw_member("id", id, &mut out);
+    if let Some(id) = id {
+        json::write_raw_member("id", id, &mut out);
+    }
     for (name, value) in members {
-        out.push(b',');
+        if out.len() > 1 {
+            out.push(b',');
+        }
         json::write_raw_member(&name, text.written(value.get().as_bytes()), &mut out);
     }
     out.push(b'}');
-    Some(out)
+    out
 }

@@ -41,8 +41,8 @@ pub(in crate::origin::protocol) struct Request {
 }
 
 /// The parameter of a request, and that of an output, which say that data are to be binary.
-const BINARY_OUTPUT: &str = "binary_data_output";
-const BINARY_DATA: &str = "binary_data";
+pub(super) const BINARY_OUTPUT: &str = "binary_data_output";
+pub(super) const BINARY_DATA: &str = "binary_data";
 
 /// Reads the request of an item that isn't whole.
 ///

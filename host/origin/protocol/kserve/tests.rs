@@ -250,11 +250,29 @@ fn a_single_result_has_the_clients_id_and_else_stays_as_it_is() {
     let body =
         Bytes::from_static(br#"{ "outputs" : [{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}], "id":"x" }"#);
     let outcomes = responded(&HeaderMap::new(), &body, &items).unwrap();
-    assert!(outcomes[0].as_ref().is_ok_and(|response| !response.storable && response.body == body), "{outcomes:?}");
-    assert_eq!(replied(ReplyForm::Rows { id: None }, &outcomes).body, body);
+    let own = r#"{"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}]}"#;
+    assert!(outcomes[0].as_ref().is_ok_and(|response| !response.storable && response.body == own), "{outcomes:?}");
+    assert_eq!(replied(ReplyForm::Rows { id: None }, &outcomes).body, own, "a model's `id` is nobody's");
     let reply = replied(ReplyForm::Rows { id: Some(Bytes::from_static(b"8")) }, &outcomes);
     let wanted = r#"{"id":8,"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}]}"#;
     assert_eq!((reply.status, &reply.body[..]), (200, wanted.as_bytes()));
+    // What is no response of the protocol's is passed on as it is, and so is what has no `id`.
+    for body in [r#"{ "error": "busy", "id": "x" }"#, r#"{ "outputs" : [] }"#, "[1]", "no JSON"] {
+        let outcomes = responded(&HeaderMap::new(), &Bytes::from(body), &items).unwrap();
+        assert!(outcomes[0].as_ref().is_ok_and(|response| response.body == body && response.headers.is_empty()));
+    }
+
+    let (fields, body) = binary(
+        &json!({"id": "x", "outputs": [
+            {"name": "y", "datatype": "INT8", "shape": [1, 2], "parameters": {"binary_data_size": 2}}
+        ]}),
+        b"ab",
+    );
+    let outcomes = responded(&fields, &body, &items).unwrap();
+    let response = outcomes[0].as_ref().unwrap();
+    let length: usize = response.headers[HEADER_LENGTH].to_str().unwrap().parse().unwrap();
+    assert!(response.storable && response.body[length..] == *b"ab", "{response:?}");
+    assert_eq!(parsed(&response.body[..length]).get("id"), None);
 
     let (fields, body) = binary(
         &json!({"outputs": [{"name": "y", "datatype": "INT8", "shape": [1, 2], "parameters": {"binary_data_size": 2}}]}),

@@ -1,15 +1,19 @@
 //! The client's side: what an item holds, and a result as the client wants it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{
     HeaderMap,
     header::{CONTENT_TYPE, HeaderValue},
     uri::PathAndQuery,
 };
+use serde_json::value::RawValue;
 
 use super::content::{Content, parsed};
 use crate::{
     config,
+    message::target,
     origin::protocol::{
         contract::Protocol,
         fault::Malformed,
@@ -50,6 +54,53 @@ impl Client {
             Self::KServe => Some("inputs"),
         }
     }
+
+    /// Returns a model's words with the pool's names of tensors as clients of this protocol know what they stand for.
+    /// Those of KServe name their tensors themselves.
+    pub(super) fn reworded(self, words: &str, translation: &config::Translation) -> String {
+        if self == Self::KServe {
+            return words.to_owned();
+        }
+        let words = renamed(words, &translation.input, self.member().unwrap_or("element"));
+        match &translation.output {
+            Some(output) => renamed(&words, output, "result"),
+            None => words,
+        }
+    }
+}
+
+/// Returns a text with another name wherever this one stands as a word of its own.
+fn renamed(text: &str, name: &str, by: &str) -> String {
+    let is_of_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '.');
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(name).filter(|_| !name.is_empty()) {
+        // A dot that ends a sentence isn't the next letter of a name.
+        let mut next = after.chars();
+        let goes_on = match next.next() {
+            Some('.') => next.next().is_some_and(char::is_alphanumeric),
+            other => other.is_some_and(is_of_name),
+        };
+        let is_part = before.ends_with(is_of_name) || before.is_empty() && out.ends_with(is_of_name) || goes_on;
+        out.push_str(before);
+        out.push_str(if is_part { name } else { by });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Returns why a request that couldn't be split can't be translated, by the member that keeps it whole, if there is
+/// one.
+pub(super) fn undivided(client: Client, item: &Item, indivisible: &[String]) -> Malformed {
+    let why = "only requests that can be split into items are translated";
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(&item.body).unwrap_or_default();
+    let is_on = |name: &&String| members.get(*name).is_some_and(|value| !matches!(value.get(), "false" | "null"));
+    let own = client.member().filter(|name| members.contains_key(*name));
+    match indivisible.iter().find(is_on).map(String::as_str).or(own) {
+        Some(member) => Malformed::untranslatable(member, why),
+        None => Malformed::Untranslatable { what: "the request".to_owned(), why, member: None },
+    }
 }
 
 /// Returns what an item holds, and how its client wants the response.
@@ -78,21 +129,25 @@ pub(super) fn read(
             let (request, packing) = rows::read(item)?;
             let (model, version) = match named(target.path()) {
                 Some(named) => named,
-                None if translation.model.is_some() => ("", ""),
+                None if translation.model.is_some() => (String::new(), String::new()),
                 None => return Err(Malformed::untranslatable("model", "the path doesn't have its name")),
             };
-            let terms = Terms { model: model.to_owned(), version: version.to_owned(), packing, ..Terms::default() };
+            let terms = Terms { model, version, packing, ..Terms::default() };
             Ok((Content::Row(request), terms))
         }
     }
 }
 
-/// Returns the name and the version of the model in a path of KServe's; `None` if there is none that needs no decoding.
-fn named(path: &str) -> Option<(&str, &str)> {
+/// Returns the name and the version of the model in a path of KServe's, decoded; `None` if there is none, or it has a
+/// `/`.
+fn named(path: &str) -> Option<(String, String)> {
     let (_, rest) = path.strip_suffix("/infer")?.rsplit_once("/models/")?;
     let (model, version) = rest.split_once("/versions/").unwrap_or((rest, ""));
-    (!model.is_empty() && !rest.contains('%') && !model.contains('/') && !version.contains('/'))
-        .then_some((model, version))
+    let decoded = |name: &str| {
+        let bytes = target::decoded(name.as_bytes()).map(|(byte, _)| byte).collect();
+        String::from_utf8(bytes).ok().filter(|name| !name.contains('/'))
+    };
+    Some((decoded(model).filter(|model| !model.is_empty())?, decoded(version)?))
 }
 
 /// Reads the members of a request for embeddings beside the input. `user` says nothing to a model.
@@ -219,6 +274,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_tensors_are_the_clients() {
+        let translation = config::Translation {
+            input: "tokens".to_owned(),
+            output: Some("e".to_owned()),
+            ..config::Translation::new(config::PoolProtocol::KServeGrpc)
+        };
+        for (words, wanted) in [
+            ("unexpected shape for input 'tokens' for model", "unexpected shape for input 'input' for model"),
+            ("Invalid rank for input: tokens.", "Invalid rank for input: input."),
+            ("tokens", "input"),
+            ("`e` is no output", "`result` is no output"),
+            ("tokens_2, my-tokens, tokens.x and tokens", "tokens_2, my-tokens, tokens.x and input"),
+            ("tokenstokens", "tokenstokens"),
+            ("too long", "too long"),
+        ] {
+            assert_eq!(Client::OpenAi.reworded(words, &translation), wanted);
+            assert_eq!(Client::KServe.reworded(words, &translation), words);
+        }
+        assert_eq!(Client::JsonArray.reworded("'tokens'", &translation), "'element'");
+    }
+
+    #[test]
     fn a_models_name_is_in_the_path() {
         for (path, wanted) in [
             ("/v2/models/m/infer", Some(("m", ""))),
@@ -227,9 +304,12 @@ mod tests {
             ("/v2/models//infer", None),
             ("/v2/models/a/b/infer", None),
             ("/v2/models/a%2Fb/infer", None),
+            ("/v2/models/a%20b/versions/%31/infer", Some(("a b", "1"))),
+            ("/v2/models/%ff/infer", None),
             ("/v2/models/m", None),
             ("/v2/models/m/versions/1/2/infer", None),
         ] {
+            let wanted = wanted.map(|(model, version): (&str, &str)| (model.to_owned(), version.to_owned()));
             assert_eq!(named(path), wanted, "{path}");
         }
     }

@@ -39,7 +39,8 @@ pub(super) enum Fault {
     Unreadable(&'static str),
 }
 
-/// Returns the protocol itself; `None` for gRPC, which no client speaks.
+/// Returns the protocol itself; `None` for gRPC, in which no items come: the calls of clients are requests of KServe's
+/// REST protocol by then.
 fn protocol(name: PoolProtocol) -> Option<&'static dyn Protocol> {
     match name {
         PoolProtocol::JsonArray => Some(&JsonArray),
@@ -71,7 +72,7 @@ const fn has_own_path(translation: &Translation) -> bool {
     translation.path.is_some() || matches!(translation.protocol, PoolProtocol::KServe)
 }
 
-/// Returns what is sent for an item, with the client's query if it goes to another path.
+/// Returns what is sent for an item to this target; see [`target`].
 ///
 /// # Errors
 /// Why it can't be sent.
@@ -79,13 +80,12 @@ pub(super) fn upstream(
     content: &Content,
     terms: Terms,
     translation: &Arc<Translation>,
-    query: Option<&str>,
+    target: Option<PathAndQuery>,
 ) -> Result<Upstream, &'static str> {
     let (model, version) = match &translation.model {
         Some(model) => (model.as_str(), ""),
         None => (terms.model.as_str(), terms.version.as_str()),
     };
-    let target = target(translation, model, query)?;
     let item = match translation.protocol {
         PoolProtocol::JsonArray => {
             let body = element(content)?;
@@ -113,24 +113,34 @@ pub(super) fn upstream(
     Ok(Upstream { item, target, terms, translation: Arc::clone(translation) })
 }
 
-/// Returns where an item is sent; `None` for where the client sent it, or where the protocol says.
-fn target(translation: &Translation, model: &str, query: Option<&str>) -> Result<Option<PathAndQuery>, &'static str> {
+/// Returns where an item is sent, with the client's query if that is another path; `None` for where the client sent it,
+/// or where the protocol says.
+///
+/// # Errors
+/// The model has no name that a path can have.
+pub(super) fn target(
+    translation: &Translation,
+    terms: &Terms,
+    query: Option<&str>,
+) -> Result<Option<PathAndQuery>, Malformed> {
     let path = match (translation.protocol, &translation.path) {
         (PoolProtocol::KServeGrpc, _) => return Ok(None),
         (_, Some(path)) => path.as_str(),
         (PoolProtocol::KServe, None) => KSERVE_PATH,
         (PoolProtocol::JsonArray | PoolProtocol::MsgPackArray, None) => return Ok(None),
     };
+    let unnamed = || Malformed::untranslatable("model", "it has no name that a path can have");
+    let model = translation.model.as_ref().unwrap_or(&terms.model);
     // As a segment these lead elsewhere.
-    if path.contains("{model}") && matches!(model, "" | "." | "..") {
-        return Err("its model has no name that a path can have");
+    if path.contains("{model}") && matches!(model.as_str(), "" | "." | "..") {
+        return Err(unnamed());
     }
     let mut target = path.replace("{model}", &segment(model));
     if let Some(query) = query.filter(|query| !query.is_empty()) {
         target.push('?');
         target.push_str(query);
     }
-    PathAndQuery::try_from(target).map(Some).map_err(|_| "its model has no name that a path can have")
+    PathAndQuery::try_from(target).map(Some).map_err(|_| unnamed())
 }
 
 /// Returns a content of which nothing beside its tensors would be lost.

@@ -122,10 +122,10 @@ fn what_has_no_place_is_refused_by_its_name() {
         (json!({"input": "a", "encoding_format": "ubinary"}), rule(PoolProtocol::KServe), "encoding_format"),
         (json!({"input": "a"}), unnamed(), "model"),
         (json!({"input": "a", "model": 5}), rule(PoolProtocol::KServe), "model"),
-        (json!({"input": "a", "model": ".."}), unnamed(), "input"),
+        (json!({"input": "a", "model": ".."}), unnamed(), "model"),
         (json!({"input": {"text": "a"}}), rule(PoolProtocol::KServe), "input"),
         (json!({"input": ["a", [1]]}), rule(PoolProtocol::JsonArray), "input"),
-        (json!({"input": ["a"], "late_chunking": true}), rule(PoolProtocol::KServeGrpc), "input"),
+        (json!({"input": ["a"], "late_chunking": true}), rule(PoolProtocol::KServeGrpc), "late_chunking"),
         (json!({"input": [99_999_999_999_999_999_999_f64]}), rule(PoolProtocol::KServe), "input"),
     ] {
         let refused = embeddings(&call, rule).unwrap_err();
@@ -134,6 +134,9 @@ fn what_has_no_place_is_refused_by_its_name() {
         let error = parsed(&reply.body)["error"].take();
         assert_eq!((reply.status, &error["param"]), (400, &json!(param)), "{error}");
     }
+    // It is told no member that it hasn't sent.
+    let refused = embeddings(&json!({"model": "x", "contents": ["a"]}), rule(PoolProtocol::KServe)).unwrap_err();
+    assert!(refused.param().is_none() && !refused.to_string().contains("`input`"), "{refused}");
     for element in ["{\"a\":1}", "[1,[2]]", "null", "[]"] {
         let refused = asked(&JSON_ARRAY, "/x", format!("[{element}]").as_bytes(), rule(PoolProtocol::KServe));
         assert!(matches!(refused, Err(Malformed::Untranslatable { .. })), "{element}: {refused:?}");
@@ -196,12 +199,14 @@ fn failures_are_worded_as_the_client_knows_them() {
     let none = HeaderMap::new();
     for (protocol, status, body, wanted) in [
         (PoolProtocol::KServe, 400, "{\"error\": \"too long\"}", Some("too long")),
+        (PoolProtocol::KServe, 400, "{\"error\": \"shape of 'x'\"}", Some("shape of 'input'")),
         (PoolProtocol::KServe, 500, "<h1>", Some("the model failed with status 500")),
         (PoolProtocol::JsonArray, 422, "{\"detail\": \"no\"}", Some("no")),
         (PoolProtocol::JsonArray, 200, "{\"error\": \"no\"}", None),
         (PoolProtocol::KServeGrpc, 200, "", Some("the model's response has no `grpc-status`")),
     ] {
-        let split = embeddings(&call, rule(protocol)).unwrap();
+        let named = Translation { input: "x".to_owned(), ..rule(protocol) };
+        let split = embeddings(&call, named).unwrap();
         let body = Bytes::from(body);
         let arrival = Arrival { status, headers: &none, trailers: &none, body: &body };
         let failed = OPENAI.failed(&arrival, &split.items.iter().collect::<Vec<_>>());

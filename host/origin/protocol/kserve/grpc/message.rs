@@ -12,6 +12,9 @@ pub(super) struct ModelInferRequest {
     pub(super) model_name: String,
     #[prost(string, tag = "2")]
     pub(super) model_version: String,
+    /// The client's name for it.
+    #[prost(string, tag = "3")]
+    pub(super) id: String,
     #[prost(btree_map = "string, message", tag = "4")]
     pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
@@ -26,6 +29,15 @@ pub(super) struct ModelInferRequest {
 /// A response to one.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ModelInferResponse {
+    #[prost(string, tag = "1")]
+    pub(super) model_name: String,
+    #[prost(string, tag = "2")]
+    pub(super) model_version: String,
+    /// That of the request.
+    #[prost(string, tag = "3")]
+    pub(super) id: String,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
     pub(super) outputs: Vec<InferTensor>,
     /// The elements of each output, if none has its own.
@@ -42,6 +54,8 @@ pub(super) struct InferTensor {
     pub(super) datatype: String,
     #[prost(int64, repeated, tag = "3")]
     pub(super) shape: Vec<i64>,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub(super) parameters: BTreeMap<String, InferParameter>,
     #[prost(message, optional, tag = "5")]
     pub(super) contents: Option<InferTensorContents>,
 }
@@ -58,7 +72,7 @@ pub(super) struct InferRequestedOutputTensor {
 /// A parameter of a request or an output.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct InferParameter {
-    #[prost(oneof = "ParameterChoice", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "ParameterChoice", tags = "1, 2, 3, 4, 5")]
     pub(super) parameter_choice: Option<ParameterChoice>,
 }
 
@@ -73,6 +87,8 @@ pub(super) enum ParameterChoice {
     String(String),
     #[prost(double, tag = "4")]
     Double(f64),
+    #[prost(uint64, tag = "5")]
+    Uint64(u64),
 }
 
 /// Elements by their types; those of `FP16` and `BF16` are in none of them.

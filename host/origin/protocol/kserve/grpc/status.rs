@@ -1,7 +1,9 @@
 //! What a gRPC response says of its success, in the terms of HTTP: `grpc-status` and `grpc-message`, which are in the
 //! trailers, or in the head if there is nothing else.
 
-use http::{HeaderMap, StatusCode};
+use std::fmt::Write as _;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::{message::target, origin::protocol::item::Arrival};
 
@@ -10,6 +12,72 @@ const MESSAGE: &str = "grpc-message";
 
 /// Bytes of a message that are told to clients.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of the message that a client of gRPC gets, as it is coded: many take 8 KiB of fields in all.
+const CODED_BYTES_MAX: usize = 3 << 10;
+
+// Codes of gRPC.
+pub(super) const UNKNOWN: u32 = 2;
+pub(super) const INVALID_ARGUMENT: u32 = 3;
+pub(super) const DEADLINE_EXCEEDED: u32 = 4;
+pub(super) const NOT_FOUND: u32 = 5;
+pub(super) const PERMISSION_DENIED: u32 = 7;
+pub(super) const RESOURCE_EXHAUSTED: u32 = 8;
+pub(super) const ABORTED: u32 = 10;
+pub(super) const UNIMPLEMENTED: u32 = 12;
+pub(super) const INTERNAL: u32 = 13;
+pub(super) const UNAVAILABLE: u32 = 14;
+pub(super) const UNAUTHENTICATED: u32 = 16;
+
+/// Returns the code of gRPC that a client is told instead of a status of HTTP. What was a code before, at the model, is
+/// that code again, or one of its kind.
+#[must_use]
+pub const fn code_of(status: u16) -> u32 {
+    match status {
+        400 | 414 | 422 => INVALID_ARGUMENT,
+        401 | 407 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 | 410 => NOT_FOUND,
+        408 | 504 => DEADLINE_EXCEEDED,
+        409 => ABORTED,
+        413 | 429 => RESOURCE_EXHAUSTED,
+        405 | 415 | 501 | 505 => UNIMPLEMENTED,
+        425 | 502 | 503 => UNAVAILABLE,
+        500 | 508 => INTERNAL,
+        _ => UNKNOWN,
+    }
+}
+
+/// Returns the fields that say how a call ended: as trailers, or in the head of a response without a message.
+#[must_use]
+pub fn status_fields(code: u32, message: &str) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(HeaderName::from_static(STATUS), HeaderValue::from(code));
+    // It is printable ASCII.
+    if let Some(message) = HeaderValue::try_from(coded(message)).ok().filter(|message| !message.is_empty()) {
+        fields.insert(HeaderName::from_static(MESSAGE), message);
+    }
+    fields
+}
+
+/// Returns a message as the field has it: what is no printable ASCII is written as `%` and two digits.
+fn coded(message: &str) -> String {
+    let mut coded = String::new();
+    for letter in message.chars() {
+        if coded.len() > CODED_BYTES_MAX {
+            break;
+        }
+        if matches!(letter, ' '..='~') && letter != '%' {
+            coded.push(letter);
+            continue;
+        }
+        for byte in letter.encode_utf8(&mut [0; 4]).bytes() {
+            // A String takes whatever is written to it.
+            let _ = write!(coded, "%{byte:02X}");
+        }
+    }
+    coded
+}
 
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +160,6 @@ fn message(fields: &HeaderMap) -> String {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -195,6 +262,50 @@ mod tests {
             assert_eq!(status.map(|status| status.as_u16()), wanted, "{code}");
         }
         assert_eq!(status_of_head(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn clients_of_grpc_get_a_code_for_every_status() {
+        for (status, wanted) in [
+            (400, 3),
+            (401, 16),
+            (403, 7),
+            (404, 5),
+            (408, 4),
+            (409, 10),
+            (413, 8),
+            (415, 12),
+            (418, 2),
+            (422, 3),
+            (425, 14),
+            (429, 8),
+            (500, 13),
+            (501, 12),
+            (502, 14),
+            (503, 14),
+            (504, 4),
+            (505, 12),
+            (200, 2),
+        ] {
+            assert_eq!(code_of(status), wanted, "{status}");
+        }
+        // What a model said in gRPC is that again.
+        for code in [3, 4, 5, 7, 8, 10, 12, 13, 14, 16] {
+            assert_eq!(http_status(code).map(code_of), Some(code));
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_said() {
+        for text in ["", "too long", "100 %", "naïve\n", "%41"] {
+            let fields = status_fields(3, text);
+            assert_eq!((code(&fields), message(&fields)), (Some(3), text.to_owned()));
+        }
+        assert_eq!(status_fields(0, "").len(), 1);
+        let long = "ü".repeat(10_000);
+        let coded = coded(&long);
+        assert!(coded.len() < CODED_BYTES_MAX + 20, "{} bytes", coded.len());
+        assert!(long.starts_with(&message(&status_fields(3, &long))), "no character is cut");
     }
 
     #[test]

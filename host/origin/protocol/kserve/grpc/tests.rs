@@ -13,12 +13,12 @@ fn request(tensors: Vec<Tensor>) -> Request {
 
 fn output(datatype: &str, shape: &[i64], contents: Option<InferTensorContents>) -> InferTensor {
     let (name, datatype) = ("y".to_owned(), datatype.to_owned());
-    InferTensor { name, datatype, shape: shape.to_vec(), contents }
+    InferTensor { name, datatype, shape: shape.to_vec(), contents, ..InferTensor::default() }
 }
 
 fn response(outputs: Vec<InferTensor>, raw: &[&'static [u8]]) -> Bytes {
     let raw_output_contents = raw.iter().map(|bytes| Bytes::from_static(bytes)).collect();
-    framed(&ModelInferResponse { outputs, raw_output_contents })
+    framed(&ModelInferResponse { outputs, raw_output_contents, ..ModelInferResponse::default() })
 }
 
 /// Returns the bytes of each output of each row.
@@ -173,7 +173,8 @@ proptest! {
         let joined = join(&[&one.unwrap()]);
         let sent = ModelInferRequest::decode(unframed(&joined.body).unwrap()).unwrap();
         let raw_output_contents = sent.raw_input_contents.clone();
-        let reply = ModelInferResponse { outputs: sent.inputs, raw_output_contents };
+        let reply =
+            ModelInferResponse { outputs: sent.inputs, raw_output_contents, ..ModelInferResponse::default() };
         let tensors = results(&framed(&reply), 1).unwrap().remove(0);
         prop_assert_eq!(tensors[0].value().unwrap(), format!("[{}]", texts.join(",")).into_bytes());
     }

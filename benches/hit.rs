@@ -131,6 +131,8 @@ fn scheduler(bencher: Bencher<'_, '_>, size: usize) {
         concurrency_min: 1,
         classes_max: 256,
         tenants_max: 256,
+        overdue: batch::OverdueRule::default(),
+        guard: 0,
     };
     let mut scheduler = batch::Scheduler::new(rule, Box::new(batch::Adaptive::new()));
     let class = batch::Class { pool: "web".into(), group: bytes::Bytes::from_static(&[7; 32]), apart: None };

@@ -96,7 +96,15 @@ fn flight((scene, request): (Scene, Request)) -> Scene {
 fn scheduler() -> batch::Scheduler<batch::Class, usize> {
     let wait_max = Duration::from_millis(2);
     let former = batch::FormerRule { size_max: 32, bytes_max: 1 << 20, padded: false, wait_max, queue_max: 4096 };
-    let rule = batch::SchedulerRule { former, concurrency: 1, concurrency_min: 1, classes_max: 256, tenants_max: 256 };
+    let rule = batch::SchedulerRule {
+        former,
+        concurrency: 1,
+        concurrency_min: 1,
+        classes_max: 256,
+        tenants_max: 256,
+        overdue: batch::OverdueRule::default(),
+        guard: 0,
+    };
     batch::Scheduler::new(rule, Box::new(batch::Adaptive::new()))
 }
 

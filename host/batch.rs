@@ -20,24 +20,25 @@ mod line;
 mod measured;
 mod metrics;
 mod models;
+mod overdue;
 mod pace;
 mod quarantine;
 mod scheduler;
 mod shares;
 mod surcharge;
+mod ticket;
 
 pub use apart::Apart;
 pub use bisect::Bisection;
 pub use class::Class;
-pub use dispatch::{
-    BatchResult, Batcher, Departure, Pending, Progress, Rejected, Results, SendBatch, Sending, SlotFuture, SlotPermit,
-    Slots,
-};
+pub use dispatch::{BatchResult, Batcher, Progress, Results, SendBatch, Sending, SlotFuture, SlotPermit, Slots};
 pub use former::{FormerRule, Terms};
 pub use metrics::Metrics;
 pub use models::{ModelBatch, Models};
+pub use overdue::OverdueRule;
 pub use pace::{Adaptive, Estimate, Offer, Outcome, Outlook, Pace, Returned, Verdict, Why};
 pub use quarantine::{Digest, Quarantine};
 pub use scheduler::{Batch, Load, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule};
 pub use shares::{Tenant, Weight};
 pub use surcharge::Further;
+pub use ticket::{Interest, Interested, Pending, Queued, Rejected};

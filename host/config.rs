@@ -546,6 +546,14 @@ pub struct Batch {
     pub tenants_max: usize,
     /// Models that metrics tell apart by name; further ones count as `other`.
     pub models_max: usize,
+    /// How many times as long as expected a batch may take, before its slot counts no more; 0 means any time.
+    pub overdue_factor: u32,
+    /// How long it may take in any case.
+    pub overdue_least: Duration,
+    /// Slots that are left to tenants which want less than their share, as long as there are such.
+    pub guard: usize,
+    /// The pool's endpoints that are no backups.
+    pub endpoints: usize,
 }
 
 /// A route: which requests it takes, and how they are served.

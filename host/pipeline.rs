@@ -49,7 +49,7 @@ use self::{
     coding::Coder,
     fetch::{Fetcher, Landing},
     forwarding::Proxies,
-    infer::{Batchers, Infer, ItemResult},
+    infer::{Batchers, Infer, ItemResult, Places},
     loops::Loops,
     metrics::ReplyCodings,
     pass::Passer,
@@ -96,6 +96,7 @@ struct Lasting {
     cache: Arc<Cache>,
     web: Arc<Flights<Landing>>,
     infer: Arc<Flights<Arc<ItemResult>>>,
+    places: Arc<Places>,
     prefetcher: Arc<Prefetcher>,
     codings: ReplyCodings,
     loops: Loops,
@@ -120,6 +121,7 @@ impl Pipeline {
             cache,
             web: Flights::new(flights_max),
             infer: Flights::new(flights_max),
+            places: Arc::default(),
             prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
             codings: metrics.reply_codings,
             loops: Loops::new(),
@@ -144,6 +146,7 @@ impl Pipeline {
             cache: Arc::clone(&self.cache),
             web: Arc::clone(&self.web.flights),
             infer: Arc::clone(&self.infer.flights),
+            places: Arc::clone(&self.infer.places),
             prefetcher: self.prefetcher.under(prefetch),
             codings: self.infer.codings.clone(),
             loops: self.policy_context.loops.clone(),
@@ -153,7 +156,7 @@ impl Pipeline {
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, prefetcher, codings, loops, recent } = lasting;
+        let Lasting { node, cache, web, infer, places, prefetcher, codings, loops, recent } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
@@ -199,6 +202,7 @@ impl Pipeline {
         let infer = Arc::new(Infer {
             cache: Arc::clone(&cache),
             flights: infer,
+            places,
             replies: Arc::clone(&replies),
             policy_context: Arc::clone(&policy_context),
             batchers,

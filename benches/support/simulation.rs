@@ -11,7 +11,8 @@ use std::{
 use fastrand::Rng;
 
 use super::batch::{
-    Batch, FormerRule, Next, Outcome, Outlook, Pace, QueueId, Returned, Scheduler, SchedulerRule, Terms, Verdict, Why,
+    Batch, FormerRule, Next, Outcome, Outlook, OverdueRule, Pace, QueueId, Returned, Scheduler, SchedulerRule, Terms,
+    Verdict, Why,
 };
 
 /// Items of one batch at most.
@@ -241,6 +242,8 @@ impl World {
             concurrency_min: 1,
             classes_max: usize::MAX,
             tenants_max: 1,
+            overdue: OverdueRule::default(),
+            guard: 0,
         };
         Self {
             run,

@@ -6,17 +6,12 @@ use std::{
     future::{Future, pending},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
-use thiserror::Error;
 use tokio::{
     sync::{Notify, oneshot},
     time::sleep_until,
@@ -32,6 +27,7 @@ use super::{
     scheduler::{Batch, Next, QueueId, Refusal, Refused, Scheduler, SchedulerRule},
     shares::{Share, Tenant},
     surcharge::Further,
+    ticket::{Interested, Pending, Queued, QueuedItem, Rejected, Reply, Ticket},
 };
 use crate::{
     config,
@@ -94,30 +90,6 @@ type Members<I> = Vec<(I, Terms)>;
 /// Makes the pace of a pool, at the start and after a panic of the one before.
 type MakePace = Box<dyn Fn() -> Box<dyn Pace> + Send + Sync>;
 
-/// Why an item got no result.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Rejected {
-    /// The queue is full, and its tenant has its share of it. The whole request is refused, before any of its items is
-    /// sent.
-    #[error("too many items are waiting already; ask again in {} s", retry_after.as_secs())]
-    QueueFull {
-        /// When what waits will have been served, in whole seconds.
-        retry_after: Duration,
-    },
-    /// It can't be served before its deadline. The whole request is refused, before any of its items is sent.
-    #[error("too much is waiting to meet the deadline; ask again in {} s", retry_after.as_secs())]
-    Late {
-        /// When what waits will have been served, in whole seconds.
-        retry_after: Duration,
-    },
-    /// Its deadline passed while it waited. It wasn't sent.
-    #[error("the deadline passed before the item could be sent")]
-    Expired,
-    /// Its batch came back without a result for each item, or sending it failed in an unforeseen way.
-    #[error("the batch of this item came to nothing")]
-    Lost,
-}
-
 /// Takes the items for one pool and gives back their results; in between they are sent in batches, of which at most
 /// `concurrency` are under way.
 pub struct Batcher<I, O> {
@@ -130,14 +102,6 @@ impl<I, O> fmt::Debug for Batcher<I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batcher").field("rule", &self.shared.rule).finish_non_exhaustive()
     }
-}
-
-/// An item, and the channel to the request that waits for its result. If none does any more, `reply` is closed.
-struct QueuedItem<I, O> {
-    item: I,
-    since: Instant,
-    left: Arc<AtomicBool>,
-    reply: oneshot::Sender<Result<O, Rejected>>,
 }
 
 impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
@@ -180,30 +144,57 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
 
     /// Like [`Batcher::submit`] for items that belong together, each with its terms. Returns one [`Pending`] an item, in
     /// their order.
-    pub fn submit_all(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<O>> {
+    pub fn submit_all(&self, class: &Class, items: Vec<(I, Terms)>) -> Vec<Pending<I, O>> {
         self.submit_request(vec![(class.clone(), items)]).pop().unwrap_or_default()
     }
 
     /// Submits the items of one request by their classes, each class once. The scheduler sees them at once, so that an
     /// idle backend doesn't get the first alone, and takes them in or refuses them as a whole. Returns one [`Pending`] an
     /// item, in their order.
-    pub fn submit_request(&self, groups: Vec<(Class, Members<I>)>) -> Vec<Vec<Pending<O>>> {
+    pub fn submit_request(&self, groups: Vec<(Class, Members<I>)>) -> Vec<Vec<Pending<I, O>>> {
         let since = Instant::now();
-        let queue = |(item, terms): (I, Terms)| {
+        let queue = |class: &Class, party: usize, (item, terms): (I, Terms)| {
             let (reply, result) = oneshot::channel();
-            let left = Arc::new(AtomicBool::new(false));
-            let pending = Pending { result, left: Arc::clone(&left), lost: self.shared.metrics.lost.clone() };
-            ((QueuedItem { item, since, left, reply }, terms), pending)
+            let ticket = Ticket::new(class.clone(), terms, party, item, reply);
+            let pending = Pending::new(result, &ticket, self.shared.metrics.lost.clone());
+            ((QueuedItem::first(ticket, since), terms), pending)
         };
         let (submission, pending): (Vec<_>, Vec<_>) = groups
             .into_iter()
             .map(|(class, items)| {
-                let (items, pending): (Vec<_>, Vec<_>) = items.into_iter().map(queue).unzip();
+                let party = items.len();
+                let queued = items.into_iter().map(|item| queue(&class, party, item));
+                let (items, pending): (Vec<_>, Vec<_>) = queued.unzip();
                 ((class, items), pending)
             })
             .unzip();
         self.shared.take(submission, since);
         pending
+    }
+
+    /// Has items that wait already sent as early as they would be if another request that waits for them, too, had
+    /// submitted them on these terms: each gets a further place in the queue, if that may come before those that it
+    /// has. The tenant whose place comes first pays. The places go when the request does. What can't be queued for it,
+    /// because it has its share of a full queue, stays where it is.
+    pub fn hasten(&self, items: &[(Queued<I, O>, Terms)], interested: &Interested) {
+        let mut waiting: Vec<(_, Members<_>)> = Vec::new();
+        for (queued, terms) in items {
+            let Some(ticket) = queued.ticket() else { continue };
+            let of = (ticket.class(), terms.tenant);
+            match waiting.iter_mut().find(|((class, tenant), _): &&mut ((Class, _), _)| (class, *tenant) == of) {
+                Some((_, known)) => known.push((ticket, *terms)),
+                None => waiting.push(((ticket.class().clone(), terms.tenant), vec![(ticket, *terms)])),
+            }
+        }
+        let now = Instant::now();
+        for ((class, _), tickets) in waiting {
+            let (party, size_max) = (tickets.len(), self.shared.rule.former.size_max);
+            let place = |(ticket, terms): (Arc<Ticket<I, O>>, Terms)| {
+                let terms = ticket.improve(terms, party, size_max, interested)?;
+                Some((QueuedItem::further(ticket, now, interested.clone()), terms))
+            };
+            self.shared.hasten(&class, tickets.into_iter().filter_map(place).collect(), now);
+        }
     }
 
     /// Returns how long batches took, for a report on the pool of this name.
@@ -268,47 +259,6 @@ impl Drop for SlotPermit {
         if let Some(shared) = self.0.upgrade() {
             shared.take_back();
         }
-    }
-}
-
-/// The pending result of one item. Dropping it withdraws the item if it wasn't sent yet.
-#[derive(Debug)]
-pub struct Pending<O> {
-    result: oneshot::Receiver<Result<O, Rejected>>,
-    left: Arc<AtomicBool>,
-    lost: Counter,
-}
-
-/// Whether an item was sent with its batch, after which it can't be withdrawn.
-#[derive(Clone, Debug)]
-pub struct Departure(Arc<AtomicBool>);
-
-impl Departure {
-    /// Whether it was sent.
-    #[must_use]
-    pub fn has_left(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-impl<O> Pending<O> {
-    /// Returns a handle to whether the item was sent.
-    #[must_use]
-    pub fn departure(&self) -> Departure {
-        Departure(Arc::clone(&self.left))
-    }
-
-    /// Waits for the result.
-    ///
-    /// # Errors
-    /// [`Rejected`]; there is always a result or this.
-    pub async fn result(self) -> Result<O, Rejected> {
-        // The other end is dropped unused when the batch comes to nothing.
-        let outcome = self.result.await.unwrap_or(Err(Rejected::Lost));
-        if matches!(outcome, Err(Rejected::Lost)) {
-            self.lost.inc();
-        }
-        outcome
     }
 }
 
@@ -400,8 +350,8 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         loop {
             let Decision { expired, todo } = self.decide();
             if !expired.is_empty() {
-                self.metrics.refused("expired", expired.len());
-                refuse(expired, Rejected::Expired);
+                let refused = refuse(&expired, Rejected::Expired);
+                self.metrics.refused("expired", refused);
             }
             match todo {
                 Todo::Next(Next::Send(batch)) => self.launch(batch),
@@ -432,7 +382,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         let todo = if scheduler.admit_guest() {
             Todo::Admit(guests.pop_front())
         } else {
-            match scheduler.next(now, |queued| self.is_awaited(queued)) {
+            match scheduler.next(now, |queued| queued.is_awaited(&self.metrics.withdrawn)) {
                 // Nothing of the pool's own wants the slot, or not yet.
                 Next::Idle | Next::WaitUntil(_) if scheduler.admit_guest() => Todo::Admit(guests.pop_front()),
                 next => Todo::Next(next),
@@ -456,18 +406,28 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
     fn launch(self: &Arc<Self>, batch: Batch<Class, QueuedItem<I, O>>) {
         let Batch { queue_id, items, why, costs, expected } = batch;
         let since = Instant::now();
-        let waits = items.iter().map(|queued| since.saturating_duration_since(queued.since));
-        self.metrics.sent(why, waits);
-        if queue_id.is_alone() {
+        let (mut members, mut waits) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        let mut own_costs = Vec::with_capacity(items.len());
+        // One that stands in the batch from two of its places is taken once.
+        for (queued, cost) in items.iter().zip(costs) {
+            if let Some(member) = queued.take() {
+                members.push(member);
+                waits.push(since.saturating_duration_since(queued.since));
+                own_costs.push(cost);
+            }
+        }
+        let is_alone = queue_id.is_alone();
+        let (shared, further) = (Arc::downgrade(self), Further::default());
+        let slot = Slot { shared, queue_id, costs: own_costs, since, came_back: None, has_passed: false, further };
+        if members.is_empty() {
+            // All were withdrawn just now. Dropping the slot gives it back.
+            return;
+        }
+        self.metrics.sent(why, waits.into_iter());
+        if is_alone {
             self.metrics.alone.inc();
         }
-        for queued in &items {
-            queued.left.store(true, Ordering::Release);
-        }
-        let shared = Arc::downgrade(self);
-        let further = Further::default();
-        let slot = Slot { shared, queue_id, costs, since, came_back: None, has_passed: false, further };
-        tokio::spawn(carry(Arc::clone(&self.send), slot, items, Sending { why, expected }));
+        tokio::spawn(carry(Arc::clone(&self.send), slot, members, Sending { why, expected }));
     }
 
     /// Takes in the items of one request, or refuses them.
@@ -475,7 +435,8 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         let taken = {
             let mut state = self.state.lock();
             let State { scheduler, gauges, .. } = &mut *state;
-            let taken = scheduler.arrive_together(submission, now, |queued| self.is_awaited(queued));
+            let keep = |queued: &QueuedItem<I, O>| queued.is_awaited(&self.metrics.withdrawn);
+            let taken = scheduler.arrive_together(submission, now, keep);
             gauges.set(scheduler.classes(), &scheduler.load());
             taken
         };
@@ -485,16 +446,28 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
                 Refusal::Full => ("queue-full", Rejected::QueueFull { retry_after }),
                 Refusal::Late => ("deadline", Rejected::Late { retry_after }),
             };
-            self.metrics.refused(reason, items.len());
-            refuse(items, rejected);
+            let refused = refuse(&items, rejected);
+            self.metrics.refused(reason, refused);
         }
     }
 
-    /// Whether a request waits for it still; if not, it is counted as withdrawn.
-    fn is_awaited(&self, queued: &QueuedItem<I, O>) -> bool {
-        let is_awaited = !queued.reply.is_closed();
-        self.metrics.withdrawn.inc_by(u64::from(!is_awaited));
-        is_awaited
+    /// Takes in further places of items of a class that wait already.
+    fn hasten(&self, class: &Class, places: Members<QueuedItem<I, O>>, now: Instant) {
+        let items = places.len();
+        if items == 0 {
+            return;
+        }
+        let is_taken = {
+            let mut state = self.state.lock();
+            let State { scheduler, gauges, .. } = &mut *state;
+            let is_taken = scheduler.hasten(class, places, now);
+            gauges.set(scheduler.classes(), &scheduler.load());
+            is_taken
+        };
+        if is_taken {
+            self.metrics.hastened.inc_by(items as u64);
+            self.happened.notify_one();
+        }
     }
 
     /// Begins with an empty scheduler: the state of the other one may be inconsistent. What waits in it is rejected as
@@ -589,9 +562,9 @@ impl<I, O> Drop for Slot<I, O> {
 
 /// Sends a batch and hands out its results, then gives its slot back. If there isn't one for each item, none is handed
 /// out: which is whose is unknown. The channels are dropped then, which rejects the items as lost.
-async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<QueuedItem<I, O>>, sending: Sending) {
+async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<(I, Reply<O>)>, sending: Sending) {
     let class = slot.queue_id.class.clone();
-    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|queued| (queued.item, queued.reply)).unzip();
+    let (items, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     let mut progress = send(class, items, sending).await;
     let BatchResult { results, outcome, endpoint, further } = loop {
         progress = match progress {
@@ -621,12 +594,9 @@ async fn carry<I, O>(send: SendBatch<I, O>, mut slot: Slot<I, O>, batch: Vec<Que
     }
 }
 
-/// Refuses items.
-fn refuse<I, O>(items: Vec<QueuedItem<I, O>>, rejected: Rejected) {
-    for queued in items {
-        // It doesn't matter if the request has gone in the meantime.
-        let _ = queued.reply.send(Err(rejected));
-    }
+/// Refuses items, and returns how many. Of those that had several places the others are left to be dropped.
+fn refuse<I, O>(items: &[QueuedItem<I, O>], rejected: Rejected) -> usize {
+    items.iter().filter(|queued| queued.refuse(rejected)).count()
 }
 
 #[cfg(test)]

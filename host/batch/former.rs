@@ -104,6 +104,8 @@ pub(super) struct Turn {
     pub(super) offer: Offer,
     /// Whether the queue can't grow.
     pub(super) crowded: bool,
+    /// Whether the batch is for tenants that want less than their share, and is filled with items of no other.
+    pub(super) guarded: bool,
 }
 
 /// What to do with a slot that is free.
@@ -433,7 +435,8 @@ struct Cursor<'a, T> {
 
 impl<'a, T> Order<'a, T> {
     fn of(former: &'a Former<T>, turn: &Turn, shares: &'a Shares) -> Self {
-        let waits = former.queues.iter().filter(|(_, queue)| !queue.parties.is_empty());
+        let may_join = |tenant: Tenant| !turn.guarded || tenant == turn.tenant || shares.is_light(tenant);
+        let waits = former.queues.iter().filter(|(tenant, queue)| !queue.parties.is_empty() && may_join(**tenant));
         let cursors = waits.map(|(tenant, queue)| Cursor {
             tenant: *tenant,
             weight: shares.weight(*tenant),

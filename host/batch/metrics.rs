@@ -37,6 +37,7 @@ pub struct Metrics {
     model_seconds: Family<ModelLabels, Counter<f64, AtomicU64>>,
     pub(super) refused: Family<[(&'static str, &'static str); 1], Counter>,
     pub(super) withdrawn: Counter,
+    pub(super) hastened: Counter,
     pub(super) lost: Counter,
     pub(super) alone: Counter,
     pub(super) classes: Gauge,
@@ -132,6 +133,7 @@ impl Metrics {
             model_seconds: Family::default(),
             refused: Family::default(),
             withdrawn: Counter::default(),
+            hastened: Counter::default(),
             lost: Counter::default(),
             alone: Counter::default(),
             classes: Gauge::default(),
@@ -211,6 +213,11 @@ impl Metrics {
             "batch_withdrawn",
             "Items whose client went away before they were sent",
             self.withdrawn.clone(),
+        );
+        registry.register(
+            "batch_hastened",
+            "Further places of items that waited already, for requests that would have had better ones",
+            self.hastened.clone(),
         );
         registry.register("batch_lost", "Items of batches that came back without a result for each", self.lost.clone());
         registry.register("batch_alone", "Items sent alone because there were too many classes", self.alone.clone());

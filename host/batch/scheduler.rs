@@ -19,6 +19,7 @@ use super::{
     concurrency::Concurrency,
     former::{Former, FormerRule, Step, Terms, Turn},
     line::{Line, Rank},
+    overdue::{Overdue, OverdueRule},
     pace::{Estimate, Offer, Pace, Returned, Why},
     shares::{Share, Shares, Tenant, by_tenant},
     surcharge::{Further, surcharge},
@@ -31,6 +32,9 @@ mod tests;
 /// A full queue is searched for items that no request waits for at most this often: under overload it would cost the
 /// most when it helps least.
 const SWEEP_EVERY: Duration = Duration::from_millis(10);
+
+/// How long slots are left to tenants which want less than their share, since one of them asked last.
+const GUARDED_FOR: Duration = Duration::from_secs(10);
 
 /// The queue is searched for items that have passed their deadline at most this often.
 const EXPIRE_EVERY: Duration = Duration::from_millis(1);
@@ -49,6 +53,10 @@ pub struct SchedulerRule {
     pub classes_max: usize,
     /// Tenants whose shares are told apart; further ones share one.
     pub tenants_max: usize,
+    /// When a batch takes so long that its slot counts no more.
+    pub overdue: OverdueRule,
+    /// Slots that are left to tenants which want less than their share, as long as there are such.
+    pub guard: usize,
 }
 
 impl From<config::Batch> for SchedulerRule {
@@ -63,10 +71,17 @@ impl From<config::Batch> for SchedulerRule {
             concurrency_min,
             classes_max,
             tenants_max,
+            overdue_factor,
+            overdue_least,
+            guard,
+            endpoints,
             ..
         } = batch;
         let former = FormerRule { size_max, bytes_max, padded, wait_max, queue_max };
-        Self { former, concurrency, concurrency_min, classes_max, tenants_max }
+        // One for each endpoint, but the last one that works.
+        let overlooked_max = endpoints.saturating_sub(1);
+        let overdue = OverdueRule { factor: overdue_factor, least: overdue_least, overlooked_max };
+        Self { former, concurrency, concurrency_min, classes_max, tenants_max, overdue, guard }
     }
 }
 
@@ -82,6 +97,11 @@ pub struct Scheduler<K, T> {
     backlog: Backlog,
     concurrency: Concurrency,
     under_way: usize,
+    /// Those of them that take far longer than expected, and how many of these count no more.
+    overdue: Overdue,
+    overlooked: usize,
+    /// Until when slots are left to tenants that want less than their share.
+    guarded_until: Option<Instant>,
     /// A batch came back while items were waiting, and none was sent since.
     freed: bool,
     /// Since when a slot has been free; `None` while none is.
@@ -191,6 +211,9 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             backlog: Backlog::new(former.size_max),
             concurrency: Concurrency::new(rule.concurrency_min, rule.concurrency),
             under_way: 0,
+            overdue: Overdue::new(rule.overdue),
+            overlooked: 0,
+            guarded_until: None,
             freed: false,
             free_since: None,
             arrived: Vec::new(),
@@ -249,10 +272,31 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             return Err(Refused { items, why, retry_after });
         }
         self.shares.weigh(tenant, weight);
+        if self.rule.guard > 0 && self.shares.is_light(tenant) {
+            self.guarded_until = Some(now + GUARDED_FOR);
+        }
         for (class, items) in groups {
-            self.take_in(tenant, class, items, now);
+            if !items.is_empty() {
+                note(&mut self.arrived, self.hasher.hash_one(&class), now, items.len());
+                self.take_in(tenant, class, items, now);
+            }
         }
         Ok(())
+    }
+
+    /// Takes in further places of items that wait already in a class: those that another request for them would have
+    /// had. They are no arrivals for the pace. Returns whether there was room for them, which they share with the other
+    /// items of their tenant; those of a class of which nothing waits have none.
+    pub fn hasten(&mut self, class: &K, items: Vec<(T, Terms)>, now: Instant) -> bool {
+        let Some((_, first)) = items.first() else { return false };
+        let (tenant, weight) = (self.shares.row_of(first.tenant), first.weight);
+        let queue_id = QueueId { class: class.clone(), alone: None };
+        if !self.has_room(tenant) || !self.classes.contains_key(&queue_id) {
+            return false;
+        }
+        self.shares.weigh(tenant, weight);
+        self.take_in(tenant, queue_id.class, items, now);
+        true
     }
 
     fn has_room(&self, tenant: Tenant) -> bool {
@@ -284,7 +328,6 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         let Some(rank) = ranks.reduce(Rank::best) else { return };
         let deadline = items.iter().filter_map(|(_, terms)| terms.deadline).min();
         self.expires = [self.expires, deadline].into_iter().flatten().min();
-        note(&mut self.arrived, self.hasher.hash_one(&class), now, items.len());
         let queue_id = self.queue_for(class);
         if queue_id.is_alone() {
             items.iter_mut().for_each(|(_, terms)| terms.size_max = Some(1));
@@ -346,19 +389,29 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             self.pace.on_arrival(class, at, items);
         }
         // Guests come and go without saying when.
-        self.concurrency.observe(self.under_way, now);
+        self.overlooked = self.overdue.overlooked(now);
+        self.concurrency.observe(self.taken(), now);
         let expires = self.expires.map(|at| self.expired.map_or(at, |expired| at.max(expired + EXPIRE_EVERY)));
-        let patience = self.concurrency.patience(self.under_way, now);
-        let mut wake = [expires, patience].into_iter().flatten().min();
+        let patience = self.concurrency.patience(self.taken(), now);
+        // What waits while no slot is free has one when a batch is overdue.
+        let overdue = self.overdue.next(now).filter(|_| self.is_wanted() && self.taken() >= self.slots());
+        let mut wake = [expires, patience, overdue].into_iter().flatten().min();
         if let Some(slot) = self.free_slot(now) {
-            let mut waiting: Vec<QueueId<K>> = Vec::new();
+            let (guard, mut waiting): (usize, Vec<QueueId<K>>) = (self.guard(now), Vec::new());
             for tenant in self.tenants(now) {
-                match self.offer(slot, tenant, now, &mut waiting, &mut keep) {
+                let guarded = guard > 0 && self.shares.is_light(tenant);
+                if !guarded && slot.free <= guard {
+                    wake = [wake, self.guarded_until].into_iter().flatten().min();
+                    continue;
+                }
+                match self.offer(slot, (tenant, guarded), now, &mut waiting, &mut keep) {
                     Step::Send { items, why, costs } => {
                         // The last one that was asked is the one that sends.
                         let Some(queue_id) = waiting.pop() else { break };
                         self.left(&queue_id, items.len(), &by_tenant(&costs), now);
-                        let expected = self.pace.typical(self.hasher.hash_one(&queue_id.class), items.len());
+                        let class = self.hasher.hash_one(&queue_id.class);
+                        let expected = self.pace.typical(class, items.len());
+                        self.overdue.sent(class, expected, now);
                         return Next::Send(Batch { queue_id, items, why, costs, expected });
                     }
                     Step::WaitUntil(time) => wake = Some(wake.map_or(time, |wake| wake.min(time))),
@@ -372,7 +425,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Returns a slot that is free, as it is offered to each class in turn; `None` if none is.
     fn free_slot(&mut self, now: Instant) -> Option<Offer> {
         let slots = self.slots();
-        let free = slots.checked_sub(self.under_way).filter(|free| *free > 0)?;
+        let free = slots.checked_sub(self.taken()).filter(|free| *free > 0)?;
         let since = *self.free_since.get_or_insert(now);
         Some(Offer { class: 0, since, free, slots, freed: self.freed })
     }
@@ -382,10 +435,20 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         self.concurrency.slots()
     }
 
+    /// Returns how many slots are taken: by all batches under way, but for those that count no more.
+    const fn taken(&self) -> usize {
+        self.under_way.saturating_sub(self.overlooked)
+    }
+
+    /// Whether a batch of this pool or of another one wants a slot.
+    fn is_wanted(&self) -> bool {
+        !self.lines.is_empty() || self.guests.waiting > 0
+    }
+
     /// Notes that a slot was given away.
     fn take_slot(&mut self) {
         self.under_way += 1;
-        if self.under_way >= self.slots() {
+        if self.taken() >= self.slots() {
             self.free_since = None;
         }
     }
@@ -401,12 +464,19 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         tenants.into_iter().map(|(.., tenant)| tenant).collect()
     }
 
+    /// Returns how many of the free slots are left to tenants that want less than their share.
+    fn guard(&self, now: Instant) -> usize {
+        let is_on = self.guarded_until.is_some_and(|until| now < until);
+        if is_on { self.rule.guard.min(self.slots().saturating_sub(1)) } else { 0 }
+    }
+
     /// Offers a free slot to the classes in a tenant's line, but for those that have been asked. Returns what the first
-    /// one that sends does, or until when all of them wait.
+    /// one that sends does, or until when all of them wait. Beside the tenant is whether the batch is for such as want
+    /// less than their share only.
     fn offer(
         &mut self,
         slot: Offer,
-        tenant: Tenant,
+        (tenant, guarded): (Tenant, bool),
         now: Instant,
         asked: &mut Vec<QueueId<K>>,
         mut keep: impl FnMut(&T) -> bool,
@@ -420,7 +490,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
             }
             let queue_id = entry.what.clone();
             let offer = Offer { class: self.hasher.hash_one(&queue_id.class), ..slot };
-            let turn = Turn { now, tenant, offer, crowded };
+            let turn = Turn { now, tenant, offer, crowded, guarded };
             let former = self.classes.get_mut(&queue_id).filter(|former| former.rank(tenant).is_some());
             let step =
                 former.map_or(Step::Idle, |former| former.next(&turn, &mut *self.pace, &mut self.shares, &mut keep));
@@ -444,7 +514,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     fn left(&mut self, queue_id: &QueueId<K>, items: usize, served: &[(Tenant, u64)], now: Instant) {
         let served = &self.charged(items, served)[..];
         self.take_slot();
-        self.concurrency.observe(self.under_way, now);
+        self.concurrency.observe(self.taken(), now);
         self.freed = false;
         self.guests.had_turn = false;
         self.shares.serve(served);
@@ -509,11 +579,13 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     pub fn finished(&mut self, queue_id: &QueueId<K>, returned: &Returned, at: Instant) {
         let class = self.hasher.hash_one(&queue_id.class);
         self.pace.on_batch(class, returned, at);
-        self.concurrency.observe(self.under_way, at);
+        self.concurrency.observe(self.taken(), at);
         self.concurrency.on_batch(class, returned, at, &*self.pace);
         self.under_way = self.under_way.saturating_sub(1);
-        self.concurrency.observe(self.under_way, at);
-        if self.under_way < self.slots() {
+        self.overdue.back(class, at.checked_sub(returned.took).unwrap_or(at));
+        self.overlooked = self.overdue.overlooked(at);
+        self.concurrency.observe(self.taken(), at);
+        if self.taken() < self.slots() {
             self.free_since.get_or_insert(at);
         } else {
             // There are fewer than there were.
@@ -544,7 +616,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// [`Scheduler::guest_left`] when it is done.
     pub fn admit_guest(&mut self) -> bool {
         let is_its_turn = !self.guests.had_turn || self.lines.is_empty();
-        let is_admitted = self.guests.waiting > 0 && self.under_way < self.slots() && is_its_turn;
+        let is_admitted = self.guests.waiting > 0 && self.taken() < self.slots() && is_its_turn;
         if is_admitted {
             self.guests = Guests { waiting: self.guests.waiting - 1, had_turn: true };
             self.take_slot();

@@ -321,6 +321,12 @@ impl Shares {
         Standing { counter: (*counter).max(self.floor.saturating_sub(behind_max)), turn: *turn }
     }
 
+    /// Whether a tenant that is known wants less than its share: it is a full batch behind the floor, or more.
+    pub(super) fn is_light(&self, tenant: Tenant) -> bool {
+        let behind = |row: &Row| row.counter + self.charged(self.full, row.weight) <= self.floor;
+        self.rows.get(&tenant).is_some_and(behind)
+    }
+
     /// Returns how many items are sent, by their shares, until so many of a tenant's are that wait now.
     pub(super) fn until_sent(&self, tenant: Tenant, items: usize) -> usize {
         let until = items as u128 * u128::from(self.weights_active) / u128::from(self.weight(tenant).0);
@@ -445,6 +451,24 @@ mod tests {
             }
             assert!((3..=8).contains(&turns_of_b), "{turns_of_b}");
         }
+    }
+
+    #[test]
+    fn a_tenant_is_light_while_it_is_a_batch_behind() {
+        let mut shares = shares(8);
+        shares.enter(A, 1_000, 1_000);
+        assert!(!shares.is_light(A) && !shares.is_light(B), "one that isn't known is at the floor");
+        shares.enter(B, 2, 2);
+        for _ in 0..10 {
+            shares.serve(&[(A, 10)]);
+        }
+        assert!(shares.is_light(B) && !shares.is_light(A));
+        shares.serve(&[(B, 10)]);
+        assert!(shares.is_light(B), "it may catch up by a few");
+        for _ in 0..3 {
+            shares.serve(&[(B, 10)]);
+        }
+        assert!(!shares.is_light(B), "it has its share");
     }
 
     #[test]

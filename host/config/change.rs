@@ -200,6 +200,9 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "quarantine_ms",
             "tenants_max",
             "models_max",
+            "overdue_factor",
+            "overdue_ms",
+            "guard",
         ],
     ),
     (

@@ -8,6 +8,7 @@ mod policy;
 mod pool;
 mod route;
 mod routing;
+mod socket;
 mod tls;
 mod translation;
 
@@ -112,7 +113,12 @@ fn listen(
 
 /// Returns a Unix socket.
 fn at_file(path: &str, raw: &raw::Listen, taken: &mut BTreeSet<String>, findings: &mut Findings<'_>) -> Listen {
-    let path = findings.path(&Spanned::new(raw.address.span(), PathBuf::from(path)), "Unix socket");
+    let path = socket::bound(&Spanned::new(raw.address.span(), PathBuf::from(path)), "Unix socket", findings);
+    if socket::has_colon(&path) {
+        let message = format!("the path of the Unix socket has a colon: `{}`", path.display());
+        let help = "name it otherwise: where it is another node's endpoint, its path would end there";
+        findings.refuse(raw.address.span(), message, help);
+    }
     let base = Listen::unix(path);
     if !taken.insert(base.name()) {
         refuse_taken(&raw.address, findings);
@@ -232,7 +238,7 @@ fn refuse_taken(given: &Spanned<String>, findings: &mut Findings<'_>) {
 fn takeover(raw: &raw::Takeover, findings: &mut Findings<'_>) -> Takeover {
     let base = Takeover::default();
     Takeover {
-        socket: raw.socket.as_ref().map(|given| findings.path(given, "socket of `[takeover]`")),
+        socket: raw.socket.as_ref().map(|given| socket::bound(given, "socket of `[takeover]`", findings)),
         grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, &(0..=HOUR_MS)),
         ready: findings.millis("ready_ms", &raw.ready_ms, base.ready, &(1_000..=HOUR_MS)),
     }

@@ -310,7 +310,7 @@ impl Pool {
     /// 5 s); no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
-        let concurrency = endpoints.iter().filter(|endpoint| !endpoint.backup).count().clamp(1, BATCHES_MAX);
+        let in_use = endpoints.iter().filter(|endpoint| !endpoint.backup).count();
         Self {
             endpoints,
             zone: None,
@@ -334,7 +334,7 @@ impl Pool {
             tls: OriginTls::default(),
             health: None,
             eject: Eject::default(),
-            batch: Batch { concurrency, ..Batch::default() },
+            batch: Batch { concurrency: in_use.clamp(1, BATCHES_MAX), endpoints: in_use, ..Batch::default() },
             translation: None,
         }
     }
@@ -382,7 +382,8 @@ impl Default for Eject {
 impl Default for Batch {
     /// 32 items of 1 MiB altogether, not padded, held for 10 ms at most; 4,096 items waiting; one batch under way at
     /// once, so that items gather while the model is busy; 256 classes and as many tenants, 32 models by name; 1,024
-    /// items that failed in company are sent alone for a minute.
+    /// items that failed in company are sent alone for a minute; a batch's slot counts no more after eight times as
+    /// long as expected, and a second at least.
     fn default() -> Self {
         Self {
             size_max: 32,
@@ -397,6 +398,10 @@ impl Default for Batch {
             quarantine: Duration::from_secs(60),
             tenants_max: 256,
             models_max: 32,
+            overdue_factor: 8,
+            overdue_least: Duration::from_secs(1),
+            guard: 0,
+            endpoints: 1,
         }
     }
 }

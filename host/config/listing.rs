@@ -436,5 +436,8 @@ fn batch(batch: &Batch) -> Value {
         ("quarantine_ms", ms(batch.quarantine)),
         ("tenants_max", count(batch.tenants_max)),
         ("models_max", count(batch.models_max)),
+        ("overdue_factor", Value::from(batch.overdue_factor)),
+        ("overdue_ms", ms(batch.overdue_least)),
+        ("guard", count(batch.guard)),
     ])
 }

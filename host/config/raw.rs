@@ -424,6 +424,9 @@ pub(super) struct Batch {
     pub(super) quarantine_ms: Field<Millis>,
     pub(super) tenants_max: Field<Count>,
     pub(super) models_max: Field<Count>,
+    pub(super) overdue_factor: Field<Count>,
+    pub(super) overdue_ms: Field<Millis>,
+    pub(super) guard: Field<Count>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ pub struct UnixSocket {
 pub struct Takeover {
     /// The Unix socket at which it asks for that; without one none can.
     pub socket: Option<PathBuf>,
-    /// How long connections that are open then may wait for one more request, and those over HTTP/3 finish.
+    /// How long connections that are open then may wait for one more request.
     pub grace: Duration,
     /// How long the other process may take until it is ready.
     pub ready: Duration,

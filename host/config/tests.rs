@@ -360,7 +360,17 @@ fn wrong_settings_of_http3_are_named_where_they_stand() {
 #[test]
 fn wrong_unix_sockets_are_named_where_they_stand() {
     let unix = "[[listen]]\naddress = \"unix:/run/a\"";
-    let table: [(String, &[&str]); 5] = [
+    let long = |bytes: usize| format!("/{}", "s".repeat(bytes - 1));
+    let table: [(String, &[&str]); 8] = [
+        (
+            format!("[[listen]]\naddress = \"unix:{}\" # !", long(100)),
+            &["the path of the Unix socket has 100 bytes", "allowed are 99"],
+        ),
+        ("[[listen]]\naddress = \"unix:/run/a:b\" # !".to_owned(), &["has a colon: `/run/a:b`", "would end there"]),
+        (
+            format!("[takeover]\nsocket = \"{}\" # !", long(100)),
+            &["the path of the socket of `[takeover]` has 100 bytes", "allowed are 99"],
+        ),
         ("[[listen]]\naddress = \"unix:\" # !".to_owned(), &["the path of the Unix socket is empty"]),
         (format!("{unix}\nmode = \"all\" # !"), &["`mode` can't be `all`", "`owner`", "`group`", "`everyone`"]),
         (format!("{unix}\nreuse_port = true # !"), &["a Unix socket has no port"]),
@@ -373,6 +383,8 @@ fn wrong_unix_sockets_are_named_where_they_stand() {
     for (text, phrases) in table {
         check_refusal(&format!("{text}\n{SERVED}"), phrases);
     }
+    let longest = format!("[[listen]]\naddress = \"unix:{}\"\n[takeover]\nsocket = \"/run{}\"", long(99), long(95));
+    valid(&format!("{longest}\n{SERVED}"));
     let config = valid(&format!("{unix}\nmode = \"everyone\"\n{SERVED}"));
     assert_eq!((config.listen[0].name().as_str(), config.listen[1].name().as_str()), ("unix:/run/a", "127.0.0.1:8080"));
     assert_eq!(config.listen[0].unix.as_ref().map(|unix| unix.mode), Some(0o666));

@@ -74,6 +74,10 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
             quarantine_max: 0,
             quarantine: Duration::ZERO,
             tenants_max: 1,
+            overdue_factor: 0,
+            overdue_least: Duration::ZERO,
+            guard: 0,
+            endpoints: 1,
         },
     }
 }

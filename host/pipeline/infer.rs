@@ -4,6 +4,7 @@
 mod batches;
 mod compress;
 mod model;
+mod places;
 mod repeats;
 mod send;
 mod tally;
@@ -31,7 +32,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    batch::Pending,
+    batch::{Pending, Terms},
     cache::{
         Cache, Query,
         admit::{Admission, Refusal},
@@ -65,6 +66,8 @@ use batches::submit_groups;
 pub use batches::{Batchers, Batches};
 use model::{AdvisedItem, Group, PendingResult, await_result, group_for};
 pub use model::{BatchItem, ItemResult};
+pub(super) use places::Places;
+use places::{Following, Row, Wishes};
 use repeats::distinct;
 use tally::{ItemReply, Tally, USAGE};
 use tenant::Account;
@@ -74,6 +77,7 @@ use tenant::Account;
 pub(super) struct Infer {
     pub(super) cache: Arc<Cache>,
     pub(super) flights: Arc<Flights<Arc<ItemResult>>>,
+    pub(super) places: Arc<Places>,
     pub(super) replies: Arc<Replies>,
     pub(super) policy_context: Arc<PolicyContext>,
     pub(super) batchers: Batchers,
@@ -291,7 +295,7 @@ impl SplitRequest {
         let (keyed, places) = distinct(keyed, |item| item.key, repeated);
         let found = keyed.into_iter().map(|item| self.look_up(item.advised, item.key.filter(|_| item.is_looked_up)));
         let dispositions = join_all(found).await;
-        let waiting = self.submit(dispositions);
+        let (waiting, _following) = self.submit(dispositions);
         let finished = waiting.into_iter().map(|(advised, waiting, last)| self.finish(advised, waiting, last));
         places.spread(join_all(finished).await, ItemReply::repeated)
     }
@@ -356,11 +360,14 @@ impl SplitRequest {
         }
     }
 
-    /// Submits everything that must be fetched at once, so that it can share batches.
+    /// Submits everything that must be fetched at once, so that it can share batches. What other requests fetch needn't
+    /// wait behind what they have to do, as long as the second value is held.
     fn submit<'q>(
         &self,
         dispositions: Vec<(&'q AdvisedItem, Disposition, Fallback)>,
-    ) -> Vec<(&'q AdvisedItem, Waiting, Fallback)> {
+    ) -> (Vec<(&'q AdvisedItem, Waiting, Fallback)>, Option<Following>) {
+        let mut wishes = Wishes::default();
+        let following = self.follow(&dispositions, &mut wishes);
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of = Vec::with_capacity(dispositions.len());
         for (advised, disposition, _) in &dispositions {
@@ -374,12 +381,35 @@ impl SplitRequest {
                 Ok(group) => Ok(group.and_then(|index| pending[index].next()).flatten()),
                 Err(result) => Err(result),
             };
-            (advised, self.wait(advised, disposition, pending), fallback)
+            (advised, self.wait(advised, disposition, pending, &mut wishes), fallback)
         });
-        waiting.collect()
+        let waiting = waiting.collect();
+        wishes.grant(&self.infer.batchers);
+        (waiting, following)
     }
 
-    fn wait(&self, advised: &AdvisedItem, disposition: Disposition, pending: PendingResult) -> Waiting {
+    /// Notes on which terms this request would have submitted the items that it waits for. It makes no difference if
+    /// the policy can't say.
+    fn follow(&self, dispositions: &[(&AdvisedItem, Disposition, Fallback)], wishes: &mut Wishes) -> Option<Following> {
+        let places = &self.infer.places;
+        let own = |(advised, disposition, _): &(&AdvisedItem, Disposition, Fallback)| match disposition {
+            Disposition::Follow(_, follower) if places.may_wait(follower.number()) => {
+                let batch_item = self.batch_item(advised).ok()?;
+                Some((follower.number(), model::terms(&batch_item)))
+            }
+            _ => None,
+        };
+        let flights: Vec<(u64, Terms)> = dispositions.iter().filter_map(own).collect();
+        (!flights.is_empty()).then(|| places.follow(flights, wishes))
+    }
+
+    fn wait(
+        &self,
+        advised: &AdvisedItem,
+        disposition: Disposition,
+        pending: PendingResult,
+        wishes: &mut Wishes,
+    ) -> Waiting {
         let span = advised.advice.span();
         match disposition {
             Disposition::Known { object, tier, stale } => Waiting::Done(ItemReply::Stored { object, tier, stale }),
@@ -387,12 +417,12 @@ impl SplitRequest {
             Disposition::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
             Disposition::Lead(key, lead) => {
                 let follower = lead.follower();
-                trace::spawn(span, self.flight(advised, key, lead, pending).run_while_wanted());
+                trace::spawn(span, self.flight(advised, key, lead, pending, wishes).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
             Disposition::Refresh(object, tier, key, lead) => {
                 // No request waits for the refresh, and still it is wanted.
-                trace::spawn(span, self.flight(advised, key, lead, pending).run());
+                trace::spawn(span, self.flight(advised, key, lead, pending, wishes).run());
                 Waiting::Done(ItemReply::Stored { object, tier, stale: true })
             }
         }
@@ -449,8 +479,17 @@ impl SplitRequest {
             .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || tag::of_url(&self.url, true)))
     }
 
-    fn flight(&self, advised: &AdvisedItem, key: Key, lead: Lead<Arc<ItemResult>>, pending: PendingResult) -> Flight {
+    fn flight(
+        &self,
+        advised: &AdvisedItem,
+        key: Key,
+        lead: Lead<Arc<ItemResult>>,
+        pending: PendingResult,
+        wishes: &mut Wishes,
+    ) -> Flight {
+        let queued = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::queued));
         Flight {
+            _row: queued.map(|item| self.infer.places.queued(lead.number(), &item, wishes)),
             infer: Arc::clone(&self.infer),
             route: Arc::clone(&self.route),
             url: self.url.clone(),
@@ -488,7 +527,10 @@ impl SplitRequest {
     fn reply(&self, form: ReplyForm, item_replies: &[ItemReply], mut trail: Trail) -> Reply {
         let tally = Tally::of(self.protocol, item_replies);
         tally.note(&mut trail);
-        let outcomes: Vec<OutcomeRef<'_>> = item_replies.iter().map(ItemReply::outcome).collect();
+        let spoiled = tally::spoiled(self.protocol, item_replies);
+        let outcomes = item_replies.iter().zip(&spoiled);
+        let outcomes: Vec<OutcomeRef<'_>> =
+            outcomes.map(|(reply, spoiled)| spoiled.as_ref().map_or_else(|| reply.outcome(), Err)).collect();
         let is_one_result = form.is_one_result();
         // A request that is refused as a whole is one also where its items could have errors of their own.
         let refusals: Option<Vec<&ItemError>> = item_replies.iter().map(ItemReply::refusal).collect();
@@ -550,7 +592,9 @@ fn media_type(item_replies: &[ItemReply], outcomes: &[OutcomeRef<'_>], body: &By
         (own.as_ptr(), own.len()) == (body.as_ptr(), body.len())
     };
     let at = outcomes.iter().position(is_whole)?;
-    item_replies.get(at)?.fields().get(header::CONTENT_TYPE).cloned()
+    // Beside others the error of such a result is this node's.
+    let own = item_replies.get(at).filter(|reply| item_replies.len() == 1 || !reply.is_for_one_alone());
+    own?.fields().get(header::CONTENT_TYPE).cloned()
 }
 
 impl ItemReply {
@@ -614,6 +658,8 @@ struct Flight {
     begun: Instant,
     lead: Lead<Arc<ItemResult>>,
     pending: Option<PendingResult>,
+    /// The item's place in the queue, for requests that join.
+    _row: Option<Row>,
 }
 
 impl Flight {
@@ -627,12 +673,12 @@ impl Flight {
     /// batch was sent already, the result is paid for, and stored.
     async fn run_while_wanted(mut self) {
         let pending = self.pending.take().unwrap_or(Ok(None));
-        let departure = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::departure));
+        let queued = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::queued));
         let mut awaiting = pin!(await_result(self.protocol, pending));
         let result = tokio::select! {
             result = &mut awaiting => result,
             () = self.lead.abandoned() => {
-                if !departure.is_some_and(|departure| departure.has_left()) {
+                if !queued.is_some_and(|queued| queued.has_left()) {
                     return;
                 }
                 awaiting.await

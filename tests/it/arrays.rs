@@ -236,8 +236,11 @@ fn check(array: &Array, response: &Response) -> Result<Shown, String> {
     if response.status != 200 {
         return if is_stated(response) { Ok(Shown::Failure) } else { Err("an unstated failure".to_owned()) };
     }
-    // A model's own mistake is given to the clients that wait for it, and to no other.
-    let text = String::from_utf8_lossy(&response.body).replace(":NaN", ":null");
+    // A model's own mistake is given to the clients that wait for it alone, and to no other.
+    let mut text = String::from_utf8_lossy(&response.body).into_owned();
+    if array.inputs.len() == 1 {
+        text = text.replace(":NaN", ":null");
+    }
     let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     let data = list["data"].as_array().ok_or("there is no list")?;
     if data.len() != array.inputs.len() {

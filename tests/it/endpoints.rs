@@ -1,20 +1,29 @@
 //! The endpoints of a pool: Unix sockets, paths in front of the requests' own, weights, backups and zones.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use http::{Response, Version};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{net::UnixListener, task::JoinHandle};
+use tokio::{
+    net::UnixListener,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::harness::{
     client::full,
     eventually,
     model::ARRAY,
     node::{Builder, Node},
-    origin::{Origin, Reply},
+    origin::{Gate, Origin, Reply, Seen},
     quoted,
 };
 
@@ -218,4 +227,45 @@ async fn the_addresses_of_a_name_are_shown() {
     let pools = node.admin("/pools").send().await.json();
     let addresses = pools[0]["endpoints"][0]["addresses"].as_array().unwrap();
     assert!(addresses.contains(&json!(format!("127.0.0.1:{port}"))), "{pools}");
+}
+
+/// Responds with the items that a model was sent.
+fn echo(seen: &Seen) -> Reply {
+    Reply::ok(seen.body.clone()).header("content-type", "application/json")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_stops_with_the_only_slot_leaves_it_to_another_one() {
+    let (stops, works) = (Origin::start().await, Origin::start().await);
+    let (has_stopped, gate) = (Arc::new(AtomicBool::new(false)), Gate::closed());
+    let (flag, held) = (Arc::clone(&has_stopped), gate.clone());
+    stops.on(ARRAY, move |seen| if flag.load(SeqCst) { echo(seen).behind(&held) } else { echo(seen) });
+    works.on(ARRAY, echo);
+    let batch = "concurrency = 1\noverdue_factor = 4\noverdue_ms = 20";
+    let node = Node::builder().endpoints(&[stops.url(), works.url()]).infer("json-array");
+    let node = node.set("pool.web.batch", batch).start().await;
+    let mut n = 0;
+    eventually("batches of both", async || {
+        n += 1;
+        assert_eq!(node.post(ARRAY).json(&json!({"n": n})).send().await.status, 200, "{n}");
+        stops.hits(ARRAY) > 2 && works.hits(ARRAY) > 2
+    })
+    .await;
+
+    has_stopped.store(true, SeqCst);
+    let (conn, mut asks, before) = (node.h2().await, JoinSet::new(), stops.hits(ARRAY));
+    eventually("a batch where it stops", async || {
+        n += 1;
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&json!({"n": n})));
+        asks.spawn(async move { stream.send(request).await });
+        stops.hits(ARRAY) > before
+    })
+    .await;
+    for n in n + 1..n + 6 {
+        let response = node.post(ARRAY).json(&json!({"n": n})).send().await;
+        assert_eq!((response.status, response.json()), (200, json!({"n": n})));
+    }
+    assert_eq!(stops.hits(ARRAY), before + 1, "it has nothing more to do meanwhile");
+    gate.open();
+    assert!(asks.join_all().await.iter().all(|response| response.status == 200));
 }

@@ -125,6 +125,59 @@ async fn an_embedding_that_is_no_json_costs_no_neighbour_its_own_and_is_not_stor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_with_a_result_that_is_no_json_fails_by_its_index_and_the_others_are_stored() {
+    let origin = Origin::start().await;
+    origin.on(EMBEDDINGS, |seen| {
+        let entry = |input: &Value| match input.as_str() {
+            Some("degenerate") => "{\"embedding\": [NaN, 1.0]}".to_owned(),
+            Some("empty") => "{\"embedding\": null}".to_owned(),
+            _ => json!({"embedding": vector(&input.to_string())}).to_string(),
+        };
+        let data: Vec<String> = inputs(&call(seen)).iter().map(entry).collect();
+        json_reply(format!("{{\"object\": \"list\", \"data\": [{}]}}", data.join(", ")))
+    });
+    let node = asking(&origin, "openai-embeddings").start().await;
+    for (bad, good) in [("degenerate", ["a", "b", "c"]), ("empty", ["d", "e", "f"])] {
+        let response = embedded(&node, &json!({"input": [good[0], good[1], bad, good[2]]})).await;
+        let error = response.json()["error"].clone();
+        assert_eq!((response.status, &error["param"]), (502, &json!("input[2]")), "{bad}: {}", response.text());
+        assert_eq!(response.cache().get("detail"), "bad-response", "{bad}");
+        // A retry without it costs nothing.
+        let hits = origin.hits(EMBEDDINGS);
+        let again = embedded(&node, &json!({"input": good})).await;
+        assert_eq!((again.status, again.is_hit(), origin.hits(EMBEDDINGS)), (200, true, hits), "{bad}");
+        // Twice the same is a list, too; alone, also in a list of one, it is the model's own response.
+        assert_eq!(embedded(&node, &json!({"input": [bad, bad]})).await.status, 502, "{bad}");
+        for alone in [json!(bad), json!([bad])] {
+            let response = embedded(&node, &json!({"input": alone})).await;
+            let wanted = if bad == "empty" { "null" } else { "[NaN, 1.0]" };
+            let wanted = format!("{{\"object\": \"list\", \"data\": [{{\"embedding\": {wanted}}}]}}");
+            assert_eq!((response.status, response.text()), (200, &*wanted), "{alone}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_no_json_is_an_error_in_its_place_where_arrays_have_one() {
+    let origin = Origin::start().await;
+    origin.on(ARRAY, |seen| {
+        let items: Vec<Value> = serde_json::from_slice(&seen.body).unwrap();
+        let result = |item: &Value| if *item == json!(2) { "{\"x\":NaN}".to_owned() } else { format!("[{item}]") };
+        json_reply(format!("[{}]", items.iter().map(result).collect::<Vec<_>>().join(",")))
+    });
+    let node = asking(&origin, "json-array").start().await;
+    let response = node.post(ARRAY).json(&json!([1, 2, 3])).send().await;
+    let list = response.json();
+    assert_eq!((response.status, &list[0], &list[2]), (200, &json!([1]), &json!([3])), "{list}");
+    assert_eq!(list[1]["error"]["status"], 502, "{list}");
+    assert!(list[1]["error"]["message"].as_str().unwrap().contains("index 1"), "{list}");
+    for (asked, wanted) in [(json!(2), "{\"x\":NaN}"), (json!([2]), "[{\"x\":NaN}]")] {
+        let response = node.post(ARRAY).json(&asked).send().await;
+        assert_eq!((response.status, response.text()), (200, wanted), "{asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_split_reaches_the_model_as_it_came_and_is_known_again() {
     let origin = Origin::start().await;
     origin.on(EMBEDDINGS, |seen| json_reply(json!({"echo": call(seen)}).to_string()).header("x-model", "m"));

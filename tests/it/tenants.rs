@@ -165,6 +165,37 @@ async fn tenants_are_served_by_the_weights_of_the_policy_or_of_the_route() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_of_a_list_is_sent_in_the_turn_of_a_request_that_waits_for_it_alone() {
+    for team in ["long", "short"] {
+        let (origin, gate) = (Origin::start().await, Gate::closed());
+        doubling(&origin, gate.clone());
+        let builder = asking(&origin, "size_max = 4\nconcurrency = 1");
+        let by_field = "ttl_ms = 600000\ntenant = \"header:x-team\"\nignore_headers = [\"x-team\"]";
+        let node = builder.route(by_field).start().await;
+        let (conn, mut asks) = (node.h2().await, JoinSet::new());
+        let list: Vec<Value> = (0..100).map(|n| json!({"n": n})).collect();
+        let request = node.post(ARRAY).header("x-team", "long").json(&Value::Array(list));
+        let mut stream = conn.stream();
+        asks.spawn(async move { stream.send(request).await });
+        eventually("a batch", async || origin.hits(ARRAY) == 1).await;
+        let request = node.post(ARRAY).header("x-team", team).json(&json!({"n": 99}));
+        let mut stream = conn.stream();
+        let short = tokio::spawn(async move { stream.send(request).await });
+        eventually("a further place", async || node.metric("holm_batch_hastened_total", "").await == 1.0).await;
+        // The batch under way, one of the list, and that of the short request.
+        gate.release(3);
+        let response = short.await.unwrap();
+        assert_eq!((response.status, response.json()), (200, json!({"double": 198})), "{team}");
+        assert!(origin.hits(ARRAY) <= 4, "{team}: {} batches", origin.hits(ARRAY));
+        gate.open();
+        assert!(asks.join_all().await.iter().all(|response| response.status == 200), "{team}");
+        let mut sent = numbers(&origin);
+        sent.sort_unstable();
+        assert_eq!(sent, (0..100).collect::<Vec<_>>(), "{team}: each once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_weight_that_is_none_is_a_fault_and_the_route_says_the_tenant() {
     let (dir, origin) = (tempfile::tempdir().unwrap(), Origin::start().await);
     doubling(&origin, Gate::opened());

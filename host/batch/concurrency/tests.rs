@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::{
     former::{FormerRule, Terms},
+    overdue::OverdueRule,
     pace::{Adaptive, Outlook, Verdict, Why},
     scheduler::{Batch, Next, QueueId, Scheduler, SchedulerRule},
 };
@@ -271,7 +272,15 @@ impl World {
     fn new(model: Model, clients: usize, least: usize, bound: usize) -> Self {
         let wait_max = Duration::from_millis(10);
         let former = FormerRule { size_max: 32, bytes_max: usize::MAX, padded: false, wait_max, queue_max: usize::MAX };
-        let rule = SchedulerRule { former, concurrency: bound, concurrency_min: least, classes_max: 1, tenants_max: 1 };
+        let rule = SchedulerRule {
+            former,
+            concurrency: bound,
+            concurrency_min: least,
+            classes_max: 1,
+            tenants_max: 1,
+            overdue: OverdueRule::default(),
+            guard: 0,
+        };
         let mut world = Self {
             model,
             scheduler: Scheduler::new(rule, Box::new(Adaptive::new())),

@@ -1,10 +1,11 @@
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::*;
 use crate::batch::{
+    Interest,
     metrics::PoolLabels,
     pace::{Gather, Outlook, Verdict},
 };
@@ -23,6 +24,10 @@ const RULE: config::Batch = config::Batch {
     quarantine_max: 0,
     quarantine: Duration::ZERO,
     tenants_max: 8,
+    overdue_factor: 0,
+    overdue_least: Duration::ZERO,
+    guard: 0,
+    endpoints: 1,
 };
 
 /// Of a queue that is hardly worth mentioning.
@@ -265,6 +270,39 @@ async fn what_a_divided_batch_took_is_charged_to_the_tenant_whose_item_was_at_fa
     let most = || bench.batcher.info("pool").tenants.first().map(|most| (most.tenant.clone(), most.part_ppm));
     until(|| most() == Some((Tenant::of_digest(2).to_string(), 500_000))).await;
     assert_eq!(bench.model.batches()[1].len(), 3, "they shared a batch");
+}
+
+#[tokio::test]
+async fn an_item_that_others_wait_for_is_sent_once_and_from_the_place_that_comes_first() {
+    for size_max in [2, 32] {
+        let (bench, first) = Bench::held(config::Batch { size_max, ..RULE }).await;
+        let terms = |tenant| Terms { bytes: 1, tenant: Tenant::of_digest(tenant), ..Terms::default() };
+        let list = (1..=10).map(|item| (item, terms(1))).collect();
+        let pending = bench.batcher.submit_all(&class("a"), list);
+        let (stays, goes) = (Interest::default(), Interest::default());
+        bench.batcher.hasten(&[(pending[9].queued(), terms(2))], &stays.handle());
+        bench.batcher.hasten(&[(pending[8].queued(), terms(3))], &goes.handle());
+        bench.batcher.hasten(&[(pending[7].queued(), terms(1))], &stays.handle());
+        let further = if size_max == 2 { 3 } else { 2 };
+        assert_eq!(bench.metrics.hastened.get(), further, "{size_max}: of a short list, none is before the others");
+        drop(goes);
+        let handle = pending[9].queued();
+        assert!(!handle.has_left());
+        bench.model.permits.add_permits(100);
+        assert_eq!(outcome(first).await, Ok(0));
+        for (item, pending) in (1..).zip(pending) {
+            assert_eq!(pending.result().await, Ok(item * 1000), "{size_max}");
+        }
+        assert!(handle.has_left());
+        let batches = bench.model.batches();
+        assert!(batches[1].contains(&10), "{size_max}: {batches:?}");
+        let of_gone = batches.iter().position(|items| items.contains(&9));
+        assert!(size_max > 2 || of_gone > Some(3), "its request has gone: {batches:?}");
+        let mut sent = batches.concat();
+        sent.sort_unstable();
+        assert_eq!(sent, (0..=10).collect::<Vec<_>>(), "{size_max}: each once");
+        assert_eq!((bench.metrics.withdrawn.get(), bench.metrics.lost.get()), (0, 0), "{size_max}");
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ impl<T> Bench<T> {
         let tenant = self.former.queues.keys().copied().min_by_key(|tenant| self.shares.standing(*tenant));
         let since = self.free_since.or(now.checked_sub(Duration::from_secs(60))).unwrap_or(now);
         let offer = Offer { class: 0, since, free: 1, slots: 1, freed: false };
-        let turn = Turn { now, tenant: tenant.unwrap_or_default(), offer, crowded: false };
+        let turn = Turn { now, tenant: tenant.unwrap_or_default(), offer, crowded: false, guarded: false };
         self.former.next(&turn, pace, &mut self.shares, |_| true)
     }
 

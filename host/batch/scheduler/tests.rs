@@ -1,6 +1,7 @@
 //! The scheduler by tables of scripts, by properties, and in simulated time.
 
 mod fairness;
+mod overdue;
 mod properties;
 mod refusals;
 
@@ -24,6 +25,8 @@ const RULE: SchedulerRule = SchedulerRule {
     concurrency_min: 1,
     classes_max: 100,
     tenants_max: 100,
+    overdue: OverdueRule { factor: 0, least: Duration::ZERO, overlooked_max: 0 },
+    guard: 0,
 };
 
 const fn slots(concurrency: usize) -> SchedulerRule {
@@ -109,6 +112,8 @@ fn when_a_batch_leaves() {
         concurrency_min: 0,
         classes_max: 0,
         tenants_max: 0,
+        overdue: OverdueRule::default(),
+        guard: 0,
     };
     let table: &[(&str, SchedulerRule, &[(u64, Happens, &str)])] = &[
         (

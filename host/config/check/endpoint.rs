@@ -5,13 +5,11 @@ use std::{collections::HashSet, ops::Range, path::PathBuf};
 use http::Uri;
 use toml::Spanned;
 
+use super::socket;
 use crate::{
     config::{Endpoint, endpoint::UNIX, findings::Findings, listing::without_userinfo, raw},
     message::target::{hides_dots, normal_path},
 };
-
-/// Bytes of a socket's path that the system takes.
-const SOCKET_BYTES_MAX: usize = 107;
 
 pub(super) fn endpoints(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Vec<Endpoint> {
     let given = raw.endpoints.as_ref().filter(|given| !given.get_ref().is_empty());
@@ -50,7 +48,7 @@ fn endpoint(given: &Spanned<raw::Endpoint>, findings: &mut Findings<'_>) -> Opti
 /// Reads where an endpoint is.
 fn place(text: &str, span: Range<usize>, findings: &mut Findings<'_>) -> Option<Endpoint> {
     let read = match text.strip_prefix(UNIX) {
-        Some(rest) => socket(rest, &span, findings),
+        Some(rest) => at_socket(rest, &span, findings),
         None => url(text).map(Endpoint::new),
     };
     match read {
@@ -69,7 +67,7 @@ fn place(text: &str, span: Range<usize>, findings: &mut Findings<'_>) -> Option<
 }
 
 /// Reads the path of a Unix socket, and after a colon the path in front of the requests' own, as nginx has them.
-fn socket(text: &str, span: &Range<usize>, findings: &mut Findings<'_>) -> Result<Endpoint, &'static str> {
+fn at_socket(text: &str, span: &Range<usize>, findings: &mut Findings<'_>) -> Result<Endpoint, &'static str> {
     let (path, front) = text.split_once(':').unwrap_or((text, "/"));
     if path.is_empty() {
         return Err("it names no socket");
@@ -81,8 +79,11 @@ fn socket(text: &str, span: &Range<usize>, findings: &mut Findings<'_>) -> Resul
         return Err("it has a query, which comes from the client");
     }
     let path = findings.path(&Spanned::new(span.clone(), PathBuf::from(path)), "socket");
-    if path.as_os_str().len() > SOCKET_BYTES_MAX {
+    if path.as_os_str().len() > socket::BYTES_MAX {
         return Err("its path has more than 107 bytes, which is as many as systems take");
+    }
+    if socket::has_colon(&path) {
+        return Err("the folder that its path begins in has a colon in its name, which would end the path");
     }
     let url = format!("http://localhost{}", prefix(front)?).parse().map_err(|_| "it isn't a URL")?;
     Ok(Endpoint { socket: Some(path), ..Endpoint::new(url) })
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_says_why() {
-        let long = format!("unix:/{}", "x".repeat(SOCKET_BYTES_MAX));
+        let long = format!("unix:/{}", "x".repeat(socket::BYTES_MAX));
         for (text, reason) in [
             ("", "isn't a URL"),
             ("http://", "isn't a URL"),

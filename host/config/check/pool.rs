@@ -182,5 +182,9 @@ fn batch(raw: &raw::Batch, base: Batch, findings: &mut Findings<'_>) -> Batch {
         quarantine: findings.millis("quarantine_ms", &raw.quarantine_ms, base.quarantine, &(1..=DAY_MS)),
         tenants_max: findings.count("tenants_max", &raw.tenants_max, base.tenants_max, &(1..=10_000)),
         models_max: findings.count("models_max", &raw.models_max, base.models_max, &(0..=1_000)),
+        overdue_factor: findings.count("overdue_factor", &raw.overdue_factor, base.overdue_factor, &(0..=1_000)),
+        overdue_least: findings.millis("overdue_ms", &raw.overdue_ms, base.overdue_least, &(1..=HOUR_MS)),
+        guard: findings.count("guard", &raw.guard, base.guard, &(0..=1_000)),
+        endpoints: base.endpoints,
     }
 }

@@ -245,6 +245,9 @@ pub struct ItemResponse {
     /// Whether it may be stored. One that some clients can't read (`NaN` in JSON) is given to those who wait for it and
     /// isn't.
     pub storable: bool,
+    /// Whether it can stand in the reply to a request of several items. A result that is no valid JSON, or that lacks
+    /// what the protocol wants of it, is given only to a client that sent its item alone.
+    pub joinable: bool,
     /// Prompt tokens that the model says it has read for the item; 0 if it doesn't say.
     pub tokens: u64,
 }
@@ -252,7 +255,7 @@ pub struct ItemResponse {
 impl From<Bytes> for ItemResponse {
     /// Returns a response with the header fields of the whole one.
     fn from(body: Bytes) -> Self {
-        Self { headers: HeaderMap::new(), body, storable: true, tokens: 0 }
+        Self { headers: HeaderMap::new(), body, storable: true, joinable: true, tokens: 0 }
     }
 }
 

@@ -112,7 +112,9 @@ fn outcome(text: &Text<'_>, element: &RawValue, is_alone: bool) -> Outcome {
     let is_json = text.words_in(readable) == 0;
     match error_status(element.get()) {
         Some(status) => Err(ItemError::new(status, body)),
-        None if is_json || is_alone => Ok(ItemResponse { storable: is_json, ..ItemResponse::from(body) }),
+        None if is_json || is_alone => {
+            Ok(ItemResponse { storable: is_json, joinable: is_json, ..ItemResponse::from(body) })
+        }
         None => Err(json::failure(STATUS_DEFAULT, "the result of this item is not JSON").alone()),
     }
 }
@@ -270,7 +272,8 @@ mod tests {
             assert!(bad.as_ref().is_err_and(|error| error.status == 502 && error.retry_alone), "{bad:?}");
         }
         let alone = responded(r#"[{"x":NaN}]"#, 1).unwrap();
-        let given = ItemResponse { storable: false, ..ItemResponse::from(Bytes::from_static(br#"{"x":NaN}"#)) };
+        let body = Bytes::from_static(br#"{"x":NaN}"#);
+        let given = ItemResponse { storable: false, joinable: false, ..ItemResponse::from(body) };
         assert_eq!(alone, [Ok(given)]);
         let refused = responded(r#"[{"error":{"status":422,"at":NaN}}]"#, 1).unwrap();
         assert!(refused[0].as_ref().is_err_and(|error| error.status == 422 && !error.retry_alone), "{refused:?}");

@@ -273,17 +273,22 @@ fn unreadable(why: &str) -> BadResponse {
 }
 
 /// Returns the response to a single item as the model wrote it, without an `id`: that is another request's, or one that
-/// the model made up. It is stored if it could stand beside others.
+/// the model made up. It is stored if it is JSON and could stand beside others.
 fn one_result(response: Message<'_>) -> ItemResponse {
-    let as_it_is = |storable| ItemResponse { storable, ..ItemResponse::from(response.body.clone()) };
-    let Ok((head, binary)) = taken_apart(response) else { return as_it_is(false) };
+    let as_it_is = |storable, joinable| {
+        let body = ItemResponse::from(response.body.clone());
+        ItemResponse { storable, joinable, ..body }
+    };
+    let Ok((head, binary)) = taken_apart(response) else { return as_it_is(false, false) };
     let text = Text::of(head);
     let tensors = Tensors::read(&text, binary, OUTPUTS, 1, Spelling::AsWritten);
-    let storable = text.words() == 0 && tensors.is_ok_and(|tensors| tensors.rows == 1);
-    let Some(json) = message::without_id(&text, OUTPUTS) else { return as_it_is(storable) };
+    let fits = |tensors: &Tensors<'_>| tensors.rows == 1 && tensors.joinable && !tensors.is_unreadable(0);
+    let joinable = tensors.is_ok_and(|tensors| fits(&tensors));
+    let storable = joinable && text.words() == 0;
+    let Some(json) = message::without_id(&text, OUTPUTS) else { return as_it_is(storable, joinable) };
     let json_bytes = response.headers.contains_key(HEADER_LENGTH).then_some(json.len());
-    let body = Bytes::from([&json[..], binary].concat());
-    ItemResponse { headers: headers(json_bytes), storable, ..ItemResponse::from(body) }
+    let body = ItemResponse::from(Bytes::from([&json[..], binary].concat()));
+    ItemResponse { headers: headers(json_bytes), storable, joinable, ..body }
 }
 
 fn split_results(response: Message<'_>, asked: usize) -> Result<Vec<Outcome>, BadResponse> {
@@ -306,7 +311,8 @@ fn split_results(response: Message<'_>, asked: usize) -> Result<Vec<Outcome>, Ba
             .map(|tensor| (&tensor.head, tensor.rows.get(row).copied().into_iter().collect()))
             .collect();
         let (headers, body) = finished(message::write(OUTPUTS, None, &outputs.rest, &tensors), &tensors);
-        Ok(ItemResponse { headers, storable: !outputs.strays, ..ItemResponse::from(body) })
+        let (storable, joinable) = (!outputs.strays, outputs.joinable);
+        Ok(ItemResponse { headers, storable, joinable, ..ItemResponse::from(body) })
     };
     Ok((0..asked).map(outcome).collect())
 }

@@ -213,7 +213,7 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     if let ([entry], [is_sound]) = (&entries[..], &sound[..]) {
         let body = if *is_sound { numbered(response.body, &text, entry) } else { response.body.clone() };
         let (storable, tokens) = (*is_sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
-        return Ok(vec![Ok(ItemResponse { storable, tokens, ..ItemResponse::from(body) })]);
+        return Ok(vec![Ok(ItemResponse { storable, joinable: *is_sound, tokens, ..ItemResponse::from(body) })]);
     }
     let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
@@ -271,11 +271,11 @@ type Members<'t> = BTreeMap<String, &'t [u8]>;
 
 /// A reply of the model.
 struct List<'t> {
-    /// `model`, `object` and whatever else there is.
+    /// `model`, `object` and whatever else there is and is JSON.
     rest: Members<'t>,
     data: Vec<Entry<'t>>,
     usage: Option<Usage<'t>>,
-    /// Whether words that aren't JSON stand beside the embeddings, so that no part of it is.
+    /// Whether words that aren't JSON stand beside the embeddings. The members that have them are left out.
     strays: bool,
 }
 
@@ -323,7 +323,8 @@ impl<'t> List<'t> {
         let strays = text.words_in(data.get().as_bytes()) < text.words();
         let data: Vec<BTreeMap<String, &'t RawValue>> = json::read(data.get().as_bytes(), WANTED)?;
         let data = data.into_iter().map(|members| Entry::of(text, members)).collect();
-        let usage = rest.get("usage").copied().filter(|_| !strays).and_then(Usage::parse);
+        rest.retain(|_, value| text.words_in(value.get().as_bytes()) == 0);
+        let usage = rest.get("usage").copied().and_then(Usage::parse);
         if usage.is_some() {
             rest.remove("usage");
         }

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     batch::{
-        self, Apart, BatchResult, Batcher, Class, Digest, ModelBatch, Models, Pending, Progress, Quarantine, Results,
-        SendBatch, Sending, SlotFuture, Slots,
+        self, Apart, BatchResult, Batcher, Class, Digest, Interested, ModelBatch, Models, Pending, Progress,
+        Quarantine, Queued, Results, SendBatch, Sending, SlotFuture, Slots, Terms,
     },
     clock, config,
     origin::protocol::Item,
@@ -121,7 +121,7 @@ impl Batches {
 
     /// Submits the items of one request; those that failed in company a short while ago are sent alone, and those of a
     /// tenant of which several did only with each other.
-    fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<ItemResult>>> {
+    fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<BatchItem, ItemResult>>> {
         let now = clock::uptime();
         if !self.known.quarantine.lock().is_empty(now) {
             for (class, items) in &mut groups {
@@ -144,6 +144,11 @@ impl Batches {
         }
         self.batcher.submit_request(groups)
     }
+
+    /// Gives items that wait already further places in the queue, for a request that waits for them, too.
+    pub(super) fn hasten(&self, items: &[(Queued<BatchItem, ItemResult>, Terms)], interested: &Interested) {
+        self.batcher.hasten(items, interested);
+    }
 }
 
 impl Slots for Batches {
@@ -155,7 +160,10 @@ impl Slots for Batches {
 /// Submits the items of one request, those for one pool together: it takes them in or refuses them as a whole. Returns
 /// the pending results of each group in the order of its items; `None` where a pool has no batcher, which `app` rules
 /// out.
-pub(super) fn submit_groups(batchers: &Batchers, groups: Vec<Group>) -> Vec<Vec<Option<Pending<ItemResult>>>> {
+pub(super) fn submit_groups(
+    batchers: &Batchers,
+    groups: Vec<Group>,
+) -> Vec<Vec<Option<Pending<BatchItem, ItemResult>>>> {
     let mut pending: Vec<Vec<_>> = groups.iter().map(|(_, items)| items.iter().map(|_| None).collect()).collect();
     let mut by_pool: BTreeMap<Arc<str>, Vec<(usize, Group)>> = BTreeMap::new();
     for (index, group) in groups.into_iter().enumerate() {

@@ -95,7 +95,7 @@ impl BatchItem {
 }
 
 /// A result that is pending, `None` because the item wasn't submitted, or its failure.
-pub(super) type PendingResult = Result<Option<Pending<ItemResult>>, Box<ItemResult>>;
+pub(super) type PendingResult = Result<Option<Pending<BatchItem, ItemResult>>, Box<ItemResult>>;
 
 impl ItemResult {
     /// Returns the result of one item of the response that this was made of.
@@ -122,6 +122,11 @@ impl ItemResult {
     pub(super) fn unreadable(&self, outcome: Outcome, reason: &'static str) -> Self {
         let headers = Arc::new(momentary::only(&self.headers));
         Self { outcome, headers, reason: Some(reason), ..self.clone() }
+    }
+
+    /// Whether the model's result is only for a client that sent the item alone: it can't stand beside others.
+    pub(super) fn is_for_one_alone(&self) -> bool {
+        self.outcome.as_ref().is_ok_and(|response| !response.joinable)
     }
 
     /// Whether the model responded, but not with a result that could be read or with a failure of the item's own.
@@ -218,7 +223,8 @@ pub(super) fn group_for(groups: &mut Vec<Group>, batch_item: BatchItem) -> usize
     index
 }
 
-fn terms(batch_item: &BatchItem) -> Terms {
+/// Returns the terms on which an item is batched.
+pub(super) fn terms(batch_item: &BatchItem) -> Terms {
     let Grouping { priority, weight, max_wait_us, max_size, .. } = batch_item.grouping;
     let by_policy = batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into()));
     Terms {

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
     message::proxy_status::ProxyStatus,
-    origin::protocol::{Message, Protocol},
+    origin::protocol::{ItemError, Message, Protocol},
     pipeline::{
         proxy,
         trail::{Lookup, Trail},
@@ -27,8 +27,11 @@ const KEY_BYTES_MAX: usize = 64;
 /// The largest number in a structured field (RFC 9651, section 3.3.1).
 const INTEGER_MAX: u64 = 999_999_999_999_999;
 
+/// The reason of a failure where a result can't be read.
+const BAD_RESPONSE: &str = "bad-response";
+
 /// The reasons of failures in spite of a response.
-const UNREAD: [&str; 4] = ["bad-response", "body-timeout", "response-body", "response-coding"];
+const UNREAD: [&str; 4] = [BAD_RESPONSE, "body-timeout", "response-body", "response-coding"];
 
 /// The reply to one item, by where it came from.
 #[derive(Clone)]
@@ -42,6 +45,11 @@ pub(super) enum ItemReply {
 }
 
 impl ItemReply {
+    /// Whether it is a result of the model that can't stand beside others.
+    pub(super) fn is_for_one_alone(&self) -> bool {
+        matches!(self, Self::Fetched { result, .. } if result.is_for_one_alone())
+    }
+
     /// Returns the reply to a further item that is the same.
     pub(super) fn repeated(&self) -> Self {
         match self {
@@ -49,6 +57,19 @@ impl ItemReply {
             Self::Stored { .. } | Self::Fallback { .. } => self.clone(),
         }
     }
+}
+
+/// Returns the errors of those of several items whose results can't stand beside others: the reply as a whole couldn't
+/// be read, or lacked something. An item that is the only one has the model's own response.
+pub(super) fn spoiled(protocol: &dyn Protocol, item_replies: &[ItemReply]) -> Vec<Option<ItemError>> {
+    let status = StatusCode::BAD_GATEWAY.as_u16();
+    let error = |(index, reply): (usize, &ItemReply)| {
+        (item_replies.len() > 1 && reply.is_for_one_alone()).then(|| {
+            let detail = format!("the model's result for the input at index {index} can't be read");
+            protocol.failure(status, &detail, Some(&format!("input[{index}]")))
+        })
+    };
+    item_replies.iter().enumerate().map(error).collect()
 }
 
 /// A count of where the results of one request's items came from.
@@ -94,6 +115,10 @@ impl Tally {
                     }
                     tally.add(result, *collapsed);
                 }
+            }
+            if item_replies.len() > 1 && answer.is_for_one_alone() {
+                tally.reason = tally.reason.or(Some(BAD_RESPONSE));
+                tally.unread = tally.unread.or(Some(BAD_RESPONSE));
             }
         }
         tally

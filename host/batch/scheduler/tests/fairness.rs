@@ -217,6 +217,26 @@ fn a_small_tenant_hardly_notices_one_that_floods_the_pool() {
     }
 }
 
+#[test]
+fn guarded_slots_keep_a_small_tenant_as_quick_as_alone_beside_a_flood() {
+    let model = Model { fixed: 20.0, item: 1.0 };
+    let capacity = 8.0 * 32.0 / 52.0 * 1_000.0;
+    let flood = Load { tenant: 1, per_second: capacity * 1.5, ..LOAD };
+    let guarded = |guard| SchedulerRule { guard, ..rule(8, 32) };
+    let most = simulate(guarded(0), model, &[flood], 20)[&0].served as f64;
+    // Slots, the small tenant's part of the capacity, and the part of its own that the flood is left.
+    for (guard, share, left) in [(2, 0.002, 0.65), (4, 0.01, 0.35)] {
+        let small = Load { tenant: 2, per_second: capacity * share, ..LOAD };
+        let alone = simulate(rule(8, 32), model, &[small], 40)[&0].p99();
+        let both = simulate(guarded(guard), model, &[flood, small], 40);
+        let (beside, served) = (both[&1].p99(), both[&0].served as f64 / 2.0);
+        assert!(beside * 10 <= alone * 12, "{guard} slots, {share}: alone {alone}, beside {beside}");
+        assert!(served >= most * left, "{guard} slots, {share}: {served} of {most}");
+    }
+    let alone = simulate(guarded(2), model, &[flood], 20)[&0].served as f64;
+    assert!(alone >= 0.99 * most, "nobody else is there: {alone} of {most}");
+}
+
 /// Where the flood's batches take much longer than the small tenant's, one of them may be under way.
 #[test]
 fn a_small_tenant_waits_for_what_is_under_way_and_little_more() {
@@ -337,6 +357,49 @@ fn a_low_priority_is_served_beside_a_flood_of_a_higher_one() {
         let starved = fates[&1].starved;
         assert!(starved < seconds * 1_000_000, "{tenant} {class}: {starved} µs");
     }
+}
+
+#[test]
+fn an_item_that_others_wait_for_is_sent_from_the_place_that_comes_first() {
+    let tenant = |digest| Terms { tenant: Tenant::of_digest(digest), ..of(1) };
+    // On which terms another request would have submitted the last item of a list, and the batch in which it is then.
+    for (terms, batch) in [
+        (None, 10),
+        (Some(tenant(2)), 1),
+        (Some(Terms { priority: 5, ..tenant(1) }), 1),
+        // A short request takes turns with a list.
+        (Some(tenant(1)), 2),
+    ] {
+        let (start, mut scheduler) = (Instant::now(), Scheduler::new(slots(1), Box::new(Gather)));
+        let list = (0..30_u32).map(|item| (item, tenant(1))).collect();
+        scheduler.arrive_together(vec![('a', list)], start, |_| true).expect("the queue has room");
+        if let Some(terms) = terms {
+            assert!(scheduler.hasten(&'a', vec![(29, terms)], start), "{terms:?}");
+        }
+        let (mut sent, mut batches) = (Vec::new(), Vec::new());
+        while let Next::Send(next) = scheduler.next(start, |item| !sent.contains(item)) {
+            scheduler.finished(&next.queue_id, &RETURNED, start);
+            sent.extend(next.items.iter().copied());
+            batches.push(next.items);
+        }
+        let found = batches.iter().position(|items| items.contains(&29));
+        assert_eq!(found, Some(batch - 1), "{terms:?}: {batches:?}");
+        sent.sort_unstable();
+        assert_eq!(sent, (0..30).collect::<Vec<_>>(), "{terms:?}: each once");
+        assert!(scheduler.is_idle() && scheduler.classes() == 0);
+    }
+}
+
+#[test]
+fn what_waits_gets_no_further_place_where_there_is_no_room_or_nothing_waits() {
+    let (now, mut scheduler) = (Instant::now(), Scheduler::new(slots(1), Box::new(Gather)));
+    assert!(!scheduler.hasten(&'a', vec![(0, of(1))], now), "nothing waits");
+    for item in 0..9 {
+        scheduler.arrive(&'a', item, of(1), now, |_| true).expect("the queue has room");
+    }
+    assert!(!scheduler.hasten(&'a', vec![(8, Terms { priority: 9, ..of(1) })], now), "the tenant has all of it");
+    let other = Terms { tenant: Tenant::of_digest(2), ..of(1) };
+    assert!(scheduler.hasten(&'a', vec![(8, other)], now), "the other one has nothing");
 }
 
 /// Sends at once, and has measured a model that takes as long for one item as for many.

@@ -191,6 +191,8 @@ fn rule() -> impl Strategy<Value = SchedulerRule> {
         concurrency_min: 1,
         classes_max,
         tenants_max: 8,
+        overdue: OverdueRule::default(),
+        guard: 0,
     })
 }
 

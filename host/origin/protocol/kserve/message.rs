@@ -19,7 +19,7 @@ pub(super) const BINARY_SIZE: &str = "binary_data_size";
 
 /// A request or a response.
 pub(super) struct Message<'t> {
-    /// The members beside the tensors and the `id`.
+    /// The members beside the tensors and the `id`, but for those in which words stand that aren't JSON.
     pub(super) rest: Members<'t>,
     pub(super) tensors: Vec<Tensor<'t>>,
     /// Rows of each tensor.
@@ -28,6 +28,8 @@ pub(super) struct Message<'t> {
     unreadable: Vec<bool>,
     /// Whether such words stand elsewhere.
     pub(super) strays: bool,
+    /// Whether the rows and what they have in common are JSON, but for the rows that are unreadable.
+    pub(super) joinable: bool,
 }
 
 /// A tensor: what its rows have in common, and the rows as they were written.
@@ -109,8 +111,12 @@ impl<'t> Message<'t> {
         if !reader.binary.is_empty() {
             return Err(Uncut::Form("it has more binary data than its tensors"));
         }
+        let words = |value: &&RawValue| text.words_in(value.get().as_bytes());
+        let left_out: usize = rest.values().map(words).sum();
+        rest.retain(|_, value| words(value) == 0);
         let rest = reader.members(rest)?;
-        Ok(Self { rest, tensors, rows, strays: reader.words < text.words(), unreadable: reader.unreadable })
+        let (strays, joinable) = (reader.words < text.words(), reader.words + left_out == text.words());
+        Ok(Self { rest, tensors, rows, strays, joinable, unreadable: reader.unreadable })
     }
 
     /// Whether words stand in a row that aren't JSON.

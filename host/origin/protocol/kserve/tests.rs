@@ -301,6 +301,31 @@ fn a_row_that_is_no_json_costs_the_others_nothing() {
 }
 
 #[test]
+fn what_is_no_json_beside_the_rows_is_left_out_if_it_can_be() {
+    let items = asked(&json!({"inputs": [input(&json!([2]), &json!([1, 2]))]})).unwrap().items;
+    // What a response and its tensor have beside the rows, and whether a row can stand beside others.
+    for (beside, of_tensor, wanted) in [("NaN", "1", true), ("1", "NaN", false)] {
+        let body = format!(
+            r#"{{"parameters":{{"took":{beside}}},"outputs":[{{"name":"y","datatype":"FP32","shape":[2,1],
+            "data":[1,2],"parameters":{{"scale":{of_tensor}}}}}]}}"#
+        );
+        let outcomes = responded(&HeaderMap::new(), &Bytes::from(body), &items).unwrap();
+        for outcome in &outcomes {
+            let response = outcome.as_ref().unwrap();
+            assert_eq!((response.storable, response.joinable), (false, wanted), "{beside}, {of_tensor}");
+            assert_eq!(serde_json::from_slice::<Value>(&response.body).is_ok(), wanted, "{beside}, {of_tensor}");
+        }
+    }
+    let alone =
+        Bytes::from_static(br#"{"took":NaN,"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[1]}]}"#);
+    let response = responded(&HeaderMap::new(), &alone, &items[..1]).unwrap().remove(0).unwrap();
+    assert_eq!((response.storable, response.joinable, response.body), (false, true, alone));
+    let spoiled = Bytes::from_static(br#"{"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[NaN]}]}"#);
+    let response = responded(&HeaderMap::new(), &spoiled, &items[..1]).unwrap().remove(0).unwrap();
+    assert!(!response.storable && !response.joinable && response.body == spoiled);
+}
+
+#[test]
 fn a_response_that_fits_nobody_is_refused() {
     let items = asked(&json!({"inputs": [input(&json!([2]), &json!([1, 2]))]})).unwrap().items;
     let output = |shape: &str, data: &str| {

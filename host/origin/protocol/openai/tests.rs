@@ -434,20 +434,27 @@ fn embeddings_of_which_most_do_not_agree_are_nobodys() {
 }
 
 #[test]
-fn what_is_no_json_beside_the_embeddings_is_passed_on_and_not_stored() {
+fn what_is_no_json_beside_the_embeddings_is_left_out_and_the_rest_not_stored() {
     let items = items(r#"{"input":["a","b"]}"#);
-    let response = r#"{"data":[{"embedding":[1]},{"embedding":[2]}],"usage":{"seconds":NaN}}"#;
+    let response =
+        r#"{"data":[{"embedding":[1]},{"embedding":[2]}],"took":{"seconds":NaN},"usage":{"prompt_tokens":2}}"#;
     let outcomes = responded(response, &items).unwrap();
-    let wanted = r#"{"usage":{"seconds":NaN},"data":[{"embedding":[1],"index":0}]}"#;
+    let wanted = r#"{"data":[{"embedding":[1],"index":0}],"usage":{"prompt_tokens":1}}"#;
     let first = outcomes[0].as_ref().unwrap();
-    assert_eq!((&first.body[..], first.storable), (wanted.as_bytes(), false));
-    // What was passed on for one alone is joined with the others' as it is.
-    let reply = many(&[
-        Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[NaN, 1]}]}"#))),
-        Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[2]}]}"#))),
-    ]);
-    let wanted = r#"{"data":[{"embedding":[NaN, 1],"index":0},{"embedding":[2],"index":1}]}"#;
+    assert_eq!((&first.body[..], first.storable, first.joinable), (wanted.as_bytes(), false, true));
+    // A response to one alone stays as it is, and can be joined with others nevertheless.
+    let said = r#"{"data":[{"embedding":[1, 2],"index":0}],"seconds":NaN}"#;
+    let alone = responded(said, &items[..1]).unwrap().remove(0).unwrap();
+    assert_eq!((&alone.body[..], alone.storable, alone.joinable), (said.as_bytes(), false, true));
+    let reply = many(&[Ok(alone), Ok(ItemResponse::from(Bytes::from_static(br#"{"data":[{"embedding":[2]}]}"#)))]);
+    let wanted = r#"{"data":[{"embedding":[1, 2],"index":0},{"embedding":[2],"index":1}]}"#;
     assert_eq!((reply.status, &reply.body[..]), (200, wanted.as_bytes()));
+    // One that isn't an embedding can't.
+    for bad in ["[NaN, 1]", "null", "[]"] {
+        let said = format!(r#"{{"data":[{{"embedding":{bad},"index":0}}]}}"#);
+        let alone = responded(&said, &items[..1]).unwrap().remove(0).unwrap();
+        assert_eq!((&alone.body[..], alone.storable, alone.joinable), (said.as_bytes(), false, false));
+    }
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl App {
         announce_planted_bug()?;
         telemetry::set_filter(&config.log.filter);
         let offer = config.takeover.socket.clone().map(|path| offered(path, former.is_some())).transpose()?;
-        // Two processes on one UDP socket would take each other's packets.
+        // Two processes that read one UDP socket would take each other's packets.
         let listen = if former.is_some() { without_quic(&config.listen) } else { config.listen.clone() };
         let server = http::Server::inherit(&listen, &config.limits, &config.timeouts, inherited.clients).await?;
         let admin = AdminServer::bind(&config, inherited.admin).await?;

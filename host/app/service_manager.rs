@@ -43,7 +43,7 @@ pub fn sockets() -> Vec<Socket> {
         // One that doesn't take it is no descriptor at all; it is found out when it is used.
         let _ = fcntl_setfd(&fd, FdFlags::CLOEXEC);
         // Its file, if it has one, is the service manager's. `LISTEN_FDNAMES` isn't needed: the address tells.
-        Socket { name: String::new(), fd, owns_file: false }
+        Socket { name: String::new(), fd, owns_file: false, key: None }
     };
     (FIRST..FIRST + count).map(own).collect()
 }

@@ -4,7 +4,8 @@
 //! The new one gets copies of the sockets and puts together all that it can without the directories (PREPARED). The old
 //! one closes these and goes on without what is stored (RELEASED), since it hears of no purge any more. The new one opens
 //! them (READY). The old one hands on what unsafe methods have invalidated meanwhile, and stops accepting as the new one
-//! begins (BEGIN). If the new one fails before that, the old one opens the directories again.
+//! begins (BEGIN), which then reads the UDP sockets as well (DATAGRAMS). If the new one fails before that, the old one
+//! opens the directories again.
 
 mod former;
 mod offer;

@@ -110,10 +110,14 @@ impl Bound {
     pub(super) fn copies(&self) -> io::Result<Vec<Socket>> {
         let mut copies = Vec::new();
         for row in &*self.rows.lock() {
-            let quic = row.quic.as_ref().map(quic::Handle::copy).transpose()?.flatten();
-            for fd in [row.tcp.copy()?, quic].into_iter().flatten() {
-                copies.push(Socket { name: row.listen.name(), fd, owns_file: row.tcp.owns_file() });
-            }
+            let own = |fd| Socket { name: row.listen.name(), fd, owns_file: row.tcp.owns_file(), key: None };
+            copies.extend(row.tcp.copy()?.map(own));
+            let Some(quic) = &row.quic else { continue };
+            let Some(quic::Inherited { socket, formers }) = quic.copy()? else { continue };
+            copies.push(own(socket));
+            let name = quic.address().to_string();
+            let way = |(key, fd)| Socket { name: name.clone(), fd, owns_file: false, key: Some(key) };
+            copies.extend(formers.into_iter().map(way));
         }
         Ok(copies)
     }
@@ -121,6 +125,11 @@ impl Bound {
     /// Leaves the files of Unix sockets to another process.
     pub(super) fn leave_files(&self) {
         self.rows.lock().iter().for_each(|row| row.tcp.leave_file());
+    }
+
+    /// Leaves the UDP sockets to the process that has got the last copies, which passes on what is for this one.
+    pub(super) fn divert(&self) {
+        self.rows.lock().iter().filter_map(|row| row.quic.as_ref()).for_each(quic::Handle::divert);
     }
 
     /// Closes the inherited sockets that no address has taken.
@@ -245,7 +254,9 @@ impl Bound {
         certificates: Option<&Certificates>,
     ) -> Result<Option<quic::Listener>, Error> {
         let Some((http3, certificates)) = one.http3.as_ref().zip(certificates) else { return Ok(None) };
-        let inherited = self.inherited.datagram(address).map(|socket| socket.fd);
+        let inherited = self.inherited.datagram(address);
+        let inherited =
+            inherited.map(|socket| quic::Inherited { socket: socket.fd, formers: self.inherited.formers(address) });
         let closing = self.closing.lock();
         quic::Listener::bind((address, one.reuse_port), http3, certificates, (&closing, inherited)).map(Some)
     }

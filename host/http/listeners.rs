@@ -66,9 +66,10 @@ impl Listeners {
 
     /// Leaves further connections to another process that has copies of the sockets, and the files of Unix sockets with
     /// them. Clients are told to send no more requests here. Those of HTTP/1 that are idle can't be told: they may send one
-    /// for as long as `grace`, and so long those of HTTP/3 may finish. Then the server drains.
+    /// for as long as `grace`. Then the server drains.
     pub fn retire(&self, grace: Duration) {
         self.bound.leave_files();
+        self.bound.divert();
         self.retirement.begin(grace);
     }
 

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub(super) tls: tls::Metrics,
     /// Clients of QUIC that were asked to show that their address is theirs.
     pub(super) retries: Counter,
+    /// Reads of the UDP socket that an earlier process, whose packets they were, had no room for.
+    pub(super) datagrams_dropped: Counter,
     /// Requests in early data.
     pub(super) early: Counter,
     accept_to_head: Histogram,
@@ -55,6 +57,7 @@ impl Metrics {
             panics: Counter::default(),
             tls: tls::Metrics::default(),
             retries: Counter::default(),
+            datagrams_dropped: Counter::default(),
             early: Counter::default(),
             accept_to_head: Histogram::new(SECONDS),
             closes: ByName::default(),
@@ -89,6 +92,11 @@ impl Metrics {
             "http_quic_retries",
             "QUIC handshakes that began anew, so that the client shows that its address is its own",
             self.retries.clone(),
+        );
+        registry.register(
+            "http_quic_datagrams_dropped",
+            "Reads of packets for connections of an earlier process that it had no room for",
+            self.datagrams_dropped.clone(),
         );
         registry.register("http_early_requests", "Requests that came in early data", self.early.clone());
         registry.register("http_requests", "Requests, by HTTP version", self.requests.clone());

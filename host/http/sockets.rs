@@ -2,6 +2,7 @@
 //! them. A configured address takes the one that is bound to it.
 
 use std::{
+    iter, mem,
     net::SocketAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -21,6 +22,9 @@ pub struct Socket {
     pub fd: OwnedFd,
     /// Whether the file of a Unix socket is this process's from now on, which removes it when it ends.
     pub owns_file: bool,
+    /// `None` of a socket to listen at. Otherwise it leads to a process that may still have connections of QUIC at the
+    /// address `name`, and takes their packets by it: the key by which their IDs are known.
+    pub key: Option<[u8; 32]>,
 }
 
 impl Socket {
@@ -73,7 +77,14 @@ impl Sockets {
 
     /// Takes the datagram socket that is bound to an address.
     pub(super) fn datagram(&self, address: SocketAddr) -> Option<Socket> {
-        self.take(|socket| socket.is(Type::DGRAM) && socket.address() == Some(address))
+        self.take(|socket| socket.key.is_none() && socket.is(Type::DGRAM) && socket.address() == Some(address))
+    }
+
+    /// Takes the ways to the processes that may still have connections at the UDP port of an address, with their keys.
+    pub(super) fn formers(&self, address: SocketAddr) -> Vec<([u8; 32], OwnedFd)> {
+        let name = address.to_string();
+        let next = || self.take(|socket| socket.key.is_some() && socket.name == name);
+        iter::from_fn(next).filter_map(|socket| Some((socket.key?, socket.fd))).collect()
     }
 
     fn take(&self, suits: impl Fn(&Socket) -> bool) -> Option<Socket> {
@@ -82,9 +93,10 @@ impl Sockets {
         Some(sockets.remove(at))
     }
 
-    /// Closes those that are left, and returns what they are.
+    /// Closes those that are left, and returns which of them were to be listened at.
     pub(super) fn close(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock()).iter().map(Socket::shown).collect()
+        let left = mem::take(&mut *self.0.lock());
+        left.iter().filter(|socket| socket.key.is_none()).map(Socket::shown).collect()
     }
 }
 
@@ -92,13 +104,29 @@ impl Sockets {
 mod tests {
     use std::{
         net::{TcpListener, UdpSocket},
-        os::unix::net::UnixListener,
+        os::unix::net::{UnixDatagram, UnixListener},
     };
 
     use super::*;
 
     fn socket(name: &str, fd: impl Into<OwnedFd>) -> Socket {
-        Socket { name: name.to_owned(), fd: fd.into(), owns_file: false }
+        Socket { name: name.to_owned(), fd: fd.into(), owns_file: false, key: None }
+    }
+
+    #[test]
+    fn the_ways_to_earlier_processes_go_with_their_address_and_are_listened_at_by_nobody() {
+        let way = |name: &str, key: u8| {
+            let (end, _) = UnixDatagram::pair().unwrap();
+            Socket { key: Some([key; 32]), ..socket(name, end) }
+        };
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = udp.local_addr().unwrap();
+        let name = at.to_string();
+        let sockets = Sockets::new(vec![way(&name, 1), socket("", udp), way("192.0.2.1:9", 2), way(&name, 3)]);
+        let keys: Vec<_> = sockets.formers(at).into_iter().map(|(key, _)| key[0]).collect();
+        assert_eq!(keys, [1, 3]);
+        assert!(sockets.datagram(at).is_some_and(|socket| socket.key.is_none()));
+        assert_eq!(sockets.close(), Vec::<String>::new());
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! HTTP/3: the same conversation as over TCP, and the ends of streams and connections that are its own.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -460,6 +467,31 @@ async fn responses_over_tcp_tell_of_http_3() {
     }
     let plain = Node::builder().origin(&origin.url()).start().await;
     assert_eq!(plain.fetch("/none").await.header("alt-svc"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_that_never_end_take_no_more_memory_than_one_connection_may_have() {
+    let (origin, certificate) = (Origin::start().await, Certificate::new());
+    origin.on("*", |_| Reply::ok("served"));
+    let limits = "receive_bytes_max = \"64KiB\"";
+    let node = http3(&origin.url(), &certificate).set("http3", limits).start().await;
+    let conn = Arc::new(connect(&node, &certificate).await);
+    // HEADERS of 60,000 bytes, of which 50,000 come. One head may have twice 64 KiB and something by default, and so may
+    // all together: that is less than three of these.
+    let head = [&[0x01, 0x80, 0x00, 0xea, 0x60][..], &[0; 50_000]].concat();
+    let (refused, mut streams) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for _ in 0..10 {
+        let (conn, head, refused) = (Arc::clone(&conn), head.clone(), Arc::clone(&refused));
+        streams.spawn(async move {
+            // H3_EXCESSIVE_LOAD.
+            if conn.stopped(&head).await == Some(0x107) {
+                refused.fetch_add(1, SeqCst);
+            }
+        });
+    }
+    eventually("all but two being refused", async || refused.load(SeqCst) >= 8).await;
+    assert_eq!(conn.send(node.get("/page")).await.text(), "served", "the connection goes on");
+    streams.abort_all();
 }
 
 /// The Python that has aioquic; `tests/run` installs it and sets it.

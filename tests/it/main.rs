@@ -24,6 +24,7 @@ mod harness;
 mod hooks;
 mod http1;
 mod http3;
+mod http3_curl;
 mod http_versions;
 mod isolation;
 mod keys;

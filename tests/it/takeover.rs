@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -22,27 +24,43 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
     LIMIT,
-    client::{Ask, Conn, Failure, Response},
+    client::{Ask, Conn, Failure, Response, piped},
     eventually,
-    h3::H3Conn,
+    h3::{self, H3Conn},
     is_sealed,
     load::sealed_origin,
     node::{Builder, Node},
     origin::{Gate, Origin, Reply},
     process::{self, Process, run},
-    quoted, within,
+    quoted, sealed, within,
 };
 use crate::http_versions::Certificate;
 
 /// Upgrades, and the connections of each version of HTTP that are kept open meanwhile.
 const UPGRADES: usize = 10;
-const CONNECTIONS: usize = 20;
+const CONNECTIONS: [usize; 2] = [480, 20];
+const CONNECTIONS_H3: usize = 10;
 
 /// A node whose place can be taken.
 fn builder(origin: &Origin, dir: &Path, grace_ms: u64) -> Builder {
     let socket = quoted(&dir.join("takeover.sock").display().to_string());
     let takeover = format!("socket = {socket}\ngrace_ms = {grace_ms}");
     Node::builder().origin(&origin.url()).disk(&dir.join("cache")).set("takeover", &takeover)
+}
+
+/// How a client connects.
+#[derive(Clone)]
+enum Version {
+    H1,
+    H2,
+    H3(CertificateDer<'static>),
+}
+
+/// The connection that a client keeps.
+#[derive(Default)]
+struct Kept {
+    tcp: Option<Conn>,
+    quic: Option<H3Conn>,
 }
 
 /// Clients that keep their connections, and connect again only where HTTP says so.
@@ -54,20 +72,25 @@ struct Clients {
 }
 
 impl Clients {
-    fn start(address: SocketAddr) -> Self {
+    fn start(address: SocketAddr, clients: impl IntoIterator<Item = Version>) -> Self {
         let (good, bad, stop) =
             (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<String>>>::default(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        for client in 0..2 * CONNECTIONS {
+        for (client, version) in clients.into_iter().enumerate() {
             let (good, bad, stop) = (Arc::clone(&good), Arc::clone(&bad), stop.clone());
             tasks.spawn(async move {
-                let mut conn = None;
+                let mut kept = Kept::default();
                 for n in 0.. {
                     if stop.is_cancelled() {
                         return;
                     }
                     let target = format!("/{}", (client * 31 + n) % 500);
-                    match ask(address, &mut conn, client % 2 == 0, &target).await {
+                    let response = match &version {
+                        Version::H1 => ask(address, &mut kept.tcp, true, &target).await,
+                        Version::H2 => ask(address, &mut kept.tcp, false, &target).await,
+                        Version::H3(root) => ask_h3(address, root, &mut kept.quic, &target).await,
+                    };
+                    match response {
                         Ok(response) if is_right(&response, &target) => {
                             good.fetch_add(1, SeqCst);
                         }
@@ -124,6 +147,35 @@ async fn ask(address: SocketAddr, kept: &mut Option<Conn>, is_h1: bool, target: 
     }
 }
 
+/// The same over HTTP/3.
+async fn ask_h3(
+    address: SocketAddr,
+    root: &CertificateDer<'static>,
+    kept: &mut Option<H3Conn>,
+    target: &str,
+) -> Result<Response, Failure> {
+    loop {
+        let conn = match kept.take() {
+            Some(conn) => Ok(conn),
+            None => H3Conn::open(address, root).await,
+        };
+        let outcome = match conn {
+            Ok(conn) => {
+                let response = conn.try_send(Ask::new(address, http::Method::GET, target)).await;
+                if response.is_ok() {
+                    *kept = Some(conn);
+                }
+                response
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Err(error) if h3::was_refused(&error) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Whether HTTP/2 says that the request wasn't processed: the connection took no more, or its number is beyond the last.
 fn was_refused(error: &Failure) -> bool {
     let Some(error) = error.downcast_ref::<hyper::Error>() else { return false };
@@ -136,13 +188,16 @@ fn was_refused(error: &Failure) -> bool {
 async fn ten_upgrades_under_load_fail_no_request() {
     let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
     sealed_origin(&origin, "v1", 2_000);
-    let builder = builder(&origin, dir.path(), 1_000);
+    // Time for each of many clients that share few cores to send another request.
+    let builder = builder(&origin, dir.path(), 10_000);
     let mut running = builder.spawn().await;
     running.fetch("/kept").await;
     running.hit("/kept").await;
-    let clients = Clients::start(running.address);
+    let [h1, h2] = CONNECTIONS;
+    let clients = std::iter::repeat_n(Version::H1, h1).chain(std::iter::repeat_n(Version::H2, h2));
+    let clients = Clients::start(running.address, clients);
     for upgrade in 0..UPGRADES {
-        clients.more(300).await;
+        clients.more(2 * (h1 + h2)).await;
         let next = Process::succeed(&builder.text()).await;
         assert_eq!((next.address, next.admin("/readyz").send().await.status), (running.address, 200));
         let mut old = std::mem::replace(&mut running, next);
@@ -150,7 +205,7 @@ async fn ten_upgrades_under_load_fail_no_request() {
             // Later ones begin further blocks of the disk, which is small.
             running.hit("/kept").await;
         }
-        clients.more(300).await;
+        clients.more(h1 + h2).await;
         let ended = old.ended().await;
         assert!(ended.success(), "upgrade {upgrade}: {}", old.said());
     }
@@ -240,14 +295,51 @@ async fn http3_finishes_in_the_old_process_and_begins_in_the_next() {
     eventually("the slow request", async || origin.hits("/slow") == 1).await;
 
     let next = Process::succeed(&builder.text()).await;
+    let conn = within("HTTP/3 in the next process", H3Conn::open(next.address, &certificate.der)).await.unwrap();
+    assert_eq!(conn.send(next.get("/quick")).await.text(), "quick");
+    assert!(next.metric("holm_http_requests_total", "version=\"3\"").await >= 1.0, "the next one has served it");
+    assert!(old.is_alive(), "while the old one has a request");
     gate.open();
     assert_eq!(within("the slow response", slow).await.unwrap().text(), "slow but whole");
     assert!(old.ended().await.success(), "{}", old.said());
-    eventually("HTTP/3 in the next process", async || {
-        let Ok(conn) = H3Conn::open(next.address, &certificate.der).await else { return false };
-        conn.try_send(next.get("/quick")).await.is_ok_and(|response| response.text() == "quick")
-    })
-    .await;
+    assert_eq!(conn.send(next.get("/quick")).await.text(), "quick");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_upgrades_fail_no_request_over_http3_and_cut_no_upload() {
+    let (origin, dir, certificate) = (Origin::start().await, tempfile::tempdir().unwrap(), Certificate::new());
+    sealed_origin(&origin, "v1", 2_000);
+    origin.on("/echo", |seen| Reply::ok(seen.body.clone()).header("cache-control", "no-store"));
+    let builder = builder(&origin, dir.path(), 20_000).http3(&certificate.certificate, &certificate.key);
+    let mut running = builder.spawn().await;
+    let clients = std::iter::repeat_n(Version::H3(certificate.der.clone()), CONNECTIONS_H3);
+    let clients = Clients::start(running.address, clients);
+    let body = sealed("up", 1_000_000);
+    for upgrade in 0..UPGRADES {
+        clients.more(5 * CONNECTIONS_H3).await;
+        let conn = within("a connection", H3Conn::open(running.address, &certificate.der)).await.unwrap();
+        let (pipe, piped) = piped();
+        let ask = running.post("/echo").header("expect", "100-continue").stream(piped);
+        let upload = tokio::spawn(async move { conn.send_when_wanted(ask).await });
+        let mut pieces = body.chunks(100_000).map(Bytes::copy_from_slice);
+        // The second one is taken when the node has said that it wants the first.
+        for piece in pieces.by_ref().take(2) {
+            within("a piece being sent", pipe.send(Ok(piece))).await.unwrap();
+        }
+        let next = Process::succeed(&builder.text()).await;
+        let mut old = std::mem::replace(&mut running, next);
+        clients.more(2 * CONNECTIONS_H3).await;
+        for piece in pieces {
+            within("a piece being sent", pipe.send(Ok(piece))).await.unwrap();
+        }
+        drop(pipe);
+        let response = within("the response", upload).await.unwrap().unwrap();
+        assert!(response.status == 200 && response.body == body, "upgrade {upgrade}: {}", response.status);
+        let ended = old.ended().await;
+        assert!(ended.success(), "upgrade {upgrade}: {}", old.said());
+    }
+    let bad = clients.finish().await;
+    assert!(bad.is_empty(), "{} failed: {:?}\n{}", bad.len(), &bad[..bad.len().min(5)], running.said());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

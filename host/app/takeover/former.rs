@@ -87,8 +87,8 @@ impl Former {
         }
     }
 
-    /// Applies what unsafe methods invalidate there, and has this process read the UDP sockets when the other doesn't any
-    /// more, until it has ended.
+    /// Applies what unsafe methods invalidate there until it has ended, and has this process read the UDP sockets as soon as
+    /// the other doesn't any more.
     pub(in crate::app) async fn follow(mut self, exchange: Arc<Exchange>) {
         let datagrams = CancellationToken::new();
         // With this task, so that a node that stops meanwhile doesn't keep its configuration for ever.

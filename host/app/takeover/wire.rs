@@ -20,7 +20,7 @@ use tokio::{
 use crate::{cache::tag::Tag, http::Socket};
 
 /// How both begin; another version would have other bytes here.
-const HELLO: [u8; 8] = *b"holm-t-1";
+const HELLO: [u8; 8] = *b"holm-t-2";
 
 /// How long the other side may take for what needs no work.
 const REPLY_TIME: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) enum Message {
     Ready,
     /// Old: the other one may accept, and is the node from now on.
     Begin,
-    /// Old: the other one may read the UDP sockets.
+    /// Old: the other one may read the UDP sockets, and is to pass on what isn't its own.
     Datagrams,
     /// Old: it goes on by itself, and the other one is to end.
     GivenUp,
@@ -119,8 +119,16 @@ impl Wire {
         timeout(limit, end).await.is_ok()
     }
 
-    /// Sends sockets, each with what it is for.
+    /// Sends sockets, each with what it is for. All have to be taken in time.
     pub(super) async fn send_sockets(&mut self, sockets: &[(Role, Socket)]) -> io::Result<()> {
+        self.send_sockets_within(REPLY_TIME, sockets).await
+    }
+
+    async fn send_sockets_within(&mut self, limit: Duration, sockets: &[(Role, Socket)]) -> io::Result<()> {
+        in_time(limit, self.send_all(sockets)).await
+    }
+
+    async fn send_all(&mut self, sockets: &[(Role, Socket)]) -> io::Result<()> {
         let count = u32::try_from(sockets.len()).map_err(|_| malformed("too many sockets"))?;
         self.0.write_u32(count).await?;
         for (role, socket) in sockets {
@@ -129,7 +137,11 @@ impl Wire {
             self.0.write_all(&[u8::from(*role == Role::Admin), u8::from(socket.owns_file)]).await?;
             self.0.write_u16(length).await?;
             self.0.write_all(name).await?;
-            in_time(REPLY_TIME, self.send_descriptor(&socket.fd)).await?;
+            self.0.write_u8(u8::from(socket.key.is_some())).await?;
+            if let Some(key) = &socket.key {
+                self.0.write_all(key).await?;
+            }
+            self.send_descriptor(&socket.fd).await?;
         }
         Ok(())
     }
@@ -146,11 +158,18 @@ impl Wire {
             let mut name = vec![0; usize::from(self.0.read_u16().await?)];
             self.0.read_exact(&mut name).await?;
             let name = String::from_utf8(name).map_err(|_| malformed("a name that is no text"))?;
+            let key = if self.0.read_u8().await? == 0 { None } else { Some(self.key().await?) };
             let fd = self.receive_descriptor().await?;
             let role = if role == 0 { Role::Clients } else { Role::Admin };
-            sockets.push((role, Socket { name, fd, owns_file: owns_file != 0 }));
+            sockets.push((role, Socket { name, fd, owns_file: owns_file != 0, key }));
         }
         Ok(sockets)
+    }
+
+    async fn key(&mut self) -> io::Result<[u8; 32]> {
+        let mut key = [0; 32];
+        self.0.read_exact(&mut key).await?;
+        Ok(key)
     }
 
     /// Sends one byte, and with it a descriptor: so no read takes the bytes of two.
@@ -270,21 +289,35 @@ mod tests {
     #[tokio::test]
     async fn sockets_arrive_with_what_they_are() {
         let (mut one, mut other) = pair().await;
-        let sockets: Vec<_> = [(Role::Clients, true), (Role::Admin, false)]
-            .into_iter()
-            .map(|(role, owns_file)| {
-                let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-                (role, Socket { name: "127.0.0.1:0".to_owned(), fd: socket.into(), owns_file })
-            })
-            .collect();
+        let sockets: Vec<_> =
+            [(Role::Clients, true, None), (Role::Admin, false, None), (Role::Clients, false, Some([7; 32]))]
+                .into_iter()
+                .map(|(role, owns_file, key)| (role, Socket { owns_file, key, ..socket("127.0.0.1:0") }))
+                .collect();
         let (sent, received) = tokio::join!(one.send_sockets(&sockets), other.receive_sockets());
         sent.unwrap();
         let shown = |sockets: &[(Role, Socket)]| -> Vec<_> {
-            sockets.iter().map(|(role, it)| (*role, it.name.clone(), it.address(), it.owns_file)).collect()
+            sockets.iter().map(|(role, it)| (*role, it.name.clone(), it.address(), it.owns_file, it.key)).collect()
         };
         assert_eq!(shown(&received.unwrap()), shown(&sockets));
         one.send(&Message::Prepared).await.unwrap();
         assert_eq!(other.receive(REPLY_TIME).await.unwrap(), Message::Prepared);
+    }
+
+    fn socket(name: &str) -> Socket {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        Socket { name: name.to_owned(), fd: socket.into(), owns_file: false, key: None }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_takes_no_sockets_is_not_waited_for() {
+        let (mut one, other) = pair().await;
+        // More than the system holds on the way.
+        let name = "n".repeat(usize::from(u16::MAX));
+        let sockets: Vec<_> = (0..100).map(|_| (Role::Clients, socket(&name))).collect();
+        let sent = one.send_sockets_within(Duration::from_millis(50), &sockets).await;
+        assert_eq!(sent.unwrap_err().kind(), ErrorKind::TimedOut);
+        drop(other);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::{Buf, Bytes, BytesMut};
 use h3::{
     client::{RequestStream, SendRequest},
-    error::Code,
+    error::{Code, ConnectionError, StreamError},
 };
 use http::{HeaderMap, Request, Version};
 use http_body_util::BodyExt;
@@ -80,6 +80,18 @@ impl H3Conn {
         Ok(())
     }
 
+    /// Opens the stream of a request, writes these bytes on it and nothing more, and returns the code by which the node
+    /// stops it; waits for ever if it doesn't.
+    pub(crate) async fn stopped(&self, bytes: &[u8]) -> Option<u64> {
+        let (mut sending, _receiving) = self.connection.open_bi().await.ok()?;
+        let code = match sending.write_all(bytes).await {
+            Ok(()) => sending.stopped().await.ok()?,
+            Err(quinn::WriteError::Stopped(code)) => Some(code),
+            Err(_) => None,
+        };
+        code.map(quinn::VarInt::into_inner)
+    }
+
     /// Sends a request and returns when the response's head is there.
     pub(crate) async fn ask(&self, ask: Ask) -> Result<H3Opened, Failure> {
         let (head, body) = ask.into_request("https")?.into_parts();
@@ -124,6 +136,19 @@ impl H3Conn {
     pub(crate) async fn try_send(&self, ask: Ask) -> Result<Response, Failure> {
         Ok(self.ask(ask).await?.whole().await?.0)
     }
+}
+
+/// Whether HTTP/3 says that the request wasn't processed: it was rejected, or the connection took no more and was closed in
+/// good order.
+pub(crate) fn was_refused(error: &Failure) -> bool {
+    let is_rejected = match error.downcast_ref::<StreamError>() {
+        Some(StreamError::RemoteClosing { .. }) => true,
+        Some(StreamError::RemoteTerminate { code, .. }) => *code == Code::H3_REQUEST_REJECTED,
+        Some(error) => error.is_h3_no_error(),
+        None => false,
+    };
+    // The first two streams of a connection that was opened just then.
+    is_rejected || error.downcast_ref::<ConnectionError>().is_some_and(ConnectionError::is_h3_no_error)
 }
 
 /// Returns the TLS of a client that trusts `root`.

@@ -17,6 +17,15 @@ use super::{
     transport::{Accepted, Latest, RecvStream, SendStream, Transport},
 };
 
+/// Bytes of header sections.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Of a request's, counted as the field section size is (RFC 9114, section 4.2.2).
+    pub(super) section: u64,
+    /// Of all together that have begun to come and aren't whole.
+    pub(super) gathered: u64,
+}
+
 /// A connection that speaks HTTP/3.
 pub(super) struct H3 {
     session: Connection<Transport, Bytes>,
@@ -26,14 +35,14 @@ pub(super) struct H3 {
 }
 
 impl H3 {
-    /// Begins with HTTP/3 on a connection. A request's header section may be as large as `section_max`, counted as the
-    /// field section size is (RFC 9114, section 4.2.2).
-    pub(super) async fn begin(connection: quinn::Connection, section_max: u64) -> Result<Self, Lost> {
-        // Encoded, a section is smaller than it counts; what is larger is cut before it has come.
-        let transport = Transport::new(connection.clone(), section_max);
+    /// Begins with HTTP/3 on a connection.
+    pub(super) async fn begin(connection: quinn::Connection, bounds: Bounds) -> Result<Self, Lost> {
+        // Encoded, a section is smaller than it counts; what is larger is cut before it has come. One may always come.
+        let gathered = bounds.gathered.max(bounds.section);
+        let transport = Transport::new(connection.clone(), bounds.section, gathered);
         let latest = transport.latest();
         let mut builder = h3::server::builder();
-        builder.max_field_section_size(section_max).send_grease(false);
+        builder.max_field_section_size(bounds.section).send_grease(false);
         let session = builder.build(transport).await.map_err(|_| Lost)?;
         Ok(Self { session, latest, connection })
     }

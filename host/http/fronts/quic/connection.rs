@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    by_h3::H3,
+    by_h3::{Bounds, H3},
     session::{Code, Lost, Opening, Session},
     stream::Requests,
 };
@@ -60,6 +60,8 @@ pub(super) struct Arriving {
     pub(super) unvalidated: Option<Unvalidated>,
     /// Bytes of responses that its buffers hold.
     pub(super) send_bytes_max: u64,
+    /// Bytes of header sections that have begun to come, beside those of bodies.
+    pub(super) gathered_bytes_max: u64,
     /// Whether requests are taken before the handshake is over.
     pub(super) takes_early_data: bool,
 }
@@ -74,7 +76,8 @@ struct Opened {
 /// Serves one connection and counts how it ended.
 pub(super) async fn serve<H: Handler>(shared: Arc<Shared<H>>, arriving: Arriving, peer: Peer, open: Open) {
     let _open = open;
-    let Arriving { incoming, server, unvalidated, send_bytes_max, takes_early_data } = arriving;
+    let Arriving { incoming, server, unvalidated, send_bytes_max, gathered_bytes_max, takes_early_data } = arriving;
+    let bounds = Bounds { section: request::section_max(&shared.limits) as u64, gathered: gathered_bytes_max };
     let activity = Arc::new(Activity::new(shared.metrics.panics.clone()));
     // A token of its own: the common one has a lock that every wake-up of every connection would take.
     let drain = shared.drain.child_token();
@@ -90,7 +93,7 @@ pub(super) async fn serve<H: Handler>(shared: Arc<Shared<H>>, arriving: Arriving
     let conversation = Conversation::new(shared.clone(), activity.clone(), peer);
     let requests = Arc::new(Requests::new(shared.clone(), conversation, activity.clone(), send_bytes_max));
     let end = {
-        let mut conversing = pin!(converse(&shared, &connection, &requests, &activity, &drain));
+        let mut conversing = pin!(converse(&shared, (&connection, bounds), &requests, &activity, &drain));
         let ended = match handshake {
             None => None,
             Some(handshake) => {
@@ -143,7 +146,16 @@ async fn opened<H>(
             Ok(Ok(connection)) => Ok(Opened { connection, handshake: None }),
             Ok(Err(_)) | Err(_) => Err(End::Handshake),
         },
-        () = drain.cancelled() => Err(End::Drained),
+        () = given_up(shared, drain) => Err(End::Drained),
+    }
+}
+
+/// Ready when handshakes that are under way are given up: at a drain, but not when another process accepts in this one's
+/// place. A client that gets through can be told to connect again; one that doesn't would take that for an error.
+async fn given_up<H>(shared: &Shared<H>, drain: &CancellationToken) {
+    drain.cancelled().await;
+    if shared.retirement.has_begun() {
+        shared.cut.cancelled().await;
     }
 }
 
@@ -166,7 +178,7 @@ const fn before_handshake(end: End) -> End {
 /// Speaks HTTP on an open connection to its end.
 async fn converse<H: Handler>(
     shared: &Shared<H>,
-    connection: &Connection,
+    (connection, bounds): (&Connection, Bounds),
     requests: &Arc<Requests<H>>,
     activity: &Activity,
     drain: &CancellationToken,
@@ -178,20 +190,20 @@ async fn converse<H: Handler>(
     };
     let end = |outcome, phase| ended(outcome, connection.close_reason().as_ref(), activity.is_idle(), phase);
     let driver = Driver { activity, look, drain, cut: &shared.cut };
-    let talk = talk(connection.clone(), request::section_max(&shared.limits) as u64, requests, &wind_up);
+    let talk = talk(connection.clone(), bounds, requests, &wind_up);
     driver.drive(talk, |_| wind_up.cancel(), end).await
 }
 
 /// Takes requests until the connection is lost, or has come to an end after it was asked to.
 async fn talk<H: Handler>(
     connection: Connection,
-    section_max: u64,
+    bounds: Bounds,
     requests: &Arc<Requests<H>>,
     wind_up: &CancellationToken,
 ) -> Result<(), Lost> {
     let mut session = tokio::select! {
         biased;
-        begun = H3::begin(connection.clone(), section_max) => begun?,
+        begun = H3::begin(connection.clone(), bounds) => begun?,
         // It waits for the client's first packets where the handshake isn't over.
         () = wind_up.cancelled() => return Ok(()),
     };

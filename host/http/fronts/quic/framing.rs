@@ -23,6 +23,9 @@ const UPDATE_MAX: u64 = 128;
 /// Bytes of a frame's type and length at most.
 const HEAD: usize = 16;
 
+/// Bytes that a piece of a frame costs beside its own, where it is gathered.
+const PIECE: u64 = 64;
+
 /// The error of a frame that is longer than it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
@@ -52,6 +55,8 @@ pub(super) struct Frames {
     is_control: bool,
     /// Whether the frame is one of a body.
     is_data: bool,
+    /// What the library has of a frame that isn't whole yet nor one of a body, in bytes of memory.
+    pending: u64,
     /// What has come of a change of urgency.
     gathered: Option<Vec<u8>>,
     update: Option<Update>,
@@ -75,6 +80,7 @@ impl Frames {
             head: ArrayVec::new(),
             is_control: false,
             is_data: false,
+            pending: 0,
             gathered: None,
             update: None,
         }
@@ -143,10 +149,18 @@ impl Frames {
         self.ahead.is_empty() && self.head.is_empty() && !matches!(self.next, Next::Payload(_))
     }
 
+    /// Returns how much memory the library needs for a frame of which only some has been handed on: none for one of a
+    /// body, which it hands on in turn.
+    pub(super) const fn pending(&self) -> u64 {
+        self.pending
+    }
+
     fn payload(&mut self, left: u64) -> Bytes {
         let length = usize::try_from(left).map_or(self.ahead.len(), |left| left.min(self.ahead.len()));
         self.next = payload(left - length as u64);
         let bytes = self.ahead.split_to(length);
+        let is_whole = self.is_data || self.next == Next::Head;
+        self.pending = if is_whole { 0 } else { self.pending + length as u64 + PIECE };
         if let Some(gathered) = &mut self.gathered {
             gathered.extend_from_slice(&bytes);
             if self.next == Next::Head {
@@ -246,6 +260,24 @@ mod tests {
         // Refused by what it says, long before it has come.
         let head = [spelled(HEADERS, 1), spelled(1 << 40, 8)].concat();
         assert_eq!(handed_on(&mut Frames::of_request(100), &head, 3), Err(TooLong));
+    }
+
+    #[test]
+    fn what_the_library_gathers_is_known_until_the_frame_is_whole() {
+        for (kind, size, expected) in [
+            (HEADERS, 100, &[0][..]),
+            (HEADERS, 3, &[3 + PIECE, 6 + 2 * PIECE, 9 + 3 * PIECE, 0][..]),
+            (DATA, 3, &[0, 0, 0, 0][..]),
+        ] {
+            let (mut frames, bytes) = (Frames::of_request(100), framed(kind, &[0; 10]));
+            // Its head comes alone, so that all pieces but the last are of this size.
+            assert_eq!(handed_on(&mut frames, &bytes[..3], 3).map(|head| head.len()), Ok(3));
+            let pending = bytes[3..].chunks(size).map(|piece| {
+                handed_on(&mut frames, piece, size).unwrap();
+                frames.pending()
+            });
+            assert_eq!(pending.collect::<Vec<_>>(), expected, "{kind} by {size}");
+        }
     }
 
     #[test]

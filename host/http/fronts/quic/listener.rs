@@ -1,27 +1,32 @@
 //! The UDP port of one address, and its accept loop.
 
 use std::{
+    future::pending,
     io,
     net::{SocketAddr, UdpSocket},
     os::fd::{AsFd, OwnedFd},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use tokio::{
     task::yield_now,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     CLOSING,
     connection::{self, Arriving, Unvalidated},
+    connection_id::{Ids, Key},
+    datagrams::Datagrams,
     session::Code,
     settings::Settings,
     socket,
@@ -31,6 +36,7 @@ use crate::{
     http::{
         error::Error,
         handler::Handler,
+        metrics::Metrics,
         retirement::Retirement,
         shared::{Admitted, Rules, Shared},
         slots::Slot,
@@ -38,6 +44,9 @@ use crate::{
     },
     message::Scheme,
 };
+
+/// How long connections are accepted whose first packets have come before another process began to read them.
+const ARRIVED: Duration = Duration::from_millis(500);
 
 /// One UDP port.
 pub(in crate::http) struct Listener {
@@ -70,6 +79,14 @@ struct Open {
     endpoint: Endpoint,
     /// Another handle of the same socket.
     socket: Arc<UdpSocket>,
+    datagrams: Arc<Datagrams>,
+}
+
+/// A socket that another process has bound.
+pub(in crate::http) struct Inherited {
+    pub(in crate::http) socket: OwnedFd,
+    /// Ways to the processes that may still have connections on it, each with the key of its connection IDs.
+    pub(in crate::http) formers: Vec<([u8; 32], OwnedFd)>,
 }
 
 /// The rules and settings for new connections, and what follows from them.
@@ -108,9 +125,35 @@ impl Handle {
         self.stop.cancel();
     }
 
-    /// Returns a copy of the socket, for another process; `None` if it is closed.
-    pub(in crate::http) fn copy(&self) -> io::Result<Option<OwnedFd>> {
-        self.open.lock().as_ref().map(|open| open.socket.as_fd().try_clone_to_owned()).transpose()
+    /// Returns a copy of the socket, for another process, and what that needs to pass on the packets of connections that
+    /// are open here; `None` if it is closed.
+    ///
+    /// # Errors
+    /// The system gives none, or the processes of too many upgrades still have connections.
+    pub(in crate::http) fn copy(&self) -> io::Result<Option<Inherited>> {
+        let open = self.open.lock();
+        let Some(open) = &*open else { return Ok(None) };
+        let socket = open.socket.as_fd().try_clone_to_owned()?;
+        let formers = open.datagrams.prepare(self.settings.load().http3.socket_bytes)?;
+        let formers = formers.into_iter().map(|(key, way)| (key.to_bytes(), way)).collect();
+        Ok(Some(Inherited { socket, formers }))
+    }
+
+    /// Leaves the socket to the process that has got the last copy.
+    pub(in crate::http) fn divert(&self) {
+        if let Some(open) = &*self.open.lock() {
+            open.datagrams.divert();
+        }
+    }
+
+    fn is_diverted(&self) -> bool {
+        self.open.lock().as_ref().is_some_and(|open| open.datagrams.is_diverted())
+    }
+
+    fn count(&self, metrics: &Metrics) {
+        if let Some(open) = &*self.open.lock() {
+            open.datagrams.count(metrics.datagrams_dropped.clone());
+        }
     }
 
     /// Whether the socket is there still.
@@ -135,7 +178,7 @@ impl Listener {
         (address, reuse_port): (SocketAddr, bool),
         http3: &Http3,
         certificates: &Certificates,
-        (closing, inherited): (&[Handle], Option<OwnedFd>),
+        (closing, inherited): (&[Handle], Option<Inherited>),
     ) -> Result<Self, Error> {
         let settings = Settings::new(http3, certificates)?;
         let at_port = |handle: &&Handle| (handle.address, handle.reuse_port) == (address, reuse_port);
@@ -169,30 +212,55 @@ impl Listener {
 
     /// Accepts until the drain begins, another process does or it is closed, by the rules that hold when a connection comes.
     /// From then on what still comes is refused, so that clients needn't wait to try elsewhere; the socket closes with the
-    /// last connection, and if another process is to read it, once they had time to finish.
-    pub(super) async fn accept<H: Handler>(self, server: Arc<Shared<H>>, rules: Arc<ArcSwap<Rules>>) {
+    /// last connection. `reading` is dropped when another process may read it: at once if that passes on the packets of
+    /// the connections here, and otherwise when those have had time to finish.
+    pub(super) async fn accept<H: Handler>(
+        self,
+        server: Arc<Shared<H>>,
+        rules: Arc<ArcSwap<Rules>>,
+        reading: TaskTrackerToken,
+    ) {
         if let Some(former) = &self.former {
             former.succeeded.cancel();
         }
+        self.handle.count(&server.metrics);
+        let mut reading = Some(reading);
         let drain = server.drain.child_token();
-        self.serve(&server, &rules, &drain).await;
+        let end = async {
+            tokio::select! {
+                () = self.handle.stop.cancelled() => {}
+                () = server.retirement.begun() => {}
+            }
+        };
+        self.serve(&server, &rules, &drain, end).await;
+        if self.handle.is_diverted() {
+            drop(reading.take());
+            self.serve(&server, &rules, &drain, sleep(ARRIVED)).await;
+        }
         drain.cancel();
         tokio::select! {
             () = self.refuse() => return,
-            () = succeeded(&server.retirement) => {}
+            () = self.gives_way(&server.retirement) => {}
         }
         self.endpoint.close(Code::NoError.value().into(), b"");
         let _ = timeout(CLOSING, self.endpoint.wait_idle()).await;
     }
 
-    async fn serve<H: Handler>(&self, server: &Shared<H>, rules: &ArcSwap<Rules>, drain: &CancellationToken) {
+    /// Accepts until the drain begins, or until `end`.
+    async fn serve<H: Handler>(
+        &self,
+        server: &Shared<H>,
+        rules: &ArcSwap<Rules>,
+        drain: &CancellationToken,
+        end: impl Future<Output = ()>,
+    ) {
+        let mut end = pin!(end);
         let mut current = Current::new(server, rules.load_full(), &self.handle, drain);
         loop {
             let next = tokio::select! {
                 biased;
                 () = drain.cancelled() => return,
-                () = self.handle.stop.cancelled() => return,
-                () = server.retirement.begun() => return,
+                () = end.as_mut() => return,
                 next = self.next(server) => next,
             };
             let Some((incoming, slot)) = next else { return };
@@ -230,10 +298,17 @@ impl Listener {
         let Some(Admitted { mut peer, open, span }) = admitted else { return incoming.refuse() };
         let ip = incoming.local_ip().unwrap_or(address.ip());
         peer.local = Some(SocketAddr::new(ip, address.port()));
-        let send_bytes_max = current.settings.http3.send_bytes_max;
+        let Http3 { send_bytes_max, receive_bytes_max, .. } = current.settings.http3;
         let takes_early_data = current.settings.takes_early_data();
         let server = Arc::clone(&current.server);
-        let arriving = Arriving { incoming, server, unvalidated, send_bytes_max, takes_early_data };
+        let arriving = Arriving {
+            incoming,
+            server,
+            unvalidated,
+            send_bytes_max,
+            gathered_bytes_max: receive_bytes_max.into(),
+            takes_early_data,
+        };
         shared.spawn(span, connection::serve(Arc::clone(shared), arriving, peer, open));
     }
 
@@ -251,6 +326,16 @@ impl Listener {
             }
             yield_now().await;
         }
+    }
+
+    /// Waits until another process is to read the socket that doesn't pass on what is for this one: two would take each
+    /// other's packets. Until then connections have their time to finish.
+    async fn gives_way(&self, retirement: &Retirement) {
+        retirement.begun().await;
+        if self.handle.is_diverted() {
+            return pending().await;
+        }
+        sleep(retirement.grace()).await;
     }
 }
 
@@ -276,24 +361,22 @@ impl<H: Handler> Current<H> {
 }
 
 fn open(
-    (address, reuse_port, inherited): (SocketAddr, bool, Option<OwnedFd>),
+    (address, reuse_port, inherited): (SocketAddr, bool, Option<Inherited>),
     http3: &Http3,
     template: ServerConfig,
 ) -> io::Result<Open> {
-    let socket = match inherited {
-        Some(fd) => socket::taken(fd, address, http3.socket_bytes)?,
-        None => socket::open(address, reuse_port, http3.socket_bytes)?,
+    let (socket, formers) = match inherited {
+        Some(Inherited { socket, formers }) => (socket::taken(socket, address, http3.socket_bytes)?, formers),
+        None => (socket::open(address, reuse_port, http3.socket_bytes)?, Vec::new()),
     };
     let same = Arc::new(socket.try_clone()?);
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(template), socket, Arc::new(TokioRuntime))?;
-    Ok(Open { endpoint, socket: same })
-}
-
-/// Waits until another process is to read the sockets: two would take each other's packets. Until then connections have
-/// their time to finish.
-async fn succeeded(retirement: &Retirement) {
-    retirement.begun().await;
-    sleep(retirement.grace()).await;
+    let formers = formers.into_iter().map(|(key, way)| (Key::from_bytes(key), way)).collect();
+    let datagrams = Arc::new(Datagrams::new(socket, formers)?);
+    let (key, mut config) = (datagrams.key(), EndpointConfig::default());
+    config.cid_generator(move || Box::new(Ids::new(key)));
+    let reader: Arc<dyn AsyncUdpSocket> = datagrams.clone();
+    let endpoint = Endpoint::new_with_abstract_socket(config, Some(template), reader, Arc::new(TokioRuntime))?;
+    Ok(Open { endpoint, socket: same, datagrams })
 }
 
 fn refused(address: SocketAddr, reason: &io::Error) -> Error {

@@ -20,6 +20,7 @@ use quinn::VarInt;
 
 use super::{
     framing::Frames,
+    gathering::{Gathering, Share},
     pieces::Pieces,
     session::{Code, Ending, Marks, Over},
     turns::{Turn, Turns},
@@ -51,12 +52,14 @@ pub(super) struct Transport {
     opening: Option<OpeningSend>,
     latest: Latest,
     frame_bytes_max: u64,
+    gathering: Arc<Gathering>,
     turns: Arc<Turns>,
 }
 
 impl Transport {
-    /// Returns a connection on which no frame but DATA may have more bytes than `frame_bytes_max`.
-    pub(super) fn new(connection: quinn::Connection, frame_bytes_max: u64) -> Self {
+    /// Returns a connection on which no frame but DATA may have more bytes than `frame_bytes_max`, and all that have begun
+    /// to come no more than `gathered_bytes_max`.
+    pub(super) fn new(connection: quinn::Connection, frame_bytes_max: u64, gathered_bytes_max: u64) -> Self {
         // Made once each, and not for each stream: a wait that is dropped would miss what comes next.
         let requests = stream::unfold(connection.clone(), |connection| async move {
             let accepted = connection.accept_bi().await;
@@ -73,6 +76,7 @@ impl Transport {
             opening: None,
             latest: Latest::default(),
             frame_bytes_max,
+            gathering: Gathering::new(gathered_bytes_max),
             turns: Arc::default(),
         }
     }
@@ -90,7 +94,7 @@ impl quic::Connection<Bytes> for Transport {
     fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
         let stream = ready!(accepted(&mut self.others, cx))?;
         let frames = Frames::of_unidirectional(self.frame_bytes_max);
-        Poll::Ready(RecvStream::new(stream, frames, Some(Arc::clone(&self.turns))))
+        Poll::Ready(RecvStream::new(stream, frames, &self.gathering, Some(Arc::clone(&self.turns))))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BidiStream, ConnectionErrorIncoming>> {
@@ -104,7 +108,7 @@ impl quic::Connection<Bytes> for Transport {
             }
         });
         let send = SendStream::new(send, Arc::clone(&self.turns), Some(Arc::clone(&marks)))?;
-        let recv = RecvStream::new(recv, Frames::of_request(self.frame_bytes_max), None)?;
+        let recv = RecvStream::new(recv, Frames::of_request(self.frame_bytes_max), &self.gathering, None)?;
         *self.latest.lock() = Some(Accepted { marks, over, is_early });
         Poll::Ready(Ok(BidiStream { send, recv }))
     }
@@ -343,6 +347,7 @@ pub(super) struct RecvStream {
     stream: quinn::RecvStream,
     id: StreamId,
     frames: Frames,
+    gathered: Share,
     /// Of one that may say how urgent responses are.
     turns: Option<Arc<Turns>>,
     /// Whether it has ended or is stopped.
@@ -353,10 +358,17 @@ impl RecvStream {
     fn new(
         stream: quinn::RecvStream,
         frames: Frames,
+        gathering: &Arc<Gathering>,
         turns: Option<Arc<Turns>>,
     ) -> Result<Self, ConnectionErrorIncoming> {
-        let id = stream_id(stream.id())?;
-        Ok(Self { stream, id, frames, turns, is_over: false })
+        let (id, gathered) = (stream_id(stream.id())?, Share::new(Arc::clone(gathering)));
+        Ok(Self { stream, id, frames, gathered, turns, is_over: false })
+    }
+
+    /// Refuses what would take more memory than there is for it.
+    fn refuse(&mut self) -> StreamErrorIncoming {
+        self.stop(Code::ExcessiveLoad.value().into());
+        terminated(Code::ExcessiveLoad)
     }
 
     fn stop(&mut self, code: VarInt) {
@@ -374,15 +386,15 @@ impl quic::RecvStream for RecvStream {
             match self.frames.take() {
                 Ok(None) => {}
                 Ok(Some(bytes)) => {
+                    if !self.gathered.set(self.frames.pending()) {
+                        return Poll::Ready(Err(self.refuse()));
+                    }
                     if let (Some(turns), Some(update)) = (&self.turns, self.frames.take_update()) {
                         turns.update(update);
                     }
                     return Poll::Ready(Ok(Some(bytes)));
                 }
-                Err(_) => {
-                    self.stop(Code::ExcessiveLoad.value().into());
-                    return Poll::Ready(Err(terminated(Code::ExcessiveLoad)));
-                }
+                Err(_) => return Poll::Ready(Err(self.refuse())),
             }
             if self.is_over {
                 return Poll::Ready(Ok(None));

@@ -389,7 +389,7 @@ mod tests {
         let any = config::Listen::new("127.0.0.1:0".parse().unwrap());
         let former = bind(&any).ok().unwrap();
         let (address, fd) = (former.handle().address(), former.handle().copy().unwrap().unwrap());
-        let sockets = Sockets::new(vec![Inherited { name: any.name(), fd, owns_file: false }]);
+        let sockets = Sockets::new(vec![Inherited { name: any.name(), fd, owns_file: false, key: None }]);
         let next = Listener::bind(&any, None, &sockets).ok().unwrap();
         assert_eq!(next.handle().address(), address);
         let handle = former.handle().clone();
@@ -409,7 +409,8 @@ mod tests {
         let refused = bind(&listen).err().unwrap().to_string();
         assert!(refused.contains(&listen.name()), "{refused}");
         let fd = former.handle().copy().unwrap().unwrap();
-        let sockets = Sockets::new(vec![Inherited { name: listen.name(), fd, owns_file: former.handle().owns_file() }]);
+        let owns_file = former.handle().owns_file();
+        let sockets = Sockets::new(vec![Inherited { name: listen.name(), fd, owns_file, key: None }]);
         let next = Listener::bind(&listen, None, &sockets).ok().unwrap();
         former.handle().leave_file();
         drop(former);

@@ -333,6 +333,10 @@ pub struct Redis {
     pub writes_at_once_bytes_max: usize,
     /// Bytes of a body's parts that are read by one command.
     pub parts_at_once_bytes_max: usize,
+    /// How long a lease lasts after its node was last heard of; zero if there are none.
+    pub lease: Duration,
+    /// How long a node waits for what another one fetches.
+    pub lease_wait: Duration,
     /// When Redis is no longer used.
     pub breaker: Breaker,
 }

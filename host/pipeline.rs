@@ -116,6 +116,7 @@ impl Pipeline {
         metrics: Metrics,
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
+        let loops = cache.mark().map_or_else(Loops::new, Loops::of);
         let lasting = Lasting {
             node,
             cache,
@@ -124,7 +125,7 @@ impl Pipeline {
             places: Arc::default(),
             prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
             codings: metrics.reply_codings,
-            loops: Loops::new(),
+            loops,
             recent: Arc::new(Recent::new()),
         };
         Self::over(lasting, routes, batchers, limits)

@@ -16,7 +16,7 @@ use super::{
     lookup::{self, Demand, Outcome},
     purge::{self, Purger, Standing},
     search,
-    store::{self, Tier, Tiers, lock::DirLock, shared::RedisLookup},
+    store::{self, Tier, Tiers, leases::Lease, lock::DirLock, shared::RedisLookup},
     tag::{self, UrlTags},
     vary,
 };
@@ -137,7 +137,13 @@ impl Cache {
     /// called before the request is sent.
     #[must_use]
     pub fn begin_fetch(&self, primary: &Key) -> Arc<Fetch> {
-        self.fetches.begin(primary)
+        self.begin_leased(primary, None)
+    }
+
+    /// Begins a fetch under a lease, if the region has given one: see [`Cache::join_region`].
+    #[must_use]
+    pub fn begin_leased(&self, primary: &Key, lease: Option<Lease>) -> Arc<Fetch> {
+        self.fetches.begin(primary, lease)
     }
 
     /// The counts.
@@ -238,7 +244,8 @@ impl Cache {
         Ok(best)
     }
 
-    fn found(&self, query: &Query<'_>, key: Key, value: Option<Value>, tier: Tier, varied: bool) -> Found {
+    /// Judges what a tier has under a key.
+    pub(super) fn found(&self, query: &Query<'_>, key: Key, value: Option<Value>, tier: Tier, varied: bool) -> Found {
         let mut found = Found { tier, ..self.miss(key, varied) };
         match value {
             Some(Value::Object(object)) => {
@@ -285,6 +292,12 @@ impl Cache {
         self.tiers.insert_local(key, Value::Uncacheable(until));
     }
 
+    /// Does the same because of what a fetch has brought, and for the nodes that wait for that as well.
+    pub fn mark_uncacheable_by(&self, fetch: &Fetch, key: Key, now: Uptime, time: Option<Duration>) {
+        self.mark_uncacheable(key, now, time);
+        fetch.note_uncacheable(time.unwrap_or(self.config.collapse.uncacheable));
+    }
+
     /// Stores a renewed or finished object under its key, and under `index` the fields it varies by. Not if it has been
     /// purged meanwhile, or if what is stored there is newer: either way it would only take another's place.
     pub(super) fn store(
@@ -304,11 +317,15 @@ impl Cache {
         }
         let left_ms = head.left_ms(now);
         let names = index.as_ref().map(|(_, names)| Arc::clone(names));
+        let order = fetch.order(head);
         fetch.store(&key, names.as_ref(), || {
             self.metrics.stored.inc();
-            self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms);
+            let mut is_shared = self.tiers.insert_ordered(key, Value::Object(Arc::clone(object)), left_ms, &order);
             if let Some((primary, names)) = index {
-                self.tiers.insert(primary, Value::Varies(names), left_ms);
+                is_shared &= self.tiers.insert_ordered(primary, Value::Varies(names), left_ms, &order);
+            }
+            if is_shared {
+                fetch.note_shared();
             }
         });
     }

@@ -1,6 +1,6 @@
 //! Fetches under way, and what was stored while they were: a response whose fetch began earlier, and took longer, doesn't
 //! replace one that a later fetch has stored meanwhile. No tier is asked for that, so that it holds wherever the later
-//! one is by now. Of what other processes store nothing is known here.
+//! one is by now. Of what other processes store nothing is known here: for that a fetch may have a lease of its region.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,12 +8,18 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use http::HeaderName;
 use parking_lot::Mutex;
 
-use super::key::{Key, KeyHash};
+use super::{
+    entry::Head,
+    key::{Key, KeyHash},
+    lease::{End, Order},
+    store::leases::Lease,
+};
 
 /// Keys spread over this many locks.
 const SHARDS: usize = 64;
@@ -58,13 +64,14 @@ impl Fetches {
         Arc::new(Self { shards, next: AtomicU64::new(0) })
     }
 
-    /// Begins a fetch for a request with this key. To be called before the request is sent.
+    /// Begins a fetch for a request with this key, under a lease if the region has given one. To be called before the
+    /// request is sent.
     #[must_use]
-    pub fn begin(self: &Arc<Self>, primary: &Key) -> Arc<Fetch> {
+    pub fn begin(self: &Arc<Self>, primary: &Key, lease: Option<Lease>) -> Arc<Fetch> {
         let mut shard = self.shard(primary).lock();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         shard.entry(*primary).or_default().open.insert(number);
-        Arc::new(Fetch { fetches: Arc::clone(self), primary: *primary, number })
+        Arc::new(Fetch { fetches: Arc::clone(self), primary: *primary, number, lease })
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard> {
@@ -78,9 +85,38 @@ pub struct Fetch {
     fetches: Arc<Fetches>,
     primary: Key,
     number: u64,
+    /// Ends with the fetch.
+    lease: Option<Lease>,
 }
 
 impl Fetch {
+    /// Returns by which a response of this fetch replaces others in Redis.
+    #[must_use]
+    pub fn order(&self, head: &Head) -> Order {
+        self.lease.as_ref().map_or_else(|| Order::of(head), |lease| lease.order(head))
+    }
+
+    /// Notes that all of the response waits to be written to Redis, where other nodes find it when the fetch has ended.
+    pub fn note_shared(&self) {
+        if let Some(lease) = &self.lease {
+            lease.note_stored();
+        }
+    }
+
+    /// Has other nodes that wait for this fetch make their own: they would get nothing of this one for too long.
+    pub fn release_others(&self) {
+        if let Some(lease) = &self.lease {
+            lease.end(End::Ended);
+        }
+    }
+
+    /// Has the nodes of the region fetch without waiting for each other for so long.
+    pub fn note_uncacheable(&self, time: Duration) {
+        if let Some(lease) = &self.lease {
+            lease.end(End::Uncacheable(time));
+        }
+    }
+
     /// Has `store` put the response under `key`, and returns true; unless a fetch that began later has stored one that it
     /// would replace: under the same key, or by other fields that the response varies by. No other fetch for this
     /// request's key stores meanwhile, so `store` must be short.
@@ -167,13 +203,13 @@ mod tests {
     #[test]
     fn what_began_earlier_replaces_nothing_that_began_later() {
         let fetches = Fetches::new();
-        let (slow, quick) = (fetches.begin(&PRIMARY), fetches.begin(&PRIMARY));
+        let (slow, quick) = (fetches.begin(&PRIMARY, None), fetches.begin(&PRIMARY, None));
         assert!(!slow.is_overtaken(&PRIMARY));
         assert!(quick.store(&PRIMARY, None, || ()));
         assert!(slow.is_overtaken(&PRIMARY) && !quick.is_overtaken(&PRIMARY));
         drop(quick);
         assert!(!slow.store(&PRIMARY, None, || panic!("it would replace the newer one")));
-        let later = fetches.begin(&PRIMARY);
+        let later = fetches.begin(&PRIMARY, None);
         assert!(later.store(&PRIMARY, None, || ()));
         drop((slow, later));
         assert!(fetches.shards.iter().all(|shard| shard.lock().is_empty()), "nothing is left behind");
@@ -190,7 +226,7 @@ mod tests {
             ((1, None), (2, by(&["accept"])), false),
         ] {
             let fetches = Fetches::new();
-            let (slow, quick) = (fetches.begin(&PRIMARY), fetches.begin(&PRIMARY));
+            let (slow, quick) = (fetches.begin(&PRIMARY, None), fetches.begin(&PRIMARY, None));
             assert!(quick.store(&key(later.0), later.1.as_ref(), || ()));
             let stored = slow.store(&key(earlier.0), earlier.1.as_ref(), || ());
             assert_eq!(stored, wanted, "{earlier:?} after {later:?}");
@@ -200,9 +236,9 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_falls_to_the_safe_side() {
         let fetches = Fetches::new();
-        let slow = fetches.begin(&PRIMARY);
+        let slow = fetches.begin(&PRIMARY, None);
         for byte in 0..=u8::MAX {
-            assert!(fetches.begin(&PRIMARY).store(&key(byte), Some(&names(&["accept"])), || ()));
+            assert!(fetches.begin(&PRIMARY, None).store(&key(byte), Some(&names(&["accept"])), || ()));
         }
         let rows = fetches.shard(&PRIMARY).lock().get(&PRIMARY).map_or(0, |under| under.stored.len());
         assert_eq!(rows, STORED_MAX);
@@ -210,6 +246,6 @@ mod tests {
             assert!(!slow.store(&key(byte), Some(&names(&["accept"])), || ()), "{byte}");
         }
         drop(slow);
-        assert!(fetches.begin(&PRIMARY).store(&key(0), None, || ()), "the next one is new");
+        assert!(fetches.begin(&PRIMARY, None).store(&key(0), None, || ()), "the next one is new");
     }
 }

@@ -22,6 +22,14 @@ pub struct Metrics {
     pub redis_errors: Counter,
     /// Writes to Redis that were dropped.
     pub redis_writes_dropped: Counter,
+    /// Responses that weren't written to Redis because it has a newer one, or another node has the lease.
+    pub redis_writes_older: Counter,
+    /// Leases of the region that this node has had.
+    pub leases_taken: Counter,
+    /// How often this node has waited for what another one fetches.
+    pub leases_waited: Counter,
+    /// Of the leases, those whose former holder was waited for and has ended without a word.
+    pub leases_taken_over: Counter,
     /// Bodies of which a part was missing when it was to be sent.
     pub parts_missing: Counter,
     /// Bodies whose rest came from the origin, because a part was missing.
@@ -77,6 +85,10 @@ impl Metrics {
             ("cache_redis_skipped", "Look-ups skipped while Redis is left alone", &self.redis_skipped),
             ("cache_redis_errors", "Redis commands that failed or took too long", &self.redis_errors),
             ("cache_redis_writes_dropped", "Writes to Redis that were dropped", &self.redis_writes_dropped),
+            ("cache_redis_writes_older", "Writes that would have replaced a newer response", &self.redis_writes_older),
+            ("cache_leases_taken", "Leases of the region that this node has had", &self.leases_taken),
+            ("cache_leases_waited", "Waits for what another node fetches", &self.leases_waited),
+            ("cache_leases_taken_over", "Leases taken after their holder had vanished", &self.leases_taken_over),
             ("cache_parts_missing", "Bodies of which a part was missing", &self.parts_missing),
             ("cache_bodies_resumed", "Bodies whose rest came from the origin", &self.bodies_resumed),
             ("cache_bodies_cut", "Bodies that broke off for want of a part", &self.bodies_cut),

@@ -145,6 +145,7 @@ impl Recorder {
     /// The body as others read it while it arrives, of `length` bytes if that's known.
     #[must_use]
     pub fn shared(&self, length: Option<u64>) -> SharedBody {
+        self.note_length(length.unwrap_or(0));
         let spill = Spill {
             cache: Arc::clone(&self.cache),
             key: self.keys.key,
@@ -173,7 +174,17 @@ impl Recorder {
     /// [`TooLarge`].
     pub fn grow(&mut self, bytes: usize) -> Result<(), TooLarge> {
         self.head.length += bytes as u64;
+        self.note_length(self.head.length);
         if self.head.length > self.cache.object_bytes_max() { Err(TooLarge) } else { Ok(()) }
+    }
+
+    /// Notes that the body has at least so many bytes. If it is longer than a value in Redis, no other node waits for it:
+    /// it could be read there only when all of it has come.
+    fn note_length(&self, length: u64) {
+        let redis = self.cache.config().redis.as_ref();
+        if redis.is_some_and(|redis| length > redis.value_bytes_max as u64) {
+            self.fetch.release_others();
+        }
     }
 
     /// Waits until the disk, if there is one, may be given the next part: at most as long as a part may take, and not

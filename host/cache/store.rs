@@ -2,8 +2,10 @@
 
 mod error;
 mod health;
+pub mod leases;
 pub mod local;
 pub mod lock;
+mod ordered;
 mod queue;
 mod seldom;
 pub mod shared;
@@ -12,13 +14,14 @@ mod writes;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{body::budget::Budget, entry::Value, key::Key};
+use super::{body::budget::Budget, entry::Value, key::Key, lease::Order};
 use crate::config;
 
 pub use error::Error;
 pub use queue::DiskRoom;
 pub use tier::{Tier, TierReply};
 
+use leases::Leases;
 use local::Local;
 use shared::{RedisLookup, Shared};
 
@@ -125,9 +128,23 @@ impl Tiers {
     /// Puts a value in every tier; Redis forgets it after `left_ms`.
     pub fn insert(&self, key: Key, value: Value, left_ms: u64) {
         if let Some(shared) = &self.shared {
-            shared.put(&key, &value, left_ms);
+            shared.put(&key, &value, left_ms, None);
         }
         self.local.insert(key, value);
+    }
+
+    /// Puts a response, or the fields it varies by, in every tier; in Redis only if none is there that is newer. Returns
+    /// whether it waits to be written there.
+    pub fn insert_ordered(&self, key: Key, value: Value, left_ms: u64, order: &Order) -> bool {
+        let is_sent = self.shared.as_ref().is_some_and(|shared| shared.put(&key, &value, left_ms, Some(order)));
+        self.local.insert(key, value);
+        is_sent
+    }
+
+    /// Returns the region's leases, if there is a Redis and they are used.
+    #[must_use]
+    pub fn leases(&self) -> Option<&Leases> {
+        self.shared.as_ref().and_then(Shared::leases)
     }
 
     /// Removes a value from this node's memory and disk. Validity doesn't depend on it.

@@ -113,6 +113,8 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "writes_at_once_max",
             "writes_at_once_bytes_max",
             "parts_at_once_bytes_max",
+            "lease_ms",
+            "lease_wait_ms",
         ],
     ),
     ("cache.redis.breaker", Restart, &["failures", "open_ms", "open_ms_max"]),

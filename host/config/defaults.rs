@@ -189,7 +189,7 @@ impl Disk {
 
 impl Redis {
     /// 20 ms a look-up; values of up to 1 MiB and a head of 64 KiB; 16,384 writes waiting, 512 or 1 MiB of them sent at
-    /// once; 4 MiB of parts read at once.
+    /// once; 4 MiB of parts read at once; leases of 2 s, others' fetches waited for up to 10 s.
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -200,6 +200,8 @@ impl Redis {
             writes_at_once_max: 512,
             writes_at_once_bytes_max: MIB,
             parts_at_once_bytes_max: 4 * MIB,
+            lease: Duration::from_secs(2),
+            lease_wait: Duration::from_secs(10),
             breaker: Breaker::TIER,
         }
     }

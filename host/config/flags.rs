@@ -212,6 +212,8 @@ impl CommandLine {
             writes_at_once_max: None,
             writes_at_once_bytes_max: None,
             parts_at_once_bytes_max: None,
+            lease_ms: None,
+            lease_wait_ms: None,
             breaker: raw::Breaker::default(),
         });
         raw::Cache { memory, disk, redis, ..raw::Cache::default() }

@@ -199,6 +199,8 @@ fn redis(redis: &Redis) -> Value {
         ("writes_at_once_max", count(redis.writes_at_once_max)),
         ("writes_at_once_bytes_max", bytes(redis.writes_at_once_bytes_max)),
         ("parts_at_once_bytes_max", bytes(redis.parts_at_once_bytes_max)),
+        ("lease_ms", ms(redis.lease)),
+        ("lease_wait_ms", ms(redis.lease_wait)),
         ("breaker", breaker(&redis.breaker)),
     ])
 }

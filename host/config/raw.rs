@@ -192,6 +192,8 @@ pub(super) struct Redis {
     pub(super) writes_at_once_max: Field<Count>,
     pub(super) writes_at_once_bytes_max: Field<ByteSize>,
     pub(super) parts_at_once_bytes_max: Field<ByteSize>,
+    pub(super) lease_ms: Field<Millis>,
+    pub(super) lease_wait_ms: Field<Millis>,
     #[serde(default)]
     pub(super) breaker: Breaker,
 }

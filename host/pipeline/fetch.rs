@@ -34,6 +34,7 @@ use crate::{
         lookup::Demand,
         purge::Mark,
         record::{Origins, Recorder, StorageKeys, head},
+        region::Joined,
         search::Rule,
         slice::Slice,
         tag::{self, Tag, UrlTags},
@@ -179,6 +180,8 @@ pub(super) enum Landing {
     Shared(Arrival),
     /// What was stored is good again.
     Renewed(Arc<Object>, UpstreamReport),
+    /// Another node of the region has stored one: it is in the tiers of this node.
+    Elsewhere,
     /// A response for one only: the others fetch by themselves.
     Private(Refusal),
     /// No response.
@@ -192,6 +195,7 @@ impl Landing {
             Self::Shared(Arrival { ttl_ms: Some(_), .. }) => "stored-response",
             Self::Shared(_) => "shared-error",
             Self::Renewed(..) => "renewed",
+            Self::Elsewhere => "stored-by-another-node",
             Self::Private(refusal) => refusal.as_str(),
             Self::Failed(failed) => failed.reason,
         }
@@ -276,7 +280,10 @@ pub(super) async fn lead(
     lead: Lead<Landing>,
     own: oneshot::Sender<(Response, UpstreamReport)>,
 ) {
-    let fetch = fetcher.cache.begin_fetch(&request.primary);
+    let Some(fetch) = Box::pin(begin(&fetcher, &request)).await else {
+        lead.land(Landing::Elsewhere);
+        return;
+    };
     let exchanged = exchange(&fetcher, &request, &fetch).await;
     if request.is_reload {
         // The response has begun: what comes from now on may want something newer.
@@ -295,17 +302,41 @@ pub(super) async fn lead(
         }
         Exchanged::Stored(arrival, pump) => {
             lead.land(Landing::Shared(arrival));
+            // It lasts for as long as the response is being stored: other nodes may wait for that.
+            drop(fetch);
             pump.run(Some(lead)).await;
         }
         Exchanged::Refused(response, report, refusal) => {
             // What one client's request brings is no reason to give up what is still fresh for all.
             if refusal.holds_for_key() && !request.is_ahead && !fetch.is_overtaken(&request.key) {
-                fetcher.cache.mark_uncacheable(request.key, clock::uptime(), None);
+                fetcher.cache.mark_uncacheable_by(&fetch, request.key, clock::uptime(), None);
             }
             lead.land(Landing::Private(refusal));
             // The client may have left; then this response isn't needed.
             let _ = own.send((response, report));
         }
+    }
+}
+
+/// Begins the fetch of a flight, for the whole region unless the request wants something newer than what is stored.
+/// `None` if another node of the region has stored what it wants.
+async fn begin(fetcher: &Fetcher, request: &KeyedRequest) -> Option<Arc<Fetch>> {
+    let cache = &fetcher.cache;
+    if request.is_reload {
+        return Some(cache.begin_fetch(&request.primary));
+    }
+    let by_url = |prefixes| tag::of_url(&request.url, prefixes);
+    let looked_for = request.query(&by_url, clock::now());
+    let query = Query { key: request.by_rule.unwrap_or(request.primary), ..looked_for };
+    let has = request.stale.as_deref();
+    let joined = match cache.join_region(&request.key, &query, has).await {
+        Joined::Wait(turn, pause) => cache.wait_in_region(&request.key, &query, has, (turn, pause)).await,
+        joined => joined,
+    };
+    match joined {
+        Joined::Fetch(lease) => Some(cache.begin_leased(&request.primary, lease)),
+        Joined::Wait(..) => Some(cache.begin_fetch(&request.primary)),
+        Joined::Stored => None,
     }
 }
 
@@ -445,7 +476,7 @@ async fn settle(
     };
     report.remark = ruling.reason.or_else(|| request.advice.remarked().cloned());
     if ruling.uncacheable.is_some() && !fetch.is_overtaken(&request.key) {
-        fetcher.cache.mark_uncacheable(request.key, clock::uptime(), ruling.uncacheable);
+        fetcher.cache.mark_uncacheable_by(fetch, request.key, clock::uptime(), ruling.uncacheable);
     }
     let mut response = Response::from_parts(parts, body);
     match ruling.admission {

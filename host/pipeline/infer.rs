@@ -5,6 +5,7 @@ mod batches;
 mod compress;
 mod model;
 mod places;
+mod region;
 mod repeats;
 mod send;
 mod tally;
@@ -45,7 +46,7 @@ use crate::{
         purge::{Arrived, Mark},
         record::{Origins, Recorder, StorageKeys, TooLarge, head},
         status::CACHE_STATUS,
-        store::Tier,
+        store::{Tier, leases::Lease},
         tag::{self, Tag},
     },
     clock::{self, Timestamp},
@@ -64,7 +65,7 @@ use crate::{
 
 use batches::submit_groups;
 pub use batches::{Batchers, Batches};
-use model::{AdvisedItem, Group, PendingResult, await_result, group_for};
+use model::{AdvisedItem, Elsewhere, Group, Landed, PendingResult, await_result, group_for};
 pub use model::{BatchItem, ItemResult};
 pub(super) use places::Places;
 use places::{Following, Row, Wishes};
@@ -225,11 +226,13 @@ enum Disposition {
     /// It's in a tier.
     Known { object: Arc<Object>, tier: Tier, stale: bool },
     /// It's in a tier, stale, and to be refreshed in the background.
-    Refresh(Arc<Object>, Tier, Key, Lead<Arc<ItemResult>>),
+    Refresh(Arc<Object>, Tier, Key, Lead<Arc<ItemResult>>, Option<Lease>),
     /// Another request is fetching it.
     Follow(Key, Follower<Arc<ItemResult>>),
-    /// This request fetches it, for all that wait.
-    Lead(Key, Lead<Arc<ItemResult>>),
+    /// This request fetches it, for all that wait; under the region's lease if it has that.
+    Lead(Key, Lead<Arc<ItemResult>>, Option<Lease>),
+    /// Another node of the region is fetching it.
+    Elsewhere(Box<Elsewhere>),
     /// This request fetches it, for itself; nothing is stored.
     Alone,
 }
@@ -323,13 +326,13 @@ impl SplitRequest {
                 Disposition::Known { object, tier, stale }
             }
             Outcome::Grace(object) if object.is_whole() => match self.infer.flights.join(&key) {
-                Joined::Lead(lead) => Disposition::Refresh(object, tier, key, lead),
+                Joined::Lead(lead) => Disposition::Refresh(object, tier, key, lead, None),
                 Joined::Follow(_) | Joined::Full => Disposition::Known { object, tier, stale: true },
             },
             _ if uncacheable => Disposition::Alone,
             // Fetched again, and stored for all; but not shared with a flight that began before.
             _ if self.demand.directives.no_cache => match self.infer.flights.join(&key) {
-                Joined::Lead(lead) => Disposition::Lead(key, lead),
+                Joined::Lead(lead) => Disposition::Lead(key, lead, None),
                 Joined::Follow(_) | Joined::Full => Disposition::Alone,
             },
             outcome => {
@@ -339,8 +342,10 @@ impl SplitRequest {
                 self.join(&query)
             }
         };
+        let disposition = Box::pin(self.in_region(&query, disposition)).await;
         match &disposition {
-            Disposition::Lead(_, lead) | Disposition::Refresh(_, _, _, lead) => trace::leads(span, lead.number()),
+            Disposition::Lead(_, lead, _) | Disposition::Refresh(_, _, _, lead, _) => trace::leads(span, lead.number()),
+            Disposition::Elsewhere(elsewhere) => trace::leads(span, elsewhere.lead.number()),
             Disposition::Follow(_, follower) => trace::follows(span, follower.number()),
             Disposition::Alone => trace::planned(span, "fetch-alone", None),
             Disposition::Known { .. } => {}
@@ -356,7 +361,7 @@ impl SplitRequest {
             Turn::Lead(_, Some(stored)) if stored.object.is_whole() => {
                 Disposition::Known { object: stored.object, tier: stored.tier, stale: false }
             }
-            Turn::Lead(lead, _) => Disposition::Lead(key, lead),
+            Turn::Lead(lead, _) => Disposition::Lead(key, lead, None),
         }
     }
 
@@ -388,21 +393,6 @@ impl SplitRequest {
         (waiting, following)
     }
 
-    /// Notes on which terms this request would have submitted the items that it waits for. It makes no difference if
-    /// the policy can't say.
-    fn follow(&self, dispositions: &[(&AdvisedItem, Disposition, Fallback)], wishes: &mut Wishes) -> Option<Following> {
-        let places = &self.infer.places;
-        let own = |(advised, disposition, _): &(&AdvisedItem, Disposition, Fallback)| match disposition {
-            Disposition::Follow(_, follower) if places.may_wait(follower.number()) => {
-                let batch_item = self.batch_item(advised).ok()?;
-                Some((follower.number(), model::terms(&batch_item)))
-            }
-            _ => None,
-        };
-        let flights: Vec<(u64, Terms)> = dispositions.iter().filter_map(own).collect();
-        (!flights.is_empty()).then(|| places.follow(flights, wishes))
-    }
-
     fn wait(
         &self,
         advised: &AdvisedItem,
@@ -415,15 +405,24 @@ impl SplitRequest {
             Disposition::Known { object, tier, stale } => Waiting::Done(ItemReply::Stored { object, tier, stale }),
             Disposition::Alone => Waiting::Alone(pending),
             Disposition::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
-            Disposition::Lead(key, lead) => {
+            Disposition::Lead(key, lead, lease) => {
                 let follower = lead.follower();
-                trace::spawn(span, self.flight(advised, key, lead, pending, wishes).run_while_wanted());
+                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), wishes).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
-            Disposition::Refresh(object, tier, key, lead) => {
+            Disposition::Refresh(object, tier, key, lead, lease) => {
                 // No request waits for the refresh, and still it is wanted.
-                trace::spawn(span, self.flight(advised, key, lead, pending, wishes).run());
+                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), wishes).run());
                 Waiting::Done(ItemReply::Stored { object, tier, stale: true })
+            }
+            Disposition::Elsewhere(elsewhere) => {
+                let Elsewhere { key, lead, turn, stale } = *elsewhere;
+                let (follower, has) = (lead.follower(), stale.as_ref().map(|(object, _)| Arc::clone(object)));
+                trace::spawn(span, self.flight(advised, key, lead, (pending, None), wishes).run_elsewhere(turn, has));
+                match stale {
+                    Some((object, tier)) => Waiting::Done(ItemReply::Stored { object, tier, stale: true }),
+                    None => Waiting::Flight { key, follower, collapsed: false },
+                }
             }
         }
     }
@@ -432,7 +431,10 @@ impl SplitRequest {
         let (result, collapsed) = match waiting {
             Waiting::Done(reply) => return reply,
             Waiting::Alone(pending) => (Arc::new(await_result(self.protocol, pending).await), false),
-            Waiting::Flight { key, follower, collapsed } => self.land(advised, key, follower, collapsed).await,
+            Waiting::Flight { key, follower, collapsed } => match self.land(advised, key, follower, collapsed).await {
+                Landed::Stored(object, tier) => return ItemReply::Stored { object, tier, stale: false },
+                Landed::Result(result, collapsed) => (result, collapsed),
+            },
         };
         let status = result.outcome.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK.as_u16());
         trace::item_fetched(advised.advice.span(), status, result.reason, collapsed, result.stored);
@@ -450,7 +452,7 @@ impl SplitRequest {
         key: Key,
         follower: Follower<Arc<ItemResult>>,
         collapsed: bool,
-    ) -> (Arc<ItemResult>, bool) {
+    ) -> Landed {
         let flight = follower.number();
         let begun = advised.advice.span().timer();
         let landing = follower.landed().await;
@@ -458,16 +460,17 @@ impl SplitRequest {
         trace::landed(advised.advice.span(), flight, with, begun);
         match landing {
             Some(result) if self.was_purged(&result) => self.infer.flights.retire(&key, flight),
-            Some(result) if result.shareable || !collapsed => return (result, collapsed),
-            Some(_) | None => {}
+            Some(result) if result.shareable || !collapsed => return Landed::Result(result, collapsed),
+            Some(_) => {}
+            None => {
+                if let Some((object, tier)) = Box::pin(self.stored(key)).await {
+                    return Landed::Stored(object, tier);
+                }
+            }
         }
         trace::not_for_it(advised.advice.span(), "fetch alone");
-        let pending = self.batch_item(advised).map(|batch_item| {
-            let mut groups = Vec::new();
-            group_for(&mut groups, batch_item);
-            submit_groups(&self.infer.batchers, groups).pop()?.pop().flatten()
-        });
-        (Arc::new(await_result(self.protocol, pending).await), false)
+        let pending = self.batch_item(advised).map(|batch_item| self.infer.submit_alone(batch_item));
+        Landed::Result(Arc::new(await_result(self.protocol, pending).await), false)
     }
 
     /// Whether the result was purged after its flight had begun, and before this request came.
@@ -484,20 +487,21 @@ impl SplitRequest {
         advised: &AdvisedItem,
         key: Key,
         lead: Lead<Arc<ItemResult>>,
-        pending: PendingResult,
+        (pending, lease): (PendingResult, Option<Lease>),
         wishes: &mut Wishes,
     ) -> Flight {
-        let queued = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::queued));
         Flight {
-            _row: queued.map(|item| self.infer.places.queued(lead.number(), &item, wishes)),
+            _row: self.infer.places.row(lead.number(), &pending, wishes),
             infer: Arc::clone(&self.infer),
             route: Arc::clone(&self.route),
             url: self.url.clone(),
             head: Arc::clone(&self.head),
+            demand: self.demand.clone(),
+            account: self.account,
             advised: advised.clone(),
             protocol: self.protocol,
             key,
-            fetch: self.infer.cache.begin_fetch(&key),
+            fetch: self.infer.cache.begin_leased(&key, lease),
             mark: self.mark,
             requested: clock::now(),
             lead,
@@ -509,9 +513,6 @@ impl SplitRequest {
     /// Returns the item with the policy's edits, its candidates and its terms; or its result if the policy faults and
     /// the route refuses it then.
     fn batch_item(&self, advised: &AdvisedItem) -> Result<BatchItem, Box<ItemResult>> {
-        let config = self.infer.cache.config();
-        // It is in memory as a whole.
-        let response_bytes_max = config.object_bytes_max.min(config.bodies_bytes_max);
         let batch_item = model::batch_item(
             &self.infer.policy_context,
             &self.route,
@@ -519,7 +520,7 @@ impl SplitRequest {
             self.protocol,
             advised,
             self.account,
-            response_bytes_max,
+            self.infer.response_bytes_max(),
         );
         batch_item.map(|batch_item| batch_item.within(self.due))
     }
@@ -649,6 +650,8 @@ struct Flight {
     route: Arc<Route>,
     url: String,
     head: Arc<RequestHead>,
+    demand: Demand,
+    account: Account,
     advised: AdvisedItem,
     protocol: &'static dyn Protocol,
     key: Key,
@@ -727,7 +730,7 @@ impl Flight {
             Admission::Refuse(refusal) => {
                 let holds = refusal.holds_for_key() || ruling.uncacheable.is_some();
                 if holds && !self.fetch.is_overtaken(&self.key) {
-                    cache.mark_uncacheable(self.key, clock::uptime(), ruling.uncacheable);
+                    cache.mark_uncacheable_by(&self.fetch, self.key, clock::uptime(), ruling.uncacheable);
                 }
                 return (Some(refusal), ruling.reason, None);
             }

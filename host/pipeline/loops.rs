@@ -12,8 +12,12 @@ pub(super) struct Loops(HeaderValue);
 impl Loops {
     /// Returns a mark that no other node has: two of one name may well follow each other.
     pub(super) fn new() -> Self {
-        let mark = format!("holm-{:016x}", fastrand::u64(..));
-        Self(HeaderValue::from_str(&mark).unwrap_or_else(|_| HeaderValue::from_static("holm")))
+        Self::of(&format!("holm-{:016x}", fastrand::u64(..)))
+    }
+
+    /// Returns the mark by which the node is known in its region.
+    pub(super) fn of(mark: &str) -> Self {
+        Self(HeaderValue::from_str(mark).unwrap_or_else(|_| HeaderValue::from_static("holm")))
     }
 
     /// Whether this node has sent the request with these fields.

@@ -182,7 +182,7 @@ impl Slicer {
         let (flight, url) = (follower.number(), Arc::clone(&request.url));
         let arrival = match follower.landed().await {
             Some(Landing::Shared(arrival)) => arrival,
-            None | Some(Landing::Renewed(..)) => return Landed::Again,
+            None | Some(Landing::Renewed(..) | Landing::Elsewhere) => return Landed::Again,
             Some(Landing::Private(_) | Landing::Failed(_)) => return Landed::Nothing,
         };
         // What isn't stored is no slice. What is never fresh is for the one that fetched it.

@@ -525,6 +525,7 @@ impl Web {
                 return Landed::Again;
             }
             Some(Landing::Renewed(object, report)) => self.renewed(request, &object, &report, trail).await,
+            Some(Landing::Elsewhere) => return self.elsewhere(request, trail).await,
             // The time that a policy gave to one request says nothing of the others.
             Some(Landing::Failed(failed)) if own.is_none() && failed.reason == DEADLINE => {
                 self.flights.retire(&request.flight_key(), flight);
@@ -533,6 +534,18 @@ impl Web {
             Some(Landing::Failed(failed)) => Some(self.or_stale(request, &failed, trail).await),
             Some(Landing::Private(refusal)) => return self.private(request, own, refusal, trail).await,
         };
+        reply.map_or(Landed::Alone, |reply| Landed::Reply(Box::new(reply)))
+    }
+
+    /// Returns what another node of the region has stored, judged for this request as any hit; it joins again if nothing
+    /// of that is for it.
+    async fn elsewhere(&self, request: &mut KeyedRequest, mut trail: Trail) -> Landed {
+        let found_here = Box::pin(self.find(request, &mut trail, clock::now())).await;
+        request.key = found_here.key;
+        let Outcome::Hit(object) = found_here.outcome else { return Landed::Again };
+        trail.collapsed = false;
+        let stored = Stored { object, key: found_here.key, tier: found_here.tier };
+        let reply = self.stored_reply(request, &stored, &trail).await;
         reply.map_or(Landed::Alone, |reply| Landed::Reply(Box::new(reply)))
     }
 

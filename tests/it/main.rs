@@ -44,6 +44,7 @@ mod purge;
 mod queue;
 mod ranges;
 mod region;
+mod region_fetch;
 mod reload;
 mod routing;
 mod seeing;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use redis::{
     Client, FromRedisValue, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig},
@@ -12,10 +11,18 @@ use tokio::time::{Instant, timeout};
 use super::{
     Error, TierReply,
     health::Health,
+    leases::Leases,
     writes::{WRITE_TIME, Writes},
 };
 use crate::{
-    cache::{Metrics, body::budget::Budget, codec::decode, entry::Value, key::Key},
+    cache::{
+        Metrics,
+        body::budget::Budget,
+        codec::decode,
+        entry::Value,
+        key::Key,
+        lease::{Order, without_order},
+    },
     config,
 };
 
@@ -24,7 +31,8 @@ pub(super) struct Shared {
     reads: ConnectionManager,
     /// For parts of bodies, which may take longer than a look-up.
     parts: ConnectionManager,
-    writes: Writes,
+    writes: Arc<Writes>,
+    leases: Option<Leases>,
     health: Arc<Health>,
     prefix: Vec<u8>,
     budget: Duration,
@@ -43,10 +51,12 @@ impl Shared {
         let parts = connection(redis, cache.part_time)?;
         let writer = connection(redis, WRITE_TIME)?;
         let health = Health::new(redis.breaker, metrics);
+        let writes = Arc::new(Writes::start(writer, redis, cache, bodies, &health));
         Ok(Self {
+            leases: Leases::new(&reads, redis, &cache.namespace, &writes, &health),
             reads,
             parts,
-            writes: Writes::start(writer, redis, cache, bodies, &health),
+            writes,
             health,
             prefix: format!("{{{}}}:o:", cache.namespace).into_bytes(),
             budget: redis.budget,
@@ -59,7 +69,7 @@ impl Shared {
         let mut command = redis::cmd("GET");
         command.arg(self.name(key));
         match ask::<Option<Vec<u8>>>(&self.reads, &command, limit).await {
-            Some(Ok(bytes)) => Ok(bytes.and_then(|bytes| decode(&Bytes::from(bytes)))),
+            Some(Ok(bytes)) => Ok(bytes.and_then(read)),
             Some(Err(error)) => Err(error.to_string()),
             None => Err("over its budget".to_owned()),
         }
@@ -74,7 +84,7 @@ impl Shared {
         let mut command = redis::cmd("GET");
         command.arg(self.name(key));
         match ask::<Option<Vec<u8>>>(&self.parts, &command, limit).await {
-            Some(Ok(Some(bytes))) => decode(&Bytes::from(bytes)).map_or(TierReply::Missing, TierReply::Found),
+            Some(Ok(Some(bytes))) => read(bytes).map_or(TierReply::Missing, TierReply::Found),
             Some(Ok(None)) => TierReply::Missing,
             Some(Err(_)) | None => {
                 // The breaker counts look-ups and writes: what is late by their measure may be in time by this one.
@@ -95,17 +105,22 @@ impl Shared {
             command.arg(self.name(key));
         }
         if let Some(Ok(values)) = ask::<Vec<Option<Vec<u8>>>>(&self.parts, &command, limit).await {
-            return Some(values.into_iter().map(|bytes| decode(&Bytes::from(bytes?))).collect());
+            return Some(values.into_iter().map(|bytes| read(bytes?)).collect());
         }
         self.health.metrics.redis_errors.inc();
         None
     }
 
-    pub(super) fn put(&self, key: &Key, value: &Value, life_ms: u64) {
+    /// Queues a value, and returns whether it is one for Redis and there was room for it. One with an order replaces no
+    /// newer one.
+    pub(super) fn put(&self, key: &Key, value: &Value, life_ms: u64, order: Option<&Order>) -> bool {
         let stays_here = matches!(value, Value::Uncacheable(_));
-        if life_ms > 0 && value.weight() <= self.value_bytes_max && !stays_here {
-            self.writes.set(self.name(key), value, life_ms);
-        }
+        let is_sent = life_ms > 0 && value.weight() <= self.value_bytes_max && !stays_here;
+        is_sent && self.writes.set(self.name(key), value, life_ms, order.cloned())
+    }
+
+    pub(super) const fn leases(&self) -> Option<&Leases> {
+        self.leases.as_ref()
     }
 
     pub(super) fn remove(&self, key: &Key) {
@@ -174,6 +189,11 @@ impl<'t> RedisLookup<'t> {
             shared.health.succeeded();
         }
     }
+}
+
+/// Returns a value as it was written; `None` if it can't be read.
+fn read(bytes: Vec<u8>) -> Option<Value> {
+    decode(&without_order(bytes.into()))
 }
 
 /// The reply to a command; `None` if there is none within `limit`.

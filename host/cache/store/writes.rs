@@ -1,6 +1,7 @@
 //! Writes to Redis: a bounded queue, and one task that sends what waits there in one pipeline.
 //!
 //! Pipelines are sent one after the other, so commands for one key reach Redis in the order in which they were queued.
+//! Those of other nodes come in between: a response is stored by a script that looks which is the newer one (`ordered`).
 //! Whether a stored response is valid depends neither on that order nor on when it is written: an entry carries the mark
 //! that its fetch took when it began, and is encoded with that mark however late it leaves. One that is written after a
 //! purge is as purged as one that was there before it.
@@ -8,21 +9,25 @@
 use std::{sync::Arc, time::Duration};
 
 use prometheus_client::metrics::gauge::Gauge;
-use redis::{Pipeline, RedisResult, aio::ConnectionManager};
+use redis::{Cmd, Pipeline, RedisResult, aio::ConnectionManager};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 use tracing::warn;
 
-use super::health::Health;
+use super::{
+    health::Health,
+    ordered::{self, PipedScript},
+};
 use crate::{
     cache::{
         body::budget::{Budget, Held},
         codec::encode,
         entry::Value,
+        lease::{End, Order, Token},
     },
-    config,
+    clock, config,
 };
 
 /// A pipeline may take this long; no request waits for it.
@@ -42,8 +47,9 @@ pub(super) struct Writes {
 }
 
 enum Write {
-    Set { name: Vec<u8>, value: Value, life_ms: u64, _held: [Held; 2] },
+    Set { name: Vec<u8>, value: Value, life_ms: u64, order: Option<Order>, _held: [Held; 2] },
     Delete { name: Vec<u8> },
+    End { name: Arc<[u8]>, token: Option<Token>, owner: Arc<str>, how: End },
     Flush(oneshot::Sender<()>),
 }
 
@@ -65,6 +71,7 @@ impl Writes {
                 bytes_max: redis.writes_at_once_bytes_max,
             },
             budget: redis.budget,
+            skew: cache.clock_skew,
             health: Arc::clone(health),
         };
         tokio::spawn(writer.run());
@@ -76,28 +83,40 @@ impl Writes {
         }
     }
 
-    pub(super) fn set(&self, name: Vec<u8>, value: &Value, life_ms: u64) {
+    /// Queues a value, and returns whether there was room for it. One with an order replaces no newer one.
+    pub(super) fn set(&self, name: Vec<u8>, value: &Value, life_ms: u64, order: Option<Order>) -> bool {
         let bytes = value.weight();
         let write = self.queued.take(bytes).zip(self.bodies.take(bytes)).map(|(queued, bodies)| Write::Set {
             name,
             // Not a copy: the bytes are those that the memory tier has.
             value: value.clone(),
             life_ms,
+            order,
             _held: [queued, bodies],
         });
-        self.put(write);
+        self.put(write)
     }
 
     pub(super) fn delete(&self, name: Vec<u8>) {
         self.put(Some(Write::Delete { name }));
     }
 
+    /// Ends the lease of this name: the one with `token`, or whichever `owner` has. If that finds no room, the lease ends
+    /// when its time is over.
+    pub(super) fn end(&self, name: Arc<[u8]>, token: Option<Token>, owner: &Arc<str>, how: End) {
+        if !self.health.is_open() {
+            let _ = self.queue.try_send(Write::End { name, token, owner: Arc::clone(owner), how });
+        }
+    }
+
     /// Queues it, if there is room for it and Redis is used at present.
-    fn put(&self, write: Option<Write>) {
+    fn put(&self, write: Option<Write>) -> bool {
         let write = write.filter(|_| !self.health.is_open());
-        if write.is_none_or(|write| self.queue.try_send(write).is_err()) {
+        let is_queued = write.is_some_and(|write| self.queue.try_send(write).is_ok());
+        if !is_queued {
             self.health.metrics.redis_writes_dropped.inc();
         }
+        is_queued
     }
 
     /// Waits until what was queued before has been sent.
@@ -120,14 +139,19 @@ impl Write {
         match self {
             Self::Set { name, value, .. } => name.len() + value.weight(),
             Self::Delete { name } => name.len(),
+            Self::End { name, .. } => name.len(),
             Self::Flush(_) => 0,
         }
     }
 
-    /// The command that does it; none for what is no command, or never leaves memory.
-    fn command(&self) -> Option<redis::Cmd> {
+    /// The command that does it, where clocks may differ by `skew`; none for what is no command, or never leaves memory.
+    fn command(&self, skew: Duration) -> Option<Cmd> {
         match self {
-            Self::Set { name, value, life_ms, .. } => {
+            Self::Set { name, value, life_ms, order: Some(order), .. } => {
+                let (head, body) = encode(value)?;
+                Some(ordered::put(name, &head, &body, *life_ms, order, skew, clock::now()))
+            }
+            Self::Set { name, value, life_ms, order: None, .. } => {
                 let (mut bytes, body) = encode(value)?;
                 bytes.extend_from_slice(&body);
                 let mut command = redis::cmd("SET");
@@ -139,9 +163,17 @@ impl Write {
                 command.arg(name.as_slice());
                 Some(command)
             }
+            Self::End { name, token, owner, how } => Some(ordered::end(name, *token, owner, *how)),
             Self::Flush(_) => None,
         }
     }
+}
+
+/// Returns the scripts that these writes call.
+fn scripts(writes: &[Write]) -> Vec<&'static PipedScript> {
+    let puts = writes.iter().any(|write| matches!(write, Write::Set { order: Some(_), .. }));
+    let ends = writes.iter().any(|write| matches!(write, Write::End { .. }));
+    [puts.then(|| &*ordered::PUT), ends.then(|| &*ordered::END)].into_iter().flatten().collect()
 }
 
 /// The end of the queue from which writes are taken.
@@ -197,6 +229,8 @@ struct Writer {
     waiting: Waiting,
     /// What a look-up may take.
     budget: Duration,
+    /// By how much clocks may differ.
+    skew: Duration,
     health: Arc<Health>,
 }
 
@@ -206,12 +240,16 @@ impl Writer {
             if self.health.is_open() {
                 self.health.metrics.redis_writes_dropped.inc_by(writes.len() as u64);
             } else {
-                let mut pipeline = Pipeline::with_capacity(writes.len());
-                for command in writes.iter().filter_map(Write::command) {
+                let scripts = scripts(&writes);
+                let mut pipeline = Pipeline::with_capacity(scripts.len() + writes.len());
+                for command in scripts.iter().map(|script| script.load()) {
                     pipeline.add_command(command);
                 }
-                if !pipeline.is_empty() {
-                    self.send(&pipeline).await;
+                for command in writes.iter().filter_map(|write| write.command(self.skew)) {
+                    pipeline.add_command(command);
+                }
+                if pipeline.len() > scripts.len() {
+                    self.send(&pipeline, scripts.len()).await;
                 }
             }
             // Until here they count as held.
@@ -222,12 +260,16 @@ impl Writer {
         }
     }
 
-    async fn send(&mut self, pipeline: &Pipeline) {
-        let (begun, count) = (Instant::now(), pipeline.len());
-        let sending = self.connection.send_packed_commands(pipeline, 0, count);
+    /// Sends a pipeline, whose first commands load so many scripts. If one of these fails, so does each of its calls.
+    async fn send(&mut self, pipeline: &Pipeline, scripts: usize) {
+        let (begun, count) = (Instant::now(), pipeline.len() - scripts);
+        let sending = self.connection.send_packed_commands(pipeline, scripts, count);
         let replies: Result<RedisResult<Vec<redis::Value>>, _> = timeout(WRITE_TIME, sending).await;
         let (failed, reason) = match replies {
-            Ok(Ok(replies)) => refusals(&replies),
+            Ok(Ok(replies)) => {
+                self.health.metrics.redis_writes_older.inc_by(older(&replies) as u64);
+                refusals(&replies)
+            }
             Ok(Err(error)) => (count, error.to_string()),
             Err(_) => (count, "writes took too long".to_owned()),
         };
@@ -238,6 +280,11 @@ impl Writer {
             Verdict::Fails => self.health.failed(&reason),
         }
     }
+}
+
+/// How many responses weren't stored because Redis has a newer one, or another node fetches one.
+fn older(replies: &[redis::Value]) -> usize {
+    replies.iter().filter(|reply| matches!(reply, redis::Value::BulkString(word) if word == ordered::OLDER)).count()
 }
 
 /// How many commands Redis refused (out of memory, read-only), and what it said first.
@@ -287,14 +334,14 @@ mod tests {
     fn set(name: u8, bytes: usize) -> Write {
         let budget = Budget::new(u64::MAX, Gauge::default());
         let value = Value::Part(Bytes::from(vec![0; bytes - 65]));
-        Write::Set { name: vec![name], value, life_ms: 1, _held: [budget.force(1), budget.force(1)] }
+        Write::Set { name: vec![name], value, life_ms: 1, order: None, _held: [budget.force(1), budget.force(1)] }
     }
 
     /// The names of a batch's writes.
     fn names(batch: &Batch) -> Vec<u8> {
         let name = |write: &Write| match write {
             Write::Set { name, .. } | Write::Delete { name } => name[0],
-            Write::Flush(_) => panic!("a flush is no write"),
+            Write::End { .. } | Write::Flush(_) => panic!("it writes no value"),
         };
         batch.writes.iter().map(name).collect()
     }

@@ -118,6 +118,8 @@ fn redis(raw: &raw::Redis, findings: &mut Findings<'_>) -> Redis {
             base.parts_at_once_bytes_max,
             &(4 * KIB..=512 * MIB),
         ),
+        lease: findings.millis("lease_ms", &raw.lease_ms, base.lease, &(0..=MINUTE_MS)),
+        lease_wait: findings.millis("lease_wait_ms", &raw.lease_wait_ms, base.lease_wait, &(1..=10 * MINUTE_MS)),
         breaker: findings.breaker(&raw.breaker, base.breaker),
         ..base
     }

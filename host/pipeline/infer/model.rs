@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::tenant::Account;
 use crate::{
     batch::{Class, Pending, Rejected, Terms},
-    cache::{purge::Mark, tag::Tag},
+    cache::{collapse::Lead, entry::Object, key::Key, lease::Turn, purge::Mark, store::Tier, tag::Tag},
     message::{RequestHead, RequestSpan},
     origin::protocol::{Item, ItemError, Outcome, Protocol, Received},
     pipeline::{
@@ -92,6 +92,24 @@ impl BatchItem {
     pub(super) fn within(self, due: Option<Instant>) -> Self {
         Self { due, ..self }
     }
+}
+
+/// An item that another node of the region is fetching.
+pub(super) struct Elsewhere {
+    pub(super) key: Key,
+    pub(super) lead: Lead<Arc<ItemResult>>,
+    /// This node's attempt at the lease, and after how long it asks again.
+    pub(super) turn: (Turn, Duration),
+    /// What is in a tier, stale, and served meanwhile.
+    pub(super) stale: Option<(Arc<Object>, Tier)>,
+}
+
+/// What the flight of an item has brought.
+pub(super) enum Landed {
+    /// Another node of the region has stored it.
+    Stored(Arc<Object>, Tier),
+    /// A result; through the fetch of another request if so.
+    Result(Arc<ItemResult>, bool),
 }
 
 /// A result that is pending, `None` because the item wasn't submitted, or its failure.

@@ -10,10 +10,11 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
+    AdvisedItem, Disposition, Fallback, SplitRequest,
     batches::Batchers,
-    model::{BatchItem, ItemResult},
+    model::{self, BatchItem, ItemResult, PendingResult},
 };
-use crate::batch::{Interest, Interested, Queued, Terms};
+use crate::batch::{Interest, Interested, Pending, Queued, Terms};
 
 /// Requests that may wait for a flight's item before it is queued, each with terms of its own.
 const EARLY_MAX: usize = 16;
@@ -103,6 +104,12 @@ impl Drop for Following {
 }
 
 impl Places {
+    /// Notes where the item of a flight waits, if it does.
+    pub(super) fn row(self: &Arc<Self>, flight: u64, pending: &PendingResult, wishes: &mut Wishes) -> Option<Row> {
+        let queued = pending.as_ref().ok()?.as_ref().map(Pending::queued)?;
+        Some(self.queued(flight, &queued, wishes))
+    }
+
     /// Notes that the item of a flight is in a queue, and adds the wishes of requests that joined the flight before
     /// that.
     pub(super) fn queued(self: &Arc<Self>, flight: u64, item: &QueuedItem, wishes: &mut Wishes) -> Row {
@@ -142,6 +149,23 @@ impl Places {
         }
         drop(rows);
         Following { places: Arc::clone(self), early, interest }
+    }
+}
+
+impl SplitRequest {
+    /// Notes on which terms this request would have submitted the items that it waits for. It makes no difference if
+    /// the policy can't say.
+    pub(super) fn follow(&self, dispositions: &[(&AdvisedItem, Disposition, Fallback)], wishes: &mut Wishes) -> Option<Following> {
+        let places = &self.infer.places;
+        let own = |(advised, disposition, _): &(&AdvisedItem, Disposition, Fallback)| match disposition {
+            Disposition::Follow(_, follower) if places.may_wait(follower.number()) => {
+                let batch_item = self.batch_item(advised).ok()?;
+                Some((follower.number(), model::terms(&batch_item)))
+            }
+            _ => None,
+        };
+        let flights: Vec<(u64, Terms)> = dispositions.iter().filter_map(own).collect();
+        (!flights.is_empty()).then(|| places.follow(flights, wishes))
     }
 }
 

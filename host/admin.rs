@@ -13,6 +13,7 @@ mod api;
 pub mod client;
 mod config;
 mod control;
+mod drain;
 mod gate;
 mod policy;
 mod purge;
@@ -24,6 +25,7 @@ pub use self::{
     api::Api,
     config::ConfigFailure,
     control::{BoxFuture, Control, SignOffReport},
+    drain::{Drain, DrainFailure, DrainInvalid},
     gate::{Gate, TOKEN_VARIABLE, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
     purge::{PrefixInvalid, Purge, PurgeFailure, PurgeInvalid, Scope},

@@ -7,12 +7,15 @@
 //! and is told.
 
 mod admin_server;
+mod attendance;
 mod components;
 mod control;
+mod draining;
 mod edge;
 mod error;
 mod exchange;
 mod policies;
+mod presence;
 mod reload;
 mod sampling;
 pub mod service_manager;
@@ -34,6 +37,7 @@ use self::{
     control::{AdminHandler, Controls},
     edge::Edge,
     policies::Policies,
+    presence::{Identity, Presence},
     reload::Reloader,
     service_manager::State,
     serving::{Base, Metrics},
@@ -126,7 +130,7 @@ impl App {
         }
         let registry = Registry::new();
         let (cache_metrics, metrics) = (cache::Metrics::default(), Metrics::default());
-        let config_metrics = reload::Metrics::default();
+        let (config_metrics, node_metrics) = (reload::Metrics::default(), presence::Metrics::default());
         registry.register_with(|registry| {
             server.metrics().register(registry);
             cache_metrics.register(registry);
@@ -137,6 +141,7 @@ impl App {
             metrics.requests.register(registry);
             metrics.log.register(registry);
             config_metrics.register(registry);
+            node_metrics.register(registry);
         });
         if let Some(former) = &mut former {
             former.release().await.map_err(Error::Takeover)?;
@@ -148,7 +153,10 @@ impl App {
         let admin_certificates = admin.as_ref().map(|admin| admin.server.certificates()).unwrap_or_default();
         let reloader = Reloader::new(Arc::clone(&exchange), Arc::clone(&policies), admin_certificates, config_metrics);
         let reloader = Arc::new(reloader);
-        let controls = Arc::new(Controls::new(registry, policies, Arc::clone(&reloader)));
+        let identity = Identity::new(&config.node, &server.addresses(), admin.as_ref().map(|admin| admin.address));
+        let presence = Presence::new(&config, identity, Arc::clone(&exchange), Arc::clone(&policies), node_metrics)
+            .map(Arc::new)?;
+        let controls = Arc::new(Controls::new(registry, policies, Arc::clone(&reloader), presence));
         if let Some(former) = &mut former {
             exchange.follow_purges();
             let begun = former.begin(exchange.cache().purger()).await;
@@ -194,6 +202,8 @@ impl App {
                 server.run(handler, stop).await;
             });
         }
+        self.controls.presence().draining.serves_until(drain.clone());
+        background.spawn(Arc::clone(self.controls.presence()).run(stop.clone()));
         self.controls.opened();
         let closing = {
             let (controls, drain) = (Arc::clone(&self.controls), drain.clone());

@@ -25,6 +25,7 @@ pub mod key;
 pub mod lease;
 pub mod lookup;
 mod metrics;
+pub mod nodes;
 pub mod purge;
 pub mod range;
 pub mod record;

@@ -2,5 +2,6 @@
 
 pub(crate) mod admin;
 pub(crate) mod diff;
+pub(crate) mod nodes;
 pub(crate) mod policy;
 pub(crate) mod why;

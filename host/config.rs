@@ -262,6 +262,8 @@ pub struct Timeouts {
     pub linger: Duration,
     /// From TERM or INT until what is still open is cut.
     pub drain: Duration,
+    /// From the request to drain, which makes the node not ready, until it stops as by TERM.
+    pub drain_delay: Duration,
 }
 
 /// The tiers and their limits.
@@ -598,6 +600,10 @@ pub struct Route {
     pub pool: String,
     /// The candidates, for a policy to order; without one, in this order. The pool alone if there are none.
     pub candidates: Vec<Candidate>,
+    /// Name of the pool of nodes that an `http` route asks before its origins.
+    pub parents: Option<String>,
+    /// Whether each purge is applied at these before it is acknowledged here.
+    pub parents_share_purges: bool,
     /// Name of the policy.
     pub policy: Option<String>,
     /// What happens when the policy faults.

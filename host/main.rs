@@ -54,6 +54,10 @@ enum Action {
     /// Says what a running node would have otherwise with a configuration file, and what of that needs a restart; ends
     /// with 0 if nothing, 1 if something, 3 if something that needs a restart, 2 if it can't be told
     Diff(cli::diff::DiffFlags),
+    /// Lists the nodes of a running node's region: who is live, with which configuration and policies
+    Nodes(cli::nodes::NodesFlags),
+    /// Has a running node, or all of its region, take no more requests and stop
+    Drain(cli::nodes::DrainFlags),
     /// Purges what is stored by URL, prefix of URLs, key or tag
     Purge(PurgeFlags),
     /// Says what a running node would do with a request, and why: its route, its key, what is stored for it, and what
@@ -179,6 +183,8 @@ fn main() -> ExitCode {
             Action::Serve(flags) => serve(*flags).await,
             Action::Check { file, policies } => check(&file, policies).await,
             Action::Diff(flags) => Ok(cli::diff::run(flags).await),
+            Action::Nodes(flags) => cli::nodes::list(flags).await,
+            Action::Drain(flags) => cli::nodes::drain(flags).await,
             Action::Purge(flags) => purge(flags).await,
             Action::Why(flags) => cli::why::run(flags).await,
             Action::Policy { action } => cli::policy::run(action).await,

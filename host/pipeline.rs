@@ -22,6 +22,7 @@ mod loops;
 mod metrics;
 mod momentary;
 mod own;
+mod parents;
 mod pass;
 mod plan;
 mod prefetch;
@@ -41,7 +42,7 @@ mod why;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 
 use self::{
@@ -52,6 +53,7 @@ use self::{
     infer::{Batchers, Infer, ItemResult, Places},
     loops::Loops,
     metrics::ReplyCodings,
+    parents::Ties,
     pass::Passer,
     plan::{Aspects, Plan, Why},
     prefetch::Prefetcher,
@@ -64,7 +66,7 @@ use self::{
 pub use self::{
     metrics::Metrics,
     reply::Reply,
-    route::{Destination, Route, RouteMatch, Routes},
+    route::{Destination, Parents, Route, RouteMatch, Routes},
     trail::{Lookup, Trail},
 };
 use crate::{
@@ -101,6 +103,7 @@ struct Lasting {
     codings: ReplyCodings,
     loops: Loops,
     recent: Arc<Recent>,
+    ties: Arc<Ties>,
 }
 
 impl Pipeline {
@@ -117,6 +120,7 @@ impl Pipeline {
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
         let loops = cache.mark().map_or_else(Loops::new, Loops::of);
+        let ties = Arc::new(Ties::new(cache.purger().mark(), metrics.parents));
         let lasting = Lasting {
             node,
             cache,
@@ -127,6 +131,7 @@ impl Pipeline {
             codings: metrics.reply_codings,
             loops,
             recent: Arc::new(Recent::new()),
+            ties,
         };
         Self::over(lasting, routes, batchers, limits)
     }
@@ -152,12 +157,13 @@ impl Pipeline {
             codings: self.infer.codings.clone(),
             loops: self.policy_context.loops.clone(),
             recent: Arc::clone(&self.infer.recent),
+            ties: Arc::clone(&self.web.fetcher.ties),
         };
         Self::over(lasting, routes, batchers, limits)
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, places, prefetcher, codings, loops, recent } = lasting;
+        let Lasting { node, cache, web, infer, places, prefetcher, codings, loops, recent, ties } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
@@ -168,6 +174,7 @@ impl Pipeline {
             proxies: Arc::clone(&proxies),
             recent: Arc::clone(&recent),
             coder: Arc::clone(&coder),
+            ties,
         });
         let replies =
             Arc::new(Replies { node_name: node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher), coder });
@@ -217,16 +224,21 @@ impl Pipeline {
     /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
     pub async fn serve(self: &Arc<Self>, mut request: Request, span: RequestSpan) -> Reply {
         self.proxies.believe(&mut request.head);
+        let child = self.proxies.child(&mut request.head);
         let varies_by = self.policy_context.routes.varies_by(&request.head);
         let taken = self.policy_context.routes.find(&request.head);
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head, span);
+        if child.as_ref().is_some_and(|child| *child != parents::terms(taken.route, advice.policy())) {
+            return self.no_parent(taken.route, &advice);
+        }
         let is_call = calls::ends_by_code(taken.route, &request.head);
         // One that somebody sent again has nothing fetched.
         if is_call || !advice.has(Hook::Prefetch) || request.head.is_early() {
             let mut reply = self.serve_on(taken, advice, request).await;
-            reply.edit(&varies_by);
+            reply.edit(&varies_by, child.is_none());
+            acknowledge(&mut reply, child);
             if is_call {
                 calls::conclude(&mut reply);
             }
@@ -234,7 +246,8 @@ impl Pipeline {
         }
         let (ahead, head) = (advice.afresh(), request.head.clone());
         let mut reply = self.serve_on(taken, advice, request).await;
-        reply.edit(&varies_by);
+        reply.edit(&varies_by, child.is_none());
+        acknowledge(&mut reply, child);
         let hit = reply.trail.is_hit();
         if !reply.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
@@ -384,6 +397,13 @@ impl Pipeline {
         }
     }
 
+    /// Refuses a request of a node whose route of this name decides by other terms: it asks the origin itself.
+    fn no_parent(&self, route: &Arc<Route>, advice: &Advice) -> Reply {
+        let detail = "the route or its policy isn't the one of the node that asks this one as its parent";
+        let trail = Trail { detail: Some("other-terms".into()), ..Trail::on(route, advice) };
+        self.replies.own(StatusCode::CONFLICT, "Conflict", detail, trail)
+    }
+
     fn no_route(&self, request: &Request) -> Reply {
         let detail = format!("no route takes {}{}", request.head.authority(), request.head.target.path());
         let proxy_status = Some(ProxyStatus::Error(proxy::error_of("no-route")));
@@ -403,6 +423,19 @@ impl Pipeline {
     pub fn flights_open(&self) -> usize {
         self.web.flights.open() + self.infer.flights.open()
     }
+}
+
+/// Has the response to a node that asked this one as its parent say by which terms it was made, if it was made for its
+/// route by an origin, and it can be said as of when.
+fn acknowledge(reply: &mut Reply, child: Option<HeaderValue>) {
+    let Some(child) = child else { return };
+    let Reply { response, trail } = reply;
+    // What has no age counts as fetched for this request.
+    let is_dated = !trail.collapsed || response.headers().contains_key(header::AGE);
+    let is_made = !trail.is_refusal && trail.lookup != Lookup::Own && is_dated;
+    let route = trail.route.as_ref().filter(|_| is_made);
+    let made_by = route.map(|route| parents::terms(route, trail.policy.as_ref()));
+    parents::acknowledge(response.headers_mut(), child, made_by.as_ref());
 }
 
 /// Returns how large a request's body may be by its route's word. What is sent after a switch of protocols is none.

@@ -67,6 +67,7 @@ pub(crate) fn pipeline(config: config::Config, cache: Arc<Cache>, policy: Option
             cost_micro: 0,
             slots: None,
         }],
+        parents: None,
         policy,
         places: None,
     };

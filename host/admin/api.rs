@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use super::{
     control::{Control, SignOffReport},
+    drain::Drain,
     gate::Gate,
     policy::PolicyAction,
     purge::Purge,
@@ -44,6 +45,9 @@ POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {
                 \"soft\": true marks stale
 POST /why       {\"url\": \"https://…\", \"method\": \"GET\", \"headers\": [[\"name\", \"value\"]], \"body\": \"…\"}: what would be
                 done with it, and why
+GET  /nodes     the region's nodes, their states, configurations and policies
+POST /drain     {} or {\"region\": true}: the node, or each of its region, isn't ready from now on, and stops after
+                `timeouts.drain_delay_ms`; \"cancel\": true calls that off
 POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone
 GET  /pools     endpoints and their health
 GET  /batching  how long batches took, by size, beside the fitted cost
@@ -106,7 +110,9 @@ fn router(control: Arc<dyn Control>) -> Router {
         .route("/metrics", get(metrics))
         .route("/purge", post(purge))
         .route("/why", post(why))
+        .route("/nodes", get(nodes))
         .route("/nodes/{name}/sign-off", post(sign_off))
+        .route("/drain", post(drain))
         .route("/pools", get(pools))
         .route("/batching", get(batching))
         .route("/policies", get(policies))
@@ -171,6 +177,15 @@ async fn metrics(State(node): Node) -> Response {
 
 async fn pools(State(node): Node) -> Response {
     json(StatusCode::OK, JSON, &node.pools())
+}
+
+async fn nodes(State(node): Node) -> Response {
+    json(StatusCode::OK, JSON, &node.nodes())
+}
+
+async fn drain(State(node): Node, Order(body): Order) -> Result<Response, Refusal> {
+    let drained = node.drain(Drain::parse(&body)?).await?;
+    Ok(json(StatusCode::OK, JSON, &drained))
 }
 
 async fn batching(State(node): Node) -> Response {
@@ -272,6 +287,7 @@ mod tests {
         super::{
             config::ConfigFailure,
             control::BoxFuture,
+            drain::DrainFailure,
             gate::Token,
             policy::PolicyFailure,
             purge::{PurgeFailure, Scope},
@@ -282,8 +298,8 @@ mod tests {
         clock::Timestamp,
         message::{Body, Client, Request, RequestHead, Scheme},
         report::{
-            BatchingInfo, ConfigFinding, ConfigInfo, ConfigReload, FitInfo, Loaded, PolicyInfo, PoolInfo, PurgeReport,
-            WhyReport,
+            BatchingInfo, ConfigFinding, ConfigInfo, ConfigReload, DrainInfo, FitInfo, Loaded, NodesInfo, PolicyInfo,
+            PoolInfo, PurgeReport, WhyReport,
         },
     };
 
@@ -332,6 +348,16 @@ mod tests {
             let fit = Some(FitInfo { fixed_us: 20_000, per_item_ns: 1_000_000 });
             let (points, tenants, models) = (Vec::new(), Vec::new(), Vec::new());
             vec![BatchingInfo { pool: "models".to_owned(), batches: 7, fit, points, slots: 1, tenants, models }]
+        }
+
+        fn nodes(&self) -> NodesInfo {
+            NodesInfo { shared: false, error: None, nodes: Vec::new() }
+        }
+
+        fn drain(&self, drain: Drain) -> BoxFuture<'_, Result<DrainInfo, DrainFailure>> {
+            let done = DrainInfo { draining: !drain.cancel, region: drain.region, delay_ms: 5 };
+            let done = if drain.region { Err(DrainFailure::Alone) } else { Ok(done) };
+            Box::pin(async move { done })
         }
 
         fn policies(&self) -> Vec<PolicyInfo> {
@@ -450,6 +476,7 @@ mod tests {
                     r#""pool":"models","slots":1,"tenants":[]}]"#
                 ),
             ),
+            ("/nodes", JSON, r#"{"nodes":[],"shared":false}"#),
             ("/policies", JSON, "[]"),
             ("/config", JSON, r#"{"config":{"node":"n"},"file":"holm.toml","generation":2,"since":5}"#),
         ] {
@@ -474,6 +501,21 @@ mod tests {
             let known = response.json();
             assert_eq!((response.status, known["left"].clone()), (504, left), "{known}");
             assert_eq!(known["signed_off"], json!(signed_off), "{known}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_asked_for_by_json_and_may_be_refused() {
+        let node = Arc::new(node());
+        let ask = async |body: &str| ask(&node, request(Method::POST, "/drain", body.to_owned())).await;
+        for (body, draining) in [("{}", true), (r#"{"cancel":true}"#, false)] {
+            let done = ask(body).await;
+            assert_eq!(done.status, 200, "{}", done.text);
+            assert_eq!(done.json(), json!({"draining": draining, "region": false, "delay_ms": 5}));
+        }
+        for (body, status) in [(r#"{"region":true}"#, 409), (r#"{"region":1}"#, 400), (r#"{"now":true}"#, 400)] {
+            let refused = ask(body).await;
+            assert_eq!((refused.status, refused.content_type()), (status, PROBLEM), "{}", refused.text);
         }
     }
 

@@ -4,11 +4,14 @@ use std::pin::Pin;
 
 use super::{
     config::ConfigFailure,
+    drain::{Drain, DrainFailure},
     policy::{PolicyAction, PolicyFailure},
     purge::{Purge, PurgeFailure},
     why::Why,
 };
-use crate::report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport, WhyReport};
+use crate::report::{
+    BatchingInfo, ConfigInfo, ConfigReload, DrainInfo, Loaded, NodesInfo, PolicyInfo, PoolInfo, PurgeReport, WhyReport,
+};
 
 /// A future that a [`Control`] returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -47,6 +50,12 @@ pub trait Control: Send + Sync {
 
     /// Returns how long the batches of each pool took; pools that had none are left out.
     fn batching(&self) -> Vec<BatchingInfo>;
+
+    /// Returns the nodes of the region, as far as this one has heard of them.
+    fn nodes(&self) -> NodesInfo;
+
+    /// Has the node, or all of its region, stop after a delay, or calls that off.
+    fn drain(&self, drain: Drain) -> BoxFuture<'_, Result<DrainInfo, DrainFailure>>;
 
     /// Returns the policies and their generations.
     fn policies(&self) -> Vec<PolicyInfo>;

@@ -12,6 +12,7 @@ use axum::{
 use serde::Serialize;
 
 use super::{
+    drain::{DrainFailure, DrainInvalid},
     policy::PolicyFailure,
     purge::{PurgeFailure, PurgeInvalid},
     why::WhyInvalid,
@@ -59,6 +60,22 @@ impl From<PurgeInvalid> for Refusal {
 impl From<WhyInvalid> for Refusal {
     fn from(invalid: WhyInvalid) -> Self {
         Self::new(StatusCode::BAD_REQUEST, invalid)
+    }
+}
+
+impl From<DrainInvalid> for Refusal {
+    fn from(invalid: DrainInvalid) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, invalid)
+    }
+}
+
+impl From<DrainFailure> for Refusal {
+    fn from(failure: DrainFailure) -> Self {
+        let status = match failure {
+            DrainFailure::Stopping | DrainFailure::Alone => StatusCode::CONFLICT,
+            DrainFailure::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, failure)
     }
 }
 

@@ -8,16 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{exchange::Exchange, policies::Policies, reload::Reloader};
+use super::{exchange::Exchange, policies::Policies, presence::Presence, reload::Reloader};
 use crate::{
     admin::{
-        Api, BoxFuture, ConfigFailure, Control, Gate, PolicyAction, PolicyFailure, Purge, PurgeFailure, Scope,
-        SignOffReport, Why,
+        Api, BoxFuture, ConfigFailure, Control, Drain, DrainFailure, Gate, PolicyAction, PolicyFailure, Purge,
+        PurgeFailure, Scope, SignOffReport, Why,
     },
     cache::{key::Key, purge},
     http::{Arrival, Handler},
     message::{Request, Response},
-    report::{BatchingInfo, ConfigInfo, ConfigReload, Loaded, PolicyInfo, PoolInfo, PurgeReport, WhyReport},
+    report::{
+        BatchingInfo, ConfigInfo, ConfigReload, DrainInfo, Loaded, NodesInfo, PolicyInfo, PoolInfo, PurgeReport,
+        WhyReport,
+    },
     telemetry::Registry,
 };
 
@@ -25,12 +28,16 @@ const STARTING: u8 = 0;
 const OPEN: u8 = 1;
 const CLOSING: u8 = 2;
 
+/// Why a node isn't ready that is about to stop, or stops.
+const DRAINING: &str = "the node is draining";
+
 /// The node behind the admin API.
 pub(super) struct Controls {
     registry: Registry,
     exchange: Arc<Exchange>,
     policies: Arc<Policies>,
     reloader: Arc<Reloader>,
+    presence: Arc<Presence>,
     phase: AtomicU8,
     /// It has been ready: what comes later is no start.
     was_ready: AtomicBool,
@@ -41,16 +48,27 @@ pub(super) struct Controls {
 const REACH_TIME: Duration = Duration::from_secs(5);
 
 impl Controls {
-    pub(super) fn new(registry: Registry, policies: Arc<Policies>, reloader: Arc<Reloader>) -> Self {
+    pub(super) fn new(
+        registry: Registry,
+        policies: Arc<Policies>,
+        reloader: Arc<Reloader>,
+        presence: Arc<Presence>,
+    ) -> Self {
         Self {
             registry,
             exchange: Arc::clone(reloader.exchange()),
             policies,
             reloader,
+            presence,
             phase: AtomicU8::new(STARTING),
             was_ready: AtomicBool::new(false),
             since: Instant::now(),
         }
+    }
+
+    /// This node among those of its region.
+    pub(super) const fn presence(&self) -> &Arc<Presence> {
+        &self.presence
     }
 
     /// From now on clients are served.
@@ -111,6 +129,7 @@ impl Control for Controls {
         // A pool that is down is no reason: what is stored can still be served.
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
+            OPEN if self.presence.draining.is_begun() => Err(vec![DRAINING.to_owned()]),
             OPEN => match self.exchange.cache().purger() {
                 purger if !purger.is_catching_up() || self.was_ready.load(Ordering::Relaxed) => Ok(()),
                 purger if purger.has_reached() => {
@@ -125,7 +144,7 @@ impl Control for Controls {
                     Ok(())
                 }
             },
-            _ => Err(vec!["the node is draining".to_owned()]),
+            _ => Err(vec![DRAINING.to_owned()]),
         }
     }
 
@@ -136,6 +155,7 @@ impl Control for Controls {
         cache.purger().refresh_metrics();
         self.policies.refresh_metrics();
         self.reloader.refresh_metrics();
+        self.presence.refresh_metrics();
         self.registry.encode()
     }
 
@@ -145,6 +165,14 @@ impl Control for Controls {
 
     fn batching(&self) -> Vec<BatchingInfo> {
         self.exchange.serving().batching().filter(|info| info.batches > 0).collect()
+    }
+
+    fn nodes(&self) -> NodesInfo {
+        self.presence.nodes()
+    }
+
+    fn drain(&self, drain: Drain) -> BoxFuture<'_, Result<DrainInfo, DrainFailure>> {
+        Box::pin(self.presence.drain(drain))
     }
 
     fn policies(&self) -> Vec<PolicyInfo> {

@@ -21,6 +21,9 @@ pub enum Error {
     /// The tiers or the purge log.
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    /// The list of the region's nodes.
+    #[error(transparent)]
+    Nodes(#[from] cache::nodes::NodeListError),
     /// A pool.
     #[error("pool {name}: {reason}")]
     Pool {

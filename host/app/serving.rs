@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config},
     origin::{self, Bounds, Pool},
     pipeline::{
-        self, Destination, Pipeline, Route, Routes,
+        self, Destination, Parents, Pipeline, Route, Routes,
         infer::{Batchers, Batches},
     },
     plugin,
@@ -293,6 +293,13 @@ fn route(
             slots: Some((Arc::clone(&known.batches) as Arc<dyn Slots>, known.config.connect)),
         });
     }
+    let parents = match &said.parents {
+        None => None,
+        Some(name) => {
+            let pool = Arc::clone(&pools.get(name).ok_or_else(|| dangling("pool", name))?.pool);
+            Some(Parents { pool, share_purges: said.parents_share_purges })
+        }
+    };
     let policy = match &said.policy {
         None => None,
         Some(name) => Some(&policies.get(name).ok_or_else(|| dangling("policy", name))?.policy),
@@ -302,6 +309,7 @@ fn route(
         // The tiers' own namespace: a changed one is no use before they are opened anew.
         keys: KeySpace::new(&base.cache.config().namespace, &key_name(said)),
         destinations,
+        parents,
         policy: policy.map(|policy| Arc::clone(&policy.generations) as Arc<dyn Roster>),
         places: said.requests_max.map(|places| Arc::new(Semaphore::new(places))),
     })
@@ -335,8 +343,13 @@ fn is_same(one: &Route, other: &Route) -> bool {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (one, other) => one.is_none() && other.is_none(),
     };
+    let same_parents = match (&one.parents, &other.parents) {
+        (Some(one), Some(other)) => Arc::ptr_eq(&one.pool, &other.pool),
+        (one, other) => one.is_none() && other.is_none(),
+    };
     one.config == other.config
         && same_policy
+        && same_parents
         && to.len() == also_to.len()
         && to.iter().zip(also_to).all(|(one, other)| Arc::ptr_eq(&one.pool, &other.pool))
 }

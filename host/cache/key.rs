@@ -54,6 +54,13 @@ impl Key {
         Self(*blake3::Hasher::new().update(b"holm reload").update(&self.0).finalize().as_bytes())
     }
 
+    /// Under which requests that came from another node share a fetch, which isn't one of those that wait for that
+    /// node. Nothing is stored there.
+    #[must_use]
+    pub fn relayed(&self) -> Self {
+        Self(*blake3::Hasher::new().update(b"holm relayed").update(&self.0).finalize().as_bytes())
+    }
+
     /// The key's first eight bytes: uniform already, so they serve as its hash.
     const fn prefix(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;

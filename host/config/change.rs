@@ -83,6 +83,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "idle_ms",
             "linger_ms",
             "drain_ms",
+            "drain_delay_ms",
         ],
     ),
     (
@@ -230,6 +231,8 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "protocol",
             "pool",
             "candidates",
+            "parents",
+            "parents_share_purges",
             "policy",
             "on_fault",
             "ignore_headers",

@@ -325,6 +325,7 @@ fn timeouts(raw: &raw::Timeouts, findings: &mut Findings<'_>) -> Timeouts {
         idle: findings.millis("idle_ms", &raw.idle_ms, base.idle, allowed),
         linger: findings.millis("linger_ms", &raw.linger_ms, base.linger, &(0..=HOUR_MS)),
         drain: findings.millis("drain_ms", &raw.drain_ms, base.drain, &(0..=DAY_MS)),
+        drain_delay: findings.millis("drain_delay_ms", &raw.drain_delay_ms, base.drain_delay, &(0..=HOUR_MS)),
     }
 }
 

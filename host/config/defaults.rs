@@ -132,7 +132,7 @@ impl Default for Http3 {
 
 impl Default for Timeouts {
     /// 10 s for a request's head, 30 s without progress in a body and at least 128 bytes a second over 30 s, 75 s
-    /// between requests, 30 s to close and 30 s to drain.
+    /// between requests, 30 s to close, 30 s to drain and 5 s before that for balancers to see it.
     fn default() -> Self {
         Self {
             first_byte: Duration::from_secs(10),
@@ -144,6 +144,7 @@ impl Default for Timeouts {
             idle: Duration::from_secs(75),
             linger: Duration::from_secs(30),
             drain: Duration::from_secs(30),
+            drain_delay: Duration::from_secs(5),
         }
     }
 }
@@ -430,6 +431,8 @@ impl Route {
             range_miss: RangeMiss::default(),
             pool: pool.into(),
             candidates: Vec::new(),
+            parents: None,
+            parents_share_purges: false,
             policy: None,
             on_fault: OnFault::default(),
             ignore_headers: Vec::new(),

@@ -269,6 +269,8 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         on_fault: None,
         forward_path: None,
         ignore_headers: Vec::new(),
+        parents: None,
+        parents_share_purges: None,
         key_without_body: None,
         indivisible: None,
         compress: Vec::new(),

@@ -160,6 +160,7 @@ fn timeouts(timeouts: &Timeouts) -> Value {
         ("idle_ms", ms(timeouts.idle)),
         ("linger_ms", ms(timeouts.linger)),
         ("drain_ms", ms(timeouts.drain)),
+        ("drain_delay_ms", ms(timeouts.drain_delay)),
     ])
 }
 

@@ -147,6 +147,7 @@ pub(super) struct Timeouts {
     pub(super) idle_ms: Field<Millis>,
     pub(super) linger_ms: Field<Millis>,
     pub(super) drain_ms: Field<Millis>,
+    pub(super) drain_delay_ms: Field<Millis>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -461,6 +462,8 @@ pub(super) struct Route {
     pub(super) pool: Field<String>,
     #[serde(default)]
     pub(super) candidates: Vec<Candidate>,
+    pub(super) parents: Field<String>,
+    pub(super) parents_share_purges: Field<bool>,
     pub(super) policy: Field<String>,
     pub(super) on_fault: Field<String>,
     #[serde(default)]

@@ -76,6 +76,8 @@ const SPARSE_EXAMPLES: &str = r#"
     translate.path = "/v2/models/{model}/versions/1/infer"
     translate.output = "embedding"
     translate.datatype = "INT32"
+    [pool.shield]
+    endpoints = ["https://shield.example:8443"]
     [[route]]
     name = "embeddings"
     path = "/v1/embeddings"
@@ -111,6 +113,7 @@ const SPARSE_EXAMPLES: &str = r#"
     [[route]]
     name = "everything"
     pool = "web"
+    parents = "shield"
     deltas = ["/app/*.js", "/app/*.css"]
 "#;
 

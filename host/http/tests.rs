@@ -58,6 +58,7 @@ fn timeouts() -> config::Timeouts {
         idle: FOREVER,
         linger: FOREVER,
         drain: FOREVER,
+        drain_delay: FOREVER,
     }
 }
 

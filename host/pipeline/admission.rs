@@ -278,7 +278,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         (config.mode, config.freshness.ttl) = (mode, ttl);
         config.tag_headers = vec![HeaderName::from_static("x-tag")];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None }
+        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
     }
 
     /// An exchange that took no time.

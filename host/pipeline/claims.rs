@@ -80,8 +80,8 @@ const USERS_BEGIN: [&str; 19] = [
     "x-webauth-",
 ];
 
-/// Names of the address by which a proxy was reached, beside `X-Forwarded-…`.
-const PROXIES: [&str; 12] = [
+/// Names of the address by which a proxy was reached, beside `X-Forwarded-…`, and what a node tells its parents.
+const PROXIES: [&str; 13] = [
     "forwarded",
     "front-end-https",
     "surrogate-capability",
@@ -90,6 +90,7 @@ const PROXIES: [&str; 12] = [
     "x-forward-host",
     "x-forward-proto",
     "x-forwarded",
+    "x-holm-child",
     "x-scheme",
     "x-script-name",
     "x-url-scheme",

@@ -15,9 +15,10 @@ use super::{
     advice::{Advice, PolicyContext},
     coding::{Coder, CodingRequest},
     forwarding::{self, Proxies},
-    inputs, keying, momentary,
+    inputs, keying, loops, momentary,
+    parents::{self, Asking, Outcome, Ties},
     recent::Recent,
-    route::Route,
+    route::{Parents, Route},
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
 };
@@ -61,6 +62,7 @@ pub(super) struct Fetcher {
     pub(super) proxies: Arc<Proxies>,
     pub(super) recent: Arc<Recent>,
     pub(super) coder: Arc<Coder>,
+    pub(super) ties: Arc<Ties>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -139,9 +141,12 @@ impl KeyedRequest {
     }
 
     /// Returns the key of the flight that it joins. Those that want something newer than what is stored have flights of
-    /// their own: another one may have begun before what they want was there.
+    /// their own: another one may have begun before what they want was there. So have those that came from a node, on a
+    /// route that asks others: if two nodes asked each other, each would wait for the other's flight.
     pub(super) fn flight_key(&self) -> Key {
-        if self.is_reload { self.key.reload() } else { self.key }
+        let key = if self.is_reload { self.key.reload() } else { self.key };
+        let is_relayed = self.route.parents.is_some() && loops::depth(&self.head.headers) > 0;
+        if is_relayed { key.relayed() } else { key }
     }
 
     /// Returns what the form of its response depends on.
@@ -342,6 +347,7 @@ async fn begin(fetcher: &Fetcher, request: &KeyedRequest) -> Option<Arc<Fetch>> 
 
 /// Sends the request to the origin and decides about the response.
 pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &Arc<Fetch>) -> Exchanged {
+    let mut parents = parents_of(fetcher, request);
     let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
         if keying::may_search(&request.route, &request.advice, &request.head) {
@@ -352,12 +358,20 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &
         // Renewed under the new mark, a purge since the look-up would be forgotten.
         renewable = renewable.filter(|object| !fetcher.cache.is_gone(object, &request.url));
         let begun = Instant::now();
+        let times = |mark| Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
+        if let Some(parents) = parents.take() {
+            let asking = from_parents(fetcher, request, fetch, parents, renewable, (mark, times));
+            match Box::pin(asking).await {
+                Some(exchanged) => return exchanged,
+                None => continue,
+            }
+        }
         let outbound = outbound(fetcher, request, renewable.map(AsRef::as_ref));
         let arrived = match send(fetcher, request, outbound).await {
             Ok(arrived) => arrived,
             Err(failed) => return Exchanged::Failed(failed),
         };
-        let times = Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
+        let times = times(mark);
         match (renewable.take(), arrived.fetched.response.status()) {
             (Some(object), StatusCode::NOT_MODIFIED) => {
                 let report = UpstreamReport::of(&arrived, &request.advice);
@@ -371,6 +385,64 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &
             _ => return settle(fetcher, request, fetch, arrived, &times).await,
         }
     }
+}
+
+/// Returns the parents that a request is sent to first, if any are. What the policy edits is found out all the same:
+/// the parent edits what it sends, and by what is edited a response may not vary here either.
+fn parents_of<'r>(fetcher: &Fetcher, request: &'r KeyedRequest) -> Option<&'r Parents> {
+    let KeyedRequest { route, advice, head, .. } = request;
+    let parents = route.parents.as_ref()?;
+    let is_reload = request.is_reload || request.demand.directives.no_cache;
+    let in_step = fetcher.cache.purger().in_step();
+    let case = Asking { headers: &head.headers, infers: route.infers(), is_reload, in_step };
+    let is_edited = || advice.request_edits(route, &request.facts(&fetcher.policy_context)).is_ok();
+    (case.asks() && is_edited() && !advice.is_unedited()).then_some(parents)
+}
+
+/// Asks the parents of the route. `None` if the origin is to be asked: they gave no response that counts, or what they
+/// have may have been purged here since they fetched it. `times` are those of a response that is just in.
+async fn from_parents(
+    fetcher: &Fetcher,
+    request: &KeyedRequest,
+    fetch: &Arc<Fetch>,
+    parents: &Parents,
+    renewable: Option<&Arc<Object>>,
+    (begun, times): (Mark, impl Fn(Mark) -> Times),
+) -> Option<Exchanged> {
+    let KeyedRequest { route, advice, head, .. } = request;
+    let (purger, ties) = (fetcher.cache.purger(), &fetcher.ties);
+    let mut upstream = outbound(fetcher, request, renewable.map(AsRef::as_ref));
+    // The parent's own route rewrites it.
+    upstream.target = route.received(head).unwrap_or(&head.target).clone();
+    fetcher.policy_context.loops.mark(&mut upstream.headers, &head.headers);
+    let arrived = ties.ask(parents, upstream, &parents::terms(route, advice.policy())).await?;
+    let response = &arrived.fetched.response;
+    let times = times(ties.mark(parents, response.headers(), begun)?);
+    let mut tags = tag::named(response.headers(), &route.config.tag_headers);
+    tags.push(Tag::key(&request.purge_key));
+    let by_url = || tag::of_url(&request.url, true);
+    let is_current = |tags: &[Tag]| !purger.is_outdated(tags, &times.mark, &purger.arrived(), by_url);
+    let is_older = request.stale.as_ref().is_some_and(|stale| stale.head.mark.at > times.mark.at);
+    if is_older || !is_current(&tags) {
+        ties.count(Outcome::Outdated);
+        return None;
+    }
+    let exchanged = match (renewable, response.status()) {
+        (Some(object), StatusCode::NOT_MODIFIED) => {
+            let report = UpstreamReport::of(&arrived, advice);
+            Exchanged::Renewed(renew(fetcher, request, fetch, object, response.headers(), &times)?, report)
+        }
+        (None, StatusCode::NOT_MODIFIED) => return None,
+        _ => settle(fetcher, request, fetch, arrived, &times).await,
+    };
+    // With all tags: a policy may have named others.
+    let is_usable = match &exchanged {
+        Exchanged::Renewed(object, _) => is_current(&object.head.tags),
+        Exchanged::Stored(arrival, _) => is_current(&arrival.tags),
+        Exchanged::Error(_) | Exchanged::Refused(..) | Exchanged::Failed(_) => true,
+    };
+    ties.count(if is_usable { Outcome::Used } else { Outcome::Outdated });
+    is_usable.then_some(exchanged)
 }
 
 /// Sends the request with the policy's edits, to the candidates that the policy chooses.

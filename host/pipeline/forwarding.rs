@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::{
     advice::Advice,
     claims::{self, Claim},
+    parents,
     route::Route,
 };
 use crate::{
@@ -148,6 +149,14 @@ impl Proxies {
         }
     }
 
+    /// Takes what a node says that asks this one as its parent. Of others than trusted proxies it means nothing.
+    pub(super) fn child(&self, head: &mut RequestHead) -> Option<HeaderValue> {
+        if !self.trust(head) {
+            return None;
+        }
+        head.headers.remove(&parents::CHILD)
+    }
+
     /// Returns the header fields of a request to an `http` route as they are sent upstream, with the intermediaries that
     /// it came through (RFC 9110, section 7.6.3).
     pub(super) fn of_request(&self, route: &Route, advice: &Advice, head: &RequestHead) -> HeaderMap {
@@ -261,7 +270,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         config.mode = mode;
         config.ignore_headers = vec![HeaderName::from_static("x-turn")];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None }
+        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
     }
 
     const HEADERS: &[(&str, &str)] = &[

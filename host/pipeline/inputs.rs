@@ -282,7 +282,7 @@ mod tests {
 
     fn route(mode: Mode) -> Route {
         let config = config::Route { mode, ..config::Route::new("r", "p") };
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None }
+        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
     }
 
     fn inputs(mode: Mode, target: &'static str, headers: &[(&'static str, &'static str)], body: &[u8]) -> Vec<Input> {

@@ -4,6 +4,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 static CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
+/// The beginning of every node's mark.
+const MARK: &[u8] = b"holm-";
+
 /// Knows requests that this node has sent on before, by a mark that each node makes for itself when it starts (RFC 8586).
 /// Clones have the same.
 #[derive(Clone, Debug)]
@@ -22,12 +25,7 @@ impl Loops {
 
     /// Whether this node has sent the request with these fields.
     pub(super) fn has_sent(&self, headers: &HeaderMap) -> bool {
-        let own = self.0.as_bytes();
-        let members = headers.get_all(&CDN_LOOP).iter().flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
-        // A member may have parameters.
-        members
-            .map(|member| member.split(|byte| *byte == b';').next().unwrap_or_default())
-            .any(|id| id.trim_ascii() == own)
+        ids(headers).any(|id| id == self.0.as_bytes())
     }
 
     /// Marks what is sent on of a request with the fields `received`, whose own marks stay.
@@ -38,6 +36,17 @@ impl Loops {
         }
         sent.append(CDN_LOOP.clone(), self.0.clone());
     }
+}
+
+/// Returns how many nodes have sent the request with these fields on.
+pub(super) fn depth(headers: &HeaderMap) -> usize {
+    ids(headers).filter(|id| id.starts_with(MARK)).count()
+}
+
+fn ids(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let members = headers.get_all(&CDN_LOOP).iter().flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+    // A member may have parameters.
+    members.map(|member| member.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
 }
 
 #[cfg(test)]
@@ -59,5 +68,6 @@ mod tests {
         let joined = [own.0.as_bytes(), b";n=2 , z"].concat();
         let joined = HeaderMap::from_iter([(CDN_LOOP.clone(), HeaderValue::from_bytes(&joined).unwrap())]);
         assert!(own.has_sent(&joined) && !other.has_sent(&joined));
+        assert_eq!([&received, &once, &twice, &joined].map(depth), [0, 1, 2, 1]);
     }
 }

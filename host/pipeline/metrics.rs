@@ -5,19 +5,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::prefetch;
+use super::{parents, prefetch};
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) hints: prefetch::Metrics,
     pub(super) reply_codings: ReplyCodings,
+    pub(super) parents: parents::Metrics,
 }
 
 impl Metrics {
     /// Adds them to what the node reports.
     pub fn register(&self, registry: &mut Registry) {
         self.hints.register(registry);
+        self.parents.register(registry);
         registry.register(
             "reply_coding_bytes",
             "Bytes of replies that were compressed for their client, in the content coding and without it",

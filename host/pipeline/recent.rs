@@ -123,7 +123,14 @@ mod tests {
 
     fn inputs(target: &'static str) -> Vec<Input> {
         let config = config::Route::new("r", "p");
-        let route = Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None };
+        let route = Route {
+            config,
+            keys: KeySpace::new("n", "r"),
+            destinations: vec![],
+            policy: None,
+            places: None,
+            parents: None,
+        };
         let (head, notes) = (request(Method::GET, target, &[]), Notes::default());
         inputs::of(&route, &Advice::default(), &Facts::new(&head, None, &notes), None)
     }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use super::{
     coding::{self, Coder, Said, add_to_vary},
     fetch::{Arrival, Fetcher, KeyedRequest, ORIGIN_ERROR, UpstreamReport},
-    rest,
+    loops, rest,
     rewriting::Unwritable,
     route::Route,
     trail::{Lookup, Trail},
@@ -47,13 +47,14 @@ pub struct Reply {
 impl Reply {
     /// Edits its header fields on their way to the client, as its route says, unless it is a refusal of the node's own;
     /// whatever is stored stays as the origin sent it. `varies_by` are the request header fields that its route was chosen
-    /// by.
-    pub(super) fn edit(&mut self, varies_by: &[HeaderName]) {
+    /// by. A node that asks this one as its parent, not `is_for_client`, edits them itself.
+    pub(super) fn edit(&mut self, varies_by: &[HeaderName], is_for_client: bool) {
         let (headers, trail) = (self.response.headers_mut(), &self.trail);
         for name in varies_by {
             add_to_vary(headers, name);
         }
-        let edits = trail.route.as_ref().filter(|_| !trail.is_refusal).map(|route| &route.config.response_headers);
+        let is_edited = is_for_client && !trail.is_refusal;
+        let edits = trail.route.as_ref().filter(|_| is_edited).map(|route| &route.config.response_headers);
         if let Some(edits) = edits.filter(|edits| !edits.is_empty()) {
             // It names the border of the parts.
             let multipart = headers.get(header::CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(MULTIPART));
@@ -222,7 +223,9 @@ impl Replies {
         trail.ttl_ms = arrival.ttl_ms.map(signed);
         let mut headers = (*arrival.headers).clone();
         let waited_ms = clock::millis(clock::uptime().since(arrival.at));
-        if arrival.ttl_ms.is_some() && waited_ms >= 1_000 {
+        // A node whose parent this is takes what has no age for fetched since it asked.
+        let is_of_another = trail.collapsed && loops::depth(&request.head.headers) > 0;
+        if arrival.ttl_ms.is_some() && (waited_ms >= 1_000 || is_of_another) {
             // A request that joined late gets a response that has been arriving for as long (RFC 9111, section 5.1).
             headers.insert(header::AGE, HeaderValue::from(arrival.age_ms.saturating_add(waited_ms) / 1_000));
         }

@@ -43,6 +43,8 @@ pub struct Route {
     pub keys: KeySpace,
     /// Where its requests may be sent; at least one.
     pub destinations: Vec<Destination>,
+    /// Nodes that are asked before them.
+    pub parents: Option<Parents>,
     /// The policy that decides for it.
     pub policy: Option<Arc<dyn Roster>>,
     /// The places of its requests; `None` for no limit.
@@ -65,6 +67,14 @@ pub struct Destination {
     pub cost_micro: u64,
     /// The slots for batches there, and how long one that comes from another pool waits for one. `None` for no limit.
     pub slots: Option<(Arc<dyn Slots>, Duration)>,
+}
+
+/// The nodes, most often of another region, that a route asks before its origins.
+pub struct Parents {
+    /// Their pool.
+    pub pool: Arc<Pool>,
+    /// Whether each purge is applied there before it is acknowledged here.
+    pub share_purges: bool,
 }
 
 impl Route {
@@ -362,7 +372,7 @@ mod tests {
     fn route(path: &str, forward_path: ForwardPath) -> Arc<Route> {
         let config = config::Route { path: path.to_owned(), forward_path, ..config::Route::new(path, "web") };
         let keys = KeySpace::new("test", path);
-        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None })
+        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None, parents: None })
     }
 
     fn head(path: &str) -> RequestHead {
@@ -439,7 +449,7 @@ mod tests {
             let conditions = Conditions { headers: names.iter().map(header).collect(), ..Conditions::default() };
             let config = config::Route { path: path.to_owned(), conditions, ..config::Route::new("r", "web") };
             let keys = KeySpace::new("test", path);
-            Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None })
+            Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None, parents: None })
         };
         let routes = |count: usize| {
             let mut routes =
@@ -468,6 +478,7 @@ mod tests {
             config: config::Route::new("r", "web"),
             keys: KeySpace::new("test", "r"),
             destinations: Vec::new(),
+            parents: None,
             policy: None,
             places: places.map(Semaphore::new).map(Arc::new),
         };
@@ -497,6 +508,7 @@ mod tests {
             config,
             keys: KeySpace::new("test", "r"),
             destinations: Vec::new(),
+            parents: None,
             policy: None,
             places: None,
         })

@@ -146,7 +146,7 @@ impl Slicer {
             }
             let joined = self.cache.purger().arrived();
             let look = || self.cache.peek(&request.query(&by_url, now));
-            let (follower, is_own) = match joining::join(&self.flights, &request.key, look) {
+            let (follower, is_own) = match joining::join(&self.flights, &request.flight_key(), look) {
                 Turn::Full => return None,
                 Turn::Follow(follower) => (follower, false),
                 Turn::Lead(lead, stored) => {
@@ -192,7 +192,7 @@ impl Slicer {
         let is_outdated =
             self.cache.purger().is_outdated(&arrival.tags, &arrival.mark, joined, || tag::of_url(&url, true));
         if is_outdated || !is_own && arrival.is_over(clock::uptime()) {
-            self.flights.retire(&request.key, flight);
+            self.flights.retire(&request.flight_key(), flight);
             return Landed::Again;
         }
         if let Some(names) = &arrival.keys.names {

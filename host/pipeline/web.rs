@@ -378,7 +378,7 @@ impl Web {
     /// Refreshes a response that was served, in the background, unless a fetch is under way already.
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
         request.stale = Some(object);
-        if let Joined::Lead(lead) = self.flights.join(&request.key) {
+        if let Joined::Lead(lead) = self.flights.join(&request.flight_key()) {
             if request.is_ahead {
                 self.cache.metrics().refreshed_ahead.inc();
             }

@@ -1,8 +1,11 @@
 //! The state of a node and its region.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use crate::clock::Timestamp;
 
 /// Whether a node may be sent requests: `GET /readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,4 +38,74 @@ pub struct IncompleteSignOff {
     pub signed_off: usize,
     /// Processes of that name for which there was no time; `None` if it isn't known how many.
     pub left: Option<usize>,
+}
+
+/// What a node says of itself to its region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: String,
+    /// One life of its process, as text.
+    pub process: String,
+    /// How often it has said this; it grows as long as the process lives.
+    pub beat: u64,
+    /// When it started, by its own clock, in milliseconds since 1970.
+    pub started: Timestamp,
+    /// The program's version.
+    pub version: String,
+    /// Its zone; `None` if it has none.
+    pub zone: Option<String>,
+    /// Where clients connect.
+    pub addresses: Vec<String>,
+    /// Where its admin API listens, if it has one.
+    pub admin: Option<String>,
+    /// How many configurations it has had.
+    pub config_generation: u64,
+    /// Digest of the file that it has read last, in hex; `None` if it was started from flags.
+    pub config_digest: Option<String>,
+    /// The active generation of each policy, by the first digits of its digest.
+    pub policies: BTreeMap<String, String>,
+    /// Whether it takes no more requests than it has, or is about to.
+    pub draining: bool,
+}
+
+/// A node of the region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// `live`, `draining`, `unknown` (it hasn't been heard twice yet), `suspected` (it has been silent for a while) or
+    /// `gone` (for so long that purges no longer wait for it). One that has signed off is no longer there.
+    pub state: String,
+    /// Since it was heard last, in milliseconds.
+    pub silent_ms: u64,
+    /// Whether it is the process that responds.
+    pub own: bool,
+    /// Whether another live process has its name.
+    pub namesake: bool,
+    /// What it has said last.
+    pub said: NodeFacts,
+}
+
+/// The nodes of a region: `GET /nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesInfo {
+    /// Whether there is a Redis that nodes share; without one there is this node alone.
+    pub shared: bool,
+    /// Why the list is out of date, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The nodes, by their names.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// A drain that begins, or is called off: `POST /drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainInfo {
+    /// Whether it begins.
+    pub draining: bool,
+    /// Whether all nodes of the region are asked to.
+    pub region: bool,
+    /// From then until this node stops, in milliseconds.
+    pub delay_ms: u64,
 }

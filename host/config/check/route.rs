@@ -137,6 +137,8 @@ fn route<'a>(
         mode,
         range_miss: range_miss(raw, findings),
         candidates: candidates(raw, known, findings),
+        parents: parents(raw, known, findings),
+        parents_share_purges: raw.parents_share_purges.as_ref().is_some_and(|given| *given.get_ref()),
         policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),
         on_fault: raw
             .on_fault
@@ -181,6 +183,24 @@ fn pool(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> Str
             String::new()
         }
     }
+}
+
+/// Returns the name of the pool of its parents. A pool of origins is none: its members wouldn't say that they are
+/// nodes.
+fn parents(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> Option<String> {
+    let Some(given) = &raw.parents else {
+        if let Some(alone) = raw.parents_share_purges.as_ref().filter(|given| *given.get_ref()) {
+            let message = "a route without `parents` shares no purges with them";
+            findings.refuse(alone.span(), message, "leave it out, or add `parents` with the name of a pool of nodes");
+        }
+        return None;
+    };
+    let mut origins = raw.pool.iter().chain(raw.candidates.iter().map(|candidate| &candidate.pool));
+    if origins.any(|pool| pool.get_ref() == given.get_ref()) {
+        let message = format!("the pool `{}` can't be both the origin of a route and its parents", given.get_ref());
+        findings.refuse(given.span(), message, "name a pool whose endpoints are holm nodes");
+    }
+    Some(findings.reference(given, "pool", &known.pools))
 }
 
 fn extensions(raw: &raw::Route, findings: &mut Findings<'_>) -> Extensions {
@@ -381,6 +401,8 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("reload", raw.reload.as_ref().map(Spanned::span)),
         ("store_set_cookie", raw.store_set_cookie.as_ref().map(Spanned::span)),
         ("refresh_ahead", raw.refresh_ahead.as_ref().map(Spanned::span)),
+        ("parents", raw.parents.as_ref().map(Spanned::span)),
+        ("parents_share_purges", raw.parents_share_purges.as_ref().map(Spanned::span)),
         ("underscores_in_headers", raw.underscores_in_headers.as_ref().map(Spanned::span)),
         ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
         ("query_key", raw.query_key.as_ref().map(Spanned::span)),

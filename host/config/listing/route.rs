@@ -49,6 +49,8 @@ fn basics(route: &Route) -> Value {
         ("protocol", option(protocol, |protocol| text(protocol_name(protocol)))),
         ("pool", option(Some(&route.pool).filter(|_| route.own.is_none()), text)),
         ("candidates", option(candidates, |candidates| list(candidates, candidate))),
+        ("parents", option(route.parents.as_ref(), text)),
+        ("parents_share_purges", if infers { Value::Null } else { Value::Bool(route.parents_share_purges) }),
         ("policy", option(route.policy.as_ref(), text)),
         ("on_fault", text(on_fault)),
         ("ignore_headers", infer(texts(&route.ignore_headers))),

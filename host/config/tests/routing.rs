@@ -46,6 +46,30 @@ fn wrong_conditions_and_edits_are_named_where_they_stand() {
 }
 
 #[test]
+fn wrong_parents_are_named_where_they_stand() {
+    let (own, shield) = ("name = \"a\"\npool = \"web\"", "[pool.shield]\nendpoints = [\"http://127.0.0.1:9001\"]\n");
+    let table: [(&str, &[&str]); 5] = [
+        ("parents = \"shild\" # !", &["there is no pool `shild`", "did you mean `shield`?"]),
+        ("parents = \"web\" # !", &["the pool `web` can't be both the origin of a route and its parents"]),
+        (
+            "candidates = [{ pool = \"shield\" }]\nparents = \"shield\" # !",
+            &["the pool `shield` can't be both the origin of a route and its parents"],
+        ),
+        ("parents_share_purges = true # !", &["a route without `parents` shares no purges with them"]),
+        (
+            "mode = \"infer\"\nprotocol = \"plain\"\nparents = \"shield\" # !",
+            &["only a route of `mode = \"http\"` has `parents`"],
+        ),
+    ];
+    for (text, phrases) in table {
+        check_refusal(&format!("[[route]]\n{own}\n{text}\n{shield}{SERVED}"), phrases);
+    }
+    let shares = format!("[[route]]\n{own}\nparents = \"shield\"\nparents_share_purges = true\n{shield}{SERVED}");
+    let route = &valid(&shares).routes[0];
+    assert_eq!((route.parents.as_deref(), route.parents_share_purges), (Some("shield"), true));
+}
+
+#[test]
 fn wrong_responses_of_a_routes_own_are_named_where_they_stand() {
     let table: [(&str, &[&str]); 11] = [
         ("redirect = { status = 200, to = \"/x\" } # !", &["`status` of a redirect can't be 200", "308"]),

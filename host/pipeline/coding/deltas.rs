@@ -216,7 +216,14 @@ mod tests {
     fn route() -> Route {
         let mut config = config::Route::new("r", "web");
         config.deltas.patterns = vec![Pattern::read("/app/*.js").unwrap()];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: Vec::new(), policy: None, places: None }
+        Route {
+            config,
+            keys: KeySpace::new("n", "r"),
+            destinations: Vec::new(),
+            policy: None,
+            places: None,
+            parents: None,
+        }
     }
 
     #[test]

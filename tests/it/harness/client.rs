@@ -209,7 +209,8 @@ impl Response {
     }
 
     pub(crate) fn cache(&self) -> CacheStatus {
-        CacheStatus::parse(self.header("cache-status"))
+        let last = self.headers.get_all("cache-status").iter().next_back();
+        CacheStatus::parse(last.map_or("", |value| value.to_str().unwrap()))
     }
 
     pub(crate) fn is_hit(&self) -> bool {

@@ -1,0 +1,118 @@
+//! The list of a region's nodes in its Redis: what each says of itself, for people. No promise rests on it: the nodes
+//! that purges wait for are on the purge log's own list.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult, aio::MultiplexedConnection,
+};
+use thiserror::Error;
+use tokio::{sync::Mutex, time::timeout};
+
+use crate::{clock, config};
+
+/// Connecting, and any call.
+const PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// The list can't be read or written.
+#[derive(Debug, Error)]
+pub enum NodeListError {
+    /// Redis said so, or can't be reached.
+    #[error("the list of nodes can't be reached: {0}")]
+    Redis(#[from] RedisError),
+    /// It didn't reply in time.
+    #[error("the list of nodes can't be reached: no reply within {} ms", clock::millis(PATIENCE))]
+    Time,
+}
+
+/// What is in Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The words of all processes, by the process.
+    pub nodes: HashMap<String, String>,
+    /// What was last asked of all nodes, as long as that counts.
+    pub order: Option<String>,
+}
+
+/// A client of the list. It connects when it is used, and again after an error.
+pub struct NodeList {
+    client: Client,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    nodes: String,
+    order: String,
+}
+
+impl std::fmt::Debug for NodeList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeList").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+impl NodeList {
+    /// Prepares the list of the nodes that share this Redis and namespace.
+    ///
+    /// # Errors
+    /// [`NodeListError::Redis`] if the URL is not one.
+    pub fn new(namespace: &str, redis: &config::Redis) -> Result<Self, NodeListError> {
+        Ok(Self {
+            client: Client::open(redis.url.as_str())?,
+            connection: Mutex::default(),
+            nodes: format!("{{{namespace}}}:nodes"),
+            order: format!("{{{namespace}}}:nodes:order"),
+        })
+    }
+
+    /// Writes what this process says, and reads what all say.
+    ///
+    /// # Errors
+    /// [`NodeListError`].
+    pub async fn say(&self, process: &str, word: &str) -> Result<Listed, NodeListError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HSET").arg(&self.nodes).arg(process).arg(word).ignore();
+        pipe.cmd("HGETALL").arg(&self.nodes);
+        pipe.cmd("GET").arg(&self.order);
+        let (nodes, order) = self.call(&pipe).await?;
+        Ok(Listed { nodes, order })
+    }
+
+    /// Removes processes from the list.
+    ///
+    /// # Errors
+    /// [`NodeListError`].
+    pub async fn remove(&self, processes: &[String]) -> Result<(), NodeListError> {
+        if processes.is_empty() {
+            return Ok(());
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("HDEL").arg(&self.nodes).arg(processes).ignore();
+        self.call(&pipe).await
+    }
+
+    /// Asks something of all nodes, which counts for so long.
+    ///
+    /// # Errors
+    /// [`NodeListError`]: it isn't known whether they are asked.
+    pub async fn order(&self, order: &str, time: Duration) -> Result<(), NodeListError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg(&self.order).arg(order).arg("PX").arg(clock::millis(time)).ignore();
+        self.call(&pipe).await
+    }
+
+    /// Uses the connection. One that failed is not used again: what it still brings would be the reply to another call.
+    async fn call<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, NodeListError> {
+        let mut held = self.connection.lock().await;
+        let mut connection = match held.take() {
+            Some(connection) => connection,
+            None => timeout(PATIENCE, self.connect()).await.map_err(|_| NodeListError::Time)??,
+        };
+        let called = timeout(PATIENCE, pipe.query_async(&mut connection)).await;
+        let value = called.map_err(|_| NodeListError::Time)??;
+        *held = Some(connection);
+        Ok(value)
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(None);
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+}

@@ -1,0 +1,116 @@
+//! `holm nodes` and `holm drain`
+
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
+
+use clap::Args;
+use holm::{
+    admin::client,
+    report::{DrainInfo, NodeInfo, NodesInfo},
+};
+use serde_json::{Value, json};
+
+use super::admin::AdminFlags;
+
+/// What the node may take.
+const ADMIN_TIME: Duration = Duration::from_secs(30);
+
+#[derive(Args)]
+pub(crate) struct NodesFlags {
+    #[command(flatten)]
+    admin: AdminFlags,
+    /// The JSON of the admin API instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct DrainFlags {
+    #[command(flatten)]
+    admin: AdminFlags,
+    /// All nodes of its region, which read it from their Redis within seconds; one that is cut off for half a minute
+    /// doesn't
+    #[arg(long)]
+    region: bool,
+    /// Call off a drain whose delay (`timeouts.drain_delay_ms`) isn't over
+    #[arg(long)]
+    cancel: bool,
+}
+
+/// Shows the nodes. Ends with 1 if the list is out of date.
+pub(crate) async fn list(flags: NodesFlags) -> Result<ExitCode, String> {
+    let NodesFlags { admin, json: as_it_is } = flags;
+    let responded = called(&admin, http::Method::GET, "/nodes", None).await;
+    let report = responded.map_err(|error| format!("holm nodes: {error}"))?;
+    if as_it_is {
+        println!("{report}");
+    }
+    let info: NodesInfo =
+        serde_json::from_value(report).map_err(|error| format!("holm nodes: the response can't be read: {error}"))?;
+    if !as_it_is {
+        print!("{}", table(&info.nodes));
+    }
+    if let Some(error) = &info.error {
+        eprintln!("holm nodes: this may be out of date: {error}");
+    }
+    Ok(if info.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has a node, or its region, drain.
+pub(crate) async fn drain(flags: DrainFlags) -> Result<ExitCode, String> {
+    let DrainFlags { admin, region, cancel } = flags;
+    let body = json!({"region": region, "cancel": cancel});
+    let responded = called(&admin, http::Method::POST, "/drain", Some(&body)).await;
+    let report = responded.map_err(|error| format!("holm drain: {error}"))?;
+    let info: DrainInfo =
+        serde_json::from_value(report).map_err(|error| format!("holm drain: the response can't be read: {error}"))?;
+    let whom = if info.region { "the nodes of the region" } else { "the node" };
+    if info.draining {
+        println!("{whom}: not ready from now on, and stopping; the node that was asked in {} ms", info.delay_ms);
+    } else {
+        println!("{whom}: the drain is called off");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn called(admin: &AdminFlags, method: http::Method, path: &str, body: Option<&Value>) -> Result<Value, String> {
+    let access = admin.access()?;
+    let (status, report) =
+        client::call(&access, method, path, body, ADMIN_TIME).await.map_err(|error| error.to_string())?;
+    if status.is_success() { Ok(report) } else { Err(format!("{} responded {status}: {report}", access.address)) }
+}
+
+/// Returns a line for each node, its columns aligned.
+fn table(nodes: &[NodeInfo]) -> String {
+    let mut rows: Vec<[String; 6]> =
+        vec![["node", "state", "config", "version", "address", "policies"].map(str::to_owned)];
+    rows.extend(nodes.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            // Writing to a String can't fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(node: &NodeInfo) -> [String; 6] {
+    let said = &node.said;
+    let digest = said.config_digest.as_deref().and_then(|digest| digest.get(..8)).unwrap_or("flags");
+    let policies: Vec<String> = said.policies.iter().map(|(name, digest)| format!("{name}@{digest}")).collect();
+    let own = if node.own { "*" } else { "" };
+    let twice = if node.namesake { " (name twice)" } else { "" };
+    [
+        format!("{}{own}", node.name),
+        format!("{}{twice}", node.state),
+        format!("{}:{digest}", said.config_generation),
+        said.version.clone(),
+        said.addresses.join(" "),
+        policies.join(" "),
+    ]
+}

@@ -58,6 +58,10 @@ pub struct Config {
     pub node: String,
     /// Where this node is, as the endpoints of pools name it; `None` if that makes no difference.
     pub zone: Option<String>,
+    /// The name of this node's region; `None` if nothing reaches beyond it.
+    pub region: Option<String>,
+    /// What the regions share, if there are several.
+    pub global: Option<Global>,
     /// Whether the file is read again when it changes.
     pub watch: bool,
     /// Addresses that clients connect to; at least one.
@@ -382,6 +386,34 @@ pub struct Purge {
     pub lost: Duration,
     /// Invalidations that may wait for the log.
     pub invalidations_max: usize,
+}
+
+/// What the regions share.
+#[derive(Clone, Debug)]
+pub struct Global {
+    /// Where it is.
+    pub etcd: Etcd,
+    /// Separates deployments that share an etcd: what each of its keys begins with.
+    pub namespace: String,
+    /// Purges of all regions, through a log of their own.
+    pub purge: Purge,
+}
+
+/// A cluster of etcd.
+#[derive(Clone, Debug)]
+pub struct Etcd {
+    /// `http://` or `https://` URLs of its members; at least one.
+    pub endpoints: Vec<String>,
+    /// The user that the node is there, if it asks for one.
+    pub user: Option<String>,
+    /// That user's password.
+    pub password: Option<String>,
+    /// PEM file of the authorities that are trusted; the roots that are compiled into the program without one.
+    pub ca: Option<PathBuf>,
+    /// The certificate and key that the node shows.
+    pub client: Option<Tls>,
+    /// How long one call may take.
+    pub timeout: Duration,
 }
 
 /// What a node does once it hasn't read its region's log for longer than its fence.

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod etcd;
 mod figures;
 pub mod http;
 pub mod message;

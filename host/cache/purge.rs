@@ -1,13 +1,15 @@
 //! Purging. Not by finding entries: a purge is appended to a log, and an entry is good only if none of its tags was purged
-//! after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without Redis, this node's
-//! own counter; either way the resulting table is stored on disk where there is a disk tier.
+//! after its fetch began. The log is a Redis Stream shared by the region's nodes, keys of an etcd that regions share, or, on a
+//! node without either, this node's own counter; either way the resulting table is stored on disk where there is a disk tier.
 
 pub mod busy;
 mod error;
+pub mod etcd;
 pub mod fence;
 pub mod follow;
 pub mod invalidations;
 pub mod journal;
+mod listing;
 pub mod local;
 pub mod log;
 pub mod membership;

@@ -25,6 +25,10 @@ use Class::{Live, Restart};
 const CLASSES: &[(&str, Class, &[&str])] = &[
     ("", Restart, &["node"]),
     ("", Live, &["watch", "zone"]),
+    ("region", Restart, &["name"]),
+    ("global", Restart, &["etcd", "namespace", "user", "password", "ca_file", "cert_file", "key_file", "timeout_ms"]),
+    // Which log a node follows, and by which fence it serves, is known to others from its start on.
+    ("global.purge", Restart, &["tags_max", "log_max", "ack_ms", "fence_ms", "cut_off", "lost_ms"]),
     ("listen", Live, &["address", "proxy_protocol", "http3", "http3_port"]),
     // The socket has it from the start on.
     ("listen", Restart, &["reuse_port", "mode"]),

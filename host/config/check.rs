@@ -3,6 +3,7 @@
 
 mod cache;
 mod endpoint;
+mod global;
 mod location;
 mod policy;
 mod pool;
@@ -66,6 +67,8 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
         zone: raw.zone.as_ref().map(|given| findings.name(given, "zone")),
+        region: raw.region.as_ref().map(|raw| findings.name(&raw.name, "region")),
+        global: raw.global.as_ref().map(|given| global::global(given, raw.region.is_some(), &mut findings)),
         watch: raw.watch.unwrap_or(true),
         listen: listen(&raw.listen, (&tls, &http3), &mut taken, &mut findings),
         http3,

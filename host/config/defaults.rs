@@ -12,10 +12,10 @@ use http::HeaderName;
 
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Deltas,
-    Disk, Eject, Endpoint, Extensions, FieldEdits, ForwardPath, Health, Http3, Limits, Listen, ListenTls, Log, Memo,
-    Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol, Prefetch,
-    Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, Takeover, TenantBy,
-    Timeouts, TlsVersion, Translation, UnixSocket, endpoint::UNIX, findings::is_name,
+    Disk, Eject, Endpoint, Etcd, Extensions, FieldEdits, ForwardPath, Global, Health, Http3, Limits, Listen, ListenTls,
+    Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol,
+    Prefetch, Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, Takeover,
+    TenantBy, Timeouts, TlsVersion, Translation, UnixSocket, endpoint::UNIX, findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -236,6 +236,24 @@ impl Default for Purge {
             lost: Duration::from_secs(3_600),
             invalidations_max: 10_000,
         }
+    }
+}
+
+impl Global {
+    /// Purges as those of a region but for a fence of 10 s, 12 s to acknowledge, since it reaches further.
+    #[must_use]
+    pub fn new(etcd: Etcd) -> Self {
+        let purge = Purge { ack: Duration::from_secs(12), fence: Duration::from_secs(10), ..Purge::default() };
+        Self { etcd, namespace: "holm".to_owned(), purge }
+    }
+}
+
+impl Etcd {
+    /// 1 s for each call, without a user.
+    #[must_use]
+    pub const fn new(endpoints: Vec<String>) -> Self {
+        let timeout = Duration::from_secs(1);
+        Self { endpoints, user: None, password: None, ca: None, client: None, timeout }
     }
 }
 

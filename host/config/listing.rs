@@ -14,10 +14,10 @@ use self::{
     values::{bytes, count, list, ms, named, option, path, size, table, text, texts, us},
 };
 use super::{
-    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Endpoint, Health, Http3, Limits,
-    Listen, ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy, PolicyLimits,
-    PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Takeover, Timeouts, TlsVersion,
-    Translation, check::CONNECTS,
+    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Endpoint, Etcd, Global, Health,
+    Http3, Limits, Listen, ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy,
+    PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Takeover, Timeouts,
+    TlsVersion, Translation, check::CONNECTS,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -26,6 +26,8 @@ pub fn listing(config: &Config) -> Value {
     table([
         ("node", text(&config.node)),
         ("zone", option(config.zone.as_ref(), text)),
+        ("region", option(config.region.as_ref(), |name| table([("name", text(name))]))),
+        ("global", option(config.global.as_ref(), global)),
         ("watch", Value::Bool(config.watch)),
         ("listen", list(&config.listen, listen)),
         ("admin", option(config.admin.as_ref(), admin)),
@@ -222,17 +224,46 @@ fn collapse(collapse: &Collapse) -> Value {
     ])
 }
 
-fn purge(purge: &Purge) -> Value {
-    let cut_off = match purge.cut_off {
-        CutOff::Ask => "ask",
-        CutOff::Serve => "serve",
-    };
+fn global(global: &Global) -> Value {
+    let Etcd { endpoints, user, password, ca, client, timeout } = &global.etcd;
+    table([
+        ("etcd", texts(endpoints)),
+        ("namespace", text(&global.namespace)),
+        ("user", option(user.as_ref(), text)),
+        ("password", option(password.as_ref(), text)),
+        ("ca_file", option(ca.as_deref(), path)),
+        ("cert_file", option(client.as_ref(), |client| path(&client.certificate))),
+        ("key_file", option(client.as_ref(), |client| path(&client.key))),
+        ("timeout_ms", ms(*timeout)),
+        ("purge", global_purge(&global.purge)),
+    ])
+}
+
+fn global_purge(purge: &Purge) -> Value {
     table([
         ("tags_max", count(purge.tags_max)),
         ("log_max", count(purge.log_max)),
         ("ack_ms", ms(purge.ack)),
         ("fence_ms", ms(purge.fence)),
-        ("cut_off", text(cut_off)),
+        ("cut_off", text(cut_off(purge.cut_off))),
+        ("lost_ms", ms(purge.lost)),
+    ])
+}
+
+const fn cut_off(cut_off: CutOff) -> &'static str {
+    match cut_off {
+        CutOff::Ask => "ask",
+        CutOff::Serve => "serve",
+    }
+}
+
+fn purge(purge: &Purge) -> Value {
+    table([
+        ("tags_max", count(purge.tags_max)),
+        ("log_max", count(purge.log_max)),
+        ("ack_ms", ms(purge.ack)),
+        ("fence_ms", ms(purge.fence)),
+        ("cut_off", text(cut_off(purge.cut_off))),
         ("lost_ms", ms(purge.lost)),
         ("invalidations_max", count(purge.invalidations_max)),
     ])

@@ -18,6 +18,8 @@ pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
 pub(super) struct Raw {
     pub(super) node: Field<String>,
     pub(super) zone: Field<String>,
+    pub(super) region: Option<Region>,
+    pub(super) global: Option<Global>,
     pub(super) watch: Option<bool>,
     pub(super) listen: Vec<Listen>,
     pub(super) admin: Option<Admin>,
@@ -225,6 +227,38 @@ pub(super) struct Purge {
     pub(super) cut_off: Field<String>,
     pub(super) lost_ms: Field<Millis>,
     pub(super) invalidations_max: Field<Count>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Region {
+    pub(super) name: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Global {
+    pub(super) etcd: Spanned<Vec<Spanned<String>>>,
+    pub(super) namespace: Field<String>,
+    pub(super) user: Field<String>,
+    pub(super) password: Field<String>,
+    pub(super) ca_file: Field<PathBuf>,
+    pub(super) cert_file: Field<PathBuf>,
+    pub(super) key_file: Field<PathBuf>,
+    pub(super) timeout_ms: Field<Millis>,
+    #[serde(default)]
+    pub(super) purge: GlobalPurge,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct GlobalPurge {
+    pub(super) tags_max: Field<Count>,
+    pub(super) log_max: Field<Count>,
+    pub(super) ack_ms: Field<Millis>,
+    pub(super) fence_ms: Field<Millis>,
+    pub(super) cut_off: Field<String>,
+    pub(super) lost_ms: Field<Millis>,
 }
 
 #[derive(Debug, Default, Deserialize)]

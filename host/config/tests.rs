@@ -1,6 +1,7 @@
 //! Tests of the room as a whole: `config/holm.toml` documents the real defaults and bounds, and every mistake is
 //! reported at its place.
 
+mod global;
 mod routing;
 mod translation;
 
@@ -38,6 +39,13 @@ const SPARSE_EXAMPLES: &str = r#"
     limits.spool_dir = "/var/tmp"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
+    region.name = "eu"
+    global.etcd = ["https://127.0.0.1:2379"]
+    global.user = "holm"
+    global.password = "a secret"
+    global.ca_file = "tls/etcd-ca.pem"
+    global.cert_file = "tls/etcd.pem"
+    global.key_file = "tls/etcd-key.pem"
     plugins.cache_dir = "/var/cache/holm-policies"
     [[listen]]
     address = "127.0.0.1:8080"
@@ -699,7 +707,8 @@ fn on_disk() -> tempfile::TempDir {
     }
     let tls =
         ["admin", "admin-key", "ca", "certificate", "client", "client-key", "key", "operators", "other", "other-key"];
-    let tls = tls.map(|file| format!("tls/{file}.pem"));
+    let etcd = ["etcd", "etcd-ca", "etcd-key"];
+    let tls: Vec<String> = tls.iter().chain(&etcd).map(|file| format!("tls/{file}.pem")).collect();
     for file in tls.iter().map(String::as_str).chain(["admin-token", "policies/tenant-key.wasm"]) {
         fs::write(dir.path().join(file), "").unwrap();
     }

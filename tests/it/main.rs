@@ -17,6 +17,7 @@ mod deadlines;
 mod deltas;
 mod early;
 mod endpoints;
+mod etcd;
 mod exchange;
 mod extensions;
 mod generations;

@@ -19,7 +19,8 @@ use tokio::{
 
 use super::{
     Error,
-    log::{Append, Appended, Entry, Followed, Listed, Log, Member, RETRY, Report, Tied, chained},
+    listing::{field, limits, lower_bits, member, random, said},
+    log::{Append, Appended, Entry, Followed, Listed, Log, Member, RETRY, Tied, chained},
     table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Reach, Record},
 };
 use crate::{cache::tag::Tag, clock, config};
@@ -373,7 +374,7 @@ impl RedisLog {
         let members = listed.iter().map(|(field, said)| {
             // A node that speaks otherwise is waited for like one that is out of touch.
             let unknown = || Member { node: field.clone(), ..Member::strangers(self.fence, self.lost) };
-            self::member(field, said).unwrap_or_else(unknown)
+            member(field, said).unwrap_or_else(unknown)
         });
         let left = known.iter().filter(|member| left.contains(&field(member))).cloned().collect();
         Ok(Listed { log, server, members: members.collect(), left, lost: lost == 1 })
@@ -420,49 +421,6 @@ impl Log for RedisLog {
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.sign_off(member, unless_changed))
     }
-}
-
-/// A number that no other has; not zero, and exact in the scripts' language.
-fn random() -> u64 {
-    fastrand::u64(1..1 << 53)
-}
-
-/// The random part of an incarnation.
-fn lower_bits() -> u64 {
-    fastrand::u64(1..1 << INCARNATION_BITS)
-}
-
-/// Under which name a member is listed: a process is a member, not a name.
-fn field(member: &Member) -> String {
-    format!("{}/{}", member.node, member.instance)
-}
-
-/// A member's fence, and how long it counts with being waited for.
-fn limits(report: &Report) -> String {
-    let fence = report.fence_ms.map_or_else(|| "serve".to_owned(), |ms| ms.to_string());
-    format!("{fence} {}", report.lost_ms)
-}
-
-/// What is listed of a member; the same as [`FOLLOW`] writes.
-fn said(member: &Member) -> String {
-    let report = &member.report;
-    format!("{} {} {} {}", member.log.0, report.applied.0, limits(report), report.beat)
-}
-
-fn member(field: &str, said: &str) -> Option<Member> {
-    let (node, instance) = field.rsplit_once('/')?;
-    let [log, applied, fence, lost, beat] = <[&str; 5]>::try_from(said.split(' ').collect::<Vec<_>>()).ok()?;
-    Some(Member {
-        node: node.to_owned(),
-        instance: instance.parse().ok()?,
-        log: Incarnation(log.parse().ok()?),
-        report: Report {
-            applied: Position(applied.parse().ok()?),
-            fence_ms: if fence == "serve" { None } else { Some(fence.parse().ok()?) },
-            lost_ms: lost.parse().ok()?,
-            beat: beat.parse().ok()?,
-        },
-    })
 }
 
 /// Reads what [`FOLLOW`] returned; `None` if that isn't what it returns.
@@ -540,15 +498,5 @@ mod tests {
             let record = record(Position(1), fields.as_flattened());
             assert_eq!(record.map(|record| record.reach), wanted, "{said}");
         }
-    }
-
-    #[test]
-    fn what_is_listed_of_a_member_is_read_as_it_was_written() {
-        for fence_ms in [Some(4_000), None] {
-            let report = Report { applied: Position(7), fence_ms, lost_ms: 60_000, beat: 99 };
-            let one = Member { node: "a/b".to_owned(), instance: 3, log: Incarnation(5), report };
-            assert_eq!(member(&field(&one), &said(&one)), Some(one));
-        }
-        assert_eq!(member("a/3", "5 7 4000 99"), None, "a report that lacks something is not guessed at");
     }
 }

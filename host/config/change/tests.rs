@@ -40,6 +40,12 @@ const OTHER_WORDS: &str = r#"
     unprotected = true
     [cache.purge]
     cut_off = "serve"
+    [region]
+    name = "eu"
+    [global]
+    etcd = ["http://127.0.0.1:2379", "http://127.0.0.2:2379"]
+    [global.purge]
+    cut_off = "serve"
     [policy."a.b"]
     file = "p.wasm"
     rollout.mode = "shadow"
@@ -265,6 +271,8 @@ fn changes_are_named_by_their_keys() {
     let redis = |url: &str| format!("[cache.redis]\nurl = \"{url}\"\n");
     let health = "[pool.web.health]\npath = \"/\"\n";
     let policy = |more: &str| format!("[policy.p]\nfile = \"p.wasm\"\n{more}\n");
+    let global =
+        |more: &str| format!("[region]\nname = \"eu\"\n[global]\netcd = [\"http://h:1\"]\nuser = \"u\"\n{more}\n");
     let table: &[(String, String, &[&str])] = &[
         (String::new(), "[limits]\nheaders_max = 100".to_owned(), &[]),
         (String::new(), "[limits]\nheaders_max = 9".to_owned(), &["limits.headers_max: 100 -> 9"]),
@@ -291,6 +299,14 @@ fn changes_are_named_by_their_keys() {
             "cache.purge = { log_max = 1 }".to_owned(),
             String::new(),
             &["cache.purge.log_max: 1 -> 100000 (needs a restart)"],
+        ),
+        (
+            global("password = \"a\""),
+            global("password = \"b\"\npurge.ack_ms = 1"),
+            &[
+                "global.password: \"***\" -> \"***\" (needs a restart)",
+                "global.purge.ack_ms: 12000 -> 1 (needs a restart)",
+            ],
         ),
         ("node = \"a\"".to_owned(), "node = \"b\"".to_owned(), &["node: \"a\" -> \"b\" (needs a restart)"]),
         (

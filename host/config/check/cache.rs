@@ -37,7 +37,7 @@ pub(super) fn cache(raw: &raw::Cache, findings: &mut Findings<'_>) -> Cache {
         disk: raw.disk.as_ref().map(|raw| disk(raw, findings)),
         redis: raw.redis.as_ref().map(|raw| redis(raw, findings)),
         collapse: collapse(&raw.collapse, findings),
-        purge: purge(&raw.purge, findings),
+        purge: purge(&raw.purge, &base.purge, findings),
     }
 }
 
@@ -134,8 +134,8 @@ fn collapse(raw: &raw::Collapse, findings: &mut Findings<'_>) -> Collapse {
     }
 }
 
-fn purge(raw: &raw::Purge, findings: &mut Findings<'_>) -> Purge {
-    let base = Purge::default();
+/// Checks what is given of the purges of a region or of all; what isn't is as in `base`.
+pub(super) fn purge(raw: &raw::Purge, base: &Purge, findings: &mut Findings<'_>) -> Purge {
     let words = [("ask", CutOff::Ask), ("serve", CutOff::Serve)];
     let fence = findings.millis("fence_ms", &raw.fence_ms, base.fence, &(100..=MINUTE_MS));
     let lost = findings.millis("lost_ms", &raw.lost_ms, base.lost, &(1_000..=DAY_MS));

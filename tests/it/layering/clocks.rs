@@ -6,11 +6,12 @@ use super::{collect, tokens};
 use crate::harness::repository;
 
 /// Files, and rooms or parts of them, that measure what lasts or keep the order of purges.
-const LASTING: [&str; 14] = [
+const LASTING: [&str; 15] = [
     "batch",
     "breaker.rs",
     "cache/collapse.rs",
     "cache/purge",
+    "etcd",
     "http",
     "origin",
     "pipeline/prefetch.rs",

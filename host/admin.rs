@@ -28,7 +28,7 @@ pub use self::{
     drain::{Drain, DrainFailure, DrainInvalid},
     gate::{Gate, TOKEN_VARIABLE, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
-    purge::{PrefixInvalid, Purge, PurgeFailure, PurgeInvalid, Scope},
+    purge::{Extent, PrefixInvalid, Purge, PurgeFailure, PurgeInvalid, Scope},
     trust::{Trust, TrustError},
     why::{Why, WhyInvalid},
 };

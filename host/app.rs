@@ -3,8 +3,8 @@
 //! What a configuration is made into is a `Serving`, which `serving` assembles and `exchange` exchanges while the node
 //! runs. `reload` reads its file again: on HUP, for the admin API, and when `watching` sees it change. `edge` is where
 //! requests come in, `control` what the admin API may ask; `policies` leads policies to other generations, which
-//! `components` loads. `takeover` is how another process takes the place of this one, `service_manager` what systemd says
-//! and is told.
+//! `components` loads; `tiers` opens the cache with its purge logs. `takeover` is how another process takes the place
+//! of this one, `service_manager` what systemd says and is told.
 
 mod admin_server;
 mod attendance;
@@ -21,6 +21,7 @@ mod sampling;
 pub mod service_manager;
 mod serving;
 mod takeover;
+mod tiers;
 mod watching;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -44,7 +45,7 @@ use self::{
     takeover::{Former, Inherited, Offer, Place},
 };
 use crate::{
-    cache::{self, Cache},
+    cache,
     config::{self, Config},
     http::{self, Socket, Sockets},
     telemetry::{self, AccessLog, Registry, access},
@@ -146,7 +147,7 @@ impl App {
         if let Some(former) = &mut former {
             former.release().await.map_err(Error::Takeover)?;
         }
-        let cache = Cache::open(&config.node, &config.cache, cache_metrics).await?;
+        let cache = tiers::open(&config, cache_metrics).await?;
         let base = Base { node: config.node.clone(), cache, metrics: Arc::new(metrics) };
         let exchange = Exchange::begin(base, &config, server.listeners()).await?;
         let policies = Arc::new(Policies::new(Arc::clone(&exchange)));

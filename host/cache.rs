@@ -40,5 +40,5 @@ pub mod vary;
 
 pub use self::{
     facade::{Cache, Error, Found, Query},
-    metrics::Metrics,
+    metrics::{Metrics, WorldMetrics},
 };

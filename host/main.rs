@@ -6,7 +6,7 @@ use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, tim
 
 use clap::{Args, Parser, Subcommand};
 use holm::{
-    admin::{Purge, Scope, client},
+    admin::{Extent, Purge, Scope, client},
     app::{
         self, App,
         service_manager::{self, State},
@@ -144,6 +144,14 @@ struct PurgeFlags {
     /// Mark stale instead of removing
     #[arg(long)]
     soft: bool,
+    /// For which nodes: node (the one that is asked), region or world [default: the widest that it is configured for]
+    #[arg(long = "scope", value_name = "SCOPE", value_parser = extent)]
+    extent: Option<Extent>,
+}
+
+/// Reads the scope of a purge.
+fn extent(text: &str) -> Result<Extent, String> {
+    Extent::named(text).ok_or_else(|| "allowed is node, region or world".to_owned())
 }
 
 #[derive(Args)]
@@ -161,7 +169,8 @@ struct ScopeFlags {
     /// A tag (Surrogate-Key, Cache-Tag)
     #[arg(long)]
     tag: Option<String>,
-    /// A node of the region that is known to be gone: purges no longer wait for it
+    /// A node that is known to be gone: purges no longer wait for it. NODE is one of the region, REGION/NODE one of
+    /// another
     #[arg(long, value_name = "NODE")]
     sign_off: Option<String>,
 }
@@ -346,10 +355,11 @@ async fn check_policies(config: &Config) -> Done {
 }
 
 async fn purge(flags: PurgeFlags) -> Done {
-    let PurgeFlags { admin, scope, soft } = flags;
+    let PurgeFlags { admin, scope, soft, extent } = flags;
     let admin = admin.access().map_err(|error| format!("holm purge: {error}"))?;
     if let Some(node) = scope.sign_off {
-        let path = format!("/nodes/{node}/sign-off");
+        // One segment of the path, whatever the name has.
+        let path = format!("/nodes/{}/sign-off", node.replace('/', "%2F"));
         let body = serde_json::json!({});
         let responded = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
         return reported(responded);
@@ -360,7 +370,7 @@ async fn purge(flags: PurgeFlags) -> Done {
         (_, _, Some(key), _) => Scope::key(key),
         (.., tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };
-    let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft };
+    let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft, extent };
     reported(client::purge(&admin, &purge, PURGE_TIME).await)
 }
 

@@ -42,13 +42,14 @@ GET  /healthz   the process responds
 GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
 POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"};
-                \"soft\": true marks stale
+                \"soft\": true marks stale; \"scope\": \"node\", \"region\" or \"world\" says for which nodes
 POST /why       {\"url\": \"https://…\", \"method\": \"GET\", \"headers\": [[\"name\", \"value\"]], \"body\": \"…\"}: what would be
                 done with it, and why
 GET  /nodes     the region's nodes, their states, configurations and policies
 POST /drain     {} or {\"region\": true}: the node, or each of its region, isn't ready from now on, and stops after
                 `timeouts.drain_delay_ms`; \"cancel\": true calls that off
-POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone
+POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone; one of another
+                              region is REGION%2FNAME
 GET  /pools     endpoints and their health
 GET  /batching  how long batches took, by size, beside the fitted cost
 GET  /policies  policies, their generations, trials and experiments
@@ -239,16 +240,13 @@ async fn sign_off(State(node): Node, Path(name): Path<String>, _: Nothing) -> Re
     let SignOffReport { signed_off, left } = node.sign_off(name.clone()).await?;
     if left == Some(0) {
         return match signed_off {
-            0 => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                format_args!("no node of the name {name:?} has signed on in this region"),
-            )),
+            0 => Err(Refusal::new(StatusCode::NOT_FOUND, format_args!("no node of the name {name:?} has signed on"))),
             signed_off => Ok(json(StatusCode::OK, JSON, &SignedOff { node: name, signed_off })),
         };
     }
     let detail = match left {
         Some(left) => format!("there was no time to sign off {left} of the processes of that name: repeat it"),
-        None => "the region's purge log did not say in time which nodes have signed on: repeat it".to_owned(),
+        None => "the purge log did not say in time which nodes have signed on: repeat it".to_owned(),
     };
     let status = StatusCode::GATEWAY_TIMEOUT;
     let report = IncompleteSignOff { problem: problem(status, detail), node: name, signed_off, left };
@@ -275,6 +273,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::BTreeMap,
         pin::Pin,
         task::{Context, Poll},
     };
@@ -290,7 +289,7 @@ mod tests {
             drain::DrainFailure,
             gate::Token,
             policy::PolicyFailure,
-            purge::{PurgeFailure, Scope},
+            purge::{Extent, PurgeFailure, Scope},
         },
         *,
     };
@@ -319,7 +318,7 @@ mod tests {
 
         fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
             let (signed_off, left) = match node.as_str() {
-                "gone" => (1, Some(0)),
+                "gone" | "eu/gone" => (1, Some(0)),
                 "half" => (1, Some(2)),
                 "unknown" => (0, None),
                 _ => (0, Some(0)),
@@ -402,7 +401,9 @@ mod tests {
     fn report(missing: &[&str]) -> PurgeReport {
         let missing: Vec<String> = missing.iter().map(|node| (*node).to_owned()).collect();
         let (applied, expired) = (vec!["a".to_owned()], vec!["c".to_owned()]);
-        PurgeReport { complete: missing.is_empty(), position: "17".to_owned(), applied, expired, missing }
+        let (scope, position) = ("region".to_owned(), "17".to_owned());
+        let complete = missing.is_empty();
+        PurgeReport { complete, scope, position, applied, expired, missing, regions: BTreeMap::new() }
     }
 
     fn node() -> Node {
@@ -489,7 +490,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_gone_is_signed_off_and_an_unknown_one_is_not() {
-        for (target, status) in [("/nodes/gone/sign-off", 200), ("/nodes/other/sign-off", 404)] {
+        for (target, status) in
+            [("/nodes/gone/sign-off", 200), ("/nodes/eu%2Fgone/sign-off", 200), ("/nodes/other/sign-off", 404)]
+        {
             let request = request(Method::POST, target, "{}".to_owned());
             assert_eq!(ask(&Arc::new(node()), request).await.status, status, "{target}");
         }
@@ -532,9 +535,28 @@ mod tests {
         let node = Arc::new(node());
         let response = ask(&node, purging(r#"{"tag":"news","soft":true}"#)).await;
         assert_eq!(response.status, 200);
-        let expected = json!({"complete": true, "position": "17", "applied": ["a"], "expired": ["c"], "missing": []});
+        let expected = json!({"complete": true, "scope": "region", "position": "17", "applied": ["a"], "expired": ["c"],
+            "missing": []});
         assert_eq!(response.json(), expected);
-        assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true }]);
+        assert_eq!(*node.purged.lock(), [Purge { scope: Scope::Tag("news".to_owned()), soft: true, extent: None }]);
+    }
+
+    #[tokio::test]
+    async fn a_purge_of_the_world_says_which_regions_are_complete() {
+        let regions = BTreeMap::from([("eu".to_owned(), true), ("us".to_owned(), false)]);
+        let node = Arc::new(Node { outcome: Ok(PurgeReport { regions, ..report(&["us/a"]) }), ..node() });
+        let response = ask(&node, purging(r#"{"tag":"news","scope":"world"}"#)).await;
+        assert_eq!((response.status, &response.json()["regions"]), (504, &json!({"eu": true, "us": false})));
+        assert_eq!(node.purged.lock()[0].extent, Some(Extent::World));
+    }
+
+    #[tokio::test]
+    async fn a_scope_that_the_node_has_not_is_a_mistake_of_the_request() {
+        let failure = PurgeFailure::Scope("allowed is node".to_owned());
+        let node = Node { outcome: Err(failure), ..node() };
+        let response = ask(&Arc::new(node), purging(r#"{"tag":"news","scope":"world"}"#)).await;
+        assert_eq!((response.status, response.content_type()), (400, PROBLEM));
+        assert_eq!(response.json()["detail"], "allowed is node");
     }
 
     #[tokio::test]
@@ -557,7 +579,7 @@ mod tests {
         let node = Node { outcome: Ok(report(&["b"])), ..node() };
         let response = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
         assert_eq!((response.status, response.content_type()), (504, PROBLEM));
-        let wanted = json!({"complete": false, "position": "17", "applied": ["a"], "expired": ["c"],
+        let wanted = json!({"complete": false, "scope": "region", "position": "17", "applied": ["a"], "expired": ["c"],
             "missing": ["b"], "type": "about:blank", "title": "Gateway Timeout", "status": 504, "detail": INCOMPLETE});
         assert_eq!(response.json(), wanted);
         let read: IncompletePurge = serde_json::from_value(wanted).unwrap();
@@ -566,7 +588,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_purge_that_failed_says_why() {
-        let failure = PurgeFailure { reason: "the purge log can't be written".to_owned() };
+        let failure = PurgeFailure::Failed("the purge log can't be written".to_owned());
         let node = Node { outcome: Err(failure), ..node() };
         let response = ask(&Arc::new(node), purging(r#"{"tag":"news"}"#)).await;
         assert_eq!((response.status, response.content_type()), (503, PROBLEM));

@@ -229,7 +229,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn news() -> Purge {
-        Purge { scope: Scope::Tag("news".to_owned()), soft: true }
+        Purge { scope: Scope::Tag("news".to_owned()), soft: true, extent: None }
     }
 
     /// Access without a token.

@@ -1,6 +1,6 @@
 //! A purge: its scope, its JSON, and why it may be refused.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -20,6 +20,33 @@ pub struct Purge {
     pub scope: Scope,
     /// Whether they are marked stale instead of removed.
     pub soft: bool,
+    /// For which nodes: the widest that the node is configured for, if nothing is said.
+    pub extent: Option<Extent>,
+}
+
+/// The nodes that a purge is for: the member `scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// The node that is asked.
+    Node,
+    /// The nodes of its region.
+    Region,
+    /// The nodes of all regions.
+    World,
+}
+
+impl Extent {
+    /// Returns the extent of this name; `None` if there is none.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "node" => Some(Self::Node),
+            "region" => Some(Self::Region),
+            "world" => Some(Self::World),
+            _ => None,
+        }
+    }
 }
 
 /// The entries that a purge means.
@@ -37,10 +64,13 @@ pub enum Scope {
 
 /// Why nothing was purged.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{reason}")]
-pub struct PurgeFailure {
-    /// The reason, as text.
-    pub reason: String,
+pub enum PurgeFailure {
+    /// It failed, for this reason.
+    #[error("{0}")]
+    Failed(String),
+    /// The node isn't configured for what was asked, and what is allowed.
+    #[error("{0}")]
+    Scope(String),
 }
 
 /// Why a request isn't a purge, and what is allowed.
@@ -49,7 +79,7 @@ pub enum PurgeInvalid {
     /// The body isn't the JSON object that is expected.
     #[error(
         "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"key\" and \"tag\", \
-         and optionally \"soft\": true or false"
+         and optionally \"soft\": true or false and \"scope\": \"node\", \"region\" or \"world\""
     )]
     Body(String),
     /// Not exactly one scope.
@@ -121,6 +151,7 @@ struct Raw {
     tag: Option<String>,
     #[serde(default)]
     soft: bool,
+    scope: Option<Extent>,
 }
 
 impl Purge {
@@ -140,18 +171,23 @@ impl Purge {
                 return Err(PurgeInvalid::Scopes { found });
             }
         };
-        Ok(Self { scope, soft: raw.soft })
+        Ok(Self { scope, soft: raw.soft, extent: raw.scope })
     }
 
     /// Returns the JSON that [`Purge::parse`] reads.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        match &self.scope {
-            Scope::Url(url) => json!({"url": url, "soft": self.soft}),
-            Scope::Prefix(prefix) => json!({"prefix": prefix, "soft": self.soft}),
-            Scope::Key(key) => json!({"key": hex(key), "soft": self.soft}),
-            Scope::Tag(tag) => json!({"tag": tag, "soft": self.soft}),
+        let mut purge = match &self.scope {
+            Scope::Url(url) => json!({"url": url}),
+            Scope::Prefix(prefix) => json!({"prefix": prefix}),
+            Scope::Key(key) => json!({"key": hex(key)}),
+            Scope::Tag(tag) => json!({"tag": tag}),
+        };
+        purge["soft"] = self.soft.into();
+        if let Some(extent) = self.extent {
+            purge["scope"] = json!(extent);
         }
+        purge
     }
 }
 
@@ -260,8 +296,18 @@ mod tests {
             (r#"{"soft":false,"tag":"news"}"#.to_owned(), Scope::Tag("news".into()), false),
             (r#"{"url":null,"tag":"news"}"#.to_owned(), Scope::Tag("news".into()), false),
         ] {
-            assert_eq!(Purge::parse(body.as_bytes()), Ok(Purge { scope, soft }), "{body}");
+            assert_eq!(Purge::parse(body.as_bytes()), Ok(Purge { scope, soft, extent: None }), "{body}");
         }
+    }
+
+    #[test]
+    fn whom_a_purge_is_for_may_be_said() {
+        for (word, extent) in [("node", Extent::Node), ("region", Extent::Region), ("world", Extent::World)] {
+            let body = format!(r#"{{"tag":"a","scope":"{word}"}}"#);
+            assert_eq!(Purge::parse(body.as_bytes()).map(|purge| purge.extent), Ok(Some(extent)), "{word}");
+            assert_eq!(Extent::named(word), Some(extent));
+        }
+        assert_eq!(Extent::named("galaxy"), None);
     }
 
     #[test]
@@ -281,6 +327,7 @@ mod tests {
             (r#"{"prefix":"http://a/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/16"}"#, "too many segments"),
             (r#"{"tag":"a","tag":"b"}"#, "duplicate field"),
             (r#"{"tag":"a","soft":"yes"}"#, "expected a boolean"),
+            (r#"{"tag":"a","scope":"galaxy"}"#, "expected one of `node`, `region`, `world`"),
             (r#"{"tag":7}"#, "expected a string"),
             ("{}", "0 of"),
             (r#"{"soft":true}"#, "0 of"),
@@ -360,8 +407,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_is_what_is_read(key: [u8; 32], soft: bool) {
-            let purge = Purge { scope: Scope::Key(key), soft };
+        fn what_is_sent_is_what_is_read(
+            key in any::<[u8; 32]>(),
+            soft in any::<bool>(),
+            extent in 0..4_usize,
+        ) {
+            let extent = [None, Some(Extent::Node), Some(Extent::Region), Some(Extent::World)][extent];
+            let purge = Purge { scope: Scope::Key(key), soft, extent };
             prop_assert_eq!(Purge::parse(purge.to_json().to_string().as_bytes()), Ok(purge));
         }
     }

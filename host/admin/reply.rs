@@ -81,7 +81,11 @@ impl From<DrainFailure> for Refusal {
 
 impl From<PurgeFailure> for Refusal {
     fn from(failure: PurgeFailure) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, failure)
+        let status = match failure {
+            PurgeFailure::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PurgeFailure::Scope(_) => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, failure)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The operations of the node behind the admin API.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use super::{exchange::Exchange, policies::Policies, presence::Presence, reload::Reloader};
 use crate::{
     admin::{
-        Api, BoxFuture, ConfigFailure, Control, Drain, DrainFailure, Gate, PolicyAction, PolicyFailure, Purge,
+        Api, BoxFuture, ConfigFailure, Control, Drain, DrainFailure, Extent, Gate, PolicyAction, PolicyFailure, Purge,
         PurgeFailure, Scope, SignOffReport, Why,
     },
     cache::{key::Key, purge},
@@ -44,7 +45,7 @@ pub(super) struct Controls {
     since: Instant,
 }
 
-/// A node that can't reach its region's purge log for this long takes requests all the same.
+/// A node that can't reach a purge log for this long takes requests all the same.
 const REACH_TIME: Duration = Duration::from_secs(5);
 
 impl Controls {
@@ -81,7 +82,31 @@ impl Controls {
         self.phase.store(CLOSING, Ordering::Release);
     }
 
-    /// How long a purge waits until it is complete.
+    /// Whether all purge logs have been caught up with once, or what is missing for that.
+    fn has_caught_up(&self) -> Result<(), Vec<String>> {
+        let cache = self.exchange.cache();
+        let behind: Vec<_> = cache.purger().logs().filter(|log| log.is_catching_up()).collect();
+        if behind.is_empty() || self.was_ready.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let is_early = self.since.elapsed() < REACH_TIME;
+        let reason = |log: &&Arc<purge::Purger>| {
+            let whose = log.extent();
+            if log.has_reached() {
+                return Some(format!("the node is catching up with the {whose}'s purge log"));
+            }
+            is_early.then(|| format!("the node has yet to reach the {whose}'s purge log"))
+        };
+        let reasons: Vec<String> = behind.iter().filter_map(reason).collect();
+        if reasons.is_empty() {
+            // It asks the origin for whatever it serves, and does that as well as any node.
+            self.was_ready.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
+        Err(reasons)
+    }
+
+    /// How long a purge of the region waits until it is complete.
     fn ack(&self) -> Duration {
         self.exchange.serving().config.cache.purge.ack
     }
@@ -97,25 +122,23 @@ impl Control for Controls {
                 Scope::Prefix(prefix) => purge::Scope::Prefix(prefix),
             };
             let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };
+            let extent = purge.extent.map(|extent| match extent {
+                Extent::Node => purge::Extent::Node,
+                Extent::Region => purge::Extent::Region,
+                Extent::World => purge::Extent::World,
+            });
             let cache = self.exchange.cache();
-            let receipt = cache.purger().purge(&scope, kind, self.ack()).await;
-            let receipt = receipt.map_err(|error| PurgeFailure { reason: error.to_string() })?;
+            let purged = cache.purger().purge(extent, &scope, kind, self.ack()).await;
+            let (extent, receipt) = purged.map_err(|error| failure(&error))?;
             cache.metrics().purges.inc();
-            Ok(PurgeReport {
-                complete: receipt.missing.is_empty(),
-                position: receipt.position.to_string(),
-                applied: receipt.applied,
-                expired: receipt.expired,
-                missing: receipt.missing,
-            })
+            Ok(report(extent, receipt))
         })
     }
 
     fn sign_off(&self, node: String) -> BoxFuture<'_, Result<SignOffReport, PurgeFailure>> {
         Box::pin(async move {
             let signed_off = self.exchange.cache().purger().sign_off(&node, self.ack()).await;
-            let purge::SignedOff { done, left } =
-                signed_off.map_err(|error| PurgeFailure { reason: error.to_string() })?;
+            let purge::SignedOff { done, left } = signed_off.map_err(|error| failure(&error))?;
             Ok(SignOffReport { signed_off: done, left })
         })
     }
@@ -130,20 +153,7 @@ impl Control for Controls {
         match self.phase.load(Ordering::Acquire) {
             STARTING => Err(vec!["the node is starting".to_owned()]),
             OPEN if self.presence.draining.is_begun() => Err(vec![DRAINING.to_owned()]),
-            OPEN => match self.exchange.cache().purger() {
-                purger if !purger.is_catching_up() || self.was_ready.load(Ordering::Relaxed) => Ok(()),
-                purger if purger.has_reached() => {
-                    Err(vec!["the node is catching up with its region's purge log".to_owned()])
-                }
-                _ if self.since.elapsed() < REACH_TIME => {
-                    Err(vec!["the node has yet to reach its region's purge log".to_owned()])
-                }
-                // It asks the origin for whatever it serves, and does that as well as any node.
-                _ => {
-                    self.was_ready.store(true, Ordering::Relaxed);
-                    Ok(())
-                }
-            },
+            OPEN => self.has_caught_up(),
             _ => Err(vec![DRAINING.to_owned()]),
         }
     }
@@ -152,7 +162,7 @@ impl Control for Controls {
         let open = i64::try_from(self.exchange.serving().pipeline.flights_open()).unwrap_or(i64::MAX);
         let cache = self.exchange.cache();
         cache.metrics().flights.set(open);
-        cache.purger().refresh_metrics();
+        cache.purger().refresh_metrics(cache.metrics());
         self.policies.refresh_metrics();
         self.reloader.refresh_metrics();
         self.presence.refresh_metrics();
@@ -194,6 +204,26 @@ impl Control for Controls {
             let reloading = tokio::spawn(async move { reloader.reload().await });
             reloading.await.unwrap_or_else(|error| Err(ConfigFailure::Refused(error.to_string())))
         })
+    }
+}
+
+fn report(extent: purge::Extent, receipt: purge::Receipt) -> PurgeReport {
+    let regions = if extent == purge::Extent::World { receipt.regions() } else { BTreeMap::new() };
+    PurgeReport {
+        complete: receipt.missing.is_empty(),
+        scope: extent.to_string(),
+        position: receipt.position.to_string(),
+        applied: receipt.applied,
+        expired: receipt.expired,
+        missing: receipt.missing,
+        regions,
+    }
+}
+
+fn failure(error: &purge::Error) -> PurgeFailure {
+    match error {
+        purge::Error::Extent { .. } => PurgeFailure::Scope(error.to_string()),
+        _ => PurgeFailure::Failed(error.to_string()),
     }
 }
 

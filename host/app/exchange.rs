@@ -13,6 +13,7 @@ use super::{
     components::{self, NodePolicy},
     error::Error,
     serving::{Base, Serving, assemble},
+    tiers,
 };
 use crate::{
     cache::Cache,
@@ -194,7 +195,7 @@ impl Exchange {
         let _turn = self.turn.lock().await;
         let (base, former) = (self.base.load_full(), self.serving());
         let config = &former.config;
-        let cache = Cache::open(&base.node, &config.cache, base.cache.metrics().clone()).await?;
+        let cache = tiers::open(config, base.cache.metrics().clone()).await?;
         let opened = Base { node: base.node.clone(), cache, metrics: Arc::clone(&base.metrics) };
         let next = match Box::pin(assemble(&opened, config, Some(&former))).await {
             Ok(next) => Arc::new(next),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -19,8 +19,8 @@ use super::{
     ahead,
     control::SECONDS_MAX,
     freshness::{self, Freshness, Lifetimes},
-    purge::Mark,
-    status::{self, CACHE_STATUS},
+    purge::{Checked, Mark},
+    status::{self, CACHE_STATUS, CUT_OFF},
     tag::Tag,
 };
 use crate::clock::{Timestamp, Uptime};
@@ -161,8 +161,8 @@ pub struct Object {
     pub head: Head,
     /// Its body, if [`Layout::Whole`].
     pub body: Bytes,
-    /// The purge table's version at which it was last found good.
-    pub checked: AtomicU64,
+    /// The versions of the purge tables at which it was last found good.
+    pub checked: Checked,
     /// A refresh ahead of its end has begun.
     refreshed: AtomicBool,
     /// Whether its body was stored as a dictionary, or is about to be.
@@ -176,6 +176,7 @@ struct Reply {
     second: u64,
     /// The generation that made the key, as `Cache-Status` names it.
     policy: Option<Arc<str>>,
+    is_cut_off: bool,
     headers: HeaderMap,
 }
 
@@ -183,7 +184,7 @@ impl Object {
     /// An object not yet checked against the purge table.
     #[must_use]
     pub fn new(head: Head, body: Bytes) -> Arc<Self> {
-        let (checked, refreshed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (checked, refreshed) = (Checked::default(), AtomicBool::new(false));
         let is_dictionary = AtomicBool::new(false);
         Arc::new(Self { head, body, checked, refreshed, is_dictionary, reply: ArcSwapOption::empty() })
     }
@@ -200,10 +201,11 @@ impl Object {
         self.refreshed.store(false, Ordering::Relaxed);
     }
 
-    /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included; `policy` is who made the key. They
-    /// change once a second, so all hits of a second share one block.
+    /// The headers of a fresh memory hit at `now`, `Age` and `Cache-Status` included; `policy` is who made the key, and
+    /// `is_cut_off` whether the node serves on although it is past a fence. They change once a second, so all hits of a
+    /// second share one block.
     #[must_use]
-    pub fn hit_headers(&self, node: &str, policy: Option<&Arc<str>>, now: Timestamp) -> HeaderMap {
+    pub fn hit_headers(&self, node: &str, policy: Option<&Arc<str>>, is_cut_off: bool, now: Timestamp) -> HeaderMap {
         let second = self.head.age_ms(now) / 1000;
         let same = |made_for: &Option<Arc<str>>| match (made_for, policy) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -213,14 +215,17 @@ impl Object {
         if let Some(reply) = &*self.reply.load()
             && reply.second == second
             && same(&reply.policy)
+            && reply.is_cut_off == is_cut_off
         {
             return reply.headers.clone();
         }
         // At the end of that second, since the block is good until then.
         let left_ms = self.head.lifetimes.ttl_ms.saturating_sub(second * 1000 + 999);
         let mut headers = self.aged_headers(now);
-        headers.append(CACHE_STATUS, status::hit(node, left_ms, policy.map(|policy| &**policy), "memory"));
-        self.reply.store(Some(Arc::new(Reply { second, policy: policy.cloned(), headers: headers.clone() })));
+        let detail = if is_cut_off { CUT_OFF } else { "memory" };
+        headers.append(CACHE_STATUS, status::hit(node, left_ms, policy.map(|policy| &**policy), detail));
+        let reply = Reply { second, policy: policy.cloned(), is_cut_off, headers: headers.clone() };
+        self.reply.store(Some(Arc::new(reply)));
         headers
     }
 

@@ -14,7 +14,7 @@ use super::{
     fetches::{Fetch, Fetches},
     key::Key,
     lookup::{self, Demand, Outcome},
-    purge::{self, Purger, Standing},
+    purge::{self, Purges, Standing},
     search,
     store::{self, Tier, Tiers, leases::Lease, lock::DirLock, shared::RedisLookup},
     tag::{self, UrlTags},
@@ -73,7 +73,7 @@ pub struct Cache {
     pub(super) tiers: Tiers,
     pub(super) lending: Arc<Lending>,
     pub(super) shelf: Mutex<Shelf>,
-    purger: Arc<Purger>,
+    purger: Arc<Purges>,
     search_rules: search::Rules,
     fetches: Arc<Fetches>,
     pub(super) metrics: Metrics,
@@ -89,6 +89,19 @@ impl Cache {
     /// [`Error`] if the disk tier, the purge table or the Redis URL is unusable, or another node uses the disk tier. A Redis
     /// that is down is no error.
     pub async fn open(node: &str, config: &config::Cache, metrics: Metrics) -> Result<Arc<Self>, Error> {
+        Self::open_in(node, config, None, metrics).await
+    }
+
+    /// The same for a node that follows the world's purge log as well, if there is one.
+    ///
+    /// # Errors
+    /// As [`Cache::open`]. A log that can't be reached is no error.
+    pub async fn open_in(
+        node: &str,
+        config: &config::Cache,
+        world: Option<purge::World>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, Error> {
         // First of all: neither the store's files nor the purge table may be touched beside another node's.
         let lock = config.disk.as_ref().map(|disk| DirLock::take(&disk.dir)).transpose()?;
         let bodies = Budget::new(config.bodies_bytes_max, metrics.bodies_bytes.clone());
@@ -101,7 +114,7 @@ impl Cache {
             None => None,
         };
         let dir = config.disk.as_ref().map(|disk| disk.dir.as_path());
-        let purger = Purger::open(node, &config.purge, dir, log, metrics.clone())?;
+        let purger = Purges::open(node, &config.purge, dir, log, world, &metrics)?;
         let object_bytes_max = largest_body(config);
         if object_bytes_max < config.object_bytes_max {
             let configured = config.object_bytes_max;
@@ -123,7 +136,7 @@ impl Cache {
 
     /// What was purged.
     #[must_use]
-    pub const fn purger(&self) -> &Arc<Purger> {
+    pub const fn purger(&self) -> &Arc<Purges> {
         &self.purger
     }
 
@@ -218,7 +231,7 @@ impl Cache {
             let value = match tier {
                 Tier::Memory => self.tiers.memory(&key),
                 Tier::Disk => self.tiers.disk(&key).await,
-                // What a node that is out of step finds here may have been purged: see `Purger::in_step`.
+                // What a node that is out of step finds here may have been purged: see `Purges::in_step`.
                 Tier::Redis if self.purger.in_step() => redis.get(&key).await,
                 Tier::Redis => None,
             };
@@ -347,7 +360,7 @@ impl Cache {
     }
 
     /// Closes the disk, so that another process may open it, while requests are still served here: out of memory once the
-    /// origin has confirmed it. To be called when the purger has stopped after [`Purger::give_way`].
+    /// origin has confirmed it. To be called when the purger has stopped after [`Purges::give_way`].
     pub async fn release(&self) {
         self.close().await;
         self.purger.close();

@@ -114,7 +114,7 @@ pub enum Because {
     Purged,
     /// It was softly purged.
     PurgedSoftly,
-    /// This node hasn't read its region's purge log for longer than its fence.
+    /// This node hasn't read its region's purge log, or the world's, for longer than its fence.
     Unconfirmed,
     /// Whether it was purged can't be known.
     Doubtful,
@@ -143,7 +143,8 @@ impl Because {
             Self::Purged => "it was purged after its fetch began",
             Self::PurgedSoftly => "it was softly purged after its fetch began: it counts as stale",
             Self::Unconfirmed => {
-                "this node hasn't read its region's purge log within cache.purge.fence_ms: the origin confirms it first"
+                "this node hasn't read its region's purge log within cache.purge.fence_ms, or the world's within \
+                 global.purge.fence_ms: the origin confirms it first"
             }
             Self::Doubtful => {
                 "whether it was purged can't be known (another log, or a row that the table has no room for any more): \

@@ -70,11 +70,55 @@ pub struct Metrics {
     pub purge_namesakes: Gauge,
     /// 1 while purges wait for nodes of which nothing is known.
     pub purge_strangers: Gauge,
+    /// The same of the world's purge log.
+    pub world: WorldMetrics,
     /// Responses not stored because of their tags.
     pub tags_refused: Counter,
 }
 
+/// What is counted of the world's purge log, each as of the region's.
+#[derive(Clone, Debug, Default)]
+pub struct WorldMetrics {
+    /// Records that could not be read.
+    pub unreadable: Counter,
+    /// How often the log had lost records or was put back to an older state.
+    pub logs_lost: Counter,
+    /// Whether this node is in step with it, or follows none.
+    pub in_step: Gauge,
+    /// Records that this node has yet to apply.
+    pub lag_records: Gauge,
+    /// Milliseconds since it was last read to its end.
+    pub lag_ms: Gauge,
+    /// Milliseconds for which this node still serves without asking should it not reach the log any more.
+    pub fence_ms: Gauge,
+    /// Whether another node has this node's region and name.
+    pub namesakes: Gauge,
+    /// 1 while purges wait for nodes of which nothing is known.
+    pub strangers: Gauge,
+}
+
 impl Metrics {
+    /// Returns the counts for whatever follows the world's log.
+    #[must_use]
+    pub fn of_world(&self) -> Self {
+        let WorldMetrics { unreadable, logs_lost, in_step, lag_records, lag_ms, fence_ms, namesakes, strangers } =
+            self.world.clone();
+        Self {
+            purge_unreadable: unreadable,
+            purge_logs_lost: logs_lost,
+            purge_in_step: in_step,
+            purge_lag_records: lag_records,
+            purge_lag_ms: lag_ms,
+            purge_fence_ms: fence_ms,
+            purge_namesakes: namesakes,
+            purge_strangers: strangers,
+            // Unsafe methods have theirs handed on to the region's log alone.
+            purge_invalidations_waiting: Gauge::default(),
+            purge_invalidations_held: Gauge::default(),
+            ..self.clone()
+        }
+    }
+
     /// Registers all of them.
     pub fn register(&self, registry: &mut Registry) {
         let counters = [
@@ -115,6 +159,30 @@ impl Metrics {
             ("cache_purge_invalidations_held", "How many of these are on disk", &self.purge_invalidations_held),
             ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
             ("cache_purge_strangers", "1 while purges wait for nodes of which nothing is known", &self.purge_strangers),
+        ];
+        for (name, help, gauge) in gauges {
+            registry.register(name, help, gauge.clone());
+        }
+        self.world.register(registry);
+    }
+}
+
+impl WorldMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let counters = [
+            ("cache_purge_world_unreadable", "Records of the world's log that could not be read", &self.unreadable),
+            ("cache_purge_world_logs_lost", "How often the world's log had lost records", &self.logs_lost),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        let gauges = [
+            ("cache_purge_world_in_step", "1 while in step with the world's purge log, or without one", &self.in_step),
+            ("cache_purge_world_lag_records", "Records of the world's log yet to be applied", &self.lag_records),
+            ("cache_purge_world_lag_ms", "Since the world's log was read to its end; -1 before", &self.lag_ms),
+            ("cache_purge_world_fence_ms", "What is left of the world's fence", &self.fence_ms),
+            ("cache_purge_world_namesakes", "1 if another node has this node's region and name", &self.namesakes),
+            ("cache_purge_world_strangers", "1 while purges of the world wait for unknown nodes", &self.strangers),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

@@ -1,10 +1,12 @@
 //! Purging. Not by finding entries: a purge is appended to a log, and an entry is good only if none of its tags was purged
-//! after its fetch began. The log is a Redis Stream shared by the region's nodes, keys of an etcd that regions share, or, on a
-//! node without either, this node's own counter; either way the resulting table is stored on disk where there is a disk tier.
+//! after its fetch began. The log is a Redis Stream shared by the region's nodes, or, on a node without Redis, this node's
+//! own counter; either way the resulting table is stored on disk where there is a disk tier. A node may follow a second
+//! log, that of the world, in an etcd that regions share: then an entry is good only if both say so ([`Purges`]).
 
 pub mod busy;
 mod error;
 pub mod etcd;
+mod extent;
 pub mod fence;
 pub mod follow;
 pub mod invalidations;
@@ -13,8 +15,10 @@ mod listing;
 pub mod local;
 pub mod log;
 pub mod membership;
+mod own;
 pub mod pending;
 mod purger;
+mod purges;
 pub mod receipt;
 pub mod redis;
 mod region;
@@ -25,10 +29,12 @@ pub mod table;
 
 pub use self::{
     error::Error,
-    purger::{Arrived, Purger, Scope},
+    extent::Extent,
+    purger::{Moment, Purger, Scope},
+    purges::{Arrived, Checked, Purges, World},
     receipt::{Receipt, SignedOff},
     succession::Bequest,
-    table::{Cursor, Incarnation, Kind, Mark, Position, Reach, Record, Standing},
+    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing},
 };
 
 #[cfg(test)]

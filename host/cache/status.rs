@@ -9,6 +9,10 @@ use crate::message::structured::item;
 /// The header field.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
+/// The detail of a response that is served although the node hasn't read a purge log within its fence, because it is
+/// configured to go on (`cut_off = "serve"`).
+pub const CUT_OFF: &str = "cut-off";
+
 /// Why a request went forward (RFC 9211, section 2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forward {
@@ -103,9 +107,9 @@ impl Line<'_> {
 
 /// A fresh hit.
 #[must_use]
-pub fn hit(node: &str, left_ms: u64, policy: Option<&str>, tier: &str) -> HeaderValue {
+pub fn hit(node: &str, left_ms: u64, policy: Option<&str>, detail: &str) -> HeaderValue {
     let ttl = i64::try_from(left_ms / 1000).ok();
-    Line { hit: true, ttl, policy, detail: Some(tier), ..Line::default() }.render(node)
+    Line { hit: true, ttl, policy, detail: Some(detail), ..Line::default() }.render(node)
 }
 
 #[cfg(test)]

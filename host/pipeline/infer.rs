@@ -45,7 +45,7 @@ use crate::{
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
         record::{Origins, Recorder, StorageKeys, TooLarge, head},
-        status::CACHE_STATUS,
+        status::{CACHE_STATUS, CUT_OFF},
         store::{Tier, leases::Lease},
         tag::{self, Tag},
     },
@@ -528,6 +528,9 @@ impl SplitRequest {
     fn reply(&self, form: ReplyForm, item_replies: &[ItemReply], mut trail: Trail) -> Reply {
         let tally = Tally::of(self.protocol, item_replies);
         tally.note(&mut trail);
+        if trail.is_hit() && self.infer.cache.purger().is_serving_cut_off() {
+            trail.detail = Some(CUT_OFF.into());
+        }
         let spoiled = tally::spoiled(self.protocol, item_replies);
         let outcomes = item_replies.iter().zip(&spoiled);
         let outcomes: Vec<OutcomeRef<'_>> =

@@ -21,7 +21,7 @@ use super::{
     upstream::UpstreamRequest,
 };
 use crate::{
-    cache::{groups, purge::Purger, status::Forward, tag::Tag},
+    cache::{groups, purge::Purges, status::Forward, tag::Tag},
     message::{Body, Request, RequestHead, incremental::is_incremental, url},
 };
 
@@ -33,7 +33,7 @@ const INVALIDATE_TIME: Duration = Duration::from_millis(250);
 pub(super) struct Passer {
     pub(super) policy_context: Arc<PolicyContext>,
     pub(super) proxies: Arc<Proxies>,
-    pub(super) purger: Arc<Purger>,
+    pub(super) purger: Arc<Purges>,
     pub(super) replies: Arc<Replies>,
 }
 
@@ -165,14 +165,14 @@ fn search(url: &str) -> Option<Tag> {
 /// An unsafe request whose effect isn't known yet. Dropped before its response is there (the client left, or the
 /// origin failed), it invalidates its URL.
 struct Changing {
-    purger: Arc<Purger>,
+    purger: Arc<Purges>,
     url: Tag,
     search: Option<Tag>,
     is_over: bool,
 }
 
 impl Changing {
-    fn new(purger: &Arc<Purger>, head: &RequestHead) -> Self {
+    fn new(purger: &Arc<Purges>, head: &RequestHead) -> Self {
         let url = head.url();
         Self { purger: Arc::clone(purger), url: Tag::url(&url), search: search(&url), is_over: false }
     }

@@ -22,7 +22,7 @@ use crate::{
         entry::Object,
         key::Key,
         range::{self, Candidate, Extent, Sections},
-        status::CACHE_STATUS,
+        status::{CACHE_STATUS, CUT_OFF},
         store::Tier,
         targeted,
     },
@@ -157,7 +157,8 @@ impl Replies {
             Some(sections) => cut::slices(self.cache.lend(&object.body)?, sections),
             None => Body::Empty,
         };
-        let mut headers = object.hit_headers(&self.node_name, policy, now);
+        let is_cut_off = self.cache.purger().is_serving_cut_off();
+        let mut headers = object.hit_headers(&self.node_name, policy, is_cut_off, now);
         said.write(&mut headers);
         Some(response_for(object.head.status, headers, body, Some(object.head.length), &form))
     }
@@ -177,6 +178,7 @@ impl Replies {
         trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
         let mut headers = object.aged_headers(now);
         coding.said().write(&mut headers);
+        self.note_cut_off(&mut trail);
         headers.append(CACHE_STATUS, trail.cache_status(&self.node_name));
         // It is served in place of a response that didn't come.
         if let Some(proxy_status) = trail.proxy_status(&self.node_name) {
@@ -198,6 +200,13 @@ impl Replies {
         };
         let response = response_for(head.status, headers, body, Some(head.length), &form);
         Some(Reply { response, trail })
+    }
+
+    /// Notes if the node serves what is stored although it is past a fence.
+    pub(super) fn note_cut_off(&self, trail: &mut Trail) {
+        if trail.is_hit() && self.cache.purger().is_serving_cut_off() {
+            trail.detail.get_or_insert(CUT_OFF.into());
+        }
     }
 
     /// Returns the reply from a response that is still arriving. `None` if its beginning is gone.

@@ -104,8 +104,9 @@ impl Slicer {
             }
         }
         let body = self.open(&found, &range).await?;
-        let (mut fields, trail) = described(&found, trail, clock::now());
+        let (mut fields, mut trail) = described(&found, trail, clock::now());
         partial.describe(&mut fields);
+        self.replies.note_cut_off(&mut trail);
         fields.append(CACHE_STATUS, trail.cache_status(&self.replies.node_name));
         let left = range.end - range.start;
         let reading = Reading {

@@ -63,3 +63,4 @@ mod translated;
 mod versions;
 mod why;
 mod workbench;
+mod world;

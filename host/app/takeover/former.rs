@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::wire::{Message, Role, Wire, unexpected};
 use crate::{
     app::exchange::Exchange,
-    cache::{purge::Purger, tag::Tag},
+    cache::{purge::Purges, tag::Tag},
     http::{Socket, Sockets},
 };
 
@@ -67,7 +67,7 @@ impl Former {
     ///
     /// # Errors
     /// It goes on, so that this process has to end.
-    pub(in crate::app) async fn begin(&mut self, purger: &Purger) -> io::Result<()> {
+    pub(in crate::app) async fn begin(&mut self, purger: &Purges) -> io::Result<()> {
         let mut outcome = self.wire.send(&Message::Ready).await;
         while outcome.is_ok() {
             outcome = match self.wire.receive(self.limit).await {
@@ -116,7 +116,7 @@ impl Former {
         let _ = completing.await;
     }
 
-    async fn apply(&mut self, purger: &Purger, tags: Vec<Tag>, is_everything: bool) -> io::Result<()> {
+    async fn apply(&mut self, purger: &Purges, tags: Vec<Tag>, is_everything: bool) -> io::Result<()> {
         let is_safe = purger.take_bequest(tags.into_iter(), is_everything).await;
         self.wire.send(&Message::Applied { is_safe }).await
     }

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::wire::{Message, Role, Wire, unexpected};
 use crate::{
     app::exchange::Exchange,
-    cache::purge::{Bequest, Purger},
+    cache::purge::{Bequest, Purges},
     http::{Listeners, SocketFile},
 };
 
@@ -174,7 +174,7 @@ impl Place {
     }
 }
 
-async fn bequeath(wire: &mut Wire, purger: &Purger, bequest: &Bequest) -> io::Result<()> {
+async fn bequeath(wire: &mut Wire, purger: &Purges, bequest: &Bequest) -> io::Result<()> {
     let message = Message::Invalidate { tags: bequest.tags().collect(), is_everything: bequest.is_everything() };
     let sent = wire.send(&message).await;
     let reply = match sent {

@@ -1,4 +1,4 @@
-//! The fence: how long this node may serve what it has stored without asking, after it last read its region's log.
+//! The fence: how long this node may serve what it has stored without asking, after it last read a log that it follows.
 //!
 //! Whoever purges waits until every node has applied the purge or its fence has certainly expired. So the fence is
 //! counted from the moment *before* a read was sent, on a clock that only goes forward and counts suspension.
@@ -91,7 +91,9 @@ impl Fence {
         word != 0 && from.0 >= since && counts
     }
 
-    fn serves(&self) -> bool {
+    /// Whether the node is configured to go on serving past its fence.
+    #[must_use]
+    pub fn serves(&self) -> bool {
         self.cut_off == CutOff::Serve
     }
 
@@ -138,7 +140,7 @@ impl Fence {
         self.age(now).map_or(Duration::ZERO, |age| self.period.saturating_sub(age))
     }
 
-    /// Whether the node is in step with its region at `now`.
+    /// Whether the node is in step with the log at `now`.
     #[must_use]
     pub fn holds(&self, now: Uptime) -> bool {
         self.is_alone() || self.age(now).is_some_and(|age| age < self.period)

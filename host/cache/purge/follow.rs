@@ -1,4 +1,5 @@
-//! Following the region's log: catching up before anything stored is trusted, and keeping the fence up from then on.
+//! Following a log that others follow as well: catching up before anything stored is trusted, and keeping the fence up from
+//! then on.
 
 use std::{collections::VecDeque, convert::Infallible, sync::atomic::Ordering, time::Duration};
 
@@ -64,7 +65,7 @@ struct Reader {
 const LEFT_MAX: usize = 64;
 
 impl Purger {
-    /// Follows the region's log and hands invalidations on to it, until `stop`.
+    /// Follows the log and hands invalidations on to it, until `stop`.
     pub async fn run(self: std::sync::Arc<Self>, stop: CancellationToken) {
         let following = async {
             match &self.region {
@@ -83,7 +84,7 @@ impl Purger {
             self.fence.end();
         }
         if timeout(LEAVE_TIME, self.leave()).await.is_err() {
-            warn!("stopped without having signed off from the region's purge log");
+            warn!(log = %self.extent, "stopped without having signed off from the purge log");
         }
         self.hold_rest().await;
     }
@@ -93,7 +94,7 @@ impl Purger {
         if let Some(region) = &self.region
             && let Err(error) = self.sign_off_itself(region).await
         {
-            warn!(%error, "could not sign off from the region's purge log");
+            warn!(log = %self.extent, %error, "could not sign off from the purge log");
         }
     }
 
@@ -119,7 +120,7 @@ impl Purger {
                 self.fence.inherit(word);
             }
             reader.warn("unreachable", || {
-                warn!(%error, "the region's purge log is out of reach; past the fence, what is stored is confirmed by the origin");
+                warn!(log = %self.extent, %error, "the purge log is out of reach; past the fence, what is stored is confirmed by the origin");
             });
             sleep(RETRY).await;
         }
@@ -158,24 +159,24 @@ impl Purger {
                 }
                 Followed::Trimmed(floor, link) => {
                     reader.warn("trimmed", || {
-                        warn!(%floor, "the purge log was trimmed past this node: older entries are confirmed by the origin");
+                        warn!(log = %self.extent, %floor, "the purge log was trimmed past this node: older entries are confirmed by the origin");
                     });
                     self.raise_floor(reader, floor, link).await;
                 }
                 Followed::Other(Incarnation(0)) => region.log.begin_anew(Incarnation(0), &region.known()).await?,
                 Followed::Other(log) if reader.left.contains(&log) => {
                     // It was put back to a state that this node has seen the end of.
-                    warn!("the purge log has gone back to an older incarnation; it begins anew");
+                    warn!(log = %self.extent, "the purge log has gone back to an older incarnation; it begins anew");
                     region.log.begin_anew(log, &region.known()).await?;
                 }
                 Followed::Other(log) if self.knows_later(log, live).await => {
-                    warn!("the purge log has gone back to an older state; it begins anew");
+                    warn!(log = %self.extent, "the purge log has gone back to an older state; it begins anew");
                     region.log.begin_anew(log, &region.known()).await?;
                 }
                 Followed::Other(log) => self.meet(reader, log, live).await,
                 Followed::Forked => {
                     self.metrics.purge_logs_lost.inc();
-                    warn!(at = %cursor.position, "the purge log has lost records or was put back to an older state; it begins anew");
+                    warn!(log = %self.extent, at = %cursor.position, "the purge log has lost records or was put back to an older state; it begins anew");
                     region.log.begin_anew(cursor.log, &region.known()).await?;
                 }
             }
@@ -209,6 +210,7 @@ impl Purger {
             self.metrics.purge_unreadable.inc_by(unreadable as u64);
             reader.warn("unreadable", || {
                 warn!(
+                    log = %self.extent,
                     unreadable,
                     "records of the purge log can't be read: everything older is confirmed by the origin"
                 );
@@ -287,7 +289,7 @@ impl Purger {
         }
         if !reader.unconfirmed && !is_refused {
             if lapsed {
-                info!(position = %at.position, "in step with the region's purge log");
+                info!(log = %self.extent, position = %at.position, "in step with the purge log");
                 reader.warned = None;
             }
             self.fence.renew(began);
@@ -315,7 +317,7 @@ impl Purger {
             match journal::blocking(move || journal.keep_membership(member.as_ref())).await {
                 Ok(()) => reader.noted = Some(word),
                 Err(error) => reader.warn("member", || {
-                    warn!(%error, "that this node is a member of its region is not on disk; it is tried again");
+                    warn!(log = %self.extent, %error, "that this node is a member is not on disk; it is tried again");
                 }),
             }
         }
@@ -347,7 +349,10 @@ impl Purger {
         match journal::blocking(move || journal.keep_roster(&kept)).await {
             Ok(()) => reader.roster = Some(roster),
             Err(error) => {
-                reader.warn("roll", || warn!(%error, "the nodes of this region are not on disk; it is tried again"));
+                reader.warn(
+                    "roll",
+                    || warn!(log = %self.extent, %error, "the other members are not on disk; it is tried again"),
+                );
             }
         }
         Ok(())
@@ -375,23 +380,24 @@ impl Purger {
         self.keep_roll(region, reader).await?;
         if differing.iter().any(|name| !reader.differing.contains(name)) {
             warn!(
+                log = %self.extent,
                 nodes = differing.join(" "),
-                "nodes of this region have another `fence_ms` or `lost_ms` than this one: purges wait for the longest"
+                "nodes have another `fence_ms` or `lost_ms` than this one: purges wait for the longest"
             );
         }
         reader.differing = differing;
         for member in lost {
             if member.is_strangers() {
-                info!("purges no longer wait for nodes of which nothing is known");
+                info!(log = %self.extent, "purges no longer wait for nodes of which nothing is known");
             } else {
-                warn!(node = member.node, "a node has been silent for so long that purges no longer wait for it");
+                warn!(log = %self.extent, node = member.node, "a node has been silent for so long that purges no longer wait for it");
             }
             region.log.sign_off(&member, true).await?;
         }
         self.metrics.purge_namesakes.set(i64::from(namesake));
         if namesake {
             reader.warn("namesake", || {
-                warn!(node = self.node, "another node of this region has this node's name; give each its own");
+                warn!(log = %self.extent, node = self.node, "another node has this node's name; give each its own");
             });
         }
         Ok(())

@@ -24,12 +24,31 @@ use crate::{cache::tag::Tag, clock::Uptime};
 
 const ROWS: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("purged");
 const META: TableDefinition<'_, &str, [u8; 16]> = TableDefinition::new("state");
+/// Rows of the purges of this node alone.
+const OWN: TableDefinition<'_, [u8; 16], [u8; 16]> = TableDefinition::new("own");
 /// Tags of invalidations that wait for the log.
 const WAITING: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("waiting");
 
 /// The members of the region's log by name and process, with their fence ([`SERVES`] if they have none) and the time until
 /// they are lost, in milliseconds.
 const MEMBERS: TableDefinition<'_, (&str, u64), [u8; 16]> = TableDefinition::new("members");
+
+/// Where the copy of a table is: its rows, and the names in [`META`] of its log and of how far that was applied.
+struct Place {
+    rows: TableDefinition<'static, [u8; 16], [u8; 16]>,
+    log: &'static str,
+    applied: &'static str,
+}
+
+/// The table of the log that the node follows.
+const FOLLOWED: Place = Place { rows: ROWS, log: "log", applied: "applied" };
+
+/// The table of the purges of this node alone, beside that of its region's log.
+const ALONE: Place = Place { rows: OWN, log: "own log", applied: "own applied" };
+
+/// The files of the region's log, or the node's own, and of the world's.
+const FILE: &str = "purge.redb";
+const WORLD_FILE: &str = "purge-world.redb";
 
 /// Stands for the fence of a member that goes on serving when it is cut off.
 const SERVES: u64 = u64::MAX;
@@ -66,8 +85,20 @@ impl Journal {
     /// What the file system or the database says. A damaged file is an error, not an empty table: silently starting
     /// anew could bring purged entries back.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_file(dir, FILE)
+    }
+
+    /// Opens or creates `dir/purge-world.redb`, for the world's log.
+    ///
+    /// # Errors
+    /// As [`Journal::open`].
+    pub fn open_world(dir: &Path) -> Result<Self, Error> {
+        Self::open_file(dir, WORLD_FILE)
+    }
+
+    fn open_file(dir: &Path, file: &str) -> Result<Self, Error> {
         fs::create_dir_all(dir).map_err(|error| Error::Journal(error.to_string()))?;
-        let path = dir.join("purge.redb");
+        let path = dir.join(file);
         let mut database = open(&path)?;
         // What opens may still be damaged where nobody has looked yet.
         let is_whole = guarded(&path, || database.check_integrity().map_err(journal))?;
@@ -95,10 +126,22 @@ impl Journal {
     /// # Errors
     /// What the database says.
     pub fn load(&self, rows_max: usize) -> Result<Option<Table>, Error> {
-        let Some((table, folded)) = self.with(|database| load(database, rows_max))? else { return Ok(None) };
+        self.load_from(&FOLLOWED, rows_max)
+    }
+
+    /// The same of the purges of this node alone.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub fn load_own(&self, rows_max: usize) -> Result<Option<Table>, Error> {
+        self.load_from(&ALONE, rows_max)
+    }
+
+    fn load_from(&self, place: &Place, rows_max: usize) -> Result<Option<Table>, Error> {
+        let Some((table, folded)) = self.with(|database| load(database, place, rows_max))? else { return Ok(None) };
         if !folded.is_empty() {
             // Together with the floor that stands for them. Else they would fold again at each start.
-            self.write(&Snapshot::from(&table), &[], &folded)?;
+            self.commit(place, false, &Snapshot::from(&table), &[], &folded)?;
         }
         Ok(Some(table))
     }
@@ -301,7 +344,15 @@ impl Journal {
     /// # Errors
     /// What the database says; then the records aren't durable and must not be acknowledged.
     pub fn write(&self, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
-        self.commit(false, table, records, folded)
+        self.commit(&FOLLOWED, false, table, records, folded)
+    }
+
+    /// Makes purges of this node alone durable, which are applied afterwards; `folded` rows leave.
+    ///
+    /// # Errors
+    /// What the database says; then they may be on disk, and must not be applied or acknowledged.
+    pub fn write_own(&self, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+        self.commit(&ALONE, false, table, records, folded)
     }
 
     /// Empties the rows, because the log is another one, and writes down what the new table is of.
@@ -309,17 +360,24 @@ impl Journal {
     /// # Errors
     /// What the database says.
     pub fn reset(&self, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
-        self.commit(true, table, records, folded)
+        self.commit(&FOLLOWED, true, table, records, folded)
     }
 
-    fn commit(&self, anew: bool, table: &Snapshot, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+    fn commit(
+        &self,
+        place: &Place,
+        anew: bool,
+        table: &Snapshot,
+        records: &[Record],
+        folded: &[Tag],
+    ) -> Result<(), Error> {
         self.with(|database| {
             let write = database.begin_write().map_err(journal)?;
             if anew {
-                write.delete_table(ROWS).map_err(journal)?;
+                write.delete_table(place.rows).map_err(journal)?;
             }
-            write_rows(&write, records, folded)?;
-            write_meta(&write, table)?;
+            write_rows(&write, place, records, folded)?;
+            write_meta(&write, place, table)?;
             write.commit().map_err(journal)
         })
     }
@@ -345,6 +403,7 @@ fn open(path: &Path) -> Result<Database, Error> {
         let database = Database::create(path).map_err(journal)?;
         let write = database.begin_write().map_err(journal)?;
         write.open_table(ROWS).map_err(journal)?;
+        write.open_table(OWN).map_err(journal)?;
         write.open_table(META).map_err(journal)?;
         write.open_table(WAITING).map_err(journal)?;
         write.open_table(MEMBERS).map_err(journal)?;
@@ -363,20 +422,20 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T,
 }
 
 /// The table, and the tags whose rows it has no room for.
-fn load(database: &Database, rows_max: usize) -> Result<Option<(Table, Vec<Tag>)>, Error> {
+fn load(database: &Database, place: &Place, rows_max: usize) -> Result<Option<(Table, Vec<Tag>)>, Error> {
     let read = database.begin_read().map_err(journal)?;
     let meta = read.open_table(META).map_err(journal)?;
     let number = |name: &str| meta.get(name).map_err(journal).map(|found| found.map(|packed| halves(packed.value())));
-    let Some((log, link)) = number("log")? else { return Ok(None) };
+    let Some((log, link)) = number(place.log)? else { return Ok(None) };
     let mut table = Table::new(Incarnation(log), rows_max);
     let mut folded = Vec::new();
-    for entry in read.open_table(ROWS).map_err(journal)?.iter().map_err(journal)? {
+    for entry in read.open_table(place.rows).map_err(journal)?.iter().map_err(journal)? {
         let (tag, row) = entry.map_err(journal)?;
         let (hard, soft) = halves(row.value());
         let row = Row { hard: Position(hard), soft: Position(soft) };
         folded.extend(table.restore(Tag::from_bytes(tag.value()), row));
     }
-    if let Some((applied, floor)) = number("applied")? {
+    if let Some((applied, floor)) = number(place.applied)? {
         table.raise_floor(Position(floor));
         table.advance(Position(applied));
     }
@@ -384,8 +443,8 @@ fn load(database: &Database, rows_max: usize) -> Result<Option<(Table, Vec<Tag>)
     Ok(Some((table, folded)))
 }
 
-fn write_rows(write: &WriteTransaction, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
-    let mut rows = write.open_table(ROWS).map_err(journal)?;
+fn write_rows(write: &WriteTransaction, place: &Place, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
+    let mut rows = write.open_table(place.rows).map_err(journal)?;
     for record in records {
         let known = rows.get(record.tag.as_bytes()).map_err(journal)?.map(|row| halves(row.value()));
         let (hard, soft) = known.unwrap_or_default();
@@ -401,10 +460,10 @@ fn write_rows(write: &WriteTransaction, records: &[Record], folded: &[Tag]) -> R
     Ok(())
 }
 
-fn write_meta(write: &WriteTransaction, table: &Snapshot) -> Result<(), Error> {
+fn write_meta(write: &WriteTransaction, place: &Place, table: &Snapshot) -> Result<(), Error> {
     let mut meta = write.open_table(META).map_err(journal)?;
     let Cursor { log, position, link } = table.cursor;
-    for (name, value) in [("log", pair(log.0, link.0)), ("applied", pair(position.0, table.floor.0))] {
+    for (name, value) in [(place.log, pair(log.0, link.0)), (place.applied, pair(position.0, table.floor.0))] {
         meta.insert(name, &value).map_err(journal)?;
     }
     Ok(())

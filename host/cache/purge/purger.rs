@@ -19,6 +19,7 @@ use tracing::info;
 use super::{
     Error,
     busy::Note,
+    extent::Extent,
     fence::Fence,
     journal::{self, Journal, Snapshot},
     local::Local,
@@ -27,7 +28,7 @@ use super::{
     receipt::{Receipt, SignedOff},
     region::{Region, UNREACHED},
     seen::Seen,
-    table::{self, Cursor, Incarnation, Kind, Mark, Position, Reach, Record, Standing, Table},
+    table::{self, Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing, Table},
 };
 use crate::{
     cache::{
@@ -57,7 +58,7 @@ impl Scope {
     ///
     /// # Errors
     /// [`Error::Prefix`]: nothing that is stored has a tag for it.
-    fn appends(&self, kind: Kind) -> Result<Vec<Append>, Error> {
+    pub(super) fn appends(&self, kind: Kind) -> Result<Vec<Append>, Error> {
         let (tag, reach) = match self {
             Self::Url(url) => (Tag::url(url), Reach::Url),
             Self::Key(key) => (Tag::key(key), Reach::Entries),
@@ -75,9 +76,9 @@ impl Scope {
     }
 }
 
-/// Where things stood when a request came.
+/// Where things stood in one log when a request came.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived {
+pub struct Moment {
     mark: Mark,
     /// The fence held, so that all purges that were complete by then had been applied.
     in_step: bool,
@@ -88,11 +89,23 @@ pub struct Arrived {
 pub(super) struct State {
     pub(super) table: Table,
     pub(super) local: Local,
+    /// What was purged on this node alone, if anything ever was, beside a log that others follow as well.
+    pub(super) own: Option<Table>,
 }
 
 impl State {
     fn check(&self, tags: impl Iterator<Item = Tag> + Clone, mark: &Mark) -> Standing {
-        self.table.check(tags.clone(), mark).max(self.local.check(tags, mark))
+        let standing = self.table.check(tags.clone(), mark).max(self.local.check(tags.clone(), mark));
+        match &self.own {
+            Some(own) => standing.max(own.check_own(tags, mark)),
+            None => standing,
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let Cursor { log, position, .. } = self.table.cursor();
+        let own = self.own.as_ref().map(|own| Point::from(own.cursor())).unwrap_or_default();
+        Mark { log, position, own, local: self.local.count(), at: clock::uptime(), ..Mark::default() }
     }
 }
 
@@ -107,6 +120,8 @@ pub(super) struct Writing {
     folded: Vec<Tag>,
     /// The log was changed for another, which the disk doesn't know yet.
     anew: bool,
+    /// Rows that left the table of the purges of this node alone, and are still on disk.
+    pub(super) own_folded: Vec<Tag>,
 }
 
 /// Records that may be unsaved; past it the floor is raised instead, which costs revalidations but no memory.
@@ -124,25 +139,49 @@ struct Glance {
     latest_url: Position,
     latest_prefix: Position,
     local: u64,
+    /// The same of the purges of this node alone.
+    own: Point,
+    own_prefix: Position,
 }
 
 impl Glance {
     fn of(state: &State, version: u64) -> Self {
-        let table = &state.table;
+        let (table, own) = (&state.table, state.own.as_ref());
         Self {
             log: table.cursor().log,
             version,
             latest_url: table.latest_url(),
             latest_prefix: table.latest_prefix(),
             local: state.local.horizon(),
+            own: own.map(|own| Point { log: own.cursor().log, position: own.latest_url() }).unwrap_or_default(),
+            own_prefix: own.map(Table::latest_prefix).unwrap_or_default(),
         }
+    }
+
+    /// Whether a URL may have been purged since `mark`, be it by a prefix.
+    fn has_newer_url(&self, mark: &Mark) -> bool {
+        self.log != mark.log
+            || self.latest_url > mark.position
+            || self.local > mark.local
+            || self.own.position > self.own_mark(mark)
+    }
+
+    /// Whether a prefix may have been.
+    fn has_newer_prefix(&self, mark: &Mark) -> bool {
+        self.log != mark.log || self.latest_prefix > mark.position || self.own_prefix > self.own_mark(mark)
+    }
+
+    fn own_mark(&self, mark: &Mark) -> Position {
+        if mark.own.log == self.own.log { mark.own.position } else { Position::default() }
     }
 }
 
-/// The node's view of what was purged.
+/// The node's view of what was purged, by one log.
 #[derive(Debug)]
 pub struct Purger {
     pub(super) node: String,
+    /// Whose log it is.
+    pub(super) extent: Extent,
     pub(super) state: RwLock<State>,
     glance: ArcSwap<Glance>,
     pub(super) fence: Fence,
@@ -177,8 +216,36 @@ impl Purger {
         log: Option<Arc<dyn Log>>,
         metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
+        let extent = if log.is_some() { Extent::Region } else { Extent::Node };
+        let journal = dir.map(Journal::open).transpose()?;
+        Self::put_together((node, extent), config, journal, log, metrics)
+    }
+
+    /// Opens the durable table of the world's log in `dir` if there is one, and prepares to follow that log, in which the
+    /// node has the name `node`.
+    ///
+    /// # Errors
+    /// [`Error::Journal`] if the durable table can't be opened or read.
+    pub fn open_world(
+        node: &str,
+        config: &config::Purge,
+        dir: Option<&std::path::Path>,
+        log: Arc<dyn Log>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, Error> {
+        let journal = dir.map(Journal::open_world).transpose()?;
+        Self::put_together((node, Extent::World), config, journal, Some(log), metrics)
+    }
+
+    fn put_together(
+        (node, extent): (&str, Extent),
+        config: &config::Purge,
+        journal: Option<Journal>,
+        log: Option<Arc<dyn Log>>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, Error> {
         let rows_max = config.tags_max;
-        let journal = dir.map(Journal::open).transpose()?.map(Arc::new);
+        let journal = journal.map(Arc::new);
         let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
         // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
         // log of its own, so that what it has on disk is doubtful until then.
@@ -201,15 +268,17 @@ impl Purger {
             None => Fence::alone(),
         };
         let region = log.map(|log| Region::new(node, log, config, journal.as_deref())).transpose()?;
+        let own = journal.as_deref().map(|journal| journal.load_own(rows_max)).transpose()?.flatten();
         // A log of its own is on this disk anyway.
         let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
         let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
         let left = journal.as_deref().map(Journal::busy).transpose()?.flatten();
         let cursor = table.cursor();
-        let state = State { table, local };
+        let state = State { table, local, own };
         let glance = Glance::of(&state, 1);
         Ok(Arc::new(Self {
             node: node.to_owned(),
+            extent,
             state: RwLock::new(state),
             glance: ArcSwap::from_pointee(glance),
             fence,
@@ -232,9 +301,19 @@ impl Purger {
     /// Returns the mark of a fetch that begins now.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        let state = self.state.read();
-        let Cursor { log, position, .. } = state.table.cursor();
-        Mark { log, position, local: state.local.count(), at: clock::uptime() }
+        self.state.read().mark()
+    }
+
+    /// Returns whose log it is.
+    #[must_use]
+    pub const fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Returns how far the log is applied.
+    #[must_use]
+    pub fn point(&self) -> Point {
+        self.state.read().table.cursor().into()
     }
 
     /// Returns the mark of a fetch that begins now and whose response may be stored under a URL with this tag.
@@ -260,19 +339,25 @@ impl Purger {
 
     /// Returns where things stand for a request that comes now.
     #[must_use]
-    pub fn arrived(&self) -> Arrived {
-        Arrived { in_step: self.in_step(), mark: self.mark() }
+    pub fn arrived(&self) -> Moment {
+        Moment { in_step: self.in_step(), mark: self.mark() }
     }
 
-    /// Whether the region's log has been read to its end within the fence, so that tiers that others write to may be
-    /// read. Always so without a region.
+    /// Whether the log has been read to its end within the fence, so that tiers that others write to may be read. Always so
+    /// for a log of this node's own.
     #[must_use]
     pub fn in_step(&self) -> bool {
         self.fence.is_alone() || self.fence.holds(clock::uptime())
     }
 
-    /// Whether the node has yet to catch up with its region's log after its start. Whether that is the log they know, the
-    /// others are waited for only briefly: what is stored is confirmed until they have said it.
+    /// Whether what is stored is served although the log wasn't read within the fence, because the node is configured so.
+    #[must_use]
+    pub fn is_serving_cut_off(&self) -> bool {
+        self.fence.serves() && !self.fence.holds(clock::uptime())
+    }
+
+    /// Whether the node has yet to catch up with the log after its start. Whether that is the log they know, the others are
+    /// waited for only briefly: what is stored is confirmed until they have said it.
     #[must_use]
     pub fn is_catching_up(&self) -> bool {
         if self.fence.is_alone() || self.fence.has_read() || self.succeeded.load(Ordering::Relaxed) {
@@ -288,7 +373,7 @@ impl Purger {
         let _ = self.caught_up.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Whether the region's log has replied lately.
+    /// Whether the log has replied lately.
     #[must_use]
     pub fn has_reached(&self) -> bool {
         let now = clock::uptime();
@@ -325,12 +410,11 @@ impl Purger {
         url: Option<impl FnOnce(bool) -> UrlTags>,
     ) -> Standing {
         let glance = self.glance.load();
-        let newer = glance.log != mark.log || glance.latest_url > mark.position || glance.local > mark.local;
-        let url_purged = url.is_some() && newer;
+        let url_purged = url.is_some() && glance.has_newer_url(mark);
         if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
             return Standing::Good;
         }
-        let prefix_purged = glance.log != mark.log || glance.latest_prefix > mark.position;
+        let prefix_purged = glance.has_newer_prefix(mark);
         let asked = url.filter(|_| url_purged).map(|url| url(prefix_purged)).unwrap_or_default();
         let standing = self.state.read().check(tags.iter().chain(&asked).copied(), mark);
         if standing == Standing::Good {
@@ -339,7 +423,7 @@ impl Purger {
         standing
     }
 
-    /// Purges, and returns when no node of the region can serve what it purged any more, or `ack` is over.
+    /// Purges, and returns when no node that follows the log can serve what it purged any more, or `ack` is over.
     ///
     /// # Errors
     /// [`Error`]: it isn't known to be purged.
@@ -352,7 +436,7 @@ impl Purger {
             None => {
                 let (position, saved) = self.append_locally(&appends, false).await;
                 saved?;
-                Ok(Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() })
+                Ok(self.done_here(position))
             }
             Some(region) => {
                 let (end, known) = (Instant::now() + ack, region.known());
@@ -363,6 +447,11 @@ impl Purger {
                 self.saved(receipt, Cursor { log, position, link }, end).await
             }
         }
+    }
+
+    /// Returns the receipt of a purge of this node alone.
+    pub(super) fn done_here(&self, position: Position) -> Receipt {
+        Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() }
     }
 
     /// Waits until `end` for the purge at `at` to be on this node's own disk, if it has one: the log alone may lose it.
@@ -419,7 +508,7 @@ impl Purger {
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
     /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
     #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl FnOnce() -> UrlTags) -> bool {
+    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Moment, url: impl FnOnce() -> UrlTags) -> bool {
         if *mark != arrived.mark {
             // Another URL of the same key may have led the flight.
             let asked = url();
@@ -580,8 +669,8 @@ fn restore(journal: Option<&Journal>, tags_max: usize, patience: Duration) -> Re
     Ok((local, pending))
 }
 
-/// How long a node that has read its region's log isn't ready because others have yet to confirm it. They read it at least
-/// once a second; one that hasn't within two is out of touch, or has ended.
+/// How long a node that has read its log isn't ready because others have yet to confirm it. They read it at least once a
+/// second; one that hasn't within two is out of touch, or has ended.
 const CONFIRM_TIME: Duration = Duration::from_secs(2);
 
 /// A log that hasn't replied for this long is out of reach.

@@ -1,6 +1,6 @@
 //! Whether a purge is complete: every node has applied it, or can't serve what it purged any more. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     fence::certainly,
@@ -36,6 +36,13 @@ impl SignedOff {
     #[must_use]
     pub const fn unknown() -> Self {
         Self { done: 0, left: None }
+    }
+
+    /// Returns what was done on two lists, on each of which a process of the node is once.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let left = self.left.zip(other.left).map(|(one, other)| one.max(other));
+        Self { done: self.done.max(other.done), left }
     }
 }
 
@@ -81,6 +88,16 @@ fn is_over(fence: Duration, point: &Standpoint, now: Uptime) -> bool {
 }
 
 impl Receipt {
+    /// Returns the regions of the nodes whose names have one (`eu/node-1`), and whether the purge is complete in each.
+    #[must_use]
+    pub fn regions(&self) -> BTreeMap<String, bool> {
+        let region = |name: &String| name.split_once('/').map(|(region, _)| region.to_owned());
+        let mut regions: BTreeMap<String, bool> =
+            self.applied.iter().chain(&self.expired).filter_map(region).map(|region| (region, true)).collect();
+        regions.extend(self.missing.iter().filter_map(region).map(|region| (region, false)));
+        regions
+    }
+
     /// Names each node once, under the worst that is known of it: two processes may have one name.
     fn tidy(&mut self) {
         for names in [&mut self.applied, &mut self.expired, &mut self.missing] {
@@ -112,6 +129,32 @@ mod tests {
         let (receipt, complete) = judge(members, &purge, &point, Uptime(1_000 + after_ms));
         let part = |names: &[String]| names.join(" ");
         (format!("{}|{}|{}", part(&receipt.applied), part(&receipt.expired), part(&receipt.missing)), complete)
+    }
+
+    #[test]
+    fn a_region_is_complete_if_none_of_its_nodes_is_missing() {
+        let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+        let receipt = Receipt {
+            applied: names(&["eu/a", "us/a", "n1"]),
+            expired: names(&["ap/a"]),
+            missing: names(&["eu/b", "(nodes that have not reported yet)"]),
+            ..Receipt::default()
+        };
+        let regions: Vec<(String, bool)> = receipt.regions().into_iter().collect();
+        assert_eq!(regions, [("ap", true), ("eu", false), ("us", true)].map(|(name, is)| (name.to_owned(), is)));
+    }
+
+    #[test]
+    fn a_node_is_signed_off_when_it_is_on_neither_list() {
+        let off = |done, left| SignedOff { done, left };
+        for (one, other, wanted) in [
+            (off(1, Some(0)), off(1, Some(0)), off(1, Some(0))),
+            (off(0, Some(0)), off(1, Some(0)), off(1, Some(0))),
+            (off(1, Some(0)), off(0, Some(1)), off(1, Some(1))),
+            (off(1, Some(0)), SignedOff::unknown(), off(1, None)),
+        ] {
+            assert_eq!((one.and(other), other.and(one)), (wanted, wanted));
+        }
     }
 
     #[test]

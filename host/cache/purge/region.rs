@@ -1,4 +1,4 @@
-//! This node among those that follow one log.
+//! This node among those that follow one log: its region's, or the world's.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},

@@ -62,6 +62,29 @@ pub struct Cursor {
     pub link: Link,
 }
 
+/// How far a log had been applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// The log's incarnation; zero, which no log has, if nothing is known.
+    pub log: Incarnation,
+    /// The position up to which it was applied.
+    pub position: Position,
+}
+
+impl Point {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_nowhere(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Cursor> for Point {
+    fn from(cursor: Cursor) -> Self {
+        Self { log: cursor.log, position: cursor.position }
+    }
+}
+
 /// Where things stood when a fetch began. An entry carries it.
 ///
 /// Two marks are equal if no purge was applied between them, however much time has passed.
@@ -71,6 +94,13 @@ pub struct Mark {
     pub log: Incarnation,
     /// The position up to which it was applied.
     pub position: Position,
+    /// The purges of one node alone that the node which fetched the entry had applied.
+    #[serde(default, skip_serializing_if = "Point::is_nowhere")]
+    pub own: Point,
+    /// The world's log. Nowhere if the node that fetched the entry follows none, so that one which does never takes the
+    /// entry for good without asking: no log has that incarnation.
+    #[serde(default, skip_serializing_if = "Point::is_nowhere")]
+    pub world: Point,
     /// Invalidations that this node had applied by itself. Means nothing to another process.
     #[serde(skip)]
     pub local: u64,
@@ -81,11 +111,20 @@ pub struct Mark {
 
 impl PartialEq for Mark {
     fn eq(&self, other: &Self) -> bool {
-        (self.log, self.position, self.local) == (other.log, other.position, other.local)
+        let applied = |mark: &Self| (mark.log, mark.position, mark.local, mark.own, mark.world);
+        applied(self) == applied(other)
     }
 }
 
 impl Eq for Mark {}
+
+impl Mark {
+    /// Returns the mark as the table of the world's log judges it.
+    #[must_use]
+    pub fn of_world(&self) -> Self {
+        Self { log: self.world.log, position: self.world.position, at: self.at, ..Self::default() }
+    }
+}
 
 /// How a purge takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +181,8 @@ pub enum Standing {
     Good,
     /// Softly purged: stale.
     Stale,
-    /// The node hasn't read its region's log for so long that others no longer wait for it: to be confirmed by the origin.
+    /// The node hasn't read a log that it follows for so long that others no longer wait for it: to be confirmed by the
+    /// origin.
     Unconfirmed,
     /// It can't be known (another log, or older than the floor): of use only after asking the origin.
     Doubtful,
@@ -289,6 +329,14 @@ impl Table {
         by_tags.max(if unknown { Standing::Doubtful } else { Standing::Good })
     }
 
+    /// Judges what was fetched at `mark` and carries `tags`, if this is the table of the purges of one node alone. What
+    /// another node has fetched, or this one before its first such purge, was fetched before all of them.
+    #[must_use]
+    pub fn check_own(&self, tags: impl IntoIterator<Item = Tag>, mark: &Mark) -> Standing {
+        let position = if mark.own.log == self.cursor.log { mark.own.position } else { Position::default() };
+        self.check(tags, &Mark { log: self.cursor.log, position, ..Mark::default() })
+    }
+
     fn fold(&mut self) -> Vec<Tag> {
         let mut folded = Vec::new();
         while self.rows.len() > self.rows_max {
@@ -376,6 +424,41 @@ mod tests {
         assert_eq!(table.check([tag(9)], &mark(0)), Standing::Good, "which says nothing about others");
         assert_eq!(table.check([tag(1)], &mark(1)), Standing::Good);
         assert!(table.knows(&tag(1), at(1)) && table.knows(&tag(3), at(3)) && !table.knows(&tag(9), at(1)));
+    }
+
+    #[test]
+    fn what_another_node_fetched_was_fetched_before_all_purges_of_this_one_alone() {
+        let mut table = Table::new(LOG, 2);
+        table.apply(&record(5, 1, Kind::Hard));
+        table.apply(&record(6, 2, Kind::Soft));
+        let own = |position| Mark { own: Point { log: LOG, position: at(position) }, ..Mark::default() };
+        let foreign = Mark { own: Point { log: Incarnation(1), position: at(99) }, ..Mark::default() };
+        for (name, fetched, wanted) in [
+            (1, own(4), Standing::Gone),
+            (1, own(5), Standing::Good),
+            (1, foreign, Standing::Gone),
+            (1, Mark::default(), Standing::Gone),
+            (2, foreign, Standing::Stale),
+            (3, foreign, Standing::Good),
+        ] {
+            assert_eq!(table.check_own([tag(name)], &fetched), wanted, "{name} {fetched:?}");
+        }
+        table.apply(&record(7, 3, Kind::Hard));
+        assert_eq!(table.check_own([tag(1)], &foreign), Standing::Doubtful, "its row has been folded away");
+        assert_eq!(table.check_own([tag(9)], &foreign), Standing::Good);
+    }
+
+    #[test]
+    fn a_mark_takes_no_more_room_where_there_is_one_log() {
+        let mark = Mark { log: LOG, position: at(6), ..Mark::default() };
+        let json = serde_json::to_value(mark).unwrap();
+        assert_eq!(json, serde_json::json!({"log": 9, "position": 6}));
+        let both = Mark { world: Point { log: Incarnation(3), position: at(4) }, ..mark };
+        let read: Mark = serde_json::from_value(serde_json::to_value(both).unwrap()).unwrap();
+        assert_eq!(read, both);
+        let before: Mark = serde_json::from_value(json).unwrap();
+        let world = Table::new(Incarnation(3), 10);
+        assert_eq!(world.check([tag(1)], &before.of_world()), Standing::Doubtful, "stored without a world's log");
     }
 
     proptest! {

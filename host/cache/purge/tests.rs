@@ -27,6 +27,8 @@ use crate::{
 
 mod loss;
 mod membership;
+mod own;
+mod world;
 
 const ACK: Duration = Duration::from_secs(5);
 const FENCE: Duration = Duration::from_millis(200);
@@ -138,14 +140,15 @@ impl Server {
         if from.log.0 != self.id || self.id == 0 {
             return Followed::Other(Incarnation(self.id));
         }
+        let trimmed = self.records.first().is_some_and(|tied| tied.entry.position.0 > from.position.0 + 1);
         let here = self.records.iter().find(|tied| tied.entry.position == from.position);
-        if from.position.0 > 0 && here.is_none_or(|tied| tied.entry.link != from.link) {
+        if !trimmed && from.position.0 > 0 && here.is_none_or(|tied| tied.entry.link != from.link) {
             return Followed::Forked;
         }
         self.members.insert(member.instance, member.clone());
         self.left.remove(&member.instance);
         let after = self.records.iter().filter(|tied| tied.entry.position > from.position).take(7).copied();
-        chained(from, after.collect(), self.last(), false, Some(self.name.to_string()))
+        chained(from, after.collect(), self.last(), trimmed, Some(self.name.to_string()))
     }
 }
 

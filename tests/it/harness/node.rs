@@ -384,13 +384,17 @@ impl Builder {
         Ok(Node { handle, drain, running, exchange })
     }
 
-    /// Waits until a node with a region follows its purge log: before that it has a log of its own, and whatever it
-    /// stores is doubtful as soon as it joins the region's.
+    /// Waits until a node with a region follows its purge log, and the world's if it has one: before that it has a log of
+    /// its own, and whatever it stores is doubtful as soon as it joins the region's.
     async fn settle(&self, handle: &NodeHandle) {
         if !self.in_step {
             return;
         }
-        let nothing = json!({"tag": "nothing has this tag"});
+        eventually("following the world's purge log", async || {
+            handle.metric("holm_cache_purge_world_in_step", "").await > 0.5
+        })
+        .await;
+        let nothing = json!({"tag": "nothing has this tag", "scope": "region"});
         eventually("following the purge log", async || {
             let response = Ask::new(handle.admin, Method::POST, "/purge").json(&nothing).send().await;
             let applied = response.json()["applied"].clone();

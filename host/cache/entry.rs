@@ -336,7 +336,7 @@ mod tests {
         for (first, later, wanted) in [(0, 999, "3"), (1_000, 1_500, "2"), (2_999, 2_000, "1"), (3_000, 3_999, "0")] {
             let object = Object::new(head.clone(), Bytes::new());
             for age_ms in [first, later] {
-                let headers = object.hit_headers("n", None, Timestamp(50_000 + age_ms));
+                let headers = object.hit_headers("n", None, false, Timestamp(50_000 + age_ms));
                 let wanted = format!("n; hit; ttl={wanted}; detail=memory");
                 assert_eq!(headers[CACHE_STATUS], wanted, "{age_ms} ms, after {first} ms");
             }

@@ -33,7 +33,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    batch::{Pending, Terms},
+    batch::Pending,
     cache::{
         Cache, Query,
         admit::{Admission, Refusal},

@@ -155,7 +155,11 @@ impl Places {
 impl SplitRequest {
     /// Notes on which terms this request would have submitted the items that it waits for. It makes no difference if
     /// the policy can't say.
-    pub(super) fn follow(&self, dispositions: &[(&AdvisedItem, Disposition, Fallback)], wishes: &mut Wishes) -> Option<Following> {
+    pub(super) fn follow(
+        &self,
+        dispositions: &[(&AdvisedItem, Disposition, Fallback)],
+        wishes: &mut Wishes,
+    ) -> Option<Following> {
         let places = &self.infer.places;
         let own = |(advised, disposition, _): &(&AdvisedItem, Disposition, Fallback)| match disposition {
             Disposition::Follow(_, follower) if places.may_wait(follower.number()) => {

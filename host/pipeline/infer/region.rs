@@ -26,7 +26,7 @@ impl Infer {
     }
 
     /// Submits an item by itself; `None` if its pool has no batcher.
-    pub(super) fn submit_alone(&self, batch_item: BatchItem) -> Option<Pending<ItemResult>> {
+    pub(super) fn submit_alone(&self, batch_item: BatchItem) -> Option<Pending<BatchItem, ItemResult>> {
         let mut groups = Vec::new();
         group_for(&mut groups, batch_item);
         submit_groups(&self.batchers, groups).pop()?.pop().flatten()

@@ -375,6 +375,7 @@ mod tests {
         idle: secs(60),
         linger: secs(30),
         drain: secs(20),
+        drain_delay: secs(0),
     };
 
     const PACE: Pace = Pace::of(&TIMEOUTS);

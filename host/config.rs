@@ -43,7 +43,7 @@ pub use endpoint::Endpoint;
 pub use error::{Error, Invalid};
 pub use file::{open_file, read_file};
 pub use flags::{Flags, FlagsTls, from_flags};
-pub use listing::{listing, without_secrets};
+pub use listing::{HIDDEN, is_secret_field, listing, without_secrets};
 pub use load::{load, load_beside, parse};
 pub use policies::{Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode};
 pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};

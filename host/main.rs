@@ -58,7 +58,7 @@ enum Action {
     Nodes(cli::nodes::NodesFlags),
     /// Has a running node, or all of its region, take no more requests and stop
     Drain(cli::nodes::DrainFlags),
-    /// Purges what is stored by URL, prefix of URLs, key or tag
+    /// Purges what is stored by URL, prefix of URLs, key, tag or cache group
     Purge(PurgeFlags),
     /// Says what a running node would do with a request, and why: its route, its key, what is stored for it, and what
     /// differs if nothing is
@@ -141,6 +141,9 @@ struct PurgeFlags {
     admin: AdminFlags,
     #[command(flatten)]
     scope: ScopeFlags,
+    /// The scheme, host and port that the cache group is of, as clients ask for them
+    #[arg(long, value_name = "URL", requires = "group")]
+    origin: Option<String>,
     /// Mark stale instead of removing
     #[arg(long)]
     soft: bool,
@@ -169,6 +172,9 @@ struct ScopeFlags {
     /// A tag (Surrogate-Key, Cache-Tag)
     #[arg(long)]
     tag: Option<String>,
+    /// A cache group (Cache-Groups) of an origin
+    #[arg(long, value_name = "NAME", requires = "origin")]
+    group: Option<String>,
     /// A node that is known to be gone: purges no longer wait for it. NODE is one of the region, REGION/NODE one of
     /// another
     #[arg(long, value_name = "NODE")]
@@ -355,7 +361,7 @@ async fn check_policies(config: &Config) -> Done {
 }
 
 async fn purge(flags: PurgeFlags) -> Done {
-    let PurgeFlags { admin, scope, soft, extent } = flags;
+    let PurgeFlags { admin, scope, origin, soft, extent } = flags;
     let admin = admin.access().map_err(|error| format!("holm purge: {error}"))?;
     if let Some(node) = scope.sign_off {
         // One segment of the path, whatever the name has.
@@ -364,10 +370,11 @@ async fn purge(flags: PurgeFlags) -> Done {
         let responded = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
         return reported(responded);
     }
-    let scope = match (&scope.url, &scope.prefix, &scope.key, &scope.tag) {
+    let scope = match (&scope.url, &scope.prefix, &scope.key, &scope.group, &scope.tag) {
         (Some(url), ..) => Scope::url(url),
         (_, Some(prefix), ..) => Scope::prefix(prefix),
-        (_, _, Some(key), _) => Scope::key(key),
+        (_, _, Some(key), ..) => Scope::key(key),
+        (.., Some(group), _) => Scope::group(group, origin.as_deref().unwrap_or_default()),
         (.., tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };
     let purge = Purge { scope: scope.map_err(|error| format!("holm purge: {error}"))?, soft, extent };

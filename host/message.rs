@@ -5,6 +5,7 @@ pub mod authority;
 pub mod body;
 pub mod coding;
 pub mod compression;
+pub mod connection;
 pub mod delta;
 pub mod incremental;
 pub mod network;

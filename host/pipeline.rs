@@ -28,6 +28,7 @@ mod plan;
 mod prefetch;
 mod proxy;
 mod recent;
+mod refusal;
 mod reply;
 mod rest;
 mod rewriting;
@@ -55,9 +56,10 @@ use self::{
     metrics::ReplyCodings,
     parents::Ties,
     pass::Passer,
-    plan::{Aspects, Plan, Why},
+    plan::{Aspects, Plan},
     prefetch::Prefetcher,
     recent::Recent,
+    refusal::{Unforwardable, body_limit, unforwardable},
     reply::Replies,
     slices::Slicer,
     web::{Quick, Web},
@@ -286,7 +288,7 @@ impl Pipeline {
         } else {
             None
         };
-        if let Some(reply) = self.unforwardable(route, &advice, &request, plan) {
+        if let Some(reply) = self.refusal(route, &advice, &request, plan) {
             return reply;
         }
         let Ok(place) = route.place() else {
@@ -325,47 +327,42 @@ impl Pipeline {
         }
     }
 
-    /// Returns the reply to a request that must not be sent on, whatever is stored for it: one that came in early data,
-    /// which somebody may send again (RFC 8470), one that this node has sent on before, which would go round until
-    /// something gives way (RFC 8586), a call of gRPC that its route can't serve, a switch of protocols that it doesn't
-    /// allow, a path that can't be rewritten, a body that says itself that it is too large, and one that is to be sent on
-    /// as it comes where it has to be read as a whole.
-    fn unforwardable(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
-        let Request { head, body } = request;
+    /// Returns the reply to a request that must not be sent on, whatever is stored for it.
+    fn refusal(&self, route: &Arc<Route>, advice: &Advice, request: &Request, plan: Plan) -> Option<Reply> {
+        let (loops, length) = (&self.policy_context.loops, http_body::Body::size_hint(&request.body).lower());
+        let reason = unforwardable(route, loops, &request.head, length, plan)?;
         let trail = |detail: &'static str| Trail {
             detail: Some(detail.into()),
             proxy_status: Some(ProxyStatus::Error(proxy::error_of(detail))),
             ..Trail::on(route, advice)
         };
-        if head.is_early() {
-            let detail = "it came in early data, from which only fresh responses in memory are served: send it again \
-                          after the handshake";
-            return Some(self.replies.own(StatusCode::TOO_EARLY, "Too Early", detail, trail("early-data")));
-        }
-        if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
-            return Some(self.replies.unwritable(fault, Trail::on(route, advice)));
-        }
-        let length = http_body::Body::size_hint(body).lower();
-        if let Some(limit) = body_limit(route, plan).filter(|limit| length > *limit) {
-            return Some(self.replies.bad_body(&BodyError::TooLarge { limit }, Trail::on(route, advice)));
-        }
-        if self.policy_context.loops.has_sent(&head.headers) {
-            let detail = "this node has sent the request on before: its origin leads back to it";
-            return Some(self.replies.own(StatusCode::LOOP_DETECTED, "Loop Detected", detail, trail("loop")));
-        }
-        if let Some((status, word, detail)) = calls::refusal(route, head) {
-            let title = status.canonical_reason().unwrap_or("Not Implemented");
-            return Some(self.replies.own(status, title, detail, trail(word)));
-        }
-        if plan == Plan::Bypass(Why::Switch) && !route.config.websocket {
-            let detail = "the route doesn't allow a switch to a WebSocket";
-            return Some(self.replies.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail("upgrade")));
-        }
-        if plan == Plan::Bypass(Why::Incremental) && route.infers() {
-            let detail = "the route reads bodies as a whole, and sends none on while it arrives";
-            return Some(self.replies.incremental_refused(detail, trail("incremental")));
-        }
-        None
+        Some(match reason {
+            Unforwardable::Early => {
+                let detail = "it came in early data, from which only fresh responses in memory are served: send it again \
+                              after the handshake";
+                self.replies.own(StatusCode::TOO_EARLY, "Too Early", detail, trail("early-data"))
+            }
+            Unforwardable::Path(fault) => self.replies.unwritable(fault, Trail::on(route, advice)),
+            Unforwardable::TooLarge { limit } => {
+                self.replies.bad_body(&BodyError::TooLarge { limit }, Trail::on(route, advice))
+            }
+            Unforwardable::Loop => {
+                let detail = "this node has sent the request on before: its origin leads back to it";
+                self.replies.own(StatusCode::LOOP_DETECTED, "Loop Detected", detail, trail("loop"))
+            }
+            Unforwardable::Call(status, word, detail) => {
+                let title = status.canonical_reason().unwrap_or("Not Implemented");
+                self.replies.own(status, title, detail, trail(word))
+            }
+            Unforwardable::Switch => {
+                let detail = "the route doesn't allow a switch to a WebSocket";
+                self.replies.own(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail, trail("upgrade"))
+            }
+            Unforwardable::Incremental => {
+                let detail = "the route reads bodies as a whole, and sends none on while it arrives";
+                self.replies.incremental_refused(detail, trail("incremental"))
+            }
+        })
     }
 
     /// Returns what would be done with a request now, and why. Nothing is fetched, stored or counted; a policy's `key` and
@@ -438,10 +435,6 @@ fn acknowledge(reply: &mut Reply, child: Option<HeaderValue>) {
     parents::acknowledge(response.headers_mut(), child, made_by.as_ref());
 }
 
-/// Returns how large a request's body may be by its route's word. What is sent after a switch of protocols is none.
-fn body_limit(route: &Route, plan: Plan) -> Option<u64> {
-    route.config.body_bytes_max.filter(|_| plan != Plan::Bypass(Why::Switch))
-}
 
 /// Reads a body of at most `limit` bytes to its end, holding nothing of it. Returns whether it was whole.
 async fn read_out(mut body: Body, limit: u64) -> bool {

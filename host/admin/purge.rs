@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::message::{
-    tag::{self, NAME_BYTES_MAX},
+    tag::{self, GROUP_CHARS_MAX, NAME_BYTES_MAX},
     target::{self, PREFIXES_MAX},
     url::{Url, UrlInvalid},
 };
@@ -60,6 +60,13 @@ pub enum Scope {
     Tag(String),
     /// All URLs at or below one, which has no query, in its [normal form](Url::normal).
     Prefix(String),
+    /// All that belong to a cache group (RFC 9875).
+    Group {
+        /// The scheme, host and port that the group is of, in their normal form.
+        origin: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Why nothing was purged.
@@ -78,12 +85,13 @@ pub enum PurgeFailure {
 pub enum PurgeInvalid {
     /// The body isn't the JSON object that is expected.
     #[error(
-        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"key\" and \"tag\", \
-         and optionally \"soft\": true or false and \"scope\": \"node\", \"region\" or \"world\""
+        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"key\", \"tag\" and \
+         \"group\" (which has an \"origin\" beside it), and optionally \"soft\": true or false and \"scope\": \"node\", \
+         \"region\" or \"world\""
     )]
     Body(String),
     /// Not exactly one scope.
-    #[error("{found} of \"url\", \"prefix\", \"key\" and \"tag\" are given; exactly one is allowed")]
+    #[error("{found} of \"url\", \"prefix\", \"key\", \"tag\" and \"group\" are given; exactly one is allowed")]
     Scopes {
         /// How many there are.
         found: usize,
@@ -123,6 +131,41 @@ pub enum PurgeInvalid {
         /// Its length.
         bytes: usize,
     },
+    /// Not a cache group.
+    #[error(
+        "a cache group of {chars} characters is not allowed; it has at most {max}, all of them printable ASCII, and its case \
+         counts",
+        max = GROUP_CHARS_MAX
+    )]
+    Group {
+        /// Its length.
+        chars: usize,
+    },
+    /// Not the origin of a cache group.
+    #[error(
+        "`{given}` is not the origin of a cache group: {reason}; allowed beside \"group\", and only there, is \"origin\": \
+         http:// or https:// with a host, without a path"
+    )]
+    Origin {
+        /// Its beginning.
+        given: String,
+        /// What is wrong with it.
+        reason: OriginInvalid,
+    },
+}
+
+/// What is wrong with the origin of a cache group.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum OriginInvalid {
+    /// The URL.
+    #[error(transparent)]
+    Url(#[from] UrlInvalid),
+    /// It has a path, a query or a fragment: a group is of all of its origin.
+    #[error("it has more than a scheme, a host and a port")]
+    Longer,
+    /// There is none, or none is allowed.
+    #[error("a group has an origin, and nothing else has")]
+    Misplaced,
 }
 
 /// What is wrong with a prefix.
@@ -149,6 +192,8 @@ struct Raw {
     prefix: Option<String>,
     key: Option<String>,
     tag: Option<String>,
+    group: Option<String>,
+    origin: Option<String>,
     #[serde(default)]
     soft: bool,
     scope: Option<Extent>,
@@ -161,13 +206,19 @@ impl Purge {
     /// [`PurgeInvalid`] says what is allowed.
     pub fn parse(body: &[u8]) -> Result<Self, PurgeInvalid> {
         let raw: Raw = object(body).map_err(PurgeInvalid::Body)?;
-        let scope = match (&raw.url, &raw.prefix, &raw.key, &raw.tag) {
-            (Some(url), None, None, None) => Scope::url(url)?,
-            (None, Some(prefix), None, None) => Scope::prefix(prefix)?,
-            (None, None, Some(key), None) => Scope::key(key)?,
-            (None, None, None, Some(tag)) => Scope::tag(tag)?,
-            (url, prefix, key, tag) => {
-                let found = [url, prefix, key, tag].into_iter().flatten().count();
+        if let (None, Some(origin)) = (&raw.group, &raw.origin) {
+            return Err(misplaced(origin));
+        }
+        let scope = match (&raw.url, &raw.prefix, &raw.key, &raw.tag, &raw.group) {
+            (Some(url), None, None, None, None) => Scope::url(url)?,
+            (None, Some(prefix), None, None, None) => Scope::prefix(prefix)?,
+            (None, None, Some(key), None, None) => Scope::key(key)?,
+            (None, None, None, Some(tag), None) => Scope::tag(tag)?,
+            (None, None, None, None, Some(name)) => {
+                Scope::group(name, raw.origin.as_deref().ok_or_else(|| misplaced(""))?)?
+            }
+            (url, prefix, key, tag, group) => {
+                let found = [url, prefix, key, tag, group].into_iter().flatten().count();
                 return Err(PurgeInvalid::Scopes { found });
             }
         };
@@ -182,6 +233,7 @@ impl Purge {
             Scope::Prefix(prefix) => json!({"prefix": prefix}),
             Scope::Key(key) => json!({"key": hex(key)}),
             Scope::Tag(tag) => json!({"tag": tag}),
+            Scope::Group { origin, name } => json!({"group": name, "origin": origin}),
         };
         purge["soft"] = self.soft.into();
         if let Some(extent) = self.extent {
@@ -230,6 +282,30 @@ impl Scope {
             Err(PurgeInvalid::Tag { bytes: text.len() })
         }
     }
+
+    /// Returns the scope of a cache group, whose origin is a URL in any spelling, without a path.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Group`], [`PurgeInvalid::Origin`]
+    pub fn group(name: &str, origin: &str) -> Result<Self, PurgeInvalid> {
+        if !tag::is_group(name) {
+            return Err(PurgeInvalid::Group { chars: name.chars().count() });
+        }
+        match origin_of(origin) {
+            Ok(origin) => Ok(Self::Group { origin, name: name.to_owned() }),
+            Err(reason) => Err(PurgeInvalid::Origin { given: shortened(origin), reason }),
+        }
+    }
+}
+
+fn misplaced(origin: &str) -> PurgeInvalid {
+    PurgeInvalid::Origin { given: shortened(origin), reason: OriginInvalid::Misplaced }
+}
+
+fn origin_of(text: &str) -> Result<String, OriginInvalid> {
+    let url = Url::parse(text)?;
+    let is_alone = url.path == "/" && url.query.is_none() && !text.contains('#');
+    if is_alone { Ok(format!("{}://{}", url.scheme.as_str(), url.authority)) } else { Err(OriginInvalid::Longer) }
 }
 
 fn prefix(text: &str) -> Result<String, PrefixInvalid> {
@@ -334,6 +410,15 @@ mod tests {
             (r#"{"tag":"a","url":"http://a/"}"#, "2 of"),
             (r#"{"tag":""}"#, "a tag of 0 bytes"),
             (r#"{"tag":"a\nb"}"#, "no control characters"),
+            (r#"{"group":"a"}"#, "a group has an origin"),
+            (r#"{"origin":"http://a"}"#, "nothing else has"),
+            (r#"{"tag":"a","origin":"http://a"}"#, "nothing else has"),
+            (r#"{"group":"a","tag":"b","origin":"http://a"}"#, "2 of"),
+            (r#"{"group":"a\tb","origin":"http://a"}"#, "a cache group of 3 characters"),
+            (r#"{"group":"a","origin":"shop.example"}"#, "it isn't absolute"),
+            (r#"{"group":"a","origin":"http://a/b"}"#, "more than a scheme, a host and a port"),
+            (r#"{"group":"a","origin":"http://a/?b"}"#, "more than a scheme, a host and a port"),
+            (r#"{"group":"a","origin":"http://*.a"}"#, "no host that a request could name"),
             (r#"{"key":"0f"}"#, "64 hex digits"),
             (r#"{"tag":" a"}"#, "no white space at its ends"),
             (r#"{"url":"/a"}"#, "http:// or https://"),
@@ -384,6 +469,21 @@ mod tests {
     }
 
     #[test]
+    fn origins_of_groups_take_the_form_that_urls_have() {
+        for (given, expected) in [
+            ("http://example.org", "http://example.org"),
+            ("HTTP://Example.ORG.:80/", "http://example.org"),
+            ("https://example.org:443", "https://example.org"),
+            ("https://example.org:80", "https://example.org:80"),
+            ("https://[2001:DB8:0::1]:8443/", "https://[2001:db8::1]:8443"),
+            ("https://B\u{fc}cher.example", "https://xn--bcher-kva.example"),
+        ] {
+            let (origin, name) = (expected.to_owned(), "A b".to_owned());
+            assert_eq!(Scope::group("A b", given), Ok(Scope::Group { origin, name }), "{given}");
+        }
+    }
+
+    #[test]
     fn keys_are_64_hex_digits() {
         for (given, valid) in [
             ("a".repeat(64), true),
@@ -413,8 +513,11 @@ mod tests {
             extent in 0..4_usize,
         ) {
             let extent = [None, Some(Extent::Node), Some(Extent::Region), Some(Extent::World)][extent];
-            let purge = Purge { scope: Scope::Key(key), soft, extent };
-            prop_assert_eq!(Purge::parse(purge.to_json().to_string().as_bytes()), Ok(purge));
+            let group = Scope::Group { origin: "https://a:81".to_owned(), name: "\"a\"".to_owned() };
+            for scope in [Scope::Key(key), group] {
+                let purge = Purge { scope, soft, extent };
+                prop_assert_eq!(Purge::parse(purge.to_json().to_string().as_bytes()), Ok(purge));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::purge::{object, shortened};
 use crate::message::{
-    Client, RequestHead,
+    Client, RequestHead, connection,
     target::{self, TargetInvalid},
     url::{Url, UrlInvalid},
 };
@@ -79,7 +79,12 @@ impl Why {
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| WhyInvalid::Method(shortened(method)))?;
         let ip = raw.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let client = Client { ip, version: Version::HTTP_11 };
-        let head = head(&raw.url, method, fields(&raw.headers)?, client);
+        let mut headers = fields(&raw.headers)?;
+        let has_body = raw.body.as_ref().is_some_and(|body| !body.is_empty());
+        let switches = !has_body && connection::is_switch(&method, &headers);
+        connection::remove_fields(&mut headers, switches);
+        connection::join_cookies(&mut headers);
+        let head = head(&raw.url, method, headers, client);
         let head = head.map_err(|reason| WhyInvalid::Url { given: shortened(&raw.url), reason })?;
         Ok(Self { head, body: raw.body.unwrap_or_default().into() })
     }
@@ -160,6 +165,14 @@ mod tests {
         let headers = [("Accept".to_owned(), " a ".to_owned()), ("accept".to_owned(), "b".to_owned())];
         let why = parsed(&Why::json("http://a/", Some("POST"), &headers, Some("{}"))).unwrap();
         assert_eq!((why.head.method.as_str(), &why.body[..]), ("POST", &b"{}"[..]));
+        let hop = [("Connection", "x-a, upgrade"), ("x-a", "1"), ("upgrade", "websocket"), ("x-b", "2")];
+        let hop = hop.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        for (method, left) in [("GET", &["upgrade", "x-b"][..]), ("POST", &["x-b"])] {
+            let why = parsed(&Why::json("http://a/", Some(method), &hop, None)).unwrap();
+            let mut names: Vec<&str> = why.head.headers.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, left, "{method}");
+        }
         assert_eq!(why.head.headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
         assert!(parsed(&Why::json("http://a/", None, &[], None)).is_ok(), "what is null is left out");
     }

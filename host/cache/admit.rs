@@ -83,6 +83,9 @@ pub enum Refusal {
     Status,
     /// Nothing says for how long it's good.
     NoLifetime,
+    /// Nothing says for how long it's good, and it was made for a request with a cookie: without one the lifetime could be
+    /// guessed.
+    Cookie,
     /// It varies by something that no later request can be known to match.
     VaryAny,
     /// Its body is over `object_bytes_max`.
@@ -112,6 +115,7 @@ impl Refusal {
             Self::Incremental => "incremental",
             Self::Status => "status",
             Self::NoLifetime => "no-lifetime",
+            Self::Cookie => "cookie",
             Self::VaryAny => "vary",
             Self::TooLarge => "too-large",
             Self::TooManyTags => "too-many-tags",
@@ -129,6 +133,7 @@ impl Refusal {
             Self::Private
                 | Self::NoStore
                 | Self::SetsCookie
+                | Self::Cookie
                 | Self::EventStream
                 | Self::Incremental
                 | Self::Authorized
@@ -141,7 +146,7 @@ impl Refusal {
     /// request says nothing about the next.
     #[must_use]
     pub const fn holds_for_key(self) -> bool {
-        !matches!(self, Self::RequestNoStore | Self::Authorized | Self::Status | Self::Policy)
+        !matches!(self, Self::RequestNoStore | Self::Authorized | Self::Cookie | Self::Status | Self::Policy)
     }
 }
 
@@ -191,15 +196,21 @@ pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
         Vary::By(names) => Some(names),
         Vary::Any => return Admission::Refuse(Refusal::VaryAny),
     };
-    let defaults = guessable(exchange, &directives, rules);
     let age_ms = freshness::initial_age_ms(exchange.response, exchange.received, exchange.received);
-    match freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults) {
-        // Its lifetime is over on arrival: stored it would only take space.
-        Some(lifetimes) if lifetimes.use_ends_ms() <= age_ms => Admission::Refuse(Refusal::NoLifetime),
+    let lifetimes = |is_of_one| {
+        let defaults = guessable(exchange, &directives, rules, is_of_one);
+        let stated = freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults);
+        // If its lifetime is over on arrival, it would only take space.
+        stated.filter(|lifetimes| lifetimes.use_ends_ms() > age_ms)
+    };
+    let (has_cookie, sets_cookie) = (exchange.request.contains_key(COOKIE), exchange.response.contains_key(SET_COOKIE));
+    match lifetimes(has_cookie || sets_cookie) {
         Some(lifetimes) => {
             let (for_authorized, forbids_stale) = (for_authorized(&directives), directives.forbids_stale());
             Admission::Store(Storage { lifetimes, vary, for_authorized, forbids_stale, tags: None })
         }
+        // It says nothing of the next request, which may have no cookie.
+        None if has_cookie && !sets_cookie && lifetimes(false).is_some() => Admission::Refuse(Refusal::Cookie),
         None => Admission::Refuse(Refusal::NoLifetime),
     }
 }
@@ -260,14 +271,18 @@ fn is_event_stream(response: &HeaderMap) -> bool {
 const ERROR_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// The defaults that count for this response, if it states no lifetime (RFC 9110, section 15.1; RFC 9111, section 4.2.2).
-fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> Defaults {
+///
+/// What is only guessed to be for everybody mustn't have been made for one client: `is_of_one` says that this one sent a
+/// cookie, or gets one. Nor is such a response stored to be revalidated: the route's grace would serve it to others before.
+fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>, is_of_one: bool) -> Defaults {
     let Rules { infer, defaults, .. } = *rules;
     let status = exchange.status;
-    // What is only guessed to be for everybody mustn't have been made for the one that sent a cookie, or gets one. A
-    // model's response has no date of its own.
-    let is_of_one = exchange.request.contains_key(COOKIE) || exchange.response.contains_key(SET_COOKIE);
+    // A model's response has no date of its own.
     let guess = !infer && !is_of_one;
     let heuristic_max = if guess { defaults.heuristic_max } else { Duration::ZERO };
+    let is_unsaid = defaults.ttl.is_none() && !states_lifetime(directives, exchange.response);
+    let keep = if !infer && is_of_one && is_unsaid { Duration::ZERO } else { defaults.keep };
+    let defaults = &Defaults { keep, ..*defaults };
     if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
         return Defaults { heuristic_max, ..*defaults };
     }
@@ -518,6 +533,64 @@ mod tests {
             };
             assert_eq!([Never, Shared, Explicit].map(stores), wanted, "{response:?}");
         }
+    }
+
+    #[test]
+    fn what_was_made_for_a_cookie_is_stored_only_if_somebody_says_so() {
+        const MODIFIED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:39:37 GMT");
+        const TAG: (&str, &str) = ("etag", "\"1\"");
+        const COOKIE: (&str, &str) = ("cookie", "a=b");
+        let of = |ttl, keep: u64, grace: u64| Defaults {
+            ttl,
+            keep: Duration::from_secs(keep),
+            grace: Duration::from_secs(grace),
+            ..Defaults::default()
+        };
+        let (none, kept) = (of(None, 0, 0), of(None, 60, 60));
+        let timed = of(Some(Duration::from_secs(5)), 60, 60);
+        let (cookie, no_lifetime) = (Err(Refusal::Cookie), Err(Refusal::NoLifetime));
+        // The request, the response, the route, and the lifetime or why there is none.
+        for (request, response, defaults, wanted) in [
+            (&[][..], &[MODIFIED][..], &none, Ok(60_000)),
+            (&[COOKIE], &[MODIFIED], &none, cookie),
+            (&[COOKIE], &[MODIFIED, ("cache-control", "public")], &none, cookie),
+            (&[COOKIE], &[MODIFIED, ("vary", "cookie")], &none, cookie),
+            // Stored to be revalidated: only for requests without one, where the route keeps such responses.
+            (&[], &[TAG], &none, no_lifetime),
+            (&[], &[TAG], &kept, Ok(0)),
+            (&[COOKIE], &[TAG], &none, no_lifetime),
+            (&[COOKIE], &[TAG], &kept, cookie),
+            // The origin says so, or the route does.
+            (&[COOKIE], &[MODIFIED, ("cache-control", "max-age=7")], &kept, Ok(7_000)),
+            (&[COOKIE], &[("cache-control", "no-cache"), TAG], &kept, Ok(0)),
+            (&[COOKIE], &[("expires", "Sun, 06 Nov 1994 08:49:46 GMT")], &none, Ok(9_000)),
+            (&[COOKIE], &[MODIFIED], &timed, Ok(5_000)),
+            (&[COOKIE], &[], &timed, Ok(5_000)),
+            // A response that sets one: `public` lets it be stored, and states no lifetime.
+            (&[], &[("set-cookie", "a=b"), ("cache-control", "public"), MODIFIED], &none, no_lifetime),
+            (&[], &[("set-cookie", "a=b"), ("cache-control", "public"), TAG], &kept, no_lifetime),
+            (&[COOKIE], &[("set-cookie", "a=b"), ("cache-control", "public"), MODIFIED], &none, no_lifetime),
+            (&[COOKIE], &[("set-cookie", "a=b"), MODIFIED], &none, Err(Refusal::SetsCookie)),
+            (&[COOKIE], &[("set-cookie", "a=b"), ("cache-control", "s-maxage=7")], &none, Ok(7_000)),
+        ] {
+            let (sent, headers) = (headers(request), headers(response));
+            let exchange = Exchange {
+                method: &Method::GET,
+                request: &sent,
+                lent: false,
+                status: StatusCode::OK,
+                response: &headers,
+                length: Some(10),
+                received: Timestamp(784_111_777_000),
+                targeted: &[],
+            };
+            let found = match decide(&exchange, &rules(defaults, 10)) {
+                Admission::Store(storage) => Ok(storage.lifetimes.ttl_ms),
+                Admission::Refuse(refusal) => Err(refusal),
+            };
+            assert_eq!(found, wanted, "{request:?} {response:?} {defaults:?}");
+        }
+        assert!(!Refusal::Cookie.holds_for_key() && !Refusal::Cookie.is_shareable());
     }
 
     #[test]

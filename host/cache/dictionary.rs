@@ -82,11 +82,30 @@ impl Cache {
         }
     }
 
-    /// Whether a delta may be used as far as its dictionary goes, whose tags it has.
+    /// Returns whether the delta that has this key may be used as far as its dictionary goes, whose tags it has. One whose
+    /// dictionary was purged is removed.
     #[must_use]
-    pub fn has_usable_dictionary(&self, delta: &Object) -> bool {
-        matches!(self.standing(delta), Standing::Good | Standing::Stale)
+    pub fn dictionary_standing(&self, key: &Key, delta: &Object) -> DictionaryStanding {
+        match self.standing(delta) {
+            Standing::Good | Standing::Stale => DictionaryStanding::Usable,
+            Standing::Unconfirmed | Standing::Doubtful => DictionaryStanding::Unknown,
+            Standing::Gone => {
+                self.tiers.remove(key);
+                DictionaryStanding::Purged
+            }
+        }
     }
+}
+
+/// Whether a dictionary may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DictionaryStanding {
+    /// It was not purged, or softly: out of date is what it is meant to be.
+    Usable,
+    /// It was purged.
+    Purged,
+    /// Whether it was purged can't be known now.
+    Unknown,
 }
 
 #[cfg(test)]
@@ -124,7 +143,7 @@ mod tests {
         let stored = cache.dictionary(&first).await.unwrap();
         assert_eq!((&*stored.body, stored.head.length, stored.head.headers.len()), (&b"one"[..], 3, 0));
         assert_eq!((&stored.head.tags, stored.head.mark), (&original.tags, original.mark));
-        assert!(cache.has_usable_dictionary(&stored));
+        assert_eq!(cache.dictionary_standing(&first, &stored), DictionaryStanding::Usable);
         cache.store_dictionary(line, second, &original, Bytes::from_static(b"two"), 1);
         assert!(cache.dictionary(&first).await.is_none());
         assert!(cache.dictionary(&second).await.is_some());

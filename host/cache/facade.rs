@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::header::COOKIE;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::warn;
@@ -193,13 +194,25 @@ impl Cache {
 
     /// Looks in memory, and in every other tier if that might know more.
     pub async fn look_up(&self, query: &Query<'_>) -> Found {
-        if let Some(found) = self.peek(query) {
+        if let Some(mut found) = self.peek(query) {
+            found.uncacheable = found.uncacheable || self.has_cookie_mark(&found.outcome, &found.key, query.head);
             return found;
         }
         let mut redis = self.tiers.redis_lookup();
-        let found = self.look_deeper(query, &mut redis).await;
+        let mut found = self.look_deeper(query, &mut redis).await;
         redis.finish();
+        found.uncacheable = found.uncacheable || self.has_cookie_mark(&found.outcome, &found.key, query.head);
         found
+    }
+
+    /// Whether a response that isn't served was found not to be stored lately for a request that has a cookie, as this one
+    /// has ([`super::admit::Refusal::Cookie`]).
+    pub(super) fn has_cookie_mark(&self, outcome: &Outcome, key: &Key, head: &RequestHead) -> bool {
+        if matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_)) || !head.headers.contains_key(COOKIE) {
+            return false;
+        }
+        let mark = self.tiers.memory(&key.with_cookie());
+        matches!(mark, Some(Value::Uncacheable(until)) if clock::uptime() < until)
     }
 
     async fn look_deeper(&self, query: &Query<'_>, redis: &mut RedisLookup<'_>) -> Found {
@@ -294,6 +307,13 @@ impl Cache {
         self.purger.check(&head.tags, &head.mark, &object.checked, Some(by_url)) == Standing::Good
     }
 
+    /// Whether what is stored may be served for a request of this URL whose origin has failed: if that `if_error` permits it,
+    /// unless it was purged since it was looked up; if being out of reach permits it, only while nothing was purged of it.
+    #[must_use]
+    pub fn may_stand_in(&self, object: &Object, url: &str, if_error: bool, if_unreachable: bool) -> bool {
+        if_error && !self.is_gone(object, url) || if_unreachable && self.is_good(object, url)
+    }
+
     /// Judges what is stored by its own tags, whatever URL it is asked for by.
     pub(super) fn standing(&self, object: &Object) -> Standing {
         self.purger.check(&object.head.tags, &object.head.mark, &object.checked, None::<fn(bool) -> UrlTags>)
@@ -352,6 +372,12 @@ impl Cache {
         }
         // Fetched by this process: one clock tells the order.
         !is_ordered && stored.head.mark.at > head.mark.at
+    }
+
+    /// Lets requests for `key` that have a cookie go on without waiting for each other, for a while: each may get another
+    /// response. Those without one aren't meant.
+    pub fn mark_uncacheable_with_cookie(&self, key: &Key, now: Uptime) {
+        self.mark_uncacheable(key.with_cookie(), now, None);
     }
 
     /// Writes out and closes the tiers.
@@ -453,6 +479,25 @@ mod tests {
                 let what = format!("marked at {marked:?}, asked at {now:?}");
                 assert_eq!(cache.look_up(&query).await.uncacheable, wanted, "{what}");
             }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_mark_of_a_cookie_is_for_requests_that_have_one() {
+        use crate::policy::facts::tests::request;
+        let cache = Cache::open("n", &config::Cache::default(), Metrics::default()).await.unwrap();
+        let (key, other) = (Key::from_bytes([7; 32]), Key::from_bytes([8; 32]));
+        cache.mark_uncacheable_with_cookie(&key, clock::uptime());
+        for (key, fields, wanted) in [
+            (key, &[("cookie", "a=b")][..], true),
+            (key, &[("x-cookie", "a=b")], false),
+            (key, &[], false),
+            (other, &[("cookie", "a=b")], false),
+        ] {
+            let head = request(http::Method::GET, "/", fields);
+            let query = Query { key, head: &head, demand: &Demand::default(), url: None, now: clock::now() };
+            let (found, inspected) = (cache.look_up(&query).await, cache.inspect(&query).await);
+            assert_eq!((found.uncacheable, inspected.uncacheable), (wanted, wanted), "{key:?} {fields:?}");
         }
     }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use sfv::{List, ListEntry, Parser};
 
 use super::{admit::Refusal, tag::Tag};
-use crate::message::structured::joined;
+use crate::message::{structured::joined, tag::GROUP_CHARS_MAX};
 
 /// The groups that a response belongs to (section 2).
 const CACHE_GROUPS: HeaderName = HeaderName::from_static("cache-groups");
@@ -19,9 +19,6 @@ const CACHE_GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-grou
 
 /// Groups that one field may name; the RFC wants at least 32.
 pub const GROUPS_MAX: usize = 64;
-
-/// Characters of a group's name; the RFC wants at least 32.
-pub const NAME_CHARS_MAX: usize = 256;
 
 /// Why the groups of a field aren't known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +44,7 @@ fn names(headers: &HeaderMap, field: &HeaderName) -> Result<Vec<String>, Unknown
         ListEntry::InnerList(_) => None,
     };
     let mut names = list.iter().map(name).collect::<Option<Vec<String>>>().ok_or(Unknown::Unreadable)?;
-    if names.iter().any(|name| name.len() > NAME_CHARS_MAX) {
+    if names.iter().any(|name| name.len() > GROUP_CHARS_MAX) {
         return Err(Unknown::TooLong);
     }
     names.sort_unstable();
@@ -153,9 +150,9 @@ mod tests {
         let refused = |line: &str| refuse(&headers(&CACHE_GROUPS, &[line]));
         for (line, wanted) in [
             (list(32, 32), None),
-            (list(GROUPS_MAX, NAME_CHARS_MAX), None),
+            (list(GROUPS_MAX, GROUP_CHARS_MAX), None),
             (list(GROUPS_MAX + 1, 2), Some(Refusal::TooManyTags)),
-            (list(1, NAME_CHARS_MAX + 1), Some(Refusal::BadTag)),
+            (list(1, GROUP_CHARS_MAX + 1), Some(Refusal::BadTag)),
             ("scripts".to_owned(), Some(Refusal::BadTag)),
             ("\"a\", (\"b\")".to_owned(), Some(Refusal::BadTag)),
             ("\"a\", 1".to_owned(), Some(Refusal::BadTag)),
@@ -174,7 +171,7 @@ mod tests {
         // 3: "Each member of the List is a value that identifies a group that the response invalidates".
         assert_eq!(invalidated("\"b\", \"a\""), [group("a"), group("b")]);
         assert_eq!(invalidated(&list(32, 32)).len(), 32);
-        for line in [list(GROUPS_MAX + 1, 2), list(1, NAME_CHARS_MAX + 1), "a".to_owned(), "\"a\", b".to_owned()] {
+        for line in [list(GROUPS_MAX + 1, 2), list(1, GROUP_CHARS_MAX + 1), "a".to_owned(), "\"a\", b".to_owned()] {
             assert_eq!(invalidated(&line), all, "{line}");
         }
         assert!(super::invalidated(URL, &HeaderMap::new()).is_empty());

@@ -48,14 +48,17 @@ pub struct Stored {
 impl Cache {
     /// Returns what [`Cache::look_up`] would find.
     pub async fn inspect(&self, query: &Query<'_>) -> Inspected {
-        match self.inspect_key(query, query.key, None).await {
+        let mut inspected = match self.inspect_key(query, query.key, None).await {
             Ok(inspected) => inspected,
             Err(names) => {
                 let key = vary::variant(&query.key, &names, query.head);
                 let known = Some(Arc::clone(&names));
                 self.inspect_key(query, key, known).await.unwrap_or_else(|names| nothing(key, Some(names)))
             }
-        }
+        };
+        let is_marked = self.has_cookie_mark(&inspected.outcome, &inspected.key, query.head);
+        inspected.uncacheable = inspected.uncacheable || is_marked;
+        inspected
     }
 
     /// Looks under one key in all tiers; `Err` with the names it varies by.
@@ -73,13 +76,15 @@ impl Cache {
             match self.tiers.glance(tier, &key).await {
                 Some(Value::Varies(names)) if best.names.is_none() => return Err(names),
                 Some(Value::Uncacheable(until)) if clock::uptime() < until => {
-                    (best.uncacheable, best.outcome) = (true, Outcome::Miss);
+                    (best.uncacheable, best.outcome, best.stored) = (true, Outcome::Miss, None);
                     break;
                 }
                 Some(Value::Object(object)) => self.weigh(query, object, tier, &mut best),
                 Some(Value::Uncacheable(_) | Value::Varies(_) | Value::Part(_)) | None => {}
             }
-            if matches!(best.outcome, Outcome::Hit(_)) {
+            // What memory has and may be served is served without a look at the others.
+            let is_settled = tier == Tier::Memory && matches!(best.outcome, Outcome::Grace(_));
+            if is_settled || matches!(best.outcome, Outcome::Hit(_)) {
                 break;
             }
         }

@@ -61,6 +61,13 @@ impl Key {
         Self(*blake3::Hasher::new().update(b"holm relayed").update(&self.0).finalize().as_bytes())
     }
 
+    /// Under which it is noted that responses to requests with a cookie aren't stored under this key. Nothing is stored
+    /// there.
+    #[must_use]
+    pub fn with_cookie(&self) -> Self {
+        Self(*blake3::Hasher::new().update(b"holm cookie").update(&self.0).finalize().as_bytes())
+    }
+
     /// The key's first eight bytes: uniform already, so they serve as its hash.
     const fn prefix(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;

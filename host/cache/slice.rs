@@ -61,7 +61,9 @@ impl Slice {
         Self { start: offset / bytes * bytes, bytes }
     }
 
-    const fn end(&self) -> u64 {
+    /// Returns the offset at which the next slice begins.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
         self.start.saturating_add(self.bytes)
     }
 

@@ -7,8 +7,8 @@ mod values;
 
 use serde_json::Value;
 
-pub use self::secrets::without_secrets;
-pub(super) use self::secrets::{HIDDEN, TENANT_WEIGHTS, hides_tenants, member_without_secrets, without_userinfo};
+pub use self::secrets::{HIDDEN, is_secret_field, without_secrets};
+pub(super) use self::secrets::{TENANT_WEIGHTS, hides_tenants, member_without_secrets, without_userinfo};
 use self::{
     route::route,
     values::{bytes, count, list, ms, named, option, path, size, table, text, texts, us},

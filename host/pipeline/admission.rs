@@ -381,6 +381,7 @@ mod tests {
             (Refusal::Authorized, false),
             (Refusal::SetsCookie, false),
             (Refusal::NoLifetime, false),
+            (Refusal::Cookie, false),
             (Refusal::VaryAny, false),
             (Refusal::TooManyTags, false),
         ] {

@@ -315,8 +315,12 @@ pub(super) async fn lead(
         }
         Exchanged::Refused(response, report, refusal) => {
             // What one client's request brings is no reason to give up what is still fresh for all.
-            if refusal.holds_for_key() && !request.is_ahead && !fetch.is_overtaken(&request.key) {
-                fetcher.cache.mark_uncacheable_by(&fetch, request.key, clock::uptime(), None);
+            if !request.is_ahead && !fetch.is_overtaken(&request.key) {
+                if refusal == Refusal::Cookie {
+                    fetcher.cache.mark_uncacheable_with_cookie(&request.key, clock::uptime());
+                } else if refusal.holds_for_key() {
+                    fetcher.cache.mark_uncacheable_by(&fetch, request.key, clock::uptime(), None);
+                }
             }
             lead.land(Landing::Private(refusal));
             // The client may have left; then this response isn't needed.
@@ -450,7 +454,13 @@ fn renew(
     }
     let mut headers = object.head.all_headers();
     conditional::renew(&mut headers, &not_modified);
-    let response = Responded { status: object.head.status, headers: &headers, length: Some(object.head.length) };
+    // A slice is judged as the whole that it is of, and renewed only by what says nothing of another version.
+    let is_slice = request.slice.is_some();
+    if is_slice && not_modified.get(header::ETAG).is_some_and(|tag| headers.get(header::ETAG) != Some(tag)) {
+        return None;
+    }
+    let status = if is_slice { StatusCode::OK } else { object.head.status };
+    let response = Responded { status, headers: &headers, length: Some(object.head.length) };
     // A response that may no longer be shared, or is another variant now, must come whole.
     let Admission::Store(storage) = rule(fetcher, request, response, times).admission else { return None };
     let rule = search_rule(request, &headers);

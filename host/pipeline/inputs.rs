@@ -1,5 +1,6 @@
 //! The inputs of a key by name and value, so that people can read them and those of two keys can be compared. A
-//! credential is compared and never shown; what is long, and what is of a body, is shown by its digest.
+//! credential is compared and never shown, by the rule of the configuration's listing; what is long, and what is of a body,
+//! is shown by its digest.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{advice::Advice, forwarding, route::Route};
 use crate::{
     cache::vary,
-    message::RequestHead,
+    config::{HIDDEN, is_secret_field},
+    message::{RequestHead, target},
     policy::{Facts, Hook, Input as Read, KeyPlan, Policy, consult, fields, key},
     report::WhyInput,
 };
@@ -34,7 +36,12 @@ pub(super) struct Input {
 enum Value {
     Absent,
     Text(Box<str>),
-    Digest { bytes: usize, digest: Digest },
+    /// A query with secrets in it: as it is shown, and the digest of all of it.
+    Partly(Box<str>, Secret),
+    Digest {
+        bytes: usize,
+        digest: Digest,
+    },
     Hidden(Secret),
 }
 
@@ -55,6 +62,8 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     AsText,
+    /// As text, the values of parameters that are secrets left out.
+    AsQuery,
     ByDigest,
     Never,
 }
@@ -62,13 +71,21 @@ enum Shown {
 impl Value {
     fn of(value: Option<&[u8]>, shown: Shown) -> Self {
         let Some(bytes) = value else { return Self::Absent };
+        if shown == Shown::AsQuery
+            && let Cow::Owned(text) = without_secrets(&String::from_utf8_lossy(bytes))
+        {
+            let all = Secret(digest(bytes));
+            return if text.len() <= TEXT_BYTES_MAX { Self::Partly(text.into(), all) } else { Self::Hidden(all) };
+        }
         match shown {
             Shown::Never => Self::Hidden(Secret(digest(bytes))),
-            Shown::AsText if bytes.len() <= TEXT_BYTES_MAX => match std::str::from_utf8(bytes) {
+            Shown::AsText | Shown::AsQuery if bytes.len() <= TEXT_BYTES_MAX => match std::str::from_utf8(bytes) {
                 Ok(text) => Self::Text(text.into()),
                 Err(_) => Self::Digest { bytes: bytes.len(), digest: digest(bytes) },
             },
-            Shown::AsText | Shown::ByDigest => Self::Digest { bytes: bytes.len(), digest: digest(bytes) },
+            Shown::AsText | Shown::AsQuery | Shown::ByDigest => {
+                Self::Digest { bytes: bytes.len(), digest: digest(bytes) }
+            }
         }
     }
 }
@@ -94,7 +111,9 @@ impl Input {
         let name = self.name.clone().into_owned();
         match &self.value {
             Value::Absent => WhyInput { name, ..WhyInput::default() },
-            Value::Text(text) => WhyInput { name, value: Some(text.to_string()), ..WhyInput::default() },
+            Value::Text(text) | Value::Partly(text, _) => {
+                WhyInput { name, value: Some(text.to_string()), ..WhyInput::default() }
+            }
             Value::Digest { bytes, digest } => {
                 let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
                 WhyInput { name, digest: Some(format!("{digits}, {bytes} bytes")), ..WhyInput::default() }
@@ -102,6 +121,20 @@ impl Input {
             Value::Hidden(_) => WhyInput { name, hidden: true, ..WhyInput::default() },
         }
     }
+}
+
+/// Returns a query without the values of parameters that are secrets; borrowed if it has none.
+fn without_secrets(query: &str) -> Cow<'_, str> {
+    let hidden = |parameter: &str| {
+        let (name, _) = parameter.split_once('=')?;
+        let decoded: Vec<u8> = target::decoded_name(name).collect();
+        is_secret_field(&String::from_utf8_lossy(&decoded)).then(|| format!("{name}={HIDDEN}"))
+    };
+    if !query.split('&').any(|parameter| hidden(parameter).is_some()) {
+        return Cow::Borrowed(query);
+    }
+    let shown: Vec<String> = query.split('&').map(|one| hidden(one).unwrap_or_else(|| one.to_owned())).collect();
+    Cow::Owned(shown.join("&"))
 }
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -128,6 +161,10 @@ impl List {
         self.add(name, value.map(str::as_bytes), Shown::AsText);
     }
 
+    fn query(&mut self, value: Option<&str>) {
+        self.add("query-all", value.map(str::as_bytes), Shown::AsQuery);
+    }
+
     fn header(&mut self, name: &HeaderName, headers: &HeaderMap) {
         let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
         let value = (!lines.is_empty()).then(|| lines.join(&b'\n'));
@@ -139,8 +176,12 @@ const fn shown_if(is_secret: bool) -> Shown {
     if is_secret { Shown::Never } else { Shown::AsText }
 }
 
+fn is_secret(name: &HeaderName) -> bool {
+    fields::is_credential(name) || is_secret_field(name.as_str())
+}
+
 fn shown_of_field(name: &HeaderName) -> Shown {
-    shown_if(fields::is_credential(name))
+    shown_if(is_secret(name))
 }
 
 /// Returns the inputs of a request's key once it is made. `content` is what the native key of an item, or of a QUERY, has
@@ -168,7 +209,7 @@ fn natively(list: &mut List, route: &Route, head: &RequestHead, content: Option<
     list.text("scheme", Some(head.scheme.as_str()));
     list.text("authority", Some(head.authority()));
     list.text("path", Some(head.target.path()));
-    list.text("query-all", head.target.query());
+    list.query(head.target.query());
     if route.infers() {
         for name in forwarding::sent(route, None, &head.headers) {
             list.header(&name, &head.headers);
@@ -187,10 +228,12 @@ fn by_policy(list: &mut List, route: &Route, policy: &dyn Policy, facts: &Facts<
             (Read::Scheme, "scheme", Some(head.scheme.as_str())),
             (Read::Authority, "authority", Some(head.authority())),
             (Read::Path, "path", Some(head.target.path())),
-            (Read::QueryAll, "query-all", head.target.query()),
         ];
         for (_, name, value) in target.into_iter().filter(|(input, ..)| !is_read(input)) {
             list.text(name, value);
+        }
+        if !is_read(&Read::QueryAll) {
+            list.query(head.target.query());
         }
         let sent = forwarding::sent(route, Some(policy), &head.headers);
         for name in sent.iter().filter(|name| !forwarding::reads(policy, name)) {
@@ -226,15 +269,18 @@ fn shown_of(policy: &dyn Policy, input: &Read) -> Shown {
     match input {
         Read::Header(name) => shown_of_field(name),
         Read::Cookie(_) => Shown::Never,
+        Read::Query(name) => shown_if(is_secret_field(name)),
+        Read::QueryAll => Shown::AsQuery,
         // It may say what it was made of.
         Read::Feature(_) => {
             let made_of = policy.reads(Hook::Features).unwrap_or_default();
-            let is_secret = |input: &Read| match input {
-                Read::Header(name) => fields::is_credential(name),
-                Read::Cookie(_) => true,
+            let may_tell = |input: &Read| match input {
+                Read::Header(name) => is_secret(name),
+                Read::Query(name) => is_secret_field(name),
+                Read::Cookie(_) | Read::QueryAll => true,
                 other => other.needs_body(),
             };
-            if made_of.iter().any(is_secret) { Shown::Never } else { Shown::AsText }
+            if made_of.iter().any(may_tell) { Shown::Never } else { Shown::AsText }
         }
         Read::BodyLength | Read::BodyTokens(..) => Shown::AsText,
         other if other.needs_body() => Shown::ByDigest,
@@ -331,6 +377,43 @@ mod tests {
         assert_eq!(differs(&of("Bearer hush", b"PRIVATE")), ["body"]);
         let further = inputs(plain, "/a", &[("authorization", "Bearer hush"), ("x-a", "1"), ("x-b", "2")], b"private");
         assert_eq!(differs(&further), ["header(x-b)"]);
+    }
+
+    #[test]
+    fn what_a_configurations_listing_hides_is_hidden_here() {
+        let shown = |inputs: &[Input]| serde_json::to_string(&inputs.iter().map(Input::report).collect::<Vec<_>>());
+        let plain = Mode::Infer(Protocol::Plain);
+        for name in [
+            "authorization",
+            "cookie",
+            "x-api-key",
+            "x-session",
+            "x-signing",
+            "x-signature",
+            "x-psk",
+            "x-pwd",
+            "x-hmac",
+            "x-private-id",
+            "x-credential",
+            "x-passphrase",
+            "x-user-jwt",
+            "x-assertion",
+        ] {
+            let head = [(name, "hush")];
+            assert!(is_secret(&HeaderName::from_static(name)) && is_secret_field(name), "{name}");
+            let said = shown(&inputs(plain, "/a", &head, b"")).unwrap();
+            assert!(!said.contains("hush"), "{name}: {said}");
+        }
+        let (here, there) =
+            (inputs(Mode::Http, "/a?x=1&%74oken=hush&sig=hush2", &[], b""), "/a?x=1&%74oken=hush&sig=other");
+        let said = shown(&here).unwrap();
+        assert!(!said.contains("hush") && said.contains("x=1&") && said.contains("oken=***&sig=***"), "{said}");
+        assert!(!format!("{here:?}").contains("hush"));
+        let differs = differences(&here, &inputs(Mode::Http, there, &[], b""));
+        assert_eq!(differs.iter().map(|one| &*one.here.name).collect::<Vec<_>>(), ["query-all"], "and compared");
+        let long: &'static str = format!("/a?token=hush&x={}", "y".repeat(TEXT_BYTES_MAX)).leak();
+        let hidden = inputs(Mode::Http, long, &[], b"").iter().map(Input::report).find(|one| one.name == "query-all");
+        assert!(hidden.unwrap().hidden);
     }
 
     #[test]

@@ -53,10 +53,10 @@ impl Passer {
         let trail = Trail { detail: why.detail().map(Into::into), ..Trail::on(route, advice) };
         let body = if http_body::Body::is_end_stream(&body) {
             Body::Empty
-        } else if why != Why::Switch && advice.needs_body(true) && is_incremental(&head.headers) {
+        } else if reads_body(advice, why) && is_incremental(&head.headers) {
             let detail = "the route's policy reads bodies as a whole, and this one is to be sent on while it arrives";
             return self.replies.incremental_refused(detail, trail);
-        } else if why != Why::Switch && advice.needs_body(true) {
+        } else if reads_body(advice, why) {
             match body.collect(self.policy_context.body_bytes_max).await {
                 Ok(bytes) => Body::from(bytes),
                 Err(error) => return self.replies.bad_body(&error, trail),
@@ -154,6 +154,11 @@ impl Passer {
             );
         }
     }
+}
+
+/// Whether the body of a request that is passed on is read as a whole before, for its policy.
+pub(super) fn reads_body(advice: &Advice, why: Why) -> bool {
+    why != Why::Switch && advice.needs_body(true)
 }
 
 /// Returns the tag by which responses are invalidated that are served for several queries, of which this URL has one.

@@ -272,7 +272,8 @@ pub(super) enum MissPlan {
     Alone,
     /// It is passed on, and nothing is stored.
     Bypass(Why),
-    /// It is refused: the client wants nothing from the origin (`only-if-cached`).
+    /// It is refused: the client wants nothing from the origin (`only-if-cached`). So is a range some of whose slices
+    /// aren't stored.
     Refuse,
 }
 
@@ -284,10 +285,11 @@ impl MissPlan {
         let wants_newer = directives.max_age.is_some() || directives.min_fresh.is_some();
         let is_reload = miss.is_by_request || directives.no_cache || miss.coalesces_reloads && wants_newer;
         let is_alone = miss.is_uncacheable || *authorized || is_reload && !miss.coalesces_reloads;
-        if directives.only_if_cached {
-            Self::Refuse
-        } else if miss.has_range && miss.slices_ranges && !is_reload && !*authorized {
+        if miss.has_range && miss.slices_ranges && !is_reload && !*authorized {
+            // They may all be stored, although the whole isn't.
             Self::Slices
+        } else if directives.only_if_cached {
+            Self::Refuse
         } else if miss.has_range && (miss.passes_ranges || is_alone && !miss.has_stale) {
             // For one client alone the whole isn't fetched.
             Self::Bypass(Why::Range)
@@ -518,7 +520,10 @@ mod tests {
             (sliced(&no_cache), MissPlan::Bypass(Why::Range)),
             (Miss { coalesces_reloads: true, ..sliced(&young) }, MissPlan::Bypass(Why::Range)),
             (sliced(&authorized), MissPlan::Bypass(Why::Range)),
-            (sliced(&offline), MissPlan::Refuse),
+            // All that it needs may be stored.
+            (sliced(&offline), MissPlan::Slices),
+            (Miss { is_by_request: true, has_stale: true, ..sliced(&offline) }, MissPlan::Refuse),
+            (sliced(&Demand { authorized: true, ..offline.clone() }), MissPlan::Refuse),
             (shared(&plain), MissPlan::Collapse),
             (shared(&no_cache), MissPlan::CollapseReload),
             (shared(&young), MissPlan::CollapseReload),

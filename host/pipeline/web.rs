@@ -18,7 +18,7 @@ use super::{
     plan::{KeyedPlan, Miss, MissPlan, Why},
     reply::{Replies, Reply, found, note, note_failed},
     route::Route,
-    slices::Slicer,
+    slices::{Slicer, Unserved},
     trace,
     trail::{Lookup, Trail},
     upstream::{DEADLINE, Failed},
@@ -329,13 +329,16 @@ impl Web {
             MissPlan::Slices => self.slices(request, trail).await,
             MissPlan::Alone => self.fetch_alone(request, trail).await,
             MissPlan::Bypass(why) => self.bypass(request, why, trail).await,
-            MissPlan::Refuse => {
-                // It doesn't go forward (RFC 9211, section 2.2).
-                (trail.forward, trail.hint, trail.detail) = (None, None, Some("only-if-cached".into()));
-                let detail = "the request is only-if-cached, and nothing that may be used is stored";
-                self.replies.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail)
-            }
+            MissPlan::Refuse => self.not_cached(trail),
         }
+    }
+
+    /// Returns the refusal of a request whose client wants nothing from the origin (RFC 9111, section 5.2.1.7).
+    fn not_cached(&self, mut trail: Trail) -> Reply {
+        // It doesn't go forward (RFC 9211, section 2.2).
+        (trail.forward, trail.hint, trail.detail) = (None, None, Some("only-if-cached".into()));
+        let detail = "the request is only-if-cached, and nothing that may be used is stored";
+        self.replies.own(StatusCode::GATEWAY_TIMEOUT, "Not cached", detail, trail)
     }
 
     /// Returns what is found by the request's URL, or where that is nothing to serve, by the rule of its path.
@@ -355,12 +358,17 @@ impl Web {
         by_rule
     }
 
-    /// Serves a range from slices, or passes the request on where that can't be.
+    /// Serves a range from slices, or from a stale whole where the origin fails; or passes the request on where that
+    /// can't be, unless the client wants nothing from the origin.
     async fn slices(&self, request: KeyedRequest, trail: Trail) -> Reply {
-        let reply = Box::pin(self.slicer.serve(&request, trail.clone())).await;
-        match reply {
-            Some(reply) => reply,
-            None => self.bypass(request, Why::Range, trail).await,
+        let served = Box::pin(self.slicer.serve(&request, trail.clone())).await;
+        match served {
+            Ok(reply) => reply,
+            Err(_) if request.demand.directives.only_if_cached => self.not_cached(trail),
+            Err(Unserved::Failed(failed)) if self.may_fall_back(&request, &failed) => {
+                self.or_stale(&request, &failed, trail).await
+            }
+            Err(Unserved::Failed(_) | Unserved::NoSlices) => self.bypass(request, Why::Range, trail).await,
         }
     }
 
@@ -600,14 +608,17 @@ impl Web {
         self.replies.unstored_reply(response, report, head.into(), trail)
     }
 
+    /// Whether what is stored may be served when the origin fails in this way.
+    fn may_fall_back(&self, request: &KeyedRequest, failed: &Failed) -> bool {
+        let if_unreachable = request.if_unreachable && failed.is_unreachable;
+        let may =
+            |object: &Arc<Object>| self.cache.may_stand_in(object, &request.url, request.if_error, if_unreachable);
+        request.stale.as_ref().is_some_and(may)
+    }
+
     /// Returns what is stored, if it may be served when the origin fails in this way, else the failure.
     async fn or_stale(&self, request: &KeyedRequest, failed: &Failed, trail: Trail) -> Reply {
-        let usable = |object: &&Arc<Object>| {
-            let is_alone = request.if_unreachable && failed.is_unreachable;
-            request.if_error && !self.cache.is_gone(object, &request.url)
-                || is_alone && self.cache.is_good(object, &request.url)
-        };
-        if let Some(object) = request.stale.as_ref().filter(usable) {
+        if let Some(object) = request.stale.as_ref().filter(|_| self.may_fall_back(request, failed)) {
             let mut stale = Trail { detail: Some(failed.reason.into()), ..trail.clone() };
             note_failed(&mut stale, failed);
             stale.lookup = Lookup::Stale;

@@ -1,10 +1,14 @@
 //! What would be done with a request now, and why. The same decisions are made as for one that is served, by the same
-//! functions, and nothing is fetched, stored, counted or brought into another tier.
+//! functions, and nothing is fetched, stored, counted or brought into another tier. What depends on the moment is left
+//! aside: places that are taken, flights that are under way, and the policy's hooks after `key`.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::header::{self, EXPIRES};
+use http::{
+    Method,
+    header::{self, EXPIRES},
+};
 
 use super::{
     advice::{Advice, PolicyContext},
@@ -12,10 +16,13 @@ use super::{
     forwarding::Proxies,
     inputs::{self, Input},
     keying::{self, Content, Keyed},
+    own, pass,
     plan::{Aspects, Basis, KeyedPlan, Miss, MissPlan, Plan, Why},
     recent::Recent,
-    rewriting,
+    refusal::{Unforwardable, unforwardable},
+    rewriting::Unwritable,
     route::{Kind, Route, RouteMatch},
+    slices::{self, Preview},
     web,
 };
 use crate::{
@@ -26,11 +33,13 @@ use crate::{
         key::Key,
         lookup::{Demand, Outcome},
         purge::Standing,
-        range, tag, targeted,
+        range,
+        store::Tier,
+        tag, targeted,
     },
     clock::{self, Timestamp},
     config::{RangeMiss, Reload},
-    message::{RequestHead, compression::decompress},
+    message::{RequestHead, compression::decompress, incremental::is_incremental},
     origin::protocol::{Protocol, Received},
     report::{WhyDifference, WhyLookup, WhyNearest, WhyReport, WhyRoute, WhyRule, WhyStored},
 };
@@ -54,6 +63,9 @@ pub(super) struct Explainer {
     pub(super) items_max: usize,
 }
 
+/// Why a request is refused: in a word, and by which rule.
+type Refusal = (&'static str, WhyRule);
+
 /// A request that is to be looked up, or one of its items.
 struct Subject<'a> {
     route: &'a Arc<Route>,
@@ -64,6 +76,8 @@ struct Subject<'a> {
     content: Content<'a>,
     /// Its place in the body, if that is split.
     number: Option<usize>,
+    /// Why it is refused unless memory has it.
+    refusal: Option<&'a Refusal>,
 }
 
 /// A request whose key is made.
@@ -85,85 +99,105 @@ impl Explainer {
         let routes = Arc::clone(&self.policy_context.routes);
         let Some(taken) = routes.find(&head) else {
             report.plan = "none".to_owned();
-            report.rule = own("no route takes its host and path: the response is 404");
+            report.rule = by_node("no route takes its host and path: the response is 404");
             return report;
         };
-        if taken.route.config.own.is_some() {
+        if let Some(given) = &taken.route.config.own {
             report.route = Some(self.route(taken, &head));
-            report.plan = "own".to_owned();
-            report.rule = own("the route has a response of its own (redirect, respond), and nothing is looked up");
+            (report.plan, report.rule) = match own::response(given, taken.route.config.rewrite.as_ref(), &head) {
+                Ok(_) => {
+                    let text = "the route has a response of its own (redirect, respond), and nothing is looked up";
+                    ("own".to_owned(), by_node(text))
+                }
+                Err(fault) => {
+                    let (word, rule) = unwritable(fault);
+                    report.reason = Some(word.to_owned());
+                    ("refuse".to_owned(), rule)
+                }
+            };
             return report;
         }
         let advice = Advice::preview(taken.route, &head);
         report.policy = advice.policy().map(|policy| policy.label().to_string());
         report.route = Some(self.route(taken, &head));
-        let plan = Plan::of(&Aspects::of(taken, &advice, &head, !body.is_empty()));
+        // After a switch of protocols there is something to read.
+        let has_body = !body.is_empty() || head.headers.contains_key(header::UPGRADE);
+        let plan = Plan::of(&Aspects::of(taken, &advice, &head, has_body));
         let (word, reason) = plan.words();
         (report.plan, report.reason) = (word.to_owned(), reason.map(str::to_owned));
         report.rule = match plan {
             Plan::LookUp(_) => by_rfc("responses to its method may be stored and used again", "RFC 9111, section 3"),
             Plan::Bypass(why) | Plan::Pass(why) => rule_of(why),
         };
+        let refusal = self.refusal(taken.route, &advice, &head, &body, plan);
         // What may be in memory is looked up first.
-        if plan != Plan::LookUp(Basis::Head)
-            && let Some((word, rule)) = self.refusal(taken.route, &head, plan)
-        {
-            (report.plan, report.reason, report.rule) = ("refuse".to_owned(), Some(word.to_owned()), rule);
-            return report;
-        }
+        let refusal = match refusal {
+            Some((word, rule)) if plan != Plan::LookUp(Basis::Head) => {
+                (report.plan, report.reason, report.rule) = ("refuse".to_owned(), Some(word.to_owned()), rule);
+                return report;
+            }
+            refusal => refusal,
+        };
         match (plan, taken.route.splits()) {
             (Plan::Bypass(_) | Plan::Pass(_), _) => {}
             (Plan::LookUp(_), Some(protocol)) => {
                 self.items(taken.route, protocol, &advice, head, body, &mut report).await;
             }
             (Plan::LookUp(_), None) => {
-                let (body, canonical) = web::item(taken.route, &head.headers, body);
-                let digest = match web::query_digest(taken.route, &head, &body) {
-                    Ok(digest) => digest,
-                    Err(why) => {
-                        report.plan = "bypass".to_owned();
-                        report.reason = Some(why.as_str().to_owned());
-                        report.rule = rule_of(why);
-                        return report;
-                    }
-                };
-                let content = match (&digest, &canonical) {
-                    (Some(digest), _) => Content::Query(digest),
-                    (None, Some(canonical)) => Content::Item(canonical),
-                    (None, None) => Content::None,
-                };
-                let (route, number) = (taken.route, None);
-                let subject = Subject { route, advice: &advice, head: &head, body: &body, content, number };
-                report.lookups.push(self.look_up(&subject).await);
+                self.single(taken.route, &advice, &head, body, refusal.as_ref(), &mut report).await;
             }
         }
         report
     }
 
-    /// Returns why a request isn't sent on, in a word, and by which rule, if it isn't.
-    fn refusal(&self, route: &Route, head: &RequestHead, plan: Plan) -> Option<(&'static str, WhyRule)> {
-        if let Some(fault) = route.config.rewrite.as_ref().and_then(|rewrite| rewriting::fault(rewrite, head)) {
-            let (status, word, detail) = fault.told();
-            return Some((word, own(&format!("{detail} (rewrite): {}", status.as_u16()))));
-        }
-        if self.policy_context.loops.has_sent(&head.headers) {
-            let text = "this node has sent the request on before: its origin leads back to it";
-            return Some(("loop", by_rfc(text, "RFC 8586")));
-        }
-        if let Some((status, word, detail)) = calls::refusal(route, head) {
-            return Some((word, own(&format!("{detail}: {}", status.as_u16()))));
-        }
-        match plan {
-            Plan::Bypass(why @ Why::Switch) if !route.config.websocket => {
-                let text = "the route doesn't allow a switch to another protocol (websocket = false): 501";
-                Some((why.as_str(), own(text)))
+    /// Reports the look-up of a request whose body isn't split.
+    async fn single(
+        &self,
+        route: &Arc<Route>,
+        advice: &Advice,
+        head: &RequestHead,
+        body: Bytes,
+        refusal: Option<&Refusal>,
+        report: &mut WhyReport,
+    ) {
+        let (body, canonical) = web::item(route, &head.headers, body);
+        let digest = match web::query_digest(route, head, &body) {
+            Ok(digest) => digest,
+            Err(why) => {
+                report.plan = "bypass".to_owned();
+                report.reason = Some(why.as_str().to_owned());
+                report.rule = rule_of(why);
+                return;
             }
-            Plan::Bypass(why @ Why::Incremental) if route.infers() => {
-                let text = "the route reads bodies as a whole, and sends none on while it arrives: 501";
-                Some((why.as_str(), by_rfc(text, "RFC 10036, section 4.1")))
-            }
-            _ => None,
+        };
+        let content = match (&digest, &canonical) {
+            (Some(digest), _) => Content::Query(digest),
+            (None, Some(canonical)) => Content::Item(canonical),
+            (None, None) => Content::None,
+        };
+        let subject = Subject { route, advice, head, body: &body, content, number: None, refusal };
+        let lookup = self.look_up(&subject).await;
+        report.lookups.push(lookup);
+    }
+
+    /// Returns why a request isn't sent on, if it isn't.
+    fn refusal(&self, route: &Route, advice: &Advice, head: &RequestHead, body: &Bytes, plan: Plan) -> Option<Refusal> {
+        let length = body.len() as u64;
+        if let Some(reason) = unforwardable(route, &self.policy_context.loops, head, length, plan) {
+            return Some(refused(reason));
         }
+        let is_read = match plan {
+            // A QUERY with more content than is read is passed on.
+            Plan::LookUp(_) => head.method != Method::QUERY,
+            Plan::Bypass(why) | Plan::Pass(why) => pass::reads_body(advice, why),
+        };
+        let is_passed = !matches!(plan, Plan::LookUp(_));
+        if is_passed && is_read && length > 0 && is_incremental(&head.headers) {
+            let text = "the route's policy reads bodies as a whole, and this one is to be sent on as it comes: 501";
+            return Some((Why::Incremental.as_str(), by_rfc(text, "RFC 10036, section 4.1")));
+        }
+        let limit = self.policy_context.body_bytes_max;
+        (is_read && length > limit).then(|| too_large(limit))
     }
 
     fn route(&self, taken: RouteMatch<'_>, head: &RequestHead) -> WhyRoute {
@@ -210,12 +244,12 @@ impl Explainer {
         report.left_out = split.items.len().saturating_sub(ITEMS_MAX);
         for (number, item) in split.items.iter().take(ITEMS_MAX).enumerate() {
             let (advice, content) = (advice.for_item(number), Content::Item(&item.canonical));
-            let (advice, head, body, number) = (&advice, &head, &item.body, Some(number));
-            let subject = Subject { route, advice, head, body, content, number };
+            let (advice, head, body, number, refusal) = (&advice, &head, &item.body, Some(number), None);
+            let subject = Subject { route, advice, head, body, content, number, refusal };
             let mut lookup = self.look_up(&subject).await;
             if !item.shareable {
                 (lookup.outcome, lookup.next) = ("bypass".to_owned(), "fetch-alone".to_owned());
-                lookup.rule = own("its response depends on more than what is sent, so that nobody else may get it");
+                lookup.rule = by_node("its response depends on more than what is sent, so that nobody else may get it");
                 (lookup.stored, lookup.nearest) = (None, None);
             }
             report.lookups.push(lookup);
@@ -237,6 +271,11 @@ impl Explainer {
             ..WhyLookup::default()
         };
         let KeyedPlan::LookUp(key) = plan else {
+            if let Some((word, rule)) = subject.refusal {
+                (lookup.outcome, lookup.next) = ("refuse".to_owned(), "refuse".to_owned());
+                (lookup.reason, lookup.rule) = (Some((*word).to_owned()), rule.clone());
+                return lookup;
+            }
             let (word, why) = plan.change().unwrap_or_default();
             (lookup.outcome, lookup.next) = (word.to_owned(), word.to_owned());
             lookup.reason = why.map(str::to_owned);
@@ -297,21 +336,27 @@ impl Explainer {
             WhyStored { vary, ..stored_report(stored, route, now) }
         });
         lookup.rule = rule_of_stored(&inspected);
-        self.decide(asked, &inspected, lookup);
+        self.decide(asked, &query, &inspected, lookup).await;
         if inspected.stored.is_none() {
             lookup.nearest = self.nearest(&inspected.key, &inputs, now).await;
         }
     }
 
     /// Notes what is done with what was found.
-    fn decide(&self, asked: &Asked<'_>, inspected: &Inspected, lookup: &mut WhyLookup) {
-        let Subject { route, head, .. } = *asked.subject;
+    async fn decide(&self, asked: &Asked<'_>, query: &Query<'_>, inspected: &Inspected, lookup: &mut WhyLookup) {
+        let Subject { route, head, refusal, .. } = *asked.subject;
         let (outcome, is_by_request, has_stale) = match &inspected.outcome {
             Outcome::Hit(_) => ("hit", false, false),
             Outcome::Grace(_) => ("grace", false, false),
             Outcome::Stale { by_request, .. } => ("stale", *by_request, true),
             Outcome::Miss => ("miss", false, false),
         };
+        lookup.outcome = outcome.to_owned();
+        if let Some((word, rule)) = refusal.filter(|_| !is_at_hand(inspected, query.now)) {
+            (lookup.next, lookup.reason) = ("refuse".to_owned(), Some((*word).to_owned()));
+            lookup.rule = rule.clone();
+            return;
+        }
         let miss = Miss {
             demand: &asked.demand,
             is_uncacheable: inspected.uncacheable,
@@ -323,23 +368,23 @@ impl Explainer {
             is_conditional: conditional::is_conditional(&head.headers),
             coalesces_reloads: route.reload() == Reload::Coalesce,
         };
-        let refusal = self.refusal(route, head, Plan::LookUp(Basis::Head));
-        let (next, reason) = match (outcome, &refusal) {
+        let (next, reason) = match (outcome, route.kind()) {
             ("hit", _) => ("serve", None),
             ("grace", _) => ("serve-and-refresh", None),
-            (_, Some((word, _))) => ("refuse", Some(*word)),
-            _ if route.kind() == Kind::Items && inspected.uncacheable => ("fetch-alone", None),
-            _ if route.kind() == Kind::Items => ("collapse", None),
-            _ => MissPlan::of(&miss).words(),
+            (_, Kind::Items) if inspected.uncacheable => ("fetch-alone", None),
+            (_, Kind::Items) => ("collapse", None),
+            _ => match MissPlan::of(&miss) {
+                MissPlan::Slices => {
+                    let preview = slices::preview(&self.cache, query).await;
+                    return note_slices(preview, asked.demand.directives.only_if_cached, lookup);
+                }
+                plan => plan.words(),
+            },
         };
-        if let Some((_, rule)) = refusal.filter(|(word, _)| reason == Some(*word)) {
-            lookup.rule = rule;
-        }
         if reason == Some("only-if-cached") {
-            let text = "the request is only-if-cached, and nothing that may be used is stored: the response is 504";
-            lookup.rule = by_rfc(text, "RFC 9111, section 5.2.1.7");
+            lookup.rule = not_cached();
         }
-        (lookup.outcome, lookup.next, lookup.reason) = (outcome.to_owned(), next.to_owned(), reason.map(str::to_owned));
+        (lookup.next, lookup.reason) = (next.to_owned(), reason.map(str::to_owned));
     }
 
     /// Returns the stored entry whose key was made of nearly the same.
@@ -363,12 +408,91 @@ impl Explainer {
 }
 
 /// A rule of this node's own.
-fn own(text: &str) -> WhyRule {
+fn by_node(text: &str) -> WhyRule {
     WhyRule { text: text.to_owned(), ..WhyRule::default() }
 }
 
 fn by_rfc(text: &str, section: &str) -> WhyRule {
-    WhyRule { section: Some(section.to_owned()), ..own(text) }
+    WhyRule { section: Some(section.to_owned()), ..by_node(text) }
+}
+
+fn refused(reason: Unforwardable) -> Refusal {
+    match reason {
+        Unforwardable::Early => (
+            "early-data",
+            by_rfc("it came in early data, and memory has nothing fresh for it: 425", "RFC 8470, section 5.2"),
+        ),
+        Unforwardable::Path(fault) => unwritable(fault),
+        Unforwardable::TooLarge { limit } => too_large(limit),
+        Unforwardable::Loop => {
+            let text = "this node has sent the request on before: its origin leads back to it";
+            ("loop", by_rfc(text, "RFC 8586"))
+        }
+        Unforwardable::Call(status, word, detail) => (word, by_node(&format!("{detail}: {}", status.as_u16()))),
+        Unforwardable::Switch => {
+            let text = "the route doesn't allow a switch to another protocol (websocket = false): 501";
+            (Why::Switch.as_str(), by_node(text))
+        }
+        Unforwardable::Incremental => {
+            let text = "the route reads bodies as a whole, and sends none on while it arrives: 501";
+            (Why::Incremental.as_str(), by_rfc(text, "RFC 10036, section 4.1"))
+        }
+    }
+}
+
+fn unwritable(fault: Unwritable) -> Refusal {
+    let (status, word, detail) = fault.told();
+    (word, by_node(&format!("{detail} (rewrite): {}", status.as_u16())))
+}
+
+fn too_large(limit: u64) -> Refusal {
+    let text = format!("its body is larger than the limit of {limit} bytes (body_bytes_max): 413");
+    ("body-too-large", by_rfc(&text, "RFC 9110, section 15.5.14"))
+}
+
+fn not_cached() -> WhyRule {
+    let text = "the request is only-if-cached, and nothing that may be used is stored: the response is 504";
+    by_rfc(text, "RFC 9111, section 5.2.1.7")
+}
+
+/// Whether memory has a fresh response that is served before a request could be refused.
+fn is_at_hand(inspected: &Inspected, now: Timestamp) -> bool {
+    let is_in_memory = inspected.stored.as_ref().is_some_and(|stored| stored.tier == Tier::Memory);
+    match &inspected.outcome {
+        Outcome::Hit(object) => is_in_memory && object.is_whole() && object.head.is_fresh(now),
+        Outcome::Grace(_) | Outcome::Stale { .. } | Outcome::Miss => false,
+    }
+}
+
+/// Notes what is done for a range that may be put together from slices.
+fn note_slices(preview: Preview, is_offline: bool, lookup: &mut WhyLookup) {
+    let stored = |is_stale| if is_stale { "grace" } else { "hit" };
+    let (outcome, next) = match preview {
+        Preview::NoSlices => ("miss", "bypass"),
+        Preview::Fetched { is_stale } => (if is_stale { "stale" } else { "miss" }, "slices"),
+        Preview::Stored { is_stale: true, is_whole: false } => ("stale", "slices"),
+        Preview::Stored { is_stale: false, is_whole: false } => ("hit", "slices"),
+        Preview::Stored { is_stale, is_whole: true } => {
+            (stored(is_stale), if is_stale { "serve-and-refresh" } else { "serve" })
+        }
+    };
+    lookup.outcome = outcome.to_owned();
+    if is_offline && (next == "slices" || next == "bypass") {
+        (lookup.next, lookup.reason) = ("refuse".to_owned(), Some("only-if-cached".to_owned()));
+        lookup.rule = not_cached();
+        return;
+    }
+    (lookup.next, lookup.reason, lookup.rule) = match preview {
+        Preview::NoSlices => ("bypass".to_owned(), Some(Why::Range.as_str().to_owned()), rule_of(Why::Range)),
+        Preview::Stored { is_whole: true, .. } => {
+            let text = "all parts of its range are stored, in one version, and may be served";
+            (next.to_owned(), None, by_rfc(text, "RFC 9111, section 3.4"))
+        }
+        Preview::Fetched { .. } | Preview::Stored { .. } => {
+            let text = "its range is put together from parts, of which some are fetched or confirmed first";
+            (next.to_owned(), None, by_rfc(text, "RFC 9110, section 15.3.7.3"))
+        }
+    };
 }
 
 /// Returns the rule by which a request isn't served from the cache.
@@ -382,11 +506,11 @@ fn rule_of(why: Why) -> WhyRule {
             by_rfc("origins may take its path for one of another route", "RFC 3986, sections 5.2.4 and 6.2.2")
         }
         Why::UnkeyedBody => by_rfc("it has a body that its key doesn't depend on", "RFC 9110, section 9.3.1"),
-        Why::LargeBody => own("it is a QUERY with more content than the route's query_body_bytes_max"),
+        Why::LargeBody => by_node("it is a QUERY with more content than the route's query_body_bytes_max"),
         Why::Incremental => by_rfc("its body is to be sent on as it comes", "RFC 10036, section 4"),
-        Why::Grpc => own("it is a call of gRPC: its result is in trailers, and its body may be a stream"),
+        Why::Grpc => by_node("it is a call of gRPC: its result is in trailers, and its body may be a stream"),
         Why::Switch => by_rfc("it switches to another protocol", "RFC 9110, section 7.8"),
-        Why::Policy => own("the policy keeps it out of the cache"),
+        Why::Policy => by_node("the policy keeps it out of the cache"),
         Why::NoStore => by_rfc("the request has no-store", "RFC 9111, section 5.2.1.5"),
         Why::Range => by_rfc("the whole isn't fetched for its range", "RFC 9110, section 14.2"),
         Why::Condition => by_rfc("it is conditional, and nothing that comes will be stored", "RFC 9111, section 4.3.2"),
@@ -418,7 +542,7 @@ fn kept_out(plan: KeyedPlan<'_>, advice: &Advice, remark: Option<&str>) -> WhyRu
 fn rule_of_stored(inspected: &Inspected) -> WhyRule {
     let Some(stored) = &inspected.stored else {
         return match (inspected.uncacheable, &inspected.names) {
-            (true, _) => own(
+            (true, _) => by_node(
                 "a response to it was not to be stored lately: until that is forgotten requests don't wait for each other",
             ),
             (false, Some(_)) => by_rfc("no variant that it selects is stored", "RFC 9111, section 4.1"),
@@ -426,7 +550,7 @@ fn rule_of_stored(inspected: &Inspected) -> WhyRule {
         };
     };
     let because = stored.because;
-    WhyRule { section: because.section().map(str::to_owned), ..own(because.text()) }
+    WhyRule { section: because.section().map(str::to_owned), ..by_node(because.text()) }
 }
 
 fn stored_report(stored: &Stored, route: &Route, now: Timestamp) -> WhyStored {

@@ -77,8 +77,8 @@ pub struct WhyLookup {
     pub inputs: Vec<WhyInput>,
     /// `hit`, `grace` (stale, served while it is refreshed), `stale`, `miss`, `bypass` or `refuse`.
     pub outcome: String,
-    /// What is done: `serve`, `serve-and-refresh`, `collapse` (one fetch for all that wait), `fetch-alone`, `bypass` or
-    /// `refuse`.
+    /// What is done: `serve`, `serve-and-refresh`, `collapse` (one fetch for all that wait), `slices` (its range is put
+    /// together from parts, some of which are fetched), `fetch-alone`, `bypass` or `refuse`.
     pub next: String,
     /// The reason of that, in a word.
     pub reason: Option<String>,

@@ -56,6 +56,37 @@ async fn a_thousand_requests_for_a_missing_key_make_one_origin_request() {
     assert_eq!(origin.hits("/hot"), 1);
 }
 
+/// What comes for a request with a cookie isn't stored where nothing says for how long it is good, and says nothing about
+/// requests without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_without_a_cookie_share_a_fetch_whatever_one_with_a_cookie_got() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/page", move |seen| {
+        let reply = Reply::ok("page").header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT");
+        if seen.header("cookie").is_empty() { reply.behind(&held) } else { reply }
+    });
+    let node = Node::builder().origin(&origin.url()).start().await;
+    for _ in 0..2 {
+        let own = node.get("/page").header("cookie", "a=b").send().await;
+        assert_eq!((own.cache().has("stored"), own.cache().get("detail")), (false, "cookie"), "{:?}", own.cache());
+    }
+    let mut others = JoinSet::new();
+    for _ in 0..8 {
+        others.spawn(node.get("/page").send());
+    }
+    eventually("the fetch", async || origin.hits("/page") == 3).await;
+    // The others have had their chance to fetch for themselves.
+    for _ in 0..5 {
+        node.admin("/readyz").send().await;
+    }
+    gate.open();
+    for response in others.join_all().await {
+        assert_eq!((response.status, response.text()), (200, "page"));
+    }
+    assert_eq!(origin.hits("/page"), 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fetch_goes_on_when_its_client_leaves() {
     let (origin, gate) = (Origin::start().await, Gate::closed());

@@ -260,6 +260,34 @@ async fn what_was_purged_is_a_dictionary_no_more() {
     }
 }
 
+/// What is published again is public again: then, and not before, it is a dictionary once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_hard_purge_only_what_is_published_again_is_a_dictionary() {
+    let (site, old, new) = (Site::start().await, bundle(1), bundle(2));
+    site.publish(MAIN, &old).await;
+    site.purge(MAIN, true).await;
+    site.publish(MAIN, &new).await;
+    assert_eq!(decoded(&site.delta(MAIN, &old).await.body, &old), new);
+    // The former version has the tag of its URL as well.
+    site.purge(MAIN, false).await;
+    site.publish(MAIN, &new).await;
+    for _ in 0..3 {
+        let reply = site.send(site.ask(Method::GET, MAIN, &old)).await;
+        assert_eq!((reply.is_hit(), plain(&reply)), (true, new.clone()), "what was purged isn't shown by a difference");
+    }
+    assert_eq!(decoded(&site.delta(MAIN, &new).await.body, &new), new, "the new one was published after it");
+
+    site.publish("/app/again.js", &old).await;
+    assert_eq!(decoded(&site.delta(MAIN, &old).await.body, &old), new, "by the other path it is public again");
+    site.purge("/app/again.js", false).await;
+    for _ in 0..3 {
+        let reply = site.send(site.ask(Method::GET, MAIN, &old)).await;
+        assert_eq!((reply.is_hit(), plain(&reply)), (true, new.clone()));
+    }
+    site.publish("/app/again.js", &old).await;
+    assert_eq!(decoded(&site.delta(MAIN, &old).await.body, &old), new, "a delta that was purged is made again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bundle_that_is_stored_in_parts_has_deltas_too() {
     let site = Site::with(|builder| builder.set("cache", "part_bytes = \"16KiB\"")).await;

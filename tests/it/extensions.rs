@@ -11,10 +11,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::harness::{
+    LIMIT,
     client::{Ask, Response, piped},
     eventually, found,
     node::{Node, NodeHandle},
     origin::{Gate, Origin, Reply, Taps},
+    process::run,
 };
 
 const JSON: &str = "application/json";
@@ -263,6 +265,58 @@ async fn an_unsafe_method_invalidates_the_groups_that_its_response_names() {
     }
     node.purge(&json!({"tag": "a"})).await;
     assert!(node.cached("/ab").await.is_some() && node.cached("/tagged").await.is_none());
+}
+
+/// Groups are purged by the admin API as well, by the origin that they are of (RFC 9875, 2.1).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_of_an_origin_is_purged_in_any_spelling_of_that() {
+    const STORED: [&str; 3] = ["/a", "/upper", "/tagged"];
+    let origin = Origin::start().await;
+    for (path, field, value) in
+        [("/a", "cache-groups", "\"a\""), ("/upper", "cache-groups", "\"A\""), ("/tagged", "cache-tag", "a")]
+    {
+        origin.on(path, move |_| Reply::fresh(600, path).header(field, value));
+    }
+    let node = front(&origin, "").await;
+    let admin = node.admin.to_string();
+    // The name, the origin, whether it is purged by the command line, and what of the stored is gone then.
+    for (name, at, by_command, gone) in [
+        ("a", "http://shop.test", false, &["/a"][..]),
+        ("A", "HTTP://Shop.TEST.:80/", false, &["/upper"]),
+        ("a", "http://SHOP.test/", true, &["/a"]),
+        ("a", "https://shop.test", false, &[]),
+        ("a", "http://shop.test:81", true, &[]),
+        ("b", "http://shop.test", false, &[]),
+    ] {
+        for path in STORED {
+            node.fetch(path).await;
+            node.hit(path).await;
+        }
+        if by_command {
+            let said = run(&["purge", "--admin", &admin, "--group", name, "--origin", at], LIMIT).await;
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        } else {
+            node.purge(&json!({"group": name, "origin": at})).await;
+        }
+        for path in STORED {
+            let is_gone = node.cached(path).await.is_none();
+            assert_eq!(is_gone, gone.contains(&path), "{name} of {at}: {path}");
+        }
+    }
+    for wrong in [
+        json!({"group": "a"}),
+        json!({"group": "a", "origin": "http://shop.test/a"}),
+        json!({"group": "gr\u{f6}\u{df}e", "origin": "http://shop.test"}),
+        json!({"tag": "a", "origin": "http://shop.test"}),
+    ] {
+        let refused = Ask::new(node.admin, Method::POST, "/purge").json(&wrong).send().await;
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.text());
+    }
+    for wrong in [&["--group", "a"][..], &["--origin", "http://shop.test"], &["--tag", "a", "--origin", "http://a"]] {
+        let arguments = [&["purge", "--admin", &admin][..], wrong].concat();
+        assert!(!run(&arguments, LIMIT).await.status.success(), "{wrong:?}");
+    }
+    assert!(node.cached("/a").await.is_some(), "what is refused has no effect");
 }
 
 /// RFC 9875, 2: "Implementations MUST support at least 32 groups in a field value, with up to at least 32 characters in

@@ -8,7 +8,7 @@ use crate::harness::{
     client::{Ask, Response},
     eventually,
     node::{Node, url},
-    origin::{Origin, Reply},
+    origin::{Origin, Reply, Seen},
     process::run,
     repository,
 };
@@ -198,6 +198,156 @@ async fn the_command_line_says_it_in_words() {
     for wrong in [&["/a"][..], &["-H", "no colon", &url("/a")], &["--body", "/none", &url("/a")]] {
         let arguments = [&["why", "--admin", &admin][..], wrong].concat();
         assert!(!run(&arguments, LIMIT).await.status.success(), "{wrong:?}");
+    }
+}
+
+/// What is done with a request, as the report says it and as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// It is served from the cache.
+    Served,
+    /// It is fetched, and what comes may be stored.
+    Fetched,
+    /// It is put together from parts, some of which are fetched.
+    Parts,
+    /// It is passed on.
+    Passed,
+    /// The node responds itself, and asks nobody.
+    Own,
+}
+
+fn said(report: &Value) -> Done {
+    let lookup = &report["lookups"][0];
+    let is_look_up = report["plan"] == "look-up";
+    let word = if is_look_up { &lookup["next"] } else { &report["plan"] };
+    match word.as_str().unwrap() {
+        "serve" | "serve-and-refresh" => Done::Served,
+        "collapse" | "fetch-alone" => Done::Fetched,
+        "slices" => Done::Parts,
+        "bypass" | "pass" => Done::Passed,
+        "refuse" | "own" | "none" => Done::Own,
+        other => panic!("unknown word {other}: {report}"),
+    }
+}
+
+/// Returns what was done: whether the origin was asked, and how the response says that it was forwarded.
+fn seen(response: &Response, was_asked: bool, was_said: Done) -> Done {
+    let cache = response.cache();
+    match (was_asked, cache.get("fwd")) {
+        (false, _) if response.is_hit() => Done::Served,
+        (false, _) => Done::Own,
+        (true, _) if was_said == Done::Parts && response.status == 206 && cache.get("fwd") != "bypass" => Done::Parts,
+        (true, "bypass" | "method") => Done::Passed,
+        // Whether the response may be stored `fwd` doesn't say, where the client's directives are the reason.
+        (true, "request") => was_said,
+        (true, "uri-miss" | "vary-miss" | "stale") => Done::Fetched,
+        (true, other) => panic!("forwarded as {other}: {cache:?}"),
+    }
+}
+
+/// Parts of 4 KiB.
+fn part(seen: &Seen) -> Reply {
+    const LENGTH: usize = 3 * 4096;
+    let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let range = range.and_then(|(first, last)| Some((first.parse::<usize>().ok()?, last.parse::<usize>().ok()?)));
+    let Some((first, last)) = range else { return Reply::fresh(600, "x".repeat(LENGTH)).header("etag", "\"1\"") };
+    let last = last.min(LENGTH - 1);
+    let range = format!("bytes {first}-{last}/{LENGTH}");
+    let reply = Reply::says(206, "x".repeat(last + 1 - first)).header("content-range", &range);
+    reply.header("etag", "\"1\"").header("cache-control", "max-age=600")
+}
+
+/// The method, the target, the header fields and the body of a request.
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
+
+const ROWS: &[Row] = &[
+    // What is stored, and what isn't.
+    ("GET", "/a", &[], ""),
+    ("GET", "/b", &[], ""),
+    ("HEAD", "/a", &[], ""),
+    ("GET", "/a?x", &[], ""),
+    ("GET", "/%61", &[], ""),
+    ("GET", "/a", &[("cache-control", "no-cache")], ""),
+    ("GET", "/a", &[("cache-control", "no-store")], ""),
+    ("GET", "/c", &[("cache-control", "only-if-cached")], ""),
+    ("GET", "/a", &[("authorization", "Basic YTpi")], ""),
+    ("GET", "/d", &[("range", "bytes=0-1")], ""),
+    ("GET", "/stale", &[], ""),
+    ("GET", "/stale", &[("cache-control", "max-stale=600")], ""),
+    ("GET", "/stale", &[("cache-control", "only-if-cached")], ""),
+    ("POST", "/a2", &[], "x"),
+    // Variants.
+    ("GET", "/vary", &[("accept-language", "de")], ""),
+    ("GET", "/vary", &[("accept-language", "fr")], ""),
+    // Queries that mean the same (`No-Vary-Search`), and one that doesn't.
+    ("GET", "/search?q=1&utm=2", &[], ""),
+    ("GET", "/search?q=2", &[], ""),
+    ("GET", "/search?utm=3&q=1", &[("cache-control", "only-if-cached")], ""),
+    // Parts: all of them, some, none, and what isn't put together here.
+    ("GET", "/parts", &[("range", "bytes=10-4105")], ""),
+    ("GET", "/parts", &[("range", "bytes=10-4105"), ("cache-control", "only-if-cached")], ""),
+    ("GET", "/parts", &[("range", "bytes=10-9000"), ("cache-control", "only-if-cached")], ""),
+    ("GET", "/parts", &[("range", "bytes=10-9000")], ""),
+    ("GET", "/parts/2", &[("range", "bytes=1-2")], ""),
+    ("GET", "/parts/3", &[("range", "bytes=0-1,5-6")], ""),
+    ("GET", "/parts/4", &[("range", "bytes=0-1"), ("if-none-match", "\"2\"")], ""),
+    ("GET", "/parts/5", &[("range", "bytes=0-1"), ("cache-control", "no-cache")], ""),
+    // Rewrites: paths that can be written, and that can't.
+    ("GET", "/api/x", &[], ""),
+    ("GET", "/api/x%2f..%2fy", &[], ""),
+    ("GET", "/api/x%2f..%2fy", &[("cache-control", "no-store")], ""),
+    ("GET", "/old/x?y", &[], ""),
+    ("GET", "/old/x%2f..%2fy", &[], ""),
+    // Bodies larger than a route takes.
+    ("POST", "/small", &[], "12345"),
+    ("POST", "/small", &[], "1234"),
+    ("GET", "/a", &[("connection", "upgrade"), ("upgrade", "websocket")], ""),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_is_what_is_done() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    origin.on("/stale", |_| Reply::ok("x").header("cache-control", "max-age=0").header("etag", "\"1\""));
+    origin.on("/vary", |_| Reply::fresh(600, "v").header("vary", "accept-language"));
+    origin.on("/search", |seen| {
+        Reply::fresh(600, seen.target.clone()).header("no-vary-search", "key-order, params=(\"utm\")")
+    });
+    for path in ["/parts", "/parts/2", "/parts/3", "/parts/4", "/parts/5"] {
+        origin.on(path, part);
+    }
+    let mut builder = Node::builder().origin(&origin.url()).set("cache", "part_bytes = \"4KiB\"");
+    for route in [
+        "name = \"parts\"\npath = \"/parts\"\npool = \"web\"\nrange_miss = \"parts\"",
+        "name = \"api\"\npath = \"/api\"\npool = \"web\"\nrewrite = { strip_prefix = \"/api\" }",
+        "name = \"old\"\npath = \"/old\"\nrewrite = { strip_prefix = \"/old\" }\n\
+         redirect = { status = 301, to = \"https://{host}/new{path}{query}\" }",
+        "name = \"small\"\npath = \"/small\"\npool = \"web\"\nbody_bytes_max = 4",
+    ] {
+        builder = builder.route_before(route);
+    }
+    let node = builder.start().await;
+    node.hit_after_fetch("/a").await;
+    node.hit_after_fetch("/search?q=1").await;
+    node.fetch("/stale").await;
+    node.stale("/stale").await;
+    let german = || node.get("/vary").header("accept-language", "de").send();
+    german().await;
+    eventually("a variant", async || german().await.is_hit()).await;
+    for range in ["bytes=0-1", "bytes=4096-4097"] {
+        let part = || node.get("/parts").header("range", range).send();
+        eventually("a part", async || part().await.is_hit()).await;
+    }
+    for (method, target, headers, body) in ROWS {
+        let fields: Vec<[&str; 2]> = headers.iter().map(|(name, value)| [*name, *value]).collect();
+        let what = json!({"url": url(target), "method": method, "headers": fields, "body": body});
+        let report = why(&node, what.clone()).await;
+        let total = origin.total();
+        let ask = node.ask(method.parse().unwrap(), target).body(*body);
+        let ask = headers.iter().fold(ask, |ask, (name, value)| ask.header(name, value));
+        let response = ask.send().await;
+        let said = said(&report);
+        assert_eq!(seen(&response, origin.total() > total, said), said, "{what}: {report}\n{:?}", response.headers);
     }
 }
 

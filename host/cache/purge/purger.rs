@@ -51,6 +51,13 @@ pub enum Scope {
     Tag(String),
     /// The responses to all URLs at or below this one, which has no query.
     Prefix(String),
+    /// The responses of an origin (scheme, host and port) that belong to a cache group of this name (RFC 9875).
+    Group {
+        /// The origin.
+        origin: String,
+        /// The name.
+        name: String,
+    },
 }
 
 impl Scope {
@@ -63,6 +70,7 @@ impl Scope {
             Self::Url(url) => (Tag::url(url), Reach::Url),
             Self::Key(key) => (Tag::key(key), Reach::Entries),
             Self::Tag(name) => (Tag::named(name.as_bytes()), Reach::Entries),
+            Self::Group { origin, name } => (Tag::group(origin, name), Reach::Entries),
             Self::Prefix(prefix) => (Tag::prefix(prefix).ok_or(Error::Prefix)?, Reach::Prefix),
         };
         let mut appends = vec![Append { tag, kind, reach }];

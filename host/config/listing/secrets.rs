@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::values::text;
 
 /// The text that takes the place of a secret.
-pub(in crate::config) const HIDDEN: &str = "***";
+pub const HIDDEN: &str = "***";
 
 /// Pieces of the names of members whose text is a secret, wherever they stand.
 const SECRET_NAMES: [&str; 10] =
@@ -13,7 +13,7 @@ const SECRET_NAMES: [&str; 10] =
 
 /// Whole words of such names where nobody but a policy knows them, in the singular. In the tables of this program `key`
 /// is a file.
-const SECRET_WORDS: [&str; 18] = [
+const SECRET_WORDS: [&str; 19] = [
     "apikey",
     "auth",
     "authorization",
@@ -30,6 +30,7 @@ const SECRET_WORDS: [&str; 18] = [
     "pwd",
     "session",
     "sid",
+    "sig",
     "signature",
     "signing",
 ];
@@ -136,9 +137,11 @@ pub(in crate::config) fn hides_tenants(route: &Map<String, Value>) -> bool {
     field.is_some_and(is_secret_field)
 }
 
-/// Whether a header field holds credentials, by its name.
-fn is_secret_field(name: &str) -> bool {
-    const PIECES: [&str; 5] = ["auth", "cookie", "key", "session", "signature"];
+/// Whether a header field or a query parameter holds credentials, by its name: then its value is shown to nobody, be it
+/// in a configuration or in a request that is explained.
+#[must_use]
+pub fn is_secret_field(name: &str) -> bool {
+    const PIECES: [&str; 8] = ["assertion", "auth", "cookie", "jwt", "key", "oidc", "session", "signature"];
     let lower = name.to_ascii_lowercase();
     is_secret(name) || has_secret_word(name) || PIECES.iter().any(|piece| lower.contains(piece))
 }

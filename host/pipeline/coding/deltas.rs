@@ -22,7 +22,7 @@ use crate::{
     cache::{
         Cache,
         coded::{self, Coded},
-        dictionary,
+        dictionary::{self, DictionaryStanding},
         entry::{Head, Object},
         key::Key,
         range::Sections,
@@ -114,9 +114,14 @@ impl Deltas {
     pub(super) fn find(&self, key: &Key, object: &Object, hash: DictionaryHash) -> Found {
         let key = coded::delta_key(key, &object.head, &hash);
         match self.cache.coded(&key) {
-            Coded::Stored(delta) if self.cache.has_usable_dictionary(&delta) => Found::Stored(key, delta),
+            Coded::Stored(delta) => match self.cache.dictionary_standing(&key, &delta) {
+                DictionaryStanding::Usable => Found::Stored(key, delta),
+                DictionaryStanding::Unknown => Found::Unusable,
+                // The same bytes may have been published again since.
+                DictionaryStanding::Purged => Found::Missing(Wanted { key, hash }),
+            },
             Coded::Missing => Found::Missing(Wanted { key, hash }),
-            Coded::Stored(_) | Coded::Useless => Found::Unusable,
+            Coded::Useless => Found::Unusable,
         }
     }
 

@@ -435,7 +435,6 @@ fn acknowledge(reply: &mut Reply, child: Option<HeaderValue>) {
     parents::acknowledge(response.headers_mut(), child, made_by.as_ref());
 }
 
-
 /// Reads a body of at most `limit` bytes to its end, holding nothing of it. Returns whether it was whole.
 async fn read_out(mut body: Body, limit: u64) -> bool {
     let mut left = limit;

@@ -12,7 +12,6 @@ use http::{
 
 use super::{
     advice::{Advice, PolicyContext},
-    calls,
     forwarding::Proxies,
     inputs::{self, Input},
     keying::{self, Content, Keyed},

@@ -5,6 +5,7 @@ mod caching;
 mod change;
 mod check;
 mod defaults;
+mod dns;
 mod endpoint;
 mod error;
 mod file;
@@ -39,6 +40,7 @@ use crate::message::{compression::Compression, network::Cidr};
 
 pub use caching::{Compress, Defaults, Deltas, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
 pub use change::{changes, described, differences, hidden_keys};
+pub use dns::{Dns, NameSource};
 pub use endpoint::Endpoint;
 pub use error::{Error, Invalid};
 pub use file::{open_file, read_file};
@@ -82,6 +84,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// Policy components by name.
     pub policies: BTreeMap<String, Policy>,
+    /// How records of names are asked for; each pool that asks for any has it as well.
+    pub dns: Dns,
     /// Origins by name.
     pub pools: BTreeMap<String, Pool>,
     /// Routes; of those that take a request, the most specific does.
@@ -447,7 +451,11 @@ pub struct Pool {
     pub endpoints: Vec<Endpoint>,
     /// The node's own zone, if any member has one.
     pub zone: Option<String>,
-    /// How long the addresses of its members' names hold until they are looked up again.
+    /// Who is asked for the addresses of its members' names.
+    pub dns: NameSource,
+    /// How records are asked for, if it asks for any; else the default.
+    pub records: Dns,
+    /// How long the addresses of its members' names hold until they are looked up again, where no TTL says it.
     pub dns_ttl: Duration,
     /// Requests in flight to one endpoint; further ones wait.
     pub connections_max: usize,

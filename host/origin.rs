@@ -5,7 +5,8 @@
 //! another attempt may help (`retry`, pure; whether the request may be repeated is said by who sends it), and hands out
 //! the body as it arrives (`download`), once its beginning has been looked at (`opening`). A connection that switches
 //! protocols is a `tunnel`. `dial` opens connections over the sockets of `reach`, which knows the addresses of `names`;
-//! these are looked up again by `following`. What a pool takes over from a former one is said by `succession` (pure). A
+//! these come from the system's resolver or from `records`, are tried in the order of `targets` (pure), and are looked up
+//! again by `following`. What a pool takes over from a former one is said by `succession` (pure). A
 //! client that doesn't keep up (`lagging`) reads from the `spool`, so that the place is free when the response has
 //! arrived (`relay`). What became of each request feeds `health` (pure), which tells `balance` whom to leave out.
 
@@ -35,12 +36,14 @@ mod reach;
 mod reaction;
 mod read_ahead;
 mod recoding;
+mod records;
 mod relay;
 mod retry;
 mod single;
 mod spool;
 mod stats;
 mod succession;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod trace;

@@ -304,7 +304,7 @@ impl Cache {
     pub fn is_good(&self, object: &Object, url: &str) -> bool {
         let head = &object.head;
         let by_url = |prefixes| tag::of_url(url, prefixes);
-        self.purger.check(&head.tags, &head.mark, &object.checked, Some(by_url)) == Standing::Good
+        self.purger.check(&head.tags, &head.mark, &object.checked, Some(&by_url)) == Standing::Good
     }
 
     /// Whether what is stored may be served for a request of this URL whose origin has failed: if that `if_error` permits it,
@@ -316,7 +316,7 @@ impl Cache {
 
     /// Judges what is stored by its own tags, whatever URL it is asked for by.
     pub(super) fn standing(&self, object: &Object) -> Standing {
-        self.purger.check(&object.head.tags, &object.head.mark, &object.checked, None::<fn(bool) -> UrlTags>)
+        self.purger.check(&object.head.tags, &object.head.mark, &object.checked, None::<&fn(bool) -> UrlTags>)
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.

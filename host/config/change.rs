@@ -162,11 +162,13 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "kept_max",
         ],
     ),
+    ("dns", Live, &["servers", "ttl_ms_max"]),
     (
         "pool.*",
         Live,
         &[
             "endpoints",
+            "dns",
             "dns_ttl_ms",
             "connections_max",
             "waiting_max",

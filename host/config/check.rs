@@ -2,6 +2,7 @@
 //! here: the files that must exist are listed, and looked for by the caller.
 
 mod cache;
+mod dns;
 mod endpoint;
 mod global;
 mod location;
@@ -64,6 +65,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut taken = BTreeSet::new();
     let tls = tls::common(&raw.tls, &mut findings);
     let http3 = http3(&raw.http3, &mut findings);
+    let dns = dns::dns(&raw.dns, &mut findings);
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
         zone: raw.zone.as_ref().map(|given| findings.name(given, "zone")),
@@ -79,7 +81,8 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         cache: cache::cache(&raw.cache, &mut findings),
         plugins: policy::plugins(&raw.plugins, &mut findings),
         policies: policy::policies(&raw.policy, &mut findings),
-        pools: pool::pools(&raw.pool, raw.zone.as_ref().map(Spanned::get_ref), &mut findings),
+        pools: pool::pools(&raw.pool, raw.zone.as_ref().map(Spanned::get_ref), &dns, &mut findings),
+        dns,
         routes: route::routes(raw, &mut findings),
         prefetch: prefetch(&raw.prefetch, &mut findings),
         log: log(&raw.log, &mut findings),

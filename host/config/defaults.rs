@@ -12,10 +12,11 @@ use http::HeaderName;
 
 use super::{
     AccessLog, Admin, Batch, Breaker, Cache, Certificate, Collapse, Compress, Conditions, CutOff, Defaults, Deltas,
-    Disk, Eject, Endpoint, Etcd, Extensions, FieldEdits, ForwardPath, Global, Health, Http3, Limits, Listen, ListenTls,
-    Log, Memo, Memory, Mode, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits, Pool, PoolProtocol,
-    Prefetch, Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route, StoreSetCookie, Takeover,
-    TenantBy, Timeouts, TlsVersion, Translation, UnixSocket, endpoint::UNIX, findings::is_name,
+    Disk, Dns, Eject, Endpoint, Etcd, Extensions, FieldEdits, ForwardPath, Global, Health, Http3, Limits, Listen,
+    ListenTls, Log, Memo, Memory, Mode, NameSource, OnFault, OriginHost, OriginHttp, OriginTls, Plugins, PolicyLimits,
+    Pool, PoolProtocol, Prefetch, Purge, QueryKey, RangeMiss, Redis, Reload, Rollout, RolloutMode, Route,
+    StoreSetCookie, Takeover, TenantBy, Timeouts, TlsVersion, Translation, UnixSocket, endpoint::UNIX,
+    findings::is_name,
 };
 use crate::message::network::Cidr;
 
@@ -324,17 +325,26 @@ impl Default for PolicyLimits {
     }
 }
 
+impl Default for Dns {
+    /// The system's servers; records hold for five minutes at most.
+    fn default() -> Self {
+        Self { servers: Vec::new(), ttl_max: Duration::from_secs(300) }
+    }
+}
+
 impl Pool {
-    /// Names looked up every 5 s; 256 connections an endpoint, 4,096 requests waiting; 2 s to connect, 60 s to respond,
-    /// 30 s between two pieces of a body, 60 s for all of one to a batch; unused connections stay for 60 s; two
-    /// attempts; heads of 1,000 fields and 256 KiB; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be responded to within
-    /// 5 s); no active checks; a batch an endpoint under way.
+    /// Names looked up by the system's resolver every 5 s; 256 connections an endpoint, 4,096 requests waiting; 2 s to
+    /// connect, 60 s to respond, 30 s between two pieces of a body, 60 s for all of one to a batch; unused connections
+    /// stay for 60 s; two attempts; heads of 1,000 fields and 256 KiB; HTTP/1.1 (with HTTP/2 a ping after 20 s, to be
+    /// responded to within 5 s); no active checks; a batch an endpoint under way.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         let in_use = endpoints.iter().filter(|endpoint| !endpoint.backup).count();
         Self {
             endpoints,
             zone: None,
+            dns: NameSource::default(),
+            records: Dns::default(),
             dns_ttl: Duration::from_secs(5),
             connections_max: 256,
             waiting_max: 4096,

@@ -14,10 +14,10 @@ use self::{
     values::{bytes, count, list, ms, named, option, path, size, table, text, texts, us},
 };
 use super::{
-    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Eject, Endpoint, Etcd, Global, Health,
-    Http3, Limits, Listen, ListenTls, Log, Memo, Memory, OriginHost, OriginHttp, OriginTls, Plugins, Policy,
-    PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode, Takeover, Timeouts,
-    TlsVersion, Translation, check::CONNECTS,
+    Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Dns, Eject, Endpoint, Etcd, Global,
+    Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, NameSource, OriginHost, OriginHttp, OriginTls,
+    Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode,
+    Takeover, Timeouts, TlsVersion, Translation, check::CONNECTS,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -39,6 +39,7 @@ pub fn listing(config: &Config) -> Value {
         ("cache", cache(&config.cache)),
         ("plugins", plugins(&config.plugins)),
         ("policy", named(&config.policies, policy)),
+        ("dns", dns(&config.dns)),
         ("pool", named(&config.pools, pool)),
         ("route", list(&config.routes, route)),
         ("prefetch", prefetch(&config.prefetch)),
@@ -349,9 +350,21 @@ fn rollout(rollout: &Rollout) -> Value {
     ])
 }
 
+fn dns(dns: &Dns) -> Value {
+    table([("servers", texts(&dns.servers)), ("ttl_ms_max", ms(dns.ttl_max))])
+}
+
+fn source(source: NameSource) -> &'static str {
+    match source {
+        NameSource::System => "system",
+        NameSource::Records => "records",
+    }
+}
+
 fn pool(pool: &Pool) -> Value {
     table([
         ("endpoints", list(&pool.endpoints, endpoint)),
+        ("dns", text(source(pool.dns))),
         ("dns_ttl_ms", ms(pool.dns_ttl)),
         ("connections_max", count(pool.connections_max)),
         ("waiting_max", count(pool.waiting_max)),
@@ -381,7 +394,12 @@ fn pool(pool: &Pool) -> Value {
 /// Returns an endpoint as short as a file may have it.
 fn endpoint(endpoint: &Endpoint) -> Value {
     let url = text(endpoint.written());
-    if *endpoint == (Endpoint { socket: endpoint.socket.clone(), ..Endpoint::new(endpoint.url.clone()) }) {
+    let plain = Endpoint {
+        socket: endpoint.socket.clone(),
+        service: endpoint.service.clone(),
+        ..Endpoint::new(endpoint.url.clone())
+    };
+    if *endpoint == plain {
         return url;
     }
     table([

@@ -31,6 +31,7 @@ pub(super) struct Raw {
     pub(super) cache: Cache,
     pub(super) plugins: Plugins,
     pub(super) policy: Named<Policy>,
+    pub(super) dns: Dns,
     pub(super) pool: Named<Pool>,
     pub(super) route: Vec<Route>,
     pub(super) prefetch: Prefetch,
@@ -331,8 +332,16 @@ pub(super) struct PolicyLimits {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Dns {
+    pub(super) servers: Vec<Spanned<String>>,
+    pub(super) ttl_ms_max: Field<Millis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Pool {
     pub(super) endpoints: Field<Vec<Spanned<Endpoint>>>,
+    pub(super) dns: Field<String>,
     pub(super) dns_ttl_ms: Field<Millis>,
     pub(super) connections_max: Field<Count>,
     pub(super) waiting_max: Field<Count>,

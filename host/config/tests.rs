@@ -1,6 +1,7 @@
 //! Tests of the room as a whole: `config/holm.toml` documents the real defaults and bounds, and every mistake is
 //! reported at its place.
 
+mod dns;
 mod global;
 mod routing;
 mod translation;

@@ -26,14 +26,16 @@ use super::{
     dial::Dialers,
     failure::{Fault, Reason},
     multiplex::{Lease, Multiplexer},
+    names::Source,
     places::Places,
     reach::Reach,
     recoding::Willingness,
+    records::Resolver,
     single::{Single, await_head, no_head},
     upload::{Upload, WaitsFor},
 };
 use crate::{
-    config::{self, OriginHost, OriginHttp},
+    config::{self, NameSource, OriginHost, OriginHttp},
     message::{
         raw_query,
         target::{hides_dots, normal_path},
@@ -47,7 +49,8 @@ const SENT_MAX: usize = 4;
 pub(super) struct Endpoint {
     /// Its place in the pool.
     pub(super) index: usize,
-    /// `host:port`, or `unix:` and the path of a socket; and the path in front of the requests' own.
+    /// `host:port`, `unix:` and the path of a socket, or the URL of a service; and the path in front of the requests'
+    /// own.
     pub(super) address: Arc<str>,
     /// Who comes before it.
     pub(super) rank: Rank,
@@ -124,10 +127,7 @@ impl Endpoint {
             return None;
         }
         let port = authority.port_u16().unwrap_or(port_default);
-        let reach = former.map(|former| former.reach.clone()).unwrap_or_else(|| match &config.socket {
-            Some(path) => Reach::to_socket(path.clone(), pool.connect),
-            None => Reach::to_host(authority.host(), port, pool.connect),
-        });
+        let reach = former.map_or_else(|| reach(config, pool, authority.host(), port), |former| former.reach.clone());
         let own = || HeaderValue::from_str(authority.as_str()).ok();
         let (host, names_itself) = match &pool.host {
             OriginHost::Named(name) => (name.clone(), true),
@@ -137,9 +137,9 @@ impl Endpoint {
         let transport = || Arc::new(Transport::new(&scheme, &config.url, pool, dialers, &reach));
         Some(Self {
             index,
-            address: match &config.socket {
-                Some(_) => config.written().into(),
-                None => format!("{}:{port}{}", authority.host(), config.prefix()).into(),
+            address: match (&config.socket, &config.service) {
+                (None, None) => format!("{}:{port}{}", authority.host(), config.prefix()).into(),
+                (Some(_), _) | (None, Some(_)) => config.written().into(),
             },
             rank: Rank { is_backup: config.backup, is_elsewhere: is_elsewhere(config, pool) },
             config: config.clone(),
@@ -294,6 +294,22 @@ impl Transport {
             // Only TLS can tell.
             OriginHttp::Auto if *scheme == Scheme::HTTP => Self::Http1(http1()),
             OriginHttp::Auto => Self::Negotiated { http2: http2(), http1: http1(), is_http1: AtomicBool::new(false) },
+        }
+    }
+}
+
+/// Returns what opens the sockets of an endpoint that is at this host and port unless it has a socket or is a service.
+fn reach(config: &config::Endpoint, pool: &config::Pool, host: &str, port: u16) -> Reach {
+    let resolver = || Resolver::new(&pool.records);
+    match (&config.socket, &config.service) {
+        (Some(path), _) => Reach::to_socket(path.clone(), pool.connect),
+        (None, Some(service)) => Reach::to_host(service, port, Source::Service(resolver()), pool.connect),
+        (None, None) => {
+            let source = match pool.dns {
+                NameSource::System => Source::System,
+                NameSource::Records => Source::Records(resolver()),
+            };
+            Reach::to_host(host, port, source, pool.connect)
         }
     }
 }
@@ -454,9 +470,11 @@ mod tests {
     fn made(url: &str, pool: &config::Pool) -> Option<Endpoint> {
         let (path, endpoint) = match url.strip_prefix("unix:") {
             Some(path) => (Some(path.into()), config::Endpoint::new(Uri::from_static("http://localhost/v1"))),
+            None if url.starts_with("srv+") => (None, config::Endpoint::new(Uri::from_static("http://models.example"))),
             None => (None, config::Endpoint::new(url.parse().unwrap())),
         };
-        let endpoint = config::Endpoint { socket: path, ..endpoint };
+        let service = url.starts_with("srv+").then(|| "_http._tcp.models.example".to_owned());
+        let endpoint = config::Endpoint { socket: path, service, ..endpoint };
         Endpoint::new(0, &endpoint, pool, &Dialers::new(pool).unwrap(), None)
     }
 
@@ -475,6 +493,7 @@ mod tests {
             ("ftp://models.example", None),
             ("http://models.example/v1", Some("models.example:80/v1")),
             ("unix:/run/app.sock", Some("unix:/run/app.sock:/v1")),
+            ("srv+http://_http._tcp.models.example", Some("srv+http://_http._tcp.models.example")),
             ("http://models.example/v1/", Some("models.example:80/v1")),
             ("http://models.example/v1?x", None),
             ("http://models.example/a/../v1", None),
@@ -524,6 +543,7 @@ mod tests {
             (OriginHost::Client, "http://models.example:8000", "shop.example", "models.example:8000"),
             (named(), "http://127.0.0.1:8000", "origin.example", "origin.example"),
             (named(), "http://models.example", "origin.example", "origin.example"),
+            (OriginHost::ByUrl, "srv+http://_http._tcp.models.example", "models.example", "models.example"),
         ] {
             let endpoint = made(url, &config::Pool { host: host.clone(), ..pool() }).unwrap();
             let headers = || HeaderMap::from_iter([(HOST, HeaderValue::from_static("shop.example"))]);

@@ -22,7 +22,7 @@ use super::{
     dial::Dialers,
     endpoint::Endpoint,
     failure::{Fault, Reason},
-    following::follow,
+    following::{Holding, follow},
     health::Tracker,
     ledger::{Claim, Held, Ledger, Slot},
     metrics::Metrics,
@@ -207,14 +207,14 @@ impl Pool {
     /// connected to, and when none of its addresses can be.
     pub fn watch(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let (endpoints, ledger, check) = (self.endpoints.clone(), Arc::clone(&self.ledger), self.check.clone());
-        let (name, ttl, unused) = (Arc::clone(&self.name), self.config.dns_ttl, self.stop.clone());
+        let (name, holding, unused) = (Arc::clone(&self.name), Holding::of(&self.config), self.stop.clone());
         async move {
             let mut tasks = JoinSet::new();
             if let Some(check) = check {
                 probe::begin(&mut tasks, &endpoints, &ledger, &check);
             }
             for endpoint in endpoints.into_iter().filter(|endpoint| endpoint.reach().name().is_some()) {
-                tasks.spawn(follow(endpoint, Arc::clone(&name), ttl));
+                tasks.spawn(follow(endpoint, Arc::clone(&name), holding));
             }
             if tasks.is_empty() {
                 return;

@@ -1,4 +1,4 @@
-//! Opening a socket to an endpoint: to one of the addresses of its name, or to a Unix socket.
+//! Opening a socket to an endpoint: to one of the addresses of its name or service, or to a Unix socket.
 
 use std::{
     io::{self, IoSlice},
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tower::Service;
 
-use super::names::Name;
+use super::names::{Name, Source};
 
 /// How long an address may keep a connection waiting until the next one is tried as well (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -43,11 +43,11 @@ enum Place {
 }
 
 impl Reach {
-    /// Returns what opens sockets to a host, a name or an IP address.
-    pub(super) fn to_host(host: &str, port: u16, limit: Duration) -> Self {
+    /// Returns what opens sockets to a host: an IP address, or a name whose addresses come from `source`.
+    pub(super) fn to_host(host: &str, port: u16, source: Source, limit: Duration) -> Self {
         let place = match host.trim_start_matches('[').trim_end_matches(']').parse() {
             Ok(ip) => Place::Address(SocketAddr::new(ip, port)),
-            Err(_) => Place::Name(Name::new(host, port)),
+            Err(_) => Place::Name(Name::new(host, port, source)),
         };
         Self { place: Arc::new(place), limit }
     }
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn which_hosts_are_looked_up() {
-        let reach = |host: &str| Reach::to_host(host, 80, PATIENCE);
+        let reach = |host: &str| Reach::to_host(host, 80, Source::System, PATIENCE);
         for (host, wanted) in [("10.0.0.1", None), ("[::1]", None), ("origin.example", Some("origin.example"))] {
             assert_eq!(reach(host).name().map(Name::host), wanted, "{host}");
         }

@@ -9,6 +9,7 @@ pub(super) fn keeps_connections(former: &config::Pool, next: &config::Pool) -> b
         endpoints: former.endpoints.clone(),
         zone: former.zone.clone(),
         dns_ttl: former.dns_ttl,
+        records: config::Dns { ttl_max: former.records.ttl_max, ..next.records.clone() },
         waiting_max: former.waiting_max,
         response: former.response,
         idle: former.idle,
@@ -44,6 +45,9 @@ mod tests {
             ("nothing", |_| {}, true),
             ("zone", |pool| pool.zone = Some("a".to_owned()), true),
             ("dns_ttl_ms", |pool| pool.dns_ttl += Duration::from_secs(1), true),
+            ("dns.ttl_ms_max", |pool| pool.records.ttl_max += Duration::from_secs(1), true),
+            ("dns.servers", |pool| pool.records.servers.push(([127, 0, 0, 1], 53).into()), false),
+            ("dns", |pool| pool.dns = config::NameSource::Records, false),
             ("waiting_max", |pool| pool.waiting_max += 1, true),
             ("host", |pool| pool.host = config::OriginHost::Client, true),
             ("eject", |pool| pool.eject.failures = 1, true),
@@ -65,9 +69,10 @@ mod tests {
     #[test]
     fn an_endpoint_is_known_by_its_url() {
         let endpoint = |url: &str| Endpoint::new(url.parse().unwrap());
+        let service = |name: &str| Endpoint { service: Some(name.to_owned()), ..endpoint("http://a") };
         let socket = |path: &str| Endpoint { socket: Some(path.into()), ..endpoint("http://localhost") };
         let former = config::Pool {
-            endpoints: vec![endpoint("http://a"), endpoint("http://b"), socket("/c")],
+            endpoints: vec![endpoint("http://a"), endpoint("http://b"), socket("/c"), service("_http._tcp.a")],
             ..crate::origin::tests::config(&[])
         };
         for (endpoint, wanted) in [
@@ -77,6 +82,9 @@ mod tests {
             (endpoint("http://localhost"), None),
             (socket("/c"), Some(2)),
             (socket("/d"), None),
+            (service("_http._tcp.a"), Some(3)),
+            (service("_web._tcp.a"), None),
+            (endpoint("http://a"), Some(0)),
         ] {
             assert_eq!(place_of(&endpoint, &former), wanted, "{endpoint:?}");
         }

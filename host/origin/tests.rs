@@ -40,6 +40,8 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
     config::Pool {
         endpoints: addresses.iter().map(url).collect(),
         zone: None,
+        dns: config::NameSource::System,
+        records: config::Dns::default(),
         dns_ttl: PATIENCE,
         connections_max: 64,
         waiting_max: 64,

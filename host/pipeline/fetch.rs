@@ -182,6 +182,7 @@ impl KeyedRequest {
 
 /// How a flight landed, for the requests that wait for it.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each flight, and most are of this kind")]
 pub(super) enum Landing {
     /// A response that all may have.
     Shared(Arrival),

@@ -2,6 +2,7 @@
 //! waits for a condition; nothing sleeps for a fixed time.
 
 pub(crate) mod client;
+pub(crate) mod dns;
 pub(crate) mod etcd;
 pub(crate) mod h2;
 pub(crate) mod h3;

@@ -35,6 +35,7 @@ mod layering;
 mod limits;
 mod malformed;
 mod minilm;
+mod names;
 mod nodes;
 mod origin_faults;
 mod origins_h2;

@@ -155,11 +155,11 @@ impl Purges {
         tags: &[Tag],
         mark: &Mark,
         checked: &Checked,
-        url: Option<impl Fn(bool) -> UrlTags>,
+        url: Option<&(impl Fn(bool) -> UrlTags + ?Sized)>,
     ) -> Standing {
-        let standing = self.region.check(tags, mark, &checked.region, url.as_ref());
+        let standing = self.region.check(tags, mark, &checked.region, url);
         match &self.world {
-            Some(world) => standing.max(world.purger.check(tags, &mark.of_world(), &checked.world, url.as_ref())),
+            Some(world) => standing.max(world.purger.check(tags, &mark.of_world(), &checked.world, url)),
             None => standing,
         }
     }

@@ -22,6 +22,7 @@ const OTHER_WORDS: &str = r#"
     watch = false
     zone = "a"
     tls = { version_min = "1.3", reload_ms = 0 }
+    dns = { servers = ["10.0.0.53", "[::1]:5353"], ttl_ms_max = 1_000 }
     http3 = { advertised_ms = 0, segmentation_offload = false, early_data = true }
     [[listen]]
     address = "127.0.0.1:0"
@@ -64,7 +65,10 @@ const OTHER_WORDS: &str = r#"
         "http://b",
         { url = "unix:/run/b.sock", weight = 7 },
         { url = "unix:/run/b.sock:/v1", backup = true, zone = "b" },
+        "srv+http://_http._tcp.b.example",
+        { url = "srv+https://_https._tcp.b.example/v1", weight = 2 },
     ]
+    dns = "records"
     dns_ttl_ms = 100
     http = "2"
     host = "origin.example:8080"
@@ -294,6 +298,7 @@ fn changes_are_named_by_their_keys() {
             redis("redis://:b@h"),
             &["cache.redis.url: \"redis://***@h\" -> \"redis://***@h\" (needs a restart)"],
         ),
+        (String::new(), "dns = { servers = [\"::1\"] }".to_owned(), &["dns.servers: [] -> [\"[::1]:53\"]"]),
         ("cache.purge = { ack_ms = 1 }".to_owned(), String::new(), &["cache.purge.ack_ms: 1 -> 5000"]),
         (
             "cache.purge = { log_max = 1 }".to_owned(),

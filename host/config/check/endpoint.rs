@@ -1,13 +1,19 @@
 //! The endpoints of a pool: where they are, and which of them takes what.
 
-use std::{collections::HashSet, ops::Range, path::PathBuf};
+use std::{collections::HashSet, net::IpAddr, ops::Range, path::PathBuf};
 
 use http::Uri;
 use toml::Spanned;
 
 use super::socket;
 use crate::{
-    config::{Endpoint, endpoint::UNIX, findings::Findings, listing::without_userinfo, raw},
+    config::{
+        Endpoint,
+        endpoint::{SRV, UNIX},
+        findings::Findings,
+        listing::without_userinfo,
+        raw,
+    },
     message::target::{hides_dots, normal_path},
 };
 
@@ -47,9 +53,10 @@ fn endpoint(given: &Spanned<raw::Endpoint>, findings: &mut Findings<'_>) -> Opti
 
 /// Reads where an endpoint is.
 fn place(text: &str, span: Range<usize>, findings: &mut Findings<'_>) -> Option<Endpoint> {
-    let read = match text.strip_prefix(UNIX) {
-        Some(rest) => at_socket(rest, &span, findings),
-        None => url(text).map(Endpoint::new),
+    let read = match (text.strip_prefix(UNIX), text.strip_prefix(SRV)) {
+        (Some(rest), _) => at_socket(rest, &span, findings),
+        (None, Some(rest)) => service(rest),
+        (None, None) => url(text).map(Endpoint::new),
     };
     match read {
         Ok(endpoint) => Some(endpoint),
@@ -59,7 +66,7 @@ fn place(text: &str, span: Range<usize>, findings: &mut Findings<'_>) -> Option<
                 span,
                 message,
                 "write `http://host:port` or `https://host:port`, with a path in front of the requests' own if need \
-                 be, or `unix:/path/of/a.sock`",
+                 be, `unix:/path/of/a.sock`, or `srv+http://_http._tcp.origin.example` for SRV records",
             );
             None
         }
@@ -87,6 +94,34 @@ fn at_socket(text: &str, span: &Range<usize>, findings: &mut Findings<'_>) -> Re
     }
     let url = format!("http://localhost{}", prefix(front)?).parse().map_err(|_| "it isn't a URL")?;
     Ok(Endpoint { socket: Some(path), ..Endpoint::new(url) })
+}
+
+/// Reads the URL of a service: its host is the name of SRV records, which have the hosts and ports. The endpoint is
+/// called by the domain behind the labels of the service: the operator has written that, and nobody vouches for the
+/// names in the records (RFC 9525, section 6.1).
+fn service(text: &str) -> Result<Endpoint, &'static str> {
+    let url = url(text)?;
+    let name = url.host().unwrap_or_default();
+    if url.port().is_some() {
+        return Err("its ports are those of the SRV records");
+    }
+    if name.starts_with('[') || name.parse::<IpAddr>().is_ok() {
+        return Err("an IP address has no SRV records");
+    }
+    let mut domain = name;
+    while let Some((label, rest)) = domain.split_once('.')
+        && label.starts_with('_')
+    {
+        domain = rest;
+    }
+    let domain = domain.trim_end_matches('.');
+    if domain.is_empty() || domain.starts_with('_') {
+        return Err("it names no domain behind the service, as `_http._tcp.origin.example` does");
+    }
+    let scheme = url.scheme_str().unwrap_or_default();
+    let own = format!("{scheme}://{domain}{}", url.path().trim_end_matches('/'));
+    let own = own.parse().map_err(|_| "it isn't a URL")?;
+    Ok(Endpoint { service: Some(name.to_owned()), ..Endpoint::new(own) })
 }
 
 /// Reads a URL. The query is the client's, so it has none of its own.
@@ -151,10 +186,27 @@ mod tests {
             ("unix:app.sock", "unix:/etc/holm/app.sock"),
             ("unix:/run/app.sock:/", "unix:/run/app.sock"),
             ("unix:/run/app.sock:/v1//x/", "unix:/run/app.sock:/v1/x"),
+            ("srv+http://_http._tcp.a.example", "srv+http://_http._tcp.a.example"),
+            ("srv+https://_https._tcp.a.example./v1//x/", "srv+https://_https._tcp.a.example./v1/x"),
+            ("srv+http://web.service.consul", "srv+http://web.service.consul"),
         ] {
             let endpoint = read(text);
             assert_eq!(endpoint.as_ref().map(Endpoint::written).as_deref(), Ok(written), "{text}");
             assert_eq!(read(written), endpoint, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_called_by_the_domain_behind_its_labels() {
+        for (text, service, url) in [
+            ("srv+http://_http._tcp.a.example", "_http._tcp.a.example", "http://a.example/"),
+            ("srv+https://_x._y._z.a.example./v1/", "_x._y._z.a.example.", "https://a.example/v1"),
+            ("srv+http://web.service.consul", "web.service.consul", "http://web.service.consul/"),
+            ("srv+http://web._x.consul", "web._x.consul", "http://web._x.consul/"),
+        ] {
+            let endpoint = read(text).unwrap();
+            assert_eq!(endpoint.service.as_deref(), Some(service), "{text}");
+            assert_eq!(endpoint.url.to_string(), url, "{text}");
         }
     }
 
@@ -182,6 +234,14 @@ mod tests {
             ("unix:/run/app.sock:/v1?x", "a query"),
             ("unix:/run/app.sock:/../v1", "above the root"),
             (&long, "more than 107 bytes"),
+            ("srv+http://_http._tcp.a.example:80", "ports are those"),
+            ("srv+http://10.0.0.1", "an IP address"),
+            ("srv+http://[::1]", "an IP address"),
+            ("srv+http://_http._tcp", "no domain"),
+            ("srv+http://_http._tcp.", "no domain"),
+            ("srv+ftp://_ftp._tcp.a.example", "scheme"),
+            ("srv+unix:/run/app.sock", "isn't a URL"),
+            ("srv+http://_http._tcp.a.example?x", "a query"),
         ] {
             let fault = read(text);
             assert!(fault.as_ref().is_err_and(|fault| fault.contains(reason)), "{text}: {fault:?}");

@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::{endpoint::endpoints, translation};
 use crate::{
     config::{
-        Batch, Eject, Health, OriginHost, OriginHttp, OriginTls, Pool, Tls,
+        Batch, Dns, Eject, Health, NameSource, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
         raw::{self, Named},
         units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS},
@@ -24,10 +24,11 @@ const REQUEST_CODINGS: [(&str, Option<Compression>); 4] = [
     ("gzip", Some(Compression::Gzip)),
 ];
 
-/// Reads all pools of a node in this zone.
+/// Reads all pools of a node in this zone, which asks for records like this.
 pub(super) fn pools(
     raw: &Named<raw::Pool>,
     zone: Option<&String>,
+    dns: &Dns,
     findings: &mut Findings<'_>,
 ) -> BTreeMap<String, Pool> {
     let mut pools = BTreeMap::new();
@@ -36,7 +37,10 @@ pub(super) fn pools(
         // Another pool is none of another zone.
         let is_told_apart = pool.endpoints.iter().any(|endpoint| endpoint.zone.is_some());
         let zone = zone.filter(|_| is_told_apart).cloned();
-        pools.insert(findings.name(name, "pool"), Pool { zone, ..pool });
+        // Nor is a pool that asks for no records another one when they are asked for otherwise.
+        let asks = pool.dns == NameSource::Records || pool.endpoints.iter().any(|endpoint| endpoint.service.is_some());
+        let records = if asks { dns.clone() } else { Dns::default() };
+        pools.insert(findings.name(name, "pool"), Pool { zone, records, ..pool });
     }
     pools
 }
@@ -47,6 +51,7 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
     let translation = translation::of_pool(raw, findings);
     let http = raw.http.as_ref().and_then(|given| findings.word("http", given, &VERSIONS)).unwrap_or(base.http);
     Pool {
+        dns: raw.dns.as_ref().and_then(|given| findings.word("dns", given, &SOURCES)).unwrap_or(base.dns),
         dns_ttl: findings.millis("dns_ttl_ms", &raw.dns_ttl_ms, base.dns_ttl, &(100..=HOUR_MS)),
         connections_max: findings.count("connections_max", &raw.connections_max, base.connections_max, &(1..=100_000)),
         waiting_max: findings.count("waiting_max", &raw.waiting_max, base.waiting_max, &(0..=1_000_000)),
@@ -86,6 +91,8 @@ fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) ->
         ..base
     }
 }
+
+const SOURCES: [(&str, NameSource); 2] = [("system", NameSource::System), ("records", NameSource::Records)];
 
 const VERSIONS: [(&str, OriginHttp); 3] =
     [("1.1", OriginHttp::Http1), ("2", OriginHttp::Http2), ("auto", OriginHttp::Auto)];

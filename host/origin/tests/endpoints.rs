@@ -19,7 +19,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
-    super::{Bounds, Metrics, Pool},
+    super::{Bounds, Metrics, Pool, targets::Target},
     Origin, config, endpoint, get, nobody, text, until, within,
 };
 use crate::config::{self as configuration, OriginHttp};
@@ -65,12 +65,12 @@ async fn connections_to_addresses_that_are_gone_end() {
         let member = &pool.endpoints[0];
         let name = member.reach().name().unwrap();
         for _ in 0..2 {
-            let change = name.take(&[new.address]);
+            let change = name.take(vec![Target::only(vec![new.address])]);
             assert!(change.gone.is_empty(), "it may come back");
             member.leave(&change.gone);
         }
         assert_eq!(ended.load(SeqCst), 0, "{version:?}");
-        let change = name.take(&[new.address]);
+        let change = name.take(vec![Target::only(vec![new.address])]);
         assert!(change.gone.contains(&old.address));
         member.leave(&change.gone);
         until(|| ended.load(SeqCst) == old.connections()).await;

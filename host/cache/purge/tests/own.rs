@@ -47,7 +47,7 @@ async fn a_purge_of_this_node_alone_by_prefix_or_softly_is_one() {
     let (logs, dir) = (Logs::default(), tempfile::tempdir().unwrap());
     let node = logs.started("n", Some(dir.path())).await;
     let (mark, checked) = (node.mark(), Checked::default());
-    let standing = |url: &str| node.check(&[], &mark, &checked, Some(|prefixes| tag::of_url(url, prefixes)));
+    let standing = |url: &str| node.check(&[], &mark, &checked, Some(&|prefixes| tag::of_url(url, prefixes)));
     assert_eq!(standing("http://a/x/y"), Standing::Good);
     let prefix = Scope::Prefix("http://a/x".to_owned());
     node.purge(Some(Extent::Node), &prefix, Kind::Soft, ACK).await.unwrap();

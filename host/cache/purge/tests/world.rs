@@ -106,7 +106,7 @@ impl Kept {
     }
 
     pub(super) fn judged(&self, node: &Purges) -> Standing {
-        node.check(&self.tags, &self.mark, &self.checked, None::<fn(bool) -> UrlTags>)
+        node.check(&self.tags, &self.mark, &self.checked, None::<&fn(bool) -> UrlTags>)
     }
 }
 

@@ -9,9 +9,10 @@
 //! that carries version V of key K, to a request sent at S and received at R, is allowed if
 //!
 //! * an exchange of (K, V) began before R;
-//! * for each purge of K that was acknowledged as complete before S, an exchange of (K, V) began after that purge was
-//!   sent: a node takes an entry's mark before it sends to the origin, and the mark of what is good again is later than
-//!   the purge. A soft one lets what states a grace or stale-if-error go on; where nothing is stated, it is a hard one;
+//! * for each purge of K that was acknowledged as complete before S, and that was for the node which got the request, an
+//!   exchange of (K, V) began after that purge was sent: a node takes an entry's mark before it sends to the origin, and
+//!   the mark of what is good again is later than the purge. A soft one lets what states a grace or stale-if-error go on;
+//!   where nothing is stated, it is a hard one;
 //! * for each unsafe method that got 2xx or 3xx through the same node before S, an exchange of (K, V) began
 //!   after the resource had changed, unless the node couldn't reach its log (it may then have been unable to notify its
 //!   tiers, and promises nothing here);
@@ -26,6 +27,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::Range,
 };
 
 use crate::{
@@ -131,8 +133,8 @@ pub(crate) fn counts(events: &[Event]) -> BTreeMap<String, u64> {
 struct Cut {
     since: Micros,
     acknowledged: Micros,
-    /// The node that it holds for; all if there is none.
-    node: Option<usize>,
+    /// The nodes that it holds for; all if there is none.
+    nodes: Option<Range<usize>>,
     rule: Rule,
 }
 
@@ -187,8 +189,8 @@ impl<'h> Index<'h> {
         };
         for (&url, &resource) in &self.resources {
             if named(resource) && !(purge.soft && resource.may_be_stale()) {
-                let (since, acknowledged) = (purge.sent, purge.done);
-                self.cuts.entry(url).or_default().push(Cut { since, acknowledged, node: None, rule: Rule::Purged });
+                let (since, acknowledged, nodes) = (purge.sent, purge.done, purge.nodes.clone());
+                self.cuts.entry(url).or_default().push(Cut { since, acknowledged, nodes, rule: Rule::Purged });
             }
         }
     }
@@ -200,11 +202,11 @@ impl<'h> Index<'h> {
                 && fault.until + RECOVERY >= write.sent
         };
         if (200..400).contains(&write.status) && !faults.iter().any(is_cut_off) {
-            let (acknowledged, node) = (write.done, Some(write.node));
+            let (acknowledged, nodes) = (write.done, Some(write.node..write.node + 1));
             self.cuts.entry(write.url.as_str()).or_default().push(Cut {
                 since: at,
                 acknowledged,
-                node,
+                nodes,
                 rule: Rule::Written,
             });
         }
@@ -276,7 +278,8 @@ impl<'h> Index<'h> {
 
     fn judge_cuts(&self, request: &Request, url: &str, from: Micros, describe: &dyn Fn(&str) -> String) -> Verdict {
         let holds = |cut: &&Cut| {
-            cut.acknowledged <= request.sent && cut.node.is_none_or(|node| node == request.node) && from < cut.since
+            let is_meant = cut.nodes.as_ref().is_none_or(|nodes| nodes.contains(&request.node));
+            is_meant && cut.acknowledged <= request.sent && from < cut.since
         };
         match self.cuts.get(url).into_iter().flatten().find(holds) {
             None => Ok(()),

@@ -1,7 +1,7 @@
 //! Clients: they send requests, remember the responses, revalidate them, write, and purge. What they see goes
 //! into the history.
 
-use std::{collections::HashMap, fmt::Write as _, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, io, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use parking_lot::Mutex;
@@ -234,20 +234,31 @@ pub(crate) async fn status(address: SocketAddr, target: &str) -> Option<u16> {
 }
 
 /// Purges through a node, and returns whether that is complete. `hex` is the cache key of what [`Scope::Key`] names.
-pub(crate) async fn purge(region: &Region, node: usize, scope: Scope, hex: Option<&str>, soft: bool) -> bool {
+/// `nodes` are those of the node's region, if the purge is for them alone; else it is as wide as the node is configured.
+pub(crate) async fn purge(
+    region: &Region,
+    node: usize,
+    scope: Scope,
+    hex: Option<&str>,
+    soft: bool,
+    nodes: Option<Range<usize>>,
+) -> bool {
     let Some(place) = region.places.get(node) else { return false };
-    let body = match &scope {
+    let mut body = match &scope {
         Scope::Url(path) => json!({"url": format!("http://{HOST}{path}"), "soft": soft}),
         Scope::Tag(tag) => json!({"tag": tag, "soft": soft}),
         Scope::Key(_) => json!({"key": hex, "soft": soft}),
     };
+    if nodes.is_some() {
+        body["scope"] = json!("region");
+    }
     let sent = region.history.now();
     let (status, report) = command(place.admin, "/purge", &body).await.unwrap_or_default();
     let done = region.history.now();
     let complete = status == 200 && report["complete"] == json!(true);
     let applied = report["applied"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let applied = applied.map(str::to_owned).collect();
-    region.history.push(Event::Purge(Purge { node, scope, soft, sent, done, status, complete, applied }));
+    region.history.push(Event::Purge(Purge { node, scope, soft, sent, done, status, complete, applied, nodes }));
     complete
 }
 

@@ -137,7 +137,7 @@ impl World {
             publish_all(&self.origin, &self.region, &scope);
         }
         let region = self.region.clone();
-        tokio::spawn(async move { client::purge(&region, node, scope, hex.as_deref(), soft).await });
+        tokio::spawn(async move { client::purge(&region, node, scope, hex.as_deref(), soft, None).await });
     }
 
     async fn harm_node(&self, act: Act) {

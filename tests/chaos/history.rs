@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write as _},
+    ops::Range,
     path::Path,
     sync::{
         Arc,
@@ -146,6 +147,9 @@ pub(crate) struct Purge {
     pub(crate) complete: bool,
     /// The nodes that had applied it.
     pub(crate) applied: Vec<String>,
+    /// The nodes that it is for; all of the run if there is none.
+    #[serde(default)]
+    pub(crate) nodes: Option<Range<usize>>,
 }
 
 /// An unsafe method as its client saw it.
@@ -251,6 +255,7 @@ fn what_is_written_is_read_again() {
         status: 200,
         complete: true,
         applied: vec!["n1".to_owned()],
+        nodes: Some(2..4),
     };
     let events = [
         Event::Begun { seed: u64::MAX, seconds: 60 },

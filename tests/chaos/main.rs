@@ -22,6 +22,8 @@ mod origin;
 mod process;
 mod proxy;
 mod redis;
+#[path = "../regions/regions.rs"]
+mod regions;
 mod schedule;
 mod stamp;
 mod wire;
@@ -36,23 +38,26 @@ const SHOWN: usize = 10;
 #[ignore = "takes as long as it is set to: tests/chaos/run SECONDS SEED"]
 async fn region() {
     let (seconds, seed) = (number("HOLM_CHAOS_SECONDS", 20), number("HOLM_CHAOS_SEED", 1));
-    let folder = folder();
     println!("chaos: {seconds} s from seed {seed}");
-    let events = drive::run(seed, seconds, &folder.join(seed.to_string())).await;
-    let file = folder.join(format!("{seed}.jsonl"));
-    let violations = report(&events);
-    if violations > 0 {
-        history::write(&file, &events).unwrap();
-        let file = file.display();
-        panic!(
-            "{violations} responses weren't allowed.\n  the history: {file}\n  what the nodes said: {}\n  \
-             check it again: tests/chaos/run check {file}\n  run it again: tests/chaos/run {seconds} {seed}",
-            folder.join(seed.to_string()).display()
-        );
-    }
+    let events = drive::run(seed, seconds, &folder().join(seed.to_string())).await;
+    judge("chaos", seed, seconds, &events);
     let counts = checker::counts(&events);
     for what in ["hits", "responses 200"].into_iter().chain((seconds >= 20).then_some("purges complete")) {
         assert!(counts.contains_key(what), "the run proves nothing, it had no {what}: {counts:?}");
+    }
+}
+
+/// Reports on a run of `tests/{run}/run`. Fails, and says what there is to be looked at, if a response wasn't allowed.
+fn judge(run: &str, seed: u64, seconds: u64, events: &[history::Event]) {
+    let (said, file) = (folder_of(run).join(seed.to_string()), folder_of(run).join(format!("{seed}.jsonl")));
+    let violations = report(events);
+    if violations > 0 {
+        history::write(&file, events).unwrap();
+        let (said, file) = (said.display(), file.display());
+        panic!(
+            "{violations} responses weren't allowed.\n  the history: {file}\n  what the nodes said: {said}\n  \
+             check it again: tests/{run}/run check {file}\n  run it again: tests/{run}/run {seconds} {seed}"
+        );
     }
 }
 
@@ -79,9 +84,14 @@ fn report(events: &[history::Event]) -> usize {
     violations.len()
 }
 
-/// The directory that histories are written to: `chaos` in the target directory.
+/// The directory that histories of `tests/chaos` are written to.
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("chaos")
+    folder_of("chaos")
+}
+
+/// The directory of the runs of this name in the target directory.
+fn folder_of(run: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join(run)
 }
 
 fn number(variable: &str, default: u64) -> u64 {

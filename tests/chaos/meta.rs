@@ -205,7 +205,7 @@ impl Run {
     async fn renew(&self, path: &str) {
         self.origin.change(path);
         let end = Instant::now() + PATIENCE;
-        while !client::purge(&self.region, 0, Scope::Url(path.to_owned()), None, false).await {
+        while !client::purge(&self.region, 0, Scope::Url(path.to_owned()), None, false, None).await {
             assert!(Instant::now() < end, "no purge of {path} is complete");
             sleep(LOOK).await;
         }
@@ -218,7 +218,7 @@ impl Run {
 }
 
 /// Asks until the response comes from the cache, so that it is stored for certain, and returns its version.
-async fn stored(client: &mut Client, path: &str, select: &str) -> u64 {
+pub(crate) async fn stored(client: &mut Client, path: &str, select: &str) -> u64 {
     let end = Instant::now() + PATIENCE;
     loop {
         let seen = client.get(path, select, Wish::Any).await;
@@ -285,7 +285,7 @@ async fn purge(origin: &Origin, region: &Region, node: usize, scope: Scope, soft
     if publish {
         drive::publish_all(origin, region, &scope);
     }
-    client::purge(region, node, scope, None, soft).await;
+    client::purge(region, node, scope, None, soft, None).await;
 }
 
 /// The rules that were broken in a run with this bug, or in the same run without it.

@@ -166,21 +166,15 @@ fn announced(text: &str, words: &str) -> Option<SocketAddr> {
     rest[..end].parse().ok()
 }
 
-/// Little memory, so that disk and Redis have their part; a purge may wait until the fence of a node that is cut off has
-/// certainly expired.
-fn config(number: usize, dir: &Path, surroundings: &Surroundings<'_>) -> String {
-    let path = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
-    let (log, disk, compiled) = (path(&dir.join("access.log")), path(&dir.join("disk")), path(&dir.join("compiled")));
-    let Surroundings { origin, redis, policy } = surroundings;
-    let policy = path(policy);
+/// The beginning of a configuration: addresses, tiers and a pool. Little memory, so that disk and Redis have their part.
+pub(crate) fn basics(number: usize, dir: &Path, origin: SocketAddr, redis: SocketAddr) -> String {
+    let disk = quoted(&dir.join("disk"));
     format!(
         r#"node = "n{number}"
 [[listen]]
 address = "127.0.0.1:0"
 [admin]
 address = "127.0.0.1:0"
-[log]
-access = {log}
 [cache.memory]
 bytes = "8MiB"
 [cache.disk]
@@ -193,14 +187,34 @@ budget_ms = 100
 failures = 3
 open_ms = 50
 open_ms_max = 500
-[cache.purge]
-ack_ms = 7000
 [pool.web]
 endpoints = ["http://{origin}"]
 response_ms = 3000
 idle_ms = 3000
 [pool.web.eject]
 failures = 1000000
+"#
+    )
+}
+
+/// The route for what no other one takes, in the pool of [`basics`].
+pub(crate) const REST: &str = r#"[[route]]
+name = "everything"
+path = "/"
+pool = "web"
+stale_if_unreachable_ms = 0
+"#;
+
+/// A purge may wait until the fence of a node that is cut off has certainly expired.
+fn config(number: usize, dir: &Path, surroundings: &Surroundings<'_>) -> String {
+    let (log, compiled) = (quoted(&dir.join("access.log")), quoted(&dir.join("compiled")));
+    let Surroundings { origin, redis, policy } = surroundings;
+    let (basics, policy) = (basics(number, dir, *origin, *redis), quoted(policy));
+    format!(
+        r#"{basics}[log]
+access = {log}
+[cache.purge]
+ack_ms = 7000
 [plugins]
 cache_dir = {compiled}
 watch = false
@@ -219,13 +233,13 @@ path = "/t"
 pool = "web"
 policy = "tenant"
 stale_if_unreachable_ms = 0
-[[route]]
-name = "everything"
-path = "/"
-pool = "web"
-stale_if_unreachable_ms = 0
-"#
+{REST}"#
     )
+}
+
+/// A path as a configuration has it.
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
 }
 
 #[test]

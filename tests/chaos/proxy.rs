@@ -1,4 +1,4 @@
-//! A TCP proxy between a node and Redis that delays, withholds and cuts.
+//! A TCP proxy between a node and a server that delays, withholds and cuts.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,10 +8,13 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep_until},
 };
+
+/// Pieces of one connection that are on their way at a time.
+const PIECES_MAX: usize = 64;
 
 /// The treatment of what passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,12 +22,44 @@ pub(crate) enum Mode {
     /// It passes.
     #[default]
     Pass,
-    /// Each piece waits so long before it passes.
+    /// Each piece takes so long to pass, however many are on their way.
     Delay(Duration),
     /// Nothing passes, and neither side is notified.
     Hold,
+    /// Nothing passes that the node sends; what the server sends does.
+    HoldThere,
+    /// Nothing passes that the server sends; what the node sends does.
+    HoldBack,
     /// Connections are cut, and no new one is let through.
     Cut,
+}
+
+/// The direction of what passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From the node to the server.
+    There,
+    /// From the server to the node.
+    Back,
+}
+
+impl Mode {
+    /// Whether what goes this way waits.
+    fn holds(self, way: Way) -> bool {
+        match self {
+            Self::Pass | Self::Delay(_) | Self::Cut => false,
+            Self::Hold => true,
+            Self::HoldThere => way == Way::There,
+            Self::HoldBack => way == Way::Back,
+        }
+    }
+
+    const fn delay(self) -> Duration {
+        match self {
+            Self::Delay(by) => by,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// A running proxy.
@@ -73,9 +108,12 @@ async fn join(near: TcpStream, port: u16, mut mode: watch::Receiver<Mode>) {
         return;
     }
     let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    // What is small isn't to wait for more here: a link has the delay that it was given. If that fails it does wait.
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (near_in, near_out) = near.into_split();
     let (far_in, far_out) = far.into_split();
-    let (there, back) = (pass(near_in, far_out, mode.clone()), pass(far_in, near_out, mode.clone()));
+    let there = pass(Way::There, near_in, far_out, mode.clone());
+    let back = pass(Way::Back, far_in, near_out, mode.clone());
     tokio::select! {
         () = there => {}
         () = back => {}
@@ -88,16 +126,45 @@ async fn until_cut(mode: &mut watch::Receiver<Mode>) {
     let _ = mode.wait_for(|mode| *mode == Mode::Cut).await;
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
-    let mut piece = Vec::with_capacity(16 << 10);
+/// Passes what comes one way until that ends, and all that came before with it.
+async fn pass(way: Way, from: OwnedReadHalf, to: OwnedWriteHalf, mode: watch::Receiver<Mode>) {
+    let (sender, pieces) = mpsc::channel(PIECES_MAX);
+    let taken = take(from, sender, mode.clone());
+    let taking = async {
+        taken.await;
+        // What was taken is still to be given.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = taking => {}
+        () = give(way, to, pieces, mode) => {}
+    }
+}
+
+/// Reads pieces, and notes when each is due at the other side.
+async fn take(mut from: OwnedReadHalf, sender: mpsc::Sender<(Instant, Vec<u8>)>, mode: watch::Receiver<Mode>) {
     loop {
-        piece.clear();
+        let mut piece = Vec::with_capacity(16 << 10);
         let Ok(1..) = from.read_buf(&mut piece).await else { return };
-        let now = *mode.borrow();
-        if let Mode::Delay(by) = now {
-            sleep(by).await;
+        let due = Instant::now() + mode.borrow().delay();
+        if sender.send((due, piece)).await.is_err() {
+            return;
         }
-        let is_over = mode.wait_for(|mode| *mode != Mode::Hold).await.is_err();
+    }
+}
+
+async fn give(
+    way: Way,
+    mut to: OwnedWriteHalf,
+    mut pieces: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut mode: watch::Receiver<Mode>,
+) {
+    while let Some((due, piece)) = pieces.recv().await {
+        // A timer that is due at once would cost a tick.
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
+        let is_over = mode.wait_for(|mode| !mode.holds(way)).await.is_err();
         if is_over || to.write_all(&piece).await.is_err() {
             return;
         }
@@ -121,6 +188,20 @@ mod tests {
             }
         });
         Proxy::start(port).await
+    }
+
+    #[test]
+    fn one_way_may_be_held_without_the_other() {
+        let table = [
+            (Mode::Pass, [false, false]),
+            (Mode::Delay(Duration::from_secs(1)), [false, false]),
+            (Mode::Hold, [true, true]),
+            (Mode::HoldThere, [true, false]),
+            (Mode::HoldBack, [false, true]),
+        ];
+        for (mode, wanted) in table {
+            assert_eq!([Way::There, Way::Back].map(|way| mode.holds(way)), wanted, "{mode:?}");
+        }
     }
 
     #[tokio::test]

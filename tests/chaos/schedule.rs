@@ -113,25 +113,36 @@ impl Mode {
 
 /// Something to do, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Step {
+pub(crate) struct Step<A = Act> {
     /// Milliseconds after the beginning; later if what is before it in its lane takes longer.
     pub(crate) at_ms: u64,
-    pub(crate) act: Act,
+    pub(crate) act: A,
 }
 
 /// Steps that follow one another.
-pub(crate) type Lane = Vec<Step>;
+pub(crate) type Lane<A = Act> = Vec<Step<A>>;
 
 /// Draws everything that is to happen within `seconds`.
 pub(crate) fn draw(seed: u64, seconds: u64, resources: &[Resource], nodes: usize) -> Vec<Lane> {
     let faults: [fn(&mut Lot<'_>) -> Lane; 7] = [processes, redis, links, origin, policies, purges, writes];
+    draw_lanes(&faults, seed, seconds, resources, nodes)
+}
+
+/// Draws each of these lanes, none of which depends on another.
+pub(crate) fn draw_lanes<A>(
+    lanes: &[fn(&mut Lot<'_>) -> Lane<A>],
+    seed: u64,
+    seconds: u64,
+    resources: &[Resource],
+    nodes: usize,
+) -> Vec<Lane<A>> {
     let lot = |number: usize| Lot {
         rng: Rng::with_seed(seed ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         end_ms: (seconds * 1000).saturating_sub(QUIET_MS),
         resources,
         nodes,
     };
-    faults.iter().enumerate().map(|(number, lane)| lane(&mut lot(number))).collect()
+    lanes.iter().enumerate().map(|(number, lane)| lane(&mut lot(number))).collect()
 }
 
 /// Only purges and unsafe methods, for a node that has nothing that could break.
@@ -144,19 +155,19 @@ pub(crate) fn draw_calm(seed: u64, seconds: u64, resources: &[Resource]) -> Vec<
 }
 
 /// Draws the events of a lane.
-struct Lot<'r> {
-    rng: Rng,
+pub(crate) struct Lot<'r> {
+    pub(crate) rng: Rng,
     end_ms: u64,
     resources: &'r [Resource],
     nodes: usize,
 }
 
 impl Lot<'_> {
-    fn node(&mut self) -> usize {
+    pub(crate) fn node(&mut self) -> usize {
         self.rng.usize(..self.nodes)
     }
 
-    fn resource(&mut self) -> usize {
+    pub(crate) fn resource(&mut self) -> usize {
         self.rng.usize(..self.resources.len())
     }
 
@@ -169,13 +180,13 @@ impl Lot<'_> {
 
     /// Steps with pauses of `pause_ms` between them; `deal` returns what is done next and how long that lasts. Each kind
     /// of a round's `cards` comes once before one comes again, so that a minute has them all.
-    fn lane<C: Copy>(
+    pub(crate) fn lane<C: Copy, A>(
         &mut self,
         pause_ms: std::ops::Range<u64>,
         cards: &[C],
-        mut deal: impl FnMut(&mut Self, C) -> (Act, u64),
-    ) -> Lane {
-        let (mut lane, mut at_ms, mut left) = (Lane::new(), 0, Vec::new());
+        mut deal: impl FnMut(&mut Self, C) -> (A, u64),
+    ) -> Lane<A> {
+        let (mut lane, mut at_ms, mut left) = (Vec::new(), 0, Vec::new());
         loop {
             at_ms += self.rng.u64(pause_ms.clone());
             if left.is_empty() {

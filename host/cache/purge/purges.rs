@@ -172,7 +172,8 @@ impl Purges {
             (Some(world), Some(moment)) => world.purger.is_outdated(tags, &mark.of_world(), moment, &url),
             _ => false,
         };
-        self.region.is_outdated(tags, mark, &arrived.region, &url) || by_world()
+        // The region's log compares it with a mark of its own.
+        self.region.is_outdated(tags, &mark.of_region(), &arrived.region, &url) || by_world()
     }
 
     /// Judges what is stored, for a request of the URL with these tags: whether it was purged hard since its fetch began.

@@ -124,6 +124,12 @@ impl Mark {
     pub fn of_world(&self) -> Self {
         Self { log: self.world.log, position: self.world.position, at: self.at, ..Self::default() }
     }
+
+    /// Returns the mark as it is without the world's log.
+    #[must_use]
+    pub fn of_region(&self) -> Self {
+        Self { world: Point::default(), ..*self }
+    }
 }
 
 /// How a purge takes effect.

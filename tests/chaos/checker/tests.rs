@@ -41,7 +41,8 @@ fn confirmed(key: &str, version: u64, sent: Micros, received: Micros) -> Request
 }
 
 fn purge(scope: Scope, sent: Micros, done: Micros) -> Purge {
-    Purge { node: 1, scope, soft: false, sent, done, status: 200, complete: true, applied: Vec::new() }
+    let (status, applied, nodes) = (200, Vec::new(), None);
+    Purge { node: 1, scope, soft: false, sent, done, status, complete: true, applied, nodes }
 }
 
 fn write(node: usize, sent: Micros, done: Micros) -> Write {
@@ -124,6 +125,15 @@ fn nothing_is_from_before_an_acknowledged_purge() {
     assert_eq!(found(&other, request("/p", 1, 161, 170)), None);
     let all = [exchange("/t#a", 1, 100, 110), Event::Purge(purge(Scope::Url("/t".to_owned()), 150, 160))];
     assert_eq!(found(&all, request("/t#a", 1, 161, 170)), Some(Rule::Purged), "a URL is all that is selected from it");
+}
+
+#[test]
+fn a_purge_of_a_region_says_nothing_of_the_nodes_of_another() {
+    for (nodes, wanted) in [(0..2, Some(Rule::Purged)), (2..4, None)] {
+        let purged = Purge { nodes: Some(nodes.clone()), ..purge(Scope::Url("/p".to_owned()), 150, 160) };
+        let history = [exchange("/p", 1, 100, 110), Event::Purge(purged)];
+        assert_eq!(found(&history, request("/p", 1, 161, 170)), wanted, "{nodes:?}");
+    }
 }
 
 #[test]

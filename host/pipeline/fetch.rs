@@ -354,7 +354,7 @@ async fn begin(fetcher: &Fetcher, request: &KeyedRequest) -> Option<Arc<Fetch>> 
 
 /// Sends the request to the origin and decides about the response.
 pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &Arc<Fetch>) -> Exchanged {
-    let mut parents = by_parents::parents_of(fetcher, request);
+    let mut parents = fetcher.parents_of(request);
     let mut renewable = request.stale.as_ref().filter(|object| conditional::renewable(&object.head.headers));
     loop {
         if keying::may_search(&request.route, &request.advice, &request.head) {
@@ -367,7 +367,7 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &
         let begun = Instant::now();
         let times = |mark| Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
         if let Some(parents) = parents.take() {
-            let asking = by_parents::from_parents(fetcher, request, fetch, parents, renewable, (mark, times));
+            let asking = fetcher.from_parents(request, fetch, parents, renewable, (mark, times));
             match Box::pin(asking).await {
                 Some(exchanged) => return exchanged,
                 None => continue,

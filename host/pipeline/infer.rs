@@ -3,6 +3,7 @@
 
 mod batches;
 mod compress;
+mod following;
 mod model;
 mod places;
 mod region;

@@ -19,60 +19,62 @@ use crate::cache::{
     tag::{self, Tag},
 };
 
-/// Returns the parents that a request is sent to first, if any are. What the policy edits is found out all the same:
-/// the parent edits what it sends, and by what is edited a response may not vary here either.
-pub(super) fn parents_of<'r>(fetcher: &Fetcher, request: &'r KeyedRequest) -> Option<&'r Parents> {
-    let KeyedRequest { route, advice, head, .. } = request;
-    let parents = route.parents.as_ref()?;
-    let is_reload = request.is_reload || request.demand.directives.no_cache;
-    let in_step = fetcher.cache.purger().in_step();
-    let case = Asking { headers: &head.headers, infers: route.infers(), is_reload, in_step };
-    let is_edited = || advice.request_edits(route, &request.facts(&fetcher.policy_context)).is_ok();
-    (case.asks() && is_edited() && !advice.is_unedited()).then_some(parents)
-}
-
-/// Asks the parents of the route. `None` if the origin is to be asked: they gave no response that counts, or what they
-/// have may have been purged here since they fetched it. `times` are those of a response that is just in.
-pub(super) async fn from_parents(
-    fetcher: &Fetcher,
-    request: &KeyedRequest,
-    fetch: &Arc<Fetch>,
-    parents: &Parents,
-    renewable: Option<&Arc<Object>>,
-    (begun, times): (Mark, impl Fn(Mark) -> Times),
-) -> Option<Exchanged> {
-    let KeyedRequest { route, advice, head, .. } = request;
-    let (purger, ties) = (fetcher.cache.purger(), &fetcher.ties);
-    let mut upstream = outbound(fetcher, request, renewable.map(AsRef::as_ref));
-    // The parent's own route rewrites it.
-    upstream.target = route.received(head).unwrap_or(&head.target).clone();
-    fetcher.policy_context.loops.mark(&mut upstream.headers, &head.headers);
-    let arrived = ties.ask(parents, upstream, &parents::terms(route, advice.policy())).await?;
-    let response = &arrived.fetched.response;
-    let times = times(ties.mark(parents, response.headers(), begun)?);
-    let mut tags = tag::named(response.headers(), &route.config.tag_headers);
-    tags.push(Tag::key(&request.purge_key));
-    let by_url = || tag::of_url(&request.url, true);
-    let is_current = |tags: &[Tag]| !purger.is_outdated(tags, &times.mark, &purger.arrived(), by_url);
-    let is_older = request.stale.as_ref().is_some_and(|stale| stale.head.mark.at > times.mark.at);
-    if is_older || !is_current(&tags) {
-        ties.count(Outcome::Outdated);
-        return None;
+impl Fetcher {
+    /// Returns the parents that a request is sent to first, if any are. What the policy edits is found out all the same:
+    /// the parent edits what it sends, and by what is edited a response may not vary here either.
+    pub(super) fn parents_of<'r>(&self, request: &'r KeyedRequest) -> Option<&'r Parents> {
+        let KeyedRequest { route, advice, head, .. } = request;
+        let parents = route.parents.as_ref()?;
+        let is_reload = request.is_reload || request.demand.directives.no_cache;
+        let in_step = self.cache.purger().in_step();
+        let case = Asking { headers: &head.headers, infers: route.infers(), is_reload, in_step };
+        let is_edited = || advice.request_edits(route, &request.facts(&self.policy_context)).is_ok();
+        (case.asks() && is_edited() && !advice.is_unedited()).then_some(parents)
     }
-    let exchanged = match (renewable, response.status()) {
-        (Some(object), StatusCode::NOT_MODIFIED) => {
-            let report = UpstreamReport::of(&arrived, advice);
-            Exchanged::Renewed(renew(fetcher, request, fetch, object, response.headers(), &times)?, report)
+
+    /// Asks the parents of the route. `None` if the origin is to be asked: they gave no response that counts, or what they
+    /// have may have been purged here since they fetched it. `times` are those of a response that is just in.
+    pub(super) async fn from_parents(
+        &self,
+        request: &KeyedRequest,
+        fetch: &Arc<Fetch>,
+        parents: &Parents,
+        renewable: Option<&Arc<Object>>,
+        (begun, times): (Mark, impl Fn(Mark) -> Times),
+    ) -> Option<Exchanged> {
+        let KeyedRequest { route, advice, head, .. } = request;
+        let (purger, ties) = (self.cache.purger(), &self.ties);
+        let mut upstream = outbound(self, request, renewable.map(AsRef::as_ref));
+        // The parent's own route rewrites it.
+        upstream.target = route.received(head).unwrap_or(&head.target).clone();
+        self.policy_context.loops.mark(&mut upstream.headers, &head.headers);
+        let arrived = ties.ask(parents, upstream, &parents::terms(route, advice.policy())).await?;
+        let response = &arrived.fetched.response;
+        let times = times(ties.mark(parents, response.headers(), begun)?);
+        let mut tags = tag::named(response.headers(), &route.config.tag_headers);
+        tags.push(Tag::key(&request.purge_key));
+        let by_url = || tag::of_url(&request.url, true);
+        let is_current = |tags: &[Tag]| !purger.is_outdated(tags, &times.mark, &purger.arrived(), by_url);
+        let is_older = request.stale.as_ref().is_some_and(|stale| stale.head.mark.at > times.mark.at);
+        if is_older || !is_current(&tags) {
+            ties.count(Outcome::Outdated);
+            return None;
         }
-        (None, StatusCode::NOT_MODIFIED) => return None,
-        _ => settle(fetcher, request, fetch, arrived, &times).await,
-    };
-    // With all tags: a policy may have named others.
-    let is_usable = match &exchanged {
-        Exchanged::Renewed(object, _) => is_current(&object.head.tags),
-        Exchanged::Stored(arrival, _) => is_current(&arrival.tags),
-        Exchanged::Error(_) | Exchanged::Refused(..) | Exchanged::Failed(_) => true,
-    };
-    ties.count(if is_usable { Outcome::Used } else { Outcome::Outdated });
-    is_usable.then_some(exchanged)
+        let exchanged = match (renewable, response.status()) {
+            (Some(object), StatusCode::NOT_MODIFIED) => {
+                let report = UpstreamReport::of(&arrived, advice);
+                Exchanged::Renewed(renew(self, request, fetch, object, response.headers(), &times)?, report)
+            }
+            (None, StatusCode::NOT_MODIFIED) => return None,
+            _ => settle(self, request, fetch, arrived, &times).await,
+        };
+        // With all tags: a policy may have named others.
+        let is_usable = match &exchanged {
+            Exchanged::Renewed(object, _) => is_current(&object.head.tags),
+            Exchanged::Stored(arrival, _) => is_current(&arrival.tags),
+            Exchanged::Error(_) | Exchanged::Refused(..) | Exchanged::Failed(_) => true,
+        };
+        ties.count(if is_usable { Outcome::Used } else { Outcome::Outdated });
+        is_usable.then_some(exchanged)
+    }
 }

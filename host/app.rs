@@ -1,13 +1,15 @@
 //! Config → [`App`] → run(drain): the one place that knows every room, and wires them.
 //!
 //! What a configuration is made into is a `Serving`, which `serving` assembles and `exchange` exchanges while the node
-//! runs. `reload` reads its file again: on HUP, for the admin API, and when `watching` sees it change. `edge` is where
-//! requests come in, `control` what the admin API may ask; `policies` leads policies to other generations, which
-//! `components` loads; `tiers` opens the cache with its purge logs. `takeover` is how another process takes the place
-//! of this one, `service_manager` what systemd says and is told.
+//! runs. `reload` reads its file again: on HUP, for the admin API, when `watching` sees it change, and with what
+//! `central` has from one place for many nodes. `edge` is where requests come in, `control` what the admin API may ask;
+//! `policies` leads policies to other generations, which `components` loads; `tiers` opens the cache with its purge
+//! logs. `takeover` is how another process takes the place of this one, `service_manager` what systemd says and is
+//! told.
 
 mod admin_server;
 mod attendance;
+pub mod central;
 mod components;
 mod control;
 mod draining;
@@ -88,6 +90,7 @@ impl App {
     /// # Errors
     /// [`Error`] names what can't be opened, bound or loaded.
     pub async fn start_with(config: Config, sockets: Vec<Socket>) -> Result<Self, Error> {
+        let config = Box::pin(central::resumed(config)).await;
         let at = config.admin.as_ref().map(|admin| admin.address);
         let (admin, clients) = sockets.into_iter().partition(|socket| at.is_some() && socket.address() == at);
         let inherited = Inherited { clients: Sockets::new(clients), admin: Sockets::new(admin) };
@@ -107,6 +110,7 @@ impl App {
             info!(socket = %path.display(), "no process to take the place of; starting as any other");
             return Self::start_with(config, sockets).await;
         };
+        let config = Box::pin(central::resumed(config)).await;
         let inherited = former.sockets().await.map_err(Error::Takeover)?;
         // What is wrong with them is better found while that process has everything.
         for policy in check_policies(&config).await? {
@@ -194,6 +198,9 @@ impl App {
         self.exchange.follow_purges();
         self.succeed(&mut background, &stop);
         background.spawn(watching::watch(Arc::clone(&self.reloader), stop.clone()));
+        let controls = Arc::clone(&self.controls);
+        let page: central::Page = Arc::new(move || crate::admin::Control::metrics(&*controls));
+        background.spawn(central::follow(Arc::clone(&self.reloader), page, stop.clone()));
         background.spawn(on_hangup(self.reloader, stop.clone()));
         if let Some(AdminServer { server, gate, .. }) = self.admin {
             let handler = AdminHandler::new(&self.controls, gate);

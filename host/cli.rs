@@ -1,6 +1,7 @@
 //! What the command line says, beyond what `main` takes itself.
 
 pub(crate) mod admin;
+pub(crate) mod central;
 pub(crate) mod diff;
 pub(crate) mod nodes;
 pub(crate) mod policy;

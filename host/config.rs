@@ -2,6 +2,7 @@
 //! types, so that everything past start-up works with values that are valid together.
 
 mod caching;
+mod central;
 mod change;
 mod check;
 mod defaults;
@@ -13,6 +14,7 @@ mod findings;
 mod flags;
 mod listing;
 mod load;
+mod merge;
 mod nearest;
 mod needed;
 mod policies;
@@ -39,6 +41,7 @@ use http::{HeaderName, HeaderValue};
 use crate::message::{compression::Compression, network::Cidr};
 
 pub use caching::{Compress, Defaults, Deltas, Extensions, QueryKey, RangeMiss, Reload, StoreSetCookie};
+pub use central::{Central, Generation};
 pub use change::{changes, described, differences, hidden_keys};
 pub use dns::{Dns, NameSource};
 pub use endpoint::Endpoint;
@@ -46,7 +49,7 @@ pub use error::{Error, Invalid};
 pub use file::{open_file, read_file};
 pub use flags::{Flags, FlagsTls, from_flags};
 pub use listing::{HIDDEN, is_secret_field, listing, without_secrets};
-pub use load::{load, load_beside, parse};
+pub use load::{CENTRAL_BYTES_MAX, load, load_beside, load_central, load_with, parse, parse_central};
 pub use policies::{Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode};
 pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};
 pub use takeover::{Takeover, UnixSocket};
@@ -82,6 +85,8 @@ pub struct Config {
     pub cache: Cache,
     /// What applies to all policies.
     pub plugins: Plugins,
+    /// How it follows the configuration that is kept in one place for many nodes; `None` if its file says all.
+    pub central: Option<Central>,
     /// Policy components by name.
     pub policies: BTreeMap<String, Policy>,
     /// How records of names are asked for; each pool that asks for any has it as well.
@@ -94,6 +99,8 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// The logs.
     pub log: Log,
+    /// The generation of the central configuration that is part of it, if one is.
+    pub generation: Option<Arc<Generation>>,
     /// The configuration file, if there is one: read again when the configuration is reloaded.
     pub file: Option<PathBuf>,
     /// Digest of its text, to see whether it has changed since.

@@ -63,6 +63,11 @@ enum Action {
     /// Says what a running node would do with a request, and why: its route, its key, what is stored for it, and what
     /// differs if nothing is
     Why(cli::why::WhyFlags),
+    /// Puts the configuration of many nodes into one place, from which they follow it, and shows what they make of it
+    Config {
+        #[command(subcommand)]
+        action: cli::central::ConfigAction,
+    },
     /// Makes, builds, tests and compares policies, and changes those of a running node
     Policy {
         #[command(subcommand)]
@@ -202,6 +207,7 @@ fn main() -> ExitCode {
             Action::Drain(flags) => cli::nodes::drain(flags).await,
             Action::Purge(flags) => purge(flags).await,
             Action::Why(flags) => cli::why::run(flags).await,
+            Action::Config { action } => Box::pin(cli::central::run(action)).await,
             Action::Policy { action } => cli::policy::run(action).await,
         }
     });
@@ -369,6 +375,10 @@ async fn purge(flags: PurgeFlags) -> Done {
         let body = serde_json::json!({});
         let responded = client::call(&admin, http::Method::POST, &path, Some(&body), PURGE_TIME).await;
         return reported(responded);
+    }
+    // Clap requires no argument that conflicts with one that is given, as all scopes do.
+    if origin.is_some() && scope.group.is_none() {
+        return Err("holm purge: --origin is of a cache group: give --group as well".to_owned());
     }
     let scope = match (&scope.url, &scope.prefix, &scope.key, &scope.group, &scope.tag) {
         (Some(url), ..) => Scope::url(url),

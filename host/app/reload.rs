@@ -1,5 +1,5 @@
-//! Three ways to another configuration: HUP, a changed file (`watching`), and the admin API. Each reads the file again
-//! and has it adopted as a whole, or refused.
+//! The ways to another configuration: HUP, a changed file (`watching`), the admin API, and another generation of the
+//! central one (`central`). Each reads the file again and has it adopted as a whole, or refused.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ use super::{components::on_spare_thread, error::Error, exchange::Exchange, polic
 use crate::{
     admin::ConfigFailure,
     clock,
-    config::{self, Config},
+    config::{self, Config, Generation},
     http::CertificateFiles,
     report::ConfigReload,
 };
@@ -106,8 +106,27 @@ impl Reloader {
         let file = self.file().ok_or(ConfigFailure::NoFile)?;
         let _turn = self.turn.lock().await;
         self.renew_certificates().await;
-        let outcome = Box::pin(self.read_and_adopt(file)).await;
-        match &outcome {
+        let generation = self.exchange.serving().config.generation.clone();
+        let outcome = Box::pin(self.read_and_adopt(file, generation)).await;
+        self.account_for(&outcome);
+        outcome
+    }
+
+    /// Reads the file again, and has it adopted together with this generation of the central configuration, or without
+    /// one. The outcome is logged and counted.
+    ///
+    /// # Errors
+    /// As [`Reloader::reload`].
+    pub(super) async fn take(&self, generation: Option<Arc<Generation>>) -> Result<ConfigReload, ConfigFailure> {
+        let file = self.file().ok_or(ConfigFailure::NoFile)?;
+        let _turn = self.turn.lock().await;
+        let outcome = Box::pin(self.read_and_adopt(file, generation)).await;
+        self.account_for(&outcome);
+        outcome
+    }
+
+    fn account_for(&self, outcome: &Result<ConfigReload, ConfigFailure>) {
+        match outcome {
             Ok(ConfigReload { generation, changes }) => {
                 self.metrics.adopted();
                 self.metrics.count(if changes.is_empty() { "unchanged" } else { "adopted" });
@@ -121,7 +140,6 @@ impl Reloader {
                 warn!(error = %failure, "the configuration is wrong; nothing has changed");
             }
         }
-        outcome
     }
 
     /// HUP: the file is read again. A node without one looks at its certificates and the components of its policies.
@@ -184,11 +202,15 @@ impl Reloader {
         self.exchange.serving().config.file.clone()
     }
 
-    async fn read_and_adopt(&self, file: PathBuf) -> Result<ConfigReload, ConfigFailure> {
+    async fn read_and_adopt(
+        &self,
+        file: PathBuf,
+        generation: Option<Arc<Generation>>,
+    ) -> Result<ConfigReload, ConfigFailure> {
         let running = self.exchange.serving();
         let (digest, loaded, gone) = on_spare_thread(move || {
             let running = &running.config;
-            (digest(&file), load(file, running), running.files_gone())
+            (digest(&file), load(file, generation.as_ref(), running), running.files_gone())
         })
         .await;
         *self.seen.lock() = digest;
@@ -205,13 +227,13 @@ impl Reloader {
 }
 
 /// Reads a configuration. What may be written at any time, such as a pipe, isn't waited for.
-fn load(file: PathBuf, running: &Config) -> Result<Config, config::Error> {
+fn load(file: PathBuf, generation: Option<&Arc<Generation>>, running: &Config) -> Result<Config, config::Error> {
     match fs::metadata(&file) {
         Ok(metadata) if !metadata.is_file() => {
             let cause = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
             Err(config::Error::Read { path: file, cause })
         }
-        Ok(_) | Err(_) => config::load_beside(&file, running),
+        Ok(_) | Err(_) => config::load_with(&file, generation, running),
     }
 }
 

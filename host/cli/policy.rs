@@ -13,7 +13,10 @@ use holm::{
     workbench::{self, Against, Error, Golden, Introduce, Language, New, Remote, Replay, Subject},
 };
 
-use super::admin::AdminFlags;
+use super::{
+    admin::AdminFlags,
+    central::{PolicyPushFlags, push_policy},
+};
 
 #[derive(Subcommand)]
 pub(crate) enum PolicyAction {
@@ -36,6 +39,8 @@ pub(crate) enum PolicyAction {
     },
     /// Has a node load a policy's component again, or another one
     Load(LoadFlags),
+    /// Puts another component of a policy of the central configuration into etcd, for the nodes that follow it
+    Push(PolicyPushFlags),
     /// Makes the generation on trial the active one
     Promote {
         /// The policy's name in the node's configuration
@@ -198,6 +203,7 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
         PolicyAction::Replay(flags) => replay(flags),
         PolicyAction::List { name, node } => list(name.as_deref(), &node).await,
         PolicyAction::Load(flags) => load(flags).await,
+        PolicyAction::Push(flags) => return Box::pin(push_policy(flags)).await,
         PolicyAction::Promote { name, node } => promote(&name, &node).await,
         PolicyAction::Rollback { name, to, node } => rollback(&name, to.as_deref(), &node).await,
     };

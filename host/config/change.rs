@@ -128,6 +128,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ("cache.purge", Restart, &["tags_max", "log_max", "fence_ms", "cut_off", "lost_ms", "invalidations_max"]),
     ("plugins", Restart, &["cache_dir", "cache_bytes_max"]),
     ("plugins", Live, &["watch"]),
+    ("central", Restart, &["dir"]),
     ("policy.*", Live, &["file", "config"]),
     (
         "policy.*.limits",

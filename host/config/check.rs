@@ -23,7 +23,7 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Admin, Config, Error, Http3, Limits, Listen, Log, Prefetch, Takeover, Timeouts, UnixSocket, defaults,
+    Admin, Central, Config, Error, Http3, Limits, Listen, Log, Prefetch, Takeover, Timeouts, UnixSocket, defaults,
     endpoint::UNIX,
     error::Problem,
     findings::{Findings, NeededFile},
@@ -47,6 +47,21 @@ impl Checked {
     pub(super) fn look_for_files(&mut self, known: &BTreeSet<PathBuf>) {
         let new = self.files.iter().filter(|file| !known.contains(&file.path));
         self.problems.extend(new.filter_map(NeededFile::problem));
+    }
+
+    /// Adds problems that were found elsewhere.
+    pub(super) fn add(&mut self, problems: Vec<Problem>) {
+        self.problems.extend(problems);
+    }
+
+    /// Takes out the problems whose places are at `from` or after it, and counts these from there. What is missing
+    /// altogether is among them, unless it is an address to listen on.
+    pub(super) fn take_from(&mut self, from: usize) -> Vec<Problem> {
+        let has_address = !self.config.listen.is_empty();
+        let is_after = |problem: &Problem| problem.span.as_ref().map_or(has_address, |span| span.start >= from);
+        let (taken, left): (Vec<Problem>, _) = std::mem::take(&mut self.problems).into_iter().partition(is_after);
+        self.problems = left;
+        taken.into_iter().map(|problem| problem.counted_from(from)).collect()
     }
 
     /// Returns the configuration, if nothing is wrong with it.
@@ -80,12 +95,14 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         timeouts: timeouts(&raw.timeouts, &mut findings),
         cache: cache::cache(&raw.cache, &mut findings),
         plugins: policy::plugins(&raw.plugins, &mut findings),
+        central: raw.central.as_ref().map(|given| central(given, raw.global.is_some(), &mut findings)),
         policies: policy::policies(&raw.policy, &mut findings),
         pools: pool::pools(&raw.pool, raw.zone.as_ref().map(Spanned::get_ref), &dns, &mut findings),
         dns,
         routes: route::routes(raw, &mut findings),
         prefetch: prefetch(&raw.prefetch, &mut findings),
         log: log(&raw.log, &mut findings),
+        generation: None,
         file: None,
         digest: None,
         needed: BTreeSet::new(),
@@ -248,6 +265,14 @@ fn takeover(raw: &raw::Takeover, findings: &mut Findings<'_>) -> Takeover {
         grace: findings.millis("grace_ms", &raw.grace_ms, base.grace, &(0..=HOUR_MS)),
         ready: findings.millis("ready_ms", &raw.ready_ms, base.ready, &(1_000..=HOUR_MS)),
     }
+}
+
+fn central(raw: &raw::Central, has_global: bool, findings: &mut Findings<'_>) -> Central {
+    if !has_global {
+        let help = "add `[global]` with `etcd = [\"https://host:2379\"]`";
+        findings.refuse(raw.dir.span(), "`[central]` needs an etcd to follow", help);
+    }
+    Central { dir: findings.path(&raw.dir, "directory of the central configuration") }
 }
 
 fn limits(raw: &raw::Limits, findings: &mut Findings<'_>) -> Limits {

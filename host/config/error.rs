@@ -154,6 +154,12 @@ impl Problem {
         let (message, help) = translate(error.message());
         Self { span: error.span(), message, help }
     }
+
+    /// Returns it with its place counted from `from` on.
+    pub(super) fn counted_from(self, from: usize) -> Self {
+        let span = self.span.map(|span| span.start.saturating_sub(from)..span.end.saturating_sub(from));
+        Self { span, ..self }
+    }
 }
 
 /// A problem together with its text, in miette's form.

@@ -38,6 +38,7 @@ pub fn listing(config: &Config) -> Value {
         ("timeouts", timeouts(&config.timeouts)),
         ("cache", cache(&config.cache)),
         ("plugins", plugins(&config.plugins)),
+        ("central", option(config.central.as_ref(), |central| table([("dir", path(&central.dir))]))),
         ("policy", named(&config.policies, policy)),
         ("dns", dns(&config.dns)),
         ("pool", named(&config.pools, pool)),

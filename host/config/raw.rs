@@ -30,6 +30,7 @@ pub(super) struct Raw {
     pub(super) timeouts: Timeouts,
     pub(super) cache: Cache,
     pub(super) plugins: Plugins,
+    pub(super) central: Option<Central>,
     pub(super) policy: Named<Policy>,
     pub(super) dns: Dns,
     pub(super) pool: Named<Pool>,
@@ -268,6 +269,12 @@ pub(super) struct Plugins {
     pub(super) cache_dir: Option<Spanned<PathBuf>>,
     pub(super) cache_bytes_max: Field<ByteSize>,
     pub(super) watch: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct Central {
+    pub(super) dir: Spanned<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

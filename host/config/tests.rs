@@ -48,6 +48,7 @@ const SPARSE_EXAMPLES: &str = r#"
     global.cert_file = "tls/etcd.pem"
     global.key_file = "tls/etcd-key.pem"
     plugins.cache_dir = "/var/cache/holm-policies"
+    central.dir = "/var/lib/holm"
     [[listen]]
     address = "127.0.0.1:8080"
     [[listen]]

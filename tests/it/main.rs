@@ -10,6 +10,7 @@ mod bodies;
 mod browser;
 mod caching;
 mod calls;
+mod central;
 mod certificates;
 mod closing;
 mod collapse;

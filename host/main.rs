@@ -178,7 +178,7 @@ struct ScopeFlags {
     #[arg(long)]
     tag: Option<String>,
     /// A cache group (Cache-Groups) of an origin
-    #[arg(long, value_name = "NAME", requires = "origin")]
+    #[arg(long, value_name = "NAME", requires = "origin", allow_hyphen_values = true)]
     group: Option<String>,
     /// A node that is known to be gone: purges no longer wait for it. NODE is one of the region, REGION/NODE one of
     /// another

@@ -61,10 +61,24 @@ pub struct Terms {
     pub weight: Weight,
     /// Within a priority and a tenant, earlier ones are sent first. An item that is still waiting then is not sent.
     pub deadline: Option<Instant>,
+    /// Until when its request waits. It orders as the deadline does, and nothing else: others may wait for the item, too.
+    pub wanted_by: Option<Instant>,
     /// Bounds its wait, beside [`FormerRule::wait_max`].
     pub wait_max: Option<Duration>,
     /// Bounds the batch that it is in, beside [`FormerRule::size_max`].
     pub size_max: Option<usize>,
+}
+
+impl Terms {
+    /// Returns the time before which the item should be back: what is sent first within a priority and a tenant.
+    pub(super) fn back_by(&self) -> Option<Instant> {
+        [self.deadline, self.wanted_by].into_iter().flatten().min()
+    }
+
+    /// Returns its rank among others.
+    pub(super) fn rank(&self) -> Rank {
+        Rank::of(self.priority, self.back_by())
+    }
 }
 
 /// What a tenant has waiting in a class.
@@ -138,7 +152,7 @@ impl<T> Former<T> {
     pub(super) fn arrive(&mut self, tenant: Tenant, items: Vec<(T, Terms)>, now: Instant, shares: &mut Shares) {
         let mut parties: Vec<(Rank, Party<T>)> = Vec::with_capacity(1);
         for (item, terms) in items {
-            let rank = Rank::of(terms.priority, terms.deadline);
+            let rank = terms.rank();
             match parties.iter_mut().find(|(known, _)| known.priority == rank.priority) {
                 Some((best, party)) => {
                     *best = best.best(rank);
@@ -310,7 +324,8 @@ impl<T> Former<T> {
         let wait_max = self.rule.wait_max;
         let due = since + terms.wait_max.map_or(wait_max, |own| own.min(wait_max));
         // Sent in time for its result is the pace's business; later than then it isn't held by any.
-        Times { since, due: terms.deadline.map_or(due, |deadline| due.min(deadline)), deadline: terms.deadline }
+        let back_by = terms.back_by();
+        Times { since, due: back_by.map_or(due, |back_by| due.min(back_by)), deadline: back_by }
     }
 
     fn waiting(&self, pick: Pick) -> Option<&Waiting<T>> {

@@ -306,11 +306,10 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// Whether the first deadline of these items passes before all of them could be served, even if everything that
     /// isn't certain went well. With nothing to do, a pool tries: how fast it is now is known only then.
     fn is_late(&self, tenant: Tenant, class: &K, items: &[(T, Terms)], now: Instant) -> bool {
-        let Some(rank) = items.iter().map(|(_, terms)| Rank::of(terms.priority, terms.deadline)).reduce(Rank::best)
-        else {
+        let Some(rank) = items.iter().map(|(_, terms)| terms.rank()).reduce(Rank::best) else {
             return false;
         };
-        let Some(deadline) = items.iter().filter_map(|(_, terms)| terms.deadline).min() else { return false };
+        let Some(deadline) = items.iter().filter_map(|(_, terms)| terms.back_by()).min() else { return false };
         if deadline <= now || self.under_way == 0 && self.shares.items() == 0 {
             return deadline <= now;
         }
@@ -324,7 +323,7 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     }
 
     fn take_in(&mut self, tenant: Tenant, class: K, mut items: Vec<(T, Terms)>, now: Instant) {
-        let ranks = items.iter().map(|(_, terms)| Rank::of(terms.priority, terms.deadline));
+        let ranks = items.iter().map(|(_, terms)| terms.rank());
         let Some(rank) = ranks.reduce(Rank::best) else { return };
         let deadline = items.iter().filter_map(|(_, terms)| terms.deadline).min();
         self.expires = [self.expires, deadline].into_iter().flatten().min();

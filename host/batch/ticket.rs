@@ -98,9 +98,9 @@ impl<I, O> Ticket<I, O> {
         size_max: usize,
         interested: &Interested,
     ) -> Option<Terms> {
-        let rank = Rank::of(terms.priority, terms.deadline);
+        let rank = terms.rank();
         let place = Place { tenant: terms.tenant, rank, party, interested: interested.clone() };
-        let first = (self.terms.tenant, Rank::of(self.terms.priority, self.terms.deadline), self.party);
+        let first = (self.terms.tenant, self.terms.rank(), self.party);
         let mut state = self.state.lock();
         state.waiting.as_ref()?;
         state.further.retain(|other| other.interested.is_there());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{
     HeaderMap, Method, StatusCode,
     header::{
-        AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, EXPIRES, HeaderName,
+        AGE, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, ETAG, EXPIRES, HeaderName,
         PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
@@ -198,8 +198,16 @@ pub fn decide(exchange: &Exchange<'_>, rules: &Rules<'_>) -> Admission {
     };
     let age_ms = freshness::initial_age_ms(exchange.response, exchange.received, exchange.received);
     let lifetimes = |is_of_one| {
+        if is_of_one && only_confirms(exchange, &directives, rules) {
+            return None;
+        }
         let defaults = guessable(exchange, &directives, rules, is_of_one);
-        let stated = freshness::lifetimes(&directives, exchange.response, exchange.received, &defaults);
+        let by = |defaults| freshness::lifetimes(&directives, exchange.response, exchange.received, defaults);
+        let stated = match by(&defaults) {
+            // Nor does "for no time" say that it is for everybody: others get it stale only if the response allows that.
+            Some(Lifetimes { ttl_ms: 0, .. }) if is_of_one => by(&without_grace(defaults)),
+            stated => stated,
+        };
         // If its lifetime is over on arrival, it would only take space.
         stated.filter(|lifetimes| lifetimes.use_ends_ms() > age_ms)
     };
@@ -239,6 +247,20 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) 
         (exchange.length.is_some_and(|length| length > rules.object_bytes_max), Refusal::TooLarge),
     ];
     checks.into_iter().find_map(|(applies, refusal)| applies.then_some(refusal))
+}
+
+/// Whether all that the response says of its storing is that it is to be confirmed before each use, and a date is all
+/// that tells it from others: an origin that confirms it by that may mean another client's.
+fn only_confirms(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> bool {
+    let is_unsaid = rules.defaults.ttl.is_none() && !states_lifetime(directives, exchange.response);
+    let has_strong_tag = exchange.response.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
+    !rules.infer && directives.no_cache && !directives.public && is_unsaid && !has_strong_tag
+}
+
+/// Returns a route's defaults for a response that it doesn't serve stale by itself.
+fn without_grace(defaults: Defaults) -> Defaults {
+    let never = Duration::ZERO;
+    Defaults { grace: never, stale_if_error: never, stale_if_unreachable: never, ..defaults }
 }
 
 /// Whether the response states for how long it's good, be it for no time at all.
@@ -563,6 +585,16 @@ mod tests {
             // The origin says so, or the route does.
             (&[COOKIE], &[MODIFIED, ("cache-control", "max-age=7")], &kept, Ok(7_000)),
             (&[COOKIE], &[("cache-control", "no-cache"), TAG], &kept, Ok(0)),
+            // By its date alone an origin may confirm another client's.
+            (&[], &[("cache-control", "no-cache"), MODIFIED], &kept, Ok(0)),
+            (&[COOKIE], &[("cache-control", "no-cache"), MODIFIED], &kept, cookie),
+            (&[COOKIE], &[("cache-control", "no-cache"), ("etag", "W/\"1\"")], &kept, cookie),
+            (&[COOKIE], &[("cache-control", "no-cache, public"), MODIFIED], &kept, Ok(0)),
+            // Stated to be good for no time: others get it only when it is confirmed, not in the route's grace.
+            (&[COOKIE], &[("cache-control", "max-age=0"), TAG], &kept, Ok(0)),
+            (&[COOKIE], &[("cache-control", "max-age=0")], &kept, cookie),
+            (&[COOKIE], &[("expires", "0")], &kept, cookie),
+            (&[], &[("cache-control", "max-age=0")], &kept, Ok(0)),
             (&[COOKIE], &[("expires", "Sun, 06 Nov 1994 08:49:46 GMT")], &none, Ok(9_000)),
             (&[COOKIE], &[MODIFIED], &timed, Ok(5_000)),
             (&[COOKIE], &[], &timed, Ok(5_000)),

@@ -136,14 +136,18 @@ impl<T> Lead<T> {
         self.sender.send_replace(Some(landing));
     }
 
-    /// Returns when nobody follows any more; the flight is then off the table, so nobody can.
-    pub async fn abandoned(&self) {
+    /// Returns when nobody follows any more. The flight is then off the table, so nobody can, unless it `goes_on`: whether
+    /// it is off.
+    pub async fn abandoned(&self, goes_on: impl Fn() -> bool) -> bool {
         loop {
             self.sender.closed().await;
             let mut shard = self.flights.shard(&self.key).lock();
             if self.sender.receiver_count() == 0 {
+                if goes_on() {
+                    return false;
+                }
                 self.flights.remove(&mut shard, &self.key, self.number);
-                return;
+                return true;
             }
         }
     }
@@ -221,7 +225,7 @@ mod tests {
         let lead = lead(flights.join(&key(1)));
         let own = lead.follower();
         let other = follow(flights.join(&key(1)));
-        let waiting = tokio::spawn(async move { lead.abandoned().await });
+        let waiting = tokio::spawn(async move { lead.abandoned(|| false).await });
         drop((own, other));
         waiting.await.unwrap();
         assert_eq!(flights.open(), 0);

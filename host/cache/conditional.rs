@@ -95,6 +95,8 @@ pub fn renew(stored: &mut HeaderMap, not_modified: &HeaderMap) {
 pub fn same(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     match (stored.get(ETAG), not_modified.get(ETAG)) {
         (Some(ours), Some(theirs)) => opaque(ours.as_bytes()) == opaque(theirs.as_bytes()),
+        // A strong validator that nothing stored has.
+        (None, Some(theirs)) => theirs.as_bytes().starts_with(b"W/"),
         _ => true,
     }
 }
@@ -141,7 +143,7 @@ pub fn begins_at(whole: &Whole, offset: u64, status: StatusCode, headers: &Heade
     {
         return None;
     }
-    if whole.strictness == Strictness::Tag && status != StatusCode::PARTIAL_CONTENT && !headers.contains_key(ETAG) {
+    if whole.strictness == Strictness::Tag && !is_same_strong_tag(whole.tag.as_ref(), headers.get(ETAG)) {
         return None;
     }
     let (begins, length) = if status == StatusCode::PARTIAL_CONTENT {
@@ -153,6 +155,11 @@ pub fn begins_at(whole: &Whole, offset: u64, status: StatusCode, headers: &Heade
     };
     let same = length.is_none() || whole.length.is_none() || length == whole.length;
     same.then_some(begins)
+}
+
+/// Whether two responses have the same bytes, as only a strong tag says (RFC 9110, sections 8.8.3.2 and 15.3.7).
+fn is_same_strong_tag(stored: Option<&HeaderValue>, now: Option<&HeaderValue>) -> bool {
+    stored.is_some_and(|stored| now == Some(stored) && !stored.as_bytes().starts_with(b"W/"))
 }
 
 /// The first byte of a range of bytes, and the length of the whole, if it's stated (RFC 9110, section 14.4).
@@ -290,7 +297,10 @@ mod tests {
         for (status, response, wanted) in [
             (200, &[("content-length", "10")][..], None),
             (200, &[("content-length", "10"), ("etag", "\"a\"")], Some(0)),
-            (206, &[("content-range", "bytes 7-9/10")], Some(7)),
+            (200, &[("content-length", "10"), ("etag", "W/\"a\"")], None),
+            (206, &[("content-range", "bytes 7-9/10"), ("etag", "\"a\"")], Some(7)),
+            (206, &[("content-range", "bytes 7-9/10"), ("etag", "W/\"a\"")], None),
+            (206, &[("content-range", "bytes 7-9/10")], None),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             assert_eq!(begins_at(&strict, 7, status, &headers(response)), wanted, "{status} {response:?}");

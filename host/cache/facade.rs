@@ -208,7 +208,13 @@ impl Cache {
     /// Whether a response that isn't served was found not to be stored lately for a request that has a cookie, as this one
     /// has ([`super::admit::Refusal::Cookie`]).
     pub(super) fn has_cookie_mark(&self, outcome: &Outcome, key: &Key, head: &RequestHead) -> bool {
-        if matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_)) || !head.headers.contains_key(COOKIE) {
+        !matches!(outcome, Outcome::Hit(_) | Outcome::Grace(_)) && self.is_marked_for_cookie(key, head)
+    }
+
+    /// Whether the request has a cookie, and the response to one wasn't stored lately.
+    #[must_use]
+    pub fn is_marked_for_cookie(&self, key: &Key, head: &RequestHead) -> bool {
+        if !head.headers.contains_key(COOKIE) {
             return false;
         }
         let mark = self.tiers.memory(&key.with_cookie());

@@ -109,6 +109,8 @@ impl Turn {
                     return Step::Alone(None);
                 }
                 self.ask.waits_for = Some(token);
+                // What was looked at was there before this lease.
+                self.has_looked = false;
                 Step::Pause(pause(waited, waiting).min(self.wait_max.saturating_sub(waited)))
             }
             Reply::Landed(_) if self.has_looked => Step::Alone(None),
@@ -283,6 +285,11 @@ mod tests {
         let _ = waited.next(Reply::Held(Token(3)), 1, Uptime(10_000));
         assert_eq!(waited.next(Reply::Landed(Some(Token(3))), 1, Uptime(10_100)), Step::Look);
         assert!(!waited.missed());
+
+        // What it waited for isn't what it had looked at before.
+        let _ = first.next(Reply::Held(Token(4)), 1, Uptime(10_000));
+        assert_eq!(first.next(Reply::Landed(Some(Token(4))), 1, Uptime(10_100)), Step::Look);
+        assert!(!first.missed());
     }
 
     #[test]

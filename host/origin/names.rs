@@ -139,9 +139,9 @@ impl Name {
         }
     }
 
-    /// Takes what a look-up has found.
-    pub(super) fn take(&self, targets: Vec<Target>) -> Change {
-        self.known.lock().take(targets, true)
+    /// Takes what a look-up has found. Nothing is gone that is only missing because a part of it failed.
+    pub(super) fn take(&self, found: Found) -> Change {
+        self.known.lock().take(found.targets, !found.is_partial)
     }
 
     /// Notes that a look-up failed; returns whether it is the first that does.
@@ -160,7 +160,7 @@ async fn system(host: &str, port: u16) -> io::Result<Found> {
     if addresses.is_empty() {
         return Err(io::Error::other("the name has no address"));
     }
-    Ok(Found { targets: vec![Target::only(addresses)], ttl: None })
+    Ok(Found { targets: vec![Target::only(addresses)], ttl: None, is_partial: false })
 }
 
 impl Known {
@@ -218,6 +218,10 @@ mod tests {
         vec![Target::only(addresses)]
     }
 
+    fn just_found(addresses: Vec<SocketAddr>) -> Found {
+        Found { targets: only(addresses), ttl: None, is_partial: false }
+    }
+
     #[test]
     fn an_address_is_gone_when_look_ups_in_a_row_lack_it() {
         let mut known = Known::default();
@@ -257,7 +261,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_once_and_so_is_its_end() {
         let name = Name::new("origin.example", 80, Source::System);
-        let take = || name.take(only(v4(&[1])));
+        let take = || name.take(just_found(v4(&[1])));
         assert!(name.fail() && !name.fail());
         assert!(take().has_recovered && !take().has_recovered);
         assert!(name.fail());
@@ -270,7 +274,7 @@ mod tests {
         let found = name.addresses(limit).await.unwrap();
         assert!(!found.is_empty() && found.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
         // What is known holds.
-        name.take(only(v4(&[1])));
+        name.take(just_found(v4(&[1])));
         assert_eq!(name.addresses(limit).await.unwrap(), v4(&[1]));
         name.expire();
         assert!(name.addresses(limit).await.unwrap().iter().all(|address| address.ip().is_loopback()));
@@ -278,7 +282,7 @@ mod tests {
         let nobody = Name::new("no\0name", 7, Source::System);
         assert!(nobody.addresses(limit).await.is_err());
         // A look-up that fails leaves what is known.
-        nobody.take(only(v4(&[1])));
+        nobody.take(just_found(v4(&[1])));
         nobody.expire();
         assert_eq!(nobody.addresses(limit).await.unwrap(), v4(&[1]));
     }

@@ -3,14 +3,14 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
     proto::rr::{Name, RData, Record, rdata::SRV},
 };
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::targets::{Found, Target};
 use crate::config;
@@ -20,7 +20,10 @@ use crate::config;
 const TARGETS_MAX: usize = 64;
 
 /// Hosts of a service that are looked up at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
+
+/// How long the addresses of one host of a service are waited for: the others are of use without it.
+const HOST_TIME: Duration = Duration::from_millis(1_000);
 
 /// Asks for records.
 pub(super) struct Resolver {
@@ -84,7 +87,7 @@ fn server(address: SocketAddr) -> NameServerConfig {
 
 async fn addresses_of(library: &TokioResolver, name: &str, port: u16) -> Result<Found, NetError> {
     let (addresses, ttl) = look_up(library, Name::from_ascii(name)?, port).await?;
-    Ok(Found { targets: vec![Target::only(addresses)], ttl: Some(ttl) })
+    Ok(Found { targets: vec![Target::only(addresses)], ttl: Some(ttl), is_partial: false })
 }
 
 async fn hosts_of(library: &TokioResolver, name: &str) -> Result<Found, NetError> {
@@ -98,28 +101,27 @@ async fn hosts_of(library: &TokioResolver, name: &str) -> Result<Found, NetError
     records.sort_by_key(|record| record.priority);
     records.truncate(TARGETS_MAX);
     let (mut targets, mut ttl) = (Vec::with_capacity(records.len()), ttl(answer.answers()));
-    let mut failed = None;
-    for some in records.chunks(AT_ONCE) {
-        let looked_up = join_all(some.iter().map(|record| host_of(library, record))).await;
-        for outcome in looked_up {
-            match outcome {
-                Ok((target, own)) => {
-                    targets.push(target);
-                    ttl = ttl.min(own);
+    let (mut failed, mut is_partial) = (None, false);
+    let looking: Vec<_> = records.iter().map(|record| timeout(HOST_TIME, host_of(library, record))).collect();
+    let looked_up: Vec<_> = stream::iter(looking).buffered(AT_ONCE).collect().await;
+    for outcome in looked_up {
+        match outcome.unwrap_or(Err(NetError::Timeout)) {
+            Ok((target, own)) => {
+                targets.push(target);
+                ttl = ttl.min(own);
+            }
+            Err(error) => {
+                if !has_no_records(&error) {
+                    // What is left out for now is asked for again as soon as that may be.
+                    (ttl, is_partial) = (Duration::ZERO, true);
                 }
-                Err(error) => {
-                    if !has_no_records(&error) {
-                        // What is left out for now is asked for again as soon as that may be.
-                        ttl = Duration::ZERO;
-                    }
-                    failed = Some(error);
-                }
+                failed = Some(error);
             }
         }
     }
     match failed {
         Some(error) if targets.is_empty() => Err(error),
-        _ => Ok(Found { targets, ttl: Some(ttl) }),
+        _ => Ok(Found { targets, ttl: Some(ttl), is_partial }),
     }
 }
 

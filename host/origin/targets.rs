@@ -10,6 +10,8 @@ pub(super) struct Found {
     pub(super) targets: Vec<Target>,
     /// How long that holds, if it is known.
     pub(super) ttl: Option<Duration>,
+    /// Whether more hosts are there, whose addresses couldn't be looked up.
+    pub(super) is_partial: bool,
 }
 
 /// A host, as an SRV record has it (RFC 2782).

@@ -147,8 +147,12 @@ impl KeyedRequest {
     /// route that asks others: if two nodes asked each other, each would wait for the other's flight.
     pub(super) fn flight_key(&self) -> Key {
         let key = if self.is_reload { self.key.reload() } else { self.key };
-        let is_relayed = self.route.parents.is_some() && loops::depth(&self.head.headers) > 0;
-        if is_relayed { key.relayed() } else { key }
+        if self.is_relayed() { key.relayed() } else { key }
+    }
+
+    /// Whether it came from a node, on a route that asks others.
+    fn is_relayed(&self) -> bool {
+        self.route.parents.is_some() && loops::depth(&self.head.headers) > 0
     }
 
     /// Returns what the form of its response depends on.
@@ -342,6 +346,8 @@ async fn begin(fetcher: &Fetcher, request: &KeyedRequest) -> Option<Arc<Fetch>> 
     let query = Query { key: request.by_rule.unwrap_or(request.primary), ..looked_for };
     let has = request.stale.as_deref();
     let joined = match cache.join_region(&request.key, &query, has).await {
+        // The node that has the lease may wait, by its own parents, for this very request.
+        Joined::Wait(..) if request.is_relayed() => Joined::Fetch(None),
         Joined::Wait(turn, pause) => cache.wait_in_region(&request.key, &query, has, (turn, pause)).await,
         joined => joined,
     };
@@ -367,7 +373,7 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &
         let begun = Instant::now();
         let times = |mark| Times { mark, requested, received: clock::now(), fetch: begun.elapsed() };
         if let Some(parents) = parents.take() {
-            let asking = fetcher.from_parents(request, fetch, parents, renewable, (mark, times));
+            let asking = fetcher.ask_parents(request, fetch, parents, renewable, (mark, times));
             match Box::pin(asking).await {
                 Some(exchanged) => return exchanged,
                 None => continue,
@@ -452,6 +458,9 @@ fn renew(
     if request.route.infers() {
         momentary::strip(&mut not_modified);
         take_cookies(&mut not_modified);
+    } else if not_modified.contains_key(header::SET_COOKIE) {
+        // What was stored may be for all clients, and this is for one.
+        return None;
     }
     let mut headers = object.head.all_headers();
     conditional::renew(&mut headers, &not_modified);

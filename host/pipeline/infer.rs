@@ -684,8 +684,8 @@ impl Flight {
         let mut awaiting = pin!(await_result(self.protocol, pending));
         let result = tokio::select! {
             result = &mut awaiting => result,
-            () = self.lead.abandoned() => {
-                if !queued.is_some_and(|queued| queued.has_left()) {
+            is_off = self.lead.abandoned(|| queued.as_ref().is_some_and(|queued| queued.has_left())) => {
+                if is_off {
                     return;
                 }
                 awaiting.await
@@ -710,6 +710,8 @@ impl Flight {
             });
             result.purgeable = Some((tags, self.mark));
         }
+        // First off the table: a request that comes after a failure was replied makes an attempt of its own.
+        self.lead.close();
         self.lead.land(Arc::new(result));
     }
 

@@ -149,14 +149,11 @@ impl Ties {
     }
 
     /// Returns the mark that a parent's response has: `begun`, of the request to the parent, if the parent fetched it
-    /// for that, or has always applied what is purged here; else the one of the time when the parent fetched it. `None`
-    /// if what had been purged here by then isn't known.
+    /// for that; else the one of the time when the parent fetched it, but for what is purged in the world if the parent
+    /// applies that, too. `None` if what had been purged here by then isn't known.
     pub(super) fn mark(&self, parents: &Parents, response: &HeaderMap, begun: Mark) -> Option<Mark> {
         let mut marks = self.marks.lock();
         marks.note(begun);
-        if parents.share_purges {
-            return Some(begun);
-        }
         let mark = match age_ms(response) {
             None => None,
             Some(None) => Some(begun),
@@ -165,7 +162,8 @@ impl Ties {
         if mark.is_none() {
             self.count(Outcome::Outdated);
         }
-        mark
+        // Parents hear nothing of what is purged in this region, at this node, or by an unsafe method here.
+        mark.map(|mark| if parents.share_purges { Mark { world: begun.world, ..mark } } else { mark })
     }
 }
 

@@ -175,7 +175,9 @@ impl Replies {
         let wanted = Wanted::from(&request.head);
         let coding = self.coder.form_in_time(&request.coding(), key, object).await;
         let (key, object) = coding.of(key, object);
-        trail.ttl_ms = Some(signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now))));
+        let left_ms = signed(object.head.lifetimes.ttl_ms).saturating_sub(signed(object.head.age_ms(now)));
+        // What was purged softly is stale before its time is over.
+        trail.ttl_ms = Some(if trail.lookup == Lookup::Stale { left_ms.min(0) } else { left_ms });
         let mut headers = object.aged_headers(now);
         coding.said().write(&mut headers);
         self.note_cut_off(&mut trail);

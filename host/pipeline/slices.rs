@@ -37,7 +37,7 @@ use crate::{
         purge::{Arrived, Mark},
         range::{Candidate, Extent, Partial, Ranges, Sections},
         slice::{Slice, Version},
-        status::CACHE_STATUS,
+        status::{CACHE_STATUS, Forward},
         store::Tier,
         tag::{self, Tag},
         vary,
@@ -566,9 +566,11 @@ fn described(found_here: &Found, mut trail: Trail, now: Timestamp) -> (HeaderMap
                 }
                 Via::Renewed(report, is_own) => {
                     note(&mut trail, report);
+                    (trail.forward, trail.hint) = (Some(Forward::Stale), None);
                     (trail.stored, trail.collapsed) = (true, !is_own);
                 }
                 Via::InPlaceOf(failed) => {
+                    (trail.forward, trail.hint) = (Some(Forward::Stale), None);
                     trail.detail = Some(failed.reason.into());
                     note_failed(&mut trail, failed);
                     trail.lookup = Lookup::Stale;

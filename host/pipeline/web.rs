@@ -3,7 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -385,6 +385,10 @@ impl Web {
 
     /// Refreshes a response that was served, in the background, unless a fetch is under way already.
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
+        if self.cache.is_marked_for_cookie(&request.key, &request.head) {
+            // What it would bring isn't stored.
+            return;
+        }
         request.stale = Some(object);
         if let Joined::Lead(lead) = self.flights.join(&request.flight_key()) {
             if request.is_ahead {
@@ -540,6 +544,12 @@ impl Web {
                 return Landed::Again;
             }
             Some(Landing::Failed(failed)) => Some(self.or_stale(request, &failed, trail).await),
+            // It was made for the cookie of the one that asked: those without one share another.
+            Some(Landing::Private(Refusal::Cookie))
+                if own.is_none() && !request.head.headers.contains_key(header::COOKIE) =>
+            {
+                return Landed::Again;
+            }
             Some(Landing::Private(refusal)) => return self.private(request, own, refusal, trail).await,
         };
         reply.map_or(Landed::Alone, |reply| Landed::Reply(Box::new(reply)))

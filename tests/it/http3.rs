@@ -489,8 +489,8 @@ async fn heads_that_never_end_take_no_more_memory_than_one_connection_may_have()
             }
         });
     }
-    // A stream that is refused frees what it had, so that another one may come as far as its own limit.
-    eventually("most being refused", async || refused.load(SeqCst) >= 5).await;
+    // A stream that is refused frees what it had, so that others may come as far as their own limits.
+    eventually("one being refused", async || refused.load(SeqCst) >= 1).await;
     let upload = node.post("/upload").body(vec![b'x'; 1_000_000]);
     assert_eq!(conn.send(upload).await.text(), "served", "the connection goes on, and has its credit");
     streams.abort_all();

@@ -1,6 +1,12 @@
 //! One fetch per region: nodes that lack the same response make one request, whatever happens to the one that makes it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use holm::{
@@ -241,12 +247,14 @@ async fn a_node_does_not_wait_for_the_one_that_has_sent_it_the_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_is_made_once_in_a_region() {
     let (origin, redis, gate) = (Origin::start().await, Redis::start().await, Gate::closed());
-    origin.on("/x", |_| Reply::ok("v1").header("cache-control", "max-age=1, stale-while-revalidate=600"));
+    let (held, count) = (gate.clone(), AtomicUsize::new(0));
+    origin.on("/x", move |_| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::ok("v1").header("cache-control", "max-age=1, stale-while-revalidate=600"),
+        _ => Reply::fresh(600, "v2").behind(&held),
+    });
     let nodes = region(&builder(&origin, &redis), 2).await;
     nodes[0].fetch("/x").await;
     nodes[1].stale("/x").await;
-    let held = gate.clone();
-    origin.on("/x", move |_| Reply::fresh(600, "v2").behind(&held));
     eventually("a refresh by one, and the other waiting", async || {
         for node in &nodes {
             assert_eq!(node.fetch("/x").await.text(), "v1");

@@ -53,12 +53,15 @@ impl Former {
         Ok(Inherited { clients: Sockets::new(clients), admin: Sockets::new(admin) })
     }
 
-    /// Has it close its directories. It goes on serving without.
+    /// Has it close its directories. It goes on serving without; or it has ended by itself, and has none any more.
     pub(in crate::app) async fn release(&mut self) -> io::Result<()> {
-        self.wire.send(&Message::Prepared).await?;
-        match self.wire.receive(self.limit).await? {
-            Message::Released => Ok(()),
-            other => Err(unexpected(&other)),
+        heard(self.wire.send(&Message::Prepared).await)?;
+        match self.wire.receive(self.limit).await {
+            Ok(Message::Released) => Ok(()),
+            Ok(Message::GivenUp) => Err(given_up()),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) if has_ended(&error) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -68,12 +71,12 @@ impl Former {
     /// # Errors
     /// It goes on, so that this process has to end.
     pub(in crate::app) async fn begin(&mut self, purger: &Purges) -> io::Result<()> {
-        let mut outcome = self.wire.send(&Message::Ready).await;
+        let mut outcome = heard(self.wire.send(&Message::Ready).await);
         while outcome.is_ok() {
             outcome = match self.wire.receive(self.limit).await {
                 Ok(Message::Begin) => return Ok(()),
-                Ok(Message::Invalidate { tags, is_everything }) => self.apply(purger, tags, is_everything).await,
-                Ok(Message::GivenUp) => return Err(io::Error::other("it has waited too long, and goes on by itself")),
+                Ok(Message::Invalidate { tags, is_everything }) => heard(self.apply(purger, tags, is_everything).await),
+                Ok(Message::GivenUp) => return Err(given_up()),
                 Ok(other) => return Err(unexpected(&other)),
                 Err(error) => Err(error),
             };
@@ -131,6 +134,19 @@ async fn complete(exchange: Arc<Exchange>, datagrams: CancellationToken) {
     for socket in exchange.listeners().close_unused() {
         info!(socket, "no longer listening: the configuration doesn't name it");
     }
+}
+
+/// Takes a message that couldn't be sent for sent, if the other side is gone: what it has said before is there to be
+/// read, and may be that it goes on by itself.
+fn heard(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if has_ended(&error) => Ok(()),
+        sent => sent,
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::other("it has waited too long, and goes on by itself")
 }
 
 /// Whether the other side is gone, and not merely slow.

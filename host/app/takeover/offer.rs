@@ -104,7 +104,11 @@ impl Place {
         wire.send_sockets(&sockets).await?;
         // Else the other one's would be the only ones that could be closed.
         drop(sockets);
-        expect(&mut wire, &Message::Prepared, limit).await?;
+        if let Err(error) = expect(&mut wire, &Message::Prepared, limit).await {
+            // Else it would take the end of the connection for the end of this process.
+            let _ = wire.send(&Message::GivenUp).await;
+            return Err(error);
+        }
         info!("another process takes the place of this one, and gets its directories");
         self.exchange.release().await;
         match self.succeed(&mut wire, limit).await {

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -19,10 +20,17 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{
-    super::{Bounds, Metrics, Pool, targets::Target},
+    super::{
+        Bounds, Metrics, Pool,
+        targets::{Found, Target},
+    },
     Origin, config, endpoint, get, nobody, text, until, within,
 };
 use crate::config::{self as configuration, OriginHttp};
+
+fn found(address: SocketAddr) -> Found {
+    Found { targets: vec![Target::only(vec![address])], ttl: None, is_partial: false }
+}
 
 /// An origin that responds to all requests with a word, and how many of its connections have ended.
 async fn serving(version: OriginHttp, word: &'static str) -> (Origin, Arc<AtomicUsize>) {
@@ -65,12 +73,12 @@ async fn connections_to_addresses_that_are_gone_end() {
         let member = &pool.endpoints[0];
         let name = member.reach().name().unwrap();
         for _ in 0..2 {
-            let change = name.take(vec![Target::only(vec![new.address])]);
+            let change = name.take(found(new.address));
             assert!(change.gone.is_empty(), "it may come back");
             member.leave(&change.gone);
         }
         assert_eq!(ended.load(SeqCst), 0, "{version:?}");
-        let change = name.take(vec![Target::only(vec![new.address])]);
+        let change = name.take(found(new.address));
         assert!(change.gone.contains(&old.address));
         member.leave(&change.gone);
         until(|| ended.load(SeqCst) == old.connections()).await;

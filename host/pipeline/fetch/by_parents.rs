@@ -34,7 +34,7 @@ impl Fetcher {
 
     /// Asks the parents of the route. `None` if the origin is to be asked: they gave no response that counts, or what they
     /// have may have been purged here since they fetched it. `times` are those of a response that is just in.
-    pub(super) async fn from_parents(
+    pub(super) async fn ask_parents(
         &self,
         request: &KeyedRequest,
         fetch: &Arc<Fetch>,

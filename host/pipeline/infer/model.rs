@@ -250,7 +250,8 @@ pub(super) fn terms(batch_item: &BatchItem) -> Terms {
         priority,
         tenant: batch_item.account.tenant,
         weight: batch_item.account.weight,
-        deadline: by_policy.into_iter().chain(batch_item.due).min(),
+        deadline: by_policy,
+        wanted_by: batch_item.due,
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
         size_max: if batch_item.item.whole {
             Some(1)

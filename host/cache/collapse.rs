@@ -227,8 +227,19 @@ mod tests {
         let other = follow(flights.join(&key(1)));
         let waiting = tokio::spawn(async move { lead.abandoned(|| false).await });
         drop((own, other));
-        waiting.await.unwrap();
+        assert!(waiting.await.unwrap(), "it is off");
         assert_eq!(flights.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_goes_on_without_its_followers_can_be_joined() {
+        let flights = Flights::new(10);
+        let lead = lead(flights.join(&key(1)));
+        drop(lead.follower());
+        assert!(!lead.abandoned(|| true).await);
+        let late = follow(flights.join(&key(1)));
+        lead.land(7);
+        assert_eq!(late.landed().await, Some(7));
     }
 
     #[tokio::test]

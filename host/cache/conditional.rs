@@ -249,6 +249,26 @@ mod tests {
     }
 
     #[test]
+    fn a_304_with_a_strong_tag_is_of_the_response_that_has_it() {
+        const STRONG: (&str, &str) = ("etag", "\"a\"");
+        const WEAK: (&str, &str) = ("etag", "W/\"a\"");
+        const OTHER: (&str, &str) = ("etag", "\"b\"");
+        const DATED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:39:37 GMT");
+        for (stored, said, wanted) in [
+            (&[STRONG][..], &[STRONG][..], true),
+            (&[STRONG], &[WEAK], true),
+            (&[STRONG], &[OTHER], false),
+            (&[STRONG], &[], true),
+            (&[DATED], &[], true),
+            (&[DATED], &[WEAK], true),
+            // RFC 9111, section 4.3.4: nothing stored has it.
+            (&[DATED], &[STRONG], false),
+        ] {
+            assert_eq!(same(&headers(stored), &headers(said)), wanted, "{stored:?} {said:?}");
+        }
+    }
+
+    #[test]
     fn the_rest_is_asked_for_only_of_the_same_body() {
         for (tag, end, wanted) in [
             (Some("\"a\""), None, &[("range", "bytes=7-"), ("if-range", "\"a\"")][..]),

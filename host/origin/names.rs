@@ -259,6 +259,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_gone_because_a_part_of_the_look_ups_failed() {
+        let name = Name::new("origin.example", 80, Source::System);
+        name.take(just_found(v4(&[1, 2])));
+        for _ in 0..5 {
+            assert_eq!(name.take(Found { is_partial: true, ..just_found(v4(&[2])) }).gone, v4(&[]));
+        }
+    }
+
+    #[test]
     fn a_failure_is_told_once_and_so_is_its_end() {
         let name = Name::new("origin.example", 80, Source::System);
         let take = || name.take(just_found(v4(&[1])));

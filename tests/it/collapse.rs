@@ -88,6 +88,28 @@ async fn requests_without_a_cookie_share_a_fetch_whatever_one_with_a_cookie_got(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_without_a_cookie_who_followed_one_with_it_share_another_fetch() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin
+        .on("/page", move |_| Reply::ok("page").header("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT").behind(&held));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let own = tokio::spawn(node.get("/page").header("cookie", "a=b").send());
+    eventually("its fetch", async || origin.hits("/page") == 1).await;
+    let mut others = JoinSet::new();
+    for _ in 0..8 {
+        others.spawn(node.get("/page").send());
+    }
+    eventually("all requests", async || node.metric("holm_http_requests_total", "").await >= 9.0).await;
+    gate.open();
+    assert_eq!(own.await.unwrap().cache().get("detail"), "cookie");
+    for response in others.join_all().await {
+        assert_eq!((response.status, response.text()), (200, "page"));
+    }
+    assert_eq!(origin.hits("/page"), 2, "one for the cookie, and one for all others");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fetch_goes_on_when_its_client_leaves() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     let held = gate.clone();

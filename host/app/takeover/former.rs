@@ -153,3 +153,44 @@ fn given_up() -> io::Error {
 fn has_ended(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{Cache, Metrics},
+        config,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// A process that has said this, and is gone.
+    async fn gone(said: &[Message]) -> Former {
+        let (own, its) = UnixStream::pair().unwrap();
+        let (own, its) = tokio::join!(Wire::open(own), Wire::open(its));
+        let mut its = its.unwrap();
+        for message in said {
+            its.send(message).await.unwrap();
+        }
+        Former { wire: own.unwrap(), limit: LIMIT }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ended_has_released_its_directories_and_one_that_gave_up_has_not() {
+        assert!(gone(&[Message::Released]).await.release().await.is_ok());
+        assert!(gone(&[]).await.release().await.is_ok());
+        assert!(gone(&[Message::GivenUp]).await.release().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_gave_this_one_up_goes_on_although_it_does_not_listen_any_more() {
+        let cache = Cache::open("n", &config::Cache::default(), Metrics::default()).await.unwrap();
+        assert!(gone(&[Message::Begin]).await.begin(cache.purger()).await.is_ok());
+        assert!(gone(&[]).await.begin(cache.purger()).await.is_ok(), "it has ended");
+        let given_up = gone(&[Message::GivenUp]).await.begin(cache.purger()).await;
+        assert!(given_up.unwrap_err().to_string().contains("goes on by itself"));
+        let invalidates = Message::Invalidate { tags: vec![Tag::url("http://a/")], is_everything: false };
+        let late = gone(&[invalidates, Message::GivenUp]).await.begin(cache.purger()).await;
+        assert!(late.is_err(), "what it said last counts");
+    }
+}

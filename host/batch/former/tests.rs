@@ -214,6 +214,19 @@ fn what_has_passed_its_deadline_is_taken_out_and_the_rest_stays() {
     assert_eq!(bench.sent(after(5)), [2, 4]);
 }
 
+#[test]
+fn what_its_request_no_longer_waits_for_stays_and_goes_first() {
+    let now = Instant::now();
+    let after = |millis| now + Duration::from_millis(millis);
+    let mut bench = busy(FormerRule { size_max: 1, ..RULE }, now);
+    bench.arrive("anytime", of(1), now);
+    bench.arrive("soon", Terms { wanted_by: Some(after(5)), ..of(1) }, now);
+    let mut expired = Vec::new();
+    bench.former.expire(after(9), &mut bench.shares, &mut expired);
+    assert!(expired.is_empty() && bench.former.first_deadline().is_none(), "others may wait for it");
+    assert_eq!(bench.sent(after(9)), ["soon"]);
+}
+
 /// Never content, or too late.
 #[derive(Debug)]
 struct Waits(Duration);

@@ -263,7 +263,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::key::KeySpace,
         config::{self, Mode, Protocol},
         policy::{Notes, facts::tests::request},
     };
@@ -278,7 +277,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         (config.mode, config.freshness.ttl) = (mode, ttl);
         config.tag_headers = vec![HeaderName::from_static("x-tag")];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
+        Route::nowhere(config)
     }
 
     /// An exchange that took no time.

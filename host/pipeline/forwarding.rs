@@ -261,7 +261,6 @@ impl key::Material for Digest {
 mod tests {
     use super::*;
     use crate::{
-        cache::key::KeySpace,
         config::{self, Mode, Protocol},
         policy::facts::tests::request,
     };
@@ -270,7 +269,7 @@ mod tests {
         let mut config = config::Route::new("r", "p");
         config.mode = mode;
         config.ignore_headers = vec![HeaderName::from_static("x-turn")];
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
+        Route::nowhere(config)
     }
 
     const HEADERS: &[(&str, &str)] = &[

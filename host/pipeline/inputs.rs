@@ -321,14 +321,13 @@ pub(super) fn differences(here: &[Input], there: &[Input]) -> Vec<Difference> {
 mod tests {
     use super::*;
     use crate::{
-        cache::key::KeySpace,
         config::{self, Mode, Protocol},
         policy::{Notes, facts::tests::request},
     };
 
     fn route(mode: Mode) -> Route {
         let config = config::Route { mode, ..config::Route::new("r", "p") };
-        Route { config, keys: KeySpace::new("n", "r"), destinations: vec![], policy: None, places: None, parents: None }
+        Route::nowhere(config)
     }
 
     fn inputs(mode: Mode, target: &'static str, headers: &[(&'static str, &'static str)], body: &[u8]) -> Vec<Input> {

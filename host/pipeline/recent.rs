@@ -115,7 +115,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::key::KeySpace,
         config,
         pipeline::{advice::Advice, route::Route},
         policy::{Facts, Notes, facts::tests::request},
@@ -123,14 +122,7 @@ mod tests {
 
     fn inputs(target: &'static str) -> Vec<Input> {
         let config = config::Route::new("r", "p");
-        let route = Route {
-            config,
-            keys: KeySpace::new("n", "r"),
-            destinations: vec![],
-            policy: None,
-            places: None,
-            parents: None,
-        };
+        let route = Route::nowhere(config);
         let (head, notes) = (request(Method::GET, target, &[]), Notes::default());
         inputs::of(&route, &Advice::default(), &Facts::new(&head, None, &notes), None)
     }

@@ -347,6 +347,15 @@ pub(super) fn without_port(authority: &str) -> &str {
 }
 
 #[cfg(test)]
+impl Route {
+    /// Returns a route that nothing but its configuration says anything of, for tests of what that decides.
+    pub(super) fn nowhere(config: config::Route) -> Self {
+        let keys = KeySpace::new("n", &config.name);
+        Self { config, keys, destinations: Vec::new(), parents: None, policy: None, places: None }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::cmp::Reverse;
 
@@ -371,8 +380,7 @@ mod tests {
 
     fn route(path: &str, forward_path: ForwardPath) -> Arc<Route> {
         let config = config::Route { path: path.to_owned(), forward_path, ..config::Route::new(path, "web") };
-        let keys = KeySpace::new("test", path);
-        Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None, parents: None })
+        Arc::new(Route::nowhere(config))
     }
 
     fn head(path: &str) -> RequestHead {
@@ -448,8 +456,7 @@ mod tests {
             let header = |&name: &&'static str| (HeaderName::from_static(name), Wanted::Present);
             let conditions = Conditions { headers: names.iter().map(header).collect(), ..Conditions::default() };
             let config = config::Route { path: path.to_owned(), conditions, ..config::Route::new("r", "web") };
-            let keys = KeySpace::new("test", path);
-            Arc::new(Route { config, keys, destinations: Vec::new(), policy: None, places: None, parents: None })
+            Arc::new(Route::nowhere(config))
         };
         let routes = |count: usize| {
             let mut routes =
@@ -475,12 +482,8 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_it_is_dropped() {
         let made = |places: Option<usize>| Route {
-            config: config::Route::new("r", "web"),
-            keys: KeySpace::new("test", "r"),
-            destinations: Vec::new(),
-            parents: None,
-            policy: None,
             places: places.map(Semaphore::new).map(Arc::new),
+            ..Route::nowhere(config::Route::new("r", "web"))
         };
         assert!(matches!(made(None).place(), Ok(None)));
         let one = made(Some(1));
@@ -504,14 +507,7 @@ mod tests {
             query: parameter.map(|value| ("v".to_owned(), wanted(value))).into_iter().collect(),
         };
         (config.hosts, config.path) = (hosts, path);
-        Arc::new(Route {
-            config,
-            keys: KeySpace::new("test", "r"),
-            destinations: Vec::new(),
-            parents: None,
-            policy: None,
-            places: None,
-        })
+        Arc::new(Route::nowhere(config))
     }
 
     /// How specific a route is for a host that it takes, by the documented order; the least is the most specific.

@@ -211,24 +211,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::{key::KeySpace, lookup::Demand},
-        config,
-        message::Scheme,
-        pipeline::route::Route,
-        policy::facts::tests::request,
+        cache::lookup::Demand, config, message::Scheme, pipeline::route::Route, policy::facts::tests::request,
     };
 
     fn route() -> Route {
         let mut config = config::Route::new("r", "web");
         config.deltas.patterns = vec![Pattern::read("/app/*.js").unwrap()];
-        Route {
-            config,
-            keys: KeySpace::new("n", "r"),
-            destinations: Vec::new(),
-            policy: None,
-            places: None,
-            parents: None,
-        }
+        Route::nowhere(config)
     }
 
     #[test]

@@ -363,7 +363,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::key::KeySpace,
         config,
         origin::protocol::{self, ItemResponse},
         policy::{
@@ -379,14 +378,7 @@ mod tests {
             translation: Some(Arc::new(config::Translation::new(config::PoolProtocol::MsgPackArray))),
             ..config::Route::new("r", "p")
         };
-        let route = Route {
-            config,
-            keys: KeySpace::new("n", "r"),
-            destinations: Vec::new(),
-            policy: None,
-            places: None,
-            parents: None,
-        };
+        let route = Route::nowhere(config);
         let (protocol, head) = (route.splits().unwrap(), request(Method::POST, "/x", &[]));
         let body = Bytes::from_static(b"[{\"a\":1}]");
         let received = Received { target: &head.target, headers: &head.headers, body: &body };

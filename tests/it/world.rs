@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     LIMIT,
     client::{Ask, Response},
-    etcd::Etcd,
+    etcd::{Etcd, is_there},
     eventually,
     load::sealed_origin,
     node::{Builder, Node, NodeHandle, url},
@@ -57,6 +57,9 @@ async fn version(node: &NodeHandle, target: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_of_the_world_is_complete_on_all_nodes_and_names_them() {
+    if !is_there() {
+        return;
+    }
     let (origin, etcd) = (Origin::start().await, Etcd::start().await);
     sealed_origin(&origin, "v1", 500);
     let (eu, us) = (Region::start("eu", &etcd).await, Region::start("us", &etcd).await);
@@ -85,6 +88,9 @@ async fn a_purge_of_the_world_is_complete_on_all_nodes_and_names_them() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_of_a_region_leaves_what_the_others_have() {
+    if !is_there() {
+        return;
+    }
     let (origin, etcd) = (Origin::start().await, Etcd::start().await);
     sealed_origin(&origin, "v1", 500);
     let (eu, us) = (Region::start("eu", &etcd).await, Region::start("us", &etcd).await);
@@ -104,6 +110,9 @@ async fn a_purge_of_a_region_leaves_what_the_others_have() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purge_of_the_world_waits_for_the_fence_of_a_node_that_stands_still() {
+    if !is_there() {
+        return;
+    }
     let (origin, etcd) = (Origin::start().await, Etcd::start().await);
     sealed_origin(&origin, "v1", 500);
     let (eu, us) = (Region::start("eu", &etcd).await, Region::start("us", &etcd).await);
@@ -121,6 +130,9 @@ async fn a_purge_of_the_world_waits_for_the_fence_of_a_node_that_stands_still() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_etcd_the_world_is_not_purged_and_a_region_is() {
+    if !is_there() {
+        return;
+    }
     let (origin, etcd) = (Origin::start().await, Etcd::start().await);
     origin.on("*", |seen| match seen.header("if-none-match") {
         "\"1\"" => Reply::status(304).header("cache-control", "max-age=600"),
@@ -152,6 +164,9 @@ async fn without_etcd_the_world_is_not_purged_and_a_region_is() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_serves_on_without_etcd_says_so() {
+    if !is_there() {
+        return;
+    }
     let (origin, etcd) = (Origin::start().await, Etcd::start().await);
     sealed_origin(&origin, "v1", 500);
     let eu = Region::start("eu", &etcd).await;

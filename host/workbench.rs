@@ -31,4 +31,5 @@ pub use project::{Language, Project};
 pub use record::{Flaw, Group, Record, parse as parse_records};
 pub use remote::{Introduce, Remote};
 pub use replay::{Against, Replay, Replayed, replay};
+pub use show::Table;
 pub use template::{New, create};

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -21,6 +21,8 @@ use holm::{
 };
 use tokio::time::{Instant, sleep};
 
+use super::policy::print;
+
 /// Between two looks at what the nodes say.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -29,7 +31,7 @@ pub(crate) enum ConfigAction {
     /// Checks a configuration and puts it into etcd with the components of its policies; then waits for the nodes. Ends
     /// with 0 if all that it is for have taken it, 1 otherwise
     Push(PushFlags),
-    /// Has more nodes take the generation that is being rolled out
+    /// Says anew which nodes take the generation that is being rolled out; the others go back
     Rollout(RolloutFlags),
     /// Has all nodes go back to what a former generation said
     Rollback(RollbackFlags),
@@ -164,11 +166,6 @@ pub(crate) async fn run(action: ConfigAction) -> Result<ExitCode, String> {
 /// What a person reads when it went wrong.
 pub(crate) async fn push_policy(flags: PolicyPushFlags) -> Result<ExitCode, String> {
     pushed_policy(flags).await.map_err(|error| format!("holm policy push: {error}"))
-}
-
-/// Prints a line. A reader of only the beginning closes the pipe, and that is no reason to panic.
-fn print(words: impl Display) {
-    let _unread = writeln!(io::stdout().lock(), "{words}");
 }
 
 fn words(error: impl Display) -> String {
@@ -329,14 +326,14 @@ async fn rollout(flags: RolloutFlags) -> Result<ExitCode, String> {
 async fn rollback(flags: RollbackFlags) -> Result<ExitCode, String> {
     let RollbackFlags { to, store, wait } = flags;
     let store = store.open()?;
-    let head = went_back(&store, to).await?;
+    let seen = store.seen().await.map_err(words)?;
+    let head = went_back(&store, &seen, to).await?;
     ended(&store, &head, &wait).await
 }
 
 /// Writes a generation with what a former one says, for all nodes.
-async fn went_back(store: &Store, to: Option<u64>) -> Result<Head, String> {
-    let seen = store.seen().await.map_err(words)?;
-    let head = present(&seen)?;
+async fn went_back(store: &Store, seen: &Seen, to: Option<u64>) -> Result<Head, String> {
+    let head = present(seen)?;
     let pointer = match to {
         Some(number) => store.pointer(number).await.map_err(words)?,
         None => head.former.clone().ok_or("there is no generation before this one")?,
@@ -344,7 +341,7 @@ async fn went_back(store: &Store, to: Option<u64>) -> Result<Head, String> {
     let (record, _) = store.generation(&pointer).await.map_err(words)?;
     let Record { text, components, .. } = record;
     let former = Some(pointer).filter(|pointer| pointer.number <= head.generation.number);
-    let head = next(store, &seen, text, components, former.clone(), (Reach::all(), None)).await?;
+    let head = next(store, seen, text, components, former.clone(), (Reach::all(), None)).await?;
     let number = former.map_or(0, |former| former.number);
     print(format!("generation {} says what generation {number} did", head.generation.number));
     Ok(head)
@@ -430,8 +427,12 @@ async fn ended(store: &Store, head: &Head, wait: &WaitFlags) -> Result<ExitCode,
         print("no node that it is for is live");
     }
     if reached.iter().any(|state| is_worse(state, head)) {
+        let seen = store.seen().await.map_err(words)?;
+        if present(&seen)?.generation != head.generation {
+            return Err("a node does worse by it, but another push came first: see `holm config status`".to_owned());
+        }
         print("a node does worse by it: the rollout is stopped");
-        went_back(store, None).await?;
+        went_back(store, &seen, None).await?;
         return Ok(ExitCode::FAILURE);
     }
     let has = |state: &&NodeState| state.is_of(&head.generation) && is_success(state.outcome, head);

@@ -1,15 +1,16 @@
 //! `holm nodes` and `holm drain`
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::Args;
 use holm::{
     admin::client,
     report::{DrainInfo, NodeInfo, NodesInfo},
+    workbench::Table,
 };
 use serde_json::{Value, json};
 
-use super::admin::AdminFlags;
+use super::{admin::AdminFlags, policy::print};
 
 /// What the node may take.
 const ADMIN_TIME: Duration = Duration::from_secs(30);
@@ -42,12 +43,12 @@ pub(crate) async fn list(flags: NodesFlags) -> Result<ExitCode, String> {
     let responded = called(&admin, http::Method::GET, "/nodes", None).await;
     let report = responded.map_err(|error| format!("holm nodes: {error}"))?;
     if as_it_is {
-        println!("{report}");
+        print(&report);
     }
     let info: NodesInfo =
         serde_json::from_value(report).map_err(|error| format!("holm nodes: the response can't be read: {error}"))?;
     if !as_it_is {
-        print!("{}", table(&info.nodes));
+        print(table(&info.nodes).to_string().trim_end());
     }
     if let Some(error) = &info.error {
         eprintln!("holm nodes: this may be out of date: {error}");
@@ -65,9 +66,9 @@ pub(crate) async fn drain(flags: DrainFlags) -> Result<ExitCode, String> {
         serde_json::from_value(report).map_err(|error| format!("holm drain: the response can't be read: {error}"))?;
     let whom = if info.region { "the nodes of the region" } else { "the node" };
     if info.draining {
-        println!("{whom}: not ready from now on, and stopping; the node that was asked in {} ms", info.delay_ms);
+        print(format!("{whom}: not ready from now on, and stopping; the node that was asked in {} ms", info.delay_ms));
     } else {
-        println!("{whom}: the drain is called off");
+        print(format!("{whom}: the drain is called off"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -80,23 +81,12 @@ async fn called(admin: &AdminFlags, method: http::Method, path: &str, body: Opti
 }
 
 /// Returns a line for each node, its columns aligned.
-fn table(nodes: &[NodeInfo]) -> String {
-    let mut rows: Vec<[String; 6]> =
-        vec![["node", "state", "config", "version", "address", "policies"].map(str::to_owned)];
-    rows.extend(nodes.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in &rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            // Writing to a String can't fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+fn table(nodes: &[NodeInfo]) -> Table {
+    let mut table = Table::new(&["node", "state", "config", "version", "address", "policies"], &[]);
+    for node in nodes {
+        table.row(row(node));
     }
-    text
+    table
 }
 
 fn row(node: &NodeInfo) -> [String; 6] {

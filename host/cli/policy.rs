@@ -211,7 +211,7 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
 }
 
 /// Prints what there is to say. A reader of only the beginning closes the pipe, and that is no reason to panic.
-fn print(words: impl Display) {
+pub(super) fn print(words: impl Display) {
     let _unread = writeln!(io::stdout().lock(), "{words}");
 }
 

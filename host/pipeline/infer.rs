@@ -343,7 +343,12 @@ impl SplitRequest {
                 self.join(&query)
             }
         };
-        let disposition = Box::pin(self.in_region(&query, disposition)).await;
+        let disposition = match disposition {
+            fetched @ (Disposition::Lead(..) | Disposition::Refresh(..)) if self.infer.cache.mark().is_some() => {
+                Box::pin(self.in_region(&query, fetched)).await
+            }
+            other => other,
+        };
         match &disposition {
             Disposition::Lead(_, lead, _) | Disposition::Refresh(_, _, _, lead, _) => trace::leads(span, lead.number()),
             Disposition::Elsewhere(elsewhere) => trace::leads(span, elsewhere.lead.number()),
@@ -499,6 +504,7 @@ impl SplitRequest {
             head: Arc::clone(&self.head),
             demand: self.demand.clone(),
             account: self.account,
+            due: self.due,
             advised: advised.clone(),
             protocol: self.protocol,
             key,
@@ -533,9 +539,11 @@ impl SplitRequest {
             trail.detail = Some(CUT_OFF.into());
         }
         let spoiled = tally::spoiled(self.protocol, item_replies);
-        let outcomes = item_replies.iter().zip(&spoiled);
-        let outcomes: Vec<OutcomeRef<'_>> =
-            outcomes.map(|(reply, spoiled)| spoiled.as_ref().map_or_else(|| reply.outcome(), Err)).collect();
+        let outcomes = item_replies.iter().enumerate().map(|(index, reply)| {
+            let error = spoiled.get(index).and_then(Option::as_ref);
+            error.map_or_else(|| reply.outcome(), Err)
+        });
+        let outcomes: Vec<OutcomeRef<'_>> = outcomes.collect();
         let is_one_result = form.is_one_result();
         // A request that is refused as a whole is one also where its items could have errors of their own.
         let refusals: Option<Vec<&ItemError>> = item_replies.iter().map(ItemReply::refusal).collect();
@@ -656,6 +664,8 @@ struct Flight {
     head: Arc<RequestHead>,
     demand: Demand,
     account: Account,
+    /// Until when the client that began it waits.
+    due: Option<Instant>,
     advised: AdvisedItem,
     protocol: &'static dyn Protocol,
     key: Key,

@@ -316,8 +316,12 @@ impl Slicer {
     /// Refreshes a slice that is served although it is stale, in the background, unless a fetch is under way already.
     fn refresh_if_stale(&self, request: &KeyedRequest, found: &Found) {
         let Source::Stored(object, Via::Grace(_)) = &found.source else { return };
-        if let Joined::Lead(lead) = self.flights.join(&found.key) {
-            let request = KeyedRequest { stale: Some(Arc::clone(object)), key: found.key, ..request.clone() };
+        let request = KeyedRequest { stale: Some(Arc::clone(object)), key: found.key, ..request.clone() };
+        if self.cache.is_marked_for_cookie(&request.key, &request.head) {
+            // What it would bring isn't stored.
+            return;
+        }
+        if let Joined::Lead(lead) = self.flights.join(&request.flight_key()) {
             let span = request.advice.span().clone();
             trace::leads(&span, lead.number());
             let own = oneshot::channel().0;

@@ -387,6 +387,9 @@ impl Web {
     fn refresh(&self, mut request: KeyedRequest, object: Arc<Object>) {
         if self.cache.is_marked_for_cookie(&request.key, &request.head) {
             // What it would bring isn't stored.
+            if request.is_ahead {
+                object.leave_refresh();
+            }
             return;
         }
         request.stale = Some(object);

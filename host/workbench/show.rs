@@ -6,7 +6,7 @@ pub(super) use crate::figures::count;
 
 /// Rows of text in columns.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub struct Table {
     rows: Vec<Vec<String>>,
     /// The columns that are numbers, and so stand at the right.
     right: &'static [usize],
@@ -15,7 +15,8 @@ pub(super) struct Table {
 
 impl Table {
     /// A table with these headings; columns of numbers are named by their place.
-    pub(super) fn new(headings: &[&str], right: &'static [usize]) -> Self {
+    #[must_use]
+    pub fn new(headings: &[&str], right: &'static [usize]) -> Self {
         Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()], right, indent: 0 }
     }
 
@@ -24,7 +25,8 @@ impl Table {
         Self { indent, ..self }
     }
 
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 }

@@ -60,19 +60,9 @@ pub(in crate::app) async fn follow(reloader: Arc<Reloader>, page: Page, stop: Ca
     // Or else it would last as long as the node.
     drop(serving);
     let Some(mut follower) = made else { return };
-    while !stop.is_cancelled() && !follower.is_retired() {
-        let looked = Box::pin(follower.look()).await;
-        let pause = match looked {
-            Ok(revision) => Box::pin(follower.wait(revision, &stop)).await,
-            Err(error) => {
-                Box::pin(follower.judge()).await;
-                follower.complain(&error)
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = sleep(pause) => {}
-        }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = Box::pin(follower.run()) => {}
     }
     follower.leave().await;
 }
@@ -160,6 +150,21 @@ impl Follower {
             written: None,
             is_cut_off: false,
         })
+    }
+
+    /// Follows until another process has taken this one's place.
+    async fn run(&mut self) {
+        while !self.is_retired() {
+            let looked = Box::pin(self.look()).await;
+            let pause = match looked {
+                Ok(revision) => Box::pin(self.wait(revision)).await,
+                Err(error) => {
+                    Box::pin(self.judge()).await;
+                    self.complain(&error)
+                }
+            };
+            sleep(pause).await;
+        }
     }
 
     /// Another process has taken this one's place, and what it has on its disk.
@@ -329,7 +334,7 @@ impl Follower {
     }
 
     /// Waits until the head may have changed. Returns how long to wait before it is read again.
-    async fn wait(&mut self, revision: i64, stop: &CancellationToken) -> Duration {
+    async fn wait(&mut self, revision: i64) -> Duration {
         let mut watch: Watch = match self.store.watch(revision + 1).await {
             Ok(watch) => watch,
             Err(error) => return self.complain(&error),
@@ -340,7 +345,6 @@ impl Follower {
             // Nothing of the watch is lost by a tick that comes first.
             loop {
                 tokio::select! {
-                    () = stop.cancelled() => return Duration::ZERO,
                     watched = watch.next() => match watched {
                         Ok(Watched::Progress { .. }) => {}
                         Ok(Watched::Events { .. } | Watched::Compacted { .. }) => return Duration::ZERO,

@@ -116,6 +116,6 @@ impl Flight {
             self.account,
             self.infer.response_bytes_max(),
         )?;
-        Ok(self.infer.submit_alone(batch_item))
+        Ok(self.infer.submit_alone(batch_item.within(self.due)))
     }
 }

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     attendance::{Attendance, BEAT, STATES, WORD_BYTES_MAX},
-    draining::Draining,
+    draining::{Draining, Stopping},
     exchange::Exchange,
     policies::Policies,
 };
@@ -184,7 +184,11 @@ impl Presence {
         };
         info!(cancel, "all nodes of the region are asked to drain, or no longer to");
         // One that stops already does what is asked.
-        let _ = if cancel { self.draining.call_off() } else { self.draining.begin(self.delay()) };
+        let _ = self.carry_out(cancel);
+    }
+
+    fn carry_out(&self, cancel: bool) -> Result<(), Stopping> {
+        if cancel { self.draining.call_off() } else { self.draining.begin(self.delay()) }
     }
 
     /// Drains this node, or all of the region, or calls that off.
@@ -200,8 +204,7 @@ impl Presence {
             // Done below, and not again when it is read.
             *self.order.lock() = Some(Some(text));
         }
-        let done = if drain.cancel { self.draining.call_off() } else { self.draining.begin(self.delay()) };
-        done.map_err(|_| DrainFailure::Stopping)?;
+        self.carry_out(drain.cancel).map_err(|_| DrainFailure::Stopping)?;
         Ok(DrainInfo { draining: !drain.cancel, region: drain.region, delay_ms: clock::millis(self.delay()) })
     }
 

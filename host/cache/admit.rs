@@ -252,9 +252,14 @@ fn refusal(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) 
 /// Whether all that the response says of its storing is that it is to be confirmed before each use, and a date is all
 /// that tells it from others: an origin that confirms it by that may mean another client's.
 fn only_confirms(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> bool {
-    let is_unsaid = rules.defaults.ttl.is_none() && !states_lifetime(directives, exchange.response);
-    let has_strong_tag = exchange.response.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
-    !rules.infer && directives.no_cache && !directives.public && is_unsaid && !has_strong_tag
+    let has_strong_tag = || exchange.response.get(ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
+    let only_confirms = !rules.infer && directives.no_cache && !directives.public;
+    only_confirms && is_unsaid(exchange, directives, rules) && !has_strong_tag()
+}
+
+/// Whether neither the response nor the route says for how long it's good.
+fn is_unsaid(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>) -> bool {
+    rules.defaults.ttl.is_none() && !states_lifetime(directives, exchange.response)
 }
 
 /// Returns a route's defaults for a response that it doesn't serve stale by itself.
@@ -302,8 +307,8 @@ fn guessable(exchange: &Exchange<'_>, directives: &Directives, rules: &Rules<'_>
     // A model's response has no date of its own.
     let guess = !infer && !is_of_one;
     let heuristic_max = if guess { defaults.heuristic_max } else { Duration::ZERO };
-    let is_unsaid = defaults.ttl.is_none() && !states_lifetime(directives, exchange.response);
-    let keep = if !infer && is_of_one && is_unsaid { Duration::ZERO } else { defaults.keep };
+    let is_unsaid_of_one = !infer && is_of_one && is_unsaid(exchange, directives, rules);
+    let keep = if is_unsaid_of_one { Duration::ZERO } else { defaults.keep };
     let defaults = &Defaults { keep, ..*defaults };
     if infer && status.is_success() || is_cacheable(status) && !status.is_client_error() && !status.is_server_error() {
         return Defaults { heuristic_max, ..*defaults };

@@ -155,7 +155,7 @@ impl BodySource {
             Kind::Whole(_) => return,
             Kind::Arriving(reader) => reader.body().spill().map_or(0, |spill| clock::millis(spill.expires.since(now))),
         };
-        self.cache.tiers.insert(part.key, Value::Part(bytes.clone()), left_ms);
+        self.cache.tiers.insert(part.key, Value::Part(bytes.clone()), left_ms, None);
     }
 }
 

@@ -356,12 +356,12 @@ impl Cache {
         }
         let left_ms = head.left_ms(now);
         let names = index.as_ref().map(|(_, names)| Arc::clone(names));
-        let order = fetch.order(head);
+        let order = self.tiers.has_redis().then(|| fetch.order(head));
         fetch.store(&key, names.as_ref(), || {
             self.metrics.stored.inc();
-            let mut is_shared = self.tiers.insert_ordered(key, Value::Object(Arc::clone(object)), left_ms, &order);
+            let mut is_shared = self.tiers.insert(key, Value::Object(Arc::clone(object)), left_ms, order.as_ref());
             if let Some((primary, names)) = index {
-                is_shared &= self.tiers.insert_ordered(primary, Value::Varies(names), left_ms, &order);
+                is_shared &= self.tiers.insert(primary, Value::Varies(names), left_ms, order.as_ref());
             }
             if is_shared {
                 fetch.note_shared();

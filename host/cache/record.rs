@@ -207,7 +207,7 @@ impl Recorder {
         let digest = entry::digest(&bytes);
         let key = self.keys.key.part(self.stamp, u32::try_from(self.digests.len()).unwrap_or(u32::MAX));
         self.digests.push(digest);
-        self.cache.tiers.insert(key, Value::Part(bytes.clone()), self.head.lifetimes.end_ms());
+        self.cache.tiers.insert(key, Value::Part(bytes.clone()), self.head.lifetimes.end_ms(), None);
         if let Some(room) = room {
             self.cache.tiers.give_back(room);
         }

@@ -125,18 +125,16 @@ impl Tiers {
         self.local.insert(key, value);
     }
 
-    /// Puts a value in every tier; Redis forgets it after `left_ms`.
-    pub fn insert(&self, key: Key, value: Value, left_ms: u64) {
-        if let Some(shared) = &self.shared {
-            shared.put(&key, &value, left_ms, None);
-        }
-        self.local.insert(key, value);
+    /// Whether there is a Redis.
+    #[must_use]
+    pub const fn has_redis(&self) -> bool {
+        self.shared.is_some()
     }
 
-    /// Puts a response, or the fields it varies by, in every tier; in Redis only if none is there that is newer. Returns
-    /// whether it waits to be written there.
-    pub fn insert_ordered(&self, key: Key, value: Value, left_ms: u64, order: &Order) -> bool {
-        let is_sent = self.shared.as_ref().is_some_and(|shared| shared.put(&key, &value, left_ms, Some(order)));
+    /// Puts a value in every tier; Redis forgets it after `left_ms`, and takes one with an order only if none is there that
+    /// is newer. Returns whether it waits to be written there.
+    pub fn insert(&self, key: Key, value: Value, left_ms: u64, order: Option<&Order>) -> bool {
+        let is_sent = self.shared.as_ref().is_some_and(|shared| shared.put(&key, &value, left_ms, order));
         self.local.insert(key, value);
         is_sent
     }

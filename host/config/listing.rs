@@ -260,15 +260,9 @@ const fn cut_off(cut_off: CutOff) -> &'static str {
 }
 
 fn purge(purge: &Purge) -> Value {
-    table([
-        ("tags_max", count(purge.tags_max)),
-        ("log_max", count(purge.log_max)),
-        ("ack_ms", ms(purge.ack)),
-        ("fence_ms", ms(purge.fence)),
-        ("cut_off", text(cut_off(purge.cut_off))),
-        ("lost_ms", ms(purge.lost)),
-        ("invalidations_max", count(purge.invalidations_max)),
-    ])
+    let mut shown = global_purge(purge);
+    shown["invalidations_max"] = count(purge.invalidations_max);
+    shown
 }
 
 fn plugins(plugins: &Plugins) -> Value {

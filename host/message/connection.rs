@@ -1,7 +1,11 @@
 //! What a request's header fields say of its connection: a switch to another protocol, and the fields that end at this
 //! hop. Pure.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::structured::joined_by;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -69,13 +73,9 @@ fn nominated(option: &[u8]) -> Option<HeaderName> {
 /// Joins the cookies that HTTP/2 and HTTP/3 may split into many fields, which nothing else expects (RFC 9113, section
 /// 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
-    let mut joined = first.as_bytes().to_vec();
-    for cookie in std::iter::once(second).chain(cookies) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(cookie.as_bytes());
-    }
+    let cookies = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    // What is borrowed is in one field already.
+    let Some(Cow::Owned(joined)) = joined_by(cookies, b"; ") else { return };
     // Pieces of values make a value.
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(header::COOKIE, value);

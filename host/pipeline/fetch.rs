@@ -292,7 +292,13 @@ pub(super) async fn lead(
     lead: Lead<Landing>,
     own: oneshot::Sender<(Response, UpstreamReport)>,
 ) {
-    let Some(fetch) = Box::pin(begin(&fetcher, &request)).await else {
+    // A node that asks for no lease has nothing to wait for.
+    let fetch = if request.is_reload || fetcher.cache.mark().is_none() {
+        Some(fetcher.cache.begin_fetch(&request.primary))
+    } else {
+        Box::pin(begin(&fetcher, &request)).await
+    };
+    let Some(fetch) = fetch else {
         lead.land(Landing::Elsewhere);
         return;
     };
@@ -334,13 +340,9 @@ pub(super) async fn lead(
     }
 }
 
-/// Begins the fetch of a flight, for the whole region unless the request wants something newer than what is stored.
-/// `None` if another node of the region has stored what it wants.
+/// Begins the fetch of a flight for the whole region. `None` if another node of it has stored what the request wants.
 async fn begin(fetcher: &Fetcher, request: &KeyedRequest) -> Option<Arc<Fetch>> {
     let cache = &fetcher.cache;
-    if request.is_reload {
-        return Some(cache.begin_fetch(&request.primary));
-    }
     let by_url = |prefixes| tag::of_url(&request.url, prefixes);
     let looked_for = request.query(&by_url, clock::now());
     let query = Query { key: request.by_rule.unwrap_or(request.primary), ..looked_for };

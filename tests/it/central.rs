@@ -123,6 +123,17 @@ async fn serves(node: &Process, wanted: &str) -> bool {
     node.fetch("/").await.text() == wanted
 }
 
+/// A generation without components.
+fn record(generation: u64, text: &str) -> Record {
+    Record { format: FORMAT, generation, pushed: Timestamp(1), text: text.to_owned(), components: BTreeMap::new() }
+}
+
+/// A head that names a generation, for all nodes.
+fn head(number: u64, former: Option<Pointer>) -> Head {
+    let generation = Pointer { number, digest: String::new() };
+    Head { format: FORMAT, generation, former, reach: Reach::all(), trial: None }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_reaches_the_nodes_of_all_regions_and_a_rollback_leads_back() {
     if !is_there() {
@@ -166,22 +177,9 @@ async fn what_is_wrong_is_refused_by_the_push_and_by_the_nodes() {
     assert!(world.push(&world.file(&world.first, ""), &[]).await.0);
     // By another way than the command's.
     let store = world.store();
-    let wrong = Record {
-        format: FORMAT,
-        generation: 2,
-        pushed: Timestamp(1),
-        text: "[pool.web]\nnonsense = 1".to_owned(),
-        components: BTreeMap::new(),
-    };
     let former = world.head().await.generation;
-    let head = Head {
-        format: FORMAT,
-        generation: Pointer { number: 2, digest: String::new() },
-        former: Some(former.clone()),
-        reach: Reach::all(),
-        trial: None,
-    };
-    store.push(&store.seen().await.unwrap(), &wrong, head).await.unwrap();
+    let wrong = record(2, "[pool.web]\nnonsense = 1");
+    store.push(&store.seen().await.unwrap(), &wrong, head(2, Some(former.clone()))).await.unwrap();
     let refusal = async |reason: &str| {
         eventually(reason, async || {
             let state = world.state("a").await.expect("a node");
@@ -236,22 +234,9 @@ async fn of_two_pushes_at_once_one_is_refused() {
     let world = World::start().await;
     let store = world.store();
     let seen = store.seen().await.unwrap();
-    let record = |text: &str| Record {
-        format: FORMAT,
-        generation: 1,
-        pushed: Timestamp(1),
-        text: text.to_owned(),
-        components: BTreeMap::new(),
-    };
-    let head = Head {
-        format: FORMAT,
-        generation: Pointer { number: 1, digest: String::new() },
-        former: None,
-        reach: Reach::all(),
-        trial: None,
-    };
-    let (one, other) = (record("# one"), record("# other"));
-    let (first, second) = tokio::join!(store.push(&seen, &one, head.clone()), store.push(&seen, &other, head));
+    let (one, other) = (record(1, "# one"), record(1, "# other"));
+    let (first, second) =
+        tokio::join!(store.push(&seen, &one, head(1, None)), store.push(&seen, &other, head(1, None)));
     let outcomes = [first, second];
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
     assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(Error::Overtaken))), "{outcomes:?}");

@@ -354,7 +354,7 @@ async fn a_late_write_under_a_lease_that_has_passed_on_is_refused() {
     let ((one, metrics), (two, _)) = (tiers(&redis).await, tiers(&redis).await);
     let (old, new) = (response("old"), response("new"));
     let put = |tiers: &Tiers, object: &Arc<Object>, order: &Order| {
-        assert!(tiers.insert_ordered(KEY, Value::Object(Arc::clone(object)), 600_000, order));
+        assert!(tiers.insert(KEY, Value::Object(Arc::clone(object)), 600_000, Some(order)));
     };
     let token = granted(&one).await;
     let outdated = one.leases().unwrap().begin(&KEY, token);
@@ -411,7 +411,7 @@ async fn an_older_response_of_another_node_replaces_no_newer_one() {
         for ((token, requested_at, made), body) in [(stored, "stored"), (own, "own")] {
             let order = Order { token, requested_at, made, lease: None };
             let value = Value::Part(Bytes::from_static(body.as_bytes()));
-            assert!(tiers.insert_ordered(key, value, 600_000, &order));
+            assert!(tiers.insert(key, value, 600_000, Some(&order)));
         }
         // Writes out what waits.
         tiers.close().await;

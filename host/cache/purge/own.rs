@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use super::{
     Error, Purger,
     journal::{self, Snapshot},
+    listing::lower_bits,
     log::Append,
     purger::Scope,
     receipt::Receipt,
-    table::{self, Cursor, Incarnation, Kind, Link, Position, Record, Table},
+    table::{Cursor, Incarnation, Kind, Link, Position, Record, Table},
 };
 use crate::cache::tag::Tag;
 
@@ -37,9 +38,7 @@ impl Purger {
         }
         let appends = scope.appends(kind)?;
         if !self.has_log() {
-            let (position, saved) = self.append_locally(&appends, false).await;
-            saved?;
-            return Ok(self.done_here(position));
+            return self.purge_alone(&appends).await;
         }
         let position = self.append_own(&appends).await?;
         Ok(self.done_here(position))
@@ -52,7 +51,7 @@ impl Purger {
         let (Cursor { log, mut position, .. }, floor) = {
             let state = self.state.read();
             let own = state.own.as_ref().map(|own| (own.cursor(), own.floor()));
-            own.unwrap_or_else(|| (Cursor { log: new_log(), ..Cursor::default() }, Position::default()))
+            own.unwrap_or_else(|| (Cursor { log: Incarnation(lower_bits()), ..Cursor::default() }, Position::default()))
         };
         let records: Vec<Record> = appends
             .iter()
@@ -78,9 +77,4 @@ impl Purger {
         self.republish();
         Ok(position)
     }
-}
-
-/// Returns the identity of a log that only this node has.
-fn new_log() -> Incarnation {
-    Incarnation(fastrand::u64(1..1 << table::INCARNATION_BITS))
 }

@@ -22,13 +22,14 @@ use super::{
     extent::Extent,
     fence::Fence,
     journal::{self, Journal, Snapshot},
+    listing::lower_bits,
     local::Local,
     log::{Append, Appended, Log},
     pending::{self, Pending},
     receipt::{Receipt, SignedOff},
     region::{Region, UNREACHED},
     seen::Seen,
-    table::{self, Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing, Table},
+    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing, Table},
 };
 use crate::{
     cache::{
@@ -258,7 +259,7 @@ impl Purger {
         // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
         // log of its own, so that what it has on disk is doubtful until then.
         // Its incarnation comes before any of a region's.
-        let own = || Table::new(Incarnation(fastrand::u64(1..1 << table::INCARNATION_BITS)), rows_max);
+        let own = || Table::new(Incarnation(lower_bits()), rows_max);
         let (table, parked) = match (loaded, &log) {
             (Some(mut table), None) => {
                 table.advance(Position(table.cursor().position.0.saturating_add(POSITIONS_SKIPPED)));
@@ -441,11 +442,7 @@ impl Purger {
         }
         let appends = scope.appends(kind)?;
         match &self.region {
-            None => {
-                let (position, saved) = self.append_locally(&appends, false).await;
-                saved?;
-                Ok(self.done_here(position))
-            }
+            None => self.purge_alone(&appends).await,
             Some(region) => {
                 let (end, known) = (Instant::now() + ack, region.known());
                 let appended = timeout(ack, region.log.append(&appends, &known)).await;
@@ -460,6 +457,13 @@ impl Purger {
     /// Returns the receipt of a purge of this node alone.
     pub(super) fn done_here(&self, position: Position) -> Receipt {
         Receipt { position, applied: vec![self.node.clone()], ..Receipt::default() }
+    }
+
+    /// Purges on a node whose log no other follows.
+    pub(super) async fn purge_alone(&self, appends: &[Append]) -> Result<Receipt, Error> {
+        let (position, saved) = self.append_locally(appends, false).await;
+        saved?;
+        Ok(self.done_here(position))
     }
 
     /// Waits until `end` for the purge at `at` to be on this node's own disk, if it has one: the log alone may lose it.

@@ -60,11 +60,14 @@ impl ItemReply {
 }
 
 /// Returns the errors of those of several items whose results can't stand beside others: the reply as a whole couldn't
-/// be read, or lacked something. An item that is the only one has the model's own response.
+/// be read, or lacked something. An item that is the only one has the model's own response. Empty if there are none.
 pub(super) fn spoiled(protocol: &dyn Protocol, item_replies: &[ItemReply]) -> Vec<Option<ItemError>> {
+    if item_replies.len() <= 1 || !item_replies.iter().any(ItemReply::is_for_one_alone) {
+        return Vec::new();
+    }
     let status = StatusCode::BAD_GATEWAY.as_u16();
     let error = |(index, reply): (usize, &ItemReply)| {
-        (item_replies.len() > 1 && reply.is_for_one_alone()).then(|| {
+        reply.is_for_one_alone().then(|| {
             let detail = format!("the model's result for the input at index {index} can't be read");
             protocol.failure(status, &detail, Some(&format!("input[{index}]")))
         })

@@ -40,3 +40,4 @@ pub use self::{
     generations::{Generations, Introduction, Refused},
     metrics::Metrics,
 };
+pub(crate) use generation::COMPONENT_BYTES_MAX;

@@ -15,8 +15,6 @@ pub(super) use self::{
 };
 
 pub use self::{
-    record::{
-        COMPONENT_BYTES_MAX, Component, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, RecordError, Trial,
-    },
+    record::{Component, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, RecordError, Trial},
     store::{Error, Seen, Store},
 };

@@ -24,6 +24,6 @@ fn world(config: &Config) -> Result<Option<World>, purge::Error> {
     // `config` refuses the one without the other.
     let (Some(global), Some(region)) = (&config.global, &config.region) else { return Ok(None) };
     let etcd = Etcd::new(&global.etcd).map_err(|error| purge::Error::Log(error.to_string()))?;
-    let log = EtcdLog::new(etcd, &global.namespace, &global.purge)?;
+    let log = EtcdLog::new(etcd, &global.namespace, &global.purge);
     Ok(Some(World { region: region.clone(), log: Arc::new(log), purge: global.purge.clone() }))
 }

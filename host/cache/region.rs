@@ -1,9 +1,9 @@
 //! Joining the fetch of another node: the edge of [`super::lease`]. Before a node fetches what others may lack as well, it
 //! asks the region for a lease; if another node has it, this one waits and reads what that one has stored.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use tokio::time::sleep;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    message::RequestHead,
+    message::{RequestHead, structured::joined_by},
 };
 
 /// Has the marks of the nodes that have sent a request on (RFC 8586).
@@ -37,12 +37,6 @@ pub enum Joined {
     Wait(Turn, Duration),
 }
 
-/// The outcome of a question for the lease.
-enum Asked {
-    Over(Joined),
-    Again(Duration),
-}
-
 impl Cache {
     /// Returns the mark by which this process is known in its region, if it asks that for leases. What it sends on has to
     /// have that in `CDN-Loop`: a node that it is sent to must not wait for this one.
@@ -55,14 +49,11 @@ impl Cache {
     /// of it and wants to be renewed. Without a region, or if Redis doesn't reply within the budget of a look-up, the node
     /// fetches for itself.
     pub async fn join_region(&self, key: &Key, query: &Query<'_>, has: Option<&Object>) -> Joined {
-        // What a node that is out of step finds in Redis may have been purged: see `Purger::in_step`.
+        // What a node that is out of step finds in Redis may have been purged: see `Purges::in_step`.
         let Some(leases) = self.tiers.leases().filter(|_| self.purger().in_step()) else { return Joined::Fetch(None) };
         let has_since = has.map_or(Timestamp(0), |object| object.head.requested_at);
-        let mut turn = Turn::new(has_since, leases.wait_max(), clock::uptime());
-        match self.ask_region(leases, key, query, has, &mut turn).await {
-            Asked::Over(joined) => joined,
-            Asked::Again(pause) => Joined::Wait(turn, pause),
-        }
+        let turn = Turn::new(has_since, leases.wait_max(), clock::uptime());
+        self.ask_region(leases, key, query, has, turn).await
     }
 
     /// Waits until another node's fetch has landed, has ended otherwise, or has taken as long as is waited at most.
@@ -78,9 +69,9 @@ impl Cache {
         let _waiting = leases.wait();
         loop {
             sleep(pause).await;
-            match self.ask_region(leases, key, query, has, &mut turn).await {
-                Asked::Over(joined) => return joined,
-                Asked::Again(next) => pause = next,
+            match self.ask_region(leases, key, query, has, turn).await {
+                Joined::Wait(next, time) => (turn, pause) = (next, time),
+                joined => return joined,
             }
         }
     }
@@ -91,13 +82,13 @@ impl Cache {
         key: &Key,
         query: &Query<'_>,
         has: Option<&Object>,
-        turn: &mut Turn,
-    ) -> Asked {
+        mut turn: Turn,
+    ) -> Joined {
         let senders = senders(query.head);
         loop {
             let reply = leases.ask(key, &turn.ask(), &senders).await;
-            let joined = match turn.next(reply, leases.waiting(), clock::uptime()) {
-                Step::Pause(pause) => return Asked::Again(pause),
+            return match turn.next(reply, leases.waiting(), clock::uptime()) {
+                Step::Pause(pause) => Joined::Wait(turn, pause),
                 Step::Lead(token) => {
                     if turn.has_waited() {
                         self.metrics.leases_taken_over.inc();
@@ -121,7 +112,6 @@ impl Cache {
                     Joined::Fetch(None)
                 }
             };
-            return Asked::Over(joined);
         }
     }
 
@@ -152,7 +142,6 @@ impl Cache {
 }
 
 /// Returns the marks of the nodes that have sent a request on, with whatever else stands in that field.
-fn senders(head: &RequestHead) -> Vec<u8> {
-    let lists: Vec<&[u8]> = head.headers.get_all(&CDN_LOOP).iter().map(|list| list.as_bytes()).collect();
-    lists.join(&b","[..])
+fn senders(head: &RequestHead) -> Cow<'_, [u8]> {
+    joined_by(head.headers.get_all(&CDN_LOOP).iter().map(HeaderValue::as_bytes), b",").unwrap_or_default()
 }

@@ -21,7 +21,7 @@ use holm::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::policy::print;
+use super::output::print;
 
 /// Between two looks at what the nodes say.
 const LOOK: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use holm::{
 };
 use serde_json::{Value, json};
 
-use super::{admin::AdminFlags, policy::print};
+use super::{admin::AdminFlags, output::print};
 
 /// What the node may take.
 const ADMIN_TIME: Duration = Duration::from_secs(30);

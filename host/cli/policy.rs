@@ -1,11 +1,6 @@
 //! `holm policy …`
 
-use std::{
-    fmt::Display,
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use holm::{
@@ -16,6 +11,7 @@ use holm::{
 use super::{
     admin::AdminFlags,
     central::{PolicyPushFlags, push_policy},
+    output::print,
 };
 
 #[derive(Subcommand)]
@@ -208,11 +204,6 @@ pub(crate) async fn run(action: PolicyAction) -> Result<ExitCode, String> {
         PolicyAction::Rollback { name, to, node } => rollback(&name, to.as_deref(), &node).await,
     };
     done.map_err(|error| format!("holm policy: {error}"))
-}
-
-/// Prints what there is to say. A reader of only the beginning closes the pipe, and that is no reason to panic.
-pub(super) fn print(words: impl Display) {
-    let _unread = writeln!(io::stdout().lock(), "{words}");
 }
 
 /// Prints what there is to say of a success.

@@ -33,9 +33,7 @@ pub(super) struct RangeRequest {
     pub(super) range_end: Bytes,
     #[prost(int64, tag = "3")]
     pub(super) limit: i64,
-    #[prost(int64, tag = "4")]
-    pub(super) revision: i64,
-    /// 0 none, 1 ascending, 2 descending.
+    /// 0 none, 1 ascending.
     #[prost(int32, tag = "5")]
     pub(super) sort_order: i32,
     /// 0 the key, 3 the revision of its last change.

@@ -76,8 +76,6 @@ pub enum Order {
     /// By key.
     #[default]
     Ascending,
-    /// By key, the last first.
-    Descending,
     /// By the revision of their last change, the oldest first.
     Oldest,
 }
@@ -93,8 +91,6 @@ pub enum Op {
         end: Option<Bytes>,
         /// Keys that are read at most; 0 for all.
         limit: usize,
-        /// The revision that is read; 0 for the present one.
-        revision: i64,
         /// In which order.
         order: Order,
         /// Whether the values are left out.
@@ -122,20 +118,13 @@ impl Op {
     /// Reads a key.
     #[must_use]
     pub fn get(key: impl Into<Bytes>) -> Self {
-        Self::Get { key: key.into(), end: None, limit: 0, revision: 0, order: Order::Ascending, keys_only: false }
+        Self::Get { key: key.into(), end: None, limit: 0, order: Order::Ascending, keys_only: false }
     }
 
     /// Reads up to `limit` keys from `key` to the one before `end`, by key; 0 for all.
     #[must_use]
     pub fn range(key: impl Into<Bytes>, end: impl Into<Bytes>, limit: usize) -> Self {
-        Self::Get {
-            key: key.into(),
-            end: Some(end.into()),
-            limit,
-            revision: 0,
-            order: Order::Ascending,
-            keys_only: false,
-        }
+        Self::Get { key: key.into(), end: Some(end.into()), limit, order: Order::Ascending, keys_only: false }
     }
 
     /// Writes a key without a lease.
@@ -158,18 +147,16 @@ impl Op {
 
     fn into_request(self) -> RequestOp {
         match self {
-            Self::Get { key, end, limit, revision, order, keys_only } => {
+            Self::Get { key, end, limit, order, keys_only } => {
                 let (sort_order, sort_target) = match order {
                     // Without an order the server reads by key, and needn't sort.
                     Order::Ascending => (0, 0),
-                    Order::Descending => (2, 0),
                     Order::Oldest => (1, 3),
                 };
                 let range = RangeRequest {
                     key,
                     range_end: end.unwrap_or_default(),
                     limit: i64::try_from(limit).unwrap_or(i64::MAX),
-                    revision,
                     sort_order,
                     sort_target,
                     keys_only,

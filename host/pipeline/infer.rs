@@ -539,11 +539,7 @@ impl SplitRequest {
             trail.detail = Some(CUT_OFF.into());
         }
         let spoiled = tally::spoiled(self.protocol, item_replies);
-        let outcomes = item_replies.iter().enumerate().map(|(index, reply)| {
-            let error = spoiled.get(index).and_then(Option::as_ref);
-            error.map_or_else(|| reply.outcome(), Err)
-        });
-        let outcomes: Vec<OutcomeRef<'_>> = outcomes.collect();
+        let outcomes = tally::outcomes(item_replies, &spoiled);
         let is_one_result = form.is_one_result();
         // A request that is refused as a whole is one also where its items could have errors of their own.
         let refusals: Option<Vec<&ItemError>> = item_replies.iter().map(ItemReply::refusal).collect();

@@ -101,7 +101,7 @@ pub(super) fn digest_of(config: &config::Policy) -> Result<String, Refusal> {
 }
 
 /// Bytes of a component. The largest known, Python's, have 18 MiB.
-const COMPONENT_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 fn read(source: &PolicySource) -> Result<Cow<'static, [u8]>, Refusal> {
     match source {

@@ -211,13 +211,13 @@ async fn a_log_in_etcd_behaves_as_a_log() {
     }
     let etcd = Etcd::start().await;
     let log = |namespace: &str| -> Box<dyn Log> {
-        Box::new(EtcdLog::new(etcd.connected(), namespace, &config::Purge::default()).unwrap())
+        Box::new(EtcdLog::new(etcd.connected(), namespace, &config::Purge::default()))
     };
     behaves([log("a"), log("a")], [log("b"), log("b")]).await;
 }
 
 fn etcd_log(etcd: &Etcd) -> Box<dyn Log> {
-    Box::new(EtcdLog::new(etcd.connected(), NAMESPACE, &config::Purge::default()).unwrap())
+    Box::new(EtcdLog::new(etcd.connected(), NAMESPACE, &config::Purge::default()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -254,7 +254,7 @@ async fn a_log_in_etcd_that_is_trimmed_or_written_to_by_others_misses_nothing() 
     }
     let etcd = Etcd::start().await;
     let purge = config::Purge { log_max: 3, ..config::Purge::default() };
-    let log: Box<dyn Log> = Box::new(EtcdLog::new(etcd.connected(), NAMESPACE, &purge).unwrap());
+    let log: Box<dyn Log> = Box::new(EtcdLog::new(etcd.connected(), NAMESPACE, &purge));
     let mut appended = Vec::new();
     for at in 0..9 {
         appended.push(log.append(&[append(&format!("t{at}"))], &[]).await.unwrap());

@@ -5,13 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use crate::{clock::Timestamp, config};
+use crate::{clock::Timestamp, config, plugin::COMPONENT_BYTES_MAX};
 
 /// The format of all records.
 pub const FORMAT: u32 = 1;
-
-/// Bytes of a component, as a node's engine takes them.
-pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Policies of a generation: each is a comparison of the transaction that writes it.
 const POLICIES_MAX: usize = 100;

@@ -11,10 +11,11 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::record::{COMPONENT_BYTES_MAX, Component, Record};
+use super::record::{Component, Record};
 use crate::{
     app::components::on_spare_thread,
     config::{self, Config, Generation},
+    plugin::COMPONENT_BYTES_MAX,
 };
 
 /// Bytes of a record that are read.

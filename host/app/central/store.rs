@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::record::{COMPONENT_BYTES_MAX, Component, Head, NodeState, Pointer, Record, RecordError, encode};
+use super::record::{Component, Head, NodeState, Pointer, Record, RecordError, encode};
 use crate::{
     config,
     etcd::{self, Compare, Etcd, LeaseId, Op, OpReply, Order, Txn, Watch, after_prefix},
+    plugin::COMPONENT_BYTES_MAX,
 };
 
 /// Bytes of a piece of a component. etcd takes requests of 1.5 MiB.
@@ -292,14 +293,7 @@ impl Store {
 
     /// Returns the first keys of a range, without their values.
     async fn keys(&self, from: String, end: impl Into<Bytes>, limit: usize) -> Result<Vec<Bytes>, Error> {
-        let op = Op::Get {
-            key: from.into(),
-            end: Some(end.into()),
-            limit,
-            revision: 0,
-            order: Order::Ascending,
-            keys_only: true,
-        };
+        let op = Op::Get { key: from.into(), end: Some(end.into()), limit, order: Order::Ascending, keys_only: true };
         let reply = self.etcd.txn(Txn { then: vec![op], ..Txn::default() }).await?;
         let pairs = reply.replies.into_iter().flat_map(OpReply::into_pairs);
         Ok(pairs.map(|pair| pair.key).collect())

@@ -107,13 +107,11 @@ struct View {
 
 impl EtcdLog {
     /// Prepares; connects when it is used.
-    ///
-    /// # Errors
-    /// [`Error::Log`], if the log can't be used as it is configured.
-    pub fn new(etcd: Etcd, namespace: &str, purge: &config::Purge) -> Result<Self, Error> {
+    #[must_use]
+    pub fn new(etcd: Etcd, namespace: &str, purge: &config::Purge) -> Self {
         let endpoints: BTreeSet<&str> = etcd.endpoints().collect();
         let identity = Tag::named(format!("etcd {endpoints:?} {namespace:?}").as_bytes());
-        Ok(Self {
+        Self {
             keys: Keys::new(namespace),
             identity,
             log_max: purge.log_max.max(1) as u64,
@@ -127,7 +125,7 @@ impl EtcdLog {
             is_outdated: AtomicBool::new(false),
             watch: tokio::sync::Mutex::default(),
             etcd,
-        })
+        }
     }
 
     /// Does a transaction. Returns the server as in [`Appended::server`] as well: the cluster's number, and a mark for each
@@ -593,7 +591,6 @@ impl EtcdLog {
             end: Some(after_prefix(all.as_bytes())),
             key: all.into(),
             limit: NOTES_DELETED_MAX,
-            revision: 0,
             order: Order::Oldest,
             keys_only: true,
         };

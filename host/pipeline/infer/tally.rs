@@ -8,7 +8,7 @@ use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
     message::proxy_status::ProxyStatus,
-    origin::protocol::{ItemError, Message, Protocol},
+    origin::protocol::{ItemError, Message, OutcomeRef, Protocol},
     pipeline::{
         proxy,
         trail::{Lookup, Trail},
@@ -73,6 +73,15 @@ pub(super) fn spoiled(protocol: &dyn Protocol, item_replies: &[ItemReply]) -> Ve
         })
     };
     item_replies.iter().enumerate().map(error).collect()
+}
+
+/// Returns what stands in the place of each item: its error in place of its outcome, if it has one.
+pub(super) fn outcomes<'o>(item_replies: &'o [ItemReply], spoiled: &'o [Option<ItemError>]) -> Vec<OutcomeRef<'o>> {
+    let outcome = |(index, reply): (usize, &'o ItemReply)| {
+        let error = spoiled.get(index).and_then(Option::as_ref);
+        error.map_or_else(|| reply.outcome(), Err)
+    };
+    item_replies.iter().enumerate().map(outcome).collect()
 }
 
 /// A count of where the results of one request's items came from.

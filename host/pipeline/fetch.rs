@@ -303,8 +303,9 @@ pub(super) async fn lead(
         return;
     };
     let exchanged = exchange(&fetcher, &request, &fetch).await;
-    if request.is_reload {
-        // The response has begun: what comes from now on may want something newer.
+    // Once a client knows of a failure, it may ask again and means the origin; after a reload, what comes may want
+    // something newer than the response that has begun.
+    if request.is_reload || matches!(exchanged, Exchanged::Failed(_) | Exchanged::Error(_)) {
         lead.close();
     }
     match exchanged {

@@ -102,15 +102,18 @@ impl<G> Intake<G> {
         stored
     }
 
-    /// The body broke off.
-    pub fn fail(self, error: BodyError) {
+    /// The body broke off. None can join it by the time that a reader hears of it: a client that asks again at once gets
+    /// another fetch.
+    pub fn fail(mut self, error: BodyError) {
+        self.guard = None;
         self.shared.finish(Err(error));
     }
 }
 
 impl<G> Drop for Intake<G> {
     fn drop(&mut self) {
-        // After a regular end this changes nothing.
+        // After a regular end the body stays as it is.
+        self.guard = None;
         self.shared.finish(Err(BodyError::Broken("the fetch ended early".to_owned())));
     }
 }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::{
+    sync::oneshot,
     task::{JoinHandle, yield_now},
     time::timeout,
 };
@@ -46,6 +47,10 @@ fn bytes(length: usize, seed: &str) -> Bytes {
 }
 
 fn intake(cache: &Arc<Cache>, length: Option<u64>) -> (SharedBody, Intake<()>) {
+    guarded_intake(cache, length)
+}
+
+fn guarded_intake<G>(cache: &Arc<Cache>, length: Option<u64>) -> (SharedBody, Intake<G>) {
     let keys = StorageKeys { primary: KEY, key: KEY, names: None };
     let recorder = Recorder::new(Arc::clone(cache), cache.begin_fetch(&KEY), keys, head(0));
     let shared = recorder.shared(length);
@@ -280,6 +285,32 @@ async fn a_range_of_a_body_in_one_piece_is_read_in_windows_without_room() {
     assert_eq!(read(&sections[..]).await, (cut(&body, &sections), Ok(())), "there is none");
     assert_eq!(cache.lending.budget().held(), LARGE as u64);
     drop(all);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_can_be_joined_by_none_before_a_reader_hears_of_it() {
+    let cache = cache(|_| ()).await;
+    let ends: [fn(Intake<Ends>); 2] = [|intake| intake.fail(BodyError::Broken("off".to_owned())), drop];
+    for end in ends {
+        let (shared, mut intake) = guarded_intake(&cache, Some(10));
+        let (sender, heard) = oneshot::channel();
+        intake.keep(Some(Ends(shared.reader(false).unwrap(), Some(sender))));
+        let reader = shared.reader(false).unwrap();
+        end(intake);
+        assert!(!heard.await.unwrap(), "the break was told first");
+        assert!(matches!(reader.peek(0), Some(Step::Broken(_))));
+    }
+}
+
+/// The place of a flight on its table: says whether a reader knew of an end when it was given up.
+struct Ends(Reader, Option<oneshot::Sender<bool>>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if let Some(sender) = self.1.take() {
+            let _ = sender.send(self.0.peek(0).is_some());
+        }
+    }
 }
 
 #[tokio::test]

@@ -89,13 +89,15 @@ async fn a_body_that_breaks_off_reaches_the_client_as_broken_and_is_not_stored()
         }
         let mut conn = node.h2().await;
         let opened = conn.open(node.get("/x")).await;
-        let second = opened.as_ref().map_or_else(|e| format!("{e:?}"), |o| format!("{} {:?}", o.status, o.headers));
+        let second = opened
+            .as_ref()
+            .map_or_else(|error| format!("{error:?}"), |opened| format!("{} {:?}", opened.status, opened.headers));
         if let Ok(opened) = opened
             && let Ok(response) = opened.whole().await
         {
             assert!(response.status >= 500, "{words}: {} {}", response.status, response.text());
         }
-        assert_eq!(liar.asked(), 2, "{second}: nothing was stored");
+        assert_eq!(liar.asked(), 2, "{words}: nothing was stored; the second response: {second}");
         assert!(node.cached("/x").await.is_none(), "{words}");
     }
 }

@@ -102,9 +102,14 @@ impl<G> Intake<G> {
         stored
     }
 
-    /// The body broke off. None can join it by the time that a reader hears of it: a client that asks again at once gets
-    /// another fetch.
+    /// The body broke off.
     pub fn fail(mut self, error: BodyError) {
+        self.break_off(error);
+    }
+
+    /// Ends it as broken, unless it has ended. None can join it by the time that a reader hears of it: a client that asks
+    /// again at once gets another fetch.
+    fn break_off(&mut self, error: BodyError) {
         self.guard = None;
         self.shared.finish(Err(error));
     }
@@ -113,7 +118,6 @@ impl<G> Intake<G> {
 impl<G> Drop for Intake<G> {
     fn drop(&mut self) {
         // After a regular end the body stays as it is.
-        self.guard = None;
-        self.shared.finish(Err(BodyError::Broken("the fetch ended early".to_owned())));
+        self.break_off(BodyError::Broken("the fetch ended early".to_owned()));
     }
 }

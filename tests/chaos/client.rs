@@ -206,12 +206,12 @@ async fn response(wire: &mut Wire) -> io::Result<(Head, Vec<u8>, bool)> {
 }
 
 /// Sends one request over a connection of its own; `None` if no whole response came.
-async fn once(address: SocketAddr, text: &str, patience: Duration) -> Option<(u16, Vec<u8>)> {
+async fn once(address: SocketAddr, text: &str, patience: Duration) -> Option<(Head, Vec<u8>)> {
     let exchange = async {
         let mut wire = Wire::connect(address).await?;
         wire.send(text.as_bytes()).await?;
         let (head, bytes, whole) = response(&mut wire).await?;
-        Ok::<_, io::Error>(whole.then_some((head.status()?, bytes)))
+        Ok::<_, io::Error>(whole.then_some((head, bytes)))
     };
     timeout(patience, exchange).await.ok()?.ok()?
 }
@@ -223,14 +223,25 @@ pub(crate) async fn command(admin: SocketAddr, target: &str, body: &Value) -> Op
     let text = format!(
         "POST {target} HTTP/1.1\r\nhost: {admin}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     );
-    let (status, bytes) = once(admin, &text, PURGE_PATIENCE).await?;
-    Some((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    let (head, bytes) = once(admin, &text, PURGE_PATIENCE).await?;
+    Some((head.status().ok()?, serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
 /// The status of a GET.
 pub(crate) async fn status(address: SocketAddr, target: &str) -> Option<u16> {
+    head(address, target).await?.status().ok()
+}
+
+/// The time by a node's clock, in seconds since the Unix epoch, as its admin API says it.
+pub(crate) async fn clock(admin: SocketAddr) -> Option<u64> {
+    let date = httpdate::parse_http_date(head(admin, "/readyz").await?.get("date")?).ok()?;
+    Some(holm::clock::Timestamp::from(date).seconds())
+}
+
+/// The head of the response to a GET.
+async fn head(address: SocketAddr, target: &str) -> Option<Head> {
     let text = format!("GET {target} HTTP/1.1\r\nhost: {address}\r\n\r\n");
-    once(address, &text, PATIENCE).await.map(|(status, _)| status)
+    once(address, &text, PATIENCE).await.map(|(head, _)| head)
 }
 
 /// Purges through a node, and returns whether that is complete. `hex` is the cache key of what [`Scope::Key`] names.
@@ -271,7 +282,8 @@ pub(crate) async fn write(region: &Region, node: usize, url: &str, method: &str)
         "{method} {url} HTTP/1.1\r\nhost: {HOST}\r\nx-write: {id}\r\nx-tenant: {tenant}\r\ncontent-length: 6\r\n\r\nchange"
     );
     let sent = region.history.now();
-    let status = once(place.public, &text, PATIENCE).await.map_or(0, |(status, _)| status);
+    let response = once(place.public, &text, PATIENCE).await;
+    let status = response.and_then(|(head, _)| head.status().ok()).unwrap_or(0);
     let done = region.history.now();
     let (url, method) = (url.to_owned(), method.to_owned());
     region.history.push(Event::Write(Write { id, node, url, method, sent, done, status }));

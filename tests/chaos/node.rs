@@ -37,9 +37,17 @@ pub(crate) struct Node {
     said: PathBuf,
     /// The bug that it has on purpose.
     plant: Option<Plant>,
+    /// What sets its clock; none where that can't be done.
+    clock: Option<Clock>,
     starts: AtomicUsize,
     places: Arc<Places>,
     running: Mutex<Option<Running>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// The servers and tiers of a node.
@@ -75,7 +83,8 @@ impl Node {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("holm.toml"), config).unwrap();
         let (said, places, starts) = (said.to_owned(), Arc::clone(places), AtomicUsize::new(0));
-        let node = Self { number, dir, said, plant, starts, places, running: Mutex::default() };
+        let clock = Clock::of(&dir);
+        let node = Self { number, dir, said, plant, clock, starts, places, running: Mutex::default() };
         node.launch().await;
         node
     }
@@ -83,7 +92,13 @@ impl Node {
     /// Ends it as `kill -9` does.
     pub(crate) fn kill(&self) {
         self.places.set(self.number, None);
-        drop(self.running.lock().take());
+        if let Some(running) = self.running.lock().take() {
+            let id = running.id();
+            drop(running);
+            if self.clock.is_some() {
+                forget_clock(id);
+            }
+        }
     }
 
     /// Starts it, and returns when it is ready. It may refuse for a while: the region may still know the process before
@@ -119,6 +134,12 @@ impl Node {
         status.is_ok_and(|status| status.success())
     }
 
+    /// Sets its clock ahead of the time by so many seconds, or back; it notices within a second. False if this system
+    /// can't do it.
+    pub(crate) fn set_clock(&self, seconds: i64) -> bool {
+        self.clock.as_ref().is_some_and(|clock| clock.set(seconds))
+    }
+
     /// The cache key of a path, as the access log names it.
     pub(crate) fn key(&self, path: &str) -> Option<String> {
         let text = fs::read(self.dir.join("access.log")).ok()?;
@@ -139,6 +160,9 @@ impl Node {
         if let Some(plant) = self.plant {
             command.env(planted::VARIABLE, plant.name());
         }
+        if let Some(clock) = &self.clock {
+            clock.apply_to(&mut command);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(self.log()).unwrap());
         Running::start(&mut command)
     }
@@ -157,6 +181,56 @@ impl Node {
     fn words(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
+}
+
+/// The wall clock of a node, which libfaketime has it read from a file. The clocks that only go forward stay as they are.
+struct Clock {
+    library: PathBuf,
+    file: PathBuf,
+}
+
+impl Clock {
+    /// The clock of the node in `dir`, if libfaketime is there.
+    fn of(dir: &Path) -> Option<Self> {
+        let library = faketime()?;
+        let clock = Self { library, file: dir.join("clock") };
+        clock.set(0).then_some(clock)
+    }
+
+    fn apply_to(&self, command: &mut Command) {
+        command.env("LD_PRELOAD", &self.library).env("FAKETIME_TIMESTAMP_FILE", &self.file);
+        // The file is read again after a second.
+        command.envs([("FAKETIME_CACHE_DURATION", "1"), ("DONT_FAKE_MONOTONIC", "1")]);
+    }
+
+    /// The file is exchanged, so that a half-written one is never read.
+    fn set(&self, seconds: i64) -> bool {
+        let new = self.file.with_extension("new");
+        fs::write(&new, format!("{seconds:+}\n")).and_then(|()| fs::rename(&new, &self.file)).is_ok()
+    }
+}
+
+/// Removes what libfaketime shares between the processes that it finds itself in: one that is killed leaves it behind.
+fn forget_clock(process: u32) {
+    for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
+        // Where there is none, it has ended by itself.
+        let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
+
+/// Whether [`Node::set_clock`] works on this system.
+pub(crate) fn can_set_clocks() -> bool {
+    faketime().is_some()
+}
+
+/// The library of libfaketime for programs of several threads, where Debian and Fedora have it.
+fn faketime() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let mut folders = folders.chain(["/usr/lib64", "/usr/lib"].map(PathBuf::from));
+    folders.find_map(|folder| {
+        let file = folder.join("faketime/libfaketimeMT.so.1");
+        file.exists().then_some(file)
+    })
 }
 
 /// The address in a line such as `listening on http://127.0.0.1:8080`.

@@ -40,6 +40,8 @@ pub(super) struct Purge {
 pub(super) enum Fault {
     /// A node.
     Node(usize, Death),
+    /// The wall clock of a node is ahead by so many seconds, or behind.
+    Clock(usize, i64),
     /// The Redis of a region.
     Redis(usize, Loss),
     /// So many members of etcd, from the first one on.
@@ -92,6 +94,8 @@ impl Fault {
         };
         match self {
             Self::Node(_, death) => format!("node: {death:?}"),
+            Self::Clock(_, 0..) => "clock of a node: ahead".to_owned(),
+            Self::Clock(..) => "clock of a node: behind".to_owned(),
             Self::Redis(_, loss) => format!("redis: {loss:?}"),
             Self::Etcd { count, death, .. } => format!("etcd, {count} of {MEMBERS}: {death:?}"),
             Self::Links(Links::Redis(_), mode) => format!("link of a node and redis: {}", mode_name(mode)),
@@ -103,7 +107,9 @@ impl Fault {
     /// The node that alone has this fault, if it is one.
     pub(super) const fn node(self) -> Option<usize> {
         match self {
-            Self::Node(node, _) | Self::Links(Links::Redis(node) | Links::Etcd(node), _) => Some(node),
+            Self::Node(node, _) | Self::Clock(node, _) | Self::Links(Links::Redis(node) | Links::Etcd(node), _) => {
+                Some(node)
+            }
             Self::Redis(..) | Self::Etcd { .. } | Self::Links(Links::Region(_), _) => None,
         }
     }
@@ -111,8 +117,17 @@ impl Fault {
 
 /// Draws everything that is to happen within `seconds`.
 pub(super) fn draw(seed: u64, seconds: u64, resources: &[Resource]) -> Vec<Lane<Act>> {
-    let lanes: [fn(&mut Lot<'_>) -> Lane<Act>; 8] =
-        [processes, redis, links_to_redis, links_to_etcd, etcd, purges_of_the_world, purges_of_regions, changes];
+    let lanes: [fn(&mut Lot<'_>) -> Lane<Act>; 9] = [
+        processes,
+        redis,
+        links_to_redis,
+        links_to_etcd,
+        etcd,
+        purges_of_the_world,
+        purges_of_regions,
+        changes,
+        clocks,
+    ];
     draw_lanes(&lanes, seed, seconds, resources, NODES)
 }
 
@@ -214,6 +229,15 @@ fn changes(lot: &mut Lot<'_>) -> Lane<Act> {
     lot.lane(100..800, &[0], |lot, _| (Act::Change { resource: lot.resource() }, 0))
 }
 
+/// A clock that is off by less than `clock_skew_ms` is taken as it is. These are far off: by more than most things are
+/// kept, and by less.
+fn clocks(lot: &mut Lot<'_>) -> Lane<Act> {
+    lot.lane(1_500..5_000, &[-1, 1], |lot, sign| {
+        let (node, by_s, ms) = (lot.node(), sign * lot.rng.i64(60..7_200), lot.rng.u64(LONG_MS));
+        fault(Fault::Clock(node, by_s), ms, 1_500)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -236,7 +260,7 @@ mod tests {
             let kinds: BTreeSet<String> = lanes.iter().flatten().filter_map(kind).collect();
             // Of the links to etcd chance decides between those of a node and of a region.
             let certain = kinds.iter().filter(|kind| !kind.contains("and etcd")).count();
-            assert_eq!(certain, 2 + 5 + 5 + 4, "{seed}: {kinds:?}");
+            assert_eq!(certain, 2 + 2 + 5 + 5 + 4, "{seed}: {kinds:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     client::{self, Client, Wish},
     folder_of,
     history::Scope,
-    meta,
+    meta, node,
     proxy::Mode,
 };
 
@@ -65,5 +65,24 @@ async fn a_purge_that_another_region_ignores_is_found() {
     ];
     for (name, plant, is_cut_off, wanted) in table {
         assert_eq!(broken(name, plant, is_cut_off).await, wanted, "{name}");
+    }
+}
+
+/// Else the faults of clocks would be none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nodes_clock_is_where_it_is_set() {
+    if !etcd::is_wanted() || !node::can_set_clocks() {
+        return;
+    }
+    let said = folder_of("regions").join("planted").join("clock");
+    let world = World::start(Shape { regions: 1, nodes: 1, members: 1 }, SEED, &said, None).await;
+    let admin = world.clients.places.get(0).unwrap().admin;
+    // Ahead only: the HTTP library sends the date that it has until the clock is past it.
+    world.set_clock(0, 7_200);
+    let wanted = holm::clock::now().seconds() + 7_200;
+    let end = Instant::now() + PATIENCE;
+    while client::clock(admin).await.is_none_or(|seconds| seconds.abs_diff(wanted) > 60) {
+        assert!(Instant::now() < end, "the clock isn't two hours ahead");
+        sleep(Duration::from_millis(50)).await;
     }
 }

@@ -209,6 +209,7 @@ impl World {
         match fault {
             Fault::Node(node, Death::Kill) => self.nodes[node].kill(),
             Fault::Node(node, Death::Freeze) => self.nodes[node].signal("STOP"),
+            Fault::Clock(node, by_s) => self.set_clock(node, by_s),
             Fault::Redis(region, Loss::Frozen) => self.redis[region].freeze(),
             Fault::Redis(region, Loss::Emptied) => self.redis[region].flush().await,
             Fault::Redis(region, Loss::Killed(back)) => self.redis[region].kill(back).await,
@@ -221,11 +222,18 @@ impl World {
         match fault {
             Fault::Node(node, Death::Kill) => self.nodes[node].launch().await,
             Fault::Node(node, Death::Freeze) => self.nodes[node].signal("CONT"),
+            Fault::Clock(node, _) => self.set_clock(node, 0),
             Fault::Redis(region, Loss::Frozen) => self.redis[region].thaw(),
             Fault::Redis(_, Loss::Emptied) => {}
             Fault::Redis(region, Loss::Killed(_)) => self.redis[region].start_again().await,
             Fault::Etcd { first, count, death } => self.etcd.mend(first, count, death).await,
             Fault::Links(links, _) => self.set(links, None),
+        }
+    }
+
+    pub(super) fn set_clock(&self, node: usize, by_s: i64) {
+        if !self.nodes[node].set_clock(by_s) {
+            println!("regions: the clock of node {node} can't be set here: libfaketime isn't installed");
         }
     }
 

@@ -90,15 +90,28 @@ pub fn renew(stored: &mut HeaderMap, not_modified: &HeaderMap) {
     }
 }
 
-/// Whether the 304 is about the stored response. Without a validator of its own it is (RFC 9111, section 4.3.4).
+/// Whether the 304 is about the stored response (RFC 9111, section 4.3.4). Where both have an entity tag, that decides,
+/// else the date of the last change where both have one. Without a validator of its own it is.
+///
+/// Tags are compared weakly, although a strong one in the 304 names what has exactly that tag: servers that compress
+/// (nginx) weaken the tag of what they encode, and a 304, of which nothing is encoded, has it as it was.
 #[must_use]
 pub fn same(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     match (stored.get(ETAG), not_modified.get(ETAG)) {
         (Some(ours), Some(theirs)) => opaque(ours.as_bytes()) == opaque(theirs.as_bytes()),
         // A strong validator that nothing stored has.
-        (None, Some(theirs)) => theirs.as_bytes().starts_with(b"W/"),
-        _ => true,
+        (None, Some(theirs)) => theirs.as_bytes().starts_with(b"W/") && is_of_date(stored, not_modified),
+        (Some(_) | None, None) => is_of_date(stored, not_modified),
     }
+}
+
+/// Whether no other date of the last change is stated: an origin that went back to an older version has nothing that is
+/// newer than `If-Modified-Since`, and says 304 of something else. What isn't a date is the same only in the same words.
+fn is_of_date(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
+    let (Some(ours), Some(theirs)) = (stored.get(LAST_MODIFIED), not_modified.get(LAST_MODIFIED)) else { return true };
+    let is_same_date =
+        || date(stored, LAST_MODIFIED).is_some_and(|ours| Some(ours) == date(not_modified, LAST_MODIFIED));
+    ours == theirs || is_same_date()
 }
 
 /// Asks for a body from `offset` on, up to `end` if that is given, if it is still the one that was stored (RFC 9110, section 13.1.5). Only a strong
@@ -249,20 +262,44 @@ mod tests {
     }
 
     #[test]
-    fn a_304_with_a_strong_tag_is_of_the_response_that_has_it() {
+    fn a_304_is_of_the_response_that_has_its_validators() {
         const STRONG: (&str, &str) = ("etag", "\"a\"");
         const WEAK: (&str, &str) = ("etag", "W/\"a\"");
         const OTHER: (&str, &str) = ("etag", "\"b\"");
         const DATED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:39:37 GMT");
+        // The same time, as others spell it.
+        const SPELLED: (&str, &str) = ("last-modified", "Sunday, 06-Nov-94 08:39:37 GMT");
+        const EARLIER: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:39:36 GMT");
+        const LATER: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 08:39:38 GMT");
+        const SOON: (&str, &str) = ("last-modified", "soon");
         for (stored, said, wanted) in [
             (&[STRONG][..], &[STRONG][..], true),
             (&[STRONG], &[WEAK], true),
+            (&[WEAK], &[STRONG], true),
+            (&[WEAK], &[WEAK], true),
             (&[STRONG], &[OTHER], false),
+            (&[WEAK], &[OTHER], false),
             (&[STRONG], &[], true),
             (&[DATED], &[], true),
             (&[DATED], &[WEAK], true),
-            // RFC 9111, section 4.3.4: nothing stored has it.
+            // Nothing stored has it.
             (&[DATED], &[STRONG], false),
+            (&[DATED], &[STRONG, DATED], false),
+            (&[DATED], &[DATED], true),
+            (&[DATED], &[SPELLED], true),
+            (&[DATED], &[EARLIER], false),
+            (&[DATED], &[LATER], false),
+            (&[DATED], &[WEAK, EARLIER], false),
+            (&[DATED], &[WEAK, DATED], true),
+            (&[DATED], &[SOON], false),
+            (&[SOON], &[SOON], true),
+            // A tag that both have says more than a date.
+            (&[STRONG, DATED], &[STRONG, EARLIER], true),
+            (&[STRONG, DATED], &[OTHER, DATED], false),
+            (&[STRONG, DATED], &[DATED], true),
+            (&[STRONG, DATED], &[EARLIER], false),
+            (&[WEAK, DATED], &[EARLIER], false),
+            (&[STRONG], &[EARLIER], true),
         ] {
             assert_eq!(same(&headers(stored), &headers(said)), wanted, "{stored:?} {said:?}");
         }

@@ -1,7 +1,10 @@
 //! HTTP's caching rules (RFC 9111), as a client sees them.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -273,6 +276,43 @@ async fn a_304_of_the_origin_renews_what_is_stored() {
     assert!(hit.cache().ttl() > 60, "the lifetime of the 304 counts: {:?}", hit.cache());
     assert_eq!(hit.body, sealed("r", 3000));
     assert_eq!(origin.hits("/r"), 2);
+}
+
+/// An origin without tags that went back to an older version: all that it can say to `If-Modified-Since` is that it has
+/// nothing newer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_304_about_an_older_version_renews_nothing() {
+    const OLD: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const WITHDRAWN: &str = "Mon, 07 Nov 1994 08:49:37 GMT";
+    for control in ["max-age=1", "no-cache"] {
+        let (origin, is_back) = (Origin::start().await, Arc::new(AtomicBool::new(false)));
+        let went_back = Arc::clone(&is_back);
+        origin.on("/page", move |seen| {
+            let is_back = went_back.load(SeqCst);
+            let (text, modified) = if is_back { ("old", OLD) } else { ("withdrawn", WITHDRAWN) };
+            let reply = match seen.header("if-modified-since") {
+                "" => Reply::ok(text),
+                _ => Reply::status(304),
+            };
+            let control = if is_back { "max-age=600" } else { control };
+            reply.header("cache-control", control).header("last-modified", modified)
+        });
+        let node = front(&origin).await;
+        assert_eq!(node.fetch("/page").await.text(), "withdrawn", "{control}");
+        eventually("a renewal", async || node.fetch("/page").await.cache().get("fwd-status") == "304").await;
+        is_back.store(true, SeqCst);
+        let asked = origin.hits("/page");
+        let response = node.get("/page").header("cache-control", "no-cache").send().await;
+        assert_eq!((response.status, response.text()), (200, "old"), "{control}: {:?}", response.cache());
+        let seen = origin.seen("/page");
+        let conditions: Vec<_> = seen[asked..].iter().map(|seen| seen.header("if-modified-since")).collect();
+        assert_eq!(conditions, [WITHDRAWN, ""], "{control}: once more, without a condition");
+        eventually("the old one being stored", async || {
+            let response = node.fetch("/page").await;
+            response.is_hit() && response.text() == "old"
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

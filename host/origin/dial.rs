@@ -42,6 +42,8 @@ pub(super) const PIECE_BYTES: usize = 16 * 1024;
 pub(super) struct Dialer {
     https: HttpsConnector<Reach>,
     limit: Duration,
+    /// Whether each connection is opened for one request, which no other takes.
+    is_for_one: bool,
 }
 
 /// Why a connection didn't come about.
@@ -125,7 +127,12 @@ impl Dialer {
             Offer::Http2 => builder.enable_http2().wrap_connector(reach),
             Offer::Both => builder.enable_http1().enable_http2().wrap_connector(reach),
         };
-        Self { https, limit }
+        Self { https, limit, is_for_one: false }
+    }
+
+    /// Returns it for connections that have one request each.
+    pub(super) fn for_one(self) -> Self {
+        Self { is_for_one: true, ..self }
     }
 
     /// How long opening a connection may take.
@@ -149,10 +156,10 @@ impl Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (dialing, limit, late) = (self.https.call(uri), self.limit, self.timeout());
+        let (dialing, limit, late, is_for_one) = (self.https.call(uri), self.limit, self.timeout(), self.is_for_one);
         Box::pin(async move {
             match timeout(limit, dialing).await {
-                Ok(Ok(stream)) => Ok(Line::new(stream)),
+                Ok(Ok(stream)) => Ok(Line { used: Used::since(Instant::now(), is_for_one), ..Line::new(stream) }),
                 Ok(Err(error)) => Err(DialError::Failed(error)),
                 Err(_) => Err(late),
             }
@@ -175,7 +182,8 @@ pub(super) struct Line {
 }
 
 /// A connection whose first request is written this soon was opened for it. Another one was opened for a request that
-/// found a free connection meanwhile.
+/// found a free connection meanwhile, or the system was busy: then a request is repeated once more than it need be, on a
+/// connection that can't have waited.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// A request line as it is written.
@@ -224,6 +232,8 @@ pub(super) struct Used(Arc<Marks>);
 struct Marks {
     /// When it was opened.
     opened: Instant,
+    /// It was opened for the only request that it has.
+    is_for_one: bool,
     /// It has brought a response, or was opened for a request that another connection took.
     has_waited: AtomicBool,
     /// A byte has come since something was written last.
@@ -234,20 +244,20 @@ struct Marks {
 
 impl Default for Used {
     fn default() -> Self {
-        Self::since(Instant::now())
+        Self::since(Instant::now(), false)
     }
 }
 
 impl Used {
-    /// Returns the marks of a connection that was opened at this time.
-    fn since(opened: Instant) -> Self {
+    /// Returns the marks of a connection that was opened at this time; whether for the only request that it has.
+    fn since(opened: Instant, is_for_one: bool) -> Self {
         let [has_waited, heard, is_spoilt] = [const { AtomicBool::new(false) }; 3];
-        Self(Arc::new(Marks { opened, has_waited, heard, is_spoilt }))
+        Self(Arc::new(Marks { opened, is_for_one, has_waited, heard, is_spoilt }))
     }
 
     /// Notes that the first request is written.
     fn begin(&self) {
-        if self.0.opened.elapsed() >= AT_ONCE {
+        if !self.0.is_for_one && self.0.opened.elapsed() >= AT_ONCE {
             self.0.has_waited.store(true, Ordering::Relaxed);
         }
     }
@@ -481,8 +491,11 @@ mod tests {
     fn a_connection_that_was_not_opened_for_its_first_request_has_waited_for_it() {
         let now = Instant::now();
         // An `Instant` that is yet to come counts as this one.
-        for (opened, wanted) in [(now.checked_sub(AT_ONCE).unwrap(), true), (now + Duration::from_secs(3_600), false)] {
-            let used = Used::since(opened);
+        let before = now.checked_sub(AT_ONCE).unwrap();
+        for (opened, is_for_one, wanted) in
+            [(before, false, true), (before, true, false), (now + Duration::from_secs(3_600), false, false)]
+        {
+            let used = Used::since(opened, is_for_one);
             let connected = Connected::new().extra(used.clone());
             assert!(!Used::lapsed(&connected), "nothing has been written");
             used.begin();

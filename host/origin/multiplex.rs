@@ -5,7 +5,8 @@
 //!
 //! A connection that is closed, or that the peer is about to close (GOAWAY), takes no further requests. The client
 //! library hands back what it hasn't begun to send; what the peer didn't process it names (`failure`). Both hold only
-//! if one task looks at the requests that come and at what the peer says, one after the other (`Driven`).
+//! if one task looks at the requests that come and at what the peer says, one after the other (`Driven`), and what it said
+//! before it closed is read although nothing can be written any more (`reading_on`).
 
 use std::{
     future::poll_fn,
@@ -43,6 +44,7 @@ use tower::ServiceExt;
 use super::{
     dial::{DialError, Dialer, Line},
     failure::Fault,
+    reading_on::{Gone, ReadingOn},
     upload::Upload,
 };
 use crate::config;
@@ -105,9 +107,11 @@ type Opening = BoxFuture<'static, Result<Version, Arc<DialError>>>;
 /// has processed.
 struct Driven {
     /// Takes requests and begins to send them.
-    dispatch: Pin<Box<http2::Connection<Line, Upload, Spawner>>>,
+    dispatch: Pin<Box<http2::Connection<ReadingOn<Line>, Upload, Spawner>>>,
     /// Reads and writes frames; `None` when the connection has ended.
     wire: Option<BoxFuture<'static, ()>>,
+    /// Whether the peer takes nothing any more.
+    gone: Gone,
 }
 
 impl Driven {
@@ -118,7 +122,16 @@ impl Driven {
         {
             self.wire = None;
         }
+        if self.is_read_on() {
+            // A request that was begun now would be taken for one that was sent. It comes back when all is read.
+            return Poll::Pending;
+        }
         self.dispatch.as_mut().poll(cx)
+    }
+
+    /// Whether only what the peer has said before it closed is still read.
+    fn is_read_on(&self) -> bool {
+        self.wire.is_some() && self.gone.is_noted()
     }
 
     /// Returns how many requests the peer allows at a time; 0 until its settings are known.
@@ -249,9 +262,10 @@ impl Core {
             return if self.settings.may_fall_back { Ok(None) } else { Err(DialError::NotHttp2) };
         }
         let peer = line.peer();
-        let spawner = Spawner::default();
-        let (sender, dispatch) = self.builder(&spawner).handshake(line.shared()).await.map_err(DialError::Handshake)?;
-        let mut driven = Driven { dispatch: Box::pin(dispatch), wire: spawner.wire() };
+        let (spawner, line) = (Spawner::default(), ReadingOn::new(line.shared()));
+        let gone = line.gone();
+        let (sender, dispatch) = self.builder(&spawner).handshake(line).await.map_err(DialError::Handshake)?;
+        let mut driven = Driven { dispatch: Box::pin(dispatch), wire: spawner.wire(), gone };
         poll_fn(|cx| match driven.poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(Err(DialError::NoSettings)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(DialError::Handshake(error))),
@@ -415,6 +429,9 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
         let ended = poll_fn(|cx| {
             let polled = driven.poll(cx);
             connection.streams_max.store(driven.streams_max(), Ordering::Relaxed);
+            if driven.is_read_on() {
+                connection.is_retired.store(true, Ordering::Relaxed);
+            }
             polled.map(drop)
         });
         tokio::select! {
@@ -431,7 +448,7 @@ async fn drive(mut driven: Driven, connection: Arc<Connection>, core: Weak<Core>
     if let Some(core) = core.upgrade() {
         core.state.lock().remove(&connection);
     }
-    let Driven { dispatch, wire } = driven;
+    let Driven { dispatch, wire, .. } = driven;
     drop(dispatch);
     *connection.sender.lock() = None;
     drop(connection);
@@ -488,7 +505,91 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        collections::VecDeque,
+        io::{self, ErrorKind},
+    };
+
+    use hyper::rt::{Read, ReadBufCursor, Write};
+
+    use super::{super::failure::Reason, *};
+
+    /// Frames (RFC 9113, section 6): settings without any, and that no stream was processed.
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// A peer that closes when it is told to. What it said last comes as the first write fails.
+    struct Peer {
+        said: VecDeque<u8>,
+        closes: Arc<AtomicBool>,
+        has_closed: bool,
+    }
+
+    impl Read for Peer {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            if this.said.is_empty() && !this.has_closed {
+                return Poll::Pending;
+            }
+            let most = this.said.len().min(buf.remaining());
+            buf.put_slice(&this.said.drain(..most).collect::<Vec<_>>());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Write for Peer {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let this = self.get_mut();
+            if !this.closes.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            this.said.extend(GOAWAY);
+            this.has_closed = true;
+            Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_goaway_that_is_read_after_a_write_has_failed_counts() {
+        let closes = Arc::new(AtomicBool::new(false));
+        let peer = Peer { said: SETTINGS.into(), closes: Arc::clone(&closes), has_closed: false };
+        let (line, spawner) = (ReadingOn::new(peer), Spawner::default());
+        let gone = line.gone();
+        let mut builder = http2::Builder::new(spawner.clone());
+        builder.timer(TokioTimer::new()).initial_max_send_streams(0_usize);
+        let (mut sender, dispatch) = builder.handshake(line).await.unwrap();
+        let (mut dispatch, mut wire) = (Box::pin(dispatch), spawner.wire());
+        let mut is_over = false;
+        let mut drive = |cx: &mut Context<'_>| {
+            if let Some(task) = &mut wire
+                && task.as_mut().poll(cx).is_ready()
+            {
+                wire = None;
+            }
+            if !is_over && (wire.is_none() || !gone.is_noted()) {
+                is_over = dispatch.as_mut().poll(cx).is_ready();
+            }
+            dispatch.current_max_send_streams()
+        };
+        poll_fn(|cx| if drive(cx) == 0 { Poll::Pending } else { Poll::Ready(()) }).await;
+        closes.store(true, Ordering::Relaxed);
+        let mut sending = Box::pin(sender.try_send_request(Request::post("http://a/").body(Upload::empty()).unwrap()));
+        let outcome = poll_fn(|cx| {
+            drive(cx);
+            sending.as_mut().poll(cx)
+        });
+        let fault = Fault::of_stream(outcome.await.unwrap_err().error(), false);
+        assert_eq!((fault.reason, fault.lapsed), (Reason::ConnectionClosed, true), "{}", fault.detail);
+        assert!(gone.is_noted());
+    }
 
     #[test]
     fn a_connection_is_never_full_of_bodies_that_wait_for_their_clients() {

@@ -62,7 +62,7 @@ impl Single {
         };
         Self {
             connections: RwLock::new(Connections::new(dialer.clone(), bounds, pool.keep_alive)),
-            opener: client(dialer.clone(), Bounds { idle_max: 0, ..bounds }, Duration::ZERO),
+            opener: client(dialer.clone().for_one(), Bounds { idle_max: 0, ..bounds }, Duration::ZERO),
             dialer,
             bounds,
         }

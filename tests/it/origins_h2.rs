@@ -129,6 +129,43 @@ async fn a_connection_that_is_given_up_costs_no_request_that_was_not_processed()
     assert_eq!(processed.load(SeqCst), 100, "each once");
 }
 
+/// Processes ten requests, says so and closes, which resets the connection if there is more to read.
+async fn closes_after_ten(mut wire: Wire, processed: Arc<AtomicUsize>) -> io::Result<()> {
+    for request in 1..=10 {
+        let stream = wire.next_request().await?;
+        if request == 10 {
+            wire.go_away(stream).await?;
+        }
+        processed.fetch_add(1, SeqCst);
+        wire.respond(stream).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_reset_right_after_its_goaway_costs_no_request() {
+    const ROUNDS: usize = 20;
+    const AT_ONCE: usize = 40;
+    let processed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&processed);
+    let origin = WireOrigin::start(move |_, wire| closes_after_ten(wire, Arc::clone(&count))).await;
+    let node = http2(&origin.url()).set("pool.web", "attempts_max = 1").start().await;
+    let conn = node.h2().await;
+    for round in 0..ROUNDS {
+        let mut asks = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            // Without a body, so that the origin has all of each request that it processes.
+            let (mut conn, ask) = (conn.stream(), node.post("/do"));
+            asks.spawn(async move { conn.send(ask).await });
+        }
+        while let Some(done) = within("the responses", asks.join_next()).await {
+            let response = done.unwrap();
+            assert_eq!(response.status, 200, "in round {round}: {:?}", response.cache());
+        }
+        assert_eq!(processed.load(SeqCst), (round + 1) * AT_ONCE, "each once");
+    }
+}
+
 /// Begins a response to each request and gives it up without an error: at once, or when it may.
 async fn gives_up(mut wire: Wire, may: Option<Arc<Semaphore>>) -> io::Result<()> {
     loop {

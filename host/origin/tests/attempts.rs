@@ -109,12 +109,16 @@ async fn whoever_sends_a_request_says_whether_it_may_be_repeated() {
 
 #[tokio::test]
 async fn a_reset_is_repeated_elsewhere_if_the_method_allows() {
-    for (outbound, connections) in [(get(), 2), (post("hello"), 1)] {
+    // On a busy system a connection may seem to have waited for its request, which then has a second one there.
+    for (outbound, connections) in [(get(), [1..=2, 1..=2]), (post("hello"), [0..=1, 0..=1])] {
+        let is_repeated = outbound.repeatable;
         let origins = [Origin::saying("").await, Origin::saying("").await];
         let pool = pool(&[origins[0].address, origins[1].address]);
         let failure = within(pool.fetch(outbound)).await.unwrap_err();
         assert_eq!((failure.status().as_u16(), failure.reason()), (502, "connection-reset"), "{failure}");
-        assert_eq!(origins[0].connections() + origins[1].connections(), connections);
+        let asked = [origins[0].connections(), origins[1].connections()];
+        assert!(connections.iter().zip(asked).all(|(wanted, asked)| wanted.contains(&asked)), "{asked:?}");
+        assert!(is_repeated || asked.iter().sum::<usize>() == 1, "{asked:?}");
     }
 }
 

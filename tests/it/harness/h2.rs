@@ -283,6 +283,8 @@ impl WireOrigin {
             let mut connections = JoinSet::new();
             for number in 0.. {
                 let Ok((stream, _)) = listener.accept().await else { return };
+                // Else a script that closes with something unread takes back what it wrote last.
+                stream.set_nodelay(true).unwrap();
                 if let Ok(wire) = Wire::accept(stream).await {
                     connections.spawn(script(number, wire));
                 }

@@ -213,6 +213,7 @@ impl Exchange {
             let safe = self.cache().purger().take_bequest(bequest.tags(), bequest.is_everything()).await;
             base.cache.purger().bequeathed(&bequest, safe);
         }
+        base.cache.metrics().released.set(0);
         Ok(())
     }
 

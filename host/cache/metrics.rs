@@ -16,6 +16,8 @@ pub struct Metrics {
     pub disk_errors: Counter,
     /// Values on disk that were damaged, or overwritten while they were read.
     pub disk_lost: Counter,
+    /// 1 while the directories are another process's, or nobody's.
+    pub released: Gauge,
     /// Look-ups in Redis that were not made because its breaker is open.
     pub redis_skipped: Counter,
     /// Commands to Redis that failed or took too long.
@@ -151,6 +153,7 @@ impl Metrics {
         let gauges = [
             ("cache_flights", "Fetches under way that others wait for", &self.flights),
             ("cache_bodies_bytes", "Bytes of bodies held outside of the tiers", &self.bodies_bytes),
+            ("cache_released", "1 while the directories aren't this process's", &self.released),
             ("cache_purge_in_step", "1 while in step with the region's purge log, or without one", &self.purge_in_step),
             ("cache_purge_lag_records", "Records of the purge log yet to be applied", &self.purge_lag_records),
             ("cache_purge_lag_ms", "Since the purge log was read to its end; -1 before", &self.purge_lag_ms),

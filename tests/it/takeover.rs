@@ -282,6 +282,46 @@ async fn a_process_that_fails_to_take_over_leaves_the_old_one_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directories_that_can_not_be_opened_again_are_tried_until_they_can() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    let (real, plain, file) = (dir.path().join("real"), dir.path().join("plain"), dir.path().join("next.toml"));
+    std::fs::create_dir(&real).unwrap();
+    std::fs::write(&plain, "no directory").unwrap();
+    // Its directory is a link, which is exchanged in one step.
+    let point_to = |target: &Path| {
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        std::fs::rename(&link, dir.path().join("cache")).unwrap();
+    };
+    point_to(&real);
+    let builder = builder(&origin, dir.path(), 1_000);
+    let mut old = builder.spawn().await;
+    old.fetch("/a").await;
+    old.hit("/a").await;
+    assert_eq!(old.metric("holm_cache_released", "").await, 0.0);
+
+    // What is open stays so; nobody can open it anew.
+    point_to(&plain);
+    std::fs::write(&file, builder.text()).unwrap();
+    let arguments = [OsStr::new("serve"), OsStr::new("--config"), file.as_os_str(), OsStr::new("--takeover")];
+    let failed = run(&arguments, LIMIT).await;
+    assert!(!failed.status.success() && old.is_alive(), "{}", process::words(&failed));
+    eventually("what it lacks being said", async || old.said().contains("can't open its directories again")).await;
+    assert_eq!(old.metric("holm_cache_released", "").await, 1.0);
+    assert_eq!(old.fetch("/a").await.text(), "/a", "it serves");
+
+    point_to(&real);
+    eventually("its directories", async || old.metric("holm_cache_released", "").await == 0.0).await;
+    let hits = origin.hits("/a");
+    assert!(old.hit("/a").await.is_hit(), "what was stored is there");
+    assert_eq!(origin.hits("/a"), hits, "and is served without asking");
+    let next = Process::succeed(&builder.text()).await;
+    assert!(old.ended().await.success(), "{}", old.said());
+    assert!(next.hit("/a").await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http3_finishes_in_the_old_process_and_begins_in_the_next() {
     let (origin, dir, gate) = (Origin::start().await, tempfile::tempdir().unwrap(), Gate::closed());
     let (certificate, held) = (Certificate::new(), gate.clone());

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,9 +22,9 @@ const MODE: u32 = 0o600;
 /// How long a process that has failed may take to end, before its directories are opened again.
 const END_TIME: Duration = Duration::from_secs(5);
 
-/// How often the directories are tried that the other process may still have, and the time between.
-const REOPEN_MAX: u32 = 20;
+/// The first pause between two attempts to open the directories again, and the longest.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// The pause after an accept that failed.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -72,8 +72,17 @@ impl Offer {
     }
 
     async fn accept(&self, place: &Place) {
+        let mut missing: Option<Missing> = None;
         loop {
-            let stream = match self.listener.accept().await {
+            // An attempt to open them isn't given up halfway.
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = due(missing.as_ref()) => {
+                    missing = place.take_back(missing).await;
+                    continue;
+                }
+            };
+            let stream = match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     warn!(%error, path = %self.path.display(), "cannot accept at the socket of `[takeover]`");
@@ -81,7 +90,7 @@ impl Offer {
                     continue;
                 }
             };
-            match Box::pin(place.hand_over(stream)).await {
+            match Box::pin(place.hand_over(stream, &mut missing)).await {
                 Ok(wire) => return place.finish(wire).await,
                 Err(error) => warn!(%error, "another process was to take the place of this one, which goes on"),
             }
@@ -89,9 +98,43 @@ impl Offer {
     }
 }
 
+/// The directories are no longer this process's, and no other process has begun with them.
+struct Missing {
+    /// When they are tried next.
+    due: Instant,
+    /// The pause after that.
+    pause: Duration,
+    /// Whether that they can't be opened has been said.
+    is_said: bool,
+}
+
+impl Missing {
+    fn new() -> Self {
+        Self { due: Instant::now(), pause: REOPEN_PAUSE, is_said: false }
+    }
+
+    /// Another attempt has failed.
+    fn postpone(self) -> Self {
+        Self { due: Instant::now() + self.pause, pause: longer(self.pause), is_said: true }
+    }
+}
+
+/// The pause that follows this one.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(REOPEN_PAUSE_MAX)
+}
+
+/// Waits until the directories are to be tried; for ever if they aren't missing.
+async fn due(missing: Option<&Missing>) {
+    match missing {
+        Some(missing) => sleep_until(missing.due).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Place {
-    /// Hands it over. After an error this process goes on as before.
-    async fn hand_over(&self, stream: UnixStream) -> io::Result<Wire> {
+    /// Hands it over. After an error this process goes on as before, but that the directories may be missing.
+    async fn hand_over(&self, stream: UnixStream, missing: &mut Option<Missing>) -> io::Result<Wire> {
         let mut wire = Wire::open(stream).await?;
         let limit = self.exchange.serving().config.takeover.ready;
         // Else sockets that are yet to come from the process before this one would be missing.
@@ -110,11 +153,16 @@ impl Place {
             return Err(error);
         }
         info!("another process takes the place of this one, and gets its directories");
-        self.exchange.release().await;
+        if missing.is_none() {
+            self.exchange.release().await;
+        }
         match self.succeed(&mut wire, limit).await {
             Ok(()) => Ok(wire),
             Err(error) => {
-                self.take_back(wire).await;
+                // It may have them.
+                let _ = wire.send(&Message::GivenUp).await;
+                wire.ended(END_TIME).await;
+                missing.get_or_insert_with(Missing::new).due = Instant::now();
                 Err(error)
             }
         }
@@ -138,21 +186,24 @@ impl Place {
         Ok(())
     }
 
-    /// Opens the directories again that the other one has failed to take.
-    async fn take_back(&self, mut wire: Wire) {
-        // It may have them.
-        let _ = wire.send(&Message::GivenUp).await;
-        wire.ended(END_TIME).await;
-        drop(wire);
-        for attempt in 1..=REOPEN_MAX {
-            match Box::pin(self.exchange.reopen()).await {
-                Ok(()) => return,
-                Err(error) if attempt == REOPEN_MAX => error!(
-                    %error,
-                    "this process can't open its directories again: it confirms by the origin whatever it serves, and \
-                     makes no purge, until it is restarted"
-                ),
-                Err(_) => sleep(REOPEN_PAUSE).await,
+    /// Attempts to open the directories again that the other one has failed to take. Returns when they are tried next, if
+    /// that failed.
+    async fn take_back(&self, missing: Option<Missing>) -> Option<Missing> {
+        let missing = missing?;
+        match Box::pin(self.exchange.reopen()).await {
+            Ok(()) => {
+                info!("this process has its directories again");
+                None
+            }
+            Err(error) => {
+                if !missing.is_said {
+                    error!(
+                        %error,
+                        "this process can't open its directories again: it confirms by the origin whatever it serves, \
+                         and makes no purge, until it can, which is tried every few seconds"
+                    );
+                }
+                Some(missing.postpone())
             }
         }
     }
@@ -200,4 +251,29 @@ async fn bequeath(wire: &mut Wire, purger: &Purges, bequest: &Bequest) -> io::Re
 async fn expect(wire: &mut Wire, wanted: &Message, limit: Duration) -> io::Result<()> {
     let message = wire.receive(limit).await?;
     if message == *wanted { Ok(()) } else { Err(unexpected(&message)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_directories_are_tried_for_ever_and_less_and_less_often() {
+        let (mut missing, mut pauses) = (Missing::new(), Vec::new());
+        assert!(!missing.is_said);
+        for _ in 0..40 {
+            pauses.push(missing.pause.as_millis());
+            missing = missing.postpone();
+            assert!(missing.is_said, "once is enough");
+        }
+        assert_eq!(&pauses[..7], &[500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        assert_eq!(pauses.last(), Some(&REOPEN_PAUSE_MAX.as_millis()));
+    }
+
+    #[tokio::test]
+    async fn only_missing_directories_are_due() {
+        due(Some(&Missing::new())).await;
+        let nothing = tokio::time::timeout(Duration::from_millis(1), due(None));
+        assert!(nothing.await.is_err());
+    }
 }

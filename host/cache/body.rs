@@ -504,7 +504,7 @@ impl Cache {
     /// Looks for a part where it takes time.
     async fn find(&self, part: &PartRef, deadline: Instant, patience: bool) -> Result<Bytes, Missing> {
         let mut missing = Missing::Gone;
-        match timeout_at(deadline, self.tiers.disk(&part.key)).await {
+        match timeout_at(deadline, self.tiers.disk_part(&part.key, part.length)).await {
             Ok(Some(value)) => match value.into_part().filter(|bytes| part.is(bytes)) {
                 Some(bytes) => return Ok(bytes),
                 None => self.tiers.remove(&part.key),

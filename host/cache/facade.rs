@@ -394,6 +394,7 @@ impl Cache {
     /// Closes the disk, so that another process may open it, while requests are still served here: out of memory once the
     /// origin has confirmed it. To be called when the purger has stopped after [`Purges::give_way`].
     pub async fn release(&self) {
+        self.metrics.released.set(1);
         self.close().await;
         self.purger.close();
         self.lock.lock().take();

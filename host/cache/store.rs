@@ -56,6 +56,12 @@ impl Tiers {
         self.local.disk(key).await
     }
 
+    /// Looks on disk for a part of a body, of `bytes`; what is found is in memory afterwards. Waits while others read as
+    /// many bytes as may be read at once.
+    pub async fn disk_part(&self, key: &Key, bytes: usize) -> Option<Value> {
+        self.local.disk_part(key, bytes).await
+    }
+
     /// Begins a request's look-up in Redis. What is found isn't promoted: the caller does that once it's judged good.
     #[must_use]
     pub const fn redis_lookup(&self) -> RedisLookup<'_> {

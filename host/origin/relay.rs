@@ -7,8 +7,8 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
@@ -58,19 +58,53 @@ pub(super) fn receive(
     room: impl FnOnce() -> Room,
 ) -> message::Response {
     let (head, incoming) = response.into_parts();
-    let body = if incoming.is_end_stream() {
+    let (body, switch) = if incoming.is_end_stream() {
         slot.report(true);
-        Body::Empty
+        (Body::Empty, None)
     } else {
         let lent = slot.lent();
-        Body::stream(Relay::new(Download::new(incoming, slot, idle), room(), lent))
+        let relay = Relay::new(Download::new(incoming, slot, idle), room(), lent);
+        let switch = SpoolSwitch(Arc::downgrade(&relay.shared));
+        (Body::stream(relay), Some(switch))
     };
     // The version of the hop before, and the library's extensions, end here.
     let mut received = Response::new(body);
     *received.status_mut() = head.status;
     *received.headers_mut() = head.headers;
     remove_connection_fields(received.headers_mut());
+    if let Some(switch) = switch {
+        received.extensions_mut().insert(switch);
+    }
     received
+}
+
+/// Keeps a response's body out of the spool, for a reader that stores it: all that makes such a reader wait is this node's
+/// own disk, on which the spool would be one more copy. It is in the extensions of a response that has a body.
+#[derive(Clone)]
+pub struct SpoolSwitch(Weak<Shared>);
+
+impl SpoolSwitch {
+    /// Has the body go straight through, however long its reader lets it wait, while what is returned lives.
+    #[must_use]
+    pub fn off(&self) -> SpoolOff {
+        if let Some(shared) = self.0.upgrade() {
+            shared.off.fetch_add(1, Ordering::Relaxed);
+        }
+        SpoolOff(self.0.clone())
+    }
+}
+
+/// A body doesn't go into the spool while this lives.
+pub struct SpoolOff(Weak<Shared>);
+
+impl Drop for SpoolOff {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            // It lags from now on, if it does.
+            shared.state.lock().touched = true;
+            shared.off.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A body as its client reads it.
@@ -88,6 +122,8 @@ struct Relay {
 struct Shared {
     state: Mutex<State>,
     bell: Arc<Bell>,
+    /// The readers that keep it out of the spool.
+    off: AtomicUsize,
     /// The client took a piece that waited.
     took: Notify,
     /// What the endpoint lends to clients that are waited for.
@@ -152,7 +188,14 @@ impl Relay {
             is_abandoned: false,
         };
         let waker = Waker::from(Arc::clone(&bell));
-        let shared = Arc::new(Shared { state: Mutex::new(state), bell, took: Notify::new(), lent, room });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            bell,
+            off: AtomicUsize::new(0),
+            took: Notify::new(),
+            lent,
+            room,
+        });
         let body = Arc::downgrade(&shared);
         shared.room.spool().lagging.add(body);
         Self { shared, waker, reading: None, left }
@@ -306,7 +349,8 @@ impl Watched for Shared {
     fn look(self: Arc<Self>) -> bool {
         let mut state = self.state.lock();
         let waits = state.waits && !self.bell.rung.load(Ordering::Acquire);
-        let keeps_up = std::mem::replace(&mut state.touched, false) || waits;
+        let is_off = self.off.load(Ordering::Relaxed) > 0;
+        let keeps_up = std::mem::replace(&mut state.touched, false) || waits || is_off;
         if keeps_up {
             return state.direct.is_some();
         }

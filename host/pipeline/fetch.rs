@@ -46,7 +46,7 @@ use crate::{
     },
     clock::{self, Timestamp, Uptime},
     message::{Body, RequestHead, Response},
-    origin::Reaction,
+    origin::{Reaction, SpoolOff, SpoolSwitch},
     policy::{Facts, key},
 };
 
@@ -588,8 +588,11 @@ fn arriving(
     let takes_part = !request.route.config.deltas.patterns.is_empty() && request.slice.is_none();
     let coded =
         takes_part.then(|| Coded { coder: Arc::clone(&fetcher.coder), request: request.clone(), key: keys.key });
+    let switch = parts.extensions.get::<SpoolSwitch>().filter(|_| fetcher.cache.config().disk.is_some());
+    let unspooled = switch.map(SpoolSwitch::off);
     let arrival = Arrival { headers, body: body_read, keys, rule, tags, mark, ttl_ms, age_ms, at, report };
-    Exchanged::Stored(arrival, Box::new(Pump { body, intake: Intake::new(shared, recorder), declared, coded }))
+    let intake = Intake::new(shared, recorder);
+    Exchanged::Stored(arrival, Box::new(Pump { body, intake, unspooled, declared, coded }))
 }
 
 /// Remembers what the key is made of under which a response is being stored.
@@ -727,9 +730,17 @@ fn origins<'a>(request: &'a KeyedRequest, times: &Times, keys: &StorageKeys) -> 
 /// Takes a body in: into the tiers, and to all readers.
 pub(super) struct Pump {
     body: Body,
-    intake: Intake<Lead<Landing>>,
+    intake: Intake<Kept>,
+    unspooled: Option<SpoolOff>,
     declared: Option<Declared>,
     coded: Option<Coded>,
+}
+
+/// What is kept for as long as a response is stored while it arrives: its place in the table of flights, and that it waits
+/// for the disk where it is.
+struct Kept {
+    _lead: Option<Lead<Landing>>,
+    _unspooled: Option<SpoolOff>,
 }
 
 /// What a response has said of the queries of its path. It counts once the response can be found by it.
@@ -749,7 +760,7 @@ struct Coded {
 impl Pump {
     /// Runs to the body's end. The flight, if there is one, stays open until the response can be found in the tiers.
     pub(super) async fn run(mut self, lead: Option<Lead<Landing>>) {
-        self.intake.keep(lead);
+        self.intake.keep(Some(Kept { _lead: lead, _unspooled: self.unspooled.take() }));
         loop {
             match self.body.frame().await {
                 None => {

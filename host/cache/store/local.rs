@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::{
     Error,
-    queue::{DiskRoom, WriteQueue},
+    queue::{DiskRoom, ReadQueue, WriteQueue},
     seldom::Seldom,
 };
 use crate::{
@@ -60,6 +60,7 @@ pub(super) struct Local {
     is_closed: AtomicBool,
     value_bytes_max: usize,
     queue: WriteQueue,
+    reads: ReadQueue,
     metrics: Metrics,
     failed: Mutex<Seldom>,
     lost: Mutex<Seldom>,
@@ -116,6 +117,7 @@ impl Local {
             is_closed: AtomicBool::new(false),
             value_bytes_max: config.memory.value_bytes_max,
             queue: WriteQueue::new(),
+            reads: ReadQueue::new(),
             metrics: metrics.clone(),
             failed: Mutex::default(),
             lost: Mutex::default(),
@@ -148,6 +150,15 @@ impl Local {
                 None
             }
         }
+    }
+
+    /// Looks for a part of `bytes`, in turn with those that others read.
+    pub(super) async fn disk_part(&self, key: &Key, bytes: usize) -> Option<Value> {
+        if !self.may_be_on_disk(key) {
+            return None;
+        }
+        let _turn = self.reads.turn(bytes).await;
+        self.disk(key).await
     }
 
     /// Whether the disk is this process's and may have it: the index knows most misses for nothing.

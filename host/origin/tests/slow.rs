@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::*;
 use crate::{
     message::{Body, BodyError},
-    origin::{Bounds, Metrics, dial::PIECE_BYTES, failure::Reason, ledger::Claim},
+    origin::{Bounds, Metrics, SpoolSwitch, dial::PIECE_BYTES, failure::Reason, ledger::Claim},
 };
 
 /// Many pieces.
@@ -79,6 +79,25 @@ async fn a_client_that_lags_frees_the_place_and_gets_every_byte() {
         assert!(whole(lagging).await.unwrap() == large(), "{memory} {disk} {chunked}");
         until(|| pool.bounds.spool.used() == (0, 0)).await;
     }
+}
+
+#[tokio::test]
+async fn a_body_that_is_kept_out_of_the_spool_waits_at_its_origin() {
+    let origin = large_origin(false).await;
+    let limits = config::Limits { spool_memory_bytes_max: 2 * LARGE, ..config::Limits::default() };
+    let pool = bounded(origin.address, 2, &limits);
+    let kept_out = within(pool.fetch(get())).await.unwrap();
+    let off = kept_out.response.extensions().get::<SpoolSwitch>().unwrap().off();
+    let lagging = within(pool.fetch(get())).await.unwrap();
+    until(|| endpoint(&pool, 0).inflight == 1).await;
+    // Both were looked at together.
+    assert_eq!(pool.bounds.spool.used().0, LARGE as u64, "only the other one was taken in");
+    drop(off);
+    until(|| endpoint(&pool, 0).inflight == 0).await;
+    for fetched in [kept_out, lagging] {
+        assert!(whole(fetched).await.unwrap() == large());
+    }
+    until(|| pool.bounds.spool.used() == (0, 0)).await;
 }
 
 #[tokio::test]

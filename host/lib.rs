@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod planted;
 pub mod plugin;
 pub mod policy;
+pub mod registry;
 pub mod report;
 pub mod telemetry;
 pub mod workbench;

@@ -1,4 +1,4 @@
-//! TLS of the command line to an admin API.
+//! TLS of the command line to an admin API, or to another server that it asks.
 
 use std::{
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ pub enum TrustError {
 
 impl Trust {
     /// Reads the files.
-    pub(super) fn config(&self) -> Result<ClientConfig, TrustError> {
+    pub(crate) fn config(&self) -> Result<ClientConfig, TrustError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?;
         let builder = match &self.ca {

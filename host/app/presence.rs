@@ -249,6 +249,7 @@ impl Presence {
             admin: self.identity.admin.clone(),
             config_generation: self.exchange.generation(),
             config_digest: config.digest.map(|digest| digest.to_hex().to_string()),
+            central_generation: config.generation.as_ref().map(|generation| generation.number),
             policies: policies.collect(),
             draining: self.draining.is_begun(),
         }

@@ -12,12 +12,14 @@ use std::{
 
 use clap::{Args, Subcommand};
 use holm::{
+    admin::Trust,
     app::{
         self,
-        central::{Component, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, Seen, Store, Trial},
+        central::{Component, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, Seen, Store, Trial, Written},
     },
     clock,
     config::{self, Config, PolicySource},
+    registry::{self, Reference},
 };
 use tokio::time::{Instant, sleep};
 
@@ -26,14 +28,18 @@ use super::output::print;
 /// Between two looks at what the nodes say.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How a command ends when no node that it is for is live.
+const NOBODY: u8 = 3;
+
 #[derive(Subcommand)]
 pub(crate) enum ConfigAction {
     /// Checks a configuration and puts it into etcd with the components of its policies; then waits for the nodes. Ends
-    /// with 0 if all that it is for have taken it, 1 otherwise
+    /// with 0 if all that it is for have taken it, 3 if none of them is live, 1 otherwise
     Push(PushFlags),
-    /// Says anew which nodes take the generation that is being rolled out; the others go back
+    /// Says anew which nodes take the generation that is being rolled out; the others go back. Ends as a push does
     Rollout(RolloutFlags),
-    /// Has all nodes go back to what a former generation said
+    /// Has all nodes go back to what a former generation said, or to their own files if there was none. Ends as a push
+    /// does
     Rollback(RollbackFlags),
     /// Shows which generation holds, and what the nodes have made of it
     Status {
@@ -84,7 +90,7 @@ struct ReachFlags {
 /// How long the nodes are waited for.
 #[derive(Args)]
 struct WaitFlags {
-    /// How many seconds the nodes may take, beside a trial
+    /// How many seconds the nodes may take, beside a trial, and until one is live; with 0 it only looks
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u32,
 }
@@ -129,8 +135,13 @@ pub(crate) struct RollbackFlags {
 pub(crate) struct PolicyPushFlags {
     /// The policy's name in the central configuration
     name: String,
-    /// The component
+    /// The component: a file, or what an OCI registry has, by its manifest's digest:
+    /// `oci://HOST[:PORT]/REPOSITORY@sha256:DIGEST`
+    #[arg(value_name = "FILE|oci://…")]
     file: PathBuf,
+    /// PEM file of the authorities of the registry's certificate [default: the public roots]
+    #[arg(long, value_name = "FILE")]
+    registry_ca: Option<PathBuf>,
     #[command(flatten)]
     store: StoreFlags,
     #[command(flatten)]
@@ -204,7 +215,7 @@ impl ReachFlags {
 async fn settled(store: &Store) -> Result<Seen, String> {
     let seen = store.seen().await.map_err(words)?;
     let head = seen.head.as_ref().map_err(words)?;
-    if let Some(head) = head.as_ref().filter(|head| !head.reach.is_all()) {
+    if let Some(head) = head.as_ref().filter(|head| !head.is_settled()) {
         return Err(format!(
             "generation {} is being rolled out to {}; finish that with `holm config rollout --all`, or end it with \
              `holm config rollback`",
@@ -221,6 +232,9 @@ fn present(seen: &Seen) -> Result<&Head, String> {
 }
 
 fn shown(reach: &Reach) -> String {
+    if reach.is_nobody() {
+        return "nobody".to_owned();
+    }
     let regions = if reach.regions.is_empty() { "all regions".to_owned() } else { reach.regions.join(", ") };
     format!("{} % of the nodes of {regions}", reach.percent)
 }
@@ -237,6 +251,13 @@ async fn put(store: &Store, file: &Path) -> Result<Component, String> {
     store.put_component(&bytes).await.map_err(words)
 }
 
+/// Reads the component that a registry has; `None` if a file is meant.
+async fn pulled(given: &Path, ca: Option<PathBuf>) -> Result<Option<Vec<u8>>, String> {
+    let Some(text) = given.to_str().filter(|text| text.starts_with(registry::SCHEME)) else { return Ok(None) };
+    let reference: Reference = text.parse().map_err(words)?;
+    registry::pull(&reference, &Trust { ca, client: None }).await.map(Some).map_err(words)
+}
+
 async fn push(flags: PushFlags) -> Result<ExitCode, String> {
     let PushFlags { file, store, reach, wait } = flags;
     let (config, text) = config::load_central(&file).map_err(|error| rendered(&error))?;
@@ -250,12 +271,12 @@ async fn push(flags: PushFlags) -> Result<ExitCode, String> {
             components.insert(name.clone(), put(&store, file).await?);
         }
     }
-    let head = written(&store, &seen, text, components, &reach).await?;
-    ended(&store, &head, &wait).await
+    let written = written(&store, &seen, text, components, &reach).await?;
+    ended(&store, &written, &wait).await
 }
 
 async fn pushed_policy(flags: PolicyPushFlags) -> Result<ExitCode, String> {
-    let PolicyPushFlags { name, file, store, reach, wait } = flags;
+    let PolicyPushFlags { name, file, registry_ca, store, reach, wait } = flags;
     let store = store.open()?;
     let seen = settled(&store).await?;
     let (record, _) = store.generation(&present(&seen)?.generation).await.map_err(words)?;
@@ -266,15 +287,24 @@ async fn pushed_policy(flags: PolicyPushFlags) -> Result<ExitCode, String> {
             known.join(", ")
         ));
     }
+    let pulled = pulled(&file, registry_ca).await?;
     let files = BTreeMap::from([(name.clone(), file.clone())]);
     let generation = format!("generation {}", record.generation);
     let mut config = config::parse_central(&generation, &record.text, files).map_err(|error| rendered(&error))?;
     config.policies.retain(|policy, _| *policy == name);
+    if let (Some(bytes), Some(policy)) = (&pulled, config.policies.get_mut(&name)) {
+        // For the rest of this process, which ends with the push.
+        policy.source = PolicySource::Embedded(Vec::leak(bytes.clone()));
+    }
     check(&config).await?;
     let Record { text, mut components, .. } = record;
-    components.insert(name, put(&store, &file).await?);
-    let head = written(&store, &seen, text, components, &reach).await?;
-    ended(&store, &head, &wait).await
+    let component = match &pulled {
+        Some(bytes) => store.put_component(bytes).await.map_err(words)?,
+        None => put(&store, &file).await?,
+    };
+    components.insert(name, component);
+    let written = written(&store, &seen, text, components, &reach).await?;
+    ended(&store, &written, &wait).await
 }
 
 /// Writes the next generation.
@@ -284,8 +314,8 @@ async fn written(
     text: String,
     components: BTreeMap<String, Component>,
     flags: &ReachFlags,
-) -> Result<Head, String> {
-    let former = seen.head.as_ref().map_err(words)?.as_ref().map(|head| head.generation.clone());
+) -> Result<Written, String> {
+    let former = seen.head.as_ref().map_err(words)?.as_ref().and_then(|head| head.base().cloned());
     next(store, seen, text, components, former, (flags.reach(), flags.trial())).await
 }
 
@@ -296,18 +326,22 @@ async fn next(
     components: BTreeMap<String, Component>,
     former: Option<Pointer>,
     (reach, trial): (Reach, Option<Trial>),
-) -> Result<Head, String> {
+) -> Result<Written, String> {
     let last = seen.head.as_ref().map_err(words)?.as_ref().map_or(0, |head| head.generation.number);
     let record = Record { format: FORMAT, generation: last + 1, pushed: clock::now(), text, components };
     // Its digest is known when it is written.
     let generation = Pointer { number: last + 1, digest: String::new() };
     let head = Head { format: FORMAT, generation, former, reach, trial };
-    let head = store.push(seen, &record, head).await.map_err(words)?;
-    print(format!("generation {} is for {}", head.generation.number, shown(&head.reach)));
+    let written = store.push(seen, &record, head).await.map_err(words)?;
+    print(summary(&written.head));
     if let Err(error) = store.collect().await {
         eprintln!("what no generation names any more isn't deleted now: {error}");
     }
-    Ok(head)
+    Ok(written)
+}
+
+fn summary(head: &Head) -> String {
+    format!("generation {} is for {}", head.generation.number, shown(&head.reach))
 }
 
 async fn rollout(flags: RolloutFlags) -> Result<ExitCode, String> {
@@ -318,33 +352,46 @@ async fn rollout(flags: RolloutFlags) -> Result<ExitCode, String> {
     let store = store.open()?;
     let seen = store.seen().await.map_err(words)?;
     let head = Head { reach: reach.reach(), trial: reach.trial(), ..present(&seen)?.clone() };
-    store.point(&seen, &head).await.map_err(words)?;
-    print(format!("generation {} is for {}", head.generation.number, shown(&head.reach)));
-    ended(&store, &head, &wait).await
+    let written = store.point(&seen, head).await.map_err(words)?;
+    print(summary(&written.head));
+    ended(&store, &written, &wait).await
 }
 
 async fn rollback(flags: RollbackFlags) -> Result<ExitCode, String> {
     let RollbackFlags { to, store, wait } = flags;
     let store = store.open()?;
     let seen = store.seen().await.map_err(words)?;
-    let head = went_back(&store, &seen, to).await?;
-    ended(&store, &head, &wait).await
+    let written = went_back(&store, &seen, to).await?;
+    ended(&store, &written, &wait).await
 }
 
-/// Writes a generation with what a former one says, for all nodes.
-async fn went_back(store: &Store, seen: &Seen, to: Option<u64>) -> Result<Head, String> {
+/// Writes a generation with what a former one says, for all nodes. If there was none, the present one is for nobody.
+async fn went_back(store: &Store, seen: &Seen, to: Option<u64>) -> Result<Written, String> {
     let head = present(seen)?;
     let pointer = match to {
-        Some(number) => store.pointer(number).await.map_err(words)?,
-        None => head.former.clone().ok_or("there is no generation before this one")?,
+        Some(number) => Some(store.pointer(number).await.map_err(words)?),
+        None => head.former.clone(),
     };
+    let Some(pointer) = pointer else { return withdrawn(store, seen, head).await };
     let (record, _) = store.generation(&pointer).await.map_err(words)?;
     let Record { text, components, .. } = record;
+    let number = pointer.number;
     let former = Some(pointer).filter(|pointer| pointer.number <= head.generation.number);
-    let head = next(store, seen, text, components, former.clone(), (Reach::all(), None)).await?;
-    let number = former.map_or(0, |former| former.number);
-    print(format!("generation {} says what generation {number} did", head.generation.number));
-    Ok(head)
+    let written = next(store, seen, text, components, former, (Reach::all(), None)).await?;
+    print(format!("generation {} says what generation {number} did", written.head.generation.number));
+    Ok(written)
+}
+
+/// Has a generation before which there was none be for nobody.
+async fn withdrawn(store: &Store, seen: &Seen, head: &Head) -> Result<Written, String> {
+    let number = head.generation.number;
+    if head.reach.is_nobody() {
+        return Err(format!("generation {number} is for nobody, and there is none before it"));
+    }
+    let head = Head { reach: Reach::nobody(), trial: None, ..head.clone() };
+    let written = store.point(seen, head).await.map_err(words)?;
+    print(format!("{}: there is none before it, and nodes run by their own files", summary(&written.head)));
+    Ok(written)
 }
 
 async fn show(generation: Option<u64>, store: &StoreFlags) -> Result<ExitCode, String> {
@@ -366,32 +413,26 @@ async fn status(store: &StoreFlags) -> Result<ExitCode, String> {
         Ok(Some(head)) => {
             let former =
                 head.former.as_ref().map_or("their own files".to_owned(), |it| format!("generation {}", it.number));
-            print(format!("generation {} is for {}", head.generation.number, shown(&head.reach)));
+            print(summary(head));
             if !head.reach.is_all() {
-                print(format!("the others run by {former}"));
+                let others = if head.reach.is_nobody() { "all nodes" } else { "the others" };
+                print(format!("{others} run by {former}"));
             }
         }
         Ok(None) => print("nothing was pushed yet"),
         Err(error) => print(format!("wrong: {error}")),
     }
     for state in &states {
-        let wanted = match &seen.head {
-            Ok(Some(head)) => head.of_node(&state.region, &state.node),
-            _ => None,
-        };
-        print(line(state, wanted));
+        print(line(state, seen.changed));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns what a node has made of the generation that is its own.
-fn line(state: &NodeState, wanted: Option<&Pointer>) -> String {
-    let number = |pointer: Option<&Pointer>| pointer.map_or("none".to_owned(), |pointer| pointer.number.to_string());
-    // A head that it doesn't understand says of no generation that it is wanted.
-    let is_lost = state.outcome == Outcome::Refused && state.wanted.is_none();
-    let is_silent = wanted.is_some() && state.wanted.as_ref() != wanted && !is_lost;
-    let outcome = if is_silent { "silent" } else { state.outcome.as_str() };
-    let mut line = format!("{}/{}: {outcome}, runs by {}", state.region, state.node, number(state.holds.as_ref()));
+/// Returns what a node has made of the head that was written at `changed`.
+fn line(state: &NodeState, changed: i64) -> String {
+    let holds = state.holds.as_ref().map_or("its own file".to_owned(), |pointer| pointer.number.to_string());
+    let outcome = if state.head < changed { "silent" } else { state.outcome.as_str() };
+    let mut line = format!("{}/{}: {outcome}, runs by {holds}", state.region, state.node);
     for (policy, digest) in &state.components {
         line.push_str(&format!(", {policy} {}", digest.get(..8).unwrap_or(digest)));
     }
@@ -402,45 +443,56 @@ fn line(state: &NodeState, wanted: Option<&Pointer>) -> String {
     line
 }
 
-/// Waits for the nodes that a generation is for, says what they have made of it, and stops the rollout if one does worse.
-async fn ended(store: &Store, head: &Head, wait: &WaitFlags) -> Result<ExitCode, String> {
+/// Waits for the nodes that a head is for, says what they have made of it, and stops the rollout if one does worse.
+async fn ended(store: &Store, written: &Written, wait: &WaitFlags) -> Result<ExitCode, String> {
+    let (head, begun) = (&written.head, Instant::now());
     let trial = head.trial.map_or(0, |trial| trial.seconds);
-    let end = Instant::now() + Duration::from_secs(u64::from(wait.wait) + u64::from(trial));
     let states = loop {
-        let states = store.states().await.map_err(words)?;
-        let reached = || states.iter().filter(|state| head.reach.includes(&state.region, &state.node));
-        let is_done = |state: &NodeState| {
-            state.is_of(&head.generation) && (head.trial.is_none() || state.outcome != Outcome::Taken)
-        };
-        let is_worse = reached().any(|state| is_worse(state, head));
-        if is_worse || reached().all(is_done) || Instant::now() >= end {
+        let mut states = store.states().await.map_err(words)?;
+        states.retain(|state| concerns(head, state));
+        let is_worse = states.iter().any(|state| is_worse(state, written));
+        let is_done = !states.is_empty() && states.iter().all(|state| is_done(state, written));
+        // A trial takes no time where nobody is.
+        let seconds = u64::from(wait.wait) + if states.is_empty() { 0 } else { u64::from(trial) };
+        if is_worse || is_done || begun.elapsed() >= Duration::from_secs(seconds) {
             break states;
         }
         sleep(LOOK).await;
     };
-    let reached: Vec<&NodeState> =
-        states.iter().filter(|state| head.reach.includes(&state.region, &state.node)).collect();
-    for state in &reached {
-        print(line(state, Some(&head.generation)));
+    for state in &states {
+        print(line(state, written.changed));
     }
-    if reached.is_empty() {
-        print("no node that it is for is live");
+    if states.is_empty() {
+        print("nobody has taken it: no node that it is for is live");
+        return Ok(ExitCode::from(NOBODY));
     }
-    if reached.iter().any(|state| is_worse(state, head)) {
+    if states.iter().any(|state| is_worse(state, written)) {
         let seen = store.seen().await.map_err(words)?;
-        if present(&seen)?.generation != head.generation {
+        if seen.changed != written.changed {
             return Err("a node does worse by it, but another push came first: see `holm config status`".to_owned());
         }
         print("a node does worse by it: the rollout is stopped");
         went_back(store, &seen, None).await?;
         return Ok(ExitCode::FAILURE);
     }
-    let has = |state: &&NodeState| state.is_of(&head.generation) && is_success(state.outcome, head);
-    Ok(if reached.iter().all(has) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let has = |state: &NodeState| is_done(state, written) && is_success(state.outcome, head);
+    Ok(if states.iter().all(has) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn is_worse(state: &NodeState, head: &Head) -> bool {
-    state.is_of(&head.generation) && state.outcome == Outcome::Worse
+/// Whether a node is waited for: one that the head's generation is for, and each if it is for nobody any more.
+fn concerns(head: &Head, state: &NodeState) -> bool {
+    head.reach.is_nobody() || head.reach.includes(&state.region, &state.node)
+}
+
+/// Whether a node has said what there is to say of a head.
+fn is_done(state: &NodeState, written: &Written) -> bool {
+    let head = &written.head;
+    let is_of = state.wanted.as_ref() == head.of_node(&state.region, &state.node);
+    state.head >= written.changed && is_of && (head.trial.is_none() || state.outcome != Outcome::Taken)
+}
+
+fn is_worse(state: &NodeState, written: &Written) -> bool {
+    state.head >= written.changed && state.is_of(&written.head.generation) && state.outcome == Outcome::Worse
 }
 
 fn is_success(outcome: Outcome, head: &Head) -> bool {

@@ -82,14 +82,14 @@ async fn called(admin: &AdminFlags, method: http::Method, path: &str, body: Opti
 
 /// Returns a line for each node, its columns aligned.
 fn table(nodes: &[NodeInfo]) -> Table {
-    let mut table = Table::new(&["node", "state", "config", "version", "address", "policies"], &[]);
+    let mut table = Table::new(&["node", "state", "config", "central", "version", "address", "policies"], &[]);
     for node in nodes {
         table.row(row(node));
     }
     table
 }
 
-fn row(node: &NodeInfo) -> [String; 6] {
+fn row(node: &NodeInfo) -> [String; 7] {
     let said = &node.said;
     let digest = said.config_digest.as_deref().and_then(|digest| digest.get(..8)).unwrap_or("flags");
     let policies: Vec<String> = said.policies.iter().map(|(name, digest)| format!("{name}@{digest}")).collect();
@@ -99,6 +99,7 @@ fn row(node: &NodeInfo) -> [String; 6] {
         format!("{}{own}", node.name),
         format!("{}{twice}", node.state),
         format!("{}:{digest}", said.config_generation),
+        said.central_generation.map_or("-".to_owned(), |generation| generation.to_string()),
         said.version.clone(),
         said.addresses.join(" "),
         policies.join(" "),

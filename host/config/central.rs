@@ -1,6 +1,6 @@
 //! What a configuration has from one place for many nodes.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// How a node follows the central configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Generation {
     pub text: String,
     /// The files of its policies' components, by the names of the policies.
     pub components: BTreeMap<String, PathBuf>,
+    /// The bytes of its record, as they were read; empty if it was never pushed.
+    pub record: Arc<[u8]>,
 }
 
 impl Generation {

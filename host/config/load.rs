@@ -74,7 +74,8 @@ pub fn parse_central(name: &str, text: &str, components: BTreeMap<String, PathBu
 
 fn as_node(name: &str, text: &str, components: BTreeMap<String, PathBuf>, base: &Path) -> Result<Config, Error> {
     let own = Own { name, text: STAND_IN, base };
-    let generation = Generation { number: 0, digest: String::new(), text: text.to_owned(), components };
+    let (text, record) = (text.to_owned(), Arc::default());
+    let generation = Generation { number: 0, digest: String::new(), text, components, record };
     let checked = own.with(&generation, name, false)?;
     own.finish(checked, &generation, name)
 }
@@ -124,16 +125,20 @@ fn read_whole(path: &Path, known: &BTreeSet<PathBuf>, generation: Option<&Arc<Ge
     let whole = std::path::absolute(path).map_err(|cause| Error::Read { path: path.to_owned(), cause })?;
     let base = whole.parent().unwrap_or(Path::new("")).to_owned();
     let digest = Some(blake3::hash(text.as_bytes()));
-    let Some(generation) = generation else {
-        let mut checked = understand(&name, &text, &base)?;
-        checked.look_for_files(known);
-        return checked.finish(&name, &text).map(|config| Config { file: Some(whole), digest, ..config });
+    let config = match generation {
+        None => {
+            let mut checked = understand(&name, &text, &base)?;
+            checked.look_for_files(known);
+            checked.finish(&name, &text)?
+        }
+        Some(generation) => {
+            let own = Own { name: &name, text: &text, base: &base };
+            let mut checked = own.with(generation, &generation.name(), true)?;
+            checked.look_for_files(known);
+            own.finish(checked, generation, &generation.name())?
+        }
     };
-    let own = Own { name: &name, text: &text, base: &base };
-    let mut checked = own.with(generation, &generation.name(), true)?;
-    checked.look_for_files(known);
-    let config = own.finish(checked, generation, &generation.name())?;
-    Ok(Config { file: Some(whole), digest, generation: Some(Arc::clone(generation)), ..config })
+    Ok(Config { file: Some(whole), digest, generation: generation.cloned(), ..config })
 }
 
 /// Validates a text without looking at any file: whether the files it names are there is left to [`load`]. Relative

@@ -117,7 +117,7 @@ mod tests {
 
     fn generation(text: &str) -> Generation {
         let components = BTreeMap::from([("p".to_owned(), PathBuf::from("/components/p.wasm"))]);
-        Generation { number: 7, digest: String::new(), text: text.to_owned(), components }
+        Generation { number: 7, digest: String::new(), text: text.to_owned(), components, record: Arc::default() }
     }
 
     fn joint(text: &str) -> Joint {

@@ -63,6 +63,10 @@ pub struct NodeFacts {
     pub config_generation: u64,
     /// Digest of the file that it has read last, in hex; `None` if it was started from flags.
     pub config_digest: Option<String>,
+    /// The number of the generation of the central configuration that it runs by; `None`, and left out, if it runs by its
+    /// own file alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub central_generation: Option<u64>,
     /// The active generation of each policy, by the first digits of its digest.
     pub policies: BTreeMap<String, String>,
     /// Whether it takes no more requests than it has, or is about to.
@@ -106,6 +110,8 @@ pub struct DrainInfo {
     pub draining: bool,
     /// Whether all nodes of the region are asked to.
     pub region: bool,
-    /// From then until this node stops, in milliseconds.
+    /// How long the node that was asked goes on accepting requests before it stops, in milliseconds from when the drain
+    /// begins: its `timeouts.drain_delay_ms`. Other nodes of the region have their own. Of a drain that is called off it
+    /// is what the drain would take if it began now.
     pub delay_ms: u64,
 }

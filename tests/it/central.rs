@@ -9,19 +9,24 @@ use std::{
 };
 
 use holm::{
-    app::central::{Error, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, Store},
+    app::central::{Error, FORMAT, Head, NodeState, Outcome, Pointer, Reach, Record, Store, Trial},
     clock::Timestamp,
 };
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use crate::harness::{
-    LIMIT,
-    etcd::{Etcd, is_there},
-    eventually,
-    node::{Builder, Node},
-    origin::{Origin, Reply},
-    process::{Process, run, words},
-    quoted, repository,
+use crate::{
+    harness::{
+        LIMIT,
+        etcd::{Etcd, is_there},
+        eventually,
+        node::{Builder, Node},
+        origin::{Origin, Reply, Seen},
+        process::{Process, run, words},
+        quoted, repository,
+    },
+    http_versions::Certificate,
 };
 
 /// An etcd, and the origins that the nodes' own files and the central configurations lead to.
@@ -81,8 +86,27 @@ impl World {
         states.into_iter().find(|state| state.node == node)
     }
 
+    /// Waits until a node says this of a generation.
+    async fn becomes(&self, node: &str, number: u64, outcome: Outcome) {
+        eventually(&format!("{node}: {outcome:?} {number}"), async || {
+            let state = self.state(node).await.expect("a node");
+            state.outcome == outcome && state.wanted.is_some_and(|wanted| wanted.number == number)
+        })
+        .await;
+    }
+
     async fn head(&self) -> Head {
         self.store().seen().await.unwrap().head.unwrap().expect("a generation")
+    }
+
+    /// Writes a generation, and a head with this reach and trial, by another way than the command's. It isn't checked.
+    async fn write(&self, text: &str, reach: Reach, trial: Option<Trial>) {
+        let store = self.store();
+        let seen = store.seen().await.unwrap();
+        let former = self.head().await.generation;
+        let number = former.number + 1;
+        let head = Head { reach, trial, ..head(number, Some(former)) };
+        store.push(&seen, &record(number, text), head).await.unwrap();
     }
 
     /// Writes a central configuration that leads everything to this origin.
@@ -113,6 +137,11 @@ impl World {
         all.extend(more);
         said(&self.holm(&all).await)
     }
+}
+
+/// The policy of a central configuration.
+fn policy(component: &Path) -> String {
+    format!("[policy.keys]\nfile = {}", quoted(&component.display().to_string()))
 }
 
 fn said(output: &Output) -> (bool, String) {
@@ -175,11 +204,8 @@ async fn what_is_wrong_is_refused_by_the_push_and_by_the_nodes() {
     }
     assert_eq!(world.store().seen().await.unwrap().head, Ok(None), "nothing of it was written");
     assert!(world.push(&world.file(&world.first, ""), &[]).await.0);
-    // By another way than the command's.
-    let store = world.store();
     let former = world.head().await.generation;
-    let wrong = record(2, "[pool.web]\nnonsense = 1");
-    store.push(&store.seen().await.unwrap(), &wrong, head(2, Some(former.clone()))).await.unwrap();
+    world.write("[pool.web]\nnonsense = 1", Reach::all(), None).await;
     let refusal = async |reason: &str| {
         eventually(reason, async || {
             let state = world.state("a").await.expect("a node");
@@ -204,8 +230,7 @@ async fn a_node_that_starts_without_etcd_runs_by_what_it_had_last() {
     let world = World::start().await;
     let [node] = world.nodes([("eu", "a")]).await;
     let component = repository("plugins/dist/tenant-key.wasm");
-    let policy = format!("[policy.keys]\nfile = {}", quoted(&component.display().to_string()));
-    let (done, said) = world.push(&world.file(&world.first, &policy), &[]).await;
+    let (done, said) = world.push(&world.file(&world.first, &policy(&component)), &[]).await;
     assert!(done, "{said}");
     node.kill();
     world.etcd.kill();
@@ -262,7 +287,7 @@ async fn components_are_whole_or_refused_and_deleted_when_nothing_names_them() {
     world.etcd.control(&["del", &chunk]);
     assert!(matches!(store.component(&component).await, Err(Error::Missing(_))));
     // No generation names it.
-    assert!(world.push(&world.file(&world.first, ""), &[]).await.0);
+    assert!(world.push(&world.file(&world.first, ""), &["--wait", "0"]).await.1.contains("generation 1 is for"));
     let left = world.etcd.control(&["get", "--prefix", "--keys-only", "holm/config/"]);
     assert!(!left.contains(&component.digest), "{left}");
 }
@@ -275,8 +300,7 @@ async fn a_policy_is_exchanged_by_a_push() {
     let world = World::start().await;
     let [node] = world.nodes([("eu", "a")]).await;
     let component = repository("plugins/dist/tenant-key.wasm");
-    let policy = format!("[policy.keys]\nfile = {}", quoted(&component.display().to_string()));
-    let (done, said_first) = world.push(&world.file(&world.first, &policy), &[]).await;
+    let (done, said_first) = world.push(&world.file(&world.first, &policy(&component)), &[]).await;
     assert!(done, "{said_first}");
     let digest = |file: &Path| blake3::hash(&fs::read(file).unwrap()).to_hex().to_string();
     let runs_by = async || world.state("a").await.expect("a node").components["keys"].clone();
@@ -297,6 +321,89 @@ async fn a_policy_is_exchanged_by_a_push() {
     assert_eq!(runs_by().await, digest(&other));
     let policies = node.admin("/policies").send().await;
     assert!(policies.text().contains("keys"), "{}", policies.text());
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{:x}", Sha256::digest(bytes))
+}
+
+/// A registry with one component, which gives a token to all who ask, and has its blobs at another address.
+struct Registry {
+    front: Origin,
+    store: Origin,
+    /// The digest of the manifest.
+    digest: String,
+}
+
+impl Registry {
+    async fn start(component: Vec<u8>) -> Self {
+        let (front, store) = (Origin::start().await, Origin::start().await);
+        let layer = json!({"mediaType": "application/wasm", "digest": sha256(&component), "size": component.len()});
+        let manifest = json!({"schemaVersion": 2, "config": {}, "layers": [layer]}).to_string();
+        let digest = sha256(manifest.as_bytes());
+        let realm = format!("{}/token", front.url());
+        let guarded = move |seen: &Seen, reply: Reply| {
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"here\",scope=\"repository:team/keys:pull\"");
+            let has_token = seen.header("authorization") == "Bearer a-token";
+            if has_token { reply } else { Reply::status(401).header("www-authenticate", &challenge) }
+        };
+        front.on("/token", |seen| {
+            let is_asked = seen.target == "/token?scope=repository%3Ateam%2Fkeys%3Apull&service=here";
+            if is_asked { Reply::ok("{\"token\":\"a-token\"}") } else { Reply::status(400) }
+        });
+        let guard = guarded.clone();
+        front.on(&format!("/v2/team/keys/manifests/{digest}"), move |seen| guard(seen, Reply::ok(manifest.clone())));
+        let elsewhere = format!("{}/blob", store.url());
+        front.on(&format!("/v2/team/keys/blobs/{}", sha256(&component)), move |seen| {
+            guarded(seen, Reply::status(307).header("location", &elsewhere))
+        });
+        store.on("/blob", move |_| Reply::ok(component.clone()));
+        Self { front, store, digest }
+    }
+
+    fn reference(&self, digest: &str) -> String {
+        format!("oci://{}/team/keys@{digest}", self.front.address())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_comes_from_a_registry_if_it_is_the_one_that_is_meant() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [_node] = world.nodes([("eu", "a")]).await;
+    let component = repository("plugins/dist/tenant-key.wasm");
+    assert!(world.push(&world.file(&world.first, &policy(&component)), &[]).await.0);
+    // The same with a custom section, which makes it another one that does the same.
+    let mut other = fs::read(&component).unwrap();
+    other.extend([0, 3, 1, b'm', b'x']);
+    let registry = Registry::start(other.clone()).await;
+    let push = async |reference: &str| said(&world.holm(&["policy", "push", "keys", reference]).await);
+    let (done, pushed) = push(&registry.reference(&registry.digest)).await;
+    assert!(done && pushed.contains("eu/a: taken, runs by 2"), "{pushed}");
+    let runs_by = world.state("a").await.expect("a node").components["keys"].clone();
+    assert_eq!(runs_by, blake3::hash(&other).to_hex().to_string());
+    let asked = registry.store.seen("/blob");
+    assert!(asked.len() == 1 && asked[0].header("authorization").is_empty(), "the token isn't for others");
+    // What isn't what it should be isn't pushed.
+    let absent = sha256(b"absent");
+    let wrong = format!("/v2/team/keys/manifests/{absent}");
+    registry.front.on(&wrong, |_| Reply::ok("{}"));
+    registry.store.on("/blob", |_| Reply::ok("another"));
+    for (reference, reason) in [
+        (registry.reference(&registry.digest), "has another digest"),
+        (registry.reference(&absent), "has another digest"),
+        (registry.reference(&sha256(b"unknown")), "responded 404"),
+        (registry.reference("sha256:1"), "the digest isn't one"),
+    ] {
+        let (done, refused) = push(&reference).await;
+        assert!(!done && refused.contains(reason), "{reference}: {refused}");
+    }
+    registry.front.on(&wrong, |_| Reply::status(307).header("location", "http://registry.invalid/"));
+    let (done, refused) = push(&registry.reference(&absent)).await;
+    assert!(!done && refused.contains("http://registry.invalid/"), "{refused}");
+    assert_eq!(world.head().await.generation.number, 2, "nothing of it was written");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -333,6 +440,18 @@ async fn a_rollout_reaches_only_the_nodes_that_it_names_until_it_is_for_all() {
     serve(["second", "second", "second"]).await;
 }
 
+/// Requests until the generation on trial fails, then until the node has gone back by itself.
+async fn goes_back(node: &Process) {
+    let mut number = 0;
+    // Another path each time, so that nothing that is stored stands in for the origin.
+    let mut status = async || {
+        number += 1;
+        node.fetch(&format!("/{number}")).await.status
+    };
+    eventually("the generation on trial", async || status().await == 500).await;
+    eventually("what it ran by before", async || status().await == 200).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_by_which_a_node_does_worse_is_stopped() {
     if !is_there() {
@@ -344,19 +463,154 @@ async fn a_rollout_by_which_a_node_does_worse_is_stopped() {
     world.second.on("*", |_| Reply::status(500));
     let file = world.file(&world.second, "");
     let pushing = world.push(&file, &["--trial", "30"]);
-    let failing = async {
-        let mut number = 0;
-        // Another path each time, so that nothing that is stored stands in for the origin.
-        let mut status = async || {
-            number += 1;
-            node.fetch(&format!("/{number}")).await.status
-        };
-        eventually("the generation on trial", async || status().await == 500).await;
-        // Until the node goes back by itself.
-        eventually("the generation before", async || status().await == 200).await;
-    };
-    let ((done, said), ()) = tokio::join!(pushing, failing);
+    let ((done, said), ()) = tokio::join!(pushing, goes_back(&node));
     assert!(!done && said.contains("eu/a: worse") && said.contains("the rollout is stopped"), "{said}");
     assert!(said.contains("generation 3 says what generation 1 did"), "{said}");
     assert!(serves(&node, "first").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_generation_that_is_taken_back_leaves_the_nodes_to_their_own_files() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [a, b] = world.nodes([("eu", "a"), ("us", "b")]).await;
+    let runs_by = async || {
+        let report = a.admin("/nodes").send().await.json();
+        report["nodes"][0]["said"].get("central_generation").cloned()
+    };
+    let (done, pushed) = world.push(&world.file(&world.first, ""), &["--regions", "eu"]).await;
+    assert!(done && pushed.contains("eu/a: taken, runs by 1"), "{pushed}");
+    assert!(serves(&a, "first").await && serves(&b, "own").await);
+    assert_eq!(runs_by().await, Some(json!(1)));
+    let (done, back) = said(&world.holm(&["config", "rollback"]).await);
+    assert!(done && back.contains("generation 1 is for nobody"), "{back}");
+    for node in ["eu/a", "us/b"] {
+        assert!(back.contains(&format!("{node}: taken, runs by its own file")), "{back}");
+    }
+    assert!(serves(&a, "own").await && serves(&b, "own").await);
+    assert_eq!(runs_by().await, None::<Value>);
+    let status = words(&world.holm(&["config", "status"]).await);
+    assert!(status.contains("generation 1 is for nobody\nall nodes run by their own files"), "{status}");
+    assert!(!world.dir.path().join("a/generation.json").exists(), "nor does a start without etcd bring it back");
+    let (done, again) = said(&world.holm(&["config", "rollback"]).await);
+    assert!(!done && again.contains("there is none before it"), "{again}");
+    // It is in nobody's way, and nothing to go back to.
+    let (done, pushed) = world.push(&world.file(&world.second, ""), &["--regions", "us"]).await;
+    assert!(done && pushed.contains("us/b: taken, runs by 2"), "{pushed}");
+    assert!(serves(&a, "own").await && serves(&b, "second").await);
+    let (done, back) = said(&world.holm(&["config", "rollback"]).await);
+    assert!(done && back.contains("generation 2 is for nobody"), "{back}");
+    let (done, all) = said(&world.holm(&["config", "rollout", "--all"]).await);
+    assert!(done && serves(&a, "second").await && serves(&b, "second").await, "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_generation_by_which_a_node_does_worse_is_for_nobody() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [node] = world.nodes([("eu", "a")]).await;
+    world.second.on("*", |_| Reply::status(500));
+    let file = world.file(&world.second, "");
+    let ((done, said), ()) = tokio::join!(world.push(&file, &["--trial", "30"]), goes_back(&node));
+    assert!(!done && said.contains("eu/a: worse") && said.contains("generation 1 is for nobody"), "{said}");
+    eventually("its own file", async || {
+        let state = world.state("a").await.expect("a node");
+        (state.wanted, state.holds, state.outcome) == (None, None, Outcome::Taken)
+    })
+    .await;
+    assert!(serves(&node, "own").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_that_is_lifted_or_changed_is_so_at_once() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [_node] = world.nodes([("eu", "a")]).await;
+    assert!(world.push(&world.file(&world.first, ""), &[]).await.0);
+    let text = fs::read_to_string(world.file(&world.second, "")).unwrap();
+    let long = Some(Trial { seconds: 86_400, percent: 200 });
+    world.write(&text, Reach::all(), long).await;
+    world.becomes("a", 2, Outcome::Taken).await;
+    // Lifted: it isn't waited for, and when there is one again it doesn't begin anew.
+    let (done, lifted) = said(&world.holm(&["config", "rollout", "--all"]).await);
+    assert!(done && lifted.contains("eu/a: taken, runs by 2"), "{lifted}");
+    let (done, again) = said(&world.holm(&["config", "rollout", "--all", "--trial", "86400"]).await);
+    assert!(done && again.contains("eu/a: steady, runs by 2"), "{again}");
+    // Shortened.
+    world.write(&text, Reach::all(), long).await;
+    world.becomes("a", 3, Outcome::Taken).await;
+    let (done, shorter) = said(&world.holm(&["config", "rollout", "--all", "--trial", "10"]).await);
+    assert!(done && shorter.contains("eu/a: steady, runs by 3"), "{shorter}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_again_why_it_refuses_what_comes_back_to_it() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [node] = world.nodes([("eu", "a")]).await;
+    assert!(world.push(&world.file(&world.first, ""), &[]).await.0);
+    let of = |region: &str| Reach { regions: vec![region.to_owned()], percent: 100 };
+    world.write("[pool.web]\nnonsense = 1", of("eu"), None).await;
+    world.becomes("a", 2, Outcome::Refused).await;
+    let (done, away) = said(&world.holm(&["config", "rollout", "--regions", "us", "--wait", "0"]).await);
+    assert!(!done && away.contains("no node that it is for is live"), "{away}");
+    world.becomes("a", 1, Outcome::Taken).await;
+    let (done, back) = said(&world.holm(&["config", "rollout", "--regions", "eu"]).await);
+    assert!(!done && back.contains("eu/a: refused, runs by 1") && back.contains("unknown key"), "{back}");
+    let status = words(&world.holm(&["config", "status"]).await);
+    assert!(status.contains("eu/a: refused, runs by 1"), "{status}");
+    assert!(serves(&node, "first").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_for_want_of_a_file_is_taken_once_it_is_there() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [node] = world.nodes([("eu", "a")]).await;
+    let ca = world.dir.path().join("ca.pem");
+    let spare = format!(
+        "[pool.spare]\nendpoints = [\"https://127.0.0.1:1\"]\n[pool.spare.tls]\nca = {}",
+        quoted(&ca.display().to_string())
+    );
+    let (done, refused) = world.push(&world.file(&world.first, &spare), &[]).await;
+    assert!(!done && refused.contains("eu/a: refused, runs by its own file"), "{refused}");
+    assert!(refused.contains("trusted certificates can't be read"), "{refused}");
+    assert!(serves(&node, "own").await);
+    let certificate = Certificate::new();
+    fs::copy(&certificate.certificate, &ca).unwrap();
+    world.becomes("a", 1, Outcome::Taken).await;
+    assert!(serves(&node, "first").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_no_live_node_is_meant_by_doesnt_end_as_if_one_had_taken_it() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let first = world.file(&world.first, "").display().to_string();
+    let nobody = async |more: &[&str]| {
+        let mut all = vec!["config", "push", first.as_str(), "--wait", "0"];
+        all.extend(more);
+        let pushed = world.holm(&all).await;
+        let said = words(&pushed);
+        assert!(pushed.status.code() == Some(3) && said.contains("nobody has taken it"), "{said}");
+    };
+    nobody(&[]).await;
+    // It holds for those that come.
+    let [node] = world.nodes([("eu", "a")]).await;
+    eventually("the generation", async || serves(&node, "first").await).await;
+    nobody(&["--regions", "us"]).await;
+    let back = world.holm(&["config", "rollback"]).await;
+    assert_eq!(back.status.code(), Some(0), "{}", words(&back));
 }

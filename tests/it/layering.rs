@@ -13,7 +13,7 @@ use crate::harness::repository;
 const ROWS: [&[&str]; 7] = [
     &["main", "cli", "lib"],
     &["demo"],
-    &["app", "workbench"],
+    &["app", "workbench", "registry"],
     &["http", "pipeline", "plugin", "jobs", "admin", "telemetry"],
     &["cache", "batch", "origin"],
     &["policy"],
@@ -25,7 +25,7 @@ const BOTTOM: usize = ROWS.len() - 1;
 
 /// Libraries that only these modules may know, so that they can be exchanged without the others noticing.
 const LIBRARIES: [(&[&str], &[&str]); 12] = [
-    (&["hyper", "hyper_util", "hyper_rustls"], &["http", "origin", "admin", "demo"]),
+    (&["hyper", "hyper_util", "hyper_rustls"], &["http", "origin", "admin", "demo", "registry"]),
     (&["h2"], &["http", "origin"]),
     (&["h3", "h3_quinn", "quinn"], &["http"]),
     (&["prost"], &["origin", "etcd"]),

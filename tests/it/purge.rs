@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::harness::{
     LIMIT,
-    client::{Ask, Response},
+    client::Ask,
     eventually, found,
     liar::crlf,
     load::sealed_origin,
@@ -348,7 +348,7 @@ async fn purging_goes_on_once_the_disk_has_room_again() {
         assert!(limited.unwrap().success());
     };
     limit("1000:unlimited");
-    let refused = Ask::new(node.admin, http::Method::POST, "/purge").json(&json!({"url": url("/x")})).send().await;
+    let refused = node.try_purge(&json!({"url": url("/x")})).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     sealed_origin(&origin, "v2", 500);
     assert_eq!(node.fetch("/x").await.header("x-version"), "v2", "it has been applied all the same");
@@ -421,7 +421,7 @@ async fn a_purge_names_the_nodes_that_have_not_applied_it_in_time() {
     two.hit("/x").await;
     sealed_origin(&origin, "v2", 500);
     two.signal("STOP");
-    let response = post_purge(&one, &json!({"url": url("/x")})).await;
+    let response = one.try_purge(&json!({"url": url("/x")})).await;
     let receipt = response.json();
     assert_eq!((response.status, names(&receipt["missing"])), (504, vec!["n2"]), "{receipt}");
     assert_eq!(names(&receipt["applied"]), ["n1"], "{receipt}");
@@ -434,14 +434,10 @@ async fn a_purge_that_cannot_be_logged_is_refused() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     let node = Node::builder().origin(&origin.url()).redis(&redis).start().await;
     redis.stop();
-    let response = post_purge(&node, &json!({"tag": "x"})).await;
+    let response = node.try_purge(&json!({"tag": "x"})).await;
     assert_eq!((response.status, response.header("content-type")), (503, "application/problem+json"));
     redis.start_again().await;
-    eventually("purging again", async || post_purge(&node, &json!({"tag": "x"})).await.status == 200).await;
-}
-
-async fn post_purge(node: &Node, what: &Value) -> Response {
-    Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await
+    eventually("purging again", async || node.try_purge(&json!({"tag": "x"})).await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -462,7 +458,7 @@ async fn a_wrong_purge_is_refused_with_its_reason() {
         json!({"prefix": "http://shop.test/*/b"}),
         json!({"prefix": format!("http://shop.test{}", "/x".repeat(16))}),
     ] {
-        let response = post_purge(&node, &wrong).await;
+        let response = node.try_purge(&wrong).await;
         assert_eq!(response.status, 400, "{wrong}: {}", response.text());
         assert!(response.json()["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{wrong}");
     }

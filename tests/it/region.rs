@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     LIMIT,
-    client::{Ask, Response},
+    client::Ask,
     eventually,
     load::sealed_origin,
     node::{Builder, Node, url},
@@ -18,10 +18,6 @@ const FENCE_MS: u64 = 600;
 /// A node of a region whose purges wait long enough for any fence.
 fn node(origin: &Origin, redis: &Redis) -> Builder {
     Node::builder().origin(&origin.url()).redis_within(redis, 100).fence(FENCE_MS)
-}
-
-async fn post(admin: std::net::SocketAddr, what: &Value) -> Response {
-    Ask::new(admin, http::Method::POST, "/purge").json(what).send().await
 }
 
 fn names<'v>(receipt: &'v Value, part: &str) -> Vec<&'v str> {
@@ -43,7 +39,7 @@ async fn a_node_that_stood_still_serves_nothing_that_was_purged_meanwhile() {
     two.signal("STOP");
     for target in &targets {
         // The first waits for the fence; so does each that is purged while the node is out of touch.
-        let response = post(one.admin, &json!({"url": url(target)})).await;
+        let response = one.try_purge(&json!({"url": url(target)})).await;
         let receipt = response.json();
         assert_eq!((response.status, names(&receipt, "expired")), (200, vec!["n2"]), "{receipt}");
         if target == "/x/3" {
@@ -93,7 +89,7 @@ async fn a_purge_after_its_server_stood_still_names_every_node() {
     sealed_origin(&origin, "v2", 500);
     redis.thaw();
     eventually("a purge", async || {
-        let response = post(nodes[1].admin, &json!({"url": url("/x")})).await;
+        let response = nodes[1].try_purge(&json!({"url": url("/x")})).await;
         let receipt = response.json();
         if response.status == 200 {
             assert_eq!(names(&receipt, "applied").len() + names(&receipt, "expired").len(), 3, "{receipt}");
@@ -127,7 +123,7 @@ async fn a_server_that_is_restored_from_an_older_copy_brings_nothing_back() {
     nodes[0].purge_url("/a", false).await;
     redis.stop();
     redis.start_again().await;
-    eventually("a purge", async || post(nodes[1].admin, &json!({"url": url("/b")})).await.status == 200).await;
+    eventually("a purge", async || nodes[1].try_purge(&json!({"url": url("/b")})).await.status == 200).await;
     for node in &nodes {
         for target in ["/a", "/b"] {
             assert_eq!(node.fetch(target).await.header("x-version"), "v2", "{target}");
@@ -150,7 +146,7 @@ async fn a_server_that_lost_everything_brings_nothing_back() {
     }
     sealed_origin(&origin, "v2", 500);
     redis.command(&["FLUSHALL"]).await;
-    let response = post(nodes[0].admin, &json!({"url": url("/a")})).await;
+    let response = nodes[0].try_purge(&json!({"url": url("/a")})).await;
     assert_eq!(response.status, 200, "{}", response.text());
     for node in &nodes {
         assert_eq!(node.fetch("/a").await.header("x-version"), "v2");
@@ -225,12 +221,12 @@ async fn one_that_serves_when_cut_off_holds_purges_up_until_it_is_signed_off() {
     two.fetch("/x").await;
     two.hit("/x").await;
     two.signal("STOP");
-    let response = post(one.admin, &json!({"url": url("/x")})).await;
+    let response = one.try_purge(&json!({"url": url("/x")})).await;
     assert_eq!((response.status, names(&response.json(), "missing")), (504, vec!["n2"]));
     let admin = one.admin.to_string();
     let said = run(&["purge", "--admin", admin.as_str(), "--sign-off", "n2"], LIMIT).await;
     assert!(String::from_utf8_lossy(&said.stdout).contains("\"signed_off\":1"), "{said:?}");
-    assert_eq!(post(one.admin, &json!({"url": url("/x")})).await.status, 200);
+    assert_eq!(one.try_purge(&json!({"url": url("/x")})).await.status, 200);
     two.signal("CONT");
 }
 
@@ -493,7 +489,7 @@ async fn a_node_that_is_cut_off_is_known_though_the_server_was_wiped_and_the_pur
         // Fetched within a fence of the purge, so that only the wait for its fence has it revalidated.
         two.fetch("/x").await;
         sealed_origin(&origin, "v2", 500);
-        let response = post(one.admin, &json!({"url": url("/x")})).await;
+        let response = one.try_purge(&json!({"url": url("/x")})).await;
         let receipt = response.json();
         assert_eq!(response.status, status, "{cut_off}: {receipt}");
         assert!(names(&receipt, part).contains(&"n2"), "{cut_off}: {receipt}");
@@ -584,7 +580,7 @@ async fn a_purge_that_its_nodes_disk_refuses_is_not_acknowledged() {
     };
     limit("1000:unlimited");
     sealed_origin(&origin, "v2", 500);
-    let refused = post(node.admin, &json!({"url": url("/x")})).await;
+    let refused = node.try_purge(&json!({"url": url("/x")})).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert_eq!(node.fetch("/x").await.header("x-version"), "v2", "it has been applied all the same");
     eventually("the fence's end", async || node.metric("holm_cache_purge_in_step", "").await < 0.5).await;

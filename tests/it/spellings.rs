@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    client::{Ask, Response},
+    client::Response,
     found,
     node::Node,
     origin::{Origin, Reply},
@@ -210,7 +210,7 @@ async fn a_url_is_purged_by_any_of_its_spellings() {
 }
 
 async fn refusal(node: &Node, what: &Value) -> String {
-    let response = Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await;
+    let response = node.try_purge(what).await;
     assert_eq!(response.status, 400, "{what}: {}", response.text());
     response.json()["detail"].as_str().unwrap().to_owned()
 }

@@ -1,10 +1,9 @@
 //! Purges of one node, of a region and of the world: two regions of two nodes, each with a Redis of its own, and one etcd.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::harness::{
     LIMIT,
-    client::{Ask, Response},
     etcd::{Etcd, is_there},
     eventually,
     load::sealed_origin,
@@ -45,10 +44,6 @@ impl<'a> Region<'a> {
 async fn fill(node: &NodeHandle, target: &str) {
     node.fetch(target).await;
     node.hit(target).await;
-}
-
-async fn post(node: &NodeHandle, what: &Value) -> Response {
-    Ask::new(node.admin, http::Method::POST, "/purge").json(what).send().await
 }
 
 async fn version(node: &NodeHandle, target: &str) -> String {
@@ -145,7 +140,7 @@ async fn without_etcd_the_world_is_not_purged_and_a_region_is() {
     }
     etcd.kill();
     assert!(node.fetch("/x").await.is_hit(), "within the fence");
-    let refused = post(&node, &json!({"url": url("/x")})).await;
+    let refused = node.try_purge(&json!({"url": url("/x")})).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     let receipt = node.purge(&json!({"url": url("/y"), "scope": "region"})).await;
     assert_eq!((&receipt["complete"], &receipt["applied"]), (&json!(true), &json!(["n1"])), "{receipt}");
@@ -199,7 +194,7 @@ async fn a_purge_of_one_node_outlives_its_process_and_leaves_the_others() {
     let one = builder.start().await;
     assert_eq!(version(&one, "/x").await, "v2");
     assert!(one.hit("/x").await.is_hit(), "what was fetched since is good");
-    let refused = post(&two, &json!({"url": url("/x"), "scope": "node"})).await;
+    let refused = two.try_purge(&json!({"url": url("/x"), "scope": "node"})).await;
     assert_eq!(refused.status, 400, "it has no disk: {}", refused.text());
 }
 
@@ -208,7 +203,7 @@ async fn a_scope_that_is_not_configured_is_refused_with_those_that_are() {
     let origin = Origin::start().await;
     let node = Node::builder().origin(&origin.url()).start().await;
     for scope in ["region", "world"] {
-        let refused = post(&node, &json!({"tag": "a", "scope": scope})).await;
+        let refused = node.try_purge(&json!({"tag": "a", "scope": scope})).await;
         assert_eq!(refused.status, 400, "{scope}");
         assert!(refused.text().contains("allowed is node"), "{}", refused.text());
     }

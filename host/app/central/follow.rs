@@ -14,19 +14,21 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
-    judge::{Figures, Verdict, judge},
-    record::{FORMAT, Head, NodeState, Outcome, Pointer, Record, RecordError, Trial},
+    declined::{Asked, Cause, Declined},
+    judge::{Figures, Verdict, course, judge},
+    record::{FORMAT, Head, NodeState, Outcome, Pointer, RecordError, Trial},
     saved::Saved,
     store::{Error, Store},
 };
 use crate::{
+    admin::ConfigFailure,
     app::{components::on_spare_thread, reload::Reloader},
     clock::{self, Uptime},
     config::{Config, Generation},
-    etcd::{LeaseId, Watch, Watched},
+    etcd::{self, LeaseId, Watch, Watched},
 };
 
 /// Between two renewals of the lease of the node's state, and two looks at a trial.
@@ -35,7 +37,8 @@ const TICK: Duration = Duration::from_secs(5);
 /// How long the state of a node that says nothing more is there.
 const LEASE: Duration = Duration::from_secs(20);
 
-/// Ticks after which the head is read although the watch said nothing, and the node's figures are noted.
+/// Ticks after which the head is read although the watch said nothing, the node's state is written again, and its figures
+/// are noted.
 const TICKS_PER_LOOK: u32 = 12;
 
 /// Notes of the node's figures: the minutes before a generation.
@@ -56,7 +59,7 @@ pub(in crate::app) type Page = Arc<dyn Fn() -> String + Send + Sync>;
 /// Has the node follow the central configuration until it is stopped, if its file says so.
 pub(in crate::app) async fn follow(reloader: Arc<Reloader>, page: Page, stop: CancellationToken) {
     let serving = reloader.exchange().serving();
-    let made = Follower::new(&serving.config, reloader, page).await;
+    let made = Follower::new(&serving.config, reloader, page);
     // Or else it would last as long as the node.
     drop(serving);
     let Some(mut follower) = made else { return };
@@ -66,9 +69,6 @@ pub(in crate::app) async fn follow(reloader: Arc<Reloader>, page: Page, stop: Ca
     }
     follower.leave().await;
 }
-
-/// A generation that the node has taken, with the bytes of its record.
-type Taken = (Arc<Generation>, Vec<u8>);
 
 /// A generation that the node watches itself by.
 struct Watching {
@@ -80,7 +80,7 @@ struct Watching {
     /// The figures at the beginning.
     at: Figures,
     /// What the node goes back to.
-    former: Option<Taken>,
+    former: Option<Arc<Generation>>,
 }
 
 struct Follower {
@@ -91,11 +91,9 @@ struct Follower {
     node: String,
     page: Page,
     /// What the node runs by; `None` if by its own file alone.
-    held: Option<Taken>,
-    /// The generation that was refused last, with the node's own configuration then: another may take it.
-    refused: Option<(Option<Pointer>, u64)>,
-    /// The generation that the node did worse by.
-    returned: Option<Pointer>,
+    held: Option<Arc<Generation>>,
+    /// What it was to run by and doesn't.
+    declined: Option<Declined>,
     watching: Option<Watching>,
     /// The node's figures, once a minute.
     notes: VecDeque<Figures>,
@@ -109,7 +107,7 @@ struct Follower {
 
 impl Follower {
     /// Returns `None` if the node follows nothing.
-    async fn new(config: &Config, reloader: Arc<Reloader>, page: Page) -> Option<Self> {
+    fn new(config: &Config, reloader: Arc<Reloader>, page: Page) -> Option<Self> {
         let (central, global, region) = (config.central.as_ref()?, config.global.as_ref()?, config.region.clone()?);
         let store = match Store::new(&global.etcd, &global.namespace) {
             Ok(store) => store,
@@ -119,13 +117,12 @@ impl Follower {
             }
         };
         let saved = Saved::new(central.dir.clone());
-        let (disk, generation) = (saved.clone(), config.generation.clone());
-        let bytes = on_spare_thread(move || disk.bytes()).await;
-        let held = generation.zip(bytes);
+        let held = config.generation.clone();
         let state = NodeState {
             format: FORMAT,
             region: region.clone(),
             node: config.node.clone(),
+            head: 0,
             wanted: None,
             holds: None,
             outcome: Outcome::Taken,
@@ -141,8 +138,7 @@ impl Follower {
             node,
             page,
             held,
-            refused: None,
-            returned: None,
+            declined: None,
             watching: None,
             notes: VecDeque::new(),
             state,
@@ -184,11 +180,18 @@ impl Follower {
     async fn look(&mut self) -> Result<i64, Error> {
         let seen = self.store.seen().await?;
         match seen.head {
-            Ok(Some(head)) => self.act(&head).await?,
+            Ok(Some(head)) => self.act(&head, seen.changed).await?,
             // Nothing was pushed, or the store was wiped: neither is a reason to give up what holds.
-            Ok(None) => self.say(held(self.held.as_ref()), Outcome::Taken, None),
-            Err(error) => self.refuse_head(&error),
+            Ok(None) => {
+                self.declined = None;
+                self.say(held(self.held.as_ref()), Outcome::Taken, None);
+            }
+            Err(error) => {
+                self.declined = None;
+                self.refuse_head(&error);
+            }
         }
+        self.state.head = seen.changed;
         self.publish().await?;
         self.is_cut_off = false;
         Ok(seen.revision)
@@ -201,42 +204,45 @@ impl Follower {
         self.say(None, Outcome::Refused, Some(error.to_string()));
     }
 
-    async fn act(&mut self, head: &Head) -> Result<(), Error> {
-        let wanted = head.of_node(&self.region, &self.node).cloned();
-        if self.watching.as_ref().is_some_and(|watching| Some(&watching.of) != wanted.as_ref()) {
-            self.watching = None;
-        }
-        let trial = head.trial.filter(|_| wanted.as_ref() == Some(&head.generation));
-        if wanted == held(self.held.as_ref()) {
-            // One that is steady, or on trial, stays so. One that was taken before there was a trial has had its time.
-            if self.state.wanted != wanted {
-                self.say(wanted, Outcome::Taken, None);
-            } else if trial.is_some() && self.watching.is_none() && self.state.outcome == Outcome::Taken {
-                self.say(wanted, Outcome::Steady, None);
-            }
+    async fn act(&mut self, head: &Head, changed: i64) -> Result<(), Error> {
+        let generation = head.of_node(&self.region, &self.node).cloned();
+        let trial = head.trial.filter(|_| generation.as_ref() == Some(&head.generation));
+        let asked = Asked { generation, head: changed };
+        let (own, now) = (self.reloader.exchange().generation(), clock::uptime());
+        if let Some(declined) = self.declined.as_ref().filter(|declined| declined.still(&asked, own, now)) {
+            // Said again: what was said of it may be gone, or be of an earlier head.
+            let (outcome, reason) = (declined.outcome(), declined.reason().to_owned());
+            self.say(asked.generation, outcome, Some(reason));
             return Ok(());
         }
-        let own = self.reloader.exchange().generation();
-        let has_returned = self.returned.is_some() && self.returned == wanted;
-        if has_returned || self.refused == Some((wanted.clone(), own)) {
+        if asked.generation == held(self.held.as_ref()) {
+            self.declined = None;
+            self.go_on(asked.generation, trial);
             return Ok(());
         }
-        match self.fetch(wanted.as_ref()).await {
-            Ok(taken) => self.take(wanted, taken, trial).await,
-            Err(Error::Etcd(error)) => return Err(Error::Etcd(error)),
+        self.watching = None;
+        match self.fetch(asked.generation.as_ref()).await {
+            Ok(taken) => self.take(asked, taken, trial).await,
+            // Nobody could be told of it, and it is read again soon.
+            Err(Error::Etcd(error)) if !matches!(error, etcd::Error::Refused { .. }) => return Err(error.into()),
             Err(error) => {
-                self.refuse(wanted, &error.to_string());
-                // There may be room on it the next time.
-                if matches!(error, Error::Disk(_)) {
-                    self.refused = None;
-                }
+                let cause = if matches!(error, Error::Record(_)) { Cause::Lasting } else { Cause::Passing };
+                self.refuse(asked, error.to_string(), cause);
             }
         }
         Ok(())
     }
 
+    /// The node runs by what it is to run by; only its trial may be another.
+    fn go_on(&mut self, wanted: Option<Pointer>, trial: Option<Trial>) {
+        let said = (self.state.wanted == wanted).then_some(self.state.outcome);
+        let (rule, outcome) = course(self.watching.as_ref().map(|watching| watching.rule), trial, said);
+        self.watching = self.watching.take().zip(rule).map(|(watching, rule)| Watching { rule, ..watching });
+        self.say(wanted, outcome, None);
+    }
+
     /// Reads a generation, and the components that aren't on the disk.
-    async fn fetch(&self, wanted: Option<&Pointer>) -> Result<Option<Taken>, Error> {
+    async fn fetch(&self, wanted: Option<&Pointer>) -> Result<Option<Arc<Generation>>, Error> {
         let Some(pointer) = wanted else { return Ok(None) };
         let (record, bytes) = self.store.generation(pointer).await?;
         if record.generation != pointer.number {
@@ -252,28 +258,28 @@ impl Follower {
             let written = on_spare_thread(move || disk.put(&wanted, &whole)).await;
             written.map_err(|error| Error::Disk(error.to_string()))?;
         }
-        Ok(Some(self.made(&record, &bytes)))
-    }
-
-    fn made(&self, record: &Record, bytes: &[u8]) -> Taken {
-        (Arc::new(self.saved.generation(record, bytes)), bytes.to_vec())
+        Ok(Some(Arc::new(self.saved.generation(&record, &bytes))))
     }
 
     /// Has the node go on by a generation, or refuses it.
-    async fn take(&mut self, wanted: Option<Pointer>, taken: Option<Taken>, trial: Option<Trial>) {
+    async fn take(&mut self, asked: Asked, taken: Option<Arc<Generation>>, trial: Option<Trial>) {
         let before = match trial {
             Some(_) => Some(self.figures().await),
             None => None,
         };
-        let generation = taken.as_ref().map(|(generation, _)| Arc::clone(generation));
-        let outcome = Box::pin(self.reloader.take(generation)).await;
+        if self.is_retired() {
+            return;
+        }
+        let outcome = Box::pin(self.reloader.take(taken.clone())).await;
         if let Err(failure) = outcome {
-            self.refuse(wanted, &failure.to_string());
+            let is_lasting = matches!(failure, ConfigFailure::NoFile | ConfigFailure::NeedsRestart(_));
+            self.refuse(asked, failure.to_string(), if is_lasting { Cause::Lasting } else { Cause::Passing });
             return;
         }
         let former = std::mem::replace(&mut self.held, taken);
         self.keep(former.as_ref()).await;
-        self.refused = None;
+        self.declined = None;
+        let Asked { generation: wanted, .. } = asked;
         info!(generation = wanted.as_ref().map_or(0, |pointer| pointer.number), "the central configuration is taken");
         self.say(wanted.clone(), Outcome::Taken, None);
         if let (Some(rule), Some(of), Some(before)) = (trial, wanted, before) {
@@ -285,27 +291,39 @@ impl Follower {
     }
 
     /// Saves what the node has taken, for a start without etcd.
-    async fn keep(&self, former: Option<&Taken>) {
+    async fn keep(&self, former: Option<&Arc<Generation>>) {
         let (disk, held, former) = (self.saved.clone(), self.held.clone(), former.cloned());
+        let reloader = Arc::clone(&self.reloader);
         let kept = on_spare_thread(move || {
-            let held = held.as_ref().map(|(generation, bytes)| (&**generation, bytes.as_slice()));
-            disk.keep(held, former.as_ref().map(|(generation, _)| &**generation))
+            // The directory is the other process's, which may be further.
+            if reloader.exchange().listeners().is_retired() {
+                return Ok(());
+            }
+            disk.keep(held.as_deref(), former.as_deref())
         });
         if let Err(error) = kept.await {
             warn!(%error, "the generation that was taken isn't saved; a node that starts without etcd runs by the former");
         }
     }
 
-    fn refuse(&mut self, wanted: Option<Pointer>, reason: &str) {
-        let number = wanted.as_ref().map_or(0, |pointer| pointer.number);
-        warn!(generation = number, error = reason, "the central configuration is refused; nothing has changed");
-        self.refused = Some((wanted.clone(), self.reloader.exchange().generation()));
-        self.say(wanted, Outcome::Refused, Some(reason.to_owned()));
+    fn refuse(&mut self, asked: Asked, reason: String, cause: Cause) {
+        let number = asked.generation.as_ref().map_or(0, |pointer| pointer.number);
+        let own = self.reloader.exchange().generation();
+        let former = self.declined.take();
+        let declined = Declined::refused(asked.clone(), (reason, cause), own, former.as_ref(), clock::uptime());
+        let error = declined.reason().to_owned();
+        if former.is_some_and(|former| former.says_as(&declined)) {
+            debug!(generation = number, error, "the central configuration is refused once more");
+        } else {
+            warn!(generation = number, error, "the central configuration is refused; nothing has changed");
+        }
+        self.declined = Some(declined);
+        self.say(asked.generation, Outcome::Refused, Some(error));
     }
 
     /// Notes what is to be said of the node.
     fn say(&mut self, wanted: Option<Pointer>, outcome: Outcome, reason: Option<String>) {
-        let components = self.held.iter().flat_map(|(generation, _)| &generation.components);
+        let components = self.held.iter().flat_map(|generation| &generation.components);
         // A file is named by its digest.
         let digest = |file: &Path| file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let components = components.filter_map(|(policy, file)| Some((policy.clone(), digest(file)?))).collect();
@@ -318,7 +336,9 @@ impl Follower {
 
     /// Writes the node's state, unless it is there.
     async fn publish(&mut self) -> Result<(), Error> {
-        if self.lease.is_some() && self.written.as_ref() == Some(&self.state) {
+        let is_there = self.lease.is_some() && self.written.as_ref() == Some(&self.state);
+        // What the other process says would go with this one's lease.
+        if is_there || self.is_retired() {
             return Ok(());
         }
         let lease = match self.lease {
@@ -358,10 +378,15 @@ impl Follower {
             if let Err(error) = self.renew().await {
                 return self.complain(&error);
             }
+            if self.declined.as_ref().is_some_and(|declined| declined.is_due(clock::uptime())) {
+                return Duration::ZERO;
+            }
             if tick >= TICKS_PER_LOOK || self.is_retired() {
                 break;
             }
         }
+        // A process whose place this one took may have written over it, and taken it away as it ended.
+        self.written = None;
         self.note().await;
         Duration::ZERO
     }
@@ -394,7 +419,7 @@ impl Follower {
 
     /// Judges the generation on trial, if one is, and goes back if the node does worse by it.
     async fn judge(&mut self) {
-        if self.watching.is_none() {
+        if self.watching.is_none() || self.is_retired() {
             return;
         }
         let figures = self.figures().await;
@@ -412,10 +437,9 @@ impl Follower {
         }
     }
 
-    async fn go_back(&mut self, from: Pointer, to: Option<Taken>, reason: String) {
+    async fn go_back(&mut self, from: Pointer, to: Option<Arc<Generation>>, reason: String) {
         warn!(generation = from.number, reason, "the node does worse by this generation and goes back");
-        let generation = to.as_ref().map(|(generation, _)| Arc::clone(generation));
-        let outcome = Box::pin(self.reloader.take(generation)).await;
+        let outcome = Box::pin(self.reloader.take(to.clone())).await;
         let reason = match outcome {
             Ok(_) => {
                 self.held = to;
@@ -424,7 +448,8 @@ impl Follower {
             }
             Err(failure) => format!("{reason}; it can't go back: {failure}"),
         };
-        self.returned = Some(from.clone());
+        let asked = Asked { generation: Some(from.clone()), head: self.state.head };
+        self.declined = Some(Declined::worse(asked, reason.clone()));
         self.say(Some(from), Outcome::Worse, Some(reason));
     }
 
@@ -438,7 +463,7 @@ impl Follower {
 }
 
 /// Returns the generation that was taken.
-fn held(taken: Option<&Taken>) -> Option<Pointer> {
-    let (generation, _) = taken?;
+fn held(taken: Option<&Arc<Generation>>) -> Option<Pointer> {
+    let generation = taken?;
     Some(Pointer { number: generation.number, digest: generation.digest.clone() })
 }

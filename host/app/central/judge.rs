@@ -1,8 +1,9 @@
-//! Whether a node does worse by a generation than it did before, by the figures of its own metrics.
+//! Whether a node does worse by a generation than it did before, by the figures of its own metrics, and what becomes of
+//! its trial when the head says something else of that.
 
 use std::time::Duration;
 
-use super::record::Trial;
+use super::record::{Outcome, Trial};
 use crate::clock::Uptime;
 
 /// Requests, or calls of policies, without which a share says nothing.
@@ -147,6 +148,26 @@ pub(super) fn judge(rule: Trial, before: &Figures, since: &Figures, began: Uptim
     if is_over { Verdict::Steady } else { Verdict::Pending }
 }
 
+/// Returns the rule by which a node goes on watching itself, and what it says of the generation that it runs by, when
+/// `watched` is the rule by which it does so now, `asked` the one that the head has, and `said` what it has said of this
+/// generation.
+pub(super) const fn course(
+    watched: Option<Trial>,
+    asked: Option<Trial>,
+    said: Option<Outcome>,
+) -> (Option<Trial>, Outcome) {
+    match (watched, asked, said) {
+        // Its time is counted from when the generation was taken, whatever the rule was then.
+        (Some(_), Some(rule), _) => (Some(rule), Outcome::Taken),
+        (Some(_), None, _) => (None, Outcome::Taken),
+        // It couldn't go back, and nothing watches it.
+        (None, _, Some(Outcome::Worse | Outcome::Refused)) => (None, Outcome::Taken),
+        // One that was taken before there was a trial has had its time.
+        (None, Some(_), _) | (None, None, Some(Outcome::Steady)) => (None, Outcome::Steady),
+        (None, None, Some(Outcome::Taken) | None) => (None, Outcome::Taken),
+    }
+}
+
 /// Returns both shares in a million, if the second is higher than the first allows.
 fn risen(before: (u64, u64), since: (u64, u64), percent: u64) -> Option<(u64, u64)> {
     let ppm = |(part, all): (u64, u64)| if all < COUNT_MIN { 0 } else { part.saturating_mul(1_000_000) / all };
@@ -217,6 +238,29 @@ mod tests {
         }
         let verdict = judge(RULE, &figures(100, 0), &figures(100, 50), Uptime(0), Uptime(60_000));
         assert!(matches!(verdict, Verdict::Worse(reason) if reason.ends_with("500000 since")));
+    }
+
+    #[test]
+    fn a_trial_is_what_the_head_says_of_it() {
+        use Outcome::{Refused, Steady, Taken, Worse};
+        let other = Trial { seconds: 600, percent: 150 };
+        for (watched, asked, said, wanted) in [
+            (Some(RULE), Some(RULE), Some(Taken), (Some(RULE), Taken)),
+            (Some(RULE), Some(other), Some(Taken), (Some(other), Taken)),
+            (Some(RULE), Some(other), None, (Some(other), Taken)),
+            (Some(RULE), None, Some(Taken), (None, Taken)),
+            (None, Some(RULE), Some(Taken), (None, Steady)),
+            (None, Some(RULE), Some(Steady), (None, Steady)),
+            (None, Some(RULE), None, (None, Steady)),
+            (None, Some(RULE), Some(Worse), (None, Taken)),
+            (None, None, Some(Worse), (None, Taken)),
+            (None, None, Some(Refused), (None, Taken)),
+            (None, None, Some(Steady), (None, Steady)),
+            (None, None, Some(Taken), (None, Taken)),
+            (None, None, None, (None, Taken)),
+        ] {
+            assert_eq!(course(watched, asked, said), wanted, "{watched:?} {asked:?} {said:?}");
+        }
     }
 
     #[test]

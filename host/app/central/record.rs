@@ -69,7 +69,7 @@ pub struct Pointer {
 pub struct Reach {
     /// Their regions; all if there is none.
     pub regions: Vec<String>,
-    /// The share of the nodes of these, in percent.
+    /// The share of the nodes of these, in percent; 0 for none of them.
     pub percent: u8,
 }
 
@@ -78,6 +78,18 @@ impl Reach {
     #[must_use]
     pub const fn all() -> Self {
         Self { regions: Vec::new(), percent: 100 }
+    }
+
+    /// Returns the reach that no node is in.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self { regions: Vec::new(), percent: 0 }
+    }
+
+    /// Whether no node is in it.
+    #[must_use]
+    pub const fn is_nobody(&self) -> bool {
+        self.percent == 0
     }
 
     /// Whether every node is in it.
@@ -135,6 +147,19 @@ impl Head {
         if self.reach.includes(region, node) { Some(&self.generation) } else { self.former.as_ref() }
     }
 
+    /// Whether no rollout is under way: all nodes run by the same generation, or all by their own files.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.reach.is_all() || self.reach.is_nobody()
+    }
+
+    /// Returns what nodes run by that the next generation isn't for, once this one is settled; `None` if that is their own
+    /// files alone.
+    #[must_use]
+    pub fn base(&self) -> Option<&Pointer> {
+        if self.reach.is_nobody() { self.former.as_ref() } else { Some(&self.generation) }
+    }
+
     /// Reads it.
     ///
     /// # Errors
@@ -149,8 +174,8 @@ impl Head {
         if head.former.as_ref().is_some_and(|former| former.number >= head.generation.number) {
             return wrong("the former generation isn't before the one that follows it");
         }
-        if !(1..=100).contains(&head.reach.percent) || head.reach.regions.len() > REGIONS_MAX {
-            return wrong("a share is 1 to 100 percent, of up to 1000 regions");
+        if head.reach.percent > 100 || head.reach.regions.len() > REGIONS_MAX {
+            return wrong("a share is 0 to 100 percent, of up to 1000 regions");
         }
         Ok(head)
     }
@@ -264,6 +289,8 @@ pub struct NodeState {
     pub region: String,
     /// Its name.
     pub node: String,
+    /// The revision of the head by which it says this. What it made of a later one isn't known yet.
+    pub head: i64,
     /// The generation that it was to take last.
     pub wanted: Option<Pointer>,
     /// The generation that it runs by.
@@ -376,6 +403,26 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_that_is_for_nobody_leaves_what_was_before_it() {
+        let some = Reach { regions: Vec::new(), percent: 99 };
+        for (reach, former, of_node, base, is_settled) in [
+            (Reach::all(), Some(1), Some(2), Some(2), true),
+            (Reach::all(), None, Some(2), Some(2), true),
+            (Reach::nobody(), Some(1), Some(1), Some(1), true),
+            (Reach::nobody(), None, None, None, true),
+            (Reach { percent: 0, regions: vec!["eu".to_owned()] }, None, None, None, true),
+            (some, None, Some(2), Some(2), false),
+        ] {
+            let head = Head { reach, former: former.map(pointer), ..head() };
+            // A node that is in the reach of 99 percent.
+            let node = (0..100).map(|number| format!("n{number}")).find(|node| place("eu", node) < 99).expect("one");
+            assert_eq!(head.of_node("eu", &node), of_node.map(pointer).as_ref(), "{head:?}");
+            assert_eq!((head.base(), head.is_settled()), (base.map(pointer).as_ref(), is_settled), "{head:?}");
+            assert_eq!(Head::decode(&encode(&head)), Ok(head));
+        }
+    }
+
+    #[test]
     fn records_are_read_as_they_were_written() {
         assert_eq!(Head::decode(&encode(&head())), Ok(head()));
         assert_eq!(Record::decode(&record().encode().unwrap()), Ok(record()));
@@ -383,6 +430,7 @@ mod tests {
             format: FORMAT,
             region: "eu".to_owned(),
             node: "n1".to_owned(),
+            head: 7,
             wanted: Some(pointer(2)),
             holds: None,
             outcome: Outcome::Refused,
@@ -407,8 +455,8 @@ mod tests {
             ("\"format\":1", "\"format\":1,\"further\":1", "unknown field `further`"),
             ("\"number\":2", "\"number\":0", "numbered from 1"),
             ("\"number\":2", "\"number\":1", "isn't before"),
-            ("\"percent\":100", "\"percent\":0", "1 to 100 percent"),
-            ("\"percent\":100", "\"percent\":101", "1 to 100 percent"),
+            ("\"percent\":100", "\"percent\":-1", "is wrong"),
+            ("\"percent\":100", "\"percent\":101", "0 to 100 percent"),
             ("{", "", "is wrong"),
         ] {
             let refused = head_with(from, to).unwrap_err();

@@ -50,7 +50,8 @@ impl Saved {
         let files: BTreeMap<String, PathBuf> =
             files.map(|(policy, component)| (policy.clone(), self.component(&component.digest))).collect();
         let digest = blake3::hash(bytes).to_hex().to_string();
-        Generation { number: record.generation, digest, text: record.text.clone(), components: files }
+        let text = record.text.clone();
+        Generation { number: record.generation, digest, text, components: files, record: bytes.into() }
     }
 
     /// Returns the last generation that the node took; `None` if it has taken none.
@@ -86,31 +87,25 @@ impl Saved {
 
     /// Writes the record of the generation that the node has taken, or deletes it if it runs by its own file alone. Then
     /// deletes the components that neither this generation nor that of `former` names.
-    pub(super) fn keep(&self, taken: Option<(&Generation, &[u8])>, former: Option<&Generation>) -> io::Result<()> {
+    pub(super) fn keep(&self, taken: Option<&Generation>, former: Option<&Generation>) -> io::Result<()> {
         match taken {
-            Some((_, bytes)) => {
+            Some(generation) => {
                 fs::create_dir_all(&self.dir)?;
-                replace(&self.record(), bytes)?;
+                replace(&self.record(), &generation.record)?;
             }
             None => match fs::remove_file(self.record()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             },
         }
-        let generations = [taken.map(|(generation, _)| generation), former];
         let named: BTreeSet<&PathBuf> =
-            generations.into_iter().flatten().flat_map(|generation| generation.components.values()).collect();
+            [taken, former].into_iter().flatten().flat_map(|generation| generation.components.values()).collect();
         let Ok(listed) = fs::read_dir(self.components()) else { return Ok(()) };
         for file in listed.flatten().map(|entry| entry.path()).filter(|file| !named.contains(file)) {
             // It is deleted the next time otherwise.
             let _ = fs::remove_file(file);
         }
         Ok(())
-    }
-
-    /// Returns the record of a generation that the node has taken last.
-    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
-        read(&self.record(), RECORD_BYTES_MAX).ok()
     }
 }
 
@@ -196,14 +191,13 @@ mod tests {
             let record = record(number, component);
             let encoded = record.encode().unwrap();
             let generation = saved.generation(&record, &encoded);
-            saved.keep(Some((&generation, &encoded)), former.as_ref()).unwrap();
+            saved.keep(Some(&generation), former.as_ref()).unwrap();
             assert_eq!(saved.load().unwrap().as_ref(), Some(&generation));
             former = Some(generation);
         }
         assert!(saved.has(&one), "that of the generation before is there to go back to");
         let last = saved.load().unwrap();
-        let bytes = saved.bytes().unwrap();
-        saved.keep(last.as_ref().map(|last| (last, &bytes[..])), None).unwrap();
+        saved.keep(last.as_ref(), None).unwrap();
         assert!(saved.has(&other) && !saved.has(&one), "nothing names it any more");
         fs::write(saved.component(&other.digest), "another").unwrap();
         assert!(saved.load().unwrap_err().to_string().contains(&other.digest));

@@ -70,6 +70,15 @@ pub struct Seen {
     pub head: Result<Option<Head>, RecordError>,
 }
 
+/// A head as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The revision of this change.
+    pub changed: i64,
+    /// The head.
+    pub head: Head,
+}
+
 /// Where the central configuration is.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -208,44 +217,48 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Overtaken`]: nothing has changed. With [`etcd::Error::Unknown`] it may have.
-    pub async fn push(&self, seen: &Seen, record: &Record, head: Head) -> Result<Head, Error> {
+    pub async fn push(&self, seen: &Seen, record: &Record, head: Head) -> Result<Written, Error> {
         let bytes = record.encode()?;
         let generation = Pointer { number: record.generation, digest: blake3::hash(&bytes).to_hex().to_string() };
         let head = Head { generation, ..head };
         let key = self.generation_key(record.generation);
-        let mut when = vec![self.unchanged(seen), Compare::Absent(key.clone().into())];
+        let mut when = vec![Compare::Absent(key.clone().into())];
         let digests: BTreeSet<&String> = record.components.values().map(|component| &component.digest).collect();
         when.extend(digests.into_iter().map(|digest| Compare::Exists(self.component_key(digest).into())));
-        let then = vec![Op::put(key, bytes), self.put_head(&head)];
-        self.write(when, then, &head).await?;
-        Ok(head)
+        self.write(seen, when, vec![Op::put(key, bytes)], head).await
     }
 
     /// Writes a head that names a generation which is there, unless the head has changed since it was seen.
     ///
     /// # Errors
     /// As [`Store::push`].
-    pub async fn point(&self, seen: &Seen, head: &Head) -> Result<(), Error> {
-        let when = vec![self.unchanged(seen), Compare::Exists(self.generation_key(head.generation.number).into())];
-        self.write(when, vec![self.put_head(head)], head).await
+    pub async fn point(&self, seen: &Seen, head: Head) -> Result<Written, Error> {
+        let when = vec![Compare::Exists(self.generation_key(head.generation.number).into())];
+        self.write(seen, when, Vec::new(), head).await
     }
 
     fn unchanged(&self, seen: &Seen) -> Compare {
         Compare::ModRevision(self.key("head").into(), seen.changed)
     }
 
-    fn put_head(&self, head: &Head) -> Op {
-        Op::put(self.key("head"), encode(head))
-    }
-
-    async fn write(&self, when: Vec<Compare>, then: Vec<Op>, head: &Head) -> Result<(), Error> {
+    /// Writes a head, unless it has changed since it was seen, or something else isn't as it should be.
+    async fn write(
+        &self,
+        seen: &Seen,
+        mut when: Vec<Compare>,
+        mut then: Vec<Op>,
+        head: Head,
+    ) -> Result<Written, Error> {
+        when.push(self.unchanged(seen));
+        then.push(Op::put(self.key("head"), encode(&head)));
         match self.etcd.txn(Txn { when, then, otherwise: Vec::new() }).await {
-            Ok(reply) if reply.succeeded => Ok(()),
+            Ok(reply) if reply.succeeded => Ok(Written { changed: reply.revision, head }),
             Ok(_) => Err(Error::Overtaken),
             Err(unknown @ etcd::Error::Unknown { .. }) => {
                 // It may have taken effect, which the head tells.
-                let is_done = self.seen().await.is_ok_and(|seen| seen.head.as_ref() == Ok(&Some(head.clone())));
-                if is_done { Ok(()) } else { Err(unknown.into()) }
+                let now = self.seen().await.ok();
+                let now = now.filter(|now| now.changed != seen.changed && now.head == Ok(Some(head.clone())));
+                now.map(|now| Written { changed: now.changed, head }).ok_or_else(|| unknown.into())
             }
             Err(error) => Err(error.into()),
         }

@@ -70,9 +70,8 @@ impl Quic {
 
     /// Accepts until the drain begins; connections that are open then go on, and further ones are refused.
     pub(in crate::http) async fn run<H: Handler>(&mut self, shared: &Arc<Shared<H>>, rules: &Arc<ArcSwap<Rules>>) {
-        for listener in self.listeners.drain(..) {
-            let reading = self.reading.token();
-            self.acceptors.spawn(listener.accept(Arc::clone(shared), Arc::clone(rules), reading));
+        for listener in std::mem::take(&mut self.listeners) {
+            self.accept(listener, shared, rules);
         }
         let retirement = &shared.retirement;
         let (mut is_retired, mut has_left) = (false, false);
@@ -88,10 +87,7 @@ impl Quic {
                     has_left = true;
                     retirement.close_quic();
                 }
-                Some(listener) = self.added.recv() => {
-                    let reading = self.reading.token();
-                    self.acceptors.spawn(listener.accept(Arc::clone(shared), Arc::clone(rules), reading));
-                }
+                Some(listener) = self.added.recv() => self.accept(listener, shared, rules),
                 Some(ended) = self.acceptors.join_next() => report(ended),
             }
         }
@@ -104,6 +100,12 @@ impl Quic {
             self.reading.wait().await;
             retirement.close_quic();
         }
+    }
+
+    /// Accepts in a task of its own.
+    fn accept<H: Handler>(&mut self, listener: Listener, shared: &Arc<Shared<H>>, rules: &Arc<ArcSwap<Rules>>) {
+        let reading = self.reading.token();
+        self.acceptors.spawn(listener.accept(Arc::clone(shared), Arc::clone(rules), reading));
     }
 
     /// Waits until the clients have been told that their connections are closed, which takes packets that somebody has

@@ -18,7 +18,9 @@ mod merge;
 mod nearest;
 mod needed;
 mod policies;
+mod prefetch;
 mod raw;
+mod replicate;
 mod routing;
 mod storing;
 mod takeover;
@@ -51,6 +53,8 @@ pub use flags::{Flags, FlagsTls, from_flags};
 pub use listing::{HIDDEN, is_secret_field, listing, without_secrets};
 pub use load::{CENTRAL_BYTES_MAX, load, load_beside, load_central, load_with, parse, parse_central};
 pub use policies::{Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode};
+pub use prefetch::Prefetch;
+pub use replicate::{Replicate, Replication};
 pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};
 pub use takeover::{Takeover, UnixSocket};
 pub use translation::{PoolProtocol, Translation};
@@ -97,6 +101,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Fetching ahead, as policies suggest it.
     pub prefetch: Prefetch,
+    /// The limits of announcing responses to other regions, and of fetching what these announce.
+    pub replication: Replication,
     /// The logs.
     pub log: Log,
     /// The generation of the central configuration that is part of it, if one is.
@@ -436,21 +442,6 @@ pub enum CutOff {
     Serve,
 }
 
-/// Fetching ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefetch {
-    /// Fetches under way at once.
-    pub concurrency: usize,
-    /// Fetches waiting; further ones are dropped and counted.
-    pub queue_max: usize,
-    /// How likely, in percent, a hint must be.
-    pub confidence_percent_min: u32,
-    /// How long the same hint isn't followed again.
-    pub again: Duration,
-    /// How long one fetch may take.
-    pub time_max: Duration,
-}
-
 /// A named set of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -651,6 +642,8 @@ pub struct Route {
     pub parents: Option<String>,
     /// Whether each purge is applied at these before it is acknowledged here.
     pub parents_share_purges: bool,
+    /// Which of its responses are announced to other regions; `None` for none.
+    pub replicate: Option<Replicate>,
     /// Name of the policy.
     pub policy: Option<String>,
     /// What happens when the policy faults.

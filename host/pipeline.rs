@@ -29,6 +29,7 @@ mod prefetch;
 mod proxy;
 mod recent;
 mod refusal;
+mod replicate;
 mod reply;
 mod rest;
 mod rewriting;
@@ -60,6 +61,7 @@ use self::{
     prefetch::Prefetcher,
     recent::Recent,
     refusal::{Unforwardable, body_limit, unforwardable},
+    replicate::{NotTaken, Replicator, Room, Said},
     reply::Replies,
     slices::Slicer,
     web::{Quick, Web},
@@ -68,7 +70,7 @@ use self::{
 pub use self::{
     metrics::Metrics,
     reply::Reply,
-    route::{Destination, Parents, Route, RouteMatch, Routes},
+    route::{Destination, Parents, Replicas, Route, RouteMatch, Routes},
     trail::{Lookup, Trail},
 };
 use crate::{
@@ -90,6 +92,7 @@ pub struct Pipeline {
     web: Web,
     infer: Arc<Infer>,
     prefetcher: Arc<Prefetcher>,
+    replicator: Arc<Replicator>,
     proxies: Arc<Proxies>,
     explainer: Explainer,
 }
@@ -102,6 +105,7 @@ struct Lasting {
     infer: Arc<Flights<Arc<ItemResult>>>,
     places: Arc<Places>,
     prefetcher: Arc<Prefetcher>,
+    replicator: Arc<Replicator>,
     codings: ReplyCodings,
     loops: Loops,
     recent: Arc<Recent>,
@@ -109,7 +113,8 @@ struct Lasting {
 }
 
 impl Pipeline {
-    /// A pipeline for `routes` over `cache`, whose items gather in `batchers`.
+    /// A pipeline for `routes` over `cache`, whose items gather in `batchers`; what it does in the background keeps to
+    /// the limits of `prefetch` and `replication`.
     #[must_use]
     pub fn new(
         node: String,
@@ -117,7 +122,7 @@ impl Pipeline {
         batchers: Batchers,
         cache: Arc<Cache>,
         limits: config::Limits,
-        prefetch: config::Prefetch,
+        (prefetch, replication): (config::Prefetch, config::Replication),
         metrics: Metrics,
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
@@ -130,6 +135,7 @@ impl Pipeline {
             infer: Flights::new(flights_max),
             places: Arc::default(),
             prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
+            replicator: Arc::new(Replicator::new(replication, metrics.replications)),
             codings: metrics.reply_codings,
             loops,
             recent: Arc::new(Recent::new()),
@@ -139,15 +145,15 @@ impl Pipeline {
     }
 
     /// A pipeline for another configuration, which takes the place of this one. Both share the cache and the fetches
-    /// under way, and hints that were followed unless there is another rule for them, so that an exchange makes no
-    /// fetch twice.
+    /// under way, and hints that were followed and announcements that wait unless there is another rule for them, so
+    /// that an exchange makes no fetch twice.
     #[must_use]
     pub fn succeeded_by(
         &self,
         routes: Routes,
         batchers: Batchers,
         limits: config::Limits,
-        prefetch: config::Prefetch,
+        (prefetch, replication): (config::Prefetch, config::Replication),
     ) -> Arc<Self> {
         let lasting = Lasting {
             node: self.replies.node_name.clone(),
@@ -156,6 +162,7 @@ impl Pipeline {
             infer: Arc::clone(&self.infer.flights),
             places: Arc::clone(&self.infer.places),
             prefetcher: self.prefetcher.under(prefetch),
+            replicator: self.replicator.under(replication),
             codings: self.infer.codings.clone(),
             loops: self.policy_context.loops.clone(),
             recent: Arc::clone(&self.infer.recent),
@@ -165,7 +172,7 @@ impl Pipeline {
     }
 
     fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
-        let Lasting { node, cache, web, infer, places, prefetcher, codings, loops, recent, ties } = lasting;
+        let Lasting { node, cache, web, infer, places, prefetcher, replicator, codings, loops, recent, ties } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
         let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
@@ -177,6 +184,7 @@ impl Pipeline {
             recent: Arc::clone(&recent),
             coder: Arc::clone(&coder),
             ties,
+            replicator: Arc::clone(&replicator),
         });
         let replies =
             Arc::new(Replies { node_name: node, cache: Arc::clone(&cache), fetcher: Arc::clone(&fetcher), coder });
@@ -220,12 +228,26 @@ impl Pipeline {
             codings,
             recent,
         });
-        Arc::new(Self { cache, policy_context, replies, passer, web, infer, prefetcher, proxies, explainer })
+        Arc::new(Self {
+            cache,
+            policy_context,
+            replies,
+            passer,
+            web,
+            infer,
+            prefetcher,
+            replicator,
+            proxies,
+            explainer,
+        })
     }
 
     /// Serves a request, and prefetches what its policy suggests after it. Its stages log in `span`.
     pub async fn serve(self: &Arc<Self>, mut request: Request, span: RequestSpan) -> Reply {
         self.proxies.believe(&mut request.head);
+        if let Some(said) = self.proxies.announced(&mut request.head) {
+            return self.announced(&request.head, said);
+        }
         let child = self.proxies.child(&mut request.head);
         let varies_by = self.policy_context.routes.varies_by(&request.head);
         let taken = self.policy_context.routes.find(&request.head);
@@ -392,6 +414,65 @@ impl Pipeline {
             (false, true) => "stored-already",
             (false, false) => "fetched",
         }
+    }
+
+    /// Takes what another node says of a response that it has stored: it is fetched here as well, in the background, as
+    /// if a client had sent a GET for it.
+    fn announced(self: &Arc<Self>, announcement: &RequestHead, said: Result<Said, NotTaken>) -> Reply {
+        let ahead = replicate::ahead(announcement);
+        let is_own = self.policy_context.loops.has_sent(&announcement.headers);
+        let said = said.and_then(|said| if is_own { Err(NotTaken::Own) } else { Ok(said) });
+        match said.and_then(|said| Ok((self.room_for(&ahead, &said)?, said))) {
+            Ok(((route, room), said)) => {
+                let (pipeline, age_ms) = (Arc::clone(self), said.age_ms);
+                tokio::spawn(async move {
+                    let fetching = Box::pin(pipeline.fetch_announced(ahead, age_ms));
+                    pipeline.replicator.received(room.run(fetching).await.unwrap_or("failed"));
+                });
+                let trail = Trail {
+                    route: Some(route),
+                    lookup: Lookup::Own,
+                    detail: Some("replicate".into()),
+                    ..Trail::default()
+                };
+                Reply { response: replicate::taken(said), trail }
+            }
+            Err(reason) => {
+                self.replicator.received(reason.as_str());
+                let (status, detail) = reason.told();
+                let title = status.canonical_reason().unwrap_or("Not taken");
+                let trail = Trail { detail: Some(reason.as_str().into()), ..Trail::default() };
+                self.replies.own(status, title, detail, trail)
+            }
+        }
+    }
+
+    /// Returns room for fetching what another node has announced, and the route that takes it: one that decides as that
+    /// node's does.
+    fn room_for(&self, ahead: &RequestHead, said: &Said) -> Result<(Arc<Route>, Room), NotTaken> {
+        let route = self.policy_context.routes.find(ahead).ok_or(NotTaken::NoRoute)?.route;
+        let terms = parents::terms(route, Advice::preview(route, ahead).policy());
+        if route.infers() || route.config.own.is_some() || terms != said.terms {
+            return Err(NotTaken::OtherTerms);
+        }
+        let room = self.replicator.room(ahead).ok_or(NotTaken::Busy)?;
+        Ok((Arc::clone(route), room))
+    }
+
+    /// Fetches what another node has announced, unless what is stored here is as young. Returns the outcome's label.
+    async fn fetch_announced(&self, head: RequestHead, age_ms: u64) -> &'static str {
+        let Reply { response, trail } = self.answer(Request { head: head.clone(), body: Body::Empty }).await;
+        let is_read = read_out(response.into_body(), self.cache.object_bytes_max()).await;
+        if trail.failed || !is_read {
+            return "failed";
+        }
+        if trail.forward.is_some() {
+            return if trail.stored { "fetched" } else { "not-stored" };
+        }
+        let Some(taken) = self.policy_context.routes.find(&head) else { return "failed" };
+        let advice = Advice::of(taken.route, &head, RequestSpan::none());
+        let is_refreshed = Box::pin(self.web.refresh_older(taken.route, advice, head, age_ms)).await;
+        if is_refreshed { "refreshed" } else { "stored-already" }
     }
 
     /// Refuses a request of a node whose route of this name decides by other terms: it asks the origin itself.

@@ -68,12 +68,13 @@ pub(crate) fn pipeline(config: config::Config, cache: Arc<Cache>, policy: Option
             slots: None,
         }],
         parents: None,
+        replicas: None,
         policy,
         places: None,
     };
     let routes = Routes::new(vec![Arc::new(route)]);
-    let (limits, prefetch, metrics) = (config.limits, config.prefetch, pipeline::Metrics::default());
-    Pipeline::new("bench".to_owned(), routes, Batchers::new(), cache, limits, prefetch, metrics)
+    let (background, metrics) = ((config.prefetch, config.replication), pipeline::Metrics::default());
+    Pipeline::new("bench".to_owned(), routes, Batchers::new(), cache, config.limits, background, metrics)
 }
 
 /// Returns a request without a body.

@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config},
     origin::{self, Bounds, Pool},
     pipeline::{
-        self, Destination, Parents, Pipeline, Route, Routes,
+        self, Destination, Parents, Pipeline, Replicas, Route, Routes,
         infer::{Batchers, Batches},
     },
     plugin,
@@ -104,13 +104,13 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
     // From here on nothing can fail.
     let batchers: Batchers =
         pools.iter().map(|(name, pool)| (Arc::<str>::from(name.as_str()), Arc::clone(&pool.batches))).collect();
-    let (limits, prefetch) = (config.limits.clone(), config.prefetch);
+    let (limits, background) = (config.limits.clone(), (config.prefetch, config.replication));
     // Tiers that were opened anew share nothing with those before: neither entries nor fetches under way.
     let pipeline = match previous.filter(|previous| Arc::ptr_eq(&previous.cache, &base.cache)) {
-        Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, limits, prefetch),
+        Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, limits, background),
         None => {
             let (node, cache, metrics) = (base.node.clone(), Arc::clone(&base.cache), base.metrics.pipeline.clone());
-            Pipeline::new(node, Routes::new(routes.clone()), batchers, cache, limits, prefetch, metrics)
+            Pipeline::new(node, Routes::new(routes.clone()), batchers, cache, limits, background, metrics)
         }
     };
     Ok(Serving {
@@ -300,6 +300,14 @@ fn route(
             Some(Parents { pool, share_purges: said.parents_share_purges })
         }
     };
+    let replicas = match &said.replicate {
+        None => None,
+        Some(replicate) => {
+            let known = |name: &String| pools.get(name).ok_or_else(|| dangling("pool", name));
+            let to = replicate.to.iter().map(|name| Ok(Arc::clone(&known(name)?.pool)));
+            Some(Replicas::new(replicate, to.collect::<Result<_, Error>>()?))
+        }
+    };
     let policy = match &said.policy {
         None => None,
         Some(name) => Some(&policies.get(name).ok_or_else(|| dangling("policy", name))?.policy),
@@ -310,6 +318,7 @@ fn route(
         keys: KeySpace::new(&base.cache.config().namespace, &key_name(said)),
         destinations,
         parents,
+        replicas,
         policy: policy.map(|policy| Arc::clone(&policy.generations) as Arc<dyn Roster>),
         places: said.requests_max.map(|places| Arc::new(Semaphore::new(places))),
     })
@@ -335,6 +344,11 @@ fn key_name(said: &config::Route) -> String {
     name
 }
 
+/// The pools of nodes that are told what a route stores.
+fn told(route: &Route) -> impl Iterator<Item = &Arc<Pool>> {
+    route.replicas.iter().flat_map(|replicas| &replicas.to)
+}
+
 /// Whether two routes of one name are the same, with all that they lead to.
 fn is_same(one: &Route, other: &Route) -> bool {
     // Names, models and costs of destinations are in the configuration.
@@ -347,9 +361,12 @@ fn is_same(one: &Route, other: &Route) -> bool {
         (Some(one), Some(other)) => Arc::ptr_eq(&one.pool, &other.pool),
         (one, other) => one.is_none() && other.is_none(),
     };
+    // How many there are is in the configuration.
+    let same_replicas = told(one).zip(told(other)).all(|(one, other)| Arc::ptr_eq(one, other));
     one.config == other.config
         && same_policy
         && same_parents
+        && same_replicas
         && to.len() == also_to.len()
         && to.iter().zip(also_to).all(|(one, other)| Arc::ptr_eq(&one.pool, &other.pool))
 }

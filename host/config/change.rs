@@ -240,6 +240,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "candidates",
             "parents",
             "parents_share_purges",
+            "replicate",
             "policy",
             "on_fault",
             "ignore_headers",
@@ -275,11 +276,25 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
         ],
     ),
     ("prefetch", Live, &["concurrency", "queue_max", "confidence_percent_min", "again_ms", "time_ms_max"]),
+    (
+        "replicate",
+        Live,
+        &[
+            "concurrency",
+            "queue_max",
+            "queue_bytes_max",
+            "object_bytes_max",
+            "send_ms_max",
+            "fetch_concurrency",
+            "fetch_queue_max",
+            "fetch_ms_max",
+        ],
+    ),
     ("log", Live, &["access", "lines_queued_max", "filter", "trace_ppm"]),
 ];
 
 /// Tables whose members are of the operator's choice, or mean something together only.
-const WHOLE: [&str; 9] = [
+const WHOLE: [&str; 10] = [
     "policy.*.config",
     "route.tenant_weights",
     "route.headers",
@@ -289,6 +304,7 @@ const WHOLE: [&str; 9] = [
     "route.response_headers",
     "route.redirect",
     "route.respond",
+    "route.replicate",
 ];
 
 /// Returns all keys whose values differ, in the order of their names; of a listener, pool, policy or route that only

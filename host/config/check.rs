@@ -8,6 +8,7 @@ mod global;
 mod location;
 mod policy;
 mod pool;
+mod replicate;
 mod route;
 mod routing;
 mod socket;
@@ -101,6 +102,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
         dns,
         routes: route::routes(raw, &mut findings),
         prefetch: prefetch(&raw.prefetch, &mut findings),
+        replication: replicate::of_node(&raw.replicate, &mut findings),
         log: log(&raw.log, &mut findings),
         generation: None,
         file: None,

@@ -461,6 +461,7 @@ impl Route {
             candidates: Vec::new(),
             parents: None,
             parents_share_purges: false,
+            replicate: None,
             policy: None,
             on_fault: OnFault::default(),
             ignore_headers: Vec::new(),

@@ -271,6 +271,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         ignore_headers: Vec::new(),
         parents: None,
         parents_share_purges: None,
+        replicate: None,
         key_without_body: None,
         indivisible: None,
         compress: Vec::new(),

@@ -16,8 +16,8 @@ use self::{
 use super::{
     Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Dns, Eject, Endpoint, Etcd, Global,
     Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, NameSource, OriginHost, OriginHttp, OriginTls,
-    Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Rollout, RolloutMode,
-    Takeover, Timeouts, TlsVersion, Translation, check::CONNECTS,
+    Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Replication, Rollout,
+    RolloutMode, Takeover, Timeouts, TlsVersion, Translation, check::CONNECTS,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -44,6 +44,7 @@ pub fn listing(config: &Config) -> Value {
         ("pool", named(&config.pools, pool)),
         ("route", list(&config.routes, route)),
         ("prefetch", prefetch(&config.prefetch)),
+        ("replicate", replication(&config.replication)),
         ("log", log(&config.log)),
     ])
 }
@@ -280,6 +281,19 @@ fn prefetch(prefetch: &Prefetch) -> Value {
         ("confidence_percent_min", Value::from(prefetch.confidence_percent_min)),
         ("again_ms", ms(prefetch.again)),
         ("time_ms_max", ms(prefetch.time_max)),
+    ])
+}
+
+fn replication(replication: &Replication) -> Value {
+    table([
+        ("concurrency", count(replication.concurrency)),
+        ("queue_max", count(replication.queue_max)),
+        ("queue_bytes_max", bytes(replication.queue_bytes_max)),
+        ("object_bytes_max", size(replication.object_bytes_max)),
+        ("send_ms_max", ms(replication.send)),
+        ("fetch_concurrency", count(replication.fetch_concurrency)),
+        ("fetch_queue_max", count(replication.fetch_queue_max)),
+        ("fetch_ms_max", ms(replication.fetch)),
     ])
 }
 

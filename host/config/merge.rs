@@ -2,8 +2,8 @@
 //!
 //! What belongs to one node is in its own file alone ([`OWN`]); the central part may not name it. `[[route]]`, `[pool]`
 //! and `[policy]` are the central part's as a whole; those of the own file hold while there is none. The other tables
-//! (`[tls]`, `[http3]`, `[limits]`, `[timeouts]`, `[dns]`, `[prefetch]`) are the own file's if it has them, each as a whole,
-//! and the central part's otherwise.
+//! (`[tls]`, `[http3]`, `[limits]`, `[timeouts]`, `[dns]`, `[prefetch]`, `[replicate]`) are the own file's if it has
+//! them, each as a whole, and the central part's otherwise.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,6 +102,9 @@ pub(super) fn merged(
     }
     if takes("prefetch") {
         raw.prefetch = part.prefetch;
+    }
+    if takes("replicate") {
+        raw.replicate = part.replicate;
     }
     Ok(Joint { raw, problems })
 }
@@ -203,7 +206,7 @@ mod tests {
     fn each_key_of_a_file_has_its_place() {
         let error = toml::from_str::<Raw>("no-such-key = 0").unwrap_err();
         let known: BTreeSet<&str> = super::super::error::quoted(error.message()).skip(1).collect();
-        let either = ["tls", "http3", "limits", "timeouts", "dns", "prefetch"];
+        let either = ["tls", "http3", "limits", "timeouts", "dns", "prefetch", "replicate"];
         let placed: BTreeSet<&str> = OWN.into_iter().chain(either).chain(["policy", "pool", "route"]).collect();
         assert_eq!(known, placed, "the keys of a file (left), and where each of them may be said (right)");
     }

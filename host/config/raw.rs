@@ -36,6 +36,7 @@ pub(super) struct Raw {
     pub(super) pool: Named<Pool>,
     pub(super) route: Vec<Route>,
     pub(super) prefetch: Prefetch,
+    pub(super) replicate: Replication,
     pub(super) log: Log,
 }
 
@@ -287,6 +288,19 @@ pub(super) struct Prefetch {
     pub(super) time_ms_max: Field<Millis>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Replication {
+    pub(super) concurrency: Field<Count>,
+    pub(super) queue_max: Field<Count>,
+    pub(super) queue_bytes_max: Field<ByteSize>,
+    pub(super) object_bytes_max: Field<ByteSize>,
+    pub(super) send_ms_max: Field<Millis>,
+    pub(super) fetch_concurrency: Field<Count>,
+    pub(super) fetch_queue_max: Field<Count>,
+    pub(super) fetch_ms_max: Field<Millis>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Policy {
@@ -514,6 +528,7 @@ pub(super) struct Route {
     pub(super) candidates: Vec<Candidate>,
     pub(super) parents: Field<String>,
     pub(super) parents_share_purges: Field<bool>,
+    pub(super) replicate: Field<Replicate>,
     pub(super) policy: Field<String>,
     pub(super) on_fault: Field<String>,
     #[serde(default)]
@@ -572,6 +587,16 @@ pub(super) struct Rewrite {
 pub(super) struct FieldEdits {
     pub(super) set: Named<Spanned<String>>,
     pub(super) remove: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as { tags = [\"…\"], to = [\"…\"] }")]
+pub(super) struct Replicate {
+    #[serde(default)]
+    pub(super) tags: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<Spanned<String>>,
+    pub(super) to: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

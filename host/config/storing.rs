@@ -48,6 +48,7 @@ impl Route {
             refresh_ahead: _,
             parents: _,
             parents_share_purges: _,
+            replicate: _,
         } = self;
         let Extensions { query_key, query_body_bytes_max: _, cache_groups, no_vary_search: _ } = extensions;
         let Defaults { ttl, heuristic_max, grace, stale_if_error, stale_if_unreachable, keep } = freshness;

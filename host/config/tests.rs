@@ -3,6 +3,7 @@
 
 mod dns;
 mod global;
+mod replicate;
 mod routing;
 mod translation;
 
@@ -88,6 +89,8 @@ const SPARSE_EXAMPLES: &str = r#"
     translate.datatype = "INT32"
     [pool.shield]
     endpoints = ["https://shield.example:8443"]
+    [pool.us]
+    endpoints = ["https://us.example:8443"]
     [[route]]
     name = "embeddings"
     path = "/v1/embeddings"
@@ -124,6 +127,7 @@ const SPARSE_EXAMPLES: &str = r#"
     name = "everything"
     pool = "web"
     parents = "shield"
+    replicate = { tags = ["hot"], prefixes = ["/assets"], to = ["us"] }
     deltas = ["/app/*.js", "/app/*.css"]
 "#;
 

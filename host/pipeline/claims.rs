@@ -80,8 +80,8 @@ const USERS_BEGIN: [&str; 19] = [
     "x-webauth-",
 ];
 
-/// Names of the address by which a proxy was reached, beside `X-Forwarded-…`, and what a node tells its parents.
-const PROXIES: [&str; 13] = [
+/// Names of the address by which a proxy was reached, beside `X-Forwarded-…`, and what nodes tell each other.
+const PROXIES: [&str; 14] = [
     "forwarded",
     "front-end-https",
     "surrogate-capability",
@@ -91,6 +91,7 @@ const PROXIES: [&str; 13] = [
     "x-forward-proto",
     "x-forwarded",
     "x-holm-child",
+    "x-holm-replicate",
     "x-scheme",
     "x-script-name",
     "x-url-scheme",

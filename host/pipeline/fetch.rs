@@ -1,6 +1,7 @@
 //! One exchange with the origin: sends the request, decides about the response, stores it while it arrives, and lands
 //! the flight for all that wait.
 
+mod announcing;
 mod by_parents;
 
 use std::{sync::Arc, time::Instant};
@@ -20,6 +21,7 @@ use super::{
     inputs, keying, loops, momentary,
     parents::Ties,
     recent::Recent,
+    replicate::{Announcement, Replicator, announce},
     route::Route,
     trace,
     upstream::{Arrived, Failed, UpstreamBody, UpstreamRequest},
@@ -65,6 +67,7 @@ pub(super) struct Fetcher {
     pub(super) recent: Arc<Recent>,
     pub(super) coder: Arc<Coder>,
     pub(super) ties: Arc<Ties>,
+    pub(super) replicator: Arc<Replicator>,
 }
 
 /// A request that has a key, and what is known of it by now.
@@ -392,7 +395,8 @@ pub(super) async fn exchange(fetcher: &Fetcher, request: &KeyedRequest, fetch: &
             (Some(object), StatusCode::NOT_MODIFIED) => {
                 let report = UpstreamReport::of(&arrived, &request.advice);
                 let not_modified = arrived.fetched.response.headers();
-                if let Some(renewed) = renew(fetcher, request, fetch, object, not_modified, &times) {
+                if let Some((renewed, announcement)) = renew(fetcher, request, fetch, object, not_modified, &times) {
+                    announce(announcement, &renewed);
                     trace::renewed(request.advice.span());
                     return Exchanged::Renewed(renewed, report);
                 }
@@ -456,7 +460,7 @@ fn renew(
     object: &Object,
     not_modified: &HeaderMap,
     times: &Times,
-) -> Option<Arc<Object>> {
+) -> Option<(Arc<Object>, Option<Announcement>)> {
     let mut not_modified = not_modified.clone();
     if request.route.infers() {
         momentary::strip(&mut not_modified);
@@ -481,7 +485,10 @@ fn renew(
     if keys.key != request.key {
         return None;
     }
-    fetcher.cache.renew(fetch, object, &not_modified, &storage, &keys, &origins(request, times, &keys))
+    let origins = origins(request, times, &keys);
+    let renewed = fetcher.cache.renew(fetch, object, &not_modified, &storage, &keys, &origins)?;
+    let announcement = fetcher.announcement(request, &renewed.head.tags, &keys);
+    Some((renewed, announcement))
 }
 
 /// Returns what a response says of the queries that it is for, if that counts for this request.
@@ -573,6 +580,7 @@ fn arriving(
     if let Some(age) = parts.headers.get(header::AGE) {
         headers.insert(header::AGE, age.clone());
     }
+    let announcement = fetcher.announcement(request, &head.tags, &keys);
     let tags = head.tags.as_slice().into();
     let mark = head.mark;
     let age_ms = head.initial_age_ms;
@@ -592,7 +600,7 @@ fn arriving(
     let unspooled = switch.map(SpoolSwitch::off);
     let arrival = Arrival { headers, body: body_read, keys, rule, tags, mark, ttl_ms, age_ms, at, report };
     let intake = Intake::new(shared, recorder);
-    Exchanged::Stored(arrival, Box::new(Pump { body, intake, unspooled, declared, coded }))
+    Exchanged::Stored(arrival, Box::new(Pump { body, intake, unspooled, declared, coded, announcement }))
 }
 
 /// Remembers what the key is made of under which a response is being stored.
@@ -734,6 +742,7 @@ pub(super) struct Pump {
     unspooled: Option<SpoolOff>,
     declared: Option<Declared>,
     coded: Option<Coded>,
+    announcement: Option<Announcement>,
 }
 
 /// What is kept for as long as a response is stored while it arrives: its place in the table of flights, and that it waits
@@ -767,10 +776,11 @@ impl Pump {
                     if let Some(Declared { cache, path, rule }) = &self.declared {
                         cache.search_rules().note(*path, rule);
                     }
-                    if let (Some(object), Some(coded)) = (self.intake.finish(), self.coded) {
+                    let Some(object) = self.intake.finish() else { return };
+                    if let Some(coded) = self.coded {
                         coded.coder.stored(&coded.request.coding(), coded.key, &object);
                     }
-                    return;
+                    return announce(self.announcement, &object);
                 }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };

@@ -17,6 +17,7 @@ use super::{
     advice::Advice,
     claims::{self, Claim},
     parents,
+    replicate::{self, NotTaken, Said},
     route::Route,
 };
 use crate::{
@@ -155,6 +156,12 @@ impl Proxies {
             return None;
         }
         head.headers.remove(&parents::CHILD)
+    }
+
+    /// Takes what a node says of a response that it has stored; `None` if the request is no such announcement.
+    pub(super) fn announced(&self, head: &mut RequestHead) -> Option<Result<Said, NotTaken>> {
+        let said = head.headers.remove(&replicate::REPLICATE)?;
+        Some(if self.trust(head) { replicate::read(&head.method, &said) } else { Err(NotTaken::Stranger) })
     }
 
     /// Returns the header fields of a request to an `http` route as they are sent upstream, with the intermediaries that

@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{parents, prefetch};
+use super::{parents, prefetch, replicate};
 
 /// Handles of the room's metrics; clones count into the same.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +13,7 @@ pub struct Metrics {
     pub(super) hints: prefetch::Metrics,
     pub(super) reply_codings: ReplyCodings,
     pub(super) parents: parents::Metrics,
+    pub(super) replications: replicate::Metrics,
 }
 
 impl Metrics {
@@ -20,6 +21,7 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         self.hints.register(registry);
         self.parents.register(registry);
+        self.replications.register(registry);
         registry.register(
             "reply_coding_bytes",
             "Bytes of replies that were compressed for their client, in the content coding and without it",

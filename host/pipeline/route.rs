@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     batch::Slots,
-    cache::{key::KeySpace, lookup::Demand},
+    cache::{key::KeySpace, lookup::Demand, tag::Tag},
     clock,
     config::{self, ForwardPath, Mode, PoolProtocol, Reload},
     message::{self, RequestHead, target},
@@ -45,6 +45,8 @@ pub struct Route {
     pub destinations: Vec<Destination>,
     /// Nodes that are asked before them.
     pub parents: Option<Parents>,
+    /// What is announced to nodes of other regions.
+    pub replicas: Option<Replicas>,
     /// The policy that decides for it.
     pub policy: Option<Arc<dyn Roster>>,
     /// The places of its requests; `None` for no limit.
@@ -75,6 +77,25 @@ pub struct Parents {
     pub pool: Arc<Pool>,
     /// Whether each purge is applied there before it is acknowledged here.
     pub share_purges: bool,
+}
+
+/// Which responses of a route are announced to nodes of other regions, and to whom.
+pub struct Replicas {
+    /// Those with any of these tags are.
+    pub tags: Vec<Tag>,
+    /// So are those whose path lies at or below any of these, in their normal form.
+    pub prefixes: Vec<String>,
+    /// The nodes, a pool for each region.
+    pub to: Vec<Arc<Pool>>,
+}
+
+impl Replicas {
+    /// Returns what a configuration says, of these pools.
+    #[must_use]
+    pub fn new(said: &config::Replicate, to: Vec<Arc<Pool>>) -> Self {
+        let tags = said.tags.iter().map(|tag| Tag::named(tag.as_bytes())).collect();
+        Self { tags, prefixes: said.prefixes.clone(), to }
+    }
 }
 
 impl Route {
@@ -351,7 +372,8 @@ impl Route {
     /// Returns a route that nothing but its configuration says anything of, for tests of what that decides.
     pub(super) fn nowhere(config: config::Route) -> Self {
         let keys = KeySpace::new("n", &config.name);
-        Self { config, keys, destinations: Vec::new(), parents: None, policy: None, places: None }
+        let destinations = Vec::new();
+        Self { config, keys, destinations, parents: None, replicas: None, policy: None, places: None }
     }
 }
 

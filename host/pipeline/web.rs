@@ -1,5 +1,7 @@
 //! Requests with one response each: HTTP semantics, and items that aren't batched.
 
+mod older;
+
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;

@@ -52,6 +52,7 @@ mod ranges;
 mod region;
 mod region_fetch;
 mod reload;
+mod replicate;
 mod routing;
 mod seeing;
 mod sharing;

@@ -9,7 +9,10 @@ use std::{
 use http::HeaderName;
 use toml::Spanned;
 
-use super::routing::{self, path_fault};
+use super::{
+    replicate,
+    routing::{self, path_fault},
+};
 use crate::{
     config::{
         Candidate, Compress, Defaults, Deltas, Extensions, ForwardPath, Mode, OnFault, Protocol, QueryKey, RangeMiss,
@@ -139,6 +142,7 @@ fn route<'a>(
         candidates: candidates(raw, known, findings),
         parents: parents(raw, known, findings),
         parents_share_purges: raw.parents_share_purges.as_ref().is_some_and(|given| *given.get_ref()),
+        replicate: replicate::of_route(raw, &known.pools, findings),
         policy: raw.policy.as_ref().map(|given| findings.reference(given, "policy", &known.policies)),
         on_fault: raw
             .on_fault
@@ -403,6 +407,7 @@ fn http_only(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("refresh_ahead", raw.refresh_ahead.as_ref().map(Spanned::span)),
         ("parents", raw.parents.as_ref().map(Spanned::span)),
         ("parents_share_purges", raw.parents_share_purges.as_ref().map(Spanned::span)),
+        ("replicate", raw.replicate.as_ref().map(Spanned::span)),
         ("underscores_in_headers", raw.underscores_in_headers.as_ref().map(Spanned::span)),
         ("stale_if_unreachable_ms", raw.stale_if_unreachable_ms.as_ref().map(Spanned::span)),
         ("query_key", raw.query_key.as_ref().map(Spanned::span)),

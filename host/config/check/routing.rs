@@ -61,6 +61,7 @@ fn without_origin(raw: &raw::Route, findings: &mut Findings<'_>) {
         ("pool", raw.pool.as_ref().map(Spanned::span)),
         ("candidates", raw.candidates.first().map(|candidate| candidate.pool.span())),
         ("parents", raw.parents.as_ref().map(Spanned::span)),
+        ("replicate", raw.replicate.as_ref().map(Spanned::span)),
         ("policy", raw.policy.as_ref().map(Spanned::span)),
         ("mode", infer.map(Spanned::span)),
         ("request_headers", edited.map(Spanned::span)),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::values::{bytes, count, list, ms, named, option, size, table, text, texts};
 use crate::config::{
     Candidate, FieldEdits, Fixed, ForwardPath, Mode, OnFault, OwnResponse, Protocol, QueryKey, RangeMiss, Redirect,
-    Reload, Rewrite, Route, StoreSetCookie, TenantBy, Wanted,
+    Reload, Replicate, Rewrite, Route, StoreSetCookie, TenantBy, Wanted,
 };
 
 /// Returns a route in the keys of a file.
@@ -51,6 +51,7 @@ fn basics(route: &Route) -> Value {
         ("candidates", option(candidates, |candidates| list(candidates, candidate))),
         ("parents", option(route.parents.as_ref(), text)),
         ("parents_share_purges", if infers { Value::Null } else { Value::Bool(route.parents_share_purges) }),
+        ("replicate", option(route.replicate.as_ref(), replicate)),
         ("policy", option(route.policy.as_ref(), text)),
         ("on_fault", text(on_fault)),
         ("ignore_headers", infer(texts(&route.ignore_headers))),
@@ -145,6 +146,10 @@ fn all_wanted<N: Display>(conditions: &[(N, Wanted)]) -> Value {
         (name.to_string(), value)
     };
     Value::Object(conditions.iter().map(shown).collect())
+}
+
+fn replicate(replicate: &Replicate) -> Value {
+    table([("tags", texts(&replicate.tags)), ("prefixes", texts(&replicate.prefixes)), ("to", texts(&replicate.to))])
 }
 
 fn rewrite(rewrite: &Rewrite) -> Value {

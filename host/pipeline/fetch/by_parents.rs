@@ -8,6 +8,7 @@ use super::{
     super::{
         admission::Times,
         parents::{self, Asking, Outcome},
+        replicate::{Announcement, announce},
         route::Parents,
     },
     Exchanged, Fetcher, KeyedRequest, UpstreamReport, outbound, renew, settle,
@@ -60,21 +61,32 @@ impl Fetcher {
             ties.count(Outcome::Outdated);
             return None;
         }
-        let exchanged = match (renewable, response.status()) {
+        // They have it themselves.
+        let beside = |announcement: Option<Announcement>| announcement?.except(&parents.pool);
+        let mut announced = None;
+        let mut exchanged = match (renewable, response.status()) {
             (Some(object), StatusCode::NOT_MODIFIED) => {
                 let report = UpstreamReport::of(&arrived, advice);
-                Exchanged::Renewed(renew(self, request, fetch, object, response.headers(), &times)?, report)
+                let (renewed, announcement) = renew(self, request, fetch, object, response.headers(), &times)?;
+                announced = beside(announcement);
+                Exchanged::Renewed(renewed, report)
             }
             (None, StatusCode::NOT_MODIFIED) => return None,
             _ => settle(self, request, fetch, arrived, &times).await,
         };
         // With all tags: a policy may have named others.
-        let is_usable = match &exchanged {
+        let is_usable = match &mut exchanged {
             Exchanged::Renewed(object, _) => is_current(&object.head.tags),
-            Exchanged::Stored(arrival, _) => is_current(&arrival.tags),
+            Exchanged::Stored(arrival, pump) => {
+                pump.announcement = beside(pump.announcement.take());
+                is_current(&arrival.tags)
+            }
             Exchanged::Error(_) | Exchanged::Refused(..) | Exchanged::Failed(_) => true,
         };
         ties.count(if is_usable { Outcome::Used } else { Outcome::Outdated });
+        if let (true, Exchanged::Renewed(object, _)) = (is_usable, &exchanged) {
+            announce(announced, object);
+        }
         is_usable.then_some(exchanged)
     }
 }

@@ -59,9 +59,14 @@ pub struct Terms {
     pub tenant: Tenant,
     /// What that tenant counts for beside others.
     pub weight: Weight,
-    /// Within a priority and a tenant, earlier ones are sent first. An item that is still waiting then is not sent.
+    /// Within a priority and a tenant, earlier ones are sent first. An item that is still waiting then is not sent, and
+    /// a request whose items can't be back by then is refused as late.
     pub deadline: Option<Instant>,
-    /// Until when its request waits. It orders as the deadline does, and nothing else: others may wait for the item, too.
+    /// A request whose items can't be back by then is refused as late. What was taken in stays: others may wait for the
+    /// item, too.
+    pub late_by: Option<Instant>,
+    /// Until when its request waits. It orders as the deadline does, and nothing else: others may wait for the item,
+    /// too, and that a client gives up early doesn't make a pool late.
     pub wanted_by: Option<Instant>,
     /// Bounds its wait, beside [`FormerRule::wait_max`].
     pub wait_max: Option<Duration>,
@@ -73,6 +78,11 @@ impl Terms {
     /// Returns the time before which the item should be back: what is sent first within a priority and a tenant.
     pub(super) fn back_by(&self) -> Option<Instant> {
         [self.deadline, self.wanted_by].into_iter().flatten().min()
+    }
+
+    /// Returns the time from which on its result is late.
+    pub(super) fn late_from(&self) -> Option<Instant> {
+        [self.deadline, self.late_by].into_iter().flatten().min()
     }
 
     /// Returns its rank among others.

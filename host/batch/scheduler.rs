@@ -309,7 +309,9 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         let Some(rank) = items.iter().map(|(_, terms)| terms.rank()).reduce(Rank::best) else {
             return false;
         };
-        let Some(deadline) = items.iter().filter_map(|(_, terms)| terms.back_by()).min() else { return false };
+        let Some(deadline) = items.iter().filter_map(|(_, terms)| terms.late_from()).min() else {
+            return false;
+        };
         if deadline <= now || self.under_way == 0 && self.shares.items() == 0 {
             return deadline <= now;
         }

@@ -138,7 +138,7 @@ async fn split(
     let Request { head, body } = request;
     let trail = Trail::on(&route, &advice);
     let bytes_max = route.config.body_bytes_max.unwrap_or(u64::MAX).min(infer.limits.body_bytes_max);
-    let call = match read(&head.headers, body, bytes_max).await {
+    let call = match read(&head.headers, body, bytes_max, route.passes_calls()).await {
         Ok(call) => call,
         Err(Unread::Body(error)) => return infer.replies.bad_body(&error, trail),
         Err(Unread::Refused(code, why)) => return refused(infer, code, &why, trail),
@@ -189,8 +189,9 @@ impl From<Undecodable> for Unread {
     }
 }
 
-/// Reads a call whose message, decoded, may have so many bytes.
-async fn read(headers: &HeaderMap, mut body: Body, bytes_max: u64) -> Result<Call, Unread> {
+/// Reads a call whose message, decoded, may have so many bytes, for a model that is called by gRPC itself if it
+/// `is_native`.
+async fn read(headers: &HeaderMap, mut body: Body, bytes_max: u64, is_native: bool) -> Result<Call, Unread> {
     let mut framing = Framing::new(bytes_max);
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {
@@ -199,7 +200,7 @@ async fn read(headers: &HeaderMap, mut body: Body, bytes_max: u64) -> Result<Cal
     }
     let Unframed { message, is_compressed } = framing.finish()?;
     let message = if is_compressed { decompress(&coding_of(headers)?, message, bytes_max).await? } else { message };
-    Call::read(&message).map_err(Unread::from)
+    Call::read(&message, is_native).map_err(Unread::from)
 }
 
 /// Returns the coding of a compressed message, as a field that HTTP has for it.

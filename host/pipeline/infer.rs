@@ -3,29 +3,29 @@
 
 mod batches;
 mod compress;
+mod flight;
 mod following;
+mod landing;
 mod model;
 mod places;
 mod region;
 mod repeats;
+mod replying;
 mod send;
 mod tally;
 mod tenant;
+mod waiting;
 
-use std::{borrow::Cow, pin::pin, sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use futures_util::future::join_all;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::{
-    admission::{self, Case, Responded, Times},
     advice::{Advice, PolicyContext},
-    inputs,
     joining::{self, Turn},
     keying::{self, Content},
     metrics::ReplyCodings,
-    momentary::{self, Part},
     plan::KeyedPlan,
     recent::Recent,
     reply::{Replies, Reply},
@@ -34,44 +34,36 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    batch::Pending,
     cache::{
         Cache, Query,
-        admit::{Admission, Refusal},
         collapse::{Flights, Follower, Joined, Lead},
-        control::Directives,
         entry::Object,
-        fetches::Fetch,
         key::Key,
         lookup::{Demand, Outcome},
         purge::{Arrived, Mark},
-        record::{Origins, Recorder, StorageKeys, TooLarge, head},
-        status::{CACHE_STATUS, CUT_OFF},
+        status::CACHE_STATUS,
         store::{Tier, leases::Lease},
-        tag::{self, Tag},
+        tag,
     },
-    clock::{self, Timestamp},
-    config,
+    clock, config,
     message::{
         Body, Request, RequestHead, Response,
         coding::Undecodable,
         compression::decompress,
         proxy_status::{PROXY_STATUS, ProxyError, ProxyStatus},
     },
-    origin::protocol::{
-        Item, ItemError, ItemResponse, JoinedReply, Message, OutcomeRef, Protocol, Received, ReplyForm,
-    },
+    origin::protocol::{Item, JoinedReply, Protocol, Received},
     policy::Fault,
 };
 
 use batches::submit_groups;
 pub use batches::{Batchers, Batches};
-use model::{AdvisedItem, Elsewhere, Group, Landed, PendingResult, await_result, group_for};
+use model::{AdvisedItem, Elsewhere, Group, PendingResult, group_for};
 pub use model::{BatchItem, ItemResult};
 pub(super) use places::Places;
-use places::{Following, Row, Wishes};
+use places::{Following, Wishes};
 use repeats::distinct;
-use tally::{ItemReply, Tally, USAGE};
+use tally::ItemReply;
 use tenant::Account;
 
 /// The parts of the node that these requests need.
@@ -131,7 +123,7 @@ pub(super) async fn serve(
         demand: route.demand(&head.headers),
         url,
         arrived: infer.cache.purger().arrived(),
-        mark: infer.cache.purger().mark(),
+        began: Instant::now(),
         account: Account::of(&route.config, &head),
         head: Arc::new(head),
         route: Arc::clone(&route),
@@ -209,7 +201,8 @@ struct SplitRequest {
     url: String,
     /// Where the purge log stood when the request came.
     arrived: Arrived,
-    mark: Mark,
+    /// When the deadlines of its items begin.
+    began: Instant,
     /// When its client stops to wait.
     due: Option<Instant>,
 }
@@ -245,6 +238,30 @@ impl Disposition {
     const fn needs_fetch(&self) -> bool {
         matches!(self, Self::Refresh(..) | Self::Lead(..) | Self::Alone)
     }
+
+    /// Logs which part the request has in the item's flight.
+    fn log(&self, advised: &AdvisedItem) {
+        let span = advised.advice.span();
+        match self {
+            Self::Lead(_, lead, _) | Self::Refresh(_, _, _, lead, _) => trace::leads(span, lead.number()),
+            Self::Elsewhere(elsewhere) => trace::leads(span, elsewhere.lead.number()),
+            Self::Follow(_, follower) => trace::follows(span, follower.number()),
+            Self::Alone => trace::planned(span, "fetch-alone", None),
+            Self::Known { .. } => {}
+        }
+    }
+}
+
+/// An item, and what is done about it.
+type Disposed<'q> = (&'q AdvisedItem, Disposition, Fallback);
+
+/// An item of which everything is under way.
+struct Waited<'q> {
+    advised: &'q AdvisedItem,
+    waiting: Waiting,
+    fallback: Fallback,
+    /// Until when this request waits for it, by its policy's word. Others may wait longer.
+    until: Option<Instant>,
 }
 
 /// What one item waits for.
@@ -293,23 +310,29 @@ impl SplitRequest {
     }
 
     /// Returns the replies to all items: from the tiers what is stored, the rest from the model, together. Items of one
-    /// key are one: the client is the same, so that this holds even of results that no other client may get.
+    /// key are one: the client is the same, so that this holds even of results that no other client may get. If one is
+    /// refused by a queue, all are, at once: what of the others wasn't sent is withdrawn, unless others wait for it.
     async fn fetch_all(&self, keyed: Vec<KeyedItem<'_>>) -> Vec<ItemReply> {
+        let items = keyed.len();
         let repeated = |item: &KeyedItem<'_>| trace::repeated(item.advised.advice.span());
         let (keyed, places) = distinct(keyed, |item| item.key, repeated);
         let found = keyed.into_iter().map(|item| self.look_up(item.advised, item.key.filter(|_| item.is_looked_up)));
         let dispositions = join_all(found).await;
         let (waiting, _following) = self.submit(dispositions);
-        let finished = waiting.into_iter().map(|(advised, waiting, last)| self.finish(advised, waiting, last));
-        places.spread(join_all(finished).await, ItemReply::repeated)
+        let mut replies: Vec<Option<ItemReply>> = waiting.iter().map(|_| None).collect();
+        let finish = |(place, waited)| async move { (place, self.finish(waited).await) };
+        let mut finished: FuturesUnordered<_> = waiting.into_iter().enumerate().map(finish).collect();
+        while let Some((place, reply)) = finished.next().await {
+            if reply.refusal().is_some() {
+                return vec![reply; items];
+            }
+            replies[place] = Some(reply);
+        }
+        places.spread(replies.into_iter().flatten().collect(), ItemReply::repeated)
     }
 
     /// Looks one item up, and joins or starts its flight if it must be fetched.
-    async fn look_up<'q>(
-        &self,
-        advised: &'q AdvisedItem,
-        key: Option<Key>,
-    ) -> (&'q AdvisedItem, Disposition, Fallback) {
+    async fn look_up<'q>(&self, advised: &'q AdvisedItem, key: Option<Key>) -> Disposed<'q> {
         let Some(key) = key else { return (advised, Disposition::Alone, None) };
         let now = clock::now();
         let by_url = |prefixes| tag::of_url(&self.url, prefixes);
@@ -349,13 +372,7 @@ impl SplitRequest {
             }
             other => other,
         };
-        match &disposition {
-            Disposition::Lead(_, lead, _) | Disposition::Refresh(_, _, _, lead, _) => trace::leads(span, lead.number()),
-            Disposition::Elsewhere(elsewhere) => trace::leads(span, elsewhere.lead.number()),
-            Disposition::Follow(_, follower) => trace::follows(span, follower.number()),
-            Disposition::Alone => trace::planned(span, "fetch-alone", None),
-            Disposition::Known { .. } => {}
-        }
+        disposition.log(advised);
         (advised, disposition, fallback)
     }
 
@@ -373,30 +390,37 @@ impl SplitRequest {
 
     /// Submits everything that must be fetched at once, so that it can share batches. What other requests fetch needn't
     /// wait behind what they have to do, as long as the second value is held.
-    fn submit<'q>(
-        &self,
-        dispositions: Vec<(&'q AdvisedItem, Disposition, Fallback)>,
-    ) -> (Vec<(&'q AdvisedItem, Waiting, Fallback)>, Option<Following>) {
+    fn submit<'q>(&self, dispositions: Vec<Disposed<'q>>) -> (Vec<Waited<'q>>, Option<Following>) {
+        // Before anything is fetched: what is purged from now on is outdated.
+        let mark = self.infer.cache.purger().mark();
         let mut wishes = Wishes::default();
-        let following = self.follow(&dispositions, &mut wishes);
+        let mut untils = vec![None; dispositions.len()];
+        let following = self.follow(&dispositions, &mut untils, &mut wishes);
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of = Vec::with_capacity(dispositions.len());
-        for (advised, disposition, _) in &dispositions {
-            let grouped = || self.batch_item(advised).map(|batch_item| group_for(&mut groups, batch_item));
-            group_of.push(disposition.needs_fetch().then(grouped).transpose());
+        for ((advised, disposition, _), until) in dispositions.iter().zip(&mut untils) {
+            let is_shared = !matches!(disposition, Disposition::Alone);
+            let grouped = |batch_item: BatchItem| {
+                *until = batch_item.until();
+                group_for(&mut groups, batch_item)
+            };
+            let batch_item = disposition.needs_fetch().then(|| self.batch_item(advised, is_shared)).transpose();
+            group_of.push(batch_item.map(|batch_item| batch_item.map(grouped)));
         }
         let mut pending: Vec<_> = submit_groups(&self.infer.batchers, groups).into_iter().map(Vec::into_iter).collect();
-        let waiting = dispositions.into_iter().zip(group_of).map(|((advised, disposition, fallback), group)| {
+        let submitted = dispositions.into_iter().zip(group_of).zip(untils);
+        let waited = submitted.map(|(((advised, disposition, fallback), group), until)| {
             // Items were grouped in this order, so each group's next result is this item's.
             let pending = match group {
                 Ok(group) => Ok(group.and_then(|index| pending[index].next()).flatten()),
                 Err(result) => Err(result),
             };
-            (advised, self.wait(advised, disposition, pending, &mut wishes), fallback)
+            let waiting = self.wait(advised, disposition, pending, mark, &mut wishes);
+            Waited { advised, waiting, fallback, until }
         });
-        let waiting = waiting.collect();
+        let waited = waited.collect();
         wishes.grant(&self.infer.batchers);
-        (waiting, following)
+        (waited, following)
     }
 
     fn wait(
@@ -404,6 +428,7 @@ impl SplitRequest {
         advised: &AdvisedItem,
         disposition: Disposition,
         pending: PendingResult,
+        mark: Mark,
         wishes: &mut Wishes,
     ) -> Waiting {
         let span = advised.advice.span();
@@ -413,18 +438,19 @@ impl SplitRequest {
             Disposition::Follow(key, follower) => Waiting::Flight { key, follower, collapsed: true },
             Disposition::Lead(key, lead, lease) => {
                 let follower = lead.follower();
-                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), wishes).run_while_wanted());
+                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), mark, wishes).run_while_wanted());
                 Waiting::Flight { key, follower, collapsed: false }
             }
             Disposition::Refresh(object, tier, key, lead, lease) => {
                 // No request waits for the refresh, and still it is wanted.
-                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), wishes).run());
+                trace::spawn(span, self.flight(advised, key, lead, (pending, lease), mark, wishes).run());
                 Waiting::Done(ItemReply::Stored { object, tier, stale: true })
             }
             Disposition::Elsewhere(elsewhere) => {
                 let Elsewhere { key, lead, turn, stale } = *elsewhere;
                 let (follower, has) = (lead.follower(), stale.as_ref().map(|(object, _)| Arc::clone(object)));
-                trace::spawn(span, self.flight(advised, key, lead, (pending, None), wishes).run_elsewhere(turn, has));
+                let flight = self.flight(advised, key, lead, (pending, None), mark, wishes);
+                trace::spawn(span, flight.run_elsewhere(turn, has));
                 match stale {
                     Some((object, tier)) => Waiting::Done(ItemReply::Stored { object, tier, stale: true }),
                     None => Waiting::Flight { key, follower, collapsed: false },
@@ -433,93 +459,9 @@ impl SplitRequest {
         }
     }
 
-    async fn finish(&self, advised: &AdvisedItem, waiting: Waiting, fallback: Fallback) -> ItemReply {
-        let (result, collapsed) = match waiting {
-            Waiting::Done(reply) => return reply,
-            Waiting::Alone(pending) => (Arc::new(await_result(self.protocol, pending).await), false),
-            Waiting::Flight { key, follower, collapsed } => match self.land(advised, key, follower, collapsed).await {
-                Landed::Stored(object, tier) => return ItemReply::Stored { object, tier, stale: false },
-                Landed::Result(result, collapsed) => (result, collapsed),
-            },
-        };
-        let status = result.outcome.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK.as_u16());
-        trace::item_fetched(advised.advice.span(), status, result.reason, collapsed, result.stored);
-        let failed = result.outcome.as_ref().is_err_and(|error| error.status >= 500 || error.is_unread());
-        match fallback.filter(|(object, _)| failed && !self.infer.cache.is_gone(object, &self.url)) {
-            Some((object, tier)) => ItemReply::Fallback { object, tier, result },
-            None => ItemReply::Fetched { result, collapsed },
-        }
-    }
-
-    /// Waits for the flight; fetches alone if its result is not for this request.
-    async fn land(
-        &self,
-        advised: &AdvisedItem,
-        key: Key,
-        follower: Follower<Arc<ItemResult>>,
-        collapsed: bool,
-    ) -> Landed {
-        let flight = follower.number();
-        let begun = advised.advice.span().timer();
-        let landing = follower.landed().await;
-        let with = landing.as_ref().map_or("lost", |result| if result.outcome.is_ok() { "result" } else { "failure" });
-        trace::landed(advised.advice.span(), flight, with, begun);
-        match landing {
-            Some(result) if self.was_purged(&result) => self.infer.flights.retire(&key, flight),
-            Some(result) if result.shareable || !collapsed => return Landed::Result(result, collapsed),
-            Some(_) => {}
-            None => {
-                if let Some((object, tier)) = Box::pin(self.stored(key)).await {
-                    return Landed::Stored(object, tier);
-                }
-            }
-        }
-        trace::not_for_it(advised.advice.span(), "fetch alone");
-        let pending = self.batch_item(advised).map(|batch_item| self.infer.submit_alone(batch_item));
-        Landed::Result(Arc::new(await_result(self.protocol, pending).await), false)
-    }
-
-    /// Whether the result was purged after its flight had begun, and before this request came.
-    fn was_purged(&self, result: &ItemResult) -> bool {
-        let purger = self.infer.cache.purger();
-        result
-            .purgeable
-            .as_ref()
-            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || tag::of_url(&self.url, true)))
-    }
-
-    fn flight(
-        &self,
-        advised: &AdvisedItem,
-        key: Key,
-        lead: Lead<Arc<ItemResult>>,
-        (pending, lease): (PendingResult, Option<Lease>),
-        wishes: &mut Wishes,
-    ) -> Flight {
-        Flight {
-            _row: self.infer.places.row(lead.number(), &pending, wishes),
-            infer: Arc::clone(&self.infer),
-            route: Arc::clone(&self.route),
-            url: self.url.clone(),
-            head: Arc::clone(&self.head),
-            demand: self.demand.clone(),
-            account: self.account,
-            due: self.due,
-            advised: advised.clone(),
-            protocol: self.protocol,
-            key,
-            fetch: self.infer.cache.begin_leased(&key, lease),
-            mark: self.mark,
-            requested: clock::now(),
-            lead,
-            pending: Some(pending),
-            begun: Instant::now(),
-        }
-    }
-
     /// Returns the item with the policy's edits, its candidates and its terms; or its result if the policy faults and
-    /// the route refuses it then.
-    fn batch_item(&self, advised: &AdvisedItem) -> Result<BatchItem, Box<ItemResult>> {
+    /// the route refuses it then. Other requests may wait for it, too, if it `is_shared`.
+    fn batch_item(&self, advised: &AdvisedItem, is_shared: bool) -> Result<BatchItem, Box<ItemResult>> {
         let batch_item = model::batch_item(
             &self.infer.policy_context,
             &self.route,
@@ -529,254 +471,7 @@ impl SplitRequest {
             self.account,
             self.infer.response_bytes_max(),
         );
-        batch_item.map(|batch_item| batch_item.within(self.due))
-    }
-
-    fn reply(&self, form: ReplyForm, item_replies: &[ItemReply], mut trail: Trail) -> Reply {
-        let tally = Tally::of(self.protocol, item_replies);
-        tally.note(&mut trail);
-        if trail.is_hit() && self.infer.cache.purger().is_serving_cut_off() {
-            trail.detail = Some(CUT_OFF.into());
-        }
-        let spoiled = tally::spoiled(self.protocol, item_replies);
-        let outcomes = tally::outcomes(item_replies, &spoiled);
-        let is_one_result = form.is_one_result();
-        // A request that is refused as a whole is one also where its items could have errors of their own.
-        let refusals: Option<Vec<&ItemError>> = item_replies.iter().map(ItemReply::refusal).collect();
-        let mut joined_reply = match refusals.as_deref() {
-            Some([refusal, ..]) => self.protocol.reply_to_all(refusal),
-            _ => self.protocol.join_outcomes(form, &outcomes),
-        };
-        let mut headers = match item_replies.first().filter(|_| is_one_result) {
-            Some(only) => only.headers(),
-            None => said_of(item_replies),
-        };
-        let too_many = StatusCode::TOO_MANY_REQUESTS.as_u16();
-        if joined_reply.status == too_many
-            && !item_replies.iter().any(|reply| reply.upstream_status() == Some(too_many))
-        {
-            headers.entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
-        }
-        if let Some(usage) = tally.usage() {
-            headers.insert(USAGE, usage);
-        }
-        if let Some(media_type) = media_type(item_replies, &outcomes, &joined_reply.body) {
-            joined_reply.headers.insert(header::CONTENT_TYPE, media_type);
-        }
-        joined(&self.infer, joined_reply, trail, Some(headers))
-    }
-
-    /// Returns the reply in the coding that the client wants, unless its route offers none or a result of it forbids
-    /// that.
-    async fn compressed(&self, item_replies: &[ItemReply], reply: Reply) -> Reply {
-        let rule = &self.route.config.compress;
-        let keeps_form = |item_reply: &ItemReply| Directives::read(item_reply.fields()).no_transform;
-        if rule.codings.is_empty() || item_replies.iter().any(keeps_form) {
-            return reply;
-        }
-        compress::compressed(rule, &self.infer.codings, &self.head.headers, reply).await
-    }
-}
-
-/// Returns what the responses that a request's results came in say of the moment. What is stored says nothing of it.
-fn said_of(item_replies: &[ItemReply]) -> HeaderMap {
-    let mut parts: Vec<(&Arc<HeaderMap>, bool)> = Vec::new();
-    for item_reply in item_replies {
-        let ItemReply::Fetched { result, .. } = item_reply else { continue };
-        let (headers, failed) = (&result.headers, result.outcome.is_err());
-        // The results of one response share its fields.
-        match parts.iter_mut().find(|(known, _)| Arc::ptr_eq(known, headers)) {
-            Some((_, known)) => *known |= failed,
-            None => parts.push((headers, failed)),
-        }
-    }
-    let parts: Vec<Part<'_>> = parts.into_iter().map(|(headers, failed)| Part { headers, failed }).collect();
-    momentary::merged(&parts, clock::now())
-}
-
-/// Returns the media type of a body that is one result's own, byte for byte, if the model has named it.
-fn media_type(item_replies: &[ItemReply], outcomes: &[OutcomeRef<'_>], body: &Bytes) -> Option<HeaderValue> {
-    let is_whole = |outcome: &OutcomeRef<'_>| {
-        let own = outcome.as_ref().map_or_else(|error| &error.body, |answer| answer.body);
-        (own.as_ptr(), own.len()) == (body.as_ptr(), body.len())
-    };
-    let at = outcomes.iter().position(is_whole)?;
-    // Beside others the error of such a result is this node's.
-    let own = item_replies.get(at).filter(|reply| item_replies.len() == 1 || !reply.is_for_one_alone());
-    own?.fields().get(header::CONTENT_TYPE).cloned()
-}
-
-impl ItemReply {
-    /// Returns the model's status, if it responded to this request.
-    fn upstream_status(&self) -> Option<u16> {
-        match self {
-            Self::Fetched { result, .. } => result.status,
-            Self::Stored { .. } | Self::Fallback { .. } => None,
-        }
-    }
-
-    /// Returns the header fields that describe its body.
-    fn fields(&self) -> &HeaderMap {
-        match self {
-            Self::Stored { object, .. } | Self::Fallback { object, .. } => &object.head.headers,
-            Self::Fetched { result, .. } => &result.headers,
-        }
-    }
-
-    fn outcome(&self) -> OutcomeRef<'_> {
-        match self {
-            Self::Stored { object, .. } | Self::Fallback { object, .. } => {
-                Ok(Message { headers: &object.head.headers, body: &object.body })
-            }
-            Self::Fetched { result, .. } => {
-                result.outcome.as_ref().map(|answer| Message { headers: &result.headers, body: &answer.body })
-            }
-        }
-    }
-
-    /// Returns the error by which the queue refused the item with its request.
-    fn refusal(&self) -> Option<&ItemError> {
-        match self {
-            Self::Fetched { result, .. } if matches!(result.reason, Some("queue-full" | "deadline")) => {
-                result.outcome.as_ref().err().filter(|error| matches!(error.status, 429 | 503))
-            }
-            _ => None,
-        }
-    }
-
-    fn headers(&self) -> HeaderMap {
-        match self {
-            Self::Stored { object, .. } | Self::Fallback { object, .. } => object.aged_headers(clock::now()),
-            Self::Fetched { result, .. } => (*result.headers).clone(),
-        }
-    }
-}
-
-/// One item's flight to the model and into the tiers.
-struct Flight {
-    infer: Arc<Infer>,
-    route: Arc<Route>,
-    url: String,
-    head: Arc<RequestHead>,
-    demand: Demand,
-    account: Account,
-    /// Until when the client that began it waits.
-    due: Option<Instant>,
-    advised: AdvisedItem,
-    protocol: &'static dyn Protocol,
-    key: Key,
-    fetch: Arc<Fetch>,
-    mark: Mark,
-    requested: Timestamp,
-    begun: Instant,
-    lead: Lead<Arc<ItemResult>>,
-    pending: Option<PendingResult>,
-    /// The item's place in the queue, for requests that join.
-    _row: Option<Row>,
-}
-
-impl Flight {
-    async fn run(mut self) {
-        let pending = self.pending.take().unwrap_or(Ok(None));
-        let result = await_result(self.protocol, pending).await;
-        self.settle(result);
-    }
-
-    /// Ends early if all that wait have left before the item was sent: dropping what is pending withdraws it. If its
-    /// batch was sent already, the result is paid for, and stored.
-    async fn run_while_wanted(mut self) {
-        let pending = self.pending.take().unwrap_or(Ok(None));
-        let queued = pending.as_ref().ok().and_then(|pending| pending.as_ref().map(Pending::queued));
-        let mut awaiting = pin!(await_result(self.protocol, pending));
-        let result = tokio::select! {
-            result = &mut awaiting => result,
-            is_off = self.lead.abandoned(|| queued.as_ref().is_some_and(|queued| queued.has_left())) => {
-                if is_off {
-                    return;
-                }
-                awaiting.await
-            }
-        };
-        self.settle(result);
-    }
-
-    /// Stores the result if it may be, then lands the flight; in this order, so that a request that comes too late for
-    /// the flight finds it.
-    fn settle(self, mut result: ItemResult) {
-        if let Ok(answer) = &result.outcome {
-            let (refusal, reason, tags) = self.store(&result.headers, answer);
-            result.stored = refusal.is_none();
-            result.shareable = refusal.is_none_or(Refusal::is_shareable);
-            result.remark = reason.or_else(|| self.advised.advice.remarked().cloned());
-            let tags = tags.unwrap_or_else(|| {
-                let mut tags = tag::named(&result.headers, &self.route.config.tag_headers);
-                tags.extend(tag::of_url(&self.url, true));
-                tags.push(Tag::key(&self.key));
-                tags
-            });
-            result.purgeable = Some((tags, self.mark));
-        }
-        // First off the table: a request that comes after a failure was replied makes an attempt of its own.
-        self.lead.close();
-        self.lead.land(Arc::new(result));
-    }
-
-    /// Stores a result, or returns why not, with the policy's reason if it is the policy's decision; and the tags of
-    /// what was stored.
-    fn store(
-        &self,
-        headers: &HeaderMap,
-        answer: &ItemResponse,
-    ) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
-        let body = &answer.body;
-        let AdvisedItem { item, advice } = &self.advised;
-        let (received, fetch) = (clock::now(), self.begun.elapsed());
-        let times = Times { mark: self.mark, requested: self.requested, received, fetch };
-        let response = Responded { status: StatusCode::OK, headers, length: Some(body.len() as u64) };
-        let cache = &self.infer.cache;
-        let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
-        let case = Case::new(&self.route, &Method::POST, &self.head.headers, advice, response, &times);
-        let ruling = admission::rule(cache, &self.route, advice, &facts, &case);
-        let storage = match ruling.admission {
-            Admission::Store(storage) => storage,
-            Admission::Refuse(refusal) => {
-                let holds = refusal.holds_for_key() || ruling.uncacheable.is_some();
-                if holds && !self.fetch.is_overtaken(&self.key) {
-                    cache.mark_uncacheable_by(&self.fetch, self.key, clock::uptime(), ruling.uncacheable);
-                }
-                return (Some(refusal), ruling.reason, None);
-            }
-        };
-        if !answer.storable {
-            return (Some(Refusal::Unreadable), None, None);
-        }
-        if body.len() > cache.config().part_bytes {
-            // A result is joined with others from one piece.
-            return (Some(Refusal::TooLarge), None, None);
-        }
-        self.infer.recent.note(&self.key, clock::uptime(), || {
-            let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
-            inputs::of(&self.route, advice, &facts, Some(&item.canonical))
-        });
-        // Everything of the client's that reaches the model is in the key, or the policy has decided.
-        let keys = StorageKeys { primary: self.key, key: self.key, names: None };
-        let origins = Origins {
-            url: &self.url,
-            key: &self.key,
-            mark: self.mark,
-            requested: self.requested,
-            received,
-            tag_headers: &self.route.config.tag_headers,
-            targeted: self.route.targeted(),
-            groups: false,
-            by_rule: None,
-        };
-        let mut head = head(StatusCode::OK, headers, &storage, &origins);
-        momentary::strip(&mut head.headers);
-        match Recorder::new(Arc::clone(cache), Arc::clone(&self.fetch), keys, head).whole(body) {
-            Ok(object) => (None, None, Some(object.head.tags.clone())),
-            Err(TooLarge) => (Some(Refusal::TooLarge), None, None),
-        }
+        batch_item.map(|batch_item| batch_item.since(self.began).within(self.due).shared(is_shared))
     }
 }
 

@@ -142,6 +142,31 @@ impl AtOnce {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_whose_result_was_purged_before_they_came_share_another_one() {
+    const CLIENTS: u32 = 8;
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = asking(&origin, "json-array").set("pool.web.batch", "size_max = 1\nconcurrency = 16").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    let mut ask = || {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&json!({"n": 1})));
+        asks.spawn(async move { stream.send(request).await });
+    };
+    ask();
+    eventually("the fetch", async || origin.hits(ARRAY) == 1).await;
+    node.purge_url(ARRAY, false).await;
+    for _ in 0..CLIENTS {
+        ask();
+    }
+    node.took_over_h2(1 + CLIENTS).await;
+    gate.open();
+    for response in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2})));
+    }
+    assert_eq!(batches(&origin, ARRAY).concat().len(), 2, "one before the purge and one after it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_with_one_slot_sends_one_batch_at_a_time_whoever_asks() {
     const CLIENTS: usize = 12;
     let (origin, gate, model) = (Origin::start().await, Gate::closed(), Arc::new(AtOnce::default()));

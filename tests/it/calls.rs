@@ -22,7 +22,7 @@ use crate::{
         origin::{Gate, Origin},
     },
     translated::{
-        InferRequest, InferResponse, METHOD, Tensor, fields, floats, json_reply, over_grpc, responds, texts,
+        InferRequest, InferResponse, METHOD, Parameter, Tensor, fields, floats, json_reply, over_grpc, responds, texts,
         translating,
     },
 };
@@ -42,8 +42,8 @@ fn raw(texts: &[&str]) -> Vec<u8> {
 fn message(id: &str, texts: &[&str]) -> Vec<u8> {
     let shape = vec![i64::try_from(texts.len()).unwrap(), 1];
     let input = Tensor { name: "t".to_owned(), datatype: "BYTES".to_owned(), shape };
-    let (model_name, id) = ("k".to_owned(), id.to_owned());
-    InferRequest { model_name, id, inputs: vec![input], raw: vec![raw(texts).into()] }.encode_to_vec()
+    let (model_name, id, inputs, raw) = ("k".to_owned(), id.to_owned(), vec![input], vec![raw(texts).into()]);
+    InferRequest { model_name, id, inputs, raw, ..InferRequest::default() }.encode_to_vec()
 }
 
 /// Returns a message with its length before it.
@@ -161,6 +161,33 @@ async fn a_model_over_rest_serves_calls_and_both_share_what_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_version_and_the_parameters_of_a_call_reach_a_model_over_grpc_as_they_were_given() {
+    let (origin, calls) = over_grpc().await;
+    let node = Node::builder().origin(&origin.url()).infer("kserve").route("ttl_ms = 600000");
+    let node = node.set("pool.web", "protocol = \"kserve-grpc\"").start().await;
+    let signed = |number| Parameter { signed: Some(number), ..Parameter::default() };
+    let unsigned = |number| Parameter { unsigned: Some(number), ..Parameter::default() };
+    let asked = [("3", signed(5)), ("3", unsigned(5)), ("3", unsigned(u64::MAX)), ("4", signed(5)), ("", signed(-5))];
+    for (at, (version, parameter)) in asked.iter().enumerate() {
+        for is_again in [false, true] {
+            let call = InferRequest {
+                model_version: (*version).to_owned(),
+                parameters: [("p".to_owned(), parameter.clone())].into(),
+                ..InferRequest::decode(&message("mine", &["a", "b"])[..]).unwrap()
+            };
+            let body = framed(0, &call.encode_to_vec());
+            let ended = ended(&mut node.h2().await, ask(&node, METHOD).body(body)).await;
+            let (response, numbers) = ended.result();
+            assert_eq!((numbers, response.model_version.as_str()), (wanted(&["a", "b"]), *version));
+            let calls = calls.lock();
+            assert_eq!(calls.len(), at + 1, "{version} {parameter:?}: again: {is_again}");
+            assert_eq!((&calls[at].model_version, &calls[at].parameters), (&call.model_version, &call.parameters));
+            assert_eq!(response.parameters.len(), 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_fails_has_a_code_and_no_message() {
     let (origin, _) = over_grpc().await;
     let node = translating(&origin.url(), "kserve", "kserve-grpc").start().await;
@@ -200,6 +227,7 @@ async fn a_call_is_one_message_however_it_arrives() {
         ("another flag", framed(7, &message("", &["a"])), "", "13"),
         ("no request", framed(0, b"\xff\xff"), "", "13"),
         ("no model", framed(0, b""), "", "3"),
+        ("a field that isn't known", framed(0, &[&message("", &["a"])[..], b"\x48\x01"].concat()), "", "3"),
     ] {
         let pieces: Vec<io::Result<Frame<Bytes>>> =
             body.iter().map(|byte| Ok(Frame::data(Bytes::copy_from_slice(&[*byte])))).collect();

@@ -1,13 +1,16 @@
 //! Deadlines that a policy gives: one request's is for no other. The policy is made here, of a module that is written
 //! out.
 
+use std::path::Path;
+
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use crate::{
     harness::{
         eventually,
-        model::ARRAY,
-        node::Node,
+        model::{ARRAY, batches, doubling},
+        node::{Builder, Node},
         origin::{Gate, Origin, Reply},
     },
     tenants::{REALLOC, component, words},
@@ -68,9 +71,77 @@ async fn the_deadline_of_one_request_ends_no_other_ones_wait() {
         node.took_over_h2(1).await;
         let urgent = urgent.await.unwrap();
         assert_eq!(urgent.status, 504, "infer: {infers}: {}", urgent.text());
-        eventually("the other one's fetch", async || origin.hits(ARRAY) == 2).await;
+        if !infers {
+            eventually("the other one's fetch", async || origin.hits(ARRAY) == 2).await;
+        }
         gate.open();
         let patient = patient.await.unwrap();
         assert_eq!((patient.status, patient.text()), (200, if infers { "1" } else { "[1]" }), "infer: {infers}");
+        assert_eq!(origin.hits(ARRAY), if infers { 1 } else { 2 }, "a model goes on with what others wait for");
     }
+}
+
+/// A node before a model that takes lists, with that policy.
+fn hasty(dir: &Path, origin: &Origin, batch: &str) -> Builder {
+    let file = component(dir, "hasty", WORLD, &module());
+    let route = "policy = \"hasty\"\nignore_headers = [\"x-urgent\"]\nttl_ms = 600000";
+    let builder = Node::builder().origin(&origin.url()).policy("hasty", &file, "{}").infer("json-array");
+    builder.route(route).set("pool.web.batch", batch)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_several_wait_for_outlasts_the_deadline_of_one_in_the_queue() {
+    let (dir, origin, gate) = (tempfile::tempdir().unwrap(), Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = hasty(dir.path(), &origin, "size_max = 1\nconcurrency = 1").start().await;
+    let conn = node.h2().await;
+    let ask = |n: u64, is_urgent: bool| {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&json!({"n": n})));
+        let request = if is_urgent { request.header("x-urgent", "1") } else { request };
+        tokio::spawn(async move { (n, stream.send(request).await) })
+    };
+    let busy = ask(0, false);
+    eventually("a batch", async || origin.hits(ARRAY) == 1).await;
+    // One item is the urgent request's, and another one waits with it; of another one it is the other way round.
+    let leads = ask(1, true);
+    node.waiting(1.0).await;
+    let patient = [ask(1, false), ask(2, false)];
+    node.waiting(2.0).await;
+    let follows = ask(2, true);
+    for urgent in [leads, follows] {
+        let (n, response) = urgent.await.unwrap();
+        assert_eq!(response.status, 504, "{n}: {}", response.text());
+        assert!(response.cache().get("detail").ends_with(":deadline"), "{n}: {:?}", response.cache());
+    }
+    gate.open();
+    for other in patient.into_iter().chain([busy]) {
+        let (n, response) = other.await.unwrap();
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})), "{n}");
+    }
+    let sent = batches(&origin, ARRAY).concat();
+    assert_eq!(sent.len(), 3, "each was sent once: {sent:?}");
+    assert_eq!(node.metric("holm_batch_refused_total", "reason=\"expired\"").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_with_one_whose_time_is_over_share_what_it_began() {
+    const PATIENT: u32 = 6;
+    let (dir, origin, gate) = (tempfile::tempdir().unwrap(), Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = hasty(dir.path(), &origin, "size_max = 1\nconcurrency = 16").start().await;
+    let ask = || node.post(ARRAY).json(&json!({"n": 1}));
+    let urgent = tokio::spawn(ask().header("x-urgent", "1").send());
+    eventually("the fetch", async || origin.hits(ARRAY) == 1).await;
+    let (conn, mut patient) = (node.h2().await, JoinSet::new());
+    for _ in 0..PATIENT {
+        let (mut stream, request) = (conn.stream(), ask());
+        patient.spawn(async move { stream.send(request).await });
+    }
+    node.took_over_h2(PATIENT).await;
+    assert_eq!(urgent.await.unwrap().status, 504);
+    gate.open();
+    for response in patient.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2})));
+    }
+    assert_eq!(origin.hits(ARRAY), 1, "one for all of them");
 }

@@ -350,6 +350,36 @@ async fn a_page_in_the_place_of_a_result_is_its_clients_alone_and_is_sent_alone_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedding_of_another_length_than_its_neighbours_is_not_trusted_when_it_comes_alone() {
+    let origin = Origin::start().await;
+    origin.on(EMBEDDINGS, |seen| {
+        let call: Value = serde_json::from_slice(&seen.body).unwrap();
+        let inputs = match &call["input"] {
+            Value::Array(list) => list.clone(),
+            one => vec![one.clone()],
+        };
+        let entry = |(index, input): (usize, &Value)| {
+            let vector = if *input == json!("odd") { json!([1.0]) } else { json!([1.0, 2.0]) };
+            json!({"object": "embedding", "index": index, "embedding": vector})
+        };
+        let data: Vec<Value> = inputs.iter().enumerate().map(entry).collect();
+        let list = json!({"object": "list", "data": data, "model": "m"});
+        Reply::ok(list.to_string()).header("content-type", "application/json")
+    });
+    let node = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
+    let node = node.start().await;
+    let ask = async |input: Value| node.post(EMBEDDINGS).json(&json!({"model": "m", "input": input})).send().await;
+    let list = ask(json!(["a", "odd", "b"])).await;
+    assert_eq!((list.status, &list.json()["error"]["param"]), (502, &json!("input[1]")), "{}", list.text());
+    for _ in 0..2 {
+        let alone = ask(json!("odd")).await;
+        assert_eq!((alone.status, alone.is_hit()), (200, false), "{}", alone.text());
+        assert_eq!(alone.json()["data"][0]["embedding"], json!([1.0]), "it is what the model says");
+    }
+    assert!(ask(json!(["a", "b"])).await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_says_nothing_about_items_is_told_to_all_and_asked_once() {
     for (status, retry_after) in [(429, "30"), (429, ""), (503, "7"), (401, "")] {
         let (origin, gate) = (Origin::start().await, Gate::closed());

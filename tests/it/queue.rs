@@ -74,6 +74,36 @@ async fn a_full_queue_refuses_whole_requests_and_has_room_for_other_tenants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_refused_with_one_of_its_items_whatever_the_others_are() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let batch = "size_max = 1\nqueue_max = 4\nconcurrency = 1";
+    let node = asking(&origin, "json-array", batch).route("ttl_ms = 600000").start().await;
+    gate.release(1);
+    assert_eq!(node.post(ARRAY).json(&json!({"n": 100})).send().await.status, 200);
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    for n in 0..5 {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&json!({"n": n})));
+        asks.spawn(async move { (n, stream.send(request).await) });
+        // The first one is under way.
+        node.waiting(f64::from(n)).await;
+    }
+    // 100 is known, 1 is asked for already, and 200 is new.
+    for numbers in [&[100, 200][..], &[200, 1], &[1, 100, 200, 200]] {
+        let list: Vec<Value> = numbers.iter().map(|n| json!({ "n": n })).collect();
+        let refused = node.post(ARRAY).json(&json!(list)).send().await;
+        assert_eq!((refused.status, refused.cache().get("detail")), (429, "queue-full"), "{numbers:?}");
+        assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|after| after > 0), "{numbers:?}");
+        assert!(refused.header("holm-usage").contains("sent=0"), "{}", refused.header("holm-usage"));
+    }
+    gate.open();
+    for (n, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2 * n})));
+    }
+    assert!(!batches(&origin, ARRAY).concat().contains(&json!({"n": 200})), "nothing of them was sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_tenant_is_what_the_route_says() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     doubling(&origin, gate.clone());

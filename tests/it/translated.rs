@@ -1,6 +1,6 @@
 //! Pools that speak another protocol than their clients.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -150,8 +150,12 @@ pub(crate) const METHOD: &str = "/inference.GRPCInferenceService/ModelInfer";
 pub(crate) struct InferRequest {
     #[prost(string, tag = "1")]
     pub(crate) model_name: String,
+    #[prost(string, tag = "2")]
+    pub(crate) model_version: String,
     #[prost(string, tag = "3")]
     pub(crate) id: String,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub(crate) parameters: BTreeMap<String, Parameter>,
     #[prost(message, repeated, tag = "5")]
     pub(crate) inputs: Vec<Tensor>,
     #[prost(bytes = "bytes", repeated, tag = "7")]
@@ -162,12 +166,25 @@ pub(crate) struct InferRequest {
 pub(crate) struct InferResponse {
     #[prost(string, tag = "1")]
     pub(crate) model_name: String,
+    #[prost(string, tag = "2")]
+    pub(crate) model_version: String,
     #[prost(string, tag = "3")]
     pub(crate) id: String,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub(crate) parameters: BTreeMap<String, Parameter>,
     #[prost(message, repeated, tag = "5")]
     pub(crate) outputs: Vec<Tensor>,
     #[prost(bytes = "bytes", repeated, tag = "6")]
     pub(crate) raw: Vec<Bytes>,
+}
+
+/// A parameter that is a whole number, with a sign or without one.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Parameter {
+    #[prost(int64, optional, tag = "2")]
+    pub(crate) signed: Option<i64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub(crate) unsigned: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -217,6 +234,8 @@ async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
     let body = body.collect().await.unwrap().to_bytes();
     let call = InferRequest::decode(body.slice(5..)).unwrap();
     let texts = texts(&call.raw[0]);
+    // What it says of itself is what it was asked for.
+    let (model_version, parameters) = (call.model_version.clone(), call.parameters.clone());
     calls.lock().push(call);
     let has = |word: &str| texts.iter().any(|text| text == word);
     if has("bad") {
@@ -234,7 +253,8 @@ async fn infer(request: Request<Incoming>, calls: Calls) -> Response<OutBody> {
     let shape = vec![i64::try_from(texts.len()).unwrap(), 2];
     let output = Tensor { name: "e".to_owned(), datatype: "FP32".to_owned(), shape };
     let (model_name, id) = ("m".to_owned(), "the model's own".to_owned());
-    let message = InferResponse { model_name, id, outputs: vec![output], raw: vec![raw.into()] };
+    let (outputs, raw) = (vec![output], vec![raw.into()]);
+    let message = InferResponse { model_name, model_version, id, parameters, outputs, raw };
     let encoded = message.encode_to_vec();
     let prefix = [&[0][..], &u32::try_from(encoded.len()).unwrap().to_be_bytes()[..]].concat();
     let trailers = (!has("mute") && !has("hasty")).then(|| fields(&[("grpc-status", "0")]));

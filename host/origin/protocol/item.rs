@@ -270,6 +270,9 @@ pub struct ItemError {
     /// Whether the item should be sent again, alone: the model responded, but not with a result for this item that
     /// could be read.
     pub retry_alone: bool,
+    /// Whether that is because the result is unlike those of most others in its response, though it can be read: alone
+    /// it would look right, and it isn't to be trusted then either.
+    pub differs: bool,
     /// Whether `body` is a response of the model as a whole, and neither an element of one nor worded by this node.
     pub is_response: bool,
 }
@@ -278,14 +281,14 @@ impl ItemError {
     /// Returns an error that isn't to be retried.
     #[must_use]
     pub const fn new(status: u16, body: Bytes) -> Self {
-        Self { status, body, retry_alone: false, is_response: false }
+        Self { status, body, retry_alone: false, differs: false, is_response: false }
     }
 
     /// Returns the error of an item whose client gets the model's response as it is: one of failure, or a successful one
     /// that can't be read.
     #[must_use]
     pub const fn response(status: u16, body: Bytes) -> Self {
-        Self { status, body, retry_alone: false, is_response: true }
+        Self { status, body, retry_alone: false, differs: false, is_response: true }
     }
 
     /// Whether it is a successful response that can't be read.
@@ -298,6 +301,23 @@ impl ItemError {
     pub(super) fn alone(self) -> Self {
         Self { retry_alone: true, ..self }
     }
+
+    /// Returns the error of an item whose result is unlike those of most others in its response, if it `differs`.
+    pub(super) fn differing(self, differs: bool) -> Self {
+        Self { differs, ..self }
+    }
+}
+
+/// Returns what more than half of these are, if there is such a thing.
+pub(super) fn majority<T: PartialEq + Copy>(all: &[T]) -> Option<T> {
+    // The only one that can be (Boyer and Moore's vote).
+    let (candidate, _) = all.iter().fold((None, 0_usize), |(candidate, votes), one| match votes {
+        0 => (Some(*one), 1),
+        _ if candidate == Some(*one) => (candidate, votes + 1),
+        _ => (candidate, votes - 1),
+    });
+    let alike = all.iter().filter(|one| Some(**one) == candidate).count();
+    candidate.filter(|_| 2 * alike > all.len())
 }
 
 /// Bytes of what the items of a request have in common, which each of them repeats and so does the name of a batch's class.

@@ -279,6 +279,14 @@ mod tests {
         assert!(refused[0].as_ref().is_err_and(|error| error.status == 422 && !error.retry_alone), "{refused:?}");
     }
 
+    #[test]
+    fn a_reply_is_json_whatever_a_model_has_in_its_errors() {
+        let outcomes = responded(r#"[{"error":{"status":422,"at":NaN}},{"x":2}]"#, 2).unwrap();
+        let reply = join_results(&outcomes.iter().map(outcome_ref).collect::<Vec<_>>());
+        let list: Vec<serde_json::Value> = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((list[0]["error"]["status"].as_u64(), list[1]["x"].as_u64()), (Some(422), Some(2)));
+    }
+
     fn responses(outcomes: &[(u16, &str)]) -> JoinedReply {
         let error =
             |(status, body): &(u16, &str)| ItemError::response(*status, Bytes::copy_from_slice(body.as_bytes()));

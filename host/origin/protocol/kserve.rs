@@ -361,12 +361,12 @@ fn join_rows(id: Option<&[u8]>, responses: &[Message<'_>]) -> Result<(HeaderMap,
         outputs.push(column(&results, place)?);
     }
     let outputs: Vec<(&Head<'_>, Vec<&[u8]>)> =
-        outputs.iter().map(|(head, rows)| (*head, rows.iter().map(|row| &**row).collect())).collect();
-    Ok(finished(message::write(OUTPUTS, id, &first.rest, &outputs), &outputs))
+        outputs.iter().map(|(head, rows)| (head, rows.iter().map(|row| &**row).collect())).collect();
+    Ok(finished(message::write(OUTPUTS, id, &message::agreed(&results), &outputs), &outputs))
 }
 
 /// An output, and its row in each result.
-type Column<'m> = (&'m Head<'m>, Vec<Cow<'m, [u8]>>);
+type Column<'m> = (Head<'m>, Vec<Cow<'m, [u8]>>);
 
 /// Returns one output of all results.
 fn column<'m>(results: &'m [Tensors<'_>], place: usize) -> Result<Column<'m>, BadResponse> {
@@ -383,5 +383,6 @@ fn column<'m>(results: &'m [Tensors<'_>], place: usize) -> Result<Column<'m>, Ba
     let is_one_form = tensors.iter().all(|tensor| tensor.head.form == head.form);
     let form = if is_one_form { head.form } else { Form::Flat };
     let rows = tensors.iter().flat_map(|tensor| tensor.rows.iter().map(move |row| tensor.head.in_form(form, row)));
-    Ok((head, rows.collect()))
+    let rows = rows.collect();
+    Ok((head.in_common(&tensors.iter().map(|tensor| &tensor.head).collect::<Vec<_>>()), rows))
 }

@@ -15,7 +15,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules, may_repeat,
+        Split, SplitRules, majority, may_repeat,
     },
     json::{self, Node},
     lenient::Text,
@@ -209,7 +209,8 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     let text = Text::of(response.body);
     let List { rest, data, usage, strays } = List::parse(&text)?;
     let entries = in_order(data, items.len())?;
-    let sound = sound(&entries, asks_for_base64(items));
+    let base64 = asks_for_base64(items);
+    let sound = sound(&entries, base64);
     if let ([entry], [is_sound]) = (&entries[..], &sound[..]) {
         let body = if *is_sound { numbered(response.body, &text, entry) } else { response.body.clone() };
         let (storable, tokens) = (*is_sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
@@ -222,7 +223,8 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     };
     let outcome = |((entry, sound), usage): ((&Entry<'_>, bool), &Option<Usage<'_>>)| {
         if !sound {
-            return Err(failure(502, "the embedding of this input can't be read", None).alone());
+            let error = failure(502, "the embedding of this input can't be read", None).alone();
+            return Err(error.differing(entry.kind(base64) != Embedding::Bad));
         }
         let tokens = usage.as_ref().map_or(0, Usage::prompt_tokens);
         let body = write_reply(&rest, &[entry], usage.as_ref());
@@ -342,6 +344,11 @@ impl<'t> Entry<'t> {
         let embedding = embedding.copied().filter(|_| is_json).map(RawValue::get);
         Self { members: as_written(text, members), index, written_index, embedding }
     }
+
+    /// Returns the kind of its embedding. A text is one only if `base64` was asked for.
+    fn kind(&self, base64: bool) -> Embedding {
+        self.embedding.map_or(Embedding::Bad, |text| Embedding::of(text, base64))
+    }
 }
 
 fn as_written<'t>(text: &'t Text<'_>, members: BTreeMap<String, &'t RawValue>) -> Members<'t> {
@@ -401,21 +408,12 @@ fn base64_length(written: &str) -> Option<usize> {
 }
 
 /// Whether each embedding can be one of these, which come from one model: it is like most of those that can be read. If
-/// no kind is that of most, it can't be told which are wrong, and none passes. A text is an embedding only if `base64` was
-/// asked for.
+/// no kind is that of most, it can't be told which are wrong, and none passes.
 fn sound(entries: &[Entry<'_>], base64: bool) -> Vec<bool> {
-    let kind = |entry: &Entry<'_>| entry.embedding.map_or(Embedding::Bad, |text| Embedding::of(text, base64));
-    let kinds: Vec<Embedding> = entries.iter().map(kind).collect();
-    let readable = || kinds.iter().copied().filter(|kind| *kind != Embedding::Bad);
-    // The only one that can be in the majority (Boyer and Moore's vote).
-    let (candidate, _) = readable().fold((Embedding::Bad, 0_usize), |(candidate, votes), embedding| match votes {
-        0 => (embedding, 1),
-        _ if embedding == candidate => (candidate, votes + 1),
-        _ => (candidate, votes - 1),
-    });
-    let alike = readable().filter(|embedding| *embedding == candidate).count();
-    let is_majority = 2 * alike > readable().count();
-    kinds.iter().map(|kind| is_majority && *kind == candidate).collect()
+    let kinds: Vec<Embedding> = entries.iter().map(|entry| entry.kind(base64)).collect();
+    let readable: Vec<Embedding> = kinds.iter().copied().filter(|kind| *kind != Embedding::Bad).collect();
+    let usual = majority(&readable);
+    kinds.iter().map(|kind| Some(*kind) == usual).collect()
 }
 
 /// Returns the entries in the order of their items: by their `index`, or as they came if none has one. If one lacks it,

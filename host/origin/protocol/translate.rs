@@ -22,7 +22,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Arrival, Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
-        SplitRules, Upstream,
+        SplitRules, Upstream, majority,
     },
 };
 use crate::config;
@@ -79,11 +79,22 @@ impl Translated {
             Ok(content) => client::response(self.0, &content, upstream).map_err(unreadable),
             Err(Fault::Unreadable(why)) => Err(unreadable(why)),
             Err(Fault::Own(error)) => {
-                let retry_alone = error.retry_alone;
+                let (retry_alone, differs) = (error.retry_alone, error.differs);
                 let worded = self.worded(&upstream.translation, error.status, &error.body);
-                Err(ItemError { retry_alone, ..worded })
+                Err(ItemError { retry_alone, differs, ..worded })
             }
         }
+    }
+
+    /// Returns which of the results of one response are no embeddings of one model, because they have another length
+    /// than most. What clients of other protocols get may have any.
+    fn differing(&self, lengths: &[Option<usize>]) -> Vec<bool> {
+        if self.0 != Client::OpenAi {
+            return vec![false; lengths.len()];
+        }
+        let known: Vec<usize> = lengths.iter().copied().flatten().collect();
+        let usual = majority(&known);
+        lengths.iter().map(|length| length.is_some() && *length != usual).collect()
     }
 
     /// Words a failure of the model as the client's protocol does.
@@ -143,7 +154,21 @@ impl Protocol for Translated {
             }
             contents => contents?,
         };
-        Ok(contents.into_iter().zip(&upstream).map(|(content, upstream)| self.outcome(content, upstream)).collect())
+        let judged = contents.into_iter().zip(upstream).map(|(content, upstream)| {
+            let length = content.as_ref().ok().and_then(content::Content::commas);
+            let outcome = self.outcome(content, upstream);
+            // What is no embedding has no length that one could have.
+            (length.filter(|_| outcome.is_ok()), outcome)
+        });
+        let (lengths, outcomes): (Vec<_>, Vec<_>) = judged.unzip();
+        let trusted = outcomes.into_iter().zip(self.differing(&lengths)).map(|(outcome, differs)| match outcome {
+            Ok(_) if differs => {
+                let message = "the model's result has another length than most of its others";
+                Err(self.failure(502, message, None).alone().differing(true))
+            }
+            outcome => outcome,
+        });
+        Ok(trusted.collect())
     }
 
     fn failed(&self, arrival: &Arrival<'_>, items: &[&Item]) -> Option<ItemError> {

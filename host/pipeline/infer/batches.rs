@@ -33,6 +33,8 @@ pub struct Batches {
 #[derive(Debug)]
 struct Known {
     quarantine: Mutex<Quarantine>,
+    /// Those in quarantine whose results were unlike the others of a response.
+    differing: Mutex<Quarantine>,
     apart: Mutex<Apart>,
     models: Mutex<Models>,
     metrics: batch::Metrics,
@@ -41,7 +43,7 @@ struct Known {
 impl Known {
     /// Takes in a batch that is back after so long.
     fn note(&self, class: &Class, items: &[BatchItem], sent: &Sent, took: Duration) {
-        let Sent { results, is_served, candidate, further, .. } = sent;
+        let Sent { results, is_served, candidate, further, differing, .. } = sent;
         if !further.requests.is_empty() {
             self.metrics.divided(further.requests.len());
         }
@@ -55,6 +57,9 @@ impl Known {
         if !further.unfit.is_empty() {
             hold(&mut self.quarantine.lock(), class, items, &further.unfit);
             set_aside(&mut self.apart.lock(), items, &further.unfit);
+        }
+        if !differing.is_empty() {
+            hold(&mut self.differing.lock(), class, items, differing);
         }
     }
 }
@@ -95,6 +100,7 @@ impl Batches {
     pub fn new(rule: config::Batch, metrics: batch::Metrics) -> Arc<Self> {
         let known = Arc::new(Known {
             quarantine: Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)),
+            differing: Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)),
             apart: Mutex::new(Apart::new(rule.tenants_max, rule.quarantine)),
             models: Mutex::new(Models::new(rule.models_max)),
             metrics: metrics.clone(),
@@ -129,6 +135,7 @@ impl Batches {
                     let digest = digest(class, &batch_item.item);
                     if self.known.quarantine.lock().holds(&digest, now) {
                         terms.size_max = Some(1);
+                        batch_item.has_differed = self.known.differing.lock().holds(&digest, now);
                     }
                 }
             }

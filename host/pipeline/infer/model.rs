@@ -21,10 +21,13 @@ use crate::{
         loops::Loops,
         momentary,
         route::Route,
-        upstream::{self, Failed},
+        upstream::{self, DEADLINE, Failed},
     },
     policy::{Choice, Decision, Fault, Grouping, Hook, HookCall, RequestEdits, edit},
 };
+
+/// The reason of a refusal by a queue that is full.
+const QUEUE_FULL: &str = "queue-full";
 
 /// One item on its way to a model.
 #[derive(Clone, Debug)]
@@ -47,6 +50,10 @@ pub struct BatchItem {
     /// When its client stops to wait, if it says so. That moves the item to the front of the queue, or out of it; what
     /// is sent isn't given up for one client of several.
     due: Option<Instant>,
+    /// Whether other requests may wait for it, too: then no request's deadline takes it out of the queue.
+    pub(super) is_shared: bool,
+    /// Whether its result was unlike those that came with it, a short while ago.
+    pub(super) has_differed: bool,
     pub(super) choice: Choice,
     grouping: Grouping,
     pub(super) span: RequestSpan,
@@ -92,6 +99,26 @@ impl BatchItem {
     pub(super) fn within(self, due: Option<Instant>) -> Self {
         Self { due, ..self }
     }
+
+    /// Returns this item of a request whose deadlines began then.
+    pub(super) fn since(self, arrived_at: Instant) -> Self {
+        Self { arrived_at, ..self }
+    }
+
+    /// Returns this item, for which other requests may wait, too, if it `is_shared`.
+    pub(super) fn shared(self, is_shared: bool) -> Self {
+        Self { is_shared, ..self }
+    }
+
+    /// Returns until when its request waits for it, by its policy's word.
+    pub(super) fn until(&self) -> Option<Instant> {
+        until(self.arrived_at, &self.choice)
+    }
+}
+
+/// Returns when a policy's deadline is over that began then, if there is one.
+pub(super) fn until(began: Instant, choice: &Choice) -> Option<Instant> {
+    choice.deadline_us.map(|us| began + Duration::from_micros(us.into()))
 }
 
 /// An item that another node of the region is fetching.
@@ -102,14 +129,6 @@ pub(super) struct Elsewhere {
     pub(super) turn: (Turn, Duration),
     /// What is in a tier, stale, and served meanwhile.
     pub(super) stale: Option<(Arc<Object>, Tier)>,
-}
-
-/// What the flight of an item has brought.
-pub(super) enum Landed {
-    /// Another node of the region has stored it.
-    Stored(Arc<Object>, Tier),
-    /// A result; through the fetch of another request if so.
-    Result(Arc<ItemResult>, bool),
 }
 
 /// A result that is pending, `None` because the item wasn't submitted, or its failure.
@@ -145,6 +164,31 @@ impl ItemResult {
     /// Whether the model's result is only for a client that sent the item alone: it can't stand beside others.
     pub(super) fn is_for_one_alone(&self) -> bool {
         self.outcome.as_ref().is_ok_and(|response| !response.joinable)
+    }
+
+    /// Returns the error by which the queue refused the item, and its request with it, before it was sent.
+    pub(super) fn refusal(&self) -> Option<&ItemError> {
+        let is_of_queue = matches!(self.reason, Some(QUEUE_FULL | DEADLINE));
+        self.outcome.as_ref().err().filter(|error| is_of_queue && matches!(error.status, 429 | 503))
+    }
+
+    /// Whether it says nothing but that one request's turn or time was over, so that it isn't for others.
+    pub(super) fn is_of_one_request(&self) -> bool {
+        !self.shareable && self.outcome.is_err() && matches!(self.reason, Some(QUEUE_FULL | DEADLINE))
+    }
+
+    /// Whether it is unlike most of those that came in one response with it.
+    pub(super) fn differs(&self) -> bool {
+        self.outcome.as_ref().is_err_and(|error| error.differs)
+    }
+
+    /// Returns this result of an item that came with others before and was unlike them: it is only for a client that
+    /// sent the item alone, and isn't stored.
+    pub(super) fn mistrusted(mut self) -> Self {
+        if let Ok(response) = &mut self.outcome {
+            (response.storable, response.joinable) = (false, false);
+        }
+        self
     }
 
     /// Whether the model responded, but not with a result that could be read or with a failure of the item's own.
@@ -195,6 +239,8 @@ pub(super) fn batch_item(
         set: request_edits.headers,
         arrived_at: Instant::now(),
         due: None,
+        is_shared: false,
+        has_differed: false,
         choice,
         grouping,
         span: advice.span().clone(),
@@ -241,17 +287,19 @@ pub(super) fn group_for(groups: &mut Vec<Group>, batch_item: BatchItem) -> usize
     index
 }
 
-/// Returns the terms on which an item is batched.
+/// Returns the terms on which an item is batched. Its policy's deadline says what is sent first and what is refused as
+/// late; it ends the wait of its own request, and takes the item out of the queue only if no other may wait for it.
 pub(super) fn terms(batch_item: &BatchItem) -> Terms {
     let Grouping { priority, weight, max_wait_us, max_size, .. } = batch_item.grouping;
-    let by_policy = batch_item.choice.deadline_us.map(|us| batch_item.arrived_at + Duration::from_micros(us.into()));
+    let by_policy = batch_item.until();
     Terms {
         bytes: if weight == 0 { batch_item.item.weight() } else { usize::try_from(weight).unwrap_or(usize::MAX) },
         priority,
         tenant: batch_item.account.tenant,
         weight: batch_item.account.weight,
-        deadline: by_policy,
-        wanted_by: batch_item.due,
+        deadline: by_policy.filter(|_| !batch_item.is_shared),
+        late_by: by_policy,
+        wanted_by: [batch_item.due, by_policy].into_iter().flatten().min(),
         wait_max: max_wait_us.map(|us| Duration::from_micros(us.into())),
         size_max: if batch_item.item.whole {
             Some(1)
@@ -275,9 +323,9 @@ pub(super) async fn await_result(protocol: &dyn Protocol, pending: PendingResult
 
 fn rejection(protocol: &dyn Protocol, rejected: Rejected) -> ItemResult {
     let (status, reason, retry_after) = match rejected {
-        Rejected::QueueFull { retry_after } => (StatusCode::TOO_MANY_REQUESTS, "queue-full", Some(retry_after)),
-        Rejected::Late { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, "deadline", Some(retry_after)),
-        Rejected::Expired => (StatusCode::GATEWAY_TIMEOUT, "deadline", None),
+        Rejected::QueueFull { retry_after } => (StatusCode::TOO_MANY_REQUESTS, QUEUE_FULL, Some(retry_after)),
+        Rejected::Late { retry_after } => (StatusCode::SERVICE_UNAVAILABLE, DEADLINE, Some(retry_after)),
+        Rejected::Expired => (StatusCode::GATEWAY_TIMEOUT, DEADLINE, None),
         Rejected::Lost => (StatusCode::BAD_GATEWAY, "batch-lost", None),
     };
     let mut result = failed(protocol, status, reason, &rejected.to_string(), 1);
@@ -287,6 +335,12 @@ fn rejection(protocol: &dyn Protocol, rejected: Rejected) -> ItemResult {
         result.headers = Arc::new(HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from(after.as_secs()))]));
     }
     result
+}
+
+/// Returns the failure of an item that came to nothing within the time that the policy gave this request for it.
+pub(super) fn expired(protocol: &dyn Protocol) -> ItemResult {
+    let detail = "no result within the time that the policy gave";
+    ItemResult { shareable: false, ..failed(protocol, StatusCode::GATEWAY_TIMEOUT, DEADLINE, detail, 1) }
 }
 
 /// Returns an item's class: items gather at the pool of the first candidate.
@@ -325,7 +379,7 @@ fn group(batch_item: &BatchItem) -> Bytes {
         part(Some(name.as_str().as_bytes()));
         part(value.as_ref().map(HeaderValue::as_bytes));
     }
-    // Times may differ by item: a batch keeps the strictest of its members'.
+    // Times may differ by item: a batch has until the last of its members' deadlines.
     for number in &batch_item.choice.order {
         part(Some(&number.to_le_bytes()));
     }

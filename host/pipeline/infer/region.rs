@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    Disposition, Flight, Infer, SplitRequest,
+    Disposition, Infer, SplitRequest,
     batches::submit_groups,
+    flight::Flight,
     model::{self, BatchItem, Elsewhere, ItemResult, PendingResult, group_for},
     places::Wishes,
 };
@@ -116,6 +117,6 @@ impl Flight {
             self.account,
             self.infer.response_bytes_max(),
         )?;
-        Ok(self.infer.submit_alone(batch_item.within(self.due)))
+        Ok(self.infer.submit_alone(batch_item.within(self.due).shared(true)))
     }
 }

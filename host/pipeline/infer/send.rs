@@ -52,6 +52,8 @@ pub(super) struct Sent {
     /// The requests beyond the first; at fault are items that failed alone while others succeeded, or whose results
     /// couldn't be read.
     pub(super) further: Further,
+    /// The places of those whose results were unlike the others of a response.
+    pub(super) differing: Vec<usize>,
 }
 
 /// What follows a request.
@@ -116,6 +118,8 @@ pub(super) struct Division {
     is_each: bool,
     failed_alone: Vec<usize>,
     unreadable: Vec<usize>,
+    /// Those whose results were unlike the others of a response.
+    differing: Vec<usize>,
     span: RequestSpan,
 }
 
@@ -136,6 +140,7 @@ impl Division {
             is_each: false,
             failed_alone: Vec::new(),
             unreadable: Vec::new(),
+            differing: Vec::new(),
             span,
         }
     }
@@ -178,7 +183,7 @@ impl Division {
         self.take(places, &members, brought)
     }
 
-    /// Returns those that there is time for. The first request is for all of them: its own deadline is the strictest of
+    /// Returns those that there is time for. The first request is for all of them: its own deadline is the last of
     /// theirs.
     fn in_time(&mut self, places: &Range<usize>) -> Vec<usize> {
         let (batch, is_first) = (Arc::clone(&self.batch), self.requests == 0);
@@ -199,7 +204,12 @@ impl Division {
                 let mut spoiled = Vec::new();
                 for (at, result) in members.iter().copied().zip(results) {
                     let is_unreadable = result.is_unreadable();
-                    self.settle(at, result);
+                    // Alone there is nothing that it could be compared with.
+                    let is_mistrusted = self.batch[at].has_differed || self.differing.contains(&at);
+                    if result.differs() && !is_mistrusted {
+                        self.differing.push(at);
+                    }
+                    self.settle(at, if is_mistrusted { result.mistrusted() } else { result });
                     if is_unreadable {
                         spoiled.push(at);
                         self.settled[at] = places.len() == 1;
@@ -267,7 +277,7 @@ impl Division {
         unfit.sort_unstable();
         unfit.dedup();
         let further = Further { requests: self.further, unfit };
-        Sent { results, outcome, is_served, candidate: self.candidate, further }
+        Sent { results, outcome, is_served, candidate: self.candidate, further, differing: self.differing }
     }
 }
 
@@ -288,7 +298,7 @@ async fn request(
     expected: Option<Duration>,
     span: &RequestSpan,
 ) -> Requested {
-    let mut choice = strictest(items);
+    let mut choice = agreed(items);
     if let Some(candidate) = candidate {
         choice.order = vec![candidate];
     }
@@ -349,11 +359,10 @@ struct BodyTime {
 }
 
 impl BodyTime {
-    /// Returns the time that the pool allows, or what is left until the first of the items' deadlines.
+    /// Returns the time that the pool allows, or what is left until the last of the items' deadlines.
     fn of(pool: Option<&Pool>, items: &[&BatchItem]) -> Self {
         let max = pool.map_or(Duration::MAX, Pool::body_time);
-        let left = items.iter().filter_map(|batch_item| time_left(batch_item)).min();
-        match left.map(|us| Duration::from_micros(us.into())).filter(|left| *left < max) {
+        match time_for_all(items).map(|us| Duration::from_micros(us.into())).filter(|left| *left < max) {
             Some(left) => Self { max: left, reason: DEADLINE },
             None => Self { max, reason: "body-timeout" },
         }
@@ -451,17 +460,26 @@ async fn decoded(pool: Option<&Pool>, codings: &HeaderMap, coded: Bytes, limit: 
     Ok(plain)
 }
 
-/// Returns the items' common order, the earliest hedge of any, and the time until the first deadline.
-fn strictest(items: &[&BatchItem]) -> Choice {
+/// Returns the items' common order, the earliest hedge of any, and the time until the last deadline. One client's haste
+/// ends its own wait, and breaks off nothing that others wait for.
+fn agreed(items: &[&BatchItem]) -> Choice {
     Choice {
         order: items.first().map(|first| first.choice.order.clone()).unwrap_or_default(),
         hedge_after_us: items.iter().filter_map(|batch_item| batch_item.choice.hedge_after_us).min(),
-        deadline_us: items.iter().filter_map(|batch_item| time_left(batch_item)).min(),
+        deadline_us: time_for_all(items),
     }
 }
 
-/// Returns the microseconds until an item's deadline; `None` if it has none.
+/// Returns the microseconds until the last of the items' deadlines; `None` if one has none.
+fn time_for_all(items: &[&BatchItem]) -> Option<u32> {
+    items.iter().map(|batch_item| time_left(batch_item)).collect::<Option<Vec<u32>>>()?.into_iter().max()
+}
+
+/// Returns the microseconds until an item's deadline; `None` if it has none, or others may wait for it.
 fn time_left(batch_item: &BatchItem) -> Option<u32> {
+    if batch_item.is_shared {
+        return None;
+    }
     let waited = u32::try_from(batch_item.arrived_at.elapsed().as_micros()).unwrap_or(u32::MAX);
     batch_item.choice.deadline_us.map(|deadline| deadline.saturating_sub(waited))
 }

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::model::ItemResult;
 use crate::{
     cache::{entry::Object, status::Forward, store::Tier},
+    clock,
     message::proxy_status::ProxyStatus,
     origin::protocol::{ItemError, Message, OutcomeRef, Protocol},
     pipeline::{
@@ -55,6 +56,50 @@ impl ItemReply {
         match self {
             Self::Fetched { result, .. } => Self::Fetched { result: Arc::clone(result), collapsed: true },
             Self::Stored { .. } | Self::Fallback { .. } => self.clone(),
+        }
+    }
+
+    /// Returns the model's status, if it responded to this request.
+    pub(super) fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Self::Fetched { result, .. } => result.status,
+            Self::Stored { .. } | Self::Fallback { .. } => None,
+        }
+    }
+
+    /// Returns the header fields that describe its body.
+    pub(super) fn fields(&self) -> &HeaderMap {
+        match self {
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => &object.head.headers,
+            Self::Fetched { result, .. } => &result.headers,
+        }
+    }
+
+    /// Returns its outcome, with the header fields that describe it.
+    pub(super) fn outcome(&self) -> OutcomeRef<'_> {
+        match self {
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => {
+                Ok(Message { headers: &object.head.headers, body: &object.body })
+            }
+            Self::Fetched { result, .. } => {
+                result.outcome.as_ref().map(|answer| Message { headers: &result.headers, body: &answer.body })
+            }
+        }
+    }
+
+    /// Returns the error by which the queue refused the item, and its request with it.
+    pub(super) fn refusal(&self) -> Option<&ItemError> {
+        match self {
+            Self::Fetched { result, .. } => result.refusal(),
+            Self::Stored { .. } | Self::Fallback { .. } => None,
+        }
+    }
+
+    /// Returns the header fields of a reply that is this one alone.
+    pub(super) fn headers(&self) -> HeaderMap {
+        match self {
+            Self::Stored { object, .. } | Self::Fallback { object, .. } => object.aged_headers(clock::now()),
+            Self::Fetched { result, .. } => (*result.headers).clone(),
         }
     }
 }
@@ -121,6 +166,8 @@ impl Tally {
                     tally.fell_back = true;
                     tally.credit(result);
                 }
+                // Nothing of it was sent.
+                ItemReply::Fetched { result, .. } if result.refusal().is_some() => tally.credit(result),
                 ItemReply::Fetched { result, collapsed } => {
                     if !collapsed {
                         tally.charge(protocol, result);

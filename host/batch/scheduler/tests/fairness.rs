@@ -31,6 +31,7 @@ const LOAD: Load = Load {
         tenant: Tenant::of_digest(0),
         weight: Weight::ONE,
         deadline: None,
+        late_by: None,
         wanted_by: None,
         wait_max: None,
         size_max: None,

@@ -85,10 +85,18 @@ fn a_request_of_several_classes_is_refused_as_a_whole() {
 fn what_cant_be_in_time_is_refused_at_once() {
     let now = Instant::now();
     let within = |millis| Terms { deadline: Some(now + Duration::from_millis(millis)), ..of(1) };
+    let after = |millis| Some(now + Duration::from_millis(millis));
     // items that wait, their terms, the terms of what comes, whether it is taken
     for (waiting, before, terms, taken) in [
         (0, of(1), within(400), false),
         (0, of(1), within(600), true),
+        (0, of(1), Terms { late_by: after(400), ..of(1) }, false),
+        (0, of(1), Terms { late_by: after(600), ..of(1) }, true),
+        (0, of(1), Terms { late_by: after(400), ..within(600) }, false),
+        // A client that stops to wait is no reason to refuse it.
+        (0, of(1), Terms { wanted_by: after(400), ..of(1) }, true),
+        (0, of(1), Terms { wanted_by: after(0), ..of(1) }, true),
+        (0, of(1), Terms { wanted_by: after(400), ..within(600) }, true),
         // Without deadlines they are overtaken.
         (3, of(1), within(600), true),
         (3, within(550), within(600), false),
@@ -117,6 +125,22 @@ fn a_pool_with_nothing_to_do_tries_whatever_was_measured() {
     let within = |millis| Terms { deadline: Some(now + Duration::from_millis(millis)), ..of(1) };
     assert!(scheduler.arrive(&'a', 0, within(0), now, |_| true).is_err(), "it is past");
     assert!(scheduler.arrive(&'a', 1, within(10), now, |_| true).is_ok());
+}
+
+#[test]
+fn what_others_may_wait_for_stays_when_it_is_late() {
+    let start = Instant::now();
+    let after = |millis| start + Duration::from_millis(millis);
+    let mut scheduler = Scheduler::new(slots(1), Box::new(Gather));
+    scheduler.arrive(&'a', 0, of(1), start, |_| true).unwrap();
+    let Next::Send(out) = scheduler.next(start, |_| true) else { panic!("a slot is free") };
+    let shared = Terms { late_by: Some(after(20)), wanted_by: Some(after(20)), ..of(1) };
+    scheduler.arrive(&'a', 1, shared, start, |_| true).unwrap();
+    assert_eq!(scheduler.next(start, |_| true), Next::Idle, "nothing is to be taken out");
+    assert_eq!(scheduler.expire(after(60)), [0; 0]);
+    scheduler.finished(&out.queue_id, &RETURNED, after(60));
+    let Next::Send(out) = scheduler.next(after(61), |_| true) else { panic!("it waits still") };
+    assert_eq!(out.items, [1]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod call;
 mod framing;
 mod message;
 mod status;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -81,6 +82,7 @@ fn written(parameters: &Parameters) -> BTreeMap<String, InferParameter> {
         let choice = match value {
             Parameter::Bool(value) => ParameterChoice::Bool(*value),
             Parameter::Integer(number) => ParameterChoice::Int64(*number),
+            Parameter::Unsigned(number) => ParameterChoice::Uint64(*number),
             Parameter::Number(number) => ParameterChoice::Double(*number),
             Parameter::Text(text) => ParameterChoice::String(text.clone()),
         };
@@ -138,21 +140,38 @@ fn unreadable(why: &str) -> BadResponse {
     BadResponse::Unreadable { wanted: "a ModelInferResponse", why: why.to_owned() }
 }
 
-/// Returns the outputs for each of so many rows.
+fn read(parameters: BTreeMap<String, InferParameter>) -> Parameters {
+    let one = |(name, InferParameter { parameter_choice })| {
+        let value = match parameter_choice? {
+            ParameterChoice::Bool(value) => Parameter::Bool(value),
+            ParameterChoice::Int64(number) => Parameter::Integer(number),
+            ParameterChoice::Uint64(number) => Parameter::Unsigned(number),
+            ParameterChoice::Double(number) => Parameter::Number(number),
+            ParameterChoice::String(text) => Parameter::Text(text),
+        };
+        Some((name, value))
+    };
+    parameters.into_iter().filter_map(one).collect()
+}
+
+/// Returns the response for each of so many rows. The parameters of its outputs are only those of a row that was asked
+/// for alone: of several, each may have some of them.
 ///
 /// # Errors
 /// [`BadResponse`] if the response can't be read, or can't be cut into so many rows.
-pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result<Vec<Vec<Tensor>>, BadResponse> {
+pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result<Vec<Request>, BadResponse> {
     let message = unframed(body)?;
     let response = ModelInferResponse::decode(message).map_err(|error| unreadable(&error.to_string()))?;
-    let ModelInferResponse { outputs, raw_output_contents: raw, .. } = response;
+    let ModelInferResponse { outputs, raw_output_contents: raw, model_version, parameters, .. } = response;
     if outputs.is_empty() {
         return Err(unreadable("it has no outputs"));
     }
     if !raw.is_empty() && raw.len() != outputs.len() {
         return Err(unreadable("it has data for more or fewer outputs than it names"));
     }
-    let mut results = vec![Vec::new(); asked];
+    let version = Some(model_version).filter(|version| !version.is_empty());
+    let result = Request { version, parameters: read(parameters), ..Request::default() };
+    let mut results = vec![result; asked];
     for (place, output) in outputs.into_iter().enumerate() {
         let datatype = Datatype::of(&output.datatype).ok_or_else(|| unreadable("an output has no known type"))?;
         let dims = output.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<usize>>>();
@@ -167,14 +186,17 @@ pub(in crate::origin::protocol) fn results(body: &Bytes, asked: usize) -> Result
         let rows = rows.ok_or_else(|| unreadable("the data of an output don't fit its shape and type"))?;
         for (result, row) in results.iter_mut().zip(rows) {
             let (name, dims) = (output.name.clone(), shape.row.clone());
-            result.push(Tensor { name, datatype, dims, elements: Elements::Raw(row.to_vec()) });
+            result.tensors.push(Tensor { name, datatype, dims, elements: Elements::Raw(row.to_vec()) });
+        }
+        if let ([result], false) = (&mut results[..], output.parameters.is_empty()) {
+            result.outputs.push((output.name, read(output.parameters)));
         }
     }
     Ok(results)
 }
 
-/// Returns elements that are numbers of a message as bytes; `None` if one is out of the range of its type, or there is
-/// no such form for it.
+/// Returns elements that are numbers of a message as bytes; `None` if one is out of the range of its type, there is no
+/// such form for it, or there are elements of another type beside them.
 fn elements(datatype: Datatype, contents: &InferTensorContents) -> Option<Vec<u8>> {
     let InferTensorContents {
         bool_contents,
@@ -186,6 +208,7 @@ fn elements(datatype: Datatype, contents: &InferTensorContents) -> Option<Vec<u8
         fp64_contents,
         bytes_contents,
     } = contents;
+    has_no_others(datatype, contents).then_some(())?;
     match datatype {
         Datatype::Bool => tensor::raw(datatype, bool_contents.iter().copied().map(Scalar::Bool)),
         Datatype::Int8 | Datatype::Int16 | Datatype::Int32 => {
@@ -203,4 +226,30 @@ fn elements(datatype: Datatype, contents: &InferTensorContents) -> Option<Vec<u8
         }
         Datatype::Fp16 | Datatype::Bf16 => None,
     }
+}
+
+/// Whether no list of elements has any but the one for this type.
+fn has_no_others(datatype: Datatype, contents: &InferTensorContents) -> bool {
+    let own = match datatype {
+        Datatype::Bool => Some(0),
+        Datatype::Int8 | Datatype::Int16 | Datatype::Int32 => Some(1),
+        Datatype::Int64 => Some(2),
+        Datatype::Uint8 | Datatype::Uint16 | Datatype::Uint32 => Some(3),
+        Datatype::Uint64 => Some(4),
+        Datatype::Fp32 => Some(5),
+        Datatype::Fp64 => Some(6),
+        Datatype::Bytes => Some(7),
+        Datatype::Fp16 | Datatype::Bf16 => None,
+    };
+    let are_empty = [
+        contents.bool_contents.is_empty(),
+        contents.int_contents.is_empty(),
+        contents.int64_contents.is_empty(),
+        contents.uint_contents.is_empty(),
+        contents.uint64_contents.is_empty(),
+        contents.fp32_contents.is_empty(),
+        contents.fp64_contents.is_empty(),
+        contents.bytes_contents.is_empty(),
+    ];
+    are_empty.iter().enumerate().all(|(place, is_empty)| *is_empty || Some(place) == own)
 }

@@ -39,6 +39,7 @@ pub(super) struct Tensor<'t> {
 }
 
 /// What the rows of a tensor have in common.
+#[derive(Clone)]
 pub(super) struct Head<'t> {
     /// `name`, `datatype` and whatever there is that doesn't depend on the rows.
     members: Members<'t>,
@@ -203,12 +204,25 @@ fn from_raw<'t, T: Deserialize<'t>>(raw: &'t RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
 }
 
-impl Head<'_> {
+impl<'t> Head<'t> {
     /// Returns what the rows of a tensor with nothing but a name, a type and dimensions have in common.
     pub(super) fn new(name: &str, datatype: &str, row: &[usize], form: Form) -> Self {
         let member = |value: &str| Cow::Owned(Value::from(value).to_string().into_bytes());
         let members = [("name", name), ("datatype", datatype)].map(|(name, value)| (name.to_owned(), member(value)));
         Self { members: members.into(), parameters: Members::new(), row: row.to_vec(), form }
+    }
+
+    /// Returns this head of a tensor with these parameters.
+    pub(super) fn with_parameters(self, parameters: Members<'t>) -> Self {
+        Self { parameters, ..self }
+    }
+
+    /// Returns what the rows of several tensors like this one have in common: those of its parameters that all of them
+    /// have.
+    pub(super) fn in_common(&self, others: &[&Self]) -> Self {
+        let mut head = self.clone();
+        head.parameters.retain(|name, value| others.iter().all(|other| other.parameters.get(name) == Some(&*value)));
+        head
     }
 
     /// Returns a member that is a text.
@@ -279,6 +293,15 @@ impl Head<'_> {
         out.push(b'}');
         place
     }
+}
+
+/// Returns the members of which all of these messages have the same. Which of several holds for all, nobody can tell.
+pub(super) fn agreed<'m>(messages: &'m [Message<'_>]) -> Members<'m> {
+    let Some((first, others)) = messages.split_first() else { return Members::new() };
+    let is_common =
+        |name: &str, value: &[u8]| others.iter().all(|other| other.rest.get(name).is_some_and(|own| **own == *value));
+    let common = first.rest.iter().filter(|(name, value)| is_common(name, value));
+    common.map(|(name, value)| (name.clone(), Cow::Borrowed(&**value))).collect()
 }
 
 /// Writes a message whose tensors have these rows.

@@ -1,14 +1,17 @@
 //! One row of a KServe request or response as the tensors that it is, for pools and clients of other protocols.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
 
 use super::{
     INPUTS, OUTPUTS, finished,
-    message::{self, Form, Head, Members, Message as Tensors, Spelling, Uncut, Written},
+    message::{self, BINARY_SIZE, Form, Head, Members, Message as Tensors, Spelling, Uncut, Written},
     taken_apart,
     tensor::flat,
 };
@@ -27,22 +30,31 @@ pub(in crate::origin::protocol) type Parameters = BTreeMap<String, Parameter>;
 pub(in crate::origin::protocol) enum Parameter {
     Bool(bool),
     Integer(i64),
+    /// A whole number that is too large for the other, or is to be sent as one without a sign.
+    Unsigned(u64),
     Number(f64),
     Text(String),
 }
 
-/// A request with a single row.
+/// A request or a response with a single row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::origin::protocol) struct Request {
     pub(in crate::origin::protocol) tensors: Vec<Tensor>,
     pub(in crate::origin::protocol) parameters: Parameters,
-    /// The outputs that are asked for, with their parameters; all if there are none.
+    /// The outputs that are asked for, with their parameters; all if there are none. Of a response those of its tensors
+    /// that have parameters.
     pub(in crate::origin::protocol) outputs: Vec<(String, Parameters)>,
+    /// The version of the model that has responded, if it says so.
+    pub(in crate::origin::protocol) version: Option<String>,
 }
 
 /// The parameter of a request, and that of an output, which say that data are to be binary.
 pub(super) const BINARY_OUTPUT: &str = "binary_data_output";
 pub(super) const BINARY_DATA: &str = "binary_data";
+
+/// The parameter with the names of those parameters beside it that are numbers without a sign. JSON has one kind of
+/// numbers, and a model may want one of two. It is in requests that were calls of gRPC and become some again.
+pub(super) const UNSIGNED: &str = "holm_uint64";
 
 /// Reads the request of an item that isn't whole.
 ///
@@ -76,20 +88,41 @@ pub(in crate::origin::protocol) fn read(item: &Item) -> Result<(Request, Packing
 fn parameters(member: &str, json: &[u8]) -> Result<Parameters, Malformed> {
     let bad = || Malformed::untranslatable(member, "a parameter is no number, text or truth value");
     let raw: Option<BTreeMap<String, Value>> = serde_json::from_slice(json).map_err(|_| bad())?;
-    let parameter = |(name, value)| {
+    let mut raw = raw.unwrap_or_default();
+    let unsigned: BTreeSet<String> = match raw.remove(UNSIGNED) {
+        Some(names) => serde_json::from_value(names).map_err(|_| bad())?,
+        None => BTreeSet::new(),
+    };
+    let parameter = |(name, value): (String, Value)| {
         let value = match value {
             Value::Bool(value) => Parameter::Bool(value),
             Value::String(text) => Parameter::Text(text),
             Value::Number(number) => {
-                let whole = number.as_i64().map(Parameter::Integer);
+                let whole = number.as_i64().filter(|_| !unsigned.contains(&name)).map(Parameter::Integer);
+                let large = || number.as_u64().map(Parameter::Unsigned);
                 let fraction = || number.as_f64().filter(|_| number.is_f64()).map(Parameter::Number);
-                whole.or_else(fraction).ok_or_else(bad)?
+                whole.or_else(large).or_else(fraction).ok_or_else(bad)?
             }
             Value::Null | Value::Array(_) | Value::Object(_) => return Err(bad()),
         };
         Ok((name, value))
     };
-    raw.unwrap_or_default().into_iter().map(parameter).collect()
+    raw.into_iter().map(parameter).collect()
+}
+
+/// Returns parameters as JSON, without those that it has no form for.
+fn as_json(parameters: &Parameters) -> Map<String, Value> {
+    let value = |parameter: &Parameter| match parameter {
+        Parameter::Bool(value) => Some(Value::Bool(*value)),
+        Parameter::Integer(number) => Some(Value::from(*number)),
+        Parameter::Unsigned(number) => Some(Value::from(*number)),
+        Parameter::Number(number) => Number::from_f64(*number).map(Value::Number),
+        Parameter::Text(text) => Some(Value::from(text.as_str())),
+    };
+    // What says where data is would be taken for this message's own.
+    let is_free = |name: &str| ![BINARY_SIZE, BINARY_DATA, BINARY_OUTPUT].contains(&name);
+    let known = parameters.iter().filter(|(name, _)| is_free(name));
+    known.filter_map(|(name, parameter)| Some((name.clone(), value(parameter)?))).collect()
 }
 
 /// Takes a truth value out of parameters; `None` if it isn't there.
@@ -183,12 +216,24 @@ pub(in crate::origin::protocol) fn results(response: Message<'_>) -> Result<Vec<
     read.tensors.iter().map(tensor).collect::<Option<_>>().ok_or("one of its tensors has no name or no known type")
 }
 
-/// Returns the response with these outputs, each as the client wants it; `None` if the elements of one have no such
-/// form.
-pub(in crate::origin::protocol) fn reply(model: &str, outputs: &[Tensor], packing: &Packing) -> Option<ItemResponse> {
-    let model = Value::from(model).to_string().into_bytes();
-    let rest = Members::from([("model_name".to_owned(), Cow::Owned(model))]);
-    let outputs = outputs.iter().map(|tensor| written(tensor, packing.packs(&tensor.name)));
+/// Returns the response of a model of this name, each output as the client wants it; `None` if the elements of one have
+/// no such form.
+pub(in crate::origin::protocol) fn reply(model: &str, response: &Request, packing: &Packing) -> Option<ItemResponse> {
+    let member = |value: Value| -> Cow<'static, [u8]> { Cow::Owned(value.to_string().into_bytes()) };
+    let mut rest = Members::from([("model_name".to_owned(), member(model.into()))]);
+    if let Some(version) = &response.version {
+        rest.insert("model_version".to_owned(), member(version.as_str().into()));
+    }
+    let parameters = as_json(&response.parameters);
+    if !parameters.is_empty() {
+        rest.insert("parameters".to_owned(), member(Value::Object(parameters)));
+    }
+    let outputs = response.tensors.iter().map(|tensor| {
+        let (head, row) = written(tensor, packing.packs(&tensor.name))?;
+        let own = response.outputs.iter().find(|(name, _)| *name == tensor.name);
+        let own = own.map(|(_, parameters)| as_json(parameters)).unwrap_or_default();
+        Some((head.with_parameters(own.into_iter().map(|(name, value)| (name, member(value))).collect()), row))
+    });
     let outputs: Vec<(Head<'_>, Cow<'_, [u8]>)> = outputs.collect::<Option<_>>()?;
     let tensors: Vec<(&Head<'_>, Vec<&[u8]>)> = outputs.iter().map(|(head, row)| (head, vec![&**row])).collect();
     let (headers, body) = finished(message::write(OUTPUTS, None, &rest, &tensors), &tensors);

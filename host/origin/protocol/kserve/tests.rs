@@ -245,6 +245,30 @@ fn rows_of_a_response_are_the_items_own() {
 }
 
 #[test]
+fn what_results_do_not_agree_on_is_in_no_reply() {
+    let result = |version: &str, common: u8, own: u8| {
+        let parameters = json!({"common": 1, "own": own});
+        let output = json!({"name": "y", "datatype": "INT8", "shape": [1], "data": [7], "parameters": parameters});
+        let parameters = json!({ "p": common });
+        let response = json!({
+            "model_name": "m", "model_version": version, "parameters": parameters, "outputs": [output],
+        });
+        Ok(ItemResponse::from(Bytes::from(response.to_string())))
+    };
+    for (other, version, parameters, own) in [
+        (result("1", 2, 3), json!("1"), json!({"p": 2}), json!({"common": 1, "own": 3})),
+        (result("1", 2, 4), json!("1"), json!({"p": 2}), json!({"common": 1})),
+        (result("1", 5, 3), json!("1"), Value::Null, json!({"common": 1, "own": 3})),
+        (result("9", 2, 3), Value::Null, json!({"p": 2}), json!({"common": 1, "own": 3})),
+    ] {
+        let reply = parsed(&replied(ReplyForm::Rows { id: None }, &[result("1", 2, 3), other]).body);
+        assert_eq!((&reply["model_name"], &reply["outputs"][0]["data"]), (&json!("m"), &json!([7, 7])));
+        assert_eq!((&reply["model_version"], &reply["parameters"]), (&version, &parameters), "{reply}");
+        assert_eq!(reply["outputs"][0]["parameters"], own, "{reply}");
+    }
+}
+
+#[test]
 fn a_single_result_has_the_clients_id_and_else_stays_as_it_is() {
     let items = asked(&json!({"inputs": [input(&json!([1]), &json!([1]))]})).unwrap().items;
     let body =

@@ -397,9 +397,13 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
         let good = |n| format!(r#"{{"embedding":[{n},2.5e-3]}}"#);
         let response = format!(r#"{{"data":[{},{},{bad},{}]}}"#, good(0), good(1), good(3));
         let outcomes = responded(&response, &items).unwrap();
+        let is_odd_only = ["[1.0]", "3.0]", "values"].iter().any(|odd| bad.contains(odd));
         for (n, outcome) in outcomes.iter().enumerate() {
             match outcome {
-                Err(error) => assert!(n == 2 && error.status == 502 && error.retry_alone, "{bad}: {n}: {error:?}"),
+                Err(error) => {
+                    assert!(n == 2 && error.status == 502 && error.retry_alone, "{bad}: {n}: {error:?}");
+                    assert_eq!(error.differs, is_odd_only, "{bad}");
+                }
                 Ok(response) => {
                     let wanted = format!(r#"{{"data":[{{"embedding":[{n},2.5e-3],"index":0}}]}}"#);
                     assert_eq!(
@@ -410,10 +414,9 @@ fn an_embedding_that_cannot_be_read_costs_the_others_nothing() {
                 }
             }
         }
-        // Alone it is passed on as it is. Another length is no fault then, nor another form.
+        // Alone it is passed on as it is. That another length is a fault, or another form, can't be told then.
         let alone = format!(r#"{{"data": [{bad}]}}"#);
         let outcome = responded(&alone, &items[..1]).unwrap().remove(0).unwrap();
-        let is_odd_only = ["[1.0]", "3.0]", "values"].iter().any(|odd| bad.contains(odd));
         let wanted = if is_odd_only { alone.replace("}]}", ",\"index\":0}]}") } else { alone };
         assert_eq!((&outcome.body[..], outcome.storable), (wanted.as_bytes(), is_odd_only), "{bad}");
     }

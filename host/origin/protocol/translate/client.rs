@@ -214,12 +214,15 @@ pub(super) fn response(client: Client, content: &Content, upstream: &Upstream) -
             Ok(ItemResponse { headers: json::headers(), ..body.into() })
         }
         Client::KServe => {
-            let name = output.unwrap_or("output");
-            let tensors = match content {
-                Content::Row(rows::Request { tensors, .. }) => tensors.clone(),
-                Content::Json(_) => vec![content.tensor(None, name, None, &[])?.into_owned()],
+            let reply = match content {
+                Content::Row(row) => rows::reply(&terms.model, row, &terms.packing),
+                Content::Json(_) => {
+                    let tensor = content.tensor(None, output.unwrap_or("output"), None, &[])?.into_owned();
+                    let row = rows::Request { tensors: vec![tensor], ..rows::Request::default() };
+                    rows::reply(&terms.model, &row, &terms.packing)
+                }
             };
-            rows::reply(&terms.model, &tensors, &terms.packing).ok_or("its elements have no such form")
+            reply.ok_or("its elements have no such form")
         }
     }
 }

@@ -26,6 +26,15 @@ impl Content {
         }
     }
 
+    /// Returns how many commas its JSON has, which tells lists of numbers of different lengths apart; `None` if it is
+    /// tensors, of which the rows of one response have one length.
+    pub(super) fn commas(&self) -> Option<usize> {
+        match self {
+            Self::Json(json) => Some(json.iter().filter(|byte| **byte == b',').count()),
+            Self::Row(_) => None,
+        }
+    }
+
     /// Returns the tensors of a result.
     pub(super) fn of_tensors(tensors: Vec<Tensor>) -> Self {
         Self::Row(Request { tensors, ..Request::default() })

@@ -188,7 +188,7 @@ pub(super) fn contents(
 ) -> Result<Vec<Result<Content, Fault>>, BadResponse> {
     let Some(protocol) = protocol(name) else {
         let results = grpc::results(response.body, items.len())?;
-        return Ok(results.into_iter().map(|tensors| Ok(Content::of_tensors(tensors))).collect());
+        return Ok(results.into_iter().map(|row| Ok(Content::Row(row))).collect());
     };
     let outcomes = protocol.split_response(response, items)?;
     let content = |outcome: Outcome| {

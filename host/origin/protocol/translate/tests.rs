@@ -43,6 +43,25 @@ fn kserve_reply(rows: &Value, width: usize) -> Value {
 }
 
 #[test]
+fn an_embedding_of_another_length_than_most_is_not_trusted() {
+    let split = embeddings(&json!({"input": ["a", "b", "c"]}), rule(PoolProtocol::JsonArray)).unwrap();
+    let items: Vec<&Item> = split.items.iter().collect();
+    let headers = HeaderMap::new();
+    for (body, wanted) in [
+        ("[[1,2],[3,4],[5,6]]", [None, None, None]),
+        ("[[1,2],[3],[5,6]]", [None, Some(true), None]),
+        ("[[1],[3,4],[5,6,7]]", [Some(true), Some(true), Some(true)]),
+        ("[[1,2],\"x\",[5,6]]", [None, Some(false), None]),
+    ] {
+        let body = Bytes::from(body);
+        let outcomes = OPENAI.split_response(Message { headers: &headers, body: &body }, &items).unwrap();
+        let found: Vec<Option<bool>> = outcomes.iter().map(|outcome| Some(outcome.as_ref().err()?.differs)).collect();
+        assert_eq!(found, wanted, "{body:?}");
+        assert!(outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|error| error.retry_alone));
+    }
+}
+
+#[test]
 fn texts_become_rows_of_a_tensor_and_rows_embeddings() {
     let call = json!({"model": "org/m", "input": ["a", "b"], "user": "u", "dimensions": null});
     let rule = Translation { model: None, ..rule(PoolProtocol::KServe) };

@@ -20,6 +20,7 @@ use super::{
         ModelInferResponse, ParameterChoice,
     },
     status::{INTERNAL, INVALID_ARGUMENT},
+    wire::{self, Unwalked},
 };
 use crate::{
     message::target,
@@ -29,7 +30,7 @@ use crate::{
         kserve::{
             INPUTS, OUTPUTS, headers,
             message::BINARY_SIZE,
-            rows::{BINARY_DATA, BINARY_OUTPUT},
+            rows::{BINARY_DATA, BINARY_OUTPUT, UNSIGNED},
             taken_apart,
             tensor::flat,
             unreadable,
@@ -70,6 +71,23 @@ pub enum Uncallable {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A field isn't known here, and would be left out of what is sent.
+    #[error("`{message}` has a field of the number {number}, which isn't known here")]
+    Unknown {
+        /// The kind of message that has it.
+        message: &'static str,
+        /// Its number.
+        number: u64,
+    },
+}
+
+impl From<Unwalked> for Uncallable {
+    fn from(fault: Unwalked) -> Self {
+        match fault {
+            Unwalked::Unknown { message, number } => Self::Unknown { message, number },
+            Unwalked::Broken => Self::Unreadable("its fields can't be told from each other".to_owned()),
+        }
+    }
 }
 
 impl Uncallable {
@@ -78,7 +96,7 @@ impl Uncallable {
     pub const fn code(&self) -> u32 {
         match self {
             Self::Unreadable(_) => INTERNAL,
-            Self::Invalid { .. } => INVALID_ARGUMENT,
+            Self::Invalid { .. } | Self::Unknown { .. } => INVALID_ARGUMENT,
         }
     }
 }
@@ -89,24 +107,26 @@ const fn invalid(field: &'static str, why: &'static str) -> Uncallable {
 
 impl Call {
     /// Reads the message of a call. Tensors become binary data, whether they came as bytes or as numbers, and binary
-    /// data is asked for.
+    /// data is asked for. For a model that is called by gRPC itself, parameters that are `uint64` are named
+    /// (`is_native`): JSON doesn't tell them from `int64`.
     ///
     /// # Errors
     /// [`Uncallable`]
-    pub fn read(message: &Bytes) -> Result<Self, Uncallable> {
+    pub fn read(message: &Bytes, is_native: bool) -> Result<Self, Uncallable> {
+        wire::check(message)?;
         let read = ModelInferRequest::decode(message.clone());
         let request = read.map_err(|error| Uncallable::Unreadable(error.to_string()))?;
         let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents } =
             request;
         let target = path(&model_name, &model_version)?;
-        let (inputs, data) = inputs_of(inputs, raw_input_contents)?;
-        let mut parameters = written(parameters)?;
+        let (inputs, data) = inputs_of(inputs, raw_input_contents, is_native)?;
+        let mut parameters = written(parameters, is_native)?;
         parameters.insert(BINARY_OUTPUT.to_owned(), true.into());
         let mut head = Map::new();
         head.insert(INPUTS.to_owned(), inputs.into());
         head.insert(PARAMETERS.to_owned(), parameters.into());
         if !outputs.is_empty() {
-            let outputs = outputs.into_iter().map(output).collect::<Result<Vec<_>, _>>()?;
+            let outputs = outputs.into_iter().map(|wanted| output(wanted, is_native)).collect::<Result<Vec<_>, _>>()?;
             head.insert(OUTPUTS.to_owned(), outputs.into());
         }
         let mut body = Value::Object(head).to_string().into_bytes();
@@ -142,14 +162,21 @@ fn path(model: &str, version: &str) -> Result<PathAndQuery, Uncallable> {
 }
 
 /// Returns the inputs as the REST protocol writes them, and the bytes of those that have some.
-fn inputs_of(inputs: Vec<InferTensor>, raw: Vec<Bytes>) -> Result<(Vec<Value>, Vec<Bytes>), Uncallable> {
+fn inputs_of(
+    inputs: Vec<InferTensor>,
+    raw: Vec<Bytes>,
+    is_native: bool,
+) -> Result<(Vec<Value>, Vec<Bytes>), Uncallable> {
     let is_raw = !raw.is_empty();
     let mut raw = raw.into_iter();
     let (mut heads, mut data) = (Vec::with_capacity(inputs.len()), Vec::with_capacity(inputs.len()));
     for InferTensor { name, datatype, shape, parameters, contents } in inputs {
         let contents = contents.filter(|contents| *contents != InferTensorContents::default());
-        let mut parameters = written(parameters)?;
+        let mut parameters = written(parameters, is_native)?;
         let own = if parameters.contains_key(SHARED_MEMORY) {
+            if contents.is_some() {
+                return Err(invalid("contents", "can't stand beside data in shared memory"));
+            }
             None
         } else if is_raw {
             if contents.is_some() {
@@ -175,8 +202,9 @@ fn inputs_of(inputs: Vec<InferTensor>, raw: Vec<Bytes>) -> Result<(Vec<Value>, V
     Ok((heads, data))
 }
 
-fn output(InferRequestedOutputTensor { name, parameters }: InferRequestedOutputTensor) -> Result<Value, Uncallable> {
-    Ok(tensor_head(&[("name", name.into())], written(parameters)?))
+fn output(wanted: InferRequestedOutputTensor, is_native: bool) -> Result<Value, Uncallable> {
+    let InferRequestedOutputTensor { name, parameters } = wanted;
+    Ok(tensor_head(&[("name", name.into())], written(parameters, is_native)?))
 }
 
 /// Returns an object with these members, and with parameters if there are any.
@@ -189,12 +217,15 @@ fn tensor_head(members: &[(&str, Value)], parameters: Map<String, Value>) -> Val
     Value::Object(head)
 }
 
-/// Returns parameters as JSON.
-fn written(parameters: BTreeMap<String, InferParameter>) -> Result<Map<String, Value>, Uncallable> {
-    let mut written = Map::new();
+/// Returns parameters as JSON, with the names of those that are `uint64` if a model `is_native`.
+fn written(parameters: BTreeMap<String, InferParameter>, is_native: bool) -> Result<Map<String, Value>, Uncallable> {
+    let (mut written, mut unsigned) = (Map::new(), Vec::new());
     for (name, InferParameter { parameter_choice }) in parameters {
-        if [BINARY_SIZE, BINARY_DATA, BINARY_OUTPUT].contains(&name.as_str()) {
+        if [BINARY_SIZE, BINARY_DATA, BINARY_OUTPUT, UNSIGNED].contains(&name.as_str()) {
             return Err(invalid(PARAMETERS, "has a name that means something in KServe's REST protocol only"));
+        }
+        if matches!(parameter_choice, Some(ParameterChoice::Uint64(_))) {
+            unsigned.push(Value::from(name.as_str()));
         }
         let value = match parameter_choice {
             Some(ParameterChoice::Bool(value)) => value.into(),
@@ -208,6 +239,9 @@ fn written(parameters: BTreeMap<String, InferParameter>) -> Result<Map<String, V
             None => return Err(invalid(PARAMETERS, "has one without a value, or of an unknown type")),
         };
         written.insert(name, value);
+    }
+    if is_native && !unsigned.is_empty() {
+        written.insert(UNSIGNED.to_owned(), unsigned.into());
     }
     Ok(written)
 }

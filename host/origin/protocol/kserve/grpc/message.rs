@@ -1,5 +1,5 @@
-//! The messages of KServe's gRPC protocol, version 2, as far as inference needs them. A field that isn't here is skipped
-//! when it is read.
+//! The messages of KServe's gRPC protocol, version 2, as far as inference needs them. A field of a response that isn't
+//! here is skipped when it is read; a request that has one is refused ([`wire`](super::wire)).
 
 use std::collections::BTreeMap;
 

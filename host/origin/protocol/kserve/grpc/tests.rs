@@ -24,7 +24,7 @@ fn response(outputs: Vec<InferTensor>, raw: &[&'static [u8]]) -> Bytes {
 /// Returns the bytes of each output of each row.
 fn rows(body: &Bytes, asked: usize) -> Result<Vec<Vec<Vec<u8>>>, BadResponse> {
     let bytes = |tensor: &Tensor| tensor.raw().unwrap().into_owned();
-    Ok(results(body, asked)?.iter().map(|outputs| outputs.iter().map(bytes).collect()).collect())
+    Ok(results(body, asked)?.iter().map(|row| row.tensors.iter().map(bytes).collect()).collect())
 }
 
 #[test]
@@ -33,8 +33,12 @@ fn rows_share_a_call_along_the_first_dimension() {
         let tensors = vec![tensor("t", Datatype::Bytes, &[1], text), tensor("x", Datatype::Int16, &[2], numbers)];
         let wanted = Request {
             tensors,
-            parameters: Parameters::from([("p".to_owned(), Parameter::Number(0.5))]),
+            parameters: Parameters::from([
+                ("p".to_owned(), Parameter::Number(0.5)),
+                ("u".to_owned(), Parameter::Unsigned(5)),
+            ]),
             outputs: vec![("y".to_owned(), Parameters::from([("k".to_owned(), Parameter::Integer(3))]))],
+            version: None,
         };
         item(&wanted, "m", "2").unwrap()
     };
@@ -51,6 +55,7 @@ fn rows_share_a_call_along_the_first_dimension() {
     let contents: Vec<&[u8]> = sent.raw_input_contents.iter().map(|bytes| &bytes[..]).collect();
     assert_eq!(contents, [&b"\x01\0\0\0a\x02\0\0\0bc"[..], b"\x01\0\xff\xff\x02\0\x03\0"]);
     assert_eq!(sent.parameters["p"].parameter_choice, Some(ParameterChoice::Double(0.5)));
+    assert_eq!(sent.parameters["u"].parameter_choice, Some(ParameterChoice::Uint64(5)));
     assert_eq!(sent.outputs[0].parameters["k"].parameter_choice, Some(ParameterChoice::Int64(3)));
 }
 
@@ -99,6 +104,7 @@ fn elements_of_every_type_are_read_as_bytes_or_numbers() {
         ("UINT8", some(|it| it.uint_contents = vec![256, 2]), None),
         ("INT32", some(|it| it.int_contents = vec![1]), None),
         ("INT32", some(|it| it.int64_contents = vec![1, 2]), None),
+        ("INT32", some(|it| (it.int_contents, it.bool_contents) = (vec![1, 2], vec![true])), None),
         ("FP16", some(|it| it.uint_contents = vec![1, 2]), None),
         ("COMPLEX", some(|it| it.int_contents = vec![1, 2]), None),
         ("INT32", None, None),
@@ -127,6 +133,31 @@ fn what_lies_about_itself_is_refused() {
         (response(vec![output("BYTES", &[1], None)], &[b"\xff\xff\xff\xff"]), 1),
     ] {
         assert!(rows(&body, asked).is_err(), "{body:?} {asked}");
+    }
+}
+
+#[test]
+fn the_version_and_the_parameters_of_a_response_are_its_rows() {
+    let given = |number| {
+        let choice = Some(ParameterChoice::Uint64(number));
+        BTreeMap::from([("p".to_owned(), InferParameter { parameter_choice: choice })])
+    };
+    let wanted = |number| Parameters::from([("p".to_owned(), Parameter::Unsigned(number))]);
+    for rows in [1_u8, 2] {
+        let output = InferTensor { parameters: given(u64::MAX), ..output("UINT8", &[rows.into()], None) };
+        let body = framed(&ModelInferResponse {
+            model_version: "2".to_owned(),
+            parameters: given(1),
+            outputs: vec![output],
+            raw_output_contents: vec![Bytes::from(vec![7_u8; rows.into()])],
+            ..ModelInferResponse::default()
+        });
+        for row in results(&body, rows.into()).unwrap() {
+            assert_eq!((row.version.as_deref(), row.parameters), (Some("2"), wanted(1)));
+            // Which of several rows they are for, nobody can tell.
+            let own = if rows == 1 { vec![("y".to_owned(), wanted(u64::MAX))] } else { Vec::new() };
+            assert_eq!(row.outputs, own);
+        }
     }
 }
 
@@ -175,7 +206,7 @@ proptest! {
         let raw_output_contents = sent.raw_input_contents.clone();
         let reply =
             ModelInferResponse { outputs: sent.inputs, raw_output_contents, ..ModelInferResponse::default() };
-        let tensors = results(&framed(&reply), 1).unwrap().remove(0);
+        let tensors = results(&framed(&reply), 1).unwrap().remove(0).tensors;
         prop_assert_eq!(tensors[0].value().unwrap(), format!("[{}]", texts.join(",")).into_bytes());
     }
 }

@@ -20,7 +20,7 @@ fn request(inputs: Vec<InferTensor>, raw: &[&'static [u8]]) -> ModelInferRequest
 }
 
 fn read(request: &ModelInferRequest) -> Result<Call, Uncallable> {
-    Call::read(&request.encode_to_vec().into())
+    Call::read(&request.encode_to_vec().into(), false)
 }
 
 fn parameters(choice: ParameterChoice) -> BTreeMap<String, InferParameter> {
@@ -72,6 +72,11 @@ fn what_contradicts_itself_is_refused_by_its_name() {
     let eight = || input("UINT8", &[1], None);
     let numbers = InferTensorContents { uint_contents: vec![1], ..InferTensorContents::default() };
     let wide = InferTensorContents { uint_contents: vec![256], ..InferTensorContents::default() };
+    let other = InferTensorContents { int64_contents: vec![1], ..InferTensorContents::default() };
+    let mixed = InferTensorContents { int64_contents: vec![1], ..numbers.clone() };
+    let beside = numbers.clone();
+    let text = ParameterChoice::String("r".to_owned());
+    let region = BTreeMap::from([(SHARED_MEMORY.to_owned(), InferParameter { parameter_choice: Some(text) })]);
     let named = |name: &str| ModelInferRequest { model_name: name.to_owned(), ..request(vec![eight()], &[b"a"]) };
     let given = |choice| ModelInferRequest { parameters: parameters(choice), ..request(vec![eight()], &[b"a"]) };
     let unset = BTreeMap::from([("p".to_owned(), InferParameter { parameter_choice: None })]);
@@ -87,6 +92,9 @@ fn what_contradicts_itself_is_refused_by_its_name() {
         (request(vec![eight(), eight()], &[b"a"]), "raw_input_contents"),
         (request(vec![input("UINT8", &[1], Some(numbers))], &[b"a"]), "contents"),
         (request(vec![input("UINT8", &[1], Some(wide))], &[]), "contents"),
+        (request(vec![input("UINT8", &[1], Some(mixed))], &[]), "contents"),
+        (request(vec![input("UINT8", &[0], Some(other))], &[]), "contents"),
+        (request(vec![InferTensor { parameters: region, ..input("UINT8", &[1], Some(beside)) }], &[]), "contents"),
         (request(vec![input("COMPLEX", &[1], None)], &[]), "contents"),
         (given(ParameterChoice::Double(f64::NAN)), "parameters"),
         (ModelInferRequest { parameters: unset, ..named("m") }, "parameters"),
@@ -96,9 +104,29 @@ fn what_contradicts_itself_is_refused_by_its_name() {
         assert!(matches!(refused, Uncallable::Invalid { field, .. } if field == wanted), "{wanted}: {refused}");
         assert_eq!(refused.code(), 3);
     }
-    let broken = Call::read(&Bytes::from_static(b"\x0a\x09m")).unwrap_err();
+    let unknown = [&request(vec![eight()], &[b"a"]).encode_to_vec()[..], b"\x48\x01"].concat();
+    let unknown = Call::read(&unknown.into(), false).unwrap_err();
+    assert_eq!((unknown.code(), unknown), (3, Uncallable::Unknown { message: "ModelInferRequest", number: 9 }));
+    let broken = Call::read(&Bytes::from_static(b"\x0a\x09m"), false).unwrap_err();
     assert_eq!(broken.code(), 13, "{broken}");
     assert_eq!(read(&named("a b%2f")).unwrap().target, "/v2/models/a%20b%252f/infer");
+}
+
+#[test]
+fn numbers_without_a_sign_are_named_for_models_that_tell_them_apart() {
+    let given = |choice, is_native| {
+        let call =
+            ModelInferRequest { parameters: parameters(choice), ..request(vec![input("UINT8", &[1], None)], &[b"a"]) };
+        let call = Call::read(&call.encode_to_vec().into(), is_native).unwrap();
+        parts(&call).0["parameters"].take()
+    };
+    let plain = json!({"p": 5, "binary_data_output": true});
+    assert_eq!(given(ParameterChoice::Uint64(5), false), plain);
+    assert_eq!(given(ParameterChoice::Int64(5), true), plain);
+    let named = json!({"p": 5, "binary_data_output": true, "holm_uint64": ["p"]});
+    assert_eq!(given(ParameterChoice::Uint64(5), true), named);
+    let large = json!({"p": u64::MAX, "binary_data_output": true, "holm_uint64": ["p"]});
+    assert_eq!(given(ParameterChoice::Uint64(u64::MAX), true), large);
 }
 
 #[test]
@@ -169,7 +197,7 @@ fn a_response_that_cannot_be_read_is_none() {
 proptest! {
     #[test]
     fn whatever_comes_is_no_reason_to_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-        drop(Call::read(&Bytes::from(bytes.clone())));
+        drop(Call::read(&Bytes::from(bytes.clone()), true));
         let body = Bytes::from(bytes);
         drop(call_response(Message { headers: &HeaderMap::new(), body: &body }, ""));
     }

@@ -25,7 +25,7 @@ pub use self::{
     api::Api,
     config::ConfigFailure,
     control::{BoxFuture, Control, SignOffReport},
-    drain::{Drain, DrainFailure, DrainInvalid},
+    drain::{Drain, DrainFailure, DrainInvalid, Whom},
     gate::{Gate, TOKEN_VARIABLE, Token, TokenInvalid},
     policy::{PolicyAction, PolicyFailure},
     purge::{Extent, PrefixInvalid, Purge, PurgeFailure, PurgeInvalid, Scope},

@@ -5,17 +5,21 @@
 //! `central` has from one place for many nodes. `edge` is where requests come in, `control` what the admin API may ask;
 //! `policies` leads policies to other generations, which `components` loads; `tiers` opens the cache with its purge
 //! logs. `takeover` is how another process takes the place of this one, `service_manager` what systemd says and is
-//! told.
+//! told. `presence` is this node among those of its region, which meet in `places`: it takes its name there (`claim`),
+//! says that it is there (`attendance`), and does what all are asked to (`orders`, `draining`).
 
 mod admin_server;
 mod attendance;
 pub mod central;
+mod claim;
 mod components;
 mod control;
 mod draining;
 mod edge;
 mod error;
 mod exchange;
+mod orders;
+mod places;
 mod policies;
 mod presence;
 mod reload;
@@ -25,6 +29,7 @@ mod serving;
 mod takeover;
 mod tiers;
 mod watching;
+mod world_nodes;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -161,6 +166,10 @@ impl App {
         let identity = Identity::new(&config.node, &server.addresses(), admin.as_ref().map(|admin| admin.address));
         let presence = Presence::new(&config, identity, Arc::clone(&exchange), Arc::clone(&policies), node_metrics)
             .map(Arc::new)?;
+        if let Err(error) = presence.take_name(former.is_some()).await {
+            exchange.close().await;
+            return Err(error);
+        }
         let controls = Arc::new(Controls::new(registry, policies, Arc::clone(&reloader), presence));
         if let Some(former) = &mut former {
             exchange.follow_purges();

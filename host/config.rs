@@ -20,6 +20,7 @@ mod needed;
 mod policies;
 mod prefetch;
 mod raw;
+mod region;
 mod replicate;
 mod routing;
 mod storing;
@@ -54,8 +55,9 @@ pub use listing::{HIDDEN, is_secret_field, listing, without_secrets};
 pub use load::{CENTRAL_BYTES_MAX, load, load_beside, load_central, load_with, parse, parse_central};
 pub use policies::{Memo, Plugins, Policy, PolicyLimits, PolicySource, Rollout, RolloutMode};
 pub use prefetch::Prefetch;
+pub use region::Region;
 pub use replicate::{Replicate, Replication};
-pub use routing::{Conditions, FieldEdits, Fixed, OwnResponse, Piece, Redirect, Rewrite, Wanted};
+pub use routing::{Conditions, FieldEdits, Fixed, ForwardPath, OwnResponse, Piece, Redirect, Rewrite, Wanted};
 pub use takeover::{Takeover, UnixSocket};
 pub use translation::{PoolProtocol, Translation};
 pub use units::{AccessLogError, ByteSize, ByteSizeError};
@@ -67,8 +69,8 @@ pub struct Config {
     pub node: String,
     /// Where this node is, as the endpoints of pools name it; `None` if that makes no difference.
     pub zone: Option<String>,
-    /// The name of this node's region; `None` if nothing reaches beyond it.
-    pub region: Option<String>,
+    /// This node's region; `None` if nothing reaches beyond it.
+    pub region: Option<Region>,
     /// What the regions share, if there are several.
     pub global: Option<Global>,
     /// Whether the file is read again when it changes.
@@ -449,6 +451,8 @@ pub struct Pool {
     pub endpoints: Vec<Endpoint>,
     /// The node's own zone, if any member has one.
     pub zone: Option<String>,
+    /// The zones that are used after the node's own one, in this order; then all others.
+    pub zones: Vec<String>,
     /// Who is asked for the addresses of its members' names.
     pub dns: NameSource,
     /// How records are asked for, if it asks for any; else the default.
@@ -683,6 +687,8 @@ pub struct Route {
     pub refresh_ahead: bool,
     /// Whether request header fields with a `_` in their names are sent to its origins, of an `http` route.
     pub underscores_in_headers: bool,
+    /// Whether the client's region is a part of native keys.
+    pub key_client_region: bool,
 }
 
 /// A pool, and perhaps a model, that may serve the requests of a route.
@@ -703,16 +709,6 @@ pub enum Mode {
     Http,
     /// A POST whose response depends on its body.
     Infer(Protocol),
-}
-
-/// Which spelling of a request's path is sent to origins. Routes are matched by the normal form in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ForwardPath {
-    /// The one that was received.
-    #[default]
-    AsReceived,
-    /// The normal form: the origin sees what was matched.
-    Normalized,
 }
 
 /// How a body is split into items and joined again.

@@ -8,6 +8,7 @@ pub mod compression;
 pub mod connection;
 pub mod delta;
 pub mod incremental;
+pub mod near;
 pub mod network;
 pub mod problem;
 pub mod proxy_status;
@@ -21,6 +22,7 @@ pub mod target;
 pub mod url;
 
 pub use body::{Body, BodyError};
+pub use near::Near;
 pub use request::{Client, Request, RequestHead, is_grpc};
 pub use scheme::Scheme;
 pub use span::{RequestSpan, SPAN_TARGET};

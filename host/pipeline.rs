@@ -77,7 +77,7 @@ use crate::{
     cache::{Cache, collapse::Flights},
     clock,
     config::{self, OwnResponse},
-    message::{Body, BodyError, Request, RequestHead, RequestSpan, Response, proxy_status::ProxyStatus},
+    message::{Body, BodyError, Near, Request, RequestHead, RequestSpan, Response, proxy_status::ProxyStatus},
     policy::{Decision, Hook, HookCall},
     report::WhyReport,
 };
@@ -95,6 +95,19 @@ pub struct Pipeline {
     replicator: Arc<Replicator>,
     proxies: Arc<Proxies>,
     explainer: Explainer,
+}
+
+/// What a pipeline has of the configuration beside its routes.
+#[derive(Debug)]
+pub struct Settings {
+    /// The limits of what clients may send, and the proxies that are believed.
+    pub limits: config::Limits,
+    /// Fetching ahead.
+    pub prefetch: config::Prefetch,
+    /// Announcing to other regions what was stored.
+    pub replication: config::Replication,
+    /// The node's region, if it has one.
+    pub region: Option<config::Region>,
 }
 
 /// What a pipeline has in common with the one that takes its place.
@@ -121,8 +134,7 @@ impl Pipeline {
         routes: Routes,
         batchers: Batchers,
         cache: Arc<Cache>,
-        limits: config::Limits,
-        (prefetch, replication): (config::Prefetch, config::Replication),
+        settings: Settings,
         metrics: Metrics,
     ) -> Arc<Self> {
         let flights_max = cache.config().collapse.flights_max;
@@ -134,48 +146,43 @@ impl Pipeline {
             web: Flights::new(flights_max),
             infer: Flights::new(flights_max),
             places: Arc::default(),
-            prefetcher: Arc::new(Prefetcher::new(prefetch, metrics.hints)),
-            replicator: Arc::new(Replicator::new(replication, metrics.replications)),
+            prefetcher: Arc::new(Prefetcher::new(settings.prefetch, metrics.hints)),
+            replicator: Arc::new(Replicator::new(settings.replication, metrics.replications)),
             codings: metrics.reply_codings,
             loops,
             recent: Arc::new(Recent::new()),
             ties,
         };
-        Self::over(lasting, routes, batchers, limits)
+        Self::over(lasting, routes, batchers, settings)
     }
 
     /// A pipeline for another configuration, which takes the place of this one. Both share the cache and the fetches
     /// under way, and hints that were followed and announcements that wait unless there is another rule for them, so
     /// that an exchange makes no fetch twice.
     #[must_use]
-    pub fn succeeded_by(
-        &self,
-        routes: Routes,
-        batchers: Batchers,
-        limits: config::Limits,
-        (prefetch, replication): (config::Prefetch, config::Replication),
-    ) -> Arc<Self> {
+    pub fn succeeded_by(&self, routes: Routes, batchers: Batchers, settings: Settings) -> Arc<Self> {
         let lasting = Lasting {
             node: self.replies.node_name.clone(),
             cache: Arc::clone(&self.cache),
             web: Arc::clone(&self.web.flights),
             infer: Arc::clone(&self.infer.flights),
             places: Arc::clone(&self.infer.places),
-            prefetcher: self.prefetcher.under(prefetch),
-            replicator: self.replicator.under(replication),
+            prefetcher: self.prefetcher.under(settings.prefetch),
+            replicator: self.replicator.under(settings.replication),
             codings: self.infer.codings.clone(),
             loops: self.policy_context.loops.clone(),
             recent: Arc::clone(&self.infer.recent),
             ties: Arc::clone(&self.web.fetcher.ties),
         };
-        Self::over(lasting, routes, batchers, limits)
+        Self::over(lasting, routes, batchers, settings)
     }
 
-    fn over(lasting: Lasting, routes: Routes, batchers: Batchers, limits: config::Limits) -> Arc<Self> {
+    fn over(lasting: Lasting, routes: Routes, batchers: Batchers, settings: Settings) -> Arc<Self> {
+        let Settings { limits, region, .. } = settings;
         let Lasting { node, cache, web, infer, places, prefetcher, replicator, codings, loops, recent, ties } = lasting;
         let (routes, body_bytes_max) = (Arc::new(routes), limits.body_bytes_max);
         let policy_context = Arc::new(PolicyContext { routes, body_bytes_max, loops });
-        let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone()));
+        let proxies = Arc::new(Proxies::new(limits.forwarding_proxies.clone(), region));
         let coder = Arc::new(Coder::new(Arc::clone(&cache), codings.clone()));
         let fetcher = Arc::new(Fetcher {
             cache: Arc::clone(&cache),
@@ -249,12 +256,13 @@ impl Pipeline {
             return self.announced(&request.head, said);
         }
         let child = self.proxies.child(&mut request.head);
+        let near = child.as_ref().map(|_| request.head.near.clone()).unwrap_or_default();
         let varies_by = self.policy_context.routes.varies_by(&request.head);
         let taken = self.policy_context.routes.find(&request.head);
         trace::routed(&span, taken.map(|taken| taken.route.config.name.as_str()));
         let Some(taken) = taken else { return self.no_route(&request) };
         let advice = Advice::of(taken.route, &request.head, span);
-        if child.as_ref().is_some_and(|child| *child != parents::terms(taken.route, advice.policy())) {
+        if child.as_ref().is_some_and(|child| *child != parents::terms(taken.route, advice.policy(), &near)) {
             return self.no_parent(taken.route, &advice);
         }
         let is_call = calls::ends_by_code(taken.route, &request.head);
@@ -262,7 +270,7 @@ impl Pipeline {
         if is_call || !advice.has(Hook::Prefetch) || request.head.is_early() {
             let mut reply = self.serve_on(taken, advice, request).await;
             reply.edit(&varies_by, child.is_none());
-            acknowledge(&mut reply, child);
+            acknowledge(&mut reply, child, &near);
             if is_call {
                 calls::conclude(&mut reply);
             }
@@ -271,7 +279,7 @@ impl Pipeline {
         let (ahead, head) = (advice.afresh(), request.head.clone());
         let mut reply = self.serve_on(taken, advice, request).await;
         reply.edit(&varies_by, child.is_none());
-        acknowledge(&mut reply, child);
+        acknowledge(&mut reply, child, &near);
         let hit = reply.trail.is_hit();
         if !reply.trail.failed && head.method == Method::GET {
             // The client doesn't wait for it.
@@ -451,7 +459,7 @@ impl Pipeline {
     /// node's does.
     fn room_for(&self, ahead: &RequestHead, said: &Said) -> Result<(Arc<Route>, Room), NotTaken> {
         let route = self.policy_context.routes.find(ahead).ok_or(NotTaken::NoRoute)?.route;
-        let terms = parents::terms(route, Advice::preview(route, ahead).policy());
+        let terms = parents::terms(route, Advice::preview(route, ahead).policy(), &ahead.near);
         if route.infers() || route.config.own.is_some() || terms != said.terms {
             return Err(NotTaken::OtherTerms);
         }
@@ -505,14 +513,14 @@ impl Pipeline {
 
 /// Has the response to a node that asked this one as its parent say by which terms it was made, if it was made for its
 /// route by an origin, and it can be said as of when.
-fn acknowledge(reply: &mut Reply, child: Option<HeaderValue>) {
+fn acknowledge(reply: &mut Reply, child: Option<HeaderValue>, near: &Near) {
     let Some(child) = child else { return };
     let Reply { response, trail } = reply;
     // What has no age counts as fetched for this request.
     let is_dated = !trail.collapsed || response.headers().contains_key(header::AGE);
     let is_made = !trail.is_refusal && trail.lookup != Lookup::Own && is_dated;
     let route = trail.route.as_ref().filter(|_| is_made);
-    let made_by = route.map(|route| parents::terms(route, trail.policy.as_ref()));
+    let made_by = route.map(|route| parents::terms(route, trail.policy.as_ref(), near));
     parents::acknowledge(response.headers_mut(), child, made_by.as_ref());
 }
 

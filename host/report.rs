@@ -17,7 +17,7 @@ mod why;
 pub use self::{
     batching::{BatchingInfo, FitInfo, ModelInfo, PointInfo, TenantInfo},
     config::{ConfigChange, ConfigFinding, ConfigInfo, ConfigReload, RefusedConfig},
-    node::{DrainInfo, IncompleteSignOff, NodeFacts, NodeInfo, NodesInfo, Readiness, SignedOff},
+    node::{DrainInfo, DrainOrder, IncompleteSignOff, NodeFacts, NodeInfo, NodesInfo, Readiness, SignedOff},
     policy::{
         ArmInfo, EndedTrial, Estimate, Event, Example, ExperimentInfo, GenerationInfo, HookInfo, Loaded, PolicyInfo,
         TrialHookInfo, TrialInfo,

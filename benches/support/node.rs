@@ -5,7 +5,7 @@ use std::sync::Arc;
 use holm::{
     cache::{self, Cache, key::KeySpace},
     config,
-    message::{Body, Client, Request, RequestHead, Scheme},
+    message::{Body, Client, Near, Request, RequestHead, Scheme},
     origin::Pool,
     pipeline::{self, Destination, Pipeline, Route, Routes, infer::Batchers},
     policy::Roster,
@@ -73,8 +73,14 @@ pub(crate) fn pipeline(config: config::Config, cache: Arc<Cache>, policy: Option
         places: None,
     };
     let routes = Routes::new(vec![Arc::new(route)]);
-    let (background, metrics) = ((config.prefetch, config.replication), pipeline::Metrics::default());
-    Pipeline::new("bench".to_owned(), routes, Batchers::new(), cache, config.limits, background, metrics)
+    let settings = pipeline::Settings {
+        limits: config.limits,
+        prefetch: config.prefetch,
+        replication: config.replication,
+        region: config.region,
+    };
+    let metrics = pipeline::Metrics::default();
+    Pipeline::new("bench".to_owned(), routes, Batchers::new(), cache, settings, metrics)
 }
 
 /// Returns a request without a body.
@@ -88,6 +94,7 @@ pub(crate) fn request(method: Method, target: &str, fields: &[(&'static str, &'s
         received: None,
         headers: fields.iter().map(field).collect::<HeaderMap>(),
         client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+        near: Near::default(),
     };
     Request { head, body: Body::Empty }
 }

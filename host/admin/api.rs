@@ -46,8 +46,8 @@ POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {
 POST /why       {\"url\": \"https://…\", \"method\": \"GET\", \"headers\": [[\"name\", \"value\"]], \"body\": \"…\"}: what would be
                 done with it, and why
 GET  /nodes     the region's nodes, their states, configurations and policies
-POST /drain     {} or {\"region\": true}: the node, or each of its region, isn't ready from now on, and stops after
-                `timeouts.drain_delay_ms`; \"cancel\": true calls that off
+POST /drain     {}, {\"region\": true} or {\"region\": \"NAME\"}: the node, or each of its or another region, isn't
+                ready from now on, and stops after `timeouts.drain_delay_ms`; \"cancel\": true calls that off
 POST /nodes/NAME/sign-off     {}: purges no longer wait for a node of the region that is known to be gone; one of another
                               region is REGION%2FNAME
 GET  /pools     endpoints and their health
@@ -286,7 +286,7 @@ mod tests {
         super::{
             config::ConfigFailure,
             control::BoxFuture,
-            drain::DrainFailure,
+            drain::{DrainFailure, Whom},
             gate::Token,
             policy::PolicyFailure,
             purge::{Extent, PurgeFailure, Scope},
@@ -295,7 +295,7 @@ mod tests {
     };
     use crate::{
         clock::Timestamp,
-        message::{Body, Client, Request, RequestHead, Scheme},
+        message::{Body, Client, Near, Request, RequestHead, Scheme},
         report::{
             BatchingInfo, ConfigFinding, ConfigInfo, ConfigReload, DrainInfo, FitInfo, Loaded, NodesInfo, PolicyInfo,
             PoolInfo, PurgeReport, WhyReport,
@@ -354,8 +354,12 @@ mod tests {
         }
 
         fn drain(&self, drain: Drain) -> BoxFuture<'_, Result<DrainInfo, DrainFailure>> {
-            let done = DrainInfo { draining: !drain.cancel, region: drain.region, delay_ms: 5 };
-            let done = if drain.region { Err(DrainFailure::Alone) } else { Ok(done) };
+            let done = DrainInfo { draining: !drain.cancel, delay_ms: 5, ..DrainInfo::default() };
+            let done = match drain.whom {
+                Whom::Node => Ok(done),
+                Whom::OwnRegion => Err(DrainFailure::Alone),
+                Whom::Region(name) => Err(DrainFailure::Unknown(name)),
+            };
             Box::pin(async move { done })
         }
 
@@ -423,6 +427,7 @@ mod tests {
                 received: None,
                 headers,
                 client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+                near: Near::default(),
             },
             body: body.into(),
         }
@@ -516,7 +521,12 @@ mod tests {
             assert_eq!(done.status, 200, "{}", done.text);
             assert_eq!(done.json(), json!({"draining": draining, "region": false, "delay_ms": 5}));
         }
-        for (body, status) in [(r#"{"region":true}"#, 409), (r#"{"region":1}"#, 400), (r#"{"now":true}"#, 400)] {
+        for (body, status) in [
+            (r#"{"region":true}"#, 409),
+            (r#"{"region":"eu"}"#, 404),
+            (r#"{"region":1}"#, 400),
+            (r#"{"now":true}"#, 400),
+        ] {
             let refused = ask(body).await;
             assert_eq!((refused.status, refused.content_type()), (status, PROBLEM), "{}", refused.text);
         }

@@ -114,7 +114,7 @@ mod tests {
     use http::{HeaderValue, Method, Version, uri::PathAndQuery};
 
     use super::*;
-    use crate::message::{Client, Scheme};
+    use crate::message::{Client, Near, Scheme};
 
     const TOKEN: &str = "0123456789abcdef";
 
@@ -131,6 +131,7 @@ mod tests {
             received: None,
             headers,
             client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+            near: Near::default(),
         }
     }
 

@@ -72,7 +72,8 @@ impl From<DrainInvalid> for Refusal {
 impl From<DrainFailure> for Refusal {
     fn from(failure: DrainFailure) -> Self {
         let status = match failure {
-            DrainFailure::Stopping | DrainFailure::Alone => StatusCode::CONFLICT,
+            DrainFailure::Stopping | DrainFailure::Alone | DrainFailure::Elsewhere(_) => StatusCode::CONFLICT,
+            DrainFailure::Unknown(_) => StatusCode::NOT_FOUND,
             DrainFailure::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, failure)

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::purge::{object, shortened};
 use crate::message::{
-    Client, RequestHead, connection,
+    Client, Near, RequestHead, connection,
     target::{self, TargetInvalid},
     url::{Url, UrlInvalid},
 };
@@ -112,7 +112,8 @@ fn head(text: &str, method: Method, headers: HeaderMap, client: Client) -> Resul
         Some(found) => found,
         None => (PathAndQuery::try_from(normal).map_err(|_| too_long)?, None),
     };
-    Ok(RequestHead { method, scheme: url.scheme, authority, target, received, headers, client })
+    let near = Near::default();
+    Ok(RequestHead { method, scheme: url.scheme, authority, target, received, headers, client, near })
 }
 
 /// Returns path and query of a URL as they came, if they could be in a request.

@@ -72,8 +72,8 @@ impl Attendance {
     }
 
     /// Takes the words of all others that are listed, by their processes. What is no longer listed has signed off.
-    /// Returns the processes that are to be removed from the list: those silent for too long, and those that nobody can
-    /// read.
+    /// Returns the processes that are to be removed from the list: those silent for too long, those that nobody can
+    /// read, and those that had this node's name and have gone silent, since this process has it now.
     pub(super) fn hear(&mut self, own: &str, listed: &HashMap<String, String>, now: Uptime) -> Vec<String> {
         let mut removed = Vec::new();
         self.heard.retain(|process, _| process == own || listed.contains_key(process));
@@ -92,8 +92,14 @@ impl Attendance {
         let mut silent: Vec<(Duration, &String)> =
             self.heard.iter().map(|(process, heard)| (now.since(heard.at), process)).collect();
         silent.sort_unstable();
-        let is_over =
-            |(place, (silent, _)): &(usize, &(Duration, &String))| *silent >= FORGOTTEN || *place >= PROCESSES_MAX;
+        let name = self.heard.get(own).map(|heard| heard.facts.name.as_str());
+        let is_succeeded = |process: &String| {
+            let heard = self.heard.get(process).filter(|_| process != own);
+            heard.is_some_and(|heard| Some(heard.facts.name.as_str()) == name)
+        };
+        let is_over = |(place, (silent, process)): &(usize, &(Duration, &String))| {
+            *silent >= FORGOTTEN || *place >= PROCESSES_MAX || *silent >= SUSPECTED && is_succeeded(process)
+        };
         let over: Vec<String> =
             silent.iter().enumerate().filter(is_over).map(|(_, (_, process))| (*process).clone()).collect();
         self.heard.retain(|process, _| !over.contains(process));
@@ -174,6 +180,18 @@ mod tests {
         assert_eq!(states(&attendance, Uptime(0)), [state("a", "unknown", false), state("a", "live", false)]);
         attendance.hear("own", &words(&[facts("a", "1", 2)]), Uptime(1));
         assert_eq!(states(&attendance, Uptime(1)), [state("a", "live", true), state("a", "live", true)]);
+    }
+
+    #[test]
+    fn a_former_process_of_the_own_name_is_removed_once_it_is_silent() {
+        let mut attendance = Attendance::new(LOST);
+        let listed = words(&[facts("a", "former", 1), facts("b", "1", 1)]);
+        for (second, wanted) in [(0, &[][..]), (6, &[]), (7, &["former"])] {
+            let now = Uptime(1_000 * second);
+            attendance.hear_own(facts("a", "own", second), now);
+            assert_eq!(attendance.hear("own", &listed, now), *wanted, "{second}");
+        }
+        assert_eq!(states(&attendance, Uptime(7_000)), [state("a", "live", false), state("b", "suspected", false)]);
     }
 
     #[test]

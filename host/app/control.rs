@@ -183,7 +183,12 @@ impl Control for Controls {
     }
 
     fn drain(&self, drain: Drain) -> BoxFuture<'_, Result<DrainInfo, DrainFailure>> {
-        Box::pin(self.presence.drain(drain))
+        let presence = Arc::clone(&self.presence);
+        Box::pin(async move {
+            // Beside the request, so that a client that leaves doesn't leave half of it done.
+            let draining = tokio::spawn(async move { presence.drain(drain).await });
+            draining.await.unwrap_or_else(|error| Err(DrainFailure::Unreachable(error.to_string())))
+        })
     }
 
     fn policies(&self) -> Vec<PolicyInfo> {

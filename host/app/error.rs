@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
-use crate::{cache, http, origin, plugin};
+use crate::{cache, etcd, http, origin, plugin};
 
 /// Why a node can't start, or can't take another configuration.
 #[derive(Debug, Error)]
@@ -24,6 +24,20 @@ pub enum Error {
     /// The list of the region's nodes.
     #[error(transparent)]
     Nodes(#[from] cache::nodes::NodeListError),
+    /// The nodes of all regions.
+    #[error("the nodes of all regions: {0}")]
+    WorldNodes(#[from] etcd::Error),
+    /// Another live process has the node's name.
+    #[error(
+        "a live process has the name `{node}` of this node, {holder}: give each node of a region a name of its own, or \
+         end that one; `--takeover` takes its place"
+    )]
+    NameTaken {
+        /// The name.
+        node: String,
+        /// Where the other one is.
+        holder: String,
+    },
     /// A pool.
     #[error("pool {name}: {reason}")]
     Pool {

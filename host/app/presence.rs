@@ -15,36 +15,40 @@ use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
-use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
     attendance::{Attendance, BEAT, STATES, WORD_BYTES_MAX},
+    claim::{Claim, Starter},
     draining::{Draining, Stopping},
+    error::Error,
     exchange::Exchange,
+    orders::{Order, Orders, Receipt, Taken},
+    places::{Places, Region, Whose},
     policies::Policies,
+    world_nodes::{self, WorldNodes},
 };
 use crate::{
-    admin::{Drain, DrainFailure},
-    cache::nodes::{NodeList, NodeListError},
-    clock::{self, Timestamp},
+    admin::{Drain, DrainFailure, Whom},
+    cache::{
+        nodes::{NodeList, NodeListError},
+        purge::Lives,
+    },
+    clock::{self, Timestamp, Uptime},
     config::Config,
-    report::{DrainInfo, NodeFacts, NodesInfo},
+    etcd,
+    report::{DrainInfo, DrainOrder, NodeFacts, NodesInfo},
 };
 
-/// How long an order to all nodes counts: several times as long as they take to read it. A node that is cut off for as
-/// long doesn't get it.
-const ORDER_TIME: Duration = Duration::from_secs(30);
+/// How long an order to all nodes counts. A node that is cut off for as long doesn't get it.
+const ORDER_TIME: Duration = Duration::from_secs(600);
 
-/// What all nodes of a region are asked to do.
-#[derive(Debug, Deserialize, Serialize)]
-struct Order {
-    /// Tells it from the one before.
-    id: String,
-    /// Calls off the drain.
-    cancel: bool,
-}
+/// How long it is waited until all nodes have read an order, and the time between two looks: nodes look every three
+/// seconds at least.
+const READ_TIME: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What doesn't change while the process lives.
 #[derive(Debug)]
@@ -71,8 +75,9 @@ impl Identity {
 
 /// The presence of this node in its region.
 pub(super) struct Presence {
-    /// `None` without a Redis: then this node is alone.
-    list: Option<NodeList>,
+    places: Places,
+    /// The name of its region, if it has one.
+    region: Option<String>,
     identity: Identity,
     exchange: Arc<Exchange>,
     policies: Arc<Policies>,
@@ -81,8 +86,10 @@ pub(super) struct Presence {
     beat: AtomicU64,
     /// Why the list couldn't be reached last.
     error: Mutex<Option<String>>,
-    /// The last order, whether or not it was for this process; the outer `None` before the first look.
-    order: Mutex<Option<Option<String>>>,
+    /// The orders to the region that this process has read.
+    orders: Mutex<Orders>,
+    /// What it has last said under its name in Redis.
+    said: Mutex<String>,
     metrics: Metrics,
 }
 
@@ -101,18 +108,17 @@ impl Presence {
     /// Prepares.
     ///
     /// # Errors
-    /// [`NodeListError`] if the URL of Redis isn't one.
+    /// The URL of Redis isn't one, or etcd can't be used as it is configured.
     pub(super) fn new(
         config: &Config,
         identity: Identity,
         exchange: Arc<Exchange>,
         policies: Arc<Policies>,
         metrics: Metrics,
-    ) -> Result<Self, NodeListError> {
-        let list =
-            config.cache.redis.as_ref().map(|redis| NodeList::new(&config.cache.namespace, redis)).transpose()?;
+    ) -> Result<Self, Error> {
         Ok(Self {
-            list,
+            places: Places::new(config)?,
+            region: config.region.as_ref().map(|region| region.name.clone()),
             identity,
             exchange,
             policies,
@@ -120,49 +126,171 @@ impl Presence {
             attendance: Mutex::new(Attendance::new(config.cache.purge.lost)),
             beat: AtomicU64::new(0),
             error: Mutex::default(),
-            order: Mutex::default(),
+            orders: Mutex::default(),
+            said: Mutex::default(),
             metrics,
         })
     }
 
+    /// Takes the node's name, of the process whose place this one takes if it does. Waits a few seconds for one that
+    /// has been killed, unless this process has its directory.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`]: another live process has it.
+    pub(super) async fn take_name(&self, takes_over: bool) -> Result<(), Error> {
+        let (in_region, in_world) = self.exchange.cache().purger().lives();
+        let ended = |lives: &Option<Lives>| lives.as_ref().map(|lives| lives.ended.clone()).unwrap_or_default();
+        let (ended_there, ended_in_world) = (ended(&in_region), ended(&in_world));
+        let claims = [
+            (self.claim(in_region, 0), Starter { ended: &ended_there, takes_over }),
+            (self.claim(in_world, 0), Starter { ended: &ended_in_world, takes_over }),
+        ];
+        *self.said.lock() = claims[0].0.text();
+        self.places.take_name(&self.identity.name, claims).await
+    }
+
+    fn claim(&self, lives: Option<Lives>, beat: u64) -> Claim {
+        Claim {
+            process: self.identity.process.clone(),
+            life: lives.map(|lives| lives.own),
+            beat,
+            addresses: self.identity.addresses.clone(),
+            admin: self.identity.admin.clone(),
+            order: self.orders.lock().last().cloned(),
+        }
+    }
+
     /// Says that this node is there, until `stop`; then signs off.
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let Some(list) = &self.list else { return };
+        tokio::join!(self.run_in_region(&stop), self.run_in_world(&stop));
+    }
+
+    async fn run_in_region(&self, stop: &CancellationToken) {
+        let Some(list) = &self.places.redis else { return };
         loop {
             let said = async {
-                self.say(list).await;
-                tokio::time::sleep(BEAT).await;
+                // The others are to know at once that an order was read.
+                if !self.say(list).await {
+                    sleep(BEAT).await;
+                }
             };
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = said => {}
             }
         }
-        if let Err(error) = list.remove(std::slice::from_ref(&self.identity.process)).await {
+        let removed = list.remove(std::slice::from_ref(&self.identity.process)).await;
+        let freed = self.free_name(list).await;
+        if let Err(error) = removed.and(freed) {
             debug!(%error, "this node couldn't be taken off the list of nodes");
         }
     }
 
-    /// Says what this node is by now, and hears the others.
-    async fn say(&self, list: &NodeList) {
+    /// Gives the node's name up in Redis, unless another process has it.
+    async fn free_name(&self, list: &NodeList) -> Result<(), NodeListError> {
+        let mut said = self.said.lock().clone();
+        // The reply to a renewal may not have been waited for.
+        if let Some(held) = list.claim(&self.identity.name, &said, &said).await?
+            && self.is_own(&held)
+        {
+            said = held;
+        }
+        list.free(&self.identity.name, &said).await
+    }
+
+    async fn run_in_world(&self, stop: &CancellationToken) {
+        let Some(world) = &self.places.etcd else { return };
+        let mut is_cut_off = false;
+        loop {
+            let said = async {
+                let said = self.say_in_world(world).await;
+                if let Err(error) = &said
+                    && !is_cut_off
+                {
+                    warn!(%error, "orders to the region can't be read from etcd");
+                }
+                is_cut_off = said.is_err();
+                sleep(world_nodes::BEAT).await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = said => {}
+            }
+        }
+        world.leave().await;
+    }
+
+    /// Says what this node is by now, and hears the others. Returns whether it has read an order that is new.
+    async fn say(&self, list: &NodeList) -> bool {
         let facts = self.facts();
         let word = serde_json::to_string(&facts).unwrap_or_default();
         self.attendance.lock().hear_own(facts, clock::uptime());
         if word.len() > WORD_BYTES_MAX {
             *self.error.lock() = Some(format!("what this node says of itself is over {WORD_BYTES_MAX} bytes"));
-            return;
+            return false;
         }
         let process = &self.identity.process;
         let listed = match list.say(process, &word).await {
             Ok(listed) => listed,
-            Err(error) => return self.note_error(&error),
+            Err(error) => {
+                self.note_error(&error);
+                return false;
+            }
         };
         *self.error.lock() = None;
         let removed = self.attendance.lock().hear(process, &listed.nodes, clock::uptime());
         if let Err(error) = list.remove(&removed).await {
             self.note_error(&error);
         }
-        self.obey(listed.order);
+        self.keep_name(list).await;
+        listed.order.is_some_and(|order| self.obey(&order))
+    }
+
+    /// Has the claim on the node's name last. One that another process has is left to it: that both live is seen by
+    /// their words, and by the list of the purge log.
+    async fn keep_name(&self, list: &NodeList) {
+        let (lives, _) = self.exchange.cache().purger().lives();
+        let claim = self.claim(lives, self.beat.load(Ordering::Relaxed));
+        let (word, mut expected) = (claim.text(), self.said.lock().clone());
+        // Twice, if the reply to an earlier one was lost.
+        for _ in 0..2 {
+            match list.claim(&self.identity.name, &expected, &word).await {
+                Ok(None) => {
+                    *self.said.lock() = word;
+                    return;
+                }
+                Ok(Some(held)) if self.is_own(&held) => expected = held,
+                Ok(Some(held)) => {
+                    debug!(holder = Claim::holder(&held), "another process has this node's name");
+                    return;
+                }
+                Err(error) => {
+                    debug!(%error, "the claim on this node's name isn't renewed");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_own(&self, held: &str) -> bool {
+        Claim::read(held).is_some_and(|claim| claim.process == self.identity.process)
+    }
+
+    /// Has the claim on the node's name in etcd last, and reads what its region is asked.
+    async fn say_in_world(&self, world: &WorldNodes) -> Result<(), etcd::Error> {
+        world.renew().await?;
+        let (held, order) = world.look().await?;
+        if let Some(order) = order {
+            self.obey(&order);
+        }
+        let (_, lives) = self.exchange.cache().purger().lives();
+        // A renewal of the lease writes nothing, so that it needs no beat.
+        let word = self.claim(lives, 0).text();
+        let held = held.unwrap_or_default();
+        if held != word && (held.is_empty() || self.is_own(&held)) {
+            world.claim(&held, &word).await?;
+        }
+        Ok(())
     }
 
     fn note_error(&self, error: &NodeListError) {
@@ -174,38 +302,102 @@ impl Presence {
         *last = Some(text);
     }
 
-    /// Does what all nodes are asked to, unless it was so before this process began.
-    fn obey(&self, order: Option<String>) {
-        let Some(before) = self.order.lock().replace(order.clone()) else { return };
-        let Some(text) = order.filter(|order| before.as_ref() != Some(order)) else { return };
-        let Ok(Order { cancel, .. }) = serde_json::from_str(&text) else {
-            warn!("what the nodes of the region are asked to do can't be read; this node does nothing about it");
-            return;
+    /// Does what the nodes of the region are asked to, if this process is meant. Returns whether it is new.
+    fn obey(&self, text: &str) -> bool {
+        let Ok(order) = serde_json::from_str::<Order>(text) else {
+            debug!("what the nodes of the region are asked to do can't be read; this node does nothing about it");
+            return false;
         };
-        info!(cancel, "all nodes of the region are asked to drain, or no longer to");
-        // One that stops already does what is asked.
-        let _ = self.carry_out(cancel);
+        let taken = self.orders.lock().take(&order, &self.identity.process);
+        if taken == Taken::Meant {
+            info!(cancel = order.cancel, "the nodes of the region are asked to drain, or no longer to");
+            // One that stops already does what is asked.
+            let _ = self.carry_out(order.cancel);
+        }
+        taken != Taken::Known
     }
 
     fn carry_out(&self, cancel: bool) -> Result<(), Stopping> {
         if cancel { self.draining.call_off() } else { self.draining.begin(self.delay()) }
     }
 
-    /// Drains this node, or all of the region, or calls that off.
+    /// Drains this node, or all of a region, or calls that off.
     ///
     /// # Errors
     /// [`DrainFailure`] says why not.
     pub(super) async fn drain(&self, drain: Drain) -> Result<DrainInfo, DrainFailure> {
-        if drain.region {
-            let list = self.list.as_ref().ok_or(DrainFailure::Alone)?;
-            let order = Order { id: format!("{:016x}", fastrand::u64(..)), cancel: drain.cancel };
-            let text = serde_json::to_string(&order).unwrap_or_default();
-            list.order(&text, ORDER_TIME).await.map_err(|error| DrainFailure::Unreachable(error.to_string()))?;
-            // Done below, and not again when it is read.
-            *self.order.lock() = Some(Some(text));
+        let Drain { cancel, whom } = drain;
+        let order = match &whom {
+            Whom::Node => None,
+            Whom::OwnRegion => Some(self.ask(Whose::Own, cancel).await?),
+            Whom::Region(name) if self.region.as_ref() == Some(name) => Some(self.ask(Whose::Own, cancel).await?),
+            Whom::Region(name) => Some(self.ask(Whose::Of(name), cancel).await?),
+        };
+        let is_meant = match &whom {
+            Whom::Node | Whom::OwnRegion => true,
+            Whom::Region(name) => self.region.as_ref() == Some(name),
+        };
+        // Last, so that this node doesn't end while it waits for the others.
+        if is_meant {
+            self.carry_out(cancel).map_err(|_| DrainFailure::Stopping)?;
         }
-        self.carry_out(drain.cancel).map_err(|_| DrainFailure::Stopping)?;
-        Ok(DrainInfo { draining: !drain.cancel, region: drain.region, delay_ms: clock::millis(self.delay()) })
+        Ok(DrainInfo { draining: !cancel, region: order.is_some(), delay_ms: clock::millis(self.delay()), order })
+    }
+
+    /// Asks the nodes of a region to drain, or no longer to, and waits until they have read it. This one has.
+    async fn ask(&self, whose: Whose<'_>, cancel: bool) -> Result<DrainOrder, DrainFailure> {
+        let has_place = match whose {
+            Whose::Own => self.places.redis.is_some() || self.places.etcd.is_some(),
+            Whose::Of(_) => self.places.etcd.is_some(),
+        };
+        let there = self.places.region(whose).await;
+        match whose {
+            Whose::Own if !has_place => return Err(DrainFailure::Alone),
+            Whose::Of(name) if !has_place => return Err(DrainFailure::Elsewhere(name.to_owned())),
+            _ if there.reached == 0 => return Err(DrainFailure::Unreachable(there.errors.join("; "))),
+            Whose::Of(name) if there.known.is_empty() => return Err(DrainFailure::Unknown(name.to_owned())),
+            Whose::Own | Whose::Of(_) => {}
+        }
+        let order = self.order(&there, cancel);
+        let text = serde_json::to_string(&order).unwrap_or_default();
+        if matches!(whose, Whose::Own) {
+            // It is carried out by the one who asks here, and not when it is read.
+            self.orders.lock().take(&order, &self.identity.process);
+        }
+        let (taken, refused) = self.places.give(whose, &text, ORDER_TIME).await;
+        if taken == 0 {
+            return Err(DrainFailure::Unreachable(refused.join("; ")));
+        }
+        let errors = there.errors.into_iter().chain(refused).collect();
+        let mut receipt = Receipt::new(there.known.into_iter().map(|known| known.name));
+        if matches!(whose, Whose::Own) {
+            receipt.note(&self.identity.name);
+        }
+        let began = clock::uptime();
+        self.hear_readers(whose, &order, &mut receipt, began).await;
+        let (read, unread) = receipt.into_names();
+        Ok(DrainOrder { read, unread, counts_ms: clock::millis(ORDER_TIME), errors })
+    }
+
+    /// Returns an order to the processes that are known, this one among them, which is given after all those before.
+    fn order(&self, there: &Region, cancel: bool) -> Order {
+        let mut former = self.orders.lock().known();
+        former.extend(there.orders.iter().cloned());
+        let mut whom: Vec<String> = there.known.iter().map(|known| known.process.clone()).collect();
+        whom.sort_unstable();
+        whom.dedup();
+        Order { id: format!("{:016x}", fastrand::u64(..)), cancel, whom, former }
+    }
+
+    /// Notes which nodes have read an order, until all have or the time for that is over.
+    async fn hear_readers(&self, whose: Whose<'_>, order: &Order, receipt: &mut Receipt, began: Uptime) {
+        while !receipt.is_complete() && clock::uptime().since(began) < READ_TIME {
+            sleep(LOOK).await;
+            let readers = self.places.region(whose).await.known.into_iter();
+            for reader in readers.filter(|known| known.order.as_ref() == Some(&order.id)) {
+                receipt.note(&reader.name);
+            }
+        }
     }
 
     fn delay(&self) -> Duration {
@@ -219,7 +411,8 @@ impl Presence {
         let facts = self.facts();
         let mut attendance = self.attendance.lock();
         attendance.hear_own(facts, now);
-        NodesInfo { shared: self.list.is_some(), error: self.error.lock().clone(), nodes: attendance.nodes(own, now) }
+        let (shared, error) = (self.places.redis.is_some(), self.error.lock().clone());
+        NodesInfo { shared, error, nodes: attendance.nodes(own, now) }
     }
 
     /// Brings the gauges up to date.
@@ -252,6 +445,7 @@ impl Presence {
             central_generation: config.generation.as_ref().map(|generation| generation.number),
             policies: policies.collect(),
             draining: self.draining.is_begun(),
+            order: self.orders.lock().last().cloned(),
         }
     }
 }

@@ -104,13 +104,18 @@ pub(super) async fn assemble(base: &Base, config: &Config, previous: Option<&Ser
     // From here on nothing can fail.
     let batchers: Batchers =
         pools.iter().map(|(name, pool)| (Arc::<str>::from(name.as_str()), Arc::clone(&pool.batches))).collect();
-    let (limits, background) = (config.limits.clone(), (config.prefetch, config.replication));
+    let settings = pipeline::Settings {
+        limits: config.limits.clone(),
+        prefetch: config.prefetch,
+        replication: config.replication,
+        region: config.region.clone(),
+    };
     // Tiers that were opened anew share nothing with those before: neither entries nor fetches under way.
     let pipeline = match previous.filter(|previous| Arc::ptr_eq(&previous.cache, &base.cache)) {
-        Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, limits, background),
+        Some(previous) => previous.pipeline.succeeded_by(Routes::new(routes.clone()), batchers, settings),
         None => {
             let (node, cache, metrics) = (base.node.clone(), Arc::clone(&base.cache), base.metrics.pipeline.clone());
-            Pipeline::new(node, Routes::new(routes.clone()), batchers, cache, limits, background, metrics)
+            Pipeline::new(node, Routes::new(routes.clone()), batchers, cache, settings, metrics)
         }
     };
     Ok(Serving {
@@ -340,6 +345,9 @@ fn key_name(said: &config::Route) -> String {
     }
     if !said.request_headers.is_empty() {
         add(format!("\nrequest_headers {:?}", said.request_headers));
+    }
+    if said.key_client_region {
+        add("\nkey_client_region".to_owned());
     }
     name
 }

@@ -25,5 +25,5 @@ fn world(config: &Config) -> Result<Option<World>, purge::Error> {
     let (Some(global), Some(region)) = (&config.global, &config.region) else { return Ok(None) };
     let etcd = Etcd::new(&global.etcd).map_err(|error| purge::Error::Log(error.to_string()))?;
     let log = EtcdLog::new(etcd, &global.namespace, &global.purge);
-    Ok(Some(World { region: region.clone(), log: Arc::new(log), purge: global.purge.clone() }))
+    Ok(Some(World { region: region.name.clone(), log: Arc::new(log), purge: global.purge.clone() }))
 }

@@ -1,5 +1,5 @@
-//! The list of a region's nodes in its Redis: what each says of itself, for people. No promise rests on it: the nodes
-//! that purges wait for are on the purge log's own list.
+//! The list of a region's nodes in its Redis: what each says of itself, for people; which names are taken; and what all
+//! are asked to do. No promise rests on it: the nodes that purges wait for are on the purge log's own list.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,6 +14,20 @@ use crate::{clock, config};
 /// Connecting, and any call.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
+/// How long a claim on a name lasts that isn't renewed.
+pub const NAME_TIME: Duration = Duration::from_secs(6);
+
+/// Puts a claim in the place of the expected one, or where there is none, and has it expire. Returns the one that is
+/// there instead, or nothing. `GET` and `SET` are what look-ups and writes of values are counted for in Redis's figures.
+const SWAP: &str = "local held = redis.call('GETRANGE', KEYS[1], 0, -1)
+    if held ~= '' and held ~= ARGV[1] then return held end
+    redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[2])
+    return ''";
+
+/// Removes a claim, if it is the expected one.
+const FREE: &str = "if redis.call('GETRANGE', KEYS[1], 0, -1) ~= ARGV[1] then return 0 end
+    return redis.call('DEL', KEYS[1])";
+
 /// The list can't be read or written.
 #[derive(Debug, Error)]
 pub enum NodeListError {
@@ -23,6 +37,9 @@ pub enum NodeListError {
     /// It didn't reply in time.
     #[error("the list of nodes can't be reached: no reply within {} ms", clock::millis(PATIENCE))]
     Time,
+    /// What all are asked to do wouldn't be forgotten in time, so that it was removed.
+    #[error("the order to the nodes wouldn't have expired, so that it was withdrawn")]
+    Lasting,
 }
 
 /// What is in Redis.
@@ -40,6 +57,8 @@ pub struct NodeList {
     connection: Mutex<Option<MultiplexedConnection>>,
     nodes: String,
     order: String,
+    /// Before the name of a node.
+    names: String,
 }
 
 impl std::fmt::Debug for NodeList {
@@ -59,6 +78,7 @@ impl NodeList {
             connection: Mutex::default(),
             nodes: format!("{{{namespace}}}:nodes"),
             order: format!("{{{namespace}}}:nodes:order"),
+            names: format!("{{{namespace}}}:nodes:name:"),
         })
     }
 
@@ -72,8 +92,46 @@ impl NodeList {
         pipe.cmd("HGETALL").arg(&self.nodes);
         // Without an order it is empty. Look-ups of values are what `GET` is counted for in Redis's figures.
         pipe.cmd("GETRANGE").arg(&self.order).arg(0).arg(-1);
-        let (nodes, order): (_, String) = self.call(&pipe).await?;
+        self.listed(&pipe).await
+    }
+
+    /// Reads what all say.
+    ///
+    /// # Errors
+    /// [`NodeListError`].
+    pub async fn read(&self) -> Result<Listed, NodeListError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGETALL").arg(&self.nodes);
+        pipe.cmd("GETRANGE").arg(&self.order).arg(0).arg(-1);
+        self.listed(&pipe).await
+    }
+
+    async fn listed(&self, pipe: &Pipeline) -> Result<Listed, NodeListError> {
+        let (nodes, order): (_, String) = self.call(pipe).await?;
         Ok(Listed { nodes, order: Some(order).filter(|order| !order.is_empty()) })
+    }
+
+    /// Claims a name for [`NAME_TIME`], if nobody has, or the one that has says just `expected`. Returns what the one
+    /// says that has it otherwise.
+    ///
+    /// # Errors
+    /// [`NodeListError`]: it isn't known whose it is.
+    pub async fn claim(&self, name: &str, expected: &str, word: &str) -> Result<Option<String>, NodeListError> {
+        let mut pipe = redis::pipe();
+        let call = pipe.cmd("EVAL").arg(SWAP).arg(1).arg(format!("{}{name}", self.names));
+        call.arg(expected).arg(word).arg(clock::millis(NAME_TIME));
+        let (held,): (String,) = self.call(&pipe).await?;
+        Ok(Some(held).filter(|held| !held.is_empty()))
+    }
+
+    /// Gives a name up, if the one that has it says just `word`.
+    ///
+    /// # Errors
+    /// [`NodeListError`]: it expires by itself.
+    pub async fn free(&self, name: &str, word: &str) -> Result<(), NodeListError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("EVAL").arg(FREE).arg(1).arg(format!("{}{name}", self.names)).arg(word).ignore();
+        self.call(&pipe).await
     }
 
     /// Removes processes from the list.
@@ -89,14 +147,23 @@ impl NodeList {
         self.call(&pipe).await
     }
 
-    /// Asks something of all nodes, which counts for so long.
+    /// Asks something of all nodes, which counts for so long. What Redis has of it is read back: an order that doesn't
+    /// expire would stop nodes for ever.
     ///
     /// # Errors
-    /// [`NodeListError`]: it isn't known whether they are asked.
+    /// [`NodeListError::Lasting`]: nobody is asked any more. Any other: it isn't known whether they are.
     pub async fn order(&self, order: &str, time: Duration) -> Result<(), NodeListError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(&self.order).arg(order).arg("PX").arg(clock::millis(time)).ignore();
-        self.call(&pipe).await
+        pipe.cmd("PTTL").arg(&self.order);
+        let (left,): (i64,) = self.call(&pipe).await?;
+        if u64::try_from(left).is_ok_and(|left| left <= clock::millis(time)) {
+            return Ok(());
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("DEL").arg(&self.order).ignore();
+        self.call::<()>(&pipe).await?;
+        Err(NodeListError::Lasting)
     }
 
     /// Uses the connection. One that failed is not used again: what it still brings would be the reply to another call.

@@ -31,7 +31,7 @@ pub use self::{
     error::Error,
     extent::Extent,
     purger::{Moment, Purger, Scope},
-    purges::{Arrived, Checked, Purges, World},
+    purges::{Arrived, Checked, Lives, Purges, World},
     receipt::{Receipt, SignedOff},
     succession::Bequest,
     table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing},

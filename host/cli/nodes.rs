@@ -28,14 +28,17 @@ pub(crate) struct NodesFlags {
 pub(crate) struct DrainFlags {
     #[command(flatten)]
     admin: AdminFlags,
-    /// All nodes of its region, which read it from their Redis within seconds; one that is cut off for half a minute
-    /// doesn't
-    #[arg(long)]
-    region: bool,
+    /// All nodes of its region, or of the region of this name, which read it from Redis or etcd within seconds; ends
+    /// with 3 if some couldn't, which do when they can again
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    region: Option<String>,
     /// Call off a drain whose delay (`timeouts.drain_delay_ms`) isn't over
-    #[arg(long)]
+    #[arg(long, visible_alias = "undo")]
     cancel: bool,
 }
+
+/// The status of a drain that some nodes of the region haven't read.
+const UNREAD: u8 = 3;
 
 /// Shows the nodes. Ends with 1 if the list is out of date.
 pub(crate) async fn list(flags: NodesFlags) -> Result<ExitCode, String> {
@@ -56,21 +59,34 @@ pub(crate) async fn list(flags: NodesFlags) -> Result<ExitCode, String> {
     Ok(if info.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Has a node, or its region, drain.
+/// Has a node, or a region, drain. Ends with [`UNREAD`] if some nodes of the region couldn't read that.
 pub(crate) async fn drain(flags: DrainFlags) -> Result<ExitCode, String> {
     let DrainFlags { admin, region, cancel } = flags;
-    let body = json!({"region": region, "cancel": cancel});
+    let whom = region.as_deref().map_or(Value::Bool(false), |name| match name {
+        "" => Value::Bool(true),
+        name => Value::from(name),
+    });
+    let body = json!({"region": whom, "cancel": cancel});
     let responded = called(&admin, http::Method::POST, "/drain", Some(&body)).await;
     let report = responded.map_err(|error| format!("holm drain: {error}"))?;
     let info: DrainInfo =
         serde_json::from_value(report).map_err(|error| format!("holm drain: the response can't be read: {error}"))?;
-    let whom = if info.region { "the nodes of the region" } else { "the node" };
+    let whom = info.order.as_ref().map_or_else(|| "the node".to_owned(), |order| order.read.join(" "));
     if info.draining {
-        print(format!("{whom}: not ready from now on, and stopping; the node that was asked in {} ms", info.delay_ms));
+        print(format!("{whom}: not ready from now on, and stopping in {} ms", info.delay_ms));
     } else {
         print(format!("{whom}: the drain is called off"));
     }
-    Ok(ExitCode::SUCCESS)
+    let Some(order) = info.order else { return Ok(ExitCode::SUCCESS) };
+    for error in &order.errors {
+        eprintln!("holm drain: {error}");
+    }
+    if order.unread.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (unread, seconds) = (order.unread.join(" "), order.counts_ms / 1_000);
+    eprintln!("holm drain: not read yet by {unread}; who can read it within {seconds} s does as asked");
+    Ok(ExitCode::from(UNREAD))
 }
 
 async fn called(admin: &AdminFlags, method: http::Method, path: &str, body: Option<&Value>) -> Result<Value, String> {

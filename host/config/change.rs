@@ -26,6 +26,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ("", Restart, &["node"]),
     ("", Live, &["watch", "zone"]),
     ("region", Restart, &["name"]),
+    ("region", Live, &["client_field"]),
     ("global", Restart, &["etcd", "namespace", "user", "password", "ca_file", "cert_file", "key_file", "timeout_ms"]),
     // Which log a node follows, and by which fence it serves, is known to others from its start on.
     ("global.purge", Restart, &["tags_max", "log_max", "ack_ms", "fence_ms", "cut_off", "lost_ms"]),
@@ -169,6 +170,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
         Live,
         &[
             "endpoints",
+            "zones",
             "dns",
             "dns_ttl_ms",
             "connections_max",
@@ -273,6 +275,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
             "no_vary_search",
             "refresh_ahead",
             "underscores_in_headers",
+            "key_client_region",
         ],
     ),
     ("prefetch", Live, &["concurrency", "queue_max", "confidence_percent_min", "again_ms", "time_ms_max"]),

@@ -24,7 +24,8 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Admin, Central, Config, Error, Http3, Limits, Listen, Log, Prefetch, Takeover, Timeouts, UnixSocket, defaults,
+    Admin, Central, Config, Error, Http3, Limits, Listen, Log, Prefetch, Region, Takeover, Timeouts, UnixSocket,
+    defaults,
     endpoint::UNIX,
     error::Problem,
     findings::{Findings, NeededFile},
@@ -85,7 +86,7 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     let mut config = Config {
         node: raw.node.as_ref().map_or_else(defaults::node, |given| findings.name(given, "node")),
         zone: raw.zone.as_ref().map(|given| findings.name(given, "zone")),
-        region: raw.region.as_ref().map(|raw| findings.name(&raw.name, "region")),
+        region: raw.region.as_ref().map(|given| region(given, &mut findings)),
         global: raw.global.as_ref().map(|given| global::global(given, raw.region.is_some(), &mut findings)),
         watch: raw.watch.unwrap_or(true),
         listen: listen(&raw.listen, (&tls, &http3), &mut taken, &mut findings),
@@ -111,6 +112,19 @@ pub(super) fn check(raw: &Raw, base: &Path) -> Checked {
     };
     translation::assign(raw, &mut config.routes, &config.pools, &mut findings);
     Checked { config, problems: findings.problems, files: findings.files }
+}
+
+fn region(raw: &raw::Region, findings: &mut Findings<'_>) -> Region {
+    let client_field = raw.client_field.as_ref().and_then(|given| {
+        let field = findings.header(given)?;
+        if field.as_str().contains('_') {
+            // A field with `-` in its place is taken for the same by some servers.
+            let help = "name a field without `_`, such as `x-client-region`";
+            findings.refuse(given.span(), format!("`{field}` can't state the region of a client"), help);
+        }
+        Some(field)
+    });
+    Region { name: findings.name(&raw.name, "region"), client_field }
 }
 
 fn listen(

@@ -343,6 +343,7 @@ impl Pool {
         Self {
             endpoints,
             zone: None,
+            zones: Vec::new(),
             dns: NameSource::default(),
             records: Dns::default(),
             dns_ttl: Duration::from_secs(5),
@@ -480,6 +481,7 @@ impl Route {
             extensions: Extensions::default(),
             refresh_ahead: false,
             underscores_in_headers: false,
+            key_client_region: false,
         }
     }
 }

@@ -300,6 +300,7 @@ fn route(policy: Option<Spanned<String>>) -> raw::Route {
         no_vary_search: None,
         refresh_ahead: None,
         underscores_in_headers: None,
+        key_client_region: None,
     }
 }
 

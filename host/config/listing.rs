@@ -16,8 +16,8 @@ use self::{
 use super::{
     Admin, Batch, Breaker, Cache, Certificate, Collapse, Config, CutOff, Disk, Dns, Eject, Endpoint, Etcd, Global,
     Health, Http3, Limits, Listen, ListenTls, Log, Memo, Memory, NameSource, OriginHost, OriginHttp, OriginTls,
-    Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Replication, Rollout,
-    RolloutMode, Takeover, Timeouts, TlsVersion, Translation, check::CONNECTS,
+    Plugins, Policy, PolicyLimits, PolicySource, Pool, PoolProtocol, Prefetch, Purge, Redis, Region, Replication,
+    Rollout, RolloutMode, Takeover, Timeouts, TlsVersion, Translation, check::CONNECTS,
 };
 
 /// Returns the configuration in the tables and keys of a file, secrets included.
@@ -26,7 +26,7 @@ pub fn listing(config: &Config) -> Value {
     table([
         ("node", text(&config.node)),
         ("zone", option(config.zone.as_ref(), text)),
-        ("region", option(config.region.as_ref(), |name| table([("name", text(name))]))),
+        ("region", option(config.region.as_ref(), region)),
         ("global", option(config.global.as_ref(), global)),
         ("watch", Value::Bool(config.watch)),
         ("listen", list(&config.listen, listen)),
@@ -47,6 +47,10 @@ pub fn listing(config: &Config) -> Value {
         ("replicate", replication(&config.replication)),
         ("log", log(&config.log)),
     ])
+}
+
+fn region(region: &Region) -> Value {
+    table([("name", text(&region.name)), ("client_field", option(region.client_field.as_ref(), text))])
 }
 
 fn listen(listen: &Listen) -> Value {
@@ -373,6 +377,7 @@ fn source(source: NameSource) -> &'static str {
 fn pool(pool: &Pool) -> Value {
     table([
         ("endpoints", list(&pool.endpoints, endpoint)),
+        ("zones", texts(&pool.zones)),
         ("dns", text(source(pool.dns))),
         ("dns_ttl_ms", ms(pool.dns_ttl)),
         ("connections_max", count(pool.connections_max)),

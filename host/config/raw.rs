@@ -236,6 +236,7 @@ pub(super) struct Purge {
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct Region {
     pub(super) name: Spanned<String>,
+    pub(super) client_field: Field<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -362,6 +363,7 @@ pub(super) struct Dns {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Pool {
     pub(super) endpoints: Field<Vec<Spanned<Endpoint>>>,
+    pub(super) zones: Vec<Spanned<String>>,
     pub(super) dns: Field<String>,
     pub(super) dns_ttl_ms: Field<Millis>,
     pub(super) connections_max: Field<Count>,
@@ -565,6 +567,7 @@ pub(super) struct Route {
     pub(super) no_vary_search: Field<bool>,
     pub(super) refresh_ahead: Field<bool>,
     pub(super) underscores_in_headers: Field<bool>,
+    pub(super) key_client_region: Field<bool>,
 }
 
 /// What a header field or a query parameter has to be.

@@ -15,6 +15,16 @@ pub struct Conditions {
     pub query: Vec<(String, Wanted)>,
 }
 
+/// Which spelling of a request's path is sent to origins. Routes are matched by the normal form in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// The one that was received.
+    #[default]
+    AsReceived,
+    /// The normal form: the origin sees what was matched.
+    Normalized,
+}
+
 /// What a header field or a query parameter has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {

@@ -49,6 +49,8 @@ impl Route {
             parents: _,
             parents_share_purges: _,
             replicate: _,
+            // Keys have it in any case.
+            key_client_region: _,
         } = self;
         let Extensions { query_key, query_body_bytes_max: _, cache_groups, no_vary_search: _ } = extensions;
         let Defaults { ttl, heuristic_max, grace, stale_if_error, stale_if_unreachable, keep } = freshness;

@@ -3,6 +3,7 @@
 
 mod dns;
 mod global;
+mod near;
 mod replicate;
 mod routing;
 mod translation;
@@ -42,6 +43,7 @@ const SPARSE_EXAMPLES: &str = r#"
     cache.disk.dir = "/var/cache/holm"
     cache.redis.url = "redis://127.0.0.1:6379"
     region.name = "eu"
+    region.client_field = "x-client-region"
     global.etcd = ["https://127.0.0.1:2379"]
     global.user = "holm"
     global.password = "a secret"
@@ -80,6 +82,7 @@ const SPARSE_EXAMPLES: &str = r#"
         { url = "http://127.0.0.1:9100", weight = 3, zone = "eu-1" },
         { url = "unix:/run/model.sock", backup = true },
     ]
+    zones = ["eu-1"]
     [pool.tensors]
     endpoints = ["http://127.0.0.1:9200"]
     protocol = "kserve"

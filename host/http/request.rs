@@ -9,7 +9,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Part
 use super::{authority, rejection::Rejection};
 use crate::{
     config::Limits,
-    message::{Client, RequestHead, Scheme, connection, target},
+    message::{Client, Near, RequestHead, Scheme, connection, target},
 };
 
 /// Marks a request that came in early data, which somebody else than its client may have sent again.
@@ -52,7 +52,7 @@ pub(super) fn normalise(
     connection::remove_fields(headers, switches);
     connection::join_cookies(headers);
     let (method, headers) = (std::mem::take(method), std::mem::take(headers));
-    let head = RequestHead { method, scheme, authority, target, received, headers, client };
+    let head = RequestHead { method, scheme, authority, target, received, headers, client, near: Near::default() };
     Ok(Checked { head, switches })
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header::CONTENT_TYPE, uri::PathAndQuery};
 
-use super::{body::Body, scheme::Scheme, url};
+use super::{body::Body, near::Near, scheme::Scheme, url};
 
 /// The field of a request that came in early data, here or at a proxy in front (RFC 8470, section 5.1).
 static EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
@@ -45,6 +45,8 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The client of a request.
     pub client: Client,
+    /// The regions of its client and of the node; neither is known before the pipeline has it.
+    pub near: Near,
 }
 
 impl RequestHead {
@@ -125,6 +127,7 @@ mod tests {
                 received,
                 headers: HeaderMap::new(),
                 client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+                near: Near::default(),
             });
             prop_assert_eq!(purged, asked.map(|head| head.url()).map_err(UrlInvalid::Target), "{}", target);
         }

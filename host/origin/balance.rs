@@ -18,8 +18,19 @@ pub(super) enum Standing {
 pub(super) struct Rank {
     /// It is a backup. This weighs more than the zone.
     pub(super) is_backup: bool,
-    /// It is in another zone than the node.
-    pub(super) is_elsewhere: bool,
+    /// How far away it is, by the pool's order of zones; 0 in the node's own zone.
+    pub(super) distance: usize,
+}
+
+/// Returns how far away a member in `zone` is from a node in `own`, for a pool whose zones are used in this order: 0 in
+/// the node's own zone, and if the member is in none; then by its place in the order; then all other zones alike.
+/// Without an order, and for a node in no zone, all are equally near.
+pub(super) fn distance(zone: Option<&str>, own: Option<&str>, order: &[String]) -> usize {
+    let Some(zone) = zone else { return 0 };
+    if own == Some(zone) || own.is_none() && order.is_empty() {
+        return 0;
+    }
+    order.iter().position(|named| named == zone).unwrap_or(order.len()) + 1
 }
 
 /// A member of the pool as the balance sees it.
@@ -161,7 +172,7 @@ mod tests {
 
     /// The members in this order: of the own zone, of another, backups of both.
     fn ranked(standings: [Standing; 4]) -> Vec<Member> {
-        let rank = |at: usize| Rank { is_backup: at > 1, is_elsewhere: at % 2 == 1 };
+        let rank = |at: usize| Rank { is_backup: at > 1, distance: at % 2 };
         let ranked = |(at, standing): (usize, Standing)| Member { rank: rank(at), ..member(standing, 0, false) };
         standings.into_iter().enumerate().map(ranked).collect()
     }
@@ -225,7 +236,7 @@ mod tests {
                 "a busy rank is of use",
                 vec![
                     member(Up, 9, true),
-                    Member { rank: Rank { is_backup: true, is_elsewhere: false }, ..member(Up, 0, false) },
+                    Member { rank: Rank { is_backup: true, distance: 0 }, ..member(Up, 0, false) },
                 ],
                 &[],
                 Ok(0),
@@ -243,6 +254,40 @@ mod tests {
                 assert_eq!(pick(&members, excluded, random), expected, "{name}, draw {random:x}");
             }
         }
+    }
+
+    #[test]
+    fn the_own_zone_comes_first_then_those_of_the_order_then_all_others() {
+        let order = |zones: &[&str]| zones.iter().map(|zone| (*zone).to_owned()).collect::<Vec<_>>();
+        for (own, zones, wanted) in [
+            (Some("eu"), &["us", "ap"][..], [0, 0, 1, 2, 3]),
+            (Some("us"), &["eu", "us"], [0, 1, 0, 3, 3]),
+            (Some("sa"), &["eu"], [0, 1, 2, 2, 0]),
+            (Some("eu"), &[], [0, 0, 1, 1, 1]),
+            (None, &["us", "eu"], [0, 2, 1, 3, 3]),
+            (None, &[], [0, 0, 0, 0, 0]),
+        ] {
+            let members = [None, Some("eu"), Some("us"), Some("ap"), Some("sa")];
+            assert_eq!(members.map(|zone| distance(zone, own, &order(zones))), wanted, "{own:?} {zones:?}");
+        }
+    }
+
+    #[test]
+    fn while_a_zone_of_the_order_is_up_no_later_one_is_used_and_weights_hold_within_it() {
+        use Standing::{Down, Up};
+        let at = |standing, distance, weight| {
+            let rank = Rank { distance, ..Rank::default() };
+            Member { rank, weight, ..member(standing, 0, false) }
+        };
+        let members = [at(Down, 0, 9), at(Up, 1, 1), at(Up, 1, 3), at(Up, 2, 9), at(Up, 3, 9)];
+        let (mut counts, mut random) = ([0_u32; 5], randoms(7));
+        for _ in 0..8_000 {
+            counts[pick(&members, &[], random()).unwrap()] += 1;
+        }
+        assert_eq!([counts[0], counts[3], counts[4]], [0, 0, 0]);
+        assert!(deviation(&counts[1..3], &[1, 3]) < 0.03, "{counts:?}");
+        assert_eq!(pick(&members, &[1, 2], random()), Ok(3), "a retry goes to the next zone");
+        assert_eq!(pick(&members, &[1, 2, 3], random()), Ok(4));
     }
 
     #[test]
@@ -285,9 +330,9 @@ mod tests {
     }
 
     fn ranks() -> impl Strategy<Value = Vec<Member>> {
-        let one = (standing(), any::<bool>(), any::<bool>(), 1_u32..9, 0_usize..9, any::<bool>());
-        let made = |(standing, is_backup, is_elsewhere, weight, load, full)| Member {
-            rank: Rank { is_backup, is_elsewhere },
+        let one = (standing(), any::<bool>(), 0_usize..3, 1_u32..9, 0_usize..9, any::<bool>());
+        let made = |(standing, is_backup, distance, weight, load, full)| Member {
+            rank: Rank { is_backup, distance },
             weight,
             ..member(standing, load, full)
         };

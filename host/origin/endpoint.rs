@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    balance::Rank,
+    balance::{self, Rank},
     congestion::Congestion,
     dial::Dialers,
     failure::{Fault, Reason},
@@ -141,7 +141,7 @@ impl Endpoint {
                 (None, None) => format!("{}:{port}{}", authority.host(), config.prefix()).into(),
                 (Some(_), _) | (None, Some(_)) => config.written().into(),
             },
-            rank: Rank { is_backup: config.backup, is_elsewhere: is_elsewhere(config, pool) },
+            rank: rank(config, pool),
             config: config.clone(),
             places: former.map_or_else(|| Arc::new(Places::new(pool.connections_max)), |it| Arc::clone(&it.places)),
             willingness: former.map(|former| Arc::clone(&former.willingness)).unwrap_or_default(),
@@ -319,12 +319,10 @@ fn is_prefix(path: &str) -> bool {
     path.is_empty() || (normal_path(path).is_ok_and(|normal| normal == path) && !hides_dots(path))
 }
 
-/// Whether an endpoint is in another zone than the node; one without a zone isn't.
-fn is_elsewhere(endpoint: &config::Endpoint, pool: &config::Pool) -> bool {
-    match (&endpoint.zone, &pool.zone) {
-        (Some(zone), Some(own)) => zone != own,
-        (None, _) | (_, None) => false,
-    }
+/// Returns who comes before an endpoint of a pool.
+fn rank(endpoint: &config::Endpoint, pool: &config::Pool) -> Rank {
+    let distance = balance::distance(endpoint.zone.as_deref(), pool.zone.as_deref(), &pool.zones);
+    Rank { is_backup: endpoint.backup, distance }
 }
 
 /// Refuses what is no response that could be passed on: an interim one, which the client library skips but for 101, unless
@@ -584,19 +582,18 @@ mod tests {
     }
 
     #[test]
-    fn which_endpoints_are_elsewhere() {
-        for (endpoint, node, wanted) in [
-            (Some("a"), Some("a"), false),
-            (Some("a"), Some("b"), true),
-            (None, Some("b"), false),
-            (Some("a"), None, false),
-            (None, None, false),
+    fn an_endpoints_rank_is_by_its_pools_zones_and_by_being_a_backup() {
+        let pool = config::Pool { zone: Some("eu".to_owned()), zones: vec!["us".to_owned()], ..pool() };
+        for (zone, backup, wanted) in [
+            (Some("eu"), false, 0),
+            (Some("us"), false, 1),
+            (Some("us"), true, 1),
+            (Some("ap"), false, 2),
+            (None, true, 0),
         ] {
-            let zone = |zone: Option<&str>| zone.map(str::to_owned);
-            let pool = config::Pool { zone: zone(node), ..pool() };
-            let endpoint =
-                config::Endpoint { zone: zone(endpoint), ..config::Endpoint::new(Uri::from_static("http://a")) };
-            assert_eq!(is_elsewhere(&endpoint, &pool), wanted, "{endpoint:?} of {node:?}");
+            let endpoint = config::Endpoint::new(Uri::from_static("http://a"));
+            let endpoint = config::Endpoint { zone: zone.map(str::to_owned), backup, ..endpoint };
+            assert_eq!(rank(&endpoint, &pool), Rank { is_backup: backup, distance: wanted }, "{endpoint:?}");
         }
     }
 }

@@ -175,8 +175,9 @@ impl Metrics {
         for labels in codings {
             self.coding_bytes.remove(&labels);
         }
-        for (is_backup, is_elsewhere) in [(false, false), (false, true), (true, false), (true, true)] {
-            self.attempts.remove(&rank(pool, Rank { is_backup, is_elsewhere }));
+        // By being in the own zone or not, however far away.
+        for (is_backup, distance) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+            self.attempts.remove(&rank(pool, Rank { is_backup, distance }));
         }
         let labels = PoolLabels { pool: Arc::clone(pool) };
         for family in [&self.retries, &self.ejections, &self.bodies_broken] {
@@ -272,7 +273,7 @@ fn outcome(pool: &Arc<str>, outcome: &'static str) -> OutcomeLabels {
 fn rank(pool: &Arc<str>, rank: Rank) -> RankLabels {
     RankLabels {
         pool: Arc::clone(pool),
-        zone: if rank.is_elsewhere { "other" } else { "own" },
+        zone: if rank.distance > 0 { "other" } else { "own" },
         backup: if rank.is_backup { "true" } else { "false" },
     }
 }
@@ -292,7 +293,7 @@ mod tests {
         let meters = metrics.of_pool(&Arc::from("models"));
         meters.retries.inc();
         meters.attempt(Rank::default());
-        meters.attempt(Rank { is_backup: true, is_elsewhere: true });
+        meters.attempt(Rank { is_backup: true, distance: 2 });
         meters.head_seconds.observe(0.5);
         meters.coded("request", "zstd", 10, 40);
         let mut registry = Registry::default();

@@ -8,6 +8,7 @@ pub(super) fn keeps_connections(former: &config::Pool, next: &config::Pool) -> b
     let own = config::Pool {
         endpoints: former.endpoints.clone(),
         zone: former.zone.clone(),
+        zones: former.zones.clone(),
         dns_ttl: former.dns_ttl,
         records: config::Dns { ttl_max: former.records.ttl_max, ..next.records.clone() },
         waiting_max: former.waiting_max,
@@ -44,6 +45,7 @@ mod tests {
         let cases: &[(&str, fn(&mut config::Pool), bool)] = &[
             ("nothing", |_| {}, true),
             ("zone", |pool| pool.zone = Some("a".to_owned()), true),
+            ("zones", |pool| pool.zones.push("a".to_owned()), true),
             ("dns_ttl_ms", |pool| pool.dns_ttl += Duration::from_secs(1), true),
             ("dns.ttl_ms_max", |pool| pool.records.ttl_max += Duration::from_secs(1), true),
             ("dns.servers", |pool| pool.records.servers.push(([127, 0, 0, 1], 53).into()), false),

@@ -40,6 +40,7 @@ pub(super) fn config(addresses: &[SocketAddr]) -> config::Pool {
     config::Pool {
         endpoints: addresses.iter().map(url).collect(),
         zone: None,
+        zones: Vec::new(),
         dns: config::NameSource::System,
         records: config::Dns::default(),
         dns_ttl: PATIENCE,

@@ -11,6 +11,8 @@
 //! may ([`claims`]). Origins believe them, no native key has them, and so one client's claim would be in the response
 //! that the next one gets.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{
@@ -22,9 +24,11 @@ use super::{
 };
 use crate::{
     cache::targeted::SURROGATE_CONTROL,
+    config,
     message::{
         RequestHead, Scheme, authority,
         delta::{AVAILABLE_DICTIONARY, DICTIONARY_ID},
+        near::{self, Near},
         network::Cidr,
     },
     policy::{Input, Policy, consult, fields, key},
@@ -117,22 +121,55 @@ const CAPABILITY: &str = "holm=\"Surrogate/1.0\"";
 
 /// The proxies in front of the node that are believed what they forward about their clients.
 #[derive(Debug, Default)]
-pub(super) struct Proxies(Vec<Cidr>);
+pub(super) struct Proxies {
+    networks: Vec<Cidr>,
+    /// The node's region.
+    region: Option<Arc<str>>,
+    /// The field in which they state their client's region.
+    client_field: Option<HeaderName>,
+}
 
 impl Proxies {
-    /// Returns the proxies of these networks.
-    pub(super) const fn new(networks: Vec<Cidr>) -> Self {
-        Self(networks)
+    /// Returns the proxies of these networks, in front of a node of this region.
+    pub(super) fn new(networks: Vec<Cidr>, region: Option<config::Region>) -> Self {
+        let (name, client_field) = region.map(|region| (region.name, region.client_field)).unzip();
+        Self { networks, region: name.map(Into::into), client_field: client_field.flatten() }
+    }
+
+    /// Returns the field in which they state their client's region.
+    pub(super) fn client_field(&self) -> Option<&HeaderName> {
+        self.client_field.as_ref()
     }
 
     fn trust(&self, head: &RequestHead) -> bool {
-        self.0.iter().any(|network| network.contains(head.client.ip))
+        self.networks.iter().any(|network| network.contains(head.client.ip))
     }
 
-    /// Takes over the scheme and the host that a trusted proxy says its client used: from here on they are the
-    /// request's, in its route, its key and the URL that it can be purged by.
+    /// Notes the regions of a request. The field that states the client's has what was understood from here on, or is
+    /// gone, so that whoever reads it, by this name or by one that is taken for it, reads the same.
+    fn locate(&self, head: &mut RequestHead, is_trusted: bool) {
+        head.near = Near { client: None, node: self.region.clone() };
+        let Some(field) = &self.client_field else { return };
+        let reads_alike = |name: &str| name.replace('_', "-").trim_matches('-') == field.as_str();
+        let is_alike = |name: &HeaderName| name.as_str().contains('_') && reads_alike(name.as_str());
+        let alike: Vec<HeaderName> = head.headers.keys().filter(|name| is_alike(name)).cloned().collect();
+        for name in alike {
+            head.headers.remove(name);
+        }
+        let region = near::stated(&head.headers, field).filter(|_| is_trusted);
+        match region.as_ref().and_then(|region| HeaderValue::from_str(region).ok()) {
+            Some(value) => drop(head.headers.insert(field.clone(), value)),
+            None => drop(head.headers.remove(field)),
+        }
+        head.near.client = region;
+    }
+
+    /// Takes over the scheme and the host that a trusted proxy says its client used, and its client's region: from here
+    /// on they are the request's, in its route, its key and the URL that it can be purged by.
     pub(super) fn believe(&self, head: &mut RequestHead) {
-        if !self.trust(head) {
+        let is_trusted = self.trust(head);
+        self.locate(head, is_trusted);
+        if !is_trusted {
             return;
         }
         let scheme = match last(&head.headers, &FORWARDED_PROTO) {
@@ -183,7 +220,11 @@ impl Proxies {
         let passes_underscores = route.infers() || route.config.underscores_in_headers;
         let is_read_otherwise =
             |name: &HeaderName| !passes_underscores && name.as_str().contains('_') && !is_keyed(name);
-        let is_dropped = |name: &HeaderName| looks_alike(name) || is_read_otherwise(name) || !is_passed_on(name);
+        // Only what a trusted proxy stated is left of it, and a parent goes by it as well.
+        let is_region = |name: &HeaderName| self.client_field.as_ref() == Some(name);
+        let is_dropped = |name: &HeaderName| {
+            !is_region(name) && (looks_alike(name) || is_read_otherwise(name) || !is_passed_on(name))
+        };
         let mut headers = head.headers.clone();
         for name in head.headers.keys().filter(|name| is_dropped(name)) {
             headers.remove(name);
@@ -268,7 +309,7 @@ impl key::Material for Digest {
 mod tests {
     use super::*;
     use crate::{
-        config::{self, Mode, Protocol},
+        config::{Mode, Protocol},
         policy::facts::tests::request,
     };
 
@@ -388,7 +429,7 @@ mod tests {
     #[test]
     fn what_only_a_proxy_may_say_is_not_sent_for_a_client() {
         let fields: Vec<(&str, &str)> = CLAIMS.iter().map(|(name, ..)| (*name, "claimed")).collect();
-        let (nobody, proxies) = (Proxies::default(), Proxies::new(Cidr::LOOPBACK.to_vec()));
+        let (nobody, proxies) = (Proxies::default(), Proxies::new(Cidr::LOOPBACK.to_vec(), None));
         let sent = |proxies: &Proxies, method| {
             let mut head = request(method, "/", &fields);
             head.client.ip = [127, 0, 0, 1].into();
@@ -416,7 +457,7 @@ mod tests {
         let sent = |networks: &[&str]| {
             let mut head = request(Method::GET, "/", &fields);
             head.client.ip = [10, 0, 0, 7].into();
-            let proxies = Proxies::new(networks.iter().map(|network| network.parse().unwrap()).collect());
+            let proxies = Proxies::new(networks.iter().map(|network| network.parse().unwrap()).collect(), None);
             proxies.believe(&mut head);
             let headers = proxies.of_request(&route(Mode::Http), &Advice::default(), &head);
             let text = |name: &str| headers[name].to_str().unwrap().to_owned();
@@ -444,9 +485,38 @@ mod tests {
         ] {
             let mut head = request(Method::GET, "/", &[(name, value)]);
             let before = head.url();
-            Proxies::new(vec![head.client.ip.to_string().parse().unwrap()]).believe(&mut head);
+            Proxies::new(vec![head.client.ip.to_string().parse().unwrap()], None).believe(&mut head);
             assert_eq!(head.url(), before, "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn a_clients_region_is_what_a_trusted_proxy_states_and_the_same_for_all_who_read_it() {
+        let region = |field| config::Region { name: "here".to_owned(), client_field: field };
+        let (field, claimed) = (HeaderName::from_static("x-geo"), HeaderName::from_static("x-forwarded-region"));
+        for (name, value, is_trusted, field, wanted) in [
+            ("x-geo", "EU", true, Some(field.clone()), Some("eu")),
+            ("x-geo", "EU", false, Some(field.clone()), None),
+            ("x-geo", "eu, us", true, Some(field.clone()), None),
+            ("x_geo", "eu", true, Some(field.clone()), None),
+            ("x-geo_", "eu", true, Some(field), None),
+            ("x-forwarded-region", "eu", true, Some(claimed), Some("eu")),
+        ] {
+            let mut head = request(Method::GET, "/", &[(name, value)]);
+            let networks = is_trusted.then(|| head.client.ip.to_string().parse().unwrap());
+            let proxies = Proxies::new(networks.into_iter().collect(), Some(region(field)));
+            proxies.believe(&mut head);
+            assert_eq!(head.near.client.as_deref(), wanted, "{name}: {value}");
+            assert_eq!(head.near.node.as_deref(), Some("here"));
+            assert_eq!(head.headers.get(name).and_then(|value| value.to_str().ok()), wanted, "{name}: {value}");
+            let mut lenient = route(Mode::Http);
+            lenient.config.underscores_in_headers = true;
+            let sent = proxies.of_request(&lenient, &Advice::default(), &head);
+            assert_eq!(sent.get(name).and_then(|value| value.to_str().ok()), wanted, "{name}: {value}");
+        }
+        let mut head = request(Method::GET, "/", &[("x-geo", "EU")]);
+        Proxies::new(Vec::new(), Some(region(None))).believe(&mut head);
+        assert_eq!((head.near.client, head.headers["x-geo"].to_str().unwrap()), (None, "EU"), "a field as any other");
     }
 
     #[test]

@@ -206,6 +206,9 @@ pub(super) fn of(route: &Route, advice: &Advice, facts: &Facts<'_>, content: Opt
 }
 
 fn natively(list: &mut List, route: &Route, head: &RequestHead, content: Option<&[u8]>) {
+    if route.config.key_client_region {
+        list.text("client-region", head.near.client.as_deref());
+    }
     list.text("scheme", Some(head.scheme.as_str()));
     list.text("authority", Some(head.authority()));
     list.text("path", Some(head.target.path()));

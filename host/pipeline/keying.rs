@@ -151,14 +151,21 @@ pub(super) fn by_rule(route: &Route, advice: &Advice, facts: &Facts<'_>, rule: &
 }
 
 /// Begins a key. What a canary stores has keys of its own, and so has another spelling of a path if that is what is
-/// sent. No label, no method and no scheme begins with `/`, so such a part is none of theirs.
+/// sent. No label, no method and no scheme begins with `/`, so such a part is none of theirs. A native key may have the
+/// client's region; a route whose keys do has others than one whose keys don't, in any case.
 fn begin(route: &Route, advice: &Advice, facts: &Facts<'_>, decider: Decider<'_>) -> KeyHasher {
+    let has_region = route.config.key_client_region && matches!(decider, Decider::Native);
     let mut hasher = route.keys.hasher(decider);
     if let Some(label) = advice.on_trial() {
         hasher.part(Some(label.as_bytes()));
     }
     if let Some(received) = route.received(facts.request()) {
         hasher.part(Some(received.path().as_bytes()));
+    }
+    if has_region {
+        // Neither a label nor a method begins with a space, so that what follows is taken for nothing else.
+        hasher.part(Some(b" client-region"));
+        hasher.part(facts.request().near.client.as_deref().map(str::as_bytes));
     }
     hasher
 }
@@ -190,4 +197,39 @@ fn by_policy(
         Some(reason) => Keyed::Bypass(reason),
         None => Keyed::Key { key: hasher.finish(), fault: None },
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config,
+        message::Near,
+        pipeline::inputs,
+        policy::{Notes, facts::tests::request},
+    };
+
+    #[test]
+    fn a_native_key_has_the_clients_region_if_its_route_says_so() {
+        let keyed = |is_part: bool, region: Option<&str>| {
+            let config = config::Route { key_client_region: is_part, ..config::Route::new("r", "p") };
+            let (route, advice, notes) = (Route::nowhere(config), Advice::default(), Notes::default());
+            let near = Near { client: region.map(Into::into), node: None };
+            let head = RequestHead { near, ..request(Method::GET, "/a", &[]) };
+            let facts = Facts::new(&head, None, &notes);
+            let found = inputs::of(&route, &advice, &facts, None).into_iter().find(|one| one.name == "client-region");
+            let shown = found.map(|one| one.report().value);
+            let key = *derive(&route, &advice, &facts, Content::None).key().unwrap();
+            (key, path(&route, &advice, &facts), shown)
+        };
+        assert_eq!(keyed(false, Some("eu")), keyed(false, None));
+        assert_eq!(keyed(false, Some("eu")).2, None);
+        let (eu, us, unknown) = (keyed(true, Some("eu")), keyed(true, Some("us")), keyed(true, None));
+        assert_eq!((eu.2.clone(), unknown.2.clone()), (Some(Some("eu".to_owned())), Some(None)));
+        for (one, other) in [(&eu, &us), (&eu, &unknown), (&us, &unknown)] {
+            assert_ne!(one.0, other.0);
+            assert_ne!(one.1, other.1, "what is known of its path");
+        }
+        assert_eq!(eu, keyed(true, Some("eu")));
+    }
 }

@@ -23,8 +23,9 @@ use super::{
 use crate::{
     cache::purge::Mark,
     clock::Uptime,
+    message::Near,
     origin::{Outbound, OutboundBody},
-    policy::Policy,
+    policy::{Hook, Input, Policy},
 };
 
 /// The terms by which a child decides. Only the network of a trusted proxy is believed it.
@@ -63,16 +64,38 @@ impl Asking<'_> {
 }
 
 /// Returns the terms by which requests of a route are decided: what their upstream requests, and so the responses,
-/// depend on beside the request itself.
-pub(super) fn terms(route: &Route, policy: Option<&Arc<dyn Policy>>) -> HeaderValue {
+/// depend on beside the request itself. The regions are among them only where something depends on them: that of the
+/// client, so that a parent which reads another field for it, or doesn't believe the child, is none; that of the node,
+/// if the policy reads it.
+pub(super) fn terms(route: &Route, policy: Option<&Arc<dyn Policy>>, near: &Near) -> HeaderValue {
     let config = &route.config;
     let edits = format!("{:?} {:?} {:?}", config.rewrite, config.request_headers, config.forward_path);
+    let client = is_by_client_region(route, policy).then_some(&near.client);
+    let node = policy.is_some_and(|policy| reads(&**policy, &Input::NodeRegion)).then_some(&near.node);
+    let regions: String = [("client", client), ("node", node)]
+        .into_iter()
+        .filter_map(|(whose, region)| Some(format!("{whose} {:?} ", region?)))
+        .collect();
     let mut hasher = blake3::Hasher::new();
-    for part in [config.name.as_str(), edits.as_str(), policy.map_or("", |policy| &**policy.label())] {
+    let parts = [config.name.as_str(), &edits, policy.map_or("", |policy| &**policy.label())];
+    // As before where nothing depends on them.
+    for part in parts.into_iter().chain(Some(&*regions).filter(|regions| !regions.is_empty())) {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }
     let digest = hasher.finalize().to_hex();
     HeaderValue::from_str(&digest.as_str()[..32]).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}
+
+/// Whether keys or hooks of a route depend on the client's region.
+pub(super) fn is_by_client_region(route: &Route, policy: Option<&Arc<dyn Policy>>) -> bool {
+    route.config.key_client_region || policy.is_some_and(|policy| reads(&**policy, &Input::ClientRegion))
+}
+
+/// Whether any hook of a policy reads an input, or an arm is drawn by it.
+fn reads(policy: &dyn Policy, wanted: &Input) -> bool {
+    let hooks = Hook::ALL.into_iter().filter_map(|hook| policy.reads(hook)).flatten();
+    let units = policy.experiments().iter().map(|experiment| &experiment.unit);
+    hooks.chain(units).any(|input| input == wanted)
 }
 
 /// Has the response to a child say by which terms it was made. `made_by` is `None` if it is none of the route's: a
@@ -236,7 +259,10 @@ async fn ask(parents: &Parents, mut upstream: UpstreamRequest, terms: &HeaderVal
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::purge::{Incarnation, Position};
+    use crate::{
+        cache::purge::{Incarnation, Position},
+        config,
+    };
 
     fn mark(position: u64, at: u64) -> Mark {
         Mark { log: Incarnation(1), position: Position(position), at: Uptime(at), ..Mark::default() }
@@ -244,6 +270,23 @@ mod tests {
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn the_clients_region_is_a_term_where_keys_have_it() {
+        let near = |client: Option<&str>, node: &str| Near { client: client.map(Into::into), node: Some(node.into()) };
+        let route = |has_region| {
+            let config = config::Route { key_client_region: has_region, ..config::Route::new("r", "p") };
+            Route::nowhere(config)
+        };
+        let (plain, keyed) = (route(false), route(true));
+        let of = |route: &Route, near: Near| terms(route, None, &near);
+        assert_eq!(of(&plain, near(Some("eu"), "here")), of(&plain, near(None, "there")));
+        assert_eq!(of(&keyed, near(Some("eu"), "here")), of(&keyed, near(Some("eu"), "there")));
+        for other in [of(&keyed, near(Some("us"), "here")), of(&keyed, near(None, "here")), of(&plain, Near::default())]
+        {
+            assert_ne!(of(&keyed, near(Some("eu"), "here")), other);
+        }
     }
 
     #[test]

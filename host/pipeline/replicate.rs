@@ -217,12 +217,14 @@ impl Replicator {
 
     /// Returns what is to be announced of a response once it can be found; `None` if it isn't chosen.
     pub(super) fn announcement(self: &Arc<Self>, storing: &Storing<'_>) -> Option<Announcement> {
-        let Storing { route, advice, context, head, tags, varies_by } = *storing;
+        let Storing { route, advice, context, head, tags, varies_by, client_field } = *storing;
         let rule = route.replicas.as_ref()?;
         if !may_announce(head) || !chooses(rule, tags, head.target.path()) {
             return None;
         }
-        let others = context.routes.varies_by(head).into_iter().chain(declared(advice));
+        let policy = advice.policy();
+        let region = client_field.filter(|_| parents::is_by_client_region(route, policy)).cloned();
+        let others = context.routes.varies_by(head).into_iter().chain(declared(advice)).chain(region);
         let Some(mut headers) = selecting(&head.headers, varies_by, others) else {
             self.metrics.sent("personal", rule.to.len());
             return None;
@@ -239,7 +241,7 @@ impl Replicator {
             authority,
             target: target.as_str().parse().unwrap_or_else(|_| target.clone()),
             headers,
-            terms: parents::terms(route, advice.policy()),
+            terms: parents::terms(route, policy, &head.near),
         })
     }
 }
@@ -267,6 +269,8 @@ pub(super) struct Storing<'r> {
     pub(super) tags: &'r [Tag],
     /// The fields that it varies by.
     pub(super) varies_by: &'r [HeaderName],
+    /// The field in which proxies state the client's region.
+    pub(super) client_field: Option<&'r HeaderName>,
 }
 
 /// What other regions are told of a response.

@@ -387,7 +387,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Conditions, Wanted},
-        message::{Client, Scheme},
+        message::{Client, Near, Scheme},
     };
 
     #[test]
@@ -415,6 +415,7 @@ mod tests {
             received,
             headers: HeaderMap::new(),
             client: Client { ip: [127, 0, 0, 1].into(), version: Version::HTTP_11 },
+            near: Near::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{error::Flaw, limits::plain};
 use crate::policy::{Input, tokens::Encoding};
 
 /// The kinds that this node knows, each with how many arguments it takes.
-const KINDS: [(&str, usize); 22] = [
+const KINDS: [(&str, usize); 24] = [
     ("method", 0),
     ("scheme", 0),
     ("authority", 0),
@@ -20,6 +20,8 @@ const KINDS: [(&str, usize); 22] = [
     ("header", 1),
     ("cookie", 1),
     ("client-prefix", 1),
+    ("client-region", 0),
+    ("node-region", 0),
     ("body-digest", 0),
     ("body-json", 1),
     ("body-prefix", 1),
@@ -58,6 +60,8 @@ pub(super) fn read(raw: &RawInput) -> Result<Input, Flaw> {
         ("header", [field]) => header(raw, field).map(Input::Header),
         ("cookie", [cookie]) => name(raw, cookie).map(Input::Cookie),
         ("client-prefix", [bits]) => number(raw, bits, "not a number of bits up to 255").map(Input::ClientPrefix),
+        ("client-region", []) => Ok(Input::ClientRegion),
+        ("node-region", []) => Ok(Input::NodeRegion),
         ("body-digest", []) => Ok(Input::BodyDigest),
         ("body-json", [at]) => pointer(raw, at).map(Input::BodyJson),
         ("body-prefix", [bytes]) => number(raw, bytes, "not a number of bytes below 2^32").map(Input::BodyPrefix),

@@ -49,6 +49,10 @@ pub enum Input {
     Cookie(String),
     /// The client's network, e.g. `203.0.113.0/24`; the bits are capped to the address family's size.
     ClientPrefix(u8),
+    /// The client's region, in lower case, as a trusted proxy stated it.
+    ClientRegion,
+    /// The node's region.
+    NodeRegion,
     /// blake3 of the body, 32 bytes. This and what follows read the body without its content codings, if it can be
     /// decoded.
     BodyDigest,
@@ -123,6 +127,8 @@ impl fmt::Display for Input {
             Self::Header(name) => write!(f, "header({name})"),
             Self::Cookie(name) => write!(f, "cookie({name})"),
             Self::ClientPrefix(bits) => write!(f, "client-prefix({bits})"),
+            Self::ClientRegion => f.write_str("client-region"),
+            Self::NodeRegion => f.write_str("node-region"),
             Self::BodyDigest => f.write_str("body-digest"),
             Self::BodyJson(pointer) => write!(f, "body-json({pointer})"),
             Self::BodyPrefix(length) => write!(f, "body-prefix({length})"),
@@ -256,6 +262,8 @@ impl<'a> Facts<'a> {
             Input::Header(name) => joined(&request.headers, name),
             Input::Cookie(name) => cookie_value(&request.headers, name),
             Input::ClientPrefix(bits) => Some(owned(network(request.client.ip, *bits))),
+            Input::ClientRegion => request.near.client.as_deref().map(borrowed),
+            Input::NodeRegion => request.near.node.as_deref().map(borrowed),
             Input::BodyDigest => Some(Cow::Owned(blake3::hash(self.content_or_body()?).as_bytes().to_vec())),
             Input::BodyJson(pointer) => Some(owned(self.place(pointer)?.value?.to_string())),
             Input::BodyPrefix(length) => {
@@ -429,7 +437,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        message::{Client, Scheme},
+        message::{Client, Near, Scheme},
         policy::Arm,
     };
 
@@ -450,6 +458,7 @@ pub(crate) mod tests {
             received: None,
             headers: map,
             client: Client { ip: "203.0.113.77".parse().unwrap(), version: Version::HTTP_11 },
+            near: Near { client: Some("eu".into()), node: Some("us".into()) },
         }
     }
 
@@ -478,6 +487,8 @@ pub(crate) mod tests {
             (Input::ClientPrefix(24), Some("203.0.113.0/24")),
             (Input::ClientPrefix(0), Some("0.0.0.0/0")),
             (Input::ClientPrefix(200), Some("203.0.113.77/32")),
+            (Input::ClientRegion, Some("eu")),
+            (Input::NodeRegion, Some("us")),
             (Input::BodyJson("/model".into()), Some("\"m\"")),
             (Input::BodyJson("/deep".into()), Some(r#"{"a":"1","z":1}"#)),
             (Input::BodyJson("/none".into()), None),

@@ -71,6 +71,9 @@ pub struct NodeFacts {
     pub policies: BTreeMap<String, String>,
     /// Whether it takes no more requests than it has, or is about to.
     pub draining: bool,
+    /// The order to its region that it has read last, by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
 }
 
 /// A node of the region.
@@ -104,14 +107,33 @@ pub struct NodesInfo {
 }
 
 /// A drain that begins, or is called off: `POST /drain`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainInfo {
     /// Whether it begins.
     pub draining: bool,
-    /// Whether all nodes of the region are asked to.
+    /// Whether all nodes of a region are asked to.
     pub region: bool,
     /// How long the node that was asked goes on accepting requests before it stops, in milliseconds from when the drain
     /// begins: its `timeouts.drain_delay_ms`. Other nodes of the region have their own. Of a drain that is called off it
     /// is what the drain would take if it began now.
     pub delay_ms: u64,
+    /// The order to a region; `None`, and left out, for a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<DrainOrder>,
+}
+
+/// An order to the nodes of a region, and who has read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainOrder {
+    /// The nodes that have read it.
+    pub read: Vec<String>,
+    /// The nodes that it is for and that hadn't read it by the time that was waited: they do if they can within
+    /// `counts_ms`.
+    pub unread: Vec<String>,
+    /// From when it was given until it counts no more, in milliseconds.
+    pub counts_ms: u64,
+    /// Why a list of nodes couldn't be read or didn't take the order, if one was reached at least. Empty, and left out,
+    /// if none was missed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }

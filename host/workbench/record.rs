@@ -87,7 +87,8 @@ mod tests {
     fn a_record_says_all_that_a_hook_can_be_asked() {
         let record = one(concat!(
             r#"{"name":"all","at":61,"arms":{"size":"large"},"features":{"urgent":"true"},"hit":true,"#,
-            r#""request":{"method":"POST","url":"http://a/","client":"203.0.113.7","headers":{"x-a":["1","2"],"X-B":"ü"},"#,
+            r#""request":{"method":"POST","url":"http://a/","client":"203.0.113.7","client_region":"eu","#,
+            r#""headers":{"x-a":["1","2"],"X-B":"ü"},"#,
             r#""json":{"b": [1.0, 2],  "a":"x y\" z"}},"#,
             r#""response":{"status":404,"headers":{"x":"y"},"length":3,"fetch_us":9},"#,
             r#""suggested":{"store":{"ttl_ms":1,"tags":["t"],"vary":["accept"]}},"#,
@@ -96,6 +97,7 @@ mod tests {
         ));
         assert_eq!(record.body.as_deref(), Some(&br#"{"b":[1.0,2],"a":"x y\" z"}"#[..]), "compact, in its order");
         assert_eq!(record.head.headers.get_all("x-a").iter().count(), 2);
+        assert_eq!((record.head.near.client.as_deref(), record.head.near.node.as_deref()), (Some("eu"), None));
         assert_eq!(record.head.headers["x-b"].as_bytes(), "ü".as_bytes());
         assert_eq!((record.at.0, record.title().as_str()), (61_000, "line 1, all"));
         assert!(Hook::ALL.into_iter().all(|hook| record.hook_call(hook).is_some()));

@@ -242,9 +242,18 @@ impl Traffic {
             Self::Log => {
                 input.needs_body()
                     || input.needs_response()
-                    || matches!(input, Input::Header(_) | Input::Cookie(_) | Input::PoolStats(_))
+                    || matches!(
+                        input,
+                        Input::Header(_)
+                            | Input::Cookie(_)
+                            | Input::ClientRegion
+                            | Input::NodeRegion
+                            | Input::PoolStats(_)
+                    )
             }
-            Self::Har => matches!(input, Input::ClientPrefix(_) | Input::PoolStats(_)),
+            Self::Har => {
+                matches!(input, Input::ClientPrefix(_) | Input::ClientRegion | Input::NodeRegion | Input::PoolStats(_))
+            }
         }
     }
 }
@@ -336,6 +345,8 @@ mod tests {
         for (input, log, har) in [
             (Input::Path, false, false),
             (Input::ClientPrefix(24), false, true),
+            (Input::ClientRegion, true, true),
+            (Input::NodeRegion, true, true),
             (Input::BodyLength, true, false),
             (Input::ResponseStatus, true, false),
             (Input::Cookie("a".into()), true, false),

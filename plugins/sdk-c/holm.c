@@ -175,6 +175,8 @@ holm_input_t holm_query_all(void) { return plain("query-all"); }
 holm_input_t holm_header(const char *name) { return named("header", name); }
 holm_input_t holm_cookie(const char *name) { return named("cookie", name); }
 holm_input_t holm_client_prefix(uint8_t bits) { return numbered("client-prefix", bits); }
+holm_input_t holm_client_region(void) { return plain("client-region"); }
+holm_input_t holm_node_region(void) { return plain("node-region"); }
 holm_input_t holm_body_digest(void) { return plain("body-digest"); }
 holm_input_t holm_body_json(const char *pointer) { return named("body-json", pointer); }
 holm_input_t holm_body_prefix(uint32_t bytes) { return numbered("body-prefix", bytes); }

@@ -94,6 +94,8 @@ holm_input_t holm_query_all(void);
 holm_input_t holm_header(const char *name);
 holm_input_t holm_cookie(const char *name);
 holm_input_t holm_client_prefix(uint8_t bits);
+holm_input_t holm_client_region(void);
+holm_input_t holm_node_region(void);
 holm_input_t holm_body_digest(void);
 holm_input_t holm_body_json(const char *pointer);
 holm_input_t holm_body_prefix(uint32_t bytes);

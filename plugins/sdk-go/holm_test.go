@@ -109,6 +109,8 @@ func TestInputsAreTheWordsOfTheContract(t *testing.T) {
 		{input.QueryAll(), "query-all", nil},
 		{input.Header("Accept"), "header", []string{"Accept"}},
 		{input.ClientPrefix(24), "client-prefix", []string{"24"}},
+		{input.ClientRegion(), "client-region", nil},
+		{input.NodeRegion(), "node-region", nil},
 		{input.BodyTokens("/messages", input.O200kBase), "body-tokens", []string{"/messages", "o200k-base"}},
 		{input.Clock(4294967295), "clock", []string{"4294967295"}},
 	} {

@@ -18,6 +18,8 @@ export const input: {
   header(name: string): Input;
   cookie(name: string): Input;
   clientPrefix(bits: number): Input;
+  clientRegion: Input;
+  nodeRegion: Input;
   bodyDigest: Input;
   bodyJson(pointer: string): Input;
   bodyPrefix(bytes: number): Input;

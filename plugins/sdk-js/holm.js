@@ -13,6 +13,8 @@ export const input = {
   header: (name) => word("header", name),
   cookie: (name) => word("cookie", name),
   clientPrefix: (bits) => word("client-prefix", bits),
+  clientRegion: word("client-region"),
+  nodeRegion: word("node-region"),
   bodyDigest: word("body-digest"),
   bodyJson: (pointer) => word("body-json", pointer),
   bodyPrefix: (bytes) => word("body-prefix", bytes),

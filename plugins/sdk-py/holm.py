@@ -44,6 +44,8 @@ class input:
     authority = _words("authority")
     path = _words("path")
     query_all = _words("query-all")
+    client_region = _words("client-region")
+    node_region = _words("node-region")
     body_digest = _words("body-digest")
     body_length = _words("body-length")
     response_status = _words("response-status")

@@ -206,6 +206,28 @@ async fn other_zones_are_for_when_the_own_has_none_of_use() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_zones_are_used_in_the_order_of_the_pool() {
+    let (near, first, second, last) =
+        (saying("near").await, saying("first").await, saying("second").await, saying("last").await);
+    let endpoints = [
+        table(&last, "zone = \"d\""),
+        table(&second, "zone = \"c\""),
+        table(&first, "zone = \"b\""),
+        table(&near, "zone = \"a\""),
+    ];
+    let lenient = "failures = 1\nduration_ms = 60000\npercent_max = 100";
+    let builder = pool(&endpoints).set("pool.web", "zones = [\"b\", \"c\"]").set("pool.web.eject", lenient);
+    let node = builder.zone("a").start().await;
+    let mut origins = vec![near, first, second, last];
+    while !origins.is_empty() {
+        ask(&node, 20).await;
+        let counts: Vec<usize> = origins.iter().map(Origin::total).collect();
+        assert!(counts[0] == 20 && counts[1..].iter().all(|count| *count == 0), "{counts:?}");
+        origins.remove(0).stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_zone_prefers_others_as_soon_as_it_is_told_where_it_is() {
     let (one, two) = (saying("one").await, saying("two").await);
     let builder = pool(&[table(&one, "zone = \"a\""), table(&two, "zone = \"b\"")]);

@@ -37,6 +37,7 @@ mod limits;
 mod malformed;
 mod minilm;
 mod names;
+mod near;
 mod nodes;
 mod origin_faults;
 mod origins_h2;

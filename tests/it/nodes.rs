@@ -5,10 +5,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::harness::{
+    LIMIT,
     client::{Ask, Response},
+    etcd::{Etcd, is_there},
     eventually, found,
     node::{Builder, Node, NodeHandle},
     origin::{Origin, Reply},
+    process::{Process, run, words},
+    quoted,
     redis::Redis,
 };
 
@@ -36,6 +40,11 @@ async fn see(node: &NodeHandle, wanted: &[(&str, &str)]) {
 
 async fn drain(node: &NodeHandle, what: &Value) -> Response {
     Ask::new(node.admin, Method::POST, "/drain").json(what).send().await
+}
+
+/// Whether an order was read by two nodes, which are all that it is for.
+fn is_read_by_both(order: &Value) -> bool {
+    (&order["read"], &order["unread"]) == (&json!(["n1", "n2"]), &json!([]))
 }
 
 async fn is_ready(node: &NodeHandle) -> bool {
@@ -89,8 +98,11 @@ async fn a_node_that_drains_isnt_ready_serves_on_and_can_be_called_back() {
     assert_eq!(node.fetch("/x").await.status, 200);
     assert_eq!(drain(&node, &json!({"cancel": true})).await.status, 200);
     assert!(is_ready(&node).await);
-    let alone = drain(&node, &json!({"region": true})).await;
-    assert_eq!(alone.status, 409, "{}", alone.text());
+    for region in [json!(true), json!("eu")] {
+        let alone = drain(&node, &json!({"region": region})).await;
+        assert_eq!(alone.status, 409, "{}", alone.text());
+    }
+    assert!(is_ready(&node).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,13 +123,150 @@ async fn a_region_is_drained_and_called_back_through_any_of_its_nodes() {
     let nodes = [builder.start().await, builder.clone().name("n2").start().await];
     see(&nodes[0], &[("n1", "live"), ("n2", "live")]).await;
     see(&nodes[1], &[("n1", "live"), ("n2", "live")]).await;
-    assert_eq!(drain(&nodes[1], &json!({"region": true})).await.status, 200);
-    assert!(!is_ready(&nodes[1]).await);
-    eventually("the other's drain", async || !is_ready(&nodes[0]).await).await;
+    let asked = drain(&nodes[1], &json!({"region": true})).await;
+    let order = asked.json()["order"].clone();
+    assert!(asked.status == 200 && is_read_by_both(&order), "{order}");
+    assert!(!is_ready(&nodes[1]).await && !is_ready(&nodes[0]).await);
     // A node that comes now wasn't meant.
     let later = builder.clone().name("n3").start().await;
     see(&later, &[("n1", "draining"), ("n2", "draining"), ("n3", "live")]).await;
     assert_eq!(drain(&nodes[0], &json!({"region": true, "cancel": true})).await.status, 200);
     eventually("the other's being called back", async || is_ready(&nodes[1]).await).await;
     assert!(is_ready(&nodes[0]).await && is_ready(&later).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_read_an_order_is_named_and_does_as_asked_when_it_can() {
+    let ((_origin, builder), redis) = (builder().await, Redis::start().await);
+    let one = builder.clone().redis(&redis).start().await;
+    let user = redis.user("two").await;
+    let two = builder.redis_at(&user, 2000).name("n2").start().await;
+    see(&one, &[("n1", "live"), ("n2", "live")]).await;
+    redis.command(&["ACL", "SETUSER", "two", "-getrange"]).await;
+    let admin = one.admin.to_string();
+    let said = run(&["drain", "--admin", &admin, "--region"], LIMIT).await;
+    assert_eq!(said.status.code(), Some(3), "{}", words(&said));
+    assert!(words(&said).contains("n1: not ready") && words(&said).contains("not read yet by n2"), "{}", words(&said));
+    assert!(is_ready(&two).await && !is_ready(&one).await);
+    let left: i64 = redis.ask(redis::cmd("PTTL").arg("{holm}:nodes:order")).await;
+    assert!((1..=600_000).contains(&left), "{left}");
+    redis.command(&["ACL", "SETUSER", "two", "+getrange"]).await;
+    eventually("its drain", async || !is_ready(&two).await).await;
+    let said = run(&["drain", "--admin", &admin, "--region", "--undo"], LIMIT).await;
+    assert_eq!(said.status.code(), Some(0), "{}", words(&said));
+    assert!(is_ready(&one).await && is_ready(&two).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_is_drained_from_another_one_which_is_not() {
+    if !is_there() {
+        return;
+    }
+    let ((_origin, builder), etcd) = (builder().await, Etcd::start().await);
+    let (eu, us) = (Redis::start().await, Redis::start().await);
+    let of = |region: &str, redis: &Redis, name: &str| {
+        let global = format!("etcd = [{}]\ntimeout_ms = 500", quoted(&etcd.url()));
+        let builder = builder.clone().redis(redis).name(name).set("region", &format!("name = {}", quoted(region)));
+        builder.set("global", &global).set("global.purge", "fence_ms = 700\nack_ms = 10_000")
+    };
+    let (one, two) = (of("eu", &eu, "n1").start().await, of("eu", &eu, "n2").start().await);
+    let far = of("us", &us, "n1").start().await;
+    let unknown = drain(&far, &json!({"region": "ap"})).await;
+    assert_eq!(unknown.status, 404, "{}", unknown.text());
+    for (cancel, node) in [(false, &far), (true, &far), (false, &one), (true, &two)] {
+        let asked = drain(node, &json!({"region": "eu", "cancel": cancel})).await;
+        let order = asked.json()["order"].clone();
+        assert!(asked.status == 200 && is_read_by_both(&order), "{order}");
+        assert_eq!((is_ready(&one).await, is_ready(&two).await), (cancel, cancel), "{cancel}");
+        assert!(is_ready(&far).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_is_cut_off_from_etcd_can_be_drained() {
+    if !is_there() {
+        return;
+    }
+    let ((_origin, builder), etcd, redis) = (builder().await, Etcd::start().await, Redis::start().await);
+    let global = format!("etcd = [{}]\ntimeout_ms = 500", quoted(&etcd.url()));
+    let builder = builder.redis(&redis).set("region", "name = \"eu\"").set("global", &global);
+    let builder = builder.set("global.purge", "fence_ms = 700\nack_ms = 10_000");
+    let (one, two) = (builder.start().await, builder.clone().name("n2").start().await);
+    etcd.kill();
+    let asked = drain(&one, &json!({"region": "eu"})).await;
+    let order = asked.json()["order"].clone();
+    assert!(asked.status == 200 && is_read_by_both(&order), "{order}");
+    assert!(!order["errors"].as_array().unwrap().is_empty(), "{order}");
+    assert!(!is_ready(&one).await && !is_ready(&two).await);
+    let elsewhere = drain(&one, &json!({"region": "us"})).await;
+    assert_eq!(elsewhere.status, 503, "{}", elsewhere.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_a_live_node_has_is_refused_with_its_address() {
+    let ((_origin, builder), redis) = (builder().await, Redis::start().await);
+    let builder = builder.redis(&redis);
+    let one = builder.start().await;
+    let Err(refused) = builder.try_start().await else { panic!("two nodes of one name") };
+    for words in ["has the name `n1`", &one.address.to_string(), &one.admin.to_string()] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert_eq!(one.fetch("/x").await.status, 200);
+    see(&one, &[("n1", "live")]).await;
+    one.stop().await;
+    let next = builder.start().await;
+    assert_eq!(next.fetch("/x").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_a_live_node_of_the_region_has_in_etcd_is_refused() {
+    if !is_there() {
+        return;
+    }
+    let ((_origin, builder), etcd) = (builder().await, Etcd::start().await);
+    let of = |region: &str| {
+        let global = format!("etcd = [{}]", quoted(&etcd.url()));
+        builder.clone().set("region", &format!("name = {}", quoted(region))).set("global", &global)
+    };
+    let one = of("eu").start().await;
+    let Err(refused) = of("eu").try_start().await else { panic!("two nodes of one name") };
+    assert!(refused.contains(&one.address.to_string()), "{refused}");
+    let far = of("us").start().await;
+    assert_eq!(far.fetch("/x").await.status, 200, "the region is a part of the name");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_node_has_its_name_back() {
+    for has_disk in [true, false] {
+        let ((_origin, builder), redis) = (builder().await, Redis::start().await);
+        let (dir, other) = (tempfile::tempdir().unwrap(), builder.clone().name("n2").redis(&redis).start().await);
+        let builder = builder.redis(&redis);
+        let builder = if has_disk { builder.disk(dir.path()) } else { builder };
+        let killed = builder.spawn().await;
+        see(&other, &[("n1", "live"), ("n2", "live")]).await;
+        killed.kill();
+        // Without its directory it is another one than the killed one, which purges wait for: nothing says that it ended.
+        let back = if has_disk { builder.spawn().await } else { Process::serve(&builder.text()).await };
+        if has_disk && cfg!(target_os = "linux") {
+            assert!(!back.said().contains("the node's name is taken"), "{}", back.said());
+        }
+        // The former process is no longer listed once it has been silent for a while.
+        see(&back, &[("n1", "live"), ("n2", "live")]).await;
+        assert_eq!(back.fetch("/x").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_keeps_the_name() {
+    let ((_origin, builder), redis, dir) = (builder().await, Redis::start().await, tempfile::tempdir().unwrap());
+    let socket = quoted(&dir.path().join("takeover.sock").display().to_string());
+    let builder = builder.redis(&redis).set("takeover", &format!("socket = {socket}\ngrace_ms = 1_000"));
+    let mut old = builder.spawn().await;
+    let next = Process::succeed(&builder.text()).await;
+    assert!(old.ended().await.success(), "{}", old.said());
+    assert_eq!(next.address, old.address);
+    let without = Node::builder().origin("http://127.0.0.1:1").redis(&redis);
+    let Err(refused) = without.try_start().await else { panic!("two nodes of one name") };
+    assert!(refused.contains(&next.address.to_string()), "{refused}");
+    see(&next, &[("n1", "live")]).await;
 }

@@ -267,9 +267,12 @@ async fn a_node_is_not_ready_before_it_has_caught_up() {
     assert!(node.metric("holm_cache_purge_fence_ms", "").await > 0.0);
     redis.freeze();
     let away = self::node(&origin, &redis).name("n2").launch().await.unwrap();
-    let response = away.admin("/readyz").send().await;
-    assert_eq!(response.status, 503);
-    assert!(response.text().contains("purge log"), "{}", response.text());
+    eventually("being up, and not ready for want of the log", async || {
+        let response = away.admin("/readyz").send().await;
+        assert_eq!(response.status, 503, "{}", response.text());
+        response.text().contains("purge log")
+    })
+    .await;
     assert_eq!(away.admin("/healthz").send().await.status, 200);
     redis.thaw();
     eventually("being ready", async || away.admin("/readyz").send().await.status == 200).await;
@@ -280,7 +283,11 @@ async fn two_nodes_of_one_name_are_noticed_and_a_purge_waits_for_both() {
     let (origin, redis) = (Origin::start().await, Redis::start().await);
     sealed_origin(&origin, "v1", 500);
     let builder = node(&origin, &redis);
-    let nodes = [builder.start().await, builder.start().await];
+    // One that can't tell whether its name is taken starts all the same.
+    let user = redis.user("two").await;
+    redis.command(&["ACL", "SETUSER", "two", "-psetex"]).await;
+    let other = Node::builder().origin(&origin.url()).redis_at(&user, 100).fence(FENCE_MS);
+    let nodes = [other.start().await, builder.start().await];
     for node in &nodes {
         node.fetch("/x").await;
         node.hit("/x").await;

@@ -108,7 +108,8 @@ struct Follower {
 impl Follower {
     /// Returns `None` if the node follows nothing.
     fn new(config: &Config, reloader: Arc<Reloader>, page: Page) -> Option<Self> {
-        let (central, global, region) = (config.central.as_ref()?, config.global.as_ref()?, config.region.clone()?);
+        let (central, global) = (config.central.as_ref()?, config.global.as_ref()?);
+        let region = config.region.as_ref()?.name.clone();
         let store = match Store::new(&global.etcd, &global.namespace) {
             Ok(store) => store,
             Err(error) => {

@@ -37,6 +37,21 @@ pub struct World {
     pub purge: config::Purge,
 }
 
+/// The life of this process as a log's list of members has it, and those that went before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// Its own.
+    pub own: u64,
+    /// Those that have certainly ended, because this process has their directory.
+    pub ended: Vec<u64>,
+}
+
+impl Lives {
+    fn of(purger: &Purger) -> Option<Self> {
+        purger.region.as_ref().map(|region| Self { own: region.instance, ended: region.before.clone() })
+    }
+}
+
 /// At which versions of the tables an entry was last found good.
 #[derive(Debug, Default)]
 pub struct Checked {
@@ -100,6 +115,12 @@ impl Purges {
     /// Returns the logs that the node follows, its region's or its own first.
     pub fn logs(&self) -> impl Iterator<Item = &Arc<Purger>> {
         std::iter::once(&self.region).chain(self.world.as_ref().map(|world| &world.purger))
+    }
+
+    /// Returns the life of this process in the region's log, and in the world's; `None` where it follows none.
+    #[must_use]
+    pub fn lives(&self) -> (Option<Lives>, Option<Lives>) {
+        (Lives::of(&self.region), self.world.as_ref().and_then(|world| Lives::of(&world.purger)))
     }
 
     /// Returns the mark of a fetch that begins now.

@@ -43,6 +43,7 @@ const OTHER_WORDS: &str = r#"
     cut_off = "serve"
     [region]
     name = "eu"
+    client_field = "X-Region"
     [global]
     etcd = ["http://127.0.0.1:2379", "http://127.0.0.2:2379"]
     [global.purge]
@@ -68,6 +69,7 @@ const OTHER_WORDS: &str = r#"
         "srv+http://_http._tcp.b.example",
         { url = "srv+https://_https._tcp.b.example/v1", weight = 2 },
     ]
+    zones = ["b"]
     dns = "records"
     dns_ttl_ms = 100
     http = "2"
@@ -109,6 +111,7 @@ const OTHER_WORDS: &str = r#"
     tenant_weights = { "a.b" = 3, "*" = 2 }
     ignore_headers = ["x-id"]
     key_without_body = true
+    key_client_region = true
     [[route]]
     name = "msgpack"
     path = "/msgpack"

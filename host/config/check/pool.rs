@@ -9,8 +9,9 @@ use toml::Spanned;
 use super::{endpoint::endpoints, translation};
 use crate::{
     config::{
-        Batch, Dns, Eject, Health, NameSource, OriginHost, OriginHttp, OriginTls, Pool, Tls,
+        Batch, Dns, Eject, Endpoint, Health, NameSource, OriginHost, OriginHttp, OriginTls, Pool, Tls,
         findings::Findings,
+        nearest::choices,
         raw::{self, Named},
         units::{DAY_MS, GIB, HOUR_MS, KIB, MIB, MINUTE_MS},
     },
@@ -37,12 +38,37 @@ pub(super) fn pools(
         // Another pool is none of another zone.
         let is_told_apart = pool.endpoints.iter().any(|endpoint| endpoint.zone.is_some());
         let zone = zone.filter(|_| is_told_apart).cloned();
+        let zones = zones(&raw.zones, &pool.endpoints, findings);
         // Nor is a pool that asks for no records another one when they are asked for otherwise.
         let asks = pool.dns == NameSource::Records || pool.endpoints.iter().any(|endpoint| endpoint.service.is_some());
         let records = if asks { dns.clone() } else { Dns::default() };
-        pools.insert(findings.name(name, "pool"), Pool { zone, records, ..pool });
+        pools.insert(findings.name(name, "pool"), Pool { zone, zones, records, ..pool });
     }
     pools
+}
+
+/// Reads in which order zones are used. One that no endpoint is in is a slip of the pen.
+fn zones(raw: &[Spanned<String>], endpoints: &[Endpoint], findings: &mut Findings<'_>) -> Vec<String> {
+    let mut known: Vec<&str> = endpoints.iter().filter_map(|endpoint| endpoint.zone.as_deref()).collect();
+    known.sort_unstable();
+    known.dedup();
+    let mut zones: Vec<String> = Vec::with_capacity(raw.len());
+    for given in raw {
+        let zone = findings.name(given, "zone");
+        if zones.contains(&zone) {
+            findings.refuse(given.span(), format!("the zone `{zone}` is named twice"), "leave it out");
+        } else if !known.contains(&zone.as_str()) {
+            let help = if known.is_empty() {
+                "no endpoint of the pool has a `zone`".to_owned()
+            } else {
+                choices("its endpoints are in", &known, &zone)
+            };
+            findings.refuse(given.span(), format!("no endpoint of the pool is in the zone `{zone}`"), help);
+        } else {
+            zones.push(zone);
+        }
+    }
+    zones
 }
 
 fn pool(name: &Spanned<String>, raw: &raw::Pool, findings: &mut Findings<'_>) -> Pool {

@@ -67,12 +67,15 @@ enum Kind {
 struct Known<'a> {
     pools: Vec<&'a str>,
     policies: Vec<&'a str>,
+    /// The region of a client can be known.
+    client_region: bool,
 }
 
 pub(super) fn routes(raw: &Raw, findings: &mut Findings<'_>) -> Vec<Route> {
     let known = Known {
         pools: raw.pool.keys().map(|name| name.get_ref().as_str()).collect(),
         policies: raw.policy.keys().map(|name| name.get_ref().as_str()).collect(),
+        client_region: raw.region.as_ref().is_some_and(|region| region.client_field.is_some()),
     };
     if raw.route.is_empty() {
         return implied(&known, findings).into_iter().collect();
@@ -169,9 +172,19 @@ fn route<'a>(
         extensions: extensions(raw, findings),
         refresh_ahead: raw.refresh_ahead.as_ref().map_or(base.refresh_ahead, |given| *given.get_ref()),
         underscores_in_headers: raw.underscores_in_headers.as_ref().is_some_and(|given| *given.get_ref()),
+        key_client_region: key_client_region(raw, known, findings),
         name,
         ..base
     }
+}
+
+fn key_client_region(raw: &raw::Route, known: &Known<'_>, findings: &mut Findings<'_>) -> bool {
+    let Some(given) = raw.key_client_region.as_ref().filter(|given| *given.get_ref()) else { return false };
+    if !known.client_region {
+        let help = "add `client_field` to `[region]`: the header field in which proxies state it";
+        findings.refuse(given.span(), "nothing states the region of a client, so that no key can have it", help);
+    }
+    true
 }
 
 /// Returns the name of a route's pool; an empty one if it gives its responses itself.

@@ -55,6 +55,7 @@ fn basics(route: &Route) -> Value {
         ("policy", option(route.policy.as_ref(), text)),
         ("on_fault", text(on_fault)),
         ("ignore_headers", infer(texts(&route.ignore_headers))),
+        ("key_client_region", Value::Bool(route.key_client_region)),
         ("key_without_body", infer(Value::Bool(route.key_without_body))),
         ("indivisible", infer(texts(&route.indivisible))),
         ("tenant", infer(tenant(&route.tenant))),

@@ -20,6 +20,7 @@ impl Fetcher {
         }
         let KeyedRequest { route, advice, head, .. } = request;
         let (context, varies_by) = (&*self.policy_context, keys.names.as_deref().unwrap_or_default());
-        self.replicator.announcement(&Storing { route, advice, context, head, tags, varies_by })
+        let client_field = self.proxies.client_field();
+        self.replicator.announcement(&Storing { route, advice, context, head, tags, varies_by, client_field })
     }
 }

@@ -49,7 +49,7 @@ impl Fetcher {
         // The parent's own route rewrites it.
         upstream.target = route.received(head).unwrap_or(&head.target).clone();
         self.policy_context.loops.mark(&mut upstream.headers, &head.headers);
-        let arrived = ties.ask(parents, upstream, &parents::terms(route, advice.policy())).await?;
+        let arrived = ties.ask(parents, upstream, &parents::terms(route, advice.policy(), &head.near)).await?;
         let response = &arrived.fetched.response;
         let times = times(ties.mark(parents, response.headers(), begun)?);
         let mut tags = tag::named(response.headers(), &route.config.tag_headers);

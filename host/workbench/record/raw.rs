@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 use super::recorded::{KnownPools, Record, RecordedResponse};
 use crate::{
     clock::Timestamp,
-    message::{Client, RequestHead, Scheme, url::Url},
+    message::{Client, Near, RequestHead, Scheme, url::Url},
     policy::{self, Hook, PoolStats},
 };
 
@@ -54,6 +54,8 @@ struct Request {
     text: Option<String>,
     hex: Option<String>,
     client: Option<String>,
+    client_region: Option<String>,
+    node_region: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +215,10 @@ impl Request {
             received: None,
             headers: fields(&self.headers)?,
             client: Client { ip, version: Version::HTTP_11 },
+            near: Near {
+                client: self.client_region.as_deref().map(Into::into),
+                node: self.node_region.as_deref().map(Into::into),
+            },
         })
     }
 

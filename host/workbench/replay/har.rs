@@ -20,7 +20,7 @@ use crate::{
         tag,
     },
     config::{Cache, Route},
-    message::{Client, RequestHead},
+    message::{Client, Near, RequestHead},
     policy::{Admission, Storage},
 };
 
@@ -103,6 +103,7 @@ fn record(entry: Entry, at: usize) -> Option<Record> {
         received: None,
         headers: fields(&request.headers),
         client: Client { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), version: Version::HTTP_11 },
+        near: Near::default(),
     };
     let record = Record {
         name: Some(format!("entry {at}, {} {}", head.method, head.url())),

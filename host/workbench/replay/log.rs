@@ -15,7 +15,7 @@ use super::super::{
     record::{Record, place},
     time,
 };
-use crate::message::{Client, RequestHead};
+use crate::message::{Client, Near, RequestHead};
 
 /// What is read of a line.
 #[derive(Deserialize)]
@@ -58,6 +58,7 @@ fn record(line: &[u8], at: usize) -> Option<Record> {
         received: None,
         headers: HeaderMap::new(),
         client: Client { ip: line.client, version: Version::HTTP_11 },
+        near: Near::default(),
     };
     let hit = matches!(line.lookup.as_str(), "hit" | "stale");
     Some(Record { at: time::parse(&line.time)?, hit: Some(hit), ..Record::new(at, head) })

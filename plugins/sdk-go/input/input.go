@@ -32,6 +32,8 @@ func QueryAll() Input               { return of("query-all") }
 func Header(name string) Input      { return of("header", name) }
 func Cookie(name string) Input      { return of("cookie", name) }
 func ClientPrefix(bits uint8) Input { return of("client-prefix", decimal(uint32(bits))) }
+func ClientRegion() Input           { return of("client-region") }
+func NodeRegion() Input             { return of("node-region") }
 
 // The body of a request.
 func BodyDigest() Input             { return of("body-digest") }

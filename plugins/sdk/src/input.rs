@@ -23,6 +23,10 @@ pub enum Input {
     Cookie(String),
     /// The client's network of so many bits, such as `203.0.113.0/24`.
     ClientPrefix(u8),
+    /// The client's region, in lower case, as a trusted proxy stated it.
+    ClientRegion,
+    /// The node's region.
+    NodeRegion,
     /// blake3 of the body: 32 bytes.
     BodyDigest,
     /// The JSON text at a pointer (RFC 6901), members sorted, without white space.
@@ -103,6 +107,8 @@ impl Input {
             Self::Header(name) => ("header", vec![name]),
             Self::Cookie(name) => ("cookie", vec![name]),
             Self::ClientPrefix(bits) => ("client-prefix", vec![bits.to_string()]),
+            Self::ClientRegion => ("client-region", vec![]),
+            Self::NodeRegion => ("node-region", vec![]),
             Self::BodyDigest => ("body-digest", vec![]),
             Self::BodyJson(pointer) => ("body-json", vec![pointer]),
             Self::BodyPrefix(bytes) => ("body-prefix", vec![bytes.to_string()]),
@@ -150,6 +156,8 @@ mod tests {
             (Input::QueryAll, "query-all", &[][..]),
             (Input::Header("Accept".into()), "header", &["Accept"]),
             (Input::ClientPrefix(24), "client-prefix", &["24"]),
+            (Input::ClientRegion, "client-region", &[]),
+            (Input::NodeRegion, "node-region", &[]),
             (Input::BodyJson(String::new()), "body-json", &[""]),
             (Input::BodyTokens(tokens), "body-tokens", &["/messages", "o200k-base"]),
             (Input::Clock(3_600), "clock", &["3600"]),

@@ -66,7 +66,7 @@ impl Memory {
         for purge in purges {
             let (position, before) = last(&records);
             let position = Position(position.0 + 1);
-            let record = Record { position, tag: purge.tag, kind: purge.kind, reach: purge.reach };
+            let record = Record { position, tag: purge.tag, kind: purge.kind, reach: purge.reach.clone() };
             let entry = Entry { position, link: Link(position.0), record: Some(record) };
             records.push(Tied { entry, before });
         }
@@ -100,7 +100,7 @@ impl Log for Memory {
             }
             let records = self.records.lock();
             let read = usize::try_from(from.position.0).unwrap_or(usize::MAX).min(records.len());
-            let new = records[read..].iter().take(BATCH).copied().collect();
+            let new = records[read..].iter().take(BATCH).cloned().collect();
             Ok(chained(from, new, last(&records), false, Some("memory".to_owned())))
         })
     }

@@ -393,6 +393,8 @@ pub struct Collapse {
 pub struct Purge {
     /// Rows; past it the oldest fold into a floor below which everything counts as purged.
     pub tags_max: usize,
+    /// Patterns; past it the oldest leaves, and what its URLs may be stored under is confirmed by the origin.
+    pub patterns_max: usize,
     /// Approximate length of the region's purge log in Redis.
     pub log_max: usize,
     /// How long a purge waits for the region's nodes to apply it.

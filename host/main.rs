@@ -58,7 +58,7 @@ enum Action {
     Nodes(cli::nodes::NodesFlags),
     /// Has a running node, or all of its region, take no more requests and stop
     Drain(cli::nodes::DrainFlags),
-    /// Purges what is stored by URL, prefix of URLs, key, tag or cache group
+    /// Purges what is stored by URL, prefix or pattern of URLs, key, tag or cache group
     Purge(PurgeFlags),
     /// Says what a running node would do with a request, and why: its route, its key, what is stored for it, and what
     /// differs if nothing is
@@ -171,6 +171,9 @@ struct ScopeFlags {
     /// All URLs at or below a path: a URL without a query, as clients ask for it, or one that ends with /*
     #[arg(long, value_name = "URL")]
     prefix: Option<String>,
+    /// All URLs that match a URL with * in its path or query, each of which stands for any text, / and ? included
+    #[arg(long, value_name = "PATTERN")]
+    pattern: Option<String>,
     /// A key, 64 hex digits, from the access log
     #[arg(long)]
     key: Option<String>,
@@ -380,10 +383,11 @@ async fn purge(flags: PurgeFlags) -> Done {
     if origin.is_some() && scope.group.is_none() {
         return Err("holm purge: --origin is of a cache group: give --group as well".to_owned());
     }
-    let scope = match (&scope.url, &scope.prefix, &scope.key, &scope.group, &scope.tag) {
+    let scope = match (&scope.url, &scope.prefix, &scope.pattern, &scope.key, &scope.group, &scope.tag) {
         (Some(url), ..) => Scope::url(url),
         (_, Some(prefix), ..) => Scope::prefix(prefix),
-        (_, _, Some(key), ..) => Scope::key(key),
+        (_, _, Some(pattern), ..) => Scope::pattern(pattern),
+        (_, _, _, Some(key), ..) => Scope::key(key),
         (.., Some(group), _) => Scope::group(group, origin.as_deref().unwrap_or_default()),
         (.., tag) => Scope::tag(tag.as_deref().unwrap_or_default()),
     };

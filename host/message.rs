@@ -10,6 +10,7 @@ pub mod delta;
 pub mod incremental;
 pub mod near;
 pub mod network;
+pub mod pattern;
 pub mod problem;
 pub mod proxy_status;
 pub mod raw_query;

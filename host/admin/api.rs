@@ -41,7 +41,8 @@ holm: the admin API
 GET  /healthz   the process responds
 GET  /readyz    it may be sent requests; 503 with reasons if not
 GET  /metrics   OpenMetrics text
-POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"};
+POST /purge     {\"url\": \"https://…\"} or {\"prefix\": \"https://…\"} or {\"pattern\": \"https://…*…\"} or
+                {\"key\": \"<64 hex digits>\"} or {\"tag\": \"…\"};
                 \"soft\": true marks stale; \"scope\": \"node\", \"region\" or \"world\" says for which nodes
 POST /why       {\"url\": \"https://…\", \"method\": \"GET\", \"headers\": [[\"name\", \"value\"]], \"body\": \"…\"}: what would be
                 done with it, and why

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::message::{
+    pattern::{PATTERN_BYTES_MAX, Pattern, PatternInvalid, STARS_MAX},
     tag::{self, GROUP_CHARS_MAX, NAME_BYTES_MAX},
     target::{self, PREFIXES_MAX},
     url::{Url, UrlInvalid},
@@ -60,6 +61,8 @@ pub enum Scope {
     Tag(String),
     /// All URLs at or below one, which has no query, in its [normal form](Url::normal).
     Prefix(String),
+    /// All URLs that match.
+    Pattern(Pattern),
     /// All that belong to a cache group (RFC 9875).
     Group {
         /// The scheme, host and port that the group is of, in their normal form.
@@ -85,13 +88,15 @@ pub enum PurgeFailure {
 pub enum PurgeInvalid {
     /// The body isn't the JSON object that is expected.
     #[error(
-        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"key\", \"tag\" and \
-         \"group\" (which has an \"origin\" beside it), and optionally \"soft\": true or false and \"scope\": \"node\", \
-         \"region\" or \"world\""
+        "the body is not a purge: {0}; allowed is an object with exactly one of \"url\", \"prefix\", \"pattern\", \
+         \"key\", \"tag\" and \"group\" (which has an \"origin\" beside it), and optionally \"soft\": true or false and \
+         \"scope\": \"node\", \"region\" or \"world\""
     )]
     Body(String),
     /// Not exactly one scope.
-    #[error("{found} of \"url\", \"prefix\", \"key\", \"tag\" and \"group\" are given; exactly one is allowed")]
+    #[error(
+        "{found} of \"url\", \"prefix\", \"pattern\", \"key\", \"tag\" and \"group\" are given; exactly one is allowed"
+    )]
     Scopes {
         /// How many there are.
         found: usize,
@@ -117,6 +122,19 @@ pub enum PurgeInvalid {
         given: String,
         /// What is wrong with it.
         reason: PrefixInvalid,
+    },
+    /// Not a pattern of URLs.
+    #[error(
+        "`{given}` is not a pattern that can be purged: {reason}; allowed is a URL of at most {bytes} bytes, with 1 to \
+         {stars} `*` in its path or query, each of which stands for any text, `/` and `?` included",
+        bytes = PATTERN_BYTES_MAX,
+        stars = STARS_MAX
+    )]
+    Pattern {
+        /// Its beginning.
+        given: String,
+        /// What is wrong with it.
+        reason: PatternInvalid,
     },
     /// Not a cache key.
     #[error("`{0}` is not a cache key; allowed are 64 hex digits, as the access log shows them")]
@@ -175,7 +193,10 @@ pub enum PrefixInvalid {
     #[error(transparent)]
     Url(#[from] UrlInvalid),
     /// A pattern that would take a search through all that is stored.
-    #[error("a `*` stands only for all that follows a `/`, at the end (a path's own `*` is written %2A)")]
+    #[error(
+        "a `*` stands only for all that follows a `/`, at the end (a path's own `*` is written %2A; \"pattern\" takes it \
+         anywhere)"
+    )]
     Pattern,
     /// It has a query.
     #[error("it has a query")]
@@ -190,6 +211,7 @@ pub enum PrefixInvalid {
 struct Raw {
     url: Option<String>,
     prefix: Option<String>,
+    pattern: Option<String>,
     key: Option<String>,
     tag: Option<String>,
     group: Option<String>,
@@ -209,16 +231,17 @@ impl Purge {
         if let (None, Some(origin)) = (&raw.group, &raw.origin) {
             return Err(misplaced(origin));
         }
-        let scope = match (&raw.url, &raw.prefix, &raw.key, &raw.tag, &raw.group) {
-            (Some(url), None, None, None, None) => Scope::url(url)?,
-            (None, Some(prefix), None, None, None) => Scope::prefix(prefix)?,
-            (None, None, Some(key), None, None) => Scope::key(key)?,
-            (None, None, None, Some(tag), None) => Scope::tag(tag)?,
-            (None, None, None, None, Some(name)) => {
+        let scope = match (&raw.url, &raw.prefix, &raw.pattern, &raw.key, &raw.tag, &raw.group) {
+            (Some(url), None, None, None, None, None) => Scope::url(url)?,
+            (None, Some(prefix), None, None, None, None) => Scope::prefix(prefix)?,
+            (None, None, Some(pattern), None, None, None) => Scope::pattern(pattern)?,
+            (None, None, None, Some(key), None, None) => Scope::key(key)?,
+            (None, None, None, None, Some(tag), None) => Scope::tag(tag)?,
+            (None, None, None, None, None, Some(name)) => {
                 Scope::group(name, raw.origin.as_deref().ok_or_else(|| misplaced(""))?)?
             }
-            (url, prefix, key, tag, group) => {
-                let found = [url, prefix, key, tag, group].into_iter().flatten().count();
+            (url, prefix, pattern, key, tag, group) => {
+                let found = [url, prefix, pattern, key, tag, group].into_iter().flatten().count();
                 return Err(PurgeInvalid::Scopes { found });
             }
         };
@@ -231,6 +254,7 @@ impl Purge {
         let mut purge = match &self.scope {
             Scope::Url(url) => json!({"url": url}),
             Scope::Prefix(prefix) => json!({"prefix": prefix}),
+            Scope::Pattern(pattern) => json!({"pattern": pattern.as_str()}),
             Scope::Key(key) => json!({"key": hex(key)}),
             Scope::Tag(tag) => json!({"tag": tag}),
             Scope::Group { origin, name } => json!({"group": name, "origin": origin}),
@@ -261,6 +285,15 @@ impl Scope {
     /// [`PurgeInvalid::Prefix`]
     pub fn prefix(text: &str) -> Result<Self, PurgeInvalid> {
         prefix(text).map(Self::Prefix).map_err(|reason| PurgeInvalid::Prefix { given: shortened(text), reason })
+    }
+
+    /// Returns the scope of all URLs that match a pattern, which is in any spelling.
+    ///
+    /// # Errors
+    /// [`PurgeInvalid::Pattern`]
+    pub fn pattern(text: &str) -> Result<Self, PurgeInvalid> {
+        let invalid = |reason| PurgeInvalid::Pattern { given: shortened(text), reason };
+        Pattern::parse(text).map(Self::Pattern).map_err(invalid)
     }
 
     /// Returns the scope of a key in hex.
@@ -392,7 +425,13 @@ mod tests {
             ("", "the body is not a purge"),
             ("[null,null,\"a\",true]", "it is not an object"),
             (r#"{"tag":"a"} {}"#, "the body is not a purge"),
-            (r#"{"tag":"a","pattern":"/"}"#, "unknown field `pattern`"),
+            (r#"{"tag":"a","glob":"/"}"#, "unknown field `glob`"),
+            (r#"{"tag":"a","pattern":"http://a/*"}"#, "2 of"),
+            (r#"{"pattern":"http://a/b"}"#, "one URL is purged by \"url\" (`--url`)"),
+            (r#"{"pattern":"/a/*"}"#, "it isn't absolute"),
+            (r#"{"pattern":"http://*.example/b"}"#, "are to be given in full"),
+            (r#"{"pattern":"http://a/*/../b"}"#, "behind a `*` it has an empty segment or one of dots"),
+            (r#"{"pattern":"http://a/*#b"}"#, "allowed is a URL of at most 2048 bytes, with 1 to 16 `*`"),
             (r#"{"tag":"a","prefix":"http://a/"}"#, "2 of"),
             (r#"{"prefix":"/a"}"#, "it isn't absolute"),
             (r#"{"prefix":"http://a/b?c"}"#, "it has a query"),
@@ -514,7 +553,7 @@ mod tests {
         ) {
             let extent = [None, Some(Extent::Node), Some(Extent::Region), Some(Extent::World)][extent];
             let group = Scope::Group { origin: "https://a:81".to_owned(), name: "\"a\"".to_owned() };
-            for scope in [Scope::Key(key), group] {
+            for scope in [Scope::Key(key), group, Scope::pattern("http://A/b/*?c").unwrap()] {
                 let purge = Purge { scope, soft, extent };
                 prop_assert_eq!(Purge::parse(purge.to_json().to_string().as_bytes()), Ok(purge));
             }

@@ -120,6 +120,7 @@ impl Control for Controls {
                 Scope::Key(key) => purge::Scope::Key(Key::from_bytes(key)),
                 Scope::Tag(tag) => purge::Scope::Tag(tag),
                 Scope::Prefix(prefix) => purge::Scope::Prefix(prefix),
+                Scope::Pattern(pattern) => purge::Scope::Pattern(pattern),
                 Scope::Group { origin, name } => purge::Scope::Group { origin, name },
             };
             let kind = if purge.soft { purge::Kind::Soft } else { purge::Kind::Hard };

@@ -13,7 +13,7 @@ use super::{
     entry::{DIGEST_BYTES, Digest, Head, Layout, Object, Value},
     freshness::Lifetimes,
     purge::Mark,
-    tag::Tag,
+    tag::{Tag, Urls},
 };
 use crate::clock::Timestamp;
 
@@ -115,6 +115,12 @@ struct Wire {
     own: Vec<(String, ByteBuf)>,
     #[serde(default)]
     requested_at: Timestamp,
+    /// Without it, what a pattern may mean is confirmed by the origin after a purge by that.
+    #[serde(default)]
+    url: Option<String>,
+    /// Whether it is for other queries of that URL as well.
+    #[serde(default)]
+    any_query: bool,
 }
 
 impl From<&Head> for Wire {
@@ -141,6 +147,8 @@ impl From<&Head> for Wire {
             forbids_stale: Some(head.forbids_stale),
             own: fields(&head.own),
             requested_at: head.requested_at,
+            url: head.urls.fetched().map(str::to_owned),
+            any_query: matches!(head.urls, Urls::Queries(_)),
         }
     }
 }
@@ -174,6 +182,11 @@ impl Wire {
             fetch_ms: self.fetch_ms,
             lifetimes: self.lifetimes,
             tags: tags?,
+            urls: match (self.url, self.any_query) {
+                (None, _) => Urls::Unknown,
+                (Some(url), false) => Urls::One(url.into()),
+                (Some(url), true) => Urls::Queries(url.into()),
+            },
             mark: self.mark,
             for_authorized: self.for_authorized,
             length: self.length,
@@ -223,6 +236,7 @@ pub(crate) mod tests {
                 keep_ms: 3,
             },
             tags: vec![Tag::url("http://a/"), Tag::named(b"t")],
+            urls: Urls::one("http://a/"),
             mark: Mark { log: Incarnation(5), position: Position(6), ..Mark::default() },
             for_authorized: true,
             forbids_stale: false,
@@ -277,6 +291,18 @@ pub(crate) mod tests {
             assert!(decode(&bytes).is_none(), "{count} digests of 3");
         }
         assert_eq!(digests(&[0; DIGEST_BYTES + 1], 1), None);
+    }
+
+    #[test]
+    fn the_urls_of_a_response_come_back_and_without_them_they_are_unknown() {
+        for urls in [Urls::Unknown, Urls::one("http://a/b?c"), Urls::Queries("http://a/b?c".into())] {
+            let head = Head { urls, ..head(0) };
+            let bytes = joined(&Value::Object(Object::new(head.clone(), Bytes::new())));
+            let Some(Value::Object(object)) = decode(&bytes) else { panic!("not an object") };
+            assert_eq!(object.head, head);
+        }
+        let before = Wire { url: None, ..Wire::from(&head(0)) };
+        assert_eq!(before.head().map(|head| head.urls), Some(Urls::Unknown));
     }
 
     #[test]

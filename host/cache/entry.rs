@@ -19,9 +19,9 @@ use super::{
     ahead,
     control::SECONDS_MAX,
     freshness::{self, Freshness, Lifetimes},
-    purge::{Checked, Mark},
+    purge::{Checked, Mark, Subject},
     status::{self, CACHE_STATUS, CUT_OFF},
-    tag::Tag,
+    tag::{Tag, Urls},
 };
 use crate::clock::{Timestamp, Uptime};
 
@@ -46,6 +46,8 @@ pub struct Head {
     pub lifetimes: Lifetimes,
     /// What it can be purged by.
     pub tags: Vec<Tag>,
+    /// The URLs that it is for, which patterns are compared with.
+    pub urls: Urls,
     /// Where the purge log stood when its fetch began.
     pub mark: Mark,
     /// Whether it may be served to a request with `Authorization` (RFC 9111, section 3.5).
@@ -92,6 +94,12 @@ pub fn digest(part: &[u8]) -> Digest {
 }
 
 impl Head {
+    /// Returns what a purge may mean.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { tags: &self.tags, urls: &self.urls, mark: &self.mark }
+    }
+
     /// The current age in milliseconds (RFC 9111, section 4.2.3). Counts from the time of storing, and so not at all where
     /// that lies ahead.
     #[must_use]
@@ -256,7 +264,8 @@ impl Object {
             Layout::Whole => 0,
             Layout::Parts { digests, .. } => DIGEST_BYTES * digests.len(),
         };
-        512 + 2 * headers + own + 16 * self.head.tags.len() + digests + self.body.len()
+        let url = self.head.urls.fetched().map_or(0, str::len);
+        512 + 2 * headers + own + 16 * self.head.tags.len() + url + digests + self.body.len()
     }
 }
 

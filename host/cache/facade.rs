@@ -61,7 +61,7 @@ pub struct Query<'a> {
     pub head: &'a RequestHead,
     /// Its demands on a cache.
     pub demand: &'a Demand,
-    /// Makes the tags of its URL, if its key may be shared by several: with those of its prefixes if it is given true.
+    /// Makes what stands for its URL, if its key may be shared by several: all of it if it is given true.
     pub url: Option<&'a (dyn Fn(bool) -> UrlTags + Sync)>,
     /// The current time.
     pub now: Timestamp,
@@ -281,8 +281,7 @@ impl Cache {
         let mut found = Found { tier, ..self.miss(key, varied) };
         match value {
             Some(Value::Object(object)) => {
-                let head = &object.head;
-                let standing = self.purger.check(&head.tags, &head.mark, &object.checked, query.url);
+                let standing = self.purger.check(&object.head.subject(), &object.checked, query.url);
                 found.outcome = lookup::judge(object, standing, query.demand, query.now, self.config.clock_skew);
             }
             Some(Value::Uncacheable(until)) => found.uncacheable = clock::uptime() < until,
@@ -301,16 +300,15 @@ impl Cache {
     /// be fallen back on.
     #[must_use]
     pub fn is_gone(&self, object: &Object, url: &str) -> bool {
-        self.purger.is_gone(&object.head.tags, &object.head.mark, &tag::of_url(url, true))
+        self.purger.is_gone(&object.head.subject(), &tag::of_url(url, true))
     }
 
     /// Whether nothing that this node knows of was purged of what is stored since its fetch began, for a request of this
     /// URL. Only then is it served because its origin can't be reached.
     #[must_use]
     pub fn is_good(&self, object: &Object, url: &str) -> bool {
-        let head = &object.head;
         let by_url = |prefixes| tag::of_url(url, prefixes);
-        self.purger.check(&head.tags, &head.mark, &object.checked, Some(&by_url)) == Standing::Good
+        self.purger.check(&object.head.subject(), &object.checked, Some(&by_url)) == Standing::Good
     }
 
     /// Whether what is stored may be served for a request of this URL whose origin has failed: if that `if_error` permits it,
@@ -322,7 +320,7 @@ impl Cache {
 
     /// Judges what is stored by its own tags, whatever URL it is asked for by.
     pub(super) fn standing(&self, object: &Object) -> Standing {
-        self.purger.check(&object.head.tags, &object.head.mark, &object.checked, None::<&fn(bool) -> UrlTags>)
+        self.purger.check(&object.head.subject(), &object.checked, None::<&fn(bool) -> UrlTags>)
     }
 
     /// Lets requests for `key` go on without waiting for each other, for a while.

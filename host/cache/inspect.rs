@@ -93,8 +93,8 @@ impl Cache {
 
     /// Takes what a tier has if it is better than what another one has.
     fn weigh(&self, query: &Query<'_>, object: Arc<Object>, tier: Tier, best: &mut Inspected) {
-        let (head, skew) = (&object.head, self.config().clock_skew);
-        let standing = self.purger().check(&head.tags, &head.mark, &object.checked, query.url);
+        let skew = self.config().clock_skew;
+        let standing = self.purger().check(&object.head.subject(), &object.checked, query.url);
         let because = lookup::because(&object, standing, query.demand, query.now, skew);
         let outcome = lookup::judge(Arc::clone(&object), standing, query.demand, query.now, skew);
         if best.stored.is_none() || rank(&outcome) > rank(&best.outcome) {

@@ -147,8 +147,8 @@ impl Because {
                  global.purge.fence_ms: the origin confirms it first"
             }
             Self::Doubtful => {
-                "whether it was purged can't be known (another log, or a row that the table has no room for any more): \
-                 the origin confirms it first"
+                "whether it was purged can't be known (another log, a row or pattern that the table has no room for \
+                 any more, or a pattern that may match a URL which it is for): the origin confirms it first"
             }
             Self::FromFuture => {
                 "it was stored by a clock that is ahead of this node's by more than cache.clock_skew_ms: its age isn't known"
@@ -247,7 +247,7 @@ mod tests {
     use crate::cache::{
         codec::tests::head,
         freshness::Lifetimes,
-        purge::table::{Incarnation, Kind, Mark, Position, Reach, Record, Table},
+        purge::table::{Incarnation, Kind, Mark, Position, Reach, Record, Room, Table},
         tag::Tag,
     };
 
@@ -281,7 +281,7 @@ mod tests {
         const HOUR: u64 = 3_600_000;
         let (tag, log) = (Tag::named(b"news"), Incarnation(7));
         for kind in [Kind::Hard, Kind::Soft] {
-            let mut table = Table::new(log, 10);
+            let mut table = Table::new(log, Room::rows(10));
             table.apply(&Record { position: Position(5), tag, kind, reach: Reach::Entries });
             let judged = |position, stored_at, now| {
                 let mut head = head(0);

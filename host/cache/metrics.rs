@@ -72,6 +72,10 @@ pub struct Metrics {
     pub purge_namesakes: Gauge,
     /// 1 while purges wait for nodes of which nothing is known.
     pub purge_strangers: Gauge,
+    /// Patterns that were purged and are remembered.
+    pub purge_patterns: Gauge,
+    /// Patterns that were forgotten for want of room.
+    pub purge_patterns_dropped: Counter,
     /// The same of the world's purge log.
     pub world: WorldMetrics,
     /// Responses not stored because of their tags.
@@ -97,14 +101,28 @@ pub struct WorldMetrics {
     pub namesakes: Gauge,
     /// 1 while purges wait for nodes of which nothing is known.
     pub strangers: Gauge,
+    /// Patterns that were purged and are remembered.
+    pub patterns: Gauge,
+    /// Patterns that were forgotten for want of room.
+    pub patterns_dropped: Counter,
 }
 
 impl Metrics {
     /// Returns the counts for whatever follows the world's log.
     #[must_use]
     pub fn of_world(&self) -> Self {
-        let WorldMetrics { unreadable, logs_lost, in_step, lag_records, lag_ms, fence_ms, namesakes, strangers } =
-            self.world.clone();
+        let WorldMetrics {
+            unreadable,
+            logs_lost,
+            in_step,
+            lag_records,
+            lag_ms,
+            fence_ms,
+            namesakes,
+            strangers,
+            patterns,
+            patterns_dropped,
+        } = self.world.clone();
         Self {
             purge_unreadable: unreadable,
             purge_logs_lost: logs_lost,
@@ -114,6 +132,8 @@ impl Metrics {
             purge_fence_ms: fence_ms,
             purge_namesakes: namesakes,
             purge_strangers: strangers,
+            purge_patterns: patterns,
+            purge_patterns_dropped: patterns_dropped,
             // Unsafe methods have theirs handed on to the region's log alone.
             purge_invalidations_waiting: Gauge::default(),
             purge_invalidations_held: Gauge::default(),
@@ -145,6 +165,7 @@ impl Metrics {
             ("cache_purge_invalidations_appended", "Taken by the purge log", &self.purge_invalidations_appended),
             ("cache_purge_unreadable", "Records of the purge log that could not be read", &self.purge_unreadable),
             ("cache_purge_logs_lost", "How often the purge log had lost records", &self.purge_logs_lost),
+            ("cache_purge_patterns_dropped", "Purged patterns that were forgotten", &self.purge_patterns_dropped),
             ("cache_tags_refused", "Responses not stored because of their tags", &self.tags_refused),
         ];
         for (name, help, counter) in counters {
@@ -162,6 +183,7 @@ impl Metrics {
             ("cache_purge_invalidations_held", "How many of these are on disk", &self.purge_invalidations_held),
             ("cache_purge_namesakes", "1 if another node has this node's name", &self.purge_namesakes),
             ("cache_purge_strangers", "1 while purges wait for nodes of which nothing is known", &self.purge_strangers),
+            ("cache_purge_patterns", "Purged patterns that are remembered", &self.purge_patterns),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
@@ -175,6 +197,7 @@ impl WorldMetrics {
         let counters = [
             ("cache_purge_world_unreadable", "Records of the world's log that could not be read", &self.unreadable),
             ("cache_purge_world_logs_lost", "How often the world's log had lost records", &self.logs_lost),
+            ("cache_purge_world_patterns_dropped", "Patterns of the world's log forgotten", &self.patterns_dropped),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -186,6 +209,7 @@ impl WorldMetrics {
             ("cache_purge_world_fence_ms", "What is left of the world's fence", &self.fence_ms),
             ("cache_purge_world_namesakes", "1 if another node has this node's region and name", &self.namesakes),
             ("cache_purge_world_strangers", "1 while purges of the world wait for unknown nodes", &self.strangers),
+            ("cache_purge_world_patterns", "Patterns of the world's log that are remembered", &self.patterns),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

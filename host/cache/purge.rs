@@ -34,7 +34,7 @@ pub use self::{
     purges::{Arrived, Checked, Lives, Purges, World},
     receipt::{Receipt, SignedOff},
     succession::Bequest,
-    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing},
+    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Purgeable, Reach, Record, Standing, Subject},
 };
 
 #[cfg(test)]

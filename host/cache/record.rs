@@ -21,7 +21,7 @@ use super::{
     key::Key,
     purge::Mark,
     store::DiskRoom,
-    tag::{self, Tag},
+    tag::{self, Tag, Urls},
     targeted,
 };
 use crate::clock::{self, Timestamp};
@@ -74,6 +74,8 @@ pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, origins:
         let path = tag::without_query(origins.url);
         tags.extend([Tag::url(path), Tag::search(path), Tag::key(by_rule)]);
     }
+    let url = origins.url.into();
+    let urls = if origins.by_rule.is_some() { Urls::Queries(url) } else { Urls::One(url) };
     let initial_age_ms = initial_age_ms(headers, origins.requested, origins.received);
     let mut headers = detached(headers);
     let own = targeted::take_own(&mut headers, origins.targeted);
@@ -90,6 +92,7 @@ pub fn head(status: StatusCode, headers: &HeaderMap, storage: &Storage, origins:
         fetch_ms: clock::millis(origins.received.since(origins.requested)).max(1),
         lifetimes: storage.lifetimes,
         tags,
+        urls,
         mark: origins.mark,
         for_authorized: storage.for_authorized,
         forbids_stale: storage.forbids_stale,

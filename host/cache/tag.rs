@@ -1,17 +1,82 @@
 //! Tags: what an entry can be purged by. URL and key are tags as well.
 
+use std::{ops::Deref, sync::Arc};
+
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::key::Key;
-use crate::message::target::{self, PREFIXES_MAX};
+use crate::message::{
+    pattern::Pattern,
+    target::{self, PREFIXES_MAX},
+};
 
 /// Tags of a URL that are listed without an allocation.
 const TAGS_USUAL: usize = 6;
 
-/// The tags that stand for a URL: its own, and that of each prefix of its path.
-pub type UrlTags = SmallVec<[Tag; TAGS_USUAL]>;
+/// What stands for a URL that is asked for: its tag, and, if they are wanted, that of each prefix of its path and its
+/// text, which patterns are compared with.
+#[derive(Clone, Debug, Default)]
+pub struct UrlTags {
+    tags: SmallVec<[Tag; TAGS_USUAL]>,
+    text: Option<Box<str>>,
+}
+
+impl UrlTags {
+    /// Returns the URL, if it was wanted.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+}
+
+impl Deref for UrlTags {
+    type Target = [Tag];
+
+    fn deref(&self) -> &[Tag] {
+        &self.tags
+    }
+}
+
+impl IntoIterator for UrlTags {
+    type Item = Tag;
+    type IntoIter = smallvec::IntoIter<[Tag; TAGS_USUAL]>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.tags.into_iter()
+    }
+}
+
+/// The URLs that a response is for, in their normal form, as far as they are known. A policy may let further ones share
+/// it; requests are checked by their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Urls {
+    /// Not known: a version that didn't write it down has stored the response.
+    #[default]
+    Unknown,
+    /// This one.
+    One(Arc<str>),
+    /// This one, and its path with other queries (`No-Vary-Search`).
+    Queries(Arc<str>),
+}
+
+impl Urls {
+    /// Returns the one URL.
+    #[must_use]
+    pub fn one(url: &str) -> Self {
+        Self::One(url.into())
+    }
+
+    /// Returns the URL that it was fetched for, if that is known.
+    #[must_use]
+    pub fn fetched(&self) -> Option<&str> {
+        match self {
+            Self::Unknown => None,
+            Self::One(url) | Self::Queries(url) => Some(url),
+        }
+    }
+}
 
 /// A tag by its digest: 16 bytes, whatever its text. Should two texts meet, a purge takes one entry too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +96,24 @@ impl Tag {
         let (base, path) = divided(prefix);
         // Beyond the limit they are cut off, and the last one would be that of a shorter prefix.
         if depth(path) < PREFIXES_MAX { prefixes(base, path).last() } else { None }
+    }
+
+    /// The tag of a pattern. Nothing that is stored carries it: it stands for the pattern where a tag is wanted.
+    #[must_use]
+    pub fn pattern(pattern: &Pattern) -> Self {
+        Self::digest(b"pattern", pattern.as_str().as_bytes())
+    }
+
+    /// The tag of the longest prefix that all URLs which a pattern matches have in common. What is stored for one of
+    /// them carries it.
+    #[must_use]
+    pub fn above(pattern: &Pattern) -> Self {
+        let beginning = pattern.beginning();
+        let (base, path) = divided(beginning);
+        // Without the query's beginning the path is whole; else its last segment may go on behind the `*`.
+        let end = if beginning.contains('?') { path.len() } else { path.rfind('/').map_or(0, |at| at + 1) };
+        let deepest = prefixes(base, &path[..end]).last();
+        deepest.unwrap_or_else(|| Self::digest(b"prefix", base.as_bytes()))
     }
 
     /// The tag of a response's key.
@@ -90,16 +173,16 @@ pub fn without_query(url: &str) -> &str {
     url.split_once('?').map_or(url, |(path, _)| path)
 }
 
-/// Returns the tags that stand for a URL in its normal form; those of its prefixes only if `with_prefixes`.
+/// Returns what stands for a URL in its normal form; the tags of its prefixes and its text only if it `is_whole`.
 #[must_use]
-pub fn of_url(url: &str, with_prefixes: bool) -> UrlTags {
-    let mut tags = UrlTags::new();
+pub fn of_url(url: &str, is_whole: bool) -> UrlTags {
+    let mut tags: SmallVec<[Tag; TAGS_USUAL]> = SmallVec::new();
     tags.push(Tag::url(url));
-    if with_prefixes {
+    if is_whole {
         let (base, path) = divided(url);
         tags.extend(prefixes(base, path));
     }
-    tags
+    UrlTags { tags, text: is_whole.then(|| url.into()) }
 }
 
 /// Divides a URL into its scheme and authority, and its path. The query is left out.
@@ -217,7 +300,32 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_pattern_matches_has_the_tag_of_what_is_above_it() {
+        let deep = |segments: usize| format!("http://a{}/y", "/x".repeat(segments));
+        for (pattern, above, url) in [
+            ("http://a/*", "http://a/", "http://a/x/y"),
+            ("http://a/x*", "http://a/", "http://a/xy/z"),
+            ("http://a/x/*.json", "http://a/x", "http://a/x/y/1.json"),
+            ("http://a/x/y?*", "http://a/x/y", "http://a/x/y?z"),
+            ("http://a/x;v=1/*", "http://a/x;v=1", "http://a/x;v=1/y"),
+            ("http://a/x;v*", "http://a/", "http://a/x;v=1/y"),
+            ("http://a/%2Fx/*", "http://a/%2Fx", "http://a/%2Fx/y"),
+            ("http://a/x?/*", "http://a/x", "http://a/x?/y"),
+            (deep(30).replace("/y", "/*").as_str(), deep(15).trim_end_matches("/y"), deep(30).as_str()),
+        ] {
+            let pattern = Pattern::parse(pattern).unwrap();
+            let tag = Tag::above(&pattern);
+            assert_eq!(Some(tag), Tag::prefix(above), "{pattern}");
+            let asked = of_url(url, true);
+            assert!(pattern.matches(url) && asked.contains(&tag), "{pattern} of {url}");
+            assert_eq!((asked.text(), of_url(url, false).text().is_none()), (Some(url), true));
+        }
+    }
+
+    #[test]
     fn kinds_of_tags_are_apart() {
+        let pattern = Tag::pattern(&Pattern::parse("http://a/*").unwrap());
+        assert_ne!(pattern, Tag::url("http://a/*"));
         let tags = [Tag::url("x"), Tag::named(b"x"), Tag::search("x"), Tag::groups("x"), Tag::group("x", "")];
         assert!((1..tags.len()).all(|at| !tags[..at].contains(&tags[at])));
         assert_ne!(Tag::group("a", "b"), Tag::group("ab", ""));

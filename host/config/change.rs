@@ -29,7 +29,7 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ("region", Live, &["client_field"]),
     ("global", Restart, &["etcd", "namespace", "user", "password", "ca_file", "cert_file", "key_file", "timeout_ms"]),
     // Which log a node follows, and by which fence it serves, is known to others from its start on.
-    ("global.purge", Restart, &["tags_max", "log_max", "ack_ms", "fence_ms", "cut_off", "lost_ms"]),
+    ("global.purge", Restart, &["tags_max", "patterns_max", "log_max", "ack_ms", "fence_ms", "cut_off", "lost_ms"]),
     ("listen", Live, &["address", "proxy_protocol", "http3", "http3_port"]),
     // The socket has it from the start on.
     ("listen", Restart, &["reuse_port", "mode"]),
@@ -126,7 +126,11 @@ const CLASSES: &[(&str, Class, &[&str])] = &[
     ("cache.redis.breaker", Restart, &["failures", "open_ms", "open_ms_max"]),
     ("cache.collapse", Restart, &["flights_max", "lag_bytes_max", "uncacheable_ms"]),
     ("cache.purge", Live, &["ack_ms"]),
-    ("cache.purge", Restart, &["tags_max", "log_max", "fence_ms", "cut_off", "lost_ms", "invalidations_max"]),
+    (
+        "cache.purge",
+        Restart,
+        &["tags_max", "patterns_max", "log_max", "fence_ms", "cut_off", "lost_ms", "invalidations_max"],
+    ),
     ("plugins", Restart, &["cache_dir", "cache_bytes_max"]),
     ("plugins", Live, &["watch"]),
     ("central", Restart, &["dir"]),

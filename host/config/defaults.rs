@@ -225,11 +225,12 @@ impl Default for Collapse {
 }
 
 impl Default for Purge {
-    /// 100,000 rows, a log of 100,000 entries, 5 s to acknowledge, a fence of 4 s past which what is stored is
-    /// revalidated.
+    /// 100,000 rows, 64 patterns, a log of 100,000 entries, 5 s to acknowledge, a fence of 4 s past which what is
+    /// stored is revalidated.
     fn default() -> Self {
         Self {
             tags_max: 100_000,
+            patterns_max: 64,
             log_max: 100_000,
             ack: Duration::from_secs(5),
             fence: Duration::from_secs(4),

@@ -249,6 +249,7 @@ fn global(global: &Global) -> Value {
 fn global_purge(purge: &Purge) -> Value {
     table([
         ("tags_max", count(purge.tags_max)),
+        ("patterns_max", count(purge.patterns_max)),
         ("log_max", count(purge.log_max)),
         ("ack_ms", ms(purge.ack)),
         ("fence_ms", ms(purge.fence)),

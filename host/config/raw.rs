@@ -224,6 +224,7 @@ pub(super) struct Collapse {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct Purge {
     pub(super) tags_max: Field<Count>,
+    pub(super) patterns_max: Field<Count>,
     pub(super) log_max: Field<Count>,
     pub(super) ack_ms: Field<Millis>,
     pub(super) fence_ms: Field<Millis>,
@@ -258,6 +259,7 @@ pub(super) struct Global {
 #[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct GlobalPurge {
     pub(super) tags_max: Field<Count>,
+    pub(super) patterns_max: Field<Count>,
     pub(super) log_max: Field<Count>,
     pub(super) ack_ms: Field<Millis>,
     pub(super) fence_ms: Field<Millis>,

@@ -3,6 +3,7 @@
 
 mod announcing;
 mod by_parents;
+mod landing;
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,6 +14,7 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+pub(super) use self::landing::{Arrival, Landing, UpstreamReport};
 use super::{
     admission::{self, Case, Responded, Ruling, Times},
     advice::{Advice, PolicyContext},
@@ -42,11 +44,11 @@ use crate::{
         region::Joined,
         search::Rule,
         slice::Slice,
-        tag::{self, Tag, UrlTags},
+        tag::{self, Tag, UrlTags, Urls},
         targeted,
         vary::{self, Vary},
     },
-    clock::{self, Timestamp, Uptime},
+    clock::{self, Timestamp},
     message::{Body, RequestHead, Response},
     origin::{Reaction, SpoolOff, SpoolSwitch},
     policy::{Facts, key},
@@ -181,96 +183,9 @@ impl KeyedRequest {
         (self.stale, self.if_error, self.if_unreachable) = (None, false, false);
     }
 
-    /// Returns its look-up; `url` makes the tags of its URL.
+    /// Returns its look-up; `url` makes what stands for its URL.
     pub(super) fn query<'a>(&'a self, url: &'a (dyn Fn(bool) -> UrlTags + Sync), now: Timestamp) -> Query<'a> {
         Query { key: self.primary, head: &self.head, demand: &self.demand, url: Some(url), now }
-    }
-}
-
-/// How a flight landed, for the requests that wait for it.
-#[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each flight, and most are of this kind")]
-pub(super) enum Landing {
-    /// A response that all may have.
-    Shared(Arrival),
-    /// What was stored is good again.
-    Renewed(Arc<Object>, UpstreamReport),
-    /// Another node of the region has stored one: it is in the tiers of this node.
-    Elsewhere,
-    /// A response for one only: the others fetch by themselves.
-    Private(Refusal),
-    /// No response.
-    Failed(Failed),
-}
-
-impl Landing {
-    /// Returns how it landed, in a word.
-    pub(super) const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Shared(Arrival { ttl_ms: Some(_), .. }) => "stored-response",
-            Self::Shared(_) => "shared-error",
-            Self::Renewed(..) => "renewed",
-            Self::Elsewhere => "stored-by-another-node",
-            Self::Private(refusal) => refusal.as_str(),
-            Self::Failed(failed) => failed.reason,
-        }
-    }
-}
-
-/// Where a response came from, and at what cost.
-#[derive(Clone, Debug)]
-pub(super) struct UpstreamReport {
-    pub(super) endpoint: Arc<str>,
-    /// Attempts it took.
-    pub(super) attempts: u32,
-    /// The origin's status.
-    pub(super) status: StatusCode,
-    /// What the candidate that responded costs.
-    pub(super) cost_micro: u64,
-    /// A word on what the policy did out of the ordinary.
-    pub(super) remark: Option<Arc<str>>,
-}
-
-impl UpstreamReport {
-    pub(super) fn of(arrived: &Arrived, advice: &Advice) -> Self {
-        let fetched = &arrived.fetched;
-        Self {
-            endpoint: Arc::clone(&fetched.endpoint),
-            attempts: fetched.attempts,
-            status: fetched.response.status(),
-            cost_micro: arrived.cost_micro,
-            remark: advice.remarked().cloned(),
-        }
-    }
-}
-
-/// A response on its way in.
-#[derive(Clone, Debug)]
-pub(super) struct Arrival {
-    /// Its end-to-end header fields.
-    pub(super) headers: Arc<HeaderMap>,
-    pub(super) body: SharedBody,
-    /// Where it is stored, and so which variant it is.
-    pub(super) keys: StorageKeys,
-    /// Which other URLs it is for.
-    pub(super) rule: Option<Arc<Rule>>,
-    /// What it can be purged by.
-    pub(super) tags: Arc<[Tag]>,
-    /// Where the purge log stood when its fetch began.
-    pub(super) mark: Mark,
-    /// Its freshness at arrival in milliseconds; `None` if it's shared but not stored.
-    pub(super) ttl_ms: Option<u64>,
-    /// Its age at arrival in milliseconds.
-    pub(super) age_ms: u64,
-    /// When its head arrived.
-    pub(super) at: Uptime,
-    pub(super) report: UpstreamReport,
-}
-
-impl Arrival {
-    /// Whether its lifetime has passed since its head arrived.
-    pub(super) fn is_over(&self, now: Uptime) -> bool {
-        self.ttl_ms.is_some_and(|ttl_ms| clock::millis(now.since(self.at)) >= ttl_ms)
     }
 }
 
@@ -582,7 +497,7 @@ fn arriving(
     }
     let announcement = fetcher.announcement(request, &head.tags, &keys);
     let tags = head.tags.as_slice().into();
-    let mark = head.mark;
+    let (urls, mark) = (head.urls.clone(), head.mark);
     let age_ms = head.initial_age_ms;
     let ttl_ms = Some(storage.lifetimes.ttl_ms.saturating_sub(age_ms));
     let recorder = Recorder::new(Arc::clone(&fetcher.cache), Arc::clone(fetch), keys.clone(), head);
@@ -598,7 +513,7 @@ fn arriving(
         takes_part.then(|| Coded { coder: Arc::clone(&fetcher.coder), request: request.clone(), key: keys.key });
     let switch = parts.extensions.get::<SpoolSwitch>().filter(|_| fetcher.cache.config().disk.is_some());
     let unspooled = switch.map(SpoolSwitch::off);
-    let arrival = Arrival { headers, body: body_read, keys, rule, tags, mark, ttl_ms, age_ms, at, report };
+    let arrival = Arrival { headers, body: body_read, keys, rule, tags, urls, mark, ttl_ms, age_ms, at, report };
     let intake = Intake::new(shared, recorder);
     Exchanged::Stored(arrival, Box::new(Pump { body, intake, unspooled, declared, coded, announcement }))
 }
@@ -624,7 +539,7 @@ fn note(fetcher: &Fetcher, request: &KeyedRequest, keys: &StorageKeys) {
 /// origin; unless it is specific to one of them.
 async fn share_error(request: &KeyedRequest, response: Response, report: UpstreamReport, mark: Mark) -> Exchanged {
     let (mut parts, body) = response.into_parts();
-    let mut tags = tag::of_url(&request.url, true);
+    let mut tags = tag::of_url(&request.url, true).to_vec();
     tags.push(Tag::key(&request.purge_key));
     let keys = match shared_storage_keys(request, &parts.headers) {
         Ok(keys) => keys,
@@ -652,7 +567,8 @@ async fn share_error(request: &KeyedRequest, response: Response, report: Upstrea
         body: SharedBody::whole(bytes),
         keys,
         rule: None,
-        tags: tags.as_slice().into(),
+        tags: tags.into(),
+        urls: Urls::One(Arc::clone(&request.url)),
         mark,
         ttl_ms: None,
         age_ms: 0,

@@ -34,13 +34,12 @@ use crate::{
         entry::Object,
         key::Key,
         lookup::Outcome,
-        purge::{Arrived, Mark},
+        purge::{Arrived, Subject},
         range::{Candidate, Extent, Partial, Ranges, Sections},
         slice::{Slice, Version},
         status::{CACHE_STATUS, Forward},
         store::Tier,
-        tag::{self, Tag},
-        vary,
+        tag, vary,
     },
     clock::{self, Timestamp},
     message::{Body, BodyError, Response, proxy_status::PROXY_STATUS},
@@ -332,12 +331,11 @@ impl Slicer {
     async fn land(&self, request: &mut KeyedRequest, flight: Flight, stale: Option<Stale>) -> Landed {
         let Flight { slice, joined, follower, is_own } = flight;
         let (flight, url) = (follower.number(), Arc::clone(&request.url));
-        let is_outdated = |tags: &[Tag], mark: &Mark| {
-            self.cache.purger().is_outdated(tags, mark, &joined, || tag::of_url(&url, true))
-        };
+        let is_outdated =
+            |subject: Subject<'_>| self.cache.purger().is_outdated(&subject, &joined, || tag::of_url(&url, true));
         let arrival = match follower.landed().await {
             Some(Landing::Shared(arrival)) => arrival,
-            Some(Landing::Renewed(object, _)) if is_outdated(&object.head.tags, &object.head.mark) => {
+            Some(Landing::Renewed(object, _)) if is_outdated(object.head.subject()) => {
                 self.flights.retire(&request.flight_key(), flight);
                 return Landed::Again;
             }
@@ -353,7 +351,7 @@ impl Slicer {
         if arrival.ttl_ms.is_none() || !is_own && arrival.ttl_ms == Some(0) {
             return Landed::Nothing(Unserved::NoSlices);
         }
-        if is_outdated(&arrival.tags, &arrival.mark) || !is_own && arrival.is_over(clock::uptime()) {
+        if is_outdated(arrival.subject()) || !is_own && arrival.is_over(clock::uptime()) {
             self.flights.retire(&request.flight_key(), flight);
             return Landed::Again;
         }

@@ -34,10 +34,10 @@ use crate::{
         entry::Object,
         key::Key,
         lookup::{Demand, Outcome},
-        purge::{Arrived, Mark},
+        purge::{Arrived, Subject},
         range,
         status::Forward,
-        tag::{self, Tag, UrlTags},
+        tag::{self, UrlTags},
         vary,
     },
     clock::{self, Timestamp},
@@ -486,14 +486,14 @@ impl Web {
         // What was purged between the start of the flight and the moment we joined it is not for us.
         let url = Arc::clone(&request.url);
         let by_url = || tag::of_url(&url, true);
-        let outdated = |tags: &[Tag], mark: &Mark| self.cache.purger().is_outdated(tags, mark, &joined, by_url);
+        let outdated = |subject: Subject<'_>| self.cache.purger().is_outdated(&subject, &joined, by_url);
         let begun = request.advice.span().timer();
         let landing = follower.landed().await;
         trace::landed(request.advice.span(), flight, landing.as_ref().map_or("lost", Landing::as_str), begun);
         let reply = match landing {
             None => None,
             Some(Landing::Shared(arrival)) => {
-                if outdated(&arrival.tags, &arrival.mark) {
+                if outdated(arrival.subject()) {
                     self.flights.retire(&request.flight_key(), flight);
                     return Landed::Again;
                 }
@@ -535,7 +535,7 @@ impl Web {
             Some(Landing::Renewed(object, _)) if own.is_none() && !object.head.is_fresh(clock::now()) => {
                 return Landed::Alone;
             }
-            Some(Landing::Renewed(object, _)) if outdated(&object.head.tags, &object.head.mark) => {
+            Some(Landing::Renewed(object, _)) if outdated(object.head.subject()) => {
                 // What was purged after it was found good must come anew, not be renewed again.
                 (request.stale, request.if_error, request.if_unreachable) = (None, false, false);
                 self.flights.retire(&request.flight_key(), flight);

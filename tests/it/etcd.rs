@@ -16,6 +16,7 @@ use holm::{
         tag::Tag,
     },
     config,
+    message::pattern::Pattern,
 };
 
 use crate::harness::{
@@ -80,16 +81,18 @@ async fn records_are_read_as_they_were_appended(one: &dyn Log, other: &dyn Log) 
     assert_eq!(records(follow(one, 1, start(log)).await).len(), 0);
     one.begin_anew(Incarnation(0), &[]).await.unwrap();
     assert_eq!(follow(one, 1, start(Incarnation(0))).await, Followed::Other(log), "only the one that was meant");
+    let pattern = Pattern::parse("http://shop.test/*/x?*").unwrap();
     let purges = [
         Append { kind: Kind::Soft, reach: Reach::Url, ..append("a") },
         Append { reach: Reach::Prefix, ..append("b") },
         append("c"),
+        Append { tag: Tag::pattern(&pattern), reach: Reach::Pattern(pattern), ..append("") },
     ];
     let first = one.append(&purges[..1], &[]).await.unwrap();
     let last = other.append(&purges[1..], &[]).await.unwrap();
-    assert_eq!((first.log, first.position, last.log, last.position), (log, Position(1), log, Position(3)));
+    assert_eq!((first.log, first.position, last.log, last.position), (log, Position(1), log, Position(4)));
     let record = |(at, purge): (usize, &Append)| {
-        Some(Record { position: Position(at as u64 + 1), tag: purge.tag, kind: purge.kind, reach: purge.reach })
+        Some(Record { position: Position(at as u64 + 1), tag: purge.tag, kind: purge.kind, reach: purge.reach.clone() })
     };
     let wanted: Vec<Option<Record>> = purges.iter().enumerate().map(record).collect();
     assert_eq!(records(follow(other, 2, start(log)).await), wanted);
@@ -241,7 +244,8 @@ async fn purges_of_many_writers_have_one_order_without_a_gap() {
     assert_eq!(positions, (1..=EACH as u64 * 2).collect::<Vec<_>>());
     let records = records(follow(&*logs[0], 1, start(log)).await);
     for (name, appended) in names.iter().zip(&appended) {
-        let record = records[usize::try_from(appended.position.0).unwrap() - 1].expect("a record");
+        let at = usize::try_from(appended.position.0).unwrap() - 1;
+        let record = records[at].clone().expect("a record");
         assert_eq!(record.tag, Tag::named(name.as_bytes()));
     }
 }

@@ -214,12 +214,12 @@ async fn what_is_purged_here_alone_isnt_brought_back_by_a_parent() {
 
 async fn nothing_is_brought_back(below: fn(&Origin, &str) -> Builder) {
     let origin = Origin::start().await;
-    for path in ["/url", "/tag", "/soft"] {
+    for path in ["/url", "/tag", "/soft", "/pattern"] {
         numbered(&origin, path);
     }
     let parent = parent(&origin).start().await;
     let node = below(&origin, &url(&parent)).start().await;
-    for path in ["/url", "/soft"] {
+    for path in ["/url", "/soft", "/pattern"] {
         assert_eq!(node.fetch(path).await.text(), "1");
         assert_eq!(parent.hit(path).await.text(), "1");
         node.hit(path).await;
@@ -231,10 +231,12 @@ async fn nothing_is_brought_back(below: fn(&Origin, &str) -> Builder) {
     assert_eq!(node.fetch("/url").await.text(), "2", "the parent still has the first");
     node.purge_url("/soft", true).await;
     assert_eq!(node.fetch("/soft").await.text(), "2");
+    node.purge(&json!({"pattern": crate::harness::node::url("/pat*")})).await;
+    assert_eq!(node.fetch("/pattern").await.text(), "2");
     node.purge(&json!({"tag": "numbers"})).await;
     assert_eq!(node.fetch("/tag").await.text(), "2");
-    assert_eq!(asked(&node, "outdated").await, 3.0);
-    for path in ["/url", "/tag", "/soft"] {
+    assert_eq!(asked(&node, "outdated").await, 4.0);
+    for path in ["/url", "/tag", "/soft", "/pattern"] {
         assert_eq!(parent.hit(path).await.text(), "1", "{path}");
     }
 }

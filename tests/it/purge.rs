@@ -1,4 +1,4 @@
-//! Purging: by URL, key and tag, hard and soft, in every tier, on every node, for ever.
+//! Purging: by URL, prefix, pattern, key and tag, hard and soft, in every tier, on every node, for ever.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use crate::harness::{
     eventually, found,
     liar::crlf,
     load::sealed_origin,
+    model::{ARRAY, batches, doubling},
     node::{Node, url},
     origin::{Gate, Origin, Reply, Taps},
     process::run,
@@ -120,6 +121,204 @@ async fn a_prefix_of_urls_that_share_an_entry_takes_each_of_them() {
     node.purge(&json!({"prefix": url("/p")})).await;
     assert!(!ask("/p/x?b=2&a=1").await.is_hit());
     eventually("what was fetched since", async || ask("/p/x?b=2&a=1").await.is_hit()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_takes_all_urls_that_match() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    let all = ["/", "/item/1.json", "/de/item/2.json", "/item/1.html", "/item/1.json?v=2", "/search?q=shoes&p=1"];
+    fill(&node, &all).await;
+    for (pattern, gone) in [
+        ("/*/item/*.json", &["/de/item/2.json"][..]),
+        ("/item/*.json", &["/item/1.json"]),
+        ("/%69tem//*.json*", &["/item/1.json", "/item/1.json?v=2"]),
+        ("/*.json", &["/item/1.json", "/de/item/2.json"]),
+        ("/search?q=sho*", &["/search?q=shoes&p=1"]),
+        ("/*?*", &["/item/1.json?v=2", "/search?q=shoes&p=1"]),
+        ("/none*", &[]),
+        ("/*", &all),
+    ] {
+        let receipt = node.purge(&json!({"pattern": url(pattern)})).await;
+        assert_eq!(receipt["complete"], true, "{receipt}");
+        for target in all {
+            assert_eq!(node.cached(target).await.is_none(), gone.contains(&target), "{pattern}: {target}");
+        }
+        fill(&node, gone).await;
+    }
+    node.purge(&json!({"pattern": "http://other.test/*"})).await;
+    assert!(node.cached("/item/1.json").await.is_some(), "another host's");
+    assert_eq!(node.metric("holm_cache_purge_patterns", "").await, 9.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_marks_stale_and_reaches_responses_under_way() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    let held = gate.clone();
+    origin.on("/p/slow", move |_| Reply::fresh(600, "old").behind(&held));
+    origin.on("/p/kept", |_| Reply::fresh(600, "kept").header("etag", "\"1\""));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    fill(&node, &["/p/kept"]).await;
+    node.purge(&json!({"pattern": url("/*/kept*"), "soft": true})).await;
+    assert_eq!(node.fetch("/p/kept").await.cache().get("fwd"), "stale");
+    assert_eq!(origin.seen("/p/kept")[1].header("if-none-match"), "\"1\"", "what is there is used");
+
+    let early = tokio::spawn(node.get("/p/slow").send());
+    eventually("the fetch", async || origin.hits("/p/slow") == 1).await;
+    node.purge(&json!({"pattern": url("/*slow")})).await;
+    origin.on("/p/slow", |_| Reply::fresh(600, "new"));
+    let late = tokio::spawn(node.get("/p/slow").send());
+    gate.open();
+    assert_eq!(early.await.unwrap().text(), "old");
+    assert_eq!(late.await.unwrap().text(), "new", "a request from after the purge");
+    assert_eq!(node.fetch("/p/slow").await.text(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_reaches_every_node_and_outlives_restarts() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let one = builder.start().await;
+    let second = builder.name("n2").disk(dir.path());
+    let two = second.start().await;
+    fill(&one, &["/p/x.json", "/p/x.html"]).await;
+    fill(&two, &["/p/x.json", "/p/y.json", "/p/x.html"]).await;
+    let receipt = one.purge(&json!({"pattern": url("/p/*.json")})).await;
+    assert_eq!(names(&receipt["applied"]), ["n1", "n2"], "{receipt}");
+    for target in ["/p/x.json", "/p/y.json"] {
+        assert!(one.cached(target).await.is_none() && two.cached(target).await.is_none(), "{target}");
+    }
+    assert!(one.cached("/p/x.html").await.is_some() && two.cached("/p/x.html").await.is_some());
+    two.stop().await;
+    let two = second.start().await;
+    assert!(two.cached("/p/y.json").await.is_none(), "it is on the disk, and purged");
+    eventually("the one that stays being good again", async || two.cached("/p/x.html").await.is_some()).await;
+    assert!(two.cached("/p/y.json").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_of_one_node_is_on_its_disk_and_takes_nothing_from_others() {
+    let (origin, redis, dir) = (Origin::start().await, Redis::start().await, tempfile::tempdir().unwrap());
+    sealed_origin(&origin, "v1", 500);
+    let builder = Node::builder().origin(&origin.url()).redis(&redis);
+    let one = builder.start().await;
+    let second = builder.name("n2").disk(dir.path());
+    let two = second.start().await;
+    fill(&one, &["/p/x.json", "/p/x.html"]).await;
+    fill(&two, &["/p/x.json", "/p/x.html"]).await;
+    let receipt = two.purge(&json!({"pattern": url("/p/*.json"), "scope": "node"})).await;
+    assert_eq!(names(&receipt["applied"]), ["n2"], "{receipt}");
+    assert!(two.cached("/p/x.json").await.is_none() && one.cached("/p/x.json").await.is_some());
+    two.stop().await;
+    let two = second.start().await;
+    eventually("trust in what is stored", async || two.cached("/p/x.html").await.is_some()).await;
+    assert!(two.cached("/p/x.json").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_outlives_a_restart_and_leaves_the_rest_as_it_was() {
+    let (origin, dir) = (Origin::start().await, tempfile::tempdir().unwrap());
+    origin.on("*", |seen| Reply::fresh(600, seen.target.clone()));
+    let builder = Node::builder().origin(&origin.url()).disk(dir.path());
+    let node = builder.start().await;
+    fill(&node, &["/gone/1", "/gone/2", "/stays"]).await;
+    node.purge(&json!({"pattern": url("/gone/*")})).await;
+    fill(&node, &["/gone/2"]).await;
+    node.stop().await;
+    let node = builder.start().await;
+    assert!(node.cached("/gone/1").await.is_none());
+    assert!(node.cached("/gone/2").await.is_some(), "fetched since");
+    assert!(node.cached("/stays").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_that_is_forgotten_has_what_it_may_mean_revalidated() {
+    let origin = Origin::start().await;
+    origin.on("*", |seen| match seen.header("if-none-match") {
+        "\"1\"" => Reply::status(304).header("cache-control", "max-age=600"),
+        _ => Reply::fresh(600, seen.target.clone()).header("etag", "\"1\""),
+    });
+    let node = Node::builder().origin(&origin.url()).set("cache.purge", "patterns_max = 1").start().await;
+    fill(&node, &["/a/1", "/b/1", "/c/1"]).await;
+    node.purge(&json!({"pattern": url("/a/2*")})).await;
+    assert!(node.cached("/a/1").await.is_some(), "it doesn't match");
+    node.purge(&json!({"pattern": url("/b/*")})).await;
+    assert!(node.cached("/a/1").await.is_none(), "whether it matched isn't known any more");
+    assert!(node.cached("/b/1").await.is_none() && node.cached("/c/1").await.is_some());
+    assert_eq!(node.fetch("/a/1").await.text(), "/a/1");
+    assert_eq!(origin.seen("/a/1")[1].header("if-none-match"), "\"1\"");
+    node.hit("/a/1").await;
+    assert_eq!(node.metric("holm_cache_purge_patterns_dropped_total", "").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_takes_what_is_served_for_other_queries_or_has_it_revalidated() {
+    let origin = Origin::start().await;
+    origin.on("/p", |seen| Reply::fresh(600, seen.target.clone()).header("no-vary-search", "params=(\"utm\")"));
+    let node = Node::builder().origin(&origin.url()).start().await;
+    fill(&node, &["/p?utm=1"]).await;
+    assert_eq!(node.hit("/p?utm=2").await.text(), "/p?utm=1");
+    node.purge(&json!({"pattern": url("/q*")})).await;
+    assert!(node.cached("/p?utm=2").await.is_some(), "another path");
+    // By the URL of its fetch, by one that it was served for, and by one that nobody has asked for.
+    for pattern in ["/p?utm=1*", "/p?utm=2*", "/*utm=9"] {
+        node.purge(&json!({"pattern": url(pattern)})).await;
+        for target in ["/p?utm=1", "/p?utm=2"] {
+            assert!(node.cached(target).await.is_none(), "{pattern}: {target}");
+        }
+        fill(&node, &["/p?utm=1"]).await;
+        node.hit("/p?utm=2").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_takes_what_a_post_was_answered_with() {
+    let origin = Origin::start().await;
+    origin.on("/m/x", |_| Reply::fresh(600, "{}").header("content-type", "application/json"));
+    let node = Node::builder().origin(&origin.url()).infer("plain").start().await;
+    let ask = || node.post("/m/x").json(&json!({"n": 1})).send();
+    eventually("a hit", async || ask().await.is_hit()).await;
+    node.purge(&json!({"pattern": url("/n/*")})).await;
+    assert!(ask().await.is_hit());
+    node.purge(&json!({"pattern": url("/m/*")})).await;
+    assert!(!ask().await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_of_urls_that_share_an_entry_takes_each_of_them() {
+    let (origin, file) = (Origin::start().await, repository("plugins/dist/tenant-key.wasm"));
+    origin.on("*", |seen| Reply::fresh(600, seen.header("x-tenant").to_owned()));
+    let node = Node::builder().origin(&origin.url()).policy("key", &file, "{}").route("policy = \"key\"").start().await;
+    let ask = |target: &str| node.get(target).header("x-tenant", "acme").send();
+    // Its key has the parameters in one order.
+    for pattern in ["/p/*a=1", "/p/x?b=2*"] {
+        ask("/p/x?a=1&b=2").await;
+        eventually("a hit", async || ask("/p/x?b=2&a=1").await.is_hit()).await;
+        node.purge(&json!({"pattern": url(pattern)})).await;
+        assert!(!ask("/p/x?b=2&a=1").await.is_hit(), "{pattern}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_takes_items_and_those_under_way() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = Node::builder().origin(&origin.url()).infer("json-array").route("ttl_ms = 600000").start().await;
+    let ask = || node.post(ARRAY).json(&json!({"n": 7})).send();
+    let early = tokio::spawn(ask());
+    eventually("the batch", async || batches(&origin, ARRAY).len() == 1).await;
+    node.purge(&json!({"pattern": url("/dou*")})).await;
+    let late = tokio::spawn(ask());
+    gate.open();
+    assert_eq!((early.await.unwrap().status, late.await.unwrap().status), (200, 200));
+    assert_eq!(batches(&origin, ARRAY).len(), 2, "a request from after the purge gets a result of its own");
+    assert!(found("a hit", async || Some(ask().await).filter(|response| response.is_hit())).await.is_hit());
+    node.purge(&json!({"pattern": url("/other*")})).await;
+    assert!(ask().await.is_hit());
+    node.purge(&json!({"pattern": url("/dou*")})).await;
+    assert!(!ask().await.is_hit());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -457,6 +656,14 @@ async fn a_wrong_purge_is_refused_with_its_reason() {
         json!({"prefix": "http://shop.test/a*"}),
         json!({"prefix": "http://shop.test/*/b"}),
         json!({"prefix": format!("http://shop.test{}", "/x".repeat(16))}),
+        json!({"pattern": "http://shop.test/a"}),
+        json!({"pattern": "/a*"}),
+        json!({"pattern": "http://*.test/a"}),
+        json!({"pattern": "http://shop.test/*/../a"}),
+        json!({"pattern": "http://shop.test/%2*"}),
+        json!({"pattern": format!("http://shop.test/{}", "*x".repeat(17))}),
+        json!({"pattern": format!("http://shop.test/*{}", "x".repeat(2_048))}),
+        json!({"pattern": "http://shop.test/a*", "url": "http://shop.test/a"}),
     ] {
         let response = node.try_purge(&wrong).await;
         assert_eq!(response.status, 400, "{wrong}: {}", response.text());
@@ -489,8 +696,16 @@ async fn the_command_line_purges_too() {
     fill(&node, &["/d/e", "/f"]).await;
     assert!(purge(&["--prefix", &url("/d/*")]).await.status.success());
     assert!(node.cached("/d/e").await.is_none() && node.cached("/f").await.is_some());
-    let wrongs: [&[&str]; 4] =
-        [&[], &["--key", "zz"], &["--tag", "a", "--url", "b"], &["--prefix", "http://shop.test/*.css"]];
+    fill(&node, &["/d/e", "/f"]).await;
+    assert!(purge(&["--pattern", &url("/*/e")]).await.status.success());
+    assert!(node.cached("/d/e").await.is_none() && node.cached("/f").await.is_some());
+    let wrongs: [&[&str]; 5] = [
+        &[],
+        &["--key", "zz"],
+        &["--tag", "a", "--url", "b"],
+        &["--prefix", "http://shop.test/*.css"],
+        &["--pattern", "http://shop.test/a.css"],
+    ];
     for wrong in wrongs {
         assert!(!purge(wrong).await.status.success(), "{wrong:?}");
     }

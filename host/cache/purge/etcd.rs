@@ -186,7 +186,7 @@ impl EtcdLog {
     }
 
     async fn append_jobs(&self, jobs: Vec<Job>) {
-        let purges: Vec<Append> = jobs.iter().flat_map(|job| job.purges.iter().copied()).collect();
+        let purges: Vec<Append> = jobs.iter().flat_map(|job| job.purges.iter().cloned()).collect();
         let known: Vec<Member> = jobs.iter().flat_map(|job| job.known.iter().cloned()).collect();
         let mut appended: Vec<Appended> = Vec::with_capacity(purges.len());
         let mut reason = "there was nothing to append".to_owned();

@@ -199,7 +199,7 @@ impl Purger {
             reader.left.push_back(live.log);
         }
         let anew = parked.is_none();
-        let table = parked.unwrap_or_else(|| Table::new(log, self.rows_max));
+        let table = parked.unwrap_or_else(|| Table::new(log, self.room));
         reader.candidate = Some(Candidate { table, records: Vec::new(), folded: Vec::new(), anew });
     }
 
@@ -220,11 +220,11 @@ impl Purger {
             for entry in &entries {
                 candidate.folded.extend(absorb(&mut candidate.table, entry));
             }
-            candidate.records.extend(entries.iter().filter_map(|entry| entry.record));
+            candidate.records.extend(entries.into_iter().filter_map(|entry| entry.record));
             return candidate.table.cursor();
         }
         if !entries.is_empty() {
-            let records = entries.iter().filter_map(|entry| entry.record).collect();
+            let records = entries.iter().filter_map(|entry| entry.record.clone()).collect();
             let mut writing = self.writing.lock().await;
             let saved =
                 self.commit(&mut writing, records, |table| entries.iter().for_each(|entry| note(table, entry))).await;

@@ -1,24 +1,31 @@
 //! The table's durable copy, and the invalidations that wait for the log: a small embedded database beside the disk tier,
 //! one transaction per batch.
 
+mod packed;
+mod patterns;
+
 use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::UNIX_EPOCH,
 };
 
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
+use self::packed::{halves, journal, pair};
 use super::{
     Error,
     busy::Busy,
     log::{Member, Report},
     membership::Membership,
     pending::Change,
-    table::{Cursor, Incarnation, Kind, Link, Position, Record, Row, Table},
+    table::{Cursor, Incarnation, Kind, Link, PatternRow, Position, Reach, Record, Room, Row, Table},
 };
 use crate::{cache::tag::Tag, clock::Uptime};
 
@@ -33,18 +40,33 @@ const WAITING: TableDefinition<'_, [u8; 16], ()> = TableDefinition::new("waiting
 /// they are lost, in milliseconds.
 const MEMBERS: TableDefinition<'_, (&str, u64), [u8; 16]> = TableDefinition::new("members");
 
-/// Where the copy of a table is: its rows, and the names in [`META`] of its log and of how far that was applied.
+/// Where the copy of a table is: its rows and patterns, and the names in [`META`] of its log, of how far that was
+/// applied together with a floor, and of what else is kept of the floor.
 struct Place {
     rows: TableDefinition<'static, [u8; 16], [u8; 16]>,
+    patterns: patterns::Definition,
     log: &'static str,
     applied: &'static str,
+    floor: patterns::Names,
 }
 
 /// The table of the log that the node follows.
-const FOLLOWED: Place = Place { rows: ROWS, log: "log", applied: "applied" };
+const FOLLOWED: Place = Place {
+    rows: ROWS,
+    patterns: patterns::FOLLOWED,
+    log: "log",
+    applied: "applied",
+    floor: patterns::Names { floor: "floor", written_with: "floor written with" },
+};
 
 /// The table of the purges of this node alone, beside that of its region's log.
-const ALONE: Place = Place { rows: OWN, log: "own log", applied: "own applied" };
+const ALONE: Place = Place {
+    rows: OWN,
+    patterns: patterns::ALONE,
+    log: "own log",
+    applied: "own applied",
+    floor: patterns::Names { floor: "own floor", written_with: "own floor written with" },
+};
 
 /// The files of the region's log, or the node's own, and of the world's.
 const FILE: &str = "purge.redb";
@@ -125,21 +147,21 @@ impl Journal {
     ///
     /// # Errors
     /// What the database says.
-    pub fn load(&self, rows_max: usize) -> Result<Option<Table>, Error> {
-        self.load_from(&FOLLOWED, rows_max)
+    pub fn load(&self, room: Room) -> Result<Option<Table>, Error> {
+        self.load_from(&FOLLOWED, room)
     }
 
     /// The same of the purges of this node alone.
     ///
     /// # Errors
     /// What the database says.
-    pub fn load_own(&self, rows_max: usize) -> Result<Option<Table>, Error> {
-        self.load_from(&ALONE, rows_max)
+    pub fn load_own(&self, room: Room) -> Result<Option<Table>, Error> {
+        self.load_from(&ALONE, room)
     }
 
-    fn load_from(&self, place: &Place, rows_max: usize) -> Result<Option<Table>, Error> {
-        let Some((table, folded)) = self.with(|database| load(database, place, rows_max))? else { return Ok(None) };
-        if !folded.is_empty() {
+    fn load_from(&self, place: &Place, room: Room) -> Result<Option<Table>, Error> {
+        let Some((table, folded)) = self.with(|database| load(database, place, room))? else { return Ok(None) };
+        if !folded.is_empty() || table.patterns_dropped() > 0 {
             // Together with the floor that stands for them. Else they would fold again at each start.
             self.commit(place, false, &Snapshot::from(&table), &[], &folded)?;
         }
@@ -377,6 +399,7 @@ impl Journal {
                 write.delete_table(place.rows).map_err(journal)?;
             }
             write_rows(&write, place, records, folded)?;
+            patterns::write(&write, place.patterns, &table.patterns)?;
             write_meta(&write, place, table)?;
             write.commit().map_err(journal)
         })
@@ -404,6 +427,8 @@ fn open(path: &Path) -> Result<Database, Error> {
         let write = database.begin_write().map_err(journal)?;
         write.open_table(ROWS).map_err(journal)?;
         write.open_table(OWN).map_err(journal)?;
+        write.open_table(patterns::FOLLOWED).map_err(journal)?;
+        write.open_table(patterns::ALONE).map_err(journal)?;
         write.open_table(META).map_err(journal)?;
         write.open_table(WAITING).map_err(journal)?;
         write.open_table(MEMBERS).map_err(journal)?;
@@ -422,20 +447,24 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T,
 }
 
 /// The table, and the tags whose rows it has no room for.
-fn load(database: &Database, place: &Place, rows_max: usize) -> Result<Option<(Table, Vec<Tag>)>, Error> {
+fn load(database: &Database, place: &Place, room: Room) -> Result<Option<(Table, Vec<Tag>)>, Error> {
     let read = database.begin_read().map_err(journal)?;
     let meta = read.open_table(META).map_err(journal)?;
     let number = |name: &str| meta.get(name).map_err(journal).map(|found| found.map(|packed| halves(packed.value())));
     let Some((log, link)) = number(place.log)? else { return Ok(None) };
-    let mut table = Table::new(Incarnation(log), rows_max);
+    let mut table = Table::new(Incarnation(log), room);
     let mut folded = Vec::new();
-    for entry in read.open_table(place.rows).map_err(journal)?.iter().map_err(journal)? {
+    let rows = read.open_table(place.rows).map_err(journal)?;
+    for entry in rows.iter().map_err(journal)? {
         let (tag, row) = entry.map_err(journal)?;
         let (hard, soft) = halves(row.value());
         let row = Row { hard: Position(hard), soft: Position(soft) };
         folded.extend(table.restore(Tag::from_bytes(tag.value()), row));
     }
-    if let Some((applied, floor)) = number(place.applied)? {
+    patterns::load(&read, place.patterns, &mut table)?;
+    if let Some((applied, stated)) = number(place.applied)? {
+        let count = rows.len().map_err(journal)?;
+        let floor = patterns::floor(&meta, &place.floor, (applied, stated), count)?;
         table.raise_floor(Position(floor));
         table.advance(Position(applied));
     }
@@ -445,7 +474,8 @@ fn load(database: &Database, place: &Place, rows_max: usize) -> Result<Option<(T
 
 fn write_rows(write: &WriteTransaction, place: &Place, records: &[Record], folded: &[Tag]) -> Result<(), Error> {
     let mut rows = write.open_table(place.rows).map_err(journal)?;
-    for record in records {
+    let of_tags = records.iter().filter(|record| !matches!(record.reach, Reach::Pattern(_)));
+    for record in of_tags {
         let known = rows.get(record.tag.as_bytes()).map_err(journal)?.map(|row| halves(row.value()));
         let (hard, soft) = known.unwrap_or_default();
         let (hard, soft) = match record.kind {
@@ -461,12 +491,16 @@ fn write_rows(write: &WriteTransaction, place: &Place, records: &[Record], folde
 }
 
 fn write_meta(write: &WriteTransaction, place: &Place, table: &Snapshot) -> Result<(), Error> {
+    let count = write.open_table(place.rows).map_err(journal)?.len().map_err(journal)?;
     let mut meta = write.open_table(META).map_err(journal)?;
     let Cursor { log, position, link } = table.cursor;
-    for (name, value) in [(place.log, pair(log.0, link.0)), (place.applied, pair(position.0, table.floor.0))] {
+    // A version that knows no patterns takes all that was purged by one for doubtful.
+    let latest = table.patterns.last().map(|row| row.row.latest()).unwrap_or_default();
+    let stated = table.floor.max(latest);
+    for (name, value) in [(place.log, pair(log.0, link.0)), (place.applied, pair(position.0, stated.0))] {
         meta.insert(name, &value).map_err(journal)?;
     }
-    Ok(())
+    patterns::write_floor(&mut meta, &place.floor, table.floor.0, (position.0, stated.0), count)
 }
 
 fn write_waiting(write: &WriteTransaction, change: &Change) -> Result<(), Error> {
@@ -498,35 +532,20 @@ fn write_roster(write: &WriteTransaction, roster: &[Member]) -> Result<(), Error
 }
 
 /// What the journal keeps of a table beside its rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The log, and how far it was read.
     pub cursor: Cursor,
     /// Below this everything counts as purged.
     pub floor: Position,
+    /// The patterns.
+    pub patterns: Arc<Vec<PatternRow>>,
 }
 
 impl From<&Table> for Snapshot {
     fn from(table: &Table) -> Self {
-        Self { cursor: table.cursor(), floor: table.floor() }
+        Self { cursor: table.cursor(), floor: table.floor(), patterns: Arc::clone(table.patterns()) }
     }
-}
-
-fn pair(first: u64, second: u64) -> [u8; 16] {
-    let mut packed = [0; 16];
-    packed[..8].copy_from_slice(&first.to_le_bytes());
-    packed[8..].copy_from_slice(&second.to_le_bytes());
-    packed
-}
-
-fn halves(packed: [u8; 16]) -> (u64, u64) {
-    let value = u128::from_le_bytes(packed);
-    #[expect(clippy::cast_possible_truncation, reason = "the low and high halves are meant")]
-    (value as u64, (value >> 64) as u64)
-}
-
-fn journal(error: impl std::fmt::Display) -> Error {
-    Error::Journal(error.to_string())
 }
 
 /// Does work on the database on a thread that may block. It is done as a whole, whether or not it is waited for.
@@ -558,22 +577,22 @@ mod tests {
         let record = record(3, tag);
         {
             let journal = Journal::open(dir.path()).unwrap();
-            assert!(journal.load(10).unwrap().is_none());
+            assert!(journal.load(Room::rows(10)).unwrap().is_none());
             assert_eq!(journal.sign(7, Some("here")).unwrap(), None);
-            let mut table = Table::new(LOG, 10);
+            let mut table = Table::new(LOG, Room::rows(10));
             let folded = table.apply(&record);
             table.link(Link(33));
             journal.write(&Snapshot::from(&table), &[record], &folded).unwrap();
         }
         let journal = Journal::open(dir.path()).unwrap();
-        let table = journal.load(10).unwrap().unwrap();
+        let table = journal.load(Room::rows(10)).unwrap().unwrap();
         assert_eq!(table.cursor(), Cursor { log: LOG, position: Position(3), link: Link(33) });
         let before = Mark { log: LOG, position: Position(2), ..Mark::default() };
         assert_eq!(table.check([tag], &before), Standing::Stale);
         assert_eq!(journal.sign(8, Some("here")).unwrap(), Some(7));
-        let other = Table::new(Incarnation(43), 10);
+        let other = Table::new(Incarnation(43), Room::rows(10));
         journal.reset(&Snapshot::from(&other), &[], &[]).unwrap();
-        assert_eq!(journal.load(10).unwrap().unwrap().row(&tag), None);
+        assert_eq!(journal.load(Room::rows(10)).unwrap().unwrap().row(&tag), None);
     }
 
     #[test]
@@ -581,11 +600,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         let records: Vec<Record> = (1..=10).map(|at| record(at, Tag::named(&at.to_le_bytes()))).collect();
-        let mut table = Table::new(LOG, 100);
+        let mut table = Table::new(LOG, Room::rows(100));
         records.iter().for_each(|record| drop(table.apply(record)));
         journal.write(&Snapshot::from(&table), &records, &[]).unwrap();
-        assert_eq!(journal.load(3).unwrap().unwrap().floor(), Position(7));
-        let table = journal.load(100).unwrap().unwrap();
+        assert_eq!(journal.load(Room::rows(3)).unwrap().unwrap().floor(), Position(7));
+        let table = journal.load(Room::rows(100)).unwrap().unwrap();
         let left: Vec<u64> = records.iter().filter(|it| table.row(&it.tag).is_some()).map(|it| it.position.0).collect();
         assert_eq!((left, table.floor()), (vec![8, 9, 10], Position(7)), "the floor stands for those that are gone");
     }
@@ -706,9 +725,9 @@ mod tests {
         let journal = Journal::open(dir.path()).unwrap();
         let failed: Result<(), Error> = journal.with(|_| Err(Error::Journal("no space".to_owned())));
         assert!(failed.is_err() && journal.database.lock().is_none());
-        let table = Table::new(LOG, 10);
+        let table = Table::new(LOG, Room::rows(10));
         journal.write(&Snapshot::from(&table), &[record(1, Tag::named(b"a"))], &[]).unwrap();
-        assert!(journal.load(10).unwrap().is_some());
+        assert!(journal.load(Room::rows(10)).unwrap().is_some());
     }
 
     #[test]
@@ -716,7 +735,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         let records: Vec<Record> = (1..200).map(|at| record(at, Tag::named(&at.to_le_bytes()))).collect();
-        journal.write(&Snapshot::from(&Table::new(LOG, 10)), &records, &[]).unwrap();
+        journal.write(&Snapshot::from(&Table::new(LOG, Room::rows(10))), &records, &[]).unwrap();
         drop(journal);
         let whole = fs::read(dir.path().join("purge.redb")).unwrap();
         for at in (0..whole.len()).step_by(whole.len() / 60) {
@@ -726,7 +745,7 @@ mod tests {
             bytes[at..end].fill(0xa5);
             fs::write(damaged.path().join("purge.redb"), bytes).unwrap();
             // Either it is found out, or what is read is what was written: never a panic, and never a purge less.
-            if let Ok(Some(table)) = Journal::open(damaged.path()).and_then(|journal| journal.load(1_000)) {
+            if let Ok(Some(table)) = Journal::open(damaged.path()).and_then(|journal| journal.load(Room::rows(1_000))) {
                 let lost = records.iter().find(|record| table.row(&record.tag).is_none());
                 assert_eq!(lost, None, "damage at {at}");
             }

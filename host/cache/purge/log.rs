@@ -69,7 +69,7 @@ pub trait Log: Send + Sync + fmt::Debug {
 }
 
 /// A purge to be appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     /// What it purges.
     pub tag: Tag,
@@ -181,7 +181,7 @@ pub enum Followed {
 }
 
 /// One record of the log as it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its position.
     pub position: Position,
@@ -192,7 +192,7 @@ pub struct Entry {
 }
 
 /// A record with what ties it to the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tied {
     /// The record.
     pub entry: Entry,

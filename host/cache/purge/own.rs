@@ -1,7 +1,7 @@
 //! Purges of this node alone, on a node whose log others follow as well. They are in a table beside the log's, which no
 //! read of the log, and no loss of it, ever takes anything from.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     Error, Purger,
@@ -10,7 +10,7 @@ use super::{
     log::Append,
     purger::Scope,
     receipt::Receipt,
-    table::{Cursor, Incarnation, Kind, Link, Position, Record, Table},
+    table::{Cursor, Incarnation, Kind, Link, Position, Reach, Record, Table, note_pattern},
 };
 use crate::cache::tag::Tag;
 
@@ -48,20 +48,26 @@ impl Purger {
     /// that none is given a second time after a restart.
     async fn append_own(&self, appends: &[Append]) -> Result<Position, Error> {
         let mut writing = self.writing.lock().await;
-        let (Cursor { log, mut position, .. }, floor) = {
+        let (Cursor { log, mut position, .. }, floor, mut patterns) = {
             let state = self.state.read();
-            let own = state.own.as_ref().map(|own| (own.cursor(), own.floor()));
-            own.unwrap_or_else(|| (Cursor { log: Incarnation(lower_bits()), ..Cursor::default() }, Position::default()))
+            let own = state.own.as_ref().map(|own| (own.cursor(), own.floor(), Arc::clone(own.patterns())));
+            let begun = || Cursor { log: Incarnation(lower_bits()), ..Cursor::default() };
+            own.unwrap_or_else(|| (begun(), Position::default(), Arc::default()))
         };
         let records: Vec<Record> = appends
             .iter()
             .map(|append| {
                 position.0 += 1;
-                Record { position, tag: append.tag, kind: append.kind, reach: append.reach }
+                Record { position, tag: append.tag, kind: append.kind, reach: append.reach.clone() }
             })
             .collect();
+        for record in &records {
+            if let Reach::Pattern(pattern) = &record.reach {
+                note_pattern(Arc::make_mut(&mut patterns), pattern, record.kind, record.position);
+            }
+        }
         if let Some(journal) = self.journal.clone() {
-            let snapshot = Snapshot { cursor: Cursor { log, position, link: Link::default() }, floor };
+            let snapshot = Snapshot { cursor: Cursor { log, position, link: Link::default() }, floor, patterns };
             // A tag that was folded and is purged again has a row.
             let is_back = |tag: &Tag| records.iter().any(|record| record.tag == *tag);
             writing.own_folded.retain(|tag| !is_back(tag));
@@ -71,8 +77,10 @@ impl Purger {
         }
         {
             let mut state = self.state.write();
-            let own = state.own.get_or_insert_with(|| Table::new(log, self.rows_max));
+            let own = state.own.get_or_insert_with(|| Table::new(log, self.room));
+            let dropped = own.patterns_dropped();
             writing.own_folded.extend(records.iter().flat_map(|record| own.apply(record)));
+            self.metrics.purge_patterns_dropped.inc_by(own.patterns_dropped() - dropped);
         }
         self.republish();
         Ok(position)

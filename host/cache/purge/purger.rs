@@ -29,7 +29,7 @@ use super::{
     receipt::{Receipt, SignedOff},
     region::{Region, UNREACHED},
     seen::Seen,
-    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Standing, Table},
+    table::{Cursor, Incarnation, Kind, Mark, Point, Position, Reach, Record, Room, Standing, Subject, Table},
 };
 use crate::{
     cache::{
@@ -39,6 +39,7 @@ use crate::{
     },
     clock::{self, Uptime},
     config,
+    message::pattern::Pattern,
 };
 
 /// What to purge.
@@ -52,6 +53,8 @@ pub enum Scope {
     Tag(String),
     /// The responses to all URLs at or below this one, which has no query.
     Prefix(String),
+    /// The responses to all URLs that match this.
+    Pattern(Pattern),
     /// The responses of an origin (scheme, host and port) that belong to a cache group of this name (RFC 9875).
     Group {
         /// The origin.
@@ -73,6 +76,7 @@ impl Scope {
             Self::Tag(name) => (Tag::named(name.as_bytes()), Reach::Entries),
             Self::Group { origin, name } => (Tag::group(origin, name), Reach::Entries),
             Self::Prefix(prefix) => (Tag::prefix(prefix).ok_or(Error::Prefix)?, Reach::Prefix),
+            Self::Pattern(pattern) => (Tag::pattern(pattern), Reach::Pattern(pattern.clone())),
         };
         let mut appends = vec![Append { tag, kind, reach }];
         if let Self::Url(url) = self
@@ -103,10 +107,13 @@ pub(super) struct State {
 }
 
 impl State {
-    fn check(&self, tags: impl Iterator<Item = Tag> + Clone, mark: &Mark) -> Standing {
+    /// Judges what a purge may mean, for a request of the URL that `asked` stands for, as far as that counts.
+    fn check(&self, subject: &Subject<'_>, asked: &UrlTags) -> Standing {
+        let (tags, mark, text) = (subject.tags.iter().chain(asked.iter()).copied(), subject.mark, asked.text());
         let standing = self.table.check(tags.clone(), mark).max(self.local.check(tags.clone(), mark));
+        let standing = standing.max(self.table.check_patterns(subject, text));
         match &self.own {
-            Some(own) => standing.max(own.check_own(tags, mark)),
+            Some(own) => standing.max(own.check_own(tags, mark)).max(own.check_own_patterns(subject, text)),
             None => standing,
         }
     }
@@ -175,7 +182,7 @@ impl Glance {
             || self.own.position > self.own_mark(mark)
     }
 
-    /// Whether a prefix may have been.
+    /// Whether a prefix or pattern may have been.
     fn has_newer_prefix(&self, mark: &Mark) -> bool {
         self.log != mark.log || self.latest_prefix > mark.position || self.own_prefix > self.own_mark(mark)
     }
@@ -206,7 +213,7 @@ pub struct Purger {
     pub(super) pending: Arc<Pending>,
     pub(super) busy: parking_lot::Mutex<Note>,
     pub(super) seen: Seen,
-    pub(super) rows_max: usize,
+    pub(super) room: Room,
     pub(super) invalidations_max: usize,
     /// Another process has, or is about to have, what was purged: this one hears of it no more.
     pub(super) succeeded: AtomicBool,
@@ -253,13 +260,13 @@ impl Purger {
         log: Option<Arc<dyn Log>>,
         metrics: Metrics,
     ) -> Result<Arc<Self>, Error> {
-        let rows_max = config.tags_max;
+        let room = Room { rows: config.tags_max, patterns: config.patterns_max };
         let journal = journal.map(Arc::new);
-        let loaded = journal.as_ref().map(|journal| journal.load(rows_max)).transpose()?.flatten();
+        let loaded = journal.as_ref().map(|journal| journal.load(room)).transpose()?.flatten();
         // A node that has yet to meet its region's log can't know what was purged while it was away: it starts with a
         // log of its own, so that what it has on disk is doubtful until then.
         // Its incarnation comes before any of a region's.
-        let own = || Table::new(Incarnation(lower_bits()), rows_max);
+        let own = || Table::new(Incarnation(lower_bits()), room);
         let (table, parked) = match (loaded, &log) {
             (Some(mut table), None) => {
                 table.advance(Position(table.cursor().position.0.saturating_add(POSITIONS_SKIPPED)));
@@ -277,7 +284,7 @@ impl Purger {
             None => Fence::alone(),
         };
         let region = log.map(|log| Region::new(node, log, config, journal.as_deref())).transpose()?;
-        let own = journal.as_deref().map(|journal| journal.load_own(rows_max)).transpose()?.flatten();
+        let own = journal.as_deref().map(|journal| journal.load_own(room)).transpose()?.flatten();
         // A log of its own is on this disk anyway.
         let patience = if region.is_some() { pending::HOLD_AFTER } else { Duration::MAX };
         let (local, pending) = restore(journal.as_deref(), config.invalidations_max, patience)?;
@@ -300,7 +307,7 @@ impl Purger {
             pending: Arc::new(pending),
             busy: parking_lot::Mutex::new(Note { on_disk: left, left, refused: false }),
             seen: Seen::default(),
-            rows_max,
+            room,
             invalidations_max: config.invalidations_max,
             succeeded: AtomicBool::new(false),
             metrics,
@@ -393,18 +400,17 @@ impl Purger {
     /// Judges an entry on a hit. `checked` remembers the table version at which it was last found good, so that a hit
     /// after no purge takes no lock. `url` is given where a policy may let several URLs share one entry, each of which
     /// can be purged; it is asked for only if some URL was purged since the entry's fetch, and for the tags of its prefixes
-    /// only if some prefix was.
+    /// and its text only if some prefix or pattern was.
     #[must_use]
     pub fn check(
         &self,
-        tags: &[Tag],
-        mark: &Mark,
+        subject: &Subject<'_>,
         checked: &AtomicU64,
         url: Option<impl FnOnce(bool) -> UrlTags>,
     ) -> Standing {
         let observed = self.fence.observe();
-        let standing = self.check_purged(tags, mark, checked, url);
-        if self.fence.is_alone() || self.fence.lets(observed, mark.at, clock::uptime()) {
+        let standing = self.check_purged(subject, checked, url);
+        if self.fence.is_alone() || self.fence.lets(observed, subject.mark.at, clock::uptime()) {
             standing
         } else {
             standing.max(Standing::Unconfirmed)
@@ -413,19 +419,18 @@ impl Purger {
 
     fn check_purged(
         &self,
-        tags: &[Tag],
-        mark: &Mark,
+        subject: &Subject<'_>,
         checked: &AtomicU64,
         url: Option<impl FnOnce(bool) -> UrlTags>,
     ) -> Standing {
         let glance = self.glance.load();
-        let url_purged = url.is_some() && glance.has_newer_url(mark);
+        let url_purged = url.is_some() && glance.has_newer_url(subject.mark);
         if !url_purged && checked.load(Ordering::Relaxed) == glance.version {
             return Standing::Good;
         }
-        let prefix_purged = glance.has_newer_prefix(mark);
+        let prefix_purged = glance.has_newer_prefix(subject.mark);
         let asked = url.filter(|_| url_purged).map(|url| url(prefix_purged)).unwrap_or_default();
-        let standing = self.state.read().check(tags.iter().chain(&asked).copied(), mark);
+        let standing = self.state.read().check(subject, &asked);
         if standing == Standing::Good {
             checked.store(glance.version, Ordering::Relaxed);
         }
@@ -520,21 +525,21 @@ impl Purger {
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
     /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
     #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Moment, url: impl FnOnce() -> UrlTags) -> bool {
-        if *mark != arrived.mark {
+    pub fn is_outdated(&self, subject: &Subject<'_>, arrived: &Moment, url: impl FnOnce() -> UrlTags) -> bool {
+        if *subject.mark != arrived.mark {
             // Another URL of the same key may have led the flight.
             let asked = url();
-            if self.state.read().check(tags.iter().chain(&asked).copied(), mark) != Standing::Good {
+            if self.state.read().check(subject, &asked) != Standing::Good {
                 return true;
             }
         }
-        !arrived.in_step && !self.fence.shares(mark.at, arrived.mark.at)
+        !arrived.in_step && !self.fence.shares(subject.mark.at, arrived.mark.at)
     }
 
     /// Judges what is stored, for a request of the URL with these tags: whether it was purged hard since its fetch began.
     #[must_use]
-    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: &UrlTags) -> bool {
-        self.state.read().check(tags.iter().chain(url).copied(), mark) == Standing::Gone
+    pub fn is_gone(&self, subject: &Subject<'_>, url: &UrlTags) -> bool {
+        self.state.read().check(subject, url) == Standing::Gone
     }
 
     /// Brings the gauges up to date.
@@ -546,6 +551,11 @@ impl Purger {
         let (waiting, held) = self.pending.count();
         metrics.purge_invalidations_waiting.set(gauge(waiting as u64));
         metrics.purge_invalidations_held.set(gauge(held as u64));
+        let patterns = {
+            let state = self.state.read();
+            state.table.patterns().len() + state.own.as_ref().map_or(0, |own| own.patterns().len())
+        };
+        metrics.purge_patterns.set(gauge(patterns as u64));
         let Some(region) = &self.region else { return };
         let applied = self.applied.borrow().position.0;
         let last = Some(region.last.load(Ordering::Relaxed)).filter(|last| *last != UNREACHED).unwrap_or(0);
@@ -562,7 +572,7 @@ impl Purger {
         let mut position = self.state.read().table.cursor().position;
         let records = appends.iter().map(|append| {
             position.0 += 1;
-            Record { position, tag: append.tag, kind: append.kind, reach: append.reach }
+            Record { position, tag: append.tag, kind: append.kind, reach: append.reach.clone() }
         });
         let records = records.collect();
         if all {
@@ -588,7 +598,9 @@ impl Purger {
         let snapshot = {
             let mut state = self.state.write();
             let table = &mut state.table;
+            let dropped = table.patterns_dropped();
             writing.folded.extend(records.iter().flat_map(|record| table.apply(record)));
+            self.metrics.purge_patterns_dropped.inc_by(table.patterns_dropped() - dropped);
             further(table);
             writing.unsaved.extend(records);
             // A tag that was folded and then purged again has a row.
@@ -624,6 +636,7 @@ impl Purger {
         let snapshot = Snapshot::from(&table);
         // A tag that was folded and then purged again has a row.
         let folded: Vec<Tag> = folded.into_iter().filter(|tag| table.row(tag).is_none()).collect();
+        self.metrics.purge_patterns_dropped.inc_by(table.patterns_dropped());
         self.state.write().table = table;
         self.republish();
         if anew {
@@ -637,6 +650,7 @@ impl Purger {
     }
 
     async fn save(&self, writing: &mut Writing, snapshot: Snapshot) -> Result<(), Error> {
+        let cursor = snapshot.cursor;
         if let Some(journal) = self.journal.clone() {
             let (records, folded, anew) = (writing.unsaved.clone(), writing.folded.clone(), writing.anew);
             let write = move || {
@@ -651,7 +665,7 @@ impl Purger {
             written?;
         }
         (writing.unsaved, writing.folded, writing.anew) = (Vec::new(), Vec::new(), false);
-        self.applied.send_replace(snapshot.cursor);
+        self.applied.send_replace(cursor);
         Ok(())
     }
 

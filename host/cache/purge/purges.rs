@@ -16,7 +16,7 @@ use super::{
     purger::{Moment, Purger, Scope},
     receipt::{Receipt, SignedOff},
     succession::Bequest,
-    table::{Kind, Mark, Standing},
+    table::{Kind, Mark, Standing, Subject},
 };
 use crate::{
     cache::{
@@ -173,14 +173,16 @@ impl Purges {
     #[must_use]
     pub fn check(
         &self,
-        tags: &[Tag],
-        mark: &Mark,
+        subject: &Subject<'_>,
         checked: &Checked,
         url: Option<&(impl Fn(bool) -> UrlTags + ?Sized)>,
     ) -> Standing {
-        let standing = self.region.check(tags, mark, &checked.region, url);
+        let standing = self.region.check(subject, &checked.region, url);
         match &self.world {
-            Some(world) => standing.max(world.purger.check(tags, &mark.of_world(), &checked.world, url)),
+            Some(world) => {
+                let mark = subject.mark.of_world();
+                standing.max(world.purger.check(&Subject { mark: &mark, ..*subject }, &checked.world, url))
+            }
             None => standing,
         }
     }
@@ -188,20 +190,26 @@ impl Purges {
     /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
     /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
     #[must_use]
-    pub fn is_outdated(&self, tags: &[Tag], mark: &Mark, arrived: &Arrived, url: impl Fn() -> UrlTags) -> bool {
+    pub fn is_outdated(&self, subject: &Subject<'_>, arrived: &Arrived, url: impl Fn() -> UrlTags) -> bool {
+        // Each log compares it with a mark of its own.
+        let (of_region, of_world) = (subject.mark.of_region(), subject.mark.of_world());
         let by_world = || match (&self.world, &arrived.world) {
-            (Some(world), Some(moment)) => world.purger.is_outdated(tags, &mark.of_world(), moment, &url),
+            (Some(world), Some(moment)) => {
+                world.purger.is_outdated(&Subject { mark: &of_world, ..*subject }, moment, &url)
+            }
             _ => false,
         };
-        // The region's log compares it with a mark of its own.
-        self.region.is_outdated(tags, &mark.of_region(), &arrived.region, &url) || by_world()
+        self.region.is_outdated(&Subject { mark: &of_region, ..*subject }, &arrived.region, &url) || by_world()
     }
 
     /// Judges what is stored, for a request of the URL with these tags: whether it was purged hard since its fetch began.
     #[must_use]
-    pub fn is_gone(&self, tags: &[Tag], mark: &Mark, url: &UrlTags) -> bool {
-        let by_world = |world: &Worldwide| world.purger.is_gone(tags, &mark.of_world(), url);
-        self.region.is_gone(tags, mark, url) || self.world.as_ref().is_some_and(by_world)
+    pub fn is_gone(&self, subject: &Subject<'_>, url: &UrlTags) -> bool {
+        let by_world = |world: &Worldwide| {
+            let mark = subject.mark.of_world();
+            world.purger.is_gone(&Subject { mark: &mark, ..*subject }, url)
+        };
+        self.region.is_gone(subject, url) || self.world.as_ref().is_some_and(by_world)
     }
 
     /// Whether something may be stored under the URL with this tag, or be on its way. No is certain.

@@ -23,7 +23,7 @@ use super::{
     log::{Append, Appended, Entry, Followed, Listed, Log, Member, RETRY, Tied, chained},
     table::{Cursor, INCARNATION_BITS, Incarnation, Kind, Link, Position, Reach, Record},
 };
-use crate::{cache::tag::Tag, clock, config};
+use crate::{cache::tag::Tag, clock, config, message::pattern::Pattern};
 
 /// Connecting, and any command but the blocking read.
 const PATIENCE: Duration = Duration::from_millis(1_000);
@@ -305,13 +305,15 @@ impl RedisLog {
                 Kind::Hard => "hard",
                 Kind::Soft => "soft",
             };
-            // Nodes that know nothing of prefixes can't read such a record, and so confirm all that they have.
-            let reach = match purge.reach {
-                Reach::Entries => 0_u8,
-                Reach::Url => 1,
-                Reach::Prefix => 2,
+            // Nodes that know no prefixes or patterns can't read such a record, and so confirm all that they have.
+            let tag = &purge.tag.as_bytes()[..];
+            let (reach, what) = match &purge.reach {
+                Reach::Entries => (0_u8, tag),
+                Reach::Url => (1, tag),
+                Reach::Prefix => (2, tag),
+                Reach::Pattern(pattern) => (3, pattern.as_str().as_bytes()),
             };
-            call.arg(link).arg(&purge.tag.as_bytes()[..]).arg(kind).arg(reach);
+            call.arg(link).arg(what).arg(kind).arg(reach);
         }
         let called = self.with(&self.calls, PATIENCE, async |connection| call.invoke_async(connection).await).await?;
         let ((log, position), server): ((u64, u64), _) = called;
@@ -461,13 +463,19 @@ fn record(position: Position, fields: &[Value]) -> Option<Record> {
         b"soft" => Kind::Soft,
         _ => return None,
     };
+    let what = bytes(fields, "tag")?;
     let reach = match bytes(fields, "url")? {
         b"0" => Reach::Entries,
         b"1" => Reach::Url,
         b"2" => Reach::Prefix,
+        b"3" => Reach::Pattern(Pattern::stored(std::str::from_utf8(what).ok()?)?),
         _ => return None,
     };
-    Some(Record { position, tag: Tag::from_bytes(bytes(fields, "tag")?.try_into().ok()?), kind, reach })
+    let tag = match &reach {
+        Reach::Pattern(pattern) => Tag::pattern(pattern),
+        Reach::Entries | Reach::Url | Reach::Prefix => Tag::from_bytes(what.try_into().ok()?),
+    };
+    Some(Record { position, tag, kind, reach })
 }
 
 fn bytes<'f>(fields: &'f [Value], name: &str) -> Option<&'f [u8]> {
@@ -488,11 +496,19 @@ mod tests {
 
     #[test]
     fn a_record_says_what_its_tag_stands_for() {
-        for (said, wanted) in
-            [("0", Some(Reach::Entries)), ("1", Some(Reach::Url)), ("2", Some(Reach::Prefix)), ("3", None)]
-        {
-            let tag = Tag::named(b"t");
-            let fields = [("tag", &tag.as_bytes()[..]), ("kind", &b"hard"[..]), ("url", said.as_bytes())];
+        let (tag, pattern) = (Tag::named(b"t"), Pattern::parse("http://a/*").unwrap());
+        let (tag, text) = (&tag.as_bytes()[..], pattern.as_str().as_bytes());
+        for (said, what, wanted) in [
+            ("0", tag, Some(Reach::Entries)),
+            ("1", tag, Some(Reach::Url)),
+            ("2", tag, Some(Reach::Prefix)),
+            ("3", text, Some(Reach::Pattern(pattern.clone()))),
+            ("3", tag, None),
+            ("3", &b"http://A/*"[..], None),
+            ("2", text, None),
+            ("4", tag, None),
+        ] {
+            let fields = [("tag", what), ("kind", &b"hard"[..]), ("url", said.as_bytes())];
             let fields =
                 fields.map(|(name, value)| [Value::BulkString(name.into()), Value::BulkString(value.to_vec())]);
             let record = record(Position(1), fields.as_flattened());

@@ -1,12 +1,16 @@
 //! The purge table: which tag was purged last at which position of the log. Pure; it takes the records of the log.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cache::tag::Tag,
+    cache::tag::{Tag, Urls, without_query},
     clock::Uptime,
+    message::pattern::Pattern,
     planted::{Plant, planted},
 };
 
@@ -132,6 +136,36 @@ impl Mark {
     }
 }
 
+/// What a purge may mean: a response that is stored, or on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'s> {
+    /// What it can be purged by.
+    pub tags: &'s [Tag],
+    /// The URLs that it is for.
+    pub urls: &'s Urls,
+    /// Where things stood when its fetch began.
+    pub mark: &'s Mark,
+}
+
+/// The same of one that is handed on.
+#[derive(Clone, Debug)]
+pub struct Purgeable {
+    /// What it can be purged by.
+    pub tags: Vec<Tag>,
+    /// The URLs that it is for.
+    pub urls: Urls,
+    /// Where things stood when its fetch began.
+    pub mark: Mark,
+}
+
+impl Purgeable {
+    /// Returns what a purge may mean.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { tags: &self.tags, urls: &self.urls, mark: &self.mark }
+    }
+}
+
 /// How a purge takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -142,7 +176,7 @@ pub enum Kind {
 }
 
 /// What the tag of a purge stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Entries that carry it.
     Entries,
@@ -150,10 +184,12 @@ pub enum Reach {
     Url,
     /// All URLs at or below a prefix. Requests are checked too.
     Prefix,
+    /// All URLs that match this. Requests are checked too. The tag is that of the pattern, which no entry carries.
+    Pattern(Pattern),
 }
 
 /// One purge of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Where it stands.
     pub position: Position,
@@ -175,9 +211,69 @@ pub struct Row {
 }
 
 impl Row {
-    fn latest(&self) -> Position {
+    /// Returns when it was purged in either way.
+    #[must_use]
+    pub fn latest(&self) -> Position {
         self.hard.max(self.soft)
     }
+
+    fn note(&mut self, kind: Kind, position: Position) {
+        let last = match kind {
+            Kind::Hard => &mut self.hard,
+            Kind::Soft => &mut self.soft,
+        };
+        *last = position.max(*last);
+    }
+}
+
+/// When all URLs that match a pattern were last purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatternRow {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// What all have in common that are stored for a URL which it matches.
+    above: Tag,
+    /// When.
+    pub row: Row,
+}
+
+impl PatternRow {
+    fn new(pattern: &Pattern) -> Self {
+        Self { pattern: pattern.clone(), above: Tag::above(pattern), row: Row::default() }
+    }
+
+    /// Judges what it may mean, for a request of the URL `asked`, if that counts. `is_of_log`: marks can be compared.
+    fn judge(&self, subject: &Subject<'_>, asked: Option<&str>, is_of_log: bool) -> Standing {
+        let mut urls = subject.urls.fetched().into_iter().chain(asked);
+        if urls.any(|url| self.pattern.matches(url)) {
+            let is_gone = !is_of_log || self.row.hard > subject.mark.position;
+            return if is_gone { Standing::Gone } else { Standing::Stale };
+        }
+        let may_match = match subject.urls {
+            Urls::Unknown => subject.tags.contains(&self.above),
+            Urls::One(_) => false,
+            Urls::Queries(url) => self.pattern.may_match_with_query(without_query(url)),
+        };
+        if may_match { Standing::Doubtful } else { Standing::Good }
+    }
+}
+
+/// Notes in a list, the oldest first, that a pattern was purged. What it knows already changes nothing.
+pub(super) fn note_pattern(rows: &mut Vec<PatternRow>, pattern: &Pattern, kind: Kind, position: Position) {
+    let known = rows.iter().position(|row| row.pattern == *pattern);
+    let mut row = known.map_or_else(|| PatternRow::new(pattern), |at| rows.remove(at));
+    row.row.note(kind, position);
+    let at = rows.partition_point(|other| other.row.latest() <= row.row.latest());
+    rows.insert(at, row);
+}
+
+/// What a table may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Rows of tags.
+    pub rows: usize,
+    /// Patterns.
+    pub patterns: usize,
 }
 
 /// What the table says of an entry.
@@ -208,13 +304,16 @@ pub struct Table {
     latest_prefix: Position,
     rows: HashMap<Tag, Row>,
     by_age: BTreeSet<(Position, Tag)>,
-    rows_max: usize,
+    /// The oldest first. Copied when it changes, so that writing it down needs no lock.
+    patterns: Arc<Vec<PatternRow>>,
+    patterns_dropped: u64,
+    room: Room,
 }
 
 impl Table {
     /// An empty table of `log`.
     #[must_use]
-    pub fn new(log: Incarnation, rows_max: usize) -> Self {
+    pub fn new(log: Incarnation, room: Room) -> Self {
         Self {
             cursor: Cursor { log, ..Cursor::default() },
             floor: Position::default(),
@@ -223,7 +322,9 @@ impl Table {
             latest_prefix: Position::default(),
             rows: HashMap::new(),
             by_age: BTreeSet::new(),
-            rows_max,
+            patterns: Arc::default(),
+            patterns_dropped: 0,
+            room,
         }
     }
 
@@ -233,16 +334,28 @@ impl Table {
         self.cursor
     }
 
-    /// The last position at which a URL was purged, or a prefix of some.
+    /// The last position at which a URL was purged, or a prefix or pattern of some.
     #[must_use]
     pub const fn latest_url(&self) -> Position {
         self.latest_url
     }
 
-    /// The last position at which a prefix of URLs was purged.
+    /// The last position at which a prefix or pattern of URLs was purged.
     #[must_use]
     pub const fn latest_prefix(&self) -> Position {
         self.latest_prefix
+    }
+
+    /// The patterns that were purged last, the oldest first.
+    #[must_use]
+    pub const fn patterns(&self) -> &Arc<Vec<PatternRow>> {
+        &self.patterns
+    }
+
+    /// How many patterns this table has had no room for.
+    #[must_use]
+    pub const fn patterns_dropped(&self) -> u64 {
+        self.patterns_dropped
     }
 
     /// Below this something may count as purged that no row tells of.
@@ -265,24 +378,29 @@ impl Table {
 
     /// Applies a record; one that was applied before changes nothing. Returns the tags whose rows were folded away.
     pub fn apply(&mut self, record: &Record) -> Vec<Tag> {
-        let row = self.rows.entry(record.tag).or_default();
-        self.by_age.remove(&(row.latest(), record.tag));
-        let last = match record.kind {
-            Kind::Hard => &mut row.hard,
-            Kind::Soft => &mut row.soft,
-        };
-        *last = record.position.max(*last);
-        self.by_age.insert((row.latest(), record.tag));
         self.advance(record.position);
-        match record.reach {
+        match &record.reach {
             Reach::Entries => {}
             Reach::Url => self.latest_url = self.latest_url.max(record.position),
-            Reach::Prefix => {
-                self.latest_url = self.latest_url.max(record.position);
-                self.latest_prefix = self.latest_prefix.max(record.position);
+            Reach::Prefix => self.note_many(record.position),
+            Reach::Pattern(pattern) => {
+                self.note_many(record.position);
+                note_pattern(Arc::make_mut(&mut self.patterns), pattern, record.kind, record.position);
+                self.drop_patterns();
+                return Vec::new();
             }
         }
+        let row = self.rows.entry(record.tag).or_default();
+        self.by_age.remove(&(row.latest(), record.tag));
+        row.note(record.kind, record.position);
+        self.by_age.insert((row.latest(), record.tag));
         self.fold()
+    }
+
+    /// Notes that many URLs were purged: requests are checked by all that stands for theirs.
+    fn note_many(&mut self, position: Position) {
+        self.latest_url = self.latest_url.max(position);
+        self.latest_prefix = self.latest_prefix.max(position);
     }
 
     /// Puts back a row from a durable copy.
@@ -291,9 +409,20 @@ impl Table {
         self.by_age.insert((row.latest(), tag));
         self.advance(row.latest());
         // A durable row doesn't say what it stands for; taking it for a URL and a prefix only costs a look-up.
-        self.latest_url = self.latest_url.max(row.latest());
-        self.latest_prefix = self.latest_prefix.max(row.latest());
+        self.note_many(row.latest());
         self.fold()
+    }
+
+    /// Puts back a pattern from a durable copy. One that another version has written there, and that this one can't
+    /// read, may have purged anything.
+    pub fn restore_pattern(&mut self, text: &str, row: Row) {
+        self.advance(row.latest());
+        self.note_many(row.latest());
+        let Some(pattern) = Pattern::stored(text) else { return self.raise_floor(row.latest()) };
+        let rows = Arc::make_mut(&mut self.patterns);
+        note_pattern(rows, &pattern, Kind::Hard, row.hard);
+        note_pattern(rows, &pattern, Kind::Soft, row.soft);
+        self.drop_patterns();
     }
 
     /// Notes that the log was read up to here, whether or not there was a record.
@@ -335,27 +464,71 @@ impl Table {
         by_tags.max(if unknown { Standing::Doubtful } else { Standing::Good })
     }
 
+    /// Judges by the patterns, for a request of the URL `asked`, if that counts. Only those that were purged since are
+    /// compared. What isn't known to be for one URL alone is doubtful by those that may match another.
+    #[must_use]
+    pub fn check_patterns(&self, subject: &Subject<'_>, asked: Option<&str>) -> Standing {
+        let is_of_log = subject.mark.log == self.cursor.log;
+        let is_newer = |row: &&PatternRow| !is_of_log || row.row.latest() > subject.mark.position;
+        let newer = self.patterns.iter().rev().take_while(is_newer);
+        newer.map(|row| row.judge(subject, asked, is_of_log)).max().unwrap_or(Standing::Good)
+    }
+
     /// Judges what was fetched at `mark` and carries `tags`, if this is the table of the purges of one node alone. What
     /// another node has fetched, or this one before its first such purge, was fetched before all of them.
     #[must_use]
     pub fn check_own(&self, tags: impl IntoIterator<Item = Tag>, mark: &Mark) -> Standing {
+        self.check(tags, &self.own_mark(mark))
+    }
+
+    /// The same by the patterns.
+    #[must_use]
+    pub fn check_own_patterns(&self, subject: &Subject<'_>, asked: Option<&str>) -> Standing {
+        let mark = self.own_mark(subject.mark);
+        self.check_patterns(&Subject { mark: &mark, ..*subject }, asked)
+    }
+
+    fn own_mark(&self, mark: &Mark) -> Mark {
         let position = if mark.own.log == self.cursor.log { mark.own.position } else { Position::default() };
-        self.check(tags, &Mark { log: self.cursor.log, position, ..Mark::default() })
+        Mark { log: self.cursor.log, position, ..Mark::default() }
     }
 
     fn fold(&mut self) -> Vec<Tag> {
         let mut folded = Vec::new();
-        while self.rows.len() > self.rows_max {
+        while self.rows.len() > self.room.rows {
             let Some((position, tag)) = self.by_age.pop_first() else { break };
             self.rows.remove(&tag);
-            if self.folded.is_empty() {
-                self.folded = vec![Position::default(); BUCKETS];
-            }
-            let floor = &mut self.folded[bucket(&tag)];
-            *floor = position.max(*floor);
+            self.fold_one(&tag, position);
             folded.push(tag);
         }
         folded
+    }
+
+    /// Takes the oldest patterns away for which there is no room. What is older and lies below the prefix that all URLs
+    /// which one matches have in common is doubtful from now on.
+    fn drop_patterns(&mut self) {
+        while self.patterns.len() > self.room.patterns {
+            let PatternRow { above, row, .. } = Arc::make_mut(&mut self.patterns).remove(0);
+            self.fold_one(&above, row.latest());
+            self.patterns_dropped += 1;
+        }
+    }
+
+    /// Makes doubtful what carries a tag and is older.
+    fn fold_one(&mut self, tag: &Tag, position: Position) {
+        if self.folded.is_empty() {
+            self.folded = vec![Position::default(); BUCKETS];
+        }
+        let floor = &mut self.folded[bucket(tag)];
+        *floor = position.max(*floor);
+    }
+}
+
+#[cfg(test)]
+impl Room {
+    /// Room for so many rows, and for patterns as by default.
+    pub(crate) const fn rows(rows: usize) -> Self {
+        Self { rows, patterns: 64 }
     }
 }
 
@@ -395,7 +568,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_judged_by_what_was_purged_after_its_fetch_began() {
-        let mut table = Table::new(LOG, 10);
+        let mut table = Table::new(LOG, Room::rows(10));
         table.apply(&record(5, 1, Kind::Hard));
         table.apply(&record(6, 2, Kind::Soft));
         for (tags, fetched, wanted) in [
@@ -412,7 +585,7 @@ mod tests {
 
     #[test]
     fn another_logs_entry_is_doubtful_and_a_purged_one_gone() {
-        let mut table = Table::new(LOG, 10);
+        let mut table = Table::new(LOG, Room::rows(10));
         table.apply(&record(5, 1, Kind::Soft));
         let other = Mark { log: Incarnation(1), ..mark(99) };
         assert_eq!(table.check([tag(2)], &other), Standing::Doubtful);
@@ -421,7 +594,7 @@ mod tests {
 
     #[test]
     fn a_row_that_folds_makes_older_entries_doubtful() {
-        let mut table = Table::new(LOG, 2);
+        let mut table = Table::new(LOG, Room::rows(2));
         for position in 1..=3 {
             table.apply(&record(position, u8::try_from(position).unwrap(), Kind::Hard));
         }
@@ -434,7 +607,7 @@ mod tests {
 
     #[test]
     fn what_another_node_fetched_was_fetched_before_all_purges_of_this_one_alone() {
-        let mut table = Table::new(LOG, 2);
+        let mut table = Table::new(LOG, Room::rows(2));
         table.apply(&record(5, 1, Kind::Hard));
         table.apply(&record(6, 2, Kind::Soft));
         let own = |position| Mark { own: Point { log: LOG, position: at(position) }, ..Mark::default() };
@@ -463,7 +636,7 @@ mod tests {
         let read: Mark = serde_json::from_value(serde_json::to_value(both).unwrap()).unwrap();
         assert_eq!(read, both);
         let before: Mark = serde_json::from_value(json).unwrap();
-        let world = Table::new(Incarnation(3), 10);
+        let world = Table::new(Incarnation(3), Room::rows(10));
         assert_eq!(world.check([tag(1)], &before.of_world()), Standing::Doubtful, "stored without a world's log");
     }
 
@@ -476,7 +649,7 @@ mod tests {
             name in 0_u8..6,
             fetched in 0_u64..40,
         ) {
-            let mut table = Table::new(LOG, rows_max);
+            let mut table = Table::new(LOG, Room::rows(rows_max));
             let mut purged_after = false;
             for (index, (purged, hard)) in purges.iter().enumerate() {
                 let position = index as u64 + 1;

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cache::{
         Metrics,
-        tag::{self, Tag, UrlTags},
+        tag::{self, Tag, UrlTags, Urls},
     },
     clock, config,
 };
@@ -28,6 +28,7 @@ use crate::{
 mod loss;
 mod membership;
 mod own;
+mod patterns;
 mod world;
 
 const ACK: Duration = Duration::from_secs(5);
@@ -100,11 +101,15 @@ fn after(id: u64) -> u64 {
 
 impl Server {
     fn add(&mut self, purge: Option<(Tag, Kind)>) {
+        self.push(purge.map(|(tag, kind)| Append { tag, kind, reach: Reach::Entries }));
+    }
+
+    fn push(&mut self, purge: Option<Append>) {
         if self.id == 0 {
             self.begin(&[]);
         }
         let position = Position(self.last().0.0 + 1);
-        let record = purge.map(|(tag, kind)| Record { position, tag, kind, reach: Reach::Entries });
+        let record = purge.map(|Append { tag, kind, reach }| Record { position, tag, kind, reach });
         let before = self.last().1;
         self.records.push(Tied { entry: Entry { position, link: table::Link(fastrand::u64(1..)), record }, before });
     }
@@ -147,7 +152,7 @@ impl Server {
         }
         self.members.insert(member.instance, member.clone());
         self.left.remove(&member.instance);
-        let after = self.records.iter().filter(|tied| tied.entry.position > from.position).take(7).copied();
+        let after = self.records.iter().filter(|tied| tied.entry.position > from.position).take(7).cloned();
         chained(from, after.collect(), self.last(), trimmed, Some(self.name.to_string()))
     }
 }
@@ -164,7 +169,7 @@ impl Log for FakeLog {
                 server.begin(known);
             }
             for purge in purges {
-                server.add(Some((purge.tag, purge.kind)));
+                server.push(Some(purge.clone()));
             }
             let (position, link) = server.last();
             Ok(Appended { log: Incarnation(server.id), position, link, server: Some(server.name.to_string()) })
@@ -289,6 +294,7 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 /// An entry as a hit judges it.
 struct Stored {
     tags: Vec<Tag>,
+    urls: Urls,
     mark: Mark,
     checked: AtomicU64,
 }
@@ -296,17 +302,18 @@ struct Stored {
 impl Stored {
     fn new(purger: &Purger, tag: &str) -> Self {
         let (tags, mark) = (vec![Tag::named(tag.as_bytes())], purger.mark());
-        Self { tags, mark, checked: AtomicU64::new(0) }
+        Self { tags, urls: Urls::Unknown, mark, checked: AtomicU64::new(0) }
     }
 
     /// As another process, or this one after a restart, finds it in a tier.
     fn read_back(&self) -> Self {
         let mark = Mark { log: self.mark.log, position: self.mark.position, ..Mark::default() };
-        Self { tags: self.tags.clone(), mark, checked: AtomicU64::new(0) }
+        Self { tags: self.tags.clone(), urls: self.urls.clone(), mark, checked: AtomicU64::new(0) }
     }
 
     fn judged(&self, purger: &Purger) -> Standing {
-        purger.check(&self.tags, &self.mark, &self.checked, None::<fn(bool) -> UrlTags>)
+        let subject = Subject { tags: &self.tags, urls: &self.urls, mark: &self.mark };
+        purger.check(&subject, &self.checked, None::<fn(bool) -> UrlTags>)
     }
 }
 
@@ -315,7 +322,8 @@ fn tag(name: &str) -> Scope {
 }
 
 fn check(purger: &Purger, url: &str, mark: &Mark, checked: &AtomicU64) -> Standing {
-    purger.check(&[Tag::named(b"t")], mark, checked, Some(|prefixes| tag::of_url(url, prefixes)))
+    let subject = Subject { tags: &[Tag::named(b"t")], urls: &Urls::Unknown, mark };
+    purger.check(&subject, checked, Some(|prefixes| tag::of_url(url, prefixes)))
 }
 
 #[tokio::test]
@@ -397,7 +405,8 @@ async fn an_invalidation_reaches_the_others_once_the_log_is_back() {
     until("news", || {
         check(&nodes[1], "a", &mark, &checked) == Standing::Gone || {
             // The tag itself stands for the URL in the log.
-            nodes[1].check(&[Tag::url("a")], &mark, &AtomicU64::new(0), None::<fn(bool) -> UrlTags>) == Standing::Gone
+            let subject = Subject { tags: &[Tag::url("a")], urls: &Urls::Unknown, mark: &mark };
+            nodes[1].check(&subject, &AtomicU64::new(0), None::<fn(bool) -> UrlTags>) == Standing::Gone
         }
     })
     .await;
@@ -519,7 +528,7 @@ async fn rows_that_fold_while_a_node_catches_up_do_not_stay_on_disk() {
     }
     // With room for all, whatever is on disk is in the table.
     let node = reopened(&log, dir.path(), &self::config()).await;
-    let table = node.journal.as_ref().unwrap().load(1_000).unwrap().unwrap();
+    let table = node.journal.as_ref().unwrap().load(table::Room::rows(1_000)).unwrap().unwrap();
     let on_disk: Vec<usize> = (0..10).filter(|n| table.row(&tags[*n]).is_some()).collect();
     assert_eq!((on_disk, table.floor()), (vec![7, 8, 9], Position(7)));
 }
@@ -758,8 +767,12 @@ fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
     let purger = alone(None);
     let (early, arrived) = (purger.mark(), purger.arrived());
     purger.state.write().local.add(Tag::named(b"t"));
-    let tags = [Tag::named(b"t")];
-    assert!(!purger.is_outdated(&tags, &early, &arrived, || tag::of_url("u", true)), "purged after the request came");
-    assert!(purger.is_outdated(&tags, &early, &purger.arrived(), || tag::of_url("u", true)));
-    assert!(!purger.is_outdated(&tags, &purger.mark(), &purger.arrived(), || tag::of_url("u", true)));
+    let (tags, late) = ([Tag::named(b"t")], purger.mark());
+    let is_outdated = |mark: &Mark, arrived: &Moment| {
+        let subject = Subject { tags: &tags, urls: &Urls::Unknown, mark };
+        purger.is_outdated(&subject, arrived, || tag::of_url("u", true))
+    };
+    assert!(!is_outdated(&early, &arrived), "purged after the request came");
+    assert!(is_outdated(&early, &purger.arrived()));
+    assert!(!is_outdated(&late, &purger.arrived()));
 }

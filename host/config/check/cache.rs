@@ -147,6 +147,7 @@ pub(super) fn purge(raw: &raw::Purge, base: &Purge, findings: &mut Findings<'_>)
     }
     Purge {
         tags_max: findings.count("tags_max", &raw.tags_max, base.tags_max, &(1..=100_000_000)),
+        patterns_max: findings.count("patterns_max", &raw.patterns_max, base.patterns_max, &(1..=1_024)),
         log_max: findings.count("log_max", &raw.log_max, base.log_max, &(1..=100_000_000)),
         ack: findings.millis("ack_ms", &raw.ack_ms, base.ack, &(1..=10 * MINUTE_MS)),
         fence,

@@ -28,6 +28,7 @@ pub(super) fn global(raw: &raw::Global, has_region: bool, findings: &mut Finding
     let given = &raw.purge;
     let purge = raw::Purge {
         tags_max: given.tags_max.clone(),
+        patterns_max: given.patterns_max.clone(),
         log_max: given.log_max.clone(),
         ack_ms: given.ack_ms.clone(),
         fence_ms: given.fence_ms.clone(),

@@ -201,6 +201,7 @@ fn variant(original: &Head, dictionary: &Head, body: Bytes) -> Arc<Object> {
     let mut head = variant_head(original, DCZ, &body);
     name_dictionary_in_vary(&mut head.headers);
     head.tags.clone_from(&dictionary.tags);
+    head.urls.clone_from(&dictionary.urls);
     head.mark = dictionary.mark;
     Object::new(head, body)
 }

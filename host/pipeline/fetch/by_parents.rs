@@ -16,8 +16,8 @@ use super::{
 use crate::cache::{
     entry::Object,
     fetches::Fetch,
-    purge::Mark,
-    tag::{self, Tag},
+    purge::{Mark, Subject},
+    tag::{self, Tag, Urls},
 };
 
 impl Fetcher {
@@ -55,9 +55,10 @@ impl Fetcher {
         let mut tags = tag::named(response.headers(), &route.config.tag_headers);
         tags.push(Tag::key(&request.purge_key));
         let by_url = || tag::of_url(&request.url, true);
-        let is_current = |tags: &[Tag]| !purger.is_outdated(tags, &times.mark, &purger.arrived(), by_url);
+        let is_current = |subject: Subject<'_>| !purger.is_outdated(&subject, &purger.arrived(), by_url);
+        let urls = Urls::One(Arc::clone(&request.url));
         let is_older = request.stale.as_ref().is_some_and(|stale| stale.head.mark.at > times.mark.at);
-        if is_older || !is_current(&tags) {
+        if is_older || !is_current(Subject { tags: &tags, urls: &urls, mark: &times.mark }) {
             ties.count(Outcome::Outdated);
             return None;
         }
@@ -76,10 +77,10 @@ impl Fetcher {
         };
         // With all tags: a policy may have named others.
         let is_usable = match &mut exchanged {
-            Exchanged::Renewed(object, _) => is_current(&object.head.tags),
+            Exchanged::Renewed(object, _) => is_current(object.head.subject()),
             Exchanged::Stored(arrival, pump) => {
                 pump.announcement = beside(pump.announcement.take());
-                is_current(&arrival.tags)
+                is_current(arrival.subject())
             }
             Exchanged::Error(_) | Exchanged::Refused(..) | Exchanged::Failed(_) => true,
         };

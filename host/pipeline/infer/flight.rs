@@ -18,10 +18,10 @@ use crate::{
         fetches::Fetch,
         key::Key,
         lookup::Demand,
-        purge::Mark,
+        purge::{Mark, Purgeable},
         record::{Origins, Recorder, StorageKeys, TooLarge, head},
         store::leases::Lease,
-        tag::{self, Tag},
+        tag::{self, Tag, Urls},
     },
     clock::{self, Timestamp},
     message::RequestHead,
@@ -128,7 +128,7 @@ impl Flight {
                 tags.push(Tag::key(&self.key));
                 tags
             });
-            result.purgeable = Some((tags, self.mark));
+            result.purgeable = Some(Purgeable { tags, urls: Urls::one(&self.url), mark: self.mark });
         }
         // First off the table: a request that comes after a failure was replied makes an attempt of its own.
         self.lead.close();

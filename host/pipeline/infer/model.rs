@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::tenant::Account;
 use crate::{
     batch::{Class, Pending, Rejected, Terms},
-    cache::{collapse::Lead, entry::Object, key::Key, lease::Turn, purge::Mark, store::Tier, tag::Tag},
+    cache::{collapse::Lead, entry::Object, key::Key, lease::Turn, purge::Purgeable, store::Tier},
     message::{RequestHead, RequestSpan},
     origin::protocol::{Item, ItemError, Outcome, Protocol, Received},
     pipeline::{
@@ -83,8 +83,8 @@ pub struct ItemResult {
     pub(super) remark: Option<Arc<str>>,
     /// What the candidate that responded costs.
     pub(super) cost_micro: u64,
-    /// What it can be purged by, and where the purge log stood when its flight began.
-    pub(super) purgeable: Option<(Vec<Tag>, Mark)>,
+    /// What a purge may mean. It began with its flight.
+    pub(super) purgeable: Option<Purgeable>,
 }
 
 /// An item with its policy's advice.

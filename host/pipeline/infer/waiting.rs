@@ -115,6 +115,6 @@ impl SplitRequest {
         result
             .purgeable
             .as_ref()
-            .is_some_and(|(tags, mark)| purger.is_outdated(tags, mark, &self.arrived, || tag::of_url(&self.url, true)))
+            .is_some_and(|it| purger.is_outdated(&it.subject(), &self.arrived, || tag::of_url(&self.url, true)))
     }
 }

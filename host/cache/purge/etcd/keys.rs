@@ -14,10 +14,14 @@ use crate::{
         tag::Tag,
     },
     etcd::{Pair, after_prefix},
+    message::pattern::Pattern,
 };
 
 /// The version of a record's text. A node that doesn't know it confirms all that it has.
 const VERSION: &str = "1";
+
+/// What the text of a record says that has a pattern in place of a tag. A node that knows none can't read it.
+const PATTERN: &str = "pattern";
 
 /// The keys of one log.
 #[derive(Debug)]
@@ -104,17 +108,18 @@ pub(super) fn record_text(before: Link, purge: &Append) -> String {
         Kind::Hard => "hard",
         Kind::Soft => "soft",
     };
-    let reach = match purge.reach {
+    let reach = match &purge.reach {
         Reach::Entries => "entries",
         Reach::Url => "url",
         Reach::Prefix => "prefix",
+        Reach::Pattern(pattern) => return format!("{:016x} {VERSION} {kind} {PATTERN} {pattern}", before.0),
     };
     format!("{:016x} {VERSION} {kind} {reach} {:032x}", before.0, u128::from_be_bytes(*purge.tag.as_bytes()))
 }
 
 /// Returns what a record purges; `None` if this node can't understand it.
 fn record(position: Position, text: &str) -> Option<Record> {
-    let [VERSION, kind, reach, tag] = <[&str; 4]>::try_from(text.split(' ').collect::<Vec<_>>()).ok()? else {
+    let [VERSION, kind, reach, what] = <[&str; 4]>::try_from(text.split(' ').collect::<Vec<_>>()).ok()? else {
         return None;
     };
     let kind = match kind {
@@ -126,10 +131,16 @@ fn record(position: Position, text: &str) -> Option<Record> {
         "entries" => Reach::Entries,
         "url" => Reach::Url,
         "prefix" => Reach::Prefix,
+        PATTERN => Reach::Pattern(Pattern::stored(what)?),
         _ => return None,
     };
-    let tag = Some(tag).filter(|tag| tag.len() == 32)?;
-    let tag = Tag::from_bytes(u128::from_str_radix(tag, 16).ok()?.to_be_bytes());
+    let tag = match &reach {
+        Reach::Pattern(pattern) => Tag::pattern(pattern),
+        Reach::Entries | Reach::Url | Reach::Prefix => {
+            let digits = Some(what).filter(|digits| digits.len() == 32)?;
+            Tag::from_bytes(u128::from_str_radix(digits, 16).ok()?.to_be_bytes())
+        }
+    };
     Some(Record { position, tag, kind, reach })
 }
 
@@ -196,7 +207,7 @@ mod tests {
         let text = record_text(Link(7), &purge);
         let key = || keys.record(LOG, Position(9), Link(8));
         let tied = keys.tied(LOG, &pair(key(), &text)).unwrap();
-        let record = Record { position: Position(9), tag: purge.tag, kind: purge.kind, reach: purge.reach };
+        let record = Record { position: Position(9), tag: purge.tag, kind: purge.kind, reach: purge.reach.clone() };
         assert_eq!(tied.entry, Entry { position: Position(9), link: Link(8), record: Some(record) });
         assert_eq!(tied.before, Link(7));
         let tied = |key: String, text: &str| keys.tied(LOG, &pair(key, text)).map(|tied| tied.entry.record.is_some());
@@ -208,6 +219,19 @@ mod tests {
         assert_eq!(tied(key().replace("log/", "log/x"), &text), None);
         assert_eq!(tied(format!("{}0", key()), &text), None);
         assert_eq!(tied(keys.record(Incarnation(1), Position(9), Link(8)), &text), None, "of another incarnation");
+    }
+
+    #[test]
+    fn a_record_of_a_pattern_has_its_text() {
+        let pattern = Pattern::parse("http://a/b c/*?d").unwrap();
+        let (tag, reach) = (Tag::pattern(&pattern), Reach::Pattern(pattern));
+        let text = record_text(Link(7), &Append { tag, kind: Kind::Hard, reach: reach.clone() });
+        assert_eq!(text, "0000000000000007 1 hard pattern http://a/b%20c/*?d");
+        let pair = |text: &str| pair(keys().record(LOG, Position(9), Link(8)), text);
+        let record = keys().tied(LOG, &pair(&text)).unwrap().entry.record;
+        assert_eq!(record, Some(Record { position: Position(9), tag, kind: Kind::Hard, reach }));
+        let unknown = keys().tied(LOG, &pair("0000000000000007 1 hard pattern http://A/*")).unwrap().entry.record;
+        assert_eq!(unknown, None, "another version may mean anything by it");
     }
 
     #[test]

@@ -47,7 +47,8 @@ async fn a_purge_of_this_node_alone_by_prefix_or_softly_is_one() {
     let (logs, dir) = (Logs::default(), tempfile::tempdir().unwrap());
     let node = logs.started("n", Some(dir.path())).await;
     let (mark, checked) = (node.mark(), Checked::default());
-    let standing = |url: &str| node.check(&[], &mark, &checked, Some(&|prefixes| tag::of_url(url, prefixes)));
+    let subject = Subject { tags: &[], urls: &Urls::Unknown, mark: &mark };
+    let standing = |url: &str| node.check(&subject, &checked, Some(&|prefixes| tag::of_url(url, prefixes)));
     assert_eq!(standing("http://a/x/y"), Standing::Good);
     let prefix = Scope::Prefix("http://a/x".to_owned());
     node.purge(Some(Extent::Node), &prefix, Kind::Soft, ACK).await.unwrap();
@@ -95,10 +96,10 @@ async fn rows_that_fold_are_deleted_from_the_disk_and_leave_doubt() {
     let in_memory = rows(purger.state.read().own.as_ref().unwrap());
     assert_eq!(in_memory, [true, false, true]);
     // With room for all, whatever is on disk is in the table.
-    let on_disk = purger.journal.as_ref().unwrap().load_own(1_000).unwrap().unwrap();
+    let on_disk = purger.journal.as_ref().unwrap().load_own(table::Room::rows(1_000)).unwrap().unwrap();
     assert_eq!(rows(&on_disk), [true, true, true], "what was folded by the last one is deleted with the next");
     purger.purge_here(&tag("a"), Kind::Hard).await.unwrap();
-    let on_disk = purger.journal.as_ref().unwrap().load_own(1_000).unwrap().unwrap();
+    let on_disk = purger.journal.as_ref().unwrap().load_own(table::Room::rows(1_000)).unwrap().unwrap();
     assert_eq!((rows(&on_disk), on_disk.floor()), ([true, false, true], Position(2)));
     let foreign = Mark::default();
     assert_eq!(on_disk.check_own([Tag::named(b"b")], &foreign), Standing::Doubtful);

@@ -90,23 +90,31 @@ impl std::ops::Deref for Node {
 /// An entry as a hit judges it.
 pub(super) struct Kept {
     tags: Vec<Tag>,
+    urls: Urls,
     mark: Mark,
     checked: Checked,
 }
 
 impl Kept {
     pub(super) fn new(node: &Purges, tag: &str) -> Self {
-        Self { tags: vec![Tag::named(tag.as_bytes())], mark: node.mark(), checked: Checked::default() }
+        let tags = vec![Tag::named(tag.as_bytes())];
+        Self { tags, urls: Urls::Unknown, mark: node.mark(), checked: Checked::default() }
+    }
+
+    /// One for this URL.
+    pub(super) fn under(node: &Purges, url: &str) -> Self {
+        Self { tags: tag::of_url(url, true).to_vec(), urls: Urls::one(url), ..Self::new(node, "") }
     }
 
     /// As another process, or this one after a restart, finds it in a tier.
     pub(super) fn read_back(&self) -> Self {
         let mark = Mark { local: 0, at: clock::Uptime::default(), ..self.mark };
-        Self { tags: self.tags.clone(), mark, checked: Checked::default() }
+        Self { tags: self.tags.clone(), urls: self.urls.clone(), mark, checked: Checked::default() }
     }
 
     pub(super) fn judged(&self, node: &Purges) -> Standing {
-        node.check(&self.tags, &self.mark, &self.checked, None::<&fn(bool) -> UrlTags>)
+        let subject = Subject { tags: &self.tags, urls: &self.urls, mark: &self.mark };
+        node.check(&subject, &self.checked, None::<&fn(bool) -> UrlTags>)
     }
 }
 
@@ -235,10 +243,13 @@ async fn a_request_gets_nothing_that_either_log_purged_before_it_came() {
         let (tags, by_url) = ([Tag::named(b"t")], || tag::of_url("u", true));
         let (mark, early) = (node.mark(), node.arrived());
         purged(&node, extent, "t").await;
-        assert!(!node.is_outdated(&tags, &mark, &early, by_url), "{extent}: it came before");
-        assert!(node.is_outdated(&tags, &mark, &node.arrived(), by_url), "{extent}");
-        assert!(!node.is_outdated(&tags, &node.mark(), &node.arrived(), by_url), "{extent}: fetched since");
-        assert!(node.is_gone(&tags, &mark, &tag::of_url("u", true)), "{extent}");
+        let subject = Subject { tags: &tags, urls: &Urls::Unknown, mark: &mark };
+        assert!(!node.is_outdated(&subject, &early, by_url), "{extent}: it came before");
+        assert!(node.is_outdated(&subject, &node.arrived(), by_url), "{extent}");
+        assert!(node.is_gone(&subject, &tag::of_url("u", true)), "{extent}");
+        let since = node.mark();
+        let subject = Subject { mark: &since, ..subject };
+        assert!(!node.is_outdated(&subject, &node.arrived(), by_url), "{extent}: fetched since");
     }
 }
 

@@ -338,7 +338,9 @@ impl Etcd {
         R: Message + Default + 'static,
     {
         let mut grpc = peer.grpc();
-        let request = self.signed(peer, messages).await?;
+        let mut request = self.signed(peer, messages).await?;
+        // Else a member that is cut off from the others would keep a stream open and say nothing.
+        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
         ready(&mut grpc).await?;
         let codec = ProstCodec::<M, R>::default();
         let reply = grpc.streaming(request, PathAndQuery::from_static(call.path), codec).await;

@@ -4,12 +4,13 @@ mod client;
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use holm::{
     cache::{
         purge::{
             Error, Kind, Reach, Record,
             etcd::EtcdLog,
-            log::{Append, Appended, Followed, Listed, Log, Member, Report},
+            log::{Append, Appended, Entry, Followed, Listed, Log, Member, Report, Tied, Word, Words},
             redis::RedisLog,
             table::{Cursor, Incarnation, Link, Position},
         },
@@ -316,6 +317,61 @@ async fn a_log_in_etcd_that_is_restored_from_a_snapshot_is_forked() {
     assert_ne!(other.server, first.server, "it is seen that the store went back");
     assert_eq!(follow(&*log, 1, at(&last)).await, Followed::Forked);
     assert_eq!(records(follow(&*log, 1, at(&first)).await).len(), 1);
+}
+
+/// Returns what a log says next.
+async fn next_word(words: &mut Words<'_>) -> Word {
+    loop {
+        let said = within("a word", words.next()).await.expect("it goes on").unwrap();
+        if let Some(word) = said.into_iter().next() {
+            return word;
+        }
+    }
+}
+
+/// Opens a watch, and returns it when the server has it.
+async fn opened(words: Option<Words<'_>>) -> Words<'_> {
+    let mut words = words.expect("etcd tells by itself");
+    assert!(within("a watch", words.next()).await.expect("it is open").unwrap().is_empty());
+    words
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_etcd_says_by_itself_what_is_appended_and_reported() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start().await;
+    let (one, other) = (etcd_log(&etcd), etcd_log(&etcd));
+    let log = begun(&*one, &[]).await;
+    let (mut notices, mut reports) = (opened(other.notices()).await, opened(other.reports()).await);
+    let appended = one.append(&[append("a")], &[]).await.unwrap();
+    let record = Record { position: Position(1), tag: Tag::named(b"a"), kind: Kind::Hard, reach: Reach::Entries };
+    let entry = Entry { position: Position(1), link: appended.link, record: Some(record) };
+    let told = Word::Record(log, Tied { entry, before: Link(0) });
+    assert_eq!((next_word(&mut notices).await, next_word(&mut reports).await), (told.clone(), told));
+    // Whoever isn't on the list signs on by reading.
+    let said = member(7, log, Position(1), 3);
+    assert!(!one.report(said.clone(), at(&appended)).await.unwrap());
+    let signed_on = member(7, log, Position(0), 2);
+    one.follow(&signed_on, start(log)).await.unwrap();
+    assert_eq!(next_word(&mut reports).await, Word::Report(signed_on));
+    let elsewhere = Cursor { link: Link(appended.link.0 + 1), ..at(&appended) };
+    assert!(!one.report(said.clone(), elsewhere).await.unwrap(), "another history");
+    assert_eq!(applied(&one.members(None, &[]).await.unwrap(), 7), Some(0));
+    assert!(one.report(said.clone(), at(&appended)).await.unwrap());
+    assert_eq!(next_word(&mut reports).await, Word::Report(said.clone()));
+    assert_eq!(applied(&one.members(None, &[]).await.unwrap(), 7), Some(1));
+    one.sign_off(&said, false).await.unwrap();
+    assert_eq!(next_word(&mut reports).await, Word::Change);
+    assert!(!one.report(said, at(&appended)).await.unwrap(), "it was signed off");
+    one.begin_anew(log, &[]).await.unwrap();
+    assert_eq!((next_word(&mut notices).await, next_word(&mut reports).await), (Word::Change, Word::Change));
+    etcd.kill();
+    for words in [&mut notices, &mut reports] {
+        assert!(within("the end", words.next()).await.is_some_and(|said| said.is_err()), "that is a gap");
+        assert!(words.next().await.is_none());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

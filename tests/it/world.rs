@@ -123,6 +123,35 @@ async fn a_purge_of_the_world_waits_for_the_fence_of_a_node_that_stands_still() 
     assert_eq!(version(&far, "/x").await, "v2");
 }
 
+/// What it says by itself breaks off then, and begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_of_the_world_go_on_after_etcd_was_started_again() {
+    if !is_there() {
+        return;
+    }
+    let (origin, etcd) = (Origin::start().await, Etcd::start().await);
+    sealed_origin(&origin, "v0", 500);
+    let (eu, us) = (Region::start("eu", &etcd).await, Region::start("us", &etcd).await);
+    let nodes = [eu.node(&origin, "n1").start().await, us.node(&origin, "n1").start().await];
+    for (life, new) in ["v1", "v2", "v3"].into_iter().enumerate() {
+        for node in &nodes {
+            fill(node, "/x").await;
+        }
+        sealed_origin(&origin, new, 500);
+        let receipt = nodes[life % 2].purge_url("/x", false).await;
+        assert_eq!(receipt["applied"], json!(["eu/n1", "us/n1"]), "{receipt}");
+        for node in &nodes {
+            assert_eq!(version(node, "/x").await, new);
+        }
+        etcd.kill();
+        etcd.start_again().await;
+        for node in &nodes {
+            eventually("step", async || node.metric("holm_cache_purge_world_in_step", "").await > 0.5).await;
+            eventually("a purge", async || node.try_purge(&json!({"tag": "none"})).await.status == 200).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_etcd_the_world_is_not_purged_and_a_region_is() {
     if !is_there() {

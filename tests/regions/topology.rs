@@ -85,8 +85,8 @@ struct NodeLinks {
 }
 
 /// Runs a schedule of so many seconds; what the nodes write to standard error goes to files in `said`. Returns the history,
-/// and what purges took while nothing failed, by region.
-pub(super) async fn run(seed: u64, seconds: u64, said: &Path) -> (Vec<Event>, Vec<Vec<Duration>>) {
+/// and what purges took while nothing failed.
+pub(super) async fn run(seed: u64, seconds: u64, said: &Path) -> (Vec<Event>, latency::Latencies) {
     let shape = Shape { regions: REGIONS, nodes: NODES / REGIONS, members: MEMBERS };
     let world = Arc::new(World::start(shape, seed, said, None).await);
     world.clients.history.push(Event::Begun { seed, seconds });

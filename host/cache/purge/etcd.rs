@@ -1,16 +1,19 @@
 //! The purge log that regions share, in etcd. What must be one step is one transaction.
 //!
 //! etcd acknowledges what a majority has on disk, and replies with the latest. Nothing rests on that alone: a cluster may be
-//! restored from a snapshot, which is an older state under the same numbers. So revisions are used to be woken, and what a
-//! log contains is judged by the links of its records, as in Redis.
+//! restored from a snapshot, which is an older state under the same numbers. So revisions are used to wait for what comes,
+//! and what a log contains is judged by the links of its records, as in Redis.
 
 mod keys;
+mod notices;
 mod place;
 mod queue;
+mod turns;
+mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -19,24 +22,25 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::oneshot::error::TryRecvError,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use self::{
     keys::{Keys, id_text, read_id, read_state, record_text, state_text},
     place::{Found, Proof, proof},
     queue::{Job, Queue},
+    turns::{HOLD_MAX, Turns, late_text},
 };
 use super::{
     Error,
     listing::{field, lower_bits, member, random, said},
-    log::{Append, Appended, Followed, Listed, Log, Member, RETRY, Report, Tied, chained},
+    log::{Append, Appended, Followed, Listed, Log, Member, RETRY, Report, Tied, Words, chained},
     table::{Cursor, INCARNATION_BITS, Incarnation, Link, Position},
 };
 use crate::{
     cache::tag::Tag,
-    config,
-    etcd::{self, Compare, Etcd, Op, OpReply, Order, Pair, Txn, TxnReply, Watch, Watched, after_prefix},
+    clock, config,
+    etcd::{self, Compare, Etcd, Op, OpReply, Order, Pair, Txn, TxnReply, after_prefix},
 };
 
 /// Records taken by one read.
@@ -58,6 +62,9 @@ const NOTES_DELETED_MAX: usize = 64;
 /// Attempts to read a log that changes meanwhile.
 const READS_MAX: usize = 8;
 
+/// Between two looks whether another one has appended that is let go first.
+const TURN: Duration = Duration::from_millis(2);
+
 /// A client of the log.
 #[derive(Debug)]
 pub struct EtcdLog {
@@ -70,14 +77,14 @@ pub struct EtcdLog {
     /// The highest running number of an incarnation that is known. One that begins from nothing goes on from there.
     highest: AtomicU64,
     queue: Queue,
-    /// The end of the log after this node's last append, which the next one begins with.
+    /// The end of the log as this node last knew it, which the next append begins with.
     end: Mutex<Option<End>>,
+    turns: Mutex<Turns>,
     seen: Mutex<Seen>,
     /// The revision of the last read.
     followed: AtomicI64,
-    /// The watch is of a store that went back, and would wait for revisions that it has yet to reach again.
-    is_outdated: AtomicBool,
-    watch: tokio::sync::Mutex<Option<Watch>>,
+    /// What the last call took, in milliseconds.
+    round_trip_ms: AtomicU64,
 }
 
 /// The end of a log.
@@ -120,10 +127,10 @@ impl EtcdLog {
             highest: AtomicU64::new(0),
             queue: Queue::default(),
             end: Mutex::default(),
+            turns: Mutex::default(),
             seen: Mutex::default(),
             followed: AtomicI64::new(0),
-            is_outdated: AtomicBool::new(false),
-            watch: tokio::sync::Mutex::default(),
+            round_trip_ms: AtomicU64::new(0),
             etcd,
         }
     }
@@ -135,17 +142,16 @@ impl EtcdLog {
     /// before the restoration notices by the revision, and one that hasn't doesn't.
     async fn txn(&self, txn: Txn) -> Result<(TxnReply, Option<String>), etcd::Error> {
         // What was seen before the call, since replies may overtake each other.
-        let before = *self.seen.lock();
+        let (before, sent) = (*self.seen.lock(), Instant::now());
         let reply = self.etcd.txn(txn).await?;
+        self.round_trip_ms.store(clock::millis(sent.elapsed()), Ordering::Relaxed);
         let server = {
             let mut seen = self.seen.lock();
             let is_back = seen.epoch == before.epoch && reply.cluster == before.cluster;
             if is_back && reply.revision < before.revision {
                 *seen = Seen { epoch: random(), revision: reply.revision, ..before };
-                self.is_outdated.store(true, Ordering::Relaxed);
             } else if reply.cluster != seen.cluster {
                 *seen = Seen { cluster: reply.cluster, revision: reply.revision, ..*seen };
-                self.is_outdated.store(true, Ordering::Relaxed);
             } else {
                 seen.revision = seen.revision.max(reply.revision);
             }
@@ -215,6 +221,7 @@ impl EtcdLog {
     async fn append_records(&self, purges: &[Append], known: &[Member]) -> Result<Vec<Appended>, String> {
         let links: Vec<Link> = purges.iter().map(|_| Link(random())).collect();
         let deadline = self.deadline();
+        self.give_way().await;
         let mut end = self.end.lock().take();
         loop {
             let from = match end.take() {
@@ -224,12 +231,17 @@ impl EtcdLog {
             let (txn, mut appended) = self.appending(from, purges, &links);
             let failed = match self.txn(txn).await {
                 Ok((reply, server)) => {
-                    let has_succeeded = reply.succeeded;
-                    if has_succeeded || reply.replies.into_iter().any(|reply| !reply.into_pairs().is_empty()) {
+                    let (has_succeeded, mut replies) = (reply.succeeded, reply.replies.into_iter());
+                    if has_succeeded || only(replies.next()).is_some() {
                         *self.end.lock() = appended.last().filter(|_| has_succeeded).map(End::of);
+                        links.iter().for_each(|link| self.turns.lock().appended(*link));
                         appended.iter_mut().for_each(|appended| appended.server.clone_from(&server));
                         return Ok(appended);
                     }
+                    // Where it stands now, so that no read is needed before the next attempt.
+                    let mut value = || only(replies.next()).map(|pair| pair.value);
+                    let view = View { id: value(), state: value(), end: None };
+                    end = view.told_end().filter(|end| *end != from);
                     "it changes faster than it can be appended to".to_owned()
                 }
                 Err(error @ (etcd::Error::Unknown { .. } | etcd::Error::Unreachable { .. })) => {
@@ -245,8 +257,19 @@ impl EtcdLog {
         }
     }
 
+    /// Lets one that has lost a race append first.
+    async fn give_way(&self) {
+        let end = Instant::now() + HOLD_MAX;
+        loop {
+            let now = Instant::now();
+            let pause = self.turns.lock().pause(now);
+            let Some(pause) = pause.filter(|_| now < end) else { return };
+            sleep(pause.min(TURN)).await;
+        }
+    }
+
     /// Returns the transaction that appends records, and where they stand then. If it doesn't take place, it reads the last
-    /// of them.
+    /// of them, and where the log ends, and tells the others that this node has lost.
     fn appending(&self, from: End, purges: &[Append], links: &[Link]) -> (Txn, Vec<Appended>) {
         let mut when = vec![
             Compare::Value(self.keys.id().into(), id_text(from.log).into()),
@@ -268,7 +291,13 @@ impl EtcdLog {
         if oldest > 1 {
             then.push(Op::delete_range(self.keys.log(end.log), self.keys.at(end.log, Position(oldest))));
         }
-        let otherwise = vec![Op::get(self.keys.record(end.log, end.position, end.link))];
+        let mut otherwise = vec![
+            Op::get(self.keys.record(end.log, end.position, end.link)),
+            Op::get(self.keys.id()),
+            Op::get(self.keys.state()),
+        ];
+        let round_trip_ms = self.round_trip_ms.load(Ordering::Relaxed);
+        otherwise.extend(links.first().map(|link| Op::put(self.keys.late(), late_text(*link, round_trip_ms))));
         (Txn { when, then, otherwise }, appended)
     }
 
@@ -455,36 +484,17 @@ impl EtcdLog {
         chained(from, records, last, trimmed, server)
     }
 
-    async fn wait(&self, time: Duration) -> Result<(), Error> {
-        let (end, after) = (Instant::now() + time, self.followed.load(Ordering::Relaxed));
-        let mut watch = self.watch.lock().await;
-        if self.is_outdated.swap(false, Ordering::Relaxed) {
-            *watch = None;
-        }
-        // Once again if the one that was open has ended meanwhile.
-        for _ in 0..2 {
-            let open = match &mut *watch {
-                Some(open) => open,
-                closed => {
-                    let (first, last) = self.keys.watched();
-                    let opening = timeout_at(end, self.etcd.watch_range(first, last, after + 1)).await;
-                    let Ok(opened) = opening else { return Ok(()) };
-                    closed.insert(opened.map_err(unreachable)?)
-                }
-            };
-            let Ok(news) = timeout_at(end, news(open, after)).await else { return Ok(()) };
-            match news {
-                Ok(News::Change) => return Ok(()),
-                // What was missed is seen by the next read, after which a watch can begin.
-                Ok(News::Compacted) => {
-                    *watch = None;
-                    return Ok(());
-                }
-                Err(_) => *watch = None,
-            }
-        }
-        sleep_until(end.min(Instant::now() + RETRY)).await;
-        Ok(())
+    async fn report(&self, member: Member, at: Cursor) -> Result<bool, Error> {
+        let key = self.keys.member(&field(&member));
+        // One that was signed off meanwhile signs on by reading.
+        let when = vec![
+            Compare::Value(self.keys.id().into(), id_text(at.log).into()),
+            Compare::Exists(self.keys.record(at.log, at.position, at.link).into()),
+            Compare::Exists(key.clone().into()),
+        ];
+        let then = vec![Op::put(key, said(&member))];
+        let (reply, _) = self.txn(Txn { when, then, otherwise: Vec::new() }).await.map_err(unreachable)?;
+        Ok(reply.succeeded)
     }
 
     async fn members(&self, purge: Option<&Appended>, known: &[Member]) -> Result<Listed, Error> {
@@ -626,8 +636,8 @@ impl Log for EtcdLog {
         Box::pin(self.follow(member, from))
     }
 
-    fn wait(&self, _: Cursor, time: Duration) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(self.wait(time))
+    fn wait(&self, from: Cursor, time: Duration) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.wait(from, time))
     }
 
     fn begin_anew<'a>(&'a self, from: Incarnation, known: &'a [Member]) -> BoxFuture<'a, Result<(), Error>> {
@@ -644,6 +654,18 @@ impl Log for EtcdLog {
 
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.sign_off(member, unless_changed))
+    }
+
+    fn notices(&self) -> Option<Words<'_>> {
+        Some(self.words(self.keys.watched(), 0))
+    }
+
+    fn reports(&self) -> Option<Words<'_>> {
+        Some(self.words(self.keys.heard(), 0))
+    }
+
+    fn report(&self, member: Member, at: Cursor) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(self.report(member, at))
     }
 }
 
@@ -664,27 +686,6 @@ impl View {
         let log = self.id.as_deref().and_then(read_id)?;
         let (position, link) = self.state.as_deref().and_then(read_state)?;
         Some(End { log, position, link })
-    }
-}
-
-/// What a watch has brought.
-enum News {
-    /// A change after the last read.
-    Change,
-    /// Changes may have been missed.
-    Compacted,
-}
-
-/// Waits for a change after the revision `after`.
-async fn news(watch: &mut Watch, after: i64) -> Result<News, etcd::Error> {
-    loop {
-        match watch.next().await? {
-            Watched::Events { events, .. } if events.iter().any(|event| event.mod_revision > after) => {
-                return Ok(News::Change);
-            }
-            Watched::Events { .. } | Watched::Progress { .. } => {}
-            Watched::Compacted { .. } => return Ok(News::Compacted),
-        }
     }
 }
 

@@ -68,10 +68,8 @@ impl Purger {
     /// Follows the log and hands invalidations on to it, until `stop`.
     pub async fn run(self: std::sync::Arc<Self>, stop: CancellationToken) {
         let following = async {
-            match &self.region {
-                Some(region) => self.follow(region).await,
-                None => std::future::pending().await,
-            }
+            let Some(region) = &self.region else { return std::future::pending().await };
+            tokio::join!(self.follow(region), self.heed(region), region.hearing.run(&*region.log));
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -145,8 +143,8 @@ impl Purger {
             match followed {
                 Followed::Records { entries, last, server } => {
                     region.last.store(last.0, Ordering::Relaxed);
-                    let news = !entries.is_empty();
-                    let at = self.take_in(reader, entries).await;
+                    // What notices have told meanwhile is of another history, or may be: the next read tells.
+                    let Some((at, news)) = self.take_in(region, reader, cursor, entries).await else { continue };
                     if at.position < last {
                         continue;
                     }
@@ -154,14 +152,14 @@ impl Purger {
                     if !news {
                         self.sweep(region, reader).await?;
                         let wait = if reader.unconfirmed { CONFIRM_WAIT } else { WAIT_MAX };
-                        region.log.wait(at, wait.min(region.fence / 4)).await?;
+                        self.pause(region, at, wait.min(region.fence / 4)).await?;
                     }
                 }
                 Followed::Trimmed(floor, link) => {
                     reader.warn("trimmed", || {
                         warn!(log = %self.extent, %floor, "the purge log was trimmed past this node: older entries are confirmed by the origin");
                     });
-                    self.raise_floor(reader, floor, link).await;
+                    self.raise_floor(reader, cursor, floor, link).await;
                 }
                 Followed::Other(Incarnation(0)) => region.log.begin_anew(Incarnation(0), &region.known()).await?,
                 Followed::Other(log) if reader.left.contains(&log) => {
@@ -203,8 +201,51 @@ impl Purger {
         reader.candidate = Some(Candidate { table, records: Vec::new(), folded: Vec::new(), anew });
     }
 
-    /// Takes records in, and returns how far the log has been read then.
-    async fn take_in(&self, reader: &mut Reader, entries: Vec<Entry>) -> Cursor {
+    /// Waits for something to read, at most for `time`. A log that says by itself what is appended is read before that
+    /// only where this is in doubt.
+    async fn pause(&self, region: &Region, at: Cursor, time: Duration) -> Result<(), Error> {
+        if !region.is_told.load(Ordering::Relaxed) {
+            return region.log.wait(at, time).await;
+        }
+        // Either is a reason to read.
+        let _ = timeout(time, region.doubt.notified()).await;
+        Ok(())
+    }
+
+    /// Takes in the records that follow `from`. Returns how far the log has been read then, and whether there were any that
+    /// notices hadn't told. `None` if these have led elsewhere, so that what was read says nothing of the table.
+    async fn take_in(
+        &self,
+        region: &Region,
+        reader: &mut Reader,
+        from: Cursor,
+        entries: Vec<Entry>,
+    ) -> Option<(Cursor, bool)> {
+        if let Some(candidate) = &mut reader.candidate {
+            for entry in &entries {
+                candidate.folded.extend(absorb(&mut candidate.table, entry));
+            }
+            candidate.records.extend(entries.iter().filter_map(|entry| entry.record.clone()));
+            let read = (candidate.table.cursor(), !entries.is_empty());
+            self.note_unreadable(reader, &entries);
+            return Some(read);
+        }
+        let mut writing = self.writing.lock().await;
+        let at = self.state.read().table.cursor();
+        let entries = region.trail.lock().lacking(from, at, entries)?;
+        self.note_unreadable(reader, &entries);
+        if entries.is_empty() {
+            return Some((at, false));
+        }
+        region.trail.lock().add(at.log, &entries);
+        let records = entries.iter().filter_map(|entry| entry.record.clone()).collect();
+        let saved =
+            self.commit(&mut writing, records, |table| entries.iter().for_each(|entry| note(table, entry))).await;
+        reader.note_saved(saved);
+        Some((self.state.read().table.cursor(), true))
+    }
+
+    fn note_unreadable(&self, reader: &mut Reader, entries: &[Entry]) {
         let unreadable = entries.iter().filter(|entry| entry.record.is_none()).count();
         if unreadable > 0 {
             self.metrics.purge_unreadable.inc_by(unreadable as u64);
@@ -216,24 +257,9 @@ impl Purger {
                 );
             });
         }
-        if let Some(candidate) = &mut reader.candidate {
-            for entry in &entries {
-                candidate.folded.extend(absorb(&mut candidate.table, entry));
-            }
-            candidate.records.extend(entries.into_iter().filter_map(|entry| entry.record));
-            return candidate.table.cursor();
-        }
-        if !entries.is_empty() {
-            let records = entries.iter().filter_map(|entry| entry.record.clone()).collect();
-            let mut writing = self.writing.lock().await;
-            let saved =
-                self.commit(&mut writing, records, |table| entries.iter().for_each(|entry| note(table, entry))).await;
-            reader.note_saved(saved);
-        }
-        self.state.read().table.cursor()
     }
 
-    async fn raise_floor(&self, reader: &mut Reader, floor: Position, link: super::table::Link) {
+    async fn raise_floor(&self, reader: &mut Reader, from: Cursor, floor: Position, link: super::table::Link) {
         let raise = |table: &mut Table| {
             table.raise_floor(floor);
             table.link(link);
@@ -242,6 +268,10 @@ impl Purger {
             Some(candidate) => raise(&mut candidate.table),
             None => {
                 let mut writing = self.writing.lock().await;
+                // Notices may have led it on since it was read that what follows is missing.
+                if self.state.read().table.cursor() != from {
+                    return;
+                }
                 let saved = self.commit(&mut writing, Vec::new(), raise).await;
                 reader.note_saved(saved);
             }
@@ -431,7 +461,7 @@ fn absorb(table: &mut Table, entry: &Entry) -> Vec<Tag> {
 }
 
 /// Notes how far the log has been read; what couldn't be understood may have purged anything.
-fn note(table: &mut Table, entry: &Entry) {
+pub(super) fn note(table: &mut Table, entry: &Entry) {
     if entry.record.is_none() {
         table.raise_floor(entry.position);
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{future::BoxFuture, stream::BoxStream};
 
 use super::{
     Error,
@@ -66,6 +66,43 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Log`]: the log can't be reached.
     fn sign_off<'a>(&'a self, member: &'a Member, unless_changed: bool) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Returns what the log says of its records by itself, from now on: first nothing, when it has begun to. `None` for a
+    /// log that has to be asked; then [`Log::wait`] tells when.
+    ///
+    /// What is said moves no fence: that nothing was said for a while says nothing of what was appended.
+    fn notices(&self) -> Option<Words<'_>> {
+        None
+    }
+
+    /// Returns what the log says of its records and of what members report, from now on. `None` for a log that has to be
+    /// asked, by [`Log::members`].
+    fn reports(&self) -> Option<Words<'_>> {
+        None
+    }
+
+    /// Reports that a member, which is on the list, has applied the log up to `at`. Nothing is read, so it confirms nothing
+    /// to the member. Returns whether it is believed, as [`Log::follow`] would.
+    ///
+    /// # Errors
+    /// [`Error::Log`]: the log can't be reached.
+    fn report(&self, _member: Member, _at: Cursor) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+}
+
+/// What a log says by itself, in the order in which it happened and without a gap; an error ends it.
+pub type Words<'l> = BoxStream<'l, Result<Vec<Word>, Error>>;
+
+/// Something that a log says by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A record was appended to this incarnation.
+    Record(Incarnation, Tied),
+    /// A member has reported.
+    Report(Member),
+    /// Something else has changed that is to be read.
+    Change,
 }
 
 /// A purge to be appended.

@@ -450,9 +450,10 @@ impl Purger {
             None => self.purge_alone(&appends).await,
             Some(region) => {
                 let (end, known) = (Instant::now() + ack, region.known());
+                let _listening = region.hearing.listen();
                 let appended = timeout(ack, region.log.append(&appends, &known)).await;
                 let appended = appended.unwrap_or_else(|_| Err(Error::Log("no reply in time".to_owned())))?;
-                let receipt = region.acknowledged(&appended, ack).await?;
+                let receipt = region.acknowledged(&appended, ack, self.applied.subscribe()).await?;
                 let Appended { log, position, link, .. } = appended;
                 self.saved(receipt, Cursor { log, position, link }, end).await
             }

@@ -82,6 +82,16 @@ pub fn judge(members: &[Member], purge: &Appended, point: &Standpoint, now: Upti
     (receipt, complete)
 }
 
+/// Returns when time alone may make a purge complete that isn't at `now`: the next fence is over, or all are known.
+#[must_use]
+pub fn due(members: &[Member], purge: &Appended, point: &Standpoint, now: Uptime) -> Option<Uptime> {
+    let is_missing = |member: &&Member| !member.log.covers(member.report.applied, purge.log, purge.position);
+    let fences = members.iter().filter(is_missing).filter_map(|member| member.report.fence_ms);
+    // Times are in whole milliseconds.
+    let over = |fence| point.appended.plus(certainly(Duration::from_millis(fence)) + Duration::from_millis(1));
+    fences.map(over).chain([point.known_from]).filter(|at| *at > now).min()
+}
+
 /// A node that hadn't read the purge when it was appended had begun its last read before.
 fn is_over(fence: Duration, point: &Standpoint, now: Uptime) -> bool {
     now.since(point.appended) >= certainly(fence)
@@ -154,6 +164,26 @@ mod tests {
             (off(1, Some(0)), SignedOff::unknown(), off(1, None)),
         ] {
             assert_eq!((one.and(other), other.and(one)), (wanted, wanted));
+        }
+    }
+
+    #[test]
+    fn a_look_is_due_when_the_next_fence_is_over() {
+        let purge = Appended { log: Incarnation(1 << 32), position: Position(7), link: Link(1), server: None };
+        let point =
+            |known_after_ms: u64| Standpoint { appended: Uptime(1_000), known_from: Uptime(1_000 + known_after_ms) };
+        let (done, late) = (member("a", 1, 7, Some(4_000)), member("b", 1, 6, Some(4_000)));
+        let (later, never) = (member("c", 1, 6, Some(9_000)), member("d", 1, 6, None));
+        let table = [
+            ("nobody is missing", vec![done.clone()], 0, 0, None),
+            ("one is", vec![done.clone(), late.clone(), later.clone()], 0, 0, Some(5_131)),
+            ("its fence is over", vec![done.clone(), late.clone(), later], 0, 4_131, Some(10_231)),
+            ("that of one that goes on serving never is", vec![done, never], 0, 0, None),
+            ("not all may be known", vec![late], 3_000, 0, Some(4_000)),
+        ];
+        for (name, members, known_after, after, wanted) in table {
+            let due = due(&members, &purge, &point(known_after), Uptime(1_000 + after));
+            assert_eq!(due, wanted.map(Uptime), "{name}");
         }
     }
 

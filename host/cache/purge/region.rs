@@ -1,17 +1,27 @@
 //! This node among those that follow one log: its region's, or the world's.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
-use tokio::time::sleep;
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 use super::{
     Error,
+    hearing::Hearing,
     journal::Journal,
     log::{Appended, Listed, Log, Member, RETRY, Report},
     membership::{Membership, Terms},
+    notice::Trail,
+    pace::Pace,
     receipt::{self, Receipt, Standpoint},
     roll::Roll,
     table::{Cursor, Position},
@@ -21,10 +31,6 @@ use crate::{
     clock::{self, Uptime},
     config,
 };
-
-/// Between the first two looks at which nodes have applied a purge; then twice as long each time, up to the other.
-const POLL: Duration = Duration::from_millis(2);
-const POLL_MAX: Duration = Duration::from_millis(64);
 
 /// [`Region::last`] before the log has replied.
 pub(super) const UNREACHED: u64 = u64::MAX;
@@ -53,6 +59,23 @@ pub(super) struct Region {
     pub(super) last: AtomicU64,
     /// When the log replied last, in milliseconds of [`Uptime`].
     pub(super) reached: AtomicU64,
+    /// What members report while a purge of this node waits for them.
+    pub(super) hearing: Hearing,
+    /// The log says by itself what is appended.
+    pub(super) is_told: AtomicBool,
+    /// What it said has to be read: it doesn't follow what this node has.
+    pub(super) doubt: Notify,
+    /// What the table took last.
+    pub(super) trail: parking_lot::Mutex<Trail>,
+}
+
+/// What a purge that waits has seen of the members.
+struct Sight {
+    members: Vec<Member>,
+    /// The list was read since the purge was appended.
+    is_listed: bool,
+    /// When that was tried last.
+    at: Option<Uptime>,
 }
 
 impl Region {
@@ -90,42 +113,109 @@ impl Region {
             inherited,
             last: AtomicU64::new(UNREACHED),
             reached: AtomicU64::new(0),
+            hearing: Hearing::default(),
+            is_told: AtomicBool::new(false),
+            doubt: Notify::new(),
+            trail: parking_lot::Mutex::default(),
         })
     }
 
-    /// Waits until a purge is complete, or `ack` is over.
-    pub(super) async fn acknowledged(&self, purge: &Appended, ack: Duration) -> Result<Receipt, Error> {
+    /// Waits until a purge is complete, or `ack` is over. `own` is how far the log is applied and durable on this node.
+    ///
+    /// The list is read at least once after the append: whoever has signed on by then is on it, and whoever signs on later
+    /// reads the purge. That somebody on it has applied the purge may be heard (`heard.rs`); that a fence is over, or that
+    /// somebody has left, is for another look.
+    pub(super) async fn acknowledged(
+        &self,
+        purge: &Appended,
+        ack: Duration,
+        mut own: watch::Receiver<Cursor>,
+    ) -> Result<Receipt, Error> {
         let appended = clock::uptime();
         let known_from = self.roll.lock().known_from(purge, appended);
         let point = Standpoint { appended, known_from };
-        let mut members = self.roll.lock().look_back();
-        let mut poll = POLL;
+        let mut sight = Sight { members: self.roll.lock().look_back(), is_listed: false, at: None };
+        let (end, mut pace, mut news) = (appended.plus(ack), Pace::default(), self.hearing.news());
+        let mut changes = self.hearing.changes();
+        let mut look: BoxFuture<'_, Result<Listed, Error>> = Box::pin(self.listed(Some(purge)));
+        let (mut is_looking, mut next) = (true, end);
         loop {
-            let pause = match self.listed(Some(purge)).await {
-                Ok(listed) if listed.lost => {
-                    // Nobody may have read it, so nobody else would notice.
-                    self.log.begin_anew(purge.log, &self.known()).await?;
-                    return Err(Error::Log("it has lost the purge".to_owned()));
+            tokio::select! {
+                listed = &mut look, if is_looking => {
+                    is_looking = false;
+                    next = self.looked(&mut sight, listed, purge, &point, &mut pace).await?;
                 }
-                Ok(listed) => {
-                    members = self.roll.lock().look(listed, clock::uptime());
-                    poll
+                () = sleep(next.min(end).since(clock::uptime())), if !is_looking => {
+                    look = Box::pin(self.listed(Some(purge)));
+                    is_looking = true;
+                    continue;
                 }
-                Err(_) => RETRY,
-            };
-            poll = POLL_MAX.min(poll * 2);
+                Ok(()) = news.changed() => {}
+                Ok(()) = own.changed() => {}
+            }
             let now = clock::uptime();
-            let (mut receipt, complete) = receipt::judge(&members, purge, &point, now);
+            let heard = self.hearing.changes();
+            if heard != changes {
+                // Only a look tells what it means.
+                (changes, next) = (heard, now);
+            }
+            let Some(at) = sight.at else { continue };
+            if sight.is_listed {
+                self.hearing.note(purge, &mut sight.members);
+                self.note_own(purge, &mut sight.members, *own.borrow());
+            }
+            let (mut receipt, complete) = receipt::judge(&sight.members, purge, &point, at);
             if complete {
                 return Ok(receipt);
             }
-            if now.since(appended) >= ack {
+            if now >= end && !is_looking {
                 if receipt.missing.is_empty() {
                     receipt.missing.push(UNKNOWN.to_owned());
                 }
                 return Ok(receipt);
             }
-            sleep(pause.min(ack.saturating_sub(now.since(appended)))).await;
+        }
+    }
+
+    /// Takes what a look at the list has brought. Returns when to look again.
+    async fn looked(
+        &self,
+        sight: &mut Sight,
+        listed: Result<Listed, Error>,
+        purge: &Appended,
+        point: &Standpoint,
+        pace: &mut Pace,
+    ) -> Result<Uptime, Error> {
+        let is_reached = listed.is_ok();
+        if let Ok(listed) = listed {
+            if listed.lost {
+                // Nobody may have read it, so nobody else would notice.
+                self.log.begin_anew(purge.log, &self.known()).await?;
+                return Err(Error::Log("it has lost the purge".to_owned()));
+            }
+            sight.members = self.roll.lock().look(listed, clock::uptime());
+            sight.is_listed = true;
+        }
+        let now = clock::uptime();
+        sight.at = Some(now);
+        if !is_reached {
+            return Ok(now.plus(RETRY));
+        }
+        let due = receipt::due(&sight.members, purge, point, now);
+        Ok(pace.next(now, self.hearing.has(purge), due))
+    }
+
+    /// Notes in a list of members how far this node is by itself: what it has applied and made durable needs no report. It
+    /// must be this very purge: after a log was put back, another one may have had its position.
+    fn note_own(&self, purge: &Appended, members: &mut [Member], own: Cursor) {
+        let is_as_far = own.log == purge.log && own.position >= purge.position;
+        let is_this = is_as_far && self.trail.lock().has(purge.log, purge.position, purge.link);
+        if !is_this && !own.log.is_after(purge.log) {
+            return;
+        }
+        for member in members.iter_mut().filter(|member| member.instance == self.instance) {
+            member.log = own.log;
+            member.report.applied = own.position;
         }
     }
 

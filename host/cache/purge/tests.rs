@@ -27,6 +27,7 @@ use crate::{
 
 mod loss;
 mod membership;
+mod notices;
 mod own;
 mod patterns;
 mod world;
@@ -713,7 +714,8 @@ async fn a_purge_that_the_log_lost_before_anybody_read_it_is_not_acknowledged() 
             appended
         };
         let stored = Stored::new(&node, "t");
-        let refused = node.region.as_ref().unwrap().acknowledged(&appended, ACK).await;
+        let own = node.applied.subscribe();
+        let refused = node.region.as_ref().unwrap().acknowledged(&appended, ACK, own).await;
         assert!(matches!(refused, Err(Error::Log(_))), "{refused:?}");
         until("doubt", || stored.judged(&node) == Standing::Doubtful).await;
     }

@@ -1,7 +1,8 @@
 //! The keys of a log in etcd, and what stands under them. Pure.
 //!
 //! A record's key has the log's incarnation, its position and its link, so that one comparison tells whether a cursor is a
-//! point of the log. The keys that a reader waits for, `id` and those of records, are neighbours: no other is between them.
+//! point of the log. The keys that a reader waits for, `id`, `late` and those of records, are neighbours: no other is
+//! between them. Those of members come next.
 
 use bytes::Bytes;
 
@@ -65,6 +66,11 @@ impl Keys {
         format!("{}{:016x}", self.at(log, position), link.0)
     }
 
+    /// Returns the key under which whoever lost a race to append says so. It is among those that are watched.
+    pub(super) fn late(&self) -> String {
+        format!("{}late", self.root)
+    }
+
     /// Returns what the keys of members begin with.
     pub(super) fn members(&self) -> String {
         format!("{}members/", self.root)
@@ -88,6 +94,18 @@ impl Keys {
     /// Returns the range of keys that a reader waits for: the first one, and the one after the last.
     pub(super) fn watched(&self) -> (Bytes, Bytes) {
         (self.id().into(), after_prefix(self.logs().as_bytes()))
+    }
+
+    /// Returns the range of keys that a purge waits for: those of a reader, and their neighbours, those of members.
+    pub(super) fn heard(&self) -> (Bytes, Bytes) {
+        (self.id().into(), after_prefix(self.members().as_bytes()))
+    }
+
+    /// Reads a record of any incarnation; `None` if it isn't one.
+    pub(super) fn tied_anywhere(&self, pair: &Pair) -> Option<(Incarnation, Tied)> {
+        let rest = std::str::from_utf8(&pair.key).ok()?.strip_prefix(&self.logs())?;
+        let log = Incarnation(hex(rest.split_once('/')?.0)?);
+        Some((log, self.tied(log, pair)?))
     }
 
     /// Reads a record of this incarnation; `None` if it isn't one.
@@ -190,11 +208,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_waits_for_the_incarnation_and_for_records_and_for_nothing_else() {
+    fn a_reader_waits_for_the_incarnation_and_for_records_and_a_purge_for_members_as_well() {
         let keys = keys();
         let (from, end) = keys.watched();
         let is_watched = |key: &str| key.as_bytes() >= &from[..] && key.as_bytes() < &end[..];
         assert!(is_watched(&keys.id()) && is_watched(&keys.record(LOG, Position(9), Link(1))));
+        assert!(is_watched(&keys.late()), "whoever appends reads, too");
+        let (from, end) = keys.heard();
+        let is_heard = |key: &str| key.as_bytes() >= &from[..] && key.as_bytes() < &end[..];
+        assert!(is_heard(&keys.id()) && is_heard(&keys.record(LOG, Position(9), Link(1))));
+        assert!(is_heard(&keys.member("a/1")) && !is_heard(&keys.off("a/1")) && !is_heard(&keys.state()));
         for key in [keys.state(), keys.member("a/1"), keys.off("a/1"), Keys::new("other").id()] {
             assert!(!is_watched(&key), "{key}");
         }

@@ -217,7 +217,7 @@ async fn a_node_that_has_yet_to_begin_anew_has_not_applied_what_was_purged_befor
     two.fence.renew(clock::uptime());
     let stored = Stored::new(&two, "t");
     assert_eq!(stored.judged(&two), Standing::Good);
-    let receipt = region.acknowledged(&appended, ACK).await.unwrap();
+    let receipt = region.acknowledged(&appended, ACK, one.applied.subscribe()).await.unwrap();
     assert!(receipt.missing.is_empty(), "{receipt:?}");
     assert_ne!(stored.judged(&two), Standing::Good);
     *line.stuck.lock() = "";

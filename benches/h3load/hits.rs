@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -60,8 +61,8 @@ struct Sample {
     at: Instant,
     /// Responses so far.
     done: u64,
-    /// The server's CPU time so far.
-    ticks: u64,
+    /// The CPU time of each of the server's processes so far; `None` of one that has ended, as nginx's cache loader does.
+    ticks: Vec<Option<u64>>,
 }
 
 /// What all streams have in common.
@@ -132,18 +133,21 @@ async fn stream(mut wire: Wire, run: Arc<Run>) -> Result<Vec<f64>, Failure> {
 
 async fn sample(at: Instant, run: &Run, pids: &[u32]) -> Result<Sample, Failure> {
     sleep_until(at).await;
-    let ticks = pids.iter().map(|pid| ticks(*pid)).sum::<Result<u64, Failure>>()?;
+    let ticks = pids.iter().map(|pid| ticks(*pid)).collect::<Result<_, Failure>>()?;
     Ok(Sample { at: Instant::now(), done: run.done.load(Relaxed), ticks })
 }
 
-/// Returns the CPU time of a process so far, as user and as system.
-fn ticks(pid: u32) -> Result<u64, Failure> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+/// Returns the CPU time of a process so far, as user and as system; `None` if it has ended.
+fn ticks(pid: u32) -> Result<Option<u64>, Failure> {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        stat => stat?,
+    };
     // The name of the program may have spaces and parentheses.
     let (_, fields) = stat.rsplit_once(')').ok_or("/proc has another form")?;
     let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
     match (times.next(), times.next()) {
-        (Some(user), Some(system)) => Ok(user? + system?),
+        (Some(user), Some(system)) => Ok(Some(user? + system?)),
         _ => Err("/proc has another form".into()),
     }
 }
@@ -151,7 +155,8 @@ fn ticks(pid: u32) -> Result<u64, Failure> {
 fn line(flags: &Flags, (before, after): (&Sample, &Sample), latencies: &[f64]) -> String {
     let seconds = (after.at - before.at).as_secs_f64();
     let requests = (after.done - before.done) as f64;
-    let cpu = (after.ticks - before.ticks) as f64 / flags.hertz * 1e6 / requests.max(1.0);
+    let ticks = before.ticks.iter().zip(&after.ticks).filter_map(|(before, after)| (*after)?.checked_sub((*before)?));
+    let cpu = ticks.sum::<u64>() as f64 / flags.hertz * 1e6 / requests.max(1.0);
     json!({
         "protocol": flags.protocol.name(),
         "requests": requests,

@@ -27,6 +27,7 @@ mod scheduler;
 mod shares;
 mod surcharge;
 mod ticket;
+mod usual;
 
 pub use apart::Apart;
 pub use bisect::Bisection;
@@ -42,3 +43,4 @@ pub use scheduler::{Batch, Load, Next, QueueId, Refusal, Refused, Scheduler, Sch
 pub use shares::{Tenant, Weight};
 pub use surcharge::Further;
 pub use ticket::{Interest, Interested, Pending, Queued, Rejected};
+pub use usual::Usual;

@@ -159,7 +159,7 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
             let pending = Pending::new(result, &ticket, self.shared.metrics.lost.clone());
             ((QueuedItem::first(ticket, since), terms), pending)
         };
-        let (submission, pending): (Vec<_>, Vec<_>) = groups
+        let (submission, mut pending): (Vec<_>, Vec<Vec<Pending<I, O>>>) = groups
             .into_iter()
             .map(|(class, items)| {
                 let party = items.len();
@@ -168,7 +168,8 @@ impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
                 ((class, items), pending)
             })
             .unzip();
-        self.shared.take(submission, since);
+        let is_taken_in = self.shared.take(submission, since);
+        pending.iter_mut().flatten().for_each(|pending| pending.note(is_taken_in));
         pending
     }
 
@@ -430,8 +431,8 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
         tokio::spawn(carry(Arc::clone(&self.send), slot, members, Sending { why, expected }));
     }
 
-    /// Takes in the items of one request, or refuses them.
-    fn take(&self, submission: Vec<(Class, Members<QueuedItem<I, O>>)>, now: Instant) {
+    /// Takes in the items of one request, or refuses them. Returns whether they were taken in.
+    fn take(&self, submission: Vec<(Class, Members<QueuedItem<I, O>>)>, now: Instant) -> bool {
         let taken = {
             let mut state = self.state.lock();
             let State { scheduler, gauges, .. } = &mut *state;
@@ -441,6 +442,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
             taken
         };
         self.happened.notify_one();
+        let is_taken_in = taken.is_ok();
         if let Err(Refused { items, why, retry_after }) = taken {
             let (reason, rejected) = match why {
                 Refusal::Full => ("queue-full", Rejected::QueueFull { retry_after }),
@@ -449,6 +451,7 @@ impl<I: Send + 'static, O: Send + 'static> Shared<I, O> {
             let refused = refuse(&items, rejected);
             self.metrics.refused(reason, refused);
         }
+        is_taken_in
     }
 
     /// Takes in further places of items of a class that wait already.

@@ -72,6 +72,9 @@ pub struct Terms {
     pub wait_max: Option<Duration>,
     /// Bounds the batch that it is in, beside [`FormerRule::size_max`].
     pub size_max: Option<usize>,
+    /// Its request was taken in before, and items of it may have been sent: it has a place though the queue is full,
+    /// and isn't refused as late.
+    pub admitted: bool,
 }
 
 impl Terms {

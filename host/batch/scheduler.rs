@@ -246,6 +246,8 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
     /// first one's tenant, with its weight. As long as the queue isn't full, or the tenant has less than its share of it,
     /// a request is taken in however many items it has: of those of a class, only as many as two batches may have take
     /// places, so that it is served in pieces. In a full queue room is made by dropping items that `keep` is false for.
+    /// Further items of a request that was taken in before ([`Terms::admitted`]) have places in any case: there are no
+    /// more of them than the request has items.
     ///
     /// # Errors
     /// [`Refused`] with all items, if there is no room, or the deadline of one can't be met.
@@ -256,11 +258,13 @@ impl<K: Clone + Eq + Hash, T> Scheduler<K, T> {
         keep: impl FnMut(&T) -> bool,
     ) -> Result<(), Refused<T>> {
         let Some((_, first)) = groups.iter().flat_map(|(_, items)| items).next() else { return Ok(()) };
-        let (tenant, weight) = (self.shares.row_of(first.tenant), first.weight);
-        if !self.has_room(tenant) {
+        let (tenant, weight, is_admitted) = (self.shares.row_of(first.tenant), first.weight, first.admitted);
+        if !is_admitted && !self.has_room(tenant) {
             self.sweep(now, keep);
         }
-        let why = if !self.has_room(tenant) {
+        let why = if is_admitted {
+            None
+        } else if !self.has_room(tenant) {
             Some(Refusal::Full)
         } else {
             groups.iter().any(|(class, items)| self.is_late(tenant, class, items, now)).then_some(Refusal::Late)

@@ -238,6 +238,7 @@ pub struct Pending<I, O> {
     result: oneshot::Receiver<Result<O, Rejected>>,
     queued: Queued<I, O>,
     lost: Counter,
+    is_taken_in: bool,
 }
 
 impl<I, O> fmt::Debug for Pending<I, O> {
@@ -253,7 +254,18 @@ impl<I, O> Pending<I, O> {
         ticket: &Arc<Ticket<I, O>>,
         lost: Counter,
     ) -> Self {
-        Self { result, queued: Queued(Arc::downgrade(ticket)), lost }
+        Self { result, queued: Queued(Arc::downgrade(ticket)), lost, is_taken_in: false }
+    }
+
+    /// Notes whether the queue has taken the item in.
+    pub(super) const fn note(&mut self, is_taken_in: bool) {
+        self.is_taken_in = is_taken_in;
+    }
+
+    /// Whether the queue took the item in, so that it may have been sent. If not, it was refused at once.
+    #[must_use]
+    pub const fn is_taken_in(&self) -> bool {
+        self.is_taken_in
     }
 
     /// Returns a handle to the item in its queue.

@@ -336,7 +336,8 @@ impl Cache {
     }
 
     /// Stores a renewed or finished object under its key, and under `index` the fields it varies by. Not if it has been
-    /// purged meanwhile, or if what is stored there is newer: either way it would only take another's place.
+    /// purged meanwhile, or if what is stored there is newer: either way it would only take another's place. Returns
+    /// whether it is stored.
     pub(super) fn store(
         &self,
         fetch: &Fetch,
@@ -344,13 +345,13 @@ impl Cache {
         object: &Arc<Object>,
         index: Option<(Key, Arc<[http::HeaderName]>)>,
         now: Timestamp,
-    ) {
+    ) -> bool {
         let head = &object.head;
         let primary = index.as_ref().map_or(key, |(primary, _)| *primary);
         // What is stored by a rule of its path may come from requests with other keys (`No-Vary-Search`).
         let is_ordered = fetch.is_for(&primary);
         if self.standing(object) == Standing::Gone || self.has_newer(&key, head, is_ordered, now) {
-            return;
+            return false;
         }
         let left_ms = head.left_ms(now);
         let names = index.as_ref().map(|(_, names)| Arc::clone(names));
@@ -364,7 +365,7 @@ impl Cache {
             if is_shared {
                 fetch.note_shared();
             }
-        });
+        })
     }
 
     /// Whether memory has a newer response that another process has stored. Those of this one are known to the fetches, if

@@ -223,7 +223,7 @@ impl Recorder {
     pub fn finish(mut self, pieces: &[Bytes]) -> (Arc<Object>, Option<Stored>) {
         if self.digests.is_empty() {
             let body = joined(pieces);
-            return (self.store(body), None);
+            return (self.store(body).0, None);
         }
         let last = self.part(pieces, None);
         self.head.layout = Layout::Parts {
@@ -231,23 +231,24 @@ impl Recorder {
             part_bytes: self.part_bytes as u64,
             digests: std::mem::take(&mut self.digests).into(),
         };
-        (self.store(Bytes::new()), Some(last))
+        (self.store(Bytes::new()).0, Some(last))
     }
 
-    /// Stores a body that is there already, in one piece.
+    /// Stores a body that is there already, in one piece. Returns the object, and whether it is stored: not if it was
+    /// purged since its fetch began, or a later fetch has stored another.
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub fn whole(mut self, body: &[u8]) -> Result<Arc<Object>, TooLarge> {
+    pub fn whole(mut self, body: &[u8]) -> Result<(Arc<Object>, bool), TooLarge> {
         self.grow(body.len())?;
         Ok(self.store(Bytes::copy_from_slice(body)))
     }
 
-    fn store(self, body: Bytes) -> Arc<Object> {
+    fn store(self, body: Bytes) -> (Arc<Object>, bool) {
         let object = Object::new(self.head, body);
         let index = self.keys.names.map(|names| (self.keys.primary, names));
-        self.cache.store(&self.fetch, self.keys.key, &object, index, clock::now());
-        object
+        let is_stored = self.cache.store(&self.fetch, self.keys.key, &object, index, clock::now());
+        (object, is_stored)
     }
 }
 

@@ -30,9 +30,10 @@ mod translate;
 
 pub use contract::Protocol;
 pub use fault::{BadResponse, Malformed};
+pub(crate) use item::majority;
 pub use item::{
     Arrival, Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received,
-    ReplyForm, Split, SplitRules,
+    ReplyForm, Shape, Split, SplitRules,
 };
 pub(super) use kserve::grpc::status_of_head;
 pub use kserve::grpc::{

@@ -16,7 +16,14 @@ mod tally;
 mod tenant;
 mod waiting;
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -34,6 +41,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
+    batch::Pending,
     cache::{
         Cache, Query,
         collapse::{Flights, Follower, Joined, Lead},
@@ -124,6 +132,7 @@ pub(super) async fn serve(
         url,
         arrived: infer.cache.purger().arrived(),
         began: Instant::now(),
+        admitted: Arc::default(),
         account: Account::of(&route.config, &head),
         head: Arc::new(head),
         route: Arc::clone(&route),
@@ -203,6 +212,8 @@ struct SplitRequest {
     arrived: Arrived,
     /// When the deadlines of its items begin.
     began: Instant,
+    /// Whether a queue has taken in something of it. That may be sent: nothing that it asks for later is refused.
+    admitted: Arc<AtomicBool>,
     /// When its client stops to wait.
     due: Option<Instant>,
 }
@@ -311,7 +322,8 @@ impl SplitRequest {
 
     /// Returns the replies to all items: from the tiers what is stored, the rest from the model, together. Items of one
     /// key are one: the client is the same, so that this holds even of results that no other client may get. If one is
-    /// refused by a queue, all are, at once: what of the others wasn't sent is withdrawn, unless others wait for it.
+    /// refused by a queue, all are, at once; but once a queue has taken in something of the request, which may be sent,
+    /// a refusal by another one is the item's own error.
     async fn fetch_all(&self, keyed: Vec<KeyedItem<'_>>) -> Vec<ItemReply> {
         let items = keyed.len();
         let repeated = |item: &KeyedItem<'_>| trace::repeated(item.advised.advice.span());
@@ -323,7 +335,7 @@ impl SplitRequest {
         let finish = |(place, waited)| async move { (place, self.finish(waited).await) };
         let mut finished: FuturesUnordered<_> = waiting.into_iter().enumerate().map(finish).collect();
         while let Some((place, reply)) = finished.next().await {
-            if reply.refusal().is_some() {
+            if reply.refusal().is_some() && !self.admitted.load(Ordering::Relaxed) {
                 return vec![reply; items];
             }
             replies[place] = Some(reply);
@@ -407,7 +419,11 @@ impl SplitRequest {
             let batch_item = disposition.needs_fetch().then(|| self.batch_item(advised, is_shared)).transpose();
             group_of.push(batch_item.map(|batch_item| batch_item.map(grouped)));
         }
-        let mut pending: Vec<_> = submit_groups(&self.infer.batchers, groups).into_iter().map(Vec::into_iter).collect();
+        let pending = submit_groups(&self.infer.batchers, groups);
+        if pending.iter().flatten().flatten().any(Pending::is_taken_in) {
+            self.admitted.store(true, Ordering::Relaxed);
+        }
+        let mut pending: Vec<_> = pending.into_iter().map(Vec::into_iter).collect();
         let submitted = dispositions.into_iter().zip(group_of).zip(untils);
         let waited = submitted.map(|(((advised, disposition, fallback), group), until)| {
             // Items were grouped in this order, so each group's next result is this item's.
@@ -471,7 +487,8 @@ impl SplitRequest {
             self.account,
             self.infer.response_bytes_max(),
         );
-        batch_item.map(|batch_item| batch_item.since(self.began).within(self.due).shared(is_shared))
+        let is_admitted = self.admitted.load(Ordering::Relaxed);
+        batch_item.map(|item| item.since(self.began).within(self.due).shared(is_shared).admitted(is_admitted))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         range::{self, Candidate, Extent, Sections},
         status::{CACHE_STATUS, CUT_OFF},
         store::Tier,
+        tag::UrlTags,
         targeted,
     },
     clock::{self, Timestamp},
@@ -230,7 +231,9 @@ impl Replies {
             None => Body::Empty,
         };
         note(&mut trail, &arrival.report);
-        trail.stored = arrival.ttl_ms.is_some();
+        // What was purged before its head came isn't stored. What is purged while its body comes isn't known yet.
+        let is_gone = || self.cache.purger().is_gone(&arrival.subject(), &UrlTags::default());
+        trail.stored = arrival.ttl_ms.is_some() && !is_gone();
         trail.ttl_ms = arrival.ttl_ms.map(signed);
         let mut headers = (*arrival.headers).clone();
         let waited_ms = clock::millis(clock::uptime().since(arrival.at));

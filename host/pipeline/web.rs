@@ -604,7 +604,7 @@ impl Web {
         mut trail: Trail,
     ) -> Option<Reply> {
         note(&mut trail, report);
-        trail.stored = true;
+        trail.stored = !self.cache.is_gone(object, &request.url);
         self.replies.object_reply(request, request.key, object, trail, clock::now()).await
     }
 

@@ -495,3 +495,36 @@ async fn a_response_over_the_size_of_a_part_comes_whole_each_time() {
     }
     assert_eq!(doubled(&node, &json!([{"n": 1}])).await.json(), json!([one]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_throws_away_nothing_that_was_fetched_since_the_request_came_and_nothing_purged_is_called_stored() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let node = asking(&origin, "json-array").set("pool.web.batch", "size_max = 1\nconcurrency = 16").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    let mut ask = || {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&json!({"n": 1})));
+        asks.spawn(async move { stream.send(request).await });
+    };
+    ask();
+    eventually("the fetch", async || origin.hits(ARRAY) == 1).await;
+    node.purge_url(ARRAY, false).await;
+    ask();
+    node.took_over_h2(2).await;
+    // The log goes on between the second request and the fetch that is for it.
+    node.purge_url("/another", false).await;
+    gate.release(1);
+    eventually("the fetch since then", async || origin.hits(ARRAY) == 2).await;
+    node.purge_url(ARRAY, false).await;
+    gate.open();
+    for response in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, json!({"double": 2})));
+        assert!(!response.cache().has("stored"), "{:?}", response.cache());
+    }
+    assert_eq!(origin.hits(ARRAY), 2, "it came before the second purge");
+    for wanted in ["stored", "hit"] {
+        let response = doubled(&node, &json!({"n": 1})).await;
+        assert!(response.cache().has(wanted), "{wanted}: {:?}", response.cache());
+    }
+    assert_eq!(origin.hits(ARRAY), 3, "who came after it gets nothing from before");
+}

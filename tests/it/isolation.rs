@@ -349,9 +349,8 @@ async fn a_page_in_the_place_of_a_result_is_its_clients_alone_and_is_sent_alone_
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_embedding_of_another_length_than_its_neighbours_is_not_trusted_when_it_comes_alone() {
-    let origin = Origin::start().await;
+/// A model whose embeddings of texts that begin with `odd` have another length than others.
+fn lengths(origin: &Origin) {
     origin.on(EMBEDDINGS, |seen| {
         let call: Value = serde_json::from_slice(&seen.body).unwrap();
         let inputs = match &call["input"] {
@@ -359,13 +358,20 @@ async fn an_embedding_of_another_length_than_its_neighbours_is_not_trusted_when_
             one => vec![one.clone()],
         };
         let entry = |(index, input): (usize, &Value)| {
-            let vector = if *input == json!("odd") { json!([1.0]) } else { json!([1.0, 2.0]) };
+            let is_odd = input.as_str().is_some_and(|text| text.starts_with("odd"));
+            let vector = if is_odd { json!([1.0]) } else { json!([1.0, 2.0]) };
             json!({"object": "embedding", "index": index, "embedding": vector})
         };
         let data: Vec<Value> = inputs.iter().enumerate().map(entry).collect();
         let list = json!({"object": "list", "data": data, "model": "m"});
         Reply::ok(list.to_string()).header("content-type", "application/json")
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedding_of_another_length_than_its_neighbours_is_not_trusted_when_it_comes_alone() {
+    let origin = Origin::start().await;
+    lengths(&origin);
     let node = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
     let node = node.start().await;
     let ask = async |input: Value| node.post(EMBEDDINGS).json(&json!({"model": "m", "input": input})).send().await;
@@ -377,6 +383,30 @@ async fn an_embedding_of_another_length_than_its_neighbours_is_not_trusted_when_
         assert_eq!(alone.json()["data"][0]["embedding"], json!([1.0]), "it is what the model says");
     }
     assert!(ask(json!(["a", "b"])).await.is_hit());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_embedding_of_the_usual_length_is_trusted_whatever_comes_with_it_and_another_one_is_not() {
+    let origin = Origin::start().await;
+    lengths(&origin);
+    let node = Node::builder().origin(&origin.url()).infer("openai-embeddings").route("ttl_ms = 600000");
+    let node = node.start().await;
+    let ask = async |input: Value| node.post(EMBEDDINGS).json(&json!({"model": "m", "input": input})).send().await;
+    // A few more than make it usual: each batch of odd ones is a vote against it.
+    for n in 0..12 {
+        assert_eq!(ask(json!(format!("text {n}"))).await.status, 200);
+    }
+    let list = ask(json!(["one", "odd"])).await;
+    assert_eq!((list.status, &list.json()["error"]["param"]), (502, &json!("input[1]")), "{}", list.text());
+    let mut inputs: Vec<String> = (0..17).map(|n| format!("odd {n}")).collect();
+    inputs.push("two".to_owned());
+    assert_eq!(ask(json!(inputs)).await.status, 502);
+    assert!(ask(json!(["one", "two"])).await.is_hit(), "neither a tie nor being outvoted costs them anything");
+    for _ in 0..2 {
+        let alone = ask(json!("odd and alone from the beginning")).await;
+        let (status, cache) = (alone.status, alone.cache());
+        assert_eq!((status, cache.has("hit"), cache.has("stored")), (200, false, false), "{}", alone.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -104,6 +104,44 @@ async fn a_request_is_refused_with_one_of_its_items_whatever_the_others_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_request_asks_for_again_has_a_place_in_a_full_queue_once_others_of_its_items_have() {
+    let (origin, gate) = (Origin::start().await, Gate::closed());
+    doubling(&origin, gate.clone());
+    let batch = "size_max = 1\nqueue_max = 4\nconcurrency = 1";
+    let node = asking(&origin, "json-array", batch).route("ttl_ms = 600000").start().await;
+    let (conn, mut asks) = (node.h2().await, JoinSet::new());
+    let mut ask = |items: Value, wanted: Value| {
+        let (mut stream, request) = (conn.stream(), node.post(ARRAY).json(&items));
+        asks.spawn(async move { (wanted, stream.send(request).await) });
+    };
+    ask(json!({"n": 1}), json!({"double": 2}));
+    eventually("a batch", async || origin.hits(ARRAY) == 1).await;
+    node.purge_url(ARRAY, false).await;
+    // It waits for 1 in vain, since that was purged, and has 2 sent as soon as it knows.
+    ask(json!([{"n": 1}, {"n": 2}]), json!([{"double": 2}, {"double": 4}]));
+    node.waiting(1.0).await;
+    for n in [3, 4] {
+        ask(json!({ "n": n }), json!({"double": 2 * n}));
+        node.waiting(f64::from(n - 1)).await;
+    }
+    // A list takes two places although one is left: the queue is full with one of them gone as well.
+    ask(json!([{"n": 5}, {"n": 6}, {"n": 7}]), json!([{"double": 10}, {"double": 12}, {"double": 14}]));
+    node.waiting(6.0).await;
+    gate.release(1);
+    eventually("the other item being sent", async || origin.hits(ARRAY) == 2).await;
+    node.waiting(6.0).await;
+    let refused = node.post(ARRAY).json(&json!([{"n": 8}])).send().await;
+    assert_eq!((refused.status, refused.header("holm-usage")), (429, "items=1, sent=0"), "one that is new");
+    gate.open();
+    for (wanted, response) in asks.join_all().await {
+        assert_eq!((response.status, response.json()), (200, wanted.clone()));
+        let items = wanted.as_array().map_or(1, Vec::len);
+        assert_eq!(response.header("holm-usage"), format!("items={items}, sent={items}"), "{wanted}");
+    }
+    assert_eq!(batches(&origin, ARRAY).concat().len(), 8, "1 twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_tenant_is_what_the_route_says() {
     let (origin, gate) = (Origin::start().await, Gate::closed());
     doubling(&origin, gate.clone());

@@ -293,6 +293,39 @@ async fn an_item_asked_for_at_two_nodes_is_sent_once_and_holds_up_no_other() {
     assert_eq!(sent, [json!({"n": 3}), json!({"n": 4})]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_another_node_fetched_in_vain_has_a_place_in_a_full_queue_once_others_of_its_request_have() {
+    let (origin, redis, gate) = (Origin::start().await, Redis::start().await, Gate::closed());
+    let (held, asked) = (gate.clone(), AtomicUsize::new(0));
+    origin.on(ARRAY, move |seen| {
+        if asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Reply::says(422, "not now").behind(&held);
+        }
+        let items: Vec<Json> = serde_json::from_slice(&seen.body).unwrap();
+        Reply::ok(Json::Array(items).to_string()).behind(&held)
+    });
+    let builder = builder(&origin, &redis).infer("json-array").route("ttl_ms = 600000");
+    let nodes = region(&builder.set("pool.web.batch", "size_max = 1\nqueue_max = 2\nconcurrency = 1"), 2).await;
+    let first = tokio::spawn(nodes[0].post(ARRAY).json(&json!({"n": 3})).send());
+    eventually("the first item", async || origin.hits(ARRAY) == 1).await;
+    let second = tokio::spawn(nodes[1].post(ARRAY).json(&json!([{"n": 3}, {"n": 4}])).send());
+    eventually("the other item, and the wait for the first", async || {
+        origin.hits(ARRAY) == 2 && nodes[1].metric(WAITED, "").await > 0.5
+    })
+    .await;
+    let others = json!([{"n": 5}, {"n": 6}, {"n": 7}]);
+    let third = tokio::spawn(nodes[1].post(ARRAY).json(&others).send());
+    nodes[1].waiting(3.0).await;
+    gate.release(1);
+    assert_eq!(within("the first reply", first).await.unwrap().status, 422);
+    nodes[1].waiting(4.0).await;
+    gate.open();
+    let second = within("the second reply", second).await.unwrap();
+    assert_eq!((second.status, second.json()), (200, json!([{"n": 3}, {"n": 4}])), "{}", second.text());
+    assert_eq!(second.header("holm-usage"), "items=2, sent=2");
+    assert_eq!(within("the third reply", third).await.unwrap().json(), others);
+}
+
 /// The tiers of a node, and its counts.
 async fn tiers(redis: &Redis) -> (Tiers, Metrics) {
     let config = config::Cache {

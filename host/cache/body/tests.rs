@@ -408,7 +408,7 @@ async fn with_room_for(count: usize) -> Arc<Cache> {
 
 fn stored_whole(cache: &Arc<Cache>, key: Key, body: &Bytes) -> Arc<Object> {
     let keys = StorageKeys { primary: key, key, names: None };
-    Recorder::new(Arc::clone(cache), cache.begin_fetch(&key), keys, head(0)).whole(body).unwrap()
+    Recorder::new(Arc::clone(cache), cache.begin_fetch(&key), keys, head(0)).whole(body).unwrap().0
 }
 
 #[tokio::test]

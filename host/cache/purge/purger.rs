@@ -523,11 +523,13 @@ impl Purger {
         Ok(outcome)
     }
 
-    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
-    /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
+    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it may
+    /// have been purged between the beginning of its fetch and then. What was fetched since then is current whatever
+    /// was purged meanwhile. Of a fetch that began before, a purge after `arrived` counts as well: the table has the
+    /// last one of each tag only, and there may have been another before. `url` makes the tags of the request's URL.
     #[must_use]
     pub fn is_outdated(&self, subject: &Subject<'_>, arrived: &Moment, url: impl FnOnce() -> UrlTags) -> bool {
-        if *subject.mark != arrived.mark {
+        if !subject.mark.covers(&arrived.mark) {
             // Another URL of the same key may have led the flight.
             let asked = url();
             if self.state.read().check(subject, &asked) != Standing::Good {

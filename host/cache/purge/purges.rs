@@ -187,8 +187,9 @@ impl Purges {
         }
     }
 
-    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it was purged
-    /// between the beginning of its fetch and then. `url` makes the tags of the request's URL.
+    /// Judges a response that is still on its way, or just in, for a request that came at `arrived`: whether it may
+    /// have been purged between the beginning of its fetch and then ([`Purger::is_outdated`]). `url` makes the tags of
+    /// the request's URL.
     #[must_use]
     pub fn is_outdated(&self, subject: &Subject<'_>, arrived: &Arrived, url: impl Fn() -> UrlTags) -> bool {
         // Each log compares it with a mark of its own.

@@ -81,6 +81,13 @@ impl Point {
     pub fn is_nowhere(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether everything had been applied here that had been at `earlier`: the log is the same and as far at least, or
+    /// there had been nothing.
+    #[must_use]
+    pub fn covers(&self, earlier: &Self) -> bool {
+        earlier.is_nowhere() || self.log == earlier.log && self.position >= earlier.position
+    }
 }
 
 impl From<Cursor> for Point {
@@ -127,6 +134,16 @@ impl Mark {
     #[must_use]
     pub fn of_world(&self) -> Self {
         Self { log: self.world.log, position: self.world.position, at: self.at, ..Self::default() }
+    }
+
+    /// Whether each purge had been applied here that had been at `earlier`, a mark of the same process; then what was
+    /// fetched from here on is new to whoever came at that one. No clock is asked: what a parent had stored has the
+    /// mark of its own fetch.
+    #[must_use]
+    pub fn covers(&self, earlier: &Self) -> bool {
+        let of_log = |mark: &Self| Point { log: mark.log, position: mark.position };
+        let has_all_of_log = of_log(self).covers(&of_log(earlier)) && self.local >= earlier.local;
+        has_all_of_log && self.own.covers(&earlier.own) && self.world.covers(&earlier.world)
     }
 
     /// Returns the mark as it is without the world's log.
@@ -564,6 +581,28 @@ mod tests {
 
     fn record(major: u64, name: u8, kind: Kind) -> Record {
         Record { position: at(major), tag: tag(name), kind, reach: Reach::Entries }
+    }
+
+    #[test]
+    fn a_mark_covers_those_at_which_nothing_more_had_been_applied() {
+        let point = |log, position| Point { log: Incarnation(log), position: at(position) };
+        let full = Mark { own: point(1, 5), world: point(2, 7), local: 3, at: Uptime(9), ..mark(4) };
+        let earlier = Mark { own: point(1, 4), world: point(2, 6), local: 2, ..mark(3) };
+        for (what, one, other, wanted) in [
+            ("the same", full, full, true),
+            ("a later one", full, earlier, true),
+            ("an earlier one, whatever the clock says", Mark { at: Uptime(99), ..earlier }, full, false),
+            ("the region's log", Mark { position: at(2), ..full }, earlier, false),
+            ("another log", Mark { log: Incarnation(8), ..full }, earlier, false),
+            ("the world's log", Mark { world: point(2, 5), ..full }, earlier, false),
+            ("another log of the world", Mark { world: point(3, 99), ..full }, earlier, false),
+            ("none of the world", Mark { world: Point::default(), ..full }, earlier, false),
+            ("the node's own log", Mark { own: point(1, 3), ..full }, earlier, false),
+            ("invalidations", Mark { local: 1, ..full }, earlier, false),
+            ("a log that there was none of before", full, Mark { own: Point::default(), ..earlier }, true),
+        ] {
+            assert_eq!(one.covers(&other), wanted, "{what}");
+        }
     }
 
     #[test]

@@ -769,7 +769,7 @@ fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
     let purger = alone(None);
     let (early, arrived) = (purger.mark(), purger.arrived());
     purger.state.write().local.add(Tag::named(b"t"));
-    let (tags, late) = ([Tag::named(b"t")], purger.mark());
+    let (tags, late, then) = ([Tag::named(b"t")], purger.mark(), purger.arrived());
     let is_outdated = |mark: &Mark, arrived: &Moment| {
         let subject = Subject { tags: &tags, urls: &Urls::Unknown, mark };
         purger.is_outdated(&subject, arrived, || tag::of_url("u", true))
@@ -777,4 +777,9 @@ fn whether_a_flight_is_for_a_request_is_judged_as_of_when_that_came() {
     assert!(!is_outdated(&early, &arrived), "purged after the request came");
     assert!(is_outdated(&early, &purger.arrived()));
     assert!(!is_outdated(&late, &purger.arrived()));
+    purger.state.write().local.add(Tag::named(b"other"));
+    let since = purger.mark();
+    purger.state.write().local.add(Tag::named(b"t"));
+    assert!(!is_outdated(&since, &then), "it began after the request came, and was purged then");
+    assert!(is_outdated(&since, &purger.arrived()) && is_outdated(&early, &then));
 }

@@ -43,7 +43,8 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// Returns the result of each of `items`, which were sent by [`Protocol::join`], in their order. `response` is a
     /// successful one. An item whose own result can't be read, while it can be told which are the others', gets an
     /// error that says `retry_alone`. A result that can't be read and is the only one is passed on as it is, and marked
-    /// as not to be stored.
+    /// as not to be stored. If the first item says what results usually are like ([`Item::expecting`]), that decides
+    /// which of them are odd, and not what most of the response are like.
     ///
     /// # Errors
     /// [`BadResponse`] if it can't be told which result is whose; then no item gets one. A single item has two cases: a

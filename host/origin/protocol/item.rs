@@ -126,6 +126,19 @@ pub struct Item {
     pub(super) parts: Vec<Range<usize>>,
     /// What is sent to a pool that speaks another protocol than the client.
     pub(super) upstream: Option<Arc<Upstream>>,
+    /// What results of items of its group usually are like, if that is known.
+    pub(super) usual: Option<Shape>,
+}
+
+/// What the results of one model are alike in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// So many numbers.
+    Numbers(usize),
+    /// So many characters of base64.
+    Text(usize),
+    /// Several vectors, or a sparse one.
+    Other,
 }
 
 /// An item in the protocol of its pool.
@@ -171,7 +184,14 @@ impl Item {
     pub(super) fn new(body: Bytes, canonical: Bytes, group: Bytes) -> Self {
         let span = 0..body.len();
         let (media_types, parts) = (Vec::new(), Vec::new());
-        Self { body, canonical, group, whole: false, shareable: true, media_types, span, parts, upstream: None }
+        let (upstream, usual) = (None, None);
+        Self { body, canonical, group, whole: false, shareable: true, media_types, span, parts, upstream, usual }
+    }
+
+    /// Returns this item of a group of which results usually are like this, if that is known.
+    #[must_use]
+    pub fn expecting(self, usual: Option<Shape>) -> Self {
+        Self { usual, ..self }
     }
 
     /// Returns an item that is a request which can't be split.
@@ -250,12 +270,14 @@ pub struct ItemResponse {
     pub joinable: bool,
     /// Prompt tokens that the model says it has read for the item; 0 if it doesn't say.
     pub tokens: u64,
+    /// What it is like, if that should be what all results of its group are like.
+    pub shape: Option<Shape>,
 }
 
 impl From<Bytes> for ItemResponse {
     /// Returns a response with the header fields of the whole one.
     fn from(body: Bytes) -> Self {
-        Self { headers: HeaderMap::new(), body, storable: true, joinable: true, tokens: 0 }
+        Self { headers: HeaderMap::new(), body, storable: true, joinable: true, tokens: 0, shape: None }
     }
 }
 
@@ -309,7 +331,7 @@ impl ItemError {
 }
 
 /// Returns what more than half of these are, if there is such a thing.
-pub(super) fn majority<T: PartialEq + Copy>(all: &[T]) -> Option<T> {
+pub(crate) fn majority<T: PartialEq + Copy>(all: &[T]) -> Option<T> {
     // The only one that can be (Boyer and Moore's vote).
     let (candidate, _) = all.iter().fold((None, 0_usize), |(candidate, votes), one| match votes {
         0 => (Some(*one), 1),

@@ -15,7 +15,7 @@ use super::{
     fault::{BadResponse, Malformed},
     item::{
         Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm,
-        Split, SplitRules, majority, may_repeat,
+        Shape, Split, SplitRules, majority, may_repeat,
     },
     json::{self, Node},
     lenient::Text,
@@ -210,27 +210,31 @@ fn split_results(response: Message<'_>, items: &[&Item]) -> Result<Vec<Outcome>,
     let List { rest, data, usage, strays } = List::parse(&text)?;
     let entries = in_order(data, items.len())?;
     let base64 = asks_for_base64(items);
-    let sound = sound(&entries, base64);
-    if let ([entry], [is_sound]) = (&entries[..], &sound[..]) {
-        let body = if *is_sound { numbered(response.body, &text, entry) } else { response.body.clone() };
-        let (storable, tokens) = (*is_sound && !strays, usage.as_ref().map_or(0, Usage::prompt_tokens));
-        return Ok(vec![Ok(ItemResponse { storable, joinable: *is_sound, tokens, ..ItemResponse::from(body) })]);
+    let shapes: Vec<Option<Shape>> = entries.iter().map(|entry| entry.kind(base64).shape()).collect();
+    let usual = items.first().and_then(|first| first.usual);
+    if let ([entry], [shape]) = (&entries[..], &shapes[..]) {
+        let body = if shape.is_some() { numbered(response.body, &text, entry) } else { response.body.clone() };
+        let tokens = usage.as_ref().map_or(0, Usage::prompt_tokens);
+        let joinable = shape.is_some() && usual.is_none_or(|usual| *shape == Some(usual));
+        let (storable, shape) = (joinable && !strays, *shape);
+        return Ok(vec![Ok(ItemResponse { storable, joinable, tokens, shape, ..ItemResponse::from(body) })]);
     }
+    let usual = usual.or_else(|| most(&shapes));
     let weights: Vec<u64> = items.iter().map(|item| length(item.listed())).collect();
     let usages: Vec<Option<Usage<'_>>> = match &usage {
         Some(usage) => usage.divide(&weights).into_iter().map(Some).collect(),
         None => vec![None; entries.len()],
     };
-    let outcome = |((entry, sound), usage): ((&Entry<'_>, bool), &Option<Usage<'_>>)| {
-        if !sound {
+    let outcome = |((entry, shape), usage): ((&Entry<'_>, Option<Shape>), &Option<Usage<'_>>)| {
+        if shape.is_none() || shape != usual {
             let error = failure(502, "the embedding of this input can't be read", None).alone();
-            return Err(error.differing(entry.kind(base64) != Embedding::Bad));
+            return Err(error.differing(shape.is_some()));
         }
         let tokens = usage.as_ref().map_or(0, Usage::prompt_tokens);
         let body = write_reply(&rest, &[entry], usage.as_ref());
-        Ok(ItemResponse { storable: !strays, tokens, ..ItemResponse::from(body) })
+        Ok(ItemResponse { storable: !strays, tokens, shape, ..ItemResponse::from(body) })
     };
-    Ok(entries.iter().zip(sound).zip(&usages).map(outcome).collect())
+    Ok(entries.iter().zip(shapes).zip(&usages).map(outcome).collect())
 }
 
 /// Whether items ask for base64, by any of the names that models have for that: members and texts of a group have their
@@ -367,6 +371,16 @@ impl Index {
 }
 
 impl Embedding {
+    /// Returns what it is like; `None` if it is none.
+    const fn shape(self) -> Option<Shape> {
+        match self {
+            Self::Numbers(numbers) => Some(Shape::Numbers(numbers)),
+            Self::Text(characters) => Some(Shape::Text(characters)),
+            Self::Other => Some(Shape::Other),
+            Self::Bad => None,
+        }
+    }
+
     fn of(text: &str, base64: bool) -> Self {
         match text.as_bytes() {
             [b'[', ..] => Self::of_list(text.as_bytes()),
@@ -407,13 +421,10 @@ fn base64_length(written: &str) -> Option<usize> {
     (is_padded && !digits.is_empty() && digits.bytes().all(is_digit)).then_some(text.len())
 }
 
-/// Whether each embedding can be one of these, which come from one model: it is like most of those that can be read. If
-/// no kind is that of most, it can't be told which are wrong, and none passes.
-fn sound(entries: &[Entry<'_>], base64: bool) -> Vec<bool> {
-    let kinds: Vec<Embedding> = entries.iter().map(|entry| entry.kind(base64)).collect();
-    let readable: Vec<Embedding> = kinds.iter().copied().filter(|kind| *kind != Embedding::Bad).collect();
-    let usual = majority(&readable);
-    kinds.iter().map(|kind| Some(*kind) == usual).collect()
+/// Returns what most of these embeddings, which come from one model, are like, of those that can be read. If no shape
+/// is that of most, it can't be told which are wrong, and none passes.
+fn most(shapes: &[Option<Shape>]) -> Option<Shape> {
+    majority(&shapes.iter().copied().flatten().collect::<Vec<_>>())
 }
 
 /// Returns the entries in the order of their items: by their `index`, or as they came if none has one. If one lacks it,

@@ -21,8 +21,8 @@ use super::{
     contract::Protocol,
     fault::{BadResponse, Malformed},
     item::{
-        Arrival, Item, ItemError, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received, ReplyForm, Split,
-        SplitRules, Upstream, majority,
+        Arrival, Item, ItemError, ItemResponse, JoinedReply, JoinedRequest, Message, Outcome, OutcomeRef, Received,
+        ReplyForm, Shape, Split, SplitRules, Upstream, majority,
     },
 };
 use crate::config;
@@ -86,15 +86,11 @@ impl Translated {
         }
     }
 
-    /// Returns which of the results of one response are no embeddings of one model, because they have another length
-    /// than most. What clients of other protocols get may have any.
-    fn differing(&self, lengths: &[Option<usize>]) -> Vec<bool> {
-        if self.0 != Client::OpenAi {
-            return vec![false; lengths.len()];
-        }
-        let known: Vec<usize> = lengths.iter().copied().flatten().collect();
-        let usual = majority(&known);
-        lengths.iter().map(|length| length.is_some() && *length != usual).collect()
+    /// Returns which of the results of one response are no embeddings of one model, because they aren't like what is
+    /// usual, or, if that isn't known, like most.
+    fn differing(shapes: &[Option<Shape>], usual: Option<Shape>) -> Vec<bool> {
+        let usual = usual.or_else(|| majority(&shapes.iter().copied().flatten().collect::<Vec<_>>()));
+        shapes.iter().map(|shape| shape.is_some() && *shape != usual).collect()
     }
 
     /// Words a failure of the model as the client's protocol does.
@@ -155,13 +151,20 @@ impl Protocol for Translated {
             contents => contents?,
         };
         let judged = contents.into_iter().zip(upstream).map(|(content, upstream)| {
-            let length = content.as_ref().ok().and_then(content::Content::commas);
+            let commas = content.as_ref().ok().and_then(content::Content::commas);
             let outcome = self.outcome(content, upstream);
-            // What is no embedding has no length that one could have.
-            (length.filter(|_| outcome.is_ok()), outcome)
+            // What is no embedding has no length that one could have; clients of other protocols get results of any.
+            let commas = commas.filter(|_| outcome.is_ok() && self.0 == Client::OpenAi);
+            let shape = commas.map(|commas| Shape::Numbers(commas + 1));
+            (shape, outcome.map(|response| ItemResponse { shape, ..response }))
         });
-        let (lengths, outcomes): (Vec<_>, Vec<_>) = judged.unzip();
-        let trusted = outcomes.into_iter().zip(self.differing(&lengths)).map(|(outcome, differs)| match outcome {
+        let (shapes, outcomes): (Vec<_>, Vec<_>) = judged.unzip();
+        let differing = Self::differing(&shapes, items.first().and_then(|first| first.usual));
+        let trusted = outcomes.into_iter().zip(differing).map(|(outcome, differs)| match outcome {
+            // Its client gets what the model says, and nobody else.
+            Ok(response) if differs && items.len() == 1 => {
+                Ok(ItemResponse { storable: false, joinable: false, ..response })
+            }
             Ok(_) if differs => {
                 let message = "the model's result has another length than most of its others";
                 Err(self.failure(502, message, None).alone().differing(true))

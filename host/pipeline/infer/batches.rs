@@ -15,10 +15,11 @@ use super::{
 use crate::{
     batch::{
         self, Apart, BatchResult, Batcher, Class, Digest, Interested, ModelBatch, Models, Pending, Progress,
-        Quarantine, Queued, Results, SendBatch, Sending, SlotFuture, Slots, Terms,
+        Quarantine, Queued, Results, SendBatch, Sending, SlotFuture, Slots, Terms, Usual,
     },
-    clock, config,
-    origin::protocol::Item,
+    clock::{self, Uptime},
+    config,
+    origin::protocol::{Item, Shape, majority},
     report::BatchingInfo,
 };
 
@@ -35,6 +36,8 @@ struct Known {
     quarantine: Mutex<Quarantine>,
     /// Those in quarantine whose results were unlike the others of a response.
     differing: Mutex<Quarantine>,
+    /// What results are like, by class and candidate.
+    usual: Mutex<Usual<Shape>>,
     apart: Mutex<Apart>,
     models: Mutex<Models>,
     metrics: batch::Metrics,
@@ -60,6 +63,25 @@ impl Known {
         }
         if !differing.is_empty() {
             hold(&mut self.differing.lock(), class, items, differing);
+        }
+        if let Some(candidate) = *candidate
+            && let Some(shape) = most(items, results, candidate)
+        {
+            self.usual.lock().add(of_candidate(class, candidate), shape, clock::uptime());
+        }
+    }
+
+    /// Notes with items what results of their classes usually are like.
+    fn foresee(&self, groups: &mut [Group], now: Uptime) {
+        let usual = self.usual.lock();
+        if usual.is_empty() {
+            return;
+        }
+        for (class, items) in groups {
+            let Some((first, _)) = items.first() else { continue };
+            let of = |candidate: usize| Some((candidate, usual.of(&of_candidate(class, candidate), now)?));
+            let expected: Arc<[(usize, Shape)]> = (0..first.route.destinations.len()).filter_map(of).collect();
+            items.iter_mut().for_each(|(batch_item, _)| batch_item.expected = Arc::clone(&expected));
         }
     }
 }
@@ -101,6 +123,7 @@ impl Batches {
         let known = Arc::new(Known {
             quarantine: Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)),
             differing: Mutex::new(Quarantine::new(rule.quarantine_max, rule.quarantine)),
+            usual: Mutex::new(Usual::new(rule.quarantine_max, rule.quarantine)),
             apart: Mutex::new(Apart::new(rule.tenants_max, rule.quarantine)),
             models: Mutex::new(Models::new(rule.models_max)),
             metrics: metrics.clone(),
@@ -129,6 +152,7 @@ impl Batches {
     /// tenant of which several did only with each other.
     fn submit_request(&self, mut groups: Vec<Group>) -> Vec<Vec<Pending<BatchItem, ItemResult>>> {
         let now = clock::uptime();
+        self.known.foresee(&mut groups, now);
         if !self.known.quarantine.lock().is_empty(now) {
             for (class, items) in &mut groups {
                 for (batch_item, terms) in items {
@@ -196,6 +220,16 @@ fn hold(quarantine: &mut Quarantine, class: &Class, items: &[BatchItem], unfit: 
     }
 }
 
+/// Returns what most results of a batch, which this candidate brought, are like. An item that was odd before, or in odd
+/// company, has no say again unless its result is as usual.
+fn most(items: &[BatchItem], results: &[ItemResult], candidate: usize) -> Option<Shape> {
+    let said = |(batch_item, result): (&BatchItem, &ItemResult)| {
+        let shape = result.shape()?;
+        (!batch_item.has_differed || batch_item.usual(Some(candidate)) == Some(shape)).then_some(shape)
+    };
+    majority(&items.iter().zip(results).filter_map(said).collect::<Vec<_>>())
+}
+
 /// Notes whose items failed while others of their batch didn't.
 fn set_aside(apart: &mut Apart, items: &[BatchItem], unfit: &[usize]) {
     let now = clock::uptime();
@@ -218,6 +252,15 @@ fn model(items: &[BatchItem], candidate: Option<usize>) -> Option<String> {
 fn tokens(results: &[ItemResult]) -> u64 {
     let counts = results.iter().filter_map(|result| result.outcome.as_ref().ok()).map(|response| response.tokens);
     counts.fold(0, u64::saturating_add)
+}
+
+/// Returns a digest of a class and of one of its candidates, which may have another model.
+fn of_candidate(class: &Class, candidate: usize) -> Digest {
+    let mut digest = blake3::Hasher::new();
+    digest.update(&(class.group.len() as u64).to_le_bytes());
+    digest.update(&class.group);
+    digest.update(&(candidate as u64).to_le_bytes());
+    *digest.finalize().as_bytes()
 }
 
 /// Returns a digest of an item and of what it has in common with its class: the target and the credentials, too.

@@ -1,6 +1,10 @@
 //! One item's flight to the model and into the tiers.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -43,6 +47,9 @@ pub(super) struct Flight {
     pub(super) account: Account,
     /// Until when the client that began it waits.
     pub(super) due: Option<Instant>,
+    /// When the deadlines of that request's items began, and whether a queue has taken in something of it.
+    pub(super) request_began: Instant,
+    pub(super) admitted: Arc<AtomicBool>,
     pub(super) advised: AdvisedItem,
     pub(super) protocol: &'static dyn Protocol,
     pub(super) key: Key,
@@ -76,6 +83,8 @@ impl SplitRequest {
             demand: self.demand.clone(),
             account: self.account,
             due: self.due,
+            request_began: self.began,
+            admitted: Arc::clone(&self.admitted),
             advised: advised.clone(),
             protocol: self.protocol,
             key,
@@ -118,8 +127,8 @@ impl Flight {
     /// the flight finds it.
     fn settle(self, mut result: ItemResult) {
         if let Ok(answer) = &result.outcome {
-            let (refusal, reason, tags) = self.store(&result.headers, answer);
-            result.stored = refusal.is_none();
+            let Kept { refusal, reason, tags, is_stored } = self.store(&result.headers, answer);
+            result.stored = is_stored;
             result.shareable = refusal.is_none_or(Refusal::is_shareable);
             result.remark = reason.or_else(|| self.advised.advice.remarked().cloned());
             let tags = tags.unwrap_or_else(|| {
@@ -135,13 +144,8 @@ impl Flight {
         self.lead.land(Arc::new(result));
     }
 
-    /// Stores a result, or returns why not, with the policy's reason if it is the policy's decision; and the tags of
-    /// what was stored.
-    fn store(
-        &self,
-        headers: &HeaderMap,
-        answer: &ItemResponse,
-    ) -> (Option<Refusal>, Option<Arc<str>>, Option<Vec<Tag>>) {
+    /// Stores a result if it may be.
+    fn store(&self, headers: &HeaderMap, answer: &ItemResponse) -> Kept {
         let body = &answer.body;
         let AdvisedItem { item, advice } = &self.advised;
         let (received, fetch) = (clock::now(), self.begun.elapsed());
@@ -158,15 +162,15 @@ impl Flight {
                 if holds && !self.fetch.is_overtaken(&self.key) {
                     cache.mark_uncacheable_by(&self.fetch, self.key, clock::uptime(), ruling.uncacheable);
                 }
-                return (Some(refusal), ruling.reason, None);
+                return Kept { reason: ruling.reason, ..Kept::refused(refusal) };
             }
         };
         if !answer.storable {
-            return (Some(Refusal::Unreadable), None, None);
+            return Kept::refused(Refusal::Unreadable);
         }
         if body.len() > cache.config().part_bytes {
             // A result is joined with others from one piece.
-            return (Some(Refusal::TooLarge), None, None);
+            return Kept::refused(Refusal::TooLarge);
         }
         self.infer.recent.note(&self.key, clock::uptime(), || {
             let facts = advice.facts(&self.infer.policy_context, &self.head, Some(&item.body));
@@ -188,8 +192,27 @@ impl Flight {
         let mut head = head(StatusCode::OK, headers, &storage, &origins);
         momentary::strip(&mut head.headers);
         match Recorder::new(Arc::clone(cache), Arc::clone(&self.fetch), keys, head).whole(body) {
-            Ok(object) => (None, None, Some(object.head.tags.clone())),
-            Err(TooLarge) => (Some(Refusal::TooLarge), None, None),
+            Ok((object, is_stored)) => {
+                Kept { refusal: None, reason: None, tags: Some(object.head.tags.clone()), is_stored }
+            }
+            Err(TooLarge) => Kept::refused(Refusal::TooLarge),
         }
+    }
+}
+
+/// What became of a result that was to be stored.
+struct Kept {
+    /// Why it may not be stored, with the policy's reason if that is its decision.
+    refusal: Option<Refusal>,
+    reason: Option<Arc<str>>,
+    /// The tags of what may be.
+    tags: Option<Vec<Tag>>,
+    /// Whether it is. What was purged on its way isn't, although it may be.
+    is_stored: bool,
+}
+
+impl Kept {
+    const fn refused(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), reason: None, tags: None, is_stored: false }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     batch::{Class, Pending, Rejected, Terms},
     cache::{collapse::Lead, entry::Object, key::Key, lease::Turn, purge::Purgeable, store::Tier},
     message::{RequestHead, RequestSpan},
-    origin::protocol::{Item, ItemError, Outcome, Protocol, Received},
+    origin::protocol::{Item, ItemError, Outcome, Protocol, Received, Shape},
     pipeline::{
         advice::{Advice, PolicyContext},
         forwarding,
@@ -54,6 +54,10 @@ pub struct BatchItem {
     pub(super) is_shared: bool,
     /// Whether its result was unlike those that came with it, a short while ago.
     pub(super) has_differed: bool,
+    /// What results of its class usually are like, by the candidate that brings them, as far as that is known.
+    pub(super) expected: Arc<[(usize, Shape)]>,
+    /// Whether something of its request was taken in before.
+    is_admitted: bool,
     pub(super) choice: Choice,
     grouping: Grouping,
     pub(super) span: RequestSpan,
@@ -108,6 +112,16 @@ impl BatchItem {
     /// Returns this item, for which other requests may wait, too, if it `is_shared`.
     pub(super) fn shared(self, is_shared: bool) -> Self {
         Self { is_shared, ..self }
+    }
+
+    /// Returns this item of a request of which something was taken in before, if it `is_admitted`.
+    pub(super) fn admitted(self, is_admitted: bool) -> Self {
+        Self { is_admitted, ..self }
+    }
+
+    /// Returns what its result would usually be like, if it comes from this candidate and that is known.
+    pub(super) fn usual(&self, candidate: Option<usize>) -> Option<Shape> {
+        self.expected.iter().find(|(of, _)| Some(*of) == candidate).map(|(_, shape)| *shape)
     }
 
     /// Returns until when its request waits for it, by its policy's word.
@@ -177,6 +191,11 @@ impl ItemResult {
         !self.shareable && self.outcome.is_err() && matches!(self.reason, Some(QUEUE_FULL | DEADLINE))
     }
 
+    /// Returns what it is like, if that should be what all results of its class are like.
+    pub(super) fn shape(&self) -> Option<Shape> {
+        self.outcome.as_ref().ok()?.shape
+    }
+
     /// Whether it is unlike most of those that came in one response with it.
     pub(super) fn differs(&self) -> bool {
         self.outcome.as_ref().is_err_and(|error| error.differs)
@@ -241,6 +260,8 @@ pub(super) fn batch_item(
         due: None,
         is_shared: false,
         has_differed: false,
+        expected: Arc::default(),
+        is_admitted: false,
         choice,
         grouping,
         span: advice.span().clone(),
@@ -306,6 +327,7 @@ pub(super) fn terms(batch_item: &BatchItem) -> Terms {
         } else {
             max_size.map(|size| usize::try_from(size).unwrap_or(usize::MAX))
         },
+        admitted: batch_item.is_admitted,
     }
 }
 

@@ -2,7 +2,7 @@
 //! waited for each other before they sent anything would do so for as long as they may.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -96,7 +96,9 @@ impl Flight {
         self.fetch = self.infer.cache.begin_leased(&self.key, lease);
         self.mark = self.infer.cache.purger().mark();
         (self.requested, self.begun) = (clock::now(), Instant::now());
-        let (pending, mut wishes) = (self.submitted(), Wishes::default());
+        // No request waits for a refresh: its time begins now.
+        let since = if has.is_some() { self.begun } else { self.request_began };
+        let (pending, mut wishes) = (self.submitted(since), Wishes::default());
         self._row = self.infer.places.row(self.lead.number(), &pending, &mut wishes);
         self.pending = Some(pending);
         wishes.grant(&self.infer.batchers);
@@ -107,7 +109,8 @@ impl Flight {
         }
     }
 
-    fn submitted(&self) -> PendingResult {
+    /// Submits the item late: others of its request may have been sent by now.
+    fn submitted(&self, since: Instant) -> PendingResult {
         let batch_item = model::batch_item(
             &self.infer.policy_context,
             &self.route,
@@ -117,6 +120,12 @@ impl Flight {
             self.account,
             self.infer.response_bytes_max(),
         )?;
-        Ok(self.infer.submit_alone(batch_item.within(self.due).shared(true)))
+        let is_admitted = self.admitted.load(Ordering::Relaxed);
+        let batch_item = batch_item.since(since).within(self.due).shared(true).admitted(is_admitted);
+        let pending = self.infer.submit_alone(batch_item);
+        if pending.as_ref().is_some_and(Pending::is_taken_in) {
+            self.admitted.store(true, Ordering::Relaxed);
+        }
+        Ok(pending)
     }
 }

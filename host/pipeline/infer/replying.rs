@@ -31,8 +31,9 @@ impl SplitRequest {
         let spoiled = tally::spoiled(self.protocol, item_replies);
         let outcomes = tally::outcomes(item_replies, &spoiled);
         let is_one_result = form.is_one_result();
-        // A request of which an item is refused is refused as a whole, also where items could have errors of their own.
-        let mut joined_reply = match item_replies.iter().find_map(ItemReply::refusal) {
+        // A request that is refused is refused as a whole, also where items could have errors of their own.
+        let is_refused = item_replies.iter().all(|reply| reply.refusal().is_some());
+        let mut joined_reply = match item_replies.first().and_then(ItemReply::refusal).filter(|_| is_refused) {
             Some(refusal) => self.protocol.reply_to_all(refusal),
             None => self.protocol.join_outcomes(form, &outcomes),
         };

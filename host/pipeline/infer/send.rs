@@ -30,7 +30,7 @@ use crate::{
     },
     origin::{
         Pool, Reaction, Reason,
-        protocol::{Arrival, BadResponse, Item, ItemError, JoinedRequest, Message},
+        protocol::{Arrival, BadResponse, Item, ItemError, JoinedRequest, Message, Outcome},
     },
     pipeline::{
         trace,
@@ -204,8 +204,10 @@ impl Division {
                 let mut spoiled = Vec::new();
                 for (at, result) in members.iter().copied().zip(results) {
                     let is_unreadable = result.is_unreadable();
-                    // Alone there is nothing that it could be compared with.
-                    let is_mistrusted = self.batch[at].has_differed || self.differing.contains(&at);
+                    // Alone there is nothing that it could be compared with, unless what is usual is known.
+                    let batch_item = &self.batch[at];
+                    let is_usual = result.shape().is_some() && result.shape() == batch_item.usual(self.candidate);
+                    let is_mistrusted = !is_usual && (batch_item.has_differed || self.differing.contains(&at));
                     if result.differs() && !is_mistrusted {
                         self.differing.push(at);
                     }
@@ -372,7 +374,7 @@ impl BodyTime {
 /// Reads the response to these items, which is from this pool.
 async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option<&Pool>, time: BodyTime) -> Brought {
     let (protocol, count) = (first.protocol, items.len());
-    let Arrived { fetched, cost_micro, .. } = arrived;
+    let Arrived { fetched, cost_micro, candidate, .. } = arrived;
     let (mut parts, body) = fetched.response.into_parts();
     let (status, shareable) = (parts.status, is_shareable(&parts.headers));
     // One response, many clients: a cookie would go to all of them, and a validator is the batch's.
@@ -425,7 +427,7 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
     if let Some(error) = protocol.failed(&arrival, items) {
         return failed_as_a_whole(error, base);
     }
-    let split = protocol.split_response(Message { headers: &head, body: &bytes }, items);
+    let split = split(first, items, candidate, Message { headers: &head, body: &bytes });
     Brought::SuspectFailure(match split {
         Ok(outcomes) if outcomes.len() == count => {
             return Brought::Each(outcomes.into_iter().map(|outcome| base.with_outcome(outcome)).collect());
@@ -435,6 +437,21 @@ async fn read(first: &BatchItem, items: &[&Item], arrived: Arrived, pool: Option
         Err(BadResponse::Unreadable { .. }) if count == 1 => Box::new(base.as_it_is(status, bytes, "bad-response")),
         Err(error) => unusable("bad-response", &error.to_string()),
     })
+}
+
+/// Splits a successful response of this candidate, by what its results usually are like.
+fn split(
+    first: &BatchItem,
+    items: &[&Item],
+    candidate: usize,
+    response: Message<'_>,
+) -> Result<Vec<Outcome>, BadResponse> {
+    let (Some(usual), [one, others @ ..]) = (first.usual(Some(candidate)), items) else {
+        return first.protocol.split_response(response, items);
+    };
+    let one = (*one).clone().expecting(Some(usual));
+    let items: Vec<&Item> = std::iter::once(&one).chain(others.iter().copied()).collect();
+    first.protocol.split_response(response, &items)
 }
 
 /// Returns what a failure of all items of a request says about them. Its status needn't be that of the response.

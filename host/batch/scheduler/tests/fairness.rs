@@ -35,6 +35,7 @@ const LOAD: Load = Load {
         wanted_by: None,
         wait_max: None,
         size_max: None,
+        admitted: false,
     },
 };
 

@@ -57,6 +57,25 @@ fn a_list_longer_than_the_queue_is_served_in_pieces() {
 }
 
 #[test]
+fn a_further_item_of_a_request_that_was_taken_in_has_a_place_in_a_full_queue_and_is_not_late() {
+    let now = Instant::now();
+    let rule = SchedulerRule { former: FormerRule { queue_max: 2, ..RULE.former }, ..RULE };
+    let (mut scheduler, out) = busy(rule, now);
+    scheduler.arrive_together(list(0..2, of(1)), now, |_| true).unwrap();
+    for (terms, taken) in [
+        (of(1), false),
+        (Terms { admitted: true, ..of(1) }, true),
+        (Terms { late_by: Some(now), ..of(1) }, false),
+        (Terms { late_by: Some(now), admitted: true, ..of(1) }, true),
+    ] {
+        assert_eq!(scheduler.arrive(&'a', 9, terms, now, |_| true).is_ok(), taken, "{terms:?}");
+    }
+    assert_eq!(scheduler.load().items, 4);
+    assert!(scheduler.arrive(&'a', 10, of(1), now, |_| true).is_err(), "those count for what comes after them");
+    assert_eq!(drain(&mut scheduler, out, now).concat(), [0, 1, 9, 9]);
+}
+
+#[test]
 fn several_lists_are_served_in_turns() {
     let now = Instant::now();
     let rule = SchedulerRule { former: FormerRule { queue_max: 13, ..RULE.former }, ..RULE };

@@ -249,7 +249,14 @@ async fn a_request_gets_nothing_that_either_log_purged_before_it_came() {
         assert!(node.is_gone(&subject, &tag::of_url("u", true)), "{extent}");
         let since = node.mark();
         let subject = Subject { mark: &since, ..subject };
-        assert!(!node.is_outdated(&subject, &node.arrived(), by_url), "{extent}: fetched since");
+        let then = node.arrived();
+        assert!(!node.is_outdated(&subject, &then, by_url), "{extent}: fetched since");
+        purged(&node, extent, "other").await;
+        let later = node.mark();
+        purged(&node, extent, "t").await;
+        let subject = Subject { mark: &later, ..subject };
+        assert!(!node.is_outdated(&subject, &then, by_url), "{extent}: fetched since, and purged after that");
+        assert!(node.is_outdated(&subject, &node.arrived(), by_url), "{extent}: it came after that");
     }
 }
 

@@ -658,3 +658,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_usual_decides_which_embedding_is_odd_and_not_the_others_of_its_response() {
+    let mut items = items(r#"{"input":["a","b","c"]}"#);
+    let two = r#"{"data":[{"embedding":[1]},{"embedding":[1,2]}]}"#;
+    let three = r#"{"data":[{"embedding":[1]},{"embedding":[1,2]},{"embedding":[3]}]}"#;
+    for (usual, response, wanted) in [
+        (None, two, &[false, false][..]),
+        (Some(Shape::Numbers(2)), two, &[false, true]),
+        (None, three, &[true, false, true]),
+        (Some(Shape::Numbers(2)), three, &[false, true, false]),
+        (Some(Shape::Numbers(3)), three, &[false, false, false]),
+    ] {
+        items[0].usual = usual;
+        let outcomes = responded(response, &items[..wanted.len()]).unwrap();
+        let sound: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        assert_eq!(sound, wanted, "{usual:?}: {response}");
+        assert!(outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|error| error.differs));
+    }
+    let alone = r#"{"data":[{"embedding":[1,2],"index":0}]}"#;
+    for (usual, trusted) in [(None, true), (Some(Shape::Numbers(2)), true), (Some(Shape::Numbers(3)), false)] {
+        items[0].usual = usual;
+        let outcome = responded(alone, &items[..1]).unwrap().remove(0).unwrap();
+        assert_eq!((outcome.storable, outcome.joinable, &outcome.body[..]), (trusted, trusted, alone.as_bytes()));
+        assert_eq!(outcome.shape, Some(Shape::Numbers(2)));
+    }
+}

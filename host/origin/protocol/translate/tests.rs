@@ -62,6 +62,28 @@ fn an_embedding_of_another_length_than_most_is_not_trusted() {
 }
 
 #[test]
+fn what_is_usual_decides_which_embedding_is_not_trusted() {
+    let mut split = embeddings(&json!({"input": ["a", "b", "c"]}), rule(PoolProtocol::JsonArray)).unwrap();
+    split.items[0].usual = Some(Shape::Numbers(2));
+    let items: Vec<&Item> = split.items.iter().collect();
+    let headers = HeaderMap::new();
+    for (body, wanted) in [
+        ("[[1,2],[3,4],[5,6]]", &[true, true, true][..]),
+        ("[[1],[3,4],[5]]", &[false, true, false]),
+        ("[[1,2],[3]]", &[true, false]),
+        ("[[1,2]]", &[true]),
+        ("[[1]]", &[false]),
+    ] {
+        let body = Bytes::from(body);
+        let response = Message { headers: &headers, body: &body };
+        let outcomes = OPENAI.split_response(response, &items[..wanted.len()]).unwrap();
+        let is_trusted = |outcome: &Outcome| outcome.as_ref().is_ok_and(|one| one.storable && one.joinable);
+        assert_eq!(outcomes.iter().map(is_trusted).collect::<Vec<_>>(), wanted, "{body:?}");
+        assert_eq!(outcomes.iter().all(Result::is_ok), wanted.len() == 1 || !wanted.contains(&false), "{body:?}");
+    }
+}
+
+#[test]
 fn texts_become_rows_of_a_tensor_and_rows_embeddings() {
     let call = json!({"model": "org/m", "input": ["a", "b"], "user": "u", "dimensions": null});
     let rule = Translation { model: None, ..rule(PoolProtocol::KServe) };

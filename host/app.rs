@@ -44,6 +44,7 @@ use self::{
     admin_server::AdminServer,
     control::{AdminHandler, Controls},
     edge::Edge,
+    places::Places,
     policies::Policies,
     presence::{Identity, Presence},
     reload::Reloader,
@@ -154,6 +155,8 @@ impl App {
             node_metrics.register(registry);
         });
         if let Some(former) = &mut former {
+            // A name that is another's is better found while that process has its directories.
+            Places::new(&config)?.see_name(&config.node, former.process()).await?;
             former.release().await.map_err(Error::Takeover)?;
         }
         let cache = tiers::open(&config, cache_metrics).await?;
@@ -166,7 +169,7 @@ impl App {
         let identity = Identity::new(&config.node, &server.addresses(), admin.as_ref().map(|admin| admin.address));
         let presence = Presence::new(&config, identity, Arc::clone(&exchange), Arc::clone(&policies), node_metrics)
             .map(Arc::new)?;
-        if let Err(error) = presence.take_name(former.is_some()).await {
+        if let Err(error) = presence.take_name(former.as_ref().map(Former::process)).await {
             exchange.close().await;
             return Err(error);
         }
@@ -255,7 +258,8 @@ impl App {
         }
         let Some(offer) = self.offer.take() else { return };
         let admin = self.admin.as_ref().map(|admin| admin.server.listeners());
-        let place = Place { exchange: Arc::clone(exchange), admin };
+        let process = self.controls.presence().process().to_owned();
+        let place = Place { exchange: Arc::clone(exchange), admin, process };
         match offer.publish() {
             Ok(offer) => {
                 background.spawn(offer.serve(place, stop.clone()));

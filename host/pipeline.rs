@@ -427,7 +427,7 @@ impl Pipeline {
     /// Takes what another node says of a response that it has stored: it is fetched here as well, in the background, as
     /// if a client had sent a GET for it.
     fn announced(self: &Arc<Self>, announcement: &RequestHead, said: Result<Said, NotTaken>) -> Reply {
-        let ahead = replicate::ahead(announcement);
+        let ahead = replicate::ahead(announcement, self.proxies.client_field());
         let is_own = self.policy_context.loops.has_sent(&announcement.headers);
         let said = said.and_then(|said| if is_own { Err(NotTaken::Own) } else { Ok(said) });
         match said.and_then(|said| Ok((self.room_for(&ahead, &said)?, said))) {

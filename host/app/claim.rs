@@ -13,6 +13,9 @@ use crate::clock::Uptime;
 /// How many times as long as a claim lasts a process waits that finds it held by another one again and again.
 const ROUNDS: u32 = 3;
 
+/// How long it is tried again where nobody can say who has the name, if nobody was seen to have it.
+const ERROR_TIME: Duration = Duration::from_secs(3);
+
 /// What the holder of a name says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Claim {
@@ -54,8 +57,10 @@ impl Claim {
 pub(super) struct Starter<'s> {
     /// Lives that have certainly ended, because this process has their directory.
     pub(super) ended: &'s [u64],
-    /// It takes the place of the holder.
-    pub(super) takes_over: bool,
+    /// The process itself, since the reply to a claim of its own may have been lost; `None` if it only looks.
+    pub(super) own: Option<&'s str>,
+    /// The process whose place this one takes: no other one's name passes on to it.
+    pub(super) former: Option<&'s str>,
 }
 
 /// What it does about a name that is held.
@@ -75,6 +80,8 @@ pub(super) struct Watch {
     held: String,
     since: Uptime,
     began: Uptime,
+    /// When it was last told who has the name.
+    heard: Uptime,
     /// For which time a claim lasts, and what it means that one is there for longer without having changed.
     lasts: Duration,
     unchanged: Step,
@@ -84,7 +91,19 @@ impl Watch {
     /// Begins. A claim is gone when it wasn't renewed for `lasts`; `unchanged` is what is done about one that stays, as
     /// it was, for longer.
     pub(super) const fn new(lasts: Duration, unchanged: Step, now: Uptime) -> Self {
-        Self { held: String::new(), since: now, began: now, lasts, unchanged }
+        Self { held: String::new(), since: now, began: now, heard: now, lasts, unchanged }
+    }
+
+    /// Whether the process goes on without knowing who has the name, which can't be told at `now`: after a few seconds,
+    /// or when the claim would be gone that was seen last. One that takes another's place has looked before, and that
+    /// one waits for it without its directories.
+    pub(super) fn gives_up(&self, starter: &Starter<'_>, now: Uptime) -> bool {
+        let patience = match (self.has_begun(), starter.own.and(starter.former)) {
+            (true, _) => self.lasts,
+            (false, None) => ERROR_TIME,
+            (false, Some(_)) => Duration::ZERO,
+        };
+        now.since(self.heard) >= patience || now.since(self.began) >= self.lasts * ROUNDS
     }
 
     /// Whether it has seen a claim.
@@ -96,7 +115,9 @@ impl Watch {
     pub(super) fn look(&mut self, held: &str, starter: &Starter<'_>, now: Uptime) -> Step {
         let holder = Claim::read(held);
         let has_ended = |claim: &Claim| claim.life.is_some_and(|life| starter.ended.contains(&life));
-        if starter.takes_over || holder.as_ref().is_some_and(has_ended) {
+        let is_passed_on = |process: &str| starter.own == Some(process) || starter.former == Some(process);
+        self.heard = now;
+        if holder.as_ref().is_some_and(|holder| is_passed_on(&holder.process) || has_ended(holder)) {
             return Step::Take;
         }
         if now.since(self.began) >= self.lasts * ROUNDS {
@@ -138,14 +159,16 @@ mod tests {
     #[test]
     fn a_name_is_taken_of_those_that_have_ended_and_refused_by_those_that_live() {
         use Step::{Refuse, Take, Wait};
-        let anew = Starter { ended: &[], takes_over: false };
-        let after = Starter { ended: &[7], takes_over: false };
-        let successor = Starter { ended: &[], takes_over: true };
+        let anew = Starter { own: Some("z"), ended: &[], former: None };
+        let after = Starter { own: Some("z"), ended: &[7], former: None };
+        let successor = Starter { own: Some("z"), ended: &[], former: Some("a") };
         let silent = [(0, held("a", 7, 1)), (5, held("a", 7, 1)), (6, held("a", 7, 1))];
         assert_eq!(steps(&anew, Take, &silent), [Wait, Wait, Take], "no renewal, and yet it hasn't expired");
         assert_eq!(steps(&anew, Refuse, &silent), [Wait, Wait, Refuse], "only a renewal keeps it there");
         assert_eq!(steps(&after, Refuse, &silent[..1]), [Take], "its directory is this process's");
         assert_eq!(steps(&successor, Refuse, &silent[..1]), [Take]);
+        let anothers = [(0, held("b", 8, 1)), (2, held("b", 8, 2))];
+        assert_eq!(steps(&successor, Take, &anothers), [Wait, Refuse], "it isn't the one whose place is taken");
         assert_eq!(steps(&after, Take, &[(0, held("b", 8, 1)), (1, held("b", 8, 2))]), [Wait, Refuse]);
         let other = [(0, held("a", 7, 1)), (5, held("b", 8, 1)), (10, held("b", 8, 1)), (11, held("b", 8, 1))];
         assert_eq!(steps(&anew, Take, &other), [Wait, Wait, Wait, Take], "counted from the other's claim on");
@@ -155,8 +178,24 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_cannot_be_asked_is_tried_again_for_a_while() {
+        let mut watch = Watch::new(LASTS, Step::Refuse, at(0));
+        let starter = Starter { own: Some("z"), ended: &[], former: None };
+        assert!(!watch.gives_up(&starter, at(2)) && watch.gives_up(&starter, at(3)), "nobody was seen");
+        let looks = Starter { own: None, former: Some("a"), ..starter };
+        assert!(!watch.gives_up(&looks, at(2)) && watch.gives_up(&looks, at(3)));
+        assert!(watch.gives_up(&Starter { former: Some("a"), ..starter }, at(0)), "another process waits");
+        assert_eq!(watch.look(&held("a", 7, 1), &starter, at(1)), Step::Wait);
+        assert!(!watch.gives_up(&starter, at(6)) && watch.gives_up(&starter, at(7)), "one that may live was seen");
+        assert_eq!(watch.look(&held("a", 7, 2), &starter, at(6)), Step::Refuse, "it is renewed, whatever was between");
+        assert_eq!(watch.look(&held("z", 9, 0), &starter, at(6)), Step::Take, "its own, whose reply was lost");
+        assert_eq!(watch.look(&held("b", 8, 1), &starter, at(17)), Step::Wait);
+        assert!(watch.gives_up(&starter, at(18)), "it doesn't go on for ever");
+    }
+
+    #[test]
     fn what_cannot_be_read_is_waited_for_as_any_other() {
-        let starter = Starter { ended: &[7], takes_over: false };
+        let starter = Starter { own: Some("z"), ended: &[7], former: None };
         let found = [(0, "of v2"), (3, "another of v2"), (9, "another of v2")].map(|(at, held)| (at, held.to_owned()));
         assert_eq!(steps(&starter, Step::Take, &found), [Step::Wait, Step::Wait, Step::Take]);
         assert_eq!(Claim::holder(&held("a", 7, 1)), "at 192.0.2.7:80");

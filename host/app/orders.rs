@@ -1,58 +1,80 @@
 //! What the nodes of a region are asked to do: for which processes it is, and which of them have read it. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Orders that a process remembers to have read; more than can count at one time by far.
-const REMEMBERED: usize = 16;
+use crate::clock::Timestamp;
+
+/// How far the clocks of two nodes may be apart.
+const SKEW: Duration = Duration::from_secs(60);
 
 /// An order to the nodes of a region.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order {
-    /// Tells it from any other.
+    /// Tells it from any other, and begins with when it was given: see [`given`].
     pub(super) id: String,
     /// Calls off the drain.
     pub(super) cancel: bool,
     /// The processes that it is for, which are those that were known when it was given: none that begins later.
     pub(super) whom: Vec<String>,
-    /// Orders that were given before it, and hold no more, whoever reads them later.
-    pub(super) former: Vec<String>,
+    /// Until when it counts, whatever is still there of it then; `None` in one of a version that knew no such time.
+    #[serde(default)]
+    pub(super) until: Option<Timestamp>,
 }
 
-/// The orders that a process has read.
+impl Order {
+    /// Returns an order that is given `now`, for so long, and that is later than all those of `before`, whatever clock
+    /// they went by. `number` tells it from one that another node gives at the same time.
+    pub(super) fn new<'b>(
+        cancel: bool,
+        whom: Vec<String>,
+        before: impl Iterator<Item = &'b String>,
+        (now, time, number): (Timestamp, Duration, u64),
+    ) -> Self {
+        let last = before.filter_map(|id| given(id)).max();
+        let at = last.map_or(now, |last| now.max(last.plus(Duration::from_millis(1))));
+        Self { id: format!("{:016x}-{number:016x}", at.0), cancel, whom, until: Some(at.plus(time).plus(SKEW)) }
+    }
+}
+
+/// Returns when an order was given, or after which one, by its id; `None` for one of a version that said no time.
+fn given(id: &str) -> Option<Timestamp> {
+    let (at, _) = id.split_once('-')?;
+    u64::from_str_radix(at, 16).ok().map(Timestamp)
+}
+
+/// Whether an order was given after another one, by their ids.
+fn is_later(id: &str, last: &str) -> bool {
+    match (given(id), given(last)) {
+        (Some(at), Some(before)) => (at, id) > (before, last),
+        (None, None) => id != last,
+        // One that says no time isn't known to be later than one that does.
+        (None, Some(_)) => false,
+        (Some(_), None) => true,
+    }
+}
+
+/// The last order that a process has read. None before it counts, wherever it is found.
 #[derive(Debug, Default)]
-pub(super) struct Orders(VecDeque<String>);
+pub(super) struct Orders(Option<String>);
 
 impl Orders {
-    /// Takes an order that `process` has read, and remembers it together with those that were given before it.
-    pub(super) fn take(&mut self, order: &Order, process: &str) -> Taken {
-        if self.0.contains(&order.id) {
+    /// Takes an order that `process` has read.
+    pub(super) fn take(&mut self, order: &Order, process: &str, now: Timestamp) -> Taken {
+        if self.0.as_ref().is_some_and(|last| !is_later(&order.id, last)) {
             return Taken::Known;
         }
-        order.former.iter().for_each(|former| self.remember(former));
-        self.remember(&order.id);
+        if order.until.is_some_and(|until| now > until) {
+            return Taken::Over;
+        }
+        self.0 = Some(order.id.clone());
         if order.whom.iter().any(|meant| meant == process) { Taken::Meant } else { Taken::ForOthers }
     }
 
-    /// Returns those that are remembered, the last one last.
-    pub(super) fn known(&self) -> Vec<String> {
-        self.0.iter().cloned().collect()
-    }
-
-    /// Returns the last one.
+    /// Returns its id.
     pub(super) fn last(&self) -> Option<&String> {
-        self.0.back()
-    }
-
-    fn remember(&mut self, id: &str) {
-        if self.0.iter().any(|known| known == id) {
-            return;
-        }
-        self.0.push_back(id.to_owned());
-        if self.0.len() > REMEMBERED {
-            self.0.pop_front();
-        }
+        self.0.as_ref()
     }
 }
 
@@ -61,6 +83,8 @@ impl Orders {
 pub(super) enum Taken {
     /// It has read it before, or a later one.
     Known,
+    /// It counts no more, by this process's clock.
+    Over,
     /// It is to carry it out.
     Meant,
     /// It isn't meant.
@@ -102,30 +126,74 @@ impl Receipt {
 mod tests {
     use super::*;
 
-    fn order(id: &str, whom: &[&str], former: &[&str]) -> Order {
-        let texts = |of: &[&str]| of.iter().map(|text| (*text).to_owned()).collect();
-        Order { id: id.to_owned(), cancel: false, whom: texts(whom), former: texts(former) }
+    const NOW: Timestamp = Timestamp(1_000_000);
+    const TIME: Duration = Duration::from_secs(600);
+
+    fn texts(of: &[&str]) -> Vec<String> {
+        of.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    /// One that is given at a time, by the number of a node, after others.
+    fn order(at: Timestamp, number: u64, whom: &[&str], before: &[&Order]) -> Order {
+        Order::new(false, texts(whom), before.iter().map(|order| &order.id), (at, TIME, number))
+    }
+
+    /// One of a version that said no time.
+    fn timeless(id: &str, whom: &[&str]) -> Order {
+        Order { id: id.to_owned(), cancel: false, whom: texts(whom), until: None }
     }
 
     #[test]
     fn an_order_is_carried_out_once_by_those_who_were_there_when_it_was_given() {
+        let first = order(NOW, 9, &["a", "b"], &[]);
+        // The clock of its giver is behind.
+        let second = order(Timestamp(7), 1, &["b"], &[&first]);
+        let third = order(NOW, 5, &["a"], &[&second, &first]);
+        let at_once = order(NOW, 6, &["a"], &[&second, &first]);
         let mut orders = Orders::default();
         for (order, wanted) in [
-            (order("1", &["a", "b"], &[]), Taken::Meant),
-            (order("1", &["a", "b"], &[]), Taken::Known),
-            (order("2", &["b"], &["1"]), Taken::ForOthers),
-            (order("1", &["a", "b"], &[]), Taken::Known),
-            (order("4", &["a"], &["3", "2"]), Taken::Meant),
-            (order("3", &["a"], &["2"]), Taken::Known),
-            (order("5", &[], &[]), Taken::ForOthers),
+            (&timeless("0", &["a"]), Taken::Meant),
+            (&timeless("0", &["a"]), Taken::Known),
+            (&timeless("x", &[]), Taken::ForOthers),
+            (&first, Taken::Meant),
+            (&first, Taken::Known),
+            (&timeless("y", &["a"]), Taken::Known),
+            (&second, Taken::ForOthers),
+            (&first, Taken::Known),
+            (&at_once, Taken::Meant),
+            (&third, Taken::Known),
         ] {
-            assert_eq!(orders.take(&order, "a"), wanted, "{order:?}");
+            assert_eq!(orders.take(order, "a", NOW), wanted, "{order:?}");
         }
-        assert_eq!((orders.last().map(String::as_str), orders.known().len()), (Some("5"), 5));
-        for number in 6..40 {
-            orders.take(&order(&number.to_string(), &[], &[]), "a");
+        assert_eq!(orders.last(), Some(&at_once.id));
+        let mut last = at_once;
+        for _ in 0..40 {
+            let next = order(NOW, 0, &["a"], &[&last]);
+            assert_eq!(orders.take(&next, "a", NOW), Taken::Meant);
+            last = next;
         }
-        assert_eq!(orders.known().len(), REMEMBERED);
+        assert_eq!(orders.take(&first, "a", NOW), Taken::Known, "however many came since");
+    }
+
+    #[test]
+    fn an_order_that_etcd_has_for_longer_than_it_counts_is_not_obeyed() {
+        let order = order(NOW, 1, &["a"], &[]);
+        let until = order.until.unwrap();
+        assert_eq!(until, NOW.plus(TIME).plus(SKEW));
+        let (mut orders, late) = (Orders::default(), until.plus(Duration::from_millis(1)));
+        assert_eq!((orders.take(&order, "a", late), orders.last()), (Taken::Over, None), "nobody has read it");
+        assert_eq!(orders.take(&order, "a", until), Taken::Meant);
+        assert_eq!(orders.take(&order, "a", late), Taken::Known);
+    }
+
+    #[test]
+    fn an_order_of_a_version_that_said_no_time_can_be_read() {
+        let text = r#"{"id":"00f1","cancel":true,"whom":["a"],"former":["00f0"]}"#;
+        let order: Order = serde_json::from_str(text).unwrap();
+        assert_eq!((order.id.as_str(), order.cancel, order.until), ("00f1", true, None));
+        for (id, wanted) in [("00f1", None), ("00f1-0", Some(Timestamp(0xf1))), ("-", None), ("x-1", None)] {
+            assert_eq!(given(id), wanted, "{id}");
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     claim::{Claim, Starter, Step, Watch},
     error::Error,
     orders::Order,
-    world_nodes::{LEASE_MAX, WorldNodes},
+    world_nodes::{CLAIM_MAX, WorldNodes},
 };
 use crate::{
     cache::nodes::{NAME_TIME, NodeList},
@@ -46,7 +46,7 @@ pub(super) struct Known {
 pub(super) struct Region {
     /// Its processes, as far as any list has them.
     pub(super) known: Vec<Known>,
-    /// The orders that count now, by their ids.
+    /// The orders that count now, by their ids, and those that its processes have read last.
     pub(super) orders: Vec<String>,
     /// Why lists couldn't be read, or orders not given.
     pub(super) errors: Vec<String>,
@@ -79,7 +79,36 @@ impl Places {
         Ok(Self { redis, etcd })
     }
 
-    /// Takes the node's name in both. One that can't be reached has no say: a node has to start without.
+    /// Looks in both whether `former`, the process whose place this one takes, has the node's name, or nobody, or one
+    /// that doesn't live. Takes nothing. One that can't be reached has no say.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`]: another live process has it.
+    pub(super) async fn see_name(&self, node: &str, former: &str) -> Result<(), Error> {
+        let starter = Starter { own: None, ended: &[], former: Some(former) };
+        if let Some(list) = &self.redis {
+            let mut watch = Watch::new(NAME_TIME, Step::Take, clock::uptime());
+            loop {
+                let held = list.holder(node).await;
+                if settled(node, held, &mut watch, &starter).await?.is_none_or(|taken| !taken.is_empty()) {
+                    break;
+                }
+            }
+        }
+        if let Some(world) = &self.etcd {
+            let mut watch = Watch::new(CLAIM_MAX, Step::Refuse, clock::uptime());
+            loop {
+                let held = world.look().await.map(|(held, _)| held);
+                if settled(node, held, &mut watch, &starter).await?.is_none_or(|taken| !taken.is_empty()) {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the node's name in both. One that can't be reached for some seconds has no say: a node has to start
+    /// without.
     ///
     /// # Errors
     /// [`Error::NameTaken`]: another live process has it.
@@ -98,7 +127,7 @@ impl Places {
         }
         if let Some(world) = &self.etcd {
             // Without renewals that could be seen, a key that outlives its lease has a holder that renews it.
-            let (word, mut watch) = (in_etcd.text(), Watch::new(LEASE_MAX, Step::Refuse, clock::uptime()));
+            let (word, mut watch) = (in_etcd.text(), Watch::new(CLAIM_MAX, Step::Refuse, clock::uptime()));
             let mut expected = String::new();
             loop {
                 let claimed = world.claim(&expected, &word).await;
@@ -151,6 +180,7 @@ impl Places {
 impl Region {
     fn add(&mut self, known: Vec<Known>, order: Option<String>) {
         self.reached += 1;
+        self.orders.extend(known.iter().filter_map(|known| known.order.clone()));
         self.known.extend(known);
         let order = order.and_then(|text| serde_json::from_str::<Order>(&text).ok());
         self.orders.extend(order.map(|order| order.id));
@@ -193,6 +223,11 @@ async fn settled<E: std::fmt::Display>(
     let held = match attempt {
         Ok(None) => return Ok(None),
         Ok(Some(held)) => held,
+        Err(error) if !watch.gives_up(starter, clock::uptime()) => {
+            debug!(%error, "who has this node's name can't be told now; asking again");
+            sleep(LOOK).await;
+            return Ok(Some(String::new()));
+        }
         Err(error) => {
             warn!(%error, "whether another node has this node's name can't be told; starting all the same");
             return Ok(None);

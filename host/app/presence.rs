@@ -132,18 +132,24 @@ impl Presence {
         })
     }
 
-    /// Takes the node's name, of the process whose place this one takes if it does. Waits a few seconds for one that
+    /// Returns which process this is.
+    pub(super) fn process(&self) -> &str {
+        &self.identity.process
+    }
+
+    /// Takes the node's name, also of `former`, the process whose place this one takes. Waits some seconds for one that
     /// has been killed, unless this process has its directory.
     ///
     /// # Errors
     /// [`Error::NameTaken`]: another live process has it.
-    pub(super) async fn take_name(&self, takes_over: bool) -> Result<(), Error> {
+    pub(super) async fn take_name(&self, former: Option<&str>) -> Result<(), Error> {
         let (in_region, in_world) = self.exchange.cache().purger().lives();
         let ended = |lives: &Option<Lives>| lives.as_ref().map(|lives| lives.ended.clone()).unwrap_or_default();
         let (ended_there, ended_in_world) = (ended(&in_region), ended(&in_world));
+        let own = Some(self.process());
         let claims = [
-            (self.claim(in_region, 0), Starter { ended: &ended_there, takes_over }),
-            (self.claim(in_world, 0), Starter { ended: &ended_in_world, takes_over }),
+            (self.claim(in_region, 0), Starter { own, ended: &ended_there, former }),
+            (self.claim(in_world, 0), Starter { own, ended: &ended_in_world, former }),
         ];
         *self.said.lock() = claims[0].0.text();
         self.places.take_name(&self.identity.name, claims).await
@@ -308,13 +314,16 @@ impl Presence {
             debug!("what the nodes of the region are asked to do can't be read; this node does nothing about it");
             return false;
         };
-        let taken = self.orders.lock().take(&order, &self.identity.process);
+        let taken = self.orders.lock().take(&order, &self.identity.process, clock::now());
         if taken == Taken::Meant {
             info!(cancel = order.cancel, "the nodes of the region are asked to drain, or no longer to");
             // One that stops already does what is asked.
             let _ = self.carry_out(order.cancel);
         }
-        taken != Taken::Known
+        if taken == Taken::Over {
+            debug!("what the nodes of the region were asked to do counts no more; this node does nothing about it");
+        }
+        matches!(taken, Taken::Meant | Taken::ForOthers)
     }
 
     fn carry_out(&self, cancel: bool) -> Result<(), Stopping> {
@@ -358,11 +367,11 @@ impl Presence {
             Whose::Of(name) if there.known.is_empty() => return Err(DrainFailure::Unknown(name.to_owned())),
             Whose::Own | Whose::Of(_) => {}
         }
-        let order = self.order(&there, cancel);
+        let order = self.order(whose, &there, cancel);
         let text = serde_json::to_string(&order).unwrap_or_default();
         if matches!(whose, Whose::Own) {
             // It is carried out by the one who asks here, and not when it is read.
-            self.orders.lock().take(&order, &self.identity.process);
+            self.orders.lock().take(&order, &self.identity.process, clock::now());
         }
         let (taken, refused) = self.places.give(whose, &text, ORDER_TIME).await;
         if taken == 0 {
@@ -379,14 +388,14 @@ impl Presence {
         Ok(DrainOrder { read, unread, counts_ms: clock::millis(ORDER_TIME), errors })
     }
 
-    /// Returns an order to the processes that are known, this one among them, which is given after all those before.
-    fn order(&self, there: &Region, cancel: bool) -> Order {
-        let mut former = self.orders.lock().known();
-        former.extend(there.orders.iter().cloned());
+    /// Returns an order to the processes that are known, which is given after all those that are.
+    fn order(&self, whose: Whose<'_>, there: &Region, cancel: bool) -> Order {
+        let own = self.orders.lock().last().filter(|_| matches!(whose, Whose::Own)).cloned();
         let mut whom: Vec<String> = there.known.iter().map(|known| known.process.clone()).collect();
         whom.sort_unstable();
         whom.dedup();
-        Order { id: format!("{:016x}", fastrand::u64(..)), cancel, whom, former }
+        let before = there.orders.iter().chain(&own);
+        Order::new(cancel, whom, before, (clock::now(), ORDER_TIME, fastrand::u64(..)))
     }
 
     /// Notes which nodes have read an order, until all have or the time for that is over.

@@ -14,8 +14,9 @@ use crate::{
 /// How long a node's key lasts that isn't renewed.
 const LEASE: Duration = Duration::from_secs(9);
 
-/// How long it may be there in any case: etcd looks after leases now and then only.
-pub(super) const LEASE_MAX: Duration = Duration::from_secs(13);
+/// How long it may be there in any case: etcd looks after leases now and then only, and lets all of them last anew when
+/// it starts, or has another leader.
+pub(super) const CLAIM_MAX: Duration = Duration::from_secs(13 + 9);
 
 /// Between two renewals.
 pub(super) const BEAT: Duration = Duration::from_secs(3);

@@ -124,6 +124,17 @@ impl NodeList {
         Ok(Some(held).filter(|held| !held.is_empty()))
     }
 
+    /// Returns what the one says that has a name, if anyone has.
+    ///
+    /// # Errors
+    /// [`NodeListError`]: it isn't known whose it is.
+    pub async fn holder(&self, name: &str) -> Result<Option<String>, NodeListError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GETRANGE").arg(format!("{}{name}", self.names)).arg(0).arg(-1);
+        let (held,): (String,) = self.call(&pipe).await?;
+        Ok(Some(held).filter(|held| !held.is_empty()))
+    }
+
     /// Gives a name up, if the one that has it says just `word`.
     ///
     /// # Errors

@@ -457,6 +457,10 @@ async fn ended(store: &Store, written: &Written, wait: &WaitFlags) -> Result<Exi
         if is_worse || is_done || begun.elapsed() >= Duration::from_secs(seconds) {
             break states;
         }
+        if store.seen().await.map_err(words)?.changed != written.changed {
+            // What the nodes say from now on, they say of that.
+            return Err("another command came first: see `holm config status`".to_owned());
+        }
         sleep(LOOK).await;
     };
     for state in &states {
@@ -474,6 +478,9 @@ async fn ended(store: &Store, written: &Written, wait: &WaitFlags) -> Result<Exi
         print("a node does worse by it: the rollout is stopped");
         went_back(store, &seen, None).await?;
         return Ok(ExitCode::FAILURE);
+    }
+    if states.iter().any(|state| is_done(state, written) && state.outcome == Outcome::Unwatched) {
+        print("a node had taken it before and didn't watch itself: a trial of it there says nothing");
     }
     let has = |state: &NodeState| is_done(state, written) && is_success(state.outcome, head);
     Ok(if states.iter().all(has) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

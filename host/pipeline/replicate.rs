@@ -45,10 +45,12 @@ static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Fields that say nothing about which response is stored, beside conditions, ranges, credentials and claims.
 const LEFT_OUT: [&str; 8] = ["cache-control", "cdn-loop", "early-data", "expect", "pragma", "priority", "te", "via"];
 
-/// Whether a field of a request may be in an announcement.
-fn is_kept(name: &HeaderName) -> bool {
+/// Whether a field of a request may be in an announcement. `client_field`, in which proxies state their client's
+/// region, is no claim of a client, whatever its name: what is left of it here a trusted proxy has said.
+fn is_kept(name: &HeaderName, client_field: Option<&HeaderName>) -> bool {
     let is_left_out = LEFT_OUT.contains(&name.as_str()) || conditional::CONDITIONS.contains(name);
-    !is_left_out && !fields::is_credential(name) && claims::of(name.as_str()).is_none()
+    let is_claim = client_field != Some(name) && claims::of(name.as_str()).is_some();
+    !is_left_out && !fields::is_credential(name) && !is_claim
 }
 
 /// Whether a route's rule chooses a response: by a tag that it has, or by its path.
@@ -70,12 +72,13 @@ fn selecting(
     request: &HeaderMap,
     varies_by: &[HeaderName],
     others: impl IntoIterator<Item = HeaderName>,
+    client_field: Option<&HeaderName>,
 ) -> Option<HeaderMap> {
     if varies_by.iter().any(|name| fields::is_credential(name) && request.contains_key(name)) {
         return None;
     }
     let mut headers = HeaderMap::new();
-    for name in varies_by.iter().cloned().chain(others).filter(is_kept) {
+    for name in varies_by.iter().cloned().chain(others).filter(|name| is_kept(name, client_field)) {
         if headers.contains_key(&name) {
             continue;
         }
@@ -225,7 +228,7 @@ impl Replicator {
         let policy = advice.policy();
         let region = client_field.filter(|_| parents::is_by_client_region(route, policy)).cloned();
         let others = context.routes.varies_by(head).into_iter().chain(declared(advice)).chain(region);
-        let Some(mut headers) = selecting(&head.headers, varies_by, others) else {
+        let Some(mut headers) = selecting(&head.headers, varies_by, others, client_field) else {
             self.metrics.sent("personal", rule.to.len());
             return None;
         };
@@ -391,10 +394,10 @@ pub(super) fn read(method: &Method, value: &HeaderValue) -> Result<Said, NotTake
 }
 
 /// Returns the request that an announcement stands for, as a client would send it that has none of the fields which
-/// nodes and proxies add, and no credentials.
-pub(super) fn ahead(head: &RequestHead) -> RequestHead {
+/// nodes and proxies add but `client_field`, in which proxies state their client's region, and no credentials.
+pub(super) fn ahead(head: &RequestHead, client_field: Option<&HeaderName>) -> RequestHead {
     let mut headers = HeaderMap::new();
-    for (name, value) in head.headers.iter().filter(|(name, _)| is_kept(name)) {
+    for (name, value) in head.headers.iter().filter(|(name, _)| is_kept(name, client_field)) {
         headers.append(name.clone(), value.clone());
     }
     headers.insert(REPLICATE.clone(), HeaderValue::from_static("1"));
@@ -529,19 +532,40 @@ mod tests {
         let head = request(Method::HEAD, "/", &fields);
         let varies_by = names(&["accept-language", "x-forwarded-for", "x-absent"]);
         let others = names(&["x-tenant", "accept-language", "authorization", "range"]);
-        let found = selecting(&head.headers, &varies_by, others).unwrap();
+        let found = selecting(&head.headers, &varies_by, others, None).unwrap();
         let texts: Vec<(&str, &str)> =
             found.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         assert_eq!(texts, [("accept-language", "de"), ("accept-language", "en"), ("x-tenant", "a")]);
-        assert!(selecting(&head.headers, &names(&["cookie"]), Vec::new()).is_none());
+        assert!(selecting(&head.headers, &names(&["cookie"]), Vec::new(), None).is_none());
         let without = request(Method::GET, "/", &[]);
-        assert_eq!(selecting(&without.headers, &names(&["cookie"]), Vec::new()), Some(HeaderMap::new()));
+        let none = selecting(&without.headers, &names(&["cookie"]), Vec::new(), None);
+        assert_eq!(none, Some(HeaderMap::new()));
         // Whatever else came with it, the node that takes it sends none of that on.
-        let ahead = ahead(&head);
+        let ahead = ahead(&head, None);
         let mut kept: Vec<&str> = ahead.headers.keys().map(HeaderName::as_str).collect();
         kept.sort_unstable();
         let wanted = vec!["accept-language", "user-agent", "x-holm-replicate", "x-tenant"];
         assert_eq!((ahead.method, kept), (Method::GET, wanted));
+    }
+
+    #[test]
+    fn the_field_that_states_the_clients_region_is_announced_whatever_its_name() {
+        let stated = [("x-forwarded-country", "eu"), ("x-forwarded-for", "192.0.2.1"), ("authorization", "secret")];
+        let head = request(Method::GET, "/", &stated);
+        for (field, wanted) in [
+            (None, &[][..]),
+            (Some("x-forwarded-country"), &["x-forwarded-country"]),
+            (Some("x-region"), &[]),
+            (Some("authorization"), &[]),
+        ] {
+            let field = field.map(HeaderName::from_static);
+            let others = names(&["x-forwarded-country", "x-forwarded-for", "authorization"]);
+            let found = selecting(&head.headers, &[], others, field.as_ref()).unwrap();
+            let found: Vec<&str> = found.keys().map(HeaderName::as_str).collect();
+            assert_eq!(found, wanted, "{field:?}");
+            let ahead = ahead(&head, field.as_ref());
+            assert_eq!(ahead.headers.contains_key("x-forwarded-country"), !wanted.is_empty(), "{field:?}");
+        }
     }
 
     #[test]

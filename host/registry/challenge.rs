@@ -12,20 +12,35 @@ pub(super) struct Challenge {
 }
 
 impl Challenge {
-    /// Reads a field `WWW-Authenticate` (RFC 9110, section 11.6.1); `None` if it isn't about such a token.
+    /// Reads a field `WWW-Authenticate`, which may have several challenges (RFC 9110, section 11.6.1). Returns the
+    /// first of them that is about such a token; `None` if none is.
     pub(super) fn read(field: &str) -> Option<Self> {
-        let (scheme, mut rest) = field.trim_start().split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let mut found = BTreeMap::new();
+        // Of the challenge that is being read, if its scheme is the one.
+        let (mut found, mut rest): (Option<BTreeMap<String, String>>, &str) = (None, field);
         loop {
             rest = rest.trim_start_matches([' ', '\t', ',']);
-            let Some((name, after)) = rest.split_once('=') else { break };
-            let (value, after) = value(after)?;
-            found.entry(name.trim().to_ascii_lowercase()).or_insert(value);
+            let (word, after) = rest.split_at(rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len()));
+            if let Some(text) = after.trim_start_matches([' ', '\t']).strip_prefix('=') {
+                let (value, after) = value(text)?;
+                if let Some(found) = &mut found {
+                    found.entry(word.to_ascii_lowercase()).or_insert(value);
+                }
+                rest = after;
+                continue;
+            }
+            // A word that has no value is the scheme of another challenge.
+            if let Some(challenge) = found.take().and_then(Self::of) {
+                return Some(challenge);
+            }
+            if word.is_empty() {
+                return None;
+            }
+            found = word.eq_ignore_ascii_case("bearer").then(BTreeMap::new);
             rest = after;
         }
+    }
+
+    fn of(mut found: BTreeMap<String, String>) -> Option<Self> {
         let realm = found.remove("realm")?;
         Some(Self { realm, service: found.remove("service"), scope: found.remove("scope") })
     }
@@ -92,6 +107,13 @@ mod tests {
             ("Bearer service=\"s\"", None),
             ("Bearer realm=\"https://h", None),
             ("Basic realm=\"x\"", None),
+            ("Basic realm=\"x\", Bearer realm=\"https://h\"", Some("https://h?scope=own")),
+            ("Bearer realm=\"https://h\", Basic realm=\"x\",scope=\"s\"", Some("https://h?scope=own")),
+            ("Bearer, Bearer realm=\"https://h\",service=\"s\"", Some("https://h?scope=own&service=s")),
+            ("Negotiate, Basic realm=\"a, Bearer realm=b\", x=y", None),
+            ("Negotiate YQ==, bearer realm=\"https://h\"", Some("https://h?scope=own")),
+            ("", None),
+            ("=, =x", None),
             ("Bearer", None),
         ] {
             let found = Challenge::read(field).map(|challenge| challenge.url("own"));

@@ -54,7 +54,8 @@ pub(super) fn component(manifest: &[u8], bytes_max: u64) -> Result<Blob, Error> 
     }
     match Digest::parse(&layer.digest) {
         Some(digest) => Ok(Blob { digest, bytes: layer.size }),
-        None => refused(format!("`{}` is no sha256", layer.digest)),
+        // It is shown on a terminal.
+        None => refused(format!("`{}` is no sha256", layer.digest.escape_debug())),
     }
 }
 
@@ -83,11 +84,12 @@ mod tests {
             (json!({"layers": [layer(COMPONENTS[0], 10)]}), "10 bytes"),
             (json!({"layers": [{"mediaType": "application/wasm", "digest": "sha512:x", "size": 1}]}), "no sha256"),
             (json!({"layers": [{"mediaType": "application/wasm", "digest": "x", "size": -1}]}), "can't be used"),
+            (json!({"layers": [{"mediaType": "application/wasm", "digest": "\u{1b}[2J", "size": 1}]}), "`\\u{1b}[2J`"),
             (json!({"manifests": [{}]}), "an index"),
             (json!("x"), "invalid type"),
         ] {
             let refused = read(&manifest).unwrap_err().to_string();
-            assert!(refused.contains(reason), "{manifest}: {refused}");
+            assert!(refused.contains(reason) && !refused.contains(char::is_control), "{manifest}: {refused:?}");
         }
     }
 }

@@ -541,12 +541,29 @@ async fn a_trial_that_is_lifted_or_changed_is_so_at_once() {
     let (done, lifted) = said(&world.holm(&["config", "rollout", "--all"]).await);
     assert!(done && lifted.contains("eu/a: taken, runs by 2"), "{lifted}");
     let (done, again) = said(&world.holm(&["config", "rollout", "--all", "--trial", "86400"]).await);
-    assert!(done && again.contains("eu/a: steady, runs by 2"), "{again}");
+    assert!(!done && again.contains("eu/a: unwatched, runs by 2") && again.contains("says nothing"), "{again}");
     // Shortened.
     world.write(&text, Reach::all(), long).await;
     world.becomes("a", 3, Outcome::Taken).await;
     let (done, shorter) = said(&world.holm(&["config", "rollout", "--all", "--trial", "10"]).await);
     assert!(done && shorter.contains("eu/a: steady, runs by 3"), "{shorter}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_whose_trial_another_command_lifts_says_so() {
+    if !is_there() {
+        return;
+    }
+    let world = World::start().await;
+    let [_node] = world.nodes([("eu", "a")]).await;
+    let lifted = async {
+        world.becomes("a", 1, Outcome::Taken).await;
+        said(&world.holm(&["config", "rollout", "--all"]).await)
+    };
+    let file = world.file(&world.first, "");
+    let ((done, pushed), (is_lifted, lifted)) = tokio::join!(world.push(&file, &["--trial", "86400"]), lifted);
+    assert!(is_lifted, "{lifted}");
+    assert!(!done && pushed.contains("another command came first"), "{pushed}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! Which nodes a region has, and how they are drained.
 
+use std::ffi::OsStr;
+
 use http::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -269,4 +271,33 @@ async fn a_takeover_keeps_the_name() {
     let Err(refused) = without.try_start().await else { panic!("two nodes of one name") };
     assert!(refused.contains(&next.address.to_string()), "{refused}");
     see(&next, &[("n1", "live")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_takes_no_name_of_another_live_node() {
+    let ((_origin, builder), redis) = (builder().await, Redis::start().await);
+    let (dir, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let builder = builder.redis(&redis);
+    let other = builder.clone().name("n2").start().await;
+    let socket = quoted(&dir.path().join("takeover.sock").display().to_string());
+    let builder = builder.disk(disk.path()).set("takeover", &format!("socket = {socket}\ngrace_ms = 1_000"));
+    let mut old = builder.spawn().await;
+    see(&other, &[("n1", "live"), ("n2", "live")]).await;
+    let file = dir.path().join("next.toml");
+    std::fs::write(&file, builder.clone().name("n2").text()).unwrap();
+    let arguments = [OsStr::new("serve"), OsStr::new("--config"), file.as_os_str(), OsStr::new("--takeover")];
+    let refused = run(&arguments, LIMIT).await;
+    let said = words(&refused);
+    assert!(!refused.status.success() && said.contains("has the name `n2`"), "{said}");
+    assert!(said.contains(&other.address.to_string()), "{said}");
+    // It had everything all the time.
+    assert!(old.is_alive() && !old.said().contains("gets its directories"), "{}", old.said());
+    assert_eq!(old.fetch("/x").await.status, 200);
+    see(&other, &[("n1", "live"), ("n2", "live")]).await;
+    // Another name that nobody has is free for it.
+    std::fs::write(&file, builder.clone().name("n3").text()).unwrap();
+    let next = Process::succeed(&std::fs::read_to_string(&file).unwrap()).await;
+    assert!(old.ended().await.success(), "{}", old.said());
+    see(&other, &[("n2", "live"), ("n3", "live")]).await;
+    assert_eq!(next.fetch("/x").await.status, 200);
 }

@@ -161,6 +161,26 @@ async fn the_other_region_fetches_the_same_variant_and_sends_nothing_of_the_clie
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_for_a_clients_region_is_announced_whatever_the_name_of_the_field() {
+    let origin = Origin::start().await;
+    origin.on("/assets/r", |seen| Reply::fresh(600, format!("for {}", seen.header("x-forwarded-country"))));
+    let near = |name: &str| {
+        let region = "name = \"here\"\nclient_field = \"X-Forwarded-Country\"";
+        node(&origin, name).set("region", region).route("key_client_region = true")
+    };
+    let us = near("us").start().await;
+    let eu = telling(near("eu"), &url(&us)).start().await;
+    assert_eq!(eu.get("/assets/r").header("x-forwarded-country", "fr").send().await.text(), "for fr");
+    counted(Received(&us), "fetched", 1.0).await;
+    eventually("the response for that region", async || {
+        let ask = us.get("/assets/r").header("x-forwarded-country", "fr").header("cache-control", "only-if-cached");
+        ask.send().await.text() == "for fr"
+    })
+    .await;
+    assert_eq!(origin.hits("/assets/r"), 2, "one fetch for each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_shared_is_not_stored_because_it_was_announced() {
     let origin = Origin::start().await;
     let count = Arc::new(AtomicUsize::new(0));

@@ -162,9 +162,10 @@ pub(super) const fn course(
         (Some(_), None, _) => (None, Outcome::Taken),
         // It couldn't go back, and nothing watches it.
         (None, _, Some(Outcome::Worse | Outcome::Refused)) => (None, Outcome::Taken),
-        // One that was taken before there was a trial has had its time.
-        (None, Some(_), _) | (None, None, Some(Outcome::Steady)) => (None, Outcome::Steady),
-        (None, None, Some(Outcome::Taken) | None) => (None, Outcome::Taken),
+        (None, _, Some(Outcome::Steady)) => (None, Outcome::Steady),
+        // What it was like before this generation isn't known any more.
+        (None, Some(_), Some(Outcome::Taken | Outcome::Unwatched) | None) => (None, Outcome::Unwatched),
+        (None, None, Some(Outcome::Taken | Outcome::Unwatched) | None) => (None, Outcome::Taken),
     }
 }
 
@@ -242,16 +243,18 @@ mod tests {
 
     #[test]
     fn a_trial_is_what_the_head_says_of_it() {
-        use Outcome::{Refused, Steady, Taken, Worse};
+        use Outcome::{Refused, Steady, Taken, Unwatched, Worse};
         let other = Trial { seconds: 600, percent: 150 };
         for (watched, asked, said, wanted) in [
             (Some(RULE), Some(RULE), Some(Taken), (Some(RULE), Taken)),
             (Some(RULE), Some(other), Some(Taken), (Some(other), Taken)),
             (Some(RULE), Some(other), None, (Some(other), Taken)),
             (Some(RULE), None, Some(Taken), (None, Taken)),
-            (None, Some(RULE), Some(Taken), (None, Steady)),
+            (None, Some(RULE), Some(Taken), (None, Unwatched)),
+            (None, Some(other), Some(Unwatched), (None, Unwatched)),
+            (None, None, Some(Unwatched), (None, Taken)),
             (None, Some(RULE), Some(Steady), (None, Steady)),
-            (None, Some(RULE), None, (None, Steady)),
+            (None, Some(RULE), None, (None, Unwatched)),
             (None, Some(RULE), Some(Worse), (None, Taken)),
             (None, None, Some(Worse), (None, Taken)),
             (None, None, Some(Refused), (None, Taken)),

@@ -260,6 +260,8 @@ pub enum Outcome {
     Taken,
     /// It runs by it, and hasn't done worse for as long as it was to watch itself.
     Steady,
+    /// It runs by it, and didn't watch itself: it had taken it before it was to, or began anew since.
+    Unwatched,
     /// It can't, and runs by what it had.
     Refused,
     /// It did worse by it, and has gone back to what it had.
@@ -273,6 +275,7 @@ impl Outcome {
         match self {
             Self::Taken => "taken",
             Self::Steady => "steady",
+            Self::Unwatched => "unwatched",
             Self::Refused => "refused",
             Self::Worse => "worse",
         }

@@ -21,6 +21,8 @@ use crate::{
 /// The process whose place this one takes.
 pub(in crate::app) struct Former {
     wire: Wire,
+    /// Which process it is, by which its claim on its node's name is known.
+    process: String,
     /// How long it may take for its part.
     limit: Duration,
 }
@@ -35,10 +37,19 @@ impl Former {
     /// Returns the process that can be asked at `path`; `None` if there is none.
     pub(in crate::app) async fn find(path: &Path, limit: Duration) -> io::Result<Option<Self>> {
         match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Some(Self { wire: Wire::open(stream).await?, limit })),
+            Ok(stream) => {
+                let mut wire = Wire::open(stream).await?;
+                let process = wire.receive_process().await?;
+                Ok(Some(Self { wire, process, limit }))
+            }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns which process it is, as its claim on its node's name says.
+    pub(in crate::app) fn process(&self) -> &str {
+        &self.process
     }
 
     /// Receives copies of its listening sockets. It goes on accepting.
@@ -172,7 +183,7 @@ mod tests {
         for message in said {
             its.send(message).await.unwrap();
         }
-        Former { wire: own.unwrap(), limit: LIMIT }
+        Former { wire: own.unwrap(), process: String::new(), limit: LIMIT }
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ pub(in crate::app) struct Offer {
 pub(in crate::app) struct Place {
     pub(in crate::app) exchange: Arc<Exchange>,
     pub(in crate::app) admin: Option<Arc<Listeners>>,
+    /// Which process this is, as its claim on its node's name says.
+    pub(in crate::app) process: String,
 }
 
 impl Offer {
@@ -136,6 +138,7 @@ impl Place {
     /// Hands it over. After an error this process goes on as before, but that the directories may be missing.
     async fn hand_over(&self, stream: UnixStream, missing: &mut Option<Missing>) -> io::Result<Wire> {
         let mut wire = Wire::open(stream).await?;
+        wire.send_process(&self.process).await?;
         let limit = self.exchange.serving().config.takeover.ready;
         // Else sockets that are yet to come from the process before this one would be missing.
         self.exchange.settled().await;

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{cache::tag::Tag, http::Socket};
 
 /// How both begin; another version would have other bytes here.
-const HELLO: [u8; 8] = *b"holm-t-2";
+const HELLO: [u8; 8] = *b"holm-t-3";
 
 /// How long the other side may take for what needs no work.
 const REPLY_TIME: Duration = Duration::from_secs(5);
@@ -119,6 +119,15 @@ impl Wire {
         timeout(limit, end).await.is_ok()
     }
 
+    /// Says which process it is that sends, by which its claim on its node's name is known.
+    pub(super) async fn send_process(&mut self, process: &str) -> io::Result<()> {
+        in_time(REPLY_TIME, self.write_text(process)).await
+    }
+
+    pub(super) async fn receive_process(&mut self) -> io::Result<String> {
+        in_time(REPLY_TIME, self.text()).await
+    }
+
     /// Sends sockets, each with what it is for. All have to be taken in time.
     pub(super) async fn send_sockets(&mut self, sockets: &[(Role, Socket)]) -> io::Result<()> {
         self.send_sockets_within(REPLY_TIME, sockets).await
@@ -132,11 +141,8 @@ impl Wire {
         let count = u32::try_from(sockets.len()).map_err(|_| malformed("too many sockets"))?;
         self.0.write_u32(count).await?;
         for (role, socket) in sockets {
-            let name = socket.name.as_bytes();
-            let length = u16::try_from(name.len()).map_err(|_| malformed("a name that is too long"))?;
             self.0.write_all(&[u8::from(*role == Role::Admin), u8::from(socket.owns_file)]).await?;
-            self.0.write_u16(length).await?;
-            self.0.write_all(name).await?;
+            self.write_text(&socket.name).await?;
             self.0.write_u8(u8::from(socket.key.is_some())).await?;
             if let Some(key) = &socket.key {
                 self.0.write_all(key).await?;
@@ -155,15 +161,25 @@ impl Wire {
         let mut sockets = Vec::with_capacity(count);
         for _ in 0..count {
             let (role, owns_file) = (self.0.read_u8().await?, self.0.read_u8().await?);
-            let mut name = vec![0; usize::from(self.0.read_u16().await?)];
-            self.0.read_exact(&mut name).await?;
-            let name = String::from_utf8(name).map_err(|_| malformed("a name that is no text"))?;
+            let name = self.text().await?;
             let key = if self.0.read_u8().await? == 0 { None } else { Some(self.key().await?) };
             let fd = self.receive_descriptor().await?;
             let role = if role == 0 { Role::Clients } else { Role::Admin };
             sockets.push((role, Socket { name, fd, owns_file: owns_file != 0, key }));
         }
         Ok(sockets)
+    }
+
+    async fn write_text(&mut self, text: &str) -> io::Result<()> {
+        let length = u16::try_from(text.len()).map_err(|_| malformed("a name that is too long"))?;
+        self.0.write_u16(length).await?;
+        self.0.write_all(text.as_bytes()).await
+    }
+
+    async fn text(&mut self) -> io::Result<String> {
+        let mut text = vec![0; usize::from(self.0.read_u16().await?)];
+        self.0.read_exact(&mut text).await?;
+        String::from_utf8(text).map_err(|_| malformed("a name that is no text"))
     }
 
     async fn key(&mut self) -> io::Result<[u8; 32]> {
@@ -294,6 +310,8 @@ mod tests {
                 .into_iter()
                 .map(|(role, owns_file, key)| (role, Socket { owns_file, key, ..socket("127.0.0.1:0") }))
                 .collect();
+        one.send_process("a process").await.unwrap();
+        assert_eq!(other.receive_process().await.unwrap(), "a process");
         let (sent, received) = tokio::join!(one.send_sockets(&sockets), other.receive_sockets());
         sent.unwrap();
         let shown = |sockets: &[(Role, Socket)]| -> Vec<_> {

@@ -38,6 +38,11 @@ pub enum PatternInvalid {
     /// `%4*`.
     #[error("a `*` divides an escape such as %20")]
     DividedEscape,
+    /// `*%61`.
+    #[error(
+        "behind a `*` it has an escape of a hex digit, in whose place the digit is to be written: a URL may have either"
+    )]
+    EscapedDigit,
     /// It would match fewer URLs than one might think.
     #[error("it has a `%2A`, in whose place a `*` is to be written, which matches that as well")]
     EscapedStar,
@@ -161,7 +166,28 @@ fn check_escapes(text: &[u8]) -> Result<(), PatternInvalid> {
             _ => {}
         }
     }
+    let behind_star = |(at, _): (usize, &u8)| may_complete_escape(&text[at + 1..]);
+    if text.iter().enumerate().filter(|(_, byte)| **byte == b'*').any(behind_star) {
+        return Err(PatternInvalid::EscapedDigit);
+    }
     Ok(())
+}
+
+/// Whether an escape near the beginning of what follows a `*` stands for a hex digit: behind a stray `%`, which the `*`
+/// may end with, a URL keeps it, since the digit would make another escape of that.
+fn may_complete_escape(rest: &[u8]) -> bool {
+    let rest = match rest {
+        [digit, rest @ ..] if digit.is_ascii_hexdigit() => rest,
+        _ => rest,
+    };
+    match rest {
+        [b'%', high @ b'3'..=b'6', low, ..] => {
+            let digits = [*high, *low].map(|digit| char::from(digit).to_digit(16));
+            let [Some(high), Some(low)] = digits else { return false };
+            u8::try_from(high * 16 + low).is_ok_and(|byte| byte.is_ascii_hexdigit())
+        }
+        _ => false,
+    }
 }
 
 /// Whether a text that follows a `*` would change as part of a path, whose segments are merged and resolved. What
@@ -303,6 +329,10 @@ mod tests {
             ("http://a/%*", PatternInvalid::DividedEscape),
             ("http://a/%4*1", PatternInvalid::DividedEscape),
             ("http://a/*?x=%e*", PatternInvalid::DividedEscape),
+            ("http://a/*%614", PatternInvalid::EscapedDigit),
+            ("http://a/*4%61", PatternInvalid::EscapedDigit),
+            ("http://a/*f%39", PatternInvalid::EscapedDigit),
+            ("http://a/*%46?x", PatternInvalid::EscapedDigit),
             ("http://a/%2A*", PatternInvalid::EscapedStar),
             ("http://a/*?%2a", PatternInvalid::EscapedStar),
             ("http://a/*/../x", PatternInvalid::Segments),

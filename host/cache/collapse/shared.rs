@@ -287,6 +287,8 @@ impl State {
             if self.readers.is_empty() {
                 return Some(Err(Unwanted));
             }
+            // Who reads a range further on needs none of what arrives before it, and nothing else would let go of it.
+            self.trim(spill);
             let held = self.held();
             return (held == 0 || held.saturating_add(bytes) <= lag_bytes_max).then_some(Ok(()));
         }
@@ -454,5 +456,42 @@ impl Drop for Reader {
         state.readers.remove(&self.id);
         state.trim(self.body.spill());
         state.wake_writer();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::gauge::Gauge;
+
+    use super::*;
+
+    /// A body that isn't stored any more, with readers at these places.
+    fn released(places: &[u64]) -> State {
+        let place = |(id, at): (usize, &u64)| (id as u64, Place { at: *at, ..Place::default() });
+        State { released: true, readers: places.iter().enumerate().map(place).collect(), ..State::default() }
+    }
+
+    #[test]
+    fn a_fetch_goes_on_to_what_its_readers_wait_for() {
+        const PIECE: usize = SCARCE_BYTES / 4;
+        let budget = Budget::new(u64::MAX, Gauge::default());
+        for (places, wanted) in [
+            // All of them want what is further on: a range, or the next section of several.
+            (&[1 << 30][..], 64),
+            (&[1 << 30, 1 << 20], 64),
+            // One wants what is there, and is waited for.
+            (&[0], 4),
+            (&[0, 1 << 30], 4),
+            (&[PIECE as u64 * 3, 1 << 30], 7),
+        ] {
+            let mut body = released(places);
+            let mut taken = 0;
+            while taken < 64 && body.has_room(None, PIECE, SCARCE_BYTES) == Some(Ok(())) {
+                body.push(&[0; PIECE], budget.force(PIECE), &budget);
+                taken += 1;
+            }
+            assert_eq!(taken, wanted, "{places:?}");
+        }
+        assert_eq!(released(&[]).has_room(None, PIECE, SCARCE_BYTES), Some(Err(Unwanted)));
     }
 }

@@ -284,7 +284,7 @@ impl Presence {
 
     /// Has the claim on the node's name in etcd last, and reads what its region is asked.
     async fn say_in_world(&self, world: &WorldNodes) -> Result<(), etcd::Error> {
-        world.renew().await?;
+        let is_leased = world.renew().await?;
         let (held, order) = world.look().await?;
         if let Some(order) = order {
             self.obey(&order);
@@ -293,7 +293,7 @@ impl Presence {
         // A renewal of the lease writes nothing, so that it needs no beat.
         let word = self.claim(lives, 0).text();
         let held = held.unwrap_or_default();
-        if held != word && (held.is_empty() || self.is_own(&held)) {
+        if (held != word || !is_leased) && (held.is_empty() || self.is_own(&held)) {
             world.claim(&held, &word).await?;
         }
         Ok(())
@@ -346,15 +346,19 @@ impl Presence {
             Whom::Node | Whom::OwnRegion => true,
             Whom::Region(name) => self.region.as_ref() == Some(name),
         };
-        // Last, so that this node doesn't end while it waits for the others.
-        if is_meant {
+        // Last, so that this node doesn't end while it waits for the others; a later order may have come meanwhile.
+        let is_last = order.as_ref().is_none_or(|(_, id)| self.orders.lock().last() == Some(id));
+        if is_meant && is_last {
             self.carry_out(cancel).map_err(|_| DrainFailure::Stopping)?;
         }
-        Ok(DrainInfo { draining: !cancel, region: order.is_some(), delay_ms: clock::millis(self.delay()), order })
+        let draining = if is_meant && !is_last { self.draining.is_begun() } else { !cancel };
+        let order = order.map(|(order, _)| order);
+        Ok(DrainInfo { draining, region: order.is_some(), delay_ms: clock::millis(self.delay()), order })
     }
 
-    /// Asks the nodes of a region to drain, or no longer to, and waits until they have read it. This one has.
-    async fn ask(&self, whose: Whose<'_>, cancel: bool) -> Result<DrainOrder, DrainFailure> {
+    /// Asks the nodes of a region to drain, or no longer to, and waits until they have read it. This one has. Returns the
+    /// order's id as well.
+    async fn ask(&self, whose: Whose<'_>, cancel: bool) -> Result<(DrainOrder, String), DrainFailure> {
         let has_place = match whose {
             Whose::Own => self.places.redis.is_some() || self.places.etcd.is_some(),
             Whose::Of(_) => self.places.etcd.is_some(),
@@ -367,12 +371,18 @@ impl Presence {
             Whose::Of(name) if there.known.is_empty() => return Err(DrainFailure::Unknown(name.to_owned())),
             Whose::Own | Whose::Of(_) => {}
         }
-        let order = self.order(whose, &there, cancel);
+        let order = loop {
+            let order = self.order(whose, &there, cancel);
+            if !matches!(whose, Whose::Own) {
+                break order;
+            }
+            // It is carried out by the one who asks here, and not when it is read. Where another one has come meanwhile,
+            // the next is later than that.
+            if self.orders.lock().take(&order, &self.identity.process, clock::now()) != Taken::Known {
+                break order;
+            }
+        };
         let text = serde_json::to_string(&order).unwrap_or_default();
-        if matches!(whose, Whose::Own) {
-            // It is carried out by the one who asks here, and not when it is read.
-            self.orders.lock().take(&order, &self.identity.process, clock::now());
-        }
         let (taken, refused) = self.places.give(whose, &text, ORDER_TIME).await;
         if taken == 0 {
             return Err(DrainFailure::Unreachable(refused.join("; ")));
@@ -385,7 +395,7 @@ impl Presence {
         let began = clock::uptime();
         self.hear_readers(whose, &order, &mut receipt, began).await;
         let (read, unread) = receipt.into_names();
-        Ok(DrainOrder { read, unread, counts_ms: clock::millis(ORDER_TIME), errors })
+        Ok((DrainOrder { read, unread, counts_ms: clock::millis(ORDER_TIME), errors }, order.id))
     }
 
     /// Returns an order to the processes that are known, which is given after all those that are.

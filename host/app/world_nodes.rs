@@ -118,18 +118,19 @@ impl WorldNodes {
         Ok(lease)
     }
 
-    /// Renews the lease of the node's key, if it has one.
+    /// Renews the lease of the node's key. Returns whether it has one: after a claim of which nothing was heard the key may
+    /// be there under a lease that isn't known, and expire.
     ///
     /// # Errors
     /// [`Error`]: it isn't known whether it lasts.
-    pub(super) async fn renew(&self) -> Result<(), Error> {
+    pub(super) async fn renew(&self) -> Result<bool, Error> {
         let mut held = self.lease.lock().await;
-        let Some(lease) = *held else { return Ok(()) };
+        let Some(lease) = *held else { return Ok(false) };
         match self.etcd.lease_keep_alive(lease).await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
             Err(Error::Expired(_)) => {
                 *held = None;
-                Ok(())
+                Ok(false)
             }
             Err(error) => Err(error),
         }

@@ -279,7 +279,12 @@ async fn pushed_policy(flags: PolicyPushFlags) -> Result<ExitCode, String> {
     let PolicyPushFlags { name, file, registry_ca, store, reach, wait } = flags;
     let store = store.open()?;
     let seen = settled(&store).await?;
-    let (record, _) = store.generation(&present(&seen)?.generation).await.map_err(words)?;
+    let head = present(&seen)?;
+    let Some(base) = head.base() else {
+        let number = head.generation.number;
+        return Err(format!("generation {number} is for nobody: push a configuration first (`holm config push`)"));
+    };
+    let (record, _) = store.generation(base).await.map_err(words)?;
     if !record.components.contains_key(&name) {
         let known: Vec<&str> = record.components.keys().map(String::as_str).collect();
         return Err(format!(

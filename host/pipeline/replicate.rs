@@ -398,7 +398,8 @@ pub(super) fn read(method: &Method, value: &HeaderValue) -> Result<Said, NotTake
 pub(super) fn ahead(head: &RequestHead, client_field: Option<&HeaderName>) -> RequestHead {
     let mut headers = HeaderMap::new();
     for (name, value) in head.headers.iter().filter(|(name, _)| is_kept(name, client_field)) {
-        headers.append(name.clone(), value.clone());
+        // A copy: what waits would keep all that its connection has read with it.
+        headers.append(name.clone(), HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone()));
     }
     headers.insert(REPLICATE.clone(), HeaderValue::from_static("1"));
     RequestHead { method: Method::GET, headers, ..head.clone() }

@@ -143,9 +143,11 @@ impl Purger {
             match followed {
                 Followed::Records { entries, last, server } => {
                     region.last.store(last.0, Ordering::Relaxed);
+                    let read_to = entries.last().map_or(cursor.position, |entry| entry.position);
                     // What notices have told meanwhile is of another history, or may be: the next read tells.
                     let Some((at, news)) = self.take_in(region, reader, cursor, entries).await else { continue };
-                    if at.position < last {
+                    // What notices have told beyond what was read doesn't show that this has reached the end.
+                    if at.position < last || read_to < last {
                         continue;
                     }
                     self.reach_end(region, reader, at, server, began).await?;

@@ -57,6 +57,15 @@ impl Purger {
         let (mut is_owed, mut is_refused, mut last) = (false, false, Duration::ZERO);
         loop {
             tokio::select! {
+                // A report that is due doesn't wait for the disk that the next records go to.
+                biased;
+                Some((reported, took)) = reports.next() => {
+                    last = took;
+                    if !matches!(reported, Ok(true)) {
+                        // The next read reports as well.
+                        region.doubt.notify_one();
+                    }
+                }
                 batches = words.next() => {
                     let batches: Result<Vec<Vec<Word>>, Error> = batches?.into_iter().collect();
                     let batches = match batches {
@@ -77,13 +86,6 @@ impl Purger {
                             }
                             region.doubt.notify_one();
                         }
-                    }
-                }
-                Some((reported, took)) = reports.next() => {
-                    last = took;
-                    if !matches!(reported, Ok(true)) {
-                        // The next read reports as well.
-                        region.doubt.notify_one();
                     }
                 }
             }

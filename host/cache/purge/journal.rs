@@ -461,8 +461,9 @@ fn load(database: &Database, place: &Place, room: Room) -> Result<Option<(Table,
         let row = Row { hard: Position(hard), soft: Position(soft) };
         folded.extend(table.restore(Tag::from_bytes(tag.value()), row));
     }
-    patterns::load(&read, place.patterns, &mut table)?;
-    if let Some((applied, stated)) = number(place.applied)? {
+    let said = number(place.applied)?;
+    patterns::load(&read, place.patterns, said.map_or(u64::MAX, |(applied, _)| applied), &mut table)?;
+    if let Some((applied, stated)) = said {
         let count = rows.len().map_err(journal)?;
         let floor = patterns::floor(&meta, &place.floor, (applied, stated), count)?;
         table.raise_floor(Position(floor));

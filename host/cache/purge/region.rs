@@ -72,9 +72,7 @@ pub(super) struct Region {
 /// What a purge that waits has seen of the members.
 struct Sight {
     members: Vec<Member>,
-    /// The list was read since the purge was appended.
-    is_listed: bool,
-    /// When that was tried last.
+    /// When the list was last looked at; `None` before it was read since the purge was appended.
     at: Option<Uptime>,
 }
 
@@ -134,7 +132,7 @@ impl Region {
         let appended = clock::uptime();
         let known_from = self.roll.lock().known_from(purge, appended);
         let point = Standpoint { appended, known_from };
-        let mut sight = Sight { members: self.roll.lock().look_back(), is_listed: false, at: None };
+        let mut sight = Sight { members: self.roll.lock().look_back(), at: None };
         let (end, mut pace, mut news) = (appended.plus(ack), Pace::default(), self.hearing.news());
         let mut changes = self.hearing.changes();
         let mut look: BoxFuture<'_, Result<Listed, Error>> = Box::pin(self.listed(Some(purge)));
@@ -146,6 +144,7 @@ impl Region {
                     next = self.looked(&mut sight, listed, purge, &point, &mut pace).await?;
                 }
                 () = sleep(next.min(end).since(clock::uptime())), if !is_looking => {
+                    changes = self.hearing.changes();
                     look = Box::pin(self.listed(Some(purge)));
                     is_looking = true;
                     continue;
@@ -154,18 +153,17 @@ impl Region {
                 Ok(()) = own.changed() => {}
             }
             let now = clock::uptime();
-            let heard = self.hearing.changes();
-            if heard != changes {
-                // Only a look tells what it means.
-                (changes, next) = (heard, now);
+            if self.hearing.changes() != changes {
+                // Only a look tells what it means, that has begun since.
+                next = now;
             }
-            let Some(at) = sight.at else { continue };
-            if sight.is_listed {
+            let at = sight.at.unwrap_or(appended);
+            if sight.at.is_some() {
                 self.hearing.note(purge, &mut sight.members);
                 self.note_own(purge, &mut sight.members, *own.borrow());
             }
             let (mut receipt, complete) = receipt::judge(&sight.members, purge, &point, at);
-            if complete {
+            if complete && sight.at.is_some() {
                 return Ok(receipt);
             }
             if now >= end && !is_looking {
@@ -194,10 +192,12 @@ impl Region {
                 return Err(Error::Log("it has lost the purge".to_owned()));
             }
             sight.members = self.roll.lock().look(listed, clock::uptime());
-            sight.is_listed = true;
+            sight.at = Some(clock::uptime());
         }
         let now = clock::uptime();
-        sight.at = Some(now);
+        // Who isn't on the list that was read after the append has read the purge. Without any such list somebody may have
+        // signed on whom this node has never seen.
+        sight.at = sight.at.map(|_| now);
         if !is_reached {
             return Ok(now.plus(RETRY));
         }

@@ -12,7 +12,7 @@ pub(super) enum Landing {
     ForAll,
     /// What was refused to the request that led, or took it too long: it says nothing of the item.
     ForItsLeader,
-    /// A result that was purged before this request came.
+    /// A result that has been purged, of a flight that began before this request came.
     Purged,
     /// Nothing: the leader has gone, or another node has stored the result.
     Lost,

@@ -109,7 +109,7 @@ impl SplitRequest {
         }
     }
 
-    /// Whether the result was purged after its flight had begun, and before this request came. What a flight brings
+    /// Whether the result was purged after its flight had begun, if that was before this request came. What a flight brings
     /// that began since then, be it one that it joined again, is this request's whatever is purged meanwhile.
     fn was_purged(&self, result: &ItemResult) -> bool {
         let purger = self.infer.cache.purger();

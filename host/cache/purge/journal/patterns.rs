@@ -30,11 +30,20 @@ pub(super) struct Names {
     pub(super) written_with: &'static str,
 }
 
-/// Puts the patterns back into a table.
-pub(super) fn load(read: &ReadTransaction, place: Definition, table: &mut table::Table) -> Result<(), Error> {
+/// Puts the patterns back into a table that has been `applied` so far. Those beyond it are of a log before that one, which
+/// a version that knows none has left here.
+pub(super) fn load(
+    read: &ReadTransaction,
+    place: Definition,
+    applied: u64,
+    table: &mut table::Table,
+) -> Result<(), Error> {
     for entry in read.open_table(place).map_err(journal)?.iter().map_err(journal)? {
         let (text, row) = entry.map_err(journal)?;
         let (hard, soft) = halves(row.value());
+        if hard.max(soft) > applied {
+            continue;
+        }
         table.restore_pattern(text.value(), Row { hard: Position(hard), soft: Position(soft) });
     }
     Ok(())
